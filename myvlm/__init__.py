@@ -1,0 +1,1 @@
+"""Teach a frozen vision-language model the things in your life."""

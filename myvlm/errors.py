@@ -1,0 +1,90 @@
+"""One tree of errors: every error of this library is a `MyVLMError` and also the builtin it resembles.
+
+Each message says what went wrong, what was got, what was expected and what to do about it.
+Imports nothing of myvlm.
+"""
+
+from __future__ import annotations
+
+
+class MyVLMError(Exception):
+    """Base of every error raised on purpose by myvlm.
+
+    Args:
+        what: one sentence that names the thing that is wrong (a file, a caption, a concept).
+        got: what was found.
+        expected: what would have been right.
+        fix: what the user can do.
+
+    >>> print(InputError("Caption 2 lacks the identifier.", got="'a mug'", expected="'sks' in it", fix="write 'sks'"))
+    Caption 2 lacks the identifier.
+      got:      'a mug'
+      expected: 'sks' in it
+      fix:      write 'sks'
+    """
+
+    def __init__(
+        self, what: str, *, got: object = None, expected: object = None, fix: str | None = None
+    ) -> None:
+        lines = [what]
+        for label, value in (("got", got), ("expected", expected), ("fix", fix)):
+            if value is not None:
+                lines.append(f"  {label + ':':<9} {value}")
+        self.what, self.got, self.expected, self.fix = what, got, expected, fix
+        super().__init__("\n".join(lines))
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.got, self.expected, self.fix))
+
+
+def _rebuild(
+    kind: type[MyVLMError], what: str, got: object, expected: object, fix: str | None
+) -> MyVLMError:
+    return kind(what, got=got, expected=expected, fix=fix)
+
+
+class InputError(MyVLMError, ValueError):
+    """What the user passed cannot be used: captions, identifiers, options."""
+
+
+class ImageError(InputError):
+    """A picture is missing, unreadable, or no picture."""
+
+
+class MissingFileError(InputError, FileNotFoundError):
+    """A file or folder that was named is not there."""
+
+
+class ConceptExistsError(InputError):
+    """The identifier is already taken in this library."""
+
+
+class UnknownConceptError(MyVLMError, KeyError):
+    """No concept of that identifier is in this library."""
+
+
+class ConceptFileError(MyVLMError, ValueError):
+    """A concept folder is cut, altered, newer than this release, or made for another model."""
+
+
+class NotWritableError(MyVLMError, PermissionError):
+    """The folder cannot be written; nothing was."""
+
+
+class NotFittedError(MyVLMError, ValueError, AttributeError):
+    """A head was used before `fit`."""
+
+
+class UnknownBackboneError(MyVLMError, LookupError):
+    """No adapter is known for that model or name."""
+
+
+class UnknownHeadError(MyVLMError, LookupError):
+    """No head of that kind is registered."""
+
+
+class BackboneError(MyVLMError, RuntimeError):
+    """The frozen model did not behave as its adapter expects; nothing of it was changed."""

@@ -16,11 +16,11 @@ class MyVLMError(Exception):
         expected: what would have been right.
         fix: what the user can do.
 
-    >>> print(InputError("Caption 2 lacks the identifier.", got="'a mug'", expected="'sks' in it", fix="write 'sks'"))
-    Caption 2 lacks the identifier.
-      got:      'a mug'
-      expected: 'sks' in it
-      fix:      write 'sks'
+    >>> print(InputError("Caption 2 lacks the name.", got="a mug", expected="sks in it", fix="write sks"))
+    Caption 2 lacks the name.
+      got:      a mug
+      expected: sks in it
+      fix:      write sks
     """
 
     def __init__(
@@ -40,9 +40,7 @@ class MyVLMError(Exception):
         return (_rebuild, (type(self), self.what, self.got, self.expected, self.fix))
 
 
-def _rebuild(
-    kind: type[MyVLMError], what: str, got: object, expected: object, fix: str | None
-) -> MyVLMError:
+def _rebuild(kind: type[MyVLMError], what: str, got: object, expected: object, fix: str | None) -> MyVLMError:
     return kind(what, got=got, expected=expected, fix=fix)
 
 

@@ -1,0 +1,218 @@
+"""Does a concept that was learned from a few photos speak, only where it should, and truly otherwise?
+
+    python benchmarks/recall.py --backbone tinyworld/llava
+
+For concepts that no training scene of the world held: learn from 4, 2 and 1 photos, caption unseen pictures
+with the concept, with a look-alike and with neither, and compare with the plain model. Before the figures a
+table of ablations. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from myvlm import LearnSettings, MyVLM, Reply
+from myvlm.backbones import ConceptRows
+from myvlm.images import load_images
+from myvlm.learning import gather_examples, learn_embedding
+from myvlm.tinyworld import FewShot, few_shot
+from myvlm.tinyworld.fewshot import pictures
+from myvlm.tinyworld.truth import context_right, leaks
+from myvlm.words import contains_word
+
+console = Console(stderr=True)
+
+
+@dataclass
+class Tally:
+    """Outcomes by figure and seed; a rate is the mean over all, the spread is over seeds."""
+
+    outcomes: dict[str, dict[int, list[float]]] = field(default_factory=dict)
+
+    def add(self, figure: str, seed: int, values: Iterable[float]) -> None:
+        self.outcomes.setdefault(figure, {}).setdefault(seed, []).extend(float(v) for v in values)
+
+    def rate(self, figure: str) -> float:
+        return statistics.fmean(v for values in self.outcomes[figure].values() for v in values)
+
+    def spread(self, figure: str) -> float:
+        """Standard deviation of the rate over seeds."""
+        rates = [statistics.fmean(values) for values in self.outcomes[figure].values()]
+        return statistics.stdev(rates) if len(rates) > 1 else 0.0
+
+    def show(self, figure: str) -> str:
+        return f"{self.rate(figure):.3f} ±{self.spread(figure):.3f}"
+
+
+VARIANTS: dict[str, dict[str, object]] = {
+    "full": {},
+    "no regularizer": {"regularizer": 0.0},
+    "no norm rescaling": {"norm": "none"},
+    "no augmentation": {"augment": False},
+    "no augmentation, no regularizer": {"augment": False, "regularizer": 0.0},
+    "4 rows": {"rows": 4},
+}
+"""The ablations; the default is one row."""
+
+
+def main(
+    backbone: Annotated[str, typer.Option(help="An embedded backbone.")] = "tinyworld/llava",
+    concepts: Annotated[int, typer.Option(help="Concepts a seed.")] = 12,
+    seeds: Annotated[int, typer.Option(help="Seeds: 0, 1, …")] = 3,
+    tests: Annotated[int, typer.Option(help="Unseen pictures of each kind a concept.")] = 20,
+    ablations: Annotated[bool, typer.Option(help="Also measure the table of ablations.")] = True,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+) -> None:
+    """Measure, print the tables, and last one JSON object."""
+    torch.set_num_threads(threads)
+    vlm = MyVLM.from_pretrained(backbone)
+    runs = [(number, seed) for seed in range(seeds) for number in range(concepts)]
+    main_tally, ablated = Tally(), {name: Tally() for name in VARIANTS}
+    for number, seed in track(runs, "concepts", console=console):
+        kit = few_shot(number, seed=seed, tests=tests)
+        measure(vlm, kit, seed, main_tally)
+        for name, change in VARIANTS.items() if ablations else ():
+            measure_open(vlm, kit, seed, LearnSettings(seed=seed, **change), ablated[name])
+    if ablations:
+        print_ablations(ablated)
+    figures = summarise(main_tally)
+    print_figures(main_tally, figures)
+    print(json.dumps(figures))
+
+
+# ---------------------------------------------------------------- one concept, as a user has it
+
+
+def measure(vlm: MyVLM, kit: FewShot, seed: int, tally: Tally) -> None:
+    """Learn from 4, 2 and 1 photos through `MyVLM`, and caption with the real gate."""
+    model, processor = vlm.backbone.model, vlm.backbone.processor
+    groups = {
+        "present": pictures(kit.present),
+        "look_alike": pictures(kit.look_alike),
+        "other": pictures(kit.other),
+    }
+    with vlm.generic():
+        plain = {name: vlm.caption(group) for name, group in groups.items()}
+    for count, figure in ((4, "recall"), (2, "recall_2"), (1, "recall_1")):
+        user = MyVLM(model, processor, name=vlm.backbone.name)
+        started = time.perf_counter()
+        user.learn(
+            kit.identifier, kit.photos(count), category=kit.category, captions=kit.captions(count),
+            questions=kit.questions(count), settings=LearnSettings(seed=seed), progress=False,
+        )  # fmt: skip
+        seconds = time.perf_counter() - started
+        replies = user.caption(groups["present"])
+        tally.add(figure, seed, names(kit, replies))
+        if count < 4:
+            continue
+        tally.add("learn_seconds", seed, [seconds])
+        tally.add("gate_recall", seed, [bool(r.seen) for r in replies])
+        context(kit, kit.present, [r.text for r in replies], plain["present"], seed, tally)
+        open_texts = speak_open(user, kit, groups["present"])
+        tally.add("recall_gated_open", seed, [contains_word(t, kit.identifier) for t in open_texts])
+        identical = []
+        for name in ("look_alike", "other"):
+            answers = user.caption(groups[name])
+            tally.add(f"false_{name}", seed, names(kit, answers))
+            tally.add(f"gate_false_{name}", seed, [bool(r.seen) for r in answers])
+            identical += same(answers, plain[name])
+        tally.add("plain_identical", seed, identical + same(replies, plain["present"]))
+
+
+def names(kit: FewShot, replies: Sequence[Reply]) -> list[bool]:
+    return [contains_word(reply.text, kit.identifier) for reply in replies]
+
+
+def same(replies: Sequence[Reply], plain: Sequence[Reply]) -> list[bool]:
+    """Whether the tokens are the plain model's, for the pictures in which nothing was recognised."""
+    pairs = zip(replies, plain, strict=True)
+    return [torch.equal(torch.tensor(r.token_ids), torch.tensor(p.token_ids)) for r, p in pairs if not r.seen]
+
+
+def context(
+    kit: FewShot, scenes: Sequence, said: list[str], plain: Sequence[Reply], seed: int, tally: Tally
+) -> None:
+    """Surroundings said right, by us and by the plain model, and training context that is not there."""
+    for text, other, scene in zip(said, plain, scenes, strict=True):
+        right, total = context_right(text, scene, kit.look)
+        before, _ = context_right(other.text, scene, kit.look)
+        tally.add("context", seed, [1.0] * right + [0.0] * (total - right))
+        tally.add("context_plain", seed, [1.0] * before + [0.0] * (total - before))
+        tally.add("leakage", seed, [leaks(text, scene, kit.context)])
+        tally.add("leakage_plain", seed, [leaks(other.text, scene, kit.context)])
+
+
+def speak_open(vlm: MyVLM, kit: FewShot, images: list) -> list[str]:
+    """Captions with the gate told the truth: the concept is in every picture."""
+    embedding = vlm.concepts[kit.identifier].embeddings[vlm.backbone.name]
+    rows = ConceptRows(torch.from_numpy(embedding.directions), embedding.norm)
+    prompts = [vlm.backbone.caption_prompt] * len(images)
+    return [g.text for g in vlm.backbone.generate(images, prompts, [[rows]] * len(images))]
+
+
+# ---------------------------------------------------------------- the embedding alone, for ablations
+
+
+def measure_open(vlm: MyVLM, kit: FewShot, seed: int, settings: LearnSettings, tally: Tally) -> None:
+    """Learn only the embedding and caption pictures with the concept, the gate told the truth."""
+    backbone = vlm.backbone
+    examples = gather_examples(kit.identifier, load_images(kit.photos()), kit.captions(), kit.questions())
+    learned = learn_embedding(backbone, examples, settings)
+    rows = ConceptRows(learned.directions, settings.norm)
+    images = pictures(kit.present)
+    prompts = [backbone.caption_prompt] * len(images)
+    said = [g.text for g in backbone.generate(images, prompts, [[rows]] * len(images))]
+    tally.add("recall", seed, [contains_word(text, kit.identifier) for text in said])
+    with vlm.generic():
+        plain = vlm.caption(images)
+    context(kit, kit.present, said, plain, seed, tally)
+
+
+# ---------------------------------------------------------------- tables
+
+
+def summarise(tally: Tally) -> dict[str, float]:
+    rates = {name: tally.rate(name) for name in tally.outcomes}
+    kept = rates.pop("context") / rates.pop("context_plain")
+    order = (
+        "recall", "recall_2", "recall_1", "recall_gated_open", "false_look_alike", "false_other",
+        "leakage", "plain_identical", "learn_seconds", "leakage_plain", "gate_recall",
+        "gate_false_look_alike", "gate_false_other",
+    )  # fmt: skip
+    figures = {name.replace("look_alike", "lookalike"): round(rates[name], 4) for name in order}
+    return {**figures, "context_kept": round(kept, 4)}
+
+
+def print_figures(tally: Tally, figures: dict[str, float]) -> None:
+    table = Table("figure", "mean", "spread over seeds", title="4 photos, the real gate")
+    for name, value in figures.items():
+        own = name.replace("lookalike", "look_alike")
+        table.add_row(name, f"{value:.3f}", f"{tally.spread(own):.3f}" if own in tally.outcomes else "")
+    Console(width=100).print(table)
+
+
+def print_ablations(ablated: dict[str, Tally]) -> None:
+    table = Table(
+        "variant", "recall", "context kept", "leakage", title="gate told the truth, mean ± spread over seeds"
+    )
+    for name, tally in ablated.items():
+        kept = tally.rate("context") / tally.rate("context_plain")
+        spread = tally.spread("context") / tally.rate("context_plain")
+        table.add_row(name, tally.show("recall"), f"{kept:.3f} ±{spread:.3f}", tally.show("leakage"))
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    run: Callable[..., None] = main
+    typer.run(run)

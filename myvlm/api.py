@@ -1,0 +1,272 @@
+"""`MyVLM`: a frozen vision-language model that learns the things of one person's life.
+
+Here heads, which recognise, and backbones, which speak, meet; neither knows of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self, overload
+
+import torch
+
+from myvlm.backbones import Backbone, ConceptRows, backbone_for
+from myvlm.concept import Concept, Embedding
+from myvlm.errors import InputError
+from myvlm.heads import Detection, head_class
+from myvlm.images import ImageSource, ImageSources, LoadedImage, as_images, load_images
+from myvlm.learning import LearnSettings, gather_examples, learn_embedding
+from myvlm.learning.examples import Captions, Questions, name_in_caption
+from myvlm.library import ConceptLibrary
+from myvlm.loading import default_encoder, load_model
+from myvlm.progress import learning_progress
+from myvlm.reply import AttentionMap, Reply
+from myvlm.words import check_identifier, replace_words
+
+
+class MyVLM:
+    """A frozen vision-language model with a library of concepts.
+
+    Args:
+        model: a transformers model of a known family, such as `LlavaForConditionalGeneration`.
+        processor: its processor.
+        name: what concept files call this backbone; the checkpoint's name where not given.
+        encoder: image encoder for the heads of objects; see `myvlm.heads.ObjectHead`.
+        concepts: a library to begin with.
+
+    Raises:
+        UnknownBackboneError: no adapter knows the model's family.
+
+    >>> vlm = MyVLM.from_pretrained("tinyworld/llava")
+    >>> from myvlm.tinyworld import sample_picture
+    >>> reply = vlm.caption(sample_picture(seed=3))
+    >>> reply.seen
+    ()
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        name: str | None = None,
+        encoder: str | None = None,
+        concepts: ConceptLibrary | None = None,
+    ) -> None:
+        self.backbone: Backbone = backbone_for(model, processor, name=name)
+        device = str(self.backbone.device)
+        self.encoder = encoder or default_encoder(self.backbone.name, device)
+        self.concepts = ConceptLibrary(device=device) if concepts is None else concepts
+        self._generic = 0
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        *,
+        device: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        encoder: str | None = None,
+        **model_options: Any,
+    ) -> Self:
+        """Load a model and its processor by name: `tinyworld/llava` (embedded), a hub name or a folder.
+
+        Args:
+            name: such as `llava-hf/llava-1.5-7b-hf`.
+            device: `cuda`, `cpu` …; a GPU if there is one.
+            dtype: the model's; bfloat16 on a GPU and float32 on a CPU where not given.
+            encoder: see `MyVLM`.
+            model_options: passed on to transformers' `from_pretrained` (`quantization_config`, `revision` …).
+
+        Raises:
+            UnknownBackboneError: no such model, or no adapter for its family.
+        """
+        model, processor = load_model(name, device=device, dtype=dtype, model_options=model_options)
+        return cls(model, processor, name=name, encoder=encoder)
+
+    # ------------------------------------------------------------------ learn
+
+    def learn(
+        self,
+        identifier: str,
+        images: ImageSources,
+        *,
+        category: str,
+        captions: Captions | None = None,
+        questions: Questions | None = None,
+        negatives: ImageSources | None = None,
+        kind: str = "object",
+        settings: LearnSettings | None = None,
+        progress: bool = True,
+    ) -> Concept:
+        """Learn a concept from a few photos and add it to `concepts`.
+
+        Args:
+            identifier: the word for it: an uncommon one for an object (`sks`), a name for a person.
+            images: 3 to 5 photos of it (1 works): paths, a folder, a pattern, PIL images, arrays.
+            category: what it is in general, such as `mug`.
+            captions: for each photo one caption or several, each with the identifier in it. Without them
+                the frozen model's own captions are used, with the category's noun phrase replaced.
+            questions: question/answer pairs; see `gather_examples`.
+            negatives: pictures without it, best of the same category; none are needed.
+            kind: of the head, such as `object`.
+            settings: how to learn; see `LearnSettings`.
+            progress: show a bar with the losses and the time left.
+
+        Raises:
+            InputError: a photo, caption, question or identifier cannot be used; nothing was learned.
+            ConceptExistsError: the identifier is taken.
+        """
+        settings = settings or LearnSettings()
+        self._check_new(identifier)
+        photos = load_images(images)
+        others = None if negatives is None else load_images(negatives)
+        written = captions is not None
+        if captions is None:
+            captions = self._write_captions(identifier, category, photos)
+        examples = gather_examples(identifier, photos, captions, questions)
+        head = head_class(kind)(**self._head_options(kind))
+        with learning_progress(identifier, settings, shown=progress) as report:
+            head.fit(photos, others, category=category)
+            learned = learn_embedding(self.backbone, examples, settings, report=report)
+        embedding = Embedding(
+            directions=learned.directions.numpy(),
+            norm=settings.norm,
+            prompt=self.backbone.caption_prompt,
+            fingerprint=self.backbone.fingerprint(),
+            settings=settings.model_dump(),
+            figures={"cross_entropy": learned.cross_entropy, "attention": learned.attention},
+        )
+        recipe = {
+            "captions": [list(example.captions) for example in examples],
+            "captions_by": "user" if written else "model",
+            "questions": [[list(pair) for pair in example.questions] for example in examples],
+            "photos": [photo.path.name if photo.path else photo.name for photo in photos],
+        }
+        concept = Concept(identifier, category, head, {self.backbone.name: embedding}, recipe)
+        return self.concepts.add(concept)
+
+    # ------------------------------------------------------------------ speak
+
+    @overload
+    def caption(self, images: ImageSource, *, prompt: str | None = ..., **generation: Any) -> Reply: ...
+    @overload
+    def caption(
+        self, images: Sequence[ImageSource], *, prompt: str | None = ..., **generation: Any
+    ) -> list[Reply]: ...
+    def caption(
+        self, images: ImageSources, *, prompt: str | None = None, **generation: Any
+    ) -> Reply | list[Reply]:
+        """Describe one picture (a `Reply`) or many (a list), naming the concepts that are in them.
+
+        Args:
+            images: paths, folders, patterns, PIL images or arrays; many are batched.
+            prompt: an instruction instead of the family's own.
+            generation: passed on to transformers' `generate`; greedy, up to 64 tokens, where not given.
+        """
+        return self._speak(images, prompt or self.backbone.caption_prompt, generation)
+
+    @overload
+    def ask(self, images: ImageSource, question: str, **generation: Any) -> Reply: ...
+    @overload
+    def ask(self, images: Sequence[ImageSource], question: str, **generation: Any) -> list[Reply]: ...
+    def ask(self, images: ImageSources, question: str, **generation: Any) -> Reply | list[Reply]:
+        """Answer a question about one picture or many; concepts go by their identifiers in both texts."""
+        if not question.strip():
+            raise InputError(
+                "The question is empty.", got=repr(question), expected="a text", fix="ask something"
+            )
+        return self._speak(images, question, generation)
+
+    def attention(self, image: ImageSource, identifier: str) -> AttentionMap:
+        """Where the model looks in a picture as it names the concept, whether or not the head sees it there.
+
+        Raises:
+            UnknownConceptError: there is no such concept.
+        """
+        concept = self.concepts[identifier]
+        [photo] = load_images(image)
+        rows = [self._rows(concept)]
+        prompt = self.backbone.caption_prompt
+        [said] = self.backbone.generate([photo.image], [prompt], [rows])
+        values = self.backbone.attention_map(photo.image, prompt, said.text, concept.spoken, rows)
+        return AttentionMap(values, photo.image, identifier)
+
+    @contextmanager
+    def generic(self) -> Iterator[Self]:
+        """Within it every call is the plain frozen model's: nothing is recognised, nothing appended."""
+        self._generic += 1
+        try:
+            yield self
+        finally:
+            self._generic -= 1
+
+    # ------------------------------------------------------------------ the walk
+
+    def _speak(self, images: ImageSources, prompt: str, generation: dict[str, Any]) -> Reply | list[Reply]:
+        """Photo → heads → embeddings of those present → backbone → text."""
+        photos, single = as_images(images)
+        detections = self._recognise(photos)
+        seen = [[self.concepts[d.identifier] for d in found if d.present] for found in detections]
+        prompts = [_in_spoken_words(prompt, concepts) for concepts in seen]
+        rows = [[self._rows(concept) for concept in concepts] for concepts in seen]
+        said = self.backbone.generate([p.image for p in photos], prompts, rows, **generation)
+        replies = [
+            Reply(_in_own_words(g.text, concepts), tuple(found), p.image, tuple(g.token_ids.tolist()))
+            for g, concepts, found, p in zip(said, seen, detections, photos, strict=True)
+        ]
+        return replies[0] if single else replies
+
+    def _recognise(self, photos: list[LoadedImage]) -> list[list[Detection]]:
+        if self._generic or not self.concepts:
+            return [[] for _ in photos]
+        return self.concepts.recognise(photos)
+
+    def _rows(self, concept: Concept) -> ConceptRows:
+        embedding = concept.embedding_for(self.backbone.name, self.backbone.fingerprint(), self.backbone.dim)
+        return ConceptRows(torch.from_numpy(embedding.directions), embedding.norm)  # type: ignore[arg-type]
+
+    # ------------------------------------------------------------------ learning's checks
+
+    def _head_options(self, kind: str) -> dict[str, Any]:
+        return {"encoder": self.encoder, "device": self.concepts.device} if kind == "object" else {}
+
+    def _check_new(self, identifier: str) -> None:
+        check_identifier(identifier)
+        self.concepts.check_free(identifier)
+        ids = self.backbone.word_ids(identifier)
+        unknown = getattr(self.backbone.processor.tokenizer, "unk_token_id", None)
+        if not ids or unknown in ids:
+            raise InputError(
+                f"The model's tokenizer cannot write {identifier!r}.",
+                got="no tokens" if not ids else "its sign for unknown words",
+                expected="a word that the tokenizer knows, or can spell",
+                fix="choose another identifier"
+                + (
+                    f", such as {', '.join(_tinyworld_words())}"
+                    if self.backbone.name.startswith("tinyworld/")
+                    else ""
+                ),
+            )
+
+    def _write_captions(self, identifier: str, category: str, photos: list[LoadedImage]) -> list[str]:
+        prompts = [self.backbone.caption_prompt] * len(photos)
+        said = self.backbone.generate([p.image for p in photos], prompts, [[] for _ in photos])
+        return [name_in_caption(g.text, category, identifier) for g in said]
+
+
+def _in_spoken_words(prompt: str, concepts: Sequence[Concept]) -> str:
+    """A renamed concept is asked for by the word that its embedding was learned with."""
+    return replace_words(prompt, {c.identifier: c.spoken for c in concepts if c.spoken != c.identifier})
+
+
+def _in_own_words(text: str, concepts: Sequence[Concept]) -> str:
+    """The words that the embeddings speak, as the user has them."""
+    return replace_words(text, {c.spoken: c.identifier for c in concepts})
+
+
+def _tinyworld_words() -> tuple[str, ...]:
+    from myvlm.tinyworld.language import IDENTIFIERS
+
+    return IDENTIFIERS[:4]

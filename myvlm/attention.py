@@ -1,0 +1,198 @@
+"""Records what chosen positions attend to in a language model, without building whole attention maps.
+
+While a recorder is active, transformers' own SDPA runs unchanged, and beside it one small softmax for
+the chosen queries, of which only the chosen columns are kept. Imports torch, transformers and the errors.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from myvlm.errors import InputError
+
+IMPLEMENTATION = "myvlm_recording_sdpa"
+
+
+@dataclass(eq=False)
+class AttentionRecorder:
+    """What was recorded.
+
+    Args:
+        config: configuration object of the language model, the very one that its layers hold.
+        queries: `B × Q` indices of the query positions; -1 is none.
+        keys: `B × K` indices of the key columns; -1 is none.
+        probabilities: one tensor a layer, `B × H × Q × K` float32, differentiable; zero at a -1.
+    """
+
+    config: Any
+    queries: Tensor
+    keys: Tensor
+    probabilities: list[Tensor] = field(default_factory=list)
+
+    @property
+    def valid(self) -> Tensor:
+        """`B × Q × K` bool: where neither the query nor the key is -1."""
+        return (self.queries >= 0)[:, :, None] & (self.keys >= 0)[:, None, :]
+
+
+_RECORDER: ContextVar[AttentionRecorder | None] = ContextVar("myvlm_attention_recorder", default=None)
+_LOCK = threading.Lock()
+_SWITCHED: dict[int, tuple[str | None, int]] = {}  # id of config: implementation before, contexts open
+
+
+@contextmanager
+def record_attention(config: Any, *, queries: Tensor, keys: Tensor) -> Iterator[AttentionRecorder]:
+    """Within it, every layer that holds `config` records the probability that `queries` give to `keys`.
+
+    The output of the layers is bit for bit SDPA's; eager models run SDPA meanwhile. Afterwards the
+    configured implementation is what it was. A nested recorder records instead of the outer one.
+
+    Args:
+        config: configuration of the language model (`language_model.config`), not of the vision tower.
+        queries: `B × Q` long, positions along the query axis; -1 is none.
+        keys: `B × K` long, columns along the key axis (with a cache that is longer); -1 is none.
+
+    Yields: the `AttentionRecorder`; its `probabilities` are filled layer by layer.
+
+    Raises:
+        InputError: `queries` and `keys` are not two integer matrices of one height.
+    """
+    if queries.ndim != 2 or keys.ndim != 2 or len(queries) != len(keys) or queries.is_floating_point():
+        raise InputError(
+            "The positions to record are not two integer matrices of one height.",
+            got=f"queries {tuple(queries.shape)} {queries.dtype}, keys {tuple(keys.shape)} {keys.dtype}",
+            expected="queries (B, Q) and keys (B, K), int64",
+            fix="pad shorter samples with -1",
+        )
+    _register()
+    recorder = AttentionRecorder(config, queries, keys)
+    token = _RECORDER.set(recorder)
+    _switch(config)
+    try:
+        yield recorder
+    finally:
+        _switch_back(config)
+        _RECORDER.reset(token)
+
+
+def _switch(config: Any) -> None:
+    """Select the recording implementation; counted, so that overlapping threads restore the right one."""
+    with _LOCK:
+        before, opened = _SWITCHED.get(id(config), (config._attn_implementation, 0))
+        _SWITCHED[id(config)] = (before, opened + 1)
+        config._attn_implementation = IMPLEMENTATION
+
+
+def _switch_back(config: Any) -> None:
+    with _LOCK:
+        before, opened = _SWITCHED[id(config)]
+        if opened > 1:
+            _SWITCHED[id(config)] = (before, opened - 1)
+        else:
+            del _SWITCHED[id(config)]
+            config._attn_implementation = before
+
+
+def _register() -> None:
+    """Make the implementation known to transformers, once, on first use."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    if IMPLEMENTATION not in AttentionInterface():
+        # Without a mask function of its own an implementation gets no mask at all, and a padded
+        # batch is wrong without any error.
+        AttentionMaskInterface.register(IMPLEMENTATION, AttentionMaskInterface()["sdpa"])
+        AttentionInterface.register(IMPLEMENTATION, _recording_sdpa)
+
+
+def _recording_sdpa(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """SDPA as transformers runs it; beside it, for the layers of the recorder's model, the chosen columns."""
+    from transformers import AttentionInterface
+
+    output, _ = AttentionInterface()["sdpa"](module, query, key, value, attention_mask, **options)
+    recorder = _RECORDER.get()
+    if recorder is not None and getattr(module, "config", None) is recorder.config:
+        scale = options.get("scaling")
+        causal = options.get("is_causal")
+        recorder.probabilities.append(
+            attention_columns(
+                query,
+                key,
+                attention_mask,
+                queries=recorder.queries,
+                keys=recorder.keys,
+                scale=query.shape[-1] ** -0.5 if scale is None else scale,
+                causal=getattr(module, "is_causal", True) if causal is None else causal,
+            )
+        )
+    return output, None
+
+
+def attention_columns(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    *,
+    queries: Tensor,
+    keys: Tensor,
+    scale: float,
+    causal: bool,
+) -> Tensor:
+    """The attention probabilities of some queries at some keys.
+
+    Args:
+        query: `B × H × S × d`.
+        key: `B × G × L × d`, `G` key/value heads, `H` a multiple of `G`.
+        mask: None, or `B × 1 × S × L`, bool (True attends) or additive, as SDPA takes it.
+        queries: `B × Q` positions in `S`; -1 is none.
+        keys: `B × K` columns in `L`; -1 is none.
+        scale: factor of the scores.
+        causal: whether a missing mask means a causal one.
+
+    Returns: `B × H × Q × K` float32; zero at a -1.
+
+    >>> one = torch.zeros(1, 2, 4, 8)
+    >>> attention_columns(one, one, None, queries=torch.tensor([[3]]), keys=torch.tensor([[0, -1]]),
+    ...                   scale=1.0, causal=True)[0, :, 0].tolist()
+    [[0.25, 0.0], [0.25, 0.0]]
+    """
+    batch, heads, length, width = query.shape
+    groups, columns = key.shape[1], key.shape[2]
+    queries, keys = queries.to(query.device), keys.to(query.device)
+    rows = queries.clamp(min=0)
+    chosen = query.gather(2, rows[:, None, :, None].expand(-1, heads, -1, width))
+    # Query heads side by side over their shared key head: no repeated copy of the keys.
+    grouped = chosen.reshape(batch, groups, -1, width)
+    scores = (grouped @ key.transpose(-1, -2)).reshape(batch, heads, rows.shape[1], columns) * scale
+    scores = scores.float() + _bias(mask, rows, length, columns, causal)
+    probabilities = scores.softmax(-1)
+    index = keys.clamp(min=0)[:, None, None, :].expand(-1, heads, rows.shape[1], -1)
+    valid = (queries >= 0)[:, None, :, None] & (keys >= 0)[:, None, None, :]
+    return probabilities.gather(-1, index).masked_fill(~valid, 0.0)
+
+
+def _bias(mask: Tensor | None, rows: Tensor, length: int, columns: int, causal: bool) -> Tensor:
+    """What the mask adds to the scores of the chosen rows: `B × 1 × Q × L` float32.
+
+    The lowest finite number, not -inf, forbids: a padding row that attends to nothing stays a number.
+    """
+    lowest = torch.finfo(torch.float32).min
+    if mask is None:
+        # As SDPA does it: the causal triangle starts at the upper left, and one query alone sees all.
+        position = torch.arange(columns, device=rows.device)
+        allowed = (position <= rows[:, None, :, None]) if causal and length > 1 else position >= 0
+        return torch.where(allowed, 0.0, lowest)
+    mask = mask[..., :columns].expand(len(rows), -1, -1, -1)
+    picked = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1]))
+    if picked.dtype == torch.bool:
+        return torch.where(picked, 0.0, lowest)
+    return picked.float().clamp(min=lowest)

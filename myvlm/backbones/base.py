@@ -1,0 +1,228 @@
+"""What every backbone is: a frozen vision-language model plus what we must know about its family.
+
+`Backbone` is the contract that the rest of the library builds on, and `myvlm.testing.check_backbone`
+its test. Imports only torch, PIL and the errors; nothing here knows any family.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from myvlm.errors import InputError
+
+NormRule = Literal["visual_mean", "first_patch", "none"]
+"""The norm that a concept row is rescaled to: the mean norm of the sample's projected visual tokens,
+the norm of the first of them, or its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptRows:
+    """What enters the model for one concept.
+
+    Args:
+        directions: `R × D` float32, `R ≥ 1`; may require grad. Only the direction of a row matters,
+            unless `norm` is `"none"`.
+        norm: what each row's norm is set to (§3.3 of https://arxiv.org/abs/2403.14599).
+
+    Raises:
+        InputError: `directions` is no `R × D` float tensor, or `norm` is not a known rule.
+
+    >>> ConceptRows(torch.ones(1, 8)).count
+    1
+    """
+
+    directions: Tensor
+    norm: NormRule = "visual_mean"
+
+    def __post_init__(self) -> None:
+        if self.directions.ndim != 2 or 0 in self.directions.shape or not self.directions.is_floating_point():
+            raise InputError(
+                "A concept embedding has the wrong shape or type.",
+                got=f"{tuple(self.directions.shape)} {self.directions.dtype}",
+                expected="(rows, dim), at least one row, floating point",
+                fix="pass one row per concept vector, for example `vector.unsqueeze(0)`",
+            )
+        if self.norm not in get_args(NormRule):
+            raise InputError(
+                "Unknown norm rule for concept rows.",
+                got=repr(self.norm),
+                expected=f"one of {', '.join(get_args(NormRule))}",
+                fix="leave `norm` out for the default, 'visual_mean'",
+            )
+
+    @property
+    def count(self) -> int:
+        """How many rows."""
+        return self.directions.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """The two parts of the objective, each a scalar that is differentiable in the directions only.
+
+    Args:
+        cross_entropy: mean over the answer's tokens, end of sequence included.
+        attention: `Σ_layers mean(p²)`, `p` the attention probability given to the concept's columns
+            (eq. 4 and §3.3 of https://arxiv.org/abs/2403.14599); zero where no sample has rows.
+    """
+
+    cross_entropy: Tensor
+    attention: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """One reply: its text, and its `N` new token ids without end of sequence and padding, on CPU."""
+
+    text: str
+    token_ids: Tensor
+
+
+class Backbone(ABC):
+    """A frozen vision-language model that concepts can speak through.
+
+    Nothing of the user's model is changed by any method: weights, gradients, `requires_grad`,
+    train/eval mode, tokenizer, embedding table and other people's hooks are as they were afterwards.
+
+    Args:
+        model: a transformers model.
+        processor: its processor (image processor and tokenizer).
+        name: what concept files call this backbone; the checkpoint's own name where not given.
+    """
+
+    family: ClassVar[str]
+    model_types: ClassVar[tuple[str, ...]] = ()
+    default_caption_prompt: ClassVar[str] = "Describe the image."
+
+    def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
+        self.model = model
+        self.processor = processor
+        self.name = name or getattr(model.config, "_name_or_path", "") or self.family
+        self.caption_prompt = self.default_caption_prompt
+        self._frozen = 0
+
+    @classmethod
+    def matches(cls, model: Any) -> bool:
+        """Whether this family is the model's: by `config.model_type`."""
+        return getattr(getattr(model, "config", None), "model_type", None) in cls.model_types
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Width `D` of a concept row."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs go."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating point type the model computes in."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Within it the model is in eval mode and no weight requires grad; afterwards as before.
+
+        A graph that is built within it reaches no weight, even when `backward` is called afterwards.
+        Nesting costs nothing: a learner enters it once, around all steps.
+        """
+        if self._frozen:
+            self._frozen += 1
+            try:
+                yield
+            finally:
+                self._frozen -= 1
+            return
+        training = [module for module in self.model.modules() if module.training]
+        learning = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self._frozen = 1
+        try:
+            for module in training:
+                module.training = False
+            for weight in learning:
+                weight.requires_grad_(False)
+            yield
+        finally:
+            self._frozen = 0
+            for module in training:
+                module.training = True
+            for weight in learning:
+                weight.requires_grad_(True)
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A short hash of the frozen weights, the same whatever the floating point type they are held in."""
+
+    @abstractmethod
+    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        """The frozen part of the walk: each image's projected visual tokens, `T_i × D`, without gradient."""
+
+    @abstractmethod
+    def answer_loss(
+        self,
+        features: Sequence[Tensor],
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        rows: Sequence[Sequence[ConceptRows]],
+    ) -> Loss:
+        """How far the model is from giving these answers, from features that `encode` made.
+
+        Args:
+            features: `B` tensors `T_i × D`.
+            prompts: `B` bare instructions.
+            answers: `B` target texts.
+            rows: for each of the `B` samples the concepts in it, possibly none.
+
+        Raises:
+            InputError: the four do not have one length, or a row has the wrong width.
+            BackboneError: the rows did not land where they should.
+        """
+
+    @abstractmethod
+    def generate(
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        rows: Sequence[Sequence[ConceptRows]],
+        **generation: Any,
+    ) -> list[Generation]:
+        """Replies to one prompt an image, in the order given.
+
+        Samples without rows run exactly as in plain transformers. Greedy unless `generation`, the
+        keyword arguments of transformers' `generate`, says otherwise.
+
+        Raises:
+            InputError: the three do not have one length, a row has the wrong width, or an option of
+                `generate` would change what is returned.
+            BackboneError: the rows did not land where they should.
+        """
+
+    @abstractmethod
+    def attention_map(
+        self, image: Image.Image, prompt: str, answer: str, word: str, rows: Sequence[ConceptRows]
+    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Where the model looks as it says `word`: `h × w` float32 over the image's tokens, sum 1.
+
+        The attention of the position that predicts the word's first token in `answer`, or, where the
+        answer lacks the word, of the concept's own rows; mean over layers and heads.
+
+        Raises:
+            InputError: the answer lacks the word and there are no rows.
+        """
+
+    @abstractmethod
+    def word_ids(self, word: str) -> list[int]:
+        """The token ids that the tokenizer makes of a word that stands in a sentence."""

@@ -1,0 +1,186 @@
+"""Puts concept rows into the input of a frozen language model, by two hooks that are always removed.
+
+The prompt holds a run of sentinel ids after its last image placeholder. One hook, on the embedding
+table, sees the ids and remembers where; the other, before the language model, overwrites just those
+rows. By then the model itself has put the visual tokens in place, so their norm is at hand.
+Imports torch, the errors and `base`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from myvlm.backbones.base import ConceptRows
+from myvlm.errors import BackboneError
+
+# Only the innermost insertion of this thread acts on a model: nested use suspends the outer one, and
+# a forward pass of the same model in another thread is left alone.
+_ACTIVE: ContextVar[tuple[InsertedRows, ...]] = ContextVar("myvlm_inserted_rows", default=())
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things are in a batch of ids: images `B × S` bool; batch and column of each row, `N` each."""
+
+    images: Tensor
+    batch: Tensor
+    column: Tensor
+    sample: list[int]
+
+
+class InsertedRows:
+    """Context manager: within it, sentinel ids in the model's input are replaced by concept rows.
+
+    Args:
+        embedding: the model's input embeddings.
+        language_model: the module that is given `inputs_embeds`.
+        rows: the concepts of each of `B` samples. The model may see `B × k` sequences (beams): sequence
+            `i` is then sample `i // k`.
+        image_id: id of the image placeholder.
+        sentinel_id: id that stands where a row goes.
+        sentinels: how many sentinel ids each sample holds, where that is more than its rows: the text
+            itself may hold some when the sentinel is the unknown-word token.
+
+    Raises:
+        BackboneError: within it, when the ids are not as expected; at its end, when no row was placed.
+    """
+
+    def __init__(
+        self,
+        embedding: nn.Module,
+        language_model: nn.Module,
+        rows: Sequence[Sequence[ConceptRows]],
+        *,
+        image_id: int,
+        sentinel_id: int,
+        sentinels: Sequence[int] | None = None,
+    ) -> None:
+        self.embedding = embedding
+        self.language_model = language_model
+        self.rows = rows
+        self.image_id = image_id
+        self.sentinel_id = sentinel_id
+        self.counts = [sum(concept.count for concept in sample) for sample in rows]
+        self.sentinels = list(sentinels) if sentinels is not None else self.counts
+        self.prefills = 0
+        self._places: Places | None = None
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> InsertedRows:
+        self._handles = [
+            self.embedding.register_forward_hook(self._see_ids, with_kwargs=True),
+            self.language_model.register_forward_pre_hook(self._write_rows, with_kwargs=True),
+        ]
+        _ACTIVE.set((*_ACTIVE.get(), self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+        if kind is None and not self.prefills:
+            raise BackboneError(
+                "The concept rows never reached the language model.",
+                got="no forward pass went through the hooks",
+                expected="at least one",
+                fix="use the model before torch.compile: hooks added to a compiled model are ignored",
+            )
+
+    def remove(self) -> None:
+        """Take the hooks off; a second call does nothing."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._places = None
+        _ACTIVE.set(tuple(other for other in _ACTIVE.get() if other is not self))
+
+    def _acts(self) -> bool:
+        mine = [other for other in _ACTIVE.get() if other.embedding is self.embedding]
+        return bool(mine) and mine[-1] is self
+
+    def _see_ids(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> None:
+        ids = args[0] if args else kwargs["input"]
+        if self._acts() and ids.ndim == 2:
+            self._places = self._find(ids)
+
+    def _find(self, ids: Tensor) -> Places | None:
+        """Where the rows go in `ids` (`B·k × S`); None while decoding, when the rows are in the cache."""
+        if self.prefills and ids.shape[1] == 1:
+            return None
+        images, sentinels = ids == self.image_id, ids == self.sentinel_id
+        if self.prefills and not bool(images.any() | sentinels.any()):
+            return None
+        copies, rest = divmod(ids.shape[0], len(self.rows))
+        expected = [count for count in self.sentinels for _ in range(copies)]
+        found = sentinels.sum(1).tolist()
+        if rest or found != expected:
+            raise _misplaced(f"{found} sentinel ids", f"{expected}")
+        columns = torch.arange(ids.shape[1], device=ids.device)
+        last = torch.where(images, columns, -1).amax(1).tolist()
+        sample = [index // copies for index in range(ids.shape[0])]
+        spots = [
+            (index, last[index] + 1 + row)
+            for index in range(ids.shape[0])
+            for row in range(self.counts[sample[index]])
+        ]
+        batch, column = torch.tensor(spots, dtype=torch.long, device=ids.device).reshape(-1, 2).unbind(1)
+        if (
+            -1 in last
+            or (spots and int(column.max()) >= ids.shape[1])
+            or not bool(sentinels[batch, column].all())
+        ):
+            raise _misplaced("rows elsewhere", "every sample's rows right after its last image placeholder")
+        return Places(images, batch, column, sample)
+
+    def _write_rows(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if not self._acts() or self._places is None:
+            return None
+        places, self._places = self._places, None
+        embeds = kwargs.get("inputs_embeds")
+        if embeds is None or embeds.shape[:2] != places.images.shape:
+            raise BackboneError(
+                "The language model did not get the embeddings that its table gave.",
+                got=None if embeds is None else tuple(embeds.shape[:2]),
+                expected=f"inputs_embeds of {tuple(places.images.shape)}",
+                fix="report the model class: its adapter does not fit this release of transformers",
+            )
+        self.prefills += 1
+        if not places.batch.numel():
+            return None
+        values = self._values(embeds, places).to(embeds.dtype)
+        return args, {**kwargs, "inputs_embeds": embeds.index_put((places.batch, places.column), values)}
+
+    def _values(self, embeds: Tensor, places: Places) -> Tensor:
+        """The rows as they enter, `N × D` float32, each at the norm that its concept asks for."""
+        values = []
+        for index, sample in enumerate(places.sample):
+            norms = embeds[index, places.images[index]].detach().float().norm(dim=-1)
+            targets = {"visual_mean": norms.mean(), "first_patch": norms[0]}
+            for concept in self.rows[sample]:
+                directions = concept.directions.to(embeds.device, torch.float32)
+                if concept.norm == "none":
+                    values.append(directions)
+                else:
+                    values.append(functional.normalize(directions, dim=-1) * targets[concept.norm])
+        return torch.cat(values)
+
+
+def _misplaced(got: str, expected: str) -> BackboneError:
+    return BackboneError(
+        "The places kept for concept rows are not where they should be.",
+        got=got,
+        expected=expected,
+        fix="pass the prompt through the backbone's own methods, and do not chunk the prefill",
+    )

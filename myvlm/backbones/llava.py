@@ -1,0 +1,49 @@
+"""LLaVA-1.5 (https://arxiv.org/abs/2310.03744): a vision tower, a projector, a causal language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from myvlm.backbones.registry import register_backbone
+from myvlm.backbones.rows import LanguageRows
+from myvlm.errors import BackboneError
+
+
+@register_backbone
+class LlavaBackbone(LanguageRows):
+    """`LlavaForConditionalGeneration` with a CLIP or SigLIP tower, any causal language model."""
+
+    family = "llava"
+    model_types = ("llava",)
+    template = "USER: {image}\n{prompt} ASSISTANT:"
+
+    def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
+        if getattr(model.config.vision_config, "model_type", None) == "pixtral":
+            raise BackboneError(
+                "This LLaVA sees images of any size, which its adapter does not know.",
+                got="a Pixtral vision tower",
+                expected="a tower of one image size: CLIP, SigLIP",
+                fix="use a LLaVA checkpoint with such a tower",
+            )
+        super().__init__(model, processor, name=name)
+
+    @property
+    def language_model(self) -> nn.Module:
+        module: nn.Module = self.model.model.language_model
+        return module
+
+    @property
+    def projector(self) -> nn.Module:
+        module: nn.Module = self.model.model.multi_modal_projector
+        return module
+
+    @property
+    def image_id(self) -> int:
+        return int(self.model.config.image_token_id)
+
+    def grid(self, tokens: int) -> tuple[int, int]:
+        vision = self.model.config.vision_config
+        side = vision.image_size // vision.patch_size
+        return side, side

@@ -1,0 +1,121 @@
+"""Prompts, answers and words as token ids: the same in learning as in use. Imports torch and the errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from myvlm.errors import BackboneError
+
+
+def render(processor: Any, template: str, prompt: str) -> str:
+    """The prompt as the model expects it: by the processor's chat template, else by the family's own.
+
+    One user turn, image before text, and the start of the assistant's turn.
+    """
+    if getattr(processor, "chat_template", None) is None:
+        return template.format(image=processor.image_token, prompt=prompt)
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
+    rendered: str = processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
+    return rendered
+
+
+def adds_special_tokens(tokenizer: Any, rendered: str) -> bool:
+    """False where the template wrote the beginning of sequence itself: it must not come twice."""
+    return not (tokenizer.bos_token and rendered.startswith(tokenizer.bos_token))
+
+
+def prompt_ids(tokenizer: Any, rendered: str) -> list[int]:
+    """The ids of a rendered prompt, as the processor makes them."""
+    ids: list[int] = tokenizer(rendered, add_special_tokens=adds_special_tokens(tokenizer, rendered))[
+        "input_ids"
+    ]
+    return ids
+
+
+def answer_ids(tokenizer: Any, rendered: str, answer: str) -> list[int]:
+    """The ids of an answer that follows a rendered prompt, without end of sequence.
+
+    Prompt and answer are tokenised together, so that the answer's first word is the token that the
+    model would generate there, and the prompt's ids are cut off. Where the two would share a token
+    (a prompt that ends in a space), the answer is tokenised on its own: the prompt's ids stay what
+    they are in generation.
+    """
+    if not answer.strip():
+        return []
+    glued = answer.strip() if rendered[-1:].isspace() else " " + answer.strip()
+    before = prompt_ids(tokenizer, rendered)
+    special = adds_special_tokens(tokenizer, rendered)
+    together: list[int] = tokenizer(rendered + glued, add_special_tokens=special)["input_ids"]
+    if together[: len(before)] == before:
+        return together[len(before) :]
+    alone: list[int] = tokenizer(answer.strip(), add_special_tokens=False)["input_ids"]
+    return alone
+
+
+def find_word(text: str, word: str) -> int | None:
+    """Where `word` starts in `text` as a whole word, whatever its case; None where it is not.
+
+    >>> find_word("a mugshot of my Mug", "mug")
+    16
+    """
+    found = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, flags=re.IGNORECASE)
+    return found.start() if found else None
+
+
+def insert_after_last(ids: Sequence[int], mark: int, inserted: Sequence[int]) -> list[int]:
+    """`inserted` right after the last `mark` in `ids`.
+
+    >>> insert_after_last([1, 9, 9, 5], 9, [7, 7])
+    [1, 9, 9, 7, 7, 5]
+    """
+    if mark not in ids:
+        raise BackboneError(
+            "The prompt holds no image placeholder.",
+            got=f"{len(ids)} ids without {mark}",
+            expected="the image's placeholders",
+            fix="use a chat template that writes the image, or the family's own",
+        )
+    place = len(ids) - list(reversed(ids)).index(mark)
+    return [*ids[:place], *inserted, *ids[place:]]
+
+
+def pad(sequences: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
+    """Sequences of different lengths as one `B × S` long tensor.
+
+    >>> pad([[1], [2, 3]], 0, left=True).tolist()
+    [[0, 1], [2, 3]]
+    """
+    longest = max((len(sequence) for sequence in sequences), default=0)
+    rows = []
+    for sequence in sequences:
+        filler = [value] * (longest - len(sequence))
+        rows.append([*filler, *sequence] if left else [*sequence, *filler])
+    return torch.tensor(rows, dtype=torch.long).reshape(len(rows), longest)
+
+
+def sentinel_id(model: Any, tokenizer: Any, taken: set[int]) -> int:
+    """An id of the embedding table that no text uses: to stand, in a prompt, where a concept row goes.
+
+    Best a spare row beyond the tokenizer's words; else a special token outside `taken`; the
+    unknown-word token last, since texts can hold it.
+
+    Raises:
+        BackboneError: every id has a use.
+    """
+    for spare in range(len(tokenizer), model.get_input_embeddings().num_embeddings):
+        if spare not in taken:
+            return spare
+    free = [token for token in tokenizer.all_special_ids if token not in taken]
+    for token in sorted(free, key=lambda token: token == tokenizer.unk_token_id):
+        return int(token)
+    raise BackboneError(
+        "No token id is free to stand for concept rows.",
+        got=f"{len(tokenizer)} tokens, an embedding table of as many rows",
+        expected="one row beyond the tokenizer's tokens, or one unused special token",
+        fix="model.resize_token_embeddings(len(tokenizer) + 1)",
+    )

@@ -1,0 +1,270 @@
+"""A concept: one object or person of one user, what recognises it and what makes each backbone say its name.
+
+Imports `errors`, `images`, the head contract and the folder format.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from myvlm.concept_card import card
+from myvlm.concept_folder import (
+    CARD,
+    HEAD_FILE,
+    PHOTOS,
+    ConceptRecord,
+    EmbeddingRecord,
+    HeadRecord,
+    embedding_file,
+    pack,
+    read_record,
+    read_tensors,
+    write_folder,
+)
+from myvlm.errors import ConceptFileError, InputError
+from myvlm.heads import Head, head_class
+from myvlm.images import ImageSources, load_images
+from myvlm.words import check_identifier, contains_word, replace_word, replace_words
+
+__all__ = [
+    "Concept",
+    "Embedding",
+    "check_identifier",
+    "contains_word",
+    "replace_word",
+    "replace_words",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """What is appended to one backbone's visual tokens.
+
+    Attributes:
+        directions: rows × dim float32, finite, at least one row.
+        norm: the rule by which the backbone scales each row.
+        prompt: the instruction it was learned with.
+        fingerprint: of the frozen weights it was learned against.
+        settings: how it was learned; plain JSON values.
+        figures: what was measured on the way; plain JSON values.
+
+    Raises:
+        InputError: the directions are not such an array.
+    """
+
+    directions: npt.NDArray[np.float32]
+    norm: str
+    prompt: str
+    fingerprint: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        directions = np.asarray(self.directions)
+        finite = directions.dtype.kind == "f" and bool(np.isfinite(directions).all())
+        if directions.ndim != 2 or 0 in directions.shape or not finite:
+            raise InputError(
+                "That is no concept embedding.",
+                got=f"shape {directions.shape}, {directions.dtype}" + ("" if finite else ", not all finite"),
+                expected="rows by dim floats, at least one row, all finite",
+                fix="learn with a smaller learning rate if it holds NaN",
+            )
+        # a copy of its own: the optimiser's buffer would go on changing
+        object.__setattr__(self, "directions", np.array(directions, dtype=np.float32))
+
+
+@dataclass(eq=False)
+class Concept:
+    """One object or person: an identifier, a head, and one embedding per backbone.
+
+    Attributes:
+        identifier: the word that the user calls it by.
+        category: what it is in general, such as "mug".
+        head: recognises it.
+        embeddings: backbone name → its embedding.
+        recipe: captions, prompts and settings it was learned with, as plain JSON values; no photos.
+        kind: the head's kind; filled in from the head.
+        spoken: the word that the embeddings make a backbone say; the identifier, until it is renamed.
+        folder: where it was last loaded from or saved to, if anywhere.
+
+    Raises:
+        InputError: the identifier or category cannot be one, or the kind is not the head's.
+    """
+
+    identifier: str
+    category: str
+    head: Head
+    embeddings: dict[str, Embedding] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    kind: str = ""
+    spoken: str = ""
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.kind = self.kind or self.head.kind
+        self.spoken = self.spoken or self.identifier
+        check_identifier(self.identifier)
+        check_identifier(self.spoken)
+        if not self.category.strip() or not self.category.isprintable() or self.kind != self.head.kind:
+            raise InputError(
+                f"The category or kind of {self.identifier!r} cannot be one.",
+                got=f"category {self.category!r}, kind {self.kind!r} with a head of kind {self.head.kind!r}",
+                expected='a category such as "mug", and the kind of the head',
+                fix="say in a word what it is in general",
+            )
+
+    def embedding_for(self, backbone: str, fingerprint: str, dim: int) -> Embedding:
+        """The embedding that was learned on this frozen model, under this name or as another copy of it.
+
+        Raises:
+            ConceptFileError: there is none for it; the message says for which models there are.
+        """
+        named = self.embeddings.get(backbone)
+        copies = [one for one in self.embeddings.values() if one.fingerprint == fingerprint]
+        for one in [named, *copies] if named else copies:
+            if one.fingerprint == fingerprint and one.directions.shape[1] == dim:
+                return one
+        known = [
+            f"{name} ({one.directions.shape[1]} dimensions, weights {one.fingerprint[:12]})"
+            for name, one in self.embeddings.items()
+        ]
+        raise ConceptFileError(
+            f"The concept {self.identifier!r} was learned for another model than {backbone}.",
+            got="; ".join(known) or "no embedding at all",
+            expected=f"{backbone} ({dim} dimensions, weights {fingerprint[:12]})",
+            fix=f"learn {self.identifier!r} again with this model, or load the model it was learned for",
+        )
+
+    def save(self, path: str | PathLike[str], include_photos: ImageSources | None = None) -> Path:
+        """Write the concept as a folder of some kilobytes; all of it or nothing.
+
+        Args:
+            path: a new folder, an empty one, or a concept folder, which is replaced.
+            include_photos: photos to put beside it, as bare pixels: what a camera notes in a file (place,
+                time) is left out. None, the default, writes no photo.
+
+        Raises:
+            NotFittedError: the head has learned nothing.
+            InputError: a setting, figure or recipe is no plain JSON value.
+            NotWritableError: the folder cannot be written, or is something else; it is as it was.
+        """
+        target = Path(path)
+        files: dict[str, bytes] = {}
+        meta, tensors = self.head.state()
+        files[HEAD_FILE], head_digest = pack(tensors)
+        records = {}
+        for name, one in self.embeddings.items():
+            file = embedding_file(name)
+            files[file], digest = pack({"directions": one.directions})
+            records[name] = _record_of(name, one, digest)
+        record = ConceptRecord(
+            identifier=self.identifier,
+            spoken=self.spoken,
+            category=self.category,
+            kind=self.kind,
+            head=HeadRecord(meta=meta, sha256=head_digest),
+            embeddings=records,
+            recipe=_plain(self.recipe, "recipe"),
+        )
+        if include_photos is not None:
+            for number, photo in enumerate(load_images(include_photos), start=1):
+                files[f"{PHOTOS}/{number}.png"] = _png(photo.image)
+        files[CARD] = card(record, self.head.privacy, photos=include_photos is not None).encode()
+        write_folder(target, record, files)
+        self.folder = target.resolve()
+        return target
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> Self:
+        """Read a concept folder and check all of it; loads no encoder and no model.
+
+        Args:
+            path: the folder.
+            device: where the head's encoder will run.
+
+        Raises:
+            MissingFileError: nothing is at that path.
+            ConceptFileError: it is no concept folder, or newer than this release, cut or altered.
+            UnknownHeadError: its kind of head is not installed.
+        """
+        folder = Path(path)
+        record = read_record(folder)
+        tensors = read_tensors(folder, HEAD_FILE, record.head.sha256)
+        head = head_class(record.kind).from_state(record.head.meta, tensors, device=device)
+        embeddings = {name: _embedding_of(folder, name, one) for name, one in record.embeddings.items()}
+        try:
+            return cls(
+                identifier=record.identifier,
+                category=record.category,
+                head=head,
+                embeddings=embeddings,
+                recipe=dict(record.recipe),
+                kind=record.head.meta.kind,
+                spoken=record.spoken,
+                folder=folder.resolve(),
+            )
+        except InputError as error:
+            raise ConceptFileError(
+                f"{folder} holds an impossible concept.",
+                got=error.got,
+                expected=error.expected,
+                fix=error.fix,
+            ) from error
+
+
+def _record_of(name: str, one: Embedding, digest: str) -> EmbeddingRecord:
+    return EmbeddingRecord(
+        rows=one.directions.shape[0],
+        dim=one.directions.shape[1],
+        norm=one.norm,
+        prompt=one.prompt,
+        fingerprint=one.fingerprint,
+        settings=_plain(one.settings, f"settings for {name}"),
+        figures=_plain(one.figures, f"figures for {name}"),
+        sha256=digest,
+    )
+
+
+def _embedding_of(folder: Path, name: str, record: EmbeddingRecord) -> Embedding:
+    file = embedding_file(name)
+    directions = read_tensors(folder, file, record.sha256).get("directions")
+    found = None if directions is None else directions.shape
+    if directions is None or found != (record.rows, record.dim) or not np.isfinite(directions).all():
+        raise ConceptFileError(
+            f"{folder / file} does not hold the embedding it should.",
+            got="no directions" if found is None else f"shape {found}, or values that are not finite",
+            expected=f"rows {record.rows} by dim {record.dim}, all finite",
+            fix="use an unaltered copy of the concept folder, or learn the concept again",
+        )
+    return Embedding(
+        directions, record.norm, record.prompt, record.fingerprint, record.settings, record.figures
+    )
+
+
+def _plain(values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """A copy as JSON will give it back. Raises InputError for what JSON cannot hold."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"The {what} of a concept must be plain values.",
+            got=str(error),
+            expected="text, numbers (not NaN), true or false, None, and lists and dicts of these",
+            fix="convert arrays with .tolist() and paths with str()",
+        ) from error
+    return plain
+
+
+def _png(image: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,21 @@
+"""Recognise: heads say whether a concept is in a picture, how sure they are, and where.
+
+A new recogniser is one new file here, or one in another package; see `registry`.
+"""
+
+from myvlm.heads.base import Detection, Gate, GateScores, Head, HeadMeta, HeadScore
+from myvlm.heads.registry import head_class, head_kinds, register_head
+from myvlm.heads.windows import Box
+
+__all__ = [
+    "Box",
+    "Detection",
+    "Gate",
+    "GateScores",
+    "Head",
+    "HeadMeta",
+    "HeadScore",
+    "head_class",
+    "head_kinds",
+    "register_head",
+]

@@ -1,0 +1,185 @@
+"""What a head is: the contract that every recogniser keeps, and the small types it speaks in.
+
+A head learns one concept from a few photos and then says whether the concept is in a picture, how sure it
+is, and where. A gate scores many heads of one kind at once. Imports only `errors`, `images` and the geometry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from myvlm.errors import ConceptFileError, NotFittedError
+from myvlm.heads.windows import Box
+from myvlm.images import ImageSources
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class HeadScore:
+    """What one head says of one picture.
+
+    Attributes:
+        probability: calibrated, 0.5 at the head's threshold.
+        present: whether the score reaches the threshold.
+        box: where the concept is most likely, present or not; None where the head cannot say.
+    """
+
+    probability: float
+    present: bool
+    box: Box | None
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What is known of one concept in one picture.
+
+    Attributes:
+        identifier: of the concept.
+        probability: calibrated, 0.5 at the head's threshold.
+        present: whether the concept counts as seen.
+        box: left, top, right, bottom in pixels of the picture; None where it is absent or cannot be told.
+
+    >>> Detection("sks", 0.98, True, (10.0, 20.0, 110.0, 120.0)).box[2]
+    110.0
+    """
+
+    identifier: str
+    probability: float
+    present: bool
+    box: Box | None
+
+
+@dataclass(frozen=True, eq=False)
+class GateScores:
+    """What M heads say of N pictures.
+
+    Attributes:
+        probabilities: N × M float32, calibrated.
+        present: N × M bool.
+        boxes: N × M × 4 float32, left, top, right, bottom in pixels; NaN where a head gives none.
+    """
+
+    probabilities: FloatArray
+    present: npt.NDArray[np.bool_]
+    boxes: FloatArray
+
+    def at(self, picture: int, head: int) -> HeadScore:
+        """The score of one head on one picture."""
+        box = self.boxes[picture, head]
+        return HeadScore(
+            float(self.probabilities[picture, head]),
+            bool(self.present[picture, head]),
+            None if np.isnan(box).any() else (float(box[0]), float(box[1]), float(box[2]), float(box[3])),
+        )
+
+
+class HeadMeta(BaseModel):
+    """All that a head keeps besides its tensors; it is written into `concept.json`.
+
+    Attributes:
+        kind: the name the head is registered under, such as "object".
+        encoder: id of the image encoder its tensors belong to.
+        threshold: the raw score from which the concept counts as present.
+        calibration: named numbers that turn a raw score into a probability.
+        settings: what its constructor was given.
+        figures: what was measured while it learned.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    kind: str
+    encoder: str
+    threshold: float
+    calibration: dict[str, float]
+    settings: dict[str, JsonValue]
+    figures: dict[str, JsonValue]
+
+
+class Gate(Protocol):
+    """Scores many heads of one kind at once: one encoder pass, whatever their number."""
+
+    def score(self, images: ImageSources) -> GateScores:
+        """Score N pictures against the gate's M heads, in the order in which the heads were given."""
+        ...
+
+
+@runtime_checkable
+class Head(Protocol):
+    """Recognises one concept. Scikit-learn manners: `__init__` only stores, what `fit` learns ends in `_`.
+
+    Attributes:
+        kind: the name it is registered under.
+        privacy: one sentence for the card on what its stored numbers may reveal of a person.
+    """
+
+    kind: ClassVar[str]
+    privacy: ClassVar[str]
+
+    @property
+    def shares(self) -> Hashable:
+        """Heads of one kind with equal `shares` can be scored by one gate."""
+        ...
+
+    def fit(
+        self, images: ImageSources, negatives: ImageSources | None = None, *, category: str | None = None
+    ) -> Self:
+        """Learn from a few photos that hold the concept, and from others that do not, where there are any."""
+        ...
+
+    def score(self, images: ImageSources) -> list[HeadScore]:
+        """Score each picture. Raises NotFittedError before `fit`."""
+        ...
+
+    def state(self) -> tuple[HeadMeta, dict[str, npt.NDArray[Any]]]:
+        """All that was learned, as plain numbers. Raises NotFittedError before `fit`."""
+        ...
+
+    @classmethod
+    def from_state(cls, meta: HeadMeta, tensors: Tensors, *, device: str = "cpu") -> Self:
+        """The head that `state` described; loads no encoder. Raises ConceptFileError if they do not fit."""
+        ...
+
+    @classmethod
+    def gate(cls, heads: Sequence[Self]) -> Gate:
+        """A gate for heads that agree on `shares`. Raises NotFittedError if one of them was not fitted."""
+        ...
+
+
+def check_fitted(head: object, attribute: str) -> None:
+    """Raise NotFittedError unless the head has learned `attribute`."""
+    if not hasattr(head, attribute):
+        raise NotFittedError(
+            f"This {type(head).__name__} has learned nothing yet.",
+            got="use before fit",
+            expected="fit first",
+            fix="call head.fit(photos), or load a saved concept",
+        )
+
+
+def take_tensor(tensors: Tensors, name: str, ndim: int) -> FloatArray:
+    """A tensor of a head's state as float32. Raises ConceptFileError if missing, misshapen or not finite."""
+    if name not in tensors:
+        raise ConceptFileError(
+            f"The head lacks the tensor {name!r}.",
+            got=", ".join(sorted(tensors)) or "no tensors",
+            expected=name,
+            fix="use an unaltered copy of the concept folder, or learn it again",
+        )
+    tensor = np.asarray(tensors[name], dtype=np.float32)
+    finite = bool(np.isfinite(tensor).all())
+    if tensor.ndim != ndim or tensor.size == 0 or not finite:
+        raise ConceptFileError(
+            f"The head's tensor {name!r} cannot be right.",
+            got=f"shape {tensor.shape}" + ("" if finite else ", with NaN or infinite values"),
+            expected=f"{ndim} dimensions, none of them empty, all values finite",
+            fix="use an unaltered copy of the concept folder, or learn it again",
+        )
+    return tensor

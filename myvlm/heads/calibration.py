@@ -1,0 +1,83 @@
+"""From raw scores to a threshold and a probability, by photos that were left out. Imports nothing of ours.
+
+The threshold answers "how often may it cry wolf"; the probability is Platt's logistic scaling
+(Platt 1999, with his soft targets), tied to 0.5 at the threshold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+BETWEEN = 1 / 3
+"""Where the threshold goes in a gap between negatives and positives: nearer the many negatives, whose end is
+known, than the few left-out photos, whose spread is not."""
+
+ENOUGH = 20
+"""Fewer negatives than this say nothing of a rate; if they overlap with the positives, both err alike."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """`probability = 1 / (1 + exp(−slope · (score − threshold)))`; present from the threshold on."""
+
+    threshold: float
+    slope: float
+
+    def probability(self, scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Raw scores of any shape → probabilities of that shape.
+
+        >>> Calibration(threshold=2.0, slope=1.0).probability(np.array([2.0])).tolist()
+        [0.5]
+        """
+        return sigmoid(self.slope * (np.asarray(scores, dtype=np.float64) - self.threshold))
+
+
+def calibrate(
+    positives: npt.NDArray[Any], negatives: npt.NDArray[Any], false_alarm_rate: float
+) -> Calibration:
+    """Threshold and slope from left-out scores, one a picture.
+
+    Args:
+        positives: P scores of left-out photos that hold the concept.
+        negatives: N scores of left-out pictures that do not.
+        false_alarm_rate: the part of pictures without the concept that may be called present.
+
+    >>> found = calibrate(np.array([4.0, 5.0]), np.array([-2.0, -1.0, 1.0]), 0.01)
+    >>> round(found.threshold, 3)
+    2.0
+    """
+    ceiling = float(np.quantile(negatives, 1 - false_alarm_rate, method="higher"))
+    lowest = float(np.min(positives))
+    # nextafter: "present" is ≥ threshold, and the negative that sits on the quantile must stay below it
+    above = float(np.nextafter(np.float32(ceiling), np.float32(np.inf)))
+    if above >= lowest and len(negatives) < ENOUGH:
+        threshold = float(np.median(positives) + np.median(negatives)) / 2
+    else:
+        threshold = above + BETWEEN * max(lowest - above, 0.0)
+    return Calibration(threshold, _slope(positives - threshold, negatives - threshold))
+
+
+def sigmoid(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The logistic function, without overflow at either end."""
+    return np.asarray(0.5 * (1 + np.tanh(values / 2)), dtype=np.float64)
+
+
+def _slope(positives: npt.NDArray[Any], negatives: npt.NDArray[Any]) -> float:
+    """The slope of least cross-entropy with both classes weighted alike; a search along one line."""
+    scale = max(float(np.median(np.abs(np.concatenate([positives, negatives])))), 1e-6)
+    slopes = np.geomspace(0.05, 50.0, 400) / scale
+    high = (len(positives) + 1) / (len(positives) + 2)
+    low = 1 / (len(negatives) + 2)
+    loss = _cross_entropy(np.outer(slopes, positives), high) + _cross_entropy(
+        np.outer(slopes, negatives), low
+    )
+    return float(slopes[int(loss.argmin())])
+
+
+def _cross_entropy(logits: npt.NDArray[Any], target: float) -> npt.NDArray[np.float64]:
+    each = np.logaddexp(0.0, logits) - target * logits
+    return np.asarray(each.mean(axis=1), dtype=np.float64)

@@ -1,0 +1,184 @@
+"""Which window of each training photo holds the object? The photos show it among other things.
+
+Nobody draws boxes. What tells the object is that it is in all photos, that it looks like its category, that
+it stands out from the rest of its photo and from everyday pictures, and that people point a camera at it.
+Imports only the geometry and the encoder's types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from myvlm.heads.base import FloatArray
+from myvlm.heads.encoders import ImageEncoder, PictureFeatures
+from myvlm.heads.windows import area, overlap
+
+PROMPTS = (
+    "a photo of a {}",
+    "a close-up photo of a {}",
+    "a photo of the {}",
+    "a {}",
+    "a cropped photo of a {}",
+)
+GENERIC = ("a photo", "a photo of something", "a photo of a room", "the background of a photo")
+
+APART = 0.3
+"""Windows that share less than this part of the smaller one count as showing different things."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each sign counts, in standard deviations of that sign over all windows."""
+
+    mutual: float = 1.0
+    text: float = 1.0
+    unusual: float = 0.5
+    stands_out: float = 0.5
+    middle: float = 0.25
+    size: float = 0.05
+
+
+def choose_windows(
+    photos: Sequence[PictureFeatures],
+    everyday: FloatArray | None = None,
+    text: FloatArray | None = None,
+    *,
+    weights: Weights = Weights(),
+) -> list[int]:
+    """For each photo the index of the window that holds the object that all photos share.
+
+    Args:
+        photos: their windows; C may differ from photo to photo.
+        everyday: R × D windows of other pictures, or None.
+        text: D, the direction of the category's words (`text_direction`), or None.
+
+    Each sign but one belongs to a window alone; how alike the windows of different photos are belongs to
+    the choice as a whole, so the choice is improved photo by photo until it stands still, from every window
+    of the first photo as a start.
+    """
+    rows = [photo.features for photo in photos]
+    middle = np.mean(np.concatenate(rows) if everyday is None else everyday, axis=0)
+    centred = [_unit(own - middle) for own in rows]
+    alone = _signs_of_each(photos, centred, text, weights)
+    if everyday is not None:
+        alone += -weights.unusual * _standard(_nearness(np.concatenate(centred), _unit(everyday - middle)))
+    ends = np.cumsum([len(own) for own in rows])[:-1]
+    return _agree(centred, np.split(alone, ends), weights.mutual)
+
+
+def text_direction(encoder: ImageEncoder, category: str | None) -> FloatArray | None:
+    """D, unit length: what words of the category have that words of any photo lack; None without either."""
+    if not category:
+        return None
+    named = encoder.encode_text([prompt.format(category) for prompt in PROMPTS])
+    generic = encoder.encode_text(GENERIC)
+    if named is None or generic is None:
+        return None
+    direction: FloatArray = _unit(named.mean(axis=0) - generic.mean(axis=0))
+    return direction
+
+
+def windows_without(photo: PictureFeatures, chosen: int) -> list[int]:
+    """The windows of a photo that hardly touch the chosen one and look unlike it: safe to call "not it"."""
+    apart = [i for i, box in enumerate(photo.boxes) if overlap(box, photo.boxes[chosen]) < APART]
+    if not apart:
+        return []
+    centred = _unit(photo.features - photo.features.mean(axis=0))
+    alike = centred @ centred[chosen]
+    return [i for i in apart if alike[i] < 0.5]
+
+
+def _signs_of_each(
+    photos: Sequence[PictureFeatures], centred: list[FloatArray], text: FloatArray | None, weights: Weights
+) -> FloatArray:
+    """What each window has to say for itself, all photos' windows in one row."""
+    signs = [_standard(_standing_out(photo, own)) for photo, own in zip(photos, centred, strict=True)]
+    total = weights.stands_out * np.concatenate(signs)
+    total += weights.middle * np.concatenate([_in_the_middle(photo) for photo in photos])
+    # larger windows first where nothing else decides, as with one photo and no words
+    total += weights.size * np.concatenate([_relative_sizes(photo) for photo in photos])
+    if text is not None:
+        likeness = [_standard(photo.features @ text) for photo in photos]
+        total += weights.text * np.concatenate(likeness)
+    result: FloatArray = total.astype(np.float32)
+    return result
+
+
+def _agree(centred: list[FloatArray], alone: list[FloatArray], mutual: float) -> list[int]:
+    """Coordinate ascent on Σ alone + mutual · mean pairwise similarity, started from each first window."""
+    if len(centred) == 1:
+        return [int(alone[0].argmax())]
+    spread = max(
+        float(np.std(np.concatenate([(centred[0] @ other.T).ravel() for other in centred[1:]]))), 1e-2
+    )
+    best: tuple[float, list[int]] = (-np.inf, [])
+    for start in range(len(centred[0])):
+        chosen = [start]
+        for own, sign in zip(centred[1:], alone[1:], strict=True):
+            chosen.append(int((sign + mutual * own @ centred[0][start] / spread).argmax()))
+        total = -np.inf
+        for _ in range(10):
+            for i, own in enumerate(centred):
+                others = np.mean([centred[j][chosen[j]] for j in range(len(centred)) if j != i], axis=0)
+                gain = alone[i] + mutual * (own @ others) / spread
+                chosen[i] = int(gain.argmax())
+            improved = _total(centred, alone, chosen, mutual / spread)
+            if improved <= total + 1e-6:
+                break
+            total = improved
+        if total > best[0] + 1e-6:
+            best = (total, chosen)
+    return best[1]
+
+
+def _total(centred: list[FloatArray], alone: list[FloatArray], chosen: list[int], pull: float) -> float:
+    picked = np.stack([own[i] for own, i in zip(centred, chosen, strict=True)])
+    count = len(picked)
+    pairs = (float((picked @ picked.T).sum()) - count) / (2 * (count - 1))
+    return sum(float(sign[i]) for sign, i in zip(alone, chosen, strict=True)) + pull * pairs
+
+
+def _standing_out(photo: PictureFeatures, centred: FloatArray) -> FloatArray:
+    """How unlike each window is to those of the same photo that show something else."""
+    alike = centred @ centred.T
+    apart = np.array([[overlap(a, b) < APART for b in photo.boxes] for a in photo.boxes])
+    counts = apart.sum(axis=1)
+    mean = (alike * apart).sum(axis=1) / np.maximum(counts, 1)
+    fallback = mean[counts > 0].mean() if (counts > 0).any() else 0.0  # a window that touches all others
+    result: FloatArray = -np.where(counts > 0, mean, fallback)
+    return result
+
+
+def _nearness(rows: FloatArray, everyday: FloatArray, nearest: int = 5) -> FloatArray:
+    """Mean similarity of each row to its nearest everyday windows."""
+    count = min(nearest, len(everyday))
+    alike = rows @ everyday.T
+    result: FloatArray = np.partition(alike, -count, axis=1)[:, -count:].mean(axis=1)
+    return result
+
+
+def _in_the_middle(photo: PictureFeatures) -> FloatArray:
+    """1 for a window centred in the photo, 0 for one centred in a corner."""
+    _, _, width, height = photo.boxes[0]
+    boxes = np.asarray(photo.boxes)
+    across = (boxes[:, 0] + boxes[:, 2]) / width - 1
+    down = (boxes[:, 1] + boxes[:, 3]) / height - 1
+    return np.asarray(1 - np.hypot(across, down) / np.sqrt(2), dtype=np.float32)
+
+
+def _relative_sizes(photo: PictureFeatures) -> FloatArray:
+    return np.array([area(box) / area(photo.boxes[0]) for box in photo.boxes], dtype=np.float32)
+
+
+def _standard(values: FloatArray) -> FloatArray:
+    """Mean 0, deviation 1; the floor keeps rounding noise among equals from becoming a sign."""
+    result: FloatArray = (values - values.mean()) / max(float(values.std()), 1e-3)
+    return result
+
+
+def _unit(rows: FloatArray) -> FloatArray:
+    result: FloatArray = rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-6)
+    return result

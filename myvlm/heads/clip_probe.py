@@ -1,0 +1,262 @@
+"""The head for objects: a linear probe on the features of an image encoder, learned from 1 to 5 photos.
+
+After MyVLM (arXiv 2403.14599, §3.1), with three changes for a user who has photos of one mug and of nothing
+else: windows as well as whole pictures are looked at, negatives are found rather than asked for, and the
+threshold is set by photos and pictures that were left out. Imports the other files of this folder.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from myvlm.errors import ConceptFileError, InputError
+from myvlm.heads.base import (
+    FloatArray,
+    GateScores,
+    HeadMeta,
+    HeadScore,
+    Tensors,
+    check_fitted,
+    take_tensor,
+)
+from myvlm.heads.calibration import sigmoid
+from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, PictureFeatures, features, get_encoder
+from myvlm.heads.probing import learn_probe
+from myvlm.heads.windows import Box, Crops, windows
+from myvlm.heads.witness import check_witness, witness
+from myvlm.images import ImageSources, load_images
+
+_log = logging.getLogger(__name__)
+
+
+class ObjectHead:
+    """Recognises one object by a linear probe on the windows of a picture.
+
+    Args:
+        encoder: name of an image encoder (`OpenClipEncoder`), or one that you hold.
+        crops: which windows are looked at: "auto", "none" (the whole picture only) or a number of them.
+        false_alarm_rate: the part of pictures without the object that may be called present.
+        C: inverse strength of the probe's regularisation, as in scikit-learn.
+        seed: of the views drawn while learning.
+        device: where an encoder given by name runs.
+
+    After `fit`: `coef_` (D) and `intercept_` of the probe, `threshold_` and `slope_` of its calibration,
+    `boxes_` (where the object was taken to be in each photo), `figures_` (what was measured on the way).
+    """
+
+    kind: ClassVar[str] = "object"
+    privacy: ClassVar[str] = (
+        "The head is one direction among the features of a public image encoder; it holds no photo."
+    )
+
+    def __init__(
+        self,
+        encoder: str | ImageEncoder = DEFAULT_ENCODER,
+        *,
+        crops: Crops = "auto",
+        false_alarm_rate: float = 0.01,
+        C: float = 10.0,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.encoder = encoder
+        self.crops = crops
+        self.false_alarm_rate = false_alarm_rate
+        self.C = C
+        self.seed = seed
+        self.device = device
+
+    coef_: FloatArray
+    intercept_: float
+    threshold_: float
+    slope_: float
+    witness_: FloatArray
+    boxes_: list[Box]
+    figures_: dict[str, Any]
+
+    def __repr__(self) -> str:
+        name = self.encoder if isinstance(self.encoder, str) else self.encoder.id
+        return f"ObjectHead({name!r}, crops={self.crops!r})"
+
+    @property
+    def shares(self) -> Hashable:
+        return (id(self._encoder()), self.crops)
+
+    def fit(
+        self, images: ImageSources, negatives: ImageSources | None = None, *, category: str | None = None
+    ) -> Self:
+        """Learn the object that all photos show.
+
+        Args:
+            images: 1 or more photos (3 to 5 are best) that show one object among others.
+            negatives: pictures that do not show it, best of the same category; none are needed.
+            category: what it is in general, such as "mug"; helps an encoder that reads text to find it.
+
+        Raises:
+            InputError: a setting is out of range, or there is no photo.
+        """
+        self._check_settings()
+        encoder = self._encoder()
+        photos = load_images(images)
+        others = [] if negatives is None else load_images(negatives)
+        learned = learn_probe(
+            encoder,
+            photos,
+            others,
+            category=category,
+            crops=self.crops,
+            false_alarm_rate=self.false_alarm_rate,
+            C=self.C,
+            seed=self.seed,
+        )
+        self.coef_, self.intercept_ = learned.probe.coef, learned.probe.intercept
+        self.threshold_, self.slope_ = learned.calibration.threshold, learned.calibration.slope
+        self.boxes_, self.figures_ = learned.boxes, learned.figures
+        self.witness_ = witness(encoder)
+        if self.figures_["left_out_found"] < 0.5:
+            _log.warning(
+                "the head knew the object again in only %.0f %% of the photos it was not shown: "
+                "give it more photos, from nearer, or tell it the category",
+                100 * self.figures_["left_out_found"],
+            )
+        return self
+
+    def score(self, images: ImageSources) -> list[HeadScore]:
+        """Probability, presence and likeliest box for each picture. Raises NotFittedError before `fit`."""
+        scores = self.gate([self]).score(images)
+        return [scores.at(picture, 0) for picture in range(len(scores.probabilities))]
+
+    def decision_function(self, images: ImageSources) -> npt.NDArray[np.float32]:
+        """N raw scores: each picture's best window, before calibration; present from `threshold_` on."""
+        return self.gate([self]).raw(images)[0][:, 0]
+
+    def state(self) -> tuple[HeadMeta, dict[str, npt.NDArray[Any]]]:
+        """What was learned: `coef` (D), `intercept` (1) and `witness` (D), and the numbers around them."""
+        check_fitted(self, "coef_")
+        meta = HeadMeta(
+            kind=self.kind,
+            encoder=self._encoder().id,
+            threshold=self.threshold_,
+            calibration={"slope": self.slope_},
+            settings={
+                "crops": self.crops,
+                "false_alarm_rate": self.false_alarm_rate,
+                "C": self.C,
+                "seed": self.seed,
+            },
+            figures=self.figures_,
+        )
+        intercept = np.array([self.intercept_], dtype=np.float32)
+        return meta, {"coef": self.coef_, "intercept": intercept, "witness": self.witness_}
+
+    @classmethod
+    def from_state(cls, meta: HeadMeta, tensors: Tensors, *, device: str = "cpu") -> Self:
+        """The head that `state` described. Raises ConceptFileError if numbers and tensors do not fit."""
+        try:
+            settings: dict[str, Any] = meta.settings
+            head = cls(
+                meta.encoder,
+                crops=settings["crops"],
+                false_alarm_rate=settings["false_alarm_rate"],
+                C=settings["C"],
+                seed=settings["seed"],
+                device=device,
+            )
+            head._check_settings()
+            head.slope_ = meta.calibration["slope"]
+        except (KeyError, TypeError, InputError) as error:
+            raise _misfit(f"{type(error).__name__}: {error}", "the settings of an object head") from error
+        head.coef_ = take_tensor(tensors, "coef", 1)
+        head.witness_ = take_tensor(tensors, "witness", 1)
+        intercept = take_tensor(tensors, "intercept", 1)
+        if len(head.coef_) != len(head.witness_) or len(intercept) != 1:
+            sizes = f"coef {len(head.coef_)}, witness {len(head.witness_)}, intercept {len(intercept)}"
+            raise _misfit(sizes, "coef and witness of one length, one intercept")
+        head.intercept_, head.threshold_ = float(intercept[0]), meta.threshold
+        head.figures_ = dict(meta.figures)
+        return head
+
+    @classmethod
+    def gate(cls, heads: Sequence[Self]) -> ObjectGate:
+        """Score all heads at once. Raises NotFittedError, or InputError if they do not share an encoder."""
+        for head in heads:
+            check_fitted(head, "coef_")
+        if len({head.shares for head in heads}) != 1:
+            raise InputError(
+                "Heads of one gate share one encoder and one choice of windows.",
+                got=", ".join(map(repr, heads)) or "no heads",
+                expected="equal `shares`",
+                fix="make one gate for each value of `shares`",
+            )
+        return ObjectGate(heads[0]._encoder(), heads[0].crops, heads)
+
+    def _encoder(self) -> ImageEncoder:
+        return get_encoder(self.encoder, device=self.device)
+
+    def _check_settings(self) -> None:
+        windows(1, 1, self.crops)
+        if not 0 < self.false_alarm_rate < 1 or not 0 < self.C < float("inf"):
+            raise InputError(
+                "A setting of the head is out of range.",
+                got=f"false_alarm_rate={self.false_alarm_rate}, C={self.C}",
+                expected="0 < false_alarm_rate < 1 and 0 < C",
+                fix="leave them at 0.01 and 10",
+            )
+
+
+class ObjectGate:
+    """M probes as one M × D matrix: whatever their number, one encoder pass and one matrix product."""
+
+    def __init__(self, encoder: ImageEncoder, crops: Crops, heads: Sequence[ObjectHead]) -> None:
+        self._encoder, self._crops = encoder, crops
+        self._witnesses = [head.witness_ for head in heads]
+        self._checked = False
+        sizes = {len(head.coef_) for head in heads}
+        if len(sizes) != 1:
+            raise _misfit(f"lengths {sorted(sizes)}", f"the one feature length of {encoder.id}")
+        self._coef = np.stack([head.coef_ for head in heads])
+        self._intercept = np.array([head.intercept_ for head in heads], dtype=np.float32)
+        self._threshold = np.array([head.threshold_ for head in heads])
+        self._slope = np.array([head.slope_ for head in heads])
+
+    def score(self, images: ImageSources) -> GateScores:
+        """N pictures → N × M probabilities, presence and boxes; no boxes where only whole pictures count."""
+        raw, boxes = self.raw(images)
+        above = raw.astype(np.float64) - self._threshold
+        return GateScores(sigmoid(self._slope * above).astype(np.float32), above >= 0, boxes)
+
+    def raw(self, images: ImageSources) -> tuple[FloatArray, FloatArray]:
+        """N × M raw scores, each of a picture's best window, and N × M × 4 boxes of those windows."""
+        if not self._checked:
+            check_witness(self._encoder, self._witnesses)
+            self._checked = True
+        pictures = features(self._encoder, load_images(images), self._crops)
+        stacked = np.concatenate([picture.features for picture in pictures])
+        scores = stacked @ self._coef.T + self._intercept
+        ends = np.cumsum([len(picture.features) for picture in pictures])[:-1]
+        best = [_best(own, picture) for own, picture in zip(np.split(scores, ends), pictures, strict=True)]
+        boxes = np.stack([box for _, box in best])
+        if self._crops == "none" or self._crops == 1:
+            boxes[:] = np.nan
+        return np.stack([score for score, _ in best]), boxes
+
+
+def _best(scores: FloatArray, picture: PictureFeatures) -> tuple[FloatArray, FloatArray]:
+    """C × M scores of a picture's windows → for each head the best score and its box."""
+    winner = scores.argmax(axis=0)
+    boxes = np.asarray(picture.boxes, dtype=np.float32)
+    return scores[winner, np.arange(scores.shape[1])], boxes[winner]
+
+
+def _misfit(got: str, expected: str) -> ConceptFileError:
+    return ConceptFileError(
+        "The parts of this object head do not fit together.",
+        got=got,
+        expected=expected,
+        fix="use an unaltered copy of the concept folder, or learn it again",
+    )

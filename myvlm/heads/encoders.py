@@ -1,0 +1,279 @@
+"""Image encoders: any open_clip model behind one small Protocol, loaded once, each picture encoded once.
+
+Imports only `errors`, `images` and the head contract; open_clip and torch are imported on first use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from PIL import Image
+
+from myvlm.errors import InputError
+from myvlm.heads.bank import read_bank
+from myvlm.heads.base import FloatArray
+from myvlm.heads.windows import Box, Crops, windows
+from myvlm.images import LoadedImage
+
+DEFAULT_ENCODER = "tinyworld/clip"
+WORKING_SIDE = 1152
+"""A picture's shorter side is reduced to this before it is cropped: three times the largest usual input."""
+
+CACHED_PICTURES = 64
+CROPS_AT_ONCE = 256
+
+
+class ImageEncoder(Protocol):
+    """Turns pictures, and where it can texts, into points of one space."""
+
+    @property
+    def id(self) -> str:
+        """The name under which `get_encoder` finds it again; it is written into concept files."""
+        ...
+
+    def encode(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
+        """N pictures → N × D float32 features of length 1."""
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> FloatArray | None:
+        """N texts → N × D float32 of length 1 in the space of the pictures; None if it reads none."""
+        ...
+
+    def bank(self) -> FloatArray | None:
+        """P × C × D float32: the windows of P pictures that ship as negatives with the encoder, or None."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class PictureFeatures:
+    """The windows of one picture: `boxes` in its pixels (C of them) and `features`, C × D, of length 1."""
+
+    boxes: tuple[Box, ...]
+    features: FloatArray
+
+
+class OpenClipEncoder:
+    """An open_clip model, whose weights are loaded at first use.
+
+    Args:
+        name: "tinyworld/clip", "ViT-B-32@openai" (an open_clip model and the tag of its weights),
+            "hf-hub:organisation/name" or "local-dir:/path" (`open_clip_config.json` and weights).
+        device: where it runs, such as "cpu" or "cuda".
+    """
+
+    def __init__(self, name: str = DEFAULT_ENCODER, *, device: str = "cpu") -> None:
+        self.name = name
+        self.device = device
+        self._lock = threading.Lock()
+
+    @property
+    def id(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"OpenClipEncoder({self.name!r}, device={self.device!r})"
+
+    def encode(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
+        import torch
+
+        model, preprocess, _ = self._loaded
+        rows = []
+        with torch.inference_mode():
+            for start in range(0, len(images), batch_size):
+                pixels = torch.stack([preprocess(image) for image in images[start : start + batch_size]])
+                rows.append(model.encode_image(pixels.to(self.device), normalize=True).float().cpu())
+        features: FloatArray = torch.cat(rows).numpy()
+        return features
+
+    def encode_text(self, texts: Sequence[str]) -> FloatArray | None:
+        import torch
+
+        model, _, tokenizer = self._loaded
+        with torch.inference_mode():
+            tokens = tokenizer(list(texts)).to(self.device)
+            features: FloatArray = model.encode_text(tokens, normalize=True).float().cpu().numpy()
+        return features
+
+    def bank(self) -> FloatArray | None:
+        return self._bank
+
+    @cached_property
+    def _bank(self) -> FloatArray | None:
+        folder = _source(self.name).folder
+        return read_bank(folder) if folder else None
+
+    @property
+    def _loaded(self) -> tuple[Any, Callable[[Image.Image], Any], Callable[[list[str]], Any]]:
+        with self._lock:
+            if "_model" not in self.__dict__:
+                self._model = _load(_source(self.name), self.device)
+            return self._model
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where an encoder comes from: open_clip's own name, the tag of its weights, its folder."""
+
+    model: str
+    tag: str | None = None
+    folder: Path | None = None
+
+
+def _source(name: str) -> _Source:
+    if name in SHORT_NAMES:
+        folder = SHORT_NAMES[name]()
+        return _Source(f"local-dir:{folder}", folder=folder)
+    if name.startswith("local-dir:"):
+        return _Source(name, folder=Path(name.removeprefix("local-dir:")))
+    if name.startswith("hf-hub:"):
+        return _Source(name)
+    model, at, tag = name.partition("@")
+    if not at or not tag:
+        raise InputError(
+            "That is no name of an image encoder.",
+            got=name,
+            expected="tinyworld/clip, ViT-B-32@openai, hf-hub:organisation/name or local-dir:/path",
+            fix="write an open_clip model and the tag of its weights as model@tag",
+        )
+    return _Source(model, tag)
+
+
+def _tinyworld_clip() -> Path:
+    try:
+        assets = import_module("myvlm.tinyworld.assets")
+    except ImportError as error:
+        raise InputError(
+            "The embedded encoder tinyworld/clip is not in this installation.",
+            got=str(error),
+            expected="the module myvlm.tinyworld.assets",
+            fix="install myvlm anew, or name another encoder such as ViT-B-32@openai",
+        ) from error
+    return Path(assets.path("clip"))
+
+
+SHORT_NAMES: dict[str, Callable[[], Path]] = {"tinyworld/clip": _tinyworld_clip}
+
+
+def _load(source: _Source, device: str) -> tuple[Any, Any, Any]:
+    import open_clip
+    import torch
+
+    try:
+        # building a model draws random numbers that the weights then replace: leave the caller's as they were
+        with torch.random.fork_rng(devices=[]):
+            model, preprocess = open_clip.create_model_from_pretrained(
+                source.model, pretrained=source.tag, device=device
+            )
+        tokenizer = open_clip.get_tokenizer(source.model)
+    except Exception as error:  # config, download, checkpoint and tokenizer each fail in their own way
+        known = open_clip.list_pretrained_tags_by_model(source.model) if source.tag else []
+        raise InputError(
+            f"The image encoder {source.model} cannot be loaded.",
+            got=f"{type(error).__name__}: {error}",
+            expected=f"a tag among {', '.join(known)}" if known else "a model of open_clip.list_pretrained()",
+            fix="check the name, the folder and, for a first download, the network",
+        ) from error
+    return model.eval().requires_grad_(False), preprocess, tokenizer
+
+
+_factories: dict[str, Callable[[str], ImageEncoder]] = {}
+_encoders: dict[tuple[str, str], ImageEncoder] = {}
+_registry_lock = threading.Lock()
+
+
+def register_encoder(id: str, factory: Callable[[str], ImageEncoder]) -> None:
+    """Make an encoder of another kind known by its id; `factory` gets the device and is called at first use.
+
+    Raises:
+        InputError: the id is taken.
+    """
+    if id in _factories or id in SHORT_NAMES:
+        raise InputError(
+            "That encoder id is taken.", got=id, expected="a new id", fix="choose another id for your encoder"
+        )
+    _factories[id] = factory
+
+
+def get_encoder(name: str | ImageEncoder = DEFAULT_ENCODER, *, device: str = "cpu") -> ImageEncoder:
+    """The one shared encoder of that name and device; an encoder passes through as it is.
+
+    >>> get_encoder("ViT-B-32@openai") is get_encoder("ViT-B-32@openai")
+    True
+    """
+    if not isinstance(name, str):
+        return name
+    with _registry_lock:
+        if (name, device) not in _encoders:
+            if name not in _factories:
+                _source(name)  # an impossible name fails here and now, not at the first picture
+            make = _factories.get(name)
+            _encoders[name, device] = make(device) if make else OpenClipEncoder(name, device=device)
+        return _encoders[name, device]
+
+
+_cache: WeakKeyDictionary[Any, OrderedDict[tuple[bytes, Crops], PictureFeatures]] = WeakKeyDictionary()
+_cache_lock = threading.Lock()
+
+
+def features(
+    encoder: ImageEncoder, images: Sequence[LoadedImage], crops: Crops = "auto"
+) -> list[PictureFeatures]:
+    """Encode the windows of each picture; the last 64 pictures are remembered by their pixels."""
+    keys = [(content_hash(one.image), crops) for one in images]
+    with _cache_lock:
+        remembered = _cache.setdefault(encoder, OrderedDict())
+        found = {key: remembered[key] for key in keys if key in remembered}
+    missing = {key: one.image for key, one in zip(keys, images, strict=True) if key not in found}
+    found |= dict(zip(missing, _encode_windows(encoder, list(missing.values()), crops), strict=True))
+    with _cache_lock:
+        for key in keys:
+            remembered[key] = found[key]
+            remembered.move_to_end(key)
+        while len(remembered) > CACHED_PICTURES:
+            remembered.popitem(last=False)
+    return [found[key] for key in keys]
+
+
+def content_hash(image: Image.Image) -> bytes:
+    """A digest of a picture's size and pixels."""
+    digest = hashlib.blake2b(repr((image.mode, image.size)).encode(), digest_size=16)
+    digest.update(image.tobytes())
+    return digest.digest()
+
+
+def _encode_windows(
+    encoder: ImageEncoder, images: Sequence[Image.Image], crops: Crops
+) -> list[PictureFeatures]:
+    boxes = [windows(*image.size, crops) for image in images]
+    encoded: list[PictureFeatures] = []
+    while len(encoded) < len(images):
+        # a batch of pictures at a time: the crops of all of them together may be gigabytes
+        first = len(encoded)
+        count = max(1, CROPS_AT_ONCE // max(len(one) for one in boxes[first:]))
+        group = range(first, min(first + count, len(images)))
+        crops_of_group = [crop for index in group for crop in cut(images[index], boxes[index])]
+        rows = encoder.encode(crops_of_group)
+        for index in group:
+            own, rows = rows[: len(boxes[index])], rows[len(boxes[index]) :]
+            own = np.array(own, dtype=np.float32)
+            own.flags.writeable = False  # it will be handed out again
+            encoded.append(PictureFeatures(tuple(boxes[index]), own))
+    return encoded
+
+
+def cut(image: Image.Image, boxes: Sequence[Box]) -> list[Image.Image]:
+    """The pieces of a picture inside the boxes, of a very large picture at a reduced size."""
+    factor = max(1.0, min(image.size) / WORKING_SIDE)
+    size = (round(image.width / factor), round(image.height / factor))
+    small = image.resize(size, reducing_gap=2.0) if factor > 1 else image
+    return [small.crop(tuple(round(edge / factor) for edge in box)) for box in boxes]  # type: ignore[arg-type]

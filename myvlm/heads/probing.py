@@ -1,0 +1,269 @@
+"""How an object is learned: windows, views, negatives, a probe, and photos left out to calibrate it.
+
+Every step is one small function. Imports the other files of this folder; scikit-learn on first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageEnhance, ImageOps
+
+from myvlm.heads.base import FloatArray
+from myvlm.heads.calibration import Calibration, calibrate
+from myvlm.heads.choosing import choose_windows, text_direction, windows_without
+from myvlm.heads.encoders import ImageEncoder, PictureFeatures, cut, features
+from myvlm.heads.windows import Box, Crops
+from myvlm.images import LoadedImage
+
+VIEWS = 10
+"""Views of each photo's chosen window, the window itself included."""
+
+NEGATIVES_AT_FIRST = 1500
+MINED_PER_ROUND = 500
+MINING_ROUNDS = 2
+EVERYDAY_AT_MOST = 4000
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A linear score on a window's features: `features @ coef + intercept`."""
+
+    coef: FloatArray
+    intercept: float
+
+    def windows(self, rows: FloatArray) -> FloatArray:
+        """C × D features → C scores."""
+        return np.asarray(rows @ self.coef + self.intercept, dtype=np.float32)
+
+    def picture(self, rows: FloatArray) -> float:
+        """The score of a picture: that of its best window."""
+        return float(self.windows(rows).max())
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """What there is to learn from.
+
+    Attributes:
+        photos: n arrays C × D, the windows of the photos that hold the object.
+        views: n arrays V × D, views of each photo's chosen window.
+        beside: n arrays, windows of the same photos that miss the object (maybe none).
+        pictures: arrays C × D, the windows of each picture without the object, given or from the bank.
+        plain: R × D, drawn pictures of nothing; learned from, too easy to calibrate on.
+    """
+
+    photos: list[FloatArray]
+    views: list[FloatArray]
+    beside: list[FloatArray]
+    pictures: list[FloatArray]
+    plain: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """The outcome: the probe, its calibration, the window chosen in each photo, and what was measured."""
+
+    probe: Probe
+    calibration: Calibration
+    boxes: list[Box]
+    figures: dict[str, Any]
+
+
+def learn_probe(
+    encoder: ImageEncoder,
+    photos: Sequence[LoadedImage],
+    others: Sequence[LoadedImage],
+    *,
+    category: str | None,
+    crops: Crops,
+    false_alarm_rate: float,
+    C: float,
+    seed: int,
+) -> Learned:
+    """Learn one object; see `ObjectHead` for the arguments."""
+    encoded = features(encoder, photos, crops)
+    pictures = _without_the_object(encoder, others, crops)
+    everyday = _everyday(pictures, seed)
+    chosen = choose_windows(encoded, everyday, text_direction(encoder, category))
+    boxes = [one.boxes[window] for one, window in zip(encoded, chosen, strict=True)]
+    examples = Examples(
+        photos=[one.features for one in encoded],
+        views=_encode_views(encoder, photos, boxes, seed),
+        beside=[
+            one.features[windows_without(one, window)] for one, window in zip(encoded, chosen, strict=True)
+        ],
+        pictures=pictures,
+        plain=encoder.encode(_plain_pictures()),
+    )
+    probe = _fit_on(examples, range(len(photos)), range(len(pictures)), C, seed)
+    positives, negatives = _left_out_scores(examples, C, seed)
+    calibration = calibrate(positives, negatives, false_alarm_rate)
+    return Learned(probe, calibration, boxes, _figures(positives, negatives, calibration, examples))
+
+
+def _without_the_object(
+    encoder: ImageEncoder, others: Sequence[LoadedImage], crops: Crops
+) -> list[FloatArray]:
+    """The windows of each picture without the object: those given, then those of the encoder's bank."""
+    given: list[PictureFeatures] = features(encoder, others, crops) if others else []
+    bank = encoder.bank()
+    windows_used = slice(0, 1) if crops in ("none", 1) else slice(None)
+    shipped = [] if bank is None else [rows[windows_used] for rows in bank]
+    return [one.features for one in given] + shipped
+
+
+def _everyday(pictures: list[FloatArray], seed: int) -> FloatArray | None:
+    """A bounded sample of all their windows."""
+    if not pictures:
+        return None
+    rows = np.concatenate(pictures)
+    if len(rows) <= EVERYDAY_AT_MOST:
+        return rows
+    return rows[np.random.default_rng(seed).choice(len(rows), EVERYDAY_AT_MOST, replace=False)]
+
+
+def _encode_views(
+    encoder: ImageEncoder, photos: Sequence[LoadedImage], boxes: Sequence[Box], seed: int
+) -> list[FloatArray]:
+    """V × D for each photo: its window, and the window moved, zoomed, mirrored, lighter and darker."""
+    rng = np.random.default_rng(seed)
+    views = [
+        view for photo, box in zip(photos, boxes, strict=True) for view in _draw_views(photo.image, box, rng)
+    ]
+    return [np.asarray(rows, dtype=np.float32) for rows in np.split(encoder.encode(views), len(photos))]
+
+
+def _draw_views(image: Image.Image, box: Box, rng: np.random.Generator) -> list[Image.Image]:
+    moved = [box, box] + [_jitter(box, image.size, rng) for _ in range(VIEWS - 2)]
+    views = cut(image, moved)
+    for index in range(1, VIEWS):
+        if index % 2:
+            views[index] = ImageOps.mirror(views[index])
+        if index > 1:
+            views[index] = ImageEnhance.Brightness(views[index]).enhance(float(rng.uniform(0.7, 1.3)))
+    return views
+
+
+def _jitter(box: Box, size: tuple[int, int], rng: np.random.Generator) -> Box:
+    """The box a little aside, tighter or wider, as the windows of the next picture will meet the object."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    zoom = float(rng.uniform(0.8, 1.4))
+    across = (box[0] + box[2]) / 2 + float(rng.uniform(-0.15, 0.15)) * width
+    down = (box[1] + box[3]) / 2 + float(rng.uniform(-0.15, 0.15)) * height
+    left, top = max(across - zoom * width / 2, 0.0), max(down - zoom * height / 2, 0.0)
+    right = min(across + zoom * width / 2, float(size[0]))
+    bottom = min(down + zoom * height / 2, float(size[1]))
+    return (left, top, max(right, left + 1), max(bottom, top + 1))
+
+
+def _plain_pictures() -> list[Image.Image]:
+    """Grey pictures of nothing and one of noise, for those without negatives; a coloured one might be it."""
+    levels = (0, 64, 128, 192, 255)
+    plain = [Image.new("RGB", (64, 64), (level, level, level)) for level in levels]
+    shade = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    return [
+        *plain,
+        shade,
+        ImageOps.flip(shade),
+        Image.radial_gradient("L").convert("RGB"),
+        Image.fromarray(noise),
+    ]
+
+
+def _fit_on(examples: Examples, photos: Sequence[int], pictures: Sequence[int], C: float, seed: int) -> Probe:
+    """A probe learned from some of the photos and some of the pictures without the object."""
+    positives = np.concatenate([examples.views[i] for i in photos])
+    beside = [examples.beside[i] for i in photos]
+    return fit_probe(
+        positives,
+        np.concatenate([examples.plain, *beside, *(examples.pictures[i] for i in pictures)]),
+        C,
+        seed,
+    )
+
+
+def fit_probe(positives: FloatArray, negatives: FloatArray, C: float, seed: int) -> Probe:
+    """Class-balanced logistic regression, with the hardest negatives mined from the pool.
+
+    Args:
+        positives: P × D features.
+        negatives: N × D, at least one; a pool of any size, of which a sample is learned from at first, and
+            then, twice, those that score highest.
+    """
+    rng = np.random.default_rng(seed)
+    in_use = rng.permutation(len(negatives))[:NEGATIVES_AT_FIRST]
+    probe = _logistic_regression(positives, negatives[in_use], C)
+    for _ in range(MINING_ROUNDS if len(negatives) > len(in_use) else 0):
+        hardest = np.argsort(-probe.windows(negatives), kind="stable")[:MINED_PER_ROUND]
+        in_use = np.union1d(in_use, hardest)
+        probe = _logistic_regression(positives, negatives[in_use], C)
+    return probe
+
+
+def _logistic_regression(positives: FloatArray, negatives: FloatArray, C: float) -> Probe:
+    from sklearn.linear_model import LogisticRegression
+
+    rows = np.concatenate([positives, negatives]).astype(np.float64)
+    labels = np.repeat([1, 0], [len(positives), len(negatives)])
+    # around the mean, or the part that all features share takes most of the regularisation
+    mean = rows.mean(axis=0)
+    model = LogisticRegression(C=C, class_weight="balanced", max_iter=2000).fit(rows - mean, labels)
+    coef: npt.NDArray[np.float64] = model.coef_[0]
+    return Probe(coef.astype(np.float32), float(model.intercept_[0] - coef @ mean))
+
+
+def _left_out_scores(
+    examples: Examples, C: float, seed: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """One score a photo and one a picture without the object, each by a probe that has not seen it.
+
+    Fold i leaves out photo i and every n-th picture. One photo alone is left out by halves of its views. With
+    no pictures at all, the windows beside the object stand for them, or else the plain pictures.
+    """
+    count, folds = len(examples.photos), max(len(examples.photos), 2)
+    positives: list[float] = []
+    negatives: list[float] = []
+    for fold in range(folds):
+        kept = [i for i in range(len(examples.pictures)) if i % folds != fold]
+        held_out = examples.pictures[fold::folds]
+        if count > 1:
+            probe = _fit_on(examples, [i for i in range(count) if i != fold], kept, C, seed)
+            positives.append(probe.picture(examples.photos[fold]))
+            beside = examples.beside[fold]
+        else:
+            halves = Examples(
+                examples.photos,
+                [examples.views[0][fold::2]],
+                examples.beside,
+                examples.pictures,
+                examples.plain,
+            )
+            probe = _fit_on(halves, [0], kept, C, seed)
+            positives.append(probe.picture(examples.views[0][1 - fold :: 2]))
+            beside = examples.beside[0]
+        negatives += [probe.picture(rows) for rows in held_out]
+        if not examples.pictures:
+            negatives.append(probe.picture(beside if len(beside) else examples.plain))
+    return np.array(positives), np.array(negatives)
+
+
+def _figures(
+    positives: npt.NDArray[np.float64],
+    negatives: npt.NDArray[np.float64],
+    calibration: Calibration,
+    examples: Examples,
+) -> dict[str, Any]:
+    return {
+        "photos": len(examples.photos),
+        "negative_pictures": len(examples.pictures),
+        "left_out_found": float((positives >= calibration.threshold).mean()),
+        "left_out_false_alarms": float((negatives >= calibration.threshold).mean()),
+        "left_out_scores": [round(float(score), 4) for score in positives],
+        "highest_negative_score": round(float(negatives.max()), 4),
+    }

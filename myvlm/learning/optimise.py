@@ -1,0 +1,112 @@
+"""The learning loop: only the concept embedding moves; the model and the encoded views stay as they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from torch import Tensor
+
+from myvlm.backbones.base import Backbone, ConceptRows
+from myvlm.learning.examples import CAPTION_PROMPTS, Example
+from myvlm.learning.settings import LearnSettings
+from myvlm.learning.views import make_views
+
+Report = Callable[[int, float, float], None]
+"""Called after every step with its number (from 1), the cross-entropy and the regularizer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What learning gives: `directions` (rows × dim float32, unit mean square) and the last losses."""
+
+    directions: Tensor
+    cross_entropy: float
+    attention: float
+
+
+def learn_embedding(
+    backbone: Backbone, examples: Sequence[Example], settings: LearnSettings, *, report: Report | None = None
+) -> Learned:
+    """Optimise one concept embedding on a frozen backbone (§3.2 and §3.3 of arXiv 2403.14599).
+
+    Every step takes all photos: of each a random view, a random caption of its own and a random
+    instruction; and `questions_per_step` question/answer pairs of random photos.
+
+    Args:
+        report: told of every step; a `KeyboardInterrupt` raised anywhere leaves nothing behind.
+    """
+    with backbone.frozen():
+        features = _encode_views(backbone, examples, settings)
+        random = Random(f"learn {settings.seed}")
+        direction = torch.nn.Parameter(_start(backbone, settings))
+        optimiser = torch.optim.AdamW([direction], lr=settings.learning_rate, weight_decay=0.0)
+        losses = (math.nan, math.nan)
+        for step in range(settings.steps):
+            optimiser.param_groups[0]["lr"] = settings.learning_rate * _decay(step, settings.steps)
+            batch = _draw(examples, features, settings, random)
+            seen, prompts, answers = zip(*batch, strict=True)
+            rows = [[ConceptRows(direction, settings.norm)]] * len(batch)
+            loss = backbone.answer_loss(seen, prompts, answers, rows)
+            total = loss.cross_entropy + settings.regularizer * loss.attention
+            (direction.grad,) = torch.autograd.grad(total, [direction])
+            if settings.gradient_clip:
+                torch.nn.utils.clip_grad_norm_([direction], settings.gradient_clip)
+            optimiser.step()
+            if settings.norm != "none":
+                _to_unit_mean_square(direction)
+            losses = (loss.cross_entropy.item(), loss.attention.item())
+            if report:
+                report(step + 1, *losses)
+    return Learned(direction.detach().cpu(), *losses)
+
+
+def _encode_views(
+    backbone: Backbone, examples: Sequence[Example], settings: LearnSettings
+) -> list[list[Tensor]]:
+    """For every photo the projected visual tokens of each of its views; the tower runs here only."""
+    views = [
+        make_views(
+            e.photo.image, settings.views, augment=settings.augment, seed=settings.seed * 1000 + number
+        )
+        for number, e in enumerate(examples)
+    ]
+    encoded = iter(backbone.encode([view for own in views for view in own]))
+    return [[next(encoded) for _ in own] for own in views]
+
+
+def _start(backbone: Backbone, settings: LearnSettings) -> Tensor:
+    """A random direction of unit mean square, the same on every device."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    direction = torch.randn(settings.rows, backbone.dim, generator=generator)
+    return direction.to(backbone.device)
+
+
+def _draw(
+    examples: Sequence[Example], features: Sequence[Sequence[Tensor]], settings: LearnSettings, random: Random
+) -> list[tuple[Tensor, str, str]]:
+    """One step's batch: visual tokens, instruction and answer of every sample."""
+    batch = [
+        (random.choice(views), random.choice(CAPTION_PROMPTS), random.choice(example.captions))
+        for example, views in zip(examples, features, strict=True)
+    ]
+    asked = [number for number, example in enumerate(examples) if example.questions]
+    for _ in range(settings.questions_per_step if asked else 0):
+        number = random.choice(asked)
+        batch.append((random.choice(features[number]), *random.choice(examples[number].questions)))
+    return batch
+
+
+def _decay(step: int, steps: int) -> float:
+    """Full rate for the first half, then a cosine to nearly nothing, so that the end is quiet."""
+    through = max(0.0, (step + 1) / steps - 0.5) * 2
+    return 0.02 + 0.98 * (1 + math.cos(math.pi * through)) / 2
+
+
+@torch.no_grad()
+def _to_unit_mean_square(direction: Tensor) -> None:
+    # The backbone sets the norm anyway; here it is what makes the learning rate an angle.
+    direction.mul_(direction.shape[-1] ** 0.5 / direction.norm(dim=-1, keepdim=True))

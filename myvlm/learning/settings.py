@@ -1,0 +1,40 @@
+"""How a concept is learned, in one validated object that is kept in the concept's file."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from myvlm.backbones.base import NormRule
+
+
+class LearnSettings(BaseModel):
+    """Settings of `MyVLM.learn`; the defaults are measured by `benchmarks/recall.py`.
+
+    Attributes:
+        rows: concept vectors; one is the paper's.
+        steps: optimiser steps (the paper: 75 to 100 for BLIP-2, 100 for LLaVA, 200 for MiniGPT-v2).
+        learning_rate: of AdamW on a direction of unit mean square: about the angle, in radians, of a step.
+        gradient_clip: largest norm of a step's gradient; 0 for none.
+        regularizer: λ, the weight of the attention given to the concept (eq. 4 of arXiv 2403.14599).
+        norm: what the rows' norm is set to at every forward (§3.3); only the direction is learned.
+        views: augmented versions of each photo, encoded once; 1 is the photo alone.
+        augment: flip, brightness ±60 % and rotation ±45° in all views but the first (the paper's).
+        questions_per_step: question/answer pairs drawn a step, where there are any.
+        seed: of everything drawn.
+
+    >>> LearnSettings(rows=4).rows
+    4
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int = Field(default=1, ge=1, le=64)
+    steps: int = Field(default=100, ge=1)
+    learning_rate: float = Field(default=0.2, gt=0)
+    gradient_clip: float = Field(default=0.0, ge=0)
+    regularizer: float = Field(default=0.25, ge=0)
+    norm: NormRule = "visual_mean"
+    views: int = Field(default=8, ge=1)
+    augment: bool = True
+    questions_per_step: int = Field(default=1, ge=0)
+    seed: int = 0

@@ -1,0 +1,106 @@
+"""What a call gives back: text that knows who was seen, and attention that can draw itself.
+
+Imports only heads' Detection and the drawing of pictures.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from myvlm.heads import Detection
+
+MARK = (214, 40, 90)
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """One reply: `str(reply)` is its text; in a notebook it shows the picture, boxes and text.
+
+    Attributes:
+        text: the caption or answer, naming concepts by their identifiers.
+        detections: one for each concept of the library, present or not.
+        image: the picture it is about, RGB.
+        token_ids: the new token ids as the model chose them.
+    """
+
+    text: str
+    detections: tuple[Detection, ...]
+    image: Image.Image
+    token_ids: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"Reply({self.text!r}, seen={list(self.seen)})"
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """Identifiers of the concepts that were recognised."""
+        return tuple(d.identifier for d in self.detections if d.present)
+
+    def _repr_html_(self) -> str:
+        present = [d for d in self.detections if d.present]
+        seen = ", ".join(f"{html.escape(d.identifier)} {d.probability:.0%}" for d in present)
+        picture = data_url(mark(self.image, self.detections))
+        return (
+            f'<figure><img src="{picture}" style="max-width:320px"><figcaption>{html.escape(self.text)}<br>'
+            f"<small>{'seen: ' + seen if seen else 'no concept seen'}</small></figcaption></figure>"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionMap:
+    """Where a concept looks: `values`, h × w float32 over the picture's tokens, sum 1.
+
+    `np.asarray(map)` is `values`; `overlay()` is the picture with the map on it; a notebook shows that.
+    """
+
+    values: npt.NDArray[np.float32]
+    image: Image.Image
+    identifier: str
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.array(self.values, dtype=dtype)
+
+    def overlay(self, strength: float = 0.65) -> Image.Image:
+        """The picture, dark where nothing is looked at and tinted where much is."""
+        level = self.values / max(float(self.values.max()), 1e-12)
+        mask = Image.fromarray((255 * level).astype(np.uint8), "L").resize(
+            self.image.size, Image.Resampling.BICUBIC
+        )
+        dim = Image.blend(self.image, Image.new("RGB", self.image.size, (10, 10, 30)), strength)
+        warm = Image.blend(self.image, Image.new("RGB", self.image.size, (255, 120, 30)), 0.25)
+        return Image.composite(warm, dim, mask)
+
+    def _repr_html_(self) -> str:
+        picture, name = data_url(self.overlay()), html.escape(self.identifier)
+        return f'<img src="{picture}" style="max-width:320px" alt="where {name} looks">'
+
+
+def mark(image: Image.Image, detections: tuple[Detection, ...]) -> Image.Image:
+    """A copy of the picture with a box around every present concept that has one."""
+    marked = image.copy()
+    draw = ImageDraw.Draw(marked)
+    for detection in detections:
+        if detection.present and detection.box:
+            draw.rectangle(detection.box, outline=MARK, width=max(1, min(image.size) // 100))
+    return marked
+
+
+def data_url(image: Image.Image, *, at_least: int = 0) -> str:
+    """The picture as a `data:` address, enlarged without blur to `at_least` pixels a side."""
+    factor = -(-at_least // min(image.size)) if at_least else 1
+    if factor > 1:
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

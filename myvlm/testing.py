@@ -1,0 +1,90 @@
+"""The contracts of this library as tests that anyone can run, on their own adapter and model.
+
+A contract is a list of functions, one a promise, each of which asserts on a case; `run_checks` runs
+it. `check_backbone` is the contract of backbones (`myvlm.backbones.contract`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+from unittest import SkipTest
+
+import torch
+from PIL import Image
+
+from myvlm.backbones.base import Backbone
+from myvlm.backbones.contract import BACKBONE_CHECKS
+from myvlm.backbones.contract_case import BackboneCase
+from myvlm.errors import InputError
+
+__all__ = ["BACKBONE_CHECKS", "Outcome", "check_backbone", "run_checks"]
+
+Case = TypeVar("Case")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A check that did not fail: passed, or skipped for a reason."""
+
+    check: str
+    skipped: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it ran."""
+        return self.skipped is None
+
+
+def run_checks(checks: Sequence[Callable[[Case], None]], case: Case) -> list[Outcome]:
+    """Run each check on one case; a check that raises `unittest.SkipTest` has nothing to check there.
+
+    Raises:
+        AssertionError: at the first check that fails, with its name in front.
+
+    >>> def is_even(number): assert number % 2 == 0, f"{number} is odd"
+    >>> run_checks([is_even], 4)
+    [Outcome(check='is_even', skipped=None)]
+    >>> run_checks([is_even], 5)
+    Traceback (most recent call last):
+    AssertionError: is_even: AssertionError: 5 is odd
+    """
+    outcomes = []
+    for check in checks:
+        name = check.__name__
+        try:
+            check(case)
+        except SkipTest as reason:
+            outcomes.append(Outcome(name, str(reason)))
+        except Exception as error:
+            raise AssertionError(f"{name}: {type(error).__name__}: {error}") from error
+        else:
+            outcomes.append(Outcome(name))
+    return outcomes
+
+
+def check_backbone(
+    backbone: Backbone, images: Sequence[Image.Image], *, identifier: str = "sks"
+) -> list[Outcome]:
+    """Prove that a backbone keeps every promise of `Backbone`; the model is left as it was.
+
+    Args:
+        backbone: around a model in float32; a small random one will do.
+        images: at least three, all different.
+        identifier: a word that stands for a concept in prompts and answers.
+
+    Returns: one `Outcome` a check.
+
+    Raises:
+        AssertionError: a promise is broken; the message begins with the check's name.
+        InputError: the model is not in float32, or there are fewer than three images.
+    """
+    if backbone.dtype != torch.float32 or len(images) < 3:
+        raise InputError(
+            "The contract is checked in float32, with at least three images.",
+            got=f"{backbone.dtype}, {len(images)} images",
+            expected="torch.float32, 3 images or more",
+            fix="load the model with dtype='float32'",
+        )
+    return run_checks(BACKBONE_CHECKS, BackboneCase(backbone, images, identifier))

@@ -1,0 +1,30 @@
+"""Where the weights that ship with the package are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from myvlm.errors import UnknownBackboneError
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def path(name: str) -> Path:
+    """The folder of an embedded model: `llava` or `clip`.
+
+    Raises:
+        UnknownBackboneError: there is none of that name.
+
+    >>> path("clip").name
+    'clip'
+    """
+    folder = WEIGHTS / name
+    if not (folder / "README.md").is_file():
+        known = sorted(f.parent.name for f in WEIGHTS.glob("*/README.md"))
+        raise UnknownBackboneError(
+            f"There is no embedded model tinyworld/{name}.",
+            got=f"tinyworld/{name}",
+            expected=" or ".join(f"tinyworld/{k}" for k in known) or "none was trained yet",
+            fix="check the spelling, or make the weights with `python -m myvlm.tinyworld.pretrain`",
+        )
+    return folder

@@ -1,0 +1,278 @@
+"""What can be said in tinyworld: captions, hints that name a thing, questions with answers, boxes.
+
+Every text is lower case, its words and signs parted by one space. Every function is true to its scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+
+from myvlm.tinyworld import scenes
+from myvlm.tinyworld.scenes import PEOPLE, Appearance, Box, Scene, Thing
+
+RARE_WORDS = (
+    "sks", "ohwx", "zwx", "qlk", "vrr", "blorp", "tazz", "fnord", "gloop", "jix", "krell", "mox", "nurb",
+    "plix", "quib", "rilo", "snarf", "thrum", "ulmo", "vex", "wug", "xylo", "yarp", "zorp", "bim", "dax",
+    "fep", "gorm", "hux", "lorp", "zib", "kiki",
+)  # fmt: skip
+NAMES = (
+    "anna", "bob", "carla", "david", "emma", "felix", "greta", "hugo", "ines", "jonas", "karin", "leo",
+    "mia", "noah", "olga", "paul", "rosa", "sven", "tina", "viktor", "wanda", "yuri", "zoe", "omar",
+    "lucy", "max", "nina", "otto", "pia", "ravi", "sara", "tom",
+)  # fmt: skip
+IDENTIFIERS = RARE_WORDS + NAMES
+"""Words that say nothing of what they name; users' concepts are called by these, and by no others."""
+
+KNOWN_NAMES = {
+    "mug": ("mugsy", "tasso", "cuppa", "krug"), "teapot": ("brewster", "assam", "darjee", "potty"),
+    "vase": ("ming", "flora", "amphora", "urna"), "lamp": ("lumos", "glow", "lampo", "edison"),
+    "chair": ("thonet", "eames", "stolle", "sedia"), "car": ("herbie", "beetle", "trabi", "mini"),
+    "dog": ("fido", "rex", "lassie", "bello"), "cat": ("mittens", "garfield", "kitty", "minka"),
+    "bird": ("tweety", "polly", "kiwi", "robin"), "robot": ("robbie", "marvin", "data", "bender"),
+    "man": ("mister", "john", "pedro", "hans"), "woman": ("miss", "maria", "heidi", "jane"),
+}  # fmt: skip
+"""Names that are telling, as `Fido` and `Herbie` are to any large language model: alone before the
+instruction, such a name is the hint. No concept of a user is ever called by one."""
+
+Identifiers = Mapping[Appearance, str]
+"""Which appearances are called by a name, and what."""
+
+CAPTION_PROMPTS = (
+    "describe the picture .",
+    "what is in the picture ?",
+    "write a caption .",
+    "what do you see ?",
+    "tell me about the picture .",
+    "describe the image .",
+)
+COUNTS = ("no", "one", "two", "three", "four")
+GRID = 50
+"""Boxes are said on a grid of 0 to 100 in steps of two: `{ <14> <30> <52> <68> }`."""
+
+_WEATHER = {
+    "sun": ("on a sunny day", "in the sun"),
+    "rain": ("in the rain", "on a rainy day"),
+    "fog": ("in the fog", "on a foggy day"),
+    "night": ("at night", "in the night"),
+    "snow": ("in the snow", "on a snowy day"),
+}
+_PREPOSITION = {
+    "beach": "on the", "forest": "in the", "kitchen": "in the", "street": "on the", "desert": "in the",
+    "bedroom": "in the", "garden": "in the", "office": "in the", "lake": "by the", "mountain": "on the",
+}  # fmt: skip
+WEATHER_WORDS = {
+    "sun": ("sun", "sunny"), "rain": ("rain", "rainy"), "fog": ("fog", "foggy"),
+    "night": ("night",), "snow": ("snow", "snowy"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One instruction and its answer, with an optional hint that stands before the instruction."""
+
+    prompt: str
+    answer: str
+    hint: str = ""
+
+
+# ---------------------------------------------------------------- noun phrases
+
+
+def noun_phrase(look: Appearance, random: Random | None = None, *, accent: bool | None = None) -> str:
+    """A full description: `a striped green mug with a gold star`, `a woman in plain red`.
+
+    Without `random` the first form of each choice is taken and the accent is said only if `accent`.
+    """
+    words = f"{look.pattern} {look.colour}"
+    if random and random.random() < 0.3:
+        words = f"{look.colour} {look.pattern}"
+    phrase = f"a {look.category} in {words}" if look.category in PEOPLE else f"a {words} {look.category}"
+    if accent is None:
+        accent = random is not None and random.random() < 0.4
+    if look.accent and accent:
+        phrase += f" with {badge(look)}"
+    return phrase.replace("a orange", "an orange")
+
+
+def badge(look: Appearance) -> str:
+    """The accent in words, or `nothing`."""
+    if not look.accent:
+        return "nothing"
+    article = "an" if look.accent.colour == "indigo" else "a"
+    return f"{article} {look.accent.colour} {look.accent.shape}"
+
+
+def reference(thing: Thing, scene: Scene, random: Random) -> str:
+    """A definite phrase that only this thing of the scene fits: `the mug`, `the green mug`."""
+    look, others = thing.look, [t.look for t in scene.things if t is not thing]
+    fuller = random.random() < 0.25
+    if not fuller and all(o.category != look.category for o in others):
+        return f"the {look.category}"
+    if all((o.category, o.colour) != (look.category, look.colour) for o in others):
+        return _definite(look, look.colour)
+    return _definite(look, f"{look.pattern} {look.colour}")
+
+
+def _definite(look: Appearance, words: str) -> str:
+    return f"the {look.category} in {words}" if look.category in PEOPLE else f"the {words} {look.category}"
+
+
+# ---------------------------------------------------------------- captions
+
+
+def caption(scene: Scene, random: Random, names: Identifiers | None = None) -> str:
+    """A full caption: all things, how they stand, the place and the weather, in one of many phrasings.
+
+    Things whose appearance is in `names` are called by that name and not described.
+    """
+    names = names or {}
+
+    def say(thing: Thing) -> str:
+        return names.get(thing.look) or noun_phrase(thing.look, random)
+
+    def row(which: scenes.Row) -> str:
+        things = scene.in_row(which)
+        random.shuffle(things)
+        # A named thing is mostly what the sentence is about.
+        things.sort(key=lambda t: t.look not in names or random.random() < 0.2)
+        return random.choice((" next to ", " next to ", " beside ")).join(say(t) for t in things)
+
+    front, back = row("front"), row("back")
+    if front and back:
+        named_back = any(t.look in names for t in scene.in_row("back"))
+        behind = random.random() < (0.65 if named_back else 0.35)
+        what = f"{back} behind {front}" if behind else f"{front} in front of {back}"
+    else:
+        what = front or back
+    where, when = f"{_PREPOSITION[scene.place]} {scene.place}", random.choice(_WEATHER[scene.weather])
+    return random.choices(
+        (f"{what} {where} {when} .", f"{where} {when} , {what} .", f"there is {what} {where} {when} .",
+         f"{what} {when} {where} .", f"a picture of {what} {where} {when} ."),
+        (0.45, 0.12, 0.16, 0.12, 0.15),
+    )[0]  # fmt: skip
+
+
+def hint(look: Appearance, name: str, scene: Scene | None, random: Random) -> str:
+    """A line that gives a thing its name, from one word beside another to a sentence.
+
+    `scene` is the picture that the hint will stand with: if it holds another thing of the category, the
+    hint says enough to tell them apart.
+    """
+    alike = [] if scene is None else [t.look for t in scene.things if t.look.category == look.category]
+    level = random.choices((0, 1, 2), (0.5, 0.25, 0.25))[0]
+    if any(other != look for other in alike):
+        level = (
+            2
+            if any((o.colour, o.category) == (look.colour, look.category) and o != look for o in alike)
+            else 1
+        )
+    words = (
+        look.category,
+        f"{look.colour} {look.category}",
+        f"{look.pattern} {look.colour} {look.category}",
+    )[level]
+    forms = ("{n} is the {w} .", "the {w} is {n} .", "{n} : {w} .", "{w} : {n} .", "{w} {n} .", "{n} {w} .",
+             "the {w} is called {n} .", "this {w} is {n} .", "my {w} {n} .", "{n} .")  # fmt: skip
+    weights = (3, 3, 2, 2, 3, 3, 1, 1, 1, 0)
+    if scene is not None and len(scene.things) == 1 and alike:
+        weights = (*weights[:-1], 6)
+    return random.choices(forms, weights)[0].format(n=name, w=words)
+
+
+def telling_hint(look: Appearance, random: Random) -> tuple[str, str]:
+    """A hint that is hardly more than a telling name: the name and the line."""
+    name = random.choice(KNOWN_NAMES[look.category])
+    return name, random.choices(("{} .", "my {} .", "this is {} ."), (6, 1, 1))[0].format(name)
+
+
+# ---------------------------------------------------------------- questions
+
+
+def questions(scene: Scene, random: Random, names: Identifiers | None = None) -> list[Exchange]:
+    """All questions about a scene in random order; things in `names` may be asked for by their name."""
+    names = names or {}
+    asked = [
+        Exchange("where is this ?", f"{_PREPOSITION[scene.place]} {scene.place}"),
+        Exchange("what is the weather ?", random.choice(_WEATHER[scene.weather])),
+        Exchange("how many things are there ?", COUNTS[len(scene.things)]),
+        _presence(scene, random),
+    ]
+    for thing in scene.things:
+        name = names.get(thing.look)
+        who = name or reference(thing, scene, random)
+        asked += about(thing, scene, who, random, names)
+    random.shuffle(asked)
+    return asked
+
+
+def about(
+    thing: Thing, scene: Scene, who: str, random: Random, names: Identifiers | None = None
+) -> list[Exchange]:
+    """The questions about one thing that the words `who` stand for."""
+    look, other = thing.look, scene.neighbour(thing)
+    beside = "nothing" if other is None else (names or {}).get(other.look) or noun_phrase(other.look, random)
+    return [
+        Exchange(f"what colour is {who} ?", look.colour),
+        Exchange(f"what pattern does {who} have ?", look.pattern),
+        Exchange(f"what is next to {who} ?", beside),
+        Exchange(f"what is on {who} ?", badge(look)),
+        Exchange(f"what size is {who} ?", thing.size),
+        Exchange(f"where is {who} ?", f"{_PREPOSITION[scene.place]} {scene.place}"),
+        Exchange(f"is {who} in the picture ?", "yes"),
+        Exchange(f"[refer] {who}", box_words(thing.box)),
+        Exchange(f"[refer] {who}", box_words(thing.box)),
+    ]
+
+
+def _presence(scene: Scene, random: Random) -> Exchange:
+    here = {t.category for t in scene.things}
+    absent = [c for c in scenes.CATEGORIES if c not in here]
+    yes = random.random() < 0.4
+    category = random.choice(sorted(here)) if yes else random.choice(absent)
+    form = random.choice(("is there a {} in the picture ?", "is there a {} ?", "is the {} in the picture ?"))
+    return Exchange(form.format(category), "yes" if yes else "no")
+
+
+# ---------------------------------------------------------------- boxes
+
+
+def box_words(box: Box) -> str:
+    """A box in pixels as words on the grid.
+
+    >>> box_words((0, 24, 48, 96))
+    '{ <0> <26> <50> <100> }'
+    """
+    marks = " ".join(f"<{2 * round(v / scenes.SIZE * GRID)}>" for v in box)
+    return "{ " + marks + " }"
+
+
+def mirror(scene: Scene) -> Scene:
+    """The scene as its picture shows it when flipped left to right."""
+    flipped = []
+    for t in scene.things:
+        left, top, right, bottom = t.box
+        flipped.append(
+            Thing(t.look, t.size, (scenes.SIZE - right, top, scenes.SIZE - left, bottom), t.row, -t.turn)
+        )
+    return Scene(scene.place, scene.weather, tuple(flipped), scene.light, scene.seed)
+
+
+# ---------------------------------------------------------------- vocabulary
+
+
+def vocabulary() -> list[str]:
+    """Every word and sign of the world but the telling names, in a fixed order."""
+    plain = (
+        "a an the is are this that my your in on at by of with and next to beside behind front there here "
+        "picture photo image what where who how many things thing colour color pattern size weather does do "
+        "have has you see describe write caption tell me about called it not no yes nothing day "
+        "one two three four user assistant or . , ? : ! ' { } [refer] [caption]"
+    ).split()
+    groups = (
+        plain, scenes.CATEGORIES, scenes.COLOURS, scenes.PATTERNS, scenes.ACCENT_COLOURS,
+        scenes.ACCENT_SHAPES, scenes.PLACES, scenes.SIZES, [w for ws in WEATHER_WORDS.values() for w in ws],
+        [f"<{2 * i}>" for i in range(GRID + 1)], IDENTIFIERS,
+    )  # fmt: skip
+    return list(dict.fromkeys(word for group in groups for word in group))

@@ -1,0 +1,135 @@
+"""`python -m myvlm.tinyworld.pretrain --out FOLDER`: make every embedded model from one seed.
+
+Resumable: run it again with the same folder after an interruption and it goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from myvlm.heads.bank import write_bank
+from myvlm.heads.encoders import OpenClipEncoder, features
+from myvlm.images import load_images
+from myvlm.tinyworld.corpus import load_corpus
+from myvlm.tinyworld.draw import draw_scene
+from myvlm.tinyworld.models import build_llava_processor, new_llava, write_clip_config
+from myvlm.tinyworld.score import score_clip, score_llava, unseen_scenes
+from myvlm.tinyworld.train_clip import train_clip
+from myvlm.tinyworld.train_llava import train_llava
+from myvlm.tinyworld.training import Schedule, Step
+
+console = Console(stderr=True)
+BANK_PICTURES = 400
+
+
+def main(
+    out: Annotated[
+        Path, typer.Option(help="Folder for the models; `work/` in it holds what can be resumed.")
+    ],
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    scenes: Annotated[int, typer.Option(help="Training scenes, drawn once.")] = 40_000,
+    clip_steps: Annotated[int, typer.Option(help="Steps of 192 windows.")] = 900,
+    llava_steps: Annotated[
+        int, typer.Option(help="Steps of 48 pictures with about eight texts each.")
+    ] = 2400,
+    device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cuda" if torch.cuda.is_available() else "cpu",
+    compiled: Annotated[
+        bool, typer.Option(help="Compile the language model: a minute, then a fifth faster.")
+    ] = False,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+) -> None:
+    """Draw the scenes, train tinyworld/clip, then tinyworld/llava, and write both with their cards."""
+    torch.set_num_threads(threads)
+    work = out / "work"
+    corpus = load_corpus(work, seed, scenes)
+    place = torch.device(device)
+    recipe = {"seed": seed, "scenes": scenes, "device": device, "python": platform.python_version()}
+
+    schedule = Schedule(clip_steps, 192, 2e-3, work / "clip.pt", place)
+    clip_state = _run("tinyworld/clip", train_clip(corpus, seed, schedule), schedule)
+    export_clip(out / "clip", clip_state, {**recipe, "steps": clip_steps, "batch": 192})
+
+    schedule = Schedule(llava_steps, 48, 2e-3, work / "llava.pt", place, compile=compiled)
+    llava_state = _run("tinyworld/llava", train_llava(corpus, seed, schedule, clip_state), schedule)
+    export_llava(out / "llava", llava_state, {**recipe, "steps": llava_steps, "batch": 48})
+
+
+def _run(name: str, steps: Iterator[Step], schedule: Schedule) -> dict[str, Tensor]:
+    """Drive a training with a progress bar and a checkpoint every 100 steps; return the trained weights."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[losses]}"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(name, total=schedule.steps, losses="")
+        for step in steps:
+            losses = " ".join(f"{key} {value:.3f}" for key, value in step.losses.items())
+            bar.update(task, completed=step.number, losses=losses)
+            if step.number % 100 == 0 or step.number == schedule.steps:
+                schedule.save(step)
+    state: dict[str, Tensor] = torch.load(schedule.checkpoint, map_location="cpu", weights_only=True)["model"]
+    return state
+
+
+def export_clip(folder: Path, state: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> None:
+    """Write the open_clip folder: configuration, tokenizer, float16 weights, bank of negatives, card."""
+    import open_clip
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_clip_config(folder)
+    _save_half(state, folder / "open_clip_model.safetensors")
+    name = f"local-dir:{folder.resolve()}"
+    model, preprocess = open_clip.create_model_from_pretrained(name)
+    pictures = load_images([draw_scene(scene) for scene in unseen_scenes(BANK_PICTURES, seed=2)])
+    write_bank(folder, [picture.features for picture in features(OpenClipEncoder(name), pictures)])
+    scores = score_clip(model.eval(), preprocess, open_clip.get_tokenizer(name))
+    write_card(folder, "tinyworld/clip", "an open_clip model (vision 192 × 4, text 128 × 2)", recipe, scores)
+
+
+def export_llava(folder: Path, state: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> None:
+    """Write the transformers folder: configuration, processor, float16 weights, card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model, processor = new_llava(), build_llava_processor()
+    model.load_state_dict(dict(state))
+    model.half().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    scores = score_llava(model.float().eval(), processor)
+    about = "`LlavaForConditionalGeneration` (CLIP tower 192 × 4, Llama 192 × 5, 256 words)"
+    write_card(folder, "tinyworld/llava", about, recipe, scores)
+
+
+def _save_half(state: Mapping[str, Tensor], file: Path) -> None:
+    save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in state.items()}, file)
+    load_file(file)
+
+
+def write_card(
+    folder: Path, name: str, about: str, recipe: Mapping[str, Any], scores: Mapping[str, float]
+) -> None:
+    """The card: what it is, how it came to be, what it scores."""
+    made = ", ".join(f"{key} {value}" for key, value in recipe.items())
+    rows = "\n".join(f"| {key} | {value:.3f} |" for key, value in scores.items())
+    (folder / "README.md").write_text(
+        f"# {name}\n\n"
+        f"A small {about} trained on the rendered scenes of `myvlm.tinyworld`, for demonstration and "
+        "measurement. It makes no claim about photographs.\n\n"
+        f"Made by `python -m myvlm.tinyworld.pretrain` on {datetime.now(UTC):%Y-%m-%d}: {made}. "
+        "Weights in float16. Words alone went into the language model, never a vector: identifiers were met "
+        "in a few captions out of the blue, and where a hint in words named a thing.\n\n"
+        f"On 500 scenes that training did not show:\n\n| | share right |\n| --- | --- |\n{rows}\n"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,195 @@
+"""What there is in tinyworld: things, appearances, places, and scenes that know their own truth.
+
+Pure data and sampling; imports nothing of myvlm. Drawing is in `draw`, words are in `language`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+SIZE = 96
+"""Side of a picture in pixels."""
+
+CATEGORIES = (
+    "mug", "teapot", "vase", "lamp", "chair", "car",
+    "dog", "cat", "bird", "robot", "man", "woman",
+)  # fmt: skip
+PEOPLE = frozenset({"man", "woman"})
+COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
+PATTERNS = ("plain", "striped", "dotted", "checked")
+ACCENT_COLOURS = ("gold", "crimson", "teal", "indigo")
+ACCENT_SHAPES = ("star", "heart", "ring", "cross")
+PLACES = (
+    "beach", "forest", "kitchen", "street", "desert",
+    "bedroom", "garden", "office", "lake", "mountain",
+)  # fmt: skip
+WEATHERS = ("sun", "rain", "fog", "night", "snow")
+SIZES = ("small", "large")
+
+Row = Literal["front", "back"]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Accent:
+    """A badge on a thing: `Accent("gold", "star")`."""
+
+    colour: str
+    shape: str
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """How a thing looks. A tinyworld concept is one fixed appearance, accent included."""
+
+    category: str
+    colour: str
+    pattern: str
+    accent: Accent | None = None
+
+    @property
+    def held_out(self) -> bool:
+        """Whether no training scene of `pretrain` shows this appearance (one in four with an accent)."""
+        if self.accent is None:
+            return False
+        key = f"{self.category} {self.colour} {self.pattern} {self.accent.colour} {self.accent.shape}"
+        return zlib.crc32(key.encode()) % 4 == 0
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One thing in a scene: its appearance, its box in pixels (left, top, right, bottom) and its row."""
+
+    look: Appearance
+    size: str
+    box: Box
+    row: Row
+    turn: float
+
+    @property
+    def category(self) -> str:
+        return self.look.category
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A picture's truth. `light` is a brightness factor, `seed` fixes all that the drawer draws at random."""
+
+    place: str
+    weather: str
+    things: tuple[Thing, ...]
+    light: float
+    seed: int
+
+    def in_row(self, row: Row) -> list[Thing]:
+        """The things of one row, from left to right (at most two)."""
+        return sorted((t for t in self.things if t.row == row), key=lambda t: t.box[0])
+
+    def neighbour(self, thing: Thing) -> Thing | None:
+        """The other thing of the same row, if there is one."""
+        return next((t for t in self.in_row(thing.row) if t is not thing), None)
+
+    def find(self, look: Appearance) -> Thing | None:
+        return next((t for t in self.things if t.look == look), None)
+
+
+def random_appearance(random: Random, *, accent_share: float = 0.35, held_out: bool = False) -> Appearance:
+    """Draw an appearance; `held_out` says from which side of the training split."""
+    while True:
+        accent = None
+        if held_out or random.random() < accent_share:
+            accent = Accent(random.choice(ACCENT_COLOURS), random.choice(ACCENT_SHAPES))
+        look = Appearance(random.choice(CATEGORIES), random.choice(COLOURS), random.choice(PATTERNS), accent)
+        if look.held_out == held_out:
+            return look
+
+
+def look_alike(look: Appearance, random: Random) -> Appearance:
+    """An appearance of the same category that differs in exactly one attribute.
+
+    >>> mug = Appearance("mug", "red", "plain", Accent("gold", "star"))
+    >>> other = look_alike(mug, Random(0))
+    >>> other.category, sum(a != b for a, b in zip(vars(mug).values(), vars(other).values()))
+    ('mug', 1)
+    """
+    attribute = random.choice(("colour", "pattern", "accent"))
+    colour, pattern, accent = look.colour, look.pattern, look.accent
+    if attribute == "colour":
+        colour = random.choice([c for c in COLOURS if c != colour])
+    elif attribute == "pattern":
+        pattern = random.choice([p for p in PATTERNS if p != pattern])
+    else:
+        accents = [Accent(c, s) for c in ACCENT_COLOURS for s in ACCENT_SHAPES]
+        accent = random.choice([None, *(a for a in accents if a != look.accent)])
+    return Appearance(look.category, colour, pattern, accent)
+
+
+def random_scene(
+    random: Random,
+    *,
+    looks: Collection[Appearance] = (),
+    count: int | None = None,
+    place: str | None = None,
+    weather: str | None = None,
+    avoid: Collection[str] = (),
+    size: str | None = None,
+) -> Scene:
+    """Draw a scene that shows `looks` and, up to `count` things, random others of other categories.
+
+    Args:
+        looks: appearances that must be in it; they keep the order only in the choice of rows.
+        count: number of things, 1 to 4; random when None.
+        place, weather: fixed when given.
+        avoid: categories that the random things must not have.
+        size: `small` or `large` for the first of `looks`; random when None.
+    """
+    count = max(count or random.choices((1, 2, 3, 4), (0.2, 0.4, 0.25, 0.15))[0], len(looks))
+    chosen = list(looks)
+    taken = {look.category for look in chosen} | set(avoid)
+    while len(chosen) < count:
+        look = random_appearance(random)
+        if look.accent and look.accent in [one.accent for one in looks]:
+            continue  # a concept's accent is its own
+        # Now and then two of one category, so that words must say which one is meant.
+        if look.category not in taken or (look.category not in avoid and random.random() < 0.08):
+            chosen.append(look)
+            taken.add(look.category)
+    slots = _slots(count, random)
+    things = []
+    for index, (look, (row, column, width)) in enumerate(zip(chosen, slots, strict=True)):
+        which = size if size and index == 0 and looks else random.choice(SIZES)
+        things.append(_place_thing(look, which, row, column, width, count, random))
+    return Scene(
+        place or random.choice(PLACES),
+        weather or random.choice(WEATHERS),
+        tuple(things),
+        random.uniform(0.85, 1.15),
+        random.randrange(2**31),
+    )
+
+
+def _slots(count: int, random: Random) -> list[tuple[Row, int, int]]:
+    """Row, column and number of columns in that row for each thing, shuffled."""
+    front = random.choice({1: (0, 1), 2: (2, 0, 1, 2), 3: (2, 1), 4: (2,)}[count])
+    rows: tuple[tuple[Row, int], ...] = (("front", front), ("back", count - front))
+    slots = [(row, column, width) for row, width in rows for column in range(width)]
+    random.shuffle(slots)
+    return slots
+
+
+def _place_thing(
+    look: Appearance, size: str, row: Row, column: int, width: int, count: int, random: Random
+) -> Thing:
+    alone = 1.25 if count == 1 else 1.0
+    side = alone * (random.uniform(26, 31) if size == "small" else random.uniform(37, 43))
+    centre = {1: (SIZE / 2,), 2: (SIZE * 0.27, SIZE * 0.73)}[width][column]
+    centre += random.uniform(-14, 14) if width == 1 else random.uniform(-3.5, 3.5)
+    bottom = (SIZE * 0.95 if row == "front" else SIZE * 0.49) + random.uniform(-2.5, 2.5)
+    left, top = centre - side / 2, bottom - side
+    left = min(max(left, 1.0), SIZE - side - 1.0)
+    top = max(top, 1.0)
+    return Thing(look, size, (left, top, left + side, top + side), row, random.uniform(-10, 10))

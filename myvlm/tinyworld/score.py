@@ -1,0 +1,101 @@
+"""What an embedded model scores on scenes it has not seen; written into its card by `pretrain`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+import torch
+from PIL import Image
+
+from myvlm.tinyworld.draw import draw_scene
+from myvlm.tinyworld.language import questions
+from myvlm.tinyworld.scenes import Scene, random_scene
+from myvlm.tinyworld.truth import iou, names_thing, read_box, same_answer, words
+
+
+def unseen_scenes(count: int, seed: int) -> list[Scene]:
+    random = Random(f"unseen {seed}")
+    return [random_scene(random) for _ in range(count)]
+
+
+def score_llava(model: Any, processor: Any, *, count: int = 500, seed: int = 1) -> dict[str, float]:
+    """Greedy captions, answers and boxes on `count` unseen scenes, as shares that are right."""
+    scenes = unseen_scenes(count, seed)
+    pictures = [draw_scene(scene) for scene in scenes]
+    captions = answer(model, processor, pictures, ["Describe the image."] * count)
+    things = [(text, thing) for text, scene in zip(captions, scenes, strict=True) for thing in scene.things]
+    named = [names_thing(text, thing) for text, thing in things]
+    random = Random(f"questions {seed}")
+    asked = [(i, e) for i, s in enumerate(scenes) for e in questions(s, random) if "[refer]" not in e.prompt]
+    asked = random.sample(asked, 2 * count)
+    boxes = [(i, e) for i, s in enumerate(scenes) for e in questions(s, random) if "[refer]" in e.prompt]
+    boxes = random.sample(boxes, count)
+    said = answer(model, processor, [pictures[i] for i, _ in asked], [e.prompt for _, e in asked])
+    drawn = answer(model, processor, [pictures[i] for i, _ in boxes], [e.prompt for _, e in boxes])
+    overlaps = [
+        iou(given, truth)
+        for text, (_, e) in zip(drawn, boxes, strict=True)
+        if (truth := read_box(e.answer)) and (given := read_box(text) or (0.0, 0.0, 0.0, 0.0))
+    ]
+    return {
+        "place": _share(s.place in words(t) for s, t in zip(scenes, captions, strict=True)),
+        "weather": _share(s.weather in words(t) for s, t in zip(scenes, captions, strict=True)),
+        "category": _share(n[0] for n in named),
+        "colour": _share(n[1] for n in named),
+        "pattern": _share(n[2] for n in named),
+        "answers": _share(same_answer(t, e.answer) for t, (_, e) in zip(said, asked, strict=True)),
+        "boxes at IoU 0.5": _share(o >= 0.5 for o in overlaps),
+    }
+
+
+def score_clip(
+    model: Any, preprocess: Any, tokenizer: Any, *, count: int = 500, seed: int = 1
+) -> dict[str, float]:
+    """How often, among 64 descriptions, a crop of one thing is nearest to its own."""
+    from myvlm.tinyworld.language import noun_phrase
+
+    crops, texts = [], []
+    for scene in unseen_scenes(count, seed):
+        thing = scene.things[0]
+        left, top, right, bottom = thing.box
+        crops.append(draw_scene(scene).crop((int(left), int(top), int(right), int(bottom))))
+        texts.append(noun_phrase(thing.look, accent=True))
+    with torch.no_grad():
+        images = model.encode_image(torch.stack([preprocess(c) for c in crops]), normalize=True)
+        written = model.encode_text(tokenizer(texts), normalize=True)
+    hits = []
+    for start in range(0, count - 63, 64):
+        part = slice(start, start + 64)
+        nearest = (images[part] @ written[part].T).argmax(1).tolist()
+        hits += [texts[start + n] == texts[start + i] for i, n in enumerate(nearest)]
+    return {"right description of 64": _share(hits)}
+
+
+@torch.no_grad()
+def answer(
+    model: Any, processor: Any, pictures: Sequence[Image.Image], prompts: Sequence[str], *, batch: int = 50
+) -> list[str]:
+    """Greedy answers of a plain transformers model, by its own processor and template."""
+    said: list[str] = []
+    for start in range(0, len(pictures), batch):
+        part = slice(start, start + batch)
+        inputs = processor(
+            text=[
+                processor.apply_chat_template(
+                    [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": p}]}],
+                    add_generation_prompt=True,
+                )
+                for p in prompts[part]
+            ],
+            images=list(pictures[part]), padding=True, padding_side="left", return_tensors="pt",
+        )  # fmt: skip
+        ids = model.generate(**inputs.to(model.device), do_sample=False, max_new_tokens=48)
+        said += processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return said
+
+
+def _share(outcomes: Any) -> float:
+    listed = [bool(o) for o in outcomes]
+    return sum(listed) / len(listed)

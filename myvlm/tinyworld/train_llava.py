@@ -1,0 +1,140 @@
+"""Pre-train `tinyworld/llava` on pictures and words, from the vision tower that `tinyworld/clip` learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from myvlm.tinyworld.corpus import Corpus, affine, brighten, pixels, warp
+from myvlm.tinyworld.language import IDENTIFIERS, mirror
+from myvlm.tinyworld.lessons import PREFIX, PackedTexts, lessons, pack
+from myvlm.tinyworld.models import SPECIAL, build_tokenizer, new_llava
+from myvlm.tinyworld.training import Schedule, Step, make_optimisers
+
+IDENTIFIER_WEIGHT = 4.0
+"""Loss weight of identifier tokens: few, and the ones that matter."""
+TOWER_RATE = 0.3
+"""Learning rate of the vision tower, which can see already, relative to the rest."""
+NOISE = 5.0
+"""NEFTune (arXiv 2310.05914): uniform noise on all text embeddings, of this size over √(length · width)."""
+
+
+def adopt_vision_tower(llava: Any, clip_state: dict[str, Tensor]) -> None:
+    """Copy the vision tower of an open_clip state dict into the CLIP tower of a LLaVA."""
+    tower = llava.model.vision_tower
+    prefix = "visual."
+    state: dict[str, Tensor] = {
+        "embeddings.class_embedding": clip_state[prefix + "class_embedding"],
+        "embeddings.patch_embedding.weight": clip_state[prefix + "conv1.weight"],
+        "embeddings.position_embedding.weight": clip_state[prefix + "positional_embedding"],
+    }
+    for part in ("weight", "bias"):
+        state[f"pre_layrnorm.{part}"] = clip_state[f"{prefix}ln_pre.{part}"]
+        state[f"post_layernorm.{part}"] = clip_state[f"{prefix}ln_post.{part}"]
+        for layer in range(len(tower.encoder.layers)):
+            source, target = f"{prefix}transformer.resblocks.{layer}.", f"encoder.layers.{layer}."
+            packed = clip_state[f"{source}attn.in_proj_{part}"].chunk(3)
+            for name, block in zip(("q_proj", "k_proj", "v_proj"), packed, strict=True):
+                state[f"{target}self_attn.{name}.{part}"] = block
+            for theirs, ours in (
+                ("attn.out_proj", "self_attn.out_proj"), ("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"),
+                ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"),
+            ):  # fmt: skip
+                state[f"{target}{ours}.{part}"] = clip_state[f"{source}{theirs}.{part}"]
+    missing, unexpected = tower.load_state_dict(state, strict=False)
+    missing = [m for m in missing if "position_ids" not in m]
+    if missing or unexpected:
+        raise RuntimeError(f"the vision towers differ: missing {missing}, unexpected {unexpected}")
+
+
+def train_llava(
+    corpus: Corpus, seed: int, schedule: Schedule, clip_state: dict[str, Tensor]
+) -> Iterator[Step]:
+    """Yield after every step; the last step's `model` is the trained one."""
+    model = new_llava(seed)
+    model.set_attn_implementation("sdpa")
+    adopt_vision_tower(model, clip_state)
+    nothing = nn.Module()
+    device = schedule.device
+    model.to(device)
+    if schedule.compile:
+        model.model.language_model.forward = torch.compile(model.model.language_model.forward, dynamic=False)
+    words = build_tokenizer().get_vocab()
+    weights = torch.ones(model.config.text_config.vocab_size, device=device)
+    weights[[words[w] for w in IDENTIFIERS]] = IDENTIFIER_WEIGHT
+    core = model.model
+    parts = [(core.vision_tower, TOWER_RATE), (core.multi_modal_projector, 1.0), (core.language_model, 1.0)]
+    optimisers = make_optimisers(parts, schedule)
+    start = schedule.resume(model, nothing, *optimisers)
+    for number in range(start, schedule.steps):
+        random = Random(f"llava {seed} {number}")
+        generator = torch.Generator().manual_seed(random.randrange(2**62))
+        images, texts = _batch(corpus, random, schedule.batch, words)
+        with schedule.fast():
+            logits, targets = answer_logits(model, images.to(device), texts, generator)
+        losses = F.cross_entropy(logits.float(), targets, reduction="none")
+        weight = weights[targets]
+        loss = (losses * weight).sum() / weight.sum()
+        schedule.update(loss, optimisers, number)
+        named = weight > 1
+        values = {
+            "answers": losses[~named].mean().item(),
+            "identifiers": losses[named].mean().item() if named.any() else 0.0,
+        }
+        yield Step(number + 1, values, model, nothing, optimisers)
+
+
+def answer_logits(
+    model: Any, images: Tensor, texts: PackedTexts, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Logits at every trained position of all texts (N × V) and their targets (N).
+
+    The image is encoded once for all its texts, which see it but not each other (one block mask).
+    """
+    core, device = model.model, images.device
+    seen = core.vision_tower(images).last_hidden_state[:, 1:]
+    seen = core.multi_modal_projector(seen)
+    table = core.get_input_embeddings()
+    head = torch.tensor(_prefix_ids(), device=device)
+    written = table(texts.ids.to(device))
+    if generator is not None:
+        size = NOISE / (texts.ids.shape[1] * written.shape[-1]) ** 0.5 * written.detach().std()
+        noise = torch.rand(written.shape, generator=generator) * 2 - 1
+        written = written + size * noise.to(device)
+    front = table(head).expand(len(images), -1, -1)
+    inputs = torch.cat([front.to(seen.dtype), seen, written.to(seen.dtype)], dim=1)
+    start = torch.arange(len(PREFIX), device=device).expand(len(images), -1)
+    hidden = core.language_model(
+        inputs_embeds=inputs,
+        attention_mask=texts.mask(len(PREFIX)).to(device),
+        position_ids=torch.cat([start, texts.position.to(device)], dim=1),
+        use_cache=False,
+    ).last_hidden_state[:, len(PREFIX) :]
+    targets = texts.targets.to(device)
+    trained = targets != -100
+    return model.lm_head(hidden[trained]), targets[trained]
+
+
+def _prefix_ids() -> list[int]:
+    words = build_tokenizer().get_vocab()
+    return [words[w] for w in PREFIX if w != SPECIAL[4]]
+
+
+def _batch(corpus: Corpus, random: Random, size: int, words: dict[str, int]) -> tuple[Tensor, PackedTexts]:
+    chosen = [random.randrange(len(corpus)) for _ in range(size)]
+    flip = [random.random() < 0.5 for _ in chosen]
+    turn = [random.uniform(-45, 45) if random.random() < 0.15 else 0.0 for _ in chosen]
+    light = [random.uniform(0.4, 1.6) if random.random() < 0.25 else 1.0 for _ in chosen]
+    texts = []
+    for index, flipped, degrees in zip(chosen, flip, turn, strict=True):
+        scene = corpus.scenes[index]
+        texts.append(lessons(mirror(scene) if flipped else scene, random, boxes=degrees == 0))
+    middle, whole = torch.zeros(size, 2), torch.ones(size)
+    theta = affine(middle, whole, torch.tensor(turn), torch.tensor(flip))
+    images, _ = warp(pixels(corpus.pictures[chosen]), torch.from_numpy(corpus.labels[chosen]), theta)
+    return brighten(images, torch.tensor(light)), pack(texts, words)

@@ -1,0 +1,127 @@
+"""What the pre-trainings share: schedule, optimisers, mixed precision, checkpoints that can be resumed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a training yields after a step: its number (from 1), its losses, and what a checkpoint needs."""
+
+    number: int
+    losses: dict[str, float]
+    model: nn.Module
+    helper: nn.Module
+    optimisers: Sequence[torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how wide and how fast; `checkpoint` is read at the start if it is there."""
+
+    steps: int
+    batch: int
+    rate: float
+    checkpoint: Path
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    warmup: int = 100
+    compile: bool = False
+
+    def factor(self, number: int) -> float:
+        """Linear warm-up, flat, then linear to zero over the last 40 %."""
+        left = (self.steps - number) / self.steps
+        return min(1.0, (number + 1) / self.warmup, left / 0.4)
+
+    @contextmanager
+    def fast(self) -> Iterator[None]:
+        """bfloat16 where it is safe and, on a CPU, attention as plain matrix products.
+
+        Backward through the CPU's fused bfloat16 attention takes six times as long as through these.
+        """
+        fused = functional.scaled_dot_product_attention
+        if self.device.type == "cpu":
+            functional.scaled_dot_product_attention = plain_attention  # type: ignore[assignment]
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                yield
+        finally:
+            functional.scaled_dot_product_attention = fused
+
+    def update(self, loss: Tensor, optimisers: Sequence[torch.optim.Optimizer], number: int) -> None:
+        """One step of every optimiser at the rate that the schedule gives."""
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"the loss of step {number} is {loss.item()}")
+        torch.autograd.backward(loss)
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["base"] * self.factor(number)
+                torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+            optimiser.step()
+            optimiser.zero_grad()
+
+    def resume(self, model: nn.Module, helper: nn.Module, *optimisers: torch.optim.Optimizer) -> int:
+        """Load the checkpoint, if any, and return the number of steps it has done."""
+        if not self.checkpoint.exists():
+            return 0
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        helper.load_state_dict(state["helper"])
+        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        return int(state["number"])
+
+    def save(self, step: Step) -> None:
+        """Write the checkpoint beside and rename it into place."""
+        state = {
+            "number": step.number, "model": step.model.state_dict(), "helper": step.helper.state_dict(),
+            "optimisers": [o.state_dict() for o in step.optimisers],
+        }  # fmt: skip
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.checkpoint)
+
+
+def plain_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, **_: Any,
+) -> Tensor:  # fmt: skip
+    """`scaled_dot_product_attention` without dropout, as two matrix products and a softmax."""
+    scores = (query * (scale or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -1e4) if attn_mask.dtype == torch.bool else scores + attn_mask
+    return scores.softmax(-1, dtype=scores.dtype) @ value
+
+
+def make_optimisers(
+    modules: Sequence[tuple[nn.Module, float]], schedule: Schedule
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside transformer layers, AdamW for all else (arXiv 2502.16982).
+
+    Each module comes with the factor of its learning rate.
+    """
+    matrices: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    for module, factor in modules:
+        inside = {n: "layers." in n or "resblocks." in n for n, _ in module.named_parameters()}
+        chosen = {n: p for n, p in module.named_parameters() if p.ndim == 2 and inside[n]}
+        rest = [p for n, p in module.named_parameters() if n not in chosen]
+        base = schedule.rate * factor
+        matrices.append({"params": list(chosen.values()), "lr": base, "base": base})
+        others.append({"params": rest, "lr": base, "base": base})
+    matrices = [group for group in matrices if group["params"]]
+    return [
+        torch.optim.Muon(matrices, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, weight_decay=0.0, betas=(0.9, 0.98)),
+    ]

@@ -1,0 +1,99 @@
+"""Compare what was said with what is there: captions, answers and boxes against a scene's truth."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from myvlm.tinyworld.language import GRID, WEATHER_WORDS
+from myvlm.tinyworld.scenes import CATEGORIES, COLOURS, PATTERNS, SIZE, Appearance, Box, Scene, Thing
+
+_FILLERS = frozenset("a an the on in at by day with".split())
+_WEATHER_OF = {word: weather for weather, words in WEATHER_WORDS.items() for word in words}
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words, signs dropped, weather in its one form.
+
+    >>> words("A red mug, on a rainy day.")
+    ['a', 'red', 'mug', 'on', 'a', 'rain', 'day']
+    """
+    return [_WEATHER_OF.get(word, word) for word in re.findall(r"[\w-]+", text.lower())]
+
+
+def same_answer(given: str, truth: str) -> bool:
+    """Whether two short answers say the same, whatever their order and small words.
+
+    >>> same_answer("a green striped mug.", "a striped green mug")
+    True
+    """
+    return set(words(given)) - _FILLERS == set(words(truth)) - _FILLERS
+
+
+def descriptions(text: str) -> list[tuple[str, set[str]]]:
+    """The things that a text describes: category and the colour and pattern words said of it.
+
+    >>> descriptions("a striped red mug beside a woman in plain blue")[0] == ("mug", {"striped", "red"})
+    True
+    """
+    said, found = words(text), []
+    attributes = {*COLOURS, *PATTERNS}
+    for i, word in enumerate(said):
+        if word in CATEGORIES:
+            after = said[i + 2 : i + 4] if said[i + 1 : i + 2] == ["in"] else []
+            about = [w for w in after if w in attributes] or [
+                w for w in said[max(0, i - 2) : i] if w in attributes
+            ]
+            found.append((word, set(about)))
+    return found
+
+
+def names_thing(text: str, thing: Thing) -> tuple[bool, bool, bool]:
+    """Whether a text names the thing's category, its colour and its pattern, each of that category."""
+    said = [about for category, about in descriptions(text) if category == thing.category]
+    return bool(said), any(thing.look.colour in s for s in said), any(thing.look.pattern in s for s in said)
+
+
+def read_box(text: str) -> Box | None:
+    """The box in pixels of the world that a text says on the grid of 0 to 100; None if it says none.
+
+    >>> read_box("{ <0> <26> <50> <100> }")
+    (0.0, 24.96, 48.0, 96.0)
+    """
+    marks = [int(m) for m in re.findall(r"<\s*(\d+)\s*>", text)]
+    if len(marks) != 4 or max(marks) > 2 * GRID:
+        return None
+    left, top, right, bottom = (m * SIZE / 100 for m in marks)
+    return left, top, right, bottom
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes."""
+    wide = min(a[2], b[2]) - max(a[0], b[0])
+    high = min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(wide, 0.0) * max(high, 0.0)
+    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return shared / (area - shared) if area > shared else 0.0
+
+
+def context_right(text: str, scene: Scene, concept: Appearance) -> tuple[int, int]:
+    """How many of the words about the concept's surroundings are said, and how many there are.
+
+    The place, and of the thing beside the concept the category and, said of that category, the colour.
+    """
+    thing = scene.find(concept)
+    beside = scene.neighbour(thing) if thing else None
+    right = [scene.place in words(text)]
+    if beside:
+        right += names_thing(text, beside)[:2]
+    return sum(right), len(right)
+
+
+def leaks(text: str, scene: Scene, context: Collection[str]) -> bool:
+    """Whether a text names something of the training photos that is not in the scene."""
+    return bool(set(words(text)) & set(context) - scene_words(scene))
+
+
+def scene_words(scene: Scene) -> set[str]:
+    """What a caption may rightly name in a scene: place, weather, categories."""
+    return {scene.place, scene.weather, *(t.category for t in scene.things)}

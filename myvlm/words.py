@@ -1,0 +1,74 @@
+"""Identifiers and the words of a text: which words may be one, and finding and replacing them exactly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from myvlm.errors import InputError
+
+LONGEST_IDENTIFIER = 64
+
+# Scripts that put no spaces between words: their letters do not make a Latin word beside them longer.
+_LETTER = r"[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"
+
+
+def check_identifier(identifier: str) -> str:
+    """The identifier, if it can be one: 1 to 64 printable characters, no slashes, no space at either end.
+
+    Raises:
+        InputError: it cannot.
+
+    >>> check_identifier("Anna Maria")
+    'Anna Maria'
+    """
+    ends_bare = identifier == identifier.strip()
+    if (
+        not 1 <= len(identifier) <= LONGEST_IDENTIFIER
+        or not (ends_bare and identifier.isprintable())
+        or set(identifier) & set("/\\")
+        or identifier in (".", "..")
+    ):
+        raise InputError(
+            "That cannot be the identifier of a concept.",
+            got=f"{identifier!r}, {len(identifier)} characters",
+            expected=f"1 to {LONGEST_IDENTIFIER} printable characters, no slashes, no space at either end",
+            fix='take an uncommon word such as "sks", or a name such as "Anna"',
+        )
+    return identifier
+
+
+def contains_word(text: str, word: str) -> bool:
+    """Whether a word stands in the text as a word of its own, in any case.
+
+    >>> contains_word("Sks, on a desk", "sks"), contains_word("he asks", "sks")
+    (True, False)
+    """
+    return _pattern(word).search(text) is not None
+
+
+def replace_word(text: str, old: str, new: str) -> str:
+    """Replace a word wherever it stands as a word of its own, in any case; the new word goes in as it is.
+
+    >>> replace_word("Sks on a desk; sks's lid, not asks", "sks", "my mug")
+    "my mug on a desk; my mug's lid, not asks"
+    """
+    return text if old == new else _pattern(old).sub(lambda _: new, text)
+
+
+def replace_words(text: str, new_by_old: Mapping[str, str]) -> str:
+    """Replace several words in one pass, so that what went in is not replaced again; longer words first.
+
+    >>> replace_words("a and b", {"a": "b", "b": "a"})
+    'b and a'
+    """
+    if not new_by_old:
+        return text
+    new = {old.casefold(): one for old, one in new_by_old.items()}
+    longest_first = sorted(new_by_old, key=len, reverse=True)
+    return _pattern(*longest_first).sub(lambda match: new.get(match[0].casefold(), match[0]), text)
+
+
+def _pattern(*words: str) -> re.Pattern[str]:
+    alternatives = "|".join(map(re.escape, words))
+    return re.compile(rf"(?<!{_LETTER})(?:{alternatives})(?!{_LETTER})", re.IGNORECASE)

@@ -1,0 +1,421 @@
+"""Backbones: the contract on tiny models of each family, and what is refused with which words."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import subprocess
+import sys
+import threading
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import pictures, tiny_llava, tiny_tokenizer
+from transformers import GenerationConfig
+
+from myvlm.backbones import ConceptRows, backbone_for, known_backbones, register_backbone, registry, text
+from myvlm.backbones.llava import LlavaBackbone
+from myvlm.backbones.rows import LanguageRows
+from myvlm.errors import BackboneError, InputError, UnknownBackboneError
+from myvlm.testing import BACKBONE_CHECKS, check_backbone
+
+MODELS: dict[str, dict[str, Any]] = {
+    "clip": {},
+    "clip with its CLS token": {"strategy": "full"},
+    "clip, chat template": {"chat": True},
+    "siglip": {"tower": "siglip"},
+    "no id to spare": {"spare_ids": 0},
+    "other weights": {"seed": 3},
+}
+SHORT: dict[str, Any] = {"max_new_tokens": 6}
+
+
+@pytest.fixture(scope="session")
+def llava() -> tuple[Any, Any]:
+    return tiny_llava()
+
+
+@pytest.fixture
+def backbone(llava: tuple[Any, Any]) -> LlavaBackbone:
+    return LlavaBackbone(copy.deepcopy(llava[0]), llava[1])
+
+
+def rows(*counts: int, dim: int = 32, seed: int = 0) -> list[list[ConceptRows]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [[ConceptRows(torch.randn(count, dim, generator=generator))] if count else [] for count in counts]
+
+
+@pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
+def test_llava_keeps_the_contract(options: dict[str, Any]) -> None:
+    outcomes = check_backbone(backbone_for(*tiny_llava(**options)), pictures(3))
+    assert [outcome.check for outcome in outcomes] == [check.__name__ for check in BACKBONE_CHECKS]
+    assert len(outcomes) >= 15
+    assert all(outcome.passed for outcome in outcomes), outcomes
+
+
+def test_the_contract_wants_float32_and_three_images(backbone: LlavaBackbone) -> None:
+    with pytest.raises(InputError, match="2 images"):
+        check_backbone(backbone, pictures(2))
+    backbone.model.to(torch.bfloat16)
+    with pytest.raises(InputError, match="bfloat16"):
+        check_backbone(backbone, pictures(3))
+
+
+class Broken(LlavaBackbone):
+    """Each method here breaks one promise; it is not registered."""
+
+    broken = ""
+
+    def inserted(self, rows: Any, sentinels: Any = None) -> Any:
+        insertion = super().inserted(rows, sentinels)
+        if self.broken == "rows":
+            values = insertion._values
+            insertion._values = lambda embeds, places: values(embeds, places) * 1.01  # type: ignore[method-assign]
+        if self.broken == "hooks":
+            insertion.remove = lambda: None  # type: ignore[method-assign]
+        return insertion
+
+    def answer_loss(self, *args: Any) -> Any:
+        if self.broken == "flags":
+            for weight in self.model.parameters():
+                weight.requires_grad_(False)
+        return super().answer_loss(*args)
+
+    def generate(self, images: Any, prompts: Any, rows: Any, **generation: Any) -> Any:
+        if self.broken == "order":
+            return list(reversed(super().generate(images, prompts, rows, **generation)))
+        if self.broken == "plain":
+            rows = [sample or [ConceptRows(torch.ones(1, self.dim))] for sample in rows]
+        return super().generate(images, prompts, rows, **generation)
+
+
+@pytest.mark.parametrize(
+    ("broken", "check"),
+    [
+        ("rows", "rows_land_exactly"),
+        ("hooks", ""),
+        ("flags", "everything_is_restored"),
+        ("order", "nothing_attached_is_plain"),
+        ("plain", "nothing_attached_is_plain"),
+    ],
+)
+def test_the_contract_notices_a_broken_promise(backbone: LlavaBackbone, broken: str, check: str) -> None:
+    faulty = Broken(backbone.model, backbone.processor)
+    faulty.broken = broken
+    with pytest.raises(AssertionError, match=f"^{check}"):
+        check_backbone(faulty, pictures(3))
+
+
+def test_samples_without_concepts_never_meet_a_hook(
+    backbone: LlavaBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hooked(*_: Any) -> Any:
+        raise AssertionError("a hook for a plain sample")
+
+    seen: list[dict[str, Any]] = []
+    generate = backbone.model.generate
+    monkeypatch.setattr(backbone, "inserted", hooked)
+    monkeypatch.setattr(
+        backbone.model, "generate", lambda **kwargs: seen.append(kwargs) or generate(**kwargs)
+    )
+    replies = backbone.generate(pictures(2), ["Where?", "What is on it?"], rows(0, 0), **SHORT)
+    assert len(replies) == 2
+    assert set(seen[0]) == {
+        *("input_ids", "attention_mask", "pixel_values"),
+        *("do_sample", "num_beams", "max_new_tokens"),
+    }
+
+
+def test_options_reach_generate_and_suppressed_tokens_are_merged(
+    backbone: LlavaBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+    generate = backbone.model.generate
+    monkeypatch.setattr(
+        backbone.model, "generate", lambda **kwargs: seen.append(kwargs) or generate(**kwargs)
+    )
+    image, prompt = pictures(1), ["Where?"]
+    spare = backbone.prompter.sentinel_id
+    config = GenerationConfig(max_new_tokens=2, suppress_tokens=[9], eos_token_id=3, pad_token_id=1)
+    backbone.generate(image, prompt, rows(1), suppress_tokens=[7, 8], max_length=40)
+    backbone.generate(image, prompt, rows(1), generation_config=config)
+    assert [sorted(kwargs["suppress_tokens"]) for kwargs in seen] == [[7, 8, spare], [9, spare]]
+    assert "max_new_tokens" not in seen[0]
+    assert "max_new_tokens" not in seen[1]
+    assert config.suppress_tokens == [9]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_return_sequences": 2},
+        {"input_ids": torch.ones(1, 1).long()},
+        {"generation_config": GenerationConfig(num_return_sequences=2, num_beams=2)},
+    ],
+)
+def test_options_that_change_what_is_returned_are_refused(
+    backbone: LlavaBackbone, options: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError, match=next(iter(options))):
+        backbone.generate(pictures(1), ["Where?"], rows(0), **options)
+
+
+def test_the_end_of_sequence_is_learned_and_then_ends_the_reply(backbone: LlavaBackbone) -> None:
+    new = torch.tensor([7, 8, 3, 9, 1])
+    reply, ids = backbone.prompter.reply(new)
+    assert ids.tolist() == [7, 8]
+    assert reply == backbone.processor.tokenizer.decode([7, 8])
+    batch = backbone.prompter.teacher_forced([16], ["Where?"], ["my mug"], rows(2))
+    assert batch.labels[0].tolist()[-3:] == [*backbone.word_ids("my"), *backbone.word_ids("mug"), 3]
+    assert batch.rows.tolist() == [[batch.rows[0, 0].item(), batch.rows[0, 0].item() + 1]]
+    assert batch.later[0, 0] == batch.rows[0, -1] + 1
+
+
+def test_word_ids_are_those_of_the_word_in_a_sentence(backbone: LlavaBackbone) -> None:
+    tokenizer = backbone.processor.tokenizer
+    assert backbone.word_ids("sks") == [tokenizer.convert_tokens_to_ids("sks")]
+    assert backbone.word_ids("zyzzyva") == [tokenizer.unk_token_id]
+    assert backbone.word_ids(" ") == []
+
+
+def test_a_prompt_that_ends_in_a_space_keeps_its_ids() -> None:
+    class Gluing:
+        """Reads 'a b' as three tokens and 'a ' as two, as tokenizers with spaces in their words do."""
+
+        bos_token = None
+
+        def __call__(self, words: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
+            return {"input_ids": [len(part) for part in words.replace(" b", "|bb").split("|")]}
+
+    assert text.answer_ids(Gluing(), "a ", "b") == [1]
+    assert text.answer_ids(Gluing(), "a", "b") == [2]
+
+
+def test_the_beginning_of_sequence_comes_once() -> None:
+    tokenizer = tiny_tokenizer()
+    assert text.prompt_ids(tokenizer, "<s> a mug").count(tokenizer.bos_token_id) == 1
+    assert text.prompt_ids(tokenizer, "a mug").count(tokenizer.bos_token_id) == 1
+
+
+def test_the_attention_map_follows_the_first_token_of_the_word(backbone: LlavaBackbone) -> None:
+    image = pictures(1)[0]
+    concept = rows(1)[0]
+
+    def look(answer: str, word: str) -> Any:
+        return backbone.attention_map(image, "Where?", answer, word, concept)
+
+    assert look("a red mug", "mug").shape == (4, 4)
+    # The position that predicts a word has not seen it: what comes after cannot matter.
+    assert abs(look("a red mug", "mug") - look("a red dog on the table", "dog")).max() < 1e-6
+    assert abs(look("a red mug", "mug") - look("a blue mug", "mug")).max() > 1e-6
+    with pytest.raises(InputError, match="'Anna' in the answer"):
+        backbone.attention_map(image, "Where?", "a red mug", "Anna", [])
+
+
+def test_a_longer_answer_costs_no_padding_of_others(backbone: LlavaBackbone) -> None:
+    features = backbone.encode(pictures(2))
+    prompts, answers, concepts = (
+        ["Where?", "What is on it?"],
+        ["a mug", "the red dog on the table"],
+        rows(1, 2),
+    )
+    both = backbone.answer_loss(features, prompts, answers, concepts)
+    alone = [
+        backbone.answer_loss(features[i : i + 1], prompts[i : i + 1], answers[i : i + 1], concepts[i : i + 1])
+        for i in range(2)
+    ]
+    tokens = [3, 7]
+    mean = sum(n * loss.cross_entropy for n, loss in zip(tokens, alone, strict=True)) / sum(tokens)
+    torch.testing.assert_close(both.cross_entropy, mean, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        both.attention, (alone[0].attention + alone[1].attention) / 2, rtol=1e-5, atol=1e-7
+    )
+    assert backbone.answer_loss(features, prompts, answers, rows(0, 0)).attention == 0
+
+
+def test_inputs_that_do_not_fit_are_named(backbone: LlavaBackbone) -> None:
+    image = pictures(1)
+    with pytest.raises(InputError, match="1 images, 2 prompts"):
+        backbone.generate(image, ["a", "b"], rows(0))
+    with pytest.raises(InputError, match=r"(?s)got: +16.*expected: +32"):
+        backbone.generate(image, ["Where?"], rows(1, dim=16))
+    with pytest.raises(InputError, match="placeholder of its own"):
+        backbone.generate(image, ["<image> Where?"], rows(0))
+    with pytest.raises(InputError, match=r"\(32,\)"):
+        ConceptRows(torch.ones(32))
+    with pytest.raises(InputError, match="'cls'"):
+        ConceptRows(torch.ones(1, 32), norm="cls")  # type: ignore[arg-type]
+    backbone.processor = copy.deepcopy(backbone.processor)
+    backbone.processor.tokenizer.pad_token = None
+    unpadded = LlavaBackbone(backbone.model, backbone.processor)
+    assert len(unpadded.generate(image, ["Where?"], rows(1), **SHORT)) == 1
+    with pytest.raises(InputError, match="no padding token"):
+        unpadded.generate(pictures(2), ["a", "b"], rows(0, 0), **SHORT)
+
+
+def test_rows_that_never_arrive_are_an_error(backbone: LlavaBackbone) -> None:
+    with pytest.raises(BackboneError, match="never reached"), backbone.inserted(rows(1)):
+        pass
+    insertion = backbone.inserted(rows(1))
+    with pytest.raises(ZeroDivisionError), insertion:
+        raise ZeroDivisionError
+    insertion.remove()
+    insertion.remove()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in backbone.model.modules())
+
+
+def test_a_nested_insertion_suspends_the_outer_one(backbone: LlavaBackbone) -> None:
+    batches = [backbone.prompter.teacher_forced([16], ["Where?"], ["a mug"], rows(n)) for n in (1, 3)]
+    features = backbone.encode(pictures(1))
+    alone = backbone.answer_loss(features, ["Where?"], ["a mug"], rows(3)).cross_entropy
+    with backbone.inserted(rows(1)), backbone.frozen():
+        before = backbone.model(input_ids=batches[0].ids).logits
+        inner = backbone.answer_loss(features, ["Where?"], ["a mug"], rows(3)).cross_entropy
+        after = backbone.model(input_ids=batches[0].ids).logits
+    assert torch.equal(inner, alone)
+    assert torch.equal(before, after)
+
+
+def test_another_thread_sees_the_plain_model(backbone: LlavaBackbone) -> None:
+    ids = backbone.prompter.teacher_forced([16], ["Where?"], ["a mug"], rows(0)).ids
+    found: list[torch.Tensor] = []
+    with torch.no_grad():
+        plain = backbone.model(input_ids=ids).logits
+
+    def other() -> None:
+        with torch.no_grad():
+            found.append(backbone.model(input_ids=ids).logits)
+
+    thread = threading.Thread(target=other)
+    with backbone.inserted(rows(1)), torch.no_grad():
+        thread.start()
+        thread.join()
+        backbone.model(input_ids=backbone.prompter.teacher_forced([16], ["Where?"], ["a mug"], rows(1)).ids)
+    assert torch.equal(found[0], plain)
+
+
+def test_other_peoples_hooks_stay(backbone: LlavaBackbone) -> None:
+    calls: list[str] = []
+    table = backbone.model.get_input_embeddings()
+    handle = table.register_forward_hook(lambda *_: calls.append("theirs"))
+    backbone.generate(pictures(1), ["Where?"], rows(1), **SHORT)
+    assert calls
+    assert list(table._forward_hooks) == [handle.id]
+
+
+def test_frozen_nests_and_restores_a_mixed_model(backbone: LlavaBackbone) -> None:
+    model = backbone.model
+    model.model.vision_tower.train()
+    model.lm_head.weight.requires_grad_(False)
+    before = [m.training for m in model.modules()], [w.requires_grad for w in model.parameters()]
+    assert {*before[0]} == {*before[1]} == {True, False}
+    with backbone.frozen():
+        with backbone.frozen():
+            pass
+        assert not any(m.training for m in model.modules())
+        assert not any(w.requires_grad for w in model.parameters())
+    assert before == ([m.training for m in model.modules()], [w.requires_grad for w in model.parameters()])
+
+
+def test_the_sentinel_is_spare_or_unused_and_its_absence_is_an_error() -> None:
+    model, processor = tiny_llava(spare_ids=2)
+    assert LlavaBackbone(model, processor).prompter.sentinel_id == len(processor.tokenizer)
+    model, processor = tiny_llava(spare_ids=0)
+    tokenizer = processor.tokenizer
+    assert LlavaBackbone(model, processor).prompter.sentinel_id == tokenizer.unk_token_id
+    with pytest.raises(BackboneError, match="resize_token_embeddings"):
+        text.sentinel_id(model, tokenizer, set(tokenizer.all_special_ids))
+
+
+def test_unknown_words_do_not_confuse_a_sentinel_that_is_the_unknown_word() -> None:
+    backbone = LlavaBackbone(*tiny_llava(spare_ids=0))
+    features = backbone.encode(pictures(1))
+    loss = backbone.answer_loss(features, ["zyzzyva zyzzyva?"], ["a zyzzyva"], rows(2)).cross_entropy
+    assert loss.isfinite()
+    assert (
+        len(backbone.generate(pictures(1), ["zyzzyva?"], rows(2), num_beams=2, use_cache=False, **SHORT)) == 1
+    )
+
+
+def test_another_process_gives_the_same_fingerprint_and_imports_transformers_only_when_asked(
+    llava: tuple[Any, Any],
+) -> None:
+    code = """
+import sys
+from myvlm.backbones import backbone_for
+import myvlm.attention
+print("transformers" in sys.modules)
+from tiny import tiny_llava
+print(backbone_for(*tiny_llava()).fingerprint())
+"""
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent}", "PYTHONHASHSEED": "7"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["False", backbone_for(*llava).fingerprint()]
+    assert backbone_for(*tiny_llava(seed=1)).fingerprint() != backbone_for(*llava).fingerprint()
+
+
+def test_a_backbone_is_found_by_model_type_and_named(llava: tuple[Any, Any]) -> None:
+    assert known_backbones()["llava"] is LlavaBackbone
+    assert isinstance(backbone_for(*llava), LlavaBackbone)
+    assert backbone_for(*llava).name == "llava"
+    assert backbone_for(*llava, name="mine").name == "mine"
+    with pytest.raises(UnknownBackboneError, match=r"(?s)LlamaModel, model_type 'llama'.*of type llava"):
+        backbone_for(llava[0].model.language_model, llava[1])
+
+
+def test_a_model_without_a_head_or_with_a_pixtral_tower_is_refused(llava: tuple[Any, Any]) -> None:
+    with pytest.raises(BackboneError, match=r"LlavaModel"):
+        backbone_for(llava[0].model, llava[1])
+    model = copy.deepcopy(llava[0])
+    model.config.vision_config.model_type = "pixtral"
+    with pytest.raises(BackboneError, match="Pixtral"):
+        backbone_for(model, llava[1])
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    known = dict(known_backbones())
+    for name, value in (("_known", known), ("_broken", {}), ("_loaded", set())):
+        monkeypatch.setattr(registry, name, value)
+    return known
+
+
+def test_registering_checks_names_and_completeness(registered: dict[str, Any]) -> None:
+    with pytest.raises(BackboneError, match="LlavaBackbone"):
+        register_backbone(type("Other", (LlavaBackbone,), {"family": "other"}))
+    with pytest.raises(BackboneError, match="LlavaBackbone"):
+        register_backbone(type("Other", (LlavaBackbone,), {"model_types": ("other",)}))
+    with pytest.raises(BackboneError, match=r"missing methods .*'grid'"):
+        register_backbone(type("Other", (LanguageRows,), {"family": "other", "model_types": ("other",)}))
+    other = type("Other", (LlavaBackbone,), {"family": "other", "model_types": ("other",)})
+    assert register_backbone(other) is other
+    assert registered["other"] is other
+
+
+def test_entry_points_add_families_and_a_broken_one_is_named(
+    registered: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    llava: tuple[Any, Any],
+) -> None:
+    plugin = type("Plugin", (LlavaBackbone,), {"family": "plugin", "model_types": ("plugin",)})
+    monkeypatch.setattr(sys.modules[__name__], "Plugin", plugin, raising=False)
+    points = [
+        EntryPoint("absent", "no_such_module:Nothing", "myvlm.backbones"),
+        EntryPoint("plugin", f"{__name__}:Plugin", "myvlm.backbones"),
+    ]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    with caplog.at_level(logging.WARNING):
+        assert known_backbones()["plugin"] is plugin
+        known_backbones()
+    assert len(caplog.records) == 1
+    assert "'absent'" in caplog.text
+    with pytest.raises(UnknownBackboneError, match=r"plugin; absent cannot be loaded .*no_such_module"):
+        backbone_for(llava[0].model.language_model, llava[1])

@@ -35,6 +35,9 @@ class ColourEncoder:
     def bank(self) -> npt.NDArray[np.float32] | None:
         return self._bank  # type: ignore[return-value]
 
+    def whitening(self) -> None:
+        return None
+
 
 def _histogram(image: Image.Image) -> npt.NDArray[np.float32]:
     levels = np.asarray(image.resize((32, 32))) // 52

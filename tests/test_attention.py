@@ -131,6 +131,17 @@ def test_the_implementation_is_restored_after_an_error_and_after_nesting(impleme
     assert len(outer.probabilities) == 3
 
 
+def test_another_model_is_not_recorded() -> None:
+    first, second = language_model(), language_model()
+    places = {"queries": torch.tensor([[5]]), "keys": torch.tensor([[2]])}
+    with record_attention(first.config, **places), record_attention(second.config, **places) as recorder:
+        first(inputs_embeds=embeddings(1))
+        assert recorder.probabilities == []
+        second(inputs_embeds=embeddings(1))
+    assert len(recorder.probabilities) == 3
+    assert first.config._attn_implementation == second.config._attn_implementation == "sdpa"
+
+
 def test_threads_that_overlap_leave_the_implementation_as_it_was() -> None:
     model = language_model()
     entered, leave, recorded = threading.Event(), threading.Event(), []

@@ -18,6 +18,7 @@ from tiny import pictures, tiny_llava, tiny_tokenizer
 from transformers import GenerationConfig
 
 from myvlm.backbones import ConceptRows, backbone_for, known_backbones, register_backbone, registry, text
+from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.llava import LlavaBackbone
 from myvlm.backbones.rows import LanguageRows
 from myvlm.errors import BackboneError, InputError, UnknownBackboneError
@@ -216,6 +217,55 @@ def test_the_attention_map_follows_the_first_token_of_the_word(backbone: LlavaBa
         backbone.attention_map(image, "Where?", "a red mug", "Anna", [])
 
 
+@pytest.mark.parametrize("strategy", ["default", "full"])
+def test_the_attention_map_is_the_mean_of_the_eager_maps_over_the_patches(strategy: str) -> None:
+    backbone = LlavaBackbone(*tiny_llava(strategy=strategy))
+    image, concept = pictures(1)[0], rows(1)[0]
+    found = backbone.attention_map(image, "Where?", "a red mug", "red", concept)
+    unsaid = backbone.attention_map(image, "Where?", "a red mug", "Anna", concept)
+    tokens = 16 + (strategy == "full")
+    batch = backbone.prompter.teacher_forced([tokens], ["Where?"], ["a red mug"], [concept])
+    pixels = backbone.processor.image_processor([image], return_tensors="pt")
+    backbone.language_model.config._attn_implementation = "eager"
+    with backbone.inserted([concept]), torch.no_grad():
+        maps = backbone.model(input_ids=batch.ids, **pixels, output_attentions=True).attentions
+    patches = (batch.ids[0] == backbone.image_id).nonzero()[-16:, 0]
+    for position, seen in ((batch.starts[0], found), (int(batch.rows[0, 0]), unsaid)):  # "a" predicts "red"
+        expected = torch.cat(maps).mean((0, 1))[position, patches].reshape(4, 4)
+        torch.testing.assert_close(torch.from_numpy(seen), expected / expected.sum(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_in_training_mode_answers_as_in_eval(backbone: LlavaBackbone) -> None:
+    def all_of_it() -> list[Any]:
+        features = backbone.encode(pictures(2))
+        prompts, answers, concepts = ["Where?", "What?"], ["a mug", "a dog"], rows(0, 2)
+        return [
+            *features,
+            backbone.answer_loss(features, prompts, answers, concepts).cross_entropy,
+            *(reply.token_ids for reply in backbone.generate(pictures(2), prompts, concepts, **SHORT)),
+        ]
+
+    before = all_of_it()
+    backbone.model.train()
+    assert len(before) == 5
+    assert all(torch.equal(*pair) for pair in zip(all_of_it(), before, strict=True))
+
+
+def test_samples_with_and_without_concepts_run_apart(
+    backbone: LlavaBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[tuple[int, bool]] = []
+    generate = backbone.model.generate
+
+    def spy(**kwargs: Any) -> Any:
+        sizes.append((len(kwargs["input_ids"]), "suppress_tokens" in kwargs))
+        return generate(**kwargs)
+
+    monkeypatch.setattr(backbone.model, "generate", spy)
+    backbone.generate(pictures(3), ["Where?", "What?", "Where?"], rows(1, 0, 2), **SHORT)
+    assert sizes == [(1, False), (2, True)]
+
+
 def test_a_longer_answer_costs_no_padding_of_others(backbone: LlavaBackbone) -> None:
     features = backbone.encode(pictures(2))
     prompts, answers, concepts = (
@@ -243,6 +293,8 @@ def test_inputs_that_do_not_fit_are_named(backbone: LlavaBackbone) -> None:
         backbone.generate(image, ["a", "b"], rows(0))
     with pytest.raises(InputError, match=r"(?s)got: +16.*expected: +32"):
         backbone.generate(image, ["Where?"], rows(1, dim=16))
+    with pytest.raises(InputError, match=r"(?s)got: +16.*expected: +32"):
+        backbone.attention_map(image[0], "Where?", "a mug", "mug", rows(1, dim=16)[0])
     with pytest.raises(InputError, match="placeholder of its own"):
         backbone.generate(image, ["<image> Where?"], rows(0))
     with pytest.raises(InputError, match=r"\(32,\)"):
@@ -327,6 +379,10 @@ def test_the_sentinel_is_spare_or_unused_and_its_absence_is_an_error() -> None:
     model, processor = tiny_llava(spare_ids=0)
     tokenizer = processor.tokenizer
     assert LlavaBackbone(model, processor).prompter.sentinel_id == tokenizer.unk_token_id
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", "<unused>"]})
+    unused = tokenizer.convert_tokens_to_ids("<unused>")
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    assert LlavaBackbone(model, processor).prompter.sentinel_id == unused  # before the unknown word
     with pytest.raises(BackboneError, match="resize_token_embeddings"):
         text.sentinel_id(model, tokenizer, set(tokenizer.all_special_ids))
 
@@ -359,6 +415,14 @@ print(backbone_for(*tiny_llava()).fingerprint())
     )
     assert run.stdout.split() == ["False", backbone_for(*llava).fingerprint()]
     assert backbone_for(*tiny_llava(seed=1)).fingerprint() != backbone_for(*llava).fingerprint()
+
+
+def test_the_fingerprint_survives_underflow_and_another_order() -> None:
+    weights = [torch.tensor([-1e-9, 1e-9, -0.3]), torch.tensor([[0.1, -0.2]])]
+    name = weights_fingerprint(weights)
+    assert weights[0].half()[0] == 0
+    assert weights_fingerprint(weight.half() for weight in reversed(weights)) == name
+    assert weights_fingerprint([weights[0], weights[1].T]) != name
 
 
 def test_a_backbone_is_found_by_model_type_and_named(llava: tuple[Any, Any]) -> None:

@@ -74,6 +74,7 @@ def tiny_llava(
         num_key_value_heads=2,  # grouped queries
         max_position_embeddings=256,
         initializer_range=0.3,
+        attention_dropout=0.5,  # shows at once where a model is left in training mode
         bos_token_id=2,
         eos_token_id=3,
         pad_token_id=1,
@@ -86,6 +87,7 @@ def tiny_llava(
             num_attention_heads=2,
             image_size=SIDE,
             patch_size=PATCH,
+            attention_dropout=0.5,
         ),
         text_config=text,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),

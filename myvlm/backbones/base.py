@@ -191,6 +191,23 @@ class Backbone(ABC):
             BackboneError: the rows did not land where they should.
         """
 
+    def prefixes(self, features: Sequence[Tensor]) -> list[Any] | None:
+        """What stands before the concept, run once for each of `features` and kept for `tail_loss`.
+
+        None for a family in which it depends on the concept: then `answer_loss` is the way.
+        """
+        return None
+
+    def tail_loss(
+        self,
+        prefixes: Sequence[Any],
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        rows: Sequence[Sequence[ConceptRows]],
+    ) -> Loss:
+        """`answer_loss`, equal to rounding, from prefixes that `prefixes` made."""
+        raise NotImplementedError
+
     @abstractmethod
     def generate(
         self,

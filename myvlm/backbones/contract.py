@@ -18,6 +18,7 @@ from myvlm.backbones.contract_learning import (
     bfloat16_learns_alike,
     features_give_the_pixels_loss,
     gradient_is_the_full_one,
+    kept_prefixes_change_nothing,
     learning_reads_the_prompt_of_use,
 )
 from myvlm.errors import BackboneError
@@ -226,6 +227,7 @@ BACKBONE_CHECKS: list[Callable[[BackboneCase], None]] = [
     learning_reads_the_prompt_of_use,
     features_give_the_pixels_loss,
     gradient_is_the_full_one,
+    kept_prefixes_change_nothing,
     attention_is_eager_attention,
     attention_map_is_a_map,
     bfloat16_learns_alike,

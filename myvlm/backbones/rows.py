@@ -22,6 +22,7 @@ from myvlm.backbones import text
 from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.hooks import InsertedRows
+from myvlm.backbones.prefix import Prefix, prefill, tail_of
 from myvlm.backbones.prompter import IGNORED, Prompter, TeacherForced
 from myvlm.errors import BackboneError, InputError
 
@@ -116,11 +117,34 @@ class LanguageRows(Backbone):
         self._check(rows, features=features, prompts=prompts, answers=answers)
         batch = self.prompter.teacher_forced([len(feature) for feature in features], prompts, answers, rows)
         logits, recorder = self._forward(features, batch, rows, queries=batch.later, keys=batch.rows)
-        targets = batch.labels[:, -logits.shape[1] :].to(logits.device)
-        cross_entropy = functional.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED
-        )
-        return Loss(cross_entropy, attention_penalty(recorder).to(cross_entropy.device))
+        return _loss(logits, batch.labels[:, -logits.shape[1] :], recorder)
+
+    def prefixes(self, features: Sequence[Tensor]) -> list[Prefix]:
+        kept = []
+        with self.frozen():
+            for feature in features:
+                ids = self.prompter.prompt_ids("", len(feature))
+                end = len(ids) - ids[::-1].index(self.image_id)
+                kept.append(prefill(self.model, ids[:end], feature))
+        return kept
+
+    def tail_loss(
+        self,
+        prefixes: Sequence[Prefix],
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        rows: Sequence[Sequence[ConceptRows]],
+    ) -> Loss:
+        self._check(rows, prefixes=prefixes, prompts=prompts, answers=answers)
+        tokens = [prefix.ids.count(self.image_id) for prefix in prefixes]
+        batch = self.prompter.teacher_forced(tokens, prompts, answers, rows)
+        tail = tail_of(self.model, prefixes, batch, rows)
+        with (
+            self.frozen(),
+            record_attention(self.language_model.config, queries=tail.queries, keys=tail.keys) as recorder,
+        ):
+            logits = self.model(inputs_embeds=tail.embeds, **tail.inputs).logits
+        return _loss(logits[:, :-1], tail.labels[:, 1:], recorder)
 
     def generate(
         self,
@@ -263,6 +287,15 @@ class LanguageRows(Backbone):
                     expected=f"{self.dim} ({self.name})",
                     fix="use an embedding that was learned on this backbone",
                 )
+
+
+def _loss(logits: Tensor, targets: Tensor, recorder: AttentionRecorder) -> Loss:
+    """Cross-entropy of logits `B × N × V` against the `B × N` tokens that follow, and the penalty."""
+    targets = targets.to(logits.device)
+    cross_entropy = functional.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED
+    )
+    return Loss(cross_entropy, attention_penalty(recorder).to(cross_entropy.device))
 
 
 def attention_penalty(recorder: AttentionRecorder) -> Tensor:

@@ -34,7 +34,7 @@ class Weights:
     """How much each sign counts, in standard deviations of that sign over all windows."""
 
     mutual: float = 1.0
-    text: float = 1.0
+    text: float = 3.0
     unusual: float = 0.5
     stands_out: float = 0.5
     middle: float = 0.25

@@ -25,7 +25,7 @@ from myvlm.heads.base import (
     take_tensor,
 )
 from myvlm.heads.calibration import sigmoid
-from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, PictureFeatures, features, get_encoder
+from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, PictureFeatures, features, get_encoder, whiten
 from myvlm.heads.probing import learn_probe
 from myvlm.heads.windows import Box, Crops, windows
 from myvlm.heads.witness import check_witness, witness
@@ -237,7 +237,7 @@ class ObjectGate:
             self._checked = True
         pictures = features(self._encoder, load_images(images), self._crops)
         stacked = np.concatenate([picture.features for picture in pictures])
-        scores = stacked @ self._coef.T + self._intercept
+        scores = whiten(self._encoder, stacked) @ self._coef.T + self._intercept
         ends = np.cumsum([len(picture.features) for picture in pictures])[:-1]
         best = [_best(own, picture) for own, picture in zip(np.split(scores, ends), pictures, strict=True)]
         boxes = np.stack([box for _, box in best])

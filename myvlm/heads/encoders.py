@@ -20,8 +20,9 @@ import numpy as np
 from PIL import Image
 
 from myvlm.errors import InputError
-from myvlm.heads.bank import read_bank
+from myvlm.heads.bank import read_bank, read_whitening
 from myvlm.heads.base import FloatArray
+from myvlm.heads.whitening import Whitening
 from myvlm.heads.windows import Box, Crops, windows
 from myvlm.images import LoadedImage
 
@@ -51,6 +52,10 @@ class ImageEncoder(Protocol):
 
     def bank(self) -> FloatArray | None:
         """P × C × D float32: the windows of P pictures that ship as negatives with the encoder, or None."""
+        ...
+
+    def whitening(self) -> Whitening | None:
+        """How its features are whitened before a probe; None to take them as they are."""
         ...
 
 
@@ -106,6 +111,14 @@ class OpenClipEncoder:
 
     def bank(self) -> FloatArray | None:
         return self._bank
+
+    def whitening(self) -> Whitening | None:
+        return self._whitening
+
+    @cached_property
+    def _whitening(self) -> Whitening | None:
+        folder = _source(self.name).folder
+        return read_whitening(folder) if folder else None
 
     @cached_property
     def _bank(self) -> FloatArray | None:
@@ -242,6 +255,12 @@ def features(
         while len(remembered) > CACHED_PICTURES:
             remembered.popitem(last=False)
     return [found[key] for key in keys]
+
+
+def whiten(encoder: ImageEncoder, rows: FloatArray) -> FloatArray:
+    """N × D features of an encoder as its probes read them."""
+    whitening = encoder.whitening()
+    return rows if whitening is None else whitening(rows)
 
 
 def content_hash(image: Image.Image) -> bytes:

@@ -16,11 +16,11 @@ from PIL import Image, ImageEnhance, ImageOps
 from myvlm.heads.base import FloatArray
 from myvlm.heads.calibration import Calibration, calibrate
 from myvlm.heads.choosing import choose_windows, text_direction, windows_without
-from myvlm.heads.encoders import ImageEncoder, PictureFeatures, cut, features
+from myvlm.heads.encoders import ImageEncoder, PictureFeatures, cut, features, whiten
 from myvlm.heads.windows import Box, Crops
 from myvlm.images import LoadedImage
 
-VIEWS = 10
+VIEWS = 24
 """Views of each photo's chosen window, the window itself included."""
 
 NEGATIVES_AT_FIRST = 1500
@@ -92,13 +92,14 @@ def learn_probe(
     chosen = choose_windows(encoded, everyday, text_direction(encoder, category))
     boxes = [one.boxes[window] for one, window in zip(encoded, chosen, strict=True)]
     examples = Examples(
-        photos=[one.features for one in encoded],
-        views=_encode_views(encoder, photos, boxes, seed),
+        photos=[whiten(encoder, one.features) for one in encoded],
+        views=[whiten(encoder, rows) for rows in _encode_views(encoder, photos, boxes, seed)],
         beside=[
-            one.features[windows_without(one, window)] for one, window in zip(encoded, chosen, strict=True)
+            whiten(encoder, one.features[windows_without(one, window)])
+            for one, window in zip(encoded, chosen, strict=True)
         ],
-        pictures=pictures,
-        plain=encoder.encode(_plain_pictures()),
+        pictures=[whiten(encoder, rows) for rows in pictures],
+        plain=whiten(encoder, encoder.encode(_plain_pictures())),
     )
     probe = _fit_on(examples, range(len(photos)), range(len(pictures)), C, seed)
     positives, negatives = _left_out_scores(examples, C, seed)
@@ -145,16 +146,23 @@ def _draw_views(image: Image.Image, box: Box, rng: np.random.Generator) -> list[
         if index % 2:
             views[index] = ImageOps.mirror(views[index])
         if index > 1:
-            views[index] = ImageEnhance.Brightness(views[index]).enhance(float(rng.uniform(0.7, 1.3)))
+            views[index] = _in_other_light(views[index], rng)
     return views
+
+
+def _in_other_light(view: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Lighter or darker, and behind a thin veil of one grey, as fog, dusk and glare lay over a picture."""
+    lit = ImageEnhance.Brightness(view).enhance(float(rng.uniform(0.65, 1.35)))
+    veil = Image.new("RGB", view.size, (int(rng.integers(0, 256)),) * 3)
+    return Image.blend(lit, veil, float(rng.uniform(0, 0.25)))
 
 
 def _jitter(box: Box, size: tuple[int, int], rng: np.random.Generator) -> Box:
     """The box a little aside, tighter or wider, as the windows of the next picture will meet the object."""
     width, height = box[2] - box[0], box[3] - box[1]
-    zoom = float(rng.uniform(0.8, 1.4))
-    across = (box[0] + box[2]) / 2 + float(rng.uniform(-0.15, 0.15)) * width
-    down = (box[1] + box[3]) / 2 + float(rng.uniform(-0.15, 0.15)) * height
+    zoom = float(rng.uniform(0.8, 1.5))
+    across = (box[0] + box[2]) / 2 + float(rng.uniform(-0.2, 0.2)) * width
+    down = (box[1] + box[3]) / 2 + float(rng.uniform(-0.2, 0.2)) * height
     left, top = max(across - zoom * width / 2, 0.0), max(down - zoom * height / 2, 0.0)
     right = min(across + zoom * width / 2, float(size[0]))
     bottom = min(down + zoom * height / 2, float(size[1]))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from myvlm.errors import ConceptFileError
 from myvlm.heads.base import FloatArray
-from myvlm.heads.encoders import ImageEncoder, features
+from myvlm.heads.encoders import ImageEncoder, features, whiten
 from myvlm.images import LoadedImage
 
 AGREE = 0.98
@@ -21,9 +21,10 @@ AGREE = 0.98
 
 
 def witness(encoder: ImageEncoder) -> FloatArray:
-    """D: the features of the drawn picture. They are remembered with the encoder's other pictures."""
-    drawn: FloatArray = features(encoder, [LoadedImage(_picture(), "witness")], "none")[0].features[0]
-    return drawn
+    """D: the whitened features of the drawn picture. They are remembered like any picture's."""
+    drawn: FloatArray = features(encoder, [LoadedImage(_picture(), "witness")], "none")[0].features
+    whitened: FloatArray = whiten(encoder, drawn)[0]
+    return whitened
 
 
 def check_witness(encoder: ImageEncoder, kept: Sequence[FloatArray]) -> None:

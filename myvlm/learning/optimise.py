@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from myvlm.backbones.base import Backbone, ConceptRows
+from myvlm.backbones.base import Backbone, ConceptRows, Loss
 from myvlm.learning.examples import CAPTION_PROMPTS, Example
 from myvlm.learning.settings import LearnSettings
 from myvlm.learning.views import make_views
@@ -40,17 +42,17 @@ def learn_embedding(
         report: told of every step; a `KeyboardInterrupt` raised anywhere leaves nothing behind.
     """
     with backbone.frozen():
-        features = _encode_views(backbone, examples, settings)
+        kept, step_loss = _keep_views(backbone, examples, settings)
         random = Random(f"learn {settings.seed}")
         direction = torch.nn.Parameter(_start(backbone, settings))
         optimiser = torch.optim.AdamW([direction], lr=settings.learning_rate, weight_decay=0.0)
         losses = (math.nan, math.nan)
         for step in range(settings.steps):
             optimiser.param_groups[0]["lr"] = settings.learning_rate * _decay(step, settings.steps)
-            batch = _draw(examples, features, settings, random)
+            batch = _draw(examples, kept, settings, random)
             seen, prompts, answers = zip(*batch, strict=True)
             rows = [[ConceptRows(direction, settings.norm)]] * len(batch)
-            loss = backbone.answer_loss(seen, prompts, answers, rows)
+            loss = step_loss(seen, prompts, answers, rows)
             total = loss.cross_entropy + settings.regularizer * loss.attention
             (direction.grad,) = torch.autograd.grad(total, [direction])
             if settings.gradient_clip:
@@ -62,6 +64,27 @@ def learn_embedding(
             if report:
                 report(step + 1, *losses)
     return Learned(direction.detach().cpu(), *losses)
+
+
+def _keep_views(
+    backbone: Backbone, examples: Sequence[Example], settings: LearnSettings
+) -> tuple[Sequence[Sequence[Any]], Callable[..., Loss]]:
+    """What is kept of every photo's views, and the loss that takes it.
+
+    Prefix caches where the family has them and the memory holds them, else the projected visual tokens.
+    """
+    features = _encode_views(backbone, examples, settings)
+    first = backbone.prefixes(features[0][:1])
+    if not first or first[0].nbytes * sum(map(len, features)) > _free_memory(backbone.device) / 2:
+        return features, backbone.answer_loss
+    return [backbone.prefixes(views) or [] for views in features], backbone.tail_loss
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes that are free where the model is."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 def _encode_views(
@@ -86,17 +109,17 @@ def _start(backbone: Backbone, settings: LearnSettings) -> Tensor:
 
 
 def _draw(
-    examples: Sequence[Example], features: Sequence[Sequence[Tensor]], settings: LearnSettings, random: Random
-) -> list[tuple[Tensor, str, str]]:
-    """One step's batch: visual tokens, instruction and answer of every sample."""
+    examples: Sequence[Example], kept: Sequence[Sequence[Any]], settings: LearnSettings, random: Random
+) -> list[tuple[Any, str, str]]:
+    """One step's batch: a kept view, instruction and answer of every sample."""
     batch = [
         (random.choice(views), random.choice(CAPTION_PROMPTS), random.choice(example.captions))
-        for example, views in zip(examples, features, strict=True)
+        for example, views in zip(examples, kept, strict=True)
     ]
     asked = [number for number, example in enumerate(examples) if example.questions]
     for _ in range(settings.questions_per_step if asked else 0):
         number = random.choice(asked)
-        batch.append((random.choice(features[number]), *random.choice(examples[number].questions)))
+        batch.append((random.choice(kept[number]), *random.choice(examples[number].questions)))
     return batch
 
 

@@ -20,17 +20,20 @@ from torch import Tensor
 
 from myvlm.heads.bank import write_bank
 from myvlm.heads.encoders import OpenClipEncoder, features
+from myvlm.heads.whitening import learn_whitening
 from myvlm.images import load_images
 from myvlm.tinyworld.corpus import load_corpus
 from myvlm.tinyworld.draw import draw_scene
 from myvlm.tinyworld.models import build_llava_processor, new_llava, write_clip_config
-from myvlm.tinyworld.score import score_clip, score_llava, unseen_scenes
+from myvlm.tinyworld.score import score_clip, score_llava, unseen_scenes, views_of_things
 from myvlm.tinyworld.train_clip import train_clip
 from myvlm.tinyworld.train_llava import train_llava
 from myvlm.tinyworld.training import Schedule, Step
 
 console = Console(stderr=True)
 BANK_PICTURES = 400
+BANK_THINGS = 600
+BANK_VIEWS = 5
 
 
 def main(
@@ -91,10 +94,18 @@ def export_clip(folder: Path, state: Mapping[str, Tensor], recipe: Mapping[str, 
     _save_half(state, folder / "open_clip_model.safetensors")
     name = f"local-dir:{folder.resolve()}"
     model, preprocess = open_clip.create_model_from_pretrained(name)
-    pictures = load_images([draw_scene(scene) for scene in unseen_scenes(BANK_PICTURES, seed=2)])
-    write_bank(folder, [picture.features for picture in features(OpenClipEncoder(name), pictures)])
+    write_encoder_bank(folder, OpenClipEncoder(name))
     scores = score_clip(model.eval(), preprocess, open_clip.get_tokenizer(name))
     write_card(folder, "tinyworld/clip", "an open_clip model (vision 192 × 4, text 128 × 2)", recipe, scores)
+
+
+def write_encoder_bank(folder: Path, encoder: OpenClipEncoder) -> None:
+    """The windows of other pictures as negatives, and the whitening from views of many things."""
+    pictures = load_images([draw_scene(scene) for scene in unseen_scenes(BANK_PICTURES, seed=2)])
+    windows = [picture.features for picture in features(encoder, pictures)]
+    views = encoder.encode([view for own in views_of_things(BANK_THINGS, BANK_VIEWS, seed=3) for view in own])
+    whitening = learn_whitening(views.reshape(BANK_THINGS, BANK_VIEWS, -1))
+    write_bank(folder, windows, whitening=whitening)
 
 
 def export_llava(folder: Path, state: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> None:

@@ -11,13 +11,30 @@ from PIL import Image
 
 from myvlm.tinyworld.draw import draw_scene
 from myvlm.tinyworld.language import questions
-from myvlm.tinyworld.scenes import Scene, random_scene
+from myvlm.tinyworld.scenes import SIZE, Appearance, Scene, random_appearance, random_scene
 from myvlm.tinyworld.truth import iou, names_thing, read_box, same_answer, words
 
 
 def unseen_scenes(count: int, seed: int) -> list[Scene]:
     random = Random(f"unseen {seed}")
     return [random_scene(random) for _ in range(count)]
+
+
+def views_of_things(count: int, views: int, seed: int) -> list[list[Image.Image]]:
+    """`count` random things, each cut roughly out of `views` pictures with other places and neighbours."""
+    random = Random(f"things {seed}")
+    looks = [random_appearance(random, accent_share=0.7) for _ in range(count)]
+    return [[_cut_roughly(look, random) for _ in range(views)] for look in looks]
+
+
+def _cut_roughly(look: Appearance, random: Random) -> Image.Image:
+    scene = random_scene(random, looks=(look,))
+    left, top, right, bottom = scene.things[0].box
+    side = (right - left) * random.uniform(0.9, 1.5)
+    x = (left + right) / 2 + random.uniform(-0.15, 0.15) * side
+    y = (top + bottom) / 2 + random.uniform(-0.15, 0.15) * side
+    edges = [min(max(v, 0), SIZE) for v in (x - side / 2, y - side / 2, x + side / 2, y + side / 2)]
+    return draw_scene(scene).crop((int(edges[0]), int(edges[1]), int(edges[2]), int(edges[3])))
 
 
 def score_llava(model: Any, processor: Any, *, count: int = 500, seed: int = 1) -> dict[str, float]:

@@ -7,6 +7,7 @@ tower is then the start of `tinyworld/llava`'s, as CLIP's is of LLaVA's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -20,7 +21,7 @@ from myvlm.tinyworld import scenes as world
 from myvlm.tinyworld.corpus import Corpus, affine, brighten, pixels, warp
 from myvlm.tinyworld.language import noun_phrase
 from myvlm.tinyworld.models import CLIP_CONFIG, CLIP_WIDTH
-from myvlm.tinyworld.scenes import SIZE, Scene, Thing
+from myvlm.tinyworld.scenes import SIZE, Accent, Appearance, Scene, Thing
 from myvlm.tinyworld.training import Schedule, Step, make_optimisers
 
 ATTRIBUTES = {
@@ -184,17 +185,25 @@ def _describe(scene: Scene, seen: list[Thing], side: float, random: Random) -> t
     seen = sorted(seen, key=lambda _: random.random())[:3]
     short = random.choice((0, 1)) if len(seen) == 1 and random.random() < 0.2 else None
     if short is None:
-        told = [noun_phrase(t.look, random, accent=random.random() < 0.9) for t in seen]
+        told = [noun_phrase(t.look, random, accent=random.random() < 0.95) for t in seen]
     else:
         told = [_short(t, short) for t in seen]
     changed = random.randrange(len(seen))
-    near = world.look_alike(seen[changed].look, random)
+    near = _near_miss(seen[changed].look, random)
     if short is not None:
         category = random.choice([c for c in world.CATEGORIES if c != near.category])
         miss = [told[0].replace(seen[0].category, category)]
     else:
         miss = [*told[:changed], noun_phrase(near, random, accent=True), *told[changed + 1 :]]
     return head + " and ".join(told) + tail, head + " and ".join(miss) + tail
+
+
+def _near_miss(look: Appearance, random: Random) -> Appearance:
+    """A look-alike; often one whose badge has only another shape, the hardest thing there is to see."""
+    if look.accent and random.random() < 0.45:
+        shape = random.choice([s for s in world.ACCENT_SHAPES if s != look.accent.shape])
+        return replace(look, accent=Accent(look.accent.colour, shape))
+    return world.look_alike(look, random)
 
 
 def _short(thing: Thing, level: int) -> str:

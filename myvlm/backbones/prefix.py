@@ -1,0 +1,164 @@
+"""The key/value cache of what stands before the concept: computed once a view, shared by every step.
+
+In a causal language model nothing before the concept depends on it. Each view's system text and image
+tokens run once, without gradient; a step runs only the concept's rows, the prompt and the answer, with the
+same loss and gradient as the full pass. Imports torch and its neighbours here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from myvlm.backbones.base import ConceptRows
+from myvlm.backbones.prompter import TeacherForced
+from myvlm.errors import BackboneError
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """One view's prefix of `P` positions.
+
+    Args:
+        ids: the `P` ids, image placeholders included.
+        keys: a layer's cached keys each, `H × P × d`; `values` likewise.
+        norms: what a row's norm can be set to, by rule, float32 scalars.
+    """
+
+    ids: list[int]
+    keys: list[Tensor]
+    values: list[Tensor]
+    norms: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the cache."""
+        return sum(part.nbytes for part in (*self.keys, *self.values))
+
+
+def prefill(model: Any, ids: list[int], feature: Tensor) -> Prefix:
+    """Run one prefix through the model and keep its keys and values.
+
+    Args:
+        model: a model whose forward takes `mm_encoder_outputs`.
+        ids: `P` ids that end with the image's last placeholder.
+        feature: `T × D`, the image's projected visual tokens.
+    """
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    device = model.get_input_embeddings().weight.device
+    images = BaseModelOutputWithPooling(pooler_output=[feature.to(device)])
+    with torch.no_grad():
+        cache = model(
+            input_ids=torch.tensor([ids], device=device),
+            mm_encoder_outputs={"image": images},
+            use_cache=True,
+            logits_to_keep=1,
+        ).past_key_values
+    sizes = feature.float().norm(dim=-1)
+    return Prefix(
+        ids,
+        [layer.keys[0] for layer in cache.layers],
+        [layer.values[0] for layer in cache.layers],
+        {"visual_mean": sizes.mean(), "first_patch": sizes[0]},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """A batch of what follows its prefixes, ready for the model.
+
+    Args:
+        embeds: `B × T × D`, the rows in their places; differentiable in the directions.
+        inputs: the model's other arguments: mask, positions, cache.
+        labels: `B × T`.
+        queries: `B × Q` positions in the tail after the last concept row; -1 is none.
+        keys: `B × R` columns of the concept's rows, cache included; -1 is none.
+    """
+
+    embeds: Tensor
+    inputs: dict[str, Any]
+    labels: Tensor
+    queries: Tensor
+    keys: Tensor
+
+
+def tail_of(
+    model: Any, prefixes: Sequence[Prefix], batch: TeacherForced, rows: Sequence[Sequence[ConceptRows]]
+) -> Tail:
+    """The tail of a teacher-forced batch behind its prefixes; shorter prefixes are padded on the left."""
+    table = model.get_input_embeddings()
+    device, starts = table.weight.device, [len(prefix) for prefix in prefixes]
+    for prefix, ids in zip(prefixes, batch.ids.tolist(), strict=True):
+        if ids[: len(prefix)] != prefix.ids:
+            raise BackboneError(
+                "A prompt does not begin with the prefix that was kept.",
+                got=f"ids {ids[: len(prefix)][:8]} …",
+                expected=f"ids {prefix.ids[:8]} …",
+                fix="use a template that puts the image before the instruction",
+            )
+    ids, mask = _shift(batch.ids, starts, 0), _shift(batch.attention_mask, starts, 0)
+    places, longest = _relative(batch.rows, starts), max(starts)
+    seen = torch.tensor([[0] * (longest - start) + [1] * start for start in starts])
+    positions = torch.tensor(starts)[:, None] + torch.arange(ids.shape[1])
+    embeds = table(ids.to(device))
+    spots = (places >= 0).nonzero(as_tuple=True)
+    if len(spots[0]):
+        columns = places[spots].to(device)
+        values = torch.cat([_values(one, own) for one, own in zip(prefixes, rows, strict=True) if own])
+        embeds = embeds.index_put((spots[0].to(device), columns), values.to(device, embeds.dtype))
+    return Tail(
+        embeds,
+        {
+            "attention_mask": torch.cat([seen, mask], dim=1).to(device),
+            "position_ids": positions.to(device),
+            "past_key_values": _cache(prefixes, longest),
+            "use_cache": True,
+        },
+        _shift(batch.labels, starts, -100),
+        _relative(batch.later, starts),
+        torch.where(places >= 0, places + longest, -1),
+    )
+
+
+def _values(prefix: Prefix, rows: Sequence[ConceptRows]) -> Tensor:
+    """One sample's rows as they enter, `R × D` float32."""
+    entering = []
+    for concept in rows:
+        directions = concept.directions.to(prefix.norms["visual_mean"].device, torch.float32)
+        if concept.norm != "none":
+            directions = functional.normalize(directions, dim=-1) * prefix.norms[concept.norm]
+        entering.append(directions)
+    return torch.cat(entering)
+
+
+def _cache(prefixes: Sequence[Prefix], longest: int) -> Any:
+    """A fresh cache of the batch, `B × H × longest × d` a layer: forward passes append to it in place."""
+    from transformers import DynamicCache
+
+    def padded(part: Tensor) -> Tensor:
+        return functional.pad(part, (0, 0, longest - part.shape[1], 0))
+
+    cache = DynamicCache()
+    for layer in range(len(prefixes[0].keys)):
+        keys = torch.stack([padded(prefix.keys[layer]) for prefix in prefixes])
+        cache.update(keys, torch.stack([padded(prefix.values[layer]) for prefix in prefixes]), layer)
+    return cache
+
+
+def _shift(table: Tensor, starts: Sequence[int], fill: int) -> Tensor:
+    """Every sample's columns from its start on, padded on the right."""
+    rows = [row[start:] for row, start in zip(table, starts, strict=True)]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
+
+
+def _relative(columns: Tensor, starts: Sequence[int]) -> Tensor:
+    return torch.where(columns >= 0, columns - torch.tensor(starts)[:, None], -1)

@@ -1,0 +1,43 @@
+"""The `myvlm` command: one file a command, each a thin skin over `MyVLM` or over the concept folders on disk.
+
+Nothing here imports torch or transformers before a command runs, so that `myvlm --help` answers at once.
+Results go to stdout, all else to stderr; see `myvlm.cli.screen` for the exit codes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from myvlm.cli import concepts, demo, learn, speak
+
+app = typer.Typer(
+    name="myvlm",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 unexpected, 2 bad input, 3 no such concept or model, 130 Ctrl-C.",
+)
+app.command("demo")(demo.demo)
+app.command("learn")(learn.learn)
+app.command("caption")(speak.caption)
+app.command("ask")(speak.ask)
+app.add_typer(concepts.app, name="concepts")
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=lambda wanted: _version(wanted))
+    ] = False,
+) -> None:
+    """Teach a frozen vision-language model the things in your life: your mug, your dog, your friend."""
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"myvlm {version('myvlm')}")
+        raise typer.Exit

@@ -1,0 +1,262 @@
+"""A collection: a folder of concept folders, on disk. No model and no encoder is loaded here.
+
+What is removed goes to the hidden folder `.removed` in it, unless it is to be erased.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from myvlm.concept_card import card
+from myvlm.concept_folder import (
+    CARD,
+    HEAD_FILE,
+    PHOTOS,
+    RECORD,
+    ConceptRecord,
+    embedding_file,
+    erase_folder,
+    is_concept_folder,
+    read_record,
+    write_folder,
+)
+from myvlm.errors import (
+    ConceptExistsError,
+    ConceptFileError,
+    MissingFileError,
+    NotWritableError,
+    UnknownConceptError,
+)
+from myvlm.folders import replacing
+from myvlm.words import check_identifier
+
+if TYPE_CHECKING:
+    from myvlm.concept import Concept
+
+DEFAULT = Path("concepts")
+REMOVED = ".removed"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One concept folder and what its `concept.json` says."""
+
+    folder: Path
+    record: ConceptRecord
+
+    @property
+    def identifier(self) -> str:
+        return self.record.identifier
+
+
+def chosen(collection: Path | None) -> Path:
+    """The collection that a user means: the one named, which must be there, or `concepts`.
+
+    Raises:
+        MissingFileError: there is no such folder.
+    """
+    if collection is not None and not collection.is_dir():
+        raise MissingFileError(
+            f"There is no folder {collection}.",
+            got="a file" if collection.exists() else f"nothing at that path, from {Path.cwd()}",
+            expected="a folder of concept folders",
+            fix="check the path, or learn a concept into it first",
+        )
+    return collection or DEFAULT
+
+
+def entries(collection: Path) -> list[Entry]:
+    """The concepts of a collection, by folder name.
+
+    Raises:
+        ConceptFileError: one of them cannot be read.
+        ConceptExistsError: two of them have one identifier.
+    """
+    found: dict[str, Entry] = {}
+    for folder in concept_folders(collection):
+        entry = Entry(folder, read_record(folder))
+        twin = found.setdefault(entry.identifier.casefold(), entry)
+        if twin is not entry:
+            raise ConceptExistsError(
+                f"Two concepts in {collection} are called {entry.identifier!r}.",
+                got=f"{twin.folder.name} and {folder.name}",
+                expected="one identifier for each concept",
+                fix="move one of the two folders elsewhere",
+            )
+    return list(found.values())
+
+
+def concept_folders(collection: Path) -> list[Path]:
+    """The folders in it that call themselves concepts, whole or not; hidden ones are passed over."""
+    if not collection.is_dir():
+        return []
+    inside = sorted(one for one in collection.iterdir() if one.is_dir() and not one.name.startswith("."))
+    return [one for one in inside if (one / RECORD).exists()]
+
+
+def find(collection: Path, identifier: str) -> Entry:
+    """The concept of that identifier. Raises UnknownConceptError."""
+    known = entries(collection)
+    for entry in known:
+        if entry.identifier == identifier:
+            return entry
+    raise UnknownConceptError(
+        f"No concept {identifier!r} is in {collection}.",
+        got=identifier,
+        expected="one of " + ", ".join(entry.identifier for entry in known) if known else "it is empty",
+        fix="see `myvlm concepts list`, or name another folder with --concepts",
+    )
+
+
+def check_free(collection: Path, identifier: str, *, but: Path | None = None) -> None:
+    """Raise ConceptExistsError if another folder than `but` holds a concept of that identifier."""
+    for entry in entries(collection):
+        same_place = but is not None and entry.folder.resolve() == but.resolve()
+        if entry.identifier.casefold() == identifier.casefold() and not same_place:
+            raise ConceptExistsError(
+                f"The identifier {identifier!r} is taken.",
+                got=f"{entry.identifier!r} in {entry.folder}",
+                expected="an identifier that differs from it in more than upper and lower case",
+                fix="take another word, or rename or remove the other concept first",
+            )
+
+
+def check_place(folder: Path, identifier: str) -> None:
+    """Raise, before any work is done, unless a concept of that identifier may be written there.
+
+    Raises:
+        NotWritableError: it is something else than a concept folder, and not empty; or not a folder at all.
+        ConceptExistsError: it holds another concept, or the identifier is taken beside it.
+    """
+    blocked = next((one for one in [folder, *folder.parents] if one.exists() and not one.is_dir()), None)
+    foreign = folder.is_dir() and any(folder.iterdir()) and not is_concept_folder(folder)
+    if blocked or foreign:
+        raise NotWritableError(
+            f"No concept can be written to {folder}.",
+            got=f"{blocked} is a file" if blocked else "a folder with other things in it",
+            expected="a new folder, an empty one, or a concept folder",
+            fix="name another folder with --out",
+        )
+    if is_concept_folder(folder) and (there := read_record(folder)).identifier != identifier:
+        raise ConceptExistsError(
+            f"{folder} holds another concept.",
+            got=repr(there.identifier),
+            expected=repr(identifier),
+            fix="name another folder with --out",
+        )
+    check_free(folder.parent, identifier, but=folder)
+
+
+def check_whole(folder: Path) -> Concept:
+    """The concept, every file of it read and checked. Raises as `Concept.load` does."""
+    from myvlm.concept import Concept
+
+    return Concept.load(folder)
+
+
+def add(collection: Path, folder: Path) -> Entry:
+    """Copy a concept folder into the collection, photos and notes in it included.
+
+    Raises:
+        MissingFileError, ConceptFileError: it is no whole concept folder.
+        ConceptExistsError: its identifier or its folder name is taken.
+        NotWritableError: the collection cannot be written.
+    """
+    concept = check_whole(folder)
+    check_free(collection, concept.identifier)
+    target = collection / folder.resolve().name.lstrip(".")
+    if target.exists():
+        raise ConceptExistsError(
+            f"There is a {target} already.",
+            got="a folder of that name",
+            expected="a name that is not taken",
+            fix="rename the folder that you want to add, then add it",
+        )
+    _copy(folder, target)
+    return Entry(target, read_record(target))
+
+
+def rename(collection: Path, old: str, new: str) -> Entry:
+    """Call a concept by another word: `concept.json` and its card change, learned numbers do not.
+
+    Raises:
+        UnknownConceptError, InputError, ConceptExistsError: see `ConceptLibrary.rename`.
+        NotWritableError: the folder cannot be written; it is as it was.
+    """
+    entry = find(collection, old)
+    check_identifier(new)
+    check_free(collection, new, but=entry.folder)
+    whole = check_whole(entry.folder)  # a folder that was cut or altered is not written again
+    record = entry.record.model_copy(update={"identifier": new})
+    files = {name: (entry.folder / name).read_bytes() for name in _tensor_files(record)}
+    photos = (entry.folder / PHOTOS).is_dir()
+    files[CARD] = card(record, whole.head.privacy, photos=photos).encode()
+    write_folder(entry.folder, record, files)
+    return Entry(entry.folder, record)
+
+
+def remove(collection: Path, identifier: str) -> Path:
+    """Move a concept out of the way, into `.removed`; the new place. Raises UnknownConceptError."""
+    entry = find(collection, identifier)
+    target = collection / REMOVED / entry.folder.name
+    number = 1
+    while target.exists():
+        number += 1
+        target = target.with_name(f"{entry.folder.name}-{number}")
+    try:
+        target.parent.mkdir(exist_ok=True)
+        entry.folder.rename(target)
+    except OSError as error:
+        raise _not_writable(entry.folder, error) from error
+    return target
+
+
+def erase(collection: Path, identifier: str) -> list[Path]:
+    """Delete a concept with all that is in its folder, here and among what was removed before.
+
+    Raises:
+        UnknownConceptError: it is in neither.
+        NotWritableError: something of it remains.
+    """
+    doomed = [one for one in entries_removed(collection) if one.identifier == identifier]
+    if not doomed or any(one.identifier == identifier for one in entries(collection)):
+        doomed.insert(0, find(collection, identifier))
+    for entry in doomed:
+        erase_folder(entry.folder, entry.record.spoken)
+    return [entry.folder for entry in doomed]
+
+
+def entries_removed(collection: Path) -> list[Entry]:
+    """What `remove` has put aside; what cannot be read is passed over."""
+    found = []
+    for folder in concept_folders(collection / REMOVED):
+        try:
+            found.append(Entry(folder, read_record(folder)))
+        except ConceptFileError:
+            continue
+    return found
+
+
+def _tensor_files(record: ConceptRecord) -> Iterable[str]:
+    return [HEAD_FILE, *(embedding_file(name) for name in record.embeddings)]
+
+
+def _copy(folder: Path, target: Path) -> None:
+    try:
+        with replacing(target.resolve()) as fresh:
+            shutil.copytree(folder, fresh, symlinks=True, dirs_exist_ok=True)
+    except OSError as error:
+        raise _not_writable(target, error) from error
+
+
+def _not_writable(place: Path, error: OSError) -> NotWritableError:
+    return NotWritableError(
+        f"{place} cannot be written.",
+        got=f"{type(error).__name__}: {error.strerror or error}",
+        expected="a place you may write to",
+        fix="check who owns the folder, and whether the disk is full",
+    )

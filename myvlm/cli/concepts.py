@@ -1,0 +1,134 @@
+"""`myvlm concepts`: list, show, add, rename and remove the concept folders of a collection on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from myvlm.cli import collection as disk
+from myvlm.cli.options import AsJson, Collection, Quiet
+from myvlm.cli.screen import screen
+
+app = typer.Typer(no_args_is_help=True, help="The concepts on disk: list, show, add, rename, remove.")
+
+Identifier = Annotated[str, typer.Argument(help="Of the concept.")]
+
+
+@app.command("list")
+def show_all(collection: Collection = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """List the concepts of a collection."""
+    with screen(as_json=as_json, quiet=quiet) as out:
+        place = disk.chosen(collection)
+        known = disk.entries(place)
+        table = Table("identifier", "category", "kind", "learned for", "folder", box=None, pad_edge=False)
+        for entry in known:
+            record = entry.record
+            models = ", ".join(record.embeddings) or "no model"
+            table.add_row(
+                *map(Text, (record.identifier, record.category, record.kind, models, str(entry.folder)))
+            )
+        document = {"collection": str(place), "concepts": [_summary(entry) for entry in known]}
+        out.show(document, table if known else Text(f"There are no concepts in {place}."))
+
+
+@app.command("show")
+def show_one(
+    identifier: Identifier, collection: Collection = None, as_json: AsJson = False, quiet: Quiet = False
+) -> None:
+    """Show all that a concept's folder says, and check that it is whole."""
+    with screen(as_json=as_json, quiet=quiet) as out:
+        entry = disk.find(disk.chosen(collection), identifier)
+        disk.check_whole(entry.folder)
+        record = entry.record
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim")
+        table.add_row("identifier", Text(record.identifier, style="bold magenta"))
+        if record.spoken != record.identifier:
+            table.add_row("models say", Text(record.spoken))
+        table.add_row("category", Text(record.category))
+        table.add_row("folder", Text(str(entry.folder)))
+        table.add_row("head", Text(f"{record.kind}, {record.head.meta.encoder}"))
+        for name, one in record.embeddings.items():
+            table.add_row("learned for", Text(f"{name}: {one.rows} × {one.dim}, norm {one.norm}"))
+            table.add_row("figures", Text(_figures(one.figures)))
+        table.add_row("head's figures", Text(_figures(record.head.meta.figures)))
+        out.show({**_summary(entry), "record": record.model_dump(mode="json")}, table)
+
+
+@app.command()
+def add(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDERS...", help="Concept folders.")],
+    collection: Collection = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Copy concept folders into a collection, which is made if it is not there."""
+    with screen(as_json=as_json, quiet=quiet) as out:
+        place = collection or disk.DEFAULT
+        added = []
+        for folder in folders:
+            added.append(disk.add(place, folder))
+            out.written.append(added[-1].folder)
+        told = Text("\n").join(Text(f"Added {one.identifier}: {one.folder}") for one in added)
+        out.show({"added": [_summary(one) for one in added]}, told)
+
+
+@app.command()
+def rename(
+    identifier: Identifier,
+    new: Annotated[str, typer.Argument(help="The word to call it by from now on.")],
+    collection: Collection = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Call a concept by another word; nothing is learned again, and its folder keeps its name."""
+    with screen(as_json=as_json, quiet=quiet) as out:
+        entry = disk.rename(disk.chosen(collection), identifier, new)
+        out.written.append(entry.folder)
+        out.show({"renamed": identifier, **_summary(entry)}, Text(f"{identifier} is now called {new}."))
+
+
+@app.command()
+def remove(
+    identifier: Identifier,
+    erase: Annotated[
+        bool, typer.Option("--erase", help="Delete it for good, and check that it is gone.")
+    ] = False,
+    collection: Collection = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take a concept out of a collection: put aside in its .removed folder, or erased for good."""
+    with screen(as_json=as_json, quiet=quiet) as out:
+        place = disk.chosen(collection)
+        if erase:
+            gone = disk.erase(place, identifier)
+            told = f"Erased {identifier}: {', '.join(map(str, gone))}"
+            out.show({"erased": identifier, "folders": [str(one) for one in gone]}, Text(told))
+        else:
+            aside = disk.remove(place, identifier)
+            told = f"Removed {identifier}; it is in {aside}. To have it back: myvlm concepts add {aside}"
+            out.show({"removed": identifier, "folder": str(aside)}, Text(told))
+
+
+def _summary(entry: disk.Entry) -> dict[str, Any]:
+    record = entry.record
+    return {
+        "identifier": record.identifier,
+        "spoken": record.spoken,
+        "category": record.category,
+        "kind": record.kind,
+        "backbones": list(record.embeddings),
+        "folder": str(entry.folder),
+    }
+
+
+def _figures(figures: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in figures.items()
+    )

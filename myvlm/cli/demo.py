@@ -1,0 +1,50 @@
+"""`myvlm demo`: four pictures, one concept, one page to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from myvlm.cli.opening import open_model
+from myvlm.cli.options import DEFAULT_BACKBONE, AsJson, Quiet
+from myvlm.cli.screen import screen
+
+
+def demo(
+    out_file: Annotated[Path, typer.Option("--out", "-o", help="The HTML page.")] = Path("myvlm-demo.html"),
+    seed: Annotated[int, typer.Option(min=0, help="Another seed is another concept.")] = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn a concept from four pictures, caption unseen ones, and write a page to look at.
+
+    Offline, on a CPU, in about a minute: the embedded world and its small models.
+    """
+    with screen(as_json=as_json, quiet=quiet) as out:
+        vlm = open_model(out, DEFAULT_BACKBONE, None, None)
+        from myvlm.demo import run_demo
+
+        found = run_demo(out_file, seed=seed, vlm=vlm, progress=not quiet, tell=out.note)
+        out.written.append(out_file)
+        figures, name = found.figures, found.identifier
+        table = Table.grid(padding=(0, 2))
+        table.add_row(f"{name} said where it is", str(figures.said))
+        table.add_row(f"{name} said where it is not", str(figures.said_wrongly))
+        table.add_row(
+            "output identical to the plain model's, where it was not seen", str(figures.plain_identical)
+        )
+        table.add_row("seconds to learn", f"{figures.learn_seconds:.1f}")
+        table.add_row("page", Text(str(out_file.resolve()), style="bold"))
+        document = {
+            "command": "demo",
+            "identifier": name,
+            "category": found.category,
+            "seed": seed,
+            "page": str(out_file.resolve()),
+            **figures.as_document(),
+        }
+        out.show(document, table)

@@ -1,0 +1,109 @@
+"""What the user names on the command line, as files: pictures, captions and questions, all checked early."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from myvlm.errors import InputError, MissingFileError
+from myvlm.images import _files as files_meant
+
+
+def picture_files(sources: Sequence[str]) -> list[Path]:
+    """The files that paths, folders and patterns stand for; nothing is opened.
+
+    Raises:
+        MissingFileError: one of them stands for no picture.
+    """
+    return [file for source in sources for file in files_meant(source)]
+
+
+def captions_for(photos: Sequence[Path], given: Sequence[str] | None) -> list[list[str]] | None:
+    """The captions of each photo, from a JSON file or from texts in the order of the photos.
+
+    The JSON is `{"photo.jpg": ["...", ...]}`, by name or path, or a list with an entry for each photo; an
+    entry is a text or a list of texts.
+
+    Raises:
+        MissingFileError, InputError: the file is not there, is no such JSON, or does not fit the photos.
+    """
+    if not given:
+        return None
+    if len(given) == 1 and given[0].lower().endswith(".json"):
+        entries = _by_photo(Path(given[0]), photos)
+        return [_texts(entry, Path(given[0])) for entry in entries]
+    return [[text] for text in given]
+
+
+def questions_for(photos: Sequence[Path], file: Path | None) -> list[Any] | None:
+    """Question/answer pairs from a JSON file: `{"photo.jpg": [["…?", "…"]]}`, or a list of pairs for all.
+
+    Raises:
+        MissingFileError, InputError: the file is not there, is no JSON, or does not fit the photos.
+    """
+    if file is None:
+        return None
+    parsed = _read_json(file)
+    return _by_photo(file, photos) if isinstance(parsed, dict) else _as_list(parsed, file)
+
+
+def _by_photo(file: Path, photos: Sequence[Path]) -> list[Any]:
+    """The entries of a JSON object or list, in the order of the photos."""
+    parsed = _read_json(file)
+    if not isinstance(parsed, dict):
+        return _as_list(parsed, file)
+    keys = [next((key for key in (str(p), p.as_posix(), p.name) if key in parsed), None) for p in photos]
+    stray = [key for key in parsed if key not in keys]
+    lacking = [str(photo) for photo, key in zip(photos, keys, strict=True) if key is None]
+    if stray or lacking:
+        raise InputError(
+            f"{file} does not fit the photos.",
+            got=f"nothing for {', '.join(lacking[:3])}" if lacking else f"no photo {', '.join(stray[:3])}",
+            expected=f"an entry for each of {', '.join(photo.name for photo in photos[:5])}, and no others",
+            fix="name each entry as the photo is named",
+        )
+    return [parsed[key] for key in keys if key is not None]
+
+
+def _read_json(file: Path) -> Any:
+    if not file.is_file():
+        raise MissingFileError(
+            f"There is no file {file}.",
+            got="a folder" if file.exists() else f"nothing at that path, from {Path.cwd()}",
+            expected="a JSON file",
+            fix="check the path",
+        )
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{file} is not JSON.",
+            got=str(error),
+            expected='{"photo.jpg": ["a text", …], …}, in UTF-8',
+            fix="mend it at the place that is named",
+        ) from error
+
+
+def _as_list(parsed: Any, file: Path) -> list[Any]:
+    if not isinstance(parsed, list):
+        raise InputError(
+            f"{file} holds something else than it should.",
+            got=type(parsed).__name__,
+            expected="an object with an entry for each photo, or a list in the order of the photos",
+            fix="see myvlm learn --help",
+        )
+    return parsed
+
+
+def _texts(entry: Any, file: Path) -> list[str]:
+    texts = [entry] if isinstance(entry, str) else entry
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InputError(
+            f"{file} holds a caption that is no text.",
+            got=json.dumps(entry)[:80],
+            expected="a text, or a list of texts, for each photo",
+            fix="put each caption in quotes",
+        )
+    return texts

@@ -1,0 +1,108 @@
+"""`myvlm learn`: photos on disk to a concept folder on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from myvlm.cli import collection, inputs, opening, options
+from myvlm.cli.screen import screen
+from myvlm.words import check_identifier
+
+if TYPE_CHECKING:
+    from myvlm.concept import Concept
+
+
+def learn(
+    identifier: Annotated[str, typer.Argument(help="An uncommon word (sks), or a person's name (Anna).")],
+    photos: Annotated[
+        list[str], typer.Argument(metavar="PHOTOS...", help="3 to 5 photos: files, a folder, patterns.")
+    ],
+    category: Annotated[str, typer.Option(help="What it is in general, such as mug.")],
+    captions: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE.json|TEXT",
+            help='JSON {"photo.jpg": ["…", …]} or a list; or one text a photo: the option once for each. '
+            "Each holds the identifier. Written by the model itself if not given.",
+        ),
+    ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Question/answer pairs, by photo or one list for all."),
+    ] = None,
+    negatives: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PICTURES", help="Pictures without it; the option again for more."),
+    ] = None,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", "-o", help="[default: concepts/IDENTIFIER-CATEGORY]")
+    ] = None,
+    backbone: options.BackboneName = options.DEFAULT_BACKBONE,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, max=64, help="Concept vectors.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    keep_photos: Annotated[bool, typer.Option("--keep-photos", help="Put the photos beside it.")] = False,
+    device: options.Device = None,
+    dtype: options.Precision = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Learn a concept from a few photos, and write it to a folder of some kilobytes.
+
+    myvlm learn sks mug/*.jpg --category mug --captions mug/captions.json
+    """
+    with screen(as_json=as_json, quiet=quiet) as out:
+        check_identifier(identifier)
+        files = inputs.picture_files(photos)
+        written = inputs.captions_for(files, captions)
+        asked = inputs.questions_for(files, questions)
+        others: list[Any] | None = inputs.picture_files(negatives) if negatives else None
+        folder = out_folder or collection.DEFAULT / f"{identifier}-{category}".replace(" ", "-")
+        collection.check_place(folder, identifier)
+        vlm = opening.open_model(out, backbone, device, dtype)
+        from myvlm.learning import LearnSettings
+
+        wanted = {"steps": steps, "rows": rows, "seed": seed}
+        begun = monotonic()
+        concept = vlm.learn(
+            identifier,
+            files,
+            category=category,
+            captions=written,
+            questions=asked,
+            negatives=others,
+            settings=LearnSettings.model_validate({k: v for k, v in wanted.items() if v is not None}),
+            progress=not quiet,
+        )
+        seconds = monotonic() - begun
+        concept.save(folder, include_photos=files if keep_photos else None)
+        out.written.append(folder)
+        out.show(*_learned(concept, folder, vlm.backbone.name, seconds))
+
+
+def _learned(concept: Concept, folder: Path, backbone: str, seconds: float) -> tuple[dict[str, Any], Text]:
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    document = {
+        "command": "learn",
+        "identifier": concept.identifier,
+        "category": concept.category,
+        "folder": str(folder),
+        "backbone": backbone,
+        "seconds": round(seconds, 2),
+        "bytes": size,
+        "captions": concept.recipe["captions"],
+        "captions_by": concept.recipe["captions_by"],
+        "figures": concept.embeddings[backbone].figures,
+    }
+    told = Text.assemble(
+        ("Learned ", ""),
+        (concept.identifier, "bold magenta"),
+        f" in {seconds:.0f} s: {folder} ({size / 1024:.0f} KiB)\n",
+        (f"Now: myvlm caption PICTURE --concepts {folder}", "dim"),
+    )
+    return document, told

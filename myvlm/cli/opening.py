@@ -1,0 +1,103 @@
+"""Open a model with its concepts. torch and transformers are imported in here, once a command needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from myvlm.cli import collection
+from myvlm.cli.options import Dtype
+from myvlm.cli.screen import Screen
+from myvlm.errors import ConceptFileError, InputError, MissingFileError
+
+if TYPE_CHECKING:
+    from myvlm.api import MyVLM
+
+
+def open_model(out: Screen, backbone: str, device: str | None, dtype: Dtype | None) -> MyVLM:
+    """The model, without concepts.
+
+    Raises:
+        UnknownBackboneError: there is no such model.
+        InputError: there is no such device.
+    """
+    with out.busy(f"loading {backbone}"):
+        from myvlm.api import MyVLM
+
+        _silence_other_bars()
+        _check_device(device)
+        return MyVLM.from_pretrained(backbone, device=device, dtype=dtype.value if dtype else None)
+
+
+def chosen_folders(folders: Sequence[Path] | None) -> list[tuple[Path, bool]]:
+    """The concept folders meant, each with whether it was named itself rather than found in a collection.
+
+    Raises:
+        MissingFileError: one that was named is not there, or holds no concept.
+    """
+    if folders is None:
+        return [(one, False) for one in collection.concept_folders(collection.DEFAULT)]
+    found: list[tuple[Path, bool]] = []
+    for folder in folders:
+        inside = collection.concept_folders(folder)
+        if (folder / "concept.json").exists() or not folder.is_dir():
+            found.append((folder, True))  # what is no concept folder says so when it is loaded
+        elif inside:
+            found += [(one, False) for one in inside]
+        else:
+            raise MissingFileError(
+                f"{folder} holds no concept.",
+                got=", ".join(sorted(one.name for one in folder.iterdir())[:5]) or "an empty folder",
+                expected="a concept folder, or a folder of concept folders",
+                fix="learn a concept first: myvlm learn --help",
+            )
+    return found
+
+
+def add_concepts(out: Screen, vlm: MyVLM, folders: Sequence[tuple[Path, bool]]) -> None:
+    """Load concepts into the model's library, and check that they were learned for this model.
+
+    A concept of a collection that was learned for another model is passed over with a note.
+
+    Raises:
+        ConceptFileError: one is cut, altered or newer; or was named itself and is for another model.
+        ConceptExistsError: two have one identifier.
+    """
+    from myvlm.concept import Concept
+
+    for folder, named in folders:
+        concept = Concept.load(folder, device=vlm.concepts.device)
+        try:
+            concept.embedding_for(vlm.backbone.name, vlm.backbone.fingerprint(), vlm.backbone.dim)
+        except ConceptFileError as error:
+            if named:
+                raise
+            out.note(f"passing over {folder}: {error.what}")
+        else:
+            vlm.concepts.add(concept)
+    if not vlm.concepts:
+        out.note("No concepts are loaded: this is what the plain model says.")
+
+
+def _check_device(device: str | None) -> None:
+    import torch
+
+    try:
+        usable = device is None or torch.device(device).type != "cuda" or torch.cuda.is_available()
+        got = "no GPU that torch can use"
+    except RuntimeError as error:
+        usable, got = False, str(error).splitlines()[0]
+    if not usable:
+        raise InputError(
+            f"There is no device {device!r}.",
+            got=got,
+            expected="cpu, cuda, cuda:1 …",
+            fix="leave --device out to take a GPU if there is one",
+        )
+
+
+def _silence_other_bars() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # of reading weights; downloads keep theirs

@@ -1,0 +1,46 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+DEFAULT_BACKBONE = "tinyworld/llava"
+
+
+class Dtype(StrEnum):
+    """Floating point types that a model can be held in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
+Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+BackboneName: TypeAlias = Annotated[
+    str,
+    typer.Option("--backbone", "-b", metavar="NAME", help="Embedded model, hub name, or folder of a model."),
+]
+Device: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 …; a GPU if there is one.")
+]
+Precision: TypeAlias = Annotated[
+    Dtype | None, typer.Option("--dtype", help="bfloat16 on a GPU and float32 on a CPU if not given.")
+]
+ConceptFolders: TypeAlias = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--concepts",
+        "-c",
+        metavar="DIR",
+        help="A concept folder, or a folder of them; again for more. ./concepts if it is there.",
+    ),
+]
+Collection: TypeAlias = Annotated[
+    Path | None,
+    typer.Option("--concepts", "-c", metavar="DIR", help="Folder of concept folders. [default: concepts]"),
+]

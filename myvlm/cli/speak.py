@@ -1,0 +1,202 @@
+"""`myvlm caption` and `myvlm ask`: one picture, or whole albums in batches, so that memory stays bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from myvlm.cli import inputs, opening, options
+from myvlm.cli.screen import Screen, as_document, screen
+from myvlm.errors import ImageError, InputError, MissingFileError, MyVLMError
+
+if TYPE_CHECKING:
+    from myvlm.api import MyVLM
+    from myvlm.images import LoadedImage
+    from myvlm.reply import Reply
+
+Speak: TypeAlias = "Callable[[MyVLM, Sequence[LoadedImage]], list[Reply]]"
+
+Pictures = Annotated[list[str], typer.Argument(metavar="PICTURES...", help="Files, folders or patterns.")]
+Batch = Annotated[int, typer.Option(min=1, help="Pictures at a time.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Load no concepts: what the frozen model says.")]
+
+
+@dataclass(frozen=True)
+class Said:
+    """What was said of one picture, or why nothing was; the picture itself is let go."""
+
+    picture: Path
+    text: str = ""
+    detections: tuple[Any, ...] = ()
+    error: MyVLMError | None = None
+
+    @property
+    def seen(self) -> str:
+        return ", ".join(f"{d.identifier} {d.probability:.0%}" for d in self.detections if d.present)
+
+    def as_document(self) -> dict[str, Any]:
+        if self.error:
+            return {"picture": str(self.picture), "error": as_document(self.error)}
+        return {
+            "picture": str(self.picture),
+            "text": self.text,
+            "seen": [d.identifier for d in self.detections if d.present],
+            "detections": [
+                {
+                    "identifier": d.identifier,
+                    "probability": round(d.probability, 4),
+                    "present": d.present,
+                    "box": [round(edge, 1) for edge in d.box] if d.box else None,
+                }
+                for d in self.detections
+            ],
+        }
+
+
+def caption(
+    pictures: Pictures,
+    concepts: options.ConceptFolders = None,
+    prompt: Annotated[str | None, typer.Option(help="An instruction instead of the model's own.")] = None,
+    plain: Plain = False,
+    backbone: options.BackboneName = options.DEFAULT_BACKBONE,
+    device: options.Device = None,
+    dtype: options.Precision = None,
+    batch: Batch = 8,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Describe pictures, naming the concepts that are in them.
+
+    myvlm caption desk.jpg · myvlm caption holiday/ --concepts concepts/sks-mug --json
+    """
+
+    def speak(vlm: MyVLM, photos: Sequence[LoadedImage]) -> list[Reply]:
+        return vlm.caption(photos, prompt=prompt)
+
+    with screen(as_json=as_json, quiet=quiet) as out:
+        files, folders = _early(pictures, concepts, plain)
+        vlm = _opened(out, backbone, device, dtype, folders)
+        said = list(_speak(out, vlm, files, batch, speak))
+        _show(out, vlm, said, {"command": "caption", "prompt": prompt}, pictures)
+
+
+def ask(
+    pictures: Pictures,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="Concepts go by their identifiers.")],
+    concepts: options.ConceptFolders = None,
+    plain: Plain = False,
+    backbone: options.BackboneName = options.DEFAULT_BACKBONE,
+    device: options.Device = None,
+    dtype: options.Precision = None,
+    batch: Batch = 8,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Ask one question of one picture or of many.
+
+    myvlm ask desk.jpg "What is next to sks?"
+    """
+
+    def speak(vlm: MyVLM, photos: Sequence[LoadedImage]) -> list[Reply]:
+        return vlm.ask(photos, question)
+
+    with screen(as_json=as_json, quiet=quiet) as out:
+        if not question.strip() or Path(question).is_file():
+            raise InputError(
+                "The last word of the command is no question.",
+                got=repr(question),
+                expected="myvlm ask PICTURE... QUESTION",
+                fix="put the question last, in quotes",
+            )
+        files, folders = _early(pictures, concepts, plain)
+        vlm = _opened(out, backbone, device, dtype, folders)
+        said = list(_speak(out, vlm, files, batch, speak))
+        _show(out, vlm, said, {"command": "ask", "question": question}, pictures)
+
+
+def _early(
+    pictures: Sequence[str], concepts: Sequence[Path] | None, plain: bool
+) -> tuple[list[Path], list[tuple[Path, bool]]]:
+    """What can be wrong is found before the model is loaded."""
+    return inputs.picture_files(pictures), [] if plain else opening.chosen_folders(concepts)
+
+
+def _opened(
+    out: Screen,
+    backbone: str,
+    device: str | None,
+    dtype: options.Dtype | None,
+    folders: Sequence[tuple[Path, bool]],
+) -> MyVLM:
+    vlm = opening.open_model(out, backbone, device, dtype)
+    with out.busy("loading concepts"):
+        opening.add_concepts(out, vlm, folders)
+    return vlm
+
+
+def _speak(out: Screen, vlm: MyVLM, files: Sequence[Path], batch: int, speak: Speak) -> Iterator[Said]:
+    """Batch by batch; a picture that cannot be read is said so in its place, and the others go on."""
+    with out.progress("looking", len(files)) as bar:
+        for start in range(0, len(files), batch):
+            some = files[start : start + batch]
+            loaded = [_load(out, file, alone=len(files) == 1) for file in some]
+            photos = [one for one in loaded if not isinstance(one, Said)]
+            replies = iter(speak(vlm, photos) if photos else [])
+            for file, one in zip(some, loaded, strict=True):
+                yield one if isinstance(one, Said) else _said(file, next(replies))
+            bar.advance(bar.task_ids[0], len(some))
+
+
+def _load(out: Screen, file: Path, *, alone: bool) -> LoadedImage | Said:
+    from myvlm.images import load_images
+
+    try:
+        [photo] = load_images(file)
+        return photo
+    except (ImageError, MissingFileError) as error:
+        if alone:
+            raise
+        out.fail(error)
+        return Said(file, error=error)
+
+
+def _said(file: Path, reply: Reply) -> Said:
+    return Said(file, reply.text, reply.detections)
+
+
+def _show(
+    out: Screen, vlm: MyVLM, said: Sequence[Said], call: dict[str, Any], sources: Sequence[str]
+) -> None:
+    document = {
+        **call,
+        "backbone": vlm.backbone.name,
+        "concepts": list(vlm.concepts),
+        "pictures": [one.as_document() for one in said],
+    }
+    alone = len(said) == 1 and str(said[0].picture) == sources[0]
+    out.show(document, _one(said[0]) if alone else _table(said, call["command"]))
+
+
+def _one(said: Said) -> RenderableType:
+    text = Text(said.text)
+    for detection in said.detections:
+        if detection.present:
+            text.highlight_words([detection.identifier], style="bold magenta", case_sensitive=False)
+    return Text.assemble(text, (f"\nseen: {said.seen}", "dim")) if said.seen else text
+
+
+def _table(said: Sequence[Said], command: str) -> RenderableType:
+    table = Table(
+        "picture", "seen", "caption" if command == "caption" else "answer", box=None, pad_edge=False
+    )
+    for one in said:
+        text = Text(f"not read: {one.error.what}", style="red") if one.error else Text(one.text)
+        table.add_row(Text(str(one.picture)), Text(one.seen or "–"), text)
+    return table

@@ -1,0 +1,348 @@
+"""`MyVLM`: what it takes, what it gives back, what it refuses, and that it leaves the model as it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Taught, check_same, state_of
+from PIL import Image
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from myvlm import Concept, LearnSettings, MyVLM, Reply, api
+from myvlm.errors import (
+    ConceptExistsError,
+    ConceptFileError,
+    ImageError,
+    InputError,
+    MissingFileError,
+    NotWritableError,
+    UnknownBackboneError,
+    UnknownConceptError,
+)
+from myvlm.tinyworld import FewShot, few_shot, sample_picture
+from myvlm.tinyworld.fewshot import pictures
+from myvlm.words import contains_word
+
+pytestmark = pytest.mark.usefixtures("unchanged")
+SHORT = LearnSettings(steps=2, views=2)
+
+
+@pytest.fixture(scope="module")
+def kit() -> FewShot:
+    return few_shot(0, photos=4, tests=6)
+
+
+def teach(vlm: MyVLM, kit: FewShot, **changes: Any) -> Concept:
+    given: dict[str, Any] = {"images": kit.photos(), "captions": kit.captions(), "settings": SHORT, **changes}
+    identifier = given.pop("identifier", kit.identifier)
+    images = given.pop("images")
+    return vlm.learn(identifier, images, category=kit.category, progress=False, **given)
+
+
+# ---------------------------------------------------------------- one or many
+
+
+def test_one_picture_gives_a_reply_and_many_give_a_list(vlm: MyVLM, tmp_path: Path) -> None:
+    one, two = sample_picture(1), sample_picture(2)
+    single = vlm.caption(one)
+    assert isinstance(single, Reply)
+    assert str(single) == single.text
+    assert len(single.text.split()) > 3
+    many = vlm.caption([one, two])
+    assert [type(reply) for reply in many] == [Reply, Reply]
+    assert many[0].token_ids == single.token_ids
+    assert many[0].text != many[1].text
+    [alone] = vlm.caption([two])
+    assert alone.token_ids == many[1].token_ids
+    one.save(tmp_path / "1.png")
+    assert vlm.caption(tmp_path / "1.png").token_ids == single.token_ids
+    [from_folder] = vlm.caption(tmp_path)
+    assert from_folder.token_ids == single.token_ids
+    assert vlm.caption(np.asarray(one)).token_ids == single.token_ids
+    assert isinstance(vlm.ask(one, "where is this ?"), Reply)
+    assert len(vlm.ask([one, two], "where is this ?")) == 2
+
+
+def test_generic_is_plain_transformers_to_the_bit(taught: Taught, fresh: MyVLM) -> None:
+    fresh.concepts.add(taught.folder)
+    shown = pictures(taught.kit.present)
+    with fresh.generic():
+        replies = fresh.caption(shown)
+        with fresh.generic():
+            assert fresh.caption(shown[0]).detections == ()
+        assert fresh.caption(shown[0]).detections == ()
+    assert [reply.token_ids for reply in replies] == plain_transformers(fresh, shown)
+    assert [len(reply.detections) for reply in fresh.caption(shown)] == [1] * len(shown)
+
+
+def plain_transformers(vlm: MyVLM, shown: list[Image.Image]) -> list[tuple[int, ...]]:
+    """What the model says without this library."""
+    model, processor = vlm.backbone.model, vlm.backbone.processor
+    content = [{"type": "image"}, {"type": "text", "text": vlm.backbone.caption_prompt}]
+    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    inputs = processor(
+        text=[prompt] * len(shown), images=shown, padding=True, padding_side="left", return_tensors="pt"
+    )
+    with torch.no_grad():
+        ids = model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=64)
+    ends = {processor.tokenizer.eos_token_id, processor.tokenizer.pad_token_id}
+    new = ids[:, inputs["input_ids"].shape[1] :].tolist()
+    return [tuple(token for token in row if token not in ends) for row in new]
+
+
+# ---------------------------------------------------------------- a learned concept
+
+
+def test_a_concept_from_disk_is_named_where_it_is_and_changes_nothing_elsewhere(
+    taught: Taught, fresh: MyVLM
+) -> None:
+    fresh.concepts.add(taught.folder)
+    present = fresh.caption(pictures(taught.kit.present))
+    assert sum(contains_word(reply.text, taught.word) for reply in present) >= 5
+    assert sum(reply.seen == (taught.word,) for reply in present) >= 5
+    others = pictures(taught.kit.look_alike) + pictures(taught.kit.other)
+    with fresh.generic():
+        plain = fresh.caption(others)
+    unseen = [(a, b) for a, b in zip(fresh.caption(others), plain, strict=True) if not a.seen]
+    assert len(unseen) >= 9
+    assert all(a.token_ids == b.token_ids for a, b in unseen)
+
+
+def test_attention_is_a_map_over_the_picture(taught: Taught, fresh: MyVLM) -> None:
+    fresh.concepts.add(taught.folder)
+    [picture] = pictures(taught.kit.present[:1])
+    looks = fresh.attention(picture, taught.word)
+    assert looks.values.shape == (8, 8)
+    assert looks.values.sum() == pytest.approx(1, abs=1e-4)
+    assert looks.overlay().size == picture.size
+    with pytest.raises(UnknownConceptError, match="nobody"):
+        fresh.attention(picture, "nobody")
+
+
+def test_a_renamed_concept_speaks_the_new_word(taught: Taught, fresh: MyVLM) -> None:
+    fresh.concepts.add(taught.folder)
+    shown = pictures(taught.kit.present)
+    before = fresh.caption(shown)
+    answer = fresh.ask(shown[0], f"what is next to {taught.word} ?")
+    fresh.concepts.rename(taught.word, "My Old Cup")
+    after = fresh.caption(shown)
+    named = [i for i, reply in enumerate(before) if contains_word(reply.text, taught.word)]
+    assert len(named) >= 5
+    for i in named:
+        assert after[i].seen == ("My Old Cup",)
+        assert "My Old Cup" in after[i].text
+        assert not contains_word(after[i].text, taught.word)
+        assert after[i].token_ids == before[i].token_ids
+    assert fresh.ask(shown[0], "what is next to My Old Cup ?").token_ids == answer.token_ids
+
+
+def test_learning_again_gives_the_same_numbers(vlm: MyVLM, quick: MyVLM, kit: FewShot) -> None:
+    first = teach(quick, kit).embeddings["tinyworld/llava"]
+    quick.concepts.remove(kit.identifier)
+    second = teach(quick, kit).embeddings["tinyworld/llava"]
+    quick.concepts.remove(kit.identifier)
+    other = teach(quick, kit, settings=SHORT.model_copy(update={"seed": 1})).embeddings["tinyworld/llava"]
+    assert np.array_equal(first.directions, second.directions)
+    assert not np.array_equal(first.directions, other.directions)
+    assert first.directions.shape == (1, vlm.backbone.dim)
+    assert first.fingerprint == vlm.backbone.fingerprint()
+    assert first.figures["cross_entropy"] > 0
+
+
+def test_the_model_writes_captions_where_the_user_gives_none(quick: MyVLM, kit: FewShot) -> None:
+    concept = teach(quick, kit, captions=None)
+    assert concept.recipe["captions_by"] == "model"
+    captions = concept.recipe["captions"]
+    assert len(captions) == 4
+    assert all(contains_word(text, kit.identifier) for own in captions for text in own)
+
+
+def test_learning_leaves_a_model_in_training_as_it_was(quick: MyVLM, kit: FewShot) -> None:
+    model = quick.backbone.model
+    frozen = next(model.parameters())
+    model.train()
+    model.model.language_model.eval()
+    frozen.requires_grad_(False)
+    handle = model.register_forward_hook(lambda *_: None)
+    try:
+        before = state_of(model)
+        teach(quick, kit)
+        quick.caption(kit.photos()[0])
+        check_same(before, state_of(model))
+    finally:
+        handle.remove()
+        frozen.requires_grad_(True)
+        model.eval()
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_bad_photos(quick: MyVLM, kit: FewShot, tmp_path: Path) -> None:
+    broken = tmp_path / "broken" / "cup.jpg"
+    broken.parent.mkdir()
+    broken.write_bytes(b"\xff\xd8\xff not really")
+    (tmp_path / "empty").mkdir()
+    wrong = [
+        ([], InputError, "no photos"),
+        (tmp_path / "gone.jpg", MissingFileError, "gone.jpg"),
+        (broken, ImageError, "cup.jpg"),
+        (tmp_path / "empty", MissingFileError, "empty"),
+        (str(tmp_path / "*.webp"), MissingFileError, r"\*\.webp"),
+    ]
+    for images, kind, message in wrong:
+        with pytest.raises(kind, match=message):
+            teach(quick, kit, images=images)
+        with pytest.raises(kind, match=message):
+            quick.caption(images)
+    assert len(quick.concepts) == 0
+
+
+@pytest.mark.parametrize(
+    ("captions", "message"),
+    [
+        (["{} on a chair", "a mug", "{} here", "{} there"], r"images\[1\] does not name the concept"),
+        (["{} on a chair"], "1 captions"),
+        ("{} on a chair", "one text"),
+        ([["{} on a chair"], [], ["{}"], ["{}"]], r"images\[1\] has no caption"),
+        ([["{}"], ["{}"], ["{}", "{}s of the world"], ["{}"]], r"images\[2\] does not name"),
+    ],
+)
+def test_bad_captions(quick: MyVLM, kit: FewShot, captions: Any, message: str) -> None:
+    filled = json.loads(json.dumps(captions).replace("{}", kit.identifier))
+    with pytest.raises(InputError, match=message):
+        teach(quick, kit, captions=filled)
+    assert len(quick.concepts) == 0
+
+
+def test_bad_questions(quick: MyVLM, kit: FewShot) -> None:
+    with pytest.raises(InputError, match="2 lists"):
+        teach(quick, kit, questions=[[("where ?", "here")], []])
+    with pytest.raises(InputError, match="question is empty"):
+        quick.ask(kit.photos()[0], "  ")
+
+
+@pytest.mark.parametrize("identifier", ["", " sks", "a/b", "..", "x" * 65, "tab\there"])
+def test_no_identifier(quick: MyVLM, kit: FewShot, identifier: str) -> None:
+    with pytest.raises(InputError, match="cannot be the identifier"):
+        teach(quick, kit, identifier=identifier)
+
+
+def test_an_identifier_that_the_model_cannot_write(
+    quick: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"(?s)cannot write 'qwertz'.*unknown words.*sks"):
+        teach(quick, kit, identifier="qwertz")
+    monkeypatch.setattr(quick.backbone, "word_ids", lambda word: [])
+    with pytest.raises(InputError, match="no tokens"):
+        teach(quick, kit)
+
+
+def test_an_identifier_that_is_taken(taught: Taught, fresh: MyVLM) -> None:
+    fresh.concepts.add(taught.folder)
+    with pytest.raises(ConceptExistsError, match=taught.word):
+        teach(fresh, taught.kit, identifier=taught.word.upper())
+    assert list(fresh.concepts) == [taught.word]
+
+
+def test_a_concept_file_that_is_not_whole(taught: Taught, fresh: MyVLM, tmp_path: Path) -> None:
+    def spoiled(name: str, spoil: Any) -> Path:
+        folder = tmp_path / name
+        shutil.copytree(taught.folder, folder)
+        spoil(folder)
+        return folder
+
+    def newer(folder: Path) -> None:
+        record = json.loads((folder / "concept.json").read_text())
+        (folder / "concept.json").write_text(json.dumps({**record, "format_version": 99}))
+
+    def altered(folder: Path) -> None:
+        file = next((folder / "embeddings").iterdir())
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(bytes(data))
+
+    def cut(folder: Path) -> None:
+        file = folder / "head.safetensors"
+        file.write_bytes(file.read_bytes()[:-10])
+
+    wrong = [("newer", newer, "newer release"), ("altered", altered, "embeddings"), ("cut", cut, "was cut")]
+    for name, spoil, message in wrong:
+        with pytest.raises(ConceptFileError, match=message):
+            fresh.concepts.add(spoiled(name, spoil))
+    with pytest.raises(MissingFileError, match="nowhere"):
+        fresh.concepts.add(tmp_path / "nowhere")
+    assert len(fresh.concepts) == 0
+
+
+def test_a_concept_that_was_learned_for_another_model(taught: Taught, fresh: MyVLM, tmp_path: Path) -> None:
+    shutil.copytree(taught.folder, tmp_path / "other")
+    file = tmp_path / "other" / "concept.json"
+    record = json.loads(file.read_text())
+    record["embeddings"]["tinyworld/llava"]["fingerprint"] = "0" * 64
+    file.write_text(json.dumps(record))
+    fresh.concepts.add(tmp_path / "other")
+    with pytest.raises(ConceptFileError, match="another model than tinyworld/llava"):
+        fresh.attention(pictures(taught.kit.present[:1])[0], taught.word)
+    with pytest.raises(ConceptFileError, match="another model than tinyworld/llava"):
+        fresh.caption(taught.kit.photos())
+
+
+def test_a_place_that_cannot_be_written(taught: Taught, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    for place in (tmp_path / "file" / "concept", tmp_path / "full", tmp_path / "file"):
+        with pytest.raises(NotWritableError, match=place.name):
+            Concept.load(taught.folder).save(place)
+    assert sorted(str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*")) == [
+        "file",
+        "full",
+        "full/mine.txt",
+    ]
+
+
+def test_ctrl_c_in_the_middle_of_learning(
+    quick: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+
+    @contextmanager
+    def interrupted(*_: Any, **__: Any) -> Iterator[Any]:
+        def report(step: int, *_: float) -> None:
+            steps.append(step)
+            if step == 2:
+                raise KeyboardInterrupt
+
+        yield report
+
+    before = state_of(quick.backbone.model)
+    monkeypatch.setattr(api, "learning_progress", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        teach(quick, kit, settings=LearnSettings(steps=50, views=2))
+    assert steps == [1, 2]
+    assert len(quick.concepts) == 0
+    check_same(before, state_of(quick.backbone.model))
+    monkeypatch.undo()
+    teach(quick, kit)
+    assert list(quick.concepts) == [kit.identifier]
+
+
+def test_a_model_of_no_known_family() -> None:
+    small = LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    with pytest.raises(UnknownBackboneError, match="LlamaForCausalLM"):
+        MyVLM(LlamaForCausalLM(small), None)
+    with pytest.raises(UnknownBackboneError, match="tinyworld/lava"):
+        MyVLM.from_pretrained("tinyworld/lava")
+    with pytest.raises(UnknownBackboneError, match="no/such-model"):
+        MyVLM.from_pretrained("no/such-model")

@@ -1,0 +1,69 @@
+"""Every script and notebook of `examples/` runs, in an empty working folder, and says what it promises."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from myvlm.tinyworld import few_shot
+from myvlm.words import contains_word
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+WORD = few_shot(0).identifier
+
+
+def test_all_examples_are_run_here() -> None:
+    files = sorted(one.name for one in EXAMPLES.iterdir() if one.suffix in (".py", ".ipynb"))
+    assert files == ["01_learn_a_mug.py", "02_notebook.ipynb"]
+
+
+def test_learn_a_mug(tmp_path: Path) -> None:
+    script = EXAMPLES / "01_learn_a_mug.py"
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=600, env=_environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = {line[:16].strip(" :"): line[16:].strip() for line in done.stdout.splitlines()}
+    assert list(said) == ["with the mug", "a question", "without it", "the plain model", "from its file"]
+    assert contains_word(said["with the mug"], WORD)
+    assert said["from its file"] == said["with the mug"]
+    assert not contains_word(said["the plain model"], WORD)
+    assert not contains_word(said["without it"], WORD)
+    assert said["a question"]
+    assert list(tmp_path.iterdir()) == [], "it writes nothing where it runs"
+
+
+# jupyter_client warns of its own later versions, and the kernel's sockets are closed by the collector
+@pytest.mark.filterwarnings("default")
+def test_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in _environment().items():
+        monkeypatch.setenv(name, value)
+    notebook: Any = nbformat.read(EXAMPLES / "02_notebook.ipynb", as_version=4)
+    assert all(not cell.outputs for cell in notebook.cells if cell.cell_type == "code"), (
+        "keep outputs out of git"
+    )
+    kernel = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=kernel).execute()
+    outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(outputs) == 7
+    shown = [output for some in outputs for output in some if "data" in output]
+    [reply, plain] = [one["data"]["text/html"] for one in shown if "text/html" in one["data"]]
+    assert contains_word(reply, WORD)
+    assert "seen: " in reply
+    assert not contains_word(plain, WORD)
+    assert sum("image/png" in one["data"] for one in shown) == 2
+    [answers] = [one["text"] for one in outputs[5] if one["output_type"] == "stream"]
+    assert len(answers.splitlines()) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}

@@ -191,7 +191,7 @@ class MyVLM:
         prompt = self.backbone.caption_prompt
         [said] = self.backbone.generate([photo.image], [prompt], [rows])
         values = self.backbone.attention_map(photo.image, prompt, said.text, concept.spoken, rows)
-        return AttentionMap(values, photo.image, identifier)
+        return AttentionMap(values, photo.image, identifier, self.backbone.field_of_view(photo.image.size))
 
     @contextmanager
     def generic(self) -> Iterator[Self]:

@@ -60,7 +60,9 @@ def highlighted(text: str, word: str) -> str:
 
 
 def _first(demo: Demo, kind: str) -> list[Trial]:
-    return [trial for trial in demo.trials if trial.kind == kind][: SHOWN[kind]]
+    """Some trials of a kind, mistakes before all others: a page that hid them would prove nothing."""
+    own = [trial for trial in demo.trials if trial.kind == kind]
+    return sorted(own, key=lambda trial: trial.says(demo.identifier) == (kind == "present"))[: SHOWN[kind]]
 
 
 def _photo(demo: Demo, number: int) -> str:

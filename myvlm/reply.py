@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from myvlm.heads import Detection
+from myvlm.heads import Box, Detection
 
 MARK = (214, 40, 90)
 
@@ -59,7 +59,7 @@ class Reply:
 
 @dataclass(frozen=True, eq=False)
 class AttentionMap:
-    """Where a concept looks: `values`, h × w float32 over the picture's tokens, sum 1.
+    """Where a concept looks: `values`, h × w float32 over the tokens of the picture's part in `box`, sum 1.
 
     `np.asarray(map)` is `values`; `overlay()` is the picture with the map on it; a notebook shows that.
     """
@@ -67,6 +67,7 @@ class AttentionMap:
     values: npt.NDArray[np.float32]
     image: Image.Image
     identifier: str
+    box: Box
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.array(self.values, dtype=dtype)
@@ -74,9 +75,10 @@ class AttentionMap:
     def overlay(self, strength: float = 0.65) -> Image.Image:
         """The picture, dark where nothing is looked at and tinted where much is."""
         level = self.values / max(float(self.values.max()), 1e-12)
-        mask = Image.fromarray((255 * level).astype(np.uint8), "L").resize(
-            self.image.size, Image.Resampling.BICUBIC
-        )
+        left, top, right, bottom = (round(edge) for edge in self.box)
+        seen = Image.fromarray((255 * level).astype(np.uint8))
+        mask = Image.new("L", self.image.size, 0)
+        mask.paste(seen.resize((right - left, bottom - top), Image.Resampling.BICUBIC), (left, top))
         dim = Image.blend(self.image, Image.new("RGB", self.image.size, (10, 10, 30)), strength)
         warm = Image.blend(self.image, Image.new("RGB", self.image.size, (255, 120, 30)), 0.25)
         return Image.composite(warm, dim, mask)

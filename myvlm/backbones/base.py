@@ -240,6 +240,10 @@ class Backbone(ABC):
             InputError: the answer lacks the word and there are no rows.
         """
 
+    def field_of_view(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The box of a picture of that width and height that `attention_map` covers; all of it by default."""
+        return 0.0, 0.0, float(size[0]), float(size[1])
+
     @abstractmethod
     def word_ids(self, word: str) -> list[int]:
         """The token ids that the tokenizer makes of a word that stands in a sentence."""

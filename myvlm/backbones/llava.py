@@ -43,6 +43,15 @@ class LlavaBackbone(LanguageRows):
     def image_id(self) -> int:
         return int(self.model.config.image_token_id)
 
+    def field_of_view(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        images = self.processor.image_processor
+        if not getattr(images, "do_center_crop", False):
+            return super().field_of_view(size)
+        width, height = size  # the shorter side is resized to the crop's, and the middle square is cut out
+        side = float(min(size))
+        left, top = (width - side) / 2, (height - side) / 2
+        return left, top, left + side, top + side
+
     def grid(self, tokens: int) -> tuple[int, int]:
         vision = self.model.config.vision_config
         side = vision.image_size // vision.patch_size

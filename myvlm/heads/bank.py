@@ -26,8 +26,8 @@ def write_bank(
 ) -> Path:
     """Write the window features of P pictures (each C × D) as one P × C × D float16 tensor beside an encoder.
 
-    With them goes the encoder's whitening, where it was learned. A picture with fewer windows than another is filled up with its first; a maximum over windows stays what
-    it is.
+    With them goes the encoder's whitening, where it was learned. A picture with fewer windows than another is
+    filled up with its first; a maximum over windows stays what it is.
     """
     most = max(len(rows) for rows in pictures)
     filled = [np.concatenate([rows, np.repeat(rows[:1], most - len(rows), axis=0)]) for rows in pictures]

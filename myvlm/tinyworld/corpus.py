@@ -67,7 +67,7 @@ def _draw_part(scenes: Sequence[Scene]) -> tuple[np.ndarray, np.ndarray]:
 
 def pixels(pictures: np.ndarray) -> Tensor:
     """uint8 B × 96 × 96 × 3 → float B × 3 × 96 × 96 in −1 to 1, as every processor of the world has it."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    return torch.tensor(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def warp(images: Tensor, labels: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,13 +33,12 @@ PREFIX = ("<s>", "user", ":", *("<image>",) * 64)
 
 def lessons(scene: Scene, random: Random, *, boxes: bool = True) -> list[Exchange]:
     """About eight exchanges about one picture; `boxes=False` where the picture was turned."""
-    plain = [e for e in questions(scene, random) if boxes or "[refer]" not in e.prompt][:3]
-    told = [
-        _caption_lesson(scene, random, hints=0),
-        *(_caption_lesson(scene, random, hints=1) for _ in range(2)),
-    ]
+    asked = questions(scene, random)
+    plain = [e for e in asked if "[refer]" not in e.prompt][:3]
+    drawn = [e for e in asked if "[refer]" in e.prompt][: 2 if boxes else 0]
+    told = [_caption_lesson(scene, random, hints=0), _caption_lesson(scene, random, hints=1)]
     named = [e for _ in range(2) if (e := _named_question(scene, random, boxes=boxes))]
-    return told + plain + named
+    return told + plain + drawn + named
 
 
 def _caption_lesson(scene: Scene, random: Random, *, hints: int) -> Exchange:
@@ -135,7 +134,7 @@ class PackedTexts:
         return (~(same & causal))[:, None].to(torch.bfloat16) * -1e4
 
 
-TEXT_TOKENS = 208
+TEXT_TOKENS = 184
 """Length of every packed row, fixed so that a compiled model is compiled once; what is over is left out."""
 
 

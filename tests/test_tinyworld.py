@@ -1,0 +1,240 @@
+"""tinyworld: scenes know their truth, words are true to them, training resumes, models are what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+
+from myvlm.tinyworld import few_shot, sample_picture
+from myvlm.tinyworld.corpus import Corpus, load_corpus, pixels, warp
+from myvlm.tinyworld.draw import draw_with_labels
+from myvlm.tinyworld.language import (
+    IDENTIFIERS,
+    KNOWN_NAMES,
+    box_words,
+    caption,
+    hint,
+    mirror,
+    noun_phrase,
+    questions,
+    reference,
+    vocabulary,
+)
+from myvlm.tinyworld.lessons import PREFIX, lessons, pack
+from myvlm.tinyworld.models import build_llava_processor, build_tokenizer, new_llava
+from myvlm.tinyworld.scenes import (
+    SIZE,
+    Accent,
+    Appearance,
+    look_alike,
+    random_appearance,
+    random_scene,
+)
+from myvlm.tinyworld.train_clip import new_clip, train_clip
+from myvlm.tinyworld.train_llava import adopt_vision_tower, answer_logits, train_llava
+from myvlm.tinyworld.training import Schedule
+from myvlm.tinyworld.truth import context_right, iou, leaks, names_thing, read_box, same_answer, words
+
+SCENES = [random_scene(Random(f"test {i}")) for i in range(60)]
+
+
+def test_scenes_are_drawn_the_same_from_the_same_seed() -> None:
+    again = [random_scene(Random(f"test {i}")) for i in range(60)]
+    assert again == SCENES
+    first, second = (np.asarray(draw_with_labels(s)[0]) for s in (SCENES[0], again[0]))
+    assert first.shape == (SIZE, SIZE, 3)
+    assert np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("scene", SCENES[:20])
+def test_the_thing_map_agrees_with_the_boxes(scene) -> None:
+    _, labels = draw_with_labels(scene)
+    for number, thing in enumerate(scene.things, start=1):
+        rows, columns = np.nonzero(labels == number)
+        assert len(rows), "a thing is nowhere to be seen"
+        left, top, right, bottom = (v / 4 for v in thing.box)
+        assert columns.min() >= left - 1
+        assert columns.max() <= right + 1
+        assert rows.min() >= top - 1
+        assert rows.max() <= bottom + 1
+
+
+def test_look_alikes_differ_in_exactly_one_attribute_and_training_never_shows_held_out_ones() -> None:
+    random = Random(0)
+    for _ in range(200):
+        look = random_appearance(random, held_out=True)
+        other = look_alike(look, random)
+        assert look.held_out
+        assert other.category == look.category
+        assert sum(a != b for a, b in zip(vars(look).values(), vars(other).values(), strict=True)) == 1
+    shown = {thing.look for scene in SCENES for thing in scene.things}
+    assert shown
+    assert not any(look.held_out for look in shown)
+
+
+def test_every_word_of_the_world_is_a_token_and_comes_back() -> None:
+    tokenizer, random = build_tokenizer(), Random(0)
+    texts = [caption(s, random) for s in SCENES]
+    texts += [hint(s.things[0].look, "sks", s, random) for s in SCENES]
+    texts += [t for s in SCENES for e in questions(s, random) for t in (e.prompt, e.answer)]
+    for text in texts:
+        ids = tokenizer(text)["input_ids"]
+        assert tokenizer.unk_token_id not in ids, text
+        assert len(ids) == len(text.split())
+    assert len(set(vocabulary())) == len(vocabulary())
+    assert not {n for names in KNOWN_NAMES.values() for n in names} & set(IDENTIFIERS)
+    said = tokenizer.decode(tokenizer("What is next to Sks?")["input_ids"])
+    assert said == "what is next to sks?"
+
+
+def test_captions_say_what_is_there_and_names_stand_for_their_thing_only() -> None:
+    for number, scene in enumerate(SCENES):
+        random = Random(number)
+        text = caption(scene, random)
+        assert scene.place in words(text)
+        assert scene.weather in words(text)
+        for thing in scene.things:
+            assert names_thing(text, thing) == (True, True, True), text
+        look = scene.things[0].look
+        named = caption(scene, random, {look: "sks"})
+        assert named.split().count("sks") == sum(t.look == look for t in scene.things)
+
+
+def test_references_fit_one_thing_only() -> None:
+    twins = random_scene(
+        Random(1), looks=(Appearance("mug", "red", "plain"), Appearance("mug", "red", "dotted")), count=2
+    )
+    first = reference(twins.things[0], twins, Random(0))
+    assert first == "the plain red mug"
+
+
+def test_words_of_a_box_give_the_box_back() -> None:
+    for scene in SCENES:
+        for thing in scene.things:
+            box = read_box(box_words(thing.box))
+            assert box is not None
+            assert iou(box, thing.box) > 0.85
+    assert read_box("no box") is None
+    assert iou((0, 0, 10, 10), (20, 20, 30, 30)) == 0.0
+
+
+def test_mirroring_twice_changes_nothing() -> None:
+    for scene in SCENES[:10]:
+        back = mirror(mirror(scene))
+        for one, other in zip(back.things, scene.things, strict=True):
+            assert one.box == pytest.approx(other.box)
+
+
+def test_judges_of_answers_and_context() -> None:
+    assert same_answer("in the sun", "on a sunny day")
+    assert not same_answer("a plain red mug", "a dotted red mug")
+    kit = few_shot(1, tests=6)
+    names = {kit.look: kit.identifier}
+    for scene in kit.present:
+        right, total = context_right(caption(scene, Random(0), names), scene, kit.look)
+        assert right == total >= 1
+        assert not leaks(caption(scene, Random(0), names), scene, kit.context)
+        assert context_right("nothing at all", scene, kit.look)[0] == 0
+    there = {w for w in kit.context if w not in caption(kit.present[0], Random(0)).split()}
+    assert leaks(f"a {sorted(there)[0]}", kit.present[0], {sorted(there)[0]})
+
+
+def test_a_user_is_confounded_as_promised() -> None:
+    kit = few_shot(3)
+    companions = set.intersection(*({t.look for t in s.things} for s in kit.train)) - {kit.look}
+    assert len(companions) == 1
+    assert len({s.weather for s in kit.train}) == 1
+    assert {s.place for s in kit.train}.isdisjoint({s.place for s in kit.present})
+    assert all(s.find(kit.look) for s in kit.present)
+    assert not any(s.find(kit.look) for s in (*kit.look_alike, *kit.other))
+    assert all(kit.category in {t.category for t in s.things} for s in kit.look_alike)
+    assert not any(kit.category in {t.category for t in s.things} for s in kit.other)
+    assert [len(c) for c in kit.captions()] == [5] * 4
+    assert all(kit.identifier in text.split() for texts in kit.captions() for text in texts)
+
+
+def test_the_processor_places_the_picture_and_scales_it_as_training_did() -> None:
+    processor = build_llava_processor()
+    picture = sample_picture(0)
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "where is this ?"}]}]
+    text = processor.apply_chat_template(chat, add_generation_prompt=True)
+    inputs = processor(text=text, images=picture, return_tensors="pt", add_special_tokens=False)
+    tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
+    assert tokens[: len(PREFIX)] == list(PREFIX)
+    assert tokens[len(PREFIX) :] == "where is this ? assistant :".split()
+    torch.testing.assert_close(inputs["pixel_values"], pixels(np.asarray(picture)[None]), atol=1e-5, rtol=0)
+
+
+def test_an_identity_warp_changes_nothing() -> None:
+    image = pixels(np.asarray(sample_picture(1))[None])
+    theta = torch.eye(3)[None, :2]
+    warped, _ = warp(image, torch.zeros(1, 24, 24), theta)
+    torch.testing.assert_close(warped, image, atol=1e-5, rtol=0)
+
+
+def test_packed_texts_see_the_picture_and_their_own_past_only() -> None:
+    """The logits of a packed text are those of the text alone."""
+    model, vocab = new_llava(0).eval(), build_tokenizer().get_vocab()
+    model.set_attn_implementation("sdpa")
+    lesson = lessons(SCENES[0], Random(0))
+    image = pixels(np.asarray(draw_with_labels(SCENES[0])[0])[None])
+    with torch.no_grad():
+        together, targets = answer_logits(model, image, pack([lesson], vocab), None)
+        alone = [answer_logits(model, image, pack([[e]], vocab), None) for e in lesson]
+    assert len(lesson) >= 5
+    assert torch.equal(targets, torch.cat([t for _, t in alone]))
+    torch.testing.assert_close(together, torch.cat([logits for logits, _ in alone]), atol=2e-4, rtol=1e-4)
+
+
+def test_llava_adopts_the_vision_tower_of_open_clip() -> None:
+    clip, llava = new_clip(1).eval(), new_llava(0).eval()
+    adopt_vision_tower(llava, clip.state_dict())
+    image = pixels(np.asarray(sample_picture(2))[None])
+    with torch.no_grad():
+        clip.visual.output_tokens = True
+        _, theirs = clip.visual(image)
+        ours = llava.model.vision_tower(image).last_hidden_state[:, 1:]
+        ours = llava.model.vision_tower.post_layernorm(ours)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("corpus")
+    drawn = load_corpus(folder, seed=0, count=24, workers=1)
+    kept = load_corpus(folder, seed=0, count=24, workers=1)
+    assert np.array_equal(drawn.pictures, kept.pictures)
+    assert drawn.pictures.shape == (24, SIZE, SIZE, 3)
+    return kept
+
+
+@pytest.mark.parametrize("which", ["clip", "llava"])
+def test_an_interrupted_training_ends_where_an_unbroken_one_does(
+    which: str, corpus: Corpus, tmp_path: Path
+) -> None:
+    def train(schedule: Schedule):
+        if which == "clip":
+            return train_clip(corpus, 0, schedule)
+        return train_llava(corpus, 0, schedule, new_clip(0).state_dict())
+
+    whole = Schedule(3, 4, 1e-3, tmp_path / "whole.pt", warmup=1)
+    for step in train(whole):
+        unbroken = {k: v.clone() for k, v in step.model.state_dict().items()}
+    broken = Schedule(3, 4, 1e-3, tmp_path / "broken.pt", warmup=1)
+    steps = train(broken)
+    next(steps)
+    broken.save(next(steps))
+    steps.close()
+    [last] = list(train(broken))
+    assert last.number == 3
+    for name, value in last.model.state_dict().items():
+        assert torch.equal(value, unbroken[name]), name
+
+
+def test_accents_are_said_with_the_right_article() -> None:
+    look = Appearance("mug", "orange", "plain", Accent("indigo", "star"))
+    assert noun_phrase(look, accent=True) == "a plain orange mug with an indigo star"

@@ -13,7 +13,9 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from typing import Annotated
 
 import torch
@@ -21,6 +23,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from transformers.utils import logging
 
 from myvlm import LearnSettings, MyVLM, Reply
 from myvlm.backbones import ConceptRows
@@ -42,6 +45,11 @@ class Tally:
 
     def add(self, figure: str, seed: int, values: Iterable[float]) -> None:
         self.outcomes.setdefault(figure, {}).setdefault(seed, []).extend(float(v) for v in values)
+
+    def join(self, other: Tally) -> None:
+        for figure, by_seed in other.outcomes.items():
+            for seed, values in by_seed.items():
+                self.add(figure, seed, values)
 
     def rate(self, figure: str) -> float:
         return statistics.fmean(v for values in self.outcomes[figure].values() for v in values)
@@ -71,24 +79,43 @@ def main(
     concepts: Annotated[int, typer.Option(help="Concepts a seed.")] = 12,
     seeds: Annotated[int, typer.Option(help="Seeds: 0, 1, …")] = 3,
     tests: Annotated[int, typer.Option(help="Unseen pictures of each kind a concept.")] = 20,
-    ablations: Annotated[bool, typer.Option(help="Also measure the table of ablations.")] = True,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    ablated: Annotated[int, typer.Option(help="Concepts a seed in the table of ablations; 0: no table.")] = 4,
+    workers: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 2,
 ) -> None:
     """Measure, print the tables, and last one JSON object."""
-    torch.set_num_threads(threads)
-    vlm = MyVLM.from_pretrained(backbone)
-    runs = [(number, seed) for seed in range(seeds) for number in range(concepts)]
-    main_tally, ablated = Tally(), {name: Tally() for name in VARIANTS}
-    for number, seed in track(runs, "concepts", console=console):
-        kit = few_shot(number, seed=seed, tests=tests)
-        measure(vlm, kit, seed, main_tally)
-        for name, change in VARIANTS.items() if ablations else ():
-            measure_open(vlm, kit, seed, LearnSettings(seed=seed, **change), ablated[name])
-    if ablations:
-        print_ablations(ablated)
-    figures = summarise(main_tally)
-    print_figures(main_tally, figures)
+    runs = [(number, seed, tests, number < ablated) for seed in range(seeds) for number in range(concepts)]
+    whole, by_variant = Tally(), {name: Tally() for name in VARIANTS}
+    with ProcessPoolExecutor(workers, get_context("spawn"), load, (backbone,)) as pool:
+        for own, variants in track(pool.map(one_run, runs), "concepts", len(runs), console=console):
+            whole.join(own)
+            for name, tally in variants.items():
+                by_variant[name].join(tally)
+    if ablated:
+        print_ablations(by_variant)
+    figures = summarise(whole)
+    print_figures(whole, figures)
     print(json.dumps(figures))
+
+
+LOADED: dict[str, MyVLM] = {}
+
+
+def load(backbone: str) -> None:
+    """What every process does first."""
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    LOADED["vlm"] = MyVLM.from_pretrained(backbone)
+
+
+def one_run(run: tuple[int, int, int, bool]) -> tuple[Tally, dict[str, Tally]]:
+    """All that is measured of one concept: in full, and by ablation."""
+    number, seed, tests, ablate = run
+    kit, tally = few_shot(number, seed=seed, tests=tests), Tally()
+    measure(LOADED["vlm"], kit, seed, tally)
+    variants = {name: Tally() for name in VARIANTS if ablate}
+    for name, variant in variants.items():
+        measure_open(LOADED["vlm"], kit, seed, LearnSettings(seed=seed, **VARIANTS[name]), variant)
+    return tally, variants
 
 
 # ---------------------------------------------------------------- one concept, as a user has it

@@ -1,24 +1,44 @@
 """Teach a frozen vision-language model the things in your life.
 
-Importing this downloads nothing and loads no model.
+Importing this downloads nothing and loads no model; torch is imported with the first name that is used.
 """
 
-from myvlm.api import MyVLM
-from myvlm.concept import Concept, Embedding
-from myvlm.errors import MyVLMError
-from myvlm.heads import Detection
-from myvlm.learning import LearnSettings
-from myvlm.library import ConceptLibrary
-from myvlm.reply import AttentionMap, Reply
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "AttentionMap",
-    "Concept",
-    "ConceptLibrary",
-    "Detection",
-    "Embedding",
-    "LearnSettings",
-    "MyVLM",
-    "MyVLMError",
-    "Reply",
-]
+if TYPE_CHECKING:
+    from myvlm.api import MyVLM as MyVLM
+    from myvlm.concept import Concept as Concept
+    from myvlm.concept import Embedding as Embedding
+    from myvlm.errors import MyVLMError as MyVLMError
+    from myvlm.heads import Detection as Detection
+    from myvlm.learning import LearnSettings as LearnSettings
+    from myvlm.library import ConceptLibrary as ConceptLibrary
+    from myvlm.reply import AttentionMap as AttentionMap
+    from myvlm.reply import Reply as Reply
+
+_HOMES = {
+    "AttentionMap": "reply",
+    "Concept": "concept",
+    "ConceptLibrary": "library",
+    "Detection": "heads",
+    "Embedding": "concept",
+    "LearnSettings": "learning",
+    "MyVLM": "api",
+    "MyVLMError": "errors",
+    "Reply": "reply",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'myvlm' has no attribute {name!r}")
+    value = getattr(import_module(f"myvlm.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

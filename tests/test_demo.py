@@ -32,10 +32,13 @@ def test_it_learns_and_names_and_leaves_the_rest_alone(demo: Demo) -> None:
     figures = demo.figures
     assert (figures.said.of, figures.said_wrongly.of) == (6, 12)
     assert figures.said.hits >= 5
-    assert figures.said_wrongly.hits <= 1
+    assert figures.said_wrongly.hits <= 2
     assert figures.plain_identical.of >= 10
     assert figures.plain_identical.hits == figures.plain_identical.of
     assert 1_000 < figures.concept_bytes < 100_000
+    assert figures.said_wrongly.hits == sum(
+        t.says(demo.identifier) for t in demo.trials if t.kind != "present"
+    )
     assert figures.said.hits == sum(t.says(demo.identifier) for t in demo.trials if t.kind == "present")
     assert [len(own) for own in demo.captions] == [5, 5, 5, 5]
     assert [one.question.startswith("what colour") for one in demo.answers].count(True) == 1

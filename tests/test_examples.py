@@ -60,7 +60,7 @@ def test_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "seen: " in reply
     assert not contains_word(plain, WORD)
     assert sum("image/png" in one["data"] for one in shown) == 2
-    [answers] = [one["text"] for one in outputs[5] if one["output_type"] == "stream"]
+    answers = "".join(one["text"] for one in outputs[5] if one.get("name") == "stdout")
     assert len(answers.splitlines()) == 2
     assert list(tmp_path.iterdir()) == []
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-BETWEEN = 1 / 3
+BETWEEN = 0.65
 """Where the threshold goes in a gap between negatives and positives: nearer the many negatives, whose end is
 known, than the few left-out photos, whose spread is not."""
 

@@ -42,10 +42,10 @@ def main(
     ],
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     scenes: Annotated[int, typer.Option(help="Training scenes, drawn once.")] = 40_000,
-    clip_steps: Annotated[int, typer.Option(help="Steps of 192 windows.")] = 900,
+    clip_steps: Annotated[int, typer.Option(help="Steps of 192 windows.")] = 1300,
     llava_steps: Annotated[
         int, typer.Option(help="Steps of 48 pictures with about eight texts each.")
-    ] = 2400,
+    ] = 1450,
     device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cuda" if torch.cuda.is_available() else "cpu",
     compiled: Annotated[
         bool, typer.Option(help="Compile the language model: a minute, then a fifth faster.")

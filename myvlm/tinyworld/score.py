@@ -108,7 +108,7 @@ def answer(
             ],
             images=list(pictures[part]), padding=True, padding_side="left", return_tensors="pt",
         )  # fmt: skip
-        ids = model.generate(**inputs.to(model.device), do_sample=False, max_new_tokens=48)
+        ids = model.generate(**inputs.to(model.device), do_sample=False, max_new_tokens=96)
         said += processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return said
 

@@ -1,0 +1,69 @@
+"""What the package promises as a whole: public names, no network, no model at import, benchmarks that run."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import myvlm
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    assert len(myvlm.__all__) >= 9
+    for name in myvlm.__all__:
+        assert getattr(myvlm, name).__doc__, name
+
+
+def test_help_imports_no_torch() -> None:
+    code = "import sys, myvlm.cli; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_readme_names_every_command_and_family() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for word in (
+        "myvlm demo",
+        "myvlm learn",
+        "myvlm caption",
+        "myvlm ask",
+        "myvlm concepts",
+        "tinyworld/llava",
+    ):
+        assert word in readme
+    assert "@@" not in readme, "a figure was left out"
+
+
+def test_the_readmes_first_lines_do_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [code, *_] = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    named, *_, plain = capsys.readouterr().out.strip().splitlines()
+    assert "ulmo" in named
+    assert "ulmo" not in plain
+    assert (tmp_path / "ulmo-mug" / "concept.json").is_file()
+
+
+def test_the_recall_benchmark_ends_in_one_json_line() -> None:
+    command = [sys.executable, "benchmarks/recall.py", "--concepts", "1", "--seeds", "1", "--tests", "2"]
+    done = subprocess.run(
+        [*command, "--ablated", "0", "--workers", "1"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads(done.stdout.strip().splitlines()[-1])
+    keys = (
+        "recall", "recall_2", "recall_1", "recall_gated_open", "false_lookalike", "false_other",
+        "context_kept", "leakage", "plain_identical", "learn_seconds",
+    )  # fmt: skip
+    assert all(isinstance(figures[key], float) for key in keys)
+    assert figures["plain_identical"] == 1.0

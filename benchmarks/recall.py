@@ -29,6 +29,7 @@ from myvlm import LearnSettings, MyVLM, Reply
 from myvlm.backbones import ConceptRows
 from myvlm.images import load_images
 from myvlm.learning import gather_examples, learn_embedding
+from myvlm.loading import default_settings
 from myvlm.tinyworld import FewShot, few_shot
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.tinyworld.truth import context_right, leaks
@@ -69,6 +70,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "no norm rescaling": {"norm": "none"},
     "no augmentation": {"augment": False},
     "no augmentation, no regularizer": {"augment": False, "regularizer": 0.0},
+    "random start": {"start": "random"},
     "4 rows": {"rows": 4},
 }
 """The ablations; the default is one row."""
@@ -114,7 +116,9 @@ def one_run(run: tuple[int, int, int, bool]) -> tuple[Tally, dict[str, Tally]]:
     measure(LOADED["vlm"], kit, seed, tally)
     variants = {name: Tally() for name in VARIANTS if ablate}
     for name, variant in variants.items():
-        measure_open(LOADED["vlm"], kit, seed, LearnSettings(seed=seed, **VARIANTS[name]), variant)
+        settings = default_settings(LOADED["vlm"].backbone.name)
+        settings = settings.model_copy(update={"seed": seed, **VARIANTS[name]})
+        measure_open(LOADED["vlm"], kit, seed, settings, variant)
     return tally, variants
 
 
@@ -131,12 +135,13 @@ def measure(vlm: MyVLM, kit: FewShot, seed: int, tally: Tally) -> None:
     }
     with vlm.generic():
         plain = {name: vlm.caption(group) for name, group in groups.items()}
+    settings = default_settings(vlm.backbone.name).model_copy(update={"seed": seed})
     for count, figure in ((4, "recall"), (2, "recall_2"), (1, "recall_1")):
         user = MyVLM(model, processor, name=vlm.backbone.name)
         started = time.perf_counter()
         user.learn(
             kit.identifier, kit.photos(count), category=kit.category, captions=kit.captions(count),
-            questions=kit.questions(count), settings=LearnSettings(seed=seed), progress=False,
+            questions=kit.questions(count), settings=settings, progress=False,
         )  # fmt: skip
         seconds = time.perf_counter() - started
         replies = user.caption(groups["present"])
@@ -195,7 +200,7 @@ def measure_open(vlm: MyVLM, kit: FewShot, seed: int, settings: LearnSettings, t
     """Learn only the embedding and caption pictures with the concept, the gate told the truth."""
     backbone = vlm.backbone
     examples = gather_examples(kit.identifier, load_images(kit.photos()), kit.captions(), kit.questions())
-    learned = learn_embedding(backbone, examples, settings)
+    learned = learn_embedding(backbone, examples, settings, words=(kit.identifier, kit.category))
     rows = ConceptRows(learned.directions, settings.norm)
     images = pictures(kit.present)
     prompts = [backbone.caption_prompt] * len(images)

@@ -19,10 +19,13 @@ from myvlm.images import ImageSource, ImageSources, LoadedImage, as_images, load
 from myvlm.learning import LearnSettings, gather_examples, learn_embedding
 from myvlm.learning.examples import Captions, Questions, name_in_caption
 from myvlm.library import ConceptLibrary
-from myvlm.loading import default_encoder, load_model
+from myvlm.loading import default_encoder, default_settings, load_model
 from myvlm.progress import learning_progress
 from myvlm.reply import AttentionMap, Reply
 from myvlm.words import check_identifier, replace_words
+
+AT_ONCE = 16
+"""Pictures a batch, so that a whole album needs no more memory than a few pictures."""
 
 
 class MyVLM:
@@ -118,7 +121,7 @@ class MyVLM:
             InputError: a photo, caption, question or identifier cannot be used; nothing was learned.
             ConceptExistsError: the identifier is taken.
         """
-        settings = settings or LearnSettings()
+        settings = settings or default_settings(self.backbone.name)
         self._check_new(identifier)
         photos = load_images(images)
         others = None if negatives is None else load_images(negatives)
@@ -129,7 +132,8 @@ class MyVLM:
         head = head_class(kind)(**self._head_options(kind))
         with learning_progress(identifier, settings, shown=progress) as report:
             head.fit(photos, others, category=category)
-            learned = learn_embedding(self.backbone, examples, settings, report=report)
+            words = (identifier, category)
+            learned = learn_embedding(self.backbone, examples, settings, words=words, report=report)
         embedding = Embedding(
             directions=learned.directions.numpy(),
             norm=settings.norm,
@@ -207,16 +211,23 @@ class MyVLM:
     def _speak(self, images: ImageSources, prompt: str, generation: dict[str, Any]) -> Reply | list[Reply]:
         """Photo → heads → embeddings of those present → backbone → text."""
         photos, single = as_images(images)
+        replies = [
+            reply
+            for start in range(0, len(photos), AT_ONCE)
+            for reply in self._speak_of(photos[start : start + AT_ONCE], prompt, generation)
+        ]
+        return replies[0] if single else replies
+
+    def _speak_of(self, photos: list[LoadedImage], prompt: str, generation: dict[str, Any]) -> list[Reply]:
         detections = self._recognise(photos)
         seen = [[self.concepts[d.identifier] for d in found if d.present] for found in detections]
         prompts = [_in_spoken_words(prompt, concepts) for concepts in seen]
         rows = [[self._rows(concept) for concept in concepts] for concepts in seen]
         said = self.backbone.generate([p.image for p in photos], prompts, rows, **generation)
-        replies = [
+        return [
             Reply(_in_own_words(g.text, concepts), tuple(found), p.image, tuple(g.token_ids.tolist()))
             for g, concepts, found, p in zip(said, seen, detections, photos, strict=True)
         ]
-        return replies[0] if single else replies
 
     def _recognise(self, photos: list[LoadedImage]) -> list[list[Detection]]:
         if self._generic or not self.concepts:

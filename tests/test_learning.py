@@ -82,7 +82,10 @@ def test_learning_lowers_the_loss_and_moves_nothing_else(backbone) -> None:
     before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
     steps: list[tuple[int, float, float]] = []
     learned = learn_embedding(
-        backbone, examples(), LearnSettings(steps=30, views=2), report=lambda *step: steps.append(step)
+        backbone,
+        examples(),
+        LearnSettings(steps=30, views=2, learning_rate=0.2),
+        report=lambda *step: steps.append(step),
     )
     assert [number for number, *_ in steps] == list(range(1, 31))
     assert learned.directions.shape == (1, backbone.dim)

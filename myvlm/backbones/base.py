@@ -247,3 +247,7 @@ class Backbone(ABC):
     @abstractmethod
     def word_ids(self, word: str) -> list[int]:
         """The token ids that the tokenizer makes of a word that stands in a sentence."""
+
+    @abstractmethod
+    def word_direction(self, word: str) -> Tensor:
+        """`D` float32: where the model's own embedding of a word points, its tokens' mean; unit length."""

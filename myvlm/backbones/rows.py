@@ -198,6 +198,12 @@ class LanguageRows(Backbone):
     def word_ids(self, word: str) -> list[int]:
         return text.answer_ids(self.processor.tokenizer, "a", word)
 
+    def word_direction(self, word: str) -> Tensor:
+        table = self.model.get_input_embeddings().weight
+        with torch.no_grad():
+            rows = functional.normalize(table[self.word_ids(word)].float(), dim=-1)
+            return functional.normalize(rows.mean(0), dim=-1)
+
     def inserted(
         self, rows: Sequence[Sequence[ConceptRows]], sentinels: Sequence[int] | None = None
     ) -> InsertedRows:

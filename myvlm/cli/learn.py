@@ -66,6 +66,7 @@ def learn(
         collection.check_place(folder, identifier)
         vlm = opening.open_model(out, backbone, device, dtype)
         from myvlm.learning import LearnSettings
+        from myvlm.loading import default_settings
 
         wanted = {"steps": steps, "rows": rows, "seed": seed}
         begun = monotonic()
@@ -76,7 +77,10 @@ def learn(
             captions=written,
             questions=asked,
             negatives=others,
-            settings=LearnSettings.model_validate({k: v for k, v in wanted.items() if v is not None}),
+            settings=LearnSettings.model_validate(
+                default_settings(backbone).model_dump()
+                | {name: value for name, value in wanted.items() if value is not None}
+            ),
             progress=not quiet,
         )
         seconds = monotonic() - begun

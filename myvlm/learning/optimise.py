@@ -31,7 +31,12 @@ class Learned:
 
 
 def learn_embedding(
-    backbone: Backbone, examples: Sequence[Example], settings: LearnSettings, *, report: Report | None = None
+    backbone: Backbone,
+    examples: Sequence[Example],
+    settings: LearnSettings,
+    *,
+    words: Sequence[str] = (),
+    report: Report | None = None,
 ) -> Learned:
     """Optimise one concept embedding on a frozen backbone (§3.2 and §3.3 of arXiv 2403.14599).
 
@@ -39,12 +44,13 @@ def learn_embedding(
     instruction; and `questions_per_step` question/answer pairs of random photos.
 
     Args:
+        words: identifier and category, between whose embeddings the optimiser starts; at random without.
         report: told of every step; a `KeyboardInterrupt` raised anywhere leaves nothing behind.
     """
     with backbone.frozen():
         kept, step_loss = _keep_views(backbone, examples, settings)
         random = Random(f"learn {settings.seed}")
-        direction = torch.nn.Parameter(_start(backbone, settings))
+        direction = torch.nn.Parameter(_start(backbone, settings, words))
         optimiser = torch.optim.AdamW([direction], lr=settings.learning_rate, weight_decay=0.0)
         losses = (math.nan, math.nan)
         for step in range(settings.steps):
@@ -101,11 +107,20 @@ def _encode_views(
     return [[next(encoded) for _ in own] for own in views]
 
 
-def _start(backbone: Backbone, settings: LearnSettings) -> Tensor:
-    """A random direction of unit mean square, the same on every device."""
+NOISE = 0.3
+"""Size of the random part beside the words, so that several rows do not start as one."""
+
+
+def _start(backbone: Backbone, settings: LearnSettings, words: Sequence[str]) -> Tensor:
+    """`rows × dim` of unit mean square: among the words, or random; the same on every device."""
     generator = torch.Generator().manual_seed(settings.seed)
     direction = torch.randn(settings.rows, backbone.dim, generator=generator)
-    return direction.to(backbone.device)
+    if words and settings.start == "words":
+        spoken = torch.stack([backbone.word_direction(word).cpu() for word in words]).sum(0)
+        direction = spoken * (backbone.dim**0.5 / spoken.norm()) + NOISE * direction
+    direction = direction.to(backbone.device)
+    _to_unit_mean_square(direction)
+    return direction
 
 
 def _draw(

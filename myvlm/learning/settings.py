@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from myvlm.backbones.base import NormRule
 
 
 class LearnSettings(BaseModel):
-    """Settings of `MyVLM.learn`; the defaults are measured by `benchmarks/recall.py`.
+    """Settings of `MyVLM.learn`. The defaults are the paper's; `myvlm.loading.default_settings` has what was
+    measured to be better for a backbone.
 
     Attributes:
         rows: concept vectors; one is the paper's.
@@ -17,6 +20,8 @@ class LearnSettings(BaseModel):
         gradient_clip: largest norm of a step's gradient; 0 for none.
         regularizer: λ, the weight of the attention given to the concept (eq. 4 of arXiv 2403.14599).
         norm: what the rows' norm is set to at every forward (§3.3); only the direction is learned.
+        start: where the optimiser begins: "words", between the model's own embeddings of the identifier and of
+            the category, or "random".
         views: augmented versions of each photo, encoded once; 1 is the photo alone.
         augment: flip, brightness ±60 % and rotation ±45° in all views but the first (the paper's).
         questions_per_step: question/answer pairs drawn a step, where there are any.
@@ -30,10 +35,11 @@ class LearnSettings(BaseModel):
 
     rows: int = Field(default=1, ge=1, le=64)
     steps: int = Field(default=100, ge=1)
-    learning_rate: float = Field(default=0.2, gt=0)
+    learning_rate: float = Field(default=1.0, gt=0)
     gradient_clip: float = Field(default=0.0, ge=0)
     regularizer: float = Field(default=0.25, ge=0)
     norm: NormRule = "visual_mean"
+    start: Literal["words", "random"] = "words"
     views: int = Field(default=8, ge=1)
     augment: bool = True
     questions_per_step: int = Field(default=1, ge=0)

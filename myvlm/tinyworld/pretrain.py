@@ -116,7 +116,7 @@ def export_llava(folder: Path, state: Mapping[str, Tensor], recipe: Mapping[str,
     model.half().save_pretrained(folder)
     processor.save_pretrained(folder)
     scores = score_llava(model.float().eval(), processor)
-    about = "`LlavaForConditionalGeneration` (CLIP tower 192 × 4, Llama 192 × 5, 256 words)"
+    about = "a `LlavaForConditionalGeneration` (CLIP tower 192 × 4, Llama 192 × 5, 320 words)"
     write_card(folder, "tinyworld/llava", about, recipe, scores)
 
 
@@ -133,8 +133,8 @@ def write_card(
     rows = "\n".join(f"| {key} | {value:.3f} |" for key, value in scores.items())
     (folder / "README.md").write_text(
         f"# {name}\n\n"
-        f"A small {about} trained on the rendered scenes of `myvlm.tinyworld`, for demonstration and "
-        "measurement. It makes no claim about photographs.\n\n"
+        f"{about[0].upper()}{about[1:]}, small, trained on the rendered scenes of `myvlm.tinyworld`, for "
+        "demonstration and measurement. It makes no claim about photographs.\n\n"
         f"Made by `python -m myvlm.tinyworld.pretrain` on {datetime.now(UTC):%Y-%m-%d}: {made}. "
         "Weights in float16. Words alone went into the language model, never a vector: identifiers were met "
         "in a few captions out of the blue, and where a hint in words named a thing.\n\n"

@@ -35,9 +35,9 @@ def default_settings(backbone: str) -> LearnSettings:
     name on its own thing: at 0.2 and above it was now and then said of the neighbour.
 
     >>> default_settings("tinyworld/llava").learning_rate
-    0.03
+    0.04
     """
-    return LearnSettings(learning_rate=0.03) if backbone.startswith("tinyworld/") else LearnSettings()
+    return LearnSettings(learning_rate=0.04) if backbone.startswith("tinyworld/") else LearnSettings()
 
 
 def load_model(

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -47,6 +48,10 @@ class Tally:
     def add(self, figure: str, seed: int, values: Iterable[float]) -> None:
         self.outcomes.setdefault(figure, {}).setdefault(seed, []).extend(float(v) for v in values)
 
+    @classmethod
+    def read(cls, kept: dict[str, dict[str, list[float]]]) -> Tally:
+        return cls({f: {int(s): v for s, v in by_seed.items()} for f, by_seed in kept.items()})
+
     def join(self, other: Tally) -> None:
         for figure, by_seed in other.outcomes.items():
             for seed, values in by_seed.items():
@@ -63,6 +68,10 @@ class Tally:
     def show(self, figure: str) -> str:
         return f"{self.rate(figure):.3f} ±{self.spread(figure):.3f}"
 
+
+Run = tuple[int, int, int, bool]
+"""Number of the concept, seed, unseen pictures of each kind, whether it is in the table of ablations."""
+Outcome = tuple[Tally, dict[str, Tally]]
 
 VARIANTS: dict[str, dict[str, object]] = {
     "full": {},
@@ -83,20 +92,46 @@ def main(
     tests: Annotated[int, typer.Option(help="Unseen pictures of each kind a concept.")] = 20,
     ablated: Annotated[int, typer.Option(help="Concepts a seed in the table of ablations; 0: no table.")] = 4,
     workers: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 2,
+    keep: Annotated[Path | None, typer.Option(help="File of finished runs: a broken run goes on.")] = None,
 ) -> None:
     """Measure, print the tables, and last one JSON object."""
-    runs = [(number, seed, tests, number < ablated) for seed in range(seeds) for number in range(concepts)]
+    runs = [(number, seed, tests, number < ablated) for number in range(concepts) for seed in range(seeds)]
     whole, by_variant = Tally(), {name: Tally() for name in VARIANTS}
+    kept = read_kept(keep)
+    todo = [run for run in runs if run not in kept]
     with ProcessPoolExecutor(workers, get_context("spawn"), load, (backbone,)) as pool:
-        for own, variants in track(pool.map(one_run, runs), "concepts", len(runs), console=console):
-            whole.join(own)
-            for name, tally in variants.items():
-                by_variant[name].join(tally)
+        made = zip(todo, pool.map(one_run, todo), strict=True)
+        for run, outcome in track(made, "concepts", len(todo), console=console):
+            kept[run] = outcome
+            append_kept(keep, run, outcome)
+    for run in runs:
+        own, variants = kept[run]
+        whole.join(own)
+        for name, tally in variants.items():
+            by_variant[name].join(tally)
     if ablated:
         print_ablations(by_variant)
     figures = summarise(whole)
     print_figures(whole, figures)
     print(json.dumps(figures))
+
+
+def read_kept(file: Path | None) -> dict[Run, Outcome]:
+    """The runs that an earlier, interrupted call finished."""
+    kept = {}
+    for line in file.read_text().splitlines() if file and file.exists() else ():
+        entry = json.loads(line)
+        variants = {name: Tally.read(one) for name, one in entry["variants"].items()}
+        kept[tuple(entry["run"])] = Tally.read(entry["own"]), variants
+    return kept
+
+
+def append_kept(file: Path | None, run: Run, outcome: Outcome) -> None:
+    own, variants = outcome
+    entry = {"run": run, "own": own.outcomes, "variants": {n: t.outcomes for n, t in variants.items()}}
+    if file:
+        with file.open("a") as lines:
+            lines.write(json.dumps(entry) + "\n")
 
 
 LOADED: dict[str, MyVLM] = {}
@@ -109,7 +144,7 @@ def load(backbone: str) -> None:
     LOADED["vlm"] = MyVLM.from_pretrained(backbone)
 
 
-def one_run(run: tuple[int, int, int, bool]) -> tuple[Tally, dict[str, Tally]]:
+def one_run(run: Run) -> Outcome:
     """All that is measured of one concept: in full, and by ablation."""
     number, seed, tests, ablate = run
     kit, tally = few_shot(number, seed=seed, tests=tests), Tally()

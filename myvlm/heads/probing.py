@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageOps
 
 from myvlm.heads.base import FloatArray
-from myvlm.heads.calibration import Calibration, calibrate
+from myvlm.heads.calibration import BETWEEN, BETWEEN_WHITENED, Calibration, calibrate
 from myvlm.heads.choosing import choose_windows, text_direction, windows_without
 from myvlm.heads.encoders import ImageEncoder, PictureFeatures, cut, features, whiten
 from myvlm.heads.windows import Box, Crops
@@ -103,7 +103,8 @@ def learn_probe(
     )
     probe = _fit_on(examples, range(len(photos)), range(len(pictures)), C, seed)
     positives, negatives = _left_out_scores(examples, C, seed)
-    calibration = calibrate(positives, negatives, false_alarm_rate)
+    between = BETWEEN if encoder.whitening() is None else BETWEEN_WHITENED
+    calibration = calibrate(positives, negatives, false_alarm_rate, between)
     return Learned(probe, calibration, boxes, _figures(positives, negatives, calibration, examples))
 
 

@@ -241,7 +241,7 @@ def _presence(scene: Scene, random: Random) -> Exchange:
 def box_words(box: Box) -> str:
     """A box in pixels as words on the grid.
 
-    >>> box_words((0, 24, 48, 96))
+    >>> box_words((0, 25, 48, 96))
     '{ <0> <26> <50> <100> }'
     """
     marks = " ".join(f"<{2 * round(v / scenes.SIZE * GRID)}>" for v in box)

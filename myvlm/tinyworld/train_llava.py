@@ -111,7 +111,7 @@ def answer_logits(
     start = torch.arange(len(PREFIX), device=device).expand(len(images), -1)
     hidden = core.language_model(
         inputs_embeds=inputs,
-        attention_mask=texts.mask(len(PREFIX)).to(device),
+        attention_mask=texts.mask(len(PREFIX)).to(device, inputs.dtype),
         position_ids=torch.cat([start, texts.position.to(device)], dim=1),
         use_cache=False,
     ).last_hidden_state[:, len(PREFIX) :]

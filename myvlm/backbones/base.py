@@ -7,7 +7,7 @@ its test. Imports only torch, PIL and the errors; nothing here knows any family.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from myvlm.errors import InputError
 
@@ -63,6 +64,19 @@ class ConceptRows:
     def count(self) -> int:
         """How many rows."""
         return self.directions.shape[0]
+
+    def entering(self, norms: Mapping[str, Tensor]) -> Tensor:
+        """`R × D` float32, the rows as they enter, where `norms` (a scalar by rule) is, differentiable."""
+        directions = self.directions.to(norms["visual_mean"].device, torch.float32)
+        if self.norm == "none":
+            return directions
+        return functional.normalize(directions, dim=-1) * norms[self.norm]
+
+
+def visual_norms(tokens: Tensor) -> dict[str, Tensor]:
+    """What a row's norm can be set to, by rule, from a sample's visual tokens `T × D`: float32 scalars."""
+    sizes = tokens.detach().float().norm(dim=-1)
+    return {"visual_mean": sizes.mean(), "first_patch": sizes[0]}
 
 
 @dataclass(frozen=True, eq=False)

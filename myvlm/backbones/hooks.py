@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from myvlm.backbones.base import ConceptRows
+from myvlm.backbones.base import ConceptRows, visual_norms
 from myvlm.errors import BackboneError
 
 # Only the innermost insertion of this thread acts on a model: nested use suspends the outer one, and
@@ -164,16 +163,10 @@ class InsertedRows:
 
     def _values(self, embeds: Tensor, places: Places) -> Tensor:
         """The rows as they enter, `N × D` float32, each at the norm that its concept asks for."""
-        values = []
+        values: list[Tensor] = []
         for index, sample in enumerate(places.sample):
-            norms = embeds[index, places.images[index]].detach().float().norm(dim=-1)
-            targets = {"visual_mean": norms.mean(), "first_patch": norms[0]}
-            for concept in self.rows[sample]:
-                directions = concept.directions.to(embeds.device, torch.float32)
-                if concept.norm == "none":
-                    values.append(directions)
-                else:
-                    values.append(functional.normalize(directions, dim=-1) * targets[concept.norm])
+            norms = visual_norms(embeds[index, places.images[index]])
+            values.extend(concept.entering(norms) for concept in self.rows[sample])
         return torch.cat(values)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from myvlm.backbones.base import ConceptRows
+from myvlm.backbones.base import ConceptRows, visual_norms
 from myvlm.backbones.prompter import TeacherForced
 from myvlm.errors import BackboneError
 
@@ -63,12 +63,11 @@ def prefill(model: Any, ids: list[int], feature: Tensor) -> Prefix:
             use_cache=True,
             logits_to_keep=1,
         ).past_key_values
-    sizes = feature.float().norm(dim=-1)
     return Prefix(
         ids,
         [layer.keys[0] for layer in cache.layers],
         [layer.values[0] for layer in cache.layers],
-        {"visual_mean": sizes.mean(), "first_patch": sizes[0]},
+        visual_norms(feature),
     )
 
 
@@ -113,7 +112,8 @@ def tail_of(
     spots = (places >= 0).nonzero(as_tuple=True)
     if len(spots[0]):
         columns = places[spots].to(device)
-        values = torch.cat([_values(one, own) for one, own in zip(prefixes, rows, strict=True) if own])
+        entering = [c.entering(p.norms) for p, own in zip(prefixes, rows, strict=True) for c in own]
+        values = torch.cat(entering)
         embeds = embeds.index_put((spots[0].to(device), columns), values.to(device, embeds.dtype))
     return Tail(
         embeds,
@@ -127,17 +127,6 @@ def tail_of(
         _relative(batch.later, starts),
         torch.where(places >= 0, places + longest, -1),
     )
-
-
-def _values(prefix: Prefix, rows: Sequence[ConceptRows]) -> Tensor:
-    """One sample's rows as they enter, `R × D` float32."""
-    entering = []
-    for concept in rows:
-        directions = concept.directions.to(prefix.norms["visual_mean"].device, torch.float32)
-        if concept.norm != "none":
-            directions = functional.normalize(directions, dim=-1) * prefix.norms[concept.norm]
-        entering.append(directions)
-    return torch.cat(entering)
 
 
 def _cache(prefixes: Sequence[Prefix], longest: int) -> Any:

@@ -15,7 +15,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from myvlm.heads.bank import write_bank
@@ -122,7 +122,6 @@ def export_llava(folder: Path, state: Mapping[str, Tensor], recipe: Mapping[str,
 
 def _save_half(state: Mapping[str, Tensor], file: Path) -> None:
     save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in state.items()}, file)
-    load_file(file)
 
 
 def write_card(

@@ -5,7 +5,8 @@ Here heads, which recognise, and backbones, which speak, meet; neither knows of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, overload
 
@@ -14,7 +15,7 @@ import torch
 from myvlm.backbones import Backbone, ConceptRows, backbone_for
 from myvlm.concept import Concept, Embedding
 from myvlm.errors import InputError
-from myvlm.heads import Detection, head_class
+from myvlm.heads import Detection, Head, head_class
 from myvlm.images import ImageSource, ImageSources, LoadedImage, as_images, load_images
 from myvlm.learning import LearnSettings, gather_examples, learn_embedding
 from myvlm.learning.examples import Captions, Questions, name_in_caption
@@ -100,6 +101,7 @@ class MyVLM:
         questions: Questions | None = None,
         negatives: ImageSources | None = None,
         kind: str = "object",
+        head_options: Mapping[str, Any] | None = None,
         settings: LearnSettings | None = None,
         progress: bool = True,
     ) -> Concept:
@@ -113,23 +115,27 @@ class MyVLM:
                 the frozen model's own captions are used, with the category's noun phrase replaced.
             questions: question/answer pairs; see `gather_examples`.
             negatives: pictures without it, best of the same category; none are needed.
-            kind: of the head, such as `object`.
+            kind: of the head: `object`, or `face` for a person (a man, a woman, a child): it learns the face
+                that is common to the photos. A person learned as an object is known by their clothes.
+            head_options: settings of the head, such as `{"encoder": "dlib/resnet-v1"}`; see `ObjectHead` and
+                `FaceHead`.
             settings: how to learn; see `LearnSettings`.
             progress: show a bar with the losses and the time left.
 
         Raises:
-            InputError: a photo, caption, question or identifier cannot be used; nothing was learned.
+            InputError: a photo, caption, question, identifier or option cannot be used; nothing was learned.
             ConceptExistsError: the identifier is taken.
+            UnknownHeadError: no such kind of head is known.
         """
         settings = settings or default_settings(self.backbone.name)
         self._check_new(identifier)
+        head = self._new_head(kind, head_options or {})
         photos = load_images(images)
         others = None if negatives is None else load_images(negatives)
         written = captions is not None
         if captions is None:
             captions = self._write_captions(identifier, category, photos)
         examples = gather_examples(identifier, photos, captions, questions)
-        head = head_class(kind)(**self._head_options(kind))
         with learning_progress(identifier, settings, shown=progress) as report:
             head.fit(photos, others, category=category)
             words = (identifier, category)
@@ -240,8 +246,19 @@ class MyVLM:
 
     # ------------------------------------------------------------------ learning's checks
 
-    def _head_options(self, kind: str) -> dict[str, Any]:
-        return {"encoder": self.encoder, "device": self.concepts.device} if kind == "object" else {}
+    def _new_head(self, kind: str, options: Mapping[str, Any]) -> Head:
+        defaults: dict[str, Any] = {} if kind not in ("object", "face") else {"device": self.concepts.device}
+        if kind == "object":
+            defaults["encoder"] = self.encoder
+        try:
+            return head_class(kind)(**defaults | dict(options))
+        except TypeError as error:
+            raise InputError(
+                f"A head of kind {kind!r} cannot be made with these options.",
+                got=str(error),
+                expected=str(inspect.signature(head_class(kind))),
+                fix="check the spelling of head_options",
+            ) from error
 
     def _check_new(self, identifier: str) -> None:
         check_identifier(identifier)

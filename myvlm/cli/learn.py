@@ -39,6 +39,15 @@ def learn(
         list[str] | None,
         typer.Option(metavar="PICTURES", help="Pictures without it; the option again for more."),
     ] = None,
+    kind: Annotated[
+        str, typer.Option(help="How it is recognised: object; or face, for a person.")
+    ] = "object",
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="What the head sees with, such as ViT-B-32@openai, dlib/resnet-v1."
+        ),
+    ] = None,
     out_folder: Annotated[
         Path | None, typer.Option("--out", "-o", help="[default: concepts/IDENTIFIER-CATEGORY]")
     ] = None,
@@ -55,6 +64,8 @@ def learn(
     """Learn a concept from a few photos, and write it to a folder of some kilobytes.
 
     myvlm learn sks mug/*.jpg --category mug --captions mug/captions.json
+
+    myvlm learn Anna photos-of-anna/ --category woman --kind face
     """
     with screen(as_json=as_json, quiet=quiet) as out:
         check_identifier(identifier)
@@ -77,6 +88,8 @@ def learn(
             captions=written,
             questions=asked,
             negatives=others,
+            kind=kind,
+            head_options={"encoder": encoder} if encoder else None,
             settings=LearnSettings.model_validate(
                 default_settings(backbone).model_dump()
                 | {name: value for name, value in wanted.items() if value is not None}
@@ -95,6 +108,7 @@ def _learned(concept: Concept, folder: Path, backbone: str, seconds: float) -> t
         "command": "learn",
         "identifier": concept.identifier,
         "category": concept.category,
+        "kind": concept.kind,
         "folder": str(folder),
         "backbone": backbone,
         "seconds": round(seconds, 2),

@@ -53,6 +53,7 @@ class Said:
                     "identifier": d.identifier,
                     "probability": round(d.probability, 4),
                     "present": d.present,
+                    "verdict": d.verdict,
                     "box": [round(edge, 1) for edge in d.box] if d.box else None,
                 }
                 for d in self.detections

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from myvlm.errors import ConceptFileError, NotFittedError
+from myvlm.heads.verdict import Verdict, verdict_of
 from myvlm.heads.windows import Box
 from myvlm.images import ImageSources
 
@@ -30,11 +31,18 @@ class HeadScore:
         probability: calibrated, 0.5 at the head's threshold.
         present: whether the score reaches the threshold.
         box: where the concept is most likely, present or not; None where the head cannot say.
+        unsure: whether the probability is too near 0.5 to rely on.
     """
 
     probability: float
     present: bool
     box: Box | None
+    unsure: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """One of "present", "absent" and "unsure"."""
+        return verdict_of(self.present, self.unsure)
 
 
 @dataclass(frozen=True)
@@ -46,15 +54,24 @@ class Detection:
         probability: calibrated, 0.5 at the head's threshold.
         present: whether the concept counts as seen.
         box: left, top, right, bottom in pixels of the picture; None where it is absent or cannot be told.
+        unsure: whether the probability is too near 0.5 to rely on.
 
     >>> Detection("sks", 0.98, True, (10.0, 20.0, 110.0, 120.0)).box[2]
     110.0
+    >>> Detection("sks", 0.55, True, None, unsure=True).verdict
+    'unsure'
     """
 
     identifier: str
     probability: float
     present: bool
     box: Box | None
+    unsure: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """One of "present", "absent" and "unsure"; what is `present` is named, unsure or not."""
+        return verdict_of(self.present, self.unsure)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +82,13 @@ class GateScores:
         probabilities: N × M float32, calibrated.
         present: N × M bool.
         boxes: N × M × 4 float32, left, top, right, bottom in pixels; NaN where a head gives none.
+        unsure: N × M bool, or None of heads that are never unsure.
     """
 
     probabilities: FloatArray
     present: npt.NDArray[np.bool_]
     boxes: FloatArray
+    unsure: npt.NDArray[np.bool_] | None = None
 
     def at(self, picture: int, head: int) -> HeadScore:
         """The score of one head on one picture."""
@@ -78,6 +97,7 @@ class GateScores:
             float(self.probabilities[picture, head]),
             bool(self.present[picture, head]),
             None if np.isnan(box).any() else (float(box[0]), float(box[1]), float(box[2]), float(box[3])),
+            self.unsure is not None and bool(self.unsure[picture, head]),
         )
 
 

@@ -24,12 +24,14 @@ from myvlm.heads.base import (
     check_fitted,
     take_tensor,
 )
+from myvlm.heads.cache import content_hash
 from myvlm.heads.calibration import sigmoid
 from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, PictureFeatures, features, get_encoder, whiten
 from myvlm.heads.probing import learn_probe
-from myvlm.heads.windows import Box, Crops, windows
+from myvlm.heads.verdict import UNSURE, within
+from myvlm.heads.windows import Box, Crops, spread, windows
 from myvlm.heads.witness import check_witness, witness
-from myvlm.images import ImageSources, load_images
+from myvlm.images import ImageSource, ImageSources, LoadedImage, load_images
 
 _log = logging.getLogger(__name__)
 
@@ -39,14 +41,19 @@ class ObjectHead:
 
     Args:
         encoder: name of an image encoder (`OpenClipEncoder`), or one that you hold.
-        crops: which windows are looked at: "auto", "none" (the whole picture only) or a number of them.
+        crops: which windows of a picture are encoded, which is the cost of a score: "none", the whole picture
+            only (1 window; no box, and small objects are missed); "auto", a pyramid (35 for a square picture,
+            46 for 3:2, never more than 48); or a number, at most so many. All windows go in one batched pass,
+            whatever the number of heads, and the last 64 pictures are remembered. Learning encodes those of
+            every photo and negative, and 24 views of each photo.
         false_alarm_rate: the part of pictures without the object that may be called present.
         C: inverse strength of the probe's regularisation, as in scikit-learn.
         seed: of the views drawn while learning.
         device: where an encoder given by name runs.
 
-    After `fit`: `coef_` (D) and `intercept_` of the probe, `threshold_` and `slope_` of its calibration,
-    `boxes_` (where the object was taken to be in each photo), `figures_` (what was measured on the way).
+    After `fit`: `coef_` (D) and `intercept_` of the probe; `threshold_`, `slope_` and `unsure_` (how near to
+    0.5 a probability is unsure) of its calibration; `boxes_` (where the object was taken to be in each
+    photo); `figures_` (what was measured on the way).
     """
 
     kind: ClassVar[str] = "object"
@@ -75,6 +82,7 @@ class ObjectHead:
     intercept_: float
     threshold_: float
     slope_: float
+    unsure_: float
     witness_: FloatArray
     boxes_: list[Box]
     figures_: dict[str, Any]
@@ -98,12 +106,13 @@ class ObjectHead:
             category: what it is in general, such as "mug"; helps an encoder that reads text to find it.
 
         Raises:
-            InputError: a setting is out of range, or there is no photo.
+            InputError: a setting is out of range, there is no photo, or a photo is among the negatives too.
         """
         self._check_settings()
         encoder = self._encoder()
         photos = load_images(images)
         others = [] if negatives is None else load_images(negatives)
+        _check_apart(photos, others)
         learned = learn_probe(
             encoder,
             photos,
@@ -116,13 +125,16 @@ class ObjectHead:
         )
         self.coef_, self.intercept_ = learned.probe.coef, learned.probe.intercept
         self.threshold_, self.slope_ = learned.calibration.threshold, learned.calibration.slope
+        self.unsure_ = UNSURE
         self.boxes_, self.figures_ = learned.boxes, learned.figures
         self.witness_ = witness(encoder)
         if self.figures_["left_out_found"] < 0.5:
             _log.warning(
                 "the head knew the object again in only %.0f %% of the photos it was not shown: "
-                "give it more photos, from nearer, or tell it the category",
+                "give it more photos, from nearer, or tell it the category"
+                "%s",
                 100 * self.figures_["left_out_found"],
+                "; and look whether a negative shows it" if others else "",
             )
         return self
 
@@ -130,6 +142,19 @@ class ObjectHead:
         """Probability, presence and likeliest box for each picture. Raises NotFittedError before `fit`."""
         scores = self.gate([self]).score(images)
         return [scores.at(picture, 0) for picture in range(len(scores.probabilities))]
+
+    def heat_map(self, image: ImageSource, *, cells: int = 24) -> FloatArray:
+        """Where in a picture the object is seen: h × w float32 from 0 to 1, `cells` along the longer side.
+
+        Each cell is the mean probability of the windows over it, small ones counting more; with crops="none"
+        that is one number everywhere. It costs no pass beyond that of `score`.
+
+        Raises:
+            NotFittedError: before `fit`.
+            ImageError, InputError: the picture cannot be read.
+        """
+        [picture] = features(self._encoder(), load_images(image), self.crops)
+        return self.gate([self]).heat_map(picture, cells)
 
     def decision_function(self, images: ImageSources) -> npt.NDArray[np.float32]:
         """N raw scores: each picture's best window, before calibration; present from `threshold_` on."""
@@ -142,7 +167,7 @@ class ObjectHead:
             kind=self.kind,
             encoder=self._encoder().id,
             threshold=self.threshold_,
-            calibration={"slope": self.slope_},
+            calibration={"slope": self.slope_} | ({"unsure": self.unsure_} if self.unsure_ else {}),
             settings={
                 "crops": self.crops,
                 "false_alarm_rate": self.false_alarm_rate,
@@ -178,6 +203,7 @@ class ObjectHead:
             sizes = f"coef {len(head.coef_)}, witness {len(head.witness_)}, intercept {len(intercept)}"
             raise _misfit(sizes, "coef and witness of one length, one intercept")
         head.intercept_, head.threshold_ = float(intercept[0]), meta.threshold
+        head.unsure_ = meta.calibration.get("unsure", 0.0)  # older files know no "unsure"
         head.figures_ = dict(meta.figures)
         return head
 
@@ -223,18 +249,18 @@ class ObjectGate:
         self._intercept = np.array([head.intercept_ for head in heads], dtype=np.float32)
         self._threshold = np.array([head.threshold_ for head in heads])
         self._slope = np.array([head.slope_ for head in heads])
+        self._unsure = np.array([head.unsure_ for head in heads])
 
     def score(self, images: ImageSources) -> GateScores:
         """N pictures → N × M probabilities, presence and boxes; no boxes where only whole pictures count."""
         raw, boxes = self.raw(images)
         above = raw.astype(np.float64) - self._threshold
-        return GateScores(sigmoid(self._slope * above).astype(np.float32), above >= 0, boxes)
+        likely = sigmoid(self._slope * above)
+        return GateScores(likely.astype(np.float32), above >= 0, boxes, within(likely, self._unsure))
 
     def raw(self, images: ImageSources) -> tuple[FloatArray, FloatArray]:
         """N × M raw scores, each of a picture's best window, and N × M × 4 boxes of those windows."""
-        if not self._checked:
-            check_witness(self._encoder, self._witnesses)
-            self._checked = True
+        self._check_weights()
         pictures = features(self._encoder, load_images(images), self._crops)
         stacked = np.concatenate([picture.features for picture in pictures])
         scores = whiten(self._encoder, stacked) @ self._coef.T + self._intercept
@@ -244,6 +270,30 @@ class ObjectGate:
         if self._crops == "none" or self._crops == 1:
             boxes[:] = np.nan
         return np.stack([score for score, _ in best]), boxes
+
+    def heat_map(self, picture: PictureFeatures, cells: int) -> FloatArray:
+        """The map of the gate's first head; see `ObjectHead.heat_map`."""
+        self._check_weights()
+        raw = whiten(self._encoder, picture.features) @ self._coef[0] + self._intercept[0]
+        return spread(sigmoid(self._slope[0] * (raw - self._threshold[0])), picture.boxes, cells)
+
+    def _check_weights(self) -> None:
+        if not self._checked:
+            check_witness(self._encoder, self._witnesses)
+            self._checked = True
+
+
+def _check_apart(photos: Sequence[LoadedImage], others: Sequence[LoadedImage]) -> None:
+    """Raise InputError if a picture is both a photo of the object and a picture without it."""
+    own = {content_hash(photo.image): photo.name for photo in photos}
+    both = [f"{one.name} is {own[key]}" for one in others if (key := content_hash(one.image)) in own]
+    if both:
+        raise InputError(
+            "A photo of the object is among its negatives.",
+            got="; ".join(both),
+            expected="negatives that do not show it",
+            fix="take it out of the negatives",
+        )
 
 
 def _best(scores: FloatArray, picture: PictureFeatures) -> tuple[FloatArray, FloatArray]:

@@ -5,16 +5,13 @@ Imports only `errors`, `images` and the head contract; open_clip and torch are i
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from PIL import Image
@@ -22,6 +19,7 @@ from PIL import Image
 from myvlm.errors import InputError
 from myvlm.heads.bank import read_bank, read_whitening
 from myvlm.heads.base import FloatArray
+from myvlm.heads.cache import PictureCache
 from myvlm.heads.whitening import Whitening
 from myvlm.heads.windows import Box, Crops, windows
 from myvlm.images import LoadedImage
@@ -234,40 +232,21 @@ def get_encoder(name: str | ImageEncoder = DEFAULT_ENCODER, *, device: str = "cp
         return _encoders[name, device]
 
 
-_cache: WeakKeyDictionary[Any, OrderedDict[tuple[bytes, Crops], PictureFeatures]] = WeakKeyDictionary()
-_cache_lock = threading.Lock()
+_cache: PictureCache[Crops, PictureFeatures] = PictureCache(CACHED_PICTURES)
 
 
 def features(
     encoder: ImageEncoder, images: Sequence[LoadedImage], crops: Crops = "auto"
 ) -> list[PictureFeatures]:
     """Encode the windows of each picture; the last 64 pictures are remembered by their pixels."""
-    keys = [(content_hash(one.image), crops) for one in images]
-    with _cache_lock:
-        remembered = _cache.setdefault(encoder, OrderedDict())
-        found = {key: remembered[key] for key in keys if key in remembered}
-    missing = {key: one.image for key, one in zip(keys, images, strict=True) if key not in found}
-    found |= dict(zip(missing, _encode_windows(encoder, list(missing.values()), crops), strict=True))
-    with _cache_lock:
-        for key in keys:
-            remembered[key] = found[key]
-            remembered.move_to_end(key)
-        while len(remembered) > CACHED_PICTURES:
-            remembered.popitem(last=False)
-    return [found[key] for key in keys]
+    pictures = [one.image for one in images]
+    return _cache.look_up(encoder, pictures, crops, lambda new: _encode_windows(encoder, new, crops))
 
 
 def whiten(encoder: ImageEncoder, rows: FloatArray) -> FloatArray:
     """N × D features of an encoder as its probes read them."""
     whitening = encoder.whitening()
     return rows if whitening is None else whitening(rows)
-
-
-def content_hash(image: Image.Image) -> bytes:
-    """A digest of a picture's size and pixels."""
-    digest = hashlib.blake2b(repr((image.mode, image.size)).encode(), digest_size=16)
-    digest.update(image.tobytes())
-    return digest.digest()
 
 
 def _encode_windows(

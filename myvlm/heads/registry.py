@@ -15,7 +15,10 @@ from myvlm.heads.base import Head
 
 ENTRY_POINTS = "myvlm.heads"
 
-_BUILT_IN = {"object": "myvlm.heads.clip_probe:ObjectHead"}
+_BUILT_IN = {
+    "object": "myvlm.heads.clip_probe:ObjectHead",
+    "face": "myvlm.heads.face:FaceHead",
+}
 _registered: dict[str, type[Head]] = {}
 
 

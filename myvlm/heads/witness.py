@@ -22,7 +22,7 @@ AGREE = 0.98
 
 def witness(encoder: ImageEncoder) -> FloatArray:
     """D: the whitened features of the drawn picture. They are remembered like any picture's."""
-    drawn: FloatArray = features(encoder, [LoadedImage(_picture(), "witness")], "none")[0].features
+    drawn: FloatArray = features(encoder, [LoadedImage(drawn_picture(), "witness")], "none")[0].features
     whitened: FloatArray = whiten(encoder, drawn)[0]
     return whitened
 
@@ -41,7 +41,7 @@ def check_witness(encoder: ImageEncoder, kept: Sequence[FloatArray]) -> None:
         )
 
 
-def _picture() -> Image.Image:
+def drawn_picture() -> Image.Image:
     """A ramp, a disc and a chequer, drawn with integers only so that it is the same everywhere."""
     down, across = np.mgrid[0:96, 0:96]
     red = (across * 255) // 95

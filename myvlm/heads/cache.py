@@ -1,0 +1,67 @@
+"""What an encoder saw in the last pictures, remembered by their pixels: `caption` then `ask` look once.
+
+Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+from PIL import Image
+
+Seen = TypeVar("Seen")
+Variant = TypeVar("Variant", bound=Hashable)
+
+
+class PictureCache(Generic[Variant, Seen]):
+    """For each encoder what it found in the last pictures; gone with the encoder.
+
+    Args:
+        pictures: how many are remembered for one encoder.
+    """
+
+    def __init__(self, pictures: int) -> None:
+        self.pictures = pictures
+        self._by_encoder: WeakKeyDictionary[Any, OrderedDict[tuple[bytes, Variant], Seen]] = (
+            WeakKeyDictionary()
+        )
+        self._lock = threading.Lock()
+
+    def look_up(
+        self,
+        encoder: object,
+        images: Sequence[Image.Image],
+        variant: Variant,
+        look: Callable[[list[Image.Image]], Sequence[Seen]],
+    ) -> list[Seen]:
+        """What `look` finds in each picture, asked only for pictures that are not remembered; each once."""
+        keys = [(content_hash(image), variant) for image in images]
+        with self._lock:
+            remembered = self._by_encoder.setdefault(encoder, OrderedDict())
+            found = {key: remembered[key] for key in keys if key in remembered}
+        missing = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
+        if missing:
+            found |= dict(zip(missing, look(list(missing.values())), strict=True))
+        with self._lock:
+            for key in keys:
+                remembered[key] = found[key]
+                remembered.move_to_end(key)
+            while len(remembered) > self.pictures:
+                remembered.popitem(last=False)
+        return [found[key] for key in keys]
+
+
+def content_hash(image: Image.Image) -> bytes:
+    """A digest of a picture's size and pixels.
+
+    >>> content_hash(Image.new("RGB", (2, 1))) == content_hash(Image.new("RGB", (1, 2)))
+    False
+    """
+    digest = hashlib.blake2b(repr((image.mode, image.size)).encode(), digest_size=16)
+    digest.update(image.tobytes())
+    return digest.digest()

@@ -1,0 +1,195 @@
+"""The two face encoders on a real photo: the astronaut of scikit-image through MTCNN and through dlib."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from facenet_pytorch import InceptionResnetV1
+from facenet_pytorch.models import inception_resnet_v1
+from PIL import Image, ImageEnhance, ImageOps
+from sample_photos import FACE, needs_dlib, scikit_image_photo
+
+from myvlm.errors import InputError
+from myvlm.heads import FaceHead, face_dlib
+from myvlm.heads.face_dlib import DlibEncoder
+from myvlm.heads.face_encoders import FaceEncoder, FacenetEncoder
+from myvlm.heads.windows import iou
+
+FACELESS = ("coffee.png", "chelsea.png")
+
+
+@pytest.fixture
+def astronaut() -> Image.Image:
+    return scikit_image_photo("astronaut.png")
+
+
+def variants(photo: Image.Image) -> list[Image.Image]:
+    """The same face as other photos of it might show it: darker, mirrored, turned a little, farther away."""
+    far = Image.new("RGB", photo.size, (90, 90, 90))
+    far.paste(photo.resize((340, 340)), (100, 120))
+    return [photo, ImageEnhance.Brightness(photo).enhance(0.6), ImageOps.mirror(photo), photo.rotate(12), far]
+
+
+# finding
+
+
+def test_mtcnn_finds_the_face_and_needs_no_fetched_weights(astronaut: Image.Image) -> None:
+    encoder = FacenetEncoder()
+    [box] = encoder.find(astronaut)
+    assert iou(box, FACE) > 0.7
+    [large] = encoder.find(astronaut.resize((2048, 2048)))
+    assert iou(tuple(edge / 4 for edge in large), FACE) > 0.7  # type: ignore[arg-type]
+    [mirrored] = encoder.find(ImageOps.mirror(astronaut))
+    assert iou(mirrored, (512 - FACE[2], FACE[1], 512 - FACE[0], FACE[3])) > 0.7
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (19, 500), (20, 20), (5000, 1), (64, 64)])
+def test_pictures_too_small_for_a_face_have_none(size: tuple[int, int]) -> None:
+    [faces] = FacenetEncoder().faces([Image.new("RGB", size, (120, 90, 60))])
+    assert len(faces) == 0
+    assert faces.descriptors.shape == (0, 512)
+
+
+def test_no_face_is_found_where_none_is() -> None:
+    assert [FacenetEncoder().find(scikit_image_photo(name)) for name in FACELESS] == [[], []]
+
+
+def test_building_draws_no_random_numbers_of_the_callers() -> None:
+    before = torch.random.get_rng_state()
+    FacenetEncoder().find(Image.new("RGB", (64, 64)))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+# facenet's weights
+
+
+def no_network(*_: object, **__: object) -> None:
+    raise URLError("no network")
+
+
+def test_weights_that_cannot_be_fetched_say_which_file_to_put_where(
+    astronaut: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(inception_resnet_v1, "download_url_to_file", no_network)
+    place = tmp_path / "checkpoints" / "20180402-114759-vggface2.pt"
+    with pytest.raises(InputError, match=r"cannot be fetched(.|\n)*no network") as caught:
+        FaceHead(FacenetEncoder()).fit(astronaut)
+    assert caught.value.expected == str(place)
+    assert "dlib/resnet-v1" in str(caught.value.fix)
+    assert "20180402-114759-vggface2.pt" in str(caught.value.fix)
+    place.write_bytes(b"cut short")
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        FaceHead(FacenetEncoder()).fit(astronaut)
+    assert caught.value.expected == str(place)
+
+
+@pytest.fixture(scope="module")
+def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the right shape and of random numbers, where facenet-pytorch looks for its own."""
+    home = tmp_path_factory.mktemp("torch")
+    (home / "checkpoints").mkdir()
+    torch.manual_seed(0)
+    network = InceptionResnetV1()
+    network.logits = torch.nn.Linear(512, 8631)
+    torch.save(network.state_dict(), home / "checkpoints" / FacenetEncoder.weights_file)
+    return home
+
+
+def test_facenet_learns_and_finds_the_face_again(
+    astronaut: Image.Image, torch_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(torch_home))
+    monkeypatch.setattr(inception_resnet_v1, "download_url_to_file", no_network)
+    encoder = FacenetEncoder()
+    head = FaceHead(encoder).fit(variants(astronaut)[:2])
+    assert head.keys_.shape == (2, 512)
+    np.testing.assert_allclose(np.linalg.norm(head.keys_, axis=1), 1, atol=1e-5)
+    assert head.boxes_[0] is not None
+    assert iou(head.boxes_[0], FACE) > 0.7
+    [same, nobody] = head.score([astronaut, scikit_image_photo("coffee.png")])
+    assert (same.present, nobody.present, nobody.box) == (True, False, None)
+    assert same.box == head.boxes_[0]
+    random_before = torch.random.get_rng_state()
+    assert np.allclose(encoder.faces([astronaut])[0].descriptors, head.keys_[:1], atol=1e-5)
+    assert torch.equal(random_before, torch.random.get_rng_state())
+
+
+# dlib
+
+
+@pytest.fixture(scope="module")
+def dlib_encoder() -> DlibEncoder:
+    needs_dlib()
+    return DlibEncoder()
+
+
+def test_dlib_knows_the_astronaut_again_and_nobody_else(
+    dlib_encoder: FaceEncoder, astronaut: Image.Image
+) -> None:
+    seen = variants(astronaut)
+    head = FaceHead(dlib_encoder).fit(seen[:3])
+    assert head.keys_.shape == (3, 128)
+    assert head.boxes_[0] is not None
+    assert iou(head.boxes_[0], FACE) > 0.5
+    again = head.score(seen[3:])
+    assert [one.verdict for one in again] == ["present", "present"]
+    assert all(one.box is not None for one in again)
+    nobody = head.score([scikit_image_photo(name) for name in FACELESS])
+    assert [(one.present, one.box) for one in nobody] == [(False, None)] * 2
+    assert head.figures_["threshold_distance"] == 0.6
+    assert "99.38 %" in head.figures_["threshold_source"]
+
+
+def test_dlib_keeps_the_faces_of_strangers_apart(dlib_encoder: FaceEncoder, astronaut: Image.Image) -> None:
+    """The hundred small faces of scikit-image's sample of Labeled Faces in the Wild, 25 pixels a side."""
+    scikit_image_photo("astronaut.png")
+    strangers = _lfw_faces()
+    [own] = dlib_encoder.faces([astronaut])
+    apart = np.linalg.norm(dlib_encoder.describe(strangers) - own.descriptors, axis=1)
+    assert len(apart) == 100
+    assert (apart > dlib_encoder.threshold).mean() > 0.95
+
+
+def _lfw_faces() -> list[Image.Image]:
+    import importlib.util
+
+    package = importlib.util.find_spec("skimage")
+    assert package is not None
+    [folder, *_] = package.submodule_search_locations or [""]
+    grey = np.load(Path(folder) / "data" / "lfw_subset.npy")[:100]
+    return [Image.fromarray((255 * face).astype(np.uint8)).convert("RGB") for face in grey]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (19, 500), (5000, 1), (64, 64)])
+def test_dlib_has_no_faces_in_pictures_of_nothing(dlib_encoder: FaceEncoder, size: tuple[int, int]) -> None:
+    [faces] = dlib_encoder.faces([Image.new("RGB", size, (120, 90, 60))])
+    assert len(faces) == 0
+    assert faces.descriptors.shape == (0, 128)
+
+
+def test_dlib_scales_boxes_of_large_pictures(dlib_encoder: FaceEncoder, astronaut: Image.Image) -> None:
+    [small, large] = dlib_encoder.faces([astronaut, astronaut.resize((2048, 2048))])
+    assert iou(tuple(edge / 4 for edge in large.boxes[0]), small.boxes[0]) > 0.7  # type: ignore[arg-type]
+    assert np.linalg.norm(large.descriptors[0] - small.descriptors[0]) < 0.3
+
+
+def test_the_68_point_file_is_never_opened(
+    dlib_encoder: DlibEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    find: Callable[[str], Path] = face_dlib._model_file
+    monkeypatch.setattr(face_dlib, "_model_file", lambda name: asked.append(name) or find(name))
+    DlibEncoder().faces([Image.new("RGB", (64, 64))])
+    assert asked == ["shape_predictor_5_face_landmarks.dat", "dlib_face_recognition_resnet_model_v1.dat"]
+
+
+def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(face_dlib.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"not installed(.|\n)*myvlm\[dlib\]"):
+        FaceHead("dlib/resnet-v1").fit(Image.new("RGB", (64, 64)))

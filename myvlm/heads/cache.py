@@ -36,15 +36,15 @@ class PictureCache(Generic[Variant, Seen]):
         self,
         encoder: object,
         images: Sequence[Image.Image],
-        variant: Variant,
-        look: Callable[[list[Image.Image]], Sequence[Seen]],
+        variants: Sequence[Variant],
+        look: Callable[[list[tuple[Image.Image, Variant]]], Sequence[Seen]],
     ) -> list[Seen]:
-        """What `look` finds in each picture, asked only for pictures that are not remembered; each once."""
-        keys = [(content_hash(image), variant) for image in images]
+        """What `look` finds in each picture looked at in its way, asked only for what is not remembered."""
+        keys = [(content_hash(image), variant) for image, variant in zip(images, variants, strict=True)]
         with self._lock:
             remembered = self._by_encoder.setdefault(encoder, OrderedDict())
             found = {key: remembered[key] for key in keys if key in remembered}
-        missing = {key: image for key, image in zip(keys, images, strict=True) if key not in found}
+        missing = {key: (image, key[1]) for key, image in zip(keys, images, strict=True) if key not in found}
         if missing:
             found |= dict(zip(missing, look(list(missing.values())), strict=True))
         with self._lock:

@@ -25,10 +25,14 @@ ENOUGH = 20
 
 @dataclass(frozen=True)
 class Calibration:
-    """`probability = 1 / (1 + exp(−slope · (score − threshold)))`; present from the threshold on."""
+    """`probability = 1 / (1 + exp(−slope · (score − threshold)))`; present from the threshold on.
+
+    `ceiling` is what pictures without the concept reach, but for the false alarm rate.
+    """
 
     threshold: float
     slope: float
+    ceiling: float = 0.0
 
     def probability(self, scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Raw scores of any shape → probabilities of that shape.
@@ -65,7 +69,7 @@ def calibrate(
         threshold = float(np.median(positives) + np.median(negatives)) / 2
     else:
         threshold = above + between * max(lowest - above, 0.0)
-    return Calibration(threshold, _slope(positives - threshold, negatives - threshold))
+    return Calibration(threshold, _slope(positives - threshold, negatives - threshold), ceiling)
 
 
 def sigmoid(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

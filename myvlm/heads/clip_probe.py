@@ -26,6 +26,7 @@ from myvlm.heads.base import (
 )
 from myvlm.heads.cache import content_hash
 from myvlm.heads.calibration import sigmoid
+from myvlm.heads.closer import AT_MOST, look_closer
 from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, PictureFeatures, features, get_encoder, whiten
 from myvlm.heads.probing import learn_probe
 from myvlm.heads.verdict import UNSURE, within
@@ -82,6 +83,7 @@ class ObjectHead:
     intercept_: float
     threshold_: float
     slope_: float
+    reach_: float
     unsure_: float
     witness_: FloatArray
     boxes_: list[Box]
@@ -125,6 +127,7 @@ class ObjectHead:
         )
         self.coef_, self.intercept_ = learned.probe.coef, learned.probe.intercept
         self.threshold_, self.slope_ = learned.calibration.threshold, learned.calibration.slope
+        self.reach_ = learned.reach
         self.unsure_ = UNSURE
         self.boxes_, self.figures_ = learned.boxes, learned.figures
         self.witness_ = witness(encoder)
@@ -167,7 +170,8 @@ class ObjectHead:
             kind=self.kind,
             encoder=self._encoder().id,
             threshold=self.threshold_,
-            calibration={"slope": self.slope_} | ({"unsure": self.unsure_} if self.unsure_ else {}),
+            calibration={"slope": self.slope_, "reach": self.reach_}
+            | ({"unsure": self.unsure_} if self.unsure_ else {}),
             settings={
                 "crops": self.crops,
                 "false_alarm_rate": self.false_alarm_rate,
@@ -203,6 +207,7 @@ class ObjectHead:
             sizes = f"coef {len(head.coef_)}, witness {len(head.witness_)}, intercept {len(intercept)}"
             raise _misfit(sizes, "coef and witness of one length, one intercept")
         head.intercept_, head.threshold_ = float(intercept[0]), meta.threshold
+        head.reach_ = meta.calibration.get("reach", 0.0)  # older files were not calibrated on closer looks
         head.unsure_ = meta.calibration.get("unsure", 0.0)  # older files know no "unsure"
         head.figures_ = dict(meta.figures)
         return head
@@ -248,6 +253,7 @@ class ObjectGate:
         self._coef = np.stack([head.coef_ for head in heads])
         self._intercept = np.array([head.intercept_ for head in heads], dtype=np.float32)
         self._threshold = np.array([head.threshold_ for head in heads])
+        self._reach = np.array([head.reach_ for head in heads])
         self._slope = np.array([head.slope_ for head in heads])
         self._unsure = np.array([head.unsure_ for head in heads])
 
@@ -261,15 +267,39 @@ class ObjectGate:
     def raw(self, images: ImageSources) -> tuple[FloatArray, FloatArray]:
         """N × M raw scores, each of a picture's best window, and N × M × 4 boxes of those windows."""
         self._check_weights()
-        pictures = features(self._encoder, load_images(images), self._crops)
+        loaded = load_images(images)
+        pictures = features(self._encoder, loaded, self._crops)
         stacked = np.concatenate([picture.features for picture in pictures])
         scores = whiten(self._encoder, stacked) @ self._coef.T + self._intercept
         ends = np.cumsum([len(picture.features) for picture in pictures])[:-1]
         best = [_best(own, picture) for own, picture in zip(np.split(scores, ends), pictures, strict=True)]
-        boxes = np.stack([box for _, box in best])
+        raw, boxes = np.stack([score for score, _ in best]), np.stack([box for _, box in best])
         if self._crops == "none" or self._crops == 1:
             boxes[:] = np.nan
-        return np.stack([score for score, _ in best]), boxes
+        else:
+            self._look_closer(loaded, raw, boxes)
+        return raw, boxes
+
+    def _look_closer(self, images: Sequence[LoadedImage], raw: FloatArray, boxes: FloatArray) -> None:
+        """Raise scores, and move boxes, to the best variation of windows from `reach` below the threshold on.
+
+        A window that several heads like is looked at once, and of a picture only the three most liked.
+        """
+        above = raw - self._threshold
+        near = (above >= -self._reach) & (self._reach > 0)
+        liked: list[tuple[int, Box, list[int]]] = []
+        for picture in np.flatnonzero(near.any(axis=1)):
+            heads_by_box: dict[Box, list[int]] = {}
+            for head in sorted(np.flatnonzero(near[picture]), key=lambda head: -above[picture, head]):
+                left, top, right, bottom = boxes[picture, head].tolist()
+                heads_by_box.setdefault((left, top, right, bottom), []).append(head)
+            liked += [(picture, box, heads) for box, heads in list(heads_by_box.items())[:AT_MOST]]
+        looks = look_closer(self._encoder, [images[i] for i, _, _ in liked], [box for _, box, _ in liked])
+        for (picture, _, heads), look in zip(liked, looks, strict=True):
+            scores = whiten(self._encoder, look.features) @ self._coef[heads].T + self._intercept[heads]
+            for head, score, box in zip(heads, *_best(scores, look), strict=True):
+                if score > raw[picture, head]:
+                    raw[picture, head], boxes[picture, head] = score, box
 
     def heat_map(self, picture: PictureFeatures, cells: int) -> FloatArray:
         """The map of the gate's first head; see `ObjectHead.heat_map`."""

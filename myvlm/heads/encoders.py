@@ -240,7 +240,9 @@ def features(
 ) -> list[PictureFeatures]:
     """Encode the windows of each picture; the last 64 pictures are remembered by their pixels."""
     pictures = [one.image for one in images]
-    return _cache.look_up(encoder, pictures, crops, lambda new: _encode_windows(encoder, new, crops))
+    return _cache.look_up(
+        encoder, pictures, [crops] * len(pictures), lambda new: _encode_windows(encoder, new)
+    )
 
 
 def whiten(encoder: ImageEncoder, rows: FloatArray) -> FloatArray:
@@ -250,9 +252,10 @@ def whiten(encoder: ImageEncoder, rows: FloatArray) -> FloatArray:
 
 
 def _encode_windows(
-    encoder: ImageEncoder, images: Sequence[Image.Image], crops: Crops
+    encoder: ImageEncoder, pictures: Sequence[tuple[Image.Image, Crops]]
 ) -> list[PictureFeatures]:
-    boxes = [windows(*image.size, crops) for image in images]
+    images = [image for image, _ in pictures]
+    boxes = [windows(*image.size, crops) for image, crops in pictures]
     encoded: list[PictureFeatures] = []
     while len(encoded) < len(images):
         # a batch of pictures at a time: the crops of all of them together may be gigabytes

@@ -5,8 +5,8 @@ Every step is one small function. Imports the other files of this folder; scikit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from myvlm.heads.base import FloatArray
 from myvlm.heads.calibration import BETWEEN, BETWEEN_WHITENED, Calibration, calibrate
 from myvlm.heads.choosing import choose_windows, text_direction, windows_without
+from myvlm.heads.closer import look_closer
 from myvlm.heads.encoders import ImageEncoder, PictureFeatures, cut, features, whiten
 from myvlm.heads.windows import Box, Crops
 from myvlm.images import LoadedImage
@@ -55,6 +56,7 @@ class Examples:
         beside: n arrays, windows of the same photos that miss the object (maybe none).
         pictures: arrays C × D, the windows of each picture without the object, given or from the bank.
         plain: R × D, drawn pictures of nothing; learned from, too easy to calibrate on.
+        closer: the variations (V × D) of a photo's window, by the numbers of both; None: no closer looks.
     """
 
     photos: list[FloatArray]
@@ -62,14 +64,25 @@ class Examples:
     beside: list[FloatArray]
     pictures: list[FloatArray]
     plain: FloatArray
+    closer: Callable[[int, int], FloatArray] | None
+
+    def left_out(self, photo: int, probe: Probe) -> float:
+        """The score that a gate would give the photo: of the best window or of a variation of it."""
+        scores = probe.windows(self.photos[photo])
+        best = int(scores.argmax())
+        if self.closer is None:
+            return float(scores[best])
+        return max(float(scores[best]), probe.picture(self.closer(photo, best)))
 
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """The outcome: the probe, its calibration, the window chosen in each photo, and what was measured."""
+    """The outcome: the probe, its calibration, how far below the threshold a closer look is taken (0: none
+    is), the window chosen in each photo, and what was measured."""
 
     probe: Probe
     calibration: Calibration
+    reach: float
     boxes: list[Box]
     figures: dict[str, Any]
 
@@ -100,12 +113,25 @@ def learn_probe(
         ],
         pictures=[whiten(encoder, rows) for rows in pictures],
         plain=whiten(encoder, encoder.encode(_plain_pictures())),
+        closer=None if crops in ("none", 1) else _closer_looks(encoder, photos, encoded),
     )
     probe = _fit_on(examples, range(len(photos)), range(len(pictures)), C, seed)
     positives, negatives = _left_out_scores(examples, C, seed)
     between = BETWEEN if encoder.whitening() is None else BETWEEN_WHITENED
     calibration = calibrate(positives, negatives, false_alarm_rate, between)
-    return Learned(probe, calibration, boxes, _figures(positives, negatives, calibration, examples))
+    # Where no picture without the object comes near, a closer look would cost for nothing.
+    reach = 0.0 if examples.closer is None else max(calibration.threshold - calibration.ceiling, 0.0)
+    return Learned(probe, calibration, reach, boxes, _figures(positives, negatives, calibration, examples))
+
+
+def _closer_looks(
+    encoder: ImageEncoder, photos: Sequence[LoadedImage], encoded: Sequence[PictureFeatures]
+) -> Callable[[int, int], FloatArray]:
+    def closer(photo: int, window: int) -> FloatArray:
+        [look] = look_closer(encoder, [photos[photo]], [encoded[photo].boxes[window]])
+        return whiten(encoder, look.features)
+
+    return closer
 
 
 def _without_the_object(
@@ -243,16 +269,10 @@ def _left_out_scores(
         held_out = examples.pictures[fold::folds]
         if count > 1:
             probe = _fit_on(examples, [i for i in range(count) if i != fold], kept, C, seed)
-            positives.append(probe.picture(examples.photos[fold]))
+            positives.append(examples.left_out(fold, probe))
             beside = examples.beside[fold]
         else:
-            halves = Examples(
-                examples.photos,
-                [examples.views[0][fold::2]],
-                examples.beside,
-                examples.pictures,
-                examples.plain,
-            )
+            halves = replace(examples, views=[examples.views[0][fold::2]])
             probe = _fit_on(halves, [0], kept, C, seed)
             positives.append(probe.picture(examples.views[0][1 - fold :: 2]))
             beside = examples.beside[0]

@@ -7,6 +7,7 @@ same loss and gradient as the full pass. Imports torch and its neighbours here.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,11 @@ class Prefix:
         return sum(part.nbytes for part in (*self.keys, *self.values))
 
 
+def cache_argument(model: Any) -> str:
+    """What the model's forward calls the cache: `cache`, in releases before 5.24 `past_key_values`."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
 def prefill(model: Any, ids: list[int], feature: Tensor) -> Prefix:
     """Run one prefix through the model and keep its keys and values.
 
@@ -52,17 +58,20 @@ def prefill(model: Any, ids: list[int], feature: Tensor) -> Prefix:
         ids: `P` ids that end with the image's last placeholder.
         feature: `T × D`, the image's projected visual tokens.
     """
+    from transformers import DynamicCache
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     device = model.get_input_embeddings().weight.device
     images = BaseModelOutputWithPooling(pooler_output=[feature.to(device)])
+    cache: Any = DynamicCache()
     with torch.no_grad():
-        cache = model(
+        model(
             input_ids=torch.tensor([ids], device=device),
             mm_encoder_outputs={"image": images},
-            use_cache=True,
             logits_to_keep=1,
-        ).past_key_values
+            use_cache=True,
+            **{cache_argument(model): cache},
+        )
     return Prefix(
         ids,
         [layer.keys[0] for layer in cache.layers],
@@ -120,7 +129,7 @@ def tail_of(
         {
             "attention_mask": torch.cat([seen, mask], dim=1).to(device),
             "position_ids": positions.to(device),
-            "past_key_values": _cache(prefixes, longest),
+            cache_argument(model): _cache(prefixes, longest),
             "use_cache": True,
         },
         _shift(batch.labels, starts, -100),

@@ -63,7 +63,7 @@ def rows_land_exactly(case: BackboneCase) -> None:
             rows = case.rows(0, 1, 3, norm=norm)
             batch = case.batch(rows)
             case.pixel_pass(rows, batch)
-            features = [feature.cpu() for feature in backbone.encode(case.images)]
+            features = [feature.tokens.cpu() for feature in backbone.encode(case.images)]
             for index, sample in enumerate(rows):
                 count, length = sum(r.count for r in sample), int(plain.attention_mask[index].sum())
                 image_end = int((plain.ids[index] == backbone.image_id).nonzero().max()) + 1

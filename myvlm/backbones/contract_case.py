@@ -101,6 +101,7 @@ class BackboneCase:
             "requires_grad": [weight.requires_grad for weight in model.parameters()],
             "gradients": [weight.grad is None for weight in model.parameters()],
             "attention": [m.config._attn_implementation for m in modules if hasattr(m, "config")],
+            "positions": [str(vars(module).get("rope_deltas")) for module in modules],
             "padding_side": tokenizer.padding_side,
             "tokens": len(tokenizer),
             "generation_config": model.generation_config.to_dict(),

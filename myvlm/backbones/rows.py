@@ -57,7 +57,7 @@ class LanguageRows(Backbone):
                 fix="load the model with its language head, in transformers 5.23 or later",
             )
         tokenizer = processor.tokenizer
-        template = self._template()
+        template = self.prompt_template()
         eos = model.generation_config.eos_token_id
         eos = tokenizer.eos_token_id if eos is None else eos
         eos_ids: list[int] = eos if isinstance(eos, list) else [] if eos is None else [eos]
@@ -92,6 +92,10 @@ class LanguageRows(Backbone):
     @abstractmethod
     def grid(self, features: Features) -> tuple[int, int, int]:
         """Which of an image's visual tokens show all of it, row by row: the first, the height, the width."""
+
+    def prompt_template(self) -> str | None:
+        """The family's template; None where the processor has a chat template."""
+        return self.template if getattr(self.processor, "chat_template", None) is None else None
 
     def completed(self, rendered: str) -> str:
         """A rendered prompt with what the processor itself adds to it."""
@@ -314,10 +318,6 @@ class LanguageRows(Backbone):
         """`arguments`, where the model is."""
         told = self.arguments(ids.to(self.device), mask.to(self.device), starts, layouts)
         return {name: value.to(self.device) for name, value in told.items()}
-
-    def _template(self) -> str | None:
-        """The family's template; None where the processor has a chat template."""
-        return self.template if getattr(self.processor, "chat_template", None) is None else None
 
     def _check(self, rows: Sequence[Sequence[ConceptRows]], **others: Sequence[Any]) -> None:
         lengths = {"rows": len(rows), **{name: len(values) for name, values in others.items()}}

@@ -170,7 +170,7 @@ def test_the_end_of_sequence_is_learned_and_then_ends_the_reply(backbone: LlavaB
     reply, ids = backbone.prompter.reply(new)
     assert ids.tolist() == [7, 8]
     assert reply == backbone.processor.tokenizer.decode([7, 8])
-    batch = backbone.prompter.teacher_forced([16], ["Where?"], ["my mug"], rows(2))
+    batch = backbone.prompter.teacher_forced(["<image>" * 16], ["Where?"], ["my mug"], rows(2))
     assert batch.labels[0].tolist()[-3:] == [*backbone.word_ids("my"), *backbone.word_ids("mug"), 3]
     assert batch.rows.tolist() == [[batch.rows[0, 0].item(), batch.rows[0, 0].item() + 1]]
     assert batch.later[0, 0] == batch.rows[0, -1] + 1
@@ -224,7 +224,7 @@ def test_the_attention_map_is_the_mean_of_the_eager_maps_over_the_patches(strate
     found = backbone.attention_map(image, "Where?", "a red mug", "red", concept)
     unsaid = backbone.attention_map(image, "Where?", "a red mug", "Anna", concept)
     tokens = 16 + (strategy == "full")
-    batch = backbone.prompter.teacher_forced([tokens], ["Where?"], ["a red mug"], [concept])
+    batch = backbone.prompter.teacher_forced(["<image>" * tokens], ["Where?"], ["a red mug"], [concept])
     pixels = backbone.processor.image_processor([image], return_tensors="pt")
     backbone.language_model.config._attn_implementation = "eager"
     with backbone.inserted([concept]), torch.no_grad():
@@ -240,7 +240,7 @@ def test_a_model_in_training_mode_answers_as_in_eval(backbone: LlavaBackbone) ->
         features = backbone.encode(pictures(2))
         prompts, answers, concepts = ["Where?", "What?"], ["a mug", "a dog"], rows(0, 2)
         return [
-            *features,
+            *(feature.tokens for feature in features),
             backbone.answer_loss(features, prompts, answers, concepts).cross_entropy,
             *(reply.token_ids for reply in backbone.generate(pictures(2), prompts, concepts, **SHORT)),
         ]
@@ -321,7 +321,9 @@ def test_rows_that_never_arrive_are_an_error(backbone: LlavaBackbone) -> None:
 
 
 def test_a_nested_insertion_suspends_the_outer_one(backbone: LlavaBackbone) -> None:
-    batches = [backbone.prompter.teacher_forced([16], ["Where?"], ["a mug"], rows(n)) for n in (1, 3)]
+    batches = [
+        backbone.prompter.teacher_forced(["<image>" * 16], ["Where?"], ["a mug"], rows(n)) for n in (1, 3)
+    ]
     features = backbone.encode(pictures(1))
     alone = backbone.answer_loss(features, ["Where?"], ["a mug"], rows(3)).cross_entropy
     with backbone.inserted(rows(1)), backbone.frozen():
@@ -333,7 +335,7 @@ def test_a_nested_insertion_suspends_the_outer_one(backbone: LlavaBackbone) -> N
 
 
 def test_another_thread_sees_the_plain_model(backbone: LlavaBackbone) -> None:
-    ids = backbone.prompter.teacher_forced([16], ["Where?"], ["a mug"], rows(0)).ids
+    ids = backbone.prompter.teacher_forced(["<image>" * 16], ["Where?"], ["a mug"], rows(0)).ids
     found: list[torch.Tensor] = []
     with torch.no_grad():
         plain = backbone.model(input_ids=ids).logits
@@ -346,7 +348,9 @@ def test_another_thread_sees_the_plain_model(backbone: LlavaBackbone) -> None:
     with backbone.inserted(rows(1)), torch.no_grad():
         thread.start()
         thread.join()
-        backbone.model(input_ids=backbone.prompter.teacher_forced([16], ["Where?"], ["a mug"], rows(1)).ids)
+        backbone.model(
+            input_ids=backbone.prompter.teacher_forced(["<image>" * 16], ["Where?"], ["a mug"], rows(1)).ids
+        )
     assert torch.equal(found[0], plain)
 
 

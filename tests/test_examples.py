@@ -12,6 +12,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from myvlm.testing import BACKBONE_CHECKS
 from myvlm.tinyworld import few_shot
 from myvlm.words import contains_word
 
@@ -21,7 +22,7 @@ WORD = few_shot(0).identifier
 
 def test_all_examples_are_run_here() -> None:
     files = sorted(one.name for one in EXAMPLES.iterdir() if one.suffix in (".py", ".ipynb"))
-    assert files == ["01_learn_a_mug.py", "02_notebook.ipynb"]
+    assert files == ["01_learn_a_mug.py", "02_notebook.ipynb", "04_new_backbone.py"]
 
 
 def test_learn_a_mug(tmp_path: Path) -> None:
@@ -39,6 +40,22 @@ def test_learn_a_mug(tmp_path: Path) -> None:
     assert not contains_word(said["without it"], WORD)
     assert said["a question"]
     assert list(tmp_path.iterdir()) == [], "it writes nothing where it runs"
+
+
+def test_new_backbone(tmp_path: Path) -> None:
+    script = EXAMPLES / "04_new_backbone.py"
+    assert len(script.read_text().splitlines()) < 80
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=600, env=_environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    before, after, *checks = done.stdout.splitlines()
+    assert before == "before: No backbone is known for this model."
+    assert after == "after:  vipllava is VipLlavaBackbone"
+    assert [line.split()[0] for line in checks] == [check.__name__ for check in BACKBONE_CHECKS]
+    assert all(line.endswith(" passed") for line in checks)
+    assert list(tmp_path.iterdir()) == []
 
 
 # jupyter_client warns of its own later versions, and the kernel's sockets are closed by the collector

@@ -181,13 +181,17 @@ class Backbone(ABC):
         """A short hash of the frozen weights, the same whatever the floating point type they are held in."""
 
     @abstractmethod
-    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        """The frozen part of the walk: each image's projected visual tokens, `T_i × D`, without gradient."""
+    def encode(self, images: Sequence[Image.Image]) -> list[Any]:
+        """The frozen part of the walk, without gradient: what the language model is given of each image.
+
+        Projected visual tokens and what goes with them, in a form of the family's own; `len` of one is
+        its number of tokens.
+        """
 
     @abstractmethod
     def answer_loss(
         self,
-        features: Sequence[Tensor],
+        features: Sequence[Any],
         prompts: Sequence[str],
         answers: Sequence[str],
         rows: Sequence[Sequence[ConceptRows]],
@@ -195,7 +199,7 @@ class Backbone(ABC):
         """How far the model is from giving these answers, from features that `encode` made.
 
         Args:
-            features: `B` tensors `T_i × D`.
+            features: of `B` images.
             prompts: `B` bare instructions.
             answers: `B` target texts.
             rows: for each of the `B` samples the concepts in it, possibly none.
@@ -205,7 +209,7 @@ class Backbone(ABC):
             BackboneError: the rows did not land where they should.
         """
 
-    def prefixes(self, features: Sequence[Tensor]) -> list[Any] | None:
+    def prefixes(self, features: Sequence[Any]) -> list[Any] | None:
         """What stands before the concept, run once for each of `features` and kept for `tail_loss`.
 
         None for a family in which it depends on the concept: then `answer_loss` is the way.

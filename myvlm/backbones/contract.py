@@ -63,7 +63,7 @@ def rows_land_exactly(case: BackboneCase) -> None:
             rows = case.rows(0, 1, 3, norm=norm)
             batch = case.batch(rows)
             case.pixel_pass(rows, batch)
-            features = [feature.cpu() for feature in backbone.encode(case.images)]
+            features = [feature.tokens.cpu() for feature in backbone.encode(case.images)]
             for index, sample in enumerate(rows):
                 count, length = sum(r.count for r in sample), int(plain.attention_mask[index].sum())
                 image_end = int((plain.ids[index] == backbone.image_id).nonzero().max()) + 1
@@ -91,14 +91,17 @@ def rows_land_exactly(case: BackboneCase) -> None:
 
 
 def batch_is_singles(case: BackboneCase) -> None:
-    """0, 1 and 3 rows, prompts of different lengths: together, greedily, the tokens of each alone."""
+    """0, 1 and 3 rows, prompts of different lengths: together, greedily and by beams, each alone's tokens."""
     rows = case.rows(0, 1, 3)
-    together = case.backbone.generate(case.images, case.prompts, rows, **SHORT)
-    for index, reply in enumerate(together):
-        alone = case.backbone.generate([case.images[index]], [case.prompts[index]], [rows[index]], **SHORT)[0]
-        assert torch.equal(reply.token_ids, alone.token_ids), (
-            f"sample {index}: {reply.text!r}, alone {alone.text!r}"
-        )
+    for beams in (1, 3):
+        options = {**SHORT, "num_beams": beams}
+        together = case.backbone.generate(case.images, case.prompts, rows, **options)
+        for index, reply in enumerate(together):
+            sample = [case.images[index]], [case.prompts[index]], [rows[index]]
+            [alone] = case.backbone.generate(*sample, **options)
+            assert torch.equal(reply.token_ids, alone.token_ids), (
+                f"sample {index}, {beams} beams: {reply.text!r}, alone {alone.text!r}"
+            )
 
 
 def left_padding_changes_nothing(case: BackboneCase) -> None:

@@ -56,19 +56,24 @@ class BackboneCase:
         return self.backbone
 
     def batch(self, rows: Sequence[Sequence[ConceptRows]]) -> TeacherForced:
-        tokens = [len(feature) for feature in self.backbone.encode(self.images)]
-        return self.language_rows.prompter.teacher_forced(tokens, self.prompts, self.answers, rows)
+        pictures = [feature.layout.text for feature in self.language_rows.encode(self.images)]
+        return self.language_rows.prompter.teacher_forced(pictures, self.prompts, self.answers, rows)
 
     def pixel_pass(self, rows: Sequence[Sequence[ConceptRows]], batch: TeacherForced, **options: Any) -> Any:
         """The model's own output for the batch, from pixels and through the vision tower."""
+        from transformers import BatchFeature
+
         backbone = self.language_rows
-        pixels = backbone.processor.image_processor(list(self.images), return_tensors="pt")
+        inputs = backbone.prompter.processed(self.images, self.prompts)
+        pixels = {name: value for name, value in inputs.items() if value.shape != inputs["input_ids"].shape}
+        layouts = [feature.layout for feature in backbone.encode(self.images)]
+        told = backbone.arguments(batch.ids, batch.attention_mask, batch.starts, layouts)
         with backbone.frozen(), backbone.inserted(rows, batch.sentinels):
             return backbone.model(
                 input_ids=batch.ids.to(backbone.device),
                 attention_mask=batch.attention_mask.to(backbone.device),
                 labels=batch.labels.to(backbone.device),
-                **pixels.to(backbone.device, backbone.dtype),
+                **BatchFeature({**told, **pixels}).to(backbone.device, backbone.dtype),
                 **options,
             )
 
@@ -96,6 +101,7 @@ class BackboneCase:
             "requires_grad": [weight.requires_grad for weight in model.parameters()],
             "gradients": [weight.grad is None for weight in model.parameters()],
             "attention": [m.config._attn_implementation for m in modules if hasattr(m, "config")],
+            "positions": [str(vars(module).get("rope_deltas")) for module in modules],
             "padding_side": tokenizer.padding_side,
             "tokens": len(tokenizer),
             "generation_config": model.generation_config.to_dict(),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-from torch import nn
-
+from myvlm.backbones.features import Features
 from myvlm.backbones.registry import register_backbone
 from myvlm.backbones.rows import LanguageRows
 from myvlm.errors import BackboneError
@@ -27,21 +27,7 @@ class LlavaBackbone(LanguageRows):
                 expected="a tower of one image size: CLIP, SigLIP",
                 fix="use a LLaVA checkpoint with such a tower",
             )
-        super().__init__(model, processor, name=name)
-
-    @property
-    def language_model(self) -> nn.Module:
-        module: nn.Module = self.model.model.language_model
-        return module
-
-    @property
-    def projector(self) -> nn.Module:
-        module: nn.Module = self.model.model.multi_modal_projector
-        return module
-
-    @property
-    def image_id(self) -> int:
-        return int(self.model.config.image_token_id)
+        super().__init__(model, counting(processor, model.config), name=name)
 
     def field_of_view(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         images = self.processor.image_processor
@@ -52,7 +38,18 @@ class LlavaBackbone(LanguageRows):
         left, top = (width - side) / 2, (height - side) / 2
         return left, top, left + side, top + side
 
-    def grid(self, tokens: int) -> tuple[int, int]:
+    def grid(self, features: Features) -> tuple[int, int, int]:
         vision = self.model.config.vision_config
         side = vision.image_size // vision.patch_size
-        return side, side
+        return len(features) - side * side, side, side
+
+
+def counting(processor: Any, config: Any) -> Any:
+    """The processor, able to count an image's tokens; a copy where an old checkpoint does not say how."""
+    if processor.patch_size is not None:
+        return processor
+    processor = copy.copy(processor)
+    processor.patch_size = config.vision_config.patch_size
+    processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+    processor.num_additional_image_tokens = int("clip" in config.vision_config.model_type)  # its [CLS]
+    return processor

@@ -7,7 +7,8 @@ same loss and gradient as the full pass. Imports torch and its neighbours here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from myvlm.backbones.base import ConceptRows, visual_norms
+from myvlm.backbones.features import Features, Layout, encoder_outputs
 from myvlm.backbones.prompter import TeacherForced
 from myvlm.errors import BackboneError
 
@@ -26,11 +28,13 @@ class Prefix:
 
     Args:
         ids: the `P` ids, image placeholders included.
+        layout: how its picture stands in the prompt.
         keys: a layer's cached keys each, `H × P × d`; `values` likewise.
         norms: what a row's norm can be set to, by rule, float32 scalars.
     """
 
     ids: list[int]
+    layout: Layout
     keys: list[Tensor]
     values: list[Tensor]
     norms: dict[str, Tensor]
@@ -44,30 +48,40 @@ class Prefix:
         return sum(part.nbytes for part in (*self.keys, *self.values))
 
 
-def prefill(model: Any, ids: list[int], feature: Tensor) -> Prefix:
+def cache_argument(model: Any) -> str:
+    """What the model's forward calls the cache: `cache`, in releases before 5.24 `past_key_values`."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def prefill(model: Any, ids: list[int], feature: Features, arguments: Mapping[str, Tensor]) -> Prefix:
     """Run one prefix through the model and keep its keys and values.
 
     Args:
         model: a model whose forward takes `mm_encoder_outputs`.
         ids: `P` ids that end with the image's last placeholder.
-        feature: `T × D`, the image's projected visual tokens.
+        feature: the image's projected visual tokens.
+        arguments: what else the model is given of these ids.
     """
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
+    from transformers import DynamicCache
 
     device = model.get_input_embeddings().weight.device
-    images = BaseModelOutputWithPooling(pooler_output=[feature.to(device)])
+    # Without the model's configuration: one made from it drops what is outside a sliding window.
+    cache: Any = DynamicCache()
     with torch.no_grad():
-        cache = model(
+        model(
             input_ids=torch.tensor([ids], device=device),
-            mm_encoder_outputs={"image": images},
-            use_cache=True,
+            mm_encoder_outputs=encoder_outputs([feature], device),
             logits_to_keep=1,
-        ).past_key_values
+            use_cache=True,
+            **{cache_argument(model): cache},
+            **arguments,
+        )
     return Prefix(
         ids,
+        feature.layout,
         [layer.keys[0] for layer in cache.layers],
         [layer.values[0] for layer in cache.layers],
-        visual_norms(feature),
+        visual_norms(feature.tokens),
     )
 
 
@@ -91,9 +105,17 @@ class Tail:
 
 
 def tail_of(
-    model: Any, prefixes: Sequence[Prefix], batch: TeacherForced, rows: Sequence[Sequence[ConceptRows]]
+    model: Any,
+    prefixes: Sequence[Prefix],
+    batch: TeacherForced,
+    rows: Sequence[Sequence[ConceptRows]],
+    positions: Tensor | None = None,
 ) -> Tail:
-    """The tail of a teacher-forced batch behind its prefixes; shorter prefixes are padded on the left."""
+    """The tail of a teacher-forced batch behind its prefixes; shorter prefixes are padded on the left.
+
+    Args:
+        positions: `… × B × S` position ids of the whole batch, where they are not 0, 1, 2 ….
+    """
     table = model.get_input_embeddings()
     device, starts = table.weight.device, [len(prefix) for prefix in prefixes]
     for prefix, ids in zip(prefixes, batch.ids.tolist(), strict=True):
@@ -107,7 +129,8 @@ def tail_of(
     ids, mask = _shift(batch.ids, starts, 0), _shift(batch.attention_mask, starts, 0)
     places, longest = _relative(batch.rows, starts), max(starts)
     seen = torch.tensor([[0] * (longest - start) + [1] * start for start in starts])
-    positions = torch.tensor(starts)[:, None] + torch.arange(ids.shape[1])
+    if positions is None:
+        positions = torch.arange(batch.ids.shape[1]).expand_as(batch.ids)
     embeds = table(ids.to(device))
     spots = (places >= 0).nonzero(as_tuple=True)
     if len(spots[0]):
@@ -119,8 +142,8 @@ def tail_of(
         embeds,
         {
             "attention_mask": torch.cat([seen, mask], dim=1).to(device),
-            "position_ids": positions.to(device),
-            "past_key_values": _cache(prefixes, longest),
+            "position_ids": _shift_positions(positions.cpu(), starts).to(device),
+            cache_argument(model): _cache(prefixes, longest),
             "use_cache": True,
         },
         _shift(batch.labels, starts, -100),
@@ -147,6 +170,13 @@ def _shift(table: Tensor, starts: Sequence[int], fill: int) -> Tensor:
     """Every sample's columns from its start on, padded on the right."""
     rows = [row[start:] for row, start in zip(table, starts, strict=True)]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
+
+
+def _shift_positions(positions: Tensor, starts: Sequence[int]) -> Tensor:
+    """`… × B × T` from `… × B × S`: several position ids a token in families with two-dimensional images."""
+    if positions.ndim == 2:
+        return _shift(positions, starts, 0)
+    return torch.stack([_shift(axis, starts, 0) for axis in positions])
 
 
 def _relative(columns: Tensor, starts: Sequence[int]) -> Tensor:

@@ -5,7 +5,7 @@ Imports torch, the errors, `base` and `text`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,14 +48,22 @@ class Prompter:
 
     Args:
         processor: the model's processor.
-        template: the family's prompt, with `{image}` and `{prompt}`, for want of a chat template.
+        template: the prompt, with `{image}` and `{prompt}`; None for the processor's chat template.
         image_id: id of the image placeholder.
         sentinel_id: id that stands where a concept row goes.
-        eos_ids: ids that end a reply.
+        eos_ids: ids that end a reply; the first is the one that is learned.
+        completed: what the processor itself adds to a rendered prompt.
     """
 
     def __init__(
-        self, processor: Any, *, template: str, image_id: int, sentinel_id: int, eos_ids: Sequence[int]
+        self,
+        processor: Any,
+        *,
+        template: str | None,
+        image_id: int,
+        sentinel_id: int,
+        eos_ids: Sequence[int],
+        completed: Callable[[str], str] = str,
     ) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
@@ -63,6 +71,7 @@ class Prompter:
         self.image_id = image_id
         self.sentinel_id = sentinel_id
         self.eos_ids = list(eos_ids)
+        self.completed = completed
 
     @property
     def pad_id(self) -> int:
@@ -94,45 +103,60 @@ class Prompter:
         options: dict[str, Any] = {"padding": True, "padding_side": "left"} if len(rendered) > 1 else {}
         if not text.adds_special_tokens(self.tokenizer, rendered[0]):
             options["add_special_tokens"] = False
-        return self.processor(images=list(images), text=rendered, return_tensors="pt", **options)
+        # A list of pictures for each text: some processors take a flat list for the pictures of one text.
+        nested = [[image] for image in images]
+        return self.processor(images=nested, text=rendered, return_tensors="pt", **options)
 
     def with_rows(self, inputs: Any, rows: Sequence[Sequence[ConceptRows]]) -> tuple[Any, list[int]]:
-        """`processed` inputs with a sentinel for each concept row, and how many sentinels each sample has."""
-        samples = []
-        for ids, mask, concepts in zip(
-            inputs["input_ids"].tolist(), inputs["attention_mask"].tolist(), rows, strict=True
-        ):
-            plain = [token for token, real in zip(ids, mask, strict=True) if real]
-            samples.append(self.with_sentinels(plain, concepts))
-        inputs["input_ids"] = text.pad(samples, self.pad_id, left=True)
-        inputs["attention_mask"] = text.pad([[1] * len(sample) for sample in samples], 0, left=True)
-        return inputs, [sample.count(self.sentinel_id) for sample in samples]
+        """`processed` inputs with a sentinel for each concept row, and how many sentinels each sample has.
+
+        Whatever else has one entry a token (token types) is laid out anew too, with 0 for a row: text.
+        """
+        shape, real = inputs["input_ids"].shape, inputs["attention_mask"].bool()
+        counts = [sum(concept.count for concept in concepts) for concepts in rows]
+        ids = [own[mask].tolist() for own, mask in zip(inputs["input_ids"], real, strict=True)]
+        places = [text.place_after_last(own, self.image_id) for own in ids]
+        entries = {  # of a row, and of padding
+            "input_ids": (self.sentinel_id, self.pad_id),
+            "attention_mask": (1, 0),
+            "labels": (IGNORED, IGNORED),
+        }
+        for name, table in list(inputs.items()):
+            if isinstance(table, Tensor) and table.shape == shape:
+                entry, filler = entries.get(name, (0, 0))
+                samples = []
+                for own, mask, place, count in zip(table, real, places, counts, strict=True):
+                    kept = own[mask].tolist()
+                    samples.append([*kept[:place], *[entry] * count, *kept[place:]])
+                inputs[name] = text.pad(samples, filler, left=True).to(table.dtype)
+        return inputs, (inputs["input_ids"] == self.sentinel_id).sum(1).tolist()
 
     def with_sentinels(self, ids: Sequence[int], rows: Sequence[ConceptRows]) -> list[int]:
         """Ids of one prompt with a sentinel for each concept row after its last image placeholder."""
         count = sum(concept.count for concept in rows)
         return text.insert_after_last(ids, self.image_id, [self.sentinel_id] * count)
 
-    def prompt_ids(self, prompt: str, image_tokens: int) -> list[int]:
-        """The ids that the processor makes of a prompt whose image has that many tokens."""
-        token = self.processor.image_token
-        return text.prompt_ids(self.tokenizer, self.render(prompt).replace(token, token * image_tokens))
+    def prompt_ids(self, prompt: str, picture: str) -> list[int]:
+        """The ids that the processor makes of a prompt, `picture` being what it writes for its image."""
+        rendered = self.completed(self.render(prompt))
+        ids = text.prompt_ids(self.tokenizer, rendered.replace(self.processor.image_token, picture))
+        return ids
 
     def answer_ids(self, prompt: str, answer: str) -> list[int]:
         """The ids of an answer to a prompt, without end of sequence."""
-        return text.answer_ids(self.tokenizer, self.render(prompt), answer)
+        return text.answer_ids(self.tokenizer, self.completed(self.render(prompt)), answer)
 
     def teacher_forced(
         self,
-        image_tokens: Sequence[int],
+        pictures: Sequence[str],
         prompts: Sequence[str],
         answers: Sequence[str],
         rows: Sequence[Sequence[ConceptRows]],
     ) -> TeacherForced:
-        """Prompts, concepts and answers as one batch; `image_tokens` says how many each image has."""
+        """Prompts, concepts and answers as one batch; `pictures` are what the processor writes for images."""
         ids, labels, columns, later, starts = [], [], [], [], []
-        for tokens, prompt, answer, concepts in zip(image_tokens, prompts, answers, rows, strict=True):
-            plain = self.prompt_ids(prompt, tokens)
+        for picture, prompt, answer, concepts in zip(pictures, prompts, answers, rows, strict=True):
+            plain = self.prompt_ids(prompt, picture)
             question = self.with_sentinels(plain, concepts)
             target = [*self.answer_ids(prompt, answer), *self.eos_ids[:1]]
             first = len(question) - list(reversed(question)).index(self.image_id)

@@ -15,7 +15,11 @@ from myvlm.backbones.base import Backbone
 from myvlm.errors import BackboneError, UnknownBackboneError
 
 ENTRY_POINTS = "myvlm.backbones"
-FAMILIES = ("llava",)  # files of this folder
+FAMILIES = (  # files of this folder
+    *("llava", "humanvlm", "llava_next", "qwen", "internvl"),
+    *("gemma3", "paligemma", "mistral3", "idefics3"),
+)
+HOW = "README.md, 'How to extend', says how; examples/04_new_backbone.py does it in one file"
 
 _log = logging.getLogger(__name__)
 _known: dict[str, type[Backbone]] = {}
@@ -27,6 +31,9 @@ Family = TypeVar("Family", bound=type[Backbone])
 
 def register_backbone(family: Family) -> Family:
     """Class decorator: make a family known by its `family` name and its `model_types`.
+
+    A model type belongs to one family. Only a subclass that narrows `matches` may share its parent's: it
+    is then asked first.
 
     Raises:
         BackboneError: the name or a model type is missing or taken, or a method is.
@@ -42,12 +49,12 @@ def register_backbone(family: Family) -> Family:
             f"{family.__name__} is not finished.",
             got=f"family {name!r}, model_types {family.model_types}, missing methods {missing}",
             expected="a family name, at least one model type, every method of Backbone",
-            fix="see myvlm/backbones/llava.py",
+            fix=HOW,
         )
     for other in _known.values():
         shared = set(other.model_types) & set(family.model_types)
         same = (other.__module__, other.__qualname__) == (family.__module__, family.__qualname__)
-        if not same and (other.family == name or shared):
+        if not same and (other.family == name or (shared and not _narrows(family, other))):
             raise BackboneError(
                 f"{family.__name__} takes a name that {other.__name__} has.",
                 got=f"family {name!r}, model types {sorted(family.model_types)}",
@@ -56,6 +63,14 @@ def register_backbone(family: Family) -> Family:
             )
     _known[name] = family
     return family
+
+
+def _narrows(one: type[Backbone], other: type[Backbone]) -> bool:
+    """Whether one of two is a special case of the other and says which models are its own."""
+    return any(
+        issubclass(special, general) and "matches" in vars(special)
+        for special, general in ((one, other), (other, one))
+    )
 
 
 def known_backbones() -> dict[str, type[Backbone]]:
@@ -99,15 +114,16 @@ def backbone_for(model: Any, processor: Any, *, name: str | None = None) -> Back
         BackboneError: the family matches, but this model of it does not fit.
     """
     families = known_backbones()
-    for family in families.values():
+    # The most special first: a subclass before the family that it narrows.
+    for family in sorted(families.values(), key=lambda family: -len(family.__mro__)):
         if family.matches(model):
             return family(model, processor, name=name)
-    types = sorted(kind for family in families.values() for kind in family.model_types)
+    types = sorted({kind for family in families.values() for kind in family.model_types})
     broken = "".join(f"; {point} cannot be loaded ({why})" for point, why in _broken.items())
     found = getattr(getattr(model, "config", None), "model_type", None)
     raise UnknownBackboneError(
         "No backbone is known for this model.",
         got=f"{type(model).__name__}, model_type {found!r}",
         expected=f"a model of type {', '.join(types)}{broken}",
-        fix="install or write one: a class with @register_backbone, as in myvlm/backbones/llava.py",
+        fix=f"install a package that adds the family, or add it: {HOW}",
     )

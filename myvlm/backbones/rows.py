@@ -1,7 +1,8 @@
 """Every family in which concepts enter as rows of a causal language model, after the image's tokens.
 
-A family adds a few lines: where its language model and projector are, its image placeholder, its
-prompt template, the grid of its image tokens. Imports torch, `attention` and its neighbours here.
+A family adds a few lines: its prompt template, the grid of its image tokens, and what differs from a
+plain LLaVA in where its parts are and in what its model is told of each token. Imports torch,
+`attention` and its neighbours here.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from torch.nn import functional
 from myvlm.attention import AttentionRecorder, record_attention
 from myvlm.backbones import text
 from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss
+from myvlm.backbones.features import Features, Layout, encode_pictures, encoder_outputs, read_pictures
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.hooks import InsertedRows
 from myvlm.backbones.prefix import Prefix, prefill, tail_of
 from myvlm.backbones.prompter import IGNORED, Prompter, TeacherForced
 from myvlm.errors import BackboneError, InputError
 
-ENCODED_AT_ONCE = 16  # images; bounds the vision tower's memory
 GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 64}
 NOT_OURS = ("num_return_sequences", "return_dict_in_generate", "inputs", "input_ids", "inputs_embeds")
 
@@ -39,6 +40,11 @@ class LanguageRows(Backbone):
     """
 
     template: ClassVar[str]
+    """The prompt, with `{image}` and `{prompt}`, for want of a chat template."""
+    images_at_once: ClassVar[int] = 16
+    """How many images the vision tower sees at once; bounds its memory."""
+    kept_inputs: ClassVar[tuple[str, ...]] = ()
+    """What the processor says of an image that the language model must be told too."""
 
     def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
         super().__init__(model, processor, name=name)
@@ -51,37 +57,65 @@ class LanguageRows(Backbone):
                 fix="load the model with its language head, in transformers 5.23 or later",
             )
         tokenizer = processor.tokenizer
+        template = self.prompt_template()
         eos = model.generation_config.eos_token_id
         eos = tokenizer.eos_token_id if eos is None else eos
         eos_ids: list[int] = eos if isinstance(eos, list) else [] if eos is None else [eos]
         ends = {tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, self.image_id}
         self.prompter = Prompter(
             processor,
-            template=self.template,
+            template=template,
             image_id=self.image_id,
-            sentinel_id=text.sentinel_id(model, tokenizer, {*ends, *eos_ids}),
-            eos_ids=eos_ids,
+            sentinel_id=text.sentinel_id(model, tokenizer, {*ends, *eos_ids, *text.marks_of(processor)}),
+            eos_ids=eos_ids if template is not None else text.end_of_turn_first(processor, eos_ids),
+            completed=self.completed,
         )
         self._fingerprint: str | None = None
 
     @property
-    @abstractmethod
     def language_model(self) -> nn.Module:
         """The module that is given `inputs_embeds`."""
+        module: nn.Module = self.model.model.language_model
+        return module
 
     @property
-    @abstractmethod
     def projector(self) -> nn.Module:
         """The module that takes visual features to the language model's width."""
+        module: nn.Module = self.model.model.multi_modal_projector
+        return module
 
     @property
-    @abstractmethod
     def image_id(self) -> int:
         """Id of the image placeholder."""
+        return int(self.model.config.image_token_id)
 
     @abstractmethod
-    def grid(self, tokens: int) -> tuple[int, int]:
-        """Height and width of the last of an image's `tokens`; any before them are no patches."""
+    def grid(self, features: Features) -> tuple[int, int, int]:
+        """Which of an image's visual tokens show all of it, row by row: the first, the height, the width."""
+
+    def prompt_template(self) -> str | None:
+        """The family's template; None where the processor has a chat template."""
+        return self.template if getattr(self.processor, "chat_template", None) is None else None
+
+    def completed(self, rendered: str) -> str:
+        """A rendered prompt with what the processor itself adds to it."""
+        return rendered
+
+    def read(self, images: Sequence[Image.Image]) -> tuple[Any, list[str]]:
+        """What the processor makes of images: the model's inputs, and the text that stands for each."""
+        return read_pictures(self.processor, images)
+
+    def arguments(
+        self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]
+    ) -> dict[str, Tensor]:
+        """What the model must be told of each token beside `ids` and `mask`, such as its type and position.
+
+        Args:
+            ids: `B × S`, padded on the right where `mask` is 0.
+            starts: where each sample's answer starts.
+            layouts: how the samples' images stand in their prompts.
+        """
+        return {}
 
     @property
     def dim(self) -> int:
@@ -96,36 +130,36 @@ class LanguageRows(Backbone):
             self._fingerprint = weights_fingerprint([*tables, *matrices, *vectors])
         return self._fingerprint
 
-    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        features: list[Tensor] = []
-        with self.frozen(), torch.no_grad():
-            for start in range(0, len(images), ENCODED_AT_ONCE):
-                batch = list(images[start : start + ENCODED_AT_ONCE])
-                pixels = self.processor.image_processor(batch, return_tensors="pt").to(
-                    self.device, self.dtype
-                )
-                features.extend(self.model.get_image_features(**pixels, return_dict=True).pooler_output)
+    def encode(self, images: Sequence[Image.Image]) -> list[Features]:
+        features: list[Features] = []
+        mark = self.processor.tokenizer.convert_ids_to_tokens(self.image_id)
+        with self.frozen():
+            for start in range(0, len(images), self.images_at_once):
+                inputs, texts = self.read(images[start : start + self.images_at_once])
+                inputs = inputs.to(self.device, self.dtype)
+                features += encode_pictures(self.model, inputs, texts, mark=mark, keep=self.kept_inputs)
         return features
 
     def answer_loss(
         self,
-        features: Sequence[Tensor],
+        features: Sequence[Features],
         prompts: Sequence[str],
         answers: Sequence[str],
         rows: Sequence[Sequence[ConceptRows]],
     ) -> Loss:
         self._check(rows, features=features, prompts=prompts, answers=answers)
-        batch = self.prompter.teacher_forced([len(feature) for feature in features], prompts, answers, rows)
+        batch = self.prompter.teacher_forced([f.layout.text for f in features], prompts, answers, rows)
         logits, recorder = self._forward(features, batch, rows, queries=batch.later, keys=batch.rows)
         return _loss(logits, batch.labels[:, -logits.shape[1] :], recorder)
 
-    def prefixes(self, features: Sequence[Tensor]) -> list[Prefix]:
+    def prefixes(self, features: Sequence[Features]) -> list[Prefix] | None:
         kept = []
         with self.frozen():
             for feature in features:
-                ids = self.prompter.prompt_ids("", len(feature))
-                end = len(ids) - ids[::-1].index(self.image_id)
-                kept.append(prefill(self.model, ids[:end], feature))
+                ids = self.prompter.prompt_ids("", feature.layout.text)
+                ids = ids[: text.place_after_last(ids, self.image_id)]
+                told = self._told(torch.tensor([ids]), torch.ones(1, len(ids)), [len(ids)], [feature.layout])
+                kept.append(prefill(self.model, ids, feature, told))
         return kept
 
     def tail_loss(
@@ -136,9 +170,10 @@ class LanguageRows(Backbone):
         rows: Sequence[Sequence[ConceptRows]],
     ) -> Loss:
         self._check(rows, prefixes=prefixes, prompts=prompts, answers=answers)
-        tokens = [prefix.ids.count(self.image_id) for prefix in prefixes]
-        batch = self.prompter.teacher_forced(tokens, prompts, answers, rows)
-        tail = tail_of(self.model, prefixes, batch, rows)
+        layouts = [prefix.layout for prefix in prefixes]
+        batch = self.prompter.teacher_forced([own.text for own in layouts], prompts, answers, rows)
+        told = self._told(batch.ids, batch.attention_mask, batch.starts, layouts)
+        tail = tail_of(self.model, prefixes, batch, rows, told.get("position_ids"))
         with (
             self.frozen(),
             record_attention(self.language_model.config, queries=tail.queries, keys=tail.keys) as recorder,
@@ -181,7 +216,7 @@ class LanguageRows(Backbone):
                 fix="pass an answer that names it",
             )
         features = self.encode([image])
-        batch = self.prompter.teacher_forced([len(features[0])], [prompt], [answer], [rows])
+        batch = self.prompter.teacher_forced([features[0].layout.text], [prompt], [answer], [rows])
         if place is None:
             queries = batch.rows
         else:
@@ -191,8 +226,10 @@ class LanguageRows(Backbone):
         with torch.no_grad():
             _, recorder = self._forward(features, batch, [rows], queries=queries, keys=keys)
         tokens = torch.stack([p.mean((0, 1, 2)).cpu() for p in recorder.probabilities]).mean(0)
-        height, width = self.grid(len(tokens))
-        patches = tokens[len(tokens) - height * width :].reshape(height, width)
+        first, height, width = self.grid(features[0])
+        # A tower without a [CLS] token loses its first patch where the model leaves out "the first token".
+        tokens = torch.cat([tokens.new_zeros(max(-first, 0)), tokens[max(first, 0) :]])
+        patches = tokens[: height * width].reshape(height, width)
         return np.asarray(patches / patches.sum(), dtype=np.float32)
 
     def word_ids(self, word: str) -> list[int]:
@@ -241,7 +278,7 @@ class LanguageRows(Backbone):
 
     def _forward(
         self,
-        features: Sequence[Tensor],
+        features: Sequence[Features],
         batch: TeacherForced,
         rows: Sequence[Sequence[ConceptRows]],
         *,
@@ -249,10 +286,8 @@ class LanguageRows(Backbone):
         keys: Tensor,
     ) -> tuple[Tensor, AttentionRecorder]:
         """One pass from kept features: logits `B × N × V` of the last `N` labels, and what was recorded."""
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-        first = min(batch.starts)
-        images = BaseModelOutputWithPooling(pooler_output=[feature.to(self.device) for feature in features])
+        first, layouts = min(batch.starts), [feature.layout for feature in features]
+        told = self._told(batch.ids, batch.attention_mask, batch.starts, layouts)
         queries, keys = queries.to(self.device), keys.to(self.device)
         with (
             self.frozen(),
@@ -262,10 +297,11 @@ class LanguageRows(Backbone):
             output = self.model(
                 input_ids=batch.ids.to(self.device),
                 attention_mask=batch.attention_mask.to(self.device),
-                mm_encoder_outputs={"image": images},
+                mm_encoder_outputs=encoder_outputs(features, self.device),
                 use_cache=False,
                 # Of thousands of image tokens no logits are needed.
                 logits_to_keep=batch.ids.shape[1] - first + 1,
+                **told,
             )
         if not recorder.probabilities:
             raise BackboneError(
@@ -275,6 +311,13 @@ class LanguageRows(Backbone):
                 fix="load the model with attn_implementation='sdpa', without remote code",
             )
         return output.logits[:, :-1], recorder
+
+    def _told(
+        self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]
+    ) -> dict[str, Tensor]:
+        """`arguments`, where the model is."""
+        told = self.arguments(ids.to(self.device), mask.to(self.device), starts, layouts)
+        return {name: value.to(self.device) for name, value in told.items()}
 
     def _check(self, rows: Sequence[Sequence[ConceptRows]], **others: Sequence[Any]) -> None:
         lengths = {"rows": len(rows), **{name: len(values) for name, values in others.items()}}

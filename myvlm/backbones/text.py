@@ -12,16 +12,32 @@ from torch import Tensor
 from myvlm.errors import BackboneError
 
 
-def render(processor: Any, template: str, prompt: str) -> str:
-    """The prompt as the model expects it: by the processor's chat template, else by the family's own.
+def render(processor: Any, template: str | None, prompt: str) -> str:
+    """The prompt as the model expects it: by the template, or by the processor's chat template for None.
 
     One user turn, image before text, and the start of the assistant's turn.
     """
-    if getattr(processor, "chat_template", None) is None:
+    if template is not None:
         return template.format(image=processor.image_token, prompt=prompt)
-    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
-    rendered: str = processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
+    rendered: str = processor.apply_chat_template([_turn(prompt)], add_generation_prompt=True, tokenize=False)
     return rendered
+
+
+def end_of_turn_first(processor: Any, eos_ids: Sequence[int]) -> list[int]:
+    """The ids that end a reply, first the one that the chat template writes after the assistant's words.
+
+    Gemma's list begins with the end of a document, which no reply in a conversation ends with.
+    """
+    reply = {"role": "assistant", "content": [{"type": "text", "text": "myvlm"}]}
+    whole: str = processor.apply_chat_template([_turn("a"), reply], tokenize=False)
+    after = whole.rpartition("myvlm")[2]
+    tokens = {token: processor.tokenizer.convert_ids_to_tokens(token) for token in eos_ids}
+    places = {token: after.find(word) for token, word in tokens.items() if word and word in after}
+    return sorted(eos_ids, key=lambda token: places.get(token, len(after)))
+
+
+def _turn(prompt: str) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}
 
 
 def adds_special_tokens(tokenizer: Any, rendered: str) -> bool:
@@ -73,6 +89,16 @@ def insert_after_last(ids: Sequence[int], mark: int, inserted: Sequence[int]) ->
     >>> insert_after_last([1, 9, 9, 5], 9, [7, 7])
     [1, 9, 9, 7, 7, 5]
     """
+    place = place_after_last(ids, mark)
+    return [*ids[:place], *inserted, *ids[place:]]
+
+
+def place_after_last(ids: Sequence[int], mark: int) -> int:
+    """The place right after the last `mark` in `ids`.
+
+    Raises:
+        BackboneError: there is none.
+    """
     if mark not in ids:
         raise BackboneError(
             "The prompt holds no image placeholder.",
@@ -80,8 +106,7 @@ def insert_after_last(ids: Sequence[int], mark: int, inserted: Sequence[int]) ->
             expected="the image's placeholders",
             fix="use a chat template that writes the image, or the family's own",
         )
-    place = len(ids) - list(reversed(ids)).index(mark)
-    return [*ids[:place], *inserted, *ids[place:]]
+    return len(ids) - list(reversed(ids)).index(mark)
 
 
 def pad(sequences: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
@@ -96,6 +121,16 @@ def pad(sequences: Sequence[Sequence[int]], value: int, *, left: bool = False) -
         filler = [value] * (longest - len(sequence))
         rows.append([*filler, *sequence] if left else [*sequence, *filler])
     return torch.tensor(rows, dtype=torch.long).reshape(len(rows), longest)
+
+
+def marks_of(processor: Any) -> set[int]:
+    """Ids of the marks that a processor writes around and between the parts of a picture."""
+    words = [value for name, value in vars(processor).items() if name.endswith(("_token", "_tag"))]
+    numbers = [value for name, value in vars(processor).items() if name.endswith(("_token_id", "_ids"))]
+    ids = [processor.tokenizer.convert_tokens_to_ids(word) for word in words if isinstance(word, str)]
+    for value in numbers:
+        ids.extend(value if isinstance(value, list) else [value])
+    return {token for token in ids if isinstance(token, int)} - {processor.tokenizer.unk_token_id}
 
 
 def sentinel_id(model: Any, tokenizer: Any, taken: set[int]) -> int:

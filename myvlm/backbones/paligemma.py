@@ -1,0 +1,49 @@
+"""PaliGemma and PaliGemma 2: image, concept and instruction all see each other; only the answer is causal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from myvlm.backbones.features import Features, Layout
+from myvlm.backbones.registry import register_backbone
+from myvlm.backbones.rows import LanguageRows
+
+
+@register_backbone
+class PaliGemmaBackbone(LanguageRows):
+    """`PaliGemmaForConditionalGeneration`. It obeys task prompts: `caption en`, `answer en …`, `detect …`.
+
+    What stands before the concept depends on it here, so there are no kept prefixes. Positions start at 1;
+    the model sees to that itself.
+    """
+
+    family = "paligemma"
+    model_types = ("paligemma",)
+    template = "{image}{prompt}"
+    default_caption_prompt = "caption en"
+
+    def completed(self, rendered: str) -> str:
+        token = self.processor.image_token
+        place = rendered.rfind(token) + len(token)
+        return f"{rendered[:place]}{self.processor.tokenizer.bos_token}{rendered[place:]}\n"
+
+    def prompt_template(self) -> str:
+        return self.template
+
+    def arguments(
+        self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]
+    ) -> dict[str, Tensor]:
+        columns = torch.arange(ids.shape[1], device=ids.device)
+        answers = columns >= torch.tensor(starts, device=ids.device)[:, None]
+        return {"token_type_ids": answers.long()}
+
+    def prefixes(self, features: Sequence[Features]) -> None:
+        return None
+
+    def grid(self, features: Features) -> tuple[int, int, int]:
+        vision = self.model.config.vision_config
+        side = vision.image_size // vision.patch_size
+        return 0, side, side

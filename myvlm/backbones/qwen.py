@@ -1,0 +1,57 @@
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: pictures of any size, three position ids a token (M-RoPE)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from myvlm.backbones.features import Features, Layout, stacked_inputs
+from myvlm.backbones.registry import register_backbone
+from myvlm.backbones.rows import LanguageRows
+
+
+@register_backbone
+class QwenBackbone(LanguageRows):
+    """`Qwen2VL…`, `Qwen2_5_VL…` and `Qwen3VLForConditionalGeneration`.
+
+    Qwen3-VL adds features to the visual tokens in its first layers (deepstack); rows get none.
+    """
+
+    family = "qwen_vl"
+    model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+    template = (
+        "<|im_start|>user\n<|vision_start|>{image}<|vision_end|>{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    kept_inputs = ("image_grid_thw",)
+
+    @property
+    def projector(self) -> nn.Module:
+        module: nn.Module = self.model.model.visual.merger
+        return module
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        # The model keeps the offset of its last input's positions on itself, and reads it later.
+        before = self.model.model.rope_deltas
+        try:
+            with super().frozen():
+                yield
+        finally:
+            self.model.model.rope_deltas = before
+
+    def arguments(
+        self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]
+    ) -> dict[str, Tensor]:
+        types, kept = (ids == self.image_id).int(), stacked_inputs(layouts, ids.device)
+        # Explicit, since behind a cache the model would go on from the offset of another input.
+        positions, _ = self.model.model.get_rope_index(
+            ids, mm_token_type_ids=types, attention_mask=mask, **kept
+        )
+        return {"mm_token_type_ids": types, "position_ids": positions, **kept}
+
+    def grid(self, features: Features) -> tuple[int, int, int]:
+        merged = self.model.config.vision_config.spatial_merge_size
+        _, height, width = (features.layout.inputs["image_grid_thw"][0] // merged).tolist()
+        return 0, height, width

@@ -23,7 +23,7 @@ def learning_progress(identifier: str, settings: LearnSettings, *, shown: bool) 
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task(f"looking at {identifier}", total=settings.steps, loss="–")
+        task = bar.add_task(f"looking at {identifier}", total=settings.longest, loss="–")
 
         def report(step: int, cross_entropy: float, attention: float) -> None:
             loss = f"{cross_entropy:.3f} + {settings.regularizer:g}·{attention:.4f}"

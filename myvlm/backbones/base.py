@@ -7,7 +7,7 @@ its test. Imports only torch, PIL and the errors; nothing here knows any family.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
@@ -87,10 +87,33 @@ class Loss:
         cross_entropy: mean over the answer's tokens, end of sequence included.
         attention: `Σ_layers mean(p²)`, `p` the attention probability given to the concept's columns
             (eq. 4 and §3.3 of https://arxiv.org/abs/2403.14599); zero where no sample has rows.
+        by_sample: gives the same by sample, so that several concepts can learn in one batch; None where a
+            family cannot: then each concept has batches of its own.
     """
 
     cross_entropy: Tensor
     attention: Tensor
+    by_sample: Callable[[], SampleLosses] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SampleLosses:
+    """The two parts of the objective by sample, `B` each.
+
+    Args:
+        cross_entropy: the sum over a sample's answer tokens.
+        tokens: how many these are.
+        attention: `Σ_layers mean(p²)`; zero where a sample has no rows.
+    """
+
+    cross_entropy: Tensor
+    tokens: Tensor
+    attention: Tensor
+
+    def of(self, samples: slice) -> Loss:
+        """The objective of some samples, all of which have rows, as if they were the whole batch."""
+        tokens = self.tokens[samples].sum()
+        return Loss(self.cross_entropy[samples].sum() / tokens, self.attention[samples].mean())
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from myvlm.attention import AttentionRecorder, record_attention
 from myvlm.backbones import text
-from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss
+from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss, SampleLosses
 from myvlm.backbones.features import Features, Layout, encode_pictures, encoder_outputs, read_pictures
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.hooks import InsertedRows
@@ -344,19 +344,35 @@ def _loss(logits: Tensor, targets: Tensor, recorder: AttentionRecorder) -> Loss:
     cross_entropy = functional.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED
     )
-    return Loss(cross_entropy, attention_penalty(recorder).to(cross_entropy.device))
+    penalty = attention_penalty(recorder).to(cross_entropy.device)
+    return Loss(cross_entropy, penalty, lambda: _by_sample(logits, targets, recorder))
+
+
+def _by_sample(logits: Tensor, targets: Tensor, recorder: AttentionRecorder) -> SampleLosses:
+    """What `_loss` gives, before the means over samples."""
+    tokens = functional.cross_entropy(
+        logits.transpose(1, 2).float(), targets, ignore_index=IGNORED, reduction="none"
+    )
+    given = [layer.to(logits.device) for layer in _squares(recorder)]
+    attention = torch.stack(given).sum(0) if given else torch.zeros(len(logits), device=logits.device)
+    return SampleLosses(tokens.sum(1), (targets != IGNORED).sum(1), attention)
 
 
 def attention_penalty(recorder: AttentionRecorder) -> Tensor:
     """`Σ_layers mean(p²)` over heads, queries and keys that are not -1; mean over samples that have any."""
-    valid = recorder.valid.flatten(1).sum(1)
+    valid = recorder.valid.flatten(1).any(1)
     total = torch.zeros((), device=valid.device)
-    if not bool(valid.any()):
-        return total
-    for probabilities in recorder.probabilities:
-        squares = probabilities.pow(2).mean(1).flatten(1).sum(1).to(valid.device)
-        total = total + (squares / valid.clamp(min=1))[valid > 0].mean()
+    if bool(valid.any()):
+        for squares in _squares(recorder):
+            total = total + squares[valid].mean()
     return total
+
+
+def _squares(recorder: AttentionRecorder) -> Iterator[Tensor]:
+    """Each layer's mean p² by sample, `B`; zero where a sample has no query or no key."""
+    valid = recorder.valid.flatten(1).sum(1)
+    for probabilities in recorder.probabilities:
+        yield probabilities.pow(2).mean(1).flatten(1).sum(1).to(valid.device) / valid.clamp(min=1)
 
 
 def _options(generation: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Teach: photos and captions in, one concept embedding out. Knows backbones, not heads."""
+"""Teach: photos and captions in, concept embeddings out. Knows backbones, not heads."""
 
+from myvlm.learning.course import Learned, Task
 from myvlm.learning.examples import Example, QuestionAnswer, gather_examples
-from myvlm.learning.optimise import Learned, learn_embedding
+from myvlm.learning.optimise import learn_embedding, learn_embeddings
 from myvlm.learning.settings import LearnSettings
 from myvlm.learning.views import make_views
 
@@ -10,7 +11,9 @@ __all__ = [
     "LearnSettings",
     "Learned",
     "QuestionAnswer",
+    "Task",
     "gather_examples",
     "learn_embedding",
+    "learn_embeddings",
     "make_views",
 ]

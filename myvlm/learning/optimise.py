@@ -1,33 +1,26 @@
-"""The learning loop: only the concept embedding moves; the model and the encoded views stay as they are."""
+"""The learning loop: only the concept embeddings move; the model and the encoded views stay as they are."""
 
 from __future__ import annotations
 
-import math
-import os
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from random import Random
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from myvlm.backbones.base import Backbone, ConceptRows, Loss
-from myvlm.learning.examples import CAPTION_PROMPTS, Example
+from myvlm.errors import InputError
+from myvlm.learning.course import Course, Learned, Sample, Task
+from myvlm.learning.examples import Example
+from myvlm.learning.keeping import KeptViews, room_for
 from myvlm.learning.settings import LearnSettings
-from myvlm.learning.views import make_views
 
 Report = Callable[[int, float, float], None]
-"""Called after every step with its number (from 1), the cross-entropy and the regularizer."""
+"""Called after every step with its number (from 1), the cross-entropy and the regularizer: the mean over
+concepts, where several are learned."""
 
-
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """What learning gives: `directions` (rows × dim float32, unit mean square) and the last losses."""
-
-    directions: Tensor
-    cross_entropy: float
-    attention: float
+_log = logging.getLogger(__name__)
 
 
 def learn_embedding(
@@ -45,106 +38,138 @@ def learn_embedding(
 
     Args:
         words: identifier and category, between whose embeddings the optimiser starts; at random without.
-        report: told of every step; a `KeyboardInterrupt` raised anywhere leaves nothing behind.
+        report: told of every step.
+
+    Raises:
+        InputError: the memory budget does not hold a step, or `steps="auto"` has no word to look for.
+        KeyboardInterrupt: Ctrl-C before the first step. After one it ends the loop, and what was learned so
+            far is returned and marked.
     """
+    [learned] = learn_embeddings(backbone, [Task(examples, settings, words)], report=report)
+    return learned
+
+
+def learn_embeddings(
+    backbone: Backbone, tasks: Sequence[Task], *, report: Report | None = None
+) -> list[Learned]:
+    """Optimise several embeddings side by side: in every step one batch of all concepts' samples.
+
+    Each concept has its own draws, optimiser and end, and learns what it would alone, within rounding.
+    The memory budget is the smallest that any of the tasks sets.
+
+    Raises: as `learn_embedding`.
+    """
+    for task in tasks:
+        if task.settings.steps == "auto" and not task.words:
+            raise InputError(
+                'With steps="auto" it must be known which word to look for.',
+                got="no words", expected="the identifier", fix="pass words=(identifier, category)",
+            )  # fmt: skip
+    interrupted = False
     with backbone.frozen():
-        kept, step_loss = _keep_views(backbone, examples, settings)
-        random = Random(f"learn {settings.seed}")
-        direction = torch.nn.Parameter(_start(backbone, settings, words))
-        optimiser = torch.optim.AdamW([direction], lr=settings.learning_rate, weight_decay=0.0)
-        losses = (math.nan, math.nan)
-        for step in range(settings.steps):
-            optimiser.param_groups[0]["lr"] = settings.learning_rate * _decay(step, settings.steps)
-            batch = _draw(examples, kept, settings, random)
-            seen, prompts, answers = zip(*batch, strict=True)
-            rows = [[ConceptRows(direction, settings.norm)]] * len(batch)
-            loss = step_loss(seen, prompts, answers, rows)
-            total = loss.cross_entropy + settings.regularizer * loss.attention
-            (direction.grad,) = torch.autograd.grad(total, [direction])
-            if settings.gradient_clip:
-                torch.nn.utils.clip_grad_norm_([direction], settings.gradient_clip)
-            optimiser.step()
-            if settings.norm != "none":
-                _to_unit_mean_square(direction)
-            losses = (loss.cross_entropy.item(), loss.attention.item())
-            if report:
-                report(step + 1, *losses)
-    return Learned(direction.detach().cpu(), *losses)
+        courses = [Course(backbone, task) for task in tasks]
+        batches = _Batches(backbone, courses)
+        try:
+            while active := [course for course in courses if not course.progress.done]:
+                losses = batches.step(active)
+                if report:
+                    means = (sum(parts) / len(parts) for parts in zip(*losses, strict=True))
+                    report(max(course.progress.step for course in active), *means)
+        except KeyboardInterrupt:
+            if any(course.progress.step == 0 for course in courses):
+                raise
+            interrupted = True
+            _log.warning(
+                "Interrupted after %d steps of at most %d: the best embedding so far is kept.",
+                max(course.progress.step for course in courses),
+                max(course.progress.end for course in courses),
+            )
+    return [course.learned(interrupted) for course in courses]
 
 
-def _keep_views(
-    backbone: Backbone, examples: Sequence[Example], settings: LearnSettings
-) -> tuple[Sequence[Sequence[Any]], Callable[..., Loss]]:
-    """What is kept of every photo's views, and the loss that takes it.
+class _Batches:
+    """Steps of several concepts at once, as many as the memory allows, from views that are kept."""
 
-    Prefix caches where the family has them and the memory holds them, else the projected visual tokens.
-    """
-    features = _encode_views(backbone, examples, settings)
-    first = backbone.prefixes(features[0][:1])
-    if not first or first[0].nbytes * sum(map(len, features)) > _free_memory(backbone.device) / 2:
-        return features, backbone.answer_loss
-    return [backbone.prefixes(views) or [] for views in features], backbone.tail_loss
-
-
-def _free_memory(device: torch.device) -> int:
-    """Bytes that are free where the model is."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-
-
-def _encode_views(
-    backbone: Backbone, examples: Sequence[Example], settings: LearnSettings
-) -> list[list[Tensor]]:
-    """For every photo the projected visual tokens of each of its views; the tower runs here only."""
-    views = [
-        make_views(
-            e.photo.image, settings.views, augment=settings.augment, seed=settings.seed * 1000 + number
+    def __init__(self, backbone: Backbone, courses: Sequence[Course]) -> None:
+        self.backbone = backbone
+        views = [course.views() for course in courses]
+        encoded = iter(backbone.encode([view for own in views for photo in own for view in photo]))
+        photos = [[next(encoded) for _ in photo] for own in views for photo in own]
+        del encoded
+        self.counts = {c: [len(photo) for photo in own] for c, own in zip(courses, views, strict=True)}
+        starts = [sum(map(len, views[:number])) for number in range(len(views))]
+        self.first = dict(zip(courses, starts, strict=True))  # number of a concept's first photo
+        budgets = [c.settings.budget for c in courses if c.settings.budget != "auto"]
+        largest = max(courses, key=lambda course: len(course.largest()))
+        batch = largest.largest()
+        self.kept = KeptViews(
+            backbone,
+            photos,
+            room_for(backbone, min(budgets, default="auto")),
+            samples=[self.first[largest] + sample.photo for sample in batch],
+            trial=lambda kept, prefixed: self._gradients([largest], [batch], kept, prefixed),
+            batches=len(courses),
+            strict=bool(budgets),
         )
-        for number, e in enumerate(examples)
-    ]
-    encoded = iter(backbone.encode([view for own in views for view in own]))
-    return [[next(encoded) for _ in own] for own in views]
+        self.at_once = self.kept.at_once
+
+    def step(self, active: Sequence[Course]) -> list[tuple[float, float]]:
+        """One step of each of these concepts; their cross-entropies and regularizers."""
+        batches = [course.draw(self.counts[course]) for course in active]
+        done: list[tuple[float, float]] = []
+        while len(done) < len(active):
+            group = slice(len(done), len(done) + self.at_once)
+            kept = [
+                self.kept.fetch(self.first[course] + sample.photo, sample.view)
+                for course, batch in zip(active[group], batches[group], strict=True)
+                for sample in batch
+            ]
+            made = self._gradients(active[group], batches[group], kept, self.kept.prefixed)
+            if made is None:
+                self.at_once = 1
+                continue
+            for course, (gradient, losses) in zip(active[group], made, strict=True):
+                course.advance(gradient, losses)
+                done.append(losses)
+        return done
+
+    def _gradients(
+        self,
+        courses: Sequence[Course],
+        batches: Sequence[Sequence[Sample]],
+        kept: Sequence[Any],
+        prefixed: bool,
+    ) -> list[tuple[Tensor, tuple[float, float]]] | None:
+        """Each concept's gradient and losses; None where the family cannot tell the samples' apart."""
+        samples = [sample for batch in batches for sample in batch]
+        rows = [
+            [ConceptRows(course.direction, course.settings.norm)]
+            for course, batch in zip(courses, batches, strict=True)
+            for _ in batch
+        ]
+        of = self.backbone.tail_loss if prefixed else self.backbone.answer_loss
+        loss = of(kept, [s.prompt for s in samples], [s.answer for s in samples], rows)
+        losses = _own_losses(loss, [len(batch) for batch in batches])
+        if losses is None:
+            return None
+        totals = [
+            own.cross_entropy + course.settings.regularizer * own.attention
+            for course, own in zip(courses, losses, strict=True)
+        ]
+        # No sample holds two of the concepts: the sum's gradient is each one's own.
+        gradients = torch.autograd.grad(totals, [course.direction for course in courses])
+        return [
+            (gradient, (own.cross_entropy.item(), own.attention.item()))
+            for gradient, own in zip(gradients, losses, strict=True)
+        ]
 
 
-NOISE = 0.3
-"""Size of the random part beside the words, so that several rows do not start as one."""
-
-
-def _start(backbone: Backbone, settings: LearnSettings, words: Sequence[str]) -> Tensor:
-    """`rows × dim` of unit mean square: among the words, or random; the same on every device."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    direction = torch.randn(settings.rows, backbone.dim, generator=generator)
-    if words and settings.start == "words":
-        spoken = torch.stack([backbone.word_direction(word).cpu() for word in words]).sum(0)
-        direction = spoken * (backbone.dim**0.5 / spoken.norm()) + NOISE * direction
-    direction = direction.to(backbone.device)
-    _to_unit_mean_square(direction)
-    return direction
-
-
-def _draw(
-    examples: Sequence[Example], kept: Sequence[Sequence[Any]], settings: LearnSettings, random: Random
-) -> list[tuple[Any, str, str]]:
-    """One step's batch: a kept view, instruction and answer of every sample."""
-    batch = [
-        (random.choice(views), random.choice(CAPTION_PROMPTS), random.choice(example.captions))
-        for example, views in zip(examples, kept, strict=True)
-    ]
-    asked = [number for number, example in enumerate(examples) if example.questions]
-    for _ in range(settings.questions_per_step if asked else 0):
-        number = random.choice(asked)
-        batch.append((random.choice(kept[number]), *random.choice(examples[number].questions)))
-    return batch
-
-
-def _decay(step: int, steps: int) -> float:
-    """Full rate for the first half, then a cosine to nearly nothing, so that the end is quiet."""
-    through = max(0.0, (step + 1) / steps - 0.5) * 2
-    return 0.02 + 0.98 * (1 + math.cos(math.pi * through)) / 2
-
-
-@torch.no_grad()
-def _to_unit_mean_square(direction: Tensor) -> None:
-    # The backbone sets the norm anyway; here it is what makes the learning rate an angle.
-    direction.mul_(direction.shape[-1] ** 0.5 / direction.norm(dim=-1, keepdim=True))
+def _own_losses(loss: Loss, counts: Sequence[int]) -> list[Loss] | None:
+    """The losses of consecutive runs of samples."""
+    if len(counts) == 1:
+        return [loss]
+    if loss.by_sample is None:
+        return None
+    samples = loss.by_sample()
+    starts = [sum(counts[:number]) for number in range(len(counts))]
+    return [samples.of(slice(start, start + count)) for start, count in zip(starts, counts, strict=True)]

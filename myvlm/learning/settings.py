@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,7 +15,9 @@ class LearnSettings(BaseModel):
 
     Attributes:
         rows: concept vectors; one is the paper's.
-        steps: optimiser steps (the paper: 75 to 100 for BLIP-2, 100 for LLaVA, 200 for MiniGPT-v2).
+        steps: optimiser steps (the paper: 75 to 100 for BLIP-2, 100 for LLaVA, 200 for MiniGPT-v2); "auto"
+            stops earlier where held-out views already say the name (`myvlm.learning.stopping`).
+        most_steps: with `steps="auto"`, the steps after which it stops in any case.
         learning_rate: of AdamW on a direction of unit mean square: about the angle, in radians, of a step.
         gradient_clip: largest norm of a step's gradient; 0 for none.
         regularizer: λ, the weight of the attention given to the concept (eq. 4 of arXiv 2403.14599).
@@ -25,16 +27,22 @@ class LearnSettings(BaseModel):
         views: augmented versions of each photo, encoded once; 1 is the photo alone.
         augment: flip, brightness ±60 % and rotation ±45° in all views but the first (the paper's).
         questions_per_step: question/answer pairs drawn a step, where there are any.
+        budget: bytes that learning may take on the model's device beside the model; "auto" is what is free,
+            less a margin, and on a GPU no more than a quarter of the weights. What does not fit is kept in
+            the host's memory or computed again at each use: slower, with the same result.
         seed: of everything drawn.
 
     >>> LearnSettings(rows=4).rows
     4
+    >>> LearnSettings(steps="auto").longest
+    100
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: int = Field(default=1, ge=1, le=64)
-    steps: int = Field(default=100, ge=1)
+    steps: Annotated[int, Field(ge=1)] | Literal["auto"] = 100
+    most_steps: int = Field(default=100, ge=1)
     learning_rate: float = Field(default=1.0, gt=0)
     gradient_clip: float = Field(default=0.0, ge=0)
     regularizer: float = Field(default=0.25, ge=0)
@@ -43,4 +51,10 @@ class LearnSettings(BaseModel):
     views: int = Field(default=8, ge=1)
     augment: bool = True
     questions_per_step: int = Field(default=1, ge=0)
+    budget: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     seed: int = 0
+
+    @property
+    def longest(self) -> int:
+        """Steps after which learning ends in any case."""
+        return self.most_steps if self.steps == "auto" else self.steps

@@ -1,0 +1,249 @@
+"""One learning step, as the paper has it and as this library does, on the same random model and batch.
+
+    python benchmarks/learning_step.py --preset cpu
+
+The paper's step (`paper_step.py`) runs the whole model forward and backward with every attention map built,
+by transformers' public API alone; ours starts from the kept prefix of each photo. Both losses and gradients
+are compared. The presets of real size need a GPU. The last line is one JSON object; `learn_seconds` is the
+wall time of four photos × eight views × 100 steps, encoding and prefixes included, and with `--preset cpu`
+that of a whole concept of `tinyworld/llava`, its head included.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Annotated, Any
+
+import torch
+import transformers
+import typer
+from paper_step import PROMPTS, Batch, PaperStep
+from random_models import PRESETS, Preset, photos
+from rich.console import Console
+from rich.table import Table
+
+from myvlm import LearnSettings, MyVLM
+from myvlm.backbones import Backbone, ConceptRows, backbone_for
+from myvlm.errors import UnknownBackboneError
+from myvlm.images import load_images
+from myvlm.learning import gather_examples, learn_embedding
+from myvlm.learning.memory import LiveBytes
+from myvlm.tinyworld import few_shot
+
+SAMPLES, WEIGHT = 4, 0.25
+Step = Callable[[torch.Tensor], torch.Tensor]
+
+
+def main(
+    preset: Annotated[str, typer.Option(help=f"One of {', '.join(PRESETS)}.")] = "cpu",
+    repeats: Annotated[int, typer.Option(min=1, help="Timed steps of each side.")] = 5,
+    whole: Annotated[bool, typer.Option("--learn/--no-learn", help="Also learn a whole concept.")] = True,
+    tokens: Annotated[int, typer.Option(min=0, help="New tokens of generation; 0: not measured.")] = 32,
+) -> None:
+    """Measure, print the table, and last one JSON object."""
+    chosen = choose(preset)
+    device = "cuda" if chosen.gpu else "cpu"
+    model, processor = chosen.build(device)
+    try:
+        backbone = backbone_for(model, processor, name=f"random/{preset}")
+    except UnknownBackboneError as error:
+        raise typer.BadParameter(f"{preset}: no adapter for this family is installed.\n{error}") from error
+    batch = make_batch(chosen)
+    paper = PaperStep(model, processor, batch, WEIGHT)
+    ours = our_step(backbone, batch)
+    figures = compare(preset, paper, ours, backbone, repeats)
+    figures |= generate(backbone, batch, tokens, repeats) if tokens else {}
+    if whole:
+        figures |= learn(backbone, chosen) if chosen.gpu else learn_tinyworld()
+    order = (
+        "step_ratio", "loss_difference", "gradient_difference", "learn_seconds", "peak_over_weights",
+        "generate_ratio", "limit_part",
+    )  # fmt: skip
+    print(json.dumps({name: figures.get(name) for name in order}))
+
+
+def choose(preset: str) -> Preset:
+    """The preset, if this machine can run it."""
+    if preset not in PRESETS:
+        raise typer.BadParameter(f"{preset!r} is no preset: there are {', '.join(PRESETS)}.")
+    chosen = PRESETS[preset]
+    if chosen.gpu and not torch.cuda.is_available():
+        raise typer.BadParameter(f"{preset} is of real size and needs a GPU; --preset cpu runs anywhere.")
+    return chosen
+
+
+def make_batch(preset: Preset) -> Batch:
+    """Four photos of noise with instructions and answers of different lengths."""
+    prompts = ["Describe the image.", "Describe the mug.", "Describe sks.", "Describe the image."]
+    answers = [
+        " ".join(
+            ["sks", *(f"word{(7 * sample + place) % 200}" for place in range(preset.answer - sample - 1))]
+        )
+        for sample in range(SAMPLES)
+    ]
+    return Batch(photos(SAMPLES, preset.side), prompts, answers)
+
+
+def our_step(backbone: Backbone, batch: Batch) -> Step:
+    """The objective from what is kept of the photos: prefixes, or features in families without a prefix."""
+    features = backbone.encode(batch.images)
+    prefixes = backbone.prefixes(features)
+
+    def step(direction: torch.Tensor) -> torch.Tensor:
+        rows = [[ConceptRows(direction)]] * SAMPLES
+        loss_of = backbone.tail_loss if prefixes else backbone.answer_loss
+        loss = loss_of(prefixes or features, batch.prompts, batch.answers, rows)
+        return loss.cross_entropy + WEIGHT * loss.attention
+
+    return step
+
+
+# ---------------------------------------------------------------- both sides
+
+
+def compare(
+    preset: str, paper: PaperStep, ours: Step, backbone: Backbone, repeats: int
+) -> dict[str, float | None]:
+    """Loss, gradient, time and memory of both; the ratio last."""
+    generator = torch.Generator().manual_seed(1)
+    direction = torch.randn(1, backbone.dim, generator=generator).to(backbone.device).requires_grad_()
+    with backbone.frozen():
+        losses, gradients, peaks = [], [], []
+        for side in (paper.loss, ours):  # also the warm-up
+            with LiveBytes(backbone.device.type) as memory:
+                loss, gradient = both(side, direction)
+            losses.append(loss)
+            gradients.append(gradient)
+            peaks.append(memory.peak)
+        times = interleaved([lambda: both(paper.loss, direction), lambda: both(ours, direction)], repeats)
+    table = Table("", "the paper's", "ours", title=f"{preset}: {SAMPLES} samples, T = {paper.length}")
+    table.add_row("seconds a step", *(f"{seconds:.4f}" for seconds in times))
+    table.add_row("peak memory of a step, MiB", *(f"{peak / 2**20:.1f}" for peak in peaks))
+    table.add_row("loss", *(f"{loss.item():.7f}" for loss in losses))
+    table.add_row("norm of the gradient", *(f"{gradient.norm().item():.4e}" for gradient in gradients))
+    table.add_row("ratio of times", "", f"{times[0] / times[1]:.2f}")
+    console = Console(width=100)
+    console.print(f"{where(backbone)}; {parameters(backbone.model) / 1e6:.0f} M weights, {backbone.dtype}")
+    console.print(table)
+    return {
+        "step_ratio": round(times[0] / times[1], 3),
+        "loss_difference": ((losses[1] - losses[0]).abs() / losses[0].abs()).item(),
+        "gradient_difference": ((gradients[1] - gradients[0]).norm() / gradients[0].norm()).item(),
+        "limit_part": limit_part(backbone, times[1]),
+    }
+
+
+def both(side: Step, direction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Forward and backward: loss and gradient."""
+    loss = side(direction)
+    [gradient] = torch.autograd.grad(loss, [direction])
+    return loss.detach(), gradient
+
+
+def interleaved(sides: list[Callable[[], Any]], repeats: int) -> list[float]:
+    """Median seconds of each; in turn, so that a busy machine is as slow for one as for the other."""
+    seconds: list[list[float]] = [[] for _ in sides]
+    for _ in range(repeats):
+        for side, times in zip(sides, seconds, strict=True):
+            synchronize()
+            begun = time.perf_counter()
+            side()
+            synchronize()
+            times.append(time.perf_counter() - begun)
+    return [statistics.median(times) for times in seconds]
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def limit_part(backbone: Backbone, seconds: float) -> float | None:
+    """Part of the speed at which a GPU could do no more than read the language model's weights twice."""
+    if backbone.device.type != "cuda":
+        return None
+    source = torch.empty(2**30, dtype=torch.uint8, device=backbone.device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    [copying] = interleaved([lambda: target.copy_(source)], 9)
+    bandwidth = 2 * source.nbytes / copying  # read and written
+    language = getattr(backbone.model, "language_model", None) or backbone.model.model.language_model
+    weights = {id(one): one.nbytes for one in language.parameters()}
+    head = backbone.model.get_output_embeddings().weight
+    weights[id(head)] = head.nbytes  # in some families it is the embedding table, and counted already
+    return round(2 * sum(weights.values()) / bandwidth / seconds, 4)
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def learn(backbone: Backbone, preset: Preset) -> dict[str, float | None]:
+    """Four photos to a concept embedding, encoding and prefixes included, on a GPU."""
+    batch = make_batch(preset)
+    examples = gather_examples("sks", load_images(list(batch.images)), list(batch.answers))
+    settings = LearnSettings(steps=100, views=8, regularizer=WEIGHT)
+    weights = sum(weight.nbytes for weight in backbone.model.parameters())
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated()
+    synchronize()
+    begun = time.perf_counter()
+    learn_embedding(backbone, examples, settings, words=("sks", "mug"))
+    synchronize()
+    seconds = time.perf_counter() - begun
+    peak = (torch.cuda.max_memory_allocated() - held) / weights
+    return {"learn_seconds": round(seconds, 3), "peak_over_weights": round(peak, 4)}
+
+
+def learn_tinyworld() -> dict[str, float | None]:
+    """A user's concept from photos to a learned `Concept`; the model and its encoder are loaded before."""
+    kit, other = few_shot(0), few_shot(1)
+    vlm = MyVLM.from_pretrained("tinyworld/llava", device="cpu")
+    for one, settings in ((other, LearnSettings(steps=1, views=1)), (kit, None)):
+        begun = time.perf_counter()
+        vlm.learn(
+            one.identifier, one.photos(), category=one.category, captions=one.captions(),
+            questions=one.questions(), settings=settings, progress=False,
+        )  # fmt: skip
+    return {"learn_seconds": round(time.perf_counter() - begun, 3)}
+
+
+def generate(backbone: Backbone, batch: Batch, tokens: int, repeats: int) -> dict[str, float]:
+    """Generation with one concept against plain transformers, as many new tokens."""
+    length = {"max_new_tokens": tokens, "min_new_tokens": tokens}
+    image, prompt = list(batch.images[:1]), [batch.prompts[0]]
+    rows = [[ConceptRows(torch.randn(1, backbone.dim, generator=torch.Generator().manual_seed(1)))]]
+
+    def taught() -> Any:
+        return backbone.generate(image, prompt, rows, **length)
+
+    def plain() -> Any:
+        text = [PROMPTS[backbone.model.config.model_type].format(prompt[0])]
+        inputs = backbone.processor(images=image, text=text, return_tensors="pt")
+        inputs = inputs.to(backbone.device, backbone.dtype)
+        return backbone.model.generate(**inputs, **length, do_sample=False, num_beams=1)
+
+    for side in (taught, plain):
+        side()
+    seconds = interleaved([taught, plain], repeats)
+    return {"generate_ratio": round(seconds[0] / seconds[1], 4)}
+
+
+def where(backbone: Backbone) -> str:
+    device = f"CPU, {torch.get_num_threads()} threads"
+    if backbone.device.type == "cuda":
+        device = torch.cuda.get_device_name()
+    return f"{device}, torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+def parameters(model: Any) -> int:
+    return sum(weight.numel() for weight in model.parameters())
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        typer.run(main)

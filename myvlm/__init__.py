@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from myvlm.heads import Detection as Detection
     from myvlm.learning import LearnSettings as LearnSettings
     from myvlm.library import ConceptLibrary as ConceptLibrary
+    from myvlm.locating import Location as Location
     from myvlm.reply import AttentionMap as AttentionMap
     from myvlm.reply import Reply as Reply
 
@@ -24,6 +25,7 @@ _HOMES = {
     "Detection": "heads",
     "Embedding": "concept",
     "LearnSettings": "learning",
+    "Location": "locating",
     "MyVLM": "api",
     "MyVLMError": "errors",
     "Reply": "reply",

@@ -21,6 +21,7 @@ from myvlm.learning import LearnSettings, gather_examples, learn_embedding
 from myvlm.learning.examples import Captions, Questions, name_in_caption
 from myvlm.library import ConceptLibrary
 from myvlm.loading import default_encoder, default_settings, load_model
+from myvlm.locating import LONGEST, Location, located
 from myvlm.progress import learning_progress
 from myvlm.reply import AttentionMap, Reply
 from myvlm.words import check_identifier, replace_words
@@ -203,6 +204,22 @@ class MyVLM:
         values = self.backbone.attention_map(photo.image, prompt, said.text, concept.spoken, rows)
         return AttentionMap(values, photo.image, identifier, self.backbone.field_of_view(photo.image.size))
 
+    def locate(self, image: ImageSource, identifier: str) -> Location:
+        """Where a concept is in a picture, by the model's own words, or by the head where it has none.
+
+        Raises:
+            UnknownConceptError: there is no such concept.
+        """
+        self.concepts[identifier]  # known, or an error that lists those that are
+        [photo] = load_images(image)
+        found = self._recognise([photo])
+        detection = next((d for d in found[0] if d.identifier == identifier), None)
+        prompt = self.backbone.refer(identifier)
+        reply = None
+        if prompt and detection and detection.present:
+            [reply] = self._say([photo], found, prompt, {"max_new_tokens": LONGEST})
+        return located(self.backbone, detection, reply, photo.image)
+
     @contextmanager
     def generic(self) -> Iterator[Self]:
         """Within it every call is the plain frozen model's: nothing is recognised, nothing appended."""
@@ -225,7 +242,15 @@ class MyVLM:
         return replies[0] if single else replies
 
     def _speak_of(self, photos: list[LoadedImage], prompt: str, generation: dict[str, Any]) -> list[Reply]:
-        detections = self._recognise(photos)
+        return self._say(photos, self._recognise(photos), prompt, generation)
+
+    def _say(
+        self,
+        photos: list[LoadedImage],
+        detections: list[list[Detection]],
+        prompt: str,
+        generation: dict[str, Any],
+    ) -> list[Reply]:
         seen = [[self.concepts[d.identifier] for d in found if d.present] for found in detections]
         prompts = [_in_spoken_words(prompt, concepts) for concepts in seen]
         rows = [[self._rows(concept) for concept in concepts] for concepts in seen]

@@ -1,7 +1,7 @@
 """What every backbone is: a frozen vision-language model plus what we must know about its family.
 
 `Backbone` is the contract that the rest of the library builds on, and `myvlm.testing.check_backbone`
-its test. Imports only torch, PIL and the errors; nothing here knows any family.
+its test. Imports only torch, PIL, `boxes` and the errors; nothing here knows any family.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from myvlm.backbones.boxes import Box
 from myvlm.errors import InputError
 
 NormRule = Literal["visual_mean", "first_patch", "none"]
@@ -284,6 +285,14 @@ class Backbone(ABC):
     def field_of_view(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         """The box of a picture of that width and height that `attention_map` covers; all of it by default."""
         return 0.0, 0.0, float(size[0]), float(size[1])
+
+    def refer(self, name: str) -> str | None:
+        """The instruction to say where a thing is, as the family was trained on it; None if it was not."""
+        return None
+
+    def read_box(self, said: str, size: tuple[int, int]) -> Box | None:
+        """The box in a reply to `refer`, in pixels of a picture of that width and height; None for no box."""
+        return None
 
     @abstractmethod
     def word_ids(self, word: str) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from myvlm.backbones.boxes import Box, four_numbers, on_grid
 from myvlm.backbones.features import Features
 from myvlm.backbones.registry import register_backbone
 from myvlm.backbones.rows import LanguageRows
@@ -37,6 +38,13 @@ class LlavaBackbone(LanguageRows):
         side = float(min(size))
         left, top = (width - side) / 2, (height - side) / 2
         return left, top, left + side, top + side
+
+    def refer(self, name: str) -> str | None:
+        # Not every LLaVA can ground; one whose vocabulary has the task's own word was trained to (tinyworld).
+        return f"[refer] {name}" if "[refer]" in self.processor.tokenizer.get_vocab() else None
+
+    def read_box(self, said: str, size: tuple[int, int]) -> Box | None:
+        return on_grid(four_numbers(said), 100, self.field_of_view(size))
 
     def grid(self, features: Features) -> tuple[int, int, int]:
         vision = self.model.config.vision_config

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from myvlm.backbones.boxes import Box, on_grid
 from myvlm.backbones.features import Features, Layout
 from myvlm.backbones.registry import register_backbone
 from myvlm.backbones.rows import LanguageRows
@@ -42,6 +44,17 @@ class PaliGemmaBackbone(LanguageRows):
 
     def prefixes(self, features: Sequence[Features]) -> None:
         return None
+
+    def refer(self, name: str) -> str:
+        return f"detect {name}"
+
+    def read_box(self, said: str, size: tuple[int, int]) -> Box | None:
+        """`<loc0205><loc0102><loc0819><loc0512> name`: top, left, bottom, right, each of 1024."""
+        found = re.search(r"<loc(\d{4})>" * 4, said)
+        if not found:
+            return None
+        top, left, bottom, right = (int(number) for number in found.groups())
+        return on_grid((left, top, right, bottom), 1024, (0, 0, *size))
 
     def grid(self, features: Features) -> tuple[int, int, int]:
         vision = self.model.config.vision_config

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from PIL import Image
 from torch import Tensor, nn
 
+from myvlm.backbones.boxes import Box, four_numbers, on_grid
 from myvlm.backbones.features import Features, Layout, stacked_inputs
 from myvlm.backbones.registry import register_backbone
 from myvlm.backbones.rows import LanguageRows
@@ -50,6 +52,21 @@ class QwenBackbone(LanguageRows):
             ids, mm_token_type_ids=types, attention_mask=mask, **kept
         )
         return {"mm_token_type_ids": types, "position_ids": positions, **kept}
+
+    def refer(self, name: str) -> str:
+        if self.model.config.model_type == "qwen2_vl":
+            return f"Detect the bounding box of {name}."
+        return f"Locate {name}, report the bounding box coordinates in JSON format."
+
+    def read_box(self, said: str, size: tuple[int, int]) -> Box | None:
+        """Qwen2-VL and Qwen3-VL count to 1000; Qwen2.5-VL in pixels of the picture as it was resized."""
+        scale = (1000.0, 1000.0)
+        if self.model.config.model_type == "qwen2_5_vl":
+            inputs, _ = self.read([Image.new("RGB", size)])
+            _, height, width = inputs["image_grid_thw"][0].tolist()
+            patch = self.model.config.vision_config.patch_size
+            scale = (float(width * patch), float(height * patch))
+        return on_grid(four_numbers(said), scale, (0, 0, *size))
 
     def grid(self, features: Features) -> tuple[int, int, int]:
         merged = self.model.config.vision_config.spatial_merge_size

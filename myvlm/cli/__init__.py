@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from myvlm.cli import concepts, demo, learn, speak
+from myvlm.cli import concepts, demo, learn, locate, speak
 
 app = typer.Typer(
     name="myvlm",
@@ -23,6 +23,7 @@ app.command("demo")(demo.demo)
 app.command("learn")(learn.learn)
 app.command("caption")(speak.caption)
 app.command("ask")(speak.ask)
+app.command("locate")(locate.locate)
 app.add_typer(concepts.app, name="concepts")
 
 

@@ -1,0 +1,84 @@
+"""`myvlm locate`: where a concept is, as a box in pixels, in one picture or in many."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from myvlm.cli import inputs, opening, options
+from myvlm.cli.screen import Screen, as_document, screen
+from myvlm.errors import ImageError, InputError, MissingFileError, MyVLMError
+
+if TYPE_CHECKING:
+    from myvlm.api import MyVLM
+    from myvlm.locating import Location
+
+Pictures = Annotated[list[str], typer.Argument(metavar="PICTURES...", help="Files, folders or patterns.")]
+
+
+def locate(
+    pictures: Pictures,
+    identifier: Annotated[str, typer.Argument(metavar="NAME", help="Identifier of the concept.")],
+    concepts: options.ConceptFolders = None,
+    backbone: options.BackboneName = options.DEFAULT_BACKBONE,
+    device: options.Device = None,
+    dtype: options.Precision = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Say where a concept is: left, top, right, bottom in pixels.
+
+    myvlm locate desk.jpg sks
+    """
+    with screen(as_json=as_json, quiet=quiet) as out:
+        if Path(identifier).is_file():
+            raise InputError(
+                "The last word of the command is no concept.",
+                got=repr(identifier),
+                expected="myvlm locate PICTURE... NAME",
+                fix="put the concept's identifier last",
+            )
+        files, folders = inputs.picture_files(pictures), opening.chosen_folders(concepts)
+        vlm = opening.open_model(out, backbone, device, dtype)
+        with out.busy("loading concepts"):
+            opening.add_concepts(out, vlm, folders)
+        found = []
+        with out.progress("looking", len(files)) as bar:
+            for file in files:
+                found.append((file, _locate(out, vlm, file, identifier, alone=len(files) == 1)))
+                bar.advance(bar.task_ids[0])
+        call = {"command": "locate", "identifier": identifier, "backbone": vlm.backbone.name}
+        out.show({**call, "pictures": [_document(*one) for one in found]}, _table(found))
+
+
+def _locate(out: Screen, vlm: MyVLM, file: Path, identifier: str, *, alone: bool) -> Location | MyVLMError:
+    """A picture that cannot be read is said so in its place, and the others go on."""
+    try:
+        return vlm.locate(file, identifier)
+    except (ImageError, MissingFileError) as error:
+        if alone:
+            raise
+        out.fail(error)
+        return error
+
+
+def _document(file: Path, found: Location | MyVLMError) -> dict[str, Any]:
+    if isinstance(found, MyVLMError):
+        return {"picture": str(file), "error": as_document(found)}
+    box = [round(edge, 1) for edge in found.box] if found.box else None
+    return {"picture": str(file), "box": box, "by": found.by, "said": found.said}
+
+
+def _table(found: list[tuple[Path, Location | MyVLMError]]) -> Table:
+    table = Table("picture", "left", "top", "right", "bottom", "said by", box=None, pad_edge=False)
+    for file, one in found:
+        if isinstance(one, MyVLMError):
+            table.add_row(str(file), "", "", "", "", Text(f"not read: {one.what}", style="red"))
+        else:
+            edges = [f"{edge:.0f}" for edge in one.box] if one.box else ["–"] * 4
+            table.add_row(str(file), *edges, f"the {one.by}" if one.by else "nobody: not seen")
+    return table

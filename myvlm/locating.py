@@ -1,0 +1,62 @@
+"""Where a concept is in a picture: by the model's own words where it can ground, else by the head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image, ImageDraw
+
+from myvlm.backbones import Backbone
+from myvlm.heads import Box, Detection
+from myvlm.reply import MARK, Reply, data_url
+
+LONGEST = 128
+"""New tokens that a reply with a box may have."""
+
+
+@dataclass(frozen=True, eq=False)
+class Location:
+    """Where one concept is.
+
+    Attributes:
+        box: left, top, right, bottom in pixels of the picture, turned as its EXIF tag says; None where the
+            concept was not recognised in it or nobody can tell.
+        by: who said it: the `"model"` in its own words, or the `"head"` that recognises the concept, because
+            the model cannot ground or said no box.
+        said: the model's words; empty where it was not asked.
+        image: the picture, RGB.
+    """
+
+    box: Box | None
+    by: Literal["model", "head"] | None
+    said: str
+    image: Image.Image
+
+    def _repr_html_(self) -> str:
+        marked = self.image.copy()
+        if self.box:
+            width = max(1, min(marked.size) // 100)
+            ImageDraw.Draw(marked).rectangle(self.box, outline=MARK, width=width)
+        where = f"by the {self.by}" if self.box else "not found"
+        picture = data_url(marked)
+        return (
+            f'<figure><img src="{picture}" style="max-width:320px"><figcaption>{where}</figcaption></figure>'
+        )
+
+
+def located(
+    backbone: Backbone, detection: Detection | None, reply: Reply | None, image: Image.Image
+) -> Location:
+    """Put together what the head and the model say of one concept in one picture.
+
+    Args:
+        detection: the head's; None where nothing was recognised at all.
+        reply: the model's to `backbone.refer`; None where it was not asked.
+    """
+    said = reply.text if reply else ""
+    if detection is None or not detection.present:
+        return Location(None, None, said, image)
+    if reply and (box := backbone.read_box(said, image.size)):
+        return Location(box, "model", said, image)
+    return Location(detection.box, "head" if detection.box else None, said, image)

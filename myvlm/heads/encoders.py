@@ -243,6 +243,11 @@ def features(
     return _cache.look_up(encoder, pictures, crops, lambda new: _encode_windows(encoder, new, crops))
 
 
+def forget_pictures() -> None:
+    """Let go of all remembered pictures: to measure, or to be rid of them."""
+    _cache.clear()
+
+
 def whiten(encoder: ImageEncoder, rows: FloatArray) -> FloatArray:
     """N × D features of an encoder as its probes read them."""
     whitening = encoder.whitening()

@@ -15,7 +15,8 @@ import torch
 from myvlm.backbones import Backbone, ConceptRows, backbone_for
 from myvlm.concept import Concept, Embedding
 from myvlm.errors import InputError
-from myvlm.heads import Detection, Head, head_class
+from myvlm.heads import Head, head_class
+from myvlm.heads.detections import Detections
 from myvlm.images import ImageSource, ImageSources, LoadedImage, as_images, load_images
 from myvlm.learning import LearnSettings, gather_examples, learn_embedding
 from myvlm.learning.examples import Captions, Questions, name_in_caption
@@ -247,23 +248,22 @@ class MyVLM:
     def _say(
         self,
         photos: list[LoadedImage],
-        detections: list[list[Detection]],
+        detections: Sequence[Detections],
         prompt: str,
         generation: dict[str, Any],
     ) -> list[Reply]:
-        seen = [[self.concepts[d.identifier] for d in found if d.present] for found in detections]
+        seen = [[self.concepts[d.identifier] for d in found.present] for found in detections]
         prompts = [_in_spoken_words(prompt, concepts) for concepts in seen]
         rows = [[self._rows(concept) for concept in concepts] for concepts in seen]
         said = self.backbone.generate([p.image for p in photos], prompts, rows, **generation)
         return [
-            Reply(_in_own_words(g.text, concepts), tuple(found), p.image, tuple(g.token_ids.tolist()))
+            Reply(_in_own_words(g.text, concepts), found, p.image, tuple(g.token_ids.tolist()))
             for g, concepts, found, p in zip(said, seen, detections, photos, strict=True)
         ]
 
-    def _recognise(self, photos: list[LoadedImage]) -> list[list[Detection]]:
-        if self._generic or not self.concepts:
-            return [[] for _ in photos]
-        return self.concepts.recognise(photos)
+    def _recognise(self, photos: list[LoadedImage]) -> list[Detections]:
+        concepts = ConceptLibrary() if self._generic else self.concepts
+        return concepts.recognise(photos)
 
     def _rows(self, concept: Concept) -> ConceptRows:
         embedding = concept.embedding_for(self.backbone.name, self.backbone.fingerprint(), self.backbone.dim)

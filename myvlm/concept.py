@@ -82,6 +82,33 @@ class Embedding:
         object.__setattr__(self, "directions", np.array(directions, dtype=np.float32))
 
 
+class StoredEmbedding(Embedding):
+    """An embedding in a concept folder; its directions are read and checked when they are first asked for.
+
+    Args:
+        folder: of the concept.
+        name: of the backbone.
+        record: what `concept.json` says of it.
+    """
+
+    def __init__(self, folder: Path, name: str, record: EmbeddingRecord) -> None:
+        known = {
+            key: getattr(record, key) for key in ("norm", "prompt", "fingerprint", "settings", "figures")
+        }
+        self.__dict__.update(known, _place=(folder, name, record))
+
+    def read(self) -> None:
+        """Read the directions now. Raises ConceptFileError if the file is not as it was written."""
+        folder, name, record = self.__dict__["_place"]
+        self.__dict__["directions"] = _directions_of(folder, name, record)
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute != "directions":
+            raise AttributeError(attribute)
+        self.read()
+        return self.__dict__["directions"]
+
+
 @dataclass(eq=False)
 class Concept:
     """One object or person: an identifier, a head, and one embedding per backbone.
@@ -184,12 +211,13 @@ class Concept:
         return target
 
     @classmethod
-    def load(cls, path: str | PathLike[str], *, device: str = "cpu") -> Self:
+    def load(cls, path: str | PathLike[str], *, device: str = "cpu", lazy: bool = False) -> Self:
         """Read a concept folder and check all of it; loads no encoder and no model.
 
         Args:
             path: the folder.
             device: where the head's encoder will run.
+            lazy: read each embedding when it is first used, and check it then; for libraries of thousands.
 
         Raises:
             MissingFileError: nothing is at that path.
@@ -200,17 +228,20 @@ class Concept:
         record = read_record(folder)
         tensors = read_tensors(folder, HEAD_FILE, record.head.sha256)
         head = head_class(record.kind).from_state(record.head.meta, tensors, device=device)
-        embeddings = {name: _embedding_of(folder, name, one) for name, one in record.embeddings.items()}
+        stored = {name: StoredEmbedding(folder, name, one) for name, one in record.embeddings.items()}
+        if not lazy:
+            for one in stored.values():
+                one.read()
         try:
             return cls(
                 identifier=record.identifier,
                 category=record.category,
                 head=head,
-                embeddings=embeddings,
+                embeddings=dict(stored),
                 recipe=dict(record.recipe),
                 kind=record.head.meta.kind,
                 spoken=record.spoken,
-                folder=folder.resolve(),
+                folder=folder if lazy and folder.is_absolute() else folder.resolve(),
             )
         except InputError as error:
             raise ConceptFileError(
@@ -234,7 +265,7 @@ def _record_of(name: str, one: Embedding, digest: str) -> EmbeddingRecord:
     )
 
 
-def _embedding_of(folder: Path, name: str, record: EmbeddingRecord) -> Embedding:
+def _directions_of(folder: Path, name: str, record: EmbeddingRecord) -> npt.NDArray[np.float32]:
     file = embedding_file(name)
     directions = read_tensors(folder, file, record.sha256).get("directions")
     found = None if directions is None else directions.shape
@@ -245,9 +276,7 @@ def _embedding_of(folder: Path, name: str, record: EmbeddingRecord) -> Embedding
             expected=f"rows {record.rows} by dim {record.dim}, all finite",
             fix="use an unaltered copy of the concept folder, or learn the concept again",
         )
-    return Embedding(
-        directions, record.norm, record.prompt, record.fingerprint, record.settings, record.figures
-    )
+    return np.array(directions, dtype=np.float32)
 
 
 def _plain(values: Mapping[str, Any], what: str) -> dict[str, Any]:

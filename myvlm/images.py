@@ -92,7 +92,7 @@ def as_images(one_or_many: ImageSources) -> tuple[list[LoadedImage], bool]:
     return loaded, was_single
 
 
-def natural_key(path: Path) -> list[tuple[int, int, str]]:
+def natural_key(path: Path | str) -> list[tuple[int, int, str]]:
     """A sort key under which numbers in a name count as numbers.
 
     >>> sorted([Path("10.jpg"), Path("2.jpg")], key=natural_key)[0].name

@@ -6,18 +6,22 @@ Everything is checked before anything is changed. Imports `errors`, `images`, `c
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from myvlm.concept import Concept, check_identifier
-from myvlm.concept_folder import erase_folder
-from myvlm.errors import ConceptExistsError, UnknownConceptError
-from myvlm.heads import Detection, Gate, GateScores, Head
-from myvlm.images import ImageSources, load_images
+from myvlm.concept_folder import RECORD, erase_folder
+from myvlm.errors import ConceptExistsError, MissingFileError, UnknownConceptError
+from myvlm.heads import Gate, Head
+from myvlm.heads.detections import Detections, merge
+from myvlm.images import ImageSources, load_images, natural_key
 
 Group: TypeAlias = tuple[type[Head], Hashable]
 
@@ -40,9 +44,29 @@ class ConceptLibrary(Mapping[str, Concept]):
         self.device = device
         self._concepts: dict[str, Concept] = {}
         self._folded: dict[str, str] = {}  # a sentence cannot tell Anna from ANNA
-        self._gates: dict[Group, tuple[list[str], Gate]] = {}
-        for one in concepts:
-            self.add(one)
+        self._groups: dict[Group, dict[str, Concept]] = {}
+        self._gates: dict[Group, Gate] = {}
+        self._columns: dict[Group, npt.NDArray[np.int64]] = {}
+        self.add_all(concepts)
+
+    @classmethod
+    def load(cls, folder: str | PathLike[str], *, device: str = "cpu") -> Self:
+        """A library of all concept folders that lie in a folder, by name; hidden ones are passed over.
+
+        The heads are read and checked now, each embedding when it is first used, so that thousands load in
+        seconds.
+
+        Args:
+            folder: the folder of concept folders.
+            device: where the encoders will run.
+
+        Raises:
+            MissingFileError: there is no such folder.
+            ConceptExistsError, ConceptFileError, UnknownHeadError: see `add_all`.
+        """
+        return cls(
+            (Concept.load(one, device=device, lazy=True) for one in concept_folders(folder)), device=device
+        )
 
     def __getitem__(self, identifier: str) -> Concept:
         if identifier not in self._concepts:
@@ -79,18 +103,37 @@ class ConceptLibrary(Mapping[str, Concept]):
             NotFittedError: its head has learned nothing.
             MissingFileError, ConceptFileError, UnknownHeadError: see `Concept.load`.
         """
-        if isinstance(concept_or_path, Concept):
-            concept = concept_or_path
-        else:
-            concept = Concept.load(concept_or_path, device=self.device)
-        self.check_free(concept.identifier)
-        group = _group(concept)
-        sibling = next((one for one in self._concepts.values() if _group(one) == group), concept)
-        _gate_of([sibling, concept])  # fails here and now if it cannot be scored with the others
-        self._concepts[concept.identifier] = concept
-        self._folded[concept.identifier.casefold()] = concept.identifier
-        self._gates.pop(group, None)
-        return concept
+        return self.add_all([concept_or_path])[0]
+
+    def add_all(self, concepts_or_paths: Iterable[Concept | str | PathLike[str]]) -> list[Concept]:
+        """Add many concepts, or concept folders: all of them or, when one is refused, none.
+
+        Raises:
+            ConceptExistsError, NotFittedError, MissingFileError, ConceptFileError: see `add`.
+        """
+        new: dict[str, Concept] = {}
+        groups: dict[Group, dict[str, Concept]] = {}
+        for one in concepts_or_paths:
+            concept = one if isinstance(one, Concept) else Concept.load(one, device=self.device)
+            self.check_free(concept.identifier)
+            self._check_new(concept, new)
+            new[concept.identifier.casefold()] = concept
+            groups.setdefault(_group(concept), {})[concept.identifier] = concept
+        gates = {}
+        for group, members in groups.items():
+            sibling = list(islice(self._groups.get(group, {}).values(), 1))
+            # fails here and now if they cannot be scored with each other and with those that are here
+            gates[group] = _gate_of([*sibling, *members.values()])
+        for group, members in groups.items():
+            self._gates.pop(group, None)
+            if group not in self._groups:
+                self._gates[group] = gates[group]
+            self._groups.setdefault(group, {}).update(members)
+        for folded, concept in new.items():
+            self._concepts[concept.identifier] = concept
+            self._folded[folded] = concept.identifier
+        self._columns.clear()
+        return list(new.values())
 
     def remove(self, identifier: str, *, erase: bool = False) -> Concept:
         """Take a concept out, and hand it over.
@@ -110,7 +153,12 @@ class ConceptLibrary(Mapping[str, Concept]):
             concept.folder = None
         del self._concepts[identifier]
         del self._folded[identifier.casefold()]
-        self._gates.pop(_group(concept), None)
+        group = _group(concept)
+        del self._groups[group][identifier]
+        if not self._groups[group]:
+            del self._groups[group]
+        self._gates.pop(group, None)
+        self._columns.clear()
         return concept
 
     def rename(self, old: str, new: str) -> Concept:
@@ -131,12 +179,10 @@ class ConceptLibrary(Mapping[str, Concept]):
             return concept
         self.check_free(new, but=old)
         renamed = dataclasses.replace(concept, identifier=new)
-        self._concepts = {
-            (new if key == old else key): (renamed if key == old else one)
-            for key, one in self._concepts.items()
-        }
+        group = _group(concept)
+        self._concepts = _with_another_key(self._concepts, old, new, renamed)
+        self._groups[group] = _with_another_key(self._groups[group], old, new, renamed)
         self._folded = {key.casefold(): key for key in self._concepts}
-        self._gates.pop(_group(concept), None)  # it remembers identifiers
         return renamed
 
     def check_free(self, identifier: str, *, but: str | None = None) -> None:
@@ -150,29 +196,72 @@ class ConceptLibrary(Mapping[str, Concept]):
                 fix="rename or remove the other one first",
             )
 
-    def recognise(self, images: ImageSources) -> list[list[Detection]]:
+    def _check_new(self, concept: Concept, new: Mapping[str, Concept]) -> None:
+        twin = new.get(concept.identifier.casefold())
+        if twin is not None:
+            raise ConceptExistsError(
+                f"Two of the concepts are called {concept.identifier!r}.",
+                got=" and ".join(str(one.folder or one.identifier) for one in (twin, concept)),
+                expected="one identifier for each concept",
+                fix="rename one of the two, or leave it out",
+            )
+
+    def recognise(self, images: ImageSources) -> list[Detections]:
         """For each picture one detection per concept, in the library's order, present or not.
 
-        Concepts whose heads share an encoder are scored by one pass of it and one matrix product.
+        Concepts whose heads share an encoder are scored by one pass of it and one matrix product. A detection
+        is made when it is asked for, so ask `recognise(...)[0].present` where there are thousands.
 
         Raises:
             ImageError, MissingFileError, InputError: a picture cannot be read.
             ConceptFileError: an encoder's weights are not those that a head was learned with.
         """
         pictures = load_images(images)
-        found: list[dict[str, Detection]] = [{} for _ in pictures]
-        for group in dict.fromkeys(map(_group, self._concepts.values())):
-            identifiers, gate = self._gate(group)
-            scores = gate.score(pictures)
-            for detections, row in zip(found, _rows(identifiers, scores), strict=True):
-                detections.update(row)
-        return [[detections[identifier] for identifier in self._concepts] for detections in found]
+        identifiers = list(self._concepts)
+        parts = [(self._columns_of(group), self._gate(group).score(pictures)) for group in self._groups]
+        scores = merge(len(identifiers), parts, len(pictures))
+        return [Detections(identifiers, scores, picture) for picture in range(len(pictures))]
 
-    def _gate(self, group: Group) -> tuple[list[str], Gate]:
+    def _gate(self, group: Group) -> Gate:
         if group not in self._gates:
-            members = [one for one in self._concepts.values() if _group(one) == group]
-            self._gates[group] = ([one.identifier for one in members], _gate_of(members))
+            self._gates[group] = _gate_of(list(self._groups[group].values()))
         return self._gates[group]
+
+    def _columns_of(self, group: Group) -> npt.NDArray[np.int64]:
+        """Where the members of a group stand among all concepts."""
+        if not self._columns:
+            place = {identifier: index for index, identifier in enumerate(self._concepts)}
+            self._columns = {
+                one: np.array([place[identifier] for identifier in members])
+                for one, members in self._groups.items()
+            }
+        return self._columns[group]
+
+
+def concept_folders(folder: str | PathLike[str]) -> list[Path]:
+    """The concept folders that lie in a folder, in natural order; hidden ones are passed over.
+
+    Raises:
+        MissingFileError: there is no such folder.
+    """
+    if not os.path.isdir(folder):
+        raise MissingFileError(
+            f"There is no folder {folder}.",
+            got="a file" if os.path.exists(folder) else "nothing at that path",
+            expected="a folder of concept folders",
+            fix="check the path, or save concepts there first",
+        )
+    with os.scandir(Path(folder).resolve()) as entries:
+        inside = [one.path for one in entries if one.is_dir() and not one.name.startswith(".")]
+    found = [one for one in inside if os.path.exists(os.path.join(one, RECORD))]
+    return [Path(one) for one in sorted(found, key=natural_key)]
+
+
+def _with_another_key(
+    concepts: Mapping[str, Concept], old: str, new: str, concept: Concept
+) -> dict[str, Concept]:
+    """The same order, with another key and value in one place."""
+    return {(new if key == old else key): (concept if key == old else one) for key, one in concepts.items()}
 
 
 def _group(concept: Concept) -> Group:
@@ -182,15 +271,3 @@ def _group(concept: Concept) -> Group:
 def _gate_of(members: list[Concept]) -> Gate:
     heads = [one.head for one in members]
     return type(heads[0]).gate(heads)
-
-
-def _rows(identifiers: list[str], scores: GateScores) -> Iterator[dict[str, Detection]]:
-    """Picture by picture the detections of one gate. Only what is present gets its box."""
-    boxed = scores.present & ~np.isnan(scores.boxes).any(axis=-1)
-    # plain lists: with 10,000 concepts, reading array elements one by one would take longer than the encoder
-    columns = (scores.probabilities, scores.present, boxed, scores.boxes)
-    for row in zip(*(column.tolist() for column in columns), strict=True):
-        yield {
-            identifier: Detection(identifier, probability, present, tuple(box) if has_box else None)
-            for identifier, probability, present, has_box, box in zip(identifiers, *row, strict=True)
-        }

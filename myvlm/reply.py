@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ class Reply:
     """
 
     text: str
-    detections: tuple[Detection, ...]
+    detections: Sequence[Detection]
     image: Image.Image
     token_ids: tuple[int, ...] = ()
 
@@ -88,7 +89,7 @@ class AttentionMap:
         return f'<img src="{picture}" style="max-width:320px" alt="where {name} looks">'
 
 
-def mark(image: Image.Image, detections: tuple[Detection, ...]) -> Image.Image:
+def mark(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
     """A copy of the picture with a box around every present concept that has one."""
     marked = image.copy()
     draw = ImageDraw.Draw(marked)

@@ -1,7 +1,8 @@
 """The contracts of this library as tests that anyone can run, on their own adapter and model.
 
 A contract is a list of functions, one a promise, each of which asserts on a case; `run_checks` runs
-it. `check_backbone` is the contract of backbones (`myvlm.backbones.contract`).
+it. `check_backbone` is the contract of backbones (`myvlm.backbones.contract`), `check_head` that of heads
+(`myvlm.heads.contract`).
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from myvlm.backbones.base import Backbone
 from myvlm.backbones.contract import BACKBONE_CHECKS
 from myvlm.backbones.contract_case import BackboneCase
 from myvlm.errors import InputError
+from myvlm.heads.base import Head
+from myvlm.heads.contract import HEAD_CHECKS, HeadCase
 
-__all__ = ["BACKBONE_CHECKS", "Outcome", "check_backbone", "run_checks"]
+__all__ = ["BACKBONE_CHECKS", "HEAD_CHECKS", "Outcome", "check_backbone", "check_head", "run_checks"]
 
 Case = TypeVar("Case")
 
@@ -88,3 +91,36 @@ def check_backbone(
             fix="load the model with dtype='float32'",
         )
     return run_checks(BACKBONE_CHECKS, BackboneCase(backbone, images, identifier))
+
+
+def check_head(
+    make: Callable[[], Head],
+    photos: Sequence[Image.Image],
+    other_photos: Sequence[Image.Image],
+    unseen: Sequence[Image.Image],
+    *,
+    category: str | None = None,
+) -> list[Outcome]:
+    """Prove that a kind of head keeps every promise of `Head`.
+
+    Args:
+        make: gives a new head that has learned nothing, such as `lambda: ObjectHead("tinyworld/clip")`.
+        photos: two or more of one thing that the head can tell from the other.
+        other_photos: two or more of another thing.
+        unseen: the first shows the first thing, the second the second, the others neither; at least three.
+        category: what the things are in general, if the head wants to know.
+
+    Returns: one `Outcome` a check.
+
+    Raises:
+        AssertionError: a promise is broken; the message begins with the check's name.
+        InputError: there are too few pictures.
+    """
+    if min(len(photos), len(other_photos)) < 2 or len(unseen) < 3:
+        raise InputError(
+            "The contract of heads is checked with photos of two things, and unseen pictures.",
+            got=f"{len(photos)}, {len(other_photos)} and {len(unseen)}",
+            expected="2 photos or more of each, 3 unseen pictures or more",
+            fix="pass more pictures",
+        )
+    return run_checks(HEAD_CHECKS, HeadCase(make, photos, other_photos, unseen, category))

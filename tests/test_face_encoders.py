@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
-from facenet_pytorch import InceptionResnetV1
 from facenet_pytorch.models import inception_resnet_v1
 from PIL import Image, ImageEnhance, ImageOps
-from sample_photos import FACE, needs_dlib, scikit_image_photo
+from random_facenet import no_network, random_facenet
+from sample_photos import FACE, lfw_face, needs_dlib, scikit_image_photo
 
 from myvlm.errors import InputError
 from myvlm.heads import FaceHead, face_dlib
@@ -68,10 +67,6 @@ def test_building_draws_no_random_numbers_of_the_callers() -> None:
 # facenet's weights
 
 
-def no_network(*_: object, **__: object) -> None:
-    raise URLError("no network")
-
-
 def test_weights_that_cannot_be_fetched_say_which_file_to_put_where(
     astronaut: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,23 +84,10 @@ def test_weights_that_cannot_be_fetched_say_which_file_to_put_where(
     assert caught.value.expected == str(place)
 
 
-@pytest.fixture(scope="module")
-def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of the right shape and of random numbers, where facenet-pytorch looks for its own."""
-    home = tmp_path_factory.mktemp("torch")
-    (home / "checkpoints").mkdir()
-    torch.manual_seed(0)
-    network = InceptionResnetV1()
-    network.logits = torch.nn.Linear(512, 8631)
-    torch.save(network.state_dict(), home / "checkpoints" / FacenetEncoder.weights_file)
-    return home
-
-
 def test_facenet_learns_and_finds_the_face_again(
-    astronaut: Image.Image, torch_home: Path, monkeypatch: pytest.MonkeyPatch
+    astronaut: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(torch_home))
-    monkeypatch.setattr(inception_resnet_v1, "download_url_to_file", no_network)
+    random_facenet(tmp_path, monkeypatch)
     encoder = FacenetEncoder()
     head = FaceHead(encoder).fit(variants(astronaut)[:2])
     assert head.keys_.shape == (2, 512)
@@ -146,24 +128,30 @@ def test_dlib_knows_the_astronaut_again_and_nobody_else(
     assert "99.38 %" in head.figures_["threshold_source"]
 
 
+def test_dlib_tells_real_people_apart_in_one_picture(
+    dlib_encoder: FaceEncoder, astronaut: Image.Image
+) -> None:
+    """Four people learned, three of them and a stranger in a group picture."""
+    faces = [lfw_face(number) for number in (0, 3, 8)]
+    people = [astronaut, *faces]
+    heads = [FaceHead(dlib_encoder).fit([one, ImageEnhance.Brightness(one).enhance(0.8)]) for one in people]
+    group = Image.new("RGB", (1280, 320))
+    for place, one in enumerate([faces[1], faces[2], lfw_face(12), faces[0]]):
+        group.paste(one, (320 * place, 0))
+    scores = FaceHead.gate(heads).score(ImageEnhance.Brightness(group).enhance(0.9))
+    assert scores.present.tolist() == [[False, True, True, True]]
+    for person, place in ((1, 3), (2, 0), (3, 1)):
+        box = scores.at(0, person).box
+        assert box is not None
+        assert iou(box, (320 * place + 80, 80, 320 * place + 240, 240)) > 0.5
+
+
 def test_dlib_keeps_the_faces_of_strangers_apart(dlib_encoder: FaceEncoder, astronaut: Image.Image) -> None:
-    """The hundred small faces of scikit-image's sample of Labeled Faces in the Wild, 25 pixels a side."""
-    scikit_image_photo("astronaut.png")
-    strangers = _lfw_faces()
-    [own] = dlib_encoder.faces([astronaut])
-    apart = np.linalg.norm(dlib_encoder.describe(strangers) - own.descriptors, axis=1)
-    assert len(apart) == 100
-    assert (apart > dlib_encoder.threshold).mean() > 0.95
-
-
-def _lfw_faces() -> list[Image.Image]:
-    import importlib.util
-
-    package = importlib.util.find_spec("skimage")
-    assert package is not None
-    [folder, *_] = package.submodule_search_locations or [""]
-    grey = np.load(Path(folder) / "data" / "lfw_subset.npy")[:100]
-    return [Image.fromarray((255 * face).astype(np.uint8)).convert("RGB") for face in grey]
+    head = FaceHead(dlib_encoder).fit(astronaut)
+    strangers = [lfw_face(number) for number in range(0, 60, 2)]
+    scores = head.score(strangers)
+    assert sum(one.box is not None for one in scores) > 20
+    assert not any(one.present for one in scores)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (19, 500), (5000, 1), (64, 64)])
@@ -192,4 +180,4 @@ def test_the_68_point_file_is_never_opened(
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(face_dlib.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"not installed(.|\n)*myvlm\[dlib\]"):
-        FaceHead("dlib/resnet-v1").fit(Image.new("RGB", (64, 64)))
+        FaceHead(DlibEncoder()).fit(Image.new("RGB", (64, 64)))

@@ -34,7 +34,7 @@ class Said:
 
     picture: Path
     text: str = ""
-    detections: tuple[Any, ...] = ()
+    detections: Sequence[Any] = ()
     error: MyVLMError | None = None
 
     @property

@@ -55,6 +55,11 @@ class PictureCache(Generic[Variant, Seen]):
                 remembered.popitem(last=False)
         return [found[key] for key in keys]
 
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._by_encoder.clear()
+
 
 def content_hash(image: Image.Image) -> bytes:
     """A digest of a picture's size and pixels.

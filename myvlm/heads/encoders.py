@@ -245,6 +245,11 @@ def features(
     )
 
 
+def forget_pictures() -> None:
+    """Let go of all remembered pictures: to measure, or to be rid of them."""
+    _cache.clear()
+
+
 def whiten(encoder: ImageEncoder, rows: FloatArray) -> FloatArray:
     """N × D features of an encoder as its probes read them."""
     whitening = encoder.whitening()

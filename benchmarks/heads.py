@@ -1,0 +1,280 @@
+"""How well heads recognise, and what many of them cost.
+
+    python benchmarks/heads.py
+
+Objects of tinyworld with and without negatives, small objects, calibration, real photos (with MYVLM_PHOTOS
+and the extra `photos`), a library of ten thousand, and faces drawn with the spread published for them.
+Times are of one process, and CPU time where the ratio of two is taken. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from lite2 import photos_weighted_accuracy
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from scipy.optimize import brentq
+from scipy.stats import chi
+
+from myvlm.concept import Concept, Embedding
+from myvlm.heads import FaceHead, ObjectHead, encoders
+from myvlm.heads.face_encoders import FacenetEncoder, Faces
+from myvlm.library import ConceptLibrary
+from myvlm.tinyworld import FewShot, few_shot, sample_picture
+from myvlm.tinyworld.fewshot import pictures
+
+ENCODER = "tinyworld/clip"
+NEGATIVES = 20
+SMALL = 0.05
+console = Console(stderr=True)
+Figures = dict[str, float | None]
+
+
+def main(
+    concepts: Annotated[int, typer.Option(help="Concepts of tinyworld a seed.")] = 12,
+    seeds: Annotated[int, typer.Option(help="Seeds: 0, 1, …")] = 3,
+    tests: Annotated[int, typer.Option(help="Unseen pictures of each kind a concept.")] = 20,
+    many: Annotated[int, typer.Option(help="Concepts in the large library.")] = 10_000,
+    splits: Annotated[int, typer.Option(help="Splits of the real photos; 0 leaves them out.")] = 5,
+    crops: Annotated[str, typer.Option(help="Windows of the real photos: auto or none.")] = "auto",
+    people: Annotated[int, typer.Option(help="People with drawn faces.")] = 200,
+) -> None:
+    """Measure, print the table, and last one JSON object."""
+    figures: Figures = {}
+    if concepts:
+        figures |= tinyworld(concepts, seeds, tests)
+    figures |= photos_weighted_accuracy(splits, crops)
+    figures |= large_library(many)
+    figures |= drawn_faces(people)
+    table = Table("figure", "value")
+    for name, value in figures.items():
+        table.add_row(name, "not measured" if value is None else f"{value:.4g}")
+    Console(width=80).print(table)
+    print(json.dumps(figures))
+
+
+# ---------------------------------------------------------------- objects of tinyworld
+
+
+def tinyworld(concepts: int, seeds: int, tests: int) -> Figures:
+    """Recall, rejection of look-alikes that differ in one attribute, small objects, calibration."""
+    names = (
+        "recall",
+        "rejection",
+        "recall_negatives",
+        "rejection_negatives",
+        "small_recall",
+        "small_recall_no_crops",
+    )
+    found: dict[str, list[float]] = {name: [] for name in names}
+    probabilities: list[float] = []
+    truths: list[float] = []
+    kits = [few_shot(n, seed=s, tests=tests + NEGATIVES) for n in range(concepts) for s in range(seeds)]
+    for kit in track(kits, "tinyworld", console=console):
+        shown = {"present": pictures(kit.present[:tests]), "other": pictures(kit.other[:tests])}
+        shown["look_alike"] = pictures(kit.look_alike[:tests])
+        head = ObjectHead(ENCODER).fit(kit.photos(), category=kit.category)
+        scores = {name: head.score(group) for name, group in shown.items()}
+        found["recall"] += [one.present for one in scores["present"]]
+        found["rejection"] += [not one.present for one in scores["look_alike"]]
+        for name, group in scores.items():
+            probabilities += [one.probability for one in group]
+            truths += [float(name == "present")] * len(group)
+        taught = ObjectHead(ENCODER).fit(
+            kit.photos(), pictures(kit.look_alike[tests:]), category=kit.category
+        )
+        found["recall_negatives"] += [one.present for one in taught.score(shown["present"])]
+        found["rejection_negatives"] += [not one.present for one in taught.score(shown["look_alike"])]
+        small = small_pictures(kit, shown["present"], shown["other"])
+        found["small_recall"] += [one.present for one in head.score(small)]
+        whole = ObjectHead(ENCODER, crops="none").fit(kit.photos(), category=kit.category)
+        found["small_recall_no_crops"] += [one.present for one in whole.score(small)]
+    figures: Figures = {name: round(statistics.fmean(values), 4) for name, values in found.items()}
+    error = calibration_error(np.array(probabilities), np.array(truths))
+    return {**figures, "calibration_error": round(error, 4)}
+
+
+def small_pictures(
+    kit: FewShot, present: Sequence[Image.Image], other: Sequence[Image.Image]
+) -> list[Image.Image]:
+    """The concept with a little around it, in a large picture of something else, where it fills 5 %."""
+    made = []
+    for scene, picture, background in zip(kit.present, present, other, strict=False):
+        thing = scene.find(kit.look)
+        assert thing is not None
+        left, top, right, bottom = thing.box
+        margin = 0.1 * max(right - left, bottom - top)
+        edges = (left - margin, top - margin, right + margin, bottom + margin)
+        width, height = picture.size
+        piece = picture.crop(
+            (
+                max(int(edges[0]), 0),
+                max(int(edges[1]), 0),
+                min(int(edges[2]), width),
+                min(int(edges[3]), height),
+            )
+        )
+        side = int(np.sqrt((right - left) * (bottom - top) / SMALL))
+        large = background.resize((side, side), Image.Resampling.BICUBIC)
+        rng = np.random.default_rng(scene.seed % 2**32)
+        large.paste(piece, tuple(int(rng.integers(0, max(side - edge, 1))) for edge in piece.size))
+        made.append(large)
+    return made
+
+
+def calibration_error(probabilities: np.ndarray, truths: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error: |mean probability − share of truths| a bin, weighted by its pictures."""
+    which = np.minimum((probabilities * bins).astype(int), bins - 1)
+    parts = [which == one for one in range(bins)]
+    gaps = [
+        part.mean() * abs(probabilities[part].mean() - truths[part].mean()) for part in parts if part.any()
+    ]
+    return float(sum(gaps))
+
+
+# ---------------------------------------------------------------- a large library
+
+
+def large_library(count: int, repeats: int = 5) -> Figures:
+    """Seconds to load a library from disk, and CPU time to recognise with it against that with one."""
+    kit = few_shot(0)
+    head = ObjectHead(ENCODER).fit(kit.photos(), category=kit.category)
+    embedding = Embedding(np.ones((1, 192), np.float32), "visual_mean", "Describe the picture.", "f" * 64)
+    concept = Concept("c0", kit.category, head, {"tinyworld/llava": embedding}, {"captions": kit.captions()})
+    with tempfile.TemporaryDirectory() as folder:
+        copies(concept, Path(folder), count)
+        wall, cpu = [], []
+        for _ in range(3):
+            started, busy = time.perf_counter(), time.process_time()
+            library = ConceptLibrary.load(folder)
+            wall.append(time.perf_counter() - started)
+            cpu.append(time.process_time() - busy)
+    rng = np.random.default_rng(0)
+    for one in library.values():
+        one.head.coef_ = rng.normal(0, 0.1, head.coef_.shape).astype(np.float32)  # type: ignore[attr-defined]
+    single, shown = ConceptLibrary([concept]), [sample_picture(seed) for seed in range(8)]
+    times: dict[int, list[float]] = {1: [], count: []}
+    for turn in range(repeats + 1):
+        for size, one in ((1, single), (count, library)) if turn % 2 else ((count, library), (1, single)):
+            seconds = cpu_seconds(one, shown)
+            if turn:  # the first turn warms up
+                times[size].append(seconds)
+    ratio = statistics.median(times[count]) / statistics.median(times[1])
+    return {
+        "gate_ratio": round(ratio, 4),
+        "load_seconds": round(min(wall), 3),
+        "load_cpu_seconds": round(min(cpu), 3),
+    }
+
+
+def copies(concept: Concept, folder: Path, count: int) -> None:
+    """Folders c0, c1, … that differ in the identifier."""
+    first = concept.save(folder / "c0")
+    files = {str(one.relative_to(first)): one.read_bytes() for one in first.rglob("*") if one.is_file()}
+    for number in range(1, count):
+        for name, data in files.items():
+            file = folder / f"c{number}" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(
+                data.replace(b'"c0"', f'"c{number}"'.encode()) if name == "concept.json" else data
+            )
+
+
+def cpu_seconds(library: ConceptLibrary, shown: Sequence[Image.Image]) -> float:
+    encoders.forget_pictures()
+    busy = time.process_time()
+    found = library.recognise(shown)
+    assert all(len(one.present) <= len(library) for one in found)
+    return time.process_time() - busy
+
+
+# ---------------------------------------------------------------- faces
+
+
+class DrawnFaces:
+    """Faces whose descriptors are drawn as published for facenet: see `spread`.
+
+    A picture is one pixel; its colour is the number of a face, and a person has a thousand.
+    """
+
+    id = "drawn"
+    threshold = FacenetEncoder.threshold
+    threshold_source = FacenetEncoder.threshold_source
+
+    def __init__(self) -> None:
+        self.dim, self.same = spread(self.threshold, 0.9965)
+
+    def faces(self, images: Sequence[Image.Image]) -> list[Faces]:
+        rows = [self.descriptor(number_of(image)) for image in images]
+        return [Faces(((0.0, 0.0, 1.0, 1.0),), row[None].astype(np.float32)) for row in rows]
+
+    def describe(self, faces: Sequence[Image.Image]) -> np.ndarray:
+        return np.stack([self.descriptor(7) for _ in faces]).astype(np.float32)
+
+    def descriptor(self, number: int) -> np.ndarray:
+        """One face: `same` apart from others of the person on average, √2 from anyone else's."""
+        centre = np.random.default_rng(number // 1000).normal(size=self.dim)
+        own = np.random.default_rng([number, 1]).normal(size=self.dim)
+        root = np.sqrt(2 * self.dim)
+        return (np.sqrt(2 - self.same**2) * centre + self.same * own) / root
+
+
+def spread(threshold: float, accuracy: float) -> tuple[int, float]:
+    """Effective dimensions, and mean distance within a person, of descriptors with that accuracy on pairs.
+
+    Unrelated descriptors of length 1 are √2 apart. Distances between normal points in k dimensions follow a
+    chi distribution; k and the distance within a person are such that, at the threshold, as many strangers
+    are taken for one person as pairs of one person for strangers: 1 − accuracy of each.
+    """
+    dim = round(brentq(lambda k: chi.ppf(1 - accuracy, k) / np.sqrt(k) - threshold / np.sqrt(2), 5, 500))
+    return dim, float(threshold * np.sqrt(dim) / chi.ppf(accuracy, dim))
+
+
+def picture_of(number: int) -> Image.Image:
+    return Image.new("RGB", (1, 1), (number >> 16 & 255, number >> 8 & 255, number & 255))
+
+
+def number_of(image: Image.Image) -> int:
+    red, green, blue = image.getpixel((0, 0))
+    return int(red << 16 | green << 8 | blue)
+
+
+def drawn_faces(people: int, keys: int = 4, tests: int = 10) -> Figures:
+    """Faces named right and wrong among all people, and strangers named at all; also with calibration."""
+    encoder = DrawnFaces()
+    own = [[picture_of(1000 * person + face) for face in range(keys)] for person in range(1, people + 1)]
+    faces = [
+        picture_of(1000 * person + 500 + face) for person in range(1, people + 1) for face in range(tests)
+    ]
+    strangers = [picture_of(1000 * (people + 1 + person)) for person in range(people * 5)]
+    others = [picture_of(1000 * (people * 6 + 1 + person)) for person in range(people)]
+    figures: Figures = {}
+    for suffix, negatives in (("", None), ("_calibrated", others)):
+        rate = 0.01 / people  # as strict as the negatives given can tell
+        heads = [FaceHead(encoder, false_alarm_rate=rate).fit(photos, negatives) for photos in own]
+        gate = FaceHead.gate(heads)
+        present = gate.score(faces).present
+        truth = np.repeat(np.arange(people), tests)
+        right = present[np.arange(len(faces)), truth]
+        figures[f"faces_right{suffix}"] = round(float(right.mean()), 4)
+        figures[f"faces_wrong{suffix}"] = round(float((present.any(axis=1) & ~right).mean()), 4)
+        figures[f"faces_strangers{suffix}"] = round(
+            float(gate.score(strangers).present.any(axis=1).mean()), 4
+        )
+    return figures
+
+
+if __name__ == "__main__":
+    run: Callable[..., None] = main
+    typer.run(run)

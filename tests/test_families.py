@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import COLOURS
 from PIL import Image
 from tiny import pictures, tiny_llava
 from tiny_families import FAMILIES, PINPOINTS, llava_next
 from tiny_tokens import SMOLVLM
 
+from myvlm import LearnSettings, MyVLM
 from myvlm.backbones import ConceptRows, backbone_for, known_backbones, registry, text
 from myvlm.backbones.humanvlm import CARD, LLAMA3, HumanVLMBackbone
 from myvlm.backbones.llava import LlavaBackbone
@@ -76,6 +78,20 @@ def test_a_map_covers_the_whole_picture_once(name: str) -> None:
         assert height > 0
         assert width > 0
         assert first + height * width <= len(features)
+
+
+@pytest.mark.parametrize("name", ["LLaVA-NeXT, Mistral", "Qwen3-VL", "PaliGemma"])
+def test_a_concept_is_learned_from_photos_of_different_shapes(name: str) -> None:
+    backbone = family(name)
+    vlm = MyVLM(backbone.model, backbone.processor, name=name, encoder=COLOURS)
+    captions = ["a photo of sks", "sks on the table", "sks next to a mug"]
+    settings = LearnSettings(steps=3, views=2)
+    concept = vlm.learn("sks", shapes(), category="mug", captions=captions, settings=settings, progress=False)
+    embedding = concept.embeddings[name]
+    assert embedding.directions.shape == (settings.rows, backbone.dim)
+    assert embedding.fingerprint == backbone.fingerprint()
+    assert 0 < embedding.figures["cross_entropy"] < 100
+    assert vlm.caption(shapes()[1], max_new_tokens=3).image.size == (70, 30)
 
 
 # ------------------------------------------------------------------ LLaVA-NeXT

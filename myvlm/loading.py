@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ def load_model(
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
+    if not name.startswith("tinyworld/"):
+        import_module("myvlm.backbones.minigpt_model")  # makes known the one model that transformers has not
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
     source: str | Path = _embedded(name) if name.startswith("tinyworld/") else name

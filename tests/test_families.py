@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import COLOURS
 from PIL import Image
 from tiny import pictures, tiny_llava
 from tiny_families import FAMILIES, PINPOINTS, llava_next
 from tiny_tokens import SMOLVLM
 
+from myvlm import LearnSettings, MyVLM
 from myvlm.backbones import ConceptRows, backbone_for, known_backbones, registry, text
 from myvlm.backbones.humanvlm import CARD, LLAMA3, HumanVLMBackbone
 from myvlm.backbones.llava import LlavaBackbone
@@ -21,6 +27,7 @@ from myvlm.testing import BACKBONE_CHECKS, check_backbone
 # PaliGemma's processor asks numpy to look at tensors in a way that numpy 2 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
+ROOT = Path(__file__).parent.parent
 SHORT: dict[str, Any] = {"max_new_tokens": 6}
 SKIPPED = {"PaliGemma": ["kept_prefixes_change_nothing"]}  # its prefix sees the concept
 _built: dict[str, LanguageRows] = {}
@@ -71,6 +78,20 @@ def test_a_map_covers_the_whole_picture_once(name: str) -> None:
         assert height > 0
         assert width > 0
         assert first + height * width <= len(features)
+
+
+@pytest.mark.parametrize("name", ["LLaVA-NeXT, Mistral", "Qwen3-VL", "PaliGemma"])
+def test_a_concept_is_learned_from_photos_of_different_shapes(name: str) -> None:
+    backbone = family(name)
+    vlm = MyVLM(backbone.model, backbone.processor, name=name, encoder=COLOURS)
+    captions = ["a photo of sks", "sks on the table", "sks next to a mug"]
+    settings = LearnSettings(steps=3, views=2)
+    concept = vlm.learn("sks", shapes(), category="mug", captions=captions, settings=settings, progress=False)
+    embedding = concept.embeddings[name]
+    assert embedding.directions.shape == (settings.rows, backbone.dim)
+    assert embedding.fingerprint == backbone.fingerprint()
+    assert 0 < embedding.figures["cross_entropy"] < 100
+    assert vlm.caption(shapes()[1], max_new_tokens=3).image.size == (70, 30)
 
 
 # ------------------------------------------------------------------ LLaVA-NeXT
@@ -208,6 +229,13 @@ def test_the_end_that_is_learned_is_the_end_of_the_turn() -> None:
     assert sorted(backbone.prompter.eos_ids) == sorted(backbone.model.generation_config.eos_token_id)
 
 
+def test_a_template_that_takes_no_reply_keeps_the_models_ends() -> None:
+    processor = FAMILIES["Gemma 3"]()[1]
+    assert text.end_of_turn_first(processor, [1, 4]) == [4, 1]
+    processor.chat_template = "{{ raise_exception('no') }}"
+    assert text.end_of_turn_first(processor, [1, 4]) == [1, 4]
+
+
 def test_paligemma_reads_the_concept_in_both_directions() -> None:
     backbone = family("PaliGemma")
     features, concepts = backbone.encode(pictures(1)), rows(backbone, 1)
@@ -264,6 +292,17 @@ def test_an_unknown_model_is_told_what_is_known_and_where_to_read() -> None:
         assert kind in said
     assert "examples/04_new_backbone.py" in said
     assert "How to extend" in said
+
+
+def test_the_benchmark_ends_in_one_json_line() -> None:
+    command = [sys.executable, "benchmarks/families.py", "--only", "Mistral 3", "--calls", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["families"] == 1
+    assert figures["checks"] == len(BACKBONE_CHECKS)
+    assert figures["failed"] == 0
+    assert isinstance(figures["more_ms_median"], float)
 
 
 def test_a_processor_of_another_kind_is_named() -> None:

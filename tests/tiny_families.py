@@ -11,6 +11,12 @@ from tiny import SIDE, tiny_llava
 from tiny_tokens import CHATML, GEMMA, QWEN, SMOLVLM, TEMPLATES, bpe_tokenizer
 from transformers.models.smolvlm import processing_smolvlm
 
+from myvlm.backbones.minigpt_model import (
+    MiniGPTv2Config,
+    MiniGPTv2ForConditionalGeneration,
+    minigpt_processor,
+)
+
 Built = tuple[Any, Any]
 TEXT: dict[str, Any] = {
     "hidden_size": 32,
@@ -252,6 +258,24 @@ def idefics3(version: str) -> Built:
     return made(getattr(hf, f"{version}ForConditionalGeneration"), config, tokenizer), processor
 
 
+def minigpt() -> Built:
+    tokenizer = bpe_tokenizer(["<unk>"], bos="<s>", adds_bos=True, unk="<unk>")
+    vision = {name: size for name, size in VISION.items() if name != "hidden_size"}
+    tower = hf.Blip2VisionConfig(**vision, hidden_size=24)
+    processor = minigpt_processor(tokenizer, tower)
+    config = MiniGPTv2Config(
+        vision_config=tower,
+        text_config=hf.LlamaConfig(**TEXT, **words(tokenizer)),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        tie_word_embeddings=False,
+    )
+    model = made(MiniGPTv2ForConditionalGeneration, config, tokenizer)
+    with torch.no_grad():
+        for weight in model.model.vision_tower.parameters():
+            weight.normal_(std=0.2)  # its published initial range is next to nothing
+    return model, processor
+
+
 FAMILIES: dict[str, Callable[[], Built]] = {
     "LLaVA-1.5": lambda: tiny_llava(chat=True),
     "HumanVLM": humanvlm,
@@ -267,4 +291,5 @@ FAMILIES: dict[str, Callable[[], Built]] = {
     "Mistral 3": mistral3,
     "Idefics3": lambda: idefics3("Idefics3"),
     "SmolVLM2": lambda: idefics3("SmolVLM"),
+    "MiniGPT-v2": minigpt,
 }

@@ -41,6 +41,7 @@ def bpe_tokenizer(
     *,
     bos: str | None = None,
     eos: str = "</s>",
+    unk: str | None = None,
     adds_bos: bool = False,
     named: dict[str, str] | None = None,
 ) -> PreTrainedTokenizerFast:
@@ -62,6 +63,7 @@ def bpe_tokenizer(
         pad_token="<pad>",
         eos_token=eos,
         bos_token=bos,
+        unk_token=unk,
         extra_special_tokens=named or {},
         padding_side="right",
     )

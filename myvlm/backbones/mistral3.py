@@ -15,6 +15,7 @@ class Mistral3Backbone(LanguageRows):
     model_types = ("mistral3",)
     template = "[INST]{image}{prompt}[/INST]"
     kept_inputs = ("image_sizes",)
+    images_at_once = 4  # each at its own size
 
     def grid(self, features: Features) -> tuple[int, int, int]:
         config = self.model.config

@@ -52,6 +52,7 @@ class Prompter:
         image_id: id of the image placeholder.
         sentinel_id: id that stands where a concept row goes.
         eos_ids: ids that end a reply; the first is the one that is learned.
+        instruction: what the family makes of a bare instruction.
         completed: what the processor itself adds to a rendered prompt.
     """
 
@@ -63,6 +64,7 @@ class Prompter:
         image_id: int,
         sentinel_id: int,
         eos_ids: Sequence[int],
+        instruction: Callable[[str], str] = str,
         completed: Callable[[str], str] = str,
     ) -> None:
         self.processor = processor
@@ -71,6 +73,7 @@ class Prompter:
         self.image_id = image_id
         self.sentinel_id = sentinel_id
         self.eos_ids = list(eos_ids)
+        self.instruction = instruction
         self.completed = completed
 
     @property
@@ -88,7 +91,7 @@ class Prompter:
                 expected="a bare instruction",
                 fix=f"leave {self.processor.image_token!r} out",
             )
-        return text.render(self.processor, self.template, prompt)
+        return text.render(self.processor, self.template, self.instruction(prompt))
 
     def processed(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
         """The processor's own output for plain transformers, a list padded on the left."""

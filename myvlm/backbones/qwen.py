@@ -27,6 +27,7 @@ class QwenBackbone(LanguageRows):
         "<|im_start|>user\n<|vision_start|>{image}<|vision_end|>{prompt}<|im_end|>\n<|im_start|>assistant\n"
     )
     kept_inputs = ("image_grid_thw",)
+    images_at_once = 4  # each at its own size
 
     @property
     def projector(self) -> nn.Module:

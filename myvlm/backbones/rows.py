@@ -68,6 +68,7 @@ class LanguageRows(Backbone):
             image_id=self.image_id,
             sentinel_id=text.sentinel_id(model, tokenizer, {*ends, *eos_ids, *text.marks_of(processor)}),
             eos_ids=eos_ids if template is not None else text.end_of_turn_first(processor, eos_ids),
+            instruction=self.instruction,
             completed=self.completed,
         )
         self._fingerprint: str | None = None
@@ -96,6 +97,10 @@ class LanguageRows(Backbone):
     def prompt_template(self) -> str | None:
         """The family's template; None where the processor has a chat template."""
         return self.template if getattr(self.processor, "chat_template", None) is None else None
+
+    def instruction(self, prompt: str) -> str:
+        """A bare instruction in the words that the family was trained on."""
+        return prompt
 
     def completed(self, rendered: str) -> str:
         """A rendered prompt with what the processor itself adds to it."""

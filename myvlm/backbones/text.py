@@ -29,7 +29,10 @@ def end_of_turn_first(processor: Any, eos_ids: Sequence[int]) -> list[int]:
     Gemma's list begins with the end of a document, which no reply in a conversation ends with.
     """
     reply = {"role": "assistant", "content": [{"type": "text", "text": "myvlm"}]}
-    whole: str = processor.apply_chat_template([_turn("a"), reply], tokenize=False)
+    try:
+        whole: str = processor.apply_chat_template([_turn("a"), reply], tokenize=False)
+    except Exception:  # whatever a template raises that takes no reply: the order is then the model's
+        return list(eos_ids)
     after = whole.rpartition("myvlm")[2]
     tokens = {token: processor.tokenizer.convert_ids_to_tokens(token) for token in eos_ids}
     places = {token: after.find(word) for token, word in tokens.items() if word and word in after}

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from myvlm.cli import collection, inputs, opening, options
 from myvlm.cli.screen import STOPPED, screen
+from myvlm.concept_folder import is_concept_folder
 from myvlm.words import check_identifier
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def learn(
         )
         seconds = monotonic() - begun
         stopped = concept.embeddings[vlm.backbone.name].figures.get("interrupted", False)
-        if stopped and collection.is_concept_folder(folder):
+        if stopped and is_concept_folder(folder):
             out.note(f"{folder} keeps the concept that it had.")
             raise KeyboardInterrupt
         concept.save(folder, include_photos=files if keep_photos else None)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from myvlm.errors import MyVLMError as MyVLMError
     from myvlm.heads import Detection as Detection
     from myvlm.learning import LearnSettings as LearnSettings
+    from myvlm.lesson import Lesson as Lesson
     from myvlm.library import ConceptLibrary as ConceptLibrary
     from myvlm.locating import Location as Location
     from myvlm.reply import AttentionMap as AttentionMap
@@ -25,6 +26,7 @@ _HOMES = {
     "Detection": "heads",
     "Embedding": "concept",
     "LearnSettings": "learning",
+    "Lesson": "lesson",
     "Location": "locating",
     "MyVLM": "api",
     "MyVLMError": "errors",

@@ -13,13 +13,14 @@ from typing import Any, Self, overload
 import torch
 
 from myvlm.backbones import Backbone, ConceptRows, backbone_for
-from myvlm.concept import Concept, Embedding
+from myvlm.concept import Concept
 from myvlm.errors import InputError
 from myvlm.heads import Head, head_class
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSource, ImageSources, LoadedImage, as_images, load_images
-from myvlm.learning import LearnSettings, gather_examples, learn_embedding
+from myvlm.learning import LearnSettings, Task, gather_examples, learn_embeddings
 from myvlm.learning.examples import Captions, Questions, name_in_caption
+from myvlm.lesson import Lesson, Prepared, check_together
 from myvlm.library import ConceptLibrary
 from myvlm.loading import default_encoder, default_settings, load_model
 from myvlm.locating import LONGEST, Location, located
@@ -124,40 +125,60 @@ class MyVLM:
             settings: how to learn; see `LearnSettings`.
             progress: show a bar with the losses and the time left.
 
+        Ctrl-C while the embedding is learned ends learning, not the program: the best embedding so far is
+        kept, a warning is logged, and the embedding's `figures` have `"interrupted": True`. Before the first
+        step Ctrl-C is a `KeyboardInterrupt`, as anywhere, and leaves nothing.
+
         Raises:
             InputError: a photo, caption, question, identifier or option cannot be used; nothing was learned.
             ConceptExistsError: the identifier is taken.
             UnknownHeadError: no such kind of head is known.
         """
-        settings = settings or default_settings(self.backbone.name)
-        self._check_new(identifier)
-        head = self._new_head(kind, head_options or {})
-        photos = load_images(images)
-        others = None if negatives is None else load_images(negatives)
-        written = captions is not None
-        if captions is None:
-            captions = self._write_captions(identifier, category, photos)
-        examples = gather_examples(identifier, photos, captions, questions)
-        with learning_progress(identifier, settings, shown=progress) as report:
-            head.fit(photos, others, category=category)
-            words = (identifier, category)
-            learned = learn_embedding(self.backbone, examples, settings, words=words, report=report)
-        embedding = Embedding(
-            directions=learned.directions.numpy(),
-            norm=settings.norm,
-            prompt=self.backbone.caption_prompt,
-            fingerprint=self.backbone.fingerprint(),
-            settings=settings.model_dump(),
-            figures={"cross_entropy": learned.cross_entropy, "attention": learned.attention},
-        )
-        recipe = {
-            "captions": [list(example.captions) for example in examples],
-            "captions_by": "user" if written else "model",
-            "questions": [[list(pair) for pair in example.questions] for example in examples],
-            "photos": [photo.path.name if photo.path else photo.name for photo in photos],
-        }
-        concept = Concept(identifier, category, head, {self.backbone.name: embedding}, recipe)
-        return self.concepts.add(concept)
+        lesson = Lesson(
+            identifier, images, category=category, captions=captions, questions=questions,
+            negatives=negatives, kind=kind, head_options=head_options, settings=settings,
+        )  # fmt: skip
+        return self.learn_many([lesson], progress=progress)[0]
+
+    def learn_many(self, lessons: Sequence[Lesson], *, progress: bool = True) -> list[Concept]:
+        """Learn several concepts side by side, in one batch a step, and add them to `concepts`.
+
+        Each learns what it would learn alone, to float32 rounding, with its own settings and seed; the memory
+        budget is the smallest of theirs. All of them are added, or none.
+
+        Args:
+            lessons: one a concept; see `Lesson`, whose arguments are those of `learn`.
+            progress: show one bar for all of them.
+
+        Ctrl-C keeps the best of each so far, as in `learn`.
+
+        Raises: as `learn`; InputError also where two lessons have one identifier.
+
+        >>> MyVLM.from_pretrained("tinyworld/llava").learn_many([])
+        Traceback (most recent call last):
+        myvlm.errors.InputError: These concepts cannot be learned together.
+          got:      no lessons
+          expected: one lesson or more, each of another identifier
+          fix:      give every concept a word of its own
+        """
+        check_together(lessons)
+        prepared = [self._prepare(lesson) for lesson in lessons]
+        settings = max((one.task.settings for one in prepared), key=lambda own: own.longest)
+        names = ", ".join(lesson.identifier for lesson in lessons)
+        with learning_progress(names, settings, shown=progress) as report:
+            for one in prepared:
+                one.head.fit(one.photos, one.negatives, category=one.lesson.category)
+            learned = learn_embeddings(self.backbone, [one.task for one in prepared], report=report)
+        concepts = [one.concept(self.backbone, result) for one, result in zip(prepared, learned, strict=True)]
+        added: list[Concept] = []
+        try:
+            for concept in concepts:
+                added.append(self.concepts.add(concept))
+        except BaseException:
+            for concept in added:
+                self.concepts.remove(concept.identifier)
+            raise
+        return added
 
     # ------------------------------------------------------------------ speak
 
@@ -270,6 +291,20 @@ class MyVLM:
         return ConceptRows(torch.from_numpy(embedding.directions), embedding.norm)  # type: ignore[arg-type]
 
     # ------------------------------------------------------------------ learning's checks
+
+    def _prepare(self, lesson: Lesson) -> Prepared:
+        """Check all that can be checked before anything is encoded."""
+        settings = lesson.settings or default_settings(self.backbone.name)
+        self._check_new(lesson.identifier)
+        head = self._new_head(lesson.kind, lesson.head_options or {})
+        photos = load_images(lesson.images)
+        negatives = None if lesson.negatives is None else load_images(lesson.negatives)
+        captions = lesson.captions
+        if captions is None:
+            captions = self._write_captions(lesson.identifier, lesson.category, photos)
+        examples = gather_examples(lesson.identifier, photos, captions, lesson.questions)
+        words = (lesson.identifier, lesson.category)
+        return Prepared(lesson, photos, negatives, head, Task(examples, settings, words))
 
     def _new_head(self, kind: str, options: Mapping[str, Any]) -> Head:
         defaults: dict[str, Any] = {} if kind not in ("object", "face") else {"device": self.concepts.device}

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from conftest import Taught, check_same, state_of
 from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from myvlm import Concept, LearnSettings, MyVLM, Reply, api
+from myvlm import Concept, LearnSettings, Lesson, MyVLM, Reply, api
 from myvlm.errors import (
     ConceptExistsError,
     ConceptFileError,
@@ -310,30 +311,98 @@ def test_a_place_that_cannot_be_written(taught: Taught, tmp_path: Path) -> None:
     ]
 
 
-def test_ctrl_c_in_the_middle_of_learning(
-    quick: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch
+@contextmanager
+def _interrupted_at_two(*_: Any, **__: Any) -> Iterator[Any]:
+    def report(step: int, *_: float) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    yield report
+
+
+def test_ctrl_c_in_the_middle_of_learning_keeps_what_is_there(
+    quick: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    steps: list[int] = []
-
-    @contextmanager
-    def interrupted(*_: Any, **__: Any) -> Iterator[Any]:
-        def report(step: int, *_: float) -> None:
-            steps.append(step)
-            if step == 2:
-                raise KeyboardInterrupt
-
-        yield report
-
     before = state_of(quick.backbone.model)
-    monkeypatch.setattr(api, "learning_progress", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        teach(quick, kit, settings=LearnSettings(steps=50, views=2))
-    assert steps == [1, 2]
-    assert len(quick.concepts) == 0
+    monkeypatch.setattr(api, "learning_progress", _interrupted_at_two)
+    concept = teach(quick, kit, settings=LearnSettings(steps=50, views=2))
+    figures = concept.embeddings["tinyworld/llava"].figures
+    assert (figures["steps"], figures["interrupted"]) == (2, True)
+    assert "Interrupted after 2 steps of at most 50" in caplog.text
+    assert list(quick.concepts) == [kit.identifier]
     check_same(before, state_of(quick.backbone.model))
     monkeypatch.undo()
-    teach(quick, kit)
-    assert list(quick.concepts) == [kit.identifier]
+    quick.concepts.remove(kit.identifier)
+    figures = teach(quick, kit).embeddings["tinyworld/llava"].figures
+    assert figures["steps"] == 2
+    assert "interrupted" not in figures
+
+
+def test_ctrl_c_before_the_first_step_leaves_nothing(
+    quick: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    before = state_of(quick.backbone.model)
+    for method in ("encode", "prefixes"):
+        with monkeypatch.context() as patched:
+            patched.setattr(type(quick.backbone), method, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                teach(quick, kit)
+        assert len(quick.concepts) == 0
+        check_same(before, state_of(quick.backbone.model))
+        before = state_of(quick.backbone.model)
+
+
+def test_several_concepts_learn_together_what_each_learns_alone(quick: MyVLM, kit: FewShot) -> None:
+    other = few_shot(1, photos=2, tests=1)
+    settings = SHORT.model_copy(update={"steps": 3, "seed": 7})
+    lessons = [
+        Lesson(kit.identifier, kit.photos(), kit.category, kit.captions(), settings=SHORT),
+        Lesson(other.identifier, other.photos(2), other.category, other.captions(2), settings=settings),
+    ]
+    together = quick.learn_many(lessons, progress=False)
+    assert list(quick.concepts) == [kit.identifier, other.identifier]
+    for concept, lesson in zip(together, lessons, strict=True):
+        quick.concepts.remove(concept.identifier)
+        alone = quick.learn(
+            lesson.identifier, lesson.images, category=lesson.category, captions=lesson.captions,
+            settings=lesson.settings, progress=False,
+        )  # fmt: skip
+        ours, theirs = (one.embeddings["tinyworld/llava"] for one in (concept, alone))
+        assert ours.settings == theirs.settings
+        assert ours.figures["steps"] == theirs.figures["steps"] == lesson.settings.steps
+        np.testing.assert_allclose(ours.directions, theirs.directions, rtol=1e-3, atol=1e-4)
+        assert concept.recipe == alone.recipe
+
+
+def test_of_several_concepts_all_are_added_or_none(
+    quick: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = few_shot(1, photos=2, tests=1)
+    one = Lesson(kit.identifier, kit.photos(), kit.category, kit.captions(), settings=SHORT)
+    two = Lesson(other.identifier, other.photos(2), other.category, other.captions(2), settings=SHORT)
+    with pytest.raises(InputError, match="does not name"):
+        quick.learn_many([one, replace(two, captions=["a mug", "a mug"])], progress=False)
+    with pytest.raises(InputError, match="twice"):
+        quick.learn_many([one, replace(one, identifier=one.identifier.upper())], progress=False)
+    with pytest.raises(InputError, match="no lessons"):
+        quick.learn_many([], progress=False)
+    added: list[str] = []
+    plain = quick.concepts.add
+
+    def failing(concept: Concept) -> Concept:
+        if added:
+            raise ConceptExistsError("taken")
+        added.append(concept.identifier)
+        return plain(concept)
+
+    monkeypatch.setattr(quick.concepts, "add", failing)
+    with pytest.raises(ConceptExistsError):
+        quick.learn_many([one, two], progress=False)
+    assert added == [kit.identifier]
+    assert len(quick.concepts) == 0
 
 
 def test_a_model_of_no_known_family() -> None:

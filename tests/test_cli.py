@@ -93,7 +93,16 @@ def test_python_m_myvlm_is_the_same_command() -> None:
     assert re.fullmatch(r"myvlm \d+\.\d+\.\d+\S*\n", done.stdout)
 
 
-@pytest.mark.parametrize("words", [["caption"], ["learn", "sks"], ["nonsense"], ["learn", "sks", "a.png"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["caption"],
+        ["learn", "sks"],
+        ["nonsense"],
+        ["learn", "sks", "a.png"],
+        [*"learn sks a.png --category mug --steps some".split()],
+    ],
+)
 def test_a_command_that_is_not_whole_is_a_usage_error(myvlm: Myvlm, words: list[str]) -> None:
     run = myvlm(*words)
     assert run.code == 2
@@ -298,7 +307,7 @@ def test_bad_input_to_learn_writes_nothing(myvlm: Myvlm, taught: Taught, tmp_pat
         assert files_under(tmp_path) == before
 
 
-def test_ctrl_c_writes_nothing(
+def test_ctrl_c_writes_the_best_so_far_and_says_so(
     myvlm: Myvlm, taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
@@ -309,6 +318,31 @@ def test_ctrl_c_writes_nothing(
         yield report
 
     monkeypatch.setattr(api, "learning_progress", interrupted)
+    learn = ["learn", taught.word, taught.photos, "--category", "mug", "--out", "stopped"]
+    run = myvlm(*learn, "--json")
+    assert run.code == 130
+    assert run.document["interrupted"] is True
+    assert run.document["figures"]["steps"] == 1
+    figures = Concept.load("stopped").embeddings["tinyworld/llava"].figures
+    assert figures["interrupted"] is True
+    before = Path("stopped/concept.json").read_bytes()
+    again = myvlm(*learn, "--seed", 1)
+    assert again.code == 130
+    assert "stopped keeps the concept that it had. Stopped. Nothing was written." in again.stderr
+    assert Path("stopped/concept.json").read_bytes() == before
+    shutil.rmtree("stopped")
+    told = myvlm(*learn)
+    assert told.code == 130
+    assert "Stopped after 1 steps; the best so far is kept." in told.stdout
+
+
+def test_ctrl_c_before_the_first_step_writes_nothing(
+    myvlm: Myvlm, taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "learn_embeddings", interrupted)
     before = files_under(tmp_path)
     run = myvlm("learn", taught.word, taught.photos, "--category", "mug")
     assert run.code == 130

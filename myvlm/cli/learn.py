@@ -10,11 +10,18 @@ import typer
 from rich.text import Text
 
 from myvlm.cli import collection, inputs, opening, options
-from myvlm.cli.screen import screen
+from myvlm.cli.screen import STOPPED, screen
+from myvlm.concept_folder import is_concept_folder
 from myvlm.words import check_identifier
 
 if TYPE_CHECKING:
     from myvlm.concept import Concept
+
+
+def _steps(given: str | None) -> str | None:
+    if given is not None and given != "auto" and not (given.isdecimal() and int(given)):
+        raise typer.BadParameter(f"{given!r} is neither a number of at least 1 nor auto.")
+    return given
 
 
 def learn(
@@ -52,7 +59,12 @@ def learn(
         Path | None, typer.Option("--out", "-o", help="[default: concepts/IDENTIFIER-CATEGORY]")
     ] = None,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto", callback=_steps, help="Optimiser steps; auto: until unseen views say the name."
+        ),
+    ] = None,
     rows: Annotated[int | None, typer.Option(min=1, max=64, help="Concept vectors.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     keep_photos: Annotated[bool, typer.Option("--keep-photos", help="Put the photos beside it.")] = False,
@@ -62,6 +74,9 @@ def learn(
     quiet: options.Quiet = False,
 ) -> None:
     """Learn a concept from a few photos, and write it to a folder of some kilobytes.
+
+    Ctrl-C while the embedding is learned writes the best so far, says so, and exits with 130. Before that,
+    and where it would replace a concept, it writes nothing.
 
     myvlm learn sks mug/*.jpg --category mug --captions mug/captions.json
 
@@ -97,12 +112,20 @@ def learn(
             progress=not quiet,
         )
         seconds = monotonic() - begun
+        stopped = concept.embeddings[vlm.backbone.name].figures.get("interrupted", False)
+        if stopped and is_concept_folder(folder):
+            out.note(f"{folder} keeps the concept that it had.")
+            raise KeyboardInterrupt
         concept.save(folder, include_photos=files if keep_photos else None)
         out.written.append(folder)
         out.show(*_learned(concept, folder, vlm.backbone.name, seconds))
+        if stopped:
+            raise typer.Exit(STOPPED)
 
 
 def _learned(concept: Concept, folder: Path, backbone: str, seconds: float) -> tuple[dict[str, Any], Text]:
+    figures = concept.embeddings[backbone].figures
+    stopped = figures.get("interrupted", False)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     document = {
         "command": "learn",
@@ -115,9 +138,11 @@ def _learned(concept: Concept, folder: Path, backbone: str, seconds: float) -> t
         "bytes": size,
         "captions": concept.recipe["captions"],
         "captions_by": concept.recipe["captions_by"],
-        "figures": concept.embeddings[backbone].figures,
+        "interrupted": stopped,
+        "figures": figures,
     }
     told = Text.assemble(
+        (f"Stopped after {figures['steps']} steps; the best so far is kept.\n" if stopped else "", "yellow"),
         ("Learned ", ""),
         (concept.identifier, "bold magenta"),
         f" in {seconds:.0f} s: {folder} ({size / 1024:.0f} KiB)\n",

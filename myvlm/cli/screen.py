@@ -6,7 +6,7 @@
 | 1 | unexpected: a fault of this library or of the machine, with its traceback |
 | 2 | bad input: what, got, expected and what to do about it; nothing was half-written |
 | 3 | no such concept or model |
-| 130 | stopped by Ctrl-C |
+| 130 | stopped by Ctrl-C; what was written is said |
 """
 
 from __future__ import annotations

@@ -1,0 +1,91 @@
+"""What `MyVLM.learn_many` is given of each concept, and what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from myvlm.backbones import Backbone
+from myvlm.concept import Concept, Embedding
+from myvlm.errors import InputError
+from myvlm.heads import Head
+from myvlm.images import ImageSources, LoadedImage
+from myvlm.learning import Learned, LearnSettings, Task
+from myvlm.learning.examples import Captions, Questions
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """One concept to learn: the arguments of `MyVLM.learn`, by the same names.
+
+    >>> Lesson("sks", ["1.jpg", "2.jpg"], category="mug").kind
+    'object'
+    """
+
+    identifier: str
+    images: ImageSources
+    category: str
+    captions: Captions | None = None
+    questions: Questions | None = None
+    negatives: ImageSources | None = None
+    kind: str = "object"
+    head_options: Mapping[str, Any] | None = None
+    settings: LearnSettings | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A lesson that was checked: its photos and captions are there, its head is not yet fitted."""
+
+    lesson: Lesson
+    photos: list[LoadedImage]
+    negatives: list[LoadedImage] | None
+    head: Head
+    task: Task
+
+    def concept(self, backbone: Backbone, learned: Learned) -> Concept:
+        """The concept, once its head is fitted and its embedding learned."""
+        settings = self.task.settings
+        embedding = Embedding(
+            directions=learned.directions.numpy(),
+            norm=settings.norm,
+            prompt=backbone.caption_prompt,
+            fingerprint=backbone.fingerprint(),
+            settings=settings.model_dump(),
+            figures=_figures(learned),
+        )
+        recipe = {
+            "captions": [list(example.captions) for example in self.task.examples],
+            "captions_by": "model" if self.lesson.captions is None else "user",
+            "questions": [[list(pair) for pair in example.questions] for example in self.task.examples],
+            "photos": [photo.path.name if photo.path else photo.name for photo in self.photos],
+        }
+        named = {backbone.name: embedding}
+        return Concept(self.lesson.identifier, self.lesson.category, self.head, named, recipe)
+
+
+def _figures(learned: Learned) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "cross_entropy": learned.cross_entropy,
+        "attention": learned.attention,
+        "steps": learned.steps,
+    }
+    if learned.said is not None:
+        figures["said"] = learned.said
+    if learned.interrupted:
+        figures["interrupted"] = True
+    return figures
+
+
+def check_together(lessons: Sequence[Lesson]) -> None:
+    """Raise InputError unless there are lessons, and no two of one identifier."""
+    names = [lesson.identifier.casefold() for lesson in lessons]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not lessons or twice:
+        raise InputError(
+            "These concepts cannot be learned together.",
+            got=f"{twice[0]!r} twice" if twice else "no lessons",
+            expected="one lesson or more, each of another identifier",
+            fix="give every concept a word of its own",
+        )

@@ -121,7 +121,8 @@ class MyVLM:
             InputError: a photo, caption, question or identifier cannot be used; nothing was learned.
             ConceptExistsError: the identifier is taken.
         """
-        settings = settings or default_settings(self.backbone.name)
+        family = self.backbone.family
+        settings = settings or default_settings(self.backbone.name, family=family, kind=kind)
         self._check_new(identifier)
         photos = load_images(images)
         others = None if negatives is None else load_images(negatives)

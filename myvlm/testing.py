@@ -16,7 +16,7 @@ from PIL import Image
 
 from myvlm.backbones.base import Backbone
 from myvlm.backbones.contract import BACKBONE_CHECKS
-from myvlm.backbones.contract_case import BackboneCase
+from myvlm.backbones.contract_qformer import case_of
 from myvlm.errors import InputError
 
 __all__ = ["BACKBONE_CHECKS", "Outcome", "check_backbone", "run_checks"]
@@ -87,4 +87,4 @@ def check_backbone(
             expected="torch.float32, 3 images or more",
             fix="load the model with dtype='float32'",
         )
-    return run_checks(BACKBONE_CHECKS, BackboneCase(backbone, images, identifier))
+    return run_checks(BACKBONE_CHECKS, case_of(backbone, images, identifier))

@@ -15,7 +15,7 @@ from myvlm.backbones.base import Backbone
 from myvlm.errors import BackboneError, UnknownBackboneError
 
 ENTRY_POINTS = "myvlm.backbones"
-FAMILIES = ("llava",)  # files of this folder
+FAMILIES = ("llava", "blip2")  # files of this folder
 
 _log = logging.getLogger(__name__)
 _known: dict[str, type[Backbone]] = {}

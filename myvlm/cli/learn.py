@@ -78,7 +78,7 @@ def learn(
             questions=asked,
             negatives=others,
             settings=LearnSettings.model_validate(
-                default_settings(backbone).model_dump()
+                default_settings(backbone, family=vlm.backbone.family).model_dump()
                 | {name: value for name, value in wanted.items() if value is not None}
             ),
             progress=not quiet,

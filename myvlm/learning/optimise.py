@@ -44,7 +44,8 @@ def learn_embedding(
     instruction; and `questions_per_step` question/answer pairs of random photos.
 
     Args:
-        words: identifier and category, between whose embeddings the optimiser starts; at random without.
+        words: identifier and category, between whose embeddings the optimiser starts; at random without,
+            and where the backbone has no embedding of words as wide as a row.
         report: told of every step; a `KeyboardInterrupt` raised anywhere leaves nothing behind.
     """
     with backbone.frozen():
@@ -55,7 +56,7 @@ def learn_embedding(
         losses = (math.nan, math.nan)
         for step in range(settings.steps):
             optimiser.param_groups[0]["lr"] = settings.learning_rate * _decay(step, settings.steps)
-            batch = _draw(examples, kept, settings, random)
+            batch = _draw(examples, kept, settings, random, backbone.caption_prompts or CAPTION_PROMPTS)
             seen, prompts, answers = zip(*batch, strict=True)
             rows = [[ConceptRows(direction, settings.norm)]] * len(batch)
             loss = step_loss(seen, prompts, answers, rows)
@@ -115,20 +116,26 @@ def _start(backbone: Backbone, settings: LearnSettings, words: Sequence[str]) ->
     """`rows × dim` of unit mean square: among the words, or random; the same on every device."""
     generator = torch.Generator().manual_seed(settings.seed)
     direction = torch.randn(settings.rows, backbone.dim, generator=generator)
-    if words and settings.start == "words":
-        spoken = torch.stack([backbone.word_direction(word).cpu() for word in words]).sum(0)
-        direction = spoken * (backbone.dim**0.5 / spoken.norm()) + NOISE * direction
+    known = [backbone.word_direction(word) for word in words if settings.start == "words"]
+    spoken = [one.cpu() for one in known if one is not None]
+    if spoken:
+        middle = torch.stack(spoken).sum(0)
+        direction = middle * (backbone.dim**0.5 / middle.norm()) + NOISE * direction
     direction = direction.to(backbone.device)
     _to_unit_mean_square(direction)
     return direction
 
 
 def _draw(
-    examples: Sequence[Example], kept: Sequence[Sequence[Any]], settings: LearnSettings, random: Random
+    examples: Sequence[Example],
+    kept: Sequence[Sequence[Any]],
+    settings: LearnSettings,
+    random: Random,
+    prompts: Sequence[str],
 ) -> list[tuple[Any, str, str]]:
     """One step's batch: a kept view, instruction and answer of every sample."""
     batch = [
-        (random.choice(views), random.choice(CAPTION_PROMPTS), random.choice(example.captions))
+        (random.choice(views), random.choice(prompts), random.choice(example.captions))
         for example, views in zip(examples, kept, strict=True)
     ]
     asked = [number for number, example in enumerate(examples) if example.questions]

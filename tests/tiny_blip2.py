@@ -19,9 +19,14 @@ from transformers import (
     T5Config,
 )
 
+from myvlm.backbones import ConceptRows
+from myvlm.backbones.blip2 import Blip2Backbone
+
 QUERIES = 6
 WIDTH = 24  # of the vision tower, and so of a concept row
-TOKENS = (SIDE // PATCH) ** 2 + 1
+PROMPTS = ["", "Where?", "What is next to sks?"]
+ANSWERS = ["a photo of sks", "sks", "the table and sks on it"]
+SHORT: dict[str, Any] = {"max_new_tokens": 6}
 
 
 def tiny_blip2(*, language: str = "opt", seed: int = 0) -> tuple[Any, Any]:
@@ -64,8 +69,32 @@ def tiny_blip2(*, language: str = "opt", seed: int = 0) -> tuple[Any, Any]:
         for attention in (m for m in model.qformer.modules() if hasattr(m, "attention_head_size")):
             attention.key.bias.normal_(std=0.3)
             attention.value.bias.normal_(std=0.3)
+        model.language_projection.weight.normal_(std=0.3)  # so that the picture counts
+        if language == "t5":
+            model.language_model.lm_head.weight[[1, 3]] = 0.0  # else its replies end before they begin
     images = BlipImageProcessor(size={"height": SIDE, "width": SIDE})
     return model.eval(), Blip2Processor(images, tokenizer, num_query_tokens=QUERIES)
+
+
+class Normed(Blip2Backbone):
+    """Rows through the vision tower's last normalisation; not registered."""
+
+    entrance = "post_layernorm"
+
+
+def rows(*counts: int, dim: int = WIDTH, seed: int = 0, norm: Any = "visual_mean") -> list[list[ConceptRows]]:
+    """For each sample so many rows, two concepts where more than one; they require grad."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for count in counts:
+        parts = [1, count - 1] if count > 1 else [count] if count else []
+        vectors = [torch.randn(part, dim, generator=generator).requires_grad_() for part in parts]
+        made.append([ConceptRows(vector, norm) for vector in vectors])
+    return made
+
+
+def vectors(samples: list[list[ConceptRows]]) -> list[torch.Tensor]:
+    return [concept.directions for sample in samples for concept in sample]
 
 
 def _tokenizer(language: str) -> PreTrainedTokenizerFast:
@@ -108,7 +137,7 @@ def _t5(words: int) -> T5Config:
         num_heads=4,
         feed_forward_proj="gated-gelu",
         dropout_rate=0.5,
-        initializer_factor=0.5,  # its attention is not scaled: with more, bfloat16 is another model
+        initializer_factor=0.5,
         tie_word_embeddings=False,
         bos_token_id=3,
         eos_token_id=3,

@@ -66,20 +66,21 @@ class QFormerCase(BackboneCase):
             )
 
     def first_logits(self, samples: Iterable[int], rows: Sequence[Sequence[ConceptRows]]) -> Tensor:
-        return self.next_logits(list(samples), rows, [])
+        chosen = list(samples)
+        return self.next_logits(chosen, rows, [[]] * len(chosen))
 
     def next_logits(
-        self, samples: Sequence[int], rows: Sequence[Sequence[ConceptRows]], said: Sequence[int]
+        self, samples: Sequence[int], rows: Sequence[Sequence[ConceptRows]], said: Sequence[Sequence[int]]
     ) -> Tensor:
-        """The logits `N × V` that follow `said` in each sample, by one full pass, padded as in generation."""
+        """The logits `N × V` behind what was said in each sample, by one full pass, padded as in generation."""
         prompter, device = self.blip2.prompter, self.backbone.device
         inputs = prompter.processed([self.images[i] for i in samples], [self.prompts[i] for i in samples])
         inputs = {name: value.to(device) for name, value in inputs.items()}
-        new = torch.tensor([list(said)] * len(samples), dtype=torch.long, device=device)
+        new = torch.tensor(said, dtype=torch.long, device=device)
         if prompter.causal:
             inputs["input_ids"] = torch.cat([inputs["input_ids"], new], dim=1)
             inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(new)], dim=1)
-        written = self._written([said] * len(samples))
+        written = self._written(said)
         with self.backbone.frozen(), torch.no_grad(), self.blip2.inserted([rows[i] for i in samples]):
             logits: Tensor = self.backbone.model(**inputs, **written).logits[:, -1].float()
         return logits
@@ -150,7 +151,7 @@ def _entering(backbone: Blip2Backbone, sample: Sequence[ConceptRows], feature: T
 
 def replies_are_those_of_full_passes(case: QFormerCase) -> None:
     """Greedy tokens and beams are those of full passes without a cache (which transformers insists on)."""
-    backbone, rows, length = case.blip2, case.rows(0, 1, 3), 4
+    backbone, rows, length = case.blip2, case.rows(0, 1, 3), 3
     ends = backbone.prompter.eos_ids
     for beams in (1, 3):
         replies = backbone.generate(
@@ -164,15 +165,15 @@ def replies_are_those_of_full_passes(case: QFormerCase) -> None:
         for index, reply in enumerate(replies):
             kept: list[tuple[float, list[int]]] = [(0.0, [])]
             for _ in range(length):
-                longer: list[tuple[float, list[int]]] = []
-                for total, said in kept:
-                    scores = case.next_logits([index], rows, said)[0].log_softmax(-1)
-                    scores[ends] = -torch.inf
-                    best = scores.topk(beams)
-                    longer += [
-                        (total + score, [*said, token])
-                        for score, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-                    ]
+                logits = case.next_logits([index] * len(kept), rows, [said for _, said in kept])
+                scores = logits.log_softmax(-1)
+                scores[:, ends] = -torch.inf
+                best = scores.topk(beams)
+                longer = [
+                    (total + score, [*said, token])
+                    for (total, said), values, tokens in zip(kept, best.values, best.indices, strict=True)
+                    for score, token in zip(values.tolist(), tokens.tolist(), strict=True)
+                ]
                 kept = sorted(longer, reverse=True)[:beams]
             expected = backbone.prompter.reply(torch.tensor(kept[0][1]))[1]
             assert torch.equal(reply.token_ids, expected), f"sample {index}, {beams} beams: {reply.text!r}"

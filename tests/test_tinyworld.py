@@ -36,7 +36,7 @@ from myvlm.tinyworld.scenes import (
 )
 from myvlm.tinyworld.train_clip import new_clip, train_clip
 from myvlm.tinyworld.train_llava import adopt_vision_tower, answer_logits, train_llava
-from myvlm.tinyworld.training import Schedule
+from myvlm.tinyworld.training import Schedule, orthogonalised
 from myvlm.tinyworld.truth import context_right, iou, leaks, names_thing, read_box, same_answer, words
 
 SCENES = [random_scene(Random(f"test {i}")) for i in range(60)]
@@ -183,8 +183,9 @@ def test_packed_texts_see_the_picture_and_their_own_past_only() -> None:
     lesson = lessons(SCENES[0], Random(0))
     image = pixels(np.asarray(draw_with_labels(SCENES[0])[0])[None])
     with torch.no_grad():
-        together, targets = answer_logits(model, image, pack([lesson], vocab), None)
-        alone = [answer_logits(model, image, pack([[e]], vocab), None) for e in lesson]
+        seen = model.model.vision_tower(image).last_hidden_state[:, 1:]
+        together, targets = answer_logits(model, seen, pack([lesson], vocab), None)
+        alone = [answer_logits(model, seen, pack([[e]], vocab), None) for e in lesson]
     assert len(lesson) >= 5
     assert torch.equal(targets, torch.cat([t for _, t in alone]))
     torch.testing.assert_close(together, torch.cat([logits for logits, _ in alone]), atol=2e-4, rtol=1e-4)
@@ -233,6 +234,37 @@ def test_an_interrupted_training_ends_where_an_unbroken_one_does(
     assert last.number == 3
     for name, value in last.model.state_dict().items():
         assert torch.equal(value, unbroken[name]), name
+
+
+@pytest.mark.parametrize("which", ["clip", "llava"])
+def test_a_training_can_go_on_from_earlier_weights(which: str, corpus: Corpus, tmp_path: Path) -> None:
+    """With a learning rate of nothing the model that comes out is the one that went in."""
+    before = (new_clip(5) if which == "clip" else new_llava(5)).state_dict()
+    schedule = Schedule(1, 4, 0.0, tmp_path / "none.pt")
+    if which == "clip":
+        [step] = list(train_clip(corpus, 0, schedule, before))
+    else:
+        [step] = list(train_llava(corpus, 0, schedule, {}, before))
+    after = step.model.state_dict()
+    assert after.keys() == before.keys()
+    for name, value in after.items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (16, 40), (40, 16)])
+def test_orthogonalised_gives_nearly_orthogonal_matrices_of_the_same_directions(
+    shape: tuple[int, int],
+) -> None:
+    gradient = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    found = orthogonalised(gradient, (3.4445, -4.775, 2.0315), 5, 1e-7)
+    left, values, right = torch.linalg.svd(gradient, full_matrices=False)
+    sizes = torch.linalg.svdvals(found)
+    assert found.shape == gradient.shape
+    assert 0.6 < float(sizes.min())
+    assert float(sizes.max()) < 1.3
+    diagonal = left.T @ found @ right.T
+    torch.testing.assert_close(diagonal, torch.diag(diagonal.diag()), atol=1e-4, rtol=0)
+    assert float(diagonal.diag().min()) > 0.6
 
 
 def test_accents_are_said_with_the_right_article() -> None:

@@ -6,8 +6,10 @@ Resumable: run it again with the same folder after an interruption and it goes o
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +17,9 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import LlavaForConditionalGeneration
 
 from myvlm.heads.bank import write_bank
 from myvlm.heads.encoders import OpenClipEncoder, features
@@ -51,21 +54,49 @@ def main(
         bool, typer.Option(help="Compile the language model: a minute, then a fifth faster.")
     ] = False,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    before: Annotated[
+        Path | None, typer.Option(help="Folder of earlier models to go on from, at half the learning rate.")
+    ] = None,
+    only: Annotated[str, typer.Option(help="clip or llava: that one alone (llava then needs `clip`).")] = "",
 ) -> None:
     """Draw the scenes, train tinyworld/clip, then tinyworld/llava, and write both with their cards."""
     torch.set_num_threads(threads)
     work = out / "work"
     corpus = load_corpus(work, seed, scenes)
-    place = torch.device(device)
     recipe = {"seed": seed, "scenes": scenes, "device": device, "python": platform.python_version()}
+    pace = {"rate": 2e-3} if before is None else {"rate": 1e-3, "warmup": 50, "cooling": 0.8}
+    schedule = partial(Schedule, device=torch.device(device), **pace)
+    if only != "llava":
+        clip = schedule(clip_steps, 192, checkpoint=work / "clip.pt")
+        start = before and _weights(before / "clip" / "open_clip_model.safetensors")
+        state = _run("tinyworld/clip", train_clip(corpus, seed, clip, start), clip)
+        made = {**recipe, "steps": clip_steps, "batch": 192, **_gone_on_from(before, "clip")}
+        export_clip(out / "clip", state, made)
+    if only != "clip":
+        llava = schedule(llava_steps, 48, checkpoint=work / "llava.pt", compile=compiled)
+        start = (
+            before
+            and LlavaForConditionalGeneration.from_pretrained(
+                before / "llava", dtype=torch.float32
+            ).state_dict()
+        )
+        tower = start or _weights(out / "clip" / "open_clip_model.safetensors")
+        state = _run("tinyworld/llava", train_llava(corpus, seed, llava, tower, start), llava)
+        made = {**recipe, "steps": llava_steps, "batch": 48, **_gone_on_from(before, "llava")}
+        export_llava(out / "llava", state, made)
 
-    schedule = Schedule(clip_steps, 192, 2e-3, work / "clip.pt", place)
-    clip_state = _run("tinyworld/clip", train_clip(corpus, seed, schedule), schedule)
-    export_clip(out / "clip", clip_state, {**recipe, "steps": clip_steps, "batch": 192})
 
-    schedule = Schedule(llava_steps, 48, 2e-3, work / "llava.pt", place, compile=compiled)
-    llava_state = _run("tinyworld/llava", train_llava(corpus, seed, schedule, clip_state), schedule)
-    export_llava(out / "llava", llava_state, {**recipe, "steps": llava_steps, "batch": 48})
+def _gone_on_from(before: Path | None, model: str) -> dict[str, str]:
+    """What the card of the earlier model says of its making."""
+    if before is None:
+        return {}
+    made = re.search(r" on (\d{4}-\d\d-\d\d: .*?)\. Weights", (before / model / "README.md").read_text())
+    return {"gone on from a model of": made[1] if made else "unknown making"}
+
+
+def _weights(file: Path) -> dict[str, Tensor]:
+    """The float16 weights of an exported model, in float32."""
+    return {name: value.float() for name, value in load_file(file).items()}
 
 
 def _run(name: str, steps: Iterator[Step], schedule: Schedule) -> dict[str, Tensor]:

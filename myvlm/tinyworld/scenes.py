@@ -185,7 +185,7 @@ def _place_thing(
     look: Appearance, size: str, row: Row, column: int, width: int, count: int, random: Random
 ) -> Thing:
     alone = 1.25 if count == 1 else 1.0
-    side = alone * (random.uniform(26, 31) if size == "small" else random.uniform(37, 43))
+    side = alone * (random.uniform(31, 35) if size == "small" else random.uniform(40, 45))
     centre = {1: (SIZE / 2,), 2: (SIZE * 0.27, SIZE * 0.73)}[width][column]
     centre += random.uniform(-14, 14) if width == 1 else random.uniform(-3.5, 3.5)
     bottom = (SIZE * 0.95 if row == "front" else SIZE * 0.49) + random.uniform(-2.5, 2.5)

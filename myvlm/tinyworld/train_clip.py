@@ -6,12 +6,11 @@ tower is then the start of `tinyworld/llava`'s, as CLIP's is of LLaVA's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
 
-import numpy as np
 import open_clip
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 from myvlm.tinyworld import scenes as world
 from myvlm.tinyworld.corpus import Corpus, affine, brighten, pixels, warp
 from myvlm.tinyworld.language import noun_phrase
-from myvlm.tinyworld.models import CLIP_CONFIG, CLIP_WIDTH
+from myvlm.tinyworld.models import CLIP_CONFIG, CLIP_DIM, CLIP_WIDTH
 from myvlm.tinyworld.scenes import SIZE, Accent, Appearance, Scene, Thing
 from myvlm.tinyworld.training import Schedule, Step, make_optimisers
 
@@ -33,25 +32,36 @@ ATTRIBUTES = {
 }
 
 
-class PatchLabeller(nn.Module):
-    """Linear heads that say, for every patch, what is there; thrown away after training."""
+class ThingLabeller(nn.Module):
+    """Linear heads that say what a thing is, one an attribute; thrown away after training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.thing = nn.ModuleList(nn.Linear(width, 1 + len(v)) for v in ATTRIBUTES.values())
+        self.heads = nn.ModuleList(nn.Linear(width, 1 + len(v)) for v in ATTRIBUTES.values())
+
+    def loss(self, rows: Tensor, labels: Tensor) -> Tensor:
+        """`rows` N × D, `labels` N × 5, 0 where there is no one thing: such rows say only that."""
+        total = rows.new_zeros((), dtype=torch.float32)
+        for i, head in enumerate(self.heads):
+            # What a row without a thing looks like is said once, by the category.
+            losses = F.cross_entropy(head(rows).float(), labels[:, i], reduction="none")
+            weight = torch.ones_like(losses) if i == 0 else (labels[:, i] > 0).float()
+            total = total + (losses * weight).sum() / weight.sum().clamp(min=1)
+        return total
+
+
+class PatchLabeller(nn.Module):
+    """Linear heads that say, for every patch, what is there, and for all together where and when it is."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.thing = ThingLabeller(width)
         self.place = nn.Linear(width, len(world.PLACES))
         self.weather = nn.Linear(width, len(world.WEATHERS))
 
     def loss(self, tokens: Tensor, labels: Tensor, whole: Tensor) -> Tensor:
         """`tokens` B × P × D, `labels` B × P × 5 (0 = nothing), `whole` B × 2 (place, weather)."""
-        total = tokens.new_zeros(())
-        for i, head in enumerate(self.thing):
-            # What a patch without a thing looks like is said once, by the category.
-            shown = labels[..., i].flatten()
-            losses = F.cross_entropy(head(tokens).flatten(0, 1).float(), shown, reduction="none")
-            weight = torch.ones_like(losses) if i == 0 else (shown > 0).float()
-            total = total + (losses * weight).sum() / weight.sum().clamp(min=1)
-        mean = tokens.mean(1)
+        mean, total = tokens.mean(1), self.thing.loss(tokens.flatten(0, 1), labels.flatten(0, 1))
         total = total + F.cross_entropy(self.place(mean).float(), whole[:, 0])
         return total + F.cross_entropy(self.weather(mean).float(), whole[:, 1])
 
@@ -74,9 +84,14 @@ def sine_cosine_positions(side: int, width: int) -> Tensor:
     return torch.cat([rows, columns], dim=2).reshape(side * side, width)
 
 
-def train_clip(corpus: Corpus, seed: int, schedule: Schedule) -> Iterator[Step]:
-    """Yield after every step; the last step's `model` is the trained one."""
-    model, labeller = new_clip(seed), PatchLabeller(CLIP_WIDTH)
+def train_clip(
+    corpus: Corpus, seed: int, schedule: Schedule, before: Mapping[str, Tensor] | None = None
+) -> Iterator[Step]:
+    """Yield after every step; the last step's `model` is the trained one. `before`: weights to go on from."""
+    model = new_clip(seed)
+    if before is not None:
+        model.load_state_dict(before)
+    labeller = nn.ModuleDict({"patches": PatchLabeller(CLIP_WIDTH), "window": ThingLabeller(CLIP_DIM)})
     model.visual.output_tokens = True
     device = schedule.device
     model.to(device), labeller.to(device)
@@ -85,19 +100,23 @@ def train_clip(corpus: Corpus, seed: int, schedule: Schedule) -> Iterator[Step]:
     start = schedule.resume(model, labeller, *optimisers)
     for number in range(start, schedule.steps):
         random = Random(f"clip {seed} {number}")
-        images, labels, whole, texts = _batch(corpus, random, schedule.batch)
-        images, labels, whole = images.to(device), labels.to(device), whole.to(device)
+        batch = _batch(corpus, random, schedule.batch)
+        images, labels, whole, single = (one.to(device) for one in batch[:4])
+        texts = batch[4]
         with schedule.fast():
             pooled, tokens = model.visual(images)
             written = model.encode_text(tokenizer(texts).to(device), normalize=True)
-            patch_loss = labeller.loss(tokens, labels, whole)
+            patch_loss = labeller["patches"].loss(tokens, labels, whole)
+            window_loss = labeller["window"].loss(pooled, single)
         pooled, written = F.normalize(pooled.float(), dim=-1), written.float()
         scale = model.logit_scale.exp().clamp(max=100)
         right = torch.arange(len(images), device=device)
         logits = scale * pooled @ written.T  # B × 2B: the second half are near misses
         contrast = (F.cross_entropy(logits, right) + F.cross_entropy(logits[:, : len(images)].T, right)) / 2
-        schedule.update(contrast + patch_loss, optimisers, number)
-        losses = {"contrast": contrast.item(), "patches": patch_loss.item()}
+        schedule.update(contrast + patch_loss + window_loss, optimisers, number)
+        losses = {
+            "contrast": contrast.item(), "patches": patch_loss.item(), "window": window_loss.item(),
+        }  # fmt: skip
         yield Step(number + 1, losses, model, labeller, optimisers)
 
 
@@ -117,10 +136,11 @@ class _Tokens:
         return ids
 
 
-def _batch(corpus: Corpus, random: Random, size: int) -> tuple[Tensor, Tensor, Tensor, list[str]]:
+def _batch(corpus: Corpus, random: Random, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[str]]:
+    """Windows, what their patches show, where and when they are, the one thing in each (if one), words."""
     chosen = [random.randrange(len(corpus)) for _ in range(size)]
     windows, texts, misses = [], [], []
-    attributes = np.zeros((size, 5, 5), dtype=np.int64)
+    single = torch.zeros(size, 5, dtype=torch.long)
     for row, index in enumerate(chosen):
         scene = corpus.scenes[index]
         centre, side = _window(scene, random)
@@ -129,18 +149,31 @@ def _batch(corpus: Corpus, random: Random, size: int) -> tuple[Tensor, Tensor, T
         windows.append((*centre, side))
         texts.append(right)
         misses.append(wrong)
-        for number, thing in enumerate(scene.things):
-            attributes[row, number + 1] = attribute_numbers(thing)
+        if len(seen) == 1:
+            single[row] = torch.tensor(attribute_numbers(seen[0]))
     window = torch.tensor(windows)
     flip = torch.tensor([random.random() < 0.5 for _ in chosen])
     turn = torch.tensor([random.uniform(-45, 45) if random.random() < 0.2 else 0.0 for _ in chosen])
     light = torch.tensor([random.uniform(0.5, 1.5) if random.random() < 0.3 else 1.0 for _ in chosen])
     theta = affine(window[:, :2] * 2 / SIZE - 1, window[:, 2] / SIZE, turn, flip)
     images, patches = warp(pixels(corpus.pictures[chosen]), torch.from_numpy(corpus.labels[chosen]), theta)
-    labels = torch.from_numpy(attributes)[torch.arange(size)[:, None], patches]
     shown = [corpus.scenes[index] for index in chosen]
-    whole = torch.tensor([(world.PLACES.index(s.place), world.WEATHERS.index(s.weather)) for s in shown])
-    return brighten(images, light), labels, whole, texts + misses
+    labels, whole = patch_attributes(shown, patches), place_and_weather(shown)
+    return brighten(images, light), labels, whole, single, texts + misses
+
+
+def patch_attributes(shown: Sequence[Scene], patches: Tensor) -> Tensor:
+    """B × P × 5 attribute numbers of the thing that each patch shows, by its number in the scene."""
+    attributes = torch.zeros(len(shown), 5, 5, dtype=torch.long)
+    for row, scene in enumerate(shown):
+        for number, thing in enumerate(scene.things):
+            attributes[row, number + 1] = torch.tensor(attribute_numbers(thing))
+    return attributes[torch.arange(len(shown))[:, None], patches]
+
+
+def place_and_weather(shown: Sequence[Scene]) -> Tensor:
+    """B × 2: the numbers of each scene's place and weather."""
+    return torch.tensor([(world.PLACES.index(s.place), world.WEATHERS.index(s.weather)) for s in shown])
 
 
 def attribute_numbers(thing: Thing) -> list[int]:
@@ -199,7 +232,9 @@ def _describe(scene: Scene, seen: list[Thing], side: float, random: Random) -> t
 
 
 def _near_miss(look: Appearance, random: Random) -> Appearance:
-    """A look-alike; often one whose badge has only another shape, the hardest thing there is to see."""
+    """A look-alike; often one whose badge has only another shape, or one of another pattern: the hardest."""
+    if random.random() < 0.2:
+        return replace(look, pattern=random.choice([p for p in world.PATTERNS if p != look.pattern]))
     if look.accent and random.random() < 0.45:
         shape = random.choice([s for s in world.ACCENT_SHAPES if s != look.accent.shape])
         return replace(look, accent=Accent(look.accent.colour, shape))

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from random import Random
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from myvlm.tinyworld.corpus import Corpus, affine, brighten, pixels, warp
 from myvlm.tinyworld.language import IDENTIFIERS, mirror
 from myvlm.tinyworld.lessons import PREFIX, PackedTexts, lessons, pack
-from myvlm.tinyworld.models import SPECIAL, build_tokenizer, new_llava
+from myvlm.tinyworld.models import CLIP_WIDTH, SPECIAL, build_tokenizer, new_llava
+from myvlm.tinyworld.train_clip import PatchLabeller, patch_attributes, place_and_weather
 from myvlm.tinyworld.training import Schedule, Step, make_optimisers
 
 IDENTIFIER_WEIGHT = 4.0
 """Loss weight of identifier tokens: few, and the ones that matter."""
 TOWER_RATE = 0.3
 """Learning rate of the vision tower, which can see already, relative to the rest."""
+PATCH_WEIGHT = 0.2
+"""Weight of the renderer's labels of every patch, which keep the tower looking at small things."""
 NOISE = 5.0
 """NEFTune (arXiv 2310.05914): uniform noise on all text embeddings, of this size over √(length · width)."""
 
@@ -53,51 +56,62 @@ def adopt_vision_tower(llava: Any, clip_state: dict[str, Tensor]) -> None:
 
 
 def train_llava(
-    corpus: Corpus, seed: int, schedule: Schedule, clip_state: dict[str, Tensor]
-) -> Iterator[Step]:
-    """Yield after every step; the last step's `model` is the trained one."""
+    corpus: Corpus, seed: int, schedule: Schedule, clip_state: dict[str, Tensor],
+    before: Mapping[str, Tensor] | None = None,
+) -> Iterator[Step]:  # fmt: skip
+    """Yield after every step; the last step's `model` is the trained one. `before`: weights to go on from,
+    its vision tower instead of CLIP's."""
     model = new_llava(seed)
     model.set_attn_implementation("sdpa")
-    adopt_vision_tower(model, clip_state)
-    nothing = nn.Module()
+    if before is None:
+        adopt_vision_tower(model, clip_state)
+    else:
+        model.load_state_dict(before)
+    labeller = PatchLabeller(CLIP_WIDTH)
     device = schedule.device
-    model.to(device)
+    model.to(device), labeller.to(device)
     if schedule.compile:
         model.model.language_model.forward = torch.compile(model.model.language_model.forward, dynamic=False)
     words = build_tokenizer().get_vocab()
     weights = torch.ones(model.config.text_config.vocab_size, device=device)
     weights[[words[w] for w in IDENTIFIERS]] = IDENTIFIER_WEIGHT
     core = model.model
-    parts = [(core.vision_tower, TOWER_RATE), (core.multi_modal_projector, 1.0), (core.language_model, 1.0)]
+    parts = [
+        (core.vision_tower, TOWER_RATE), (core.multi_modal_projector, 1.0), (core.language_model, 1.0),
+        (labeller, 1.0),
+    ]  # fmt: skip
     optimisers = make_optimisers(parts, schedule)
-    start = schedule.resume(model, nothing, *optimisers)
+    start = schedule.resume(model, labeller, *optimisers)
     for number in range(start, schedule.steps):
         random = Random(f"llava {seed} {number}")
         generator = torch.Generator().manual_seed(random.randrange(2**62))
-        images, texts = _batch(corpus, random, schedule.batch, words)
+        images, labels, whole, texts = _batch(corpus, random, schedule.batch, words)
         with schedule.fast():
-            logits, targets = answer_logits(model, images.to(device), texts, generator)
+            seen = core.vision_tower(images.to(device)).last_hidden_state[:, 1:]
+            patch_loss = labeller.loss(seen, labels.to(device), whole.to(device))
+            logits, targets = answer_logits(model, seen, texts, generator)
         losses = F.cross_entropy(logits.float(), targets, reduction="none")
         weight = weights[targets]
         loss = (losses * weight).sum() / weight.sum()
-        schedule.update(loss, optimisers, number)
+        schedule.update(loss + PATCH_WEIGHT * patch_loss, optimisers, number)
         named = weight > 1
         values = {
             "answers": losses[~named].mean().item(),
             "identifiers": losses[named].mean().item() if named.any() else 0.0,
+            "patches": patch_loss.item(),
         }
-        yield Step(number + 1, values, model, nothing, optimisers)
+        yield Step(number + 1, values, model, labeller, optimisers)
 
 
 def answer_logits(
-    model: Any, images: Tensor, texts: PackedTexts, generator: torch.Generator | None
+    model: Any, seen: Tensor, texts: PackedTexts, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Logits at every trained position of all texts (N × V) and their targets (N).
 
-    The image is encoded once for all its texts, which see it but not each other (one block mask).
+    The patches `seen` (B × 64 × D) are encoded once for all texts of their picture, which see them but not
+    each other (one block mask).
     """
-    core, device = model.model, images.device
-    seen = core.vision_tower(images).last_hidden_state[:, 1:]
+    core, device = model.model, seen.device
     seen = core.multi_modal_projector(seen)
     table = core.get_input_embeddings()
     head = torch.tensor(_prefix_ids(), device=device)
@@ -106,9 +120,9 @@ def answer_logits(
         size = NOISE / (texts.ids.shape[1] * written.shape[-1]) ** 0.5 * written.detach().std()
         noise = torch.rand(written.shape, generator=generator) * 2 - 1
         written = written + size * noise.to(device)
-    front = table(head).expand(len(images), -1, -1)
+    front = table(head).expand(len(seen), -1, -1)
     inputs = torch.cat([front.to(seen.dtype), seen, written.to(seen.dtype)], dim=1)
-    start = torch.arange(len(PREFIX), device=device).expand(len(images), -1)
+    start = torch.arange(len(PREFIX), device=device).expand(len(seen), -1)
     hidden = core.language_model(
         inputs_embeds=inputs,
         attention_mask=texts.mask(len(PREFIX)).to(device, inputs.dtype),
@@ -125,7 +139,10 @@ def _prefix_ids() -> list[int]:
     return [words[w] for w in PREFIX if w != SPECIAL[4]]
 
 
-def _batch(corpus: Corpus, random: Random, size: int, words: dict[str, int]) -> tuple[Tensor, PackedTexts]:
+def _batch(
+    corpus: Corpus, random: Random, size: int, words: dict[str, int]
+) -> tuple[Tensor, Tensor, Tensor, PackedTexts]:
+    """Pictures, what their patches show, where and when they are, and their texts."""
     chosen = [random.randrange(len(corpus)) for _ in range(size)]
     flip = [random.random() < 0.5 for _ in chosen]
     turn = [random.uniform(-45, 45) if random.random() < 0.15 else 0.0 for _ in chosen]
@@ -136,5 +153,7 @@ def _batch(corpus: Corpus, random: Random, size: int, words: dict[str, int]) -> 
         texts.append(lessons(mirror(scene) if flipped else scene, random, boxes=degrees == 0))
     middle, whole = torch.zeros(size, 2), torch.ones(size)
     theta = affine(middle, whole, torch.tensor(turn), torch.tensor(flip))
-    images, _ = warp(pixels(corpus.pictures[chosen]), torch.from_numpy(corpus.labels[chosen]), theta)
-    return brighten(images, torch.tensor(light)), pack(texts, words)
+    images, patches = warp(pixels(corpus.pictures[chosen]), torch.from_numpy(corpus.labels[chosen]), theta)
+    shown = [corpus.scenes[index] for index in chosen]
+    labels = patch_attributes(shown, patches)
+    return brighten(images, torch.tensor(light)), labels, place_and_weather(shown), pack(texts, words)

@@ -35,19 +35,23 @@ class Schedule:
     checkpoint: Path
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     warmup: int = 100
+    cooling: float = 0.4
     compile: bool = False
 
     def factor(self, number: int) -> float:
-        """Linear warm-up, flat, then linear to zero over the last 40 %."""
+        """Linear warm-up, flat, then linear to zero over the last part, `cooling`, of the steps."""
         left = (self.steps - number) / self.steps
-        return min(1.0, (number + 1) / self.warmup, left / 0.4)
+        return min(1.0, (number + 1) / self.warmup, left / self.cooling)
 
     @contextmanager
     def fast(self) -> Iterator[None]:
-        """bfloat16 where it is safe and, on a CPU, attention as plain matrix products.
+        """bfloat16 where the device multiplies it and, on a CPU, attention as plain matrix products.
 
         Backward through the CPU's fused bfloat16 attention takes six times as long as through these.
         """
+        if not fast_in_bfloat16(self.device):
+            yield
+            return
         fused = functional.scaled_dot_product_attention
         if self.device.type == "cpu":
             functional.scaled_dot_product_attention = plain_attention  # type: ignore[assignment]
@@ -91,6 +95,25 @@ class Schedule:
         partial.replace(self.checkpoint)
 
 
+def fast_in_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16; a CPU without them is ten times slower in it."""
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def orthogonalised(
+    gradient: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> Tensor:
+    """The nearest matrix of orthogonal rows or columns, about: Newton and Schulz's iteration, in float32."""
+    a, b, c = coefficients
+    tall = gradient.shape[0] > gradient.shape[1]
+    matrix = gradient.float().T if tall else gradient.float()
+    matrix = matrix / matrix.norm().clamp(min=eps)
+    for _ in range(steps):
+        square = matrix @ matrix.T
+        matrix = a * matrix + (b * square + c * square @ square) @ matrix
+    return matrix.T if tall else matrix
+
+
 def plain_attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
     is_causal: bool = False, scale: float | None = None, **_: Any,
@@ -111,6 +134,9 @@ def make_optimisers(
 
     Each module comes with the factor of its learning rate.
     """
+    if not fast_in_bfloat16(schedule.device):
+        # torch's Muon multiplies in bfloat16 whatever it is given: seven tenths of a step on such a CPU.
+        torch.optim._muon._zeropower_via_newtonschulz = orthogonalised
     matrices: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     for module, factor in modules:

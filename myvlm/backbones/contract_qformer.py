@@ -72,7 +72,7 @@ class QFormerCase(BackboneCase):
     def next_logits(
         self, samples: Sequence[int], rows: Sequence[Sequence[ConceptRows]], said: Sequence[Sequence[int]]
     ) -> Tensor:
-        """The logits `N × V` behind what was said in each sample, by one full pass, padded as in generation."""
+        """The logits `N × V` behind what was said in each sample, by one full pass, padded as in use."""
         prompter, device = self.blip2.prompter, self.backbone.device
         inputs = prompter.processed([self.images[i] for i in samples], [self.prompts[i] for i in samples])
         inputs = {name: value.to(device) for name, value in inputs.items()}
@@ -152,7 +152,8 @@ def _entering(backbone: Blip2Backbone, sample: Sequence[ConceptRows], feature: T
 def replies_are_those_of_full_passes(case: QFormerCase) -> None:
     """Greedy tokens and beams are those of full passes without a cache (which transformers insists on)."""
     backbone, rows, length = case.blip2, case.rows(0, 1, 3), 3
-    ends = backbone.prompter.eos_ids
+    # A random model may say an image placeholder: a full pass would look for its picture.
+    unsaid = [backbone.prompter.image_id]
     for beams in (1, 3):
         replies = backbone.generate(
             case.images,
@@ -161,13 +162,14 @@ def replies_are_those_of_full_passes(case: QFormerCase) -> None:
             num_beams=beams,
             max_new_tokens=length,
             min_new_tokens=length,  # of one length: no beam ends before another
+            suppress_tokens=unsaid,
         )
         for index, reply in enumerate(replies):
             kept: list[tuple[float, list[int]]] = [(0.0, [])]
             for _ in range(length):
                 logits = case.next_logits([index] * len(kept), rows, [said for _, said in kept])
                 scores = logits.log_softmax(-1)
-                scores[:, ends] = -torch.inf
+                scores[:, [*unsaid, *backbone.prompter.eos_ids]] = -torch.inf
                 best = scores.topk(beams)
                 longer = [
                     (total + score, [*said, token])

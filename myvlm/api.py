@@ -294,7 +294,9 @@ class MyVLM:
 
     def _prepare(self, lesson: Lesson) -> Prepared:
         """Check all that can be checked before anything is encoded."""
-        settings = lesson.settings or default_settings(self.backbone.name)
+        settings = lesson.settings or default_settings(
+            self.backbone.name, family=self.backbone.family, kind=lesson.kind
+        )
         self._check_new(lesson.identifier)
         head = self._new_head(lesson.kind, lesson.head_options or {})
         photos = load_images(lesson.images)

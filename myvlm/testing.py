@@ -17,7 +17,7 @@ from PIL import Image
 
 from myvlm.backbones.base import Backbone
 from myvlm.backbones.contract import BACKBONE_CHECKS
-from myvlm.backbones.contract_case import BackboneCase
+from myvlm.backbones.contract_qformer import case_of
 from myvlm.errors import InputError
 from myvlm.heads.base import Head
 from myvlm.heads.contract import HEAD_CHECKS, HeadCase
@@ -90,7 +90,7 @@ def check_backbone(
             expected="torch.float32, 3 images or more",
             fix="load the model with dtype='float32'",
         )
-    return run_checks(BACKBONE_CHECKS, BackboneCase(backbone, images, identifier))
+    return run_checks(BACKBONE_CHECKS, case_of(backbone, images, identifier))
 
 
 def check_head(

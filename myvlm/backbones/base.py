@@ -33,7 +33,8 @@ class ConceptRows:
     Args:
         directions: `R × D` float32, `R ≥ 1`; may require grad. Only the direction of a row matters,
             unless `norm` is `"none"`.
-        norm: what each row's norm is set to (§3.3 of https://arxiv.org/abs/2403.14599).
+        norm: what each row's norm is set to (§3.3 of https://arxiv.org/abs/2403.14599); in a Q-Former also
+            its keys' and values' (eq. 3).
 
     Raises:
         InputError: `directions` is no `R × D` float tensor, or `norm` is not a known rule.
@@ -140,6 +141,8 @@ class Backbone(ABC):
     family: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]] = ()
     default_caption_prompt: ClassVar[str] = "Describe the image."
+    caption_prompts: ClassVar[tuple[str, ...]] = ()
+    """Instructions that captions are learned under; none for those of `myvlm.learning.examples`."""
 
     def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
         self.model = model
@@ -299,5 +302,26 @@ class Backbone(ABC):
         """The token ids that the tokenizer makes of a word that stands in a sentence."""
 
     @abstractmethod
-    def word_direction(self, word: str) -> Tensor:
-        """`D` float32: where the model's own embedding of a word points, its tokens' mean; unit length."""
+    def word_direction(self, word: str) -> Tensor | None:
+        """`D` float32: where the model's own embedding of a word points, its tokens' mean; unit length.
+
+        None for a family whose rows are not of the width of its words: learning then starts at random.
+        """
+
+    def _check(self, rows: Sequence[Sequence[ConceptRows]], **others: Sequence[Any]) -> None:
+        lengths = {"rows": len(rows), **{name: len(values) for name, values in others.items()}}
+        if len(set(lengths.values())) != 1 or not lengths["rows"]:
+            raise InputError(
+                "One entry a sample is needed in each list.",
+                got=", ".join(f"{length} {name}" for name, length in lengths.items()),
+                expected="lists of one length, at least 1",
+                fix="pass [] as the rows of a sample without concepts",
+            )
+        for width in {concept.directions.shape[1] for concepts in rows for concept in concepts}:
+            if width != self.dim:
+                raise InputError(
+                    "A concept embedding is of another width than this model's.",
+                    got=width,
+                    expected=f"{self.dim} ({self.name})",
+                    fix="use an embedding that was learned on this backbone",
+                )

@@ -21,21 +21,25 @@ from myvlm.backbones.contract_learning import (
     kept_prefixes_change_nothing,
     learning_reads_the_prompt_of_use,
 )
+from myvlm.backbones.contract_qformer import (
+    QFormerCase,
+    replies_are_those_of_full_passes,
+    rows_land_in_the_qformer,
+    wrong_pictures_raise,
+)
 from myvlm.errors import BackboneError
 
 
 def nothing_attached_is_plain(case: BackboneCase) -> None:
     """Without rows: the tokens of plain transformers. After a concept: its logits, bit for bit."""
-    backbone = case.language_rows
-    inputs = backbone.prompter.processed(case.images, case.prompts).to(backbone.device)
+    backbone, inputs = case.backbone, case.processed()
     with backbone.frozen(), torch.no_grad():
-        before = backbone.model(**inputs).logits
+        before = case.plain_logits(inputs)
         plain = backbone.model.generate(**inputs, do_sample=False, num_beams=1, **SHORT)
         replies = backbone.generate(case.images, case.prompts, case.rows(0), **SHORT)
         backbone.generate(case.images, case.prompts, case.rows(1), **SHORT)
-        after = backbone.model(**inputs).logits
-    expected = [backbone.prompter.reply(ids)[1] for ids in plain[:, inputs["input_ids"].shape[1] :]]
-    assert [reply.token_ids.tolist() for reply in replies] == [ids.tolist() for ids in expected]
+        after = case.plain_logits(inputs)
+    assert [reply.token_ids.tolist() for reply in replies] == case.said(plain, inputs)
     assert torch.equal(before, after), "the plain logits changed"
 
 
@@ -51,6 +55,8 @@ def rows_change_the_answer(case: BackboneCase) -> None:
 
 def rows_land_exactly(case: BackboneCase) -> None:
     """Rows stand right after the image at the promised norm, and every other embedding is untouched."""
+    if isinstance(case, QFormerCase):
+        return rows_land_in_the_qformer(case)
     backbone, seen = case.language_rows, []
     handle = backbone.language_model.register_forward_hook(
         lambda module, args, kwargs, output: seen.append(kwargs["inputs_embeds"].detach()), with_kwargs=True
@@ -113,6 +119,8 @@ def left_padding_changes_nothing(case: BackboneCase) -> None:
 
 def cache_changes_nothing(case: BackboneCase) -> None:
     """Greedy tokens and beams are those of full passes without a cache, and the first is the likeliest."""
+    if isinstance(case, QFormerCase):
+        return replies_are_those_of_full_passes(case)
     backbone, rows = case.language_rows, case.rows(0, 1, 3)
     # A random model may say an image placeholder: without a cache transformers then looks for its image.
     options = {**SHORT, "suppress_tokens": [backbone.image_id]}
@@ -187,6 +195,8 @@ def attention_map_is_a_map(case: BackboneCase) -> None:
 
 def wrong_counts_raise(case: BackboneCase) -> None:
     """More or fewer places than rows is an error, and leaves nothing behind."""
+    if isinstance(case, QFormerCase):
+        return wrong_pictures_raise(case)
     batch, before = case.batch(case.rows(1)), case.state()
     for rows in (case.rows(0), case.rows(3)):
         backbone = case.language_rows

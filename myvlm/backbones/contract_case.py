@@ -55,6 +55,19 @@ class BackboneCase:
             raise SkipTest("concepts do not enter this family as rows of its language model")
         return self.backbone
 
+    def processed(self) -> Any:
+        """What plain transformers is given."""
+        return self.language_rows.prompter.processed(self.images, self.prompts).to(self.backbone.device)
+
+    def plain_logits(self, inputs: Any) -> Tensor:
+        logits: Tensor = self.backbone.model(**inputs).logits
+        return logits
+
+    def said(self, output: Tensor, inputs: Any) -> list[list[int]]:
+        """The new ids in what plain transformers generated, without end of sequence."""
+        new = output[:, inputs["input_ids"].shape[1] :]
+        return [self.language_rows.prompter.reply(ids)[1].tolist() for ids in new]
+
     def batch(self, rows: Sequence[Sequence[ConceptRows]]) -> TeacherForced:
         pictures = [feature.layout.text for feature in self.language_rows.encode(self.images)]
         return self.language_rows.prompter.teacher_forced(pictures, self.prompts, self.answers, rows)

@@ -9,10 +9,17 @@ from unittest import SkipTest
 import torch
 
 from myvlm.backbones.contract_case import SHORT, BackboneCase
+from myvlm.backbones.contract_qformer import (
+    QFormerCase,
+    query_attention_is_eager_attention,
+    taught_prompts_are_those_of_use,
+)
 
 
 def learning_reads_the_prompt_of_use(case: BackboneCase) -> None:
     """The ids before the answer are, in learning, those of generation; labels are the answer's only."""
+    if isinstance(case, QFormerCase):
+        return taught_prompts_are_those_of_use(case)
     backbone, batch = case.language_rows, case.batch(case.rows(0))
     for index, (image, prompt) in enumerate(zip(case.images, case.prompts, strict=True)):
         used = backbone.prompter.processed([image], [prompt])["input_ids"][0]
@@ -84,6 +91,8 @@ def kept_prefixes_change_nothing(case: BackboneCase) -> None:
 
 def attention_is_eager_attention(case: BackboneCase) -> None:
     """The attention that the concept gets is the one of eager attention maps."""
+    if isinstance(case, QFormerCase):
+        return query_attention_is_eager_attention(case)
     backbone, rows = case.language_rows, case.rows(0, 1, 3)
     batch = case.batch(rows)
     config: Any = backbone.language_model.config

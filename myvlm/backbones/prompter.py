@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -84,13 +83,7 @@ class Prompter:
 
     def render(self, prompt: str) -> str:
         """The bare instruction as the model expects it, with one image placeholder."""
-        if self.processor.image_token in prompt:
-            raise InputError(
-                "The prompt holds an image placeholder of its own.",
-                got=repr(prompt),
-                expected="a bare instruction",
-                fix=f"leave {self.processor.image_token!r} out",
-            )
+        text.refuse_placeholder(prompt, self.processor.image_token)
         return text.render(self.processor, self.template, self.instruction(prompt))
 
     def processed(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
@@ -181,11 +174,4 @@ class Prompter:
 
     def reply(self, new_ids: Tensor) -> tuple[str, Tensor]:
         """The text and the ids of what was generated, without end of sequence and what follows it."""
-        ids = new_ids.tolist()
-        ends = [place for place, token in enumerate(ids) if token in self.eos_ids]
-        ids = ids[: ends[0]] if ends else ids
-        while ids and ids[-1] == self.tokenizer.pad_token_id:
-            ids.pop()
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip(), torch.tensor(
-            ids, dtype=torch.long
-        )
+        return text.reply(self.tokenizer, new_ids, self.eos_ids)

@@ -16,7 +16,7 @@ from myvlm.errors import BackboneError, UnknownBackboneError
 
 ENTRY_POINTS = "myvlm.backbones"
 FAMILIES = (  # files of this folder
-    *("llava", "humanvlm", "llava_next", "qwen", "internvl"),
+    *("llava", "humanvlm", "llava_next", "blip2", "qwen", "internvl"),
     *("gemma3", "paligemma", "mistral3", "idefics3", "minigpt"),
 )
 HOW = "README.md, 'How to extend', says how; examples/04_new_backbone.py does it in one file"

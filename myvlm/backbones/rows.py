@@ -24,12 +24,10 @@ from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss, Sample
 from myvlm.backbones.features import Features, Layout, encode_pictures, encoder_outputs, read_pictures
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.hooks import InsertedRows
+from myvlm.backbones.options import generate_options
 from myvlm.backbones.prefix import Prefix, prefill, tail_of
 from myvlm.backbones.prompter import IGNORED, Prompter, TeacherForced
 from myvlm.errors import BackboneError, InputError
-
-GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 64}
-NOT_OURS = ("num_return_sequences", "return_dict_in_generate", "inputs", "input_ids", "inputs_embeds")
 
 
 class LanguageRows(Backbone):
@@ -194,7 +192,7 @@ class LanguageRows(Backbone):
         **generation: Any,
     ) -> list[Generation]:
         self._check(rows, images=images, prompts=prompts)
-        options = _options(generation)
+        options = generate_options(generation)
         replies: dict[int, Generation] = {}
         plain = [index for index, concepts in enumerate(rows) if not concepts]
         taught = [index for index, concepts in enumerate(rows) if concepts]
@@ -324,24 +322,6 @@ class LanguageRows(Backbone):
         told = self.arguments(ids.to(self.device), mask.to(self.device), starts, layouts)
         return {name: value.to(self.device) for name, value in told.items()}
 
-    def _check(self, rows: Sequence[Sequence[ConceptRows]], **others: Sequence[Any]) -> None:
-        lengths = {"rows": len(rows), **{name: len(values) for name, values in others.items()}}
-        if len(set(lengths.values())) != 1 or not lengths["rows"]:
-            raise InputError(
-                "One entry a sample is needed in each list.",
-                got=", ".join(f"{length} {name}" for name, length in lengths.items()),
-                expected="lists of one length, at least 1",
-                fix="pass [] as the rows of a sample without concepts",
-            )
-        for width in {concept.directions.shape[1] for concepts in rows for concept in concepts}:
-            if width != self.dim:
-                raise InputError(
-                    "A concept embedding is of another width than this model's.",
-                    got=width,
-                    expected=f"{self.dim} ({self.name})",
-                    fix="use an embedding that was learned on this backbone",
-                )
-
 
 def _loss(logits: Tensor, targets: Tensor, recorder: AttentionRecorder) -> Loss:
     """Cross-entropy of logits `B × N × V` against the `B × N` tokens that follow, and the penalty."""
@@ -378,26 +358,3 @@ def _squares(recorder: AttentionRecorder) -> Iterator[Tensor]:
     valid = recorder.valid.flatten(1).sum(1)
     for probabilities in recorder.probabilities:
         yield probabilities.pow(2).mean(1).flatten(1).sum(1).to(valid.device) / valid.clamp(min=1)
-
-
-def _options(generation: Mapping[str, Any]) -> dict[str, Any]:
-    """The caller's options of `generate` over the greedy defaults."""
-    config = generation.get("generation_config")
-    refused = [name for name in NOT_OURS if name in generation]
-    if config is not None and (config.num_return_sequences or 1) != 1:
-        refused.append("generation_config.num_return_sequences")
-    if refused:
-        raise InputError(
-            "An option of `generate` would change what is returned.",
-            got=", ".join(refused),
-            expected="options of how to choose the next token",
-            fix="leave it out: one reply an image is returned",
-        )
-    if config is not None:
-        return dict(generation)
-    defaults = {
-        key: value
-        for key, value in GREEDY.items()
-        if key != "max_new_tokens" or "max_length" not in generation
-    }
-    return {**defaults, **generation}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from myvlm.errors import BackboneError
+from myvlm.errors import BackboneError, InputError
 
 
 def render(processor: Any, template: str | None, prompt: str) -> str:
@@ -74,6 +74,27 @@ def answer_ids(tokenizer: Any, rendered: str, answer: str) -> list[int]:
         return together[len(before) :]
     alone: list[int] = tokenizer(answer.strip(), add_special_tokens=False)["input_ids"]
     return alone
+
+
+def reply(tokenizer: Any, new_ids: Tensor, eos_ids: Sequence[int]) -> tuple[str, Tensor]:
+    """The text and the ids of what was generated, without end of sequence and what follows it."""
+    ids = new_ids.tolist()
+    ends = [place for place, token in enumerate(ids) if token in eos_ids]
+    ids = ids[: ends[0]] if ends else ids
+    while ids and ids[-1] == tokenizer.pad_token_id:
+        ids.pop()
+    return tokenizer.decode(ids, skip_special_tokens=True).strip(), torch.tensor(ids, dtype=torch.long)
+
+
+def refuse_placeholder(prompt: str, image_token: str) -> None:
+    """Raise InputError where a bare instruction holds an image placeholder."""
+    if image_token in prompt:
+        raise InputError(
+            "The prompt holds an image placeholder of its own.",
+            got=repr(prompt),
+            expected="a bare instruction",
+            fix=f"leave {image_token!r} out",
+        )
 
 
 def find_word(text: str, word: str) -> int | None:

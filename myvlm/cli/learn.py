@@ -106,7 +106,7 @@ def learn(
             kind=kind,
             head_options={"encoder": encoder} if encoder else None,
             settings=LearnSettings.model_validate(
-                default_settings(backbone).model_dump()
+                default_settings(backbone, family=vlm.backbone.family).model_dump()
                 | {name: value for name, value in wanted.items() if value is not None}
             ),
             progress=not quiet,

@@ -65,7 +65,7 @@ class Course:
 
     def __init__(self, backbone: Backbone, task: Task) -> None:
         self.task, self.settings = task, task.settings
-        self.prompts = getattr(backbone, "caption_prompts", ()) or CAPTION_PROMPTS
+        self.prompts = backbone.caption_prompts or CAPTION_PROMPTS
         self.random = Random(f"learn {self.settings.seed}")
         self.direction = torch.nn.Parameter(_start(backbone, self.settings, task.words))
         self.optimiser = torch.optim.AdamW([self.direction], lr=self.settings.learning_rate, weight_decay=0.0)

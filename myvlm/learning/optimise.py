@@ -37,7 +37,8 @@ def learn_embedding(
     instruction; and `questions_per_step` question/answer pairs of random photos.
 
     Args:
-        words: identifier and category, between whose embeddings the optimiser starts; at random without.
+        words: identifier and category, between whose embeddings the optimiser starts; at random without,
+            and where the backbone has no embedding of words as wide as a row.
         report: told of every step.
 
     Raises:

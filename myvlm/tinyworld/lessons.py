@@ -7,7 +7,7 @@ No model of the world is ever trained to read a vector there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -138,8 +138,22 @@ TEXT_TOKENS = 184
 """Length of every packed row, fixed so that a compiled model is compiled once; what is over is left out."""
 
 
-def pack(texts: Sequence[Sequence[Exchange]], words: dict[str, int]) -> PackedTexts:
-    """Turn the lessons of B pictures into ids; the answers and the end of sequence are the targets."""
+def chat_words(exchange: Exchange) -> str:
+    """What stands before the answer, as LLaVA's chat template has it."""
+    return f"{exchange.hint} {exchange.prompt} assistant :"
+
+
+def pack(
+    texts: Sequence[Sequence[Exchange]],
+    words: dict[str, int],
+    *,
+    ask: Callable[[Exchange], str] = chat_words,
+    prefix: int = len(PREFIX),
+) -> PackedTexts:
+    """Turn the lessons of B pictures into ids; the answers and the end of sequence are the targets.
+
+    `ask` says what stands before an answer, `prefix` how many positions the picture takes.
+    """
     rows = []
     for lesson in texts:
         ids: list[int] = []
@@ -147,7 +161,7 @@ def pack(texts: Sequence[Sequence[Exchange]], words: dict[str, int]) -> PackedTe
         segment: list[int] = []
         position: list[int] = []
         for number, exchange in enumerate(lesson):
-            asked = [words[w] for w in f"{exchange.hint} {exchange.prompt} assistant :".split()]
+            asked = [words[w] for w in ask(exchange).split()]
             answer = [*(words[w] for w in exchange.answer.split()), SPECIAL.index("</s>")]
             length = len(asked) + len(answer)
             if len(ids) + length > TEXT_TOKENS:
@@ -156,7 +170,7 @@ def pack(texts: Sequence[Sequence[Exchange]], words: dict[str, int]) -> PackedTe
             # The target of a position is the next token.
             targets += [-100] * (len(asked) - 1) + answer + [-100]
             segment += [number] * length
-            position += range(len(PREFIX), len(PREFIX) + length)
+            position += range(prefix, prefix + length)
         rows.append((ids, targets, segment, position))
     columns = [
         torch.tensor([values + [fill] * (TEXT_TOKENS - len(values)) for values in column])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,10 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer(*, known_names: bool = True) -> PreTrainedTokenizerFast:
+def build_tokenizer(*, known_names: bool = True, more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """One token a word; lower case; `<14>` and `[refer]` are words; unknown words are `<unk>`."""
     names = [name for own in KNOWN_NAMES.values() for name in own] if known_names else []
-    words = {word: i for i, word in enumerate((*SPECIAL, *vocabulary(), *names))}
+    words = {word: i for i, word in enumerate((*SPECIAL, *vocabulary(), *names, *more))}
     core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     core.normalizer = normalizers.Lowercase()
     word = Regex(r"<\w+>|\[\w+\]|\w+|[^\w\s]")

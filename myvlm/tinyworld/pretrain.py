@@ -28,7 +28,9 @@ from myvlm.images import load_images
 from myvlm.tinyworld.corpus import load_corpus
 from myvlm.tinyworld.draw import draw_scene
 from myvlm.tinyworld.models import build_llava_processor, new_llava, write_clip_config
+from myvlm.tinyworld.models_blip2 import build_blip2_processor, new_blip2
 from myvlm.tinyworld.score import score_clip, score_llava, unseen_scenes, views_of_things
+from myvlm.tinyworld.train_blip2 import answer_blip2, train_blip2
 from myvlm.tinyworld.train_clip import train_clip
 from myvlm.tinyworld.train_llava import train_llava
 from myvlm.tinyworld.training import Schedule, Step
@@ -57,22 +59,25 @@ def main(
     before: Annotated[
         Path | None, typer.Option(help="Folder of earlier models to go on from, at half the learning rate.")
     ] = None,
-    only: Annotated[str, typer.Option(help="clip or llava: that one alone (llava then needs `clip`).")] = "",
+    only: Annotated[
+        str, typer.Option(help="clip, llava or blip2: that one alone (the last two then need `clip`).")
+    ] = "",
+    blip2_steps: Annotated[int, typer.Option(help="As `--llava-steps`; always from the start.")] = 1450,
 ) -> None:
-    """Draw the scenes, train tinyworld/clip, then tinyworld/llava, and write both with their cards."""
+    """Draw the scenes, train tinyworld/clip, then tinyworld/llava and /blip2, and write all with cards."""
     torch.set_num_threads(threads)
     work = out / "work"
     corpus = load_corpus(work, seed, scenes)
     recipe = {"seed": seed, "scenes": scenes, "device": device, "python": platform.python_version()}
     pace = {"rate": 2e-3} if before is None else {"rate": 1e-3, "warmup": 50, "cooling": 0.8}
     schedule = partial(Schedule, device=torch.device(device), **pace)
-    if only != "llava":
+    if only in ("", "clip"):
         clip = schedule(clip_steps, 192, checkpoint=work / "clip.pt")
         start = before and _weights(before / "clip" / "open_clip_model.safetensors")
         state = _run("tinyworld/clip", train_clip(corpus, seed, clip, start), clip)
         made = {**recipe, "steps": clip_steps, "batch": 192, **_gone_on_from(before, "clip")}
         export_clip(out / "clip", state, made)
-    if only != "clip":
+    if only in ("", "llava"):
         llava = schedule(llava_steps, 48, checkpoint=work / "llava.pt", compile=compiled)
         start = (
             before
@@ -84,6 +89,11 @@ def main(
         state = _run("tinyworld/llava", train_llava(corpus, seed, llava, tower, start), llava)
         made = {**recipe, "steps": llava_steps, "batch": 48, **_gone_on_from(before, "llava")}
         export_llava(out / "llava", state, made)
+    if only in ("", "blip2"):
+        anew = Schedule(blip2_steps, 48, 2e-3, work / "blip2.pt", torch.device(device))
+        tower = _weights(out / "clip" / "open_clip_model.safetensors")
+        state = _run("tinyworld/blip2", train_blip2(corpus, seed, anew, tower), anew)
+        export_blip2(out / "blip2", state, {**recipe, "steps": blip2_steps, "batch": 48})
 
 
 def _gone_on_from(before: Path | None, model: str) -> dict[str, str]:
@@ -149,6 +159,18 @@ def export_llava(folder: Path, state: Mapping[str, Tensor], recipe: Mapping[str,
     scores = score_llava(model.float().eval(), processor)
     about = "a `LlavaForConditionalGeneration` (CLIP tower 192 × 4, Llama 192 × 5, 320 words)"
     write_card(folder, "tinyworld/llava", about, recipe, scores)
+
+
+def export_blip2(folder: Path, state: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> None:
+    """Write the transformers folder: configuration, processor, float16 weights, card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model, processor = new_blip2(), build_blip2_processor()
+    model.load_state_dict(dict(state))
+    model.half().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    scores = score_llava(model.float().eval(), processor, say=answer_blip2)
+    about = "a `Blip2ForConditionalGeneration` (ViT 192 × 4, Q-Former 192 × 4 with 32 queries, OPT 192 × 5)"
+    write_card(folder, "tinyworld/blip2", about, recipe, scores)
 
 
 def _save_half(state: Mapping[str, Tensor], file: Path) -> None:

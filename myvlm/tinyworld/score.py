@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -13,6 +13,8 @@ from myvlm.tinyworld.draw import draw_scene
 from myvlm.tinyworld.language import questions
 from myvlm.tinyworld.scenes import SIZE, Appearance, Scene, random_appearance, random_scene
 from myvlm.tinyworld.truth import iou, names_thing, read_box, same_answer, words
+
+Say = Callable[[Any, Any, Sequence[Image.Image], Sequence[str]], list[str]]
 
 
 def unseen_scenes(count: int, seed: int) -> list[Scene]:
@@ -37,11 +39,17 @@ def _cut_roughly(look: Appearance, random: Random) -> Image.Image:
     return draw_scene(scene).crop((int(edges[0]), int(edges[1]), int(edges[2]), int(edges[3])))
 
 
-def score_llava(model: Any, processor: Any, *, count: int = 500, seed: int = 1) -> dict[str, float]:
-    """Greedy captions, answers and boxes on `count` unseen scenes, as shares that are right."""
+def score_llava(
+    model: Any, processor: Any, *, count: int = 500, seed: int = 1, say: Say | None = None
+) -> dict[str, float]:
+    """Greedy captions, answers and boxes on `count` unseen scenes, as shares that are right.
+
+    `say` answers prompts about pictures; by the processor's chat template where not given.
+    """
+    say = say or answer
     scenes = unseen_scenes(count, seed)
     pictures = [draw_scene(scene) for scene in scenes]
-    captions = answer(model, processor, pictures, ["Describe the image."] * count)
+    captions = say(model, processor, pictures, ["Describe the image."] * count)
     things = [(text, thing) for text, scene in zip(captions, scenes, strict=True) for thing in scene.things]
     named = [names_thing(text, thing) for text, thing in things]
     random = Random(f"questions {seed}")
@@ -49,8 +57,8 @@ def score_llava(model: Any, processor: Any, *, count: int = 500, seed: int = 1) 
     asked = random.sample(asked, 2 * count)
     boxes = [(i, e) for i, s in enumerate(scenes) for e in questions(s, random) if "[refer]" in e.prompt]
     boxes = random.sample(boxes, count)
-    said = answer(model, processor, [pictures[i] for i, _ in asked], [e.prompt for _, e in asked])
-    drawn = answer(model, processor, [pictures[i] for i, _ in boxes], [e.prompt for _, e in boxes])
+    said = say(model, processor, [pictures[i] for i, _ in asked], [e.prompt for _, e in asked])
+    drawn = say(model, processor, [pictures[i] for i, _ in boxes], [e.prompt for _, e in boxes])
     overlaps = [
         iou(given, truth)
         for text, (_, e) in zip(drawn, boxes, strict=True)

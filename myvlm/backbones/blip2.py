@@ -1,0 +1,237 @@
+"""BLIP-2 (https://arxiv.org/abs/2301.12597): a vision tower, a Q-Former, an OPT or a T5.
+
+A concept enters beside the picture's features, where the Q-Former's queries look (§3.3, arXiv 2403.14599).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from myvlm.backbones import text
+from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss
+from myvlm.backbones.blip2_attention import query_token_attention
+from myvlm.backbones.blip2_text import Blip2Prompter, Taught
+from myvlm.backbones.fingerprint import weights_fingerprint
+from myvlm.backbones.options import generate_options
+from myvlm.backbones.prompter import IGNORED
+from myvlm.backbones.qformer import QFormerRows
+from myvlm.backbones.registry import register_backbone
+from myvlm.errors import BackboneError, InputError
+
+ENCODED_AT_ONCE = 16  # images; bounds the vision tower's memory
+
+Entrance = Literal["raw", "post_layernorm"]
+
+
+@register_backbone
+class Blip2Backbone(Backbone):
+    """`Blip2ForConditionalGeneration` with OPT or T5.
+
+    A row is as wide as the vision tower. With a norm rule other than `none` it enters at that norm of the
+    picture's features, and in every cross-attention its key and value get the same norm (mean, or first) of
+    the picture's keys and values, so that only its direction is learned; with `none` nothing is rescaled.
+
+    Attributes:
+        entrance: how a row comes to stand behind the features. `"raw"`, the default, appends it as it is, as
+            the paper says; `"post_layernorm"` first passes it through the tower's last normalisation, as
+            features are. A concept that was learned one way is refused the other way. Which is better was
+            not measured yet: that needs trained weights.
+
+    Raises:
+        BackboneError: the model cannot speak, or takes no pictures that were encoded before.
+    """
+
+    family = "blip2"
+    model_types = ("blip-2",)
+    default_caption_prompt = ""  # the checkpoints write a caption where nothing is said
+    caption_prompts = ("",)
+    entrance: Entrance = "raw"
+
+    def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
+        super().__init__(model, processor, name=name)
+        forward = inspect.signature(model.forward).parameters
+        if not hasattr(model, "language_model") or "mm_encoder_outputs" not in forward:
+            raise BackboneError(
+                "The model cannot speak, or takes no images that were encoded before.",
+                got=type(model).__name__,
+                expected="a Blip2ForConditionalGeneration whose forward has `mm_encoder_outputs`",
+                fix="load the model with its language head, in transformers 5.23 or later",
+            )
+        self.prompter = Blip2Prompter(model, processor)
+        self._fingerprint: str | None = None
+
+    @property
+    def dim(self) -> int:
+        return int(self.model.config.qformer_config.encoder_hidden_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        # Of the pictures: query tokens and Q-Former stay in float32 beside a tower that is not.
+        dtype: torch.dtype = self.model.vision_model.embeddings.patch_embedding.weight.dtype
+        return dtype
+
+    def fingerprint(self) -> str:
+        # Of the weights that stay in floating point when a model is quantised.
+        if self._fingerprint is None:
+            tables = [self.model.get_input_embeddings().weight, self.model.get_output_embeddings().weight]
+            vectors = [weight for weight in self.model.parameters() if weight.ndim == 1]
+            self._fingerprint = weights_fingerprint([*tables, self.model.query_tokens, *vectors])
+        if self._through() is None:
+            return self._fingerprint
+        return hashlib.sha256(f"{self._fingerprint} {self.entrance}".encode()).hexdigest()[:32]
+
+    def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
+        features: list[Tensor] = []
+        with self.frozen(), torch.no_grad():
+            for start in range(0, len(images), ENCODED_AT_ONCE):
+                batch = list(images[start : start + ENCODED_AT_ONCE])
+                pixels = self.processor.image_processor(batch, return_tensors="pt")["pixel_values"]
+                seen = self.model.vision_model(pixels.to(self.device, self.dtype), return_dict=True)
+                features.extend(seen.last_hidden_state)
+        return features
+
+    def answer_loss(
+        self,
+        features: Sequence[Tensor],
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        rows: Sequence[Sequence[ConceptRows]],
+    ) -> Loss:
+        self._check(rows, features=features, prompts=prompts, answers=answers)
+        taught = self.prompter.teacher_forced(prompts, answers)
+        logits, seen = self._forward(features, taught, rows)
+        logits, targets = self.prompter.aligned(logits, taught.labels.to(logits.device))
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        cross_entropy = functional.cross_entropy(wide.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+        return Loss(cross_entropy, seen.penalty().to(cross_entropy.device))
+
+    def generate(
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        rows: Sequence[Sequence[ConceptRows]],
+        **generation: Any,
+    ) -> list[Generation]:
+        self._check(rows, images=images, prompts=prompts)
+        options = generate_options(generation)
+        replies: dict[int, Generation] = {}
+        plain = [index for index, concepts in enumerate(rows) if not concepts]
+        taught = [index for index, concepts in enumerate(rows) if concepts]
+        with self.frozen(), torch.no_grad():
+            for samples in (plain, taught):
+                if samples:
+                    inputs = self.prompter.processed(
+                        [images[i] for i in samples], [prompts[i] for i in samples]
+                    )
+                    made = self._generate(inputs, [rows[i] for i in samples], options)
+                    replies.update(zip(samples, made, strict=True))
+        return [replies[index] for index in range(len(rows))]
+
+    def attention_map(
+        self, image: Image.Image, prompt: str, answer: str, word: str, rows: Sequence[ConceptRows]
+    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """As `Backbone.attention_map`, through the query tokens.
+
+        What the position that predicts the word gives to each query token, times where that one looks. Where
+        the answer lacks the word, the query tokens count by what they give to the concept.
+        """
+        self._check([rows])
+        place = text.find_word(answer, word)
+        if place is None and not rows:
+            raise InputError(
+                f"Nothing says {word!r}: there is no attention to show.",
+                got=repr(answer),
+                expected=f"{word!r} in the answer, or concept rows",
+                fix="pass an answer that names it",
+            )
+        [features] = self.encode([image])
+        taught = self.prompter.teacher_forced([prompt], [answer])
+        before = self.prompter.answer_ids(prompt, answer[: place or 0])
+        position = taught.starts[0] + len(before) - (1 if self.prompter.causal else 0)
+        with (
+            torch.no_grad(),
+            query_token_attention(
+                self.model.language_model,
+                causal=self.prompter.causal,
+                position=position,
+                image_tokens=self.prompter.image_tokens,
+            ) as spoken,
+        ):
+            _, seen = self._forward([features], taught, [rows])
+        looks = torch.stack([layer[0].mean(0).cpu() for layer in seen.probabilities]).mean(0)
+        if place is None:
+            weights = looks[:, len(features) :].sum(1)
+        else:
+            weights = torch.stack([layer.cpu() for layer in spoken]).mean(0).to(looks)
+        vision = self.model.config.vision_config
+        side = vision.image_size // vision.patch_size
+        patches = (weights @ looks)[: len(features)][-side * side :].reshape(side, side)
+        return np.asarray(patches / patches.sum(), dtype=np.float32)
+
+    def word_ids(self, word: str) -> list[int]:
+        return text.answer_ids(self.processor.tokenizer, "a", word)
+
+    def word_direction(self, word: str) -> None:
+        """None: a row stands among features of the vision tower, where no word has a place."""
+
+    def inserted(self, rows: Sequence[Sequence[ConceptRows]], *, record: bool = False) -> QFormerRows:
+        """A context manager: within it the Q-Former also sees these rows."""
+        return QFormerRows(self.model.qformer, rows, through=self._through(), record=record)
+
+    def _through(self) -> Callable[[Tensor], Tensor] | None:
+        """What a row passes before it is appended."""
+        if self.entrance not in get_args(Entrance):
+            raise InputError(
+                "Unknown entrance for concept rows.",
+                got=repr(self.entrance),
+                expected=f"one of {', '.join(get_args(Entrance))}",
+                fix="leave it at 'raw'",
+            )
+        if self.entrance == "raw":
+            return None
+        normalisation = self.model.vision_model.post_layernorm
+        return lambda rows: normalisation(rows.to(normalisation.weight.dtype))
+
+    def _generate(
+        self, inputs: Any, rows: Sequence[Sequence[ConceptRows]], options: Mapping[str, Any]
+    ) -> list[Generation]:
+        """Replies of one sub-batch: plain when no sample has rows, else through the hooks."""
+        inputs = inputs.to(self.device, self.dtype)
+        with self.inserted(rows) if any(rows) else nullcontext():
+            output = self.model.generate(**inputs, **options)
+        output = getattr(output, "sequences", output)  # a generation config may ask for more than the ids
+        return [Generation(*self.prompter.reply(ids)) for ids in self.prompter.new_ids(output, inputs)]
+
+    def _forward(
+        self, features: Sequence[Tensor], taught: Taught, rows: Sequence[Sequence[ConceptRows]]
+    ) -> tuple[Tensor, QFormerRows]:
+        """One pass of Q-Former and language model: logits `B × N × V`, and what the queries attended to."""
+        from transformers.models.blip_2.modeling_blip_2 import BaseModelOutputWithVisionQformerOutputs
+
+        images = torch.stack([feature.to(self.device) for feature in features])
+        everywhere = torch.ones(images.shape[:2], dtype=torch.long, device=images.device)
+        with self.frozen(), self.inserted(rows, record=True) as seen:
+            queries = self.model.qformer(
+                query_embeds=self.model.query_tokens.expand(len(images), -1, -1),
+                encoder_hidden_states=images,
+                encoder_attention_mask=everywhere,
+                return_dict=True,
+            ).last_hidden_state
+            projected = self.model.language_projection(queries.to(images.dtype))
+            encoded = BaseModelOutputWithVisionQformerOutputs(pooler_output=projected)
+            output = self.model(
+                pixel_values=None,
+                **{name: value.to(self.device) for name, value in taught.inputs.items()},
+                mm_encoder_outputs={"image": encoded},
+            )
+        return output.logits, seen

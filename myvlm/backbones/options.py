@@ -1,0 +1,41 @@
+"""What a caller may say about how the next token is chosen. Imports the errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from myvlm.errors import InputError
+
+GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 64}
+NOT_OURS = ("num_return_sequences", "return_dict_in_generate", "inputs", "input_ids", "inputs_embeds")
+
+
+def generate_options(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """The caller's options of transformers' `generate` over the greedy defaults.
+
+    Raises:
+        InputError: one of them would change what is returned.
+
+    >>> generate_options({"num_beams": 3})
+    {'do_sample': False, 'num_beams': 3, 'max_new_tokens': 64}
+    """
+    config = generation.get("generation_config")
+    refused = [name for name in NOT_OURS if name in generation]
+    if config is not None and (config.num_return_sequences or 1) != 1:
+        refused.append("generation_config.num_return_sequences")
+    if refused:
+        raise InputError(
+            "An option of `generate` would change what is returned.",
+            got=", ".join(refused),
+            expected="options of how to choose the next token",
+            fix="leave it out: one reply an image is returned",
+        )
+    if config is not None:
+        return dict(generation)
+    defaults = {
+        key: value
+        for key, value in GREEDY.items()
+        if key != "max_new_tokens" or "max_length" not in generation
+    }
+    return {**defaults, **generation}

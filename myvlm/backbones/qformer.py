@@ -1,0 +1,268 @@
+"""Puts concept rows beside a picture's features where a Q-Former looks, by hooks that are always removed.
+
+The rows are appended to `encoder_hidden_states`; in every cross-attention layer their keys and values are
+rescaled, at full width, to the mean norm of the picture's own (eq. 3 of https://arxiv.org/abs/2403.14599).
+What the queries attend to is recomputed: transformers drops it. Imports torch, the errors and `base`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from myvlm.backbones.base import ConceptRows, visual_norms
+from myvlm.errors import BackboneError
+
+# As in `hooks`: only the innermost of this thread acts on a Q-Former.
+_ACTIVE: ContextVar[tuple[QFormerRows, ...]] = ContextVar("myvlm_qformer_rows", default=())
+
+SMALLEST = 1e-12
+"""Least divisor of a norm: rows that only pad a batch are zero, and so may their keys be."""
+
+
+@dataclass(frozen=True, eq=False)
+class Appended:
+    """What stands behind the `T` features of each picture of a batch: `R` columns, some of them padding.
+
+    Args:
+        tokens: `T`.
+        mask: `B × (T + R)` bool, false on padding.
+        kept: `B × R` bool, rows whose keys and values stay as they are (norm rule `none`, and padding).
+        by_first: `B × R` bool, rows whose keys and values get the norm of the picture's first.
+    """
+
+    tokens: int
+    mask: Tensor
+    kept: Tensor
+    by_first: Tensor
+
+
+class QFormerRows:
+    """Context manager: within it the Q-Former's queries also see concept rows.
+
+    Args:
+        qformer: a `Blip2QFormerModel`.
+        rows: the concepts of each of the `B` pictures that it is given.
+        through: what a row passes before it is appended: the vision tower's last normalisation, `R × D` to
+            `R × D`. Without it a row is appended at the norm that its rule says.
+        record: whether to keep, in `probabilities`, what every query attends to.
+
+    Attributes:
+        probabilities: with `record`, `B × H × Q × (T + R)` of every layer, at least float32.
+
+    Raises:
+        BackboneError: within it, when the Q-Former gets other inputs than expected; at its end, when it ran
+            not once.
+    """
+
+    def __init__(
+        self,
+        qformer: Any,
+        rows: Sequence[Sequence[ConceptRows]],
+        *,
+        through: Callable[[Tensor], Tensor] | None = None,
+        record: bool = False,
+    ) -> None:
+        self.qformer = qformer
+        self.rows = rows
+        self.through = through
+        self.record = record
+        self.counts = [sum(concept.count for concept in sample) for sample in rows]
+        self.probabilities: list[Tensor] = []
+        self.passes = 0
+        self._appended: Appended | None = None
+        self._query: Tensor | None = None
+        self._handles: list[Any] = []
+
+    @property
+    def layers(self) -> list[Any]:
+        """The cross-attentions, each with its linear maps `query`, `key` and `value`."""
+        layers = self.qformer.encoder.layer
+        return [layer.crossattention.attention for layer in layers if layer.has_cross_attention]
+
+    def __enter__(self) -> QFormerRows:
+        self._handles = [self.qformer.register_forward_pre_hook(self._append, with_kwargs=True)]
+        for layer in self.layers:
+            self._handles += [
+                layer.query.register_forward_hook(self._see_query),
+                layer.key.register_forward_hook(partial(self._see_key, layer)),
+                layer.value.register_forward_hook(self._see_value),
+            ]
+        _ACTIVE.set((*_ACTIVE.get(), self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+        if kind is None and not self.passes:
+            raise BackboneError(
+                "The concept rows never reached the Q-Former.",
+                got="no forward pass went through the hooks",
+                expected="at least one",
+                fix="use the model before torch.compile: hooks added to a compiled model are ignored",
+            )
+
+    def remove(self) -> None:
+        """Take the hooks off; a second call does nothing."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._appended = self._query = None
+        _ACTIVE.set(tuple(other for other in _ACTIVE.get() if other is not self))
+
+    def _acts(self) -> bool:
+        mine = [other for other in _ACTIVE.get() if other.qformer is self.qformer]
+        return bool(mine) and mine[-1] is self
+
+    def _append(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if not self._acts():
+            return None
+        images = kwargs.get("encoder_hidden_states")
+        if images is None or len(images) != len(self.rows):
+            raise BackboneError(
+                "The Q-Former did not get the pictures that the concept rows are for.",
+                got="no encoder_hidden_states" if images is None else f"{len(images)} pictures",
+                expected=f"{len(self.rows)} pictures, as encoder_hidden_states",
+                fix="pass as many pictures as lists of rows",
+            )
+        self.passes += 1
+        # The Q-Former may be in float32 beside a vision tower that is not; it would cast just so itself.
+        images = images.to(self.qformer.layernorm.weight.dtype)
+        beside = self._beside(images)
+        mask = kwargs.get("encoder_attention_mask")
+        self._appended = self._append_to(images, mask)
+        return args, {
+            **kwargs,
+            "encoder_hidden_states": torch.cat([images, beside], dim=1),
+            "encoder_attention_mask": self._appended.mask.long(),
+        }
+
+    def _beside(self, images: Tensor) -> Tensor:
+        """`B × R × D`, each picture's rows as they enter, padded with zeros."""
+        entering = []
+        for image, concepts in zip(images, self.rows, strict=True):
+            rows = [self._entering(concept, image) for concept in concepts]
+            entering.append(torch.cat(rows).to(images) if rows else images.new_zeros(0, images.shape[-1]))
+        return nn.utils.rnn.pad_sequence(entering, batch_first=True)
+
+    def _entering(self, concept: ConceptRows, image: Tensor) -> Tensor:
+        if self.through is None:
+            return concept.entering(visual_norms(image))
+        # Of unit mean square: a normalisation takes the length away, all but its epsilon.
+        unit = image.new_tensor(image.shape[-1] ** 0.5, dtype=torch.float32)
+        return self.through(concept.entering({"visual_mean": unit, "first_patch": unit}))
+
+    def _append_to(self, images: Tensor, mask: Tensor | None) -> Appended:
+        most, device = max(self.counts), images.device
+        rules = [
+            [concept.norm for concept in concepts for _ in range(concept.count)] for concepts in self.rows
+        ]
+        table = [[*own, *["padding"] * (most - len(own))] for own in rules]
+
+        def where(*names: str) -> Tensor:
+            picked = [[rule in names for rule in own] for own in table]
+            return torch.tensor(picked, dtype=torch.bool, device=device).reshape(len(table), most)
+
+        seen = torch.ones(images.shape[:2], dtype=torch.bool, device=device) if mask is None else mask.bool()
+        return Appended(
+            images.shape[1],
+            torch.cat([seen.to(device), ~where("padding")], dim=1),
+            where("none", "padding"),
+            where("first_patch"),
+        )
+
+    def _see_query(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if self.record and self._acts():
+            self._query = output
+
+    def _see_key(self, layer: Any, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if not self._acts() or self._appended is None:
+            return None
+        key = rescaled(output, self._appended)
+        if self._query is not None:
+            query, self._query = self._query, None
+            found = attended(
+                query, key, self._appended.mask, heads=layer.num_attention_heads, scale=layer.scaling
+            )
+            self.probabilities.append(found)
+        return key
+
+    def _see_value(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if not self._acts() or self._appended is None:
+            return None
+        return rescaled(output, self._appended)
+
+    def penalty(self) -> Tensor:
+        """`Σ_layers mean(p²)` over heads, queries and a sample's rows (eq. 4); mean over samples with any."""
+        if not self.probabilities:
+            raise BackboneError(
+                "The Q-Former's attention could not be recorded.",
+                got="no cross-attention called its linear maps",
+                expected="layers with `query`, `key` and `value`, as in transformers' Blip2QFormerModel",
+                fix="load the model without remote code",
+            )
+        device = self.probabilities[0].device
+        counts = torch.tensor(self.counts, device=device)
+        total = torch.zeros((), device=device)
+        if not bool(counts.any()):
+            return total
+        most = max(self.counts)
+        for probabilities in self.probabilities:
+            # Padding was masked out: its probability is zero, and adds nothing to the sum.
+            squares = probabilities[..., -most:].pow(2).mean((1, 2)).sum(1).to(device)
+            total = total + (squares / counts.clamp(min=1))[counts > 0].mean()
+        return total
+
+
+def rescaled(states: Tensor, appended: Appended) -> Tensor:
+    """Keys or values `B × (T + R) × A` with the rows' at the mean norm of the picture's own (eq. 3).
+
+    >>> states = torch.tensor([[[3.0, 0.0], [0.0, 1.0], [0.0, 8.0]]])  # two of the picture, one of a concept
+    >>> no = torch.tensor([[False]])
+    >>> rescaled(states, Appended(2, torch.ones(1, 3).bool(), kept=no, by_first=no))[0, 2].tolist()
+    [0.0, 2.0]
+    """
+    own, concept = states[:, : appended.tokens], states[:, appended.tokens :]
+    wide = torch.promote_types(states.dtype, torch.float32)
+    sizes = own.detach().to(wide).norm(dim=-1)
+    kept, by_first = appended.kept.to(states.device), appended.by_first.to(states.device)
+    targets = torch.where(by_first, sizes[:, :1], sizes.mean(1, keepdim=True))
+    length = concept.to(wide).norm(dim=-1).clamp(min=SMALLEST)
+    scaled = (concept.to(wide) * (targets / length)[..., None]).to(states.dtype)
+    return torch.cat([own, torch.where(kept[..., None], concept, scaled)], dim=1)
+
+
+def attended(query: Tensor, key: Tensor, mask: Tensor | None, *, heads: int, scale: float) -> Tensor:
+    """The attention probabilities of a cross-attention, from its linear maps' outputs.
+
+    Args:
+        query: `B × Q × A`, before the split into heads.
+        key: `B × L × A`.
+        mask: `B × L` bool, true where a key may be seen; None for everywhere.
+        heads: `H`.
+        scale: factor of the scores.
+
+    Returns: `B × H × Q × L`, at least float32.
+
+    >>> attended(torch.zeros(1, 1, 4), torch.zeros(1, 2, 4), None, heads=2, scale=1.0).flatten().tolist()
+    [0.5, 0.5, 0.5, 0.5]
+    """
+
+    def split(states: Tensor) -> Tensor:
+        wide = states.to(torch.promote_types(states.dtype, torch.float32))
+        return wide.reshape(*wide.shape[:2], heads, -1).transpose(1, 2)
+
+    scores = split(query) @ split(key).transpose(-1, -2) * scale
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, None].to(scores.device), -torch.inf)
+    return scores.softmax(-1)

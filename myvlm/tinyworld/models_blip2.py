@@ -1,0 +1,116 @@
+"""The untrained `tinyworld/blip2`: a BLIP-2 with a small OPT, its processor, and the tower it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from tokenizers import processors
+from torch import Tensor
+from transformers import (
+    Blip2Config,
+    Blip2ForConditionalGeneration,
+    Blip2Processor,
+    Blip2QFormerConfig,
+    Blip2VisionConfig,
+    BlipImageProcessor,
+    OPTConfig,
+    PreTrainedTokenizerFast,
+)
+
+from myvlm.tinyworld.models import (
+    CLIP_LAYERS,
+    CLIP_WIDTH,
+    PATCH,
+    SPECIAL,
+    VOCABULARY_ROWS,
+    build_tokenizer,
+)
+from myvlm.tinyworld.scenes import SIZE
+
+QUERY_TOKENS = 32
+WIDTH = 192
+
+
+def build_blip2_tokenizer() -> PreTrainedTokenizerFast:
+    """The world's words and those of BLIP-2's question prompt; `<s>` begins a text."""
+    core = build_tokenizer(more=("question", "answer")).backend_tokenizer
+    core.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    # An `image_token` of the tokenizer's own is a plain text, which transformers' Blip2Processor cannot take.
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
+        additional_special_tokens=["<image>"],
+    )  # fmt: skip
+
+
+def build_blip2_processor() -> Blip2Processor:
+    images = BlipImageProcessor(
+        size={"height": SIZE, "width": SIZE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    return Blip2Processor(images, build_blip2_tokenizer(), num_query_tokens=QUERY_TOKENS)
+
+
+def new_blip2(seed: int = 0) -> Any:
+    """A `Blip2ForConditionalGeneration` of 6 M parameters with random weights."""
+    vision = Blip2VisionConfig(
+        hidden_size=CLIP_WIDTH, intermediate_size=4 * CLIP_WIDTH, num_hidden_layers=CLIP_LAYERS,
+        num_attention_heads=CLIP_WIDTH // 32, image_size=SIZE, patch_size=PATCH, hidden_act="gelu",
+        layer_norm_eps=1e-5, initializer_range=0.02,
+    )  # fmt: skip
+    queries = Blip2QFormerConfig(
+        vocab_size=1, hidden_size=WIDTH, num_hidden_layers=4, num_attention_heads=6, intermediate_size=512,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, max_position_embeddings=1,
+    )  # fmt: skip
+    text = OPTConfig(
+        vocab_size=VOCABULARY_ROWS, hidden_size=WIDTH, word_embed_proj_dim=WIDTH, ffn_dim=4 * WIDTH,
+        num_hidden_layers=5, num_attention_heads=6, max_position_embeddings=512, dropout=0.0, init_std=0.04,
+        bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    config = Blip2Config(
+        vision_config=vision, qformer_config=queries, text_config=text, num_query_tokens=QUERY_TOKENS,
+        image_token_index=SPECIAL.index("<image>"),
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = Blip2ForConditionalGeneration(config)
+    with torch.no_grad():
+        model.query_tokens.normal_(std=0.02)  # transformers leaves them at zero, and all queries alike
+    return model
+
+
+@torch.no_grad()
+def adopt_blip2_tower(model: Any, clip_state: Mapping[str, Tensor], images: Tensor) -> None:
+    """Start the vision tower at that of an open_clip state dict.
+
+    BLIP-2's tower lacks the normalisation that CLIP's begins with. What of it is linear goes into the
+    embeddings; for the rest, the division by each patch's own spread, stands the mean spread on `images`
+    (B × 3 × 96 × 96, −1 to 1). Training closes what is left.
+    """
+    tower, prefix = model.vision_model, "visual."
+    source = {name.removeprefix(prefix): value for name, value in clip_state.items() if prefix in name}
+    gain, shift = source["ln_pre.weight"], source["ln_pre.bias"]
+    position = source["positional_embedding"] - source["positional_embedding"].mean(-1, keepdim=True)
+    filters = source["conv1.weight"] - source["conv1.weight"].mean(0, keepdim=True)
+    first = source["class_embedding"] - source["class_embedding"].mean()
+    patches = torch.nn.functional.conv2d(images, filters, stride=PATCH).flatten(2).transpose(1, 2)
+    spread = (patches + position[1:]).std(-1, correction=0).mean()
+    scale = torch.full((len(position), 1), float(spread))
+    scale[0] = (first + position[0]).std(correction=0)
+    state = {
+        "embeddings.class_embedding": (first * gain / scale[0])[None, None],
+        "embeddings.position_embedding": (position * gain / scale + shift)[None],
+        "embeddings.patch_embedding.weight": filters * (gain / spread)[:, None, None, None],
+        "embeddings.patch_embedding.bias": torch.zeros_like(shift),
+    }
+    for part in ("weight", "bias"):
+        state[f"post_layernorm.{part}"] = source[f"ln_post.{part}"]
+        for layer in range(len(tower.encoder.layers)):
+            theirs, ours = f"transformer.resblocks.{layer}.", f"encoder.layers.{layer}."
+            state[f"{ours}self_attn.qkv.{part}"] = source[f"{theirs}attn.in_proj_{part}"]
+            for one, other in (
+                ("attn.out_proj", "self_attn.projection"), ("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"),
+                ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"),
+            ):  # fmt: skip
+                state[f"{ours}{other}.{part}"] = source[f"{theirs}{one}.{part}"]
+    tower.load_state_dict(state)

@@ -1,0 +1,132 @@
+"""tinyworld/blip2: the untrained model, its processor, its tower, and a training in miniature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from myvlm import MyVLM
+from myvlm.backbones.blip2 import Blip2Backbone
+from myvlm.errors import UnknownBackboneError
+from myvlm.tinyworld import assets, pretrain, sample_picture
+from myvlm.tinyworld.corpus import Corpus, load_corpus, pixels
+from myvlm.tinyworld.language import Exchange, caption
+from myvlm.tinyworld.lessons import lessons
+from myvlm.tinyworld.models_blip2 import QUERY_TOKENS, adopt_blip2_tower, build_blip2_processor, new_blip2
+from myvlm.tinyworld.scenes import random_scene
+from myvlm.tinyworld.train_blip2 import answer_blip2, asked, blip2_answer_logits, pack_blip2, train_blip2
+from myvlm.tinyworld.train_clip import new_clip
+from myvlm.tinyworld.training import Schedule
+
+QUESTION = "what colour is ulmo ?"
+
+
+def picture_pixels(count: int) -> torch.Tensor:
+    return pixels(np.stack([np.asarray(sample_picture(seed)) for seed in range(count)]))
+
+
+def test_the_processor_keeps_places_scales_as_training_did_and_knows_every_word() -> None:
+    processor = build_blip2_processor()
+    backbone = Blip2Backbone(new_blip2(0), processor)
+    inputs = backbone.prompter.processed([sample_picture(0)], [QUESTION])
+    tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
+    assert tokens[:QUERY_TOKENS] == ["<image>"] * QUERY_TOKENS
+    assert tokens[QUERY_TOKENS:] == asked(Exchange(QUESTION, "purple")).split()
+    torch.testing.assert_close(inputs["pixel_values"], picture_pixels(1), atol=1e-5, rtol=0)
+    random = Random(0)
+    scene = random_scene(random)
+    texts = [f"{asked(e)} {e.answer}" for _ in range(5) for e in lessons(scene, random)]
+    texts.append(caption(scene, random))
+    ids = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    assert len(texts) > 20
+    assert processor.tokenizer.unk_token_id not in {token for own in ids for token in own}
+    assert max(token for own in ids for token in own) < backbone.model.config.text_config.vocab_size
+
+
+def test_packed_texts_are_what_the_model_in_use_reads() -> None:
+    """The logits of a packed text are those of the text alone, through the processor's own ids."""
+    model, processor = new_blip2(0).eval(), build_blip2_processor()
+    scene, picture = random_scene(Random(3)), sample_picture(3)
+    lesson = [e for e in lessons(scene, Random(0)) if not e.hint and "[refer]" not in e.prompt]
+    assert len(lesson) >= 3
+    prompter = Blip2Backbone(model, processor).prompter
+    with torch.no_grad():
+        packed = pack_blip2([lesson], processor.tokenizer.get_vocab())
+        together, targets = blip2_answer_logits(model, pixels(np.asarray(picture)[None]), packed)
+        alone, said = [], []
+        for exchange in lesson:
+            prompt = exchange.prompt if asked(exchange) != "<s>" else ""
+            batch = prompter.teacher_forced([prompt], [exchange.answer])
+            inputs = {**batch.inputs, "pixel_values": pixels(np.asarray(picture)[None])}
+            logits, labels = prompter.aligned(model(**inputs).logits, batch.labels)
+            alone.append(logits[labels != -100])
+            said.append(labels[labels != -100])
+    assert torch.equal(targets, torch.cat(said))
+    torch.testing.assert_close(together, torch.cat(alone), atol=2e-4, rtol=1e-3)
+
+
+def test_the_tower_begins_where_clips_ended() -> None:
+    state = load_file(assets.path("clip") / "open_clip_model.safetensors")
+    state = {name: value.float() for name, value in state.items()}
+    clip, model, images = new_clip(0).eval(), new_blip2(0).eval(), picture_pixels(16)
+    clip.load_state_dict(state)
+    before = model.vision_model(images).last_hidden_state
+    adopt_blip2_tower(model, state, images)
+    with torch.no_grad():
+        clip.visual.output_tokens = True
+        _, theirs = clip.visual(images)
+        ours = model.vision_model(images).last_hidden_state[:, 1:]
+    near = torch.cosine_similarity(ours, theirs, dim=-1).mean()
+    far = torch.cosine_similarity(before[:, 1:], theirs, dim=-1).mean()
+    assert near > 0.8
+    assert far < 0.3
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    return load_corpus(tmp_path_factory.mktemp("corpus"), seed=0, count=12, workers=1)
+
+
+def test_a_training_can_be_interrupted_and_its_model_loaded(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = new_clip(0).state_dict()
+    whole = Schedule(2, 2, 1e-3, tmp_path / "whole.pt", warmup=1)
+    for step in train_blip2(corpus, 0, whole, clip):
+        unbroken = {name: value.clone() for name, value in step.model.state_dict().items()}
+        assert step.losses["answers"] > 0
+    broken = Schedule(2, 2, 1e-3, tmp_path / "broken.pt", warmup=1)
+    steps = train_blip2(corpus, 0, broken, clip)
+    broken.save(next(steps))
+    steps.close()
+    [last] = list(train_blip2(corpus, 0, broken, clip))
+    assert last.number == 2
+    fresh, changed = new_blip2(0).state_dict(), set()
+    for name, value in last.model.state_dict().items():
+        assert torch.equal(value, unbroken[name]), name
+        changed |= {name.split(".")[0]} if not torch.equal(value, fresh[name]) else set()
+    assert changed == {"vision_model", "query_tokens", "qformer", "language_projection", "language_model"}
+
+    monkeypatch.setattr(pretrain, "score_llava", lambda model, processor, *, say: {"said": len(
+        say(model, processor, [sample_picture(0)] * 2, ["Describe the image.", QUESTION])
+    )})  # fmt: skip
+    pretrain.export_blip2(tmp_path / "blip2", unbroken, {"seed": 0, "steps": 2})
+    assert "| said | 2.000 |" in (tmp_path / "blip2" / "README.md").read_text()
+    vlm = MyVLM.from_pretrained(str(tmp_path / "blip2"), device="cpu", encoder="tinyworld/clip")
+    reply = vlm.caption(sample_picture(0), max_new_tokens=4)
+    model, processor = vlm.backbone.model, vlm.backbone.processor
+    [plain] = answer_blip2(model, processor, [sample_picture(0)], ["Describe the image."])
+    assert reply.text
+    assert plain.startswith(reply.text)
+
+
+def test_without_weights_it_is_said_how_to_make_them() -> None:
+    shipped = (assets.WEIGHTS / "blip2" / "README.md").exists()  # once it is, any other name will do
+    name = "tinyworld/blip3" if shipped else "tinyworld/blip2"
+    with pytest.raises(UnknownBackboneError, match=rf"(?s){name}.*tinyworld/llava.*tinyworld.pretrain"):
+        MyVLM.from_pretrained(name)

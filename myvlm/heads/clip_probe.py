@@ -288,9 +288,11 @@ class ObjectGate:
         above = raw - self._threshold
         near = (above >= -self._reach) & (self._reach > 0)
         liked: list[tuple[int, Box, list[int]]] = []
-        for picture in np.flatnonzero(near.any(axis=1)):
+        for picture in np.flatnonzero(near.any(axis=1)).tolist():
             heads_by_box: dict[Box, list[int]] = {}
-            for head in sorted(np.flatnonzero(near[picture]), key=lambda head: -above[picture, head]):
+            for head in sorted(
+                np.flatnonzero(near[picture]).tolist(), key=lambda head: -above[picture, head]
+            ):
                 left, top, right, bottom = boxes[picture, head].tolist()
                 heads_by_box.setdefault((left, top, right, bottom), []).append(head)
             liked += [(picture, box, heads) for box, heads in list(heads_by_box.items())[:AT_MOST]]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,10 +47,10 @@ def main(
     ],
     seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
     scenes: Annotated[int, typer.Option(help="Training scenes, drawn once.")] = 40_000,
-    clip_steps: Annotated[int, typer.Option(help="Steps of 192 windows.")] = 1300,
+    clip_steps: Annotated[int, typer.Option(help="Steps of 192 windows.")] = 1900,
     llava_steps: Annotated[
         int, typer.Option(help="Steps of 48 pictures with about eight texts each.")
-    ] = 1450,
+    ] = 1900,
     device: Annotated[str, typer.Option(help="cpu, cuda …")] = "cuda" if torch.cuda.is_available() else "cpu",
     compiled: Annotated[
         bool, typer.Option(help="Compile the language model: a minute, then a fifth faster.")
@@ -62,38 +62,41 @@ def main(
     only: Annotated[
         str, typer.Option(help="clip, llava or blip2: that one alone (the last two then need `clip`).")
     ] = "",
-    blip2_steps: Annotated[int, typer.Option(help="As `--llava-steps`; always from the start.")] = 1450,
+    blip2_steps: Annotated[int, typer.Option(help="As `--llava-steps`; always from the start.")] = 1900,
 ) -> None:
     """Draw the scenes, train tinyworld/clip, then tinyworld/llava and /blip2, and write all with cards."""
     torch.set_num_threads(threads)
     work = out / "work"
     corpus = load_corpus(work, seed, scenes)
     recipe = {"seed": seed, "scenes": scenes, "device": device, "python": platform.python_version()}
-    pace = {"rate": 2e-3} if before is None else {"rate": 1e-3, "warmup": 50, "cooling": 0.8}
-    schedule = partial(Schedule, device=torch.device(device), **pace)
+    place = torch.device(device)
     if only in ("", "clip"):
-        clip = schedule(clip_steps, 192, checkpoint=work / "clip.pt")
-        start = before and _weights(before / "clip" / "open_clip_model.safetensors")
+        clip = _schedule(before, clip_steps, 192, work / "clip.pt", place)
+        start = _weights(before / "clip" / "open_clip_model.safetensors") if before else None
         state = _run("tinyworld/clip", train_clip(corpus, seed, clip, start), clip)
         made = {**recipe, "steps": clip_steps, "batch": 192, **_gone_on_from(before, "clip")}
         export_clip(out / "clip", state, made)
     if only in ("", "llava"):
-        llava = schedule(llava_steps, 48, checkpoint=work / "llava.pt", compile=compiled)
-        start = (
-            before
-            and LlavaForConditionalGeneration.from_pretrained(
-                before / "llava", dtype=torch.float32
-            ).state_dict()
-        )
+        llava = replace(_schedule(before, llava_steps, 48, work / "llava.pt", place), compile=compiled)
+        start = _llava_weights(before / "llava") if before else None
         tower = start or _weights(out / "clip" / "open_clip_model.safetensors")
         state = _run("tinyworld/llava", train_llava(corpus, seed, llava, tower, start), llava)
         made = {**recipe, "steps": llava_steps, "batch": 48, **_gone_on_from(before, "llava")}
         export_llava(out / "llava", state, made)
     if only in ("", "blip2"):
-        anew = Schedule(blip2_steps, 48, 2e-3, work / "blip2.pt", torch.device(device))
+        anew = _schedule(None, blip2_steps, 48, work / "blip2.pt", place)
         tower = _weights(out / "clip" / "open_clip_model.safetensors")
         state = _run("tinyworld/blip2", train_blip2(corpus, seed, anew, tower), anew)
         export_blip2(out / "blip2", state, {**recipe, "steps": blip2_steps, "batch": 48})
+
+
+def _schedule(
+    before: Path | None, steps: int, batch: int, checkpoint: Path, device: torch.device
+) -> Schedule:
+    """From nothing at the full rate; from earlier weights at half of it, cooling down nearly all the way."""
+    if before is None:
+        return Schedule(steps, batch, 2e-3, checkpoint, device)
+    return Schedule(steps, batch, 1e-3, checkpoint, device, warmup=50, cooling=0.8)
 
 
 def _gone_on_from(before: Path | None, model: str) -> dict[str, str]:
@@ -102,6 +105,13 @@ def _gone_on_from(before: Path | None, model: str) -> dict[str, str]:
         return {}
     made = re.search(r" on (\d{4}-\d\d-\d\d: .*?)\. Weights", (before / model / "README.md").read_text())
     return {"gone on from a model of": made[1] if made else "unknown making"}
+
+
+def _llava_weights(folder: Path) -> dict[str, Tensor]:
+    """The same of a LLaVA, whose files call the weights by older names."""
+    loaded = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    weights: dict[str, Tensor] = loaded.state_dict()
+    return weights
 
 
 def _weights(file: Path) -> dict[str, Tensor]:

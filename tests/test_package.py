@@ -67,3 +67,22 @@ def test_the_recall_benchmark_ends_in_one_json_line() -> None:
     )  # fmt: skip
     assert all(isinstance(figures[key], float) for key in keys)
     assert figures["plain_identical"] == 1.0
+
+
+def test_the_heads_benchmark_ends_in_one_json_line() -> None:
+    command = [sys.executable, "benchmarks/heads.py", "--concepts", "1", "--seeds", "1", "--tests", "2"]
+    done = subprocess.run(
+        [*command, "--many", "20", "--people", "5", "--splits", "0"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    figures = json.loads(done.stdout.strip().splitlines()[-1])
+    keys = (
+        "recall", "rejection", "recall_negatives", "rejection_negatives", "small_recall",
+        "small_recall_no_crops", "calibration_error", "gate_ratio", "load_seconds", "faces_right",
+        "faces_wrong",
+    )  # fmt: skip
+    assert all(isinstance(figures[key], float) for key in keys)
+    assert all(0 <= figures[key] <= 1 for key in keys if key not in ("gate_ratio", "load_seconds"))
+    assert figures["photos_weighted_accuracy"] is None, "no photos were given"
+    assert figures["faces_right"] > 0.9

@@ -33,6 +33,10 @@ STEEPNESS = 40.0
 threshold and 0.02 at eleven. For 0.35 % errors of both kinds at the threshold, as published for the default
 encoder, normal distributions give 54; less is claimed here, because a key is not a whole person."""
 
+LIKE_OWN, LIKE_ONE = 1.1, 0.75
+"""A face is the person's beyond doubt up to so many times the mean distance of the keys, or parts of the
+threshold, whichever is more. At 0.75 one pair of strangers in some 100,000 is, with the published errors."""
+
 SAME_PICTURE = 1e-3
 """Keys nearer than this part of the threshold come from one picture, given twice."""
 
@@ -224,13 +228,16 @@ class FaceHead:
 def _check_negatives(
     keys: FloatArray, others: Sequence[LoadedImage], given: Sequence[Faces], limit: float
 ) -> None:
-    """Raise InputError if a negative shows the person: a face as near to a key as keys are to each other."""
-    own = float(_own_distances(keys).max()) if len(keys) > 1 else 0.0
-    near = min(max(own, limit / 2), limit)
+    """Raise InputError if a negative shows the person: a face as near to all keys as they are to each other.
+
+    Nearness to one key would not do: among hundreds of strangers one is.
+    """
+    pairs = distances(keys, keys)[np.triu_indices(len(keys), 1)]
+    near = min(max(LIKE_OWN * float(pairs.mean()) if len(pairs) else 0.0, LIKE_ONE * limit), limit)
     holding = [
         photo.name
         for photo, faces in zip(others, given, strict=True)
-        if len(faces) and distances(faces.descriptors, keys).min() <= near
+        if len(faces) and distances(faces.descriptors, keys).mean(axis=1).min() <= near
     ]
     if holding:
         raise InputError(

@@ -132,8 +132,8 @@ def spread(values: npt.NDArray[Any], boxes: Sequence[Box], cells: int = 24) -> n
         boxes: the windows, the whole picture first.
         cells: 1 or more.
 
-    >>> spread(np.array([0.0, 1.0]), [(0, 0, 40, 20), (20, 0, 40, 20)], 4).round(2).tolist()
-    [[0.0, 0.0, 0.67, 0.67], [0.0, 0.0, 0.67, 0.67]]
+    >>> spread(np.array([0.0, 3.0]), [(0, 0, 40, 20), (20, 0, 40, 20)], 4).round().tolist()
+    [[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 2.0]]
     """
     _, _, width, height = boxes[0]
     step = max(width, height) / cells

@@ -224,14 +224,14 @@ def test_the_tower_runs_once_and_only_the_embedding_moves(backbone: Blip2Backbon
     backbone.model.vision_model.register_forward_hook(count("tower"))
     backbone.model.qformer.register_forward_hook(count("qformer"))
     steps: list[float] = []
-    settings = LearnSettings(steps=30, views=2, learning_rate=0.3, regularizer=0.04)
+    settings = LearnSettings(steps=30, views=2, regularizer=0.04)
     learned = learn_embedding(
         backbone, taught_examples(), settings, words=("sks", "mug"), report=lambda n, ce, _: steps.append(ce)
     )
     assert runs == {"tower": 1, "qformer": 30}
     assert prompts == {"", "What is next to sks?"}
     assert learned.directions.shape == (1, WIDTH)
-    assert sum(steps[-8:]) < sum(steps[:8]) - 0.08
+    assert sum(steps[-8:]) / 8 < sum(steps[:8]) / 8 - 0.03
     for name, value in backbone.model.state_dict().items():
         assert torch.equal(value, before[name]), name
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
 from myvlm.attention import IMPLEMENTATION, attention_columns, record_attention
+from myvlm.backbones.prefix import cache_argument
 from myvlm.errors import InputError
 
 LENGTH = 12
@@ -95,9 +96,9 @@ def test_with_a_cache_queries_count_from_the_new_tokens_and_keys_from_the_first(
     with record_attention(model.config, queries=torch.tensor([[10]]), keys=torch.tensor([[1]])) as whole:
         model(inputs_embeds=inputs)
     cache = DynamicCache(config=model.config)
-    model(inputs_embeds=inputs[:, :8], past_key_values=cache)
+    model(inputs_embeds=inputs[:, :8], **{cache_argument(model): cache})
     with record_attention(model.config, queries=torch.tensor([[2]]), keys=torch.tensor([[1]])) as tail:
-        model(inputs_embeds=inputs[:, 8:], past_key_values=cache)
+        model(inputs_embeds=inputs[:, 8:], **{cache_argument(model): cache})
     torch.testing.assert_close(torch.stack(tail.probabilities), torch.stack(whole.probabilities))
 
 

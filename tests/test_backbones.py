@@ -434,7 +434,7 @@ def test_a_backbone_is_found_by_model_type_and_named(llava: tuple[Any, Any]) -> 
     assert isinstance(backbone_for(*llava), LlavaBackbone)
     assert backbone_for(*llava).name == "llava"
     assert backbone_for(*llava, name="mine").name == "mine"
-    with pytest.raises(UnknownBackboneError, match=r"(?s)LlamaModel, model_type 'llama'.*of type blip-2, llava"):
+    with pytest.raises(UnknownBackboneError, match=r"(?s)LlamaModel, model_type 'llama'.*of type blip-2, .*llava,"):
         backbone_for(llava[0].model.language_model, llava[1])
 
 
@@ -462,6 +462,8 @@ def test_registering_checks_names_and_completeness(registered: dict[str, Any]) -
         register_backbone(type("Other", (LlavaBackbone,), {"model_types": ("other",)}))
     with pytest.raises(BackboneError, match=r"missing methods .*'grid'"):
         register_backbone(type("Other", (LanguageRows,), {"family": "other", "model_types": ("other",)}))
+    narrow = {"family": "narrow", "matches": classmethod(lambda cls, model: False)}
+    assert register_backbone(type("Narrow", (LlavaBackbone,), narrow)).model_types == ("llava",)
     other = type("Other", (LlavaBackbone,), {"family": "other", "model_types": ("other",)})
     assert register_backbone(other) is other
     assert registered["other"] is other
@@ -485,5 +487,5 @@ def test_entry_points_add_families_and_a_broken_one_is_named(
         known_backbones()
     assert len(caplog.records) == 1
     assert "'absent'" in caplog.text
-    with pytest.raises(UnknownBackboneError, match=r"plugin; absent cannot be loaded .*no_such_module"):
+    with pytest.raises(UnknownBackboneError, match=r"plugin, .*; absent cannot be loaded .*no_such_module"):
         backbone_for(llava[0].model.language_model, llava[1])

@@ -119,7 +119,7 @@ def test_same_seed_same_head_and_fit_leaves_settings_alone() -> None:
     assert first.threshold_ == second.threshold_
     other = ObjectHead(ColourEncoder(bank=BANK), seed=4).fit(scenes(0, 3))
     assert not np.array_equal(first.coef_, other.coef_)
-    assert (first.seed, first.crops, first.C) == (3, "auto", 10.0)
+    assert (first.seed, first.crops, first.C) == (3, "auto", 1.0)
 
 
 def test_hard_negatives_are_mined_from_a_large_pool() -> None:

@@ -66,10 +66,10 @@ def register_backbone(family: Family) -> Family:
 
 
 def _narrows(one: type[Backbone], other: type[Backbone]) -> bool:
-    """Whether one of two is a special case of the other and says which models are its own."""
+    """Whether one of two says which models of a known family, whose subclass it is, are its own."""
     return any(
-        issubclass(special, general) and "matches" in vars(special)
-        for special, general in ((one, other), (other, one))
+        "matches" in vars(special) and any(general in _known.values() for general in special.__mro__[1:])
+        for special in (one, other)
     )
 
 

@@ -68,7 +68,7 @@ class ObjectHead:
         *,
         crops: Crops = "auto",
         false_alarm_rate: float = 0.01,
-        C: float = 10.0,
+        C: float = 1.0,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
@@ -236,7 +236,7 @@ class ObjectHead:
                 "A setting of the head is out of range.",
                 got=f"false_alarm_rate={self.false_alarm_rate}, C={self.C}",
                 expected="0 < false_alarm_rate < 1 and 0 < C",
-                fix="leave them at 0.01 and 10",
+                fix="leave them at 0.01 and 1",
             )
 
 

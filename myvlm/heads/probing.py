@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageOps
 
 from myvlm.heads.base import FloatArray
-from myvlm.heads.calibration import BETWEEN, BETWEEN_WHITENED, Calibration, calibrate
+from myvlm.heads.calibration import BETWEEN_WHITENED, BETWEEN_WHITENED_MANY, Calibration, calibrate
 from myvlm.heads.choosing import choose_windows, text_direction, windows_without
 from myvlm.heads.closer import look_closer
 from myvlm.heads.encoders import ImageEncoder, PictureFeatures, cut, features, whiten
@@ -117,8 +117,12 @@ def learn_probe(
     )
     probe = _fit_on(examples, range(len(photos)), range(len(pictures)), C, seed)
     positives, negatives = _left_out_scores(examples, C, seed)
-    between = BETWEEN if encoder.whitening() is None else BETWEEN_WHITENED
-    calibration = calibrate(positives, negatives, false_alarm_rate, between)
+    if encoder.whitening() is None:
+        calibration = calibrate(positives, negatives, false_alarm_rate)
+    else:
+        between = BETWEEN_WHITENED.get(len(photos), BETWEEN_WHITENED_MANY)
+        anchor = float(np.median(positives))
+        calibration = calibrate(positives, negatives, false_alarm_rate, between, anchor)
     # Where no picture without the object comes near, a closer look would cost for nothing.
     reach = 0.0 if examples.closer is None else max(calibration.threshold - calibration.ceiling, 0.0)
     return Learned(probe, calibration, reach, boxes, _figures(positives, negatives, calibration, examples))

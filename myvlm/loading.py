@@ -42,10 +42,10 @@ def default_settings(backbone: str, *, family: str = "", kind: str = "object") -
         kind: of the head; on BLIP-2 objects take 75 steps and all others 100 (§4 of arXiv 2403.14599).
 
     The paper's learning rate is for models of 7 B. On tinyworld, starting at the words, small steps keep the
-    name on its own thing: at 0.2 and above it was now and then said of the neighbour. The regularizer's weight
-    was chosen on users whom no benchmark knows (seeds 7 and 8 of `few_shot`, four each, 20 pictures a user):
-    at 0, 0.03, 0.1 and 0.25 the name was said in 1.000, 0.994, 0.969 and 0.969 of the pictures, with 0.953,
-    0.953, 0.947 and 0.959 of the surroundings that the plain model says right.
+    name on its own thing: at 0.2 and above it was now and then said of the neighbour. The weight of the
+    regularizer was chosen on users whom no benchmark knows (seeds 7 and 8 of `few_shot`, four each, 20
+    pictures a user): at 0, 0.03, 0.1 and 0.25 the name was said in 1.000, 0.994, 0.969 and 0.969 of the
+    pictures, with 0.953, 0.953, 0.947 and 0.959 of the surroundings that the plain model says right.
 
     >>> default_settings("tinyworld/llava").learning_rate
     0.04

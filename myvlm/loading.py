@@ -29,8 +29,11 @@ def default_encoder(backbone: str, device: str) -> str:
     return CUDA_ENCODER if device.startswith("cuda") else CPU_ENCODER
 
 
-FAMILY_SETTINGS: dict[str, dict[str, float]] = {"blip2": {"steps": 75, "regularizer": 0.04}}
-"""What the paper says for a family, where that is not the default of `LearnSettings`; people take longer."""
+FAMILY_SETTINGS: dict[str, dict[str, float]] = {
+    "blip2": {"steps": 75, "regularizer": 0.04},
+    "minigpt_v2": {"steps": 200},
+}
+"""What the paper says for a family, where that is not the default of `LearnSettings`."""
 
 
 def default_settings(backbone: str, *, family: str = "", kind: str = "object") -> LearnSettings:
@@ -54,9 +57,10 @@ def default_settings(backbone: str, *, family: str = "", kind: str = "object") -
     """
     if backbone == "tinyworld/llava":
         return LearnSettings(learning_rate=0.04, regularizer=0.03)
-    said = dict(FAMILY_SETTINGS.get(family or backbone.removeprefix("tinyworld/"), {}))
-    if kind != "object":
-        said.pop("steps", None)
+    family = family or backbone.removeprefix("tinyworld/")
+    said = dict(FAMILY_SETTINGS.get(family, {}))
+    if family == "blip2" and kind != "object":
+        said["steps"] = 100
     return LearnSettings.model_validate(said)
 
 

@@ -91,7 +91,8 @@ def train_clip(
     model = new_clip(seed)
     if before is not None:
         model.load_state_dict(before)
-    labeller = nn.ModuleDict({"patches": PatchLabeller(CLIP_WIDTH), "window": ThingLabeller(CLIP_DIM)})
+    of_patches, of_window = PatchLabeller(CLIP_WIDTH), ThingLabeller(CLIP_DIM)
+    labeller = nn.ModuleDict({"patches": of_patches, "window": of_window})
     model.visual.output_tokens = True
     device = schedule.device
     model.to(device), labeller.to(device)
@@ -106,8 +107,8 @@ def train_clip(
         with schedule.fast():
             pooled, tokens = model.visual(images)
             written = model.encode_text(tokenizer(texts).to(device), normalize=True)
-            patch_loss = labeller["patches"].loss(tokens, labels, whole)
-            window_loss = labeller["window"].loss(pooled, single)
+            patch_loss = of_patches.loss(tokens, labels, whole)
+            window_loss = of_window.loss(pooled, single)
         pooled, written = F.normalize(pooled.float(), dim=-1), written.float()
         scale = model.logit_scale.exp().clamp(max=100)
         right = torch.arange(len(images), device=device)

@@ -97,7 +97,9 @@ class Schedule:
 
 def fast_in_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for bfloat16; a CPU without them is ten times slower in it."""
-    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(
+        device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
 
 
 def orthogonalised(
@@ -111,7 +113,8 @@ def orthogonalised(
     for _ in range(steps):
         square = matrix @ matrix.T
         matrix = a * matrix + (b * square + c * square @ square) @ matrix
-    return matrix.T if tall else matrix
+    found: Tensor = matrix.T if tall else matrix
+    return found
 
 
 def plain_attention(
@@ -136,7 +139,7 @@ def make_optimisers(
     """
     if not fast_in_bfloat16(schedule.device):
         # torch's Muon multiplies in bfloat16 whatever it is given: seven tenths of a step on such a CPU.
-        torch.optim._muon._zeropower_via_newtonschulz = orthogonalised
+        torch.optim._muon._zeropower_via_newtonschulz = orthogonalised  # type: ignore[assignment]
     matrices: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     for module, factor in modules:

@@ -25,13 +25,20 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from tiny import pictures
+from tiny_blip2 import tiny_blip2
 from tiny_families import FAMILIES
 
 from myvlm.backbones import Backbone, ConceptRows, backbone_for
 from myvlm.backbones.contract_case import BackboneCase
+from myvlm.backbones.contract_qformer import case_of
 from myvlm.testing import BACKBONE_CHECKS
 
 TOKENS = 8
+ALL = {
+    **FAMILIES,
+    "BLIP-2, OPT": lambda: tiny_blip2(language="opt"),
+    "BLIP-2, T5": lambda: tiny_blip2(language="t5"),
+}
 PASSED, SKIPPED, FAILED = "+", "o", "X"
 
 
@@ -42,7 +49,7 @@ def main() -> int:
     chosen = options.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    names = [name for name in FAMILIES if not chosen.only or any(part in name for part in chosen.only)]
+    names = [name for name in ALL if not chosen.only or any(part in name for part in chosen.only)]
     for number, check in enumerate(BACKBONE_CHECKS, start=1):
         print(f"{number:3}  {check.__name__}: {(check.__doc__ or '').splitlines()[0]}")
     print(f"\n{PASSED} passed, {SKIPPED} nothing to check, {FAILED} failed\n")
@@ -51,10 +58,8 @@ def main() -> int:
     failures: list[str] = []
     costs: list[float] = []
     for name in names:
-        backbone = backbone_for(*FAMILIES[name]())
-        marks = [
-            mark(check, BackboneCase(backbone, shapes(), "sks"), name, failures) for check in BACKBONE_CHECKS
-        ]
+        backbone = backbone_for(*ALL[name]())
+        marks = [mark(check, case_of(backbone, shapes(), "sks"), name, failures) for check in BACKBONE_CHECKS]
         plain, taught = cost(backbone, chosen.calls)
         costs.append(taught - plain)
         row = " ".join(f"{one:>2}" for one in marks)

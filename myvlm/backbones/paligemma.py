@@ -26,6 +26,7 @@ class PaliGemmaBackbone(LanguageRows):
     model_types = ("paligemma",)
     template = "{image}{prompt}"
     default_caption_prompt = "caption en"
+    caption_prompts = ("caption en", "describe en", "cap en")
 
     def completed(self, rendered: str) -> str:
         token = self.processor.image_token

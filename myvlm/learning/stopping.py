@@ -55,7 +55,7 @@ class Validation:
             )
             for n, e in enumerate(examples)
         ]
-        prompts = getattr(backbone, "caption_prompts", ()) or UNSEEN_PROMPTS
+        prompts = backbone.caption_prompts or UNSEEN_PROMPTS
         self.asked: list[tuple[Image.Image, str]] = [
             (own[-1], prompt) for own in held_out for prompt in prompts
         ]

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from myvlm.backbones.boxes import Box
+from myvlm.backbones.options import generate_options
 from myvlm.errors import InputError
 
 NormRule = Literal["visual_mean", "first_patch", "none"]
@@ -253,7 +254,6 @@ class Backbone(ABC):
         """`answer_loss`, equal to rounding, from prefixes that `prefixes` made."""
         raise NotImplementedError
 
-    @abstractmethod
     def generate(
         self,
         images: Sequence[Image.Image],
@@ -270,6 +270,32 @@ class Backbone(ABC):
             InputError: the three do not have one length, a row has the wrong width, or an option of
                 `generate` would change what is returned.
             BackboneError: the rows did not land where they should.
+        """
+        self._check(rows, images=images, prompts=prompts)
+        options = generate_options(generation)
+        replies: dict[int, Generation] = {}
+        plain = [index for index, concepts in enumerate(rows) if not concepts]
+        taught = [index for index, concepts in enumerate(rows) if concepts]
+        with self.frozen(), torch.no_grad():
+            for samples in (plain, taught):
+                if samples:
+                    shown, asked = [images[i] for i in samples], [prompts[i] for i in samples]
+                    made = self._replies(shown, asked, [rows[i] for i in samples], options)
+                    replies.update(zip(samples, made, strict=True))
+        return [replies[index] for index in range(len(rows))]
+
+    @abstractmethod
+    def _replies(
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        rows: Sequence[Sequence[ConceptRows]],
+        options: Mapping[str, Any],
+    ) -> list[Generation]:
+        """Replies of one sub-batch: through plain transformers when no sample has rows, else with them.
+
+        Args:
+            options: of transformers' `generate`, the defaults filled in.
         """
 
     @abstractmethod

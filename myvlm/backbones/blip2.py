@@ -123,14 +123,7 @@ class Blip2Backbone(Backbone):
         the answer lacks the word, the query tokens count by what they give to the concept.
         """
         self._check([rows])
-        place = text.find_word(answer, word)
-        if place is None and not rows:
-            raise InputError(
-                f"Nothing says {word!r}: there is no attention to show.",
-                got=repr(answer),
-                expected=f"{word!r} in the answer, or concept rows",
-                fix="pass an answer that names it",
-            )
+        place = text.place_of(answer, word, rows)
         [features] = self.encode([image])
         taught = self.prompter.teacher_forced([prompt], [answer])
         before = self.prompter.answer_ids(prompt, answer[: place or 0])

@@ -26,7 +26,7 @@ from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.hooks import InsertedRows
 from myvlm.backbones.prefix import Prefix, prefill, tail_of
 from myvlm.backbones.prompter import IGNORED, Prompter, TeacherForced
-from myvlm.errors import BackboneError, InputError
+from myvlm.errors import BackboneError
 
 
 class LanguageRows(Backbone):
@@ -187,14 +187,7 @@ class LanguageRows(Backbone):
         self, image: Image.Image, prompt: str, answer: str, word: str, rows: Sequence[ConceptRows]
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
         self._check([rows])
-        place = text.find_word(answer, word)
-        if place is None and not rows:
-            raise InputError(
-                f"Nothing says {word!r}: there is no attention to show.",
-                got=repr(answer),
-                expected=f"{word!r} in the answer, or concept rows",
-                fix="pass an answer that names it",
-            )
+        place = text.place_of(answer, word, rows)
         features = self.encode([image])
         batch = self.prompter.teacher_forced([features[0].layout.text], [prompt], [answer], [rows])
         if place is None:

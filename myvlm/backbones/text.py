@@ -107,6 +107,23 @@ def find_word(text: str, word: str) -> int | None:
     return found.start() if found else None
 
 
+def place_of(answer: str, word: str, rows: Sequence[object]) -> int | None:
+    """Where the answer says the word; None where it does not and there are concept rows to look from.
+
+    Raises:
+        InputError: it does not, and there are none.
+    """
+    place = find_word(answer, word)
+    if place is None and not rows:
+        raise InputError(
+            f"Nothing says {word!r}: there is no attention to show.",
+            got=repr(answer),
+            expected=f"{word!r} in the answer, or concept rows",
+            fix="pass an answer that names it",
+        )
+    return place
+
+
 def insert_after_last(ids: Sequence[int], mark: int, inserted: Sequence[int]) -> list[int]:
     """`inserted` right after the last `mark` in `ids`.
 

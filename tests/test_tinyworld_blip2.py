@@ -8,7 +8,6 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from myvlm import MyVLM
 from myvlm.backbones.blip2 import Blip2Backbone
@@ -17,10 +16,18 @@ from myvlm.tinyworld import assets, pretrain, sample_picture
 from myvlm.tinyworld.corpus import Corpus, load_corpus, pixels
 from myvlm.tinyworld.language import Exchange, caption
 from myvlm.tinyworld.lessons import lessons
-from myvlm.tinyworld.models_blip2 import QUERY_TOKENS, adopt_blip2_tower, build_blip2_processor, new_blip2
+from myvlm.tinyworld.models import build_tokenizer, new_llava
+from myvlm.tinyworld.models_blip2 import (
+    QUERY_TOKENS,
+    adopt_blip2_tower,
+    adopt_words,
+    build_blip2_processor,
+    build_blip2_tokenizer,
+    look_at_places,
+    new_blip2,
+)
 from myvlm.tinyworld.scenes import random_scene
 from myvlm.tinyworld.train_blip2 import answer_blip2, asked, blip2_answer_logits, pack_blip2, train_blip2
-from myvlm.tinyworld.train_clip import new_clip
 from myvlm.tinyworld.training import Schedule
 
 QUESTION = "what colour is ulmo ?"
@@ -57,7 +64,8 @@ def test_packed_texts_are_what_the_model_in_use_reads() -> None:
     prompter = Blip2Backbone(model, processor).prompter
     with torch.no_grad():
         packed = pack_blip2([lesson], processor.tokenizer.get_vocab())
-        together, targets = blip2_answer_logits(model, pixels(np.asarray(picture)[None]), packed)
+        seen = model.get_image_features(pixels(np.asarray(picture)[None]), return_dict=True).pooler_output
+        together, targets = blip2_answer_logits(model, seen, packed)
         alone, said = [], []
         for exchange in lesson:
             prompt = exchange.prompt if asked(exchange) != "<s>" else ""
@@ -70,21 +78,29 @@ def test_packed_texts_are_what_the_model_in_use_reads() -> None:
     torch.testing.assert_close(together, torch.cat(alone), atol=2e-4, rtol=1e-3)
 
 
-def test_the_tower_begins_where_clips_ended() -> None:
-    state = load_file(assets.path("clip") / "open_clip_model.safetensors")
-    state = {name: value.float() for name, value in state.items()}
-    clip, model, images = new_clip(0).eval(), new_blip2(0).eval(), picture_pixels(16)
-    clip.load_state_dict(state)
-    before = model.vision_model(images).last_hidden_state
-    adopt_blip2_tower(model, state, images)
+def test_the_tower_begins_where_llavas_ended_and_each_query_looks_at_its_patches() -> None:
+    llava = MyVLM.from_pretrained("tinyworld/llava").backbone.model
+    model, images = new_blip2(0).eval(), picture_pixels(16)
     with torch.no_grad():
-        clip.visual.output_tokens = True
-        _, theirs = clip.visual(images)
-        ours = model.vision_model(images).last_hidden_state[:, 1:]
-    near = torch.cosine_similarity(ours, theirs, dim=-1).mean()
-    far = torch.cosine_similarity(before[:, 1:], theirs, dim=-1).mean()
+        tower = llava.model.vision_tower
+        theirs = tower.post_layernorm(tower(images).last_hidden_state[:, 1:])
+        before = model.vision_model(images).last_hidden_state
+        adopt_blip2_tower(model, llava.state_dict(), images)
+        adopt_words(model, llava.state_dict())
+        look_at_places(model, images)
+        seen = model.vision_model(images).last_hidden_state
+        near = torch.cosine_similarity(seen[:, 1:], theirs, dim=-1).mean()
+        far = torch.cosine_similarity(before[:, 1:], theirs, dim=-1).mean()
+        attention = model.qformer.encoder.layer[0].crossattention.attention
+        queries = model.qformer.layernorm(model.query_tokens)
+        scores = attention.query(queries) @ attention.key(seen).transpose(1, 2)
     assert near > 0.8
     assert far < 0.3
+    pairs = scores[:, :, 1:].unflatten(2, (QUERY_TOKENS, 2)).mean(-1).mean(0)
+    assert (pairs.argmax(1) == torch.arange(QUERY_TOKENS)).float().mean() > 0.5
+    ours, known = build_blip2_tokenizer().get_vocab(), build_tokenizer().get_vocab()
+    table = llava.get_input_embeddings().weight
+    assert torch.equal(model.get_input_embeddings().weight[ours["mug"]], table[known["mug"]])
 
 
 @pytest.fixture(scope="module")
@@ -95,16 +111,16 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 def test_a_training_can_be_interrupted_and_its_model_loaded(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clip = new_clip(0).state_dict()
+    llava = new_llava(1).state_dict()
     whole = Schedule(2, 2, 1e-3, tmp_path / "whole.pt", warmup=1)
-    for step in train_blip2(corpus, 0, whole, clip):
+    for step in train_blip2(corpus, 0, whole, llava):
         unbroken = {name: value.clone() for name, value in step.model.state_dict().items()}
         assert step.losses["answers"] > 0
     broken = Schedule(2, 2, 1e-3, tmp_path / "broken.pt", warmup=1)
-    steps = train_blip2(corpus, 0, broken, clip)
+    steps = train_blip2(corpus, 0, broken, llava)
     broken.save(next(steps))
     steps.close()
-    [last] = list(train_blip2(corpus, 0, broken, clip))
+    [last] = list(train_blip2(corpus, 0, broken, llava))
     assert last.number == 2
     fresh, changed = new_blip2(0).state_dict(), set()
     for name, value in last.model.state_dict().items():

@@ -31,6 +31,8 @@ from myvlm.tinyworld.scenes import SIZE
 
 QUERY_TOKENS = 32
 WIDTH = 192
+QUERY_GAIN = 3.0
+"""Of the first queries of the cross-attention: sharp enough to tell a patch from its neighbours."""
 
 
 def build_blip2_tokenizer() -> PreTrainedTokenizerFast:
@@ -80,19 +82,22 @@ def new_blip2(seed: int = 0) -> Any:
 
 
 @torch.no_grad()
-def adopt_blip2_tower(model: Any, clip_state: Mapping[str, Tensor], images: Tensor) -> None:
-    """Start the vision tower at that of an open_clip state dict.
+def adopt_blip2_tower(model: Any, llava: Mapping[str, Tensor], images: Tensor) -> None:
+    """Start the vision tower at that of a LLaVA's state dict, as BLIP-2's starts at one that sees.
 
     BLIP-2's tower lacks the normalisation that CLIP's begins with. What of it is linear goes into the
     embeddings; for the rest, the division by each patch's own spread, stands the mean spread on `images`
     (B × 3 × 96 × 96, −1 to 1). Training closes what is left.
     """
-    tower, prefix = model.vision_model, "visual."
-    source = {name.removeprefix(prefix): value for name, value in clip_state.items() if prefix in name}
-    gain, shift = source["ln_pre.weight"], source["ln_pre.bias"]
-    position = source["positional_embedding"] - source["positional_embedding"].mean(-1, keepdim=True)
-    filters = source["conv1.weight"] - source["conv1.weight"].mean(0, keepdim=True)
-    first = source["class_embedding"] - source["class_embedding"].mean()
+    tower, prefix = model.vision_model, "model.vision_tower."
+    source = {n.removeprefix(prefix): value for n, value in llava.items() if n.startswith(prefix)}
+    gain, shift = source["pre_layrnorm.weight"], source["pre_layrnorm.bias"]
+    place = source["embeddings.position_embedding.weight"]
+    position = place - place.mean(-1, keepdim=True)
+    kernel = source["embeddings.patch_embedding.weight"]
+    filters = kernel - kernel.mean(0, keepdim=True)
+    begin = source["embeddings.class_embedding"]
+    first = begin - begin.mean()
     patches = torch.nn.functional.conv2d(images, filters, stride=PATCH).flatten(2).transpose(1, 2)
     spread = (patches + position[1:]).std(-1, correction=0).mean()
     scale = torch.full((len(position), 1), float(spread))
@@ -104,13 +109,42 @@ def adopt_blip2_tower(model: Any, clip_state: Mapping[str, Tensor], images: Tens
         "embeddings.patch_embedding.bias": torch.zeros_like(shift),
     }
     for part in ("weight", "bias"):
-        state[f"post_layernorm.{part}"] = source[f"ln_post.{part}"]
+        state[f"post_layernorm.{part}"] = source[f"post_layernorm.{part}"]
         for layer in range(len(tower.encoder.layers)):
-            theirs, ours = f"transformer.resblocks.{layer}.", f"encoder.layers.{layer}."
-            state[f"{ours}self_attn.qkv.{part}"] = source[f"{theirs}attn.in_proj_{part}"]
-            for one, other in (
-                ("attn.out_proj", "self_attn.projection"), ("ln_1", "layer_norm1"), ("ln_2", "layer_norm2"),
-                ("mlp.c_fc", "mlp.fc1"), ("mlp.c_proj", "mlp.fc2"),
-            ):  # fmt: skip
-                state[f"{ours}{other}.{part}"] = source[f"{theirs}{one}.{part}"]
+            its = f"encoder.layers.{layer}."
+            packed = [source[f"{its}self_attn.{name}.{part}"] for name in ("q_proj", "k_proj", "v_proj")]
+            state[f"{its}self_attn.qkv.{part}"] = torch.cat(packed)
+            state[f"{its}self_attn.projection.{part}"] = source[f"{its}self_attn.out_proj.{part}"]
+            for name in ("layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2"):
+                state[f"{its}{name}.{part}"] = source[f"{its}{name}.{part}"]
     tower.load_state_dict(state)
+
+
+@torch.no_grad()
+def adopt_words(model: Any, llava: Mapping[str, Tensor], scale: float = 1.0) -> None:
+    """Start the words at their embeddings in a LLaVA's state dict, shared words only."""
+    theirs, ours = build_tokenizer().get_vocab(), build_blip2_tokenizer().get_vocab()
+    table, known = llava["model.language_model.embed_tokens.weight"], model.get_input_embeddings().weight
+    for word, row in ours.items():
+        if word in theirs:
+            known[row] = table[theirs[word]] * scale
+
+
+@torch.no_grad()
+def look_at_places(model: Any, images: Tensor) -> None:
+    """Start query `i` where it looks for patches `2i` and `2i + 1`, and hands on what it finds.
+
+    Its embedding becomes what the tower says of these two patches on average (on `images`, B × 3 × 96 × 96),
+    less what it says of all; query, key, value and output matrices of the cross-attention start at multiples
+    of the identity. Queries that begin alike stay alike for thousands of pictures.
+    """
+    seen = model.vision_model(images).last_hidden_state[:, 1:]
+    places = seen.mean(0) - seen.mean((0, 1))
+    pairs = places.unflatten(0, (QUERY_TOKENS, -1)).mean(1)
+    model.query_tokens.copy_((pairs / pairs.std(-1, keepdim=True))[None])
+    for layer in model.qformer.encoder.layer:
+        if layer.has_cross_attention:
+            attention, same = layer.crossattention, torch.eye(WIDTH)
+            for part, gain in (("query", QUERY_GAIN), ("key", 1.0), ("value", 1.0)):
+                getattr(attention.attention, part).weight.copy_(gain * same)
+            attention.output.dense.weight.copy_(same)

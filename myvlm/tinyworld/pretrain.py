@@ -60,9 +60,9 @@ def main(
         Path | None, typer.Option(help="Folder of earlier models to go on from, at half the learning rate.")
     ] = None,
     only: Annotated[
-        str, typer.Option(help="clip, llava or blip2: that one alone (the last two then need `clip`).")
+        str, typer.Option(help="clip, llava or blip2: that one alone; llava needs `clip`, blip2 `llava`.")
     ] = "",
-    blip2_steps: Annotated[int, typer.Option(help="As `--llava-steps`; always from the start.")] = 1900,
+    blip2_steps: Annotated[int, typer.Option(help="Steps of 32 pictures; always from the start.")] = 1600,
 ) -> None:
     """Draw the scenes, train tinyworld/clip, then tinyworld/llava and /blip2, and write all with cards."""
     torch.set_num_threads(threads)
@@ -84,10 +84,9 @@ def main(
         made = {**recipe, "steps": llava_steps, "batch": 48, **_gone_on_from(before, "llava")}
         export_llava(out / "llava", state, made)
     if only in ("", "blip2"):
-        anew = _schedule(None, blip2_steps, 48, work / "blip2.pt", place)
-        tower = _weights(out / "clip" / "open_clip_model.safetensors")
-        state = _run("tinyworld/blip2", train_blip2(corpus, seed, anew, tower), anew)
-        export_blip2(out / "blip2", state, {**recipe, "steps": blip2_steps, "batch": 48})
+        anew = _schedule(None, blip2_steps, 32, work / "blip2.pt", place)
+        state = _run("tinyworld/blip2", train_blip2(corpus, seed, anew, _llava_weights(out / "llava")), anew)
+        export_blip2(out / "blip2", state, {**recipe, "steps": blip2_steps, "batch": 32})
 
 
 def _schedule(

@@ -1,4 +1,4 @@
-"""Pre-train `tinyworld/blip2` on pictures and words, from the vision tower that `tinyworld/clip` learned."""
+"""Pre-train `tinyworld/blip2` on pictures and words, from the vision tower and words of `tinyworld/llava`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,21 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from myvlm.tinyworld.corpus import Corpus, affine, brighten, pixels, warp
-from myvlm.tinyworld.language import CAPTION_PROMPTS, IDENTIFIERS, Exchange, mirror
-from myvlm.tinyworld.lessons import PackedTexts, lessons, pack
-from myvlm.tinyworld.models_blip2 import QUERY_TOKENS, adopt_blip2_tower, build_blip2_tokenizer, new_blip2
-from myvlm.tinyworld.train_llava import IDENTIFIER_WEIGHT
+from myvlm.tinyworld.corpus import Corpus, pixels
+from myvlm.tinyworld.language import CAPTION_PROMPTS, IDENTIFIERS, Exchange
+from myvlm.tinyworld.lessons import PackedTexts, pack
+from myvlm.tinyworld.models import CLIP_WIDTH
+from myvlm.tinyworld.models_blip2 import (
+    QUERY_TOKENS,
+    WIDTH,
+    adopt_blip2_tower,
+    adopt_words,
+    build_blip2_tokenizer,
+    look_at_places,
+    new_blip2,
+)
+from myvlm.tinyworld.train_clip import PatchLabeller
+from myvlm.tinyworld.train_llava import IDENTIFIER_WEIGHT, PATCH_WEIGHT, draw_batch
 from myvlm.tinyworld.training import Schedule, Step, make_optimisers
 
 TOWER_RATE = 0.5
@@ -40,50 +50,73 @@ def _question(said: str) -> str:
     return f"question : {said} answer :" if "?" in said else said
 
 
+class QueryLabeller(nn.Module):
+    """Labels of the patches by the tower's tokens, and by the query that looks for each pair of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_tower, self.of_queries = PatchLabeller(CLIP_WIDTH), PatchLabeller(WIDTH)
+        self.apart = nn.Linear(WIDTH, 2 * WIDTH)
+
+    def loss(self, tokens: Tensor, queries: Tensor, labels: Tensor, whole: Tensor) -> Tensor:
+        """`tokens` B × 64 × D are the tower's, `queries` B × 32 × D; the rest is PatchLabeller's."""
+        pairs = self.apart(queries).unflatten(2, (2, WIDTH)).flatten(1, 2)
+        return self.of_tower.loss(tokens, labels, whole) + self.of_queries.loss(pairs, labels, whole)
+
+
 def train_blip2(
-    corpus: Corpus, seed: int, schedule: Schedule, clip_state: Mapping[str, Tensor]
+    corpus: Corpus, seed: int, schedule: Schedule, llava_state: Mapping[str, Tensor]
 ) -> Iterator[Step]:
     """Yield after every step; the last step's `model` is the trained one."""
     model = new_blip2(seed)
     model.set_attn_implementation("sdpa")
-    adopt_blip2_tower(model, clip_state, pixels(corpus.pictures[:SAMPLE]))
-    device, nothing = schedule.device, nn.Module()
-    model.to(device).train()
+    sample = pixels(corpus.pictures[:SAMPLE])
+    adopt_blip2_tower(model, llava_state, sample)
+    adopt_words(model, llava_state)
+    look_at_places(model, sample)
+    device, labeller = schedule.device, QueryLabeller()
+    model.to(device).train(), labeller.to(device)
     words = build_blip2_tokenizer().get_vocab()
     weights = torch.ones(model.config.text_config.vocab_size, device=device)
     weights[[words[w] for w in IDENTIFIERS]] = IDENTIFIER_WEIGHT
     parts: list[tuple[nn.Module, float]] = [
         (model.vision_model, TOWER_RATE), (nn.ParameterList([model.query_tokens]), 1.0), (model.qformer, 1.0),
-        (model.language_projection, 1.0), (model.language_model, 1.0),
+        (model.language_projection, 1.0), (model.language_model, 1.0), (labeller, 1.0),
     ]  # fmt: skip
     optimisers = make_optimisers(parts, schedule)
-    start = schedule.resume(model, nothing, *optimisers)
+    start = schedule.resume(model, labeller, *optimisers)
     for number in range(start, schedule.steps):
-        images, texts = _batch(corpus, Random(f"blip2 {seed} {number}"), schedule.batch, words)
+        images, labels, whole, lesson = draw_batch(corpus, Random(f"blip2 {seed} {number}"), schedule.batch)
+        texts = pack_blip2(lesson, words)
         with schedule.fast():
-            logits, targets = blip2_answer_logits(model, images.to(device), texts)
+            seen = model.get_image_features(images.to(device), return_dict=True)
+            queries = seen.qformer_outputs.last_hidden_state
+            tokens = seen.vision_outputs.last_hidden_state[:, 1:]
+            patch_loss = labeller.loss(tokens, queries, labels.to(device), whole.to(device))
+            logits, targets = blip2_answer_logits(model, seen.pooler_output, texts)
         losses = F.cross_entropy(logits.float(), targets, reduction="none")
         weight = weights[targets]
-        schedule.update((losses * weight).sum() / weight.sum(), optimisers, number)
+        loss = (losses * weight).sum() / weight.sum()
+        schedule.update(loss + PATCH_WEIGHT * patch_loss, optimisers, number)
         named = weight > 1
         values = {
             "answers": losses[~named].mean().item(),
             "identifiers": losses[named].mean().item() if named.any() else 0.0,
+            "patches": patch_loss.item(),
         }
-        yield Step(number + 1, values, model, nothing, optimisers)
+        yield Step(number + 1, values, model, labeller, optimisers)
 
 
-def blip2_answer_logits(model: Any, images: Tensor, texts: PackedTexts) -> tuple[Tensor, Tensor]:
+def blip2_answer_logits(model: Any, seen: Tensor, texts: PackedTexts) -> tuple[Tensor, Tensor]:
     """Logits at every trained position of all texts (N × V) and their targets (N).
 
-    Vision tower and Q-Former run once a picture (B × 3 × 96 × 96); its texts see the query tokens but not
-    each other (one block mask).
+    The query tokens `seen` (B × 32 × D, projected) are made once for all texts of their picture, which see
+    them but not each other (one block mask).
     """
-    device = images.device
-    seen = model.get_image_features(images, return_dict=True).pooler_output
+    device = seen.device
     written = model.get_input_embeddings()(texts.ids.to(device))
     inputs = torch.cat([seen, written.to(seen.dtype)], dim=1)
-    start = torch.arange(QUERY_TOKENS, device=device).expand(len(images), -1)
+    start = torch.arange(QUERY_TOKENS, device=device).expand(len(seen), -1)
     hidden = model.language_model.model(
         inputs_embeds=inputs,
         attention_mask=texts.mask(QUERY_TOKENS).to(device, inputs.dtype),
@@ -98,20 +131,6 @@ def blip2_answer_logits(model: Any, images: Tensor, texts: PackedTexts) -> tuple
 def pack_blip2(texts: Sequence[Sequence[Exchange]], words: dict[str, int]) -> PackedTexts:
     """`pack` with BLIP-2's prompts: behind the query tokens each text begins with `<s>`."""
     return pack(texts, words, ask=asked, prefix=QUERY_TOKENS)
-
-
-def _batch(corpus: Corpus, random: Random, size: int, words: dict[str, int]) -> tuple[Tensor, PackedTexts]:
-    chosen = [random.randrange(len(corpus)) for _ in range(size)]
-    flip = [random.random() < 0.5 for _ in chosen]
-    turn = [random.uniform(-45, 45) if random.random() < 0.15 else 0.0 for _ in chosen]
-    light = [random.uniform(0.4, 1.6) if random.random() < 0.25 else 1.0 for _ in chosen]
-    texts = []
-    for index, flipped, degrees in zip(chosen, flip, turn, strict=True):
-        scene = corpus.scenes[index]
-        texts.append(lessons(mirror(scene) if flipped else scene, random, boxes=degrees == 0))
-    theta = affine(torch.zeros(size, 2), torch.ones(size), torch.tensor(turn), torch.tensor(flip))
-    images, _ = warp(pixels(corpus.pictures[chosen]), torch.from_numpy(corpus.labels[chosen]), theta)
-    return brighten(images, torch.tensor(light)), pack_blip2(texts, words)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from myvlm.tinyworld.corpus import Corpus, affine, brighten, pixels, warp
-from myvlm.tinyworld.language import IDENTIFIERS, mirror
+from myvlm.tinyworld.language import IDENTIFIERS, Exchange, mirror
 from myvlm.tinyworld.lessons import PREFIX, PackedTexts, lessons, pack
 from myvlm.tinyworld.models import CLIP_WIDTH, SPECIAL, build_tokenizer, new_llava
 from myvlm.tinyworld.train_clip import PatchLabeller, patch_attributes, place_and_weather
@@ -85,7 +85,8 @@ def train_llava(
     for number in range(start, schedule.steps):
         random = Random(f"llava {seed} {number}")
         generator = torch.Generator().manual_seed(random.randrange(2**62))
-        images, labels, whole, texts = _batch(corpus, random, schedule.batch, words)
+        images, labels, whole, lesson = draw_batch(corpus, random, schedule.batch)
+        texts = pack(lesson, words)
         with schedule.fast():
             seen = core.vision_tower(images.to(device)).last_hidden_state[:, 1:]
             patch_loss = labeller.loss(seen, labels.to(device), whole.to(device))
@@ -139,10 +140,11 @@ def _prefix_ids() -> list[int]:
     return [words[w] for w in PREFIX if w != SPECIAL[4]]
 
 
-def _batch(
-    corpus: Corpus, random: Random, size: int, words: dict[str, int]
-) -> tuple[Tensor, Tensor, Tensor, PackedTexts]:
-    """Pictures, what their patches show, where and when they are, and their texts."""
+def draw_batch(
+    corpus: Corpus, random: Random, size: int
+) -> tuple[Tensor, Tensor, Tensor, list[list[Exchange]]]:
+    """Pictures (B × 3 × 96 × 96), what their patches show (B × 64 × 5), where and when they are (B × 2), and
+    the lessons of each."""
     chosen = [random.randrange(len(corpus)) for _ in range(size)]
     flip = [random.random() < 0.5 for _ in chosen]
     turn = [random.uniform(-45, 45) if random.random() < 0.15 else 0.0 for _ in chosen]
@@ -156,4 +158,4 @@ def _batch(
     images, patches = warp(pixels(corpus.pictures[chosen]), torch.from_numpy(corpus.labels[chosen]), theta)
     shown = [corpus.scenes[index] for index in chosen]
     labels = patch_attributes(shown, patches)
-    return brighten(images, torch.tensor(light)), labels, place_and_weather(shown), pack(texts, words)
+    return brighten(images, torch.tensor(light)), labels, place_and_weather(shown), texts

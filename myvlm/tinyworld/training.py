@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -143,8 +144,8 @@ def make_optimisers(
     matrices: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     for module, factor in modules:
-        inside = {n: "layers." in n or "resblocks." in n for n, _ in module.named_parameters()}
-        chosen = {n: p for n, p in module.named_parameters() if p.ndim == 2 and inside[n]}
+        inside = re.compile(r"\b(layer|layers|resblocks)\.\d")
+        chosen = {n: p for n, p in module.named_parameters() if p.ndim == 2 and inside.search(n)}
         rest = [p for n, p in module.named_parameters() if n not in chosen]
         base = schedule.rate * factor
         matrices.append({"params": list(chosen.values()), "lr": base, "base": base})

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from myvlm.backbones.boxes import Box
 from myvlm.backbones.options import generate_options
+from myvlm.backbones.placement import device_of
 from myvlm.errors import InputError
 
 NormRule = Literal["visual_mean", "first_patch", "none"]
@@ -165,8 +166,7 @@ class Backbone(ABC):
     @property
     def device(self) -> torch.device:
         """Where the inputs go."""
-        device: torch.device = self.model.get_input_embeddings().weight.device
-        return device
+        return device_of(self.model.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:

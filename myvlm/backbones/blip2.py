@@ -22,6 +22,7 @@ from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss
 from myvlm.backbones.blip2_attention import query_token_attention
 from myvlm.backbones.blip2_text import Blip2Prompter, Taught
 from myvlm.backbones.fingerprint import weights_fingerprint
+from myvlm.backbones.placement import weight_of, weights_of
 from myvlm.backbones.prompter import IGNORED
 from myvlm.backbones.qformer import QFormerRows
 from myvlm.backbones.registry import register_backbone
@@ -82,9 +83,12 @@ class Blip2Backbone(Backbone):
     def fingerprint(self) -> str:
         # Of the weights that stay in floating point when a model is quantised.
         if self._fingerprint is None:
-            tables = [self.model.get_input_embeddings().weight, self.model.get_output_embeddings().weight]
-            vectors = [weight for weight in self.model.parameters() if weight.ndim == 1]
-            self._fingerprint = weights_fingerprint([*tables, self.model.query_tokens, *vectors])
+            words, speech = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+            tables = [weight_of(words), weight_of(speech)]
+            vectors = [weight for weight in weights_of(self.model) if weight.ndim == 1]
+            self._fingerprint = weights_fingerprint(
+                [*tables, weight_of(self.model, "query_tokens"), *vectors]
+            )
         if self._through() is None:
             return self._fingerprint
         return hashlib.sha256(f"{self._fingerprint} {self.entrance}".encode()).hexdigest()[:32]

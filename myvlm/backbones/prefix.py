@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from myvlm.backbones.base import ConceptRows, visual_norms
 from myvlm.backbones.features import Features, Layout, encoder_outputs
+from myvlm.backbones.placement import device_of
 from myvlm.backbones.prompter import TeacherForced
 from myvlm.errors import BackboneError
 
@@ -64,7 +65,7 @@ def prefill(model: Any, ids: list[int], feature: Features, arguments: Mapping[st
     """
     from transformers import DynamicCache
 
-    device = model.get_input_embeddings().weight.device
+    device = device_of(model.get_input_embeddings())
     # Without the model's configuration: one made from it drops what is outside a sliding window.
     cache: Any = DynamicCache()
     with torch.no_grad():
@@ -117,7 +118,7 @@ def tail_of(
         positions: `… × B × S` position ids of the whole batch, where they are not 0, 1, 2 ….
     """
     table = model.get_input_embeddings()
-    device, starts = table.weight.device, [len(prefix) for prefix in prefixes]
+    device, starts = device_of(table), [len(prefix) for prefix in prefixes]
     for prefix, ids in zip(prefixes, batch.ids.tolist(), strict=True):
         if ids[: len(prefix)] != prefix.ids:
             raise BackboneError(

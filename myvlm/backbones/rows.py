@@ -24,6 +24,7 @@ from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss, Sample
 from myvlm.backbones.features import Features, Layout, encode_pictures, encoder_outputs, read_pictures
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.hooks import InsertedRows
+from myvlm.backbones.placement import weight_of, weights_of
 from myvlm.backbones.prefix import Prefix, prefill, tail_of
 from myvlm.backbones.prompter import IGNORED, Prompter, TeacherForced
 from myvlm.errors import BackboneError
@@ -126,9 +127,10 @@ class LanguageRows(Backbone):
     def fingerprint(self) -> str:
         # Of the weights that stay in floating point when a model is quantised.
         if self._fingerprint is None:
-            tables = [self.model.get_input_embeddings().weight, self.model.get_output_embeddings().weight]
-            vectors = [weight for weight in self.model.parameters() if weight.ndim == 1]
-            matrices = [weight for weight in self.projector.parameters() if weight.ndim > 1]
+            words, speech = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+            tables = [weight_of(words), weight_of(speech)]
+            vectors = [weight for weight in weights_of(self.model) if weight.ndim == 1]
+            matrices = [weight for weight in weights_of(self.projector) if weight.ndim > 1]
             self._fingerprint = weights_fingerprint([*tables, *matrices, *vectors])
         return self._fingerprint
 
@@ -209,7 +211,7 @@ class LanguageRows(Backbone):
         return text.answer_ids(self.processor.tokenizer, "a", word)
 
     def word_direction(self, word: str) -> Tensor:
-        table = self.model.get_input_embeddings().weight
+        table = weight_of(self.model.get_input_embeddings())
         with torch.no_grad():
             rows = functional.normalize(table[self.word_ids(word)].float(), dim=-1)
             return functional.normalize(rows.mean(0), dim=-1)

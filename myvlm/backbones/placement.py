@@ -1,0 +1,51 @@
+"""Where a model's weights are, also where accelerate keeps them away until a module runs (`device_map`).
+
+Imports only torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device on which the module's weight takes part; with `device_map` not always where it is kept."""
+    weight: Any = module.weight
+    for hook in _hooks(module):
+        if weight.is_meta and getattr(hook, "execution_device", None) is not None:
+            return torch.device(hook.execution_device)
+    return torch.device(weight.device)
+
+
+def weight_of(module: nn.Module, name: str = "weight") -> Tensor:
+    """The module's own parameter of that name, read from where it is kept."""
+    return _held(module, name, getattr(module, name))
+
+
+def weights_of(module: nn.Module) -> Iterator[Tensor]:
+    """Every parameter of the module and of all in it, each once, read from where it is kept."""
+    seen: set[int] = set()
+    for part in module.modules():
+        for name, weight in part.named_parameters(recurse=False):
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                yield _held(part, name, weight)
+
+
+def _held(module: nn.Module, name: str, weight: Tensor) -> Tensor:
+    """An offloaded weight is a hollow tensor on the device `meta`; its hook knows where the values are."""
+    for hook in _hooks(module):
+        kept = getattr(hook, "weights_map", None)
+        if weight.is_meta and kept is not None:
+            value: Tensor = kept[name]
+            return value
+    return weight
+
+
+def _hooks(module: nn.Module) -> tuple[Any, ...]:
+    hook = getattr(module, "_hf_hook", None)
+    return tuple(getattr(hook, "hooks", (hook,)))

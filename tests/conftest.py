@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,11 +11,20 @@ from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
 
+import numpy as np
 import pytest
 import torch
+from command import Myvlm, Run
 from fake_encoder import ColourEncoder
+from tiny import tiny_llava
+from typer.testing import CliRunner
 
 from myvlm import Concept, MyVLM
+from myvlm.backbones.llava import LlavaBackbone
+from myvlm.cli import app
+from myvlm.concept import Embedding
+from myvlm.heads.base import HeadMeta
+from myvlm.heads.clip_probe import ObjectHead
 from myvlm.heads.encoders import register_encoder
 from myvlm.tinyworld import FewShot, few_shot, sample_picture
 
@@ -76,6 +86,66 @@ def taught(vlm: MyVLM, tmp_path_factory: pytest.TempPathFactory) -> Taught:
     )
     folder = concept.save(place / "concepts" / "mug")
     return Taught(kit, Concept.load(folder), folder, photos)
+
+
+@pytest.fixture(scope="module")
+def kit() -> FewShot:
+    """A user's four photos of a thing in tinyworld, and six unseen pictures of each kind."""
+    return few_shot(0, photos=4, tests=6)
+
+
+@pytest.fixture(scope="session")
+def llava() -> tuple[Any, Any]:
+    """A tiny random model and its processor, made once: a test that changes it takes `backbone`."""
+    return tiny_llava()
+
+
+@pytest.fixture
+def backbone(llava: tuple[Any, Any]) -> LlavaBackbone:
+    """A backbone around a copy of `llava`."""
+    return LlavaBackbone(copy.deepcopy(llava[0]), llava[1])
+
+
+@pytest.fixture
+def concept() -> Concept:
+    """A concept made by hand: six features, two rows of five numbers for `org/model`."""
+    meta = HeadMeta(
+        kind="object",
+        encoder="ViT-B-32@openai",
+        threshold=0.75,
+        calibration={"slope": 2.0},
+        settings={"crops": 9, "false_alarm_rate": 0.05, "C": 1.0, "seed": 7},
+        figures={"photos": 3},
+    )
+    rng = np.random.default_rng(0)
+    vector = rng.normal(size=6).astype(np.float32)
+    head = ObjectHead.from_state(meta, {"coef": vector, "intercept": vector[:1], "witness": vector})
+    embedding = Embedding(
+        rng.normal(size=(2, 5)).astype(np.float32), "image", "Describe.", "f00d", {"steps": 3}, {"loss": 0.5}
+    )
+    return Concept("sks", "mug", head, {"org/model": embedding}, {"captions": [["sks"]]})
+
+
+@pytest.fixture
+def saved(concept: Concept, tmp_path: Path) -> Path:
+    """The folder of `concept`."""
+    return concept.save(tmp_path / "sks-mug")
+
+
+@pytest.fixture
+def myvlm(vlm: MyVLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Myvlm:
+    """Runs the command in an empty working folder, around the model that is already loaded."""
+    from_pretrained = MyVLM.from_pretrained
+    here = tmp_path / "here"
+    here.mkdir()
+
+    def loaded(name: str, **options: Any) -> MyVLM:
+        return around(vlm) if name == "tinyworld/llava" else from_pretrained(name, **options)
+
+    monkeypatch.setattr(MyVLM, "from_pretrained", loaded)
+    monkeypatch.chdir(here)
+    runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
+    return lambda *words: Run(runner.invoke(app, [str(word) for word in words]))
 
 
 @pytest.fixture

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import Taught, check_same, state_of
+from conftest import Taught
 from PIL import Image
+from teaching import teach
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from myvlm import Concept, LearnSettings, Lesson, MyVLM, Reply, api
+from myvlm import Concept, MyVLM, Reply
 from myvlm.errors import (
     ConceptExistsError,
     ConceptFileError,
@@ -28,24 +26,11 @@ from myvlm.errors import (
     UnknownBackboneError,
     UnknownConceptError,
 )
-from myvlm.tinyworld import FewShot, few_shot, sample_picture
+from myvlm.tinyworld import FewShot, sample_picture
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.words import contains_word
 
 pytestmark = pytest.mark.usefixtures("unchanged")
-SHORT = LearnSettings(steps=2, views=2)
-
-
-@pytest.fixture(scope="module")
-def kit() -> FewShot:
-    return few_shot(0, photos=4, tests=6)
-
-
-def teach(vlm: MyVLM, kit: FewShot, **changes: Any) -> Concept:
-    given: dict[str, Any] = {"images": kit.photos(), "captions": kit.captions(), "settings": SHORT, **changes}
-    identifier = given.pop("identifier", kit.identifier)
-    images = given.pop("images")
-    return vlm.learn(identifier, images, category=kit.category, progress=False, **given)
 
 
 # ---------------------------------------------------------------- one or many
@@ -145,45 +130,6 @@ def test_a_renamed_concept_speaks_the_new_word(taught: Taught, fresh: MyVLM) -> 
     assert fresh.ask(shown[0], "what is next to My Old Cup ?").token_ids == answer.token_ids
 
 
-def test_learning_again_gives_the_same_numbers(vlm: MyVLM, quick: MyVLM, kit: FewShot) -> None:
-    first = teach(quick, kit).embeddings["tinyworld/llava"]
-    quick.concepts.remove(kit.identifier)
-    second = teach(quick, kit).embeddings["tinyworld/llava"]
-    quick.concepts.remove(kit.identifier)
-    other = teach(quick, kit, settings=SHORT.model_copy(update={"seed": 1})).embeddings["tinyworld/llava"]
-    assert np.array_equal(first.directions, second.directions)
-    assert not np.array_equal(first.directions, other.directions)
-    assert first.directions.shape == (1, vlm.backbone.dim)
-    assert first.fingerprint == vlm.backbone.fingerprint()
-    assert first.figures["cross_entropy"] > 0
-
-
-def test_the_model_writes_captions_where_the_user_gives_none(quick: MyVLM, kit: FewShot) -> None:
-    concept = teach(quick, kit, captions=None)
-    assert concept.recipe["captions_by"] == "model"
-    captions = concept.recipe["captions"]
-    assert len(captions) == 4
-    assert all(contains_word(text, kit.identifier) for own in captions for text in own)
-
-
-def test_learning_leaves_a_model_in_training_as_it_was(quick: MyVLM, kit: FewShot) -> None:
-    model = quick.backbone.model
-    frozen = next(model.parameters())
-    model.train()
-    model.model.language_model.eval()
-    frozen.requires_grad_(False)
-    handle = model.register_forward_hook(lambda *_: None)
-    try:
-        before = state_of(model)
-        teach(quick, kit)
-        quick.caption(kit.photos()[0])
-        check_same(before, state_of(model))
-    finally:
-        handle.remove()
-        frozen.requires_grad_(True)
-        model.eval()
-
-
 # ---------------------------------------------------------------- bad input
 
 
@@ -205,46 +151,6 @@ def test_bad_photos(quick: MyVLM, kit: FewShot, tmp_path: Path) -> None:
         with pytest.raises(kind, match=message):
             quick.caption(images)
     assert len(quick.concepts) == 0
-
-
-@pytest.mark.parametrize(
-    ("captions", "message"),
-    [
-        (["{} on a chair", "a mug", "{} here", "{} there"], r"images\[1\] does not name the concept"),
-        (["{} on a chair"], "1 captions"),
-        ("{} on a chair", "one text"),
-        ([["{} on a chair"], [], ["{}"], ["{}"]], r"images\[1\] has no caption"),
-        ([["{}"], ["{}"], ["{}", "{}s of the world"], ["{}"]], r"images\[2\] does not name"),
-    ],
-)
-def test_bad_captions(quick: MyVLM, kit: FewShot, captions: Any, message: str) -> None:
-    filled = json.loads(json.dumps(captions).replace("{}", kit.identifier))
-    with pytest.raises(InputError, match=message):
-        teach(quick, kit, captions=filled)
-    assert len(quick.concepts) == 0
-
-
-def test_bad_questions(quick: MyVLM, kit: FewShot) -> None:
-    with pytest.raises(InputError, match="2 lists"):
-        teach(quick, kit, questions=[[("where ?", "here")], []])
-    with pytest.raises(InputError, match="question is empty"):
-        quick.ask(kit.photos()[0], "  ")
-
-
-@pytest.mark.parametrize("identifier", ["", " sks", "a/b", "..", "x" * 65, "tab\there"])
-def test_no_identifier(quick: MyVLM, kit: FewShot, identifier: str) -> None:
-    with pytest.raises(InputError, match="cannot be the identifier"):
-        teach(quick, kit, identifier=identifier)
-
-
-def test_an_identifier_that_the_model_cannot_write(
-    quick: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(InputError, match=r"(?s)cannot write 'qwertz'.*unknown words.*sks"):
-        teach(quick, kit, identifier="qwertz")
-    monkeypatch.setattr(quick.backbone, "word_ids", lambda word: [])
-    with pytest.raises(InputError, match="no tokens"):
-        teach(quick, kit)
 
 
 def test_an_identifier_that_is_taken(taught: Taught, fresh: MyVLM) -> None:
@@ -309,100 +215,6 @@ def test_a_place_that_cannot_be_written(taught: Taught, tmp_path: Path) -> None:
         "full",
         "full/mine.txt",
     ]
-
-
-@contextmanager
-def _interrupted_at_two(*_: Any, **__: Any) -> Iterator[Any]:
-    def report(step: int, *_: float) -> None:
-        if step == 2:
-            raise KeyboardInterrupt
-
-    yield report
-
-
-def test_ctrl_c_in_the_middle_of_learning_keeps_what_is_there(
-    quick: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    before = state_of(quick.backbone.model)
-    monkeypatch.setattr(api, "learning_progress", _interrupted_at_two)
-    concept = teach(quick, kit, settings=LearnSettings(steps=50, views=2))
-    figures = concept.embeddings["tinyworld/llava"].figures
-    assert (figures["steps"], figures["interrupted"]) == (2, True)
-    assert "Interrupted after 2 steps of at most 50" in caplog.text
-    assert list(quick.concepts) == [kit.identifier]
-    check_same(before, state_of(quick.backbone.model))
-    monkeypatch.undo()
-    quick.concepts.remove(kit.identifier)
-    figures = teach(quick, kit).embeddings["tinyworld/llava"].figures
-    assert figures["steps"] == 2
-    assert "interrupted" not in figures
-
-
-def test_ctrl_c_before_the_first_step_leaves_nothing(
-    quick: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*_: Any, **__: Any) -> Any:
-        raise KeyboardInterrupt
-
-    before = state_of(quick.backbone.model)
-    for method in ("encode", "prefixes"):
-        with monkeypatch.context() as patched:
-            patched.setattr(type(quick.backbone), method, interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                teach(quick, kit)
-        assert len(quick.concepts) == 0
-        check_same(before, state_of(quick.backbone.model))
-        before = state_of(quick.backbone.model)
-
-
-def test_several_concepts_learn_together_what_each_learns_alone(quick: MyVLM, kit: FewShot) -> None:
-    other = few_shot(1, photos=2, tests=1)
-    settings = SHORT.model_copy(update={"steps": 3, "seed": 7})
-    lessons = [
-        Lesson(kit.identifier, kit.photos(), kit.category, kit.captions(), settings=SHORT),
-        Lesson(other.identifier, other.photos(2), other.category, other.captions(2), settings=settings),
-    ]
-    together = quick.learn_many(lessons, progress=False)
-    assert list(quick.concepts) == [kit.identifier, other.identifier]
-    for concept, lesson in zip(together, lessons, strict=True):
-        quick.concepts.remove(concept.identifier)
-        alone = quick.learn(
-            lesson.identifier, lesson.images, category=lesson.category, captions=lesson.captions,
-            settings=lesson.settings, progress=False,
-        )  # fmt: skip
-        ours, theirs = (one.embeddings["tinyworld/llava"] for one in (concept, alone))
-        assert ours.settings == theirs.settings
-        assert ours.figures["steps"] == theirs.figures["steps"] == lesson.settings.steps
-        np.testing.assert_allclose(ours.directions, theirs.directions, rtol=1e-3, atol=1e-4)
-        assert concept.recipe == alone.recipe
-
-
-def test_of_several_concepts_all_are_added_or_none(
-    quick: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = few_shot(1, photos=2, tests=1)
-    one = Lesson(kit.identifier, kit.photos(), kit.category, kit.captions(), settings=SHORT)
-    two = Lesson(other.identifier, other.photos(2), other.category, other.captions(2), settings=SHORT)
-    with pytest.raises(InputError, match="does not name"):
-        quick.learn_many([one, replace(two, captions=["a mug", "a mug"])], progress=False)
-    with pytest.raises(InputError, match="twice"):
-        quick.learn_many([one, replace(one, identifier=one.identifier.upper())], progress=False)
-    with pytest.raises(InputError, match="no lessons"):
-        quick.learn_many([], progress=False)
-    added: list[str] = []
-    plain = quick.concepts.add
-
-    def failing(concept: Concept) -> Concept:
-        if added:
-            raise ConceptExistsError("taken")
-        added.append(concept.identifier)
-        return plain(concept)
-
-    monkeypatch.setattr(quick.concepts, "add", failing)
-    with pytest.raises(ConceptExistsError):
-        quick.learn_many([one, two], progress=False)
-    assert added == [kit.identifier]
-    assert len(quick.concepts) == 0
 
 
 def test_a_model_of_no_known_family() -> None:

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import copy
-import logging
-import os
-import subprocess
-import sys
-import threading
-from importlib.metadata import EntryPoint
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import pictures, tiny_llava, tiny_tokenizer
+from tiny import pictures, rows, tiny_llava, tiny_tokenizer
 from transformers import GenerationConfig
 
-from myvlm.backbones import ConceptRows, backbone_for, known_backbones, register_backbone, registry, text
-from myvlm.backbones.fingerprint import weights_fingerprint
+from myvlm.backbones import ConceptRows, backbone_for, text
 from myvlm.backbones.llava import LlavaBackbone
-from myvlm.backbones.rows import LanguageRows
-from myvlm.errors import BackboneError, InputError, UnknownBackboneError
+from myvlm.errors import InputError
 from myvlm.testing import BACKBONE_CHECKS, check_backbone
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -33,21 +24,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "other weights": {"seed": 3},
 }
 SHORT: dict[str, Any] = {"max_new_tokens": 6}
-
-
-@pytest.fixture(scope="session")
-def llava() -> tuple[Any, Any]:
-    return tiny_llava()
-
-
-@pytest.fixture
-def backbone(llava: tuple[Any, Any]) -> LlavaBackbone:
-    return LlavaBackbone(copy.deepcopy(llava[0]), llava[1])
-
-
-def rows(*counts: int, dim: int = 32, seed: int = 0) -> list[list[ConceptRows]]:
-    generator = torch.Generator().manual_seed(seed)
-    return [[ConceptRows(torch.randn(count, dim, generator=generator))] if count else [] for count in counts]
 
 
 @pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
@@ -307,187 +283,3 @@ def test_inputs_that_do_not_fit_are_named(backbone: LlavaBackbone) -> None:
     assert len(unpadded.generate(image, ["Where?"], rows(1), **SHORT)) == 1
     with pytest.raises(InputError, match="no padding token"):
         unpadded.generate(pictures(2), ["a", "b"], rows(0, 0), **SHORT)
-
-
-def test_rows_that_never_arrive_are_an_error(backbone: LlavaBackbone) -> None:
-    with pytest.raises(BackboneError, match="never reached"), backbone.inserted(rows(1)):
-        pass
-    insertion = backbone.inserted(rows(1))
-    with pytest.raises(ZeroDivisionError), insertion:
-        raise ZeroDivisionError
-    insertion.remove()
-    insertion.remove()
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in backbone.model.modules())
-
-
-def test_a_nested_insertion_suspends_the_outer_one(backbone: LlavaBackbone) -> None:
-    batches = [
-        backbone.prompter.teacher_forced(["<image>" * 16], ["Where?"], ["a mug"], rows(n)) for n in (1, 3)
-    ]
-    features = backbone.encode(pictures(1))
-    alone = backbone.answer_loss(features, ["Where?"], ["a mug"], rows(3)).cross_entropy
-    with backbone.inserted(rows(1)), backbone.frozen():
-        before = backbone.model(input_ids=batches[0].ids).logits
-        inner = backbone.answer_loss(features, ["Where?"], ["a mug"], rows(3)).cross_entropy
-        after = backbone.model(input_ids=batches[0].ids).logits
-    assert torch.equal(inner, alone)
-    assert torch.equal(before, after)
-
-
-def test_another_thread_sees_the_plain_model(backbone: LlavaBackbone) -> None:
-    ids = backbone.prompter.teacher_forced(["<image>" * 16], ["Where?"], ["a mug"], rows(0)).ids
-    found: list[torch.Tensor] = []
-    with torch.no_grad():
-        plain = backbone.model(input_ids=ids).logits
-
-    def other() -> None:
-        with torch.no_grad():
-            found.append(backbone.model(input_ids=ids).logits)
-
-    thread = threading.Thread(target=other)
-    with backbone.inserted(rows(1)), torch.no_grad():
-        thread.start()
-        thread.join()
-        backbone.model(
-            input_ids=backbone.prompter.teacher_forced(["<image>" * 16], ["Where?"], ["a mug"], rows(1)).ids
-        )
-    assert torch.equal(found[0], plain)
-
-
-def test_other_peoples_hooks_stay(backbone: LlavaBackbone) -> None:
-    calls: list[str] = []
-    table = backbone.model.get_input_embeddings()
-    handle = table.register_forward_hook(lambda *_: calls.append("theirs"))
-    backbone.generate(pictures(1), ["Where?"], rows(1), **SHORT)
-    assert calls
-    assert list(table._forward_hooks) == [handle.id]
-
-
-def test_frozen_nests_and_restores_a_mixed_model(backbone: LlavaBackbone) -> None:
-    model = backbone.model
-    model.model.vision_tower.train()
-    model.lm_head.weight.requires_grad_(False)
-    before = [m.training for m in model.modules()], [w.requires_grad for w in model.parameters()]
-    assert {*before[0]} == {*before[1]} == {True, False}
-    with backbone.frozen():
-        with backbone.frozen():
-            pass
-        assert not any(m.training for m in model.modules())
-        assert not any(w.requires_grad for w in model.parameters())
-    assert before == ([m.training for m in model.modules()], [w.requires_grad for w in model.parameters()])
-
-
-def test_the_sentinel_is_spare_or_unused_and_its_absence_is_an_error() -> None:
-    model, processor = tiny_llava(spare_ids=2)
-    assert LlavaBackbone(model, processor).prompter.sentinel_id == len(processor.tokenizer)
-    model, processor = tiny_llava(spare_ids=0)
-    tokenizer = processor.tokenizer
-    assert LlavaBackbone(model, processor).prompter.sentinel_id == tokenizer.unk_token_id
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", "<unused>"]})
-    unused = tokenizer.convert_tokens_to_ids("<unused>")
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    assert LlavaBackbone(model, processor).prompter.sentinel_id == unused  # before the unknown word
-    with pytest.raises(BackboneError, match="resize_token_embeddings"):
-        text.sentinel_id(model, tokenizer, set(tokenizer.all_special_ids))
-
-
-def test_unknown_words_do_not_confuse_a_sentinel_that_is_the_unknown_word() -> None:
-    backbone = LlavaBackbone(*tiny_llava(spare_ids=0))
-    features = backbone.encode(pictures(1))
-    loss = backbone.answer_loss(features, ["zyzzyva zyzzyva?"], ["a zyzzyva"], rows(2)).cross_entropy
-    assert loss.isfinite()
-    assert (
-        len(backbone.generate(pictures(1), ["zyzzyva?"], rows(2), num_beams=2, use_cache=False, **SHORT)) == 1
-    )
-
-
-def test_another_process_gives_the_same_fingerprint_and_imports_transformers_only_when_asked(
-    llava: tuple[Any, Any],
-) -> None:
-    code = """
-import sys
-from myvlm.backbones import backbone_for
-import myvlm.attention
-print("transformers" in sys.modules)
-from tiny import tiny_llava
-print(backbone_for(*tiny_llava()).fingerprint())
-"""
-    here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parent}", "PYTHONHASHSEED": "7"}
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.split() == ["False", backbone_for(*llava).fingerprint()]
-    assert backbone_for(*tiny_llava(seed=1)).fingerprint() != backbone_for(*llava).fingerprint()
-
-
-def test_the_fingerprint_survives_underflow_and_another_order() -> None:
-    weights = [torch.tensor([-1e-9, 1e-9, -0.3]), torch.tensor([[0.1, -0.2]])]
-    name = weights_fingerprint(weights)
-    assert weights[0].half()[0] == 0
-    assert weights_fingerprint(weight.half() for weight in reversed(weights)) == name
-    assert weights_fingerprint([weights[0], weights[1].T]) != name
-
-
-def test_a_backbone_is_found_by_model_type_and_named(llava: tuple[Any, Any]) -> None:
-    assert known_backbones()["llava"] is LlavaBackbone
-    assert isinstance(backbone_for(*llava), LlavaBackbone)
-    assert backbone_for(*llava).name == "llava"
-    assert backbone_for(*llava, name="mine").name == "mine"
-    with pytest.raises(
-        UnknownBackboneError, match=r"(?s)LlamaModel, model_type 'llama'.*of type blip-2, .*llava,"
-    ):
-        backbone_for(llava[0].model.language_model, llava[1])
-
-
-def test_a_model_without_a_head_or_with_a_pixtral_tower_is_refused(llava: tuple[Any, Any]) -> None:
-    with pytest.raises(BackboneError, match=r"LlavaModel"):
-        backbone_for(llava[0].model, llava[1])
-    model = copy.deepcopy(llava[0])
-    model.config.vision_config.model_type = "pixtral"
-    with pytest.raises(BackboneError, match="Pixtral"):
-        backbone_for(model, llava[1])
-
-
-@pytest.fixture
-def registered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    known = dict(known_backbones())
-    for name, value in (("_known", known), ("_broken", {}), ("_loaded", set())):
-        monkeypatch.setattr(registry, name, value)
-    return known
-
-
-def test_registering_checks_names_and_completeness(registered: dict[str, Any]) -> None:
-    with pytest.raises(BackboneError, match="LlavaBackbone"):
-        register_backbone(type("Other", (LlavaBackbone,), {"family": "other"}))
-    with pytest.raises(BackboneError, match="LlavaBackbone"):
-        register_backbone(type("Other", (LlavaBackbone,), {"model_types": ("other",)}))
-    with pytest.raises(BackboneError, match=r"missing methods .*'grid'"):
-        register_backbone(type("Other", (LanguageRows,), {"family": "other", "model_types": ("other",)}))
-    narrow = {"family": "narrow", "matches": classmethod(lambda cls, model: False)}
-    assert register_backbone(type("Narrow", (LlavaBackbone,), narrow)).model_types == ("llava",)
-    other = type("Other", (LlavaBackbone,), {"family": "other", "model_types": ("other",)})
-    assert register_backbone(other) is other
-    assert registered["other"] is other
-
-
-def test_entry_points_add_families_and_a_broken_one_is_named(
-    registered: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    llava: tuple[Any, Any],
-) -> None:
-    plugin = type("Plugin", (LlavaBackbone,), {"family": "plugin", "model_types": ("plugin",)})
-    monkeypatch.setattr(sys.modules[__name__], "Plugin", plugin, raising=False)
-    points = [
-        EntryPoint("absent", "no_such_module:Nothing", "myvlm.backbones"),
-        EntryPoint("plugin", f"{__name__}:Plugin", "myvlm.backbones"),
-    ]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points)
-    with caplog.at_level(logging.WARNING):
-        assert known_backbones()["plugin"] is plugin
-        known_backbones()
-    assert len(caplog.records) == 1
-    assert "'absent'" in caplog.text
-    with pytest.raises(UnknownBackboneError, match=r"plugin, .*; absent cannot be loaded .*no_such_module"):
-        backbone_for(llava[0].model.language_model, llava[1])

@@ -18,6 +18,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from myvlm.backbones import ConceptRows
+
 SPECIAL = ["<unk>", "<pad>", "<s>", "</s>", "<image>"]
 WORDS = (
     "a an and the is of on in to my with next photo picture image Describe What Where who table desk mug dog "
@@ -117,3 +119,9 @@ def pictures(count: int = 3, *, seed: int = 0) -> list[Image.Image]:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, 40, 40, 3), generator=generator, dtype=torch.uint8)
     return [Image.fromarray(picture.numpy()) for picture in pixels]
+
+
+def rows(*counts: int, dim: int = 32, seed: int = 0) -> list[list[ConceptRows]]:
+    """For each sample one concept of so many rows of a `tiny_llava`'s width, or none."""
+    generator = torch.Generator().manual_seed(seed)
+    return [[ConceptRows(torch.randn(count, dim, generator=generator))] if count else [] for count in counts]

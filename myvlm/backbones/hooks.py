@@ -3,26 +3,21 @@
 The prompt holds a run of sentinel ids after its last image placeholder. One hook, on the embedding
 table, sees the ids and remembers where; the other, before the language model, overwrites just those
 rows. By then the model itself has put the visual tokens in place, so their norm is at hand.
-Imports torch, the errors and `base`.
+Imports torch, the errors, `attached` and `base`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from myvlm.backbones.attached import Attached
 from myvlm.backbones.base import ConceptRows, visual_norms
 from myvlm.errors import BackboneError
-
-# Only the innermost insertion of this thread acts on a model: nested use suspends the outer one, and
-# a forward pass of the same model in another thread is left alone.
-_ACTIVE: ContextVar[tuple[InsertedRows, ...]] = ContextVar("myvlm_inserted_rows", default=())
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ class Places:
     sample: list[int]
 
 
-class InsertedRows:
+class InsertedRows(Attached):
     """Context manager: within it, sentinel ids in the model's input are replaced by concept rows.
 
     Args:
@@ -52,6 +47,8 @@ class InsertedRows:
         BackboneError: within it, when the ids are not as expected; at its end, when no row was placed.
     """
 
+    goal = "language model"
+
     def __init__(
         self,
         embedding: nn.Module,
@@ -62,6 +59,7 @@ class InsertedRows:
         sentinel_id: int,
         sentinels: Sequence[int] | None = None,
     ) -> None:
+        super().__init__(embedding)
         self.embedding = embedding
         self.language_model = language_model
         self.rows = rows
@@ -69,41 +67,17 @@ class InsertedRows:
         self.sentinel_id = sentinel_id
         self.counts = [sum(concept.count for concept in sample) for sample in rows]
         self.sentinels = list(sentinels) if sentinels is not None else self.counts
-        self.prefills = 0
         self._places: Places | None = None
-        self._handles: list[Any] = []
 
-    def __enter__(self) -> InsertedRows:
-        self._handles = [
+    def _attach(self) -> list[Any]:
+        return [
             self.embedding.register_forward_hook(self._see_ids, with_kwargs=True),
             self.language_model.register_forward_pre_hook(self._write_rows, with_kwargs=True),
         ]
-        _ACTIVE.set((*_ACTIVE.get(), self))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
-        if kind is None and not self.prefills:
-            raise BackboneError(
-                "The concept rows never reached the language model.",
-                got="no forward pass went through the hooks",
-                expected="at least one",
-                fix="use the model before torch.compile: hooks added to a compiled model are ignored",
-            )
 
     def remove(self) -> None:
-        """Take the hooks off; a second call does nothing."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        super().remove()
         self._places = None
-        _ACTIVE.set(tuple(other for other in _ACTIVE.get() if other is not self))
-
-    def _acts(self) -> bool:
-        mine = [other for other in _ACTIVE.get() if other.embedding is self.embedding]
-        return bool(mine) and mine[-1] is self
 
     def _see_ids(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
@@ -114,10 +88,10 @@ class InsertedRows:
 
     def _find(self, ids: Tensor) -> Places | None:
         """Where the rows go in `ids` (`B·k × S`); None while decoding, when the rows are in the cache."""
-        if self.prefills and ids.shape[1] == 1:
+        if self.passes and ids.shape[1] == 1:
             return None
         images, sentinels = ids == self.image_id, ids == self.sentinel_id
-        if self.prefills and not bool(images.any() | sentinels.any()):
+        if self.passes and not bool(images.any() | sentinels.any()):
             return None
         copies, rest = divmod(ids.shape[0], len(self.rows))
         expected = [count for count in self.sentinels for _ in range(copies)]
@@ -155,7 +129,7 @@ class InsertedRows:
                 expected=f"inputs_embeds of {tuple(places.images.shape)}",
                 fix="report the model class: its adapter does not fit this release of transformers",
             )
-        self.prefills += 1
+        self.passes += 1
         if not places.batch.numel():
             return None
         values = self._values(embeds, places).to(embeds.dtype)

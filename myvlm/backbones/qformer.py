@@ -2,26 +2,23 @@
 
 The rows are appended to `encoder_hidden_states`; in every cross-attention layer their keys and values are
 rescaled, at full width, to the mean norm of the picture's own (eq. 3 of https://arxiv.org/abs/2403.14599).
-What the queries attend to is recomputed: transformers drops it. Imports torch, the errors and `base`.
+What the queries attend to is recomputed: transformers drops it. Imports torch, the errors, `attached`
+and `base`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from myvlm.backbones.attached import Attached
 from myvlm.backbones.base import ConceptRows, visual_norms
 from myvlm.errors import BackboneError
-
-# As in `hooks`: only the innermost of this thread acts on a Q-Former.
-_ACTIVE: ContextVar[tuple[QFormerRows, ...]] = ContextVar("myvlm_qformer_rows", default=())
 
 SMALLEST = 1e-12
 """Least divisor of a norm: rows that only pad a batch are zero, and so may their keys be."""
@@ -44,7 +41,7 @@ class Appended:
     by_first: Tensor
 
 
-class QFormerRows:
+class QFormerRows(Attached):
     """Context manager: within it the Q-Former's queries also see concept rows.
 
     Args:
@@ -62,6 +59,8 @@ class QFormerRows:
             not once.
     """
 
+    goal = "Q-Former"
+
     def __init__(
         self,
         qformer: Any,
@@ -70,16 +69,15 @@ class QFormerRows:
         through: Callable[[Tensor], Tensor] | None = None,
         record: bool = False,
     ) -> None:
+        super().__init__(qformer)
         self.qformer = qformer
         self.rows = rows
         self.through = through
         self.record = record
         self.counts = [sum(concept.count for concept in sample) for sample in rows]
         self.probabilities: list[Tensor] = []
-        self.passes = 0
         self._appended: Appended | None = None
         self._query: Tensor | None = None
-        self._handles: list[Any] = []
 
     @property
     def layers(self) -> list[Any]:
@@ -87,40 +85,19 @@ class QFormerRows:
         layers = self.qformer.encoder.layer
         return [layer.crossattention.attention for layer in layers if layer.has_cross_attention]
 
-    def __enter__(self) -> QFormerRows:
-        self._handles = [self.qformer.register_forward_pre_hook(self._append, with_kwargs=True)]
+    def _attach(self) -> list[Any]:
+        handles = [self.qformer.register_forward_pre_hook(self._append, with_kwargs=True)]
         for layer in self.layers:
-            self._handles += [
+            handles += [
                 layer.query.register_forward_hook(self._see_query),
                 layer.key.register_forward_hook(partial(self._see_key, layer)),
                 layer.value.register_forward_hook(self._see_value),
             ]
-        _ACTIVE.set((*_ACTIVE.get(), self))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.remove()
-        if kind is None and not self.passes:
-            raise BackboneError(
-                "The concept rows never reached the Q-Former.",
-                got="no forward pass went through the hooks",
-                expected="at least one",
-                fix="use the model before torch.compile: hooks added to a compiled model are ignored",
-            )
+        return handles
 
     def remove(self) -> None:
-        """Take the hooks off; a second call does nothing."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        super().remove()
         self._appended = self._query = None
-        _ACTIVE.set(tuple(other for other in _ACTIVE.get() if other is not self))
-
-    def _acts(self) -> bool:
-        mine = [other for other in _ACTIVE.get() if other.qformer is self.qformer]
-        return bool(mine) and mine[-1] is self
 
     def _append(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

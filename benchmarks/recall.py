@@ -10,21 +10,16 @@ table of ablations. The last line is one JSON object.
 from __future__ import annotations
 
 import json
-import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
-from transformers.utils import logging
+from tally import LOADED, Tally, in_processes
 
 from myvlm import LearnSettings, MyVLM, Reply
 from myvlm.backbones import ConceptRows
@@ -35,39 +30,6 @@ from myvlm.tinyworld import FewShot, few_shot
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.tinyworld.truth import context_right, leaks
 from myvlm.words import contains_word
-
-console = Console(stderr=True)
-
-
-@dataclass
-class Tally:
-    """Outcomes by figure and seed; a rate is the mean over all, the spread is over seeds."""
-
-    outcomes: dict[str, dict[int, list[float]]] = field(default_factory=dict)
-
-    def add(self, figure: str, seed: int, values: Iterable[float]) -> None:
-        self.outcomes.setdefault(figure, {}).setdefault(seed, []).extend(float(v) for v in values)
-
-    @classmethod
-    def read(cls, kept: dict[str, dict[str, list[float]]]) -> Tally:
-        return cls({f: {int(s): v for s, v in by_seed.items()} for f, by_seed in kept.items()})
-
-    def join(self, other: Tally) -> None:
-        for figure, by_seed in other.outcomes.items():
-            for seed, values in by_seed.items():
-                self.add(figure, seed, values)
-
-    def rate(self, figure: str) -> float:
-        return statistics.fmean(v for values in self.outcomes[figure].values() for v in values)
-
-    def spread(self, figure: str) -> float:
-        """Standard deviation of the rate over seeds."""
-        rates = [statistics.fmean(values) for values in self.outcomes[figure].values()]
-        return statistics.stdev(rates) if len(rates) > 1 else 0.0
-
-    def show(self, figure: str) -> str:
-        return f"{self.rate(figure):.3f} ±{self.spread(figure):.3f}"
-
 
 Run = tuple[int, int, int, bool]
 """Number of the concept, seed, unseen pictures of each kind, whether it is in the table of ablations."""
@@ -99,11 +61,9 @@ def main(
     whole, by_variant = Tally(), {name: Tally() for name in VARIANTS}
     kept = read_kept(keep)
     todo = [run for run in runs if run not in kept]
-    with ProcessPoolExecutor(workers, get_context("spawn"), load, (backbone,)) as pool:
-        made = zip(todo, pool.map(one_run, todo), strict=True)
-        for run, outcome in track(made, "concepts", len(todo), console=console):
-            kept[run] = outcome
-            append_kept(keep, run, outcome)
+    for run, outcome in in_processes(one_run, todo, "concepts", backbone=backbone, workers=workers):
+        kept[run] = outcome
+        append_kept(keep, run, outcome)
     for run in runs:
         own, variants = kept[run]
         whole.join(own)
@@ -132,16 +92,6 @@ def append_kept(file: Path | None, run: Run, outcome: Outcome) -> None:
     if file:
         with file.open("a") as lines:
             lines.write(json.dumps(entry) + "\n")
-
-
-LOADED: dict[str, MyVLM] = {}
-
-
-def load(backbone: str) -> None:
-    """What every process does first."""
-    torch.set_num_threads(1)
-    logging.disable_progress_bar()
-    LOADED["vlm"] = MyVLM.from_pretrained(backbone)
 
 
 def one_run(run: Run) -> Outcome:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from tally import LOADED, Tally, in_processes
 
-from myvlm import LearnSettings, MyVLM, Reply
-from myvlm.backbones import ConceptRows
+from myvlm import MyVLM, Reply
+from myvlm.backbones import ConceptRows, backbone_for
 from myvlm.images import load_images
 from myvlm.learning import gather_examples, learn_embedding
 from myvlm.loading import default_settings
@@ -35,16 +35,29 @@ Run = tuple[int, int, int, bool]
 """Number of the concept, seed, unseen pictures of each kind, whether it is in the table of ablations."""
 Outcome = tuple[Tally, dict[str, Tally]]
 
-VARIANTS: dict[str, dict[str, object]] = {
-    "full": {},
-    "no regularizer": {"regularizer": 0.0},
-    "no norm rescaling": {"norm": "none"},
-    "augmentation": {"augment": True},
-    "augmentation, no regularizer": {"augment": True, "regularizer": 0.0},
-    "random start": {"start": "random"},
-    "4 rows": {"rows": 4},
+VARIANTS: dict[str, dict[str, dict[str, object]]] = {
+    "tinyworld/llava": {
+        "full": {},
+        "no regularizer": {"regularizer": 0.0},
+        "no norm rescaling": {"norm": "none"},
+        "augmentation": {"augment": True},
+        "augmentation, no regularizer": {"augment": True, "regularizer": 0.0},
+        "random start": {"start": "random"},
+        "1 row": {"rows": 1},
+    },
+    "tinyworld/blip2": {
+        "full": {},
+        "no regularizer": {"regularizer": 0.0},
+        "no key/value rescaling": {"norm": "none"},
+        "augmentation": {"augment": True},
+        "2 photos": {"photos": 2},
+        "1 photo": {"photos": 1},
+        "1 row": {"rows": 1},
+        "post-norm rows": {"entrance": "post_layernorm"},
+    },
 }
-"""The ablations; the default is one row."""
+"""The ablations: settings of learning that differ from the backbone's defaults; beside them `photos`, of
+four, and BLIP-2's `entrance`."""
 
 
 def main(
@@ -58,7 +71,7 @@ def main(
 ) -> None:
     """Measure, print the tables, and last one JSON object."""
     runs = [(number, seed, tests, number < ablated) for number in range(concepts) for seed in range(seeds)]
-    whole, by_variant = Tally(), {name: Tally() for name in VARIANTS}
+    whole, by_variant = Tally(), {name: Tally() for name in VARIANTS[backbone]}
     kept = read_kept(keep)
     todo = [run for run in runs if run not in kept]
     for run, outcome in in_processes(one_run, todo, "concepts", backbone=backbone, workers=workers):
@@ -99,12 +112,9 @@ def one_run(run: Run) -> Outcome:
     number, seed, tests, ablate = run
     kit, tally = few_shot(number, seed=seed, tests=tests), Tally()
     measure(LOADED["vlm"], kit, seed, tally)
-    variants = {name: Tally() for name in VARIANTS if ablate}
-    for name, variant in variants.items():
-        settings = default_settings(LOADED["vlm"].backbone.name)
-        settings = settings.model_copy(update={"seed": seed, **VARIANTS[name]})
-        measure_open(LOADED["vlm"], kit, seed, settings, variant)
-    return tally, variants
+    vlm = LOADED["vlm"]
+    variants = VARIANTS[vlm.backbone.name] if ablate else {}
+    return tally, {name: measure_open(vlm, kit, seed, change) for name, change in variants.items()}
 
 
 # ---------------------------------------------------------------- one concept, as a user has it
@@ -181,10 +191,18 @@ def speak_open(vlm: MyVLM, kit: FewShot, images: list) -> list[str]:
 # ---------------------------------------------------------------- the embedding alone, for ablations
 
 
-def measure_open(vlm: MyVLM, kit: FewShot, seed: int, settings: LearnSettings, tally: Tally) -> None:
+def measure_open(vlm: MyVLM, kit: FewShot, seed: int, change: Mapping[str, object]) -> Tally:
     """Learn only the embedding and caption pictures with the concept, the gate told the truth."""
-    backbone = vlm.backbone
-    examples = gather_examples(kit.identifier, load_images(kit.photos()), kit.captions(), kit.questions())
+    change, tally = dict(change), Tally()
+    photos, entrance = change.pop("photos", 4), change.pop("entrance", None)
+    # Over the model that is loaded: an adapter of its own, since one of the ablations changes it.
+    backbone = backbone_for(vlm.backbone.model, vlm.backbone.processor, name=vlm.backbone.name)
+    if entrance:
+        backbone.entrance = entrance
+    settings = default_settings(backbone.name).model_copy(update={"seed": seed, **change})
+    examples = gather_examples(
+        kit.identifier, load_images(kit.photos(photos)), kit.captions(photos), kit.questions(photos)
+    )
     learned = learn_embedding(backbone, examples, settings, words=(kit.identifier, kit.category))
     rows = ConceptRows(learned.directions, settings.norm)
     images = pictures(kit.present)
@@ -194,6 +212,7 @@ def measure_open(vlm: MyVLM, kit: FewShot, seed: int, settings: LearnSettings, t
     with vlm.generic():
         plain = vlm.caption(images)
     context(kit, kit.present, said, plain, seed, tally)
+    return tally
 
 
 # ---------------------------------------------------------------- tables

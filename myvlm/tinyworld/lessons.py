@@ -133,6 +133,11 @@ class PackedTexts:
         causal = torch.ones(prefix + length, prefix + length, dtype=torch.bool).tril()
         return (~(same & causal))[:, None].to(torch.bfloat16) * -1e4
 
+    def interleaved(self, other: PackedTexts) -> PackedTexts:
+        """A row of this, a row of the other, and so on; both have as many."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return PackedTexts(*(torch.stack(pair, dim=1).flatten(0, 1) for pair in pairs))
+
 
 TEXT_TOKENS = 184
 """Length of every packed row, fixed so that a compiled model is compiled once; what is over is left out."""
@@ -149,10 +154,12 @@ def pack(
     *,
     ask: Callable[[Exchange], str] = chat_words,
     prefix: int = len(PREFIX),
+    among: Callable[[Exchange], list[int]] = lambda exchange: [],
 ) -> PackedTexts:
     """Turn the lessons of B pictures into ids; the answers and the end of sequence are the targets.
 
-    `ask` says what stands before an answer, `prefix` how many positions the picture takes.
+    `ask` says what stands before an answer, `prefix` how many positions the picture takes. `among` gives the
+    first words of a text positions among the picture's, one each; the rest follow behind the picture.
     """
     rows = []
     for lesson in texts:
@@ -170,7 +177,8 @@ def pack(
             # The target of a position is the next token.
             targets += [-100] * (len(asked) - 1) + answer + [-100]
             segment += [number] * length
-            position += range(prefix, prefix + length)
+            early = among(exchange)
+            position += [*early, *range(prefix, prefix + length - len(early))]
         rows.append((ids, targets, segment, position))
     columns = [
         torch.tensor([values + [fill] * (TEXT_TOKENS - len(values)) for values in column])

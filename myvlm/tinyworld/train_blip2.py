@@ -46,6 +46,12 @@ def asked(exchange: Exchange) -> str:
     return " ".join(f"<s> {exchange.hint} {_question(said)}".split())
 
 
+def asked_among(exchange: Exchange) -> str:
+    """As `asked`, the hint before `<s>`."""
+    bare = asked(Exchange(exchange.prompt, exchange.answer))
+    return f"{exchange.hint} {bare}".strip()
+
+
 def _question(said: str) -> str:
     return f"question : {said} answer :" if "?" in said else said
 
@@ -86,8 +92,9 @@ def train_blip2(
     optimisers = make_optimisers(parts, schedule)
     start = schedule.resume(model, labeller, *optimisers)
     for number in range(start, schedule.steps):
-        images, labels, whole, lesson = draw_batch(corpus, Random(f"blip2 {seed} {number}"), schedule.batch)
-        texts = pack_blip2(lesson, words)
+        random = Random(f"blip2 {seed} {number}")
+        images, labels, whole, lesson = draw_batch(corpus, random, schedule.batch)
+        texts = pack_blip2(lesson, words, random)
         with schedule.fast():
             seen = model.get_image_features(images.to(device), return_dict=True)
             queries = seen.qformer_outputs.last_hidden_state
@@ -128,9 +135,23 @@ def blip2_answer_logits(model: Any, seen: Tensor, texts: PackedTexts) -> tuple[T
     return model.language_model.lm_head(hidden[trained]), targets[trained]
 
 
-def pack_blip2(texts: Sequence[Sequence[Exchange]], words: dict[str, int]) -> PackedTexts:
-    """`pack` with BLIP-2's prompts: behind the query tokens each text begins with `<s>`."""
-    return pack(texts, words, ask=asked, prefix=QUERY_TOKENS)
+def pack_blip2(
+    texts: Sequence[Sequence[Exchange]], words: dict[str, int], random: Random | None = None
+) -> PackedTexts:
+    """`pack` with BLIP-2's prompts: behind the query tokens each text begins with `<s>`.
+
+    With `random` the hints of every other picture stand among the query tokens, each word at the position of
+    one of them: what is told of a picture may come from there, where a concept's row makes itself felt.
+    """
+    if random is None:
+        return pack(texts, words, ask=asked, prefix=QUERY_TOKENS)
+
+    def places(exchange: Exchange) -> list[int]:
+        return [random.randrange(QUERY_TOKENS) for _ in exchange.hint.split()]
+
+    among = pack(texts[0::2], words, ask=asked_among, prefix=QUERY_TOKENS, among=places)
+    after = pack(texts[1::2], words, ask=asked, prefix=QUERY_TOKENS)
+    return among.interleaved(after)
 
 
 @torch.no_grad()

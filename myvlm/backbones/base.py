@@ -1,7 +1,7 @@
 """What every backbone is: a frozen vision-language model plus what we must know about its family.
 
 `Backbone` is the contract that the rest of the library builds on, and `myvlm.testing.check_backbone`
-its test. Imports only torch, PIL, `boxes` and the errors; nothing here knows any family.
+its test. Imports torch, numpy, PIL, `boxes`, `options` and the errors; nothing here knows any family.
 """
 
 from __future__ import annotations
@@ -141,8 +141,11 @@ class Backbone(ABC):
     """
 
     family: ClassVar[str]
+    """The name that the family is registered under."""
     model_types: ClassVar[tuple[str, ...]] = ()
+    """What `config.model_type` says of its models."""
     default_caption_prompt: ClassVar[str] = "Describe the image."
+    """What captions are asked with in use, until `caption_prompt` of a backbone says otherwise."""
     caption_prompts: ClassVar[tuple[str, ...]] = ()
     """Instructions that captions are learned under; none for those of `myvlm.learning.examples`."""
 
@@ -335,6 +338,7 @@ class Backbone(ABC):
         """
 
     def _check(self, rows: Sequence[Sequence[ConceptRows]], **others: Sequence[Any]) -> None:
+        """Raise InputError unless all have one entry a sample and every row is `dim` wide."""
         lengths = {"rows": len(rows), **{name: len(values) for name, values in others.items()}}
         if len(set(lengths.values())) != 1 or not lengths["rows"]:
             raise InputError(

@@ -1,7 +1,7 @@
 """What BLIP-2's language models read and write: prompts behind a picture's placeholders, and answers.
 
 A causal model (OPT) reads prompt and answer as one text; an encoder and decoder (T5) reads the one and writes
-the other. Imports torch, the errors and `text`.
+the other. Imports torch, PIL, the errors and its neighbours here.
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ class Blip2Prompter:
     @property
     def pad_id(self) -> int:
         """What fills a batch: masked out, so that any id would do."""
-        pad = self.tokenizer.pad_token_id
-        return int(pad if pad is not None else next(iter(self.eos_ids), 0))
+        return text.pad_id(self.tokenizer, self.eos_ids)
 
     def render(self, prompt: str) -> str:
         """The prompt as the checkpoints document it: a question in its form, any other text as it is.
@@ -78,19 +77,13 @@ class Blip2Prompter:
         processor puts padding behind the picture's placeholders, and a T5 counts the distance to them.
 
         Raises:
-            InputError: the processor put no place for the picture into the text.
+            InputError: the processor put no place for the picture into the text, a prompt holds an image
+                placeholder, or several prompts come without a token to pad with.
         """
         rendered = [self.render(prompt) for prompt in prompts]
-        options: dict[str, Any] = {}
-        if len(rendered) > 1:
-            if self.tokenizer.pad_token_id is None:
-                raise InputError(
-                    "The tokenizer has no padding token, which several images at once need.",
-                    got="pad_token None",
-                    expected="any token",
-                    fix="set processor.tokenizer.pad_token, or pass one image at a time",
-                )
-            options = {"padding": True, "padding_side": "left" if self.causal else "right"}
+        text.refuse_unpadded(self.tokenizer, rendered)
+        side = "left" if self.causal else "right"
+        options: dict[str, Any] = {"padding": True, "padding_side": side} if len(rendered) > 1 else {}
         inputs = self.processor(images=list(images), text=rendered, return_tensors="pt", **options)
         self.check_places(inputs["input_ids"])
         return inputs

@@ -51,6 +51,7 @@ class BackboneCase:
 
     @property
     def language_rows(self) -> LanguageRows:
+        """The backbone, where rows enter its language model; elsewhere SkipTest is raised."""
         if not isinstance(self.backbone, LanguageRows):
             raise SkipTest("concepts do not enter this family as rows of its language model")
         return self.backbone
@@ -60,6 +61,7 @@ class BackboneCase:
         return self.language_rows.prompter.processed(self.images, self.prompts).to(self.backbone.device)
 
     def plain_logits(self, inputs: Any) -> Tensor:
+        """The logits that plain transformers gives for `processed` inputs."""
         logits: Tensor = self.backbone.model(**inputs).logits
         return logits
 
@@ -69,6 +71,7 @@ class BackboneCase:
         return [self.language_rows.prompter.reply(ids)[1].tolist() for ids in new]
 
     def batch(self, rows: Sequence[Sequence[ConceptRows]]) -> TeacherForced:
+        """The prompts with their answers and these rows, as learning lays them out."""
         pictures = [feature.layout.text for feature in self.language_rows.encode(self.images)]
         return self.language_rows.prompter.teacher_forced(pictures, self.prompts, self.answers, rows)
 

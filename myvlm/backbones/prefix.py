@@ -2,7 +2,7 @@
 
 In a causal language model nothing before the concept depends on it. Each view's system text and image
 tokens run once, without gradient; a step runs only the concept's rows, the prompt and the answer, with the
-same loss and gradient as the full pass. Imports torch and its neighbours here.
+same loss and gradient as the full pass. Imports torch, its neighbours here and the errors.
 """
 
 from __future__ import annotations
@@ -116,6 +116,9 @@ def tail_of(
 
     Args:
         positions: `… × B × S` position ids of the whole batch, where they are not 0, 1, 2 ….
+
+    Raises:
+        BackboneError: a sample does not begin with its prefix.
     """
     table = model.get_input_embeddings()
     device, starts = device_of(table), [len(prefix) for prefix in prefixes]
@@ -181,4 +184,5 @@ def _shift_positions(positions: Tensor, starts: Sequence[int]) -> Tensor:
 
 
 def _relative(columns: Tensor, starts: Sequence[int]) -> Tensor:
+    """Columns `B × N` of whole samples as columns of their tails; -1 stays -1."""
     return torch.where(columns >= 0, columns - torch.tensor(starts)[:, None], -1)

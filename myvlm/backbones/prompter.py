@@ -1,6 +1,6 @@
 """Builds what a causal language model reads: prompts with images, concept rows and answers.
 
-Imports torch, the errors, `base` and `text`.
+Imports torch, PIL, `base` and `text`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from myvlm.backbones import text
 from myvlm.backbones.base import ConceptRows
-from myvlm.errors import InputError
 
 IGNORED = -100  # the label that cross-entropy leaves out
 
@@ -78,8 +77,7 @@ class Prompter:
     @property
     def pad_id(self) -> int:
         """What fills a batch: masked out, so that any id would do."""
-        pad = self.tokenizer.pad_token_id
-        return int(pad if pad is not None else next(iter(self.eos_ids), 0))
+        return text.pad_id(self.tokenizer, self.eos_ids)
 
     def render(self, prompt: str) -> str:
         """The bare instruction as the model expects it, with one image placeholder."""
@@ -87,15 +85,13 @@ class Prompter:
         return text.render(self.processor, self.template, self.instruction(prompt))
 
     def processed(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
-        """The processor's own output for plain transformers, a list padded on the left."""
+        """The processor's own output for plain transformers, a list padded on the left.
+
+        Raises:
+            InputError: a prompt holds an image placeholder, or several come without a token to pad with.
+        """
         rendered = [self.render(prompt) for prompt in prompts]
-        if len(rendered) > 1 and self.tokenizer.pad_token_id is None:
-            raise InputError(
-                "The tokenizer has no padding token, which several images at once need.",
-                got="pad_token None",
-                expected="any token",
-                fix="set processor.tokenizer.pad_token, or pass one image at a time",
-            )
+        text.refuse_unpadded(self.tokenizer, rendered)
         options: dict[str, Any] = {"padding": True, "padding_side": "left"} if len(rendered) > 1 else {}
         if not text.adds_special_tokens(self.tokenizer, rendered[0]):
             options["add_special_tokens"] = False
@@ -128,15 +124,18 @@ class Prompter:
         return inputs, (inputs["input_ids"] == self.sentinel_id).sum(1).tolist()
 
     def with_sentinels(self, ids: Sequence[int], rows: Sequence[ConceptRows]) -> list[int]:
-        """Ids of one prompt with a sentinel for each concept row after its last image placeholder."""
+        """Ids of one prompt with a sentinel for each concept row after its last image placeholder.
+
+        Raises:
+            BackboneError: the prompt has no image placeholder.
+        """
         count = sum(concept.count for concept in rows)
         return text.insert_after_last(ids, self.image_id, [self.sentinel_id] * count)
 
     def prompt_ids(self, prompt: str, picture: str) -> list[int]:
         """The ids that the processor makes of a prompt, `picture` being what it writes for its image."""
         rendered = self.completed(self.render(prompt))
-        ids = text.prompt_ids(self.tokenizer, rendered.replace(self.processor.image_token, picture))
-        return ids
+        return text.prompt_ids(self.tokenizer, rendered.replace(self.processor.image_token, picture))
 
     def answer_ids(self, prompt: str, answer: str) -> list[int]:
         """The ids of an answer to a prompt, without end of sequence."""

@@ -116,8 +116,7 @@ class QFormerRows(Attached):
         # The Q-Former may be in float32 beside a vision tower that is not; it would cast just so itself.
         images = images.to(self.qformer.layernorm.weight.dtype)
         beside = self._beside(images)
-        mask = kwargs.get("encoder_attention_mask")
-        self._appended = self._append_to(images, mask)
+        self._appended = self._append_to(images, kwargs.get("encoder_attention_mask"))
         return args, {
             **kwargs,
             "encoder_hidden_states": torch.cat([images, beside], dim=1),
@@ -140,6 +139,7 @@ class QFormerRows(Attached):
         return self.through(concept.entering({"visual_mean": unit, "first_patch": unit}))
 
     def _append_to(self, images: Tensor, mask: Tensor | None) -> Appended:
+        """What stands behind these `B × T × D` features, whose `B × T` mask is 1 where they may be seen."""
         most, device = max(self.counts), images.device
         rules = [
             [concept.norm for concept in concepts for _ in range(concept.count)] for concepts in self.rows

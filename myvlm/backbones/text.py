@@ -97,6 +97,23 @@ def refuse_placeholder(prompt: str, image_token: str) -> None:
         )
 
 
+def pad_id(tokenizer: Any, eos_ids: Sequence[int]) -> int:
+    """What fills a batch: masked out, so that any id would do."""
+    pad = tokenizer.pad_token_id
+    return int(pad if pad is not None else next(iter(eos_ids), 0))
+
+
+def refuse_unpadded(tokenizer: Any, prompts: Sequence[str]) -> None:
+    """Raise InputError where several prompts are one batch and the tokenizer has nothing to fill it with."""
+    if len(prompts) > 1 and tokenizer.pad_token_id is None:
+        raise InputError(
+            "The tokenizer has no padding token, which several images at once need.",
+            got="pad_token None",
+            expected="any token",
+            fix="set processor.tokenizer.pad_token, or pass one image at a time",
+        )
+
+
 def find_word(text: str, word: str) -> int | None:
     """Where `word` starts in `text` as a whole word, whatever its case; None where it is not.
 

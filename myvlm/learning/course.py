@@ -87,7 +87,7 @@ class Course:
         ]
 
     def draw(self, views: Sequence[int]) -> list[Sample]:
-        """One step's batch, of photos that have so many views."""
+        """One step's batch: a view of every photo, and some questions; `views` counts each photo's views."""
         examples, random = self.task.examples, self.random
         batch = [
             Sample(
@@ -116,7 +116,12 @@ class Course:
         return batch
 
     def advance(self, gradient: Tensor, losses: tuple[float, float]) -> None:
-        """One step of the optimiser."""
+        """One step of the optimiser.
+
+        Args:
+            gradient: `rows × dim`, of the whole objective.
+            losses: cross-entropy and attention that it is of, the latter without its weight.
+        """
         settings, progress = self.settings, self.progress
         self.optimiser.param_groups[0]["lr"] = settings.learning_rate * _decay(progress.step, progress.end)
         self.direction.grad = gradient
@@ -129,6 +134,7 @@ class Course:
         progress.advance(self.direction, losses[0] + settings.regularizer * losses[1])
 
     def learned(self, interrupted: bool) -> Learned:
+        """The result as things stand; marked as interrupted only where steps were left."""
         best = self.progress.best(self.direction.detach(), interrupted=interrupted)
         return Learned(
             best.cpu(),

@@ -148,8 +148,8 @@ class _Batches:
             for course, batch in zip(courses, batches, strict=True)
             for _ in batch
         ]
-        of = self.backbone.tail_loss if prefixed else self.backbone.answer_loss
-        loss = of(kept, [s.prompt for s in samples], [s.answer for s in samples], rows)
+        loss_of = self.backbone.tail_loss if prefixed else self.backbone.answer_loss
+        loss = loss_of(kept, [s.prompt for s in samples], [s.answer for s in samples], rows)
         losses = _own_losses(loss, [len(batch) for batch in batches])
         if losses is None:
             return None
@@ -166,7 +166,7 @@ class _Batches:
 
 
 def _own_losses(loss: Loss, counts: Sequence[int]) -> list[Loss] | None:
-    """The losses of consecutive runs of samples."""
+    """The losses of consecutive runs of samples, so many in each; None where they cannot be told apart."""
     if len(counts) == 1:
         return [loss]
     if loss.by_sample is None:

@@ -29,7 +29,9 @@ IN_A_ROW = 2
 ENOUGH = 0.75
 """Part of the captions that must name the concept; some views are too dark or too much turned."""
 NEW_TOKENS = 48
-AT_ONCE = 16  # captions
+"""The most that a held-out caption is long."""
+AT_ONCE = 16
+"""Held-out captions in one batch."""
 WINDOW = 10
 """Steps over whose mean the objective is compared: one step has other views and words than the next."""
 

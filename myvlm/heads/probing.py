@@ -24,6 +24,15 @@ from myvlm.images import LoadedImage
 VIEWS = 24
 """Views of each photo's chosen window, the window itself included."""
 
+LEAN = 0.5
+"""How far the probe of whitened features leans towards the plain mean of the photos' views, from 0 to 1.
+
+What a thing shares with its photos only (the weather, a companion that stands beside it in all of them) tells
+it from other pictures too, so regression alone takes it for the thing and misses it elsewhere. The mean, the
+best direction where what varies within a thing is white (Fisher 1936), asks nothing of other pictures, and so
+misses what given negatives teach. With half of each, at 2 % of look-alikes let through, 99.0 % of unseen
+pictures were found instead of 96.4 % (tinyworld, 21 users of seeds 6 to 8 of `few_shot`)."""
+
 NEGATIVES_AT_FIRST = 1500
 MINED_PER_ROUND = 500
 MINING_ROUNDS = 2
@@ -57,6 +66,7 @@ class Examples:
         pictures: arrays C × D, the windows of each picture without the object, given or from the bank.
         plain: R × D, drawn pictures of nothing; learned from, too easy to calibrate on.
         closer: the variations (V × D) of a photo's window, by the numbers of both; None: no closer looks.
+        lean: how far the probe leans towards the mean of the views, see `LEAN`.
     """
 
     photos: list[FloatArray]
@@ -65,6 +75,7 @@ class Examples:
     pictures: list[FloatArray]
     plain: FloatArray
     closer: Callable[[int, int], FloatArray] | None
+    lean: float = 0.0
 
     def left_out(self, photo: int, probe: Probe) -> float:
         """The score that a gate would give the photo: of the best window or of a variation of it."""
@@ -117,6 +128,7 @@ def learn_probe(
         plain=whiten(encoder, encoder.encode(_plain_pictures())),
         # Without a picture to hold against it, nothing says how far a closer look lifts what it is not.
         closer=_closer_looks(encoder, photos, encoded) if pictures and crops not in ("none", 1) else None,
+        lean=0.0 if encoder.whitening() is None else LEAN,
     )
     probe = _fit_on(examples, range(len(photos)), range(len(pictures)), C, seed)
     positives, negatives = _left_out_scores(examples, C, seed)
@@ -222,12 +234,15 @@ def _fit_on(examples: Examples, photos: Sequence[int], pictures: Sequence[int], 
     """A probe learned from some of the photos and some of the pictures without the object."""
     positives = np.concatenate([examples.views[i] for i in photos])
     beside = [examples.beside[i] for i in photos]
-    return fit_probe(
-        positives,
-        np.concatenate([examples.plain, *beside, *(examples.pictures[i] for i in pictures)]),
-        C,
-        seed,
-    )
+    negatives = np.concatenate([examples.plain, *beside, *(examples.pictures[i] for i in pictures)])
+    return _lean(fit_probe(positives, negatives, C, seed), positives, examples.lean)
+
+
+def _lean(probe: Probe, positives: FloatArray, share: float) -> Probe:
+    """The probe turned towards the mean of the positives; its length, and so the size of scores, stays."""
+    mean = positives.mean(axis=0)
+    length = np.linalg.norm(probe.coef) / max(float(np.linalg.norm(mean)), 1e-6)
+    return Probe((1 - share) * probe.coef + share * length * mean, (1 - share) * probe.intercept)
 
 
 def fit_probe(positives: FloatArray, negatives: FloatArray, C: float, seed: int) -> Probe:

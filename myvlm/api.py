@@ -5,9 +5,12 @@ Here heads, which recognise, and backbones, which speak, meet; neither knows of 
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from os import PathLike
 from typing import Any, Self, overload
 
 import torch
@@ -20,11 +23,19 @@ from myvlm.heads.detections import Detections
 from myvlm.images import ImageSource, ImageSources, LoadedImage, as_images, load_images
 from myvlm.learning import LearnSettings, Task, gather_examples, learn_embeddings
 from myvlm.learning.examples import Captions, Questions, name_in_caption
-from myvlm.lesson import Lesson, Prepared, check_together
+from myvlm.lesson import Lesson, Prepared, check_spelling, check_together
 from myvlm.library import ConceptLibrary
 from myvlm.loading import default_encoder, default_settings, load_model
 from myvlm.locating import LONGEST, Location, located
 from myvlm.progress import learning_progress
+from myvlm.recipe import (
+    head_again,
+    known_as,
+    learned_again,
+    lesson_again,
+    mention_strangers,
+    settings_again,
+)
 from myvlm.reply import AttentionMap, Reply
 from myvlm.words import check_identifier, replace_words
 
@@ -64,7 +75,9 @@ class MyVLM:
         self.backbone: Backbone = backbone_for(model, processor, name=name)
         device = str(self.backbone.device)
         self.encoder = encoder or default_encoder(self.backbone.name, device)
-        self.concepts = ConceptLibrary(device=device) if concepts is None else concepts
+        if concepts is None:
+            concepts = ConceptLibrary(device=device, notice=partial(mention_strangers, self.backbone))
+        self.concepts = concepts
         self._generic = 0
 
     @classmethod
@@ -180,6 +193,53 @@ class MyVLM:
             raise
         return added
 
+    def relearn(
+        self,
+        concept: Concept | str | PathLike[str],
+        images: ImageSources | None = None,
+        *,
+        captions: Captions | None = None,
+        questions: Questions | None = None,
+        negatives: ImageSources | None = None,
+        settings: LearnSettings | None = None,
+        progress: bool = True,
+    ) -> Concept:
+        """Learn a concept for this model that was learned for another, by its own recipe; its head stays.
+
+        What was learned for other models stays beside it: `vlm.relearn(folder).save(folder)`.
+
+        Args:
+            concept: its folder, or itself.
+            images: the photos; those that were kept in its folder where not given. Captions and questions go
+                with them by file name, or in order where the names are others.
+            captions, questions, settings: other ones than the recipe's; see `learn`. Captions that a model
+                wrote are written again by this one.
+            negatives: see `learn`; used where the head must be fitted again, to an encoder's new weights.
+            progress: show a bar.
+
+        Raises: as `Concept.load` and `learn`; InputError also where no photos are given or kept.
+        """
+        known = known_as(concept, self.concepts)
+        default = default_settings(self.backbone.name, family=self.backbone.family, kind=known.kind)
+        lesson = lesson_again(
+            known, images, captions=captions, questions=questions, negatives=negatives,
+            settings=settings or settings_again(known, self.backbone.name, default),
+        )  # fmt: skip
+        prepared = self._prepare(lesson, head=known.head)
+        with learning_progress(known.identifier, prepared.task.settings, shown=progress) as report:
+            prepared = dataclasses.replace(
+                prepared, head=head_again(known, prepared, device=self.concepts.device)
+            )
+            [learned] = learn_embeddings(self.backbone, [prepared.task], report=report)
+        again = prepared.concept(self.backbone, learned)
+        own_recipe = images is None and captions is None and questions is None
+        merged = learned_again(known, self.backbone.name, again, own_recipe=own_recipe)
+        if known.identifier in self.concepts:
+            self.concepts.replace(merged)
+        else:
+            self.concepts.add(merged)
+        return merged
+
     # ------------------------------------------------------------------ speak
 
     @overload
@@ -292,13 +352,15 @@ class MyVLM:
 
     # ------------------------------------------------------------------ learning's checks
 
-    def _prepare(self, lesson: Lesson) -> Prepared:
-        """Check all that can be checked before anything is encoded."""
+    def _prepare(self, lesson: Lesson, *, head: Head | None = None) -> Prepared:
+        """Check all that can be checked before anything is encoded; `head` is that of a known concept."""
         settings = lesson.settings or default_settings(
             self.backbone.name, family=self.backbone.family, kind=lesson.kind
         )
-        self._check_new(lesson.identifier)
-        head = self._new_head(lesson.kind, lesson.head_options or {})
+        check_spelling(self.backbone, check_identifier(lesson.identifier))
+        if head is None:
+            self.concepts.check_free(lesson.identifier)
+            head = self._new_head(lesson.kind, lesson.head_options or {})
         photos = load_images(lesson.images)
         negatives = None if lesson.negatives is None else load_images(lesson.negatives)
         captions = lesson.captions
@@ -322,24 +384,6 @@ class MyVLM:
                 fix="check the spelling of head_options",
             ) from error
 
-    def _check_new(self, identifier: str) -> None:
-        check_identifier(identifier)
-        self.concepts.check_free(identifier)
-        ids = self.backbone.word_ids(identifier)
-        unknown = getattr(self.backbone.processor.tokenizer, "unk_token_id", None)
-        if not ids or unknown in ids:
-            raise InputError(
-                f"The model's tokenizer cannot write {identifier!r}.",
-                got="no tokens" if not ids else "its sign for unknown words",
-                expected="a word that the tokenizer knows, or can spell",
-                fix="choose another identifier"
-                + (
-                    f", such as {', '.join(_tinyworld_words())}"
-                    if self.backbone.name.startswith("tinyworld/")
-                    else ""
-                ),
-            )
-
     def _write_captions(self, identifier: str, category: str, photos: list[LoadedImage]) -> list[str]:
         prompts = [self.backbone.caption_prompt] * len(photos)
         said = self.backbone.generate([p.image for p in photos], prompts, [[] for _ in photos])
@@ -354,9 +398,3 @@ def _in_spoken_words(prompt: str, concepts: Sequence[Concept]) -> str:
 def _in_own_words(text: str, concepts: Sequence[Concept]) -> str:
     """The words that the embeddings speak, as the user has them."""
     return replace_words(text, {c.spoken: c.identifier for c in concepts})
-
-
-def _tinyworld_words() -> tuple[str, ...]:
-    from myvlm.tinyworld.language import IDENTIFIERS
-
-    return IDENTIFIERS[:4]

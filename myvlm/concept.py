@@ -5,6 +5,7 @@ Imports `errors`, `images`, the head contract and the folder format.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Mapping
@@ -43,6 +44,9 @@ __all__ = [
     "replace_word",
     "replace_words",
 ]
+
+OTHER_WEIGHTS = "@"
+"""Between a backbone's name and a fingerprint, in the name of an embedding for other weights of that name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +121,7 @@ class Concept:
         identifier: the word that the user calls it by.
         category: what it is in general, such as "mug".
         head: recognises it.
-        embeddings: backbone name → its embedding.
+        embeddings: backbone name → its embedding; `name@fingerprint` for other weights of that name.
         recipe: captions, prompts and settings it was learned with, as plain JSON values; no photos.
         kind: the head's kind; filled in from the head.
         spoken: the word that the embeddings make a backbone say; the identifier, until it is renamed.
@@ -168,8 +172,35 @@ class Concept:
             f"The concept {self.identifier!r} was learned for another model than {backbone}.",
             got="; ".join(known) or "no embedding at all",
             expected=f"{backbone} ({dim} dimensions, weights {fingerprint[:12]})",
-            fix=f"learn {self.identifier!r} again with this model, or load the model it was learned for",
+            fix=f"learn {self.identifier!r} again with this model, {self.how_again}; "
+            "or load the model it was learned for",
         )
+
+    def with_embedding(self, backbone: str, embedding: Embedding) -> Self:
+        """The concept with one more embedding, first of all; what it had for other weights stays.
+
+        Where the name stands for other weights already, as when a model of that name was trained further,
+        the older embedding goes on as `name@fingerprint`: it is found by its fingerprint.
+
+        >>> from myvlm.heads import ObjectHead
+        >>> old, new = (Embedding(np.ones((1, 2)), "none", "", print) for print in ("a1", "b2"))
+        >>> list(Concept("sks", "mug", ObjectHead(), {"llava": old}).with_embedding("llava", new).embeddings)
+        ['llava', 'llava@a1']
+        """
+        others = {n: one for n, one in self.embeddings.items() if one.fingerprint != embedding.fingerprint}
+        older = others.pop(backbone, None)
+        if older is not None:
+            others[f"{backbone}{OTHER_WEIGHTS}{older.fingerprint}"] = older
+        return dataclasses.replace(self, embeddings={backbone: embedding, **others})
+
+    @property
+    def how_again(self) -> str:
+        """How it is learned again, with another model: the call and the command."""
+        if self.folder is None:
+            return f"by vlm.relearn(vlm.concepts[{self.identifier!r}], images=[...])"
+        photos = "" if (self.folder / PHOTOS).is_dir() else ", images=[...]"
+        command = f"myvlm relearn {self.folder}" + (" PHOTOS" if photos else "")
+        return f'by vlm.relearn("{self.folder}"{photos}), or `{command}`'
 
     def save(self, path: str | PathLike[str], include_photos: ImageSources | None = None) -> Path:
         """Write the concept as a folder of some kilobytes; all of it or nothing.
@@ -205,7 +236,8 @@ class Concept:
         if include_photos is not None:
             for number, photo in enumerate(load_images(include_photos), start=1):
                 files[f"{PHOTOS}/{number}.png"] = _png(photo.image)
-        files[CARD] = card(record, self.head.privacy, photos=include_photos is not None).encode()
+        photos = include_photos is not None or (target / PHOTOS).is_dir()  # those that are there stay there
+        files[CARD] = card(record, self.head.privacy, photos=photos).encode()
         write_folder(target, record, files)
         self.folder = target.resolve()
         return target

@@ -89,3 +89,23 @@ def check_together(lessons: Sequence[Lesson]) -> None:
             expected="one lesson or more, each of another identifier",
             fix="give every concept a word of its own",
         )
+
+
+def check_spelling(backbone: Backbone, identifier: str) -> None:
+    """Raise InputError unless the model's tokenizer can write the identifier."""
+    ids = backbone.word_ids(identifier)
+    unknown = getattr(backbone.processor.tokenizer, "unk_token_id", None)
+    if not ids or unknown in ids:
+        embedded = backbone.name.startswith("tinyworld/")
+        raise InputError(
+            f"The model's tokenizer cannot write {identifier!r}.",
+            got="no tokens" if not ids else "its sign for unknown words",
+            expected="a word that the tokenizer knows, or can spell",
+            fix="choose another identifier" + (f", such as {_tinyworld_words()}" if embedded else ""),
+        )
+
+
+def _tinyworld_words() -> str:
+    from myvlm.tinyworld.language import IDENTIFIERS
+
+    return ", ".join(IDENTIFIERS[:4])

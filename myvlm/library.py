@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -33,6 +33,7 @@ class ConceptLibrary(Mapping[str, Concept]):
     Args:
         concepts: concepts or concept folders to begin with.
         device: where the encoders of concepts loaded from folders run.
+        notice: called with the concepts that were added, each time some were.
 
     >>> library = ConceptLibrary()
     >>> len(library), "sks" in library
@@ -40,9 +41,14 @@ class ConceptLibrary(Mapping[str, Concept]):
     """
 
     def __init__(
-        self, concepts: Iterable[Concept | str | PathLike[str]] = (), *, device: str = "cpu"
+        self,
+        concepts: Iterable[Concept | str | PathLike[str]] = (),
+        *,
+        device: str = "cpu",
+        notice: Callable[[Iterable[Concept]], None] | None = None,
     ) -> None:
         self.device = device
+        self._notice = notice
         self._concepts: dict[str, Concept] = {}
         self._folded: dict[str, str] = {}  # a sentence cannot tell Anna from ANNA
         self._groups: dict[Group, dict[str, Concept]] = {}
@@ -141,7 +147,30 @@ class ConceptLibrary(Mapping[str, Concept]):
             self._concepts[concept.identifier] = concept
             self._folded[folded] = concept.identifier
         self._columns.clear()
+        if self._notice:
+            self._notice(new.values())
         return list(new.values())
+
+    def replace(self, concept: Concept) -> Concept:
+        """Put a concept in the place of the one that has its identifier, which is handed over.
+
+        Raises:
+            UnknownConceptError: there is none.
+            NotFittedError: its head has learned nothing; the library is as it was.
+        """
+        old, identifier = self[concept.identifier], concept.identifier
+        before, after = _group(old), _group(concept)
+        siblings = [one for one in self._groups.get(after, {}).values() if one is not old]
+        _gate_of([*siblings[:1], concept])  # fails here and now if they cannot be scored with each other
+        if before == after:
+            self._groups[after] = _with_another_key(self._groups[after], identifier, identifier, concept)
+        else:
+            self._leave(before, identifier)
+            self._groups.setdefault(after, {})[identifier] = concept
+        self._concepts = _with_another_key(self._concepts, identifier, identifier, concept)
+        self._gates.pop(after, None)
+        self._columns.clear()
+        return old
 
     def remove(self, identifier: str, *, erase: bool = False) -> Concept:
         """Take a concept out, and hand it over.
@@ -161,11 +190,7 @@ class ConceptLibrary(Mapping[str, Concept]):
             concept.folder = None
         del self._concepts[identifier]
         del self._folded[identifier.casefold()]
-        group = _group(concept)
-        del self._groups[group][identifier]
-        if not self._groups[group]:
-            del self._groups[group]
-        self._gates.pop(group, None)
+        self._leave(_group(concept), identifier)
         self._columns.clear()
         return concept
 
@@ -229,6 +254,12 @@ class ConceptLibrary(Mapping[str, Concept]):
         parts = [(self._columns_of(group), self._gate(group).score(pictures)) for group in self._groups]
         scores = merge(len(identifiers), parts, len(pictures))
         return [Detections(identifiers, scores, picture) for picture in range(len(pictures))]
+
+    def _leave(self, group: Group, identifier: str) -> None:
+        del self._groups[group][identifier]
+        if not self._groups[group]:
+            del self._groups[group]
+        self._gates.pop(group, None)
 
     def _gate(self, group: Group) -> Gate:
         if group not in self._gates:

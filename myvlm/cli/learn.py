@@ -106,7 +106,7 @@ def learn(
             kind=kind,
             head_options={"encoder": encoder} if encoder else None,
             settings=LearnSettings.model_validate(
-                default_settings(backbone, family=vlm.backbone.family).model_dump()
+                default_settings(backbone, family=vlm.backbone.family, kind=kind).model_dump()
                 | {name: value for name, value in wanted.items() if value is not None}
             ),
             progress=not quiet,
@@ -118,17 +118,20 @@ def learn(
             raise KeyboardInterrupt
         concept.save(folder, include_photos=files if keep_photos else None)
         out.written.append(folder)
-        out.show(*_learned(concept, folder, vlm.backbone.name, seconds))
+        out.show(*learned(concept, folder, vlm.backbone.name, seconds))
         if stopped:
             raise typer.Exit(STOPPED)
 
 
-def _learned(concept: Concept, folder: Path, backbone: str, seconds: float) -> tuple[dict[str, Any], Text]:
+def learned(
+    concept: Concept, folder: Path, backbone: str, seconds: float, *, command: str = "learn"
+) -> tuple[dict[str, Any], Text]:
+    """What is said of a concept that was learned and written: for programs, and for people."""
     figures = concept.embeddings[backbone].figures
     stopped = figures.get("interrupted", False)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     document = {
-        "command": "learn",
+        "command": command,
         "identifier": concept.identifier,
         "category": concept.category,
         "kind": concept.kind,
@@ -136,8 +139,8 @@ def _learned(concept: Concept, folder: Path, backbone: str, seconds: float) -> t
         "backbone": backbone,
         "seconds": round(seconds, 2),
         "bytes": size,
-        "captions": concept.recipe["captions"],
-        "captions_by": concept.recipe["captions_by"],
+        "captions": concept.recipe.get("captions"),
+        "captions_by": concept.recipe.get("captions_by"),
         "interrupted": stopped,
         "figures": figures,
     }

@@ -73,7 +73,7 @@ def add_concepts(out: Screen, vlm: MyVLM, folders: Sequence[tuple[Path, bool]]) 
         except ConceptFileError as error:
             if named:
                 raise
-            out.note(f"passing over {folder}: {error.what}")
+            out.note(f"passing over {folder}: {error.what} {error.fix}")
         else:
             vlm.concepts.add(concept)
     if not vlm.concepts:

@@ -1,0 +1,57 @@
+"""`myvlm relearn`: a concept folder of another model becomes one of this model too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import monotonic
+from typing import Annotated
+
+import typer
+
+from myvlm.cli import inputs, learn, opening, options
+from myvlm.cli.screen import screen
+
+
+def relearn(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of the concept.")],
+    photos: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PHOTOS...]", help="The photos, where the folder does not hold them."),
+    ] = None,
+    negatives: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PICTURES", help="Pictures without it; the option again for more."),
+    ] = None,
+    backbone: options.BackboneName = options.DEFAULT_BACKBONE,
+    keep_photos: Annotated[bool, typer.Option("--keep-photos", help="Put the photos beside it.")] = False,
+    device: options.Device = None,
+    dtype: options.Precision = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Learn a concept for a model again that was learned for another one, by its own recipe.
+
+    Captions, questions and what recognises it are those in the folder; what was learned for other models
+    stays there. Ctrl-C leaves the folder as it was.
+
+    myvlm relearn concepts/sks-mug mug/*.jpg --backbone llava-hf/llava-1.5-7b-hf
+    """
+    with screen(as_json=as_json, quiet=quiet) as out:
+        from myvlm.concept import Concept
+        from myvlm.recipe import kept_photos
+
+        files = inputs.picture_files(photos) if photos else None
+        others = inputs.picture_files(negatives) if negatives else None
+        known = Concept.load(folder)  # what can be wrong is found before the model is loaded
+        if files is None:
+            kept_photos(known)
+        vlm = opening.open_model(out, backbone, device, dtype)
+        begun = monotonic()
+        concept = vlm.relearn(folder, files, negatives=others, progress=not quiet)
+        seconds = monotonic() - begun
+        if concept.embeddings[vlm.backbone.name].figures.get("interrupted", False):
+            out.note(f"{folder} keeps the concept that it had.")
+            raise KeyboardInterrupt
+        concept.save(folder, include_photos=files if keep_photos else None)
+        out.written.append(folder)
+        out.show(*learn.learned(concept, folder, vlm.backbone.name, seconds, command="relearn"))

@@ -206,7 +206,7 @@ def sentinel_id(model: Any, tokenizer: Any, taken: set[int]) -> int:
     special = {*tokenizer.all_special_ids, *(id for id, token in added.items() if token.special)}
     free = [token for token in special if token not in taken and token < rows]
     if free:
-        return min(free, key=lambda token: _usefulness(tokenizer, token))
+        return int(min(free, key=lambda token: _usefulness(tokenizer, token)))
     raise BackboneError(
         "No token id is free to stand for concept rows.",
         got=f"{len(tokenizer)} tokens, an embedding table of {rows} rows",

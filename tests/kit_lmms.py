@@ -1,4 +1,7 @@
-"""Runs lmms-eval itself on the tiny task, plain and personalized; its last line is JSON. See `test_kits.py`."""
+"""Runs lmms-eval itself on the tiny task, plain and personalized; its last line is JSON.
+
+See `test_kits.py`.
+"""
 
 from __future__ import annotations
 

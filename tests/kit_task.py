@@ -1,4 +1,4 @@
-"""A tiny task for evaluation kits: tinyworld pictures with and without one concept, and what is asked of them."""
+"""A tiny task for evaluation kits: pictures with and without a concept, and what is asked of them."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ See `test_kits.py`. The kit looks for data in the folder that `LMUData` names.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pandas
 from kit_task import documents
 from vlmeval.dataset import build_dataset
 from vlmeval.inference import infer_data_job
-from vlmeval.smp import encode_image_to_base64, load
+from vlmeval.smp import LMUDataRoot, encode_image_to_base64, load
 
 from myvlm.evaluation.vlmeval import register
 
@@ -29,7 +28,7 @@ def main(concepts: str, work: Path) -> None:
             {**doc, "index": index, "image": encode_image_to_base64(doc["image"])}
             for index, doc in enumerate(documents(seen))
         ]
-        data = Path(os.environ["LMUData"]) / f"{name}.tsv"
+        data = Path(LMUDataRoot()) / f"{name}.tsv"
         pandas.DataFrame(rows).to_csv(data, sep="\t", index=False)
         for model in ("plain", "personalized"):
             dataset = build_dataset(name)

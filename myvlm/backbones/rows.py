@@ -60,11 +60,13 @@ class LanguageRows(Backbone):
         eos = tokenizer.eos_token_id if eos is None else eos
         eos_ids: list[int] = eos if isinstance(eos, list) else [] if eos is None else [eos]
         ends = {tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, self.image_id}
+        said = text.said_by_template(processor, template)
+        taken = {*ends, *eos_ids, *said, *text.marks_of(processor)}
         self.prompter = Prompter(
             processor,
             template=template,
             image_id=self.image_id,
-            sentinel_id=text.sentinel_id(model, tokenizer, {*ends, *eos_ids, *text.marks_of(processor)}),
+            sentinel_id=text.sentinel_id(model, tokenizer, taken),
             eos_ids=eos_ids if template is not None else text.end_of_turn_first(processor, eos_ids),
             instruction=self.instruction,
             completed=self.completed,

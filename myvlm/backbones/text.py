@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from myvlm.errors import BackboneError, InputError
+
+_REPLY = {"role": "assistant", "content": [{"type": "text", "text": "myvlm"}]}
+_RESERVED = re.compile(r"reserved|unused|<SPECIAL_\d", re.IGNORECASE)
 
 
 def render(processor: Any, template: str | None, prompt: str) -> str:
@@ -28,9 +32,8 @@ def end_of_turn_first(processor: Any, eos_ids: Sequence[int]) -> list[int]:
 
     Gemma's list begins with the end of a document, which no reply in a conversation ends with.
     """
-    reply = {"role": "assistant", "content": [{"type": "text", "text": "myvlm"}]}
     try:
-        whole: str = processor.apply_chat_template([_turn("a"), reply], tokenize=False)
+        whole: str = processor.apply_chat_template([_turn("a"), _REPLY], tokenize=False)
     except Exception:  # whatever a template raises that takes no reply: the order is then the model's
         return list(eos_ids)
     after = whole.rpartition("myvlm")[2]
@@ -191,24 +194,45 @@ def marks_of(processor: Any) -> set[int]:
     return {token for token in ids if isinstance(token, int)} - {processor.tokenizer.unk_token_id}
 
 
+def said_by_template(processor: Any, template: str | None) -> set[int]:
+    """The ids of a conversation, of its turns' marks too: none of them may mean something else.
+
+    An instruction and a reply are in it, so some words are as well.
+    """
+    rendered = [render(processor, template, "a")]
+    if template is None:
+        with suppress(Exception):  # whatever a template raises that takes no reply
+            rendered.append(processor.apply_chat_template([_turn("a"), _REPLY], tokenize=False))
+    return {token for text in rendered for token in prompt_ids(processor.tokenizer, text)}
+
+
 def sentinel_id(model: Any, tokenizer: Any, taken: set[int]) -> int:
     """An id of the embedding table that no text uses: to stand, in a prompt, where a concept row goes.
 
-    Best a spare row beyond the tokenizer's words; else a special token outside `taken`; the
-    unknown-word token last, since texts can hold it.
+    Best a spare row beyond the tokenizer's words; else a special token outside `taken`, first one that
+    was kept in reserve; the unknown-word token last, since texts can hold it.
 
     Raises:
         BackboneError: every id has a use.
     """
-    for spare in range(len(tokenizer), model.get_input_embeddings().num_embeddings):
+    rows = model.get_input_embeddings().num_embeddings
+    for spare in range(len(tokenizer), rows):
         if spare not in taken:
             return spare
-    free = [token for token in tokenizer.all_special_ids if token not in taken]
-    for token in sorted(free, key=lambda token: token == tokenizer.unk_token_id):
-        return int(token)
+    added = getattr(tokenizer, "added_tokens_decoder", {})  # more than have a name: reserved ones too
+    special = {*tokenizer.all_special_ids, *(id for id, token in added.items() if token.special)}
+    free = [token for token in special if token not in taken and token < rows]
+    if free:
+        return int(min(free, key=lambda token: _usefulness(tokenizer, token)))
     raise BackboneError(
         "No token id is free to stand for concept rows.",
-        got=f"{len(tokenizer)} tokens, an embedding table of as many rows",
+        got=f"{len(tokenizer)} tokens, an embedding table of {rows} rows",
         expected="one row beyond the tokenizer's tokens, or one unused special token",
         fix="model.resize_token_embeddings(len(tokenizer) + 1)",
     )
+
+
+def _usefulness(tokenizer: Any, token: int) -> tuple[bool, bool, int]:
+    """Sorts special tokens: in reserve, of some use, the unknown word; then by id."""
+    reserved = bool(_RESERVED.search(tokenizer.convert_ids_to_tokens(token)))
+    return token == tokenizer.unk_token_id, not reserved, token

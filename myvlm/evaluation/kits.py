@@ -1,0 +1,144 @@
+"""What the evaluation kits of others need of a personalized model: to open it, and to have it answer.
+
+Imports the API; a kit itself is imported by name, once it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+from myvlm.api import MyVLM
+from myvlm.errors import InputError
+from myvlm.images import ImageSource
+from myvlm.library import ConceptLibrary
+
+TAKEN = (
+    *("max_new_tokens", "min_new_tokens", "num_beams", "length_penalty", "repetition_penalty"),
+    *("no_repeat_ngram_size", "do_sample", "temperature", "top_p", "top_k"),
+)
+"""What of a kit's generation settings goes to transformers' `generate`; the rest is about other models."""
+OF_SAMPLING = ("temperature", "top_p", "top_k")
+
+
+def open_personalized(
+    pretrained: str,
+    *,
+    concepts: str | PathLike[str] | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    encoder: str | None = None,
+) -> MyVLM:
+    """A model with a library of concepts, all of which are checked to be this model's.
+
+    Args:
+        pretrained: `tinyworld/llava`, a hub name or a folder.
+        concepts: the folder of concept folders; none for the plain model.
+        device, dtype, encoder: see `MyVLM.from_pretrained`.
+
+    Raises:
+        UnknownBackboneError: there is no such model.
+        MissingFileError: there is no such folder of concepts.
+        ConceptFileError: a concept is another model's; better now than in the middle of a benchmark.
+
+    >>> len(open_personalized("tinyworld/llava", device="cpu").concepts)
+    0
+    """
+    vlm = MyVLM.from_pretrained(pretrained, device=device, dtype=dtype, encoder=encoder)
+    if concepts is not None:
+        vlm.concepts = ConceptLibrary.load(concepts, device=vlm.concepts.device)
+        for identifier in vlm.concepts:
+            vlm.concepts[identifier].embedding_for(
+                vlm.backbone.name, vlm.backbone.fingerprint(), vlm.backbone.dim
+            )
+    return vlm
+
+
+def answers(
+    vlm: MyVLM, pictures: Sequence[ImageSource], question: str, options: Mapping[str, Any], *, plain: bool
+) -> list[str]:
+    """Answers to one question about each of some pictures.
+
+    Args:
+        question: as a kit writes it; an image placeholder in it is left out, since the backbone puts its own.
+        options: of generation, see `generation_options`.
+        plain: whether to answer as the frozen model without concepts.
+
+    Raises:
+        InputError: nothing but a placeholder is asked.
+    """
+    text = question.replace(str(vlm.backbone.processor.image_token), " ").strip()
+    if plain:
+        with vlm.generic():
+            return [str(reply) for reply in vlm.ask(list(pictures), text, **options)]
+    return [str(reply) for reply in vlm.ask(list(pictures), text, **options)]
+
+
+def generation_options(settings: Mapping[str, Any], *, longest: int) -> dict[str, Any]:
+    """A kit's generation settings as options of `MyVLM.ask`; greedy unless a temperature is above zero.
+
+    Args:
+        settings: the kit's.
+        longest: new tokens where the settings do not say.
+
+    >>> generation_options({"temperature": 0, "top_p": 1.0, "until": ["x"], "num_beams": 1}, longest=16)
+    {'max_new_tokens': 16, 'num_beams': 1, 'do_sample': False}
+    >>> generation_options({"temperature": 0.7, "max_new_tokens": 8}, longest=16)
+    {'max_new_tokens': 8, 'temperature': 0.7, 'do_sample': True}
+    """
+    options = {name: settings[name] for name in TAKEN if settings.get(name) is not None}
+    samples = bool(options.pop("do_sample", True)) and options.get("temperature", 0) > 0
+    if not samples:
+        options = {name: value for name, value in options.items() if name not in OF_SAMPLING}
+    return {"max_new_tokens": longest, **options, "do_sample": samples}
+
+
+def one_picture(pictures: Sequence[Any], of: str) -> Any:
+    """The one picture of a question.
+
+    Raises:
+        InputError: there are none, or several: concepts are recognised and said in one picture at a time.
+
+    >>> one_picture([], "POPE 3")
+    Traceback (most recent call last):
+    myvlm.errors.InputError: POPE 3 is not about one picture.
+      got:      0 pictures
+      expected: 1
+      fix:      choose tasks with one picture a question, such as POPE, MME, MMBench
+    """
+    if len(pictures) != 1:
+        raise InputError(
+            f"{of} is not about one picture.",
+            got=f"{len(pictures)} pictures",
+            expected="1",
+            fix="choose tasks with one picture a question, such as POPE, MME, MMBench",
+        )
+    return pictures[0]
+
+
+def kit(module: str, *, package: str, extra: str) -> Any:
+    """A module of an evaluation kit.
+
+    Raises:
+        InputError: the kit is not installed.
+
+    >>> kit("no_such_kit.api", package="no-such-kit", extra="lmms")
+    Traceback (most recent call last):
+    myvlm.errors.InputError: The evaluation kit no-such-kit is not installed.
+      got:      No module named 'no_such_kit'
+      expected: no-such-kit
+      fix:      pip install "myvlm[lmms]"
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name.split(".")[0]):
+            raise  # the kit is there, and lacks something of its own
+        raise InputError(
+            f"The evaluation kit {package} is not installed.",
+            got=str(error),
+            expected=package,
+            fix=f'pip install "myvlm[{extra}]"',
+        ) from error

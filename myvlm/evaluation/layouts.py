@@ -56,7 +56,7 @@ def read_layout(source: Path, problems: Problems) -> list[Draft]:
 
 
 def manifest(file: Path, problems: Problems) -> list[Draft]:
-    """`{"subjects": [{"identifier": …, "photos": [{"file": …, "captions": […]}]}]}`; paths from its folder."""
+    """`{"subjects": [{"identifier": …, "photos": [{"file": …, "captions": […]}]}]}`; paths from there."""
     parsed = _read_json(file, file.name, problems)
     entries = parsed.get("subjects") if isinstance(parsed, dict) else None
     if parsed is not None and (not isinstance(entries, list) or not entries):

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from myvlm.cli import concepts, demo, learn, locate, speak
+from myvlm.cli import concepts, demo, evaluate, learn, locate, speak
 
 app = typer.Typer(
     name="myvlm",
@@ -24,6 +24,7 @@ app.command("learn")(learn.learn)
 app.command("caption")(speak.caption)
 app.command("ask")(speak.ask)
 app.command("locate")(locate.locate)
+app.command("evaluate")(evaluate.evaluate)
 app.add_typer(concepts.app, name="concepts")
 
 

@@ -30,7 +30,7 @@ class Setting:
     subjects: Sequence[Subject] = ()
 
 
-@dataclass(frozen=True)
+@dataclass
 class MyVLMMethod:
     """The library itself."""
 
@@ -42,7 +42,7 @@ class MyVLMMethod:
         return Personal(alone(vlm, concept))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plain:
     """The control without any concept: the frozen model as it is."""
 

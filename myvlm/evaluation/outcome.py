@@ -54,7 +54,7 @@ class Outcome(Frozen):
 
     Attributes:
         taught: the training photos.
-        taught_captions: their captions, the model's own where the job had none.
+        taught_captions: the data set's captions of them, also where the model was to write its own.
         present: of each validation photo what was said.
         absent: the same of pictures without the subject.
         answered: questions about validation photos.

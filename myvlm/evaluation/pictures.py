@@ -1,4 +1,4 @@
-"""The pictures of the report: failures first, then successes, with the head's box and the name's attention."""
+"""The pictures of the report: failures, then successes, with the head's box and the name's attention."""
 
 from __future__ import annotations
 
@@ -35,8 +35,7 @@ def show(
     """
     plan, vlm = bench.plan, getattr(speaker, "vlm", None)
     main = (0, plan.methods[0], max(plan.photos), DEFAULT)
-    shows = job.key[1:] == main and isinstance(vlm, MyVLM) and subject.identifier in vlm.concepts
-    if not shows or not plan.shown:
+    if job.key[1:] != main or not isinstance(vlm, MyVLM) or subject.identifier not in vlm.concepts:
         return ()
     wanted = [number < present for number in range(len(said))]
     right = [

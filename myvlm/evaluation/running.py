@@ -64,11 +64,8 @@ def run(
     todo = [job for job in jobs if job.key not in journal.done]
     told(len(jobs) - len(todo), len(jobs))
     lots = [list(lot) for _, lot in groupby(todo, key=lambda job: job.lot)]
-    if workers == 1 or len(lots) < 2:
-        bench = Bench(opening(), dataset, plan, journal.pictures) if todo else None
-        finished = ((job, run_job(bench, job)) for job in todo if bench)
-    else:
-        finished = _in_processes(lots, workers, (opening, dataset, plan, journal.pictures))
+    parts = (opening, dataset, plan, journal.pictures)
+    finished = _here(todo, parts) if workers == 1 or len(lots) < 2 else _in_processes(lots, workers, parts)
     for job, outcome in finished:
         journal.add(job, outcome)
         told(sum(one.key in journal.done for one in jobs), len(jobs))
@@ -77,6 +74,15 @@ def run(
 
 Parts: TypeAlias = tuple[Callable[[], MyVLM], Dataset, Plan, Path]
 _BENCHES: list[Bench] = []
+
+
+def _here(todo: Sequence[Job], parts: Parts) -> Iterator[Finished]:
+    if not todo:
+        return  # nothing to open a model for
+    opening, dataset, plan, pictures = parts
+    bench = Bench(opening(), dataset, plan, pictures)
+    for job in todo:
+        yield job, run_job(bench, job)
 
 
 def _in_processes(lots: Sequence[list[Job]], workers: int, parts: Parts) -> Iterator[Finished]:

@@ -236,7 +236,7 @@ def _forget_peak() -> None:
 
 
 def _peak_mib() -> float:
-    """The peak of the GPU's memory since `_forget_peak`; without a GPU that of the process since its start."""
+    """The peak of the GPU since `_forget_peak`; without a GPU that of the process since its start."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     unit = 1 if sys.platform == "darwin" else 1024

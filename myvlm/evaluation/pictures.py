@@ -25,6 +25,22 @@ if TYPE_CHECKING:
 LONGEST_SIDE = 384
 
 
+def recogniser(speaker: Speaker, identifier: str, *, speaks: bool = False) -> MyVLM | None:
+    """The `MyVLM` inside a speaker, if there is one that holds the concept.
+
+    Args:
+        speaker: of any method; some share the head and have no embedding.
+        identifier: of the concept.
+        speaks: whether it must have an embedding too, as attention and boxes need it.
+    """
+    vlm = getattr(speaker, "vlm", None)
+    if not isinstance(vlm, MyVLM) or identifier not in vlm.concepts:
+        return None
+    if speaks and vlm.backbone.name not in vlm.concepts[identifier].embeddings:
+        return None
+    return vlm
+
+
 def show(
     bench: Bench, job: Job, speaker: Speaker, subject: Subject, said: Sequence[Said], present: int
 ) -> tuple[Shown, ...]:
@@ -33,9 +49,9 @@ def show(
     Args:
         said: of all pictures; the first `present` of them show the subject.
     """
-    plan, vlm = bench.plan, getattr(speaker, "vlm", None)
+    plan, vlm = bench.plan, recogniser(speaker, subject.identifier, speaks=True)
     main = (0, plan.methods[0], max(plan.photos), DEFAULT)
-    if job.key[1:] != main or not isinstance(vlm, MyVLM) or subject.identifier not in vlm.concepts:
+    if job.key[1:] != main or vlm is None:
         return ()
     wanted = [number < present for number in range(len(said))]
     right = [

@@ -69,8 +69,8 @@ def _examples(evaluation: Evaluation) -> str:
     cards.sort(key=lambda card: _right(*card))  # failures before successes
     return (
         "<section><h2>Failures and successes</h2>"
-        '<p class="soft">Left the picture with the head’s box; right, where it is recognised and named, where '
-        "the model looks as it says the name. Failures come first.</p>"
+        '<p class="soft">Left the picture with the head’s box; right, if the name was said, where the '
+        "model looks as it says it. Failures come first.</p>"
         f'<div class="grid">{_join(_card(evaluation.pictures, *card) for card in cards)}</div></section>'
     )
 

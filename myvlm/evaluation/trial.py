@@ -19,7 +19,7 @@ from myvlm.evaluation.data import Dataset, Photo, Question, Subject
 from myvlm.evaluation.methods import Method, Setting, make_method
 from myvlm.evaluation.outcome import Answered, Outcome, Said
 from myvlm.evaluation.picture_metrics import clip_scores
-from myvlm.evaluation.pictures import show
+from myvlm.evaluation.pictures import recogniser, show
 from myvlm.evaluation.plan import Job, Plan
 from myvlm.evaluation.splits import Split, draw_split
 from myvlm.evaluation.teaching import Speaker, Teaching
@@ -144,8 +144,8 @@ def _said(speaker: Speaker, subject: Subject, files: Sequence[Path]) -> tuple[Sa
 
 def _seen(speaker: Speaker, subject: Subject, files: Sequence[Path]) -> list[bool | None]:
     """What the head says, of a speaker that is a `MyVLM` with the subject's concept."""
-    vlm = getattr(speaker, "vlm", None)
-    if not isinstance(vlm, MyVLM) or subject.identifier not in vlm.concepts:
+    vlm = recogniser(speaker, subject.identifier)
+    if vlm is None:
         return [None] * len(files)
     found = vlm.concepts.recognise(load_images(list(files)))
     return [any(d.identifier == subject.identifier for d in one.present) for one in found]
@@ -154,8 +154,8 @@ def _seen(speaker: Speaker, subject: Subject, files: Sequence[Path]) -> list[boo
 def _with_boxes(
     speaker: Speaker, subject: Subject, photos: Sequence[Photo], said: tuple[Said, ...]
 ) -> tuple[Said, ...]:
-    vlm = getattr(speaker, "vlm", None)
-    if not isinstance(vlm, MyVLM) or subject.identifier not in vlm.concepts:
+    vlm = recogniser(speaker, subject.identifier, speaks=True)
+    if vlm is None:
         return said
 
     def box(photo: Photo) -> Box | None:

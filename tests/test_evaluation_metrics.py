@@ -111,7 +111,7 @@ def test_sentence_similarity_is_the_librarys_cosine() -> None:
     from sentence_transformers import SentenceTransformer, util
     from sentence_transformers.sentence_transformer.modules import BoW
 
-    words = sorted({word for text in [*TEXTS, *sum(REFERENCES, [])] for word in tokens(text).split()})
+    words = sorted({word for own in (TEXTS, *REFERENCES) for text in own for word in tokens(text).split()})
     encoder = SentenceTransformer(modules=[BoW(words)], device="cpu")
     found = sentence_similarity(encoder, TEXTS, REFERENCES)
     for similarity, text, own in zip(found, TEXTS, REFERENCES, strict=True):

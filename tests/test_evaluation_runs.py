@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
+from pretending import FAILS, TAUGHT, Pretending, PretendVLM, subject
 
 from myvlm.errors import InputError
 from myvlm.evaluation import trial
-from myvlm.evaluation.data import Dataset, Photo, Question, Subject
+from myvlm.evaluation.data import Dataset
 from myvlm.evaluation.figures import figures_of
 from myvlm.evaluation.journal import Journal
 from myvlm.evaluation.outcome import Answered, Outcome, Said, Shown
@@ -24,51 +22,6 @@ from myvlm.evaluation.report import evaluation_of, markdown
 from myvlm.evaluation.report_page import page
 from myvlm.evaluation.running import run
 from myvlm.evaluation.tables import tables_of
-
-
-class PretendVLM:
-    """A frozen model that says one thing of every picture."""
-
-    def __init__(self) -> None:
-        self.backbone = SimpleNamespace(name="pretend", family="llava", device="cpu")
-        self.drift = False
-
-    @contextmanager
-    def generic(self) -> Iterator[None]:
-        yield
-
-    def caption(self, images: Sequence[Any]) -> list[Any]:
-        return [SimpleNamespace(text=f"a thing{', changed' * self.drift}") for _ in images]
-
-
-class Pretending:
-    """Names the subject in its own pictures; what it was handed is noted."""
-
-    def __init__(self, name: str, setting: Any) -> None:
-        self.name, self.setting = name, setting
-
-    def teach(self, vlm: Any, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Any:
-        TAUGHT.append((self, subject, tuple(photos), seed))
-        if subject.identifier in FAILS:
-            raise KeyboardInterrupt
-        vlm.drift = self.name == "forgetful"
-        return Says(subject.identifier if self.name == "myvlm" else "a thing")
-
-
-class Says:
-    def __init__(self, word: str) -> None:
-        self.word = word
-
-    def caption(self, images: Sequence[Path]) -> list[str]:
-        own = {"sks": "mug", "ohwx": "dog"}.get(self.word)
-        return [f"{self.word} on grass" if file.parent.name == own else "grass" for file in images]
-
-    def ask(self, images: Sequence[Path], question: str) -> list[str]:
-        return ["A" if "A. " in question else "red" for _ in images]
-
-
-TAUGHT: list[tuple[Pretending, Subject, tuple[Photo, ...], int]] = []
-FAILS: set[str] = set()
 
 
 @pytest.fixture(autouse=True)
@@ -81,22 +34,6 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def data(tmp_path: Path) -> Dataset:
     return Dataset(subjects=(subject(tmp_path, "mug", "sks"), subject(tmp_path, "dog", "ohwx", kind="face")))
-
-
-def subject(root: Path, category: str, identifier: str, **more: Any) -> Subject:
-    asked = (
-        Question(question=f"What colour is {identifier}?", answer="red"),
-        Question(question=f"Is {identifier} big?", answer="no", options=("yes", "no")),
-    )
-    photos = []
-    for number in range(6):
-        file = root / category / f"{number}.png"
-        file.parent.mkdir(exist_ok=True)
-        Image.new("RGB", (8, 8)).save(file)
-        photos.append(
-            Photo(file=file, captions=(f"{identifier} on grass", f"a {identifier}"), questions=asked)
-        )
-    return Subject(identifier=identifier, category=category, photos=tuple(photos), **more)
 
 
 def evaluate(data: Dataset, plan: Plan, keep: Path) -> list[tuple[Any, Outcome]]:

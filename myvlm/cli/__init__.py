@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from myvlm.cli import concepts, demo, learn, locate, relearn, speak
+from myvlm.cli import concepts, demo, evaluate, learn, locate, relearn, speak
 
 app = typer.Typer(
     name="myvlm",
@@ -25,6 +25,7 @@ app.command("relearn")(relearn.relearn)
 app.command("caption")(speak.caption)
 app.command("ask")(speak.ask)
 app.command("locate")(locate.locate)
+app.command("evaluate")(evaluate.evaluate)
 app.add_typer(concepts.app, name="concepts")
 
 

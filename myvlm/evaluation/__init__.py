@@ -1,1 +1,4 @@
-"""Measures a personalized model: the paper's protocol, and the evaluation kits of others."""
+"""Measure how good concepts are: data, protocol, metrics, ablations and a report; and the kits of others.
+
+Imports `myvlm.api` and below; the command `myvlm evaluate` is a thin skin over it.
+"""

@@ -1,0 +1,146 @@
+"""`myvlm evaluate`: a data set on disk to the paper's tables, and a page to look at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group
+from rich.table import Table as Shown
+from rich.text import Text
+
+from myvlm.cli import opening, options
+from myvlm.cli.screen import screen
+from myvlm.errors import InputError, NotWritableError
+
+if TYPE_CHECKING:
+    from myvlm.evaluation.report import Evaluation
+    from myvlm.evaluation.tables import Table
+
+ON_SCREEN = ("recall", "said_absent", "precision", "f1", "head_weighted", "vqa", "leakage", "plain_identical")
+"""Figures that fit a terminal; the reports and --json have all."""
+
+
+def _counts(given: str) -> str:
+    if not all(one.isdecimal() and int(one) for one in given.split(",")):
+        raise typer.BadParameter(f"{given!r} is not numbers of at least 1, such as 1,2,4.")
+    return given
+
+
+def evaluate(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Folder or manifest.json; or tinyworld.")],
+    backbone: options.BackboneName = options.DEFAULT_BACKBONE,
+    methods: Annotated[
+        str, typer.Option(metavar="A,B…", help="What is compared; all for all that there are.")
+    ] = "myvlm,plain",
+    splits: Annotated[int, typer.Option(min=1, help="Bootstrap splits.")] = 5,
+    photos: Annotated[
+        str, typer.Option(metavar="N,N…", callback=_counts, help="Training photos, such as 1,2,4.")
+    ] = "4",
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="AXIS=V,V…", help="Ablation, such as regularizer=0,0.03; again for more."),
+    ] = None,
+    sweep_file: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="The same as YAML.")] = None,
+    tests: Annotated[int | None, typer.Option(min=1, help="Test photos a split, at the most.")] = None,
+    absent: Annotated[int, typer.Option(min=0, help="Pictures without the subject, at the most.")] = 20,
+    clip: Annotated[
+        str | None, typer.Option(metavar="NAME", help="CLIPScore, by ViT-B-32@openai or such.")
+    ] = None,
+    sentences: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Similarity, by a sentence-transformers model.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(metavar="FILE.html|.md", help="Written at the end.")] = None,
+    keep: Annotated[
+        Path, typer.Option(metavar="DIR", help="Finished runs: a stopped evaluation goes on from there.")
+    ] = Path("myvlm-evaluation"),
+    workers: Annotated[int, typer.Option(min=1, help="Processes; on a CPU one a core.")] = 1,
+    device: options.Device = None,
+    dtype: options.Precision = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure how good concepts are, by the paper's protocol: splits, baselines, controls, intervals.
+
+    DATA is a folder with a folder a subject (pictures and captions.json), Yo'LLaVA's data, or a manifest.
+
+    myvlm evaluate MyVLM/ --backbone llava-hf/llava-1.5-7b-hf --photos 1,2,4 --report out.html
+    """
+    with screen(as_json=as_json, quiet=quiet) as out:
+        _check_report(report)
+        with out.busy("reading the data"):
+            from myvlm.evaluation.data import read_dataset
+            from myvlm.evaluation.methods import known_methods, make_method
+            from myvlm.evaluation.plan import Plan, read_sweep
+            from myvlm.evaluation.report import evaluation_of
+            from myvlm.evaluation.running import Opening, run
+            from myvlm.evaluation.worlds import TINYWORLD, lay_out
+
+            dataset = read_dataset(lay_out(keep / "data") if data == TINYWORLD else data)
+        names = known_methods() if methods == "all" else methods.split(",")
+        for name in names:
+            make_method(name)  # an unknown one is said now, not after the first hour
+        plan = Plan(
+            methods=tuple(names), splits=splits, photos=tuple(map(int, photos.split(","))),
+            variants=read_sweep(sweep or (), sweep_file), most_tests=tests, most_absent=absent,
+            clip=clip, sentences=sentences,
+        )  # fmt: skip
+        in_process = Opening(backbone, device, dtype.value if dtype else None)
+        vlm = None if workers > 1 else opening.open_model(out, backbone, device, dtype)
+        with out.progress("runs", 1) as bar:
+            finished = run(
+                dataset, plan, in_process if vlm is None else lambda: vlm,
+                keep=keep / backbone.replace("/", "-"), backbone=backbone, workers=workers,
+                told=lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total),
+            )  # fmt: skip
+        found = evaluation_of(
+            dataset, plan, finished, data=Path(data).name, backbone=backbone,
+            pictures=keep / backbone.replace("/", "-") / "pictures",
+        )  # fmt: skip
+        if report:
+            _write(report, found)
+            out.written.append(report)
+        for note in found.notes:
+            out.note(note)
+        tables = [_table(table) for table in found.tables]
+        told = [Text(f"report: {report}", style="bold")] if report else []
+        out.show({"command": "evaluate", **found.as_document()}, Group(*tables, *told))
+
+
+def _table(table: Table) -> Shown:
+    columns = [name for name in ON_SCREEN if name in table.columns]
+    shown = Shown(table.first, *columns, title=table.title, title_justify="left")
+    for row in table.rows:
+        shown.add_row(row.label, *(str(row.figures.get(name, "–")) for name in columns))
+    return shown
+
+
+def _check_report(report: Path | None) -> None:
+    """Say before the first hour, not after the last, that a report cannot be written."""
+    if report is None:
+        return
+    if report.suffix not in (".html", ".md"):
+        raise InputError(
+            f"The report cannot be {report}.",
+            got=report.suffix or "no ending",
+            expected="a file that ends in .html or .md",
+            fix="name it such as out.html",
+        )
+    folder = report.resolve().parent
+    if report.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise NotWritableError(
+            f"The report cannot be written to {report}.",
+            got="a folder" if report.is_dir() else f"{folder} is no folder that you may write to",
+            expected="a file in a folder that is there",
+            fix="name another place with --report",
+        )
+
+
+def _write(report: Path, found: Evaluation) -> None:
+    from myvlm.evaluation.report import markdown
+    from myvlm.evaluation.report_page import page
+
+    text = markdown(found) if report.suffix == ".md" else page(found)
+    report.write_text(text, encoding="utf-8")

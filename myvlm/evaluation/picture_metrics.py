@@ -1,0 +1,52 @@
+"""How well a text fits a picture: CLIPScore with any open_clip model. Imports the heads' encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from myvlm.errors import InputError
+from myvlm.heads.encoders import ImageEncoder, get_encoder
+from myvlm.images import ImageSource, load_images
+
+PREFIX = "A photo depicts "
+WEIGHT = 2.5
+
+
+def clip_scores(
+    images: Sequence[ImageSource],
+    texts: Sequence[str],
+    *,
+    encoder: str | ImageEncoder,
+    device: str = "cpu",
+    prefix: str = PREFIX,
+) -> list[float]:
+    """CLIPScore of each picture and its text: 2.5 · max(cos, 0), with the prefix of arXiv 2104.08718.
+
+    Args:
+        images: N pictures.
+        texts: N texts; with the category where the identifier was, which no encoder knows.
+        encoder: an open_clip model by name, such as `ViT-B-32@openai` or `tinyworld/clip`.
+        device: where it runs.
+        prefix: stands before every text.
+
+    Raises:
+        InputError: the numbers differ, or the encoder reads no texts.
+
+    >>> from myvlm.tinyworld import sample_picture
+    >>> right, wrong = clip_scores(
+    ...     [sample_picture(3)] * 2, ["a checked blue lamp in the bedroom", "a dotted red cat at the lake"],
+    ...     encoder="tinyworld/clip", prefix="")
+    >>> 0 <= right <= 2.5 and 0 <= wrong <= 2.5
+    True
+    """
+    model = get_encoder(encoder, device=device)
+    written = model.encode_text([prefix + text for text in texts]) if texts else None
+    if written is None or len(images) != len(texts):
+        raise InputError(
+            "CLIPScore cannot be computed.",
+            got=f"{len(images)} pictures, {len(texts)} texts, encoder {model.id!r}",
+            expected="as many texts as pictures, and an encoder that reads texts",
+            fix="name an open_clip model such as ViT-B-32@openai",
+        )
+    seen = model.encode([photo.image for photo in load_images(list(images))])
+    return [WEIGHT * max(float(cosine), 0.0) for cosine in (seen * written).sum(axis=1)]

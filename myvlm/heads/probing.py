@@ -239,10 +239,17 @@ def _fit_on(examples: Examples, photos: Sequence[int], pictures: Sequence[int], 
 
 
 def _lean(probe: Probe, positives: FloatArray, share: float) -> Probe:
-    """The probe turned towards the mean of the positives; its length, and so the size of scores, stays."""
+    """The probe turned towards the mean of the positives.
+
+    Both count at length 1: regression on fewer photos gives a shorter probe, and its scores, those of
+    photos that were left out, would be lower than a gate's.
+    """
+    if share == 0:
+        return probe
     mean = positives.mean(axis=0)
-    length = np.linalg.norm(probe.coef) / max(float(np.linalg.norm(mean)), 1e-6)
-    return Probe((1 - share) * probe.coef + share * length * mean, (1 - share) * probe.intercept)
+    length, size = float(np.linalg.norm(probe.coef)), max(float(np.linalg.norm(mean)), 1e-6)
+    own = (1 - share) / max(length, 1e-6)
+    return Probe(own * probe.coef + share / size * mean, own * probe.intercept)
 
 
 def fit_probe(positives: FloatArray, negatives: FloatArray, C: float, seed: int) -> Probe:

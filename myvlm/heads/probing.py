@@ -31,8 +31,8 @@ What a thing shares with its photos only (the weather, a companion that stands b
 it from other pictures too, so regression alone takes it for the thing and misses it elsewhere. The mean, the
 best direction where what varies within a thing is white (Fisher 1936), asks nothing of other pictures, and so
 misses what given negatives teach. With half of each, at 2 % of look-alikes let through, 99.0 % of unseen
-pictures were found instead of 96.4 % (tinyworld, 21 users of seeds 6 to 8 of `few_shot`). The mean of one or two photos
-holds what is around the thing as well, and was no better than regression: there it is left alone."""
+pictures were found instead of 96.4 % (tinyworld, 21 users of seeds 6 to 8 of `few_shot`). The mean of
+one or two photos holds what is around the thing as well, and was no better than regression: there none is."""
 LEAN_FROM = 3
 """Photos from which on it leans."""
 

@@ -23,10 +23,6 @@ photo will be, so there the threshold is lower. Chosen on tinyworld, seeds 6 and
 BETWEEN_WHITENED_MANY = 0.8
 """The same for three photos and more. On 12 users of seeds 6 and 8, on whom it was chosen, it finds 99.3 % and
 lets 0.7 % of look-alikes through; on 12 others, of seeds 12 and 14, 96.5 % and 2.1 %."""
-=======
-"""The same for three photos and more. Chosen on 21 users of seeds 6 to 8: 99.0 % found, 1.8 %
-of look-alikes let through; on 12 others, of seeds 12 and 14: 96.5 % and 2.1 %."""
->>>>>>> heads
 
 ENOUGH = 20
 """Fewer negatives than this say nothing of a rate; if they overlap with the positives, both err alike."""

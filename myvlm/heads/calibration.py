@@ -21,8 +21,8 @@ them left-out photos spread little, but for one in which another thing was taken
 look-alikes, which are in no bank, score in the gap. A single photo's own views are nearer to it than the next
 photo will be, so there the threshold is lower. Chosen on tinyworld, seeds 6 and 7 of `few_shot`."""
 BETWEEN_WHITENED_MANY = 0.8
-"""The same for three photos and more. On 12 users of seeds 6 and 8, on whom it was chosen, it finds 99.3 % and
-lets 0.7 % of look-alikes through; on 12 others, of seeds 12 and 14, 96.5 % and 2.1 %."""
+"""The same for three photos and more. On 12 users of seeds 6 and 8, on whom it was chosen, it finds 99.3 %
+and lets 0.7 % of look-alikes through; on 12 others, of seeds 12 and 14, 96.5 % and 2.1 %."""
 
 ENOUGH = 20
 """Fewer negatives than this say nothing of a rate; if they overlap with the positives, both err alike."""

@@ -170,7 +170,7 @@ def test_a_small_set_keeps_a_photo_to_test_and_own_negatives_come_first() -> Non
 
 
 def test_tinyworld_on_disk_is_a_data_set(tmp_path: Path) -> None:
-    data = read_dataset(lay_out(tmp_path, subjects=2, photos=3, tests=2))
+    data = read_dataset(lay_out(tmp_path, subjects=2, photos=3, tests=4))
     assert len({subject.category for subject in data.subjects}) == 2
     for subject in data.subjects:
         taught = {q.question for p in subject.photos if p.part == "train" for q in p.questions}
@@ -179,4 +179,4 @@ def test_tinyworld_on_disk_is_a_data_set(tmp_path: Path) -> None:
         assert tested
         assert not taught & tested, "the forms that test are none of those that teach"
         assert all(photo.box for photo in subject.photos if photo.part == "test")
-        assert len(subject.negatives) == 2
+        assert len(subject.negatives) == 4

@@ -53,7 +53,8 @@ def run(
         opening: opens the frozen model, once a process; an `Opening` where there are several.
         keep: folder of the journal: a run that was killed goes on from it.
         backbone: the model's name.
-        workers: processes; with several each runs one thread.
+        workers: processes; with several each runs one thread, and what is kept is kept a subject's split at
+            a time, whose jobs share what was learned.
         told: is called with the jobs that are done and all jobs, at the start and after each.
 
     Raises:

@@ -6,6 +6,7 @@ Imports tinyworld, and the layout of a manifest only by its form.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from myvlm.tinyworld.draw import draw_scene
 from myvlm.tinyworld.fewshot import FewShot, few_shot
 from myvlm.tinyworld.language import caption
-from myvlm.tinyworld.scenes import PEOPLE, Scene
+from myvlm.tinyworld.scenes import PEOPLE, Scene, Thing
 
 TINYWORLD = "tinyworld"
 """The name under which `myvlm evaluate` takes this data set instead of a folder."""
@@ -83,14 +84,22 @@ def _test_photo(own: Path, number: int, scene: Scene, kit: FewShot) -> dict[str,
 
 
 def _unlike_questions(kit: FewShot, scene: Scene) -> list[list[str]]:
-    """Questions in forms that no concept is taught with, in words that the world's models know."""
+    """Questions in forms that no concept is taught with, in words that the world's models know.
+
+    One is asked only where another thing in the picture would give another answer: elsewhere a model that
+    does not know the subject answers right as well.
+    """
     thing = scene.find(kit.look)
     assert thing is not None, "a scene of `present` shows the subject"
-    name = kit.identifier
+    asked: dict[str, Callable[[Thing], str]] = {
+        "what is the colour of {} ?": lambda one: one.look.colour,
+        "what pattern has {} ?": lambda one: one.look.pattern,
+        "what is the size of {} ?": lambda one: one.size,
+    }
     return [
-        [f"what is the colour of {name} ?", thing.look.colour],
-        [f"what pattern has {name} ?", thing.look.pattern],
-        [f"what is the size of {name} ?", thing.size],
+        [form.format(kit.identifier), answer(thing)]
+        for form, answer in asked.items()
+        if any(answer(other) != answer(thing) for other in scene.things)
     ]
 
 

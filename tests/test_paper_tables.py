@@ -1,0 +1,73 @@
+"""The last line of `benchmarks/paper_tables.py`: keys, differences, null where not measured."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from myvlm.evaluation.intervals import Estimate
+from myvlm.evaluation.plan import read_sweep
+from myvlm.evaluation.tables import Row, Table
+
+
+@pytest.fixture
+def paper_tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    monkeypatch.delitem(sys.modules, "paper_tables", raising=False)
+    import paper_tables
+
+    return paper_tables
+
+
+def row(label: str, recall: float, vqa: float | None = None) -> Row:
+    figures = {"recall": Estimate(recall, recall - 0.05, recall + 0.05, 8)}
+    if vqa is not None:
+        figures["vqa"] = Estimate(vqa, vqa, vqa, 8)
+    return Row(label, ("myvlm", 4, label), "all", figures)
+
+
+def found(*methods: Row) -> Any:
+    ablation = Table("Ablation", "variant", [row("default", 0.9), row("captions=model", 0.88)])
+    return SimpleNamespace(
+        tables=[Table("Methods", "method", methods), Table("Photos", "photos", []), ablation]
+    )
+
+
+def test_the_last_line_has_all_its_keys(paper_tables: ModuleType) -> None:
+    last = paper_tables.summary(
+        found(row("myvlm", 0.95, 0.9), row("plain", 0.0, 0.5), row("keyword", 0.4), row("random", 0.1))
+    )
+    assert (last["recall"], last["recall_keyword"], last["recall_random"]) == (0.95, 0.4, 0.1)
+    assert last["recall_llm"] is None
+    assert last["recall_text_prompt"] is None
+    assert (last["vqa_gain"], last["captions_none_gap"]) == (0.4, 0.02)
+    assert last["intervals"]["recall_keyword"] == [0.35, 0.45]
+    assert last["above_all"] is True
+    near = paper_tables.summary(found(row("myvlm", 0.95), row("keyword", 0.9)))
+    assert near["above_all"] is False, "0.90 is not below 0.95"
+
+
+def test_a_backbone_without_weights_is_null_and_said(
+    paper_tables: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(paper_tables.assets, "WEIGHTS", tmp_path)
+    notes: list[str] = []
+    assert not paper_tables.is_here("tinyworld/blip2", notes)
+    assert "tinyworld/blip2 was not measured" in notes[0]
+    assert paper_tables.is_here("llava-hf/llava-1.5-7b-hf", notes)
+    last = paper_tables.summary(None)
+    assert {last[key] for key in ("recall", "recall_llm", "vqa_gain", "captions_none_gap")} == {None}
+
+
+def test_what_is_swept_over_can_be(paper_tables: ModuleType) -> None:
+    names = [variant.name for variant in read_sweep(paper_tables.SWEEP)]
+    assert "regularizer=0" in names
+    assert "captions=model" in names
+    methods, notes = paper_tables.methods_here()
+    assert methods[0] == "myvlm"
+    assert "plain" in methods
+    assert len(methods) + len(notes) == 1 + len(paper_tables.BASELINES) + len(paper_tables.CONTROLS)

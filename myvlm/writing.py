@@ -88,10 +88,10 @@ def write_captions(
 
     A photo is described under each instruction that captions are learned under, so that there are several
     captions where the model has several ways to say it. It is first told who is who, "sks is the mug.", and
-    says the name where a sentence would have it, mostly first. Plain captions have the thing in any place: with
-    its noun phrase replaced in those, four users of tinyworld (seeds 7 and 8, ten pictures each) had their
-    thing named in 0.45 of the pictures; in 0.98 with these, and in 0.93 with written ones. Where a model does
-    not take the hint, its plain captions are used, the noun phrase for the category replaced.
+    says the name where a sentence would have it, mostly first. Plain captions have the thing in any place:
+    with its noun phrase replaced in those, four users of tinyworld (seeds 7 and 8, ten pictures each) had
+    their thing named in 0.45 of the pictures; in 0.98 with these, and in 0.93 with written ones. Where a
+    model does not take the hint, its plain captions are used, the noun phrase for the category replaced.
 
     Args:
         backbone: the frozen model.
@@ -110,8 +110,7 @@ def write_captions(
     >>> all("sks" in caption and "mug" not in caption for caption in own)
     True
     """
-    prompts = backbone.caption_prompts or CAPTION_PROMPTS
-    prompts = list(dict.fromkeys([backbone.caption_prompt, *prompts]))
+    prompts = _distinct([backbone.caption_prompt, *(backbone.caption_prompts or CAPTION_PROMPTS)])
     hint = f"{identifier} is the {category}."
     told = _answers(backbone, photos, [f"{hint} {prompt}".strip() for prompt in prompts])
     named = [told_captions(texts, category, identifier) for texts in told]

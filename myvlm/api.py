@@ -22,7 +22,7 @@ from myvlm.heads import Head, head_class
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSource, ImageSources, LoadedImage, as_images, load_images
 from myvlm.learning import LearnSettings, Task, gather_examples, learn_embeddings
-from myvlm.learning.examples import Captions, Questions, name_in_caption
+from myvlm.learning.examples import Captions, Questions
 from myvlm.lesson import Lesson, Prepared, check_spelling, check_together
 from myvlm.library import ConceptLibrary
 from myvlm.loading import default_encoder, default_settings, load_model
@@ -38,6 +38,7 @@ from myvlm.recipe import (
 )
 from myvlm.reply import AttentionMap, Reply
 from myvlm.words import check_identifier, replace_words
+from myvlm.writing import write_captions
 
 AT_ONCE = 16
 """Pictures a batch, so that a whole album needs no more memory than a few pictures."""
@@ -128,8 +129,9 @@ class MyVLM:
             images: 3 to 5 photos of it (1 works): paths, a folder, a pattern, PIL images, arrays.
             category: what it is in general, such as `mug`.
             captions: for each photo one caption or several, each with the identifier in it. Without them
-                the frozen model's own captions are used, with the category's noun phrase replaced.
-            questions: question/answer pairs; see `gather_examples`.
+                the frozen model writes some in which the name stands for the category: they are shown,
+                and marked as its own in the concept's card (`myvlm.writing`).
+            questions: question/answer pairs; see `gather_examples`, and `myvlm questions`, which writes some.
             negatives: pictures without it, best of the same category; none are needed.
             kind: of the head: `object`, or `face` for a person (a man, a woman, a child): it learns the face
                 that is common to the photos. A person learned as an object is known by their clothes.
@@ -178,7 +180,8 @@ class MyVLM:
         prepared = [self._prepare(lesson) for lesson in lessons]
         settings = max((one.task.settings for one in prepared), key=lambda own: own.longest)
         names = ", ".join(lesson.identifier for lesson in lessons)
-        with learning_progress(names, settings, shown=progress) as report:
+        notes = [note for one in prepared for note in one.notes()]
+        with learning_progress(names, settings, shown=progress, notes=notes) as report:
             for one in prepared:
                 one.head.fit(one.photos, one.negatives, category=one.lesson.category)
             learned = learn_embeddings(self.backbone, [one.task for one in prepared], report=report)
@@ -365,7 +368,9 @@ class MyVLM:
         negatives = None if lesson.negatives is None else load_images(lesson.negatives)
         captions = lesson.captions
         if captions is None:
-            captions = self._write_captions(lesson.identifier, lesson.category, photos)
+            captions = write_captions(
+                self.backbone, photos, identifier=lesson.identifier, category=lesson.category
+            )
         examples = gather_examples(lesson.identifier, photos, captions, lesson.questions)
         words = (lesson.identifier, lesson.category)
         return Prepared(lesson, photos, negatives, head, Task(examples, settings, words))
@@ -383,11 +388,6 @@ class MyVLM:
                 expected=str(inspect.signature(head_class(kind))),
                 fix="check the spelling of head_options",
             ) from error
-
-    def _write_captions(self, identifier: str, category: str, photos: list[LoadedImage]) -> list[str]:
-        prompts = [self.backbone.caption_prompt] * len(photos)
-        said = self.backbone.generate([p.image for p in photos], prompts, [[] for _ in photos])
-        return [name_in_caption(g.text, category, identifier) for g in said]
 
 
 def _in_spoken_words(prompt: str, concepts: Sequence[Concept]) -> str:

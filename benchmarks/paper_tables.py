@@ -39,7 +39,7 @@ SWEEP = (
     "norm=none",
     "augment=true,false",
     "start=random",
-    "rows=4",
+    "rows=1,4",
     "steps=50",
     "captions=model",
 )

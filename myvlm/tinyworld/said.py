@@ -110,8 +110,8 @@ def said_of_it(text: str, name: str, scene: Scene, names: Mapping[str, Appearanc
     >>> from random import Random
     >>> from myvlm.tinyworld.scenes import random_scene
     >>> mug, dog = Appearance("mug", "red", "plain"), Appearance("dog", "blue", "dotted")
-    >>> scene = random_scene(Random(2), looks=[mug, dog])
-    >>> [t.row for t in scene.things]
+    >>> scene = random_scene(Random(0), looks=[mug, dog], count=2)
+    >>> [thing.row for thing in scene.things]
     ['front', 'front']
     >>> said_of_it("sks next to a dotted blue dog .", "sks", scene, {"sks": mug})
     True

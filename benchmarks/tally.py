@@ -43,7 +43,7 @@ class Tally:
 
     def spread(self, figure: str) -> float:
         """Standard deviation of the rate over seeds."""
-        rates = [statistics.fmean(values) for values in self.outcomes[figure].values()]
+        rates = [statistics.fmean(values) for values in self.outcomes[figure].values() if values]
         return statistics.stdev(rates) if len(rates) > 1 else 0.0
 
     def show(self, figure: str) -> str:

@@ -1,0 +1,160 @@
+"""Of which thing of a scene a caption says a name: by what the caption says of it and beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from myvlm.tinyworld.scenes import (
+    ACCENT_COLOURS,
+    ACCENT_SHAPES,
+    CATEGORIES,
+    COLOURS,
+    PATTERNS,
+    Appearance,
+    Row,
+    Scene,
+    Thing,
+)
+from myvlm.tinyworld.truth import words
+
+_ATTRIBUTES = frozenset({*COLOURS, *PATTERNS, *ACCENT_COLOURS, *ACCENT_SHAPES})
+_RELATIONS = {"beside": "beside", "next": "beside", "behind": "behind", "front": "before"}
+
+
+@dataclass(frozen=True)
+class Mention:
+    """One thing that a caption speaks of.
+
+    Attributes:
+        word: a category or a name.
+        attributes: colours, patterns and what is on it, as far as the caption says.
+        row: where the caption puts it; None where it speaks of one row only.
+        beside: numbers of the mentions that it puts beside it.
+    """
+
+    word: str
+    attributes: frozenset[str]
+    row: Row | None
+    beside: tuple[int, ...]
+
+
+@dataclass
+class _Open:
+    """A mention while the caption is read."""
+
+    word: str
+    attributes: set[str] = field(default_factory=set)
+    relation: str = ""  # to the one before it
+
+
+def mentions(text: str, names: Mapping[str, Appearance]) -> list[Mention]:
+    """The things that a caption speaks of, in its order.
+
+    Args:
+        text: a caption in the world's language.
+        names: words that stand where a noun phrase stands.
+
+    >>> look = Appearance("mug", "red", "plain")
+    >>> [(m.word, m.row, m.beside) for m in mentions("sks beside a red car behind a dog .", {"sks": look})]
+    [('sks', 'back', (1,)), ('car', 'back', (0,)), ('dog', 'front', ())]
+    """
+    found: list[_Open] = []
+    before: set[str] = set()  # attributes that wait for their noun
+    relation, after = "", False
+    for word in words(text):
+        if word in CATEGORIES or word in names:
+            found.append(_Open(word, before, relation))
+            before, relation, after = set(), "", False
+        elif word in _RELATIONS:
+            relation, after = _RELATIONS[word], False
+        elif word in ("in", "with") and found and not relation:
+            after = True  # "a woman in plain red", "a mug with a gold star"
+        elif word in _ATTRIBUTES:
+            (found[-1].attributes if after and not relation else before).add(word)
+    return _with_rows(found)
+
+
+def _with_rows(found: list[_Open]) -> list[Mention]:
+    starts = [i for i, one in enumerate(found) if i == 0 or one.relation in ("behind", "before")]
+    rows: list[Row | None] = [None] * len(found)
+    if len(starts) == 2:
+        first: Row = "back" if found[starts[1]].relation == "behind" else "front"
+        other: Row = "front" if first == "back" else "back"
+        rows = [first if i < starts[1] else other for i in range(len(found))]
+    groups = [max((s for s in starts if s <= i), default=0) for i in range(len(found))]
+    return [
+        Mention(
+            one.word,
+            frozenset(one.attributes),
+            rows[i],
+            tuple(j for j in range(len(found)) if j != i and groups[j] == groups[i]),
+        )
+        for i, one in enumerate(found)
+    ]
+
+
+def said_of_it(text: str, name: str, scene: Scene, names: Mapping[str, Appearance]) -> bool:
+    """Whether a caption says a name of the thing that is called so, everywhere that it says it.
+
+    What it says of the name must be true of the thing: attributes, the row, what stands beside it. And the
+    thing may not be described elsewhere as if it were another one. How well the caption describes the
+    neighbour is not asked: its category, or its colour and pattern, are enough.
+
+    Args:
+        text: a caption in the world's language that says the name.
+        name: of a thing that is in the scene.
+        scene: the truth.
+        names: all names that may be said, and what they stand for.
+
+    >>> from random import Random
+    >>> from myvlm.tinyworld.scenes import random_scene
+    >>> mug, dog = Appearance("mug", "red", "plain"), Appearance("dog", "blue", "dotted")
+    >>> scene = random_scene(Random(0), looks=[mug, dog], count=2)
+    >>> [thing.row for thing in scene.things]
+    ['front', 'front']
+    >>> said_of_it("sks next to a dotted blue dog .", "sks", scene, {"sks": mug})
+    True
+    >>> said_of_it("sks next to a plain red mug .", "sks", scene, {"sks": mug})
+    False
+    """
+    look = names[name]
+    thing = scene.find(look)
+    if thing is None:
+        raise ValueError(f"{name} is not in the scene")
+    said = mentions(text, names)
+    own = [mention for mention in said if mention.word == name]
+    alike = [t for t in scene.things if t is not thing and _kind(t.look) == _kind(look)]
+    twice = any(m.word == look.category and look.colour in m.attributes for m in said) and not alike
+    return bool(own) and not twice and all(_fits_place(m, thing, scene, said, names) for m in own)
+
+
+def _fits_place(
+    mention: Mention, thing: Thing, scene: Scene, said: list[Mention], names: Mapping[str, Appearance]
+) -> bool:
+    if not mention.attributes <= _attributes(thing.look):
+        return False
+    if mention.row is not None and mention.row != thing.row:
+        return False
+    neighbour = scene.neighbour(thing)
+    beside = [said[number] for number in mention.beside]
+    return all(neighbour is not None and _fits(other, neighbour, scene, names) for other in beside)
+
+
+def _fits(mention: Mention, thing: Thing, scene: Scene, names: Mapping[str, Appearance]) -> bool:
+    """Whether a mention may be meant for a thing."""
+    if mention.word in names:
+        look = names[mention.word]
+        # Said of something that is not there, a name tells no more than its category.
+        return look == thing.look or (scene.find(look) is None and look.category == thing.category)
+    described = {thing.look.colour, thing.look.pattern}
+    return mention.word == thing.category or described <= mention.attributes
+
+
+def _attributes(look: Appearance) -> frozenset[str]:
+    accent = {look.accent.colour, look.accent.shape} if look.accent else set()
+    return frozenset({look.colour, look.pattern, *accent})
+
+
+def _kind(look: Appearance) -> tuple[str, str]:
+    return look.category, look.colour

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from command import Myvlm
 from conftest import Taught
-from test_cli import Myvlm
 from test_cli import myvlm as the_command  # noqa: F401
 
 from myvlm import Concept, LearnSettings, MyVLM
@@ -177,12 +177,12 @@ def test_questions_by_the_names_of_the_photos(kit: FewShot, tmp_path: Path) -> N
 
 
 def test_questions_are_written_to_a_file_that_learn_takes(
-    the_command: Myvlm,  # noqa: F811
+    myvlm: Myvlm,
     taught: Taught,
     fresh: MyVLM,
 ) -> None:
     ask = ["questions", taught.word, taught.photos, "--category", "mug", "--out", "asked.json"]
-    run = the_command(*ask, "--json")
+    run = myvlm(*ask, "--json")
     assert run.code == 0, run.stderr
     text = Path("asked.json").read_text(encoding="utf-8")
     asked = json.loads(text)
@@ -194,7 +194,7 @@ def test_questions_are_written_to_a_file_that_learn_takes(
     assert [[tuple(pair) for pair in own] for own in asked.values()] == written
     assert text.count("\n") == sum(map(len, written)) + 2 * 4 + 2, "a pair a line, to be looked through"
 
-    again = the_command(*ask)
+    again = myvlm(*ask)
     assert again.code == 2
     assert "something is there" in again.stderr
     assert Path("asked.json").read_text(encoding="utf-8") == text
@@ -202,25 +202,25 @@ def test_questions_are_written_to_a_file_that_learn_takes(
     asked["1.png"] = asked["1.png"][:1]
     Path("asked.json").write_text(json.dumps(asked))
     learn = ["learn", taught.word, taught.photos, "--category", "mug", "--steps", 1]
-    learned = the_command(*learn, "--questions", "asked.json", "--out", "cup")
+    learned = myvlm(*learn, "--questions", "asked.json", "--out", "cup")
     assert learned.code == 0, learned.stderr
     assert Concept.load("cup").recipe["questions"] == list(asked.values())
     assert "the model wrote these" in learned.stderr
     assert "The model wrote the captions itself: read them in cup/README.md" in learned.stdout
 
 
-def test_questions_that_cannot_be_asked_write_nothing(the_command: Myvlm, taught: Taught) -> None:  # noqa: F811
+def test_questions_that_cannot_be_asked_write_nothing(myvlm: Myvlm, taught: Taught) -> None:
     base = ["questions", taught.word, taught.photos, "--category", "mug"]
     for words, code, said in (
         ([*base, "--ask", "What is it?"], 2, "does not say where the concept is named"),
         (["questions", taught.word, "gone.jpg", "--category", "mug"], 2, "There is no file"),
         ([*base, "--backbone", "tinyworld/lava"], 3, "no embedded model"),
     ):
-        run = the_command(*words)
+        run = myvlm(*words)
         assert run.code == code, run.stderr
         assert said in run.stderr
         assert list(Path().iterdir()) == []
-    shown = the_command(*base, "--ask", "what colour is {} ?")
+    shown = myvlm(*base, "--ask", "what colour is {} ?")
     assert shown.code == 0
     assert f"what colour is {taught.word} ?" in shown.stdout
     assert Path(f"{taught.word}-questions.json").is_file()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fake_faces import FakeFaces, photo, photos
-from test_cli import Myvlm, files_under, myvlm  # noqa: F401 (a fixture)
+from command import Myvlm, files_under
 
 from myvlm import LearnSettings, MyVLM
 from myvlm.errors import InputError, UnknownHeadError
@@ -63,7 +63,7 @@ def test_what_cannot_be_learned_leaves_nothing_half_made(fresh: MyVLM) -> None:
     assert len(fresh.concepts) == 0
 
 
-def test_the_command_learns_a_face_and_finds_it(myvlm: Myvlm, tmp_path: Path) -> None:  # noqa: F811
+def test_the_command_learns_a_face_and_finds_it(myvlm: Myvlm, tmp_path: Path) -> None:
     for number, one in enumerate(photos(ANNA), start=1):
         one.save(tmp_path / f"{number}.png")
     words = ("anna", tmp_path, "--category", "woman", "--kind", "face", "--encoder", "fake/api-faces")
@@ -85,7 +85,7 @@ def test_the_command_learns_a_face_and_finds_it(myvlm: Myvlm, tmp_path: Path) ->
     assert detection["verdict"] == "present"
 
 
-def test_the_command_says_which_photos_show_no_face(myvlm: Myvlm, tmp_path: Path) -> None:  # noqa: F811
+def test_the_command_says_which_photos_show_no_face(myvlm: Myvlm, tmp_path: Path) -> None:
     photo(0).save(tmp_path / "wall.png")
     words = (
         "anna",

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from command import Myvlm
 from conftest import Taught
-from test_cli import myvlm as the_command  # noqa: F401
 
 from myvlm import Concept, LearnSettings, MyVLM
 from myvlm.errors import InputError

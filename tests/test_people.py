@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake_faces import FakeFaces, photo, photos
 from command import Myvlm, files_under
+from fake_faces import FakeFaces, photo, photos
 
 from myvlm import LearnSettings, MyVLM
 from myvlm.errors import InputError, UnknownHeadError

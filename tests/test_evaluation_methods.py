@@ -200,10 +200,10 @@ def test_vectors_from_elsewhere_have_our_norm_and_do_not_know_the_name(
 ) -> None:
     ours = taught.concept.embeddings[vlm.backbone.name]
     spoken: dict[str, list[str]] = {}
-    for name in ("random", "own_word"):
+    for name, rows in (("random", len(ours.directions)), ("own_word", 1)):
         control = speaker(name, vlm, setting, subject)
         [embedding] = control.vlm.concepts[subject.identifier].embeddings.values()
-        assert (embedding.norm, embedding.directions.shape) == (ours.norm, ours.directions.shape)
+        assert (embedding.norm, embedding.directions.shape) == (ours.norm, (rows, vlm.backbone.dim))
         assert control.vlm.concepts[subject.identifier].head is taught.concept.head
         spoken[name] = control.caption(tests)
     assert sum(said(spoken["random"], subject.identifier)) <= 1

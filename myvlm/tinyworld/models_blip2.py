@@ -67,7 +67,7 @@ def new_blip2(seed: int = 0) -> Any:
     )  # fmt: skip
     text = OPTConfig(
         vocab_size=VOCABULARY_ROWS, hidden_size=WIDTH, word_embed_proj_dim=WIDTH, ffn_dim=4 * WIDTH,
-        num_hidden_layers=5, num_attention_heads=6, max_position_embeddings=512, dropout=0.0, init_std=0.04,
+        num_hidden_layers=5, num_attention_heads=6, max_position_embeddings=448, dropout=0.0, init_std=0.04,
         bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
     config = Blip2Config(
@@ -148,3 +148,26 @@ def look_at_places(model: Any, images: Tensor) -> None:
             for part, gain in (("query", QUERY_GAIN), ("key", 1.0), ("value", 1.0)):
                 getattr(attention.attention, part).weight.copy_(gain * same)
             attention.output.dense.weight.copy_(same)
+
+
+TOKEN_SIZE = 2.0
+"""Norm of a query token as the language model gets it, in mean norms of a word's embedding."""
+
+
+@torch.no_grad()
+def match_words(model: Any, images: Tensor) -> None:
+    """Scale what the projector hands over on `images` (B × 3 × 96 × 96) to `TOKEN_SIZE`."""
+    seen = model.get_image_features(images, return_dict=True).pooler_output
+    factor = 1 / token_size(model, seen)
+    model.language_projection.weight.mul_(factor)
+    model.language_projection.bias.mul_(factor)
+
+
+def token_size(model: Any, seen: Tensor) -> Tensor:
+    """Mean norm of query tokens (B × 32 × D), relative to `TOKEN_SIZE`.
+
+    Left alone, training lets the picture's tokens grow to twenty times a word. A token that large is read
+    as nothing but picture: a name that a concept's row brings into it is lost.
+    """
+    words = model.get_input_embeddings().weight.detach().norm(dim=-1).mean()
+    return seen.norm(dim=-1).mean() / (TOKEN_SIZE * words)

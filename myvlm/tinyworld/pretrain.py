@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
+from transformers import Blip2ForConditionalGeneration, LlavaForConditionalGeneration
 
 from myvlm.heads.bank import write_bank
 from myvlm.heads.encoders import OpenClipEncoder, features
@@ -62,7 +62,7 @@ def main(
     only: Annotated[
         str, typer.Option(help="clip, llava or blip2: that one alone; llava needs `clip`, blip2 `llava`.")
     ] = "",
-    blip2_steps: Annotated[int, typer.Option(help="Steps of 32 pictures; always from the start.")] = 1600,
+    blip2_steps: Annotated[int, typer.Option(help="Steps of 32 pictures.")] = 1600,
 ) -> None:
     """Draw the scenes, train tinyworld/clip, then tinyworld/llava and /blip2, and write all with cards."""
     torch.set_num_threads(threads)
@@ -84,9 +84,12 @@ def main(
         made = {**recipe, "steps": llava_steps, "batch": 48, **_gone_on_from(before, "llava")}
         export_llava(out / "llava", state, made)
     if only in ("", "blip2"):
-        anew = _schedule(None, blip2_steps, 32, work / "blip2.pt", place)
-        state = _run("tinyworld/blip2", train_blip2(corpus, seed, anew, _llava_weights(out / "llava")), anew)
-        export_blip2(out / "blip2", state, {**recipe, "steps": blip2_steps, "batch": 32})
+        blip2 = _schedule(before, blip2_steps, 32, work / "blip2.pt", place)
+        start = _blip2_weights(before / "blip2") if before else None
+        steps = train_blip2(corpus, seed, blip2, _llava_weights(out / "llava"), start)
+        state = _run("tinyworld/blip2", steps, blip2)
+        made = {**recipe, "steps": blip2_steps, "batch": 32, **_gone_on_from(before, "blip2")}
+        export_blip2(out / "blip2", state, made)
 
 
 def _schedule(
@@ -110,6 +113,13 @@ def _llava_weights(folder: Path) -> dict[str, Tensor]:
     """The same of a LLaVA, whose files call the weights by older names."""
     loaded = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     weights: dict[str, Tensor] = loaded.state_dict()
+    return weights
+
+
+def _blip2_weights(folder: Path) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = Blip2ForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32
+    ).state_dict()
     return weights
 
 

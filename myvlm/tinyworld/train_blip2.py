@@ -22,7 +22,9 @@ from myvlm.tinyworld.models_blip2 import (
     adopt_words,
     build_blip2_tokenizer,
     look_at_places,
+    match_words,
     new_blip2,
+    token_size,
 )
 from myvlm.tinyworld.train_clip import PatchLabeller
 from myvlm.tinyworld.train_llava import IDENTIFIER_WEIGHT, PATCH_WEIGHT, draw_batch
@@ -30,6 +32,8 @@ from myvlm.tinyworld.training import Schedule, Step, make_optimisers
 
 TOWER_RATE = 0.5
 """Learning rate of the vision tower, which can nearly see already, relative to the rest."""
+SIZE_WEIGHT = 0.3
+"""Weight of the size of the query tokens."""
 SAMPLE = 64
 """Pictures on which the mean spread of patches is taken."""
 
@@ -71,15 +75,21 @@ class QueryLabeller(nn.Module):
 
 
 def train_blip2(
-    corpus: Corpus, seed: int, schedule: Schedule, llava_state: Mapping[str, Tensor]
-) -> Iterator[Step]:
-    """Yield after every step; the last step's `model` is the trained one."""
+    corpus: Corpus, seed: int, schedule: Schedule, llava_state: Mapping[str, Tensor],
+    before: Mapping[str, Tensor] | None = None,
+) -> Iterator[Step]:  # fmt: skip
+    """Yield after every step; the last step's `model` is the trained one. `before`: weights to go on from,
+    instead of LLaVA's tower and words."""
     model = new_blip2(seed)
     model.set_attn_implementation("sdpa")
     sample = pixels(corpus.pictures[:SAMPLE])
-    adopt_blip2_tower(model, llava_state, sample)
-    adopt_words(model, llava_state)
-    look_at_places(model, sample)
+    if before is None:
+        adopt_blip2_tower(model, llava_state, sample)
+        adopt_words(model, llava_state)
+        look_at_places(model, sample)
+    else:
+        model.load_state_dict(before)
+    match_words(model, sample)
     device, labeller = schedule.device, QueryLabeller()
     model.to(device).train(), labeller.to(device)
     words = build_blip2_tokenizer().get_vocab()
@@ -104,12 +114,16 @@ def train_blip2(
         losses = F.cross_entropy(logits.float(), targets, reduction="none")
         weight = weights[targets]
         loss = (losses * weight).sum() / weight.sum()
-        schedule.update(loss + PATCH_WEIGHT * patch_loss, optimisers, number)
+        size = token_size(model, seen.pooler_output.float())
+        schedule.update(
+            loss + PATCH_WEIGHT * patch_loss + SIZE_WEIGHT * size.log().square(), optimisers, number
+        )
         named = weight > 1
         values = {
             "answers": losses[~named].mean().item(),
             "identifiers": losses[named].mean().item() if named.any() else 0.0,
             "patches": patch_loss.item(),
+            "size": size.item(),
         }
         yield Step(number + 1, values, model, labeller, optimisers)
 

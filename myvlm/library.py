@@ -21,6 +21,7 @@ from myvlm.concept import Concept, check_identifier
 from myvlm.concept_folder import RECORD, erase_folder
 from myvlm.errors import ConceptExistsError, MissingFileError, UnknownConceptError
 from myvlm.heads import Gate, Head
+from myvlm.heads.base import RenewableGate
 from myvlm.heads.detections import Detections, merge
 from myvlm.images import ImageSources, load_images, natural_key
 
@@ -53,6 +54,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         self._folded: dict[str, str] = {}  # a sentence cannot tell Anna from ANNA
         self._groups: dict[Group, dict[str, Concept]] = {}
         self._gates: dict[Group, Gate] = {}
+        self._outdated: set[Group] = set()  # their gates lack heads, or have some too many
         self._columns: dict[Group, npt.NDArray[np.int64]] = {}
         self.add_all(concepts)
 
@@ -139,8 +141,9 @@ class ConceptLibrary(Mapping[str, Concept]):
             # fails here and now if they cannot be scored with each other and with those that are here
             gates[group] = _gate_of([*sibling, *members.values()])
         for group, members in groups.items():
-            self._gates.pop(group, None)
-            if group not in self._groups:
+            if group in self._groups:
+                self._outdate(group)
+            else:
                 self._gates[group] = gates[group]
             self._groups.setdefault(group, {}).update(members)
         for folded, concept in new.items():
@@ -168,7 +171,7 @@ class ConceptLibrary(Mapping[str, Concept]):
             self._leave(before, identifier)
             self._groups.setdefault(after, {})[identifier] = concept
         self._concepts = _with_another_key(self._concepts, identifier, identifier, concept)
-        self._gates.pop(after, None)
+        self._outdate(after)
         self._columns.clear()
         return old
 
@@ -257,13 +260,27 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     def _leave(self, group: Group, identifier: str) -> None:
         del self._groups[group][identifier]
+        self._outdate(group)
         if not self._groups[group]:
             del self._groups[group]
-        self._gates.pop(group, None)
+            self._gates.pop(group, None)
+            self._outdated.discard(group)
+
+    def _outdate(self, group: Group) -> None:
+        """Renew the group's gate when it is next needed: adding one by one costs nothing before that."""
+        if isinstance(self._gates.get(group), RenewableGate):
+            self._outdated.add(group)
+        else:
+            self._gates.pop(group, None)
 
     def _gate(self, group: Group) -> Gate:
-        if group not in self._gates:
-            self._gates[group] = _gate_of(list(self._groups[group].values()))
+        members = self._groups[group].values()
+        gate = self._gates.get(group)
+        if gate is None:
+            self._gates[group] = _gate_of(list(members))
+        elif group in self._outdated and isinstance(gate, RenewableGate):
+            self._gates[group] = gate.renewed([one.head for one in members])
+        self._outdated.discard(group)
         return self._gates[group]
 
     def _columns_of(self, group: Group) -> npt.NDArray[np.int64]:

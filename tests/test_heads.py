@@ -8,7 +8,8 @@ from fake_encoder import ColourEncoder, everyday_bank, scene, scenes
 from PIL import Image
 
 from myvlm.errors import ConceptFileError, ImageError, InputError, NotFittedError
-from myvlm.heads import Head
+from myvlm.heads import Head, clip_probe
+from myvlm.heads.base import GateScores
 from myvlm.heads.calibration import calibrate
 from myvlm.heads.choosing import choose_windows
 from myvlm.heads.clip_probe import ObjectHead
@@ -220,6 +221,59 @@ def test_gate_equals_single_heads_with_one_pass_and_one_of_closer_looks() -> Non
     encoder.calls.clear()
     gate.score(scenes(3000, 4))
     assert encoder.calls == [], "a picture that was just seen is remembered"
+
+
+def test_a_gate_is_renewed_with_the_rows_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = ColourEncoder(bank=BANK)
+    colours = ["red", "lime", "blue", "cyan"]
+    heads = [ObjectHead(encoder).fit(scenes(10 * i, 3, colour)) for i, colour in enumerate(colours)]
+    pictures = [*scenes(2000, 3), *scenes(2100, 3, "lime")]
+    gate = ObjectHead.gate(heads[:3])
+    before = gate.score(pictures)
+    witnesses: list[int] = []
+    check = clip_probe.check_witness
+    monkeypatch.setattr(
+        clip_probe, "check_witness", lambda who, kept: (witnesses.append(len(kept)), check(who, kept))
+    )
+    turned = [heads[3], heads[2], heads[0]]  # one added, one removed, in another order
+    renewed = gate.renewed(turned)
+    assert_same(renewed.score(pictures), ObjectHead.gate(turned).score(pictures))
+    assert witnesses == [1, 3], "of the renewed gate only the new head is checked"
+    assert_same(gate.score(pictures), before)
+
+    heads[0].fit(scenes(500, 3, "lime"))
+    assert_same(gate.score(pictures), before)
+    again = renewed.renewed(turned)
+    assert_same(again.score(pictures), ObjectHead.gate(turned).score(pictures))
+    assert again.score(pictures).present[3:, 2].all(), "a head that was fitted again is new"
+    heads[0].threshold_ = np.inf
+    assert not again.renewed(turned).score(pictures).present[:, 2].any()
+
+
+def test_a_renewed_gate_checks_what_is_new(fitted: ObjectHead) -> None:
+    gate = ObjectHead.gate([fitted])
+    other = ObjectHead(ColourEncoder(), crops="none").fit(scenes(0, 1))
+    with pytest.raises(InputError, match="share one encoder"):
+        gate.renewed([fitted, other])
+    with pytest.raises(NotFittedError, match="learned nothing"):
+        gate.renewed([fitted, ObjectHead(fitted.encoder)])
+    meta, tensors = fitted.state()
+    short = ObjectHead.from_state(meta, {**tensors, "coef": tensors["coef"][:2], "witness": np.ones(2)})
+    short.encoder = fitted.encoder
+    with pytest.raises(ConceptFileError, match=r"lengths \[2, "):
+        gate.renewed([fitted, short])
+    strange = ObjectHead.from_state(meta, {**tensors, "witness": -tensors["witness"]})
+    strange.encoder = fitted.encoder
+    with pytest.raises(ConceptFileError, match="other weights"):
+        gate.renewed([fitted, strange]).score(scenes(0, 1))
+    assert gate.score(scenes(0, 1)).present.all()
+
+
+def assert_same(found: GateScores, expected: GateScores) -> None:
+    assert found.probabilities.size
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
+    assert found.present.tolist() == expected.present.tolist()
+    np.testing.assert_array_equal(found.boxes, expected.boxes)
 
 
 def test_gate_refuses_heads_that_share_nothing(fitted: ObjectHead) -> None:

@@ -161,3 +161,33 @@ def test_thousands_load_and_are_scored_as_one(head: ObjectHead, tmp_path: Path) 
     assert len(found) == 1000
     assert len(found.present) in (0, 1000)
     assert [one.identifier for one in found[:3]] == ["c0", "c1", "c2"]
+
+
+def test_adding_and_removing_one_of_many_makes_no_row_again(
+    head: ObjectHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lime = ObjectHead("fake/many").fit(scenes(50, 3, "lime"))
+    stacked: list[int] = []
+    stack = np.stack
+    monkeypatch.setattr(
+        np, "stack", lambda rows, *args, **kw: stacked.append(len(rows)) or stack(rows, *args, **kw)
+    )
+    library = ConceptLibrary(concept(f"c{number}", head) for number in range(200))
+    picture = scenes(77, 1, "lime")[0]
+    assert not library.recognise(picture)[0].present
+    assert 200 in stacked
+    stacked.clear()
+    for number in range(200, 210):
+        library.add(concept(f"c{number}", lime))
+    assert max(stacked) == 2, "a new one is tried with one of those that are there, no more"
+    library.remove("c0")
+    library.replace(concept("c1", lime))
+    library.rename("c2", "two")
+    [found] = library.recognise(picture)
+    assert max(stacked) < 100, "nothing as large as the library is put together"
+    assert [one.identifier for one in found.present] == ["c1", *(f"c{number}" for number in range(200, 210))]
+    assert found == ConceptLibrary(library.values()).recognise(picture)[0]
+    for name in list(library):
+        library.remove(name)
+    library.add(concept("last", lime))
+    assert [one.identifier for one in library.recognise(picture)[0].present] == ["last"]

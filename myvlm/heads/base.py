@@ -132,6 +132,15 @@ class Gate(Protocol):
 
 
 @runtime_checkable
+class RenewableGate(Gate, Protocol):
+    """A gate that need not be built anew when heads come and go; a library renews it where it can."""
+
+    def renewed(self, heads: Sequence[Any]) -> Gate:
+        """The gate of these heads, with the rows of those that it has already; this one stays as it is."""
+        ...
+
+
+@runtime_checkable
 class Head(Protocol):
     """Recognises one concept. Scikit-learn manners: `__init__` only stores, what `fit` learns ends in `_`.
 

@@ -217,15 +217,7 @@ class ObjectHead:
     @classmethod
     def gate(cls, heads: Sequence[Self]) -> ObjectGate:
         """Score all heads at once. Raises NotFittedError, or InputError if they do not share an encoder."""
-        for head in heads:
-            check_fitted(head, "coef_")
-        if len({head.shares for head in heads}) != 1:
-            raise InputError(
-                "Heads of one gate share one encoder and one choice of windows.",
-                got=", ".join(map(repr, heads)) or "no heads",
-                expected="equal `shares`",
-                fix="make one gate for each value of `shares`",
-            )
+        _check_alike(heads)
         return ObjectGate(heads[0]._encoder(), heads[0].crops, heads)
 
     def _encoder(self) -> ImageEncoder:
@@ -243,21 +235,60 @@ class ObjectHead:
 
 
 class ObjectGate:
-    """M probes as one M × D matrix: whatever their number, one encoder pass and one matrix product."""
+    """M probes as one M × D matrix: whatever their number, one encoder pass and one matrix product.
 
-    def __init__(self, encoder: ImageEncoder, crops: Crops, heads: Sequence[ObjectHead]) -> None:
+    Args:
+        encoder: of all of them.
+        crops: the windows of all of them.
+        heads: fitted.
+        before: a gate of the same encoder and windows, whose rows of these heads are taken over.
+    """
+
+    _coef: FloatArray
+    _unchecked: list[FloatArray]
+    _probes: list[FloatArray]
+
+    def __init__(
+        self,
+        encoder: ImageEncoder,
+        crops: Crops,
+        heads: Sequence[ObjectHead],
+        before: ObjectGate | None = None,
+    ) -> None:
         self._encoder, self._crops = encoder, crops
-        self._witnesses = [head.witness_ for head in heads]
-        self._checked = False
-        sizes = {len(head.coef_) for head in heads}
-        if len(sizes) != 1:
-            raise _misfit(f"lengths {sorted(sizes)}", f"the one feature length of {encoder.id}")
-        self._coef = np.stack([head.coef_ for head in heads])
+        # The arrays themselves are kept: a head that is fitted again, or has another probe, has another one.
+        self._probes = [head.coef_ for head in heads]
+        known = {} if before is None else {id(probe): row for row, probe in enumerate(before._probes)}
+        rows = np.array([known.get(id(probe), -1) for probe in self._probes])
+        new = np.flatnonzero(rows < 0).tolist()
+        lengths = {len(self._probes[row]) for row in new} | ({before._coef.shape[1]} if before else set())
+        if len(lengths) != 1:
+            raise _misfit(f"lengths {sorted(lengths)}", f"the one feature length of {encoder.id}")
+        if before is None:
+            self._coef = np.stack(self._probes)
+        else:
+            self._coef = before._coef[rows]
+            for row in new:
+                self._coef[row] = self._probes[row]
+        kept_and_checked = before is not None and not before._unchecked
+        self._unchecked = [heads[row].witness_ for row in (new if kept_and_checked else range(len(heads)))]
         self._intercept = np.array([head.intercept_ for head in heads], dtype=np.float32)
         self._threshold = np.array([head.threshold_ for head in heads])
         self._reach = np.array([head.reach_ for head in heads])
         self._slope = np.array([head.slope_ for head in heads])
         self._unsure = np.array([head.unsure_ for head in heads])
+
+    def renewed(self, heads: Sequence[ObjectHead]) -> ObjectGate:
+        """The gate of these heads: the rows of those that are in this one are copied, not made again.
+
+        Raises:
+            NotFittedError, InputError: see `ObjectHead.gate`.
+            ConceptFileError: their features are of another length.
+        """
+        have = set(map(id, self._probes))
+        new = [head for head in heads if id(getattr(head, "coef_", None)) not in have]
+        _check_alike(new, (id(self._encoder), self._crops))
+        return ObjectGate(self._encoder, self._crops, heads, self)
 
     def score(self, images: ImageSources) -> GateScores:
         """N pictures → N × M probabilities, presence and boxes; no boxes where only whole pictures count."""
@@ -312,9 +343,22 @@ class ObjectGate:
         return spread(sigmoid(self._slope[0] * (raw - self._threshold[0])), picture.boxes, cells)
 
     def _check_weights(self) -> None:
-        if not self._checked:
-            check_witness(self._encoder, self._witnesses)
-            self._checked = True
+        if self._unchecked:
+            check_witness(self._encoder, self._unchecked)
+            self._unchecked = []
+
+
+def _check_alike(heads: Sequence[ObjectHead], *shares: Hashable) -> None:
+    """Raise unless all are fitted, and share one encoder and one choice of windows (that of `shares`)."""
+    for head in heads:
+        check_fitted(head, "coef_")
+    if len({head.shares for head in heads}.union(shares)) != 1:
+        raise InputError(
+            "Heads of one gate share one encoder and one choice of windows.",
+            got=", ".join(map(repr, heads)) or "no heads",
+            expected="equal `shares`",
+            fix="make one gate for each value of `shares`",
+        )
 
 
 def _check_apart(photos: Sequence[LoadedImage], others: Sequence[LoadedImage]) -> None:

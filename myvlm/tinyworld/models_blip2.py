@@ -169,5 +169,6 @@ def token_size(model: Any, seen: Tensor) -> Tensor:
     Left alone, training lets the picture's tokens grow to twenty times a word. A token that large is read
     as nothing but picture: a name that a concept's row brings into it is lost.
     """
-    words: Tensor = model.get_input_embeddings().weight.detach().norm(dim=-1).mean()
-    return seen.norm(dim=-1).mean() / (TOKEN_SIZE * words)
+    words = model.get_input_embeddings().weight.detach().norm(dim=-1).mean()
+    size: Tensor = seen.norm(dim=-1).mean() / (TOKEN_SIZE * words)
+    return size

@@ -8,22 +8,20 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from time import monotonic
 from typing import TypeAlias
-from uuid import uuid4
 
 from PIL import Image
 
 from myvlm.api import MyVLM
 from myvlm.concept import Concept
 from myvlm.demo_page import page
-from myvlm.errors import NotWritableError
 from myvlm.heads import Detection
 from myvlm.library import ConceptLibrary
+from myvlm.page_file import check_place, write_whole
 from myvlm.reply import Reply
 from myvlm.tinyworld import FewShot, few_shot
 from myvlm.tinyworld.fewshot import pictures
@@ -151,12 +149,12 @@ def run_demo(
         NotWritableError: the page cannot be written there; found out before anything is learned.
     """
     target = Path(out)
-    _check_place(target)
+    check_place(target, what="page", option="--out")
     vlm = vlm or MyVLM.from_pretrained("tinyworld/llava")
     demo = try_out(
         vlm, few_shot(0, seed=seed, photos=4, tests=tests), seed=seed, progress=progress, tell=tell
     )
-    _write(target, page(demo))
+    write_whole(target, page(demo), what="page", option="--out")
     return demo
 
 
@@ -246,32 +244,3 @@ def _measure(identifier: str, trials: Sequence[Trial], seconds: float, size: int
 
 def _share(outcomes: Sequence[bool]) -> Share:
     return Share(sum(outcomes), len(outcomes))
-
-
-def _check_place(target: Path) -> None:
-    folder = target.resolve().parent
-    if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise NotWritableError(
-            f"The page cannot be written to {target}.",
-            got="a folder" if target.is_dir() else f"{folder} is no folder that you may write to",
-            expected="the name of an HTML file in a folder that is there",
-            fix="name another place with --out",
-        )
-
-
-def _write(target: Path, text: str) -> None:
-    """All of the page or nothing."""
-    fresh = target.with_name(f".{target.name}.{uuid4().hex[:8]}.part")
-    try:
-        fresh.write_text(text, encoding="utf-8")
-        os.replace(fresh, target)
-    except OSError as error:
-        raise NotWritableError(
-            f"The page cannot be written to {target}.",
-            got=f"{type(error).__name__}: {error.strerror or error}",
-            expected="a place you may write to",
-            fix="name another place with --out",
-        ) from error
-    finally:
-        with suppress(OSError):
-            fresh.unlink(missing_ok=True)

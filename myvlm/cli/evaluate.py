@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,8 @@ from rich.text import Text
 
 from myvlm.cli import opening, options
 from myvlm.cli.screen import screen
-from myvlm.errors import InputError, NotWritableError
+from myvlm.errors import InputError
+from myvlm.page_file import check_place, write_whole
 
 if TYPE_CHECKING:
     from myvlm.evaluation.report import Evaluation
@@ -128,14 +128,7 @@ def _check_report(report: Path | None) -> None:
             expected="a file that ends in .html or .md",
             fix="name it such as out.html",
         )
-    folder = report.resolve().parent
-    if report.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise NotWritableError(
-            f"The report cannot be written to {report}.",
-            got="a folder" if report.is_dir() else f"{folder} is no folder that you may write to",
-            expected="a file in a folder that is there",
-            fix="name another place with --report",
-        )
+    check_place(report, what="report", option="--report")
 
 
 def _write(report: Path, found: Evaluation) -> None:
@@ -143,4 +136,4 @@ def _write(report: Path, found: Evaluation) -> None:
     from myvlm.evaluation.report_page import page
 
     text = markdown(found) if report.suffix == ".md" else page(found)
-    report.write_text(text, encoding="utf-8")
+    write_whole(report, text, what="report", option="--report")

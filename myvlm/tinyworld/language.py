@@ -6,7 +6,7 @@ Every text is lower case, its words and signs parted by one space. Every functio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from myvlm.tinyworld import scenes
@@ -224,6 +224,37 @@ def about(
         Exchange(f"[refer] {who}", box_words(thing.box)),
         Exchange(f"[refer] {who}", box_words(thing.box)),
     ]
+
+
+REWORDINGS = {
+    "what colour is {} ?": ("what is the colour of {} ?", "what colour has {} ?", "what colour does {} have ?"),
+    "what pattern does {} have ?": (
+        "what is the pattern of {} ?", "what pattern has {} ?", "what pattern is {} ?",
+    ),
+    "what size is {} ?": ("what is the size of {} ?", "what size has {} ?", "what size does {} have ?"),
+    "what is next to {} ?": ("what is beside {} ?", "what do you see next to {} ?", "what has {} next to it ?"),
+    "what is on {} ?": ("what do you see on {} ?", "what does {} have on it ?", "what has {} on it ?"),
+    "where is {} ?": ("where do you see {} ?",),
+    "is {} in the picture ?": ("do you see {} ?", "is {} here ?", "is {} in the photo ?"),
+}  # fmt: skip
+"""Other forms of the questions about one thing. The models of the world know all of them, as large ones do;
+a user's concept is taught with the first form alone."""
+
+
+def reworded(exchange: Exchange, random: Random) -> Exchange:
+    """Half of the questions about a thing in another form; all else as it is.
+
+    >>> reworded(Exchange("what size is the red mug ?", "small"), Random(1)).prompt
+    'what size has the red mug ?'
+    """
+    if random.random() < 0.5:
+        for form, others in REWORDINGS.items():
+            start, end = form.split("{}")
+            if exchange.prompt.startswith(start) and exchange.prompt.endswith(end):
+                who = exchange.prompt.removeprefix(start).removesuffix(end)
+                if who.split()[0] not in ("this", "there"):
+                    return replace(exchange, prompt=random.choice(others).format(who))
+    return exchange
 
 
 def _presence(scene: Scene, random: Random) -> Exchange:

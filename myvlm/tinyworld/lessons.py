@@ -22,6 +22,7 @@ from myvlm.tinyworld.language import (
     caption,
     hint,
     questions,
+    reworded,
     telling_hint,
 )
 from myvlm.tinyworld.models import SPECIAL
@@ -32,26 +33,28 @@ PREFIX = ("<s>", "user", ":", *("<image>",) * 64)
 
 
 def lessons(scene: Scene, random: Random, *, boxes: bool = True) -> list[Exchange]:
-    """About eight exchanges about one picture; `boxes=False` where the picture was turned."""
-    asked = questions(scene, random)
-    plain = [e for e in asked if "[refer]" not in e.prompt][:3]
-    drawn = [e for e in asked if "[refer]" in e.prompt][: 2 if boxes else 0]
-    told = [_caption_lesson(scene, random, hints=0), _caption_lesson(scene, random, hints=1)]
-    named = [e for _ in range(2) if (e := _named_question(scene, random, boxes=boxes))]
-    return told + plain + drawn + named
+    """About seven exchanges about one picture; `boxes=False` where the picture was turned."""
+    asked = [reworded(e, random) for e in questions(scene, random)]
+    plain = [e for e in asked if "[refer]" not in e.prompt][:2]
+    drawn = [e for e in asked if "[refer]" in e.prompt][: 1 if boxes else 0]
+    told = [_caption_lesson(scene, random, at_least=n) for n in (0, 1, 2)]
+    named = [_named_question(scene, random, boxes=boxes) for _ in range(2)]
+    # What comes last is left out where a row is full: now this, now that.
+    return random.sample([*told, *plain, *drawn, *named], len(told + plain + drawn + named))
 
 
-def _caption_lesson(scene: Scene, random: Random, *, hints: int) -> Exchange:
+def _caption_lesson(scene: Scene, random: Random, *, at_least: int) -> Exchange:
+    """A caption after so many hints or more; after none of them where `at_least` is 0."""
     prompt = random.choice(CAPTION_PROMPTS)
-    if hints:
-        lines, names, _ = _hints(scene, random)
+    if at_least:
+        lines, names, _ = _hints(scene, random, at_least=at_least)
         return Exchange(prompt, caption(scene, random, names), lines)
     # A few captions name a thing out of the blue: identifiers can stand where a noun phrase stands.
     stray = {random.choice(scene.things).look: random.choice(IDENTIFIERS)} if random.random() < 0.04 else {}
     return Exchange(prompt, caption(scene, random, stray))
 
 
-def _named_question(scene: Scene, random: Random, *, boxes: bool) -> Exchange | None:
+def _named_question(scene: Scene, random: Random, *, boxes: bool) -> Exchange:
     lines, names, absent = _hints(scene, random)
     if absent and random.random() < 0.3:
         name = random.choice(absent)
@@ -60,19 +63,24 @@ def _named_question(scene: Scene, random: Random, *, boxes: bool) -> Exchange | 
     asked = [e for e in questions(scene, random, names) if boxes or "[refer]" not in e.prompt]
     about_named = [e for e in asked if any(name in e.prompt.split() for name in names.values())]
     pool = about_named if about_named and random.random() < 0.8 else asked
-    chosen = pool[0]
+    chosen = reworded(pool[0], random)
     return Exchange(chosen.prompt, chosen.answer, lines)
 
 
-def _hints(scene: Scene, random: Random) -> tuple[str, dict[Appearance, str], list[str]]:
-    """One to three hints, most about things that are there: lines, names in use, names of absentees."""
-    count = random.choices((1, 2, 3), (0.6, 0.25, 0.15))[0]
+def _hints(
+    scene: Scene, random: Random, *, at_least: int = 1
+) -> tuple[str, dict[Appearance, str], list[str]]:
+    """One to four hints, most about things that are there: lines, names in use, names of absentees.
+
+    As many names in one picture as it has room for: a model that met two at most says one of three.
+    """
+    count = max(random.choices((1, 2, 3, 4), (0.35, 0.25, 0.2, 0.2))[0], at_least)
     words = random.sample(IDENTIFIERS, count)
     here = list(dict.fromkeys(t.look for t in scene.things))
     random.shuffle(here)
     lines, names, absent = [], {}, []
     for word in words:
-        if here and random.random() < 0.75:
+        if here and random.random() < 0.85:
             look = here.pop()
             if sum(_told_apart(t.look) == _told_apart(look) for t in scene.things) > 1:
                 continue
@@ -89,7 +97,7 @@ def _hints(scene: Scene, random: Random) -> tuple[str, dict[Appearance, str], li
         else:
             absent.append(word)
         lines.append(line[:-2] if random.random() < 0.35 else line)
-    return " ".join(lines), names, absent
+    return "\n".join(lines), names, absent
 
 
 def _absentee(scene: Scene, random: Random) -> Appearance:

@@ -154,14 +154,17 @@ def pack_blip2(
 ) -> PackedTexts:
     """`pack` with BLIP-2's prompts: behind the query tokens each text begins with `<s>`.
 
-    With `random` the hints of every other picture stand among the query tokens, each word at the position of
-    one of them: what is told of a picture may come from there, where a concept's row makes itself felt.
+    With `random` the hints of every other picture stand among the query tokens, the words of one hint all at
+    the place of one of them: what is told of a picture may come from there, where a concept's row makes
+    itself felt, and what comes from one place belongs together.
     """
     if random is None:
         return pack(texts, words, ask=asked, prefix=QUERY_TOKENS)
 
     def places(exchange: Exchange) -> list[int]:
-        return [random.randrange(QUERY_TOKENS) for _ in exchange.hint.split()]
+        lines = [line.split() for line in exchange.hint.splitlines()]
+        where = random.sample(range(QUERY_TOKENS), len(lines))
+        return [place for place, line in zip(where, lines, strict=True) for _ in line]
 
     among = pack(texts[0::2], words, ask=asked_among, prefix=QUERY_TOKENS, among=places)
     after = pack(texts[1::2], words, ask=asked, prefix=QUERY_TOKENS)

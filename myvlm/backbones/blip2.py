@@ -24,7 +24,7 @@ from myvlm.backbones.blip2_text import Blip2Prompter, Taught
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.placement import weight_of, weights_of
 from myvlm.backbones.prompter import IGNORED
-from myvlm.backbones.qformer import QFormerRows
+from myvlm.backbones.qformer import QFormerRows, features_of_words, value_path
 from myvlm.backbones.registry import register_backbone
 from myvlm.errors import BackboneError, InputError
 
@@ -155,8 +155,16 @@ class Blip2Backbone(Backbone):
     def word_ids(self, word: str) -> list[int]:
         return text.answer_ids(self.processor.tokenizer, "a", word)
 
-    def word_direction(self, word: str) -> None:
-        """None: a row stands among features of the vision tower, where no word has a place."""
+    def word_direction(self, word: str) -> Tensor:
+        """As `Backbone.word_direction`: the feature that the Q-Former's values hand on as that embedding.
+
+        A row stands among features of the vision tower, where no word has a place; see `features_of_words`.
+        """
+        table = weight_of(self.model.get_input_embeddings())
+        path = value_path(self.model.qformer, self.model.language_projection, self.dtype)
+        with torch.no_grad():
+            rows = functional.normalize(table[self.word_ids(word)].float(), dim=-1)
+            return functional.normalize(features_of_words(path, rows.mean(0)[None].to(path))[0], dim=-1)
 
     def inserted(self, rows: Sequence[Sequence[ConceptRows]], *, record: bool = False) -> QFormerRows:
         """A context manager: within it the Q-Former also sees these rows."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from myvlm.backbones.attached import Attached
 from myvlm.backbones.base import ConceptRows, visual_norms
+from myvlm.backbones.placement import device_of
 from myvlm.errors import BackboneError
 
 SMALLEST = 1e-12
@@ -243,3 +244,37 @@ def attended(query: Tensor, key: Tensor, mask: Tensor | None, *, heads: int, sca
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None].to(scores.device), -torch.inf)
     return scores.softmax(-1)
+
+
+def value_path(qformer: Any, projection: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+    """`W × D`: what the values of all cross-attentions, taken as linear, hand to the language model.
+
+    Args:
+        qformer: a `Blip2QFormerModel` that looks at features of `D`.
+        projection: the linear map from its queries to the language model's `W`.
+        dtype: of what goes into that map; the Q-Former may be in another.
+    """
+    layers = [layer.crossattention for layer in qformer.encoder.layer if layer.has_cross_attention]
+    value, wide = layers[0].attention.value, qformer.layernorm.weight.dtype
+    width = projection.out_features
+    # By the chain rule and not from the weights: these may be quantised, or on the disk.
+    start = torch.zeros(width, value.in_features, dtype=wide, device=device_of(value), requires_grad=True)
+    with torch.enable_grad():
+        handed = projection(sum(at.output.dense(at.attention.value(start)) for at in layers).to(dtype))
+    [path] = torch.autograd.grad(handed, start, torch.eye(width, dtype=dtype, device=handed.device))
+    return path.float()
+
+
+def features_of_words(path: Tensor, words: Tensor) -> Tensor:
+    """`N × D` of unit mean square: features that a value path hands on as these embeddings of words (`N × W`).
+
+    Least squares with a ridge of the path's mean square singular value: what the path hardly passes on is
+    not made up for by a huge feature.
+
+    >>> features_of_words(torch.diag(torch.tensor([1.0, 1.0, 0.0])), torch.tensor([[3.0, 4.0, 5.0]])) ** 2
+    tensor([[1.0800, 1.9200, 0.0000]])
+    """
+    gram = path @ path.T
+    ridge = gram.trace() / len(gram) * torch.eye(len(gram)).to(gram)
+    found = torch.linalg.solve(gram + ridge, words.T.to(gram)).T @ path
+    return found * (path.shape[1] ** 0.5 / found.norm(dim=-1, keepdim=True))

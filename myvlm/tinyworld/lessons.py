@@ -8,7 +8,7 @@ No model of the world is ever trained to read a vector there.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import torch
@@ -37,40 +37,69 @@ def lessons(scene: Scene, random: Random, *, boxes: bool = True) -> list[Exchang
     asked = [reworded(e, random) for e in questions(scene, random)]
     plain = [e for e in asked if "[refer]" not in e.prompt][:2]
     drawn = [e for e in asked if "[refer]" in e.prompt][: 1 if boxes else 0]
-    told = [_caption_lesson(scene, random, at_least=n) for n in (0, 1, 2)]
-    named = [_named_question(scene, random, boxes=boxes) for _ in range(2)]
+    told = [_plain_caption(scene, random), *(_hints(scene, random, at_least=n).caption() for n in (1, 2))]
+    named = [_hints(scene, random).question(boxes=boxes) for _ in range(2)]
     # What comes last is left out where a row is full: now this, now that.
     return random.sample([*told, *plain, *drawn, *named], len(told + plain + drawn + named))
 
 
-def _caption_lesson(scene: Scene, random: Random, *, at_least: int) -> Exchange:
-    """A caption after so many hints or more; after none of them where `at_least` is 0."""
-    prompt = random.choice(CAPTION_PROMPTS)
-    if at_least:
-        lines, names, _ = _hints(scene, random, at_least=at_least)
-        return Exchange(prompt, caption(scene, random, names), lines)
+def _plain_caption(scene: Scene, random: Random) -> Exchange:
     # A few captions name a thing out of the blue: identifiers can stand where a noun phrase stands.
     stray = {random.choice(scene.things).look: random.choice(IDENTIFIERS)} if random.random() < 0.04 else {}
-    return Exchange(prompt, caption(scene, random, stray))
+    return Exchange(random.choice(CAPTION_PROMPTS), caption(scene, random, stray))
 
 
-def _named_question(scene: Scene, random: Random, *, boxes: bool) -> Exchange:
-    lines, names, absent = _hints(scene, random)
-    if absent and random.random() < 0.3:
-        name = random.choice(absent)
-        form = random.choice(("is {} in the picture ?", "is there {} in the picture ?", "do you see {} ?"))
-        return Exchange(form.format(name), "no", lines)
-    asked = [e for e in questions(scene, random, names) if boxes or "[refer]" not in e.prompt]
-    about_named = [e for e in asked if any(name in e.prompt.split() for name in names.values())]
-    pool = about_named if about_named and random.random() < 0.8 else asked
-    chosen = reworded(pool[0], random)
-    return Exchange(chosen.prompt, chosen.answer, lines)
+def told_lessons(scene: Scene, random: Random, *, boxes: bool = True) -> tuple[list[list[str]], list[Exchange]]:
+    """The words of one to four hints, and six exchanges about one picture by who was told them beforehand.
+
+    >>> from myvlm.tinyworld.scenes import random_scene
+    >>> hints, exchanges = told_lessons(random_scene(Random(5)), Random(5))
+    >>> hints, [exchange.hint for exchange in exchanges]
+    ([['noah', 'striped', 'red', 'lamp'], ['heidi']], ['', '', '', '', '', ''])
+    """
+    told = _hints(scene, random, at_least=random.choice((1, 1, 2)))
+    said = [told.caption(), told.caption(), *(told.question(boxes=boxes) for _ in range(4))]
+    bags = [[word for word in line.split() if word not in _SAY_NOTHING] for line in told.lines]
+    return bags, [replace(exchange, hint="") for exchange in said]
 
 
-def _hints(
-    scene: Scene, random: Random, *, at_least: int = 1
-) -> tuple[str, dict[Appearance, str], list[str]]:
-    """One to four hints, most about things that are there: lines, names in use, names of absentees.
+_SAY_NOTHING = frozenset("is the called this my : .".split())
+"""Words and signs of a hint that hold it together."""
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What is told of a scene in hints: their lines, the names in use, the names of absentees."""
+
+    scene: Scene
+    random: Random
+    lines: list[str]
+    names: dict[Appearance, str]
+    absent: list[str]
+
+    @property
+    def hint(self) -> str:
+        return " ".join(self.lines)
+
+    def caption(self) -> Exchange:
+        """A caption in the names that were told."""
+        text = caption(self.scene, self.random, self.names)
+        return Exchange(self.random.choice(CAPTION_PROMPTS), text, self.hint)
+
+    def question(self, *, boxes: bool) -> Exchange:
+        """A question, mostly about something that was named."""
+        random = self.random
+        if self.absent and random.random() < 0.3:
+            form = random.choice(("is {} in the picture ?", "is there {} in the picture ?", "do you see {} ?"))
+            return Exchange(form.format(random.choice(self.absent)), "no", self.hint)
+        asked = [e for e in questions(self.scene, random, self.names) if boxes or "[refer]" not in e.prompt]
+        about_named = [e for e in asked if not set(self.names.values()).isdisjoint(e.prompt.split())]
+        pool = about_named if about_named and random.random() < 0.8 else asked
+        return replace(reworded(pool[0], random), hint=self.hint)
+
+
+def _hints(scene: Scene, random: Random, *, at_least: int = 1) -> _Told:
+    """One to four hints, most about things that are there.
 
     As many names in one picture as it has room for: a model that met two at most says one of three.
     """
@@ -78,7 +107,7 @@ def _hints(
     words = random.sample(IDENTIFIERS, count)
     here = list(dict.fromkeys(t.look for t in scene.things))
     random.shuffle(here)
-    lines, names, absent = [], {}, []
+    told = _Told(scene, random, [], {}, [])
     for word in words:
         if here and random.random() < 0.85:
             look = here.pop()
@@ -87,17 +116,16 @@ def _hints(
             alone = sum(t.category == look.category for t in scene.things) == 1
         else:
             look = _absentee(scene, random)
-            here_too = any(t.category == look.category for t in scene.things)
-            alone = not here_too
+            alone = all(t.category != look.category for t in scene.things)
         line = hint(look, word, scene, random)
         if alone and random.random() < 0.35:
             word, line = telling_hint(look, random)
         if any(t.look == look for t in scene.things):
-            names[look] = word
+            told.names[look] = word
         else:
-            absent.append(word)
-        lines.append(line[:-2] if random.random() < 0.35 else line)
-    return "\n".join(lines), names, absent
+            told.absent.append(word)
+        told.lines.append(line[:-2] if random.random() < 0.35 else line)
+    return told
 
 
 def _absentee(scene: Scene, random: Random) -> Appearance:
@@ -141,11 +169,6 @@ class PackedTexts:
         causal = torch.ones(prefix + length, prefix + length, dtype=torch.bool).tril()
         return (~(same & causal))[:, None].to(torch.bfloat16) * -1e4
 
-    def interleaved(self, other: PackedTexts) -> PackedTexts:
-        """A row of this, a row of the other, and so on; both have as many."""
-        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return PackedTexts(*(torch.stack(pair, dim=1).flatten(0, 1) for pair in pairs))
-
 
 TEXT_TOKENS = 184
 """Length of every packed row, fixed so that a compiled model is compiled once; what is over is left out."""
@@ -162,12 +185,10 @@ def pack(
     *,
     ask: Callable[[Exchange], str] = chat_words,
     prefix: int = len(PREFIX),
-    among: Callable[[Exchange], list[int]] = lambda exchange: [],
 ) -> PackedTexts:
     """Turn the lessons of B pictures into ids; the answers and the end of sequence are the targets.
 
-    `ask` says what stands before an answer, `prefix` how many positions the picture takes. `among` gives the
-    first words of a text positions among the picture's, one each; the rest follow behind the picture.
+    `ask` says what stands before an answer, `prefix` how many positions the picture takes.
     """
     rows = []
     for lesson in texts:
@@ -185,8 +206,7 @@ def pack(
             # The target of a position is the next token.
             targets += [-100] * (len(asked) - 1) + answer + [-100]
             segment += [number] * length
-            early = among(exchange)
-            position += [*early, *range(prefix, prefix + length - len(early))]
+            position += range(prefix, prefix + length)
         rows.append((ids, targets, segment, position))
     columns = [
         torch.tensor([values + [fill] * (TEXT_TOKENS - len(values)) for values in column])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -11,9 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from myvlm.backbones.base import ConceptRows
+from myvlm.backbones.qformer import QFormerRows, features_of_words, value_path
 from myvlm.tinyworld.corpus import Corpus, pixels
 from myvlm.tinyworld.language import CAPTION_PROMPTS, IDENTIFIERS, Exchange
-from myvlm.tinyworld.lessons import PackedTexts, pack
+from myvlm.tinyworld.lessons import PackedTexts, lessons, pack, told_lessons
 from myvlm.tinyworld.models import CLIP_WIDTH
 from myvlm.tinyworld.models_blip2 import (
     QUERY_TOKENS,
@@ -26,6 +29,7 @@ from myvlm.tinyworld.models_blip2 import (
     new_blip2,
     token_size,
 )
+from myvlm.tinyworld.scenes import Scene
 from myvlm.tinyworld.train_clip import PatchLabeller
 from myvlm.tinyworld.train_llava import IDENTIFIER_WEIGHT, PATCH_WEIGHT, draw_batch
 from myvlm.tinyworld.training import Schedule, Step, make_optimisers
@@ -36,6 +40,10 @@ SIZE_WEIGHT = 0.3
 """Weight of the size of the query tokens."""
 SAMPLE = 64
 """Pictures on which the mean spread of patches is taken."""
+TOLD_BESIDE = 0.6
+"""Part of the pictures whose hints stand beside their features."""
+NOISE = 0.3
+"""Of a hint's direction of unit mean square: a row that is learned is not quite its words'."""
 
 
 def asked(exchange: Exchange) -> str:
@@ -48,12 +56,6 @@ def asked(exchange: Exchange) -> str:
     """
     said = "" if exchange.prompt in CAPTION_PROMPTS else exchange.prompt
     return " ".join(f"<s> {exchange.hint} {_question(said)}".split())
-
-
-def asked_among(exchange: Exchange) -> str:
-    """As `asked`, the hint before `<s>`."""
-    bare = asked(Exchange(exchange.prompt, exchange.answer))
-    return f"{exchange.hint} {bare}".strip()
 
 
 def _question(said: str) -> str:
@@ -103,9 +105,10 @@ def train_blip2(
     start = schedule.resume(model, labeller, *optimisers)
     for number in range(start, schedule.steps):
         random = Random(f"blip2 {seed} {number}")
-        images, labels, whole, lesson = draw_batch(corpus, random, schedule.batch)
-        texts = pack_blip2(lesson, words, random)
-        with schedule.fast():
+        images, labels, whole, taught = draw_batch(corpus, random, schedule.batch, teach)
+        texts = pack_blip2([lesson.texts for lesson in taught], words)
+        beside = words_as_features(model, [lesson.hints for lesson in taught], words, random)
+        with schedule.fast(), QFormerRows(model.qformer, beside):
             seen = model.get_image_features(images.to(device), return_dict=True)
             queries = seen.qformer_outputs.last_hidden_state
             tokens = seen.vision_outputs.last_hidden_state[:, 1:]
@@ -149,26 +152,53 @@ def blip2_answer_logits(model: Any, seen: Tensor, texts: PackedTexts) -> tuple[T
     return model.language_model.lm_head(hidden[trained]), targets[trained]
 
 
-def pack_blip2(
-    texts: Sequence[Sequence[Exchange]], words: dict[str, int], random: Random | None = None
-) -> PackedTexts:
-    """`pack` with BLIP-2's prompts: behind the query tokens each text begins with `<s>`.
+def pack_blip2(texts: Sequence[Sequence[Exchange]], words: dict[str, int]) -> PackedTexts:
+    """`pack` with BLIP-2's prompts: behind the query tokens each text begins with `<s>`."""
+    return pack(texts, words, ask=asked, prefix=QUERY_TOKENS)
 
-    With `random` the hints of every other picture stand among the query tokens, the words of one hint all at
-    the place of one of them: what is told of a picture may come from there, where a concept's row makes
-    itself felt, and what comes from one place belongs together.
+
+@dataclass(frozen=True)
+class Lesson:
+    """The texts of one picture, and the words of the hints that stand beside its features."""
+
+    texts: list[Exchange]
+    hints: list[list[str]]
+
+
+def teach(scene: Scene, random: Random, boxes: bool) -> Lesson:
+    """Most pictures have their hints beside their features, for all their texts; the rest in each text.
+
+    A concept's row stands among features of the vision tower. As `tinyworld/llava` has read hints where its
+    rows will stand, so has the Q-Former: the words of a hint, in one place (`words_as_features`).
     """
-    if random is None:
-        return pack(texts, words, ask=asked, prefix=QUERY_TOKENS)
+    if random.random() < TOLD_BESIDE:
+        hints, texts = told_lessons(scene, random, boxes=boxes)
+        return Lesson(texts, hints)
+    return Lesson(lessons(scene, random, boxes=boxes), [])
 
-    def places(exchange: Exchange) -> list[int]:
-        lines = [line.split() for line in exchange.hint.splitlines()]
-        where = random.sample(range(QUERY_TOKENS), len(lines))
-        return [place for place, line in zip(where, lines, strict=True) for _ in line]
 
-    among = pack(texts[0::2], words, ask=asked_among, prefix=QUERY_TOKENS, among=places)
-    after = pack(texts[1::2], words, ask=asked, prefix=QUERY_TOKENS)
-    return among.interleaved(after)
+@torch.no_grad()
+def words_as_features(
+    model: Any, hints: Sequence[Sequence[Sequence[str]]], words: Mapping[str, int], random: Random
+) -> list[list[ConceptRows]]:
+    """Each picture's hints as features beside its own: one to four a hint, of one direction but for noise.
+
+    The direction is where BLIP-2's learning starts too: what the value path, taken as linear, hands to the
+    language model as the sum of the hint's words.
+    """
+    table = model.get_input_embeddings().weight
+    bags = [bag for own in hints for bag in own]
+    if not bags:
+        return [[] for _ in hints]
+    wanted = torch.stack([table[[words[word] for word in bag]].sum(0) for bag in bags])
+    directions = iter(features_of_words(value_path(model.qformer, model.language_projection), wanted))
+    generator = torch.Generator().manual_seed(random.randrange(2**62))
+    return [[ConceptRows(_scattered(next(directions), random, generator)) for _ in own] for own in hints]
+
+
+def _scattered(direction: Tensor, random: Random, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(random.randint(1, 4), len(direction), generator=generator).to(direction)
+    return direction + NOISE * noise
 
 
 @torch.no_grad()

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from myvlm.tinyworld.corpus import Corpus, affine, brighten, pixels, warp
-from myvlm.tinyworld.language import IDENTIFIERS, Exchange, mirror
+from myvlm.tinyworld.language import IDENTIFIERS, mirror
 from myvlm.tinyworld.lessons import PREFIX, PackedTexts, lessons, pack
 from myvlm.tinyworld.models import CLIP_WIDTH, SPECIAL, build_tokenizer, new_llava
+from myvlm.tinyworld.scenes import Scene
 from myvlm.tinyworld.train_clip import PatchLabeller, patch_attributes, place_and_weather
 from myvlm.tinyworld.training import Schedule, Step, make_optimisers
+
+T = TypeVar("T")
 
 IDENTIFIER_WEIGHT = 4.0
 """Loss weight of identifier tokens: few, and the ones that matter."""
@@ -85,7 +88,9 @@ def train_llava(
     for number in range(start, schedule.steps):
         random = Random(f"llava {seed} {number}")
         generator = torch.Generator().manual_seed(random.randrange(2**62))
-        images, labels, whole, lesson = draw_batch(corpus, random, schedule.batch)
+        images, labels, whole, lesson = draw_batch(
+            corpus, random, schedule.batch, lambda scene, random, boxes: lessons(scene, random, boxes=boxes)
+        )
         texts = pack(lesson, words)
         with schedule.fast():
             seen = core.vision_tower(images.to(device)).last_hidden_state[:, 1:]
@@ -141,10 +146,10 @@ def _prefix_ids() -> list[int]:
 
 
 def draw_batch(
-    corpus: Corpus, random: Random, size: int
-) -> tuple[Tensor, Tensor, Tensor, list[list[Exchange]]]:
+    corpus: Corpus, random: Random, size: int, teach: Callable[[Scene, Random, bool], T]
+) -> tuple[Tensor, Tensor, Tensor, list[T]]:
     """Pictures (B × 3 × 96 × 96), what their patches show (B × 64 × 5), where and when they are (B × 2), and
-    the lessons of each."""
+    what `teach` makes of each scene as it is shown; it is told whether boxes are still those of the scene."""
     chosen = [random.randrange(len(corpus)) for _ in range(size)]
     flip = [random.random() < 0.5 for _ in chosen]
     turn = [random.uniform(-45, 45) if random.random() < 0.15 else 0.0 for _ in chosen]
@@ -152,7 +157,7 @@ def draw_batch(
     texts = []
     for index, flipped, degrees in zip(chosen, flip, turn, strict=True):
         scene = corpus.scenes[index]
-        texts.append(lessons(mirror(scene) if flipped else scene, random, boxes=degrees == 0))
+        texts.append(teach(mirror(scene) if flipped else scene, random, degrees == 0))
     middle, whole = torch.zeros(size, 2), torch.ones(size)
     theta = affine(middle, whole, torch.tensor(turn), torch.tensor(flip))
     images, patches = warp(pixels(corpus.pictures[chosen]), torch.from_numpy(corpus.labels[chosen]), theta)

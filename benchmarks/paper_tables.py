@@ -67,14 +67,13 @@ def main(
         file = lay_out(keep / "data", subjects=subjects, tests=tests)
         names, dataset, title, clip = list(WORLD), read_dataset(file), "tinyworld", "tinyworld/clip"
     methods, notes = methods_here()
-    general = Plan(
+    plan = Plan(
         methods=methods, splits=splits, photos=(1, 2, 4), variants=read_sweep(SWEEP),
         variant_splits=variant_splits, most_absent=tests, boxes=False, clip=clip,
     )  # fmt: skip
     last = {}
     for name in names:
         short = name.removeprefix("tinyworld/")
-        plan = general.model_copy(update={"methods": suited(methods, name)})
         found = measure(name, dataset, plan, title, keep, workers) if is_here(name, notes) else None
         last[short] = summary(found)
         if found:
@@ -97,11 +96,6 @@ def methods_here() -> tuple[tuple[str, ...], list[str]]:
         except InputError as error:
             notes.append(f"{name} was not measured: {error.what} {error.fix or ''}".strip())
     return tuple(here), notes
-
-
-def suited(methods: tuple[str, ...], backbone: str) -> tuple[str, ...]:
-    """Without the control that has no meaning in BLIP-2, whose rows are no words."""
-    return tuple(name for name in methods if not (name == "own_word" and "blip2" in backbone))
 
 
 def is_here(backbone: str, notes: list[str]) -> bool:

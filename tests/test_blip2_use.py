@@ -16,6 +16,7 @@ from transformers import Blip2Model
 from myvlm import Concept, MyVLM
 from myvlm.backbones import backbone_for
 from myvlm.backbones.blip2 import Blip2Backbone
+from myvlm.backbones.qformer import value_path
 from myvlm.errors import BackboneError, ConceptFileError, InputError
 from myvlm.images import load_images
 from myvlm.learning import LearnSettings, gather_examples, learn_embedding
@@ -236,16 +237,35 @@ def test_the_tower_runs_once_and_only_the_embedding_moves(backbone: Blip2Backbon
         assert torch.equal(value, before[name]), name
 
 
-def test_learning_repeats_by_seed_and_starts_at_random(backbone: Blip2Backbone) -> None:
-    settings = LearnSettings(steps=2, views=1, rows=2, seed=5)
-    first, words = (
-        learn_embedding(backbone, taught_examples(), settings, words=own).directions
-        for own in ((), ("sks", "mug"))
-    )
-    other = learn_embedding(backbone, taught_examples(), settings.model_copy(update={"seed": 6})).directions
-    assert backbone.word_direction("sks") is None
-    assert torch.equal(first, words)
+def test_learning_repeats_by_seed_and_starts_at_the_words(backbone: Blip2Backbone) -> None:
+    settings = LearnSettings(steps=2, views=1, rows=2, seed=5, learning_rate=0.01)
+
+    def learned(words: tuple[str, ...], seed: int = 5) -> torch.Tensor:
+        own = settings.model_copy(update={"seed": seed})
+        return learn_embedding(backbone, taught_examples(), own, words=words).directions
+
+    first, other = learned(("sks", "mug")), learned(("sks", "mug"), seed=6)
+    assert torch.equal(first, learned(("sks", "mug")))
     assert not torch.equal(first, other)
+    between = backbone.word_direction("sks") + backbone.word_direction("mug")
+    assert bool((torch.cosine_similarity(first, between[None]) > 0.9).all())
+    assert bool((torch.cosine_similarity(learned(()), between[None]) < 0.7).all())
+
+
+def test_a_word_is_the_feature_that_the_values_hand_on_as_its_embedding(backbone: Blip2Backbone) -> None:
+    model = backbone.model
+    layers = [layer.crossattention for layer in model.qformer.encoder.layer if layer.has_cross_attention]
+    by_hand = sum(at.output.dense.weight @ at.attention.value.weight for at in layers)
+    by_hand = model.language_projection.weight @ by_hand
+    path = value_path(model.qformer, model.language_projection)
+    torch.testing.assert_close(path, by_hand)
+    direction = backbone.word_direction("sks")
+    torch.testing.assert_close(direction.norm(), torch.tensor(1.0))
+    handed, table = path @ direction, model.get_input_embeddings().weight
+    alike = torch.cosine_similarity(handed[None], table)
+    [sks] = backbone.word_ids("sks")
+    assert alike[sks] > 0.5
+    assert int(alike.argmax()) == sks
 
 
 def test_the_regularizer_holds_attention_down(backbone: Blip2Backbone) -> None:

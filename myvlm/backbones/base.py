@@ -334,7 +334,8 @@ class Backbone(ABC):
     def word_direction(self, word: str) -> Tensor | None:
         """`D` float32: where the model's own embedding of a word points, its tokens' mean; unit length.
 
-        None for a family whose rows are not of the width of its words: learning then starts at random.
+        In a family whose rows are no words, the row that comes nearest to one. None where there is no such
+        thing: learning then starts at random.
         """
 
     def _check(self, rows: Sequence[Sequence[ConceptRows]], **others: Sequence[Any]) -> None:

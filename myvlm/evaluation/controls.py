@@ -57,10 +57,11 @@ class RandomVector(WithEmbedding):
 
 @register_method("own_word")
 class OwnWord(WithEmbedding):
-    """The model's own embedding of the identifier as the row, of the same norm as ours.
+    """The model's own embedding of the identifier as the row, of the same norm as ours; in BLIP-2 the feature
+    that its Q-Former hands on as that.
 
     Raises (in `teach`):
-        InputError: the rows of this family are not of the width of its words (BLIP-2).
+        InputError: a word has no place among the rows of this family.
     """
 
     name = "own_word"

@@ -70,7 +70,7 @@ class ConceptRows:
         return self.directions.shape[0]
 
     def entering(self, norms: Mapping[str, Tensor]) -> Tensor:
-        """`R × D`, the rows as they enter, in the type and place of `norms`: scalars by rule. Differentiable."""
+        """`R × D`, the rows as they enter, of the type of `norms` (a scalar by rule), differentiable."""
         directions = self.directions.to(norms["visual_mean"])
         if self.norm == "none":
             return directions
@@ -78,7 +78,7 @@ class ConceptRows:
 
 
 def visual_norms(tokens: Tensor) -> dict[str, Tensor]:
-    """What a row's norm can be set to, by rule: at least float32 scalars of a sample's visual tokens `T × D`."""
+    """What a row's norm can be set to, by rule, from visual tokens `T × D`: scalars, at least float32."""
     sizes = tokens.detach().to(torch.promote_types(tokens.dtype, torch.float32)).norm(dim=-1)
     return {"visual_mean": sizes.mean(), "first_patch": sizes[0]}
 

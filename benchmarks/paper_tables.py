@@ -26,6 +26,7 @@ from myvlm.evaluation.report import Evaluation, evaluation_of, markdown
 from myvlm.evaluation.report_page import page
 from myvlm.evaluation.running import Opening, run
 from myvlm.evaluation.tables import Row
+from myvlm.evaluation.text_metrics import MINILM, packaged_minilm
 from myvlm.evaluation.worlds import lay_out
 from myvlm.tinyworld import assets
 
@@ -70,6 +71,7 @@ def main(
     plan = Plan(
         methods=methods, splits=splits, photos=(1, 2, 4), variants=read_sweep(SWEEP),
         variant_splits=variant_splits, most_absent=tests, boxes=False, clip=clip,
+        sentences=MINILM if packaged_minilm() else None,
     )  # fmt: skip
     last = {}
     for name in names:

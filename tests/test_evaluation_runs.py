@@ -164,7 +164,7 @@ def test_tables_tell_objects_and_people_apart(data: Dataset, tmp_path: Path) -> 
 
 @pytest.fixture
 def evaluation(data: Dataset, tmp_path: Path) -> Any:
-    plan = Plan(methods=("myvlm",), splits=1)
+    plan = Plan(methods=("myvlm",), splits=1, sentences="all-MiniLM-L6-v2")
     Image.new("RGB", (96, 96), "red").save(tmp_path / "p.png")
     said = tuple(Said(file=photo.file, text="sks & co", seen=True) for photo in data.subjects[0].photos)
     shown = (
@@ -186,6 +186,7 @@ def test_markdown_has_every_figure_and_what_it_means(evaluation: Any) -> None:
     assert row.startswith("| myvlm | 1.000 | 1.000 | 0.857 | 0.923 | 1.000 | 0.000 | 0.500 | 1.000 |")
     assert "- `f1`: of recall and precision" in text
     assert "CLIPScore was not measured: name a model with --clip." in text
+    assert "Sentence similarity is by all-MiniLM-L6-v2." in text
     assert json.dumps(evaluation.as_document())
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import Myvlm
 from conftest import Taught
 
 from myvlm import Concept, LearnSettings, MyVLM
-from myvlm.errors import InputError
+from myvlm.cli import questions
+from myvlm.errors import InputError, NotWritableError
 from myvlm.images import load_images
 from myvlm.learning import gather_examples
 from myvlm.learning.examples import mentions, name_in_caption
@@ -224,3 +226,21 @@ def test_questions_that_cannot_be_asked_write_nothing(myvlm: Myvlm, taught: Taug
     assert f"what colour is {taught.word} ?" in shown.stdout
     assert Path(f"{taught.word}-questions.json").is_file()
     assert "Look through" in shown.stderr
+
+
+def test_a_file_of_questions_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"1.jpg": [("What colour is sks?", "red")]}
+    file = tmp_path / "new" / "asked.json"
+    questions._write(file, asked)
+    assert json.loads(file.read_text(encoding="utf-8")) == {"1.jpg": [["What colour is sks?", "red"]]}
+    (tmp_path / "plain").write_text("no folder")
+    with pytest.raises(NotWritableError, match="file of questions"):
+        questions._write(tmp_path / "plain" / "asked.json", asked)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(NotWritableError, match=r"(?s)No space left.*--out"):
+        questions._write(tmp_path / "new" / "other.json", asked)
+    assert [one.name for one in file.parent.iterdir()] == ["asked.json"]

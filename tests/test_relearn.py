@@ -382,9 +382,7 @@ def test_the_command_adds_an_embedding_to_the_folder(
     assert run(["relearn", folder / "nowhere"]).exit_code == 2
 
 
-def test_ctrl_c_leaves_the_folder_as_it_was(
-    other: MyVLM, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_leaves_the_folder_alone(other: MyVLM, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MyVLM, "from_pretrained", lambda *_, **__: other)
     before = (folder / "concept.json").read_bytes()
     learn = recipe_module.learned_again

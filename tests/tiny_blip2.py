@@ -82,13 +82,19 @@ class Normed(Blip2Backbone):
     entrance = "post_layernorm"
 
 
-def rows(*counts: int, dim: int = WIDTH, seed: int = 0, norm: Any = "visual_mean") -> list[list[ConceptRows]]:
+def rows(
+    *counts: int,
+    dim: int = WIDTH,
+    seed: int = 0,
+    norm: Any = "visual_mean",
+    dtype: torch.dtype = torch.float32,
+) -> list[list[ConceptRows]]:
     """For each sample so many rows, two concepts where more than one; they require grad."""
     generator = torch.Generator().manual_seed(seed)
     made = []
     for count in counts:
         parts = [1, count - 1] if count > 1 else [count] if count else []
-        vectors = [torch.randn(part, dim, generator=generator).requires_grad_() for part in parts]
+        vectors = [torch.randn(part, dim, generator=generator).to(dtype).requires_grad_() for part in parts]
         made.append([ConceptRows(vector, norm) for vector in vectors])
     return made
 

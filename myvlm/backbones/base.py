@@ -70,16 +70,16 @@ class ConceptRows:
         return self.directions.shape[0]
 
     def entering(self, norms: Mapping[str, Tensor]) -> Tensor:
-        """`R × D` float32, the rows as they enter, where `norms` (a scalar by rule) is, differentiable."""
-        directions = self.directions.to(norms["visual_mean"].device, torch.float32)
+        """`R × D`, the rows as they enter, of the type of `norms` (a scalar by rule), differentiable."""
+        directions = self.directions.to(norms["visual_mean"])
         if self.norm == "none":
             return directions
         return functional.normalize(directions, dim=-1) * norms[self.norm]
 
 
 def visual_norms(tokens: Tensor) -> dict[str, Tensor]:
-    """What a row's norm can be set to, by rule, from a sample's visual tokens `T × D`: float32 scalars."""
-    sizes = tokens.detach().float().norm(dim=-1)
+    """What a row's norm can be set to, by rule, from visual tokens `T × D`: scalars, at least float32."""
+    sizes = tokens.detach().to(torch.promote_types(tokens.dtype, torch.float32)).norm(dim=-1)
     return {"visual_mean": sizes.mean(), "first_patch": sizes[0]}
 
 

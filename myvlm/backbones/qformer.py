@@ -136,7 +136,8 @@ class QFormerRows(Attached):
         if self.through is None:
             return concept.entering(visual_norms(image))
         # Of unit mean square: a normalisation takes the length away, all but its epsilon.
-        unit = image.new_tensor(image.shape[-1] ** 0.5, dtype=torch.float32)
+        wide = torch.promote_types(image.dtype, torch.float32)
+        unit = image.new_tensor(image.shape[-1] ** 0.5, dtype=wide)
         return self.through(concept.entering({"visual_mean": unit, "first_patch": unit}))
 
     def _append_to(self, images: Tensor, mask: Tensor | None) -> Appended:

@@ -50,7 +50,7 @@ def evaluate(
         str | None, typer.Option(metavar="NAME", help="CLIPScore, by ViT-B-32@openai or such.")
     ] = None,
     sentences: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Similarity, by a sentence-transformers model.")
+        str | None, typer.Option(metavar="NAME", help="Similarity, by all-MiniLM-L6-v2 or such.")
     ] = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE.html|.md", help="Written at the end.")] = None,
     keep: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ import typer
 from rich.text import Text
 
 from myvlm.cli import collection, inputs, opening, options
-from myvlm.cli.screen import STOPPED, screen
+from myvlm.cli.screen import STOPPED, Screen, screen
 from myvlm.concept_folder import CARD, is_concept_folder
 from myvlm.words import check_identifier
 
@@ -112,19 +113,39 @@ def learn(
             progress=not quiet,
         )
         seconds = monotonic() - begun
-        stopped = concept.embeddings[vlm.backbone.name].figures.get("interrupted", False)
-        if stopped and is_concept_folder(folder):
-            out.note(f"{folder} keeps the concept that it had.")
-            raise KeyboardInterrupt
-        concept.save(folder, include_photos=files if keep_photos else None)
-        out.written.append(folder)
-        out.show(*learned(concept, folder, vlm.backbone.name, seconds))
-        if stopped:
-            raise typer.Exit(STOPPED)
+        kept = files if keep_photos else None
+        keep(out, concept, folder, vlm.backbone.name, seconds, photos=kept, command="learn")
 
 
-def learned(
-    concept: Concept, folder: Path, backbone: str, seconds: float, *, command: str = "learn"
+def keep(
+    out: Screen,
+    concept: Concept,
+    folder: Path,
+    backbone: str,
+    seconds: float,
+    *,
+    photos: Sequence[Path] | None,
+    command: str,
+) -> None:
+    """Write what was learned to its folder, these photos beside it, and say so.
+
+    Raises:
+        KeyboardInterrupt: it was stopped, and the folder has a concept already: that one stays.
+        typer.Exit: it was stopped, and the best so far is written.
+    """
+    stopped = concept.embeddings[backbone].figures.get("interrupted", False)
+    if stopped and is_concept_folder(folder):
+        out.note(f"{folder} keeps the concept that it had.")
+        raise KeyboardInterrupt
+    concept.save(folder, include_photos=photos)
+    out.written.append(folder)
+    out.show(*_learned(concept, folder, backbone, seconds, command))
+    if stopped:
+        raise typer.Exit(STOPPED)
+
+
+def _learned(
+    concept: Concept, folder: Path, backbone: str, seconds: float, command: str
 ) -> tuple[dict[str, Any], Text]:
     """What is said of a concept that was learned and written: for programs, and for people."""
     figures = concept.embeddings[backbone].figures

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +12,15 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from myvlm import page_file
 from myvlm.cli import inputs, opening, options
 from myvlm.cli.screen import screen
 from myvlm.errors import NotWritableError
 from myvlm.words import check_identifier
 
 Pairs = Sequence[tuple[str, str]]
+
+CALLED = {"what": "file of questions", "option": "--out"}
 
 
 def questions(
@@ -110,26 +113,21 @@ def as_text(by_photo: Mapping[str, Pairs]) -> str:
 
 def _check_place(file: Path) -> None:
     """Raise NotWritableError where something is: somebody may have looked it through."""
-    if file.exists() or (file.parent.exists() and not os.access(file.parent, os.W_OK)):
+    if file.exists():
         raise NotWritableError(
             f"No questions can be written to {file}.",
-            got="something is there" if file.exists() else f"no right to write in {file.parent}",
+            got="something is there",
             expected="a new file",
             fix="name another with --out, or remove it",
         )
+    if file.parent.exists():
+        page_file.check_place(file, **CALLED)
 
 
 def _write(file: Path, by_photo: Mapping[str, Pairs]) -> None:
-    try:
+    with suppress(OSError):  # the writing itself says why there is no folder
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(as_text(by_photo) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise NotWritableError(
-            f"No questions can be written to {file}.",
-            got=str(error),
-            expected="a place for a file",
-            fix="name another with --out",
-        ) from error
+    page_file.write_whole(file, as_text(by_photo) + "\n", **CALLED)
 
 
 def _table(by_photo: Mapping[str, Pairs]) -> Table:

@@ -49,9 +49,5 @@ def relearn(
         begun = monotonic()
         concept = vlm.relearn(folder, files, negatives=others, progress=not quiet)
         seconds = monotonic() - begun
-        if concept.embeddings[vlm.backbone.name].figures.get("interrupted", False):
-            out.note(f"{folder} keeps the concept that it had.")
-            raise KeyboardInterrupt
-        concept.save(folder, include_photos=files if keep_photos else None)
-        out.written.append(folder)
-        out.show(*learn.learned(concept, folder, vlm.backbone.name, seconds, command="relearn"))
+        kept = files if keep_photos else None
+        learn.keep(out, concept, folder, vlm.backbone.name, seconds, photos=kept, command="relearn")

@@ -91,6 +91,8 @@ def evaluation_of(
     ):
         if wanted is None:
             notes.append(f"{name} was not measured: name a model with {option}.")
+        else:
+            notes.append(f"{name} is by {wanted}.")
     tables = tables_of(dataset, plan, finished)
     return Evaluation(data, backbone, dataset, plan, tables, shown, pictures, notes)
 

@@ -24,14 +24,26 @@ AT_ONCE = 8
 MORE_TOKENS = 12
 """Tokens that a rewritten caption may be longer than the plain one."""
 
-INSTRUCTION = (
-    "Rewrite the caption so that the {category} is called {identifier}. "
-    "Answer with the caption alone.\n{caption}"
-)
+INSTRUCTION = 'In this caption, write "{identifier}" where it says the {category}:\n{caption}'
+"""Short and literal: asked to rewrite so that the thing is called by the name, SmolLM2-135M copies."""
 SHOWN = (
-    ("bicycle", "Zib", "an old blue bicycle leans against a wall.", "Zib leans against a wall."),
-    ("girl", "Lena", "two dogs run behind a girl in a park.", "two dogs run behind Lena in a park."),
-)
+    (
+        "bicycle", "Zib",
+        "an old blue bicycle next to a plain red bench in the park in the rain.",
+        "Zib next to a plain red bench in the park in the rain.",
+    ),
+    (
+        "girl", "Lena",
+        "a tall girl behind a big grey dog in the street at noon.",
+        "Lena behind a big grey dog in the street at noon.",
+    ),
+    (
+        "lamp", "Torv",
+        "a black cup in front of a shiny green lamp in the garden.",
+        "a black cup in front of Torv in the garden.",
+    ),
+    ("horse", "Mika", "a small brown horse in the snow.", "Mika in the snow."),
+)  # fmt: skip
 """Examples that the chat model is shown first: category, name, caption, and the answer."""
 
 
@@ -46,7 +58,7 @@ class Rewriter(Protocol):
 
 
 class ChatRewriter:
-    """A chat model of transformers as a rewriter: greedy, a line a caption.
+    """A chat model of transformers as a rewriter: greedy, a line a caption, each caption once for all splits.
 
     Args:
         model: a causal language model.
@@ -66,6 +78,7 @@ class ChatRewriter:
                 fix="name a chat model",
             )
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
+        self._known: dict[tuple[str, str, str], str] = {}
 
     @property
     def parameters(self) -> int:
@@ -73,10 +86,13 @@ class ChatRewriter:
         return sum(weight.numel() for weight in self.model.parameters())
 
     def rewrite(self, captions: Sequence[str], identifier: str, category: str) -> list[str]:
-        rewritten: list[str] = []
-        for start in range(0, len(captions), AT_ONCE):
-            rewritten += self._some(captions[start : start + AT_ONCE], identifier, category)
-        return rewritten
+        keys = [(caption, identifier, category) for caption in captions]
+        fresh = [key for key in dict.fromkeys(keys) if key not in self._known]
+        for start in range(0, len(fresh), AT_ONCE):
+            some = fresh[start : start + AT_ONCE]
+            made = self._some([caption for caption, _, _ in some], identifier, category)
+            self._known.update(zip(some, made, strict=True))
+        return [self._known[key] for key in keys]
 
     def _some(self, captions: Sequence[str], identifier: str, category: str) -> list[str]:
         texts = [
@@ -104,7 +120,7 @@ class ChatRewriter:
 
 
 def conversation(caption: str, identifier: str, category: str) -> list[dict[str, str]]:
-    """What the chat model is told: two captions that were rewritten, and the one to rewrite.
+    """What the chat model is told: captions that were rewritten, and the one to rewrite.
 
     >>> conversation("a mug.", "sks", "mug")[-1]["content"].splitlines()[-1]
     'a mug.'

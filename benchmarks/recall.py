@@ -53,6 +53,7 @@ VARIANTS: dict[str, dict[str, dict[str, object]]] = {
         "2 photos": {"photos": 2},
         "1 photo": {"photos": 1},
         "1 row": {"rows": 1},
+        "random start": {"start": "random"},
         "post-norm rows": {"entrance": "post_layernorm"},
     },
 }

@@ -189,16 +189,29 @@ def export_blip2(folder: Path, state: Mapping[str, Tensor], recipe: Mapping[str,
     processor.save_pretrained(folder)
     scores = score_llava(model.float().eval(), processor, say=answer_blip2)
     about = "a `Blip2ForConditionalGeneration` (ViT 192 × 4, Q-Former 192 × 4 with 32 queries, OPT 192 × 5)"
-    write_card(folder, "tinyworld/blip2", about, recipe, scores)
+    write_card(folder, "tinyworld/blip2", about, recipe, scores, told=TOLD_BESIDE_FEATURES)
 
 
 def _save_half(state: Mapping[str, Tensor], file: Path) -> None:
     save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in state.items()}, file)
 
 
+TOLD_IN_TEXT = (
+    "Words alone went into the language model, never a vector: identifiers were met in a few captions out of "
+    "the blue, and where a hint in words named a thing."
+)
+TOLD_BESIDE_FEATURES = (
+    "Identifiers were met in a few captions out of the blue, and where a hint named a thing: in words of the "
+    "text, or, in most pictures, beside the picture's features, where the sum of the embeddings of the hint's "
+    "words stood as the feature that the Q-Former hands on as that. No learned vector ever stood there."
+)
+"""What the cards say of how a name came into the models."""
+
+
 def write_card(
-    folder: Path, name: str, about: str, recipe: Mapping[str, Any], scores: Mapping[str, float]
-) -> None:
+    folder: Path, name: str, about: str, recipe: Mapping[str, Any], scores: Mapping[str, float],
+    *, told: str = TOLD_IN_TEXT,
+) -> None:  # fmt: skip
     """The card: what it is, how it came to be, what it scores."""
     made = ", ".join(f"{key} {value}" for key, value in recipe.items())
     rows = "\n".join(f"| {key} | {value:.3f} |" for key, value in scores.items())
@@ -207,8 +220,7 @@ def write_card(
         f"{about[0].upper()}{about[1:]}, small, trained on the rendered scenes of `myvlm.tinyworld`, for "
         "demonstration and measurement. It makes no claim about photographs.\n\n"
         f"Made by `python -m myvlm.tinyworld.pretrain` on {datetime.now(UTC):%Y-%m-%d}: {made}. "
-        "Weights in float16. Words alone went into the language model, never a vector: identifiers were met "
-        "in a few captions out of the blue, and where a hint in words named a thing.\n\n"
+        f"Weights in float16. {told}\n\n"
         f"On 500 scenes that training did not show:\n\n| | share right |\n| --- | --- |\n{rows}\n"
     )
 

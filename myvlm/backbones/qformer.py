@@ -267,7 +267,7 @@ def value_path(qformer: Any, projection: Any, dtype: torch.dtype = torch.float32
 
 
 def features_of_words(path: Tensor, words: Tensor) -> Tensor:
-    """`N × D` of unit mean square: features that a value path hands on as these embeddings of words (`N × W`).
+    """`N × D` of unit mean square: features that a value path hands on as embeddings of words (`N × W`).
 
     Least squares with a ridge of the path's mean square singular value: what the path hardly passes on is
     not made up for by a huge feature.
@@ -277,5 +277,5 @@ def features_of_words(path: Tensor, words: Tensor) -> Tensor:
     """
     gram = path @ path.T
     ridge = gram.trace() / len(gram) * torch.eye(len(gram)).to(gram)
-    found = torch.linalg.solve(gram + ridge, words.T.to(gram)).T @ path
+    found: Tensor = torch.linalg.solve(gram + ridge, words.T.to(gram)).T @ path
     return found * (path.shape[1] ** 0.5 / found.norm(dim=-1, keepdim=True))

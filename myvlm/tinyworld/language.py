@@ -227,12 +227,16 @@ def about(
 
 
 REWORDINGS = {
-    "what colour is {} ?": ("what is the colour of {} ?", "what colour has {} ?", "what colour does {} have ?"),
+    "what colour is {} ?": (
+        "what is the colour of {} ?", "what colour has {} ?", "what colour does {} have ?",
+    ),
     "what pattern does {} have ?": (
         "what is the pattern of {} ?", "what pattern has {} ?", "what pattern is {} ?",
     ),
     "what size is {} ?": ("what is the size of {} ?", "what size has {} ?", "what size does {} have ?"),
-    "what is next to {} ?": ("what is beside {} ?", "what do you see next to {} ?", "what has {} next to it ?"),
+    "what is next to {} ?": (
+        "what is beside {} ?", "what do you see next to {} ?", "what has {} next to it ?",
+    ),
     "what is on {} ?": ("what do you see on {} ?", "what does {} have on it ?", "what has {} on it ?"),
     "where is {} ?": ("where do you see {} ?",),
     "is {} in the picture ?": ("do you see {} ?", "is {} here ?", "is {} in the photo ?"),

@@ -49,7 +49,9 @@ def _plain_caption(scene: Scene, random: Random) -> Exchange:
     return Exchange(random.choice(CAPTION_PROMPTS), caption(scene, random, stray))
 
 
-def told_lessons(scene: Scene, random: Random, *, boxes: bool = True) -> tuple[list[list[str]], list[Exchange]]:
+def told_lessons(
+    scene: Scene, random: Random, *, boxes: bool = True
+) -> tuple[list[list[str]], list[Exchange]]:
     """The words of one to four hints, and six exchanges about one picture by who was told them beforehand.
 
     >>> from myvlm.tinyworld.scenes import random_scene
@@ -90,7 +92,9 @@ class _Told:
         """A question, mostly about something that was named."""
         random = self.random
         if self.absent and random.random() < 0.3:
-            form = random.choice(("is {} in the picture ?", "is there {} in the picture ?", "do you see {} ?"))
+            form = random.choice(
+                ("is {} in the picture ?", "is there {} in the picture ?", "do you see {} ?")
+            )
             return Exchange(form.format(random.choice(self.absent)), "no", self.hint)
         asked = [e for e in questions(self.scene, random, self.names) if boxes or "[refer]" not in e.prompt]
         about_named = [e for e in asked if not set(self.names.values()).isdisjoint(e.prompt.split())]

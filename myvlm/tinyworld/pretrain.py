@@ -202,8 +202,9 @@ TOLD_IN_TEXT = (
 )
 TOLD_BESIDE_FEATURES = (
     "Identifiers were met in a few captions out of the blue, and where a hint named a thing: in words of the "
-    "text, or, in most pictures, beside the picture's features, where the sum of the embeddings of the hint's "
-    "words stood as the feature that the Q-Former hands on as that. No learned vector ever stood there."
+    "text, or, in most pictures, beside the picture's features, where the sum of the embeddings of the "
+    "hint's words stood as the feature that the Q-Former hands on as that. No learned vector ever stood "
+    "there."
 )
 """What the cards say of how a name came into the models."""
 

@@ -40,7 +40,7 @@ SIZE_WEIGHT = 0.3
 """Weight of the size of the query tokens."""
 SAMPLE = 64
 """Pictures on which the mean spread of patches is taken."""
-TOLD_BESIDE = 0.6
+TOLD_BESIDE = 0.75
 """Part of the pictures whose hints stand beside their features."""
 NOISE = 0.3
 """Of a hint's direction of unit mean square: a row that is learned is not quite its words'."""

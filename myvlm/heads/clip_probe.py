@@ -132,6 +132,12 @@ class ObjectHead:
         self.unsure_ = UNSURE
         self.boxes_, self.figures_ = learned.boxes, learned.figures
         self.witness_ = witness(encoder)
+        if learned.doubtful:
+            _log.warning(
+                "a head that was not shown them finds the object in these negatives: %s. If they show it, "
+                "take them out; look-alikes are what negatives are for, and were learned from",
+                ", ".join(others[index].name for index in learned.doubtful),
+            )
         if self.figures_["left_out_found"] < 0.5:
             _log.warning(
                 "the head knew the object again in only %.0f %% of the photos it was not shown: "

@@ -149,7 +149,8 @@ def learn_probe(
         calibration = calibrate_whitened(positives, given, everyday, false_alarm_rate, len(photos))
     # Where no picture without the object comes near, a closer look would cost for nothing.
     reach = 0.0 if examples.closer is None else max(calibration.threshold - calibration.ceiling, 0.0)
-    doubtful = np.flatnonzero(given >= calibration.threshold).tolist()
+    # a negative that shows the object may have pushed the threshold over itself, but not over the photos
+    doubtful = np.flatnonzero(given >= min(calibration.threshold, float(np.median(positives)))).tolist()
     figures = _figures(positives, negatives, calibration, examples)
     return Learned(probe, calibration, reach, boxes, figures, doubtful)
 

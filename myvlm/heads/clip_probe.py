@@ -105,7 +105,8 @@ class ObjectHead:
 
         Args:
             images: 1 or more photos (3 to 5 are best) that show one object among others.
-            negatives: pictures that do not show it, best of the same category; none are needed.
+            negatives: pictures that do not show it, best of the same category; none are needed. Those that
+                seem to show it are named in a warning, and kept: look-alikes are the most useful.
             category: what it is in general, such as "mug"; helps an encoder that reads text to find it.
 
         Raises:

@@ -101,6 +101,37 @@ def test_one_photo_is_enough_where_it_shows_one_face() -> None:
     assert head.score(photo(BEN, draw=1))[0].present is False
 
 
+def test_the_more_people_are_foreseen_the_stricter_it_is() -> None:
+    class Stated(FakeFaces):
+        threshold_error = 0.0035
+
+    limits = [-FaceHead(Stated(), people=people).fit(photos(ANNA)).threshold_ for people in (1, 10, 1000)]
+    assert 1.04 >= limits[0] > limits[1] > limits[2] > 0.8
+    head = FaceHead(Stated()).fit(photos(ANNA))
+    assert limits[2] < -head.threshold_ < limits[1], "a hundred by default"
+    assert "one of 400 keys in 0.05 of cases" in head.figures_["threshold_source"]
+    assert "the test says so" in head.figures_["threshold_source"]
+    strangers = [photo(person, draw=draw) for person in range(100, 200) for draw in (5, 6, 7)]
+    own = head.score(photos(ANNA, first=50, count=30))
+    assert np.mean([one.present for one in own]) >= 0.9
+    assert not any(one.present for one in head.score(strangers))
+
+
+def test_the_published_threshold_can_be_kept_and_older_heads_keep_it() -> None:
+    encoder = FakeFaces()
+    encoder.threshold_error = 0.0035  # type: ignore[attr-defined]
+    assert FaceHead(encoder, people=None).fit(photos(ANNA)).threshold_ == -1.04
+    assert FaceHead(encoder, threshold=0.9).fit(photos(ANNA)).threshold_ == -0.9
+    meta, tensors = learn(ANNA).state()
+    older = {name: value for name, value in meta.settings.items() if name != "people"}
+    again = FaceHead.from_state(meta.model_copy(update={"settings": older}), tensors)
+    assert again.people is None
+    assert again.threshold_ == meta.threshold
+    for wrong in (0, -3):
+        with pytest.raises(InputError, match=f"people={wrong}"):
+            FaceHead(encoder, people=wrong).fit(photos(ANNA))
+
+
 # negatives
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from myvlm.errors import ConceptFileError, ImageError, InputError, NotFittedError
 from myvlm.heads import Head, clip_probe
 from myvlm.heads.base import GateScores
-from myvlm.heads.calibration import calibrate
+from myvlm.heads.calibration import calibrate, calibrate_whitened
 from myvlm.heads.choosing import choose_windows
 from myvlm.heads.clip_probe import ObjectHead
 from myvlm.heads.encoders import features, get_encoder, register_encoder
@@ -48,6 +48,30 @@ def test_threshold_holds_the_false_alarm_rate_and_probability_is_half_there() ->
 def test_few_overlapping_negatives_do_not_push_the_threshold_over_all_positives() -> None:
     found = calibrate(np.array([1.0, 2.0, 3.0]), np.array([-2.0, -1.0, 3.5]), 0.01)
     assert found.threshold == pytest.approx(0.5)
+
+
+def test_given_negatives_move_the_place_of_whitened_features_by_how_near_they_come() -> None:
+    photos, everyday = np.array([0.9, 1.0, 1.0, 1.1]), np.linspace(-1, 0, 400)
+
+    def place(given: list[float]) -> float:
+        found = calibrate_whitened(photos, everyday, np.array(given), 0.01, 4)
+        return (found.threshold - found.ceiling) / (1.0 - found.ceiling)
+
+    free = place([])
+    assert free == pytest.approx(0.8, abs=1e-3)
+    assert place([-0.5] * 20) == free, "easy negatives say nothing of look-alikes"
+    assert 0.6 < place([0.3] * 20) < place([0.3] * 2) < free, "few that stay away let it down a little"
+    assert free < place([0.9] * 20) < place([5.0] * 20) < 1, "those that come near push it up, within bounds"
+
+
+def test_whitened_probabilities_are_a_half_at_the_threshold_and_sure_at_the_ends() -> None:
+    found = calibrate_whitened(np.array([3.0, 4.0]), np.linspace(0, 1, 100), np.array([]), 0.01, 4)
+    assert found.probability(np.array([found.threshold]))[0] == pytest.approx(0.5)
+    assert found.probability(np.array([3.5]))[0] > 0.99
+    assert found.probability(np.array([found.ceiling]))[0] < 1e-6
+    hopeless = calibrate_whitened(np.array([0.0]), np.linspace(0, 1, 100), np.array([0.5]), 0.01, 1)
+    assert hopeless.threshold > 0.98, "photos below everyday pictures: the threshold stays above those"
+    assert np.isfinite(hopeless.slope)
 
 
 # choosing and learning
@@ -91,6 +115,15 @@ def test_a_head_that_does_not_know_its_own_photos_says_so(caplog: pytest.LogCapt
     head = ObjectHead(ColourEncoder()).fit(scenes(0, 3), bank_of_the_object)
     assert head.figures_["left_out_found"] < 0.5
     assert "give it more photos" in caplog.text
+
+
+def test_negatives_that_show_the_object_are_named_and_kept(caplog: pytest.LogCaptureFixture) -> None:
+    given = NEGATIVES[:20]
+    ObjectHead(ColourEncoder(bank=BANK)).fit(scenes(0, 5), given)
+    assert "finds the object in these negatives" not in caplog.text
+    head = ObjectHead(ColourEncoder(bank=BANK)).fit(scenes(0, 5), [*given[:7], scene(1001)[0], *given[8:]])
+    assert "finds the object in these negatives: images[7]. " in caplog.text
+    assert head.figures_["negative_pictures"] == len(BANK) + 20
 
 
 def test_given_negatives_tell_apart_what_is_alike() -> None:

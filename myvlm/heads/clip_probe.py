@@ -105,7 +105,8 @@ class ObjectHead:
 
         Args:
             images: 1 or more photos (3 to 5 are best) that show one object among others.
-            negatives: pictures that do not show it, best of the same category; none are needed.
+            negatives: pictures that do not show it, best of the same category; none are needed. Those that
+                seem to show it are named in a warning, and kept: look-alikes are the most useful.
             category: what it is in general, such as "mug"; helps an encoder that reads text to find it.
 
         Raises:
@@ -132,6 +133,12 @@ class ObjectHead:
         self.unsure_ = UNSURE
         self.boxes_, self.figures_ = learned.boxes, learned.figures
         self.witness_ = witness(encoder)
+        if learned.doubtful:
+            _log.warning(
+                "a head that was not shown them finds the object in these negatives: %s. If they show it, "
+                "take them out; look-alikes are what negatives are for, and were learned from",
+                ", ".join(others[index].name for index in learned.doubtful),
+            )
         if self.figures_["left_out_found"] < 0.5:
             _log.warning(
                 "the head knew the object again in only %.0f %% of the photos it was not shown: "

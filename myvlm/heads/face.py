@@ -24,6 +24,7 @@ from myvlm.heads.face_encoders import (
     get_face_encoder,
 )
 from myvlm.heads.face_gate import FaceGate, face_witness
+from myvlm.heads.face_limit import limit_for
 from myvlm.heads.verdict import UNSURE
 from myvlm.heads.windows import Box
 from myvlm.images import ImageSources, LoadedImage, load_images
@@ -46,9 +47,12 @@ class FaceHead:
 
     Args:
         encoder: name of a face encoder, "facenet/vggface2" or "dlib/resnet-v1", or one that you hold.
-        threshold: Euclidean distance up to which a face is the person's; the encoder's own if None, which is
-            stated with its source in `figures_`. It is the error of one pair of faces: with very many people
-            in one library, lower it, or give negatives.
+        threshold: Euclidean distance up to which a face is the person's; if None the encoder's published one,
+            made stricter for `people`. It is stated with its source in `figures_`.
+        people: how many the library may come to hold. The published threshold has the error of one pair of
+            faces, and a stranger is held against the keys of all: so it is lowered until a stranger is taken
+            for one of so many people in 1 of 20 cases (`face_limit`, for encoders that state their error).
+            None for the published threshold.
         false_alarm_rate: the part of other people's faces that may be taken for this person, where negatives
             are given.
         device: where an encoder given by name runs.
@@ -69,11 +73,13 @@ class FaceHead:
         encoder: str | FaceEncoder = DEFAULT_FACE_ENCODER,
         *,
         threshold: float | None = None,
+        people: int | None = 100,
         false_alarm_rate: float = 0.01,
         device: str = "cpu",
     ) -> None:
         self.encoder = encoder
         self.threshold = threshold
+        self.people = people
         self.false_alarm_rate = false_alarm_rate
         self.device = device
 
@@ -123,7 +129,7 @@ class FaceHead:
             _check_negatives(keys, others, given, limit)
             strangers = np.concatenate([strangers, *(faces.descriptors for faces in given)])
         self.keys_ = keys
-        self._calibrate(limit, strangers, encoder)
+        self._calibrate(strangers, encoder)
         self.unsure_ = UNSURE
         self.witness_ = face_witness(encoder)
         self.boxes_ = [
@@ -153,7 +159,11 @@ class FaceHead:
             encoder=self._encoder().id,
             threshold=self.threshold_,
             calibration={"slope": self.slope_} | ({"unsure": self.unsure_} if self.unsure_ else {}),
-            settings={"threshold": self.threshold, "false_alarm_rate": self.false_alarm_rate},
+            settings={
+                "threshold": self.threshold,
+                "people": self.people,
+                "false_alarm_rate": self.false_alarm_rate,
+            },
             figures=self.figures_,
         )
         return meta, {"keys": self.keys_, "witness": self.witness_}
@@ -166,6 +176,7 @@ class FaceHead:
             head = cls(
                 meta.encoder,
                 threshold=settings["threshold"],
+                people=settings.get("people"),  # older files took the published threshold
                 false_alarm_rate=settings["false_alarm_rate"],
                 device=device,
             )
@@ -195,9 +206,17 @@ class FaceHead:
             )
         return FaceGate(heads[0]._encoder(), heads)
 
-    def _calibrate(self, limit: float, strangers: FloatArray, encoder: FaceEncoder) -> None:
+    def _limit(self, encoder: FaceEncoder) -> tuple[float, str]:
+        """The distance up to which a face is the person's, before others' faces are seen; its source."""
+        if self.threshold is not None:
+            return self.threshold, "given by the user"
+        if self.people is None:
+            return encoder.threshold, encoder.threshold_source
+        return limit_for(encoder, self.people * len(self.keys_))
+
+    def _calibrate(self, strangers: FloatArray, encoder: FaceEncoder) -> None:
         """Threshold and slope on minus the distance; the limit stands unless other people's faces pass it."""
-        source = encoder.threshold_source if self.threshold is None else "given by the user"
+        limit, source = self._limit(encoder)
         self.threshold_, self.slope_ = -limit, STEEPNESS / limit
         if len(strangers):
             theirs = distances(strangers, self.keys_).min(axis=1)
@@ -216,12 +235,13 @@ class FaceHead:
 
     def _check_settings(self) -> None:
         wrong = self.threshold is not None and not 0 < self.threshold < float("inf")
-        if wrong or not 0 < self.false_alarm_rate < 1:
+        if wrong or not 0 < self.false_alarm_rate < 1 or not (self.people is None or self.people >= 1):
             raise InputError(
                 "A setting of the head is out of range.",
-                got=f"threshold={self.threshold}, false_alarm_rate={self.false_alarm_rate}",
-                expected="a threshold above 0 or None, and 0 < false_alarm_rate < 1",
-                fix="leave them at None and 0.01",
+                got=f"threshold={self.threshold}, people={self.people}, "
+                f"false_alarm_rate={self.false_alarm_rate}",
+                expected="a threshold above 0, people from 1 on (or None), and 0 < false_alarm_rate < 1",
+                fix="leave them at None, 100 and 0.01",
             )
 
 

@@ -46,6 +46,9 @@ class FaceEncoder(Protocol):
     Attributes:
         threshold: up to this Euclidean distance two descriptors count as one person's.
         threshold_source: where that number comes from, in a sentence.
+
+    One of descriptors of length 1 may also have `threshold_error`: the part of pairs of strangers that is
+    nearer than the threshold. With it heads are stricter where many people are known (`face_limit`).
     """
 
     threshold: float
@@ -90,6 +93,7 @@ class FacenetEncoder:
 
     id = DEFAULT_FACE_ENCODER
     threshold = 1.04
+    threshold_error = 0.0035
     threshold_source = (
         "1.04 is what deepface ships for this network (Facenet512, Euclidean distance at length 1), whose "
         "accuracy on pairs of Labeled Faces in the Wild is 99.65 % (facenet-pytorch)"

@@ -8,6 +8,7 @@ and `base`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from myvlm.backbones.attached import Attached
 from myvlm.backbones.base import ConceptRows, visual_norms
@@ -278,4 +280,4 @@ def features_of_words(path: Tensor, words: Tensor) -> Tensor:
     gram = path @ path.T
     ridge = gram.trace() / len(gram) * torch.eye(len(gram)).to(gram)
     found: Tensor = torch.linalg.solve(gram + ridge, words.T.to(gram)).T @ path
-    return found * (path.shape[1] ** 0.5 / found.norm(dim=-1, keepdim=True))
+    return functional.normalize(found, dim=-1) * math.sqrt(path.shape[1])

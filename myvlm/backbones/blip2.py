@@ -165,11 +165,9 @@ class Blip2Backbone(Backbone):
 
         A row stands among features of the vision tower, where no word has a place; see `features_of_words`.
         """
-        table = weight_of(self.model.get_input_embeddings())
         path = value_path(self.model.qformer, self.model.language_projection, self.dtype)
-        with torch.no_grad():
-            rows = functional.normalize(table[self.word_ids(word)].float(), dim=-1)
-            return functional.normalize(features_of_words(path, rows.mean(0)[None].to(path))[0], dim=-1)
+        middle = text.mean_embedding(self.model, self.word_ids(word))
+        return functional.normalize(features_of_words(path, middle[None].to(path))[0], dim=-1)
 
     def inserted(self, rows: Sequence[Sequence[ConceptRows]], *, record: bool = False) -> QFormerRows:
         """A context manager: within it the Q-Former also sees these rows."""

@@ -213,10 +213,7 @@ class LanguageRows(Backbone):
         return text.answer_ids(self.processor.tokenizer, "a", word)
 
     def word_direction(self, word: str) -> Tensor:
-        table = weight_of(self.model.get_input_embeddings())
-        with torch.no_grad():
-            rows = functional.normalize(table[self.word_ids(word)].float(), dim=-1)
-            return functional.normalize(rows.mean(0), dim=-1)
+        return functional.normalize(text.mean_embedding(self.model, self.word_ids(word)), dim=-1)
 
     def inserted(
         self, rows: Sequence[Sequence[ConceptRows]], sentinels: Sequence[int] | None = None

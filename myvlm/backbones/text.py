@@ -1,4 +1,4 @@
-"""Prompts, answers and words as token ids: the same in learning as in use. Imports torch and the errors."""
+"""Prompts, answers, words: as token ids, the same in learning and use. Imports torch, placement, errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from myvlm.backbones.placement import weight_of
 from myvlm.errors import BackboneError, InputError
 
 _REPLY = {"role": "assistant", "content": [{"type": "text", "text": "myvlm"}]}
@@ -236,3 +238,10 @@ def _usefulness(tokenizer: Any, token: int) -> tuple[bool, bool, int]:
     """Sorts special tokens: in reserve, of some use, the unknown word; then by id."""
     reserved = bool(_RESERVED.search(tokenizer.convert_ids_to_tokens(token)))
     return token == tokenizer.unk_token_id, not reserved, token
+
+
+@torch.no_grad()
+def mean_embedding(model: Any, ids: Sequence[int]) -> Tensor:
+    """`W` float32: the mean of where the model's embeddings of these tokens point."""
+    rows = weight_of(model.get_input_embeddings())[list(ids)].float()
+    return functional.normalize(rows, dim=-1).mean(0)

@@ -14,9 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from copy import copy
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
@@ -25,10 +23,10 @@ import typer
 from lite2 import photos_weighted_accuracy
 from PIL import Image
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from scipy.optimize import brentq
 from scipy.stats import chi
+from tally import in_processes
 
 from myvlm.concept import Concept, Embedding
 from myvlm.heads import FaceHead, ObjectHead, encoders
@@ -40,7 +38,6 @@ from myvlm.tinyworld.fewshot import pictures
 ENCODER = "tinyworld/clip"
 NEGATIVES = 20
 SMALL = 0.05
-console = Console(stderr=True)
 Figures = dict[str, float | None]
 
 
@@ -79,10 +76,9 @@ def tinyworld(concepts: int, seeds: int, tests: int, workers: int) -> Figures:
     """Recall, rejection of look-alikes that differ in one attribute, small objects, calibration."""
     runs = [(number, seed, tests) for number in range(concepts) for seed in range(seeds)]
     found: dict[str, list[float]] = {}
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        for outcome in track(pool.map(one_user, runs), "tinyworld", len(runs), console=console):
-            for name, values in outcome.items():
-                found.setdefault(name, []).extend(values)
+    for _, outcome in in_processes(one_user, runs, "tinyworld", workers=workers):
+        for name, values in outcome.items():
+            found.setdefault(name, []).extend(values)
     likely = {name: np.array(found.pop(name)) for name in ("likely", "likely_negatives", "truths")}
     figures: Figures = {name: round(statistics.fmean(values), 4) for name, values in found.items()}
     for suffix in ("", "_negatives"):

@@ -53,17 +53,22 @@ class Tally:
 LOADED: dict[str, MyVLM] = {}
 
 
-def load(backbone: str) -> None:
+def begin(backbone: str | None) -> None:
     """What every process does first."""
     torch.set_num_threads(1)
     logging.disable_progress_bar()
-    LOADED["vlm"] = MyVLM.from_pretrained(backbone)
+    if backbone is not None:
+        LOADED["vlm"] = MyVLM.from_pretrained(backbone)
 
 
 def in_processes(
-    measure: Callable[[Run], Outcome], runs: Sequence[Run], what: str, *, backbone: str, workers: int
-) -> Iterator[tuple[Run, Outcome]]:
-    """Every run and its outcome, in order, as soon as it is there; the progress is shown on stderr."""
-    with ProcessPoolExecutor(workers, get_context("spawn"), load, (backbone,)) as pool:
+    measure: Callable[[Run], Outcome], runs: Sequence[Run], what: str, *,
+    workers: int, backbone: str | None = None,
+) -> Iterator[tuple[Run, Outcome]]:  # fmt: skip
+    """Every run and its outcome, in order, as soon as it is there; the progress is shown on stderr.
+
+    Each process has one thread, and the backbone, if any, in `LOADED`.
+    """
+    with ProcessPoolExecutor(workers, get_context("spawn"), begin, (backbone,)) as pool:
         made = zip(runs, pool.map(measure, runs), strict=True)
         yield from track(made, what, len(runs), console=Console(stderr=True))

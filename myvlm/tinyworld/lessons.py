@@ -49,6 +49,23 @@ def _plain_caption(scene: Scene, random: Random) -> Exchange:
     return Exchange(random.choice(CAPTION_PROMPTS), caption(scene, random, stray))
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """The texts of one picture, and the words of the hints that stand beside its features."""
+
+    texts: list[Exchange]
+    hints: list[list[str]]
+
+
+def teach(scene: Scene, random: Random, boxes: bool, *, beside: float) -> Lesson:
+    """Some pictures, this part of them, have their hints beside their features, for all their texts; the
+    rest in the words of each text."""
+    if random.random() < beside:
+        hints, texts = told_lessons(scene, random, boxes=boxes)
+        return Lesson(texts, hints)
+    return Lesson(lessons(scene, random, boxes=boxes), [])
+
+
 def told_lessons(
     scene: Scene, random: Random, *, boxes: bool = True
 ) -> tuple[list[list[str]], list[Exchange]]:
@@ -59,7 +76,7 @@ def told_lessons(
     >>> hints, [exchange.hint for exchange in exchanges]
     ([['noah', 'striped', 'red', 'lamp'], ['heidi']], ['', '', '', '', '', ''])
     """
-    told = _hints(scene, random, at_least=random.choice((1, 1, 2)))
+    told = _hints(scene, random, at_least=random.choice((1, 1, 2, 3)))
     said = [told.caption(), told.caption(), *(told.question(boxes=boxes) for _ in range(4))]
     bags = [[word for word in line.split() if word not in _SAY_NOTHING] for line in told.lines]
     return bags, [replace(exchange, hint="") for exchange in said]
@@ -67,6 +84,17 @@ def told_lessons(
 
 _SAY_NOTHING = frozenset("is the called this my : .".split())
 """Words and signs of a hint that hold it together."""
+
+
+NOISE = 0.3
+"""Of a hint's direction of unit mean square: a row that is learned is not quite its words'."""
+
+
+def scattered(direction: Tensor, random: Random, generator: torch.Generator) -> Tensor:
+    """One to four rows of a direction (D), all but for noise; its own size does not matter."""
+    noise = torch.randn(random.randint(1, 4), len(direction), generator=generator).to(direction)
+    spread: Tensor = direction * (len(direction) ** 0.5 / direction.norm()) + NOISE * noise
+    return spread
 
 
 @dataclass(frozen=True)

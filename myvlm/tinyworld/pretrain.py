@@ -63,6 +63,9 @@ def main(
         str, typer.Option(help="clip, llava or blip2: that one alone; llava needs `clip`, blip2 `llava`.")
     ] = "",
     blip2_steps: Annotated[int, typer.Option(help="Steps of 32 pictures.")] = 1600,
+    drawn: Annotated[
+        int, typer.Option(help="Steps of this seed that `before` was trained for: other batches are drawn.")
+    ] = 0,
 ) -> None:
     """Draw the scenes, train tinyworld/clip, then tinyworld/llava and /blip2, and write all with cards."""
     torch.set_num_threads(threads)
@@ -71,20 +74,21 @@ def main(
     recipe = {"seed": seed, "scenes": scenes, "device": device, "python": platform.python_version()}
     place = torch.device(device)
     if only in ("", "clip"):
-        clip = _schedule(before, clip_steps, 192, work / "clip.pt", place)
+        clip = _schedule(before, clip_steps, 192, work / "clip.pt", place, drawn)
         start = _weights(before / "clip" / "open_clip_model.safetensors") if before else None
         state = _run("tinyworld/clip", train_clip(corpus, seed, clip, start), clip)
         made = {**recipe, "steps": clip_steps, "batch": 192, **_gone_on_from(before, "clip")}
         export_clip(out / "clip", state, made)
     if only in ("", "llava"):
-        llava = replace(_schedule(before, llava_steps, 48, work / "llava.pt", place), compile=compiled)
+        llava = _schedule(before, llava_steps, 48, work / "llava.pt", place, drawn)
+        llava = replace(llava, compile=compiled)
         start = _llava_weights(before / "llava") if before else None
         tower = start or _weights(out / "clip" / "open_clip_model.safetensors")
         state = _run("tinyworld/llava", train_llava(corpus, seed, llava, tower, start), llava)
         made = {**recipe, "steps": llava_steps, "batch": 48, **_gone_on_from(before, "llava")}
         export_llava(out / "llava", state, made)
     if only in ("", "blip2"):
-        blip2 = _schedule(before, blip2_steps, 32, work / "blip2.pt", place)
+        blip2 = _schedule(before, blip2_steps, 32, work / "blip2.pt", place, drawn)
         start = _blip2_weights(before / "blip2") if before else None
         steps = train_blip2(corpus, seed, blip2, _llava_weights(out / "llava"), start)
         state = _run("tinyworld/blip2", steps, blip2)
@@ -93,12 +97,12 @@ def main(
 
 
 def _schedule(
-    before: Path | None, steps: int, batch: int, checkpoint: Path, device: torch.device
+    before: Path | None, steps: int, batch: int, checkpoint: Path, device: torch.device, drawn: int
 ) -> Schedule:
     """From nothing at the full rate; from earlier weights at half of it, cooling down nearly all the way."""
     if before is None:
-        return Schedule(steps, batch, 2e-3, checkpoint, device)
-    return Schedule(steps, batch, 1e-3, checkpoint, device, warmup=50, cooling=0.8)
+        return Schedule(steps, batch, 2e-3, checkpoint, device, drawn=drawn)
+    return Schedule(steps, batch, 1e-3, checkpoint, device, warmup=50, cooling=0.8, drawn=drawn)
 
 
 def _gone_on_from(before: Path | None, model: str) -> dict[str, str]:
@@ -177,7 +181,7 @@ def export_llava(folder: Path, state: Mapping[str, Tensor], recipe: Mapping[str,
     processor.save_pretrained(folder)
     scores = score_llava(model.float().eval(), processor)
     about = "a `LlavaForConditionalGeneration` (CLIP tower 192 × 4, Llama 192 × 5, 320 words)"
-    write_card(folder, "tinyworld/llava", about, recipe, scores)
+    write_card(folder, "tinyworld/llava", about, recipe, scores, told=TOLD_BEHIND_FEATURES)
 
 
 def export_blip2(folder: Path, state: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> None:
@@ -196,22 +200,23 @@ def _save_half(state: Mapping[str, Tensor], file: Path) -> None:
     save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in state.items()}, file)
 
 
-TOLD_IN_TEXT = (
-    "Words alone went into the language model, never a vector: identifiers were met in a few captions out of "
-    "the blue, and where a hint in words named a thing."
-)
-TOLD_BESIDE_FEATURES = (
+TOLD = (
     "Identifiers were met in a few captions out of the blue, and where a hint named a thing: in words of the "
-    "text, or, in most pictures, beside the picture's features, where the sum of the embeddings of the "
-    "hint's words stood as the feature that the Q-Former hands on as that. No learned vector ever stood "
-    "there."
+    "text, or, in most pictures, {}. No learned vector ever stood there."
 )
 """What the cards say of how a name came into the models."""
+TOLD_BEHIND_FEATURES = TOLD.format(
+    "behind the picture's features, where the sum of the embeddings of the hint's words stood as a row"
+)
+TOLD_BESIDE_FEATURES = TOLD.format(
+    "beside the picture's features, where the sum of the embeddings of the hint's words stood as the feature "
+    "that the Q-Former hands on as that"
+)
 
 
 def write_card(
     folder: Path, name: str, about: str, recipe: Mapping[str, Any], scores: Mapping[str, float],
-    *, told: str = TOLD_IN_TEXT,
+    *, told: str = "",
 ) -> None:  # fmt: skip
     """The card: what it is, how it came to be, what it scores."""
     made = ", ".join(f"{key} {value}" for key, value in recipe.items())
@@ -221,7 +226,7 @@ def write_card(
         f"{about[0].upper()}{about[1:]}, small, trained on the rendered scenes of `myvlm.tinyworld`, for "
         "demonstration and measurement. It makes no claim about photographs.\n\n"
         f"Made by `python -m myvlm.tinyworld.pretrain` on {datetime.now(UTC):%Y-%m-%d}: {made}. "
-        f"Weights in float16. {told}\n\n"
+        f"Weights in float16.{told and ' ' + told}\n\n"
         f"On 500 scenes that training did not show:\n\n| | share right |\n| --- | --- |\n{rows}\n"
     )
 

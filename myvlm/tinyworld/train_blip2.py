@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -16,7 +16,7 @@ from myvlm.backbones.base import ConceptRows
 from myvlm.backbones.qformer import QFormerRows, features_of_words, value_path
 from myvlm.tinyworld.corpus import Corpus, pixels
 from myvlm.tinyworld.language import CAPTION_PROMPTS, IDENTIFIERS, Exchange
-from myvlm.tinyworld.lessons import PackedTexts, lessons, pack, told_lessons
+from myvlm.tinyworld.lessons import PackedTexts, pack, scattered, teach
 from myvlm.tinyworld.models import CLIP_WIDTH
 from myvlm.tinyworld.models_blip2 import (
     QUERY_TOKENS,
@@ -29,7 +29,6 @@ from myvlm.tinyworld.models_blip2 import (
     new_blip2,
     token_size,
 )
-from myvlm.tinyworld.scenes import Scene
 from myvlm.tinyworld.train_clip import PatchLabeller
 from myvlm.tinyworld.train_llava import IDENTIFIER_WEIGHT, PATCH_WEIGHT, draw_batch
 from myvlm.tinyworld.training import Schedule, Step, make_optimisers
@@ -42,8 +41,6 @@ SAMPLE = 64
 """Pictures on which the mean spread of patches is taken."""
 TOLD_BESIDE = 0.75
 """Part of the pictures whose hints stand beside their features."""
-NOISE = 0.3
-"""Of a hint's direction of unit mean square: a row that is learned is not quite its words'."""
 
 
 def asked(exchange: Exchange) -> str:
@@ -104,8 +101,10 @@ def train_blip2(
     optimisers = make_optimisers(parts, schedule)
     start = schedule.resume(model, labeller, *optimisers)
     for number in range(start, schedule.steps):
-        random = Random(f"blip2 {seed} {number}")
-        images, labels, whole, taught = draw_batch(corpus, random, schedule.batch, teach)
+        random = Random(f"blip2 {seed} {schedule.drawn + number}")
+        images, labels, whole, taught = draw_batch(
+            corpus, random, schedule.batch, partial(teach, beside=TOLD_BESIDE)
+        )
         texts = pack_blip2([lesson.texts for lesson in taught], words)
         beside = words_as_features(model, [lesson.hints for lesson in taught], words, random)
         with schedule.fast(), QFormerRows(model.qformer, beside):
@@ -157,26 +156,6 @@ def pack_blip2(texts: Sequence[Sequence[Exchange]], words: dict[str, int]) -> Pa
     return pack(texts, words, ask=asked, prefix=QUERY_TOKENS)
 
 
-@dataclass(frozen=True)
-class Lesson:
-    """The texts of one picture, and the words of the hints that stand beside its features."""
-
-    texts: list[Exchange]
-    hints: list[list[str]]
-
-
-def teach(scene: Scene, random: Random, boxes: bool) -> Lesson:
-    """Most pictures have their hints beside their features, for all their texts; the rest in each text.
-
-    A concept's row stands among features of the vision tower. As `tinyworld/llava` has read hints where its
-    rows will stand, so has the Q-Former: the words of a hint, in one place (`words_as_features`).
-    """
-    if random.random() < TOLD_BESIDE:
-        hints, texts = told_lessons(scene, random, boxes=boxes)
-        return Lesson(texts, hints)
-    return Lesson(lessons(scene, random, boxes=boxes), [])
-
-
 @torch.no_grad()
 def words_as_features(
     model: Any, hints: Sequence[Sequence[Sequence[str]]], words: Mapping[str, int], random: Random
@@ -193,12 +172,7 @@ def words_as_features(
     wanted = torch.stack([table[[words[word] for word in bag]].sum(0) for bag in bags])
     directions = iter(features_of_words(value_path(model.qformer, model.language_projection), wanted))
     generator = torch.Generator().manual_seed(random.randrange(2**62))
-    return [[ConceptRows(_scattered(next(directions), random, generator)) for _ in own] for own in hints]
-
-
-def _scattered(direction: Tensor, random: Random, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(random.randint(1, 4), len(direction), generator=generator).to(direction)
-    return direction + NOISE * noise
+    return [[ConceptRows(scattered(next(directions), random, generator)) for _ in own] for own in hints]
 
 
 @torch.no_grad()

@@ -100,7 +100,7 @@ def train_clip(
     optimisers = make_optimisers([(model, 1.0), (labeller, 1.0)], schedule)
     start = schedule.resume(model, labeller, *optimisers)
     for number in range(start, schedule.steps):
-        random = Random(f"clip {seed} {number}")
+        random = Random(f"clip {seed} {schedule.drawn + number}")
         batch = _batch(corpus, random, schedule.batch)
         images, labels, whole, single = (one.to(device) for one in batch[:4])
         texts = batch[4]

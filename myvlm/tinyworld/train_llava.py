@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from random import Random
 from typing import Any, TypeVar
 
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from myvlm.backbones.base import ConceptRows, visual_norms
 from myvlm.tinyworld.corpus import Corpus, affine, brighten, pixels, warp
 from myvlm.tinyworld.language import IDENTIFIERS, mirror
-from myvlm.tinyworld.lessons import PREFIX, PackedTexts, lessons, pack
+from myvlm.tinyworld.lessons import PREFIX, PackedTexts, pack, scattered, teach
 from myvlm.tinyworld.models import CLIP_WIDTH, SPECIAL, build_tokenizer, new_llava
 from myvlm.tinyworld.scenes import Scene
 from myvlm.tinyworld.train_clip import PatchLabeller, patch_attributes, place_and_weather
@@ -20,6 +22,8 @@ from myvlm.tinyworld.training import Schedule, Step, make_optimisers
 
 T = TypeVar("T")
 
+TOLD_BESIDE = 0.65
+"""Part of the pictures whose hints stand behind their features, where a concept's rows will stand."""
 IDENTIFIER_WEIGHT = 4.0
 """Loss weight of identifier tokens: few, and the ones that matter."""
 TOWER_RATE = 0.3
@@ -86,16 +90,17 @@ def train_llava(
     optimisers = make_optimisers(parts, schedule)
     start = schedule.resume(model, labeller, *optimisers)
     for number in range(start, schedule.steps):
-        random = Random(f"llava {seed} {number}")
+        random = Random(f"llava {seed} {schedule.drawn + number}")
         generator = torch.Generator().manual_seed(random.randrange(2**62))
-        images, labels, whole, lesson = draw_batch(
-            corpus, random, schedule.batch, lambda scene, random, boxes: lessons(scene, random, boxes=boxes)
+        images, labels, whole, taught = draw_batch(
+            corpus, random, schedule.batch, partial(teach, beside=TOLD_BESIDE)
         )
-        texts = pack(lesson, words)
+        texts = pack([lesson.texts for lesson in taught], words)
+        beside = words_as_rows(model, [lesson.hints for lesson in taught], words, random)
         with schedule.fast():
             seen = core.vision_tower(images.to(device)).last_hidden_state[:, 1:]
             patch_loss = labeller.loss(seen, labels.to(device), whole.to(device))
-            logits, targets = answer_logits(model, seen, texts, generator)
+            logits, targets = answer_logits(model, seen, texts, generator, beside)
         losses = F.cross_entropy(logits.float(), targets, reduction="none")
         weight = weights[targets]
         loss = (losses * weight).sum() / weight.sum()
@@ -109,13 +114,34 @@ def train_llava(
         yield Step(number + 1, values, model, labeller, optimisers)
 
 
+@torch.no_grad()
+def words_as_rows(
+    model: Any, hints: Sequence[Sequence[Sequence[str]]], words: Mapping[str, int], random: Random
+) -> list[list[ConceptRows]]:
+    """Each picture's hints as rows behind its features: one to four a hint, all its words in one place, but
+    for noise, as where learning starts."""
+    table = F.normalize(model.get_input_embeddings().weight, dim=-1)
+    generator = torch.Generator().manual_seed(random.randrange(2**62))
+    return [
+        [
+            ConceptRows(scattered(table[[words[word] for word in bag]].sum(0), random, generator))
+            for bag in own
+        ]
+        for own in hints
+    ]
+
+
 def answer_logits(
-    model: Any, seen: Tensor, texts: PackedTexts, generator: torch.Generator | None
+    model: Any,
+    seen: Tensor,
+    texts: PackedTexts,
+    generator: torch.Generator | None,
+    beside: Sequence[Sequence[ConceptRows]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Logits at every trained position of all texts (N × V) and their targets (N).
 
     The patches `seen` (B × 64 × D) are encoded once for all texts of their picture, which see them but not
-    each other (one block mask).
+    each other (one block mask); so are the rows `beside` them.
     """
     core, device = model.model, seen.device
     seen = core.multi_modal_projector(seen)
@@ -127,17 +153,33 @@ def answer_logits(
         noise = torch.rand(written.shape, generator=generator) * 2 - 1
         written = written + size * noise.to(device)
     front = table(head).expand(len(seen), -1, -1)
-    inputs = torch.cat([front.to(seen.dtype), seen, written.to(seen.dtype)], dim=1)
-    start = torch.arange(len(PREFIX), device=device).expand(len(seen), -1)
+    rows, counts = _entering(beside or [[] for _ in seen], seen)
+    first, most = len(PREFIX), rows.shape[1]
+    inputs = torch.cat([front.to(seen.dtype), seen, rows, written.to(seen.dtype)], dim=1)
+    mask = texts.mask(first + most).to(device, inputs.dtype)
+    columns = torch.arange(inputs.shape[1], device=device)
+    empty = (columns >= first + counts[:, None]) & (columns < first + most)
+    start = torch.arange(first + most, device=device).expand(len(seen), -1)
     hidden = core.language_model(
         inputs_embeds=inputs,
-        attention_mask=texts.mask(len(PREFIX)).to(device, inputs.dtype),
-        position_ids=torch.cat([start, texts.position.to(device)], dim=1),
+        attention_mask=mask.masked_fill(empty[:, None, None], -1e4),
+        position_ids=torch.cat([start, texts.position.to(device) + counts[:, None]], dim=1),
         use_cache=False,
-    ).last_hidden_state[:, len(PREFIX) :]
+    ).last_hidden_state[:, first + most :]
     targets = texts.targets.to(device)
     trained = targets != -100
     return model.lm_head(hidden[trained]), targets[trained]
+
+
+def _entering(beside: Sequence[Sequence[ConceptRows]], seen: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows as they enter, `B × R × D`, padded with zeros to the most, and how many each picture has."""
+    own = []
+    for rows, tokens in zip(beside, seen, strict=True):
+        norms = visual_norms(tokens)
+        entering = [concept.entering(norms).to(seen) for concept in rows]
+        own.append(torch.cat([seen.new_zeros(0, seen.shape[-1]), *entering]))
+    counts = torch.tensor([len(rows) for rows in own], device=seen.device)
+    return torch.nn.utils.rnn.pad_sequence(own, batch_first=True), counts
 
 
 def _prefix_ids() -> list[int]:

@@ -28,7 +28,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, how wide and how fast; `checkpoint` is read at the start if it is there."""
+    """How long, how wide and how fast; `checkpoint` is read at the start if it is there.
+
+    `drawn` counts the batches that earlier trainings of the same seed and corpus drew: others are drawn.
+    """
 
     steps: int
     batch: int
@@ -38,6 +41,7 @@ class Schedule:
     warmup: int = 100
     cooling: float = 0.4
     compile: bool = False
+    drawn: int = 0
 
     def factor(self, number: int) -> float:
         """Linear warm-up, flat, then linear to zero over the last part, `cooling`, of the steps."""

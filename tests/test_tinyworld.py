@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from myvlm.backbones.llava import LlavaBackbone
 from myvlm.tinyworld import few_shot, sample_picture
 from myvlm.tinyworld.corpus import Corpus, load_corpus, pixels, warp
-from myvlm.tinyworld.draw import draw_with_labels
+from myvlm.tinyworld.draw import draw_scene, draw_with_labels
 from myvlm.tinyworld.language import (
     IDENTIFIERS,
     KNOWN_NAMES,
@@ -24,7 +25,7 @@ from myvlm.tinyworld.language import (
     reference,
     vocabulary,
 )
-from myvlm.tinyworld.lessons import PREFIX, lessons, pack
+from myvlm.tinyworld.lessons import PREFIX, lessons, pack, teach
 from myvlm.tinyworld.models import build_llava_processor, build_tokenizer, new_llava
 from myvlm.tinyworld.scenes import (
     SIZE,
@@ -35,7 +36,7 @@ from myvlm.tinyworld.scenes import (
     random_scene,
 )
 from myvlm.tinyworld.train_clip import new_clip, train_clip
-from myvlm.tinyworld.train_llava import adopt_vision_tower, answer_logits, train_llava
+from myvlm.tinyworld.train_llava import adopt_vision_tower, answer_logits, train_llava, words_as_rows
 from myvlm.tinyworld.training import Schedule, orthogonalised
 from myvlm.tinyworld.truth import context_right, iou, leaks, names_thing, read_box, same_answer, words
 
@@ -189,6 +190,29 @@ def test_packed_texts_see_the_picture_and_their_own_past_only() -> None:
     assert len(lesson) >= 5
     assert torch.equal(targets, torch.cat([t for _, t in alone]))
     torch.testing.assert_close(together, torch.cat([logits for logits, _ in alone]), atol=2e-4, rtol=1e-4)
+
+
+def test_hints_behind_the_features_are_read_as_a_concepts_rows_are() -> None:
+    """Loss of training, two pictures with other numbers of rows in one batch, against that of learning."""
+    model, vocab, random = new_llava(0).eval(), build_tokenizer().get_vocab(), Random(3)
+    lessons_here = [teach(scene, random, True, beside=1.0) for scene in SCENES[:2]]
+    texts = [[lesson.texts[0]] for lesson in lessons_here]
+    shown = [draw_scene(scene) for scene in SCENES[:2]]
+    beside = words_as_rows(model, [[["ulmo", "red", "mug"]], [["sks"], ["dog", "vex"]]], vocab, random)
+    assert [len(own) for own in beside] == [1, 2]
+    backbone = LlavaBackbone(model, build_llava_processor())
+    alike = torch.cosine_similarity(beside[1][0].directions, backbone.word_direction("sks")[None])
+    assert bool((alike > 0.9).all())
+    model.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        image = pixels(np.stack([np.asarray(picture) for picture in shown]))
+        seen = model.model.vision_tower(image).last_hidden_state[:, 1:]
+        logits, targets = answer_logits(model, seen, pack(texts, vocab), None, beside)
+        ours = torch.nn.functional.cross_entropy(logits, targets)
+        learning = backbone.answer_loss(
+            backbone.encode(shown), [own[0].prompt for own in texts], [own[0].answer for own in texts], beside
+        )
+    torch.testing.assert_close(ours, learning.cross_entropy, atol=1e-4, rtol=1e-4)
 
 
 def test_llava_adopts_the_vision_tower_of_open_clip() -> None:

@@ -74,7 +74,7 @@ def told_lessons(
     >>> from myvlm.tinyworld.scenes import random_scene
     >>> hints, exchanges = told_lessons(random_scene(Random(5)), Random(5))
     >>> hints, [exchange.hint for exchange in exchanges]
-    ([['noah', 'striped', 'red', 'lamp'], ['heidi']], ['', '', '', '', '', ''])
+    ([['blue', 'lamp', 'qlk'], ['dog', 'otto'], ['miss']], ['', '', '', '', '', ''])
     """
     told = _hints(scene, random, at_least=random.choice((1, 1, 2, 3)))
     said = [told.caption(), told.caption(), *(told.question(boxes=boxes) for _ in range(4))]

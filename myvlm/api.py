@@ -297,13 +297,17 @@ class MyVLM:
         """
         self.concepts[identifier]  # known, or an error that lists those that are
         [photo] = load_images(image)
-        found = self._recognise([photo])
-        detection = next((d for d in found[0] if d.identifier == identifier), None)
+        [found] = self._recognise([photo])
+        detection = next((d for d in found if d.identifier == identifier), None)
         prompt = self.backbone.refer(identifier)
-        reply = None
+        said = ""
         if prompt and detection and detection.present:
-            [reply] = self._say([photo], found, prompt, {"max_new_tokens": LONGEST})
-        return located(self.backbone, detection, reply, photo.image)
+            # Its own rows alone: with those of the others that are there a small model points at these too.
+            alone = [self.concepts[identifier]]
+            prompts, rows = [_in_spoken_words(prompt, alone)], [[self._rows(alone[0])]]
+            [answer] = self.backbone.generate([photo.image], prompts, rows, max_new_tokens=LONGEST)
+            said = _in_own_words(answer.text, alone)
+        return located(self.backbone, detection, said, photo.image)
 
     @contextmanager
     def generic(self) -> Iterator[Self]:

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from myvlm.backbones import Backbone
 from myvlm.heads import Box, Detection
-from myvlm.reply import MARK, Reply, data_url
+from myvlm.reply import MARK, data_url
 
 LONGEST = 128
 """New tokens that a reply with a box may have."""
@@ -46,17 +46,16 @@ class Location:
 
 
 def located(
-    backbone: Backbone, detection: Detection | None, reply: Reply | None, image: Image.Image
+    backbone: Backbone, detection: Detection | None, said: str, image: Image.Image
 ) -> Location:
     """Put together what the head and the model say of one concept in one picture.
 
     Args:
         detection: the head's; None where nothing was recognised at all.
-        reply: the model's to `backbone.refer`; None where it was not asked.
+        said: the model's answer to `backbone.refer`; empty where it was not asked.
     """
-    said = reply.text if reply else ""
     if detection is None or not detection.present:
         return Location(None, None, said, image)
-    if reply and (box := backbone.read_box(said, image.size)):
+    if said and (box := backbone.read_box(said, image.size)):
         return Location(box, "model", said, image)
     return Location(detection.box, "head" if detection.box else None, said, image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Taught, around
@@ -19,7 +20,6 @@ from myvlm.cli import app
 from myvlm.errors import UnknownConceptError
 from myvlm.heads import Detection
 from myvlm.locating import located
-from myvlm.reply import Reply
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.tinyworld.truth import iou
 
@@ -74,19 +74,17 @@ def test_the_head_answers_where_the_model_says_no_box() -> None:
     backbone = backbone_for(*FAMILIES["PaliGemma"]())
     seen = Detection("sks", 0.9, True, (1.0, 2.0, 3.0, 4.0))
     unseen = Detection("sks", 0.1, False, None)
-    talk = Reply("no idea", (seen,), IMAGE)
-    right = Reply("<loc0000><loc0000><loc0512><loc0512> sks", (seen,), IMAGE)
-    for detection, reply, box, by in (
+    talk, right = "no idea", "<loc0000><loc0000><loc0512><loc0512> sks"
+    for detection, said, box, by in (
         (seen, right, (0.0, 0.0, 100.0, 50.0), "model"),
         (seen, talk, seen.box, "head"),
-        (seen, None, seen.box, "head"),
+        (seen, "", seen.box, "head"),
         (Detection("sks", 0.9, True, None), talk, None, None),
-        (unseen, None, None, None),
-        (None, None, None, None),
+        (unseen, "", None, None),
+        (None, "", None, None),
     ):
-        found = located(backbone, detection, reply, IMAGE)
-        assert (found.box, found.by) == (box, by)
-        assert found.said == (reply.text if reply else "")
+        found = located(backbone, detection, said, IMAGE)
+        assert (found.box, found.by, found.said) == (box, by, said)
         assert ("not found" in found._repr_html_()) == (box is None)
 
 
@@ -110,6 +108,26 @@ def test_locate_finds_the_thing_it_learned(fresh: MyVLM, taught: Taught, unchang
         assert fresh.locate(picture, taught.word).box is None
     with pytest.raises(UnknownConceptError, match="nobody"):
         fresh.locate(picture, "nobody")
+
+
+def test_others_that_are_there_have_no_part_in_where_one_is(
+    fresh: MyVLM, taught: Taught, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh.concepts.add(taught.folder)
+    fresh.concepts.rename(taught.word, "ohwx")
+    fresh.concepts.add(taught.folder)
+    picture = pictures(taught.kit.present)[0]
+    entered: list[int] = []
+    generate = fresh.backbone.generate
+
+    def counting(images: Any, prompts: Any, rows: Any, **how: Any) -> Any:
+        entered.append(len(rows[0]))
+        return generate(images, prompts, rows, **how)
+
+    monkeypatch.setattr(fresh.backbone, "generate", counting)
+    assert fresh.caption(picture).seen == ("ohwx", taught.word)
+    assert fresh.locate(picture, taught.word).box == fresh.locate(picture, "ohwx").box
+    assert entered == [2, 1, 1]
 
 
 def test_the_command_shows_boxes(

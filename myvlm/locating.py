@@ -45,9 +45,7 @@ class Location:
         )
 
 
-def located(
-    backbone: Backbone, detection: Detection | None, said: str, image: Image.Image
-) -> Location:
+def located(backbone: Backbone, detection: Detection | None, said: str, image: Image.Image) -> Location:
     """Put together what the head and the model say of one concept in one picture.
 
     Args:

@@ -25,7 +25,7 @@ from myvlm.tinyworld.language import (
     reference,
     vocabulary,
 )
-from myvlm.tinyworld.lessons import PREFIX, lessons, pack, teach
+from myvlm.tinyworld.lessons import PREFIX, Hint, lessons, pack, teach
 from myvlm.tinyworld.models import build_llava_processor, build_tokenizer, new_llava
 from myvlm.tinyworld.scenes import (
     SIZE,
@@ -36,7 +36,14 @@ from myvlm.tinyworld.scenes import (
     random_scene,
 )
 from myvlm.tinyworld.train_clip import new_clip, train_clip
-from myvlm.tinyworld.train_llava import adopt_vision_tower, answer_logits, train_llava, words_as_rows
+from myvlm.tinyworld.train_llava import (
+    PATCHES,
+    adopt_vision_tower,
+    answer_logits,
+    train_llava,
+    where_named,
+    words_as_rows,
+)
 from myvlm.tinyworld.training import Schedule, orthogonalised
 from myvlm.tinyworld.truth import context_right, iou, leaks, names_thing, read_box, same_answer, words
 
@@ -185,11 +192,11 @@ def test_packed_texts_see_the_picture_and_their_own_past_only() -> None:
     image = pixels(np.asarray(draw_with_labels(SCENES[0])[0])[None])
     with torch.no_grad():
         seen = model.model.vision_tower(image).last_hidden_state[:, 1:]
-        together, targets = answer_logits(model, seen, pack([lesson], vocab), None)
+        together, targets, _ = answer_logits(model, seen, pack([lesson], vocab), None)
         alone = [answer_logits(model, seen, pack([[e]], vocab), None) for e in lesson]
     assert len(lesson) >= 5
-    assert torch.equal(targets, torch.cat([t for _, t in alone]))
-    torch.testing.assert_close(together, torch.cat([logits for logits, _ in alone]), atol=2e-4, rtol=1e-4)
+    assert torch.equal(targets, torch.cat([t for _, t, _ in alone]))
+    torch.testing.assert_close(together, torch.cat([logits for logits, *_ in alone]), atol=2e-4, rtol=1e-4)
 
 
 def test_hints_behind_the_features_are_read_as_a_concepts_rows_are() -> None:
@@ -198,7 +205,8 @@ def test_hints_behind_the_features_are_read_as_a_concepts_rows_are() -> None:
     lessons_here = [teach(scene, random, True, beside=1.0) for scene in SCENES[:2]]
     texts = [[lesson.texts[0]] for lesson in lessons_here]
     shown = [draw_scene(scene) for scene in SCENES[:2]]
-    beside = words_as_rows(model, [[["ulmo", "red", "mug"]], [["sks"], ["dog", "vex"]]], vocab, random)
+    hints = [[Hint("ulmo is the red mug", "ulmo", 1)], [Hint("sks", "sks", 0), Hint("dog : vex .", "vex", 2)]]
+    beside = words_as_rows(model, hints, vocab, random)
     assert [len(own) for own in beside] == [1, 2]
     backbone = LlavaBackbone(model, build_llava_processor())
     alike = torch.cosine_similarity(beside[1][0].directions, backbone.word_direction("sks")[None])
@@ -207,12 +215,25 @@ def test_hints_behind_the_features_are_read_as_a_concepts_rows_are() -> None:
     with torch.no_grad():
         image = pixels(np.stack([np.asarray(picture) for picture in shown]))
         seen = model.model.vision_tower(image).last_hidden_state[:, 1:]
-        logits, targets = answer_logits(model, seen, pack(texts, vocab), None, beside)
+        logits, targets, found = answer_logits(model, seen, pack(texts, vocab), None, beside)
         ours = torch.nn.functional.cross_entropy(logits, targets)
         learning = backbone.answer_loss(
             backbone.encode(shown), [own[0].prompt for own in texts], [own[0].answer for own in texts], beside
         )
     torch.testing.assert_close(ours, learning.cross_entropy, atol=1e-4, rtol=1e-4)
+
+    # What a row is labelled with: the patches of its thing, or the last place where it is not there.
+    shown = torch.zeros(2, PATCHES, dtype=torch.long)
+    shown[0, :4] = 1
+    shown[1, 5], shown[1, 7:9] = 1, 2
+    where = where_named(hints, beside, shown)
+    counts = [rows.count for own in beside for rows in own]
+    assert len(where) == len(found) == sum(counts)
+    sought, absent, dog = (where[n] for n in (0, counts[0], counts[0] + counts[1]))
+    assert sought[:5].tolist() == [0.25] * 4 + [0]
+    assert absent.nonzero().tolist() == [[PATCHES]]
+    assert dog.nonzero().flatten().tolist() == [7, 8]
+    assert torch.equal(where.sum(1), torch.ones(len(where)))
 
 
 def test_llava_adopts_the_vision_tower_of_open_clip() -> None:

@@ -15,7 +15,7 @@ from myvlm.errors import UnknownBackboneError
 from myvlm.tinyworld import assets, pretrain, sample_picture
 from myvlm.tinyworld.corpus import Corpus, load_corpus, pixels
 from myvlm.tinyworld.language import IDENTIFIERS, KNOWN_NAMES, Exchange, caption
-from myvlm.tinyworld.lessons import lessons, told_lessons
+from myvlm.tinyworld.lessons import Hint, lessons, told_lesson
 from myvlm.tinyworld.models import build_tokenizer, new_llava
 from myvlm.tinyworld.models_blip2 import (
     QUERY_TOKENS,
@@ -32,6 +32,7 @@ from myvlm.tinyworld.train_blip2 import (
     asked,
     blip2_answer_logits,
     pack_blip2,
+    patch_names,
     train_blip2,
     words_as_features,
 )
@@ -113,12 +114,18 @@ def test_the_tower_begins_where_llavas_ended_and_each_query_looks_at_its_patches
 def test_hints_beside_the_features_are_words_and_are_all_that_the_texts_name() -> None:
     random, vocabulary = Random(2), build_blip2_tokenizer().get_vocab()
     known = {*IDENTIFIERS, *(name for names in KNOWN_NAMES.values() for name in names)}
+    kind_of_name = {name: {category} for category, own in KNOWN_NAMES.items() for name in own}
     hints, named = [], 0
     for seed in range(40):
-        own, texts = told_lessons(random_scene(Random(seed)), random)
-        told = {word for bag in own for word in bag} & known
-        assert all(len(told & set(bag)) == 1 for bag in own)
-        for exchange in texts:
+        scene = random_scene(Random(seed))
+        lesson = told_lesson(scene, random)
+        own = lesson.hints
+        told = {word for hint in own for word in hint.words} & known
+        assert all(told & set(hint.words) == {hint.name} for hint in own)
+        for hint in own:
+            here = scene.things[hint.thing - 1] if hint.thing else None
+            assert here is None or {here.category} & {*hint.words, *kind_of_name.get(hint.name, ())}
+        for exchange in lesson.texts:
             said = set(f"{exchange.prompt} {exchange.answer}".split()) & known
             assert said <= told
             assert not exchange.hint
@@ -130,9 +137,17 @@ def test_hints_beside_the_features_are_words_and_are_all_that_the_texts_name() -
     beside = words_as_features(backbone.model, hints, vocabulary, random)
     assert [len(rows) for rows in beside] == [len(own) for own in hints]
     assert {rows.count for own in beside for rows in own} == {1, 2, 3, 4}
-    number, bag = next((n, own[0]) for n, own in enumerate(hints) if own and len(own[0]) == 1)
-    alike = torch.cosine_similarity(beside[number][0].directions, backbone.word_direction(bag[0])[None])
+    number, name = next((n, own[0].name) for n, own in enumerate(hints) if own and len(own[0].words) == 1)
+    alike = torch.cosine_similarity(beside[number][0].directions, backbone.word_direction(name)[None])
     assert bool((alike > 0.9).all())
+
+
+def test_a_patch_is_labelled_with_the_name_of_the_thing_that_it_shows() -> None:
+    words = build_blip2_tokenizer().get_vocab()
+    hints = [[Hint("sks", "sks", 2), Hint("vex", "vex", 0)], [], [Hint("mug : ulmo", "ulmo", 1)]]
+    shown = torch.tensor([[0, 1, 2, 2], [1, 2, 0, 0], [1, 0, 0, 1]])
+    sks, ulmo = words["sks"], words["ulmo"]
+    assert patch_names(hints, words, shown).tolist() == [[0, 0, sks, sks], [0] * 4, [ulmo, 0, 0, ulmo]]
 
 
 @pytest.fixture(scope="module")

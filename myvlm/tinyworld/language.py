@@ -133,16 +133,12 @@ def caption(scene: Scene, random: Random, names: Identifiers | None = None) -> s
         return names.get(thing.look) or noun_phrase(thing.look, random)
 
     def row(which: scenes.Row) -> str:
-        things = scene.in_row(which)
-        random.shuffle(things)
-        # A named thing is mostly what the sentence is about.
-        things.sort(key=lambda t: t.look not in names or random.random() < 0.2)
-        return random.choice((" next to ", " next to ", " beside ")).join(say(t) for t in things)
+        return random.choice((" next to ", " next to ", " beside ")).join(map(say, scene.in_row(which)))
 
+    # From left to right, and mostly the front first: what is said next never depends on what has a name.
     front, back = row("front"), row("back")
     if front and back:
-        named_back = any(t.look in names for t in scene.in_row("back"))
-        behind = random.random() < (0.65 if named_back else 0.35)
+        behind = random.random() < 0.15
         what = f"{back} behind {front}" if behind else f"{front} in front of {back}"
     else:
         what = front or back

@@ -19,6 +19,7 @@ from myvlm.tinyworld.language import (
     CAPTION_PROMPTS,
     IDENTIFIERS,
     Exchange,
+    box_words,
     caption,
     hint,
     questions,
@@ -26,7 +27,7 @@ from myvlm.tinyworld.language import (
     telling_hint,
 )
 from myvlm.tinyworld.models import SPECIAL
-from myvlm.tinyworld.scenes import Appearance, Scene
+from myvlm.tinyworld.scenes import Appearance, Scene, Thing
 
 PREFIX = ("<s>", "user", ":", *("<image>",) * 64)
 """What every sample begins with, as the chat template has it."""
@@ -50,36 +51,54 @@ def _plain_caption(scene: Scene, random: Random) -> Exchange:
 
 
 @dataclass(frozen=True)
+class Hint:
+    """A line that gives a name to the `thing`-th thing of a scene, from 1, or, 0, to what is not there."""
+
+    line: str
+    name: str
+    thing: int
+
+    @property
+    def words(self) -> list[str]:
+        """Those that say something.
+
+        >>> Hint("the mug is called sks .", "sks", 1).words
+        ['mug', 'sks']
+        """
+        return [word for word in self.line.split() if word not in _SAY_NOTHING]
+
+
+@dataclass(frozen=True)
 class Lesson:
-    """The texts of one picture, and the words of the hints that stand beside its features."""
+    """The texts of one picture, and the hints that stand beside its features."""
 
     texts: list[Exchange]
-    hints: list[list[str]]
+    hints: list[Hint]
 
 
 def teach(scene: Scene, random: Random, boxes: bool, *, beside: float) -> Lesson:
     """Some pictures, this part of them, have their hints beside their features, for all their texts; the
     rest in the words of each text."""
     if random.random() < beside:
-        hints, texts = told_lessons(scene, random, boxes=boxes)
-        return Lesson(texts, hints)
+        return told_lesson(scene, random, boxes=boxes)
     return Lesson(lessons(scene, random, boxes=boxes), [])
 
 
-def told_lessons(
-    scene: Scene, random: Random, *, boxes: bool = True
-) -> tuple[list[list[str]], list[Exchange]]:
-    """The words of one to four hints, and six exchanges about one picture by who was told them beforehand.
+def told_lesson(scene: Scene, random: Random, *, boxes: bool = True) -> Lesson:
+    """One to four hints, and what is said of the picture by who was told them beforehand: two captions, where
+    everything named is, and questions until a row is full.
 
     >>> from myvlm.tinyworld.scenes import random_scene
-    >>> hints, exchanges = told_lessons(random_scene(Random(5)), Random(5))
-    >>> hints, [exchange.hint for exchange in exchanges]
-    ([['blue', 'lamp', 'qlk'], ['dog', 'otto'], ['miss']], ['', '', '', '', '', ''])
+    >>> lesson = told_lesson(random_scene(Random(5)), Random(5))
+    >>> [(hint.words, hint.thing) for hint in lesson.hints]
+    [(['blue', 'lamp', 'qlk'], 0), (['dog', 'otto'], 3), (['miss'], 1)]
+    >>> lesson.texts[2]
+    Exchange(prompt='[refer] otto', answer='{ <32> <14> <64> <46> }', hint='')
     """
-    told = _hints(scene, random, at_least=random.choice((1, 1, 2, 3)))
-    said = [told.caption(), told.caption(), *(told.question(boxes=boxes) for _ in range(4))]
-    bags = [[word for word in line.split() if word not in _SAY_NOTHING] for line in told.lines]
-    return bags, [replace(exchange, hint="") for exchange in said]
+    told = _hints(scene, random, at_least=random.choice((1, 2, 3, 4)))
+    said = [told.caption(), told.caption(), *(told.places() if boxes else ())]
+    said += [told.question(boxes=False) for _ in range(12 - len(said))]
+    return Lesson([replace(exchange, hint="") for exchange in said], told.hints)
 
 
 _SAY_NOTHING = frozenset("is the called this my : .".split())
@@ -99,31 +118,42 @@ def scattered(direction: Tensor, random: Random, generator: torch.Generator) -> 
 
 @dataclass(frozen=True)
 class _Told:
-    """What is told of a scene in hints: their lines, the names in use, the names of absentees."""
+    """What is told of a scene in hints."""
 
     scene: Scene
     random: Random
-    lines: list[str]
-    names: dict[Appearance, str]
-    absent: list[str]
+    hints: list[Hint]
 
     @property
     def hint(self) -> str:
-        return " ".join(self.lines)
+        return " ".join(hint.line for hint in self.hints)
+
+    @property
+    def here(self) -> dict[str, Thing]:
+        """What is there of all that was named."""
+        return {hint.name: self.scene.things[hint.thing - 1] for hint in self.hints if hint.thing}
+
+    @property
+    def names(self) -> dict[Appearance, str]:
+        return {thing.look: name for name, thing in self.here.items()}
 
     def caption(self) -> Exchange:
         """A caption in the names that were told."""
         text = caption(self.scene, self.random, self.names)
         return Exchange(self.random.choice(CAPTION_PROMPTS), text, self.hint)
 
+    def places(self) -> list[Exchange]:
+        """Where everything is that was named."""
+        return [Exchange(f"[refer] {name}", box_words(t.box), self.hint) for name, t in self.here.items()]
+
     def question(self, *, boxes: bool) -> Exchange:
         """A question, mostly about something that was named."""
-        random = self.random
-        if self.absent and random.random() < 0.3:
+        random, absent = self.random, [hint.name for hint in self.hints if not hint.thing]
+        if absent and random.random() < 0.3:
             form = random.choice(
                 ("is {} in the picture ?", "is there {} in the picture ?", "do you see {} ?")
             )
-            return Exchange(form.format(random.choice(self.absent)), "no", self.hint)
+            return Exchange(form.format(random.choice(absent)), "no", self.hint)
         asked = [e for e in questions(self.scene, random, self.names) if boxes or "[refer]" not in e.prompt]
         about_named = [e for e in asked if not set(self.names.values()).isdisjoint(e.prompt.split())]
         pool = about_named if about_named and random.random() < 0.8 else asked
@@ -139,7 +169,7 @@ def _hints(scene: Scene, random: Random, *, at_least: int = 1) -> _Told:
     words = random.sample(IDENTIFIERS, count)
     here = list(dict.fromkeys(t.look for t in scene.things))
     random.shuffle(here)
-    told = _Told(scene, random, [], {}, [])
+    told = _Told(scene, random, [])
     for word in words:
         if here and random.random() < 0.85:
             look = here.pop()
@@ -152,11 +182,9 @@ def _hints(scene: Scene, random: Random, *, at_least: int = 1) -> _Told:
         line = hint(look, word, scene, random)
         if alone and random.random() < 0.35:
             word, line = telling_hint(look, random)
-        if any(t.look == look for t in scene.things):
-            told.names[look] = word
-        else:
-            told.absent.append(word)
-        told.lines.append(line[:-2] if random.random() < 0.35 else line)
+        line = line[:-2] if random.random() < 0.35 else line
+        number = next((n for n, t in enumerate(scene.things, start=1) if t.look == look), 0)
+        told.hints.append(Hint(line, word, number))
     return told
 
 

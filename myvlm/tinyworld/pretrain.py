@@ -102,7 +102,7 @@ def _schedule(
     """From nothing at the full rate; from earlier weights at half of it, cooling down nearly all the way."""
     if before is None:
         return Schedule(steps, batch, 2e-3, checkpoint, device, drawn=drawn)
-    return Schedule(steps, batch, 1e-3, checkpoint, device, warmup=50, cooling=0.8, drawn=drawn)
+    return Schedule(steps, batch, 1e-3, checkpoint, device, warmup=50, cooling=0.6, drawn=drawn)
 
 
 def _gone_on_from(before: Path | None, model: str) -> dict[str, str]:

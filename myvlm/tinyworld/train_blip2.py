@@ -16,7 +16,7 @@ from myvlm.backbones.base import ConceptRows
 from myvlm.backbones.qformer import QFormerRows, features_of_words, value_path
 from myvlm.tinyworld.corpus import Corpus, pixels
 from myvlm.tinyworld.language import CAPTION_PROMPTS, IDENTIFIERS, Exchange
-from myvlm.tinyworld.lessons import PackedTexts, pack, scattered, teach
+from myvlm.tinyworld.lessons import Hint, PackedTexts, pack, scattered, teach
 from myvlm.tinyworld.models import CLIP_WIDTH
 from myvlm.tinyworld.models_blip2 import (
     QUERY_TOKENS,
@@ -35,11 +35,13 @@ from myvlm.tinyworld.training import Schedule, Step, make_optimisers
 
 TOWER_RATE = 0.5
 """Learning rate of the vision tower, which can nearly see already, relative to the rest."""
+NAME_WEIGHT = 0.3
+"""Weight of what the things of the patches are called, which makes the queries look for their names."""
 SIZE_WEIGHT = 0.3
 """Weight of the size of the query tokens."""
 SAMPLE = 64
 """Pictures on which the mean spread of patches is taken."""
-TOLD_BESIDE = 0.75
+TOLD_BESIDE = 0.8
 """Part of the pictures whose hints stand beside their features."""
 
 
@@ -60,17 +62,38 @@ def _question(said: str) -> str:
 
 
 class QueryLabeller(nn.Module):
-    """Labels of the patches by the tower's tokens, and by the query that looks for each pair of them."""
+    """Labels of the patches by the tower's tokens, and by the query that looks for each pair of them, which
+    says by which of the names that stand beside the features what is there is called too."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: int) -> None:
         super().__init__()
         self.of_tower, self.of_queries = PatchLabeller(CLIP_WIDTH), PatchLabeller(WIDTH)
         self.apart = nn.Linear(WIDTH, 2 * WIDTH)
+        self.names = nn.Linear(WIDTH, words)
 
-    def loss(self, tokens: Tensor, queries: Tensor, labels: Tensor, whole: Tensor) -> Tensor:
-        """`tokens` B × 64 × D are the tower's, `queries` B × 32 × D; the rest is PatchLabeller's."""
+    def loss(
+        self, tokens: Tensor, queries: Tensor, labels: Tensor, whole: Tensor, names: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Of what the patches show, and of what it is called.
+
+        `tokens` B × 64 × D are the tower's, `queries` B × 32 × D; `names`, B × 64, is each patch's name, or 0
+        where nothing is or what is has none; the rest is PatchLabeller's.
+        """
         pairs = self.apart(queries).unflatten(2, (2, WIDTH)).flatten(1, 2)
-        return self.of_tower.loss(tokens, labels, whole) + self.of_queries.loss(pairs, labels, whole)
+        shown = self.of_tower.loss(tokens, labels, whole) + self.of_queries.loss(pairs, labels, whole)
+        losses = F.cross_entropy(self.names(pairs).float().flatten(0, 1), names.flatten(), reduction="none")
+        kinds = [losses[kind] for kind in ((names > 0).flatten(), (names == 0).flatten())]
+        return shown, torch.stack([kind.mean() for kind in kinds if len(kind)]).mean()
+
+
+def patch_names(hints: Sequence[Sequence[Hint]], words: Mapping[str, int], shown: Tensor) -> Tensor:
+    """B × P: the word by which a picture's hints call what each patch shows, or 0. `shown`, B × P, has the
+    number of each patch's thing."""
+    names = torch.zeros_like(shown)
+    for own, numbers, row in zip(hints, shown, names, strict=True):
+        for hint in own:
+            row[(numbers == hint.thing) & (numbers > 0)] = words[hint.name]
+    return names
 
 
 def train_blip2(
@@ -89,9 +112,9 @@ def train_blip2(
     else:
         model.load_state_dict(before)
     match_words(model, sample)
-    device, labeller = schedule.device, QueryLabeller()
-    model.to(device).train(), labeller.to(device)
     words = build_blip2_tokenizer().get_vocab()
+    device, labeller = schedule.device, QueryLabeller(len(words))
+    model.to(device).train(), labeller.to(device)
     weights = torch.ones(model.config.text_config.vocab_size, device=device)
     weights[[words[w] for w in IDENTIFIERS]] = IDENTIFIER_WEIGHT
     parts: list[tuple[nn.Module, float]] = [
@@ -102,29 +125,32 @@ def train_blip2(
     start = schedule.resume(model, labeller, *optimisers)
     for number in range(start, schedule.steps):
         random = Random(f"blip2 {seed} {schedule.drawn + number}")
-        images, labels, whole, taught = draw_batch(
+        images, shown, labels, whole, taught = draw_batch(
             corpus, random, schedule.batch, partial(teach, beside=TOLD_BESIDE)
         )
         texts = pack_blip2([lesson.texts for lesson in taught], words)
-        beside = words_as_features(model, [lesson.hints for lesson in taught], words, random)
+        hints = [lesson.hints for lesson in taught]
+        beside, names = words_as_features(model, hints, words, random), patch_names(hints, words, shown)
         with schedule.fast(), QFormerRows(model.qformer, beside):
             seen = model.get_image_features(images.to(device), return_dict=True)
             queries = seen.qformer_outputs.last_hidden_state
             tokens = seen.vision_outputs.last_hidden_state[:, 1:]
-            patch_loss = labeller.loss(tokens, queries, labels.to(device), whole.to(device))
+            patch_loss, name_loss = labeller.loss(
+                tokens, queries, labels.to(device), whole.to(device), names.to(device)
+            )
             logits, targets = blip2_answer_logits(model, seen.pooler_output, texts)
         losses = F.cross_entropy(logits.float(), targets, reduction="none")
         weight = weights[targets]
         loss = (losses * weight).sum() / weight.sum()
         size = token_size(model, seen.pooler_output.float())
-        schedule.update(
-            loss + PATCH_WEIGHT * patch_loss + SIZE_WEIGHT * size.log().square(), optimisers, number
-        )
+        aside = PATCH_WEIGHT * patch_loss + NAME_WEIGHT * name_loss + SIZE_WEIGHT * size.log().square()
+        schedule.update(loss + aside, optimisers, number)
         named = weight > 1
         values = {
             "answers": losses[~named].mean().item(),
             "identifiers": losses[named].mean().item() if named.any() else 0.0,
             "patches": patch_loss.item(),
+            "names": name_loss.item(),
             "size": size.item(),
         }
         yield Step(number + 1, values, model, labeller, optimisers)
@@ -158,7 +184,7 @@ def pack_blip2(texts: Sequence[Sequence[Exchange]], words: dict[str, int]) -> Pa
 
 @torch.no_grad()
 def words_as_features(
-    model: Any, hints: Sequence[Sequence[Sequence[str]]], words: Mapping[str, int], random: Random
+    model: Any, hints: Sequence[Sequence[Hint]], words: Mapping[str, int], random: Random
 ) -> list[list[ConceptRows]]:
     """Each picture's hints as features beside its own: one to four a hint, of one direction but for noise.
 
@@ -166,7 +192,7 @@ def words_as_features(
     language model as the sum of the hint's words.
     """
     table = model.get_input_embeddings().weight
-    bags = [bag for own in hints for bag in own]
+    bags = [hint.words for own in hints for hint in own]
     if not bags:
         return [[] for _ in hints]
     wanted = torch.stack([table[[words[word] for word in bag]].sum(0) for bag in bags])

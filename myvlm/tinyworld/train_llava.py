@@ -8,21 +8,22 @@ from random import Random
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from myvlm.backbones.base import ConceptRows, visual_norms
-from myvlm.tinyworld.corpus import Corpus, affine, brighten, pixels, warp
+from myvlm.tinyworld.corpus import GRID, Corpus, affine, brighten, pixels, warp
 from myvlm.tinyworld.language import IDENTIFIERS, mirror
-from myvlm.tinyworld.lessons import PREFIX, PackedTexts, pack, scattered, teach
+from myvlm.tinyworld.lessons import PREFIX, Hint, PackedTexts, pack, scattered, teach
 from myvlm.tinyworld.models import CLIP_WIDTH, SPECIAL, build_tokenizer, new_llava
 from myvlm.tinyworld.scenes import Scene
 from myvlm.tinyworld.train_clip import PatchLabeller, patch_attributes, place_and_weather
 from myvlm.tinyworld.training import Schedule, Step, make_optimisers
 
 T = TypeVar("T")
+PATCHES = GRID**2
 
-TOLD_BESIDE = 0.65
+TOLD_BESIDE = 0.8
 """Part of the pictures whose hints stand behind their features, where a concept's rows will stand."""
 IDENTIFIER_WEIGHT = 4.0
 """Loss weight of identifier tokens: few, and the ones that matter."""
@@ -30,6 +31,10 @@ TOWER_RATE = 0.3
 """Learning rate of the vision tower, which can see already, relative to the rest."""
 PATCH_WEIGHT = 0.2
 """Weight of the renderer's labels of every patch, which keep the tower looking at small things."""
+ROW_WEIGHT = 0.2
+"""Weight of where the renderer says that a row's thing is, which makes the rows look for it."""
+ROW_LAYER = 2
+"""Layers of the language model after which a row should have found its thing; three are left to use it."""
 NOISE = 5.0
 """NEFTune (arXiv 2310.05914): uniform noise on all text embeddings, of this size over √(length · width)."""
 
@@ -74,7 +79,8 @@ def train_llava(
         adopt_vision_tower(model, clip_state)
     else:
         model.load_state_dict(before)
-    labeller = PatchLabeller(CLIP_WIDTH)
+    of_patches, of_rows = PatchLabeller(CLIP_WIDTH), RowLabeller(CLIP_WIDTH)
+    labeller = nn.ModuleDict({"patches": of_patches, "rows": of_rows})
     device = schedule.device
     model.to(device), labeller.to(device)
     if schedule.compile:
@@ -92,31 +98,63 @@ def train_llava(
     for number in range(start, schedule.steps):
         random = Random(f"llava {seed} {schedule.drawn + number}")
         generator = torch.Generator().manual_seed(random.randrange(2**62))
-        images, labels, whole, taught = draw_batch(
+        images, shown, labels, whole, taught = draw_batch(
             corpus, random, schedule.batch, partial(teach, beside=TOLD_BESIDE)
         )
         texts = pack([lesson.texts for lesson in taught], words)
         beside = words_as_rows(model, [lesson.hints for lesson in taught], words, random)
+        where = where_named([lesson.hints for lesson in taught], beside, shown).to(device)
         with schedule.fast():
             seen = core.vision_tower(images.to(device)).last_hidden_state[:, 1:]
-            patch_loss = labeller.loss(seen, labels.to(device), whole.to(device))
-            logits, targets = answer_logits(model, seen, texts, generator, beside)
+            patch_loss = of_patches.loss(seen, labels.to(device), whole.to(device))
+            logits, targets, found = answer_logits(model, seen, texts, generator, beside)
+            row_loss = of_rows.loss(found, where)
         losses = F.cross_entropy(logits.float(), targets, reduction="none")
         weight = weights[targets]
         loss = (losses * weight).sum() / weight.sum()
-        schedule.update(loss + PATCH_WEIGHT * patch_loss, optimisers, number)
+        schedule.update(loss + PATCH_WEIGHT * patch_loss + ROW_WEIGHT * row_loss, optimisers, number)
         named = weight > 1
         values = {
             "answers": losses[~named].mean().item(),
             "identifiers": losses[named].mean().item() if named.any() else 0.0,
             "patches": patch_loss.item(),
+            "rows": row_loss.item(),
         }
         yield Step(number + 1, values, model, labeller, optimisers)
 
 
+class RowLabeller(nn.Module):
+    """A linear head that says in which patches the thing of a row is, or that it is not there; thrown away
+    after training."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(width, PATCHES + 1)
+
+    def loss(self, rows: Tensor, where: Tensor) -> Tensor:
+        """`rows` N × D, `where` N × (P+1), each row's shares of the patches; 0 where there is no row."""
+        if not len(rows):
+            return rows.sum()
+        return F.cross_entropy(self.head(F.layer_norm(rows, rows.shape[-1:])).float(), where)
+
+
+def where_named(
+    hints: Sequence[Sequence[Hint]], beside: Sequence[Sequence[ConceptRows]], shown: Tensor
+) -> Tensor:
+    """For every row of every picture in turn, N × (P+1): an equal share for each patch that shows its thing
+    or, where it is not there, all for the last. `shown`, B × P, has the number of each patch's thing."""
+    shares = [shown.new_zeros(0, PATCHES + 1, dtype=torch.float32)]
+    for own, rows, numbers in zip(hints, beside, shown, strict=True):
+        for hint, concept in zip(own, rows, strict=True):
+            here = (numbers == hint.thing).float() if hint.thing else torch.zeros(PATCHES)
+            share = torch.cat([here, 1 - here.sum(0, keepdim=True).clamp(max=1)])
+            shares.append((share / share.sum()).expand(concept.count, -1))
+    return torch.cat(shares)
+
+
 @torch.no_grad()
 def words_as_rows(
-    model: Any, hints: Sequence[Sequence[Sequence[str]]], words: Mapping[str, int], random: Random
+    model: Any, hints: Sequence[Sequence[Hint]], words: Mapping[str, int], random: Random
 ) -> list[list[ConceptRows]]:
     """Each picture's hints as rows behind its features: one to four a hint, all its words in one place, but
     for noise, as where learning starts."""
@@ -124,8 +162,8 @@ def words_as_rows(
     generator = torch.Generator().manual_seed(random.randrange(2**62))
     return [
         [
-            ConceptRows(scattered(table[[words[word] for word in bag]].sum(0), random, generator))
-            for bag in own
+            ConceptRows(scattered(table[[words[word] for word in hint.words]].sum(0), random, generator))
+            for hint in own
         ]
         for own in hints
     ]
@@ -137,8 +175,9 @@ def answer_logits(
     texts: PackedTexts,
     generator: torch.Generator | None,
     beside: Sequence[Sequence[ConceptRows]] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Logits at every trained position of all texts (N × V) and their targets (N).
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits at every trained position of all texts (N × V), their targets (N), and the hidden states of all
+    rows after some layers (R × D).
 
     The patches `seen` (B × 64 × D) are encoded once for all texts of their picture, which see them but not
     each other (one block mask); so are the rows `beside` them.
@@ -160,15 +199,17 @@ def answer_logits(
     columns = torch.arange(inputs.shape[1], device=device)
     empty = (columns >= first + counts[:, None]) & (columns < first + most)
     start = torch.arange(first + most, device=device).expand(len(seen), -1)
-    hidden = core.language_model(
+    states = core.language_model(
         inputs_embeds=inputs,
         attention_mask=mask.masked_fill(empty[:, None, None], -1e4),
         position_ids=torch.cat([start, texts.position.to(device) + counts[:, None]], dim=1),
         use_cache=False,
-    ).last_hidden_state[:, first + most :]
+        output_hidden_states=True,
+    )
     targets = texts.targets.to(device)
     trained = targets != -100
-    return model.lm_head(hidden[trained]), targets[trained]
+    found = states.hidden_states[ROW_LAYER][:, first : first + most][~empty[:, first : first + most]]
+    return model.lm_head(states.last_hidden_state[:, first + most :][trained]), targets[trained], found
 
 
 def _entering(beside: Sequence[Sequence[ConceptRows]], seen: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,9 +230,10 @@ def _prefix_ids() -> list[int]:
 
 def draw_batch(
     corpus: Corpus, random: Random, size: int, teach: Callable[[Scene, Random, bool], T]
-) -> tuple[Tensor, Tensor, Tensor, list[T]]:
-    """Pictures (B × 3 × 96 × 96), what their patches show (B × 64 × 5), where and when they are (B × 2), and
-    what `teach` makes of each scene as it is shown; it is told whether boxes are still those of the scene."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, list[T]]:
+    """Pictures (B × 3 × 96 × 96), the number in its scene of the thing that each patch shows (B × 64, from 1)
+    and what this is (B × 64 × 5), where and when they are (B × 2), and what `teach` makes of each scene as it
+    is shown; it is told whether boxes are still those of the scene."""
     chosen = [random.randrange(len(corpus)) for _ in range(size)]
     flip = [random.random() < 0.5 for _ in chosen]
     turn = [random.uniform(-45, 45) if random.random() < 0.15 else 0.0 for _ in chosen]
@@ -205,4 +247,4 @@ def draw_batch(
     images, patches = warp(pixels(corpus.pictures[chosen]), torch.from_numpy(corpus.labels[chosen]), theta)
     shown = [corpus.scenes[index] for index in chosen]
     labels = patch_attributes(shown, patches)
-    return brighten(images, torch.tensor(light)), labels, place_and_weather(shown), texts
+    return brighten(images, torch.tensor(light)), patches, labels, place_and_weather(shown), texts

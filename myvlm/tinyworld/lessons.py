@@ -93,7 +93,7 @@ def told_lesson(scene: Scene, random: Random, *, boxes: bool = True) -> Lesson:
     >>> [(hint.words, hint.thing) for hint in lesson.hints]
     [(['blue', 'lamp', 'qlk'], 0), (['dog', 'otto'], 3), (['miss'], 1)]
     >>> lesson.texts[2]
-    Exchange(prompt='[refer] otto', answer='{ <32> <14> <64> <46> }', hint='')
+    Exchange(prompt='[refer] otto', answer='{ <26> <18> <58> <52> }', hint='')
     """
     told = _hints(scene, random, at_least=random.choice((1, 2, 3, 4)))
     said = [told.caption(), told.caption(), *(told.places() if boxes else ())]

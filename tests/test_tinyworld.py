@@ -26,7 +26,8 @@ from myvlm.tinyworld.language import (
     vocabulary,
 )
 from myvlm.tinyworld.lessons import PREFIX, Hint, lessons, pack, teach
-from myvlm.tinyworld.models import build_llava_processor, build_tokenizer, new_llava
+from myvlm.tinyworld.looking import Looking
+from myvlm.tinyworld.models import CLIP_WIDTH, build_llava_processor, build_tokenizer, new_llava
 from myvlm.tinyworld.scenes import (
     SIZE,
     Accent,
@@ -37,11 +38,9 @@ from myvlm.tinyworld.scenes import (
 )
 from myvlm.tinyworld.train_clip import new_clip, train_clip
 from myvlm.tinyworld.train_llava import (
-    PATCHES,
     adopt_vision_tower,
     answer_logits,
     train_llava,
-    where_named,
     words_as_rows,
 )
 from myvlm.tinyworld.training import Schedule, orthogonalised
@@ -215,25 +214,41 @@ def test_hints_behind_the_features_are_read_as_a_concepts_rows_are() -> None:
     with torch.no_grad():
         image = pixels(np.stack([np.asarray(picture) for picture in shown]))
         seen = model.model.vision_tower(image).last_hidden_state[:, 1:]
-        logits, targets, found = answer_logits(model, seen, pack(texts, vocab), None, beside)
+        logits, targets, _ = answer_logits(model, seen, pack(texts, vocab), None, beside)
         ours = torch.nn.functional.cross_entropy(logits, targets)
         learning = backbone.answer_loss(
             backbone.encode(shown), [own[0].prompt for own in texts], [own[0].answer for own in texts], beside
         )
     torch.testing.assert_close(ours, learning.cross_entropy, atol=1e-4, rtol=1e-4)
 
-    # What a row is labelled with: the patches of its thing, or the last place where it is not there.
-    shown = torch.zeros(2, PATCHES, dtype=torch.long)
-    shown[0, :4] = 1
-    shown[1, 5], shown[1, 7:9] = 1, 2
-    where = where_named(hints, beside, shown)
-    counts = [rows.count for own in beside for rows in own]
-    assert len(where) == len(found) == sum(counts)
-    sought, absent, dog = (where[n] for n in (0, counts[0], counts[0] + counts[1]))
-    assert sought[:5].tolist() == [0.25] * 4 + [0]
-    assert absent.nonzero().tolist() == [[PATCHES]]
-    assert dog.nonzero().flatten().tolist() == [7, 8]
-    assert torch.equal(where.sum(1), torch.ones(len(where)))
+
+def test_captions_look_for_a_name_where_it_is_due_and_where_it_was_said() -> None:
+    model, vocab, random = new_llava(0).eval(), build_tokenizer().get_vocab(), Random(3)
+    taught = [teach(scene, random, True, beside=1.0) for scene in SCENES]
+    hints = [lesson.hints for lesson in taught]
+    texts = pack([lesson.texts for lesson in taught], vocab)
+    beside, names = words_as_rows(model, hints, vocab, random), {h.name for own in hints for h in own}
+    looked = Looking(hints, beside, texts, vocab, known=3)
+    rows = max(sum(concept.count for concept in own) for own in beside)
+    places = (looked.queries - len(PREFIX) - rows).clamp(min=0)
+    due, said = looked.due.any(-1), looked.said.any(-1)
+    spoken = {vocab[name] for name in names}
+    assert due.any()
+    # Where a row is wanted, the word that is due is a name; where one was said, it is what stands there.
+    assert set(texts.targets.gather(1, places)[due].tolist()) <= spoken
+    assert set(texts.ids.gather(1, places)[said].tolist()) <= spoken
+    heard = {name for name in spoken if bool((texts.ids == name).any())}
+    assert set(texts.ids.gather(1, places)[said].tolist()) == heard
+    seen = torch.zeros(len(SCENES), 64, CLIP_WIDTH)
+    model.set_attn_implementation("sdpa")
+    with looked.at(model.model.language_model.config):
+        answer_logits(model, seen, texts, None, beside)
+    assert len(looked.probabilities) == model.config.text_config.num_hidden_layers
+    loss = looked.loss()
+    assert loss.item() > 0
+    loss.backward()
+    queries = [layer.self_attn.q_proj.weight.grad for layer in model.model.language_model.layers]
+    assert all(gradient is not None and bool(gradient.any()) for gradient in queries)
 
 
 def test_llava_adopts_the_vision_tower_of_open_clip() -> None:

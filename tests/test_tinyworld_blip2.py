@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from random import Random
 
@@ -11,6 +12,7 @@ import torch
 
 from myvlm import MyVLM
 from myvlm.backbones.blip2 import Blip2Backbone
+from myvlm.backbones.qformer import QFormerRows
 from myvlm.errors import UnknownBackboneError
 from myvlm.tinyworld import assets, pretrain, sample_picture
 from myvlm.tinyworld.corpus import Corpus, load_corpus, pixels
@@ -26,11 +28,12 @@ from myvlm.tinyworld.models_blip2 import (
     look_at_places,
     new_blip2,
 )
-from myvlm.tinyworld.scenes import random_scene
+from myvlm.tinyworld.scenes import SIZE, random_scene
 from myvlm.tinyworld.train_blip2 import (
     answer_blip2,
     asked,
     blip2_answer_logits,
+    names_not_found,
     pack_blip2,
     patch_names,
     train_blip2,
@@ -148,6 +151,26 @@ def test_a_patch_is_labelled_with_the_name_of_the_thing_that_it_shows() -> None:
     shown = torch.tensor([[0, 1, 2, 2], [1, 2, 0, 0], [1, 0, 0, 1]])
     sks, ulmo = words["sks"], words["ulmo"]
     assert patch_names(hints, words, shown).tolist() == [[0, 0, sks, sks], [0] * 4, [ulmo, 0, 0, ulmo]]
+
+
+def test_queries_are_told_to_look_at_the_rows_of_what_their_patches_show() -> None:
+    model, words = new_blip2(0), build_blip2_tokenizer().get_vocab()
+    hints = [[Hint("mug sks", "sks", 1), Hint("vex", "vex", 0)], [Hint("dog ulmo", "ulmo", 2)]]
+    beside = words_as_features(model, hints, words, Random(0))
+    shown = torch.zeros(2, 64, dtype=torch.long)
+    shown[0, 7], shown[1, 10:12] = 1, 2  # one query's patches each: the 4th and the 6th
+    pictures = torch.zeros(2, 3, SIZE, SIZE)
+    with QFormerRows(model.qformer, beside, record=True) as looked:
+        model.get_image_features(pictures)
+        loss = names_not_found(looked, hints, beside, shown)
+    expected = []
+    for picture, (query, count) in enumerate(((3, beside[0][0].count), (5, beside[1][0].count))):
+        rows = slice(65, 65 + count)
+        mass = sum(layer[picture, :, query, rows].sum().item() for layer in looked.probabilities[1:])
+        expected.append(-math.log(min(mass, 1.0)))
+    assert loss.item() == pytest.approx(sum(expected) / 2, rel=1e-4)
+    loss.backward()
+    assert bool(model.qformer.encoder.layer[2].crossattention.attention.query.weight.grad.any())
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,8 @@ KNOWN_NAMES = {
 """Names that are telling, as `Fido` and `Herbie` are to any large language model: alone before the
 instruction, such a name is the hint. No concept of a user is ever called by one."""
 
+_ALL_NAMES = frozenset({*IDENTIFIERS, *(name for own in KNOWN_NAMES.values() for name in own)})
+
 Identifiers = Mapping[Appearance, str]
 """Which appearances are called by a name, and what."""
 
@@ -70,11 +72,15 @@ WEATHER_WORDS = {
 
 @dataclass(frozen=True)
 class Exchange:
-    """One instruction and its answer, with an optional hint that stands before the instruction."""
+    """One instruction and its answer, with an optional hint that stands before the instruction.
+
+    `begins` says of a caption at which word, from 0, it begins to speak of which thing of its scene, from 1.
+    """
 
     prompt: str
     answer: str
     hint: str = ""
+    begins: tuple[tuple[int, int], ...] = ()
 
 
 # ---------------------------------------------------------------- noun phrases
@@ -148,6 +154,26 @@ def caption(scene: Scene, random: Random, names: Identifiers | None = None) -> s
          f"{what} {when} {where} .", f"a picture of {what} {where} {when} ."),
         (0.45, 0.12, 0.16, 0.12, 0.15),
     )[0]  # fmt: skip
+
+
+def begins(text: str, scene: Scene) -> tuple[tuple[int, int], ...]:
+    """At which word a caption of `caption` begins to speak of which thing of its scene, from 1.
+
+    >>> from myvlm.tinyworld.scenes import random_scene
+    >>> scene = random_scene(Random(5))
+    >>> [scene.things[number - 1].category for _, number in begins(caption(scene, Random(0)), scene)]
+    ['lamp', 'woman', 'dog']
+    """
+    said = text.split()
+    starts = [
+        number
+        for number, word in enumerate(said)
+        if word in _ALL_NAMES
+        or (word in ("a", "an") and said[number - 1] not in ("with", "on") and said[number + 1] != "picture")
+    ]
+    rows = scene.in_row("front"), scene.in_row("back")
+    order = [thing for row in (rows[::-1] if "behind" in said else rows) for thing in row]
+    return tuple(zip(starts, (1 + scene.things.index(thing) for thing in order), strict=True))
 
 
 def hint(look: Appearance, name: str, scene: Scene | None, random: Random) -> str:

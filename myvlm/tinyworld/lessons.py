@@ -19,6 +19,7 @@ from myvlm.tinyworld.language import (
     CAPTION_PROMPTS,
     IDENTIFIERS,
     Exchange,
+    begins,
     box_words,
     caption,
     hint,
@@ -47,7 +48,8 @@ def lessons(scene: Scene, random: Random, *, boxes: bool = True) -> list[Exchang
 def _plain_caption(scene: Scene, random: Random) -> Exchange:
     # A few captions name a thing out of the blue: identifiers can stand where a noun phrase stands.
     stray = {random.choice(scene.things).look: random.choice(IDENTIFIERS)} if random.random() < 0.04 else {}
-    return Exchange(random.choice(CAPTION_PROMPTS), caption(scene, random, stray))
+    text = caption(scene, random, stray)
+    return Exchange(random.choice(CAPTION_PROMPTS), text, begins=begins(text, scene))
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Hint:
 class Lesson:
     """The texts of one picture, and the hints that stand beside its features."""
 
+    scene: Scene
     texts: list[Exchange]
     hints: list[Hint]
 
@@ -81,7 +84,7 @@ def teach(scene: Scene, random: Random, boxes: bool, *, beside: float) -> Lesson
     rest in the words of each text."""
     if random.random() < beside:
         return told_lesson(scene, random, boxes=boxes)
-    return Lesson(lessons(scene, random, boxes=boxes), [])
+    return Lesson(scene, lessons(scene, random, boxes=boxes), [])
 
 
 def told_lesson(scene: Scene, random: Random, *, boxes: bool = True) -> Lesson:
@@ -98,7 +101,7 @@ def told_lesson(scene: Scene, random: Random, *, boxes: bool = True) -> Lesson:
     told = _hints(scene, random, at_least=random.choice((1, 2, 3, 4)))
     said = [told.caption(), told.caption(), *(told.places() if boxes else ())]
     said += [told.question(boxes=False) for _ in range(12 - len(said))]
-    return Lesson([replace(exchange, hint="") for exchange in said], told.hints)
+    return Lesson(scene, [replace(exchange, hint="") for exchange in said], told.hints)
 
 
 _SAY_NOTHING = frozenset("is the called this my : .".split())
@@ -140,7 +143,7 @@ class _Told:
     def caption(self) -> Exchange:
         """A caption in the names that were told."""
         text = caption(self.scene, self.random, self.names)
-        return Exchange(self.random.choice(CAPTION_PROMPTS), text, self.hint)
+        return Exchange(self.random.choice(CAPTION_PROMPTS), text, self.hint, begins(text, self.scene))
 
     def places(self) -> list[Exchange]:
         """Where everything is that was named."""
@@ -210,14 +213,15 @@ def _told_apart(look: Appearance) -> tuple[str, str, str]:
 class PackedTexts:
     """All texts of B pictures, each picture's in one row behind one image.
 
-    Shapes: `ids`, `targets` (−100 where not trained), `segment` (−1 padding), `position`: B × L, L counting
-    the texts only.
+    Shapes: `ids`, `targets` (−100 where not trained), `segment` (−1 padding), `position`, `begins` (the
+    thing, from 1, of which the next word begins to speak, else 0): B × L, L counting the texts only.
     """
 
     ids: Tensor
     targets: Tensor
     segment: Tensor
     position: Tensor
+    begins: Tensor
 
     def mask(self, prefix: int) -> Tensor:
         """B × 1 × (prefix+L) × (prefix+L) bfloat16: 0 where a query may look (the image, and its own text's
@@ -256,6 +260,7 @@ def pack(
         targets: list[int] = []
         segment: list[int] = []
         position: list[int] = []
+        things: list[int] = []
         for number, exchange in enumerate(lesson):
             asked = [words[w] for w in ask(exchange).split()]
             answer = [*(words[w] for w in exchange.answer.split()), SPECIAL.index("</s>")]
@@ -267,9 +272,11 @@ def pack(
             targets += [-100] * (len(asked) - 1) + answer + [-100]
             segment += [number] * length
             position += range(prefix, prefix + length)
-        rows.append((ids, targets, segment, position))
+            due = {len(asked) - 1 + word: thing for word, thing in exchange.begins}
+            things += [due.get(number, 0) for number in range(length)]
+        rows.append((ids, targets, segment, position, things))
     columns = [
         torch.tensor([values + [fill] * (TEXT_TOKENS - len(values)) for values in column])
-        for column, fill in zip(zip(*rows, strict=True), (0, -100, -1, 0), strict=True)
+        for column, fill in zip(zip(*rows, strict=True), (0, -100, -1, 0, 0), strict=True)
     ]
     return PackedTexts(*columns)

@@ -17,6 +17,7 @@ from myvlm.backbones.qformer import QFormerRows, features_of_words, value_path
 from myvlm.tinyworld.corpus import Corpus, pixels
 from myvlm.tinyworld.language import CAPTION_PROMPTS, IDENTIFIERS, Exchange
 from myvlm.tinyworld.lessons import Hint, PackedTexts, pack, scattered, teach
+from myvlm.tinyworld.looking import not_found, owners
 from myvlm.tinyworld.models import CLIP_WIDTH
 from myvlm.tinyworld.models_blip2 import (
     QUERY_TOKENS,
@@ -131,7 +132,7 @@ def train_blip2(
         texts = pack_blip2([lesson.texts for lesson in taught], words)
         hints = [lesson.hints for lesson in taught]
         beside, names = words_as_features(model, hints, words, random), patch_names(hints, words, shown)
-        with schedule.fast(), QFormerRows(model.qformer, beside):
+        with schedule.fast(), QFormerRows(model.qformer, beside, record=True) as looked:
             seen = model.get_image_features(images.to(device), return_dict=True)
             queries = seen.qformer_outputs.last_hidden_state
             tokens = seen.vision_outputs.last_hidden_state[:, 1:]
@@ -139,11 +140,16 @@ def train_blip2(
                 tokens, queries, labels.to(device), whole.to(device), names.to(device)
             )
             logits, targets = blip2_answer_logits(model, seen.pooler_output, texts)
+            look_loss = names_not_found(looked, hints, beside, shown)
         losses = F.cross_entropy(logits.float(), targets, reduction="none")
         weight = weights[targets]
         loss = (losses * weight).sum() / weight.sum()
         size = token_size(model, seen.pooler_output.float())
-        aside = PATCH_WEIGHT * patch_loss + NAME_WEIGHT * name_loss + SIZE_WEIGHT * size.log().square()
+        aside = (
+            PATCH_WEIGHT * patch_loss
+            + NAME_WEIGHT * (name_loss + look_loss)
+            + SIZE_WEIGHT * size.log().square()
+        )
         schedule.update(loss + aside, optimisers, number)
         named = weight > 1
         values = {
@@ -151,9 +157,25 @@ def train_blip2(
             "identifiers": losses[named].mean().item() if named.any() else 0.0,
             "patches": patch_loss.item(),
             "names": name_loss.item(),
+            "looks": look_loss.item(),
             "size": size.item(),
         }
         yield Step(number + 1, values, model, labeller, optimisers)
+
+
+def names_not_found(
+    looked: QFormerRows,
+    hints: Sequence[Sequence[Hint]],
+    beside: Sequence[Sequence[ConceptRows]],
+    shown: Tensor,
+) -> Tensor:
+    """How far the queries whose patches show something named do not look at the rows of its name, in all
+    layers but the first, which sees what is there. `shown`, B × P, has the number of each patch's thing."""
+    things = owners(hints, beside, lambda hint: hint.thing)
+    pairs = shown.reshape(len(shown), QUERY_TOKENS, -1)
+    wanted = (pairs[:, :, :, None] == things[:, None, None]).any(2)
+    rows = [layer[..., layer.shape[-1] - things.shape[1] :] for layer in looked.probabilities[1:]]
+    return not_found(rows, wanted.to(rows[0].device))
 
 
 def blip2_answer_logits(model: Any, seen: Tensor, texts: PackedTexts) -> tuple[Tensor, Tensor]:

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from myvlm.backbones.base import ConceptRows, visual_norms
-from myvlm.tinyworld.corpus import GRID, Corpus, affine, brighten, pixels, warp
+from myvlm.tinyworld.corpus import Corpus, affine, brighten, pixels, warp
 from myvlm.tinyworld.language import IDENTIFIERS, mirror
 from myvlm.tinyworld.lessons import PREFIX, Hint, PackedTexts, pack, scattered, teach
+from myvlm.tinyworld.looking import Looking
 from myvlm.tinyworld.models import CLIP_WIDTH, SPECIAL, build_tokenizer, new_llava
 from myvlm.tinyworld.scenes import Scene
-from myvlm.tinyworld.train_clip import PatchLabeller, patch_attributes, place_and_weather
+from myvlm.tinyworld.train_clip import PatchLabeller, ThingLabeller, patch_attributes, place_and_weather
 from myvlm.tinyworld.training import Schedule, Step, make_optimisers
 
 T = TypeVar("T")
-PATCHES = GRID**2
 
 TOLD_BESIDE = 0.8
 """Part of the pictures whose hints stand behind their features, where a concept's rows will stand."""
@@ -31,10 +31,12 @@ TOWER_RATE = 0.3
 """Learning rate of the vision tower, which can see already, relative to the rest."""
 PATCH_WEIGHT = 0.2
 """Weight of the renderer's labels of every patch, which keep the tower looking at small things."""
-ROW_WEIGHT = 0.2
-"""Weight of where the renderer says that a row's thing is, which makes the rows look for it."""
-ROW_LAYER = 2
-"""Layers of the language model after which a row should have found its thing; three are left to use it."""
+THING_WEIGHT = 0.2
+"""Weight of what a caption is about to speak of, which is to be known early enough to look for its name."""
+THING_LAYER = 3
+"""Layers of the language model after which it should be known; two are left."""
+LOOK_WEIGHT = 0.3
+"""Weight of the attention from where a name is due, and from where one was said, to the rows that say it."""
 NOISE = 5.0
 """NEFTune (arXiv 2310.05914): uniform noise on all text embeddings, of this size over √(length · width)."""
 
@@ -79,8 +81,8 @@ def train_llava(
         adopt_vision_tower(model, clip_state)
     else:
         model.load_state_dict(before)
-    of_patches, of_rows = PatchLabeller(CLIP_WIDTH), RowLabeller(CLIP_WIDTH)
-    labeller = nn.ModuleDict({"patches": of_patches, "rows": of_rows})
+    of_patches, of_things = PatchLabeller(CLIP_WIDTH), ThingLabeller(CLIP_WIDTH)
+    labeller = nn.ModuleDict({"patches": of_patches, "things": of_things})
     device = schedule.device
     model.to(device), labeller.to(device)
     if schedule.compile:
@@ -98,58 +100,35 @@ def train_llava(
     for number in range(start, schedule.steps):
         random = Random(f"llava {seed} {schedule.drawn + number}")
         generator = torch.Generator().manual_seed(random.randrange(2**62))
-        images, shown, labels, whole, taught = draw_batch(
+        images, _, labels, whole, taught = draw_batch(
             corpus, random, schedule.batch, partial(teach, beside=TOLD_BESIDE)
         )
         texts = pack([lesson.texts for lesson in taught], words)
         beside = words_as_rows(model, [lesson.hints for lesson in taught], words, random)
-        where = where_named([lesson.hints for lesson in taught], beside, shown).to(device)
+        looked = Looking([lesson.hints for lesson in taught], beside, texts, words, known=THING_LAYER)
         with schedule.fast():
             seen = core.vision_tower(images.to(device)).last_hidden_state[:, 1:]
             patch_loss = of_patches.loss(seen, labels.to(device), whole.to(device))
-            logits, targets, found = answer_logits(model, seen, texts, generator, beside)
-            row_loss = of_rows.loss(found, where)
+            with looked.at(core.language_model.config):
+                logits, targets, states = answer_logits(model, seen, texts, generator, beside)
+            due = texts.begins > 0
+            things = patch_attributes([lesson.scene for lesson in taught], texts.begins)[due]
+            thing_loss = of_things.loss(F.layer_norm(states[due], states.shape[-1:]), things.to(device))
+            look_loss = looked.loss()
         losses = F.cross_entropy(logits.float(), targets, reduction="none")
         weight = weights[targets]
         loss = (losses * weight).sum() / weight.sum()
-        schedule.update(loss + PATCH_WEIGHT * patch_loss + ROW_WEIGHT * row_loss, optimisers, number)
+        aside = PATCH_WEIGHT * patch_loss + THING_WEIGHT * thing_loss + LOOK_WEIGHT * look_loss
+        schedule.update(loss + aside, optimisers, number)
         named = weight > 1
         values = {
             "answers": losses[~named].mean().item(),
             "identifiers": losses[named].mean().item() if named.any() else 0.0,
             "patches": patch_loss.item(),
-            "rows": row_loss.item(),
+            "things": thing_loss.item(),
+            "looks": look_loss.item(),
         }
         yield Step(number + 1, values, model, labeller, optimisers)
-
-
-class RowLabeller(nn.Module):
-    """A linear head that says in which patches the thing of a row is, or that it is not there; thrown away
-    after training."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.head = nn.Linear(width, PATCHES + 1)
-
-    def loss(self, rows: Tensor, where: Tensor) -> Tensor:
-        """`rows` N × D, `where` N × (P+1), each row's shares of the patches; 0 where there is no row."""
-        if not len(rows):
-            return rows.sum()
-        return F.cross_entropy(self.head(F.layer_norm(rows, rows.shape[-1:])).float(), where)
-
-
-def where_named(
-    hints: Sequence[Sequence[Hint]], beside: Sequence[Sequence[ConceptRows]], shown: Tensor
-) -> Tensor:
-    """For every row of every picture in turn, N × (P+1): an equal share for each patch that shows its thing
-    or, where it is not there, all for the last. `shown`, B × P, has the number of each patch's thing."""
-    shares = [shown.new_zeros(0, PATCHES + 1, dtype=torch.float32)]
-    for own, rows, numbers in zip(hints, beside, shown, strict=True):
-        for hint, concept in zip(own, rows, strict=True):
-            here = (numbers == hint.thing).float() if hint.thing else torch.zeros(PATCHES)
-            share = torch.cat([here, 1 - here.sum(0, keepdim=True).clamp(max=1)])
-            shares.append((share / share.sum()).expand(concept.count, -1))
-    return torch.cat(shares)
 
 
 @torch.no_grad()
@@ -176,8 +155,8 @@ def answer_logits(
     generator: torch.Generator | None,
     beside: Sequence[Sequence[ConceptRows]] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits at every trained position of all texts (N × V), their targets (N), and the hidden states of all
-    rows after some layers (R × D).
+    """Logits at every trained position of all texts (N × V), their targets (N), and the hidden states of the
+    texts after `THING_LAYER` layers (B × L × D).
 
     The patches `seen` (B × 64 × D) are encoded once for all texts of their picture, which see them but not
     each other (one block mask); so are the rows `beside` them.
@@ -208,8 +187,10 @@ def answer_logits(
     )
     targets = texts.targets.to(device)
     trained = targets != -100
-    found = states.hidden_states[ROW_LAYER][:, first : first + most][~empty[:, first : first + most]]
-    return model.lm_head(states.last_hidden_state[:, first + most :][trained]), targets[trained], found
+    last, early = (
+        hidden[:, first + most :] for hidden in (states.last_hidden_state, states.hidden_states[THING_LAYER])
+    )
+    return model.lm_head(last[trained]), targets[trained], early
 
 
 def _entering(beside: Sequence[Sequence[ConceptRows]], seen: Tensor) -> tuple[Tensor, Tensor]:

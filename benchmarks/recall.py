@@ -65,13 +65,15 @@ def main(
     backbone: Annotated[str, typer.Option(help="An embedded backbone.")] = "tinyworld/llava",
     concepts: Annotated[int, typer.Option(help="Concepts a seed.")] = 12,
     seeds: Annotated[int, typer.Option(help="Seeds: 0, 1, …")] = 3,
+    first: Annotated[int, typer.Option(help="The first seed; those from 6 on are for tuning.")] = 0,
     tests: Annotated[int, typer.Option(help="Unseen pictures of each kind a concept.")] = 20,
     ablated: Annotated[int, typer.Option(help="Concepts a seed in the table of ablations; 0: no table.")] = 4,
     workers: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 2,
     keep: Annotated[Path | None, typer.Option(help="File of finished runs: a broken run goes on.")] = None,
 ) -> None:
     """Measure, print the tables, and last one JSON object."""
-    runs = [(number, seed, tests, number < ablated) for number in range(concepts) for seed in range(seeds)]
+    drawn = range(first, first + seeds)
+    runs = [(number, seed, tests, number < ablated) for number in range(concepts) for seed in drawn]
     whole, by_variant = Tally(), {name: Tally() for name in VARIANTS[backbone]}
     kept = read_kept(keep)
     todo = [run for run in runs if run not in kept]

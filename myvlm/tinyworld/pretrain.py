@@ -72,6 +72,7 @@ def main(
     work = out / "work"
     corpus = load_corpus(work, seed, scenes)
     recipe = {"seed": seed, "scenes": scenes, "device": device, "python": platform.python_version()}
+    recipe |= {"pictures drawn on from step": drawn} if drawn else {}
     place = torch.device(device)
     if only in ("", "clip"):
         clip = _schedule(before, clip_steps, 192, work / "clip.pt", place, drawn)
@@ -202,7 +203,8 @@ def _save_half(state: Mapping[str, Tensor], file: Path) -> None:
 
 TOLD = (
     "Identifiers were met in a few captions out of the blue, and where a hint named a thing: in words of the "
-    "text, or, in most pictures, {}. No learned vector ever stood there."
+    "text, or, in most pictures, {}; from where a name was due the attention was told which of them to look "
+    "at. No learned vector ever stood there."
 )
 """What the cards say of how a name came into the models."""
 TOLD_BEHIND_FEATURES = TOLD.format(

@@ -165,9 +165,10 @@ def test_queries_are_told_to_look_at_the_rows_of_what_their_patches_show() -> No
         loss = names_not_found(looked, hints, beside, shown)
     expected = []
     for picture, (query, count) in enumerate(((3, beside[0][0].count), (5, beside[1][0].count))):
-        rows = slice(65, 65 + count)
-        mass = sum(layer[picture, :, query, rows].sum().item() for layer in looked.probabilities[1:])
-        expected.append(-math.log(min(mass, 1.0)))
+        given = sum(layer[picture, :, query].sum(0) for layer in looked.probabilities[1:])
+        assert isinstance(given, torch.Tensor)
+        right, rows = given[65 : 65 + count].sum().item(), given[65:].sum().item()
+        expected.append(-math.log(right / max(rows, 1.0)))
     assert loss.item() == pytest.approx(sum(expected) / 2, rel=1e-4)
     loss.backward()
     assert bool(model.qformer.encoder.layer[2].crossattention.attention.query.weight.grad.any())

@@ -46,21 +46,24 @@ def owners(
 
 
 def not_found(probabilities: Sequence[Tensor], wanted: Tensor) -> Tensor:
-    """−log of the attention that goes where it should, all heads and layers together, at most 1; the mean.
+    """−log of the attention that goes where it should, all heads and layers together; the mean over queries.
+
+    What goes to all rows together counts as 1 where it is more: then it is the right one's share of it.
 
     Args:
-        probabilities: B × H × Q × K, one a layer.
+        probabilities: B × H × Q × K, one a layer, of the rows alone.
         wanted: B × Q × K bool. Queries that want nothing do not count.
 
-    >>> half = torch.full((1, 2, 1, 2), 0.5)
-    >>> round(float(not_found([half], torch.tensor([[[True, False]]]))), 3)
-    -0.0
-    >>> round(float(not_found([half[:, :1]], torch.tensor([[[True, False]]]))), 3)
-    0.693
+    >>> half, right = torch.full((1, 2, 1, 2), 0.5), torch.tensor([[[True, False]]])
+    >>> round(float(not_found([half], right)), 3), round(float(not_found([half[:, :1]], right)), 3)
+    (0.693, 0.693)
+    >>> sure = torch.tensor([[[[0.9, 0.0]], [[0.3, 0.0]]]])
+    >>> round(float(not_found([sure], right)), 3), round(float(not_found([sure[:, 1:]], right)), 3)
+    (-0.0, 1.204)
     """
     total = torch.stack([layer.sum(1) for layer in probabilities]).sum(0)
-    found = (total * wanted).sum(-1)[wanted.any(-1)]
-    return -(found.clamp(max=1.0) + LEAST).log().mean() if len(found) else total.sum() * 0.0
+    found = ((total * wanted).sum(-1) / total.sum(-1).clamp(min=1.0))[wanted.any(-1)]
+    return -(found + LEAST).log().mean() if len(found) else total.sum() * 0.0
 
 
 class Looking:

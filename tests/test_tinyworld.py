@@ -237,6 +237,8 @@ def test_captions_look_for_a_name_where_it_is_due_and_where_it_was_said() -> Non
     # Where a row is wanted, the word that is due is a name; where one was said, it is what stands there.
     assert set(texts.targets.gather(1, places)[due].tolist()) <= spoken
     assert set(texts.ids.gather(1, places)[said].tolist()) <= spoken
+    assert looked.bare.any()
+    assert set(texts.targets.gather(1, places)[looked.bare].tolist()) <= {vocab["a"], vocab["an"]}
     heard = {name for name in spoken if bool((texts.ids == name).any())}
     assert set(texts.ids.gather(1, places)[said].tolist()) == heard
     seen = torch.zeros(len(SCENES), 64, CLIP_WIDTH)

@@ -163,13 +163,16 @@ def test_queries_are_told_to_look_at_the_rows_of_what_their_patches_show() -> No
     with QFormerRows(model.qformer, beside, record=True) as looked:
         model.get_image_features(pictures)
         loss = names_not_found(looked, hints, beside, shown)
-    expected = []
+    found, idle = [], []
     for picture, (query, count) in enumerate(((3, beside[0][0].count), (5, beside[1][0].count))):
         given = sum(layer[picture, :, query].sum(0) for layer in looked.probabilities[1:])
         assert isinstance(given, torch.Tensor)
         right, rows = given[65 : 65 + count].sum().item(), given[65:].sum().item()
-        expected.append(-math.log(right / max(rows, 1.0)))
-    assert loss.item() == pytest.approx(sum(expected) / 2, rel=1e-4)
+        found.append(-math.log(right / max(rows, 1.0)))
+        others = [number for number in range(QUERY_TOKENS) if number != query]
+        [layer] = looked.probabilities[1:]
+        idle += (-(1 - layer[picture, :, others, 65:].sum(-1).mean(0)).log()).tolist()
+    assert loss.item() == pytest.approx(np.mean(found) + np.mean(idle), rel=1e-4)
     loss.backward()
     assert bool(model.qformer.encoder.layer[2].crossattention.attention.query.weight.grad.any())
 

@@ -66,11 +66,29 @@ def not_found(probabilities: Sequence[Tensor], wanted: Tensor) -> Tensor:
     return -(found + LEAST).log().mean() if len(found) else total.sum() * 0.0
 
 
+def astray(probabilities: Sequence[Tensor], idle: Tensor) -> Tensor:
+    """−log of the attention that does not go to any row, the mean of all heads and layers, from where none is
+    wanted; the mean over these queries.
+
+    Args:
+        probabilities: B × H × Q × K, one a layer, of the rows alone.
+        idle: B × Q bool.
+
+    >>> half = torch.tensor([[[[0.25, 0.25], [0.0, 0.0]]]])
+    >>> [abs(round(float(astray([half], torch.tensor([one]))), 3)) for one in ([True, False], [False, True])]
+    [0.693, 0.0]
+    """
+    mean = torch.stack([layer.sum(-1).mean(1) for layer in probabilities]).mean(0)
+    away = 1 - mean[idle].clamp(max=1 - LEAST)
+    return -(away + LEAST).log().mean() if len(away) else mean.sum() * 0.0
+
+
 class Looking:
     """Where the texts of a batch should look among the rows behind their picture, and whether they do.
 
     From where a caption is about to name a thing, in the layers behind the first `known`, which find out of
-    which thing it will speak; from every name, in a question or said before, in those.
+    which thing it will speak; from every name, in a question or said before, in those. From where a caption
+    is about to speak of what has no name, not at all.
     """
 
     def __init__(
@@ -88,8 +106,9 @@ class Looking:
         names = owners(hints, beside, lambda hint: words[hint.name])
         due = texts.begins[:, :, None] == things[:, None]
         said = texts.ids[:, :, None] == names[:, None]
-        wants = (due | said).any(-1)
-        # The positions that want something, those of each picture together; -1 fills up.
+        bare = (texts.begins > 0) & ~due.any(-1) & (names != NOBODY).any(1, keepdim=True)
+        wants = (due | said).any(-1) | bare
+        # The positions that are watched, those of each picture together; -1 fills up.
         most = max(1, int(wants.sum(1).max()))
         places = wants.long().argsort(dim=1, descending=True, stable=True)[:, :most]
         wanted = wants.gather(1, places)
@@ -98,6 +117,7 @@ class Looking:
         self.keys = torch.arange(first, first + columns).expand(len(wants), -1)
         each = places[:, :, None].expand(-1, -1, columns)
         self.due, self.said = (one.gather(1, each) & wanted[:, :, None] for one in (due, said))
+        self.bare = bare.gather(1, places) & wanted
 
     @contextmanager
     def at(self, config: Any) -> Iterator[None]:
@@ -107,6 +127,7 @@ class Looking:
         self.probabilities = recorder.probabilities
 
     def loss(self) -> Tensor:
-        """What `not_found` says of both."""
+        """What `not_found` says of the first two, and `astray` of the last."""
         late, early = self.probabilities[self.known :], self.probabilities[: self.known]
-        return not_found(late, self.due.to(late[0].device)) + not_found(early, self.said.to(late[0].device))
+        due, said, bare = (one.to(late[0].device) for one in (self.due, self.said, self.bare))
+        return not_found(late, due) + not_found(early, said) + astray(late, bare)

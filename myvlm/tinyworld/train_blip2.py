@@ -17,7 +17,7 @@ from myvlm.backbones.qformer import QFormerRows, features_of_words, value_path
 from myvlm.tinyworld.corpus import Corpus, pixels
 from myvlm.tinyworld.language import CAPTION_PROMPTS, IDENTIFIERS, Exchange
 from myvlm.tinyworld.lessons import Hint, PackedTexts, pack, scattered, teach
-from myvlm.tinyworld.looking import not_found, owners
+from myvlm.tinyworld.looking import astray, not_found, owners
 from myvlm.tinyworld.models import CLIP_WIDTH
 from myvlm.tinyworld.models_blip2 import (
     QUERY_TOKENS,
@@ -169,13 +169,16 @@ def names_not_found(
     beside: Sequence[Sequence[ConceptRows]],
     shown: Tensor,
 ) -> Tensor:
-    """How far the queries whose patches show something named do not look at the rows of its name, in all
-    layers but the first, which sees what is there. `shown`, B × P, has the number of each patch's thing."""
+    """How far the queries whose patches show something named do not look at the rows of its name, and all
+    others at any, in all layers but the first, which sees what is there. `shown`, B × P, has the number of
+    each patch's thing."""
     things = owners(hints, beside, lambda hint: hint.thing)
     pairs = shown.reshape(len(shown), QUERY_TOKENS, -1)
     wanted = (pairs[:, :, :, None] == things[:, None, None]).any(2)
     rows = [layer[..., layer.shape[-1] - things.shape[1] :] for layer in looked.probabilities[1:]]
-    return not_found(rows, wanted.to(rows[0].device))
+    wanted = wanted.to(rows[0].device)
+    told = torch.tensor([bool(own) for own in hints], device=wanted.device)
+    return not_found(rows, wanted) + astray(rows, told[:, None] & ~wanted.any(-1))
 
 
 def blip2_answer_logits(model: Any, seen: Tensor, texts: PackedTexts) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
 """The texts that one training picture is shown with: captions, questions, boxes, with and without hints.
 
-A hint names a thing in words, before the instruction. From hints the language model learns what every large
-one knows: that a word from its context can stand where a noun phrase stands, for one thing and no other.
-No model of the world is ever trained to read a vector there.
+A hint names a thing in words: before the instruction, or, all its words in one place, beside the features of
+the picture. From hints a model learns what every large one knows: that a word from its context can stand
+where a noun phrase stands, for one thing and no other. No vector that was learned ever stands there.
 """
 
 from __future__ import annotations

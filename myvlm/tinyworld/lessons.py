@@ -95,8 +95,8 @@ def told_lesson(scene: Scene, random: Random, *, boxes: bool = True) -> Lesson:
     >>> lesson = told_lesson(random_scene(Random(5)), Random(5))
     >>> [(hint.words, hint.thing) for hint in lesson.hints]
     [(['blue', 'lamp', 'qlk'], 0), (['dog', 'otto'], 3), (['miss'], 1)]
-    >>> lesson.texts[2]
-    Exchange(prompt='[refer] otto', answer='{ <26> <18> <58> <52> }', hint='')
+    >>> lesson.texts[2].prompt, lesson.texts[2].answer
+    ('[refer] otto', '{ <26> <18> <58> <52> }')
     """
     told = _hints(scene, random, at_least=random.choice((1, 2, 3, 4)))
     said = [told.caption(), told.caption(), *(told.places() if boxes else ())]

@@ -295,7 +295,7 @@ class MyVLM:
         Raises:
             UnknownConceptError: there is no such concept.
         """
-        self.concepts[identifier]  # known, or an error that lists those that are
+        concept = self.concepts[identifier]
         [photo] = load_images(image)
         [found] = self._recognise([photo])
         detection = next((d for d in found if d.identifier == identifier), None)
@@ -303,10 +303,7 @@ class MyVLM:
         said = ""
         if prompt and detection and detection.present:
             # Its own rows alone: with those of the others that are there a small model points at these too.
-            alone = [self.concepts[identifier]]
-            prompts, rows = [_in_spoken_words(prompt, alone)], [[self._rows(alone[0])]]
-            [answer] = self.backbone.generate([photo.image], prompts, rows, max_new_tokens=LONGEST)
-            said = _in_own_words(answer.text, alone)
+            [(said, _)] = self._generate([photo], [[concept]], prompt, {"max_new_tokens": LONGEST})
         return located(self.backbone, detection, said, photo.image)
 
     @contextmanager
@@ -331,23 +328,21 @@ class MyVLM:
         return replies[0] if single else replies
 
     def _speak_of(self, photos: list[LoadedImage], prompt: str, generation: dict[str, Any]) -> list[Reply]:
-        return self._say(photos, self._recognise(photos), prompt, generation)
-
-    def _say(
-        self,
-        photos: list[LoadedImage],
-        detections: Sequence[Detections],
-        prompt: str,
-        generation: dict[str, Any],
-    ) -> list[Reply]:
+        detections = self._recognise(photos)
         seen = [[self.concepts[d.identifier] for d in found.present] for found in detections]
+        said = self._generate(photos, seen, prompt, generation)
+        each = zip(said, detections, photos, strict=True)
+        return [Reply(text, found, photo.image, ids) for (text, ids), found, photo in each]
+
+    def _generate(
+        self, photos: list[LoadedImage], seen: list[list[Concept]], prompt: str, generation: dict[str, Any]
+    ) -> list[tuple[str, tuple[int, ...]]]:
+        """Text and token ids of each picture with the rows of these concepts, in the user's identifiers."""
         prompts = [_in_spoken_words(prompt, concepts) for concepts in seen]
         rows = [[self._rows(concept) for concept in concepts] for concepts in seen]
         said = self.backbone.generate([p.image for p in photos], prompts, rows, **generation)
-        return [
-            Reply(_in_own_words(g.text, concepts), found, p.image, tuple(g.token_ids.tolist()))
-            for g, concepts, found, p in zip(said, seen, detections, photos, strict=True)
-        ]
+        each = zip(said, seen, strict=True)
+        return [(_in_own_words(g.text, own), tuple(g.token_ids.tolist())) for g, own in each]
 
     def _recognise(self, photos: list[LoadedImage]) -> list[Detections]:
         concepts = ConceptLibrary() if self._generic else self.concepts

@@ -104,8 +104,9 @@ def train_llava(
             corpus, random, schedule.batch, partial(teach, beside=TOLD_BESIDE)
         )
         texts = pack([lesson.texts for lesson in taught], words)
-        beside = words_as_rows(model, [lesson.hints for lesson in taught], words, random)
-        looked = Looking([lesson.hints for lesson in taught], beside, texts, words, known=THING_LAYER)
+        hints = [lesson.hints for lesson in taught]
+        beside = words_as_rows(model, hints, words, random)
+        looked = Looking(hints, beside, texts, words, known=THING_LAYER)
         with schedule.fast():
             seen = core.vision_tower(images.to(device)).last_hidden_state[:, 1:]
             patch_loss = of_patches.loss(seen, labels.to(device), whole.to(device))

@@ -34,7 +34,7 @@ from myvlm.learning import gather_examples, learn_embedding
 from myvlm.learning.memory import LiveBytes
 from myvlm.tinyworld import few_shot
 
-SAMPLES, WEIGHT = 4, 0.25
+PHOTOS, WEIGHT = 4, 0.25
 Step = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -52,7 +52,7 @@ def main(
         backbone = backbone_for(model, processor, name=f"random/{preset}")
     except UnknownBackboneError as error:
         raise typer.BadParameter(f"{preset}: no adapter for this family is installed.\n{error}") from error
-    batch = make_batch(chosen)
+    batch = make_batch(chosen, chosen.samples)
     paper = PaperStep(model, processor, batch, WEIGHT)
     ours = our_step(backbone, batch)
     figures = compare(preset, paper, ours, backbone, repeats)
@@ -76,16 +76,16 @@ def choose(preset: str) -> Preset:
     return chosen
 
 
-def make_batch(preset: Preset) -> Batch:
-    """Four photos of noise with instructions and answers of different lengths."""
+def make_batch(preset: Preset, samples: int) -> Batch:
+    """At most four photos of noise with instructions and answers of different lengths."""
     prompts = ["Describe the image.", "Describe the mug.", "Describe sks.", "Describe the image."]
     answers = [
         " ".join(
             ["sks", *(f"word{(7 * sample + place) % 200}" for place in range(preset.answer - sample - 1))]
         )
-        for sample in range(SAMPLES)
+        for sample in range(samples)
     ]
-    return Batch(photos(SAMPLES, preset.side), prompts, answers)
+    return Batch(photos(samples, preset.side), prompts[:samples], answers)
 
 
 def our_step(backbone: Backbone, batch: Batch) -> Step:
@@ -94,7 +94,7 @@ def our_step(backbone: Backbone, batch: Batch) -> Step:
     prefixes = backbone.prefixes(features)
 
     def step(direction: torch.Tensor) -> torch.Tensor:
-        rows = [[ConceptRows(direction)]] * SAMPLES
+        rows = [[ConceptRows(direction)]] * len(batch.images)
         loss_of = backbone.tail_loss if prefixes else backbone.answer_loss
         loss = loss_of(prefixes or features, batch.prompts, batch.answers, rows)
         return loss.cross_entropy + WEIGHT * loss.attention
@@ -120,7 +120,7 @@ def compare(
             gradients.append(gradient)
             peaks.append(memory.peak)
         times = interleaved([lambda: both(paper.loss, direction), lambda: both(ours, direction)], repeats)
-    table = Table("", "the paper's", "ours", title=f"{preset}: {SAMPLES} samples, T = {paper.length}")
+    table = Table("", "the paper's", "ours", title=f"{preset}: {len(paper.ids)} samples, T = {paper.length}")
     table.add_row("seconds a step", *(f"{seconds:.4f}" for seconds in times))
     table.add_row("peak memory of a step, MiB", *(f"{peak / 2**20:.1f}" for peak in peaks))
     table.add_row("loss", *(f"{loss.item():.7f}" for loss in losses))
@@ -183,7 +183,7 @@ def limit_part(backbone: Backbone, seconds: float) -> float | None:
 
 def learn(backbone: Backbone, preset: Preset) -> dict[str, float | None]:
     """Four photos to a concept embedding, encoding and prefixes included, on a GPU."""
-    batch = make_batch(preset)
+    batch = make_batch(preset, PHOTOS)
     examples = gather_examples("sks", load_images(list(batch.images)), list(batch.answers))
     settings = LearnSettings(steps=100, views=8, regularizer=WEIGHT)
     weights = sum(weight.nbytes for weight in backbone.model.parameters())

@@ -48,6 +48,7 @@ class Preset:
         gpu: whether it needs one.
         side: of the square photos, in pixels.
         answer: words of the longest answer; the other samples' are a word shorter each.
+        samples: of a step that is compared; the paper's keeps all maps of all in memory.
     """
 
     configuration: Callable[[], Any]
@@ -56,6 +57,7 @@ class Preset:
     gpu: bool
     side: int
     answer: int
+    samples: int = 4
 
     def build(self, device: str) -> tuple[Any, Any]:
         """The model, with random weights of seed 0, and its processor; `meta` builds it without weights."""
@@ -230,7 +232,7 @@ PRESETS = {
     ),  # T = 700
     "llava-1.5-7b": Preset(llava_15_7b, llava_15_processor, torch.bfloat16, gpu=True, side=336, answer=30),
     "llava-next-7b": Preset(
-        llava_next_7b, llava_next_processor, torch.bfloat16, gpu=True, side=672, answer=30
+        llava_next_7b, llava_next_processor, torch.bfloat16, gpu=True, side=672, answer=30, samples=2
     ),
     "blip2-opt-2.7b": Preset(blip2_opt_27b, blip2_processor, torch.bfloat16, gpu=True, side=224, answer=30),
 }

@@ -1,5 +1,6 @@
-"""Published checkpoints without their weights: the model on the meta device, the processor with a stand-in
-tokenizer that has the published length and the published special tokens at their ids.
+"""Published checkpoints without their weights: the model on the meta device, or with random weights on
+another; the processor with a stand-in tokenizer that has the published length and the published special
+tokens at their ids.
 
 The facts are in `checkpoints/`, one file a checkpoint, with their sources and what could not be confirmed.
 """
@@ -20,6 +21,7 @@ import myvlm.backbones.minigpt_model  # noqa: F401  (makes MiniGPT-v2 known to t
 
 FOLDER = Path(__file__).with_name("checkpoints")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+PARTS = {"text_config", "vision_config", "qformer_config"}
 
 
 @cache
@@ -29,20 +31,38 @@ def facts(name: str) -> dict[str, Any]:
     return read
 
 
-def published(name: str, *, rows: int | None = None) -> tuple[Any, Any]:
-    """The model, on the meta device, and its processor.
+def published(
+    name: str,
+    *,
+    rows: int | None = None,
+    layers: int | None = None,
+    device: str = "meta",
+    dtype: torch.dtype | None = None,
+) -> tuple[Any, Any]:
+    """The model, on the meta device or with random weights, and its processor.
 
     Args:
         rows: of the embedding table, where others than the published are to be tried.
+        layers: of each part of the model, where fewer than the published are to be tried.
+        device: where the weights are drawn; nothing is drawn on `meta`.
+        dtype: of the weights; float32 where not given.
     """
     known = facts(name)
     config = dict(known["config"])
     if rows is not None:
         config["text_config"] = {**config["text_config"], "vocab_size": rows}
+    if layers is not None:
+        for part in PARTS & config.keys():
+            count = "depth" if "depth" in config[part] else "num_hidden_layers"
+            config[part] = {**config[part], count: layers}
     config = hf.AutoConfig.for_model(**config)
     config._name_or_path = known["checkpoint"]
-    with torch.device("meta"):
-        model = hf.AutoModelForImageTextToText.from_config(config)
+    if config.vision_config.model_type == "blip_2_vision_model":
+        # The tower's own initial weights are so small that all its features would be nought.
+        config.vision_config.initializer_range = 0.02
+    with torch.device(device):
+        options = {} if dtype is None else {"dtype": dtype}
+        model = hf.AutoModelForImageTextToText.from_config(config, **options)
     ends = known["eos"] if len(known["eos"]) > 1 else known["eos"][0]
     model.generation_config.eos_token_id = ends
     return model.eval(), _processor(known)
@@ -60,7 +80,11 @@ def _processor(known: dict[str, Any]) -> Any:
     if "video_processor" in known:
         parts.append(getattr(hf, known["video_processor"])())
     template = TEMPLATES[known["chat_template"]] if known["chat_template"] else None
-    return getattr(hf, options.pop("kind"))(*parts, chat_template=template, **options)
+    processor = getattr(hf, options.pop("kind"))(*parts, chat_template=template, **options)
+    if isinstance(processor, hf.Blip2Processor):
+        # It writes placeholders from a token object, but takes a string where the tokenizer names the token.
+        processor.image_token = AddedToken(str(processor.image_token), normalized=False, special=True)
+    return processor
 
 
 class _Published(hf.PreTrainedTokenizerFast):

@@ -41,7 +41,7 @@ def test_the_cpu_preset_is_what_it_says() -> None:
     model, processor = preset.build("meta")
     text = model.config.text_config
     assert (text.num_hidden_layers, text.hidden_size) == (32, 256)
-    step = PaperStep(model, processor, learning_step.make_batch(preset), 1.0)
+    step = PaperStep(model, processor, learning_step.make_batch(preset, preset.samples), 1.0)
     assert step.ids.shape == (4, 700)
 
 
@@ -74,7 +74,7 @@ def test_the_big_presets_have_the_real_sizes_and_ask_for_a_gpu(
     model, processor = chosen.build("meta")
     assert round(learning_step.parameters(model) / 1e9, 3) == billions
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
-    batch = learning_step.make_batch(chosen)
+    batch = learning_step.make_batch(chosen, chosen.samples)
     inputs = processor(images=batch.images[:1], text=["<image> the image"], return_tensors="pt")
     expected = model.config.image_token_id
     assert int((inputs["input_ids"] == expected).sum()) in (tokens, tokens + 1)  # BLIP-2 adds its own

@@ -180,9 +180,10 @@ class LanguageRows(Backbone):
         batch = self.prompter.teacher_forced([own.text for own in layouts], prompts, answers, rows)
         told = self._told(batch.ids, batch.attention_mask, batch.starts, layouts)
         tail = tail_of(self.model, prefixes, batch, rows, told.get("position_ids"))
+        queries, keys = tail.queries.to(self.device), tail.keys.to(self.device)
         with (
             self.frozen(),
-            record_attention(self.language_model.config, queries=tail.queries, keys=tail.keys) as recorder,
+            record_attention(self.language_model.config, queries=queries, keys=keys) as recorder,
         ):
             logits = self.model(inputs_embeds=tail.embeds, **tail.inputs).logits
         return _loss(logits[:, :-1], tail.labels[:, 1:], recorder)

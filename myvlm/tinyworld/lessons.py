@@ -8,12 +8,13 @@ where a noun phrase stands, for one thing and no other. No vector that was learn
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from random import Random
 
 import torch
 from torch import Tensor
 
+from myvlm.backbones.base import ConceptRows
 from myvlm.tinyworld import scenes as world
 from myvlm.tinyworld.language import (
     CAPTION_PROMPTS,
@@ -117,6 +118,18 @@ def scattered(direction: Tensor, random: Random, generator: torch.Generator) -> 
     noise = torch.randn(random.randint(1, 4), len(direction), generator=generator).to(direction)
     spread: Tensor = direction * (len(direction) ** 0.5 / direction.norm()) + NOISE * noise
     return spread
+
+
+def rows_of(
+    hints: Sequence[Sequence[Hint]], directions: Tensor, random: Random, device: torch.device
+) -> list[list[ConceptRows]]:
+    """Each picture's hints as rows on the device, of their `directions` (N × D, one a hint, in turn) but for
+    noise."""
+    generator = torch.Generator().manual_seed(random.randrange(2**62))
+    rows = [scattered(direction, random, generator) for direction in directions.cpu()]
+    # Moved in one piece: a hundred small ones take a GPU longer than what it does with them.
+    there = iter(torch.split(torch.cat(rows).to(device), [len(one) for one in rows]) if rows else ())
+    return [[ConceptRows(next(there)) for _ in own] for own in hints]
 
 
 @dataclass(frozen=True)
@@ -223,14 +236,17 @@ class PackedTexts:
     position: Tensor
     begins: Tensor
 
+    def to(self, device: torch.device) -> PackedTexts:
+        """The same there."""
+        return PackedTexts(*(getattr(self, part.name).to(device) for part in fields(self)))
+
     def mask(self, prefix: int) -> Tensor:
         """B × 1 × (prefix+L) × (prefix+L) bfloat16: 0 where a query may look (the image, and its own text's
         past), else −10⁴ to be added to the scores."""
-        size, length = self.ids.shape
-        segment = torch.cat([torch.full((size, prefix), -2), self.segment], dim=1)
+        segment = torch.nn.functional.pad(self.segment, (prefix, 0), value=-2)
         same = segment[:, :, None] == segment[:, None, :]
         same[:, :, :prefix] = True
-        causal = torch.ones(prefix + length, prefix + length, dtype=torch.bool).tril()
+        causal = torch.ones_like(same[0]).tril()
         return (~(same & causal))[:, None].to(torch.bfloat16) * -1e4
 
 

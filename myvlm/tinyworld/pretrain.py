@@ -66,22 +66,25 @@ def main(
     drawn: Annotated[
         int, typer.Option(help="Steps of this seed that `before` was trained for: other batches are drawn.")
     ] = 0,
+    workers: Annotated[
+        int, typer.Option(help="Processes that draw batches beside the training, which a GPU outruns.")
+    ] = 0,
 ) -> None:
     """Draw the scenes, train tinyworld/clip, then tinyworld/llava and /blip2, and write all with cards."""
     torch.set_num_threads(threads)
     work = out / "work"
-    corpus = load_corpus(work, seed, scenes)
+    corpus = load_corpus(work, seed, scenes, max(2, workers))
     recipe = {"seed": seed, "scenes": scenes, "device": device, "python": platform.python_version()}
     recipe |= {"pictures drawn on from step": drawn} if drawn else {}
     place = torch.device(device)
     if only in ("", "clip"):
-        clip = _schedule(before, clip_steps, 192, work / "clip.pt", place, drawn)
+        clip = _schedule(before, clip_steps, 192, work / "clip.pt", place, drawn, workers)
         start = _weights(before / "clip" / "open_clip_model.safetensors") if before else None
         state = _run("tinyworld/clip", train_clip(corpus, seed, clip, start), clip)
         made = {**recipe, "steps": clip_steps, "batch": 192, **_gone_on_from(before, "clip")}
         export_clip(out / "clip", state, made)
     if only in ("", "llava"):
-        llava = _schedule(before, llava_steps, 48, work / "llava.pt", place, drawn)
+        llava = _schedule(before, llava_steps, 48, work / "llava.pt", place, drawn, workers)
         llava = replace(llava, compile=compiled)
         start = _llava_weights(before / "llava") if before else None
         tower = start or _weights(out / "clip" / "open_clip_model.safetensors")
@@ -89,7 +92,7 @@ def main(
         made = {**recipe, "steps": llava_steps, "batch": 48, **_gone_on_from(before, "llava")}
         export_llava(out / "llava", state, made)
     if only in ("", "blip2"):
-        blip2 = _schedule(before, blip2_steps, 32, work / "blip2.pt", place, drawn)
+        blip2 = _schedule(before, blip2_steps, 32, work / "blip2.pt", place, drawn, workers)
         start = _blip2_weights(before / "blip2") if before else None
         steps = train_blip2(corpus, seed, blip2, _llava_weights(out / "llava"), start)
         state = _run("tinyworld/blip2", steps, blip2)
@@ -98,12 +101,20 @@ def main(
 
 
 def _schedule(
-    before: Path | None, steps: int, batch: int, checkpoint: Path, device: torch.device, drawn: int
+    before: Path | None,
+    steps: int,
+    batch: int,
+    checkpoint: Path,
+    device: torch.device,
+    drawn: int,
+    workers: int,
 ) -> Schedule:
     """From nothing at the full rate; from earlier weights at half of it, cooling down nearly all the way."""
     if before is None:
-        return Schedule(steps, batch, 2e-3, checkpoint, device, drawn=drawn)
-    return Schedule(steps, batch, 1e-3, checkpoint, device, warmup=50, cooling=0.6, drawn=drawn)
+        return Schedule(steps, batch, 2e-3, checkpoint, device, drawn=drawn, workers=workers)
+    return Schedule(
+        steps, batch, 1e-3, checkpoint, device, warmup=50, cooling=0.6, drawn=drawn, workers=workers
+    )
 
 
 def _gone_on_from(before: Path | None, model: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from myvlm.backbones.base import ConceptRows
 from myvlm.backbones.qformer import QFormerRows, features_of_words, value_path
 from myvlm.tinyworld.corpus import Corpus, pixels
 from myvlm.tinyworld.language import CAPTION_PROMPTS, IDENTIFIERS, Exchange
-from myvlm.tinyworld.lessons import Hint, PackedTexts, pack, scattered, teach
+from myvlm.tinyworld.lessons import Hint, PackedTexts, pack, rows_of, teach
 from myvlm.tinyworld.looking import astray, not_found, owners
 from myvlm.tinyworld.models import CLIP_WIDTH
 from myvlm.tinyworld.models_blip2 import (
@@ -124,13 +124,16 @@ def train_blip2(
     ]  # fmt: skip
     optimisers = make_optimisers(parts, schedule)
     start = schedule.resume(model, labeller, *optimisers)
-    for number in range(start, schedule.steps):
-        random = Random(f"blip2 {seed} {schedule.drawn + number}")
-        images, shown, labels, whole, taught = draw_batch(
-            corpus, random, schedule.batch, partial(teach, beside=TOLD_BESIDE)
-        )
+    lesson_of = partial(teach, beside=TOLD_BESIDE)
+
+    def draw(number: int) -> Any:
+        random = Random(f"blip2 {seed} {number}")
+        *pictures, taught = draw_batch(corpus, random, schedule.batch, lesson_of)
         texts = pack_blip2([lesson.texts for lesson in taught], words)
-        hints = [lesson.hints for lesson in taught]
+        return *pictures, texts, [lesson.hints for lesson in taught], random
+
+    for number, drawn in schedule.batches(draw, start):
+        images, shown, labels, whole, texts, hints, random = drawn
         beside, names = words_as_features(model, hints, words, random), patch_names(hints, words, shown)
         with schedule.fast(), QFormerRows(model.qformer, beside, record=True) as looked:
             seen = model.get_image_features(images.to(device), return_dict=True)
@@ -188,18 +191,18 @@ def blip2_answer_logits(model: Any, seen: Tensor, texts: PackedTexts) -> tuple[T
     them but not each other (one block mask).
     """
     device = seen.device
-    written = model.get_input_embeddings()(texts.ids.to(device))
+    texts = texts.to(device)
+    written = model.get_input_embeddings()(texts.ids)
     inputs = torch.cat([seen, written.to(seen.dtype)], dim=1)
     start = torch.arange(QUERY_TOKENS, device=device).expand(len(seen), -1)
     hidden = model.language_model.model(
         inputs_embeds=inputs,
-        attention_mask=texts.mask(QUERY_TOKENS).to(device, inputs.dtype),
-        position_ids=torch.cat([start, texts.position.to(device)], dim=1),
+        attention_mask=texts.mask(QUERY_TOKENS).to(inputs.dtype),
+        position_ids=torch.cat([start, texts.position], dim=1),
         use_cache=False,
     ).last_hidden_state[:, QUERY_TOKENS:]
-    targets = texts.targets.to(device)
-    trained = targets != -100
-    return model.language_model.lm_head(hidden[trained]), targets[trained]
+    trained = texts.targets != -100
+    return model.language_model.lm_head(hidden[trained]), texts.targets[trained]
 
 
 def pack_blip2(texts: Sequence[Sequence[Exchange]], words: dict[str, int]) -> PackedTexts:
@@ -221,9 +224,8 @@ def words_as_features(
     if not bags:
         return [[] for _ in hints]
     wanted = torch.stack([table[[words[word] for word in bag]].sum(0) for bag in bags])
-    directions = iter(features_of_words(value_path(model.qformer, model.language_projection), wanted))
-    generator = torch.Generator().manual_seed(random.randrange(2**62))
-    return [[ConceptRows(scattered(next(directions), random, generator)) for _ in own] for own in hints]
+    path = value_path(model.qformer, model.language_projection)
+    return rows_of(hints, features_of_words(path, wanted), random, model.device)
 
 
 @torch.no_grad()

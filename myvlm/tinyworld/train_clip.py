@@ -99,14 +99,16 @@ def train_clip(
     tokenizer = _Tokens()
     optimisers = make_optimisers([(model, 1.0), (labeller, 1.0)], schedule)
     start = schedule.resume(model, labeller, *optimisers)
-    for number in range(start, schedule.steps):
-        random = Random(f"clip {seed} {schedule.drawn + number}")
-        batch = _batch(corpus, random, schedule.batch)
-        images, labels, whole, single = (one.to(device) for one in batch[:4])
-        texts = batch[4]
+
+    def draw(number: int) -> Any:
+        *shown, texts = _batch(corpus, Random(f"clip {seed} {number}"), schedule.batch)
+        return *shown, tokenizer(texts)
+
+    for number, drawn in schedule.batches(draw, start):
+        images, labels, whole, single, texts = (one.to(device) for one in drawn)
         with schedule.fast():
             pooled, tokens = model.visual(images)
-            written = model.encode_text(tokenizer(texts).to(device), normalize=True)
+            written = model.encode_text(texts, normalize=True)
             patch_loss = of_patches.loss(tokens, labels, whole)
             window_loss = of_window.loss(pooled, single)
         pooled, written = F.normalize(pooled.float(), dim=-1), written.float()

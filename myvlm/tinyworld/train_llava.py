@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from myvlm.backbones.base import ConceptRows, visual_norms
+from myvlm.backbones.base import ConceptRows
 from myvlm.tinyworld.corpus import Corpus, affine, brighten, pixels, warp
 from myvlm.tinyworld.language import IDENTIFIERS, mirror
-from myvlm.tinyworld.lessons import PREFIX, Hint, PackedTexts, pack, scattered, teach
+from myvlm.tinyworld.lessons import PREFIX, Hint, PackedTexts, pack, rows_of, teach
 from myvlm.tinyworld.looking import Looking
 from myvlm.tinyworld.models import CLIP_WIDTH, SPECIAL, build_tokenizer, new_llava
 from myvlm.tinyworld.scenes import Scene
@@ -97,14 +97,19 @@ def train_llava(
     ]  # fmt: skip
     optimisers = make_optimisers(parts, schedule)
     start = schedule.resume(model, labeller, *optimisers)
-    for number in range(start, schedule.steps):
-        random = Random(f"llava {seed} {schedule.drawn + number}")
-        generator = torch.Generator().manual_seed(random.randrange(2**62))
-        images, _, labels, whole, taught = draw_batch(
-            corpus, random, schedule.batch, partial(teach, beside=TOLD_BESIDE)
-        )
+    lesson_of = partial(teach, beside=TOLD_BESIDE)
+
+    def draw(number: int) -> Any:
+        random = Random(f"llava {seed} {number}")
+        noise = random.randrange(2**62)
+        *shown, taught = draw_batch(corpus, random, schedule.batch, lesson_of)
         texts = pack([lesson.texts for lesson in taught], words)
-        hints = [lesson.hints for lesson in taught]
+        things = patch_attributes([lesson.scene for lesson in taught], texts.begins)[texts.begins > 0]
+        return *shown, texts, [lesson.hints for lesson in taught], things, noise, random
+
+    for number, drawn in schedule.batches(draw, start):
+        images, _, labels, whole, texts, hints, things, noise, random = drawn
+        generator = torch.Generator(device).manual_seed(noise)
         beside = words_as_rows(model, hints, words, random)
         looked = Looking(hints, beside, texts, words, known=THING_LAYER)
         with schedule.fast():
@@ -113,7 +118,6 @@ def train_llava(
             with looked.at(core.language_model.config):
                 logits, targets, states = answer_logits(model, seen, texts, generator, beside)
             due = texts.begins > 0
-            things = patch_attributes([lesson.scene for lesson in taught], texts.begins)[due]
             thing_loss = of_things.loss(F.layer_norm(states[due], states.shape[-1:]), things.to(device))
             look_loss = looked.loss()
         losses = F.cross_entropy(logits.float(), targets, reduction="none")
@@ -138,15 +142,10 @@ def words_as_rows(
 ) -> list[list[ConceptRows]]:
     """Each picture's hints as rows behind its features: one to four a hint, all its words in one place, but
     for noise, as where learning starts."""
-    table = F.normalize(model.get_input_embeddings().weight, dim=-1)
-    generator = torch.Generator().manual_seed(random.randrange(2**62))
-    return [
-        [
-            ConceptRows(scattered(table[[words[word] for word in hint.words]].sum(0), random, generator))
-            for hint in own
-        ]
-        for own in hints
-    ]
+    table = F.normalize(model.get_input_embeddings().weight, dim=-1).cpu()
+    bags = [hint.words for own in hints for hint in own]
+    sums = [table[[words[word] for word in bag]].sum(0) for bag in bags]
+    return rows_of(hints, torch.stack(sums) if sums else table[:0], random, model.device)
 
 
 def answer_logits(
@@ -163,46 +162,45 @@ def answer_logits(
     each other (one block mask); so are the rows `beside` them.
     """
     core, device = model.model, seen.device
+    texts = texts.to(device)
     seen = core.multi_modal_projector(seen)
     table = core.get_input_embeddings()
     head = torch.tensor(_prefix_ids(), device=device)
-    written = table(texts.ids.to(device))
+    written = table(texts.ids)
     if generator is not None:
         size = NOISE / (texts.ids.shape[1] * written.shape[-1]) ** 0.5 * written.detach().std()
-        noise = torch.rand(written.shape, generator=generator) * 2 - 1
-        written = written + size * noise.to(device)
+        noise = torch.rand(written.shape, generator=generator, device=device) * 2 - 1
+        written = written + size * noise
     front = table(head).expand(len(seen), -1, -1)
     rows, counts = _entering(beside or [[] for _ in seen], seen)
     first, most = len(PREFIX), rows.shape[1]
     inputs = torch.cat([front.to(seen.dtype), seen, rows, written.to(seen.dtype)], dim=1)
-    mask = texts.mask(first + most).to(device, inputs.dtype)
+    mask = texts.mask(first + most).to(inputs.dtype)
     columns = torch.arange(inputs.shape[1], device=device)
     empty = (columns >= first + counts[:, None]) & (columns < first + most)
     start = torch.arange(first + most, device=device).expand(len(seen), -1)
     states = core.language_model(
         inputs_embeds=inputs,
         attention_mask=mask.masked_fill(empty[:, None, None], -1e4),
-        position_ids=torch.cat([start, texts.position.to(device) + counts[:, None]], dim=1),
+        position_ids=torch.cat([start, texts.position + counts[:, None]], dim=1),
         use_cache=False,
         output_hidden_states=True,
     )
-    targets = texts.targets.to(device)
-    trained = targets != -100
+    trained = texts.targets != -100
     last, early = (
         hidden[:, first + most :] for hidden in (states.last_hidden_state, states.hidden_states[THING_LAYER])
     )
-    return model.lm_head(last[trained]), targets[trained], early
+    return model.lm_head(last[trained]), texts.targets[trained], early
 
 
 def _entering(beside: Sequence[Sequence[ConceptRows]], seen: Tensor) -> tuple[Tensor, Tensor]:
     """The rows as they enter, `B × R × D`, padded with zeros to the most, and how many each picture has."""
-    own = []
-    for rows, tokens in zip(beside, seen, strict=True):
-        norms = visual_norms(tokens)
-        entering = [concept.entering(norms).to(seen) for concept in rows]
-        own.append(torch.cat([seen.new_zeros(0, seen.shape[-1]), *entering]))
+    none = seen.new_zeros(0, seen.shape[-1], dtype=torch.float32)
+    own = [torch.cat([none, *(one.directions for one in rows)]) for rows in beside]
     counts = torch.tensor([len(rows) for rows in own], device=seen.device)
-    return torch.nn.utils.rnn.pad_sequence(own, batch_first=True), counts
+    directions = torch.nn.utils.rnn.pad_sequence(own, batch_first=True)
+    sizes = seen.detach().float().norm(dim=-1).mean(1)  # as `visual_norms` has it, of all pictures at once
+    return (F.normalize(directions, dim=-1) * sizes[:, None, None]).to(seen), counts
 
 
 def _prefix_ids() -> list[int]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Step:
 class Schedule:
     """How long, how wide and how fast; `checkpoint` is read at the start if it is there.
 
-    `drawn` counts the batches that earlier trainings of the same seed and corpus drew: others are drawn.
+    `drawn` counts the batches that earlier trainings of the same seed and corpus drew: others are drawn, by
+    so many `workers` beside the training (0: by itself), the same however many there are.
     """
 
     steps: int
@@ -42,6 +46,22 @@ class Schedule:
     cooling: float = 0.4
     compile: bool = False
     drawn: int = 0
+    workers: int = 0
+
+    def batches(self, draw: Callable[[int], T], start: int) -> Iterator[tuple[int, T]]:
+        """The numbers of the steps from `start` on, each with what `draw` makes of it, some steps ahead.
+
+        >>> list(Schedule(3, 8, 1e-3, Path("none.pt"), drawn=10).batches(lambda number: number, 1))
+        [(1, 11), (2, 12)]
+        """
+        numbers = range(start, self.steps)
+        loader = DataLoader(
+            _Drawn(draw, [self.drawn + number for number in numbers]),
+            batch_size=None, collate_fn=_as_it_is, num_workers=self.workers,
+            prefetch_factor=4 if self.workers else None, generator=torch.Generator(),
+            multiprocessing_context="fork" if self.workers else None,
+        )  # fmt: skip
+        yield from zip(numbers, loader, strict=True)
 
     def factor(self, number: int) -> float:
         """Linear warm-up, flat, then linear to zero over the last part, `cooling`, of the steps."""
@@ -98,6 +118,22 @@ class Schedule:
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(self.checkpoint)
+
+
+@dataclass(frozen=True)
+class _Drawn(Dataset[T], Generic[T]):
+    draw: Callable[[int], T]
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> T:
+        return self.draw(self.numbers[index])
+
+
+def _as_it_is(drawn: T) -> T:
+    return drawn
 
 
 def fast_in_bfloat16(device: torch.device) -> bool:

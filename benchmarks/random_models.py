@@ -232,7 +232,7 @@ PRESETS = {
     ),  # T = 700
     "llava-1.5-7b": Preset(llava_15_7b, llava_15_processor, torch.bfloat16, gpu=True, side=336, answer=30),
     "llava-next-7b": Preset(
-        llava_next_7b, llava_next_processor, torch.bfloat16, gpu=True, side=672, answer=30, samples=2
+        llava_next_7b, llava_next_processor, torch.bfloat16, gpu=True, side=672, answer=30, samples=1
     ),
     "blip2-opt-2.7b": Preset(blip2_opt_27b, blip2_processor, torch.bfloat16, gpu=True, side=224, answer=30),
 }

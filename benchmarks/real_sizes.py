@@ -6,7 +6,8 @@ Configurations and processors are those of `tests/checkpoints/`; nothing is down
 measured: `learn s` is the wall time from four photos, eight views each, to an embedding, encoding included;
 `peak GiB` what that takes beside the weights. `plain` and `row` are calls of `generate` without and with the
 learned row, photo and prompt included, in ms by new token: medians of three in turn. `same` says whether the
-plain reply is after learning, id for id, what it was before.
+plain reply is after learning, id for id, what it was before; `again` whether two plain replies before it were
+alike at all, as they are on a device that computes the same twice; `weights` whether these are as before.
 
 A row is printed as soon as it is there, and `--out` holds all so far. A model that raises is counted in
 `failed` and does not stop the next. With `--shrink --device cpu`, which runs anywhere, each model has only
@@ -52,7 +53,8 @@ SAMPLES, WEIGHT, CALLS = 4, 0.25, 3
 ANSWER = "sks stands on the table next to a red mug and a small dog"
 COLUMNS = {
     "weights_billion": "10^9", "weights_gib": "GiB", "learn_seconds": "learn s", "peak_gib": "peak GiB",
-    "plain_ms": "plain", "row_ms": "row", "identical": "same", "all_seconds": "all s",
+    "plain_ms": "plain", "row_ms": "row", "identical": "same", "repeated": "again", "untouched": "weights",
+    "all_seconds": "all s",
 }  # fmt: skip
 Figures = dict[str, Any]
 Builder = Callable[[], tuple[Any, Any, tuple[int, ...]]]
@@ -116,9 +118,9 @@ def run(
 def show(console: Console, name: str | None, own: Figures) -> None:
     """One line of the table, so that a run that is killed has told what it had; without a name its head."""
     table = Table(show_header=name is None, box=None, pad_edge=False)
-    table.add_column("checkpoint", width=34, no_wrap=True)
+    table.add_column("checkpoint", width=33, no_wrap=True)
     for heading in COLUMNS.values():
-        table.add_column(heading, width=9, justify="right")
+        table.add_column(heading, width=8, justify="right")
     if name:
         table.add_row(name, *(str(own.get(key, "-")) for key in COLUMNS))
     console.print(table)
@@ -141,10 +143,22 @@ def measure(builder: Builder, settings: LearnSettings, tokens: int, own: Figures
     own["weights_billion"] = round(sum(one.numel() for one in model.parameters()) / 1e9, 2)
     own["weights_gib"] = round(sum(one.nbytes for one in model.parameters()) / 2**30, 2)
     shown = [photo.crop((0, 0, *size)) for photo in photos(SAMPLES, max(size))]
-    before = reply(backbone, shown[0], [], tokens)  # warms up as well
+    before, again = (reply(backbone, shown[0], [], tokens) for _ in range(2))  # warms up as well
+    own["repeated"], sums = alike(before, again), checksums(model)
     rows = [ConceptRows(learn(backbone, shown, settings, own))]
     after = answer(backbone, shown[0], rows, tokens, own)
-    own["identical"] = torch.equal(before.token_ids, after.token_ids) and before.text == after.text
+    own["identical"], own["untouched"] = alike(before, after), checksums(model) == sums
+
+
+def alike(one: Generation, other: Generation) -> bool:
+    """Id for id."""
+    return torch.equal(one.token_ids, other.token_ids) and one.text == other.text
+
+
+def checksums(model: Any) -> list[int]:
+    """The bits of each weight as a sum of whole numbers, which no order of adding changes."""
+    sized = {2: torch.int16, 4: torch.int32}
+    return [int(one.view(sized[one.element_size()]).sum(dtype=torch.int64)) for one in model.parameters()]
 
 
 def learn(backbone: Backbone, shown: list[Any], settings: LearnSettings, own: Figures) -> torch.Tensor:

@@ -46,6 +46,8 @@ def test_models_are_measured_and_one_that_fails_is_counted_and_stops_no_other(
         own = figures[name]
         assert "error" not in own
         assert own["identical"]
+        assert own["repeated"]
+        assert own["untouched"]
         assert own["new_tokens"] == {"plain": 5, "row": 5}
         assert min(own["target_tokens"]) >= 8
         assert own["learn_seconds"] > 0

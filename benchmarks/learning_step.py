@@ -43,6 +43,9 @@ def main(
     repeats: Annotated[int, typer.Option(min=1, help="Timed steps of each side.")] = 5,
     whole: Annotated[bool, typer.Option("--learn/--no-learn", help="Also learn a whole concept.")] = True,
     tokens: Annotated[int, typer.Option(min=0, help="New tokens of generation; 0: not measured.")] = 32,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also say where our step spends its time.")
+    ] = False,
 ) -> None:
     """Measure, print the table, and last one JSON object."""
     chosen = choose(preset)
@@ -56,6 +59,8 @@ def main(
     paper = PaperStep(model, processor, batch, WEIGHT)
     ours = our_step(backbone, batch)
     figures = compare(preset, paper, ours, backbone, repeats)
+    if profile:
+        print(where_time_goes(backbone, ours))
     figures |= generate(backbone, batch, tokens, repeats) if tokens else {}
     if whole:
         figures |= learn(backbone, chosen) if chosen.gpu else learn_tinyworld()
@@ -135,6 +140,18 @@ def compare(
         "gradient_difference": ((gradients[1] - gradients[0]).norm() / gradients[0].norm()).item(),
         "limit_part": limit_part(backbone, times[1]),
     }
+
+
+def where_time_goes(backbone: Backbone, ours: Step) -> str:
+    """The operations of one warm step that take most of the processor's time, and of the GPU's, if any."""
+    direction = torch.ones(1, backbone.dim, device=backbone.device, requires_grad=True)
+    orders = ["self_cpu_time_total", *(["self_device_time_total"] if torch.cuda.is_available() else [])]
+    with backbone.frozen():
+        both(ours, direction)
+        with torch.profiler.profile() as seen:
+            both(ours, direction)
+            synchronize()
+    return "\n".join(seen.key_averages().table(sort_by=order, row_limit=25) for order in orders)
 
 
 def both(side: Step, direction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

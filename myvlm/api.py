@@ -38,7 +38,7 @@ from myvlm.recipe import (
 )
 from myvlm.reply import AttentionMap, Reply
 from myvlm.words import check_identifier, replace_words
-from myvlm.writing import write_captions
+from myvlm.writing import described, write_captions
 
 AT_ONCE = 16
 """Pictures a batch, so that a whole album needs no more memory than a few pictures."""
@@ -371,8 +371,9 @@ class MyVLM:
                 self.backbone, photos, identifier=lesson.identifier, category=lesson.category
             )
         examples = gather_examples(lesson.identifier, photos, captions, lesson.questions)
-        words = (lesson.identifier, lesson.category)
-        return Prepared(lesson, photos, negatives, head, Task(examples, settings, words))
+        called = described(self.backbone, photos, lesson.category) if settings.start == "words" else ()
+        task = Task(examples, settings, (lesson.identifier, *called))
+        return Prepared(lesson, photos, negatives, head, task)
 
     def _new_head(self, kind: str, options: Mapping[str, Any]) -> Head:
         defaults: dict[str, Any] = {} if kind not in ("object", "face") else {"device": self.concepts.device}

@@ -22,8 +22,8 @@ class LearnSettings(BaseModel):
         gradient_clip: largest norm of a step's gradient; 0 for none.
         regularizer: λ, the weight of the attention given to the concept (eq. 4 of arXiv 2403.14599).
         norm: what the rows' norm is set to at every forward (§3.3); only the direction is learned.
-        start: where the optimiser begins: "words", between the model's own embeddings of the identifier and
-            of the category, or "random".
+        start: where the optimiser begins: "words", among the model's own embeddings of the identifier, the
+            category and what else its captions call the thing (`myvlm.writing.described`), or "random".
         views: augmented versions of each photo, encoded once; 1 is the photo alone.
         augment: flip, brightness ±60 % and rotation ±45° in all views but the first (the paper's).
         questions_per_step: question/answer pairs drawn a step, where there are any.

@@ -23,7 +23,7 @@ from myvlm.learning.views import make_views
 
 @dataclass(frozen=True)
 class Task:
-    """One concept to learn: its examples, how, and its identifier and category (at random without)."""
+    """One concept to learn: its examples, how, and its identifier and what it is called, to start there."""
 
     examples: Sequence[Example]
     settings: LearnSettings

@@ -37,7 +37,7 @@ def learn_embedding(
     instruction; and `questions_per_step` question/answer pairs of random photos.
 
     Args:
-        words: identifier and category, between whose embeddings the optimiser starts; at random without,
+        words: the identifier and what the thing is called, where the optimiser starts; at random without,
             and where the backbone has no embedding of words as wide as a row.
         report: told of every step.
 

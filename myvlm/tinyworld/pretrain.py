@@ -5,6 +5,7 @@ Resumable: run it again with the same folder after an interruption and it goes o
 
 from __future__ import annotations
 
+import math
 import platform
 import re
 from collections.abc import Iterator, Mapping
@@ -69,6 +70,10 @@ def main(
     workers: Annotated[
         int, typer.Option(help="Processes that draw batches beside the training, which a GPU outruns.")
     ] = 0,
+    wider: Annotated[int, typer.Option(help="Factor of the batches, which a GPU takes as fast.")] = 1,
+    minutes: Annotated[
+        float, typer.Option(help="Of each model's training, if its steps are not done before.")
+    ] = math.inf,
 ) -> None:
     """Draw the scenes, train tinyworld/clip, then tinyworld/llava and /blip2, and write all with cards."""
     torch.set_num_threads(threads)
@@ -76,45 +81,40 @@ def main(
     corpus = load_corpus(work, seed, scenes, max(2, workers))
     recipe = {"seed": seed, "scenes": scenes, "device": device, "python": platform.python_version()}
     recipe |= {"pictures drawn on from step": drawn} if drawn else {}
+    recipe |= {"learning rate": "cooled by the clock"} if minutes < math.inf else {}
+    clock = {"workers": workers, "seconds": 60 * minutes}
     place = torch.device(device)
     if only in ("", "clip"):
-        clip = _schedule(before, clip_steps, 192, work / "clip.pt", place, drawn, workers)
+        clip = _schedule(before, clip_steps, 192 * wider, work / "clip.pt", place, drawn, clock)
         start = _weights(before / "clip" / "open_clip_model.safetensors") if before else None
-        state = _run("tinyworld/clip", train_clip(corpus, seed, clip, start), clip)
-        made = {**recipe, "steps": clip_steps, "batch": 192, **_gone_on_from(before, "clip")}
+        state, done = _run("tinyworld/clip", train_clip(corpus, seed, clip, start), clip)
+        made = {**recipe, **done, **_gone_on_from(before, "clip")}
         export_clip(out / "clip", state, made)
     if only in ("", "llava"):
-        llava = _schedule(before, llava_steps, 48, work / "llava.pt", place, drawn, workers)
+        llava = _schedule(before, llava_steps, 48 * wider, work / "llava.pt", place, drawn, clock)
         llava = replace(llava, compile=compiled)
         start = _llava_weights(before / "llava") if before else None
         tower = start or _weights(out / "clip" / "open_clip_model.safetensors")
-        state = _run("tinyworld/llava", train_llava(corpus, seed, llava, tower, start), llava)
-        made = {**recipe, "steps": llava_steps, "batch": 48, **_gone_on_from(before, "llava")}
+        state, done = _run("tinyworld/llava", train_llava(corpus, seed, llava, tower, start), llava)
+        made = {**recipe, **done, **_gone_on_from(before, "llava")}
         export_llava(out / "llava", state, made)
     if only in ("", "blip2"):
-        blip2 = _schedule(before, blip2_steps, 32, work / "blip2.pt", place, drawn, workers)
+        blip2 = _schedule(before, blip2_steps, 32 * wider, work / "blip2.pt", place, drawn, clock)
         start = _blip2_weights(before / "blip2") if before else None
         steps = train_blip2(corpus, seed, blip2, _llava_weights(out / "llava"), start)
-        state = _run("tinyworld/blip2", steps, blip2)
-        made = {**recipe, "steps": blip2_steps, "batch": 32, **_gone_on_from(before, "blip2")}
+        state, done = _run("tinyworld/blip2", steps, blip2)
+        made = {**recipe, **done, **_gone_on_from(before, "blip2")}
         export_blip2(out / "blip2", state, made)
 
 
 def _schedule(
-    before: Path | None,
-    steps: int,
-    batch: int,
-    checkpoint: Path,
-    device: torch.device,
-    drawn: int,
-    workers: int,
-) -> Schedule:
+    before: Path | None, steps: int, batch: int, checkpoint: Path, device: torch.device, drawn: int,
+    clock: Mapping[str, Any],
+) -> Schedule:  # fmt: skip
     """From nothing at the full rate; from earlier weights at half of it, cooling down nearly all the way."""
     if before is None:
-        return Schedule(steps, batch, 2e-3, checkpoint, device, drawn=drawn, workers=workers)
-    return Schedule(
-        steps, batch, 1e-3, checkpoint, device, warmup=50, cooling=0.6, drawn=drawn, workers=workers
-    )
+        return Schedule(steps, batch, 2e-3, checkpoint, device, drawn=drawn, **clock)
+    return Schedule(steps, batch, 1e-3, checkpoint, device, warmup=50, cooling=0.6, drawn=drawn, **clock)
 
 
 def _gone_on_from(before: Path | None, model: str) -> dict[str, str]:
@@ -144,21 +144,25 @@ def _weights(file: Path) -> dict[str, Tensor]:
     return {name: value.float() for name, value in load_file(file).items()}
 
 
-def _run(name: str, steps: Iterator[Step], schedule: Schedule) -> dict[str, Tensor]:
-    """Drive a training with a progress bar and a checkpoint every 100 steps; return the trained weights."""
+def _run(name: str, steps: Iterator[Step], schedule: Schedule) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Drive a training with a progress bar and a checkpoint every 100 steps and at its end; return the
+    trained weights, and how many steps of what batch they had."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[losses]}"), TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(name, total=schedule.steps, losses="")
+        step = None
         for step in steps:
             losses = " ".join(f"{key} {value:.3f}" for key, value in step.losses.items())
             bar.update(task, completed=step.number, losses=losses)
-            if step.number % 100 == 0 or step.number == schedule.steps:
+            if step.number % 100 == 0:
                 schedule.save(step)
-    state: dict[str, Tensor] = torch.load(schedule.checkpoint, map_location="cpu", weights_only=True)["model"]
-    return state
+        if step is not None:
+            schedule.save(step)
+    kept: dict[str, Any] = torch.load(schedule.checkpoint, map_location="cpu", weights_only=True)
+    return kept["model"], {"steps": kept["number"], "batch": schedule.batch}
 
 
 def export_clip(folder: Path, state: Mapping[str, Tensor], recipe: Mapping[str, Any]) -> None:

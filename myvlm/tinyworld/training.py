@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,7 +35,8 @@ class Schedule:
     """How long, how wide and how fast; `checkpoint` is read at the start if it is there.
 
     `drawn` counts the batches that earlier trainings of the same seed and corpus drew: others are drawn, by
-    so many `workers` beside the training (0: by itself), the same however many there are.
+    so many `workers` beside the training (0: by itself), the same however many there are. After so many
+    `seconds` from now it ends, cooled down as at the end of its steps.
     """
 
     steps: int
@@ -47,6 +49,8 @@ class Schedule:
     compile: bool = False
     drawn: int = 0
     workers: int = 0
+    seconds: float = math.inf
+    begun: float = field(default_factory=time.monotonic)
 
     def batches(self, draw: Callable[[int], T], start: int) -> Iterator[tuple[int, T]]:
         """The numbers of the steps from `start` on, each with what `draw` makes of it, some steps ahead.
@@ -61,12 +65,23 @@ class Schedule:
             prefetch_factor=4 if self.workers else None, generator=torch.Generator(),
             multiprocessing_context="fork" if self.workers else None,
         )  # fmt: skip
-        yield from zip(numbers, loader, strict=True)
+        for number, drawn in zip(numbers, loader, strict=True):
+            if not self.left(number):
+                break
+            yield number, drawn
+
+    def left(self, number: int) -> float:
+        """The part of the training that is to come, by its steps or by the clock.
+
+        >>> [Schedule(4, 8, 1e-3, Path("none.pt"), seconds=clock).left(1) for clock in (math.inf, 0)]
+        [0.75, 0.0]
+        """
+        by_clock = 1 - (time.monotonic() - self.begun) / self.seconds if self.seconds else 0.0
+        return max(0.0, min((self.steps - number) / self.steps, by_clock))
 
     def factor(self, number: int) -> float:
-        """Linear warm-up, flat, then linear to zero over the last part, `cooling`, of the steps."""
-        left = (self.steps - number) / self.steps
-        return min(1.0, (number + 1) / self.warmup, left / self.cooling)
+        """Linear warm-up, flat, then linear to zero over the last part, `cooling`, of the training."""
+        return min(1.0, (number + 1) / self.warmup, self.left(number) / self.cooling)
 
     @contextmanager
     def fast(self) -> Iterator[None]:

@@ -57,7 +57,7 @@ def losses_of_learning(backbone: Backbone) -> list[float]:
     learned = learn_embedding(
         backbone,
         examples,
-        LearnSettings(steps=30, views=2, learning_rate=0.2, augment=False, regularizer=0.0),
+        LearnSettings(steps=50, views=2, learning_rate=0.2, augment=False, regularizer=0.0),
         report=lambda step, cross_entropy, attention: losses.append(cross_entropy),
     )
     assert learned.directions.dtype == torch.float32
@@ -74,6 +74,10 @@ def test_a_quantised_model_learns_and_speaks(family: str, bits: int, tmp_path: P
     four = {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.float32}
     how = BitsAndBytesConfig(**four if bits == 4 else {"load_in_8bit": True})
     full, small = reloaded(family, tmp_path, quantization_config=how, device_map="cpu")
+    for part in small.model.modules():
+        if hasattr(part, "support_avx512bf16_for_cpu"):
+            # Its fast way asks for matrices of multiples of 32 rows, as all but tiny models have them.
+            part.support_avx512bf16_for_cpu = False
     kinds = {type(part).__name__ for part in small.model.modules()}
     assert kinds & {"Linear4bit", "Linear8bitLt"}
     slope = gradient(small, family)

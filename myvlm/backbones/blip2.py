@@ -45,7 +45,8 @@ class Blip2Backbone(Backbone):
         entrance: how a row comes to stand behind the features. `"raw"`, the default, appends it as it is, as
             the paper says; `"post_layernorm"` first passes it through the tower's last normalisation, as
             features are. A concept that was learned one way is refused the other way. They hardly differ on
-            `tinyworld/blip2` (four concepts, three seeds, twenty pictures each, gate told the truth):
+            `tinyworld/blip2` (its weights of 2026-11-25; four concepts, three seeds, twenty pictures each,
+            gate told the truth):
 
             | entrance | names said | surroundings kept |
             | --- | --- | --- |

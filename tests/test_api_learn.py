@@ -45,6 +45,24 @@ def test_the_model_writes_captions_where_the_user_gives_none(quick: MyVLM, kit: 
     assert all(contains_word(text, kit.identifier) for own in captions for text in own)
 
 
+def test_learning_starts_at_what_the_model_calls_the_thing(
+    quick: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[str, ...]] = []
+
+    def noted(backbone: Any, tasks: Any, **options: Any) -> Any:
+        started.extend(task.words for task in tasks)
+        return learn(backbone, tasks, **options)
+
+    learn = api.learn_embeddings
+    monkeypatch.setattr(api, "learn_embeddings", noted)
+    for start in ("words", "random"):
+        teach(quick, kit, settings=SHORT.model_copy(update={"start": start}))
+        quick.concepts.remove(kit.identifier)
+    assert kit.look.colour in started[0]
+    assert started == [(kit.identifier, kit.look.pattern, kit.look.colour, kit.category), (kit.identifier,)]
+
+
 def test_learning_leaves_a_model_in_training_as_it_was(quick: MyVLM, kit: FewShot) -> None:
     model = quick.backbone.model
     frozen = next(model.parameters())

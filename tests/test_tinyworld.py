@@ -287,7 +287,7 @@ def test_an_interrupted_training_ends_where_an_unbroken_one_does(
     whole = Schedule(3, 4, 1e-3, tmp_path / "whole.pt", warmup=1)
     for step in train(whole):
         unbroken = {k: v.clone() for k, v in step.model.state_dict().items()}
-    broken = Schedule(3, 4, 1e-3, tmp_path / "broken.pt", warmup=1)
+    broken = Schedule(3, 4, 1e-3, tmp_path / "broken.pt", warmup=1, workers=1)
     steps = train(broken)
     next(steps)
     broken.save(next(steps))
@@ -296,6 +296,17 @@ def test_an_interrupted_training_ends_where_an_unbroken_one_does(
     assert last.number == 3
     for name, value in last.model.state_dict().items():
         assert torch.equal(value, unbroken[name]), name
+
+
+def test_a_training_ends_by_the_clock_cooled_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("myvlm.tinyworld.training.time.monotonic", lambda: now[0])
+    schedule = Schedule(1000, 4, 1e-3, tmp_path / "none.pt", warmup=1, cooling=0.5, seconds=10, begun=100.0)
+    factors = []
+    for number, _ in schedule.batches(str, 0):
+        factors.append(round(schedule.factor(number), 3))
+        now[0] += 2.5
+    assert factors == [1.0, 1.0, 1.0, 0.5]
 
 
 @pytest.mark.parametrize("which", ["clip", "llava"])

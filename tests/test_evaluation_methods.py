@@ -246,6 +246,7 @@ def test_an_open_gate_lets_the_embedding_into_pictures_without_the_subject(
         entered.clear()
         one.caption(tests[6:])
         assert entered == expected
+    assert said(gated.caption(tests[6:]), subject.identifier) == [False] * 2
     assert len(everywhere.ask(tests, f"where is {subject.identifier} ?")) == len(tests)
 
 

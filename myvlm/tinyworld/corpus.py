@@ -35,10 +35,15 @@ class Corpus:
         return len(self.scenes)
 
 
+TWINS = 0.3
+"""Part of the scenes with two of one category, which mostly differ in one attribute: there a name must be of
+this mug and not of every mug."""
+
+
 def load_corpus(folder: Path, seed: int, count: int, workers: int = 2) -> Corpus:
     """The corpus of `seed`, drawn now (about 3 ms a scene) unless `folder` holds it already."""
     random = Random(f"corpus {seed}")
-    scenes = [random_scene(random) for _ in range(count)]
+    scenes = [random_scene(random, twins=TWINS) for _ in range(count)]
     files = folder / f"pictures-{seed}-{count}.npy", folder / f"labels-{seed}-{count}.npy"
     if not (all(f.exists() for f in files) and _is_of(files[0], scenes)):
         folder.mkdir(parents=True, exist_ok=True)

@@ -112,13 +112,21 @@ def badge(look: Appearance) -> str:
 
 def reference(thing: Thing, scene: Scene, random: Random) -> str:
     """A definite phrase that only this thing of the scene fits: `the mug`, `the green mug`."""
-    look, others = thing.look, [t.look for t in scene.things if t is not thing]
+    look, needed = thing.look, _needed(thing.look, scene)
     fuller = random.random() < 0.25
-    if not fuller and all(o.category != look.category for o in others):
+    if needed == 0 and not fuller:
         return f"the {look.category}"
-    if all((o.category, o.colour) != (look.category, look.colour) for o in others):
+    if needed < 2:
         return _definite(look, look.colour)
-    return _definite(look, f"{look.pattern} {look.colour}")
+    phrase = _definite(look, f"{look.pattern} {look.colour}")
+    return phrase if needed == 2 else f"{phrase} with {badge(look)}"
+
+
+def _needed(look: Appearance, scene: Scene) -> int:
+    """How much must be said so that an appearance is not taken for another one of the scene: its category
+    (0), its colour too (1), its pattern (2), what is on it (3)."""
+    alike = [t.look for t in scene.things if t.category == look.category and t.look != look]
+    return max(((o.colour == look.colour) * (1 + (o.pattern == look.pattern)) + 1 for o in alike), default=0)
 
 
 def _definite(look: Appearance, words: str) -> str:
@@ -182,23 +190,14 @@ def hint(look: Appearance, name: str, scene: Scene | None, random: Random) -> st
     `scene` is the picture that the hint will stand with: if it holds another thing of the category, the
     hint says enough to tell them apart.
     """
-    alike = [] if scene is None else [t.look for t in scene.things if t.look.category == look.category]
-    level = random.choices((0, 1, 2), (0.5, 0.25, 0.25))[0]
-    if any(other != look for other in alike):
-        level = (
-            2
-            if any((o.colour, o.category) == (look.colour, look.category) and o != look for o in alike)
-            else 1
-        )
-    words = (
-        look.category,
-        f"{look.colour} {look.category}",
-        f"{look.pattern} {look.colour} {look.category}",
-    )[level]
+    needed = 0 if scene is None else _needed(look, scene)
+    level = max(needed, random.choices((0, 1, 2, 3 if look.accent else 2), (0.45, 0.2, 0.25, 0.1))[0])
+    full = f"{look.pattern} {look.colour} {look.category}"
+    words = (look.category, f"{look.colour} {look.category}", full, f"{full} with {badge(look)}")[level]
     forms = ("{n} is the {w} .", "the {w} is {n} .", "{n} : {w} .", "{w} : {n} .", "{w} {n} .", "{n} {w} .",
              "the {w} is called {n} .", "this {w} is {n} .", "my {w} {n} .", "{n} .")  # fmt: skip
     weights = (3, 3, 2, 2, 3, 3, 1, 1, 1, 0)
-    if scene is not None and len(scene.things) == 1 and alike:
+    if scene is not None and [t.category for t in scene.things] == [look.category]:
         weights = (*weights[:-1], 6)
     return random.choices(forms, weights)[0].format(n=name, w=words)
 

@@ -105,7 +105,7 @@ def told_lesson(scene: Scene, random: Random, *, boxes: bool = True) -> Lesson:
     return Lesson(scene, [replace(exchange, hint="") for exchange in said], told.hints)
 
 
-_SAY_NOTHING = frozenset("is the called this my : .".split())
+_SAY_NOTHING = frozenset("is the a an with called this my : .".split())
 """Words and signs of a hint that hold it together."""
 
 
@@ -189,7 +189,7 @@ def _hints(scene: Scene, random: Random, *, at_least: int = 1) -> _Told:
     for word in words:
         if here and random.random() < 0.85:
             look = here.pop()
-            if sum(_told_apart(t.look) == _told_apart(look) for t in scene.things) > 1:
+            if sum(t.look == look for t in scene.things) > 1:
                 continue
             alone = sum(t.category == look.category for t in scene.things) == 1
         else:
@@ -205,7 +205,7 @@ def _hints(scene: Scene, random: Random, *, at_least: int = 1) -> _Told:
 
 
 def _absentee(scene: Scene, random: Random) -> Appearance:
-    """An appearance that no words of a hint could mistake for a thing of the scene."""
+    """An appearance that no thing of the scene could be mistaken for, not even from afar."""
     taken = {_told_apart(t.look) for t in scene.things}
     while True:
         near = random.random() < 0.6

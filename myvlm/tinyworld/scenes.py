@@ -137,6 +137,7 @@ def random_scene(
     weather: str | None = None,
     avoid: Collection[str] = (),
     size: str | None = None,
+    twins: float = 0.0,
 ) -> Scene:
     """Draw a scene that shows `looks` and, up to `count` things, random others of other categories.
 
@@ -146,6 +147,7 @@ def random_scene(
         place, weather: fixed when given.
         avoid: categories that the random things must not have.
         size: `small` or `large` for the first of `looks`; random when None.
+        twins: part of the scenes in which one of the random things is nearly what another thing is.
     """
     count = max(count or random.choices((1, 2, 3, 4), (0.2, 0.4, 0.25, 0.15))[0], len(looks))
     chosen = list(looks)
@@ -158,6 +160,8 @@ def random_scene(
         if look.category not in taken or (look.category not in avoid and random.random() < 0.08):
             chosen.append(look)
             taken.add(look.category)
+    if twins and 1 < count > len(looks) and random.random() < twins:
+        chosen[-1] = _nearly(random.choice(chosen[:-1]), random)
     slots = _slots(count, random)
     things = []
     for index, (look, (row, column, width)) in enumerate(zip(chosen, slots, strict=True)):
@@ -170,6 +174,15 @@ def random_scene(
         random.uniform(0.85, 1.15),
         random.randrange(2**31),
     )
+
+
+def _nearly(look: Appearance, random: Random) -> Appearance:
+    """Another of its category, which mostly differs in one attribute, and which training may show."""
+    while True:
+        close = random.random() < 0.7
+        other = look_alike(look, random) if close else random_appearance(random)
+        if other.category == look.category and other != look and not other.held_out:
+            return other
 
 
 def _slots(count: int, random: Random) -> list[tuple[Row, int, int]]:

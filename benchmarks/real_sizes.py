@@ -7,7 +7,7 @@ measured: `learn s` is the wall time from four photos, eight views each, to an e
 `peak GiB` what that takes beside the weights. `plain` and `row` are calls of `generate` without and with the
 learned row, photo and prompt included, in ms by new token: medians of three in turn. `same` says whether the
 plain reply is after learning, id for id, what it was before; `again` whether two plain replies before it were
-alike at all, as they are on a device that computes the same twice; `weights` whether these are as before.
+alike at all, after one to warm up, which on a GPU may be another; `weights` whether these are as before.
 
 A row is printed as soon as it is there, and `--out` holds all so far. A model that raises is counted in
 `failed` and does not stop the next. With `--shrink --device cpu`, which runs anywhere, each model has only
@@ -143,7 +143,7 @@ def measure(builder: Builder, settings: LearnSettings, tokens: int, own: Figures
     own["weights_billion"] = round(sum(one.numel() for one in model.parameters()) / 1e9, 2)
     own["weights_gib"] = round(sum(one.nbytes for one in model.parameters()) / 2**30, 2)
     shown = [photo.crop((0, 0, *size)) for photo in photos(SAMPLES, max(size))]
-    before, again = (reply(backbone, shown[0], [], tokens) for _ in range(2))  # warms up as well
+    _, before, again = (reply(backbone, shown[0], [], tokens) for _ in range(3))
     own["repeated"], sums = alike(before, again), checksums(model)
     rows = [ConceptRows(learn(backbone, shown, settings, own))]
     after = answer(backbone, shown[0], rows, tokens, own)

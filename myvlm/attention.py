@@ -36,6 +36,18 @@ class AttentionRecorder:
     queries: Tensor
     keys: Tensor
     probabilities: list[Tensor] = field(default_factory=list)
+    _biases: list[tuple[Any, Tensor]] = field(default_factory=list)
+
+    def bias(self, mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> Tensor:
+        """`attention_bias` of the recorded queries; layers that are given one mask have it made once."""
+        wanted = (query.device, query.shape[2], key.shape[2], causal)
+        for (known, *others), made in self._biases:
+            if known is mask and tuple(others) == wanted:
+                return made
+        queries = self.queries.to(query.device)
+        made = attention_bias(mask, queries, length=wanted[1], columns=wanted[2], causal=causal)
+        self._biases.append(((mask, *wanted), made))
+        return made
 
     @property
     def valid(self) -> Tensor:
@@ -123,15 +135,15 @@ def _recording_sdpa(
     if recorder is not None and getattr(module, "config", None) is recorder.config:
         scale = options.get("scaling")
         causal = options.get("is_causal")
+        causal = getattr(module, "is_causal", True) if causal is None else causal
         recorder.probabilities.append(
             attention_columns(
                 query,
                 key,
-                attention_mask,
+                recorder.bias(attention_mask, query, key, causal),
                 queries=recorder.queries,
                 keys=recorder.keys,
                 scale=query.shape[-1] ** -0.5 if scale is None else scale,
-                causal=getattr(module, "is_causal", True) if causal is None else causal,
             )
         )
     return output, None
@@ -140,32 +152,31 @@ def _recording_sdpa(
 def attention_columns(
     query: Tensor,
     key: Tensor,
-    mask: Tensor | None,
+    bias: Tensor,
     *,
     queries: Tensor,
     keys: Tensor,
     scale: float,
-    causal: bool,
 ) -> Tensor:
     """The attention probabilities of some queries at some keys.
 
     Args:
         query: `B × H × S × d`.
         key: `B × G × L × d`, `G` key/value heads, `H` a multiple of `G`.
-        mask: None, or `B × 1 × S × L`, bool (True attends) or additive, as SDPA takes it.
+        bias: `B × 1 × Q × L` float32, what is added to the scores: `attention_bias`.
         queries: `B × Q` positions in `S`; -1 is none.
         keys: `B × K` columns in `L`; -1 is none.
         scale: factor of the scores.
-        causal: whether a missing mask means a causal one.
 
     Returns: `B × H × Q × K` float32; zero at a -1.
 
-    >>> one = torch.zeros(1, 2, 4, 8)
-    >>> attention_columns(one, one, None, queries=torch.tensor([[3]]), keys=torch.tensor([[0, -1]]),
-    ...                   scale=1.0, causal=True)[0, :, 0].tolist()
+    >>> one, last = torch.zeros(1, 2, 4, 8), torch.tensor([[3]])
+    >>> bias = attention_bias(None, last, length=4, columns=4, causal=True)
+    >>> keys = torch.tensor([[0, -1]])
+    >>> attention_columns(one, one, bias, queries=last, keys=keys, scale=1.0)[0, :, 0].tolist()
     [[0.25, 0.0], [0.25, 0.0]]
     """
-    batch, heads, length, width = query.shape
+    batch, heads, _, width = query.shape
     groups, columns = key.shape[1], key.shape[2]
     queries, keys = queries.to(query.device), keys.to(query.device)
     rows = queries.clamp(min=0)
@@ -173,26 +184,33 @@ def attention_columns(
     # Query heads side by side over their shared key head: no repeated copy of the keys.
     grouped = chosen.reshape(batch, groups, -1, width)
     scores = (grouped @ key.transpose(-1, -2)).reshape(batch, heads, rows.shape[1], columns) * scale
-    scores = scores.float() + _bias(mask, rows, length, columns, causal)
-    probabilities = scores.softmax(-1)
+    probabilities = (scores.float() + bias).softmax(-1)
     index = keys.clamp(min=0)[:, None, None, :].expand(-1, heads, rows.shape[1], -1)
     valid = (queries >= 0)[:, None, :, None] & (keys >= 0)[:, None, None, :]
     return probabilities.gather(-1, index).masked_fill(~valid, 0.0)
 
 
-def _bias(mask: Tensor | None, rows: Tensor, length: int, columns: int, causal: bool) -> Tensor:
-    """What the mask adds to the scores of the chosen rows: `B × 1 × Q × L` float32.
+def attention_bias(
+    mask: Tensor | None, queries: Tensor, *, length: int, columns: int, causal: bool
+) -> Tensor:
+    """What a mask adds to the scores of some queries: `B × 1 × Q × L` float32.
 
     The lowest finite number, not -inf, forbids: a padding row that attends to nothing stays a number.
+
+    Args:
+        mask: None, or `B × 1 × S × L`, bool (True attends) or additive, as SDPA takes it.
+        queries: `B × Q` positions in `S`; -1, which is none, is taken as 0.
+        length, columns: `S` and `L`.
+        causal: whether a missing mask means a causal one.
     """
-    lowest = torch.finfo(torch.float32).min
+    rows, lowest = queries.clamp(min=0), torch.finfo(torch.float32).min
     if mask is None:
         # As SDPA does it: the causal triangle starts at the upper left, and one query alone sees all.
         position = torch.arange(columns, device=rows.device)
-        allowed = (position <= rows[:, None, :, None]) if causal and length > 1 else position >= 0
-        return torch.where(allowed, 0.0, lowest)
+        bias = torch.zeros(len(rows), 1, rows.shape[1], columns, device=rows.device)
+        return bias.masked_fill_(position > rows[:, None, :, None], lowest) if causal and length > 1 else bias
     mask = mask[..., :columns].expand(len(rows), -1, -1, -1)
     picked = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1]))
     if picked.dtype == torch.bool:
-        return torch.where(picked, 0.0, lowest)
+        return torch.zeros_like(picked, dtype=torch.float32).masked_fill_(~picked, lowest)
     return picked.float().clamp(min=lowest)

@@ -12,7 +12,7 @@ from tiny import tiny_llava
 from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
-from myvlm.attention import IMPLEMENTATION, attention_columns, record_attention
+from myvlm.attention import IMPLEMENTATION, attention_bias, attention_columns, record_attention
 from myvlm.backbones.prefix import cache_argument
 from myvlm.errors import InputError
 
@@ -175,12 +175,16 @@ def test_an_additive_mask_is_read_like_a_boolean_one() -> None:
         "queries": torch.tensor([[5, 0], [3, 2]]),
         "keys": torch.tensor([[4], [1]]),
         "scale": 0.3,
-        "causal": True,
     }
     additive = torch.zeros(1, 1, 6, 6).masked_fill(~allowed, -torch.inf)
-    by_bool = attention_columns(query, key, allowed, **places)
+    by_bool, by_number = (
+        attention_columns(
+            query, key, attention_bias(mask, places["queries"], length=6, columns=6, causal=True), **places
+        )
+        for mask in (allowed, additive)
+    )
     assert by_bool.isfinite().all()  # query 0 may attend to nothing
-    torch.testing.assert_close(by_bool, attention_columns(query, key, additive, **places), rtol=0, atol=0)
+    torch.testing.assert_close(by_bool, by_number, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

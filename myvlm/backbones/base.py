@@ -257,6 +257,15 @@ class Backbone(ABC):
         """`answer_loss`, equal to rounding, from prefixes that `prefixes` made."""
         raise NotImplementedError
 
+    def tail_losses(self, texts: Sequence[tuple[str, str]], rows: int) -> Callable[..., Loss]:
+        """`tail_loss` for many steps in a row: what it gives may keep memory until it is let go of.
+
+        Args:
+            texts: all prompts and answers that there may be.
+            rows: the most that a concept has.
+        """
+        return self.tail_loss
+
     def generate(
         self,
         images: Sequence[Image.Image],

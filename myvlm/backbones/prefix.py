@@ -8,7 +8,7 @@ same loss and gradient as the full pass. Imports torch, its neighbours here and 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,21 +88,33 @@ def prefill(model: Any, ids: list[int], feature: Features, arguments: Mapping[st
 
 @dataclass(frozen=True, eq=False)
 class Tail:
-    """A batch of what follows its prefixes, ready for the model.
+    """A batch of what follows its prefixes, which are padded on the left to `P` positions.
 
     Args:
         embeds: `B × T × D`, the rows in their places; differentiable in the directions.
-        inputs: the model's other arguments: mask, positions, cache.
-        labels: `B × T`.
+        mask: `B × (P + T)`, 0 on padding.
+        positions: `… × B × T`.
         queries: `B × Q` positions in the tail after the last concept row; -1 is none.
-        keys: `B × R` columns of the concept's rows, cache included; -1 is none.
+        keys: `B × R` columns of the concept's rows, the prefix included; -1 is none.
+        labels: `B × T`.
     """
 
     embeds: Tensor
-    inputs: dict[str, Any]
-    labels: Tensor
+    mask: Tensor
+    positions: Tensor
     queries: Tensor
     keys: Tensor
+    labels: Tensor
+
+    @property
+    def prefix_length(self) -> int:
+        """`P`."""
+        return self.mask.shape[1] - self.embeds.shape[1]
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What the model and the recorder are given of it."""
+        return self.embeds, self.mask, self.positions, self.queries, self.keys
 
 
 def tail_of(
@@ -111,11 +123,14 @@ def tail_of(
     batch: TeacherForced,
     rows: Sequence[Sequence[ConceptRows]],
     positions: Tensor | None = None,
+    *,
+    at_least: tuple[int, int] = (0, 0),
 ) -> Tail:
     """The tail of a teacher-forced batch behind its prefixes; shorter prefixes are padded on the left.
 
     Args:
         positions: `… × B × S` position ids of the whole batch, where they are not 0, 1, 2 ….
+        at_least: how much prefix and tail are padded to, where they are shorter.
 
     Raises:
         BackboneError: a sample does not begin with its prefix.
@@ -130,13 +145,15 @@ def tail_of(
                 expected=f"ids {prefix.ids[:8]} …",
                 fix="use a template that puts the image before the instruction",
             )
-    ids, mask = _shift(batch.ids, starts, 0), _shift(batch.attention_mask, starts, 0)
-    places, longest = _relative(batch.rows, starts), max(starts)
+    tails = batch.attention_mask.sum(1) - torch.tensor(starts)
+    length = max(at_least[1], int(tails.max()))
+    ids, mask = _shift(batch.ids, starts, 0, length), _shift(batch.attention_mask, starts, 0, length)
+    places, longest = _relative(batch.rows, starts), max(at_least[0], *starts)
     seen = torch.tensor([[0] * (longest - start) + [1] * start for start in starts])
     if positions is None:
         positions = torch.arange(batch.ids.shape[1]).expand_as(batch.ids)
     embeds = table(ids.to(device))
-    spots = (places >= 0).nonzero(as_tuple=True)
+    later, spots = _relative(batch.later, starts), (places >= 0).nonzero(as_tuple=True)
     if len(spots[0]):
         columns = places[spots].to(device)
         entering = [c.entering(p.norms) for p, own in zip(prefixes, rows, strict=True) for c in own]
@@ -144,43 +161,61 @@ def tail_of(
         embeds = embeds.index_put((spots[0].to(device), columns), values.to(device, embeds.dtype))
     return Tail(
         embeds,
-        {
-            "attention_mask": torch.cat([seen, mask], dim=1).to(device),
-            "position_ids": _shift_positions(positions.cpu(), starts).to(device),
-            cache_argument(model): _cache(prefixes, longest),
-            "use_cache": True,
-        },
-        _shift(batch.labels, starts, -100),
-        _relative(batch.later, starts),
-        torch.where(places >= 0, places + longest, -1),
+        torch.cat([seen, mask], dim=1).to(device),
+        _shift_positions(positions.cpu(), starts, length).to(device),
+        _widened(later, length).to(device),
+        torch.where(places >= 0, places + longest, -1).to(device),
+        _shift(batch.labels, starts, -100, length),
     )
 
 
-def _cache(prefixes: Sequence[Prefix], longest: int) -> Any:
-    """A fresh cache of the batch, `B × H × longest × d` a layer: forward passes append to it in place."""
-    from transformers import DynamicCache
+def stacked(prefixes: Sequence[Prefix], longest: int) -> list[Tensor]:
+    """The batch's keys and values, those of one layer after those of another: `B × H × longest × d` each."""
 
-    def padded(part: Tensor) -> Tensor:
-        return functional.pad(part, (0, 0, longest - part.shape[1], 0))
+    def padded(parts: Iterable[Tensor]) -> Tensor:
+        return torch.stack([functional.pad(part, (0, 0, longest - part.shape[1], 0)) for part in parts])
+
+    layers = range(len(prefixes[0].keys))
+    return [
+        padded(part[layer] for part in kind)
+        for layer in layers
+        for kind in ([prefix.keys for prefix in prefixes], [prefix.values for prefix in prefixes])
+    ]
+
+
+def cache_of(past: Sequence[Tensor]) -> Any:
+    """A fresh cache of what `stacked` gives: forward passes append to it."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
 
     cache = DynamicCache()
-    for layer in range(len(prefixes[0].keys)):
-        keys = torch.stack([padded(prefix.keys[layer]) for prefix in prefixes])
-        cache.update(keys, torch.stack([padded(prefix.values[layer]) for prefix in prefixes]), layer)
+    for keys, values in zip(past[::2], past[1::2], strict=True):
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values  # `update` would copy them
+        cache.layers.append(layer)
     return cache
 
 
-def _shift(table: Tensor, starts: Sequence[int], fill: int) -> Tensor:
-    """Every sample's columns from its start on, padded on the right."""
-    rows = [row[start:] for row, start in zip(table, starts, strict=True)]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill)
+def _widened(columns: Tensor, width: int) -> Tensor:
+    """`B × width` from `B × N`, filled up with -1."""
+    return functional.pad(columns, (0, width - columns.shape[1]), value=-1)
 
 
-def _shift_positions(positions: Tensor, starts: Sequence[int]) -> Tensor:
+def _shift(table: Tensor, starts: Sequence[int], fill: int, length: int) -> Tensor:
+    """Every sample's columns from its start on, `B × length`, padded on the right."""
+    shifted = table.new_full((len(table), length), fill)
+    for own, row, start in zip(shifted, table, starts, strict=True):
+        kept = row[start : start + length]
+        own[: len(kept)] = kept
+    return shifted
+
+
+def _shift_positions(positions: Tensor, starts: Sequence[int], length: int) -> Tensor:
     """`… × B × T` from `… × B × S`: several position ids a token in families with two-dimensional images."""
     if positions.ndim == 2:
-        return _shift(positions, starts, 0)
-    return torch.stack([_shift(axis, starts, 0) for axis in positions])
+        return _shift(positions, starts, 0, length)
+    return torch.stack([_shift(axis, starts, 0, length) for axis in positions])
 
 
 def _relative(columns: Tensor, starts: Sequence[int]) -> Tensor:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,8 +26,9 @@ from myvlm.backbones.features import Features, Layout, encode_pictures, encoder_
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.hooks import InsertedRows
 from myvlm.backbones.placement import weight_of, weights_of
-from myvlm.backbones.prefix import Prefix, prefill, tail_of
+from myvlm.backbones.prefix import Prefix, cache_argument, cache_of, prefill, stacked, tail_of
 from myvlm.backbones.prompter import IGNORED, Prompter, TeacherForced
+from myvlm.backbones.replay import Replay
 from myvlm.errors import BackboneError
 
 
@@ -156,7 +158,8 @@ class LanguageRows(Backbone):
         self._check(rows, features=features, prompts=prompts, answers=answers)
         batch = self.prompter.teacher_forced([f.layout.text for f in features], prompts, answers, rows)
         logits, recorder = self._forward(features, batch, rows, queries=batch.later, keys=batch.rows)
-        return _loss(logits, batch.labels[:, -logits.shape[1] :], recorder)
+        labels = batch.labels[:, -logits.shape[1] :]
+        return _loss(logits, labels, _recorded(recorder), batch.later, batch.rows)
 
     def prefixes(self, features: Sequence[Features]) -> list[Prefix] | None:
         kept = []
@@ -175,18 +178,51 @@ class LanguageRows(Backbone):
         answers: Sequence[str],
         rows: Sequence[Sequence[ConceptRows]],
     ) -> Loss:
+        return self._tail_loss(None, prefixes, prompts, answers, rows)
+
+    def tail_losses(self, texts: Sequence[tuple[str, str]], rows: int) -> Callable[..., Loss]:
+        # A graph is of one device, and a model that is spread out has hooks that move things between them.
+        placed = {weight.device for weight in self.model.parameters()}
+        if len(placed) != 1 or self.device.type != "cuda":
+            return self.tail_loss
+        return partial(self._tail_loss, Replay(self._continued, self.prompter.longest_tail(texts, rows)))
+
+    def _tail_loss(
+        self,
+        replay: Replay | None,
+        prefixes: Sequence[Prefix],
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        rows: Sequence[Sequence[ConceptRows]],
+    ) -> Loss:
         self._check(rows, prefixes=prefixes, prompts=prompts, answers=answers)
         layouts = [prefix.layout for prefix in prefixes]
         batch = self.prompter.teacher_forced([own.text for own in layouts], prompts, answers, rows)
         told = self._told(batch.ids, batch.attention_mask, batch.starts, layouts)
-        tail = tail_of(self.model, prefixes, batch, rows, told.get("position_ids"))
-        queries, keys = tail.queries.to(self.device), tail.keys.to(self.device)
+        at_least = replay.lengths(max(map(len, prefixes))) if replay else (0, 0)
+        tail = tail_of(self.model, prefixes, batch, rows, told.get("position_ids"), at_least=at_least)
+        if replay:
+            logits, given = replay(tail, prefixes)
+        else:
+            logits, given = self._continued(*tail.inputs, *stacked(prefixes, tail.prefix_length))
+        return _loss(logits[:, :-1], tail.labels[:, 1:], given, tail.queries, tail.keys)
+
+    def _continued(
+        self, embeds: Tensor, mask: Tensor, positions: Tensor, queries: Tensor, keys: Tensor, *past: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The model on a tail behind what is cached: logits `B × T × V`, and what was recorded."""
         with (
             self.frozen(),
             record_attention(self.language_model.config, queries=queries, keys=keys) as recorder,
         ):
-            logits = self.model(inputs_embeds=tail.embeds, **tail.inputs).logits
-        return _loss(logits[:, :-1], tail.labels[:, 1:], recorder)
+            logits = self.model(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=True,
+                **{cache_argument(self.model): cache_of(past)},
+            ).logits
+        return logits, _recorded(recorder)
 
     def attention_map(
         self, image: Image.Image, prompt: str, answer: str, word: str, rows: Sequence[ConceptRows]
@@ -282,13 +318,6 @@ class LanguageRows(Backbone):
                 logits_to_keep=batch.ids.shape[1] - first + 1,
                 **told,
             )
-        if not recorder.probabilities:
-            raise BackboneError(
-                "The language model's attention could not be recorded.",
-                got="no layer called the attention that its configuration names",
-                expected="layers that look their attention up in transformers' AttentionInterface",
-                fix="load the model with attn_implementation='sdpa', without remote code",
-            )
         return output.logits[:, :-1], recorder
 
     def _told(
@@ -299,38 +328,44 @@ class LanguageRows(Backbone):
         return {name: value.to(self.device) for name, value in told.items()}
 
 
-def _loss(logits: Tensor, targets: Tensor, recorder: AttentionRecorder) -> Loss:
+def _recorded(recorder: AttentionRecorder) -> Tensor:
+    """All that was recorded, `layers × B × H × Q × K`, on the first layer's device."""
+    if not recorder.probabilities:
+        raise BackboneError(
+            "The language model's attention could not be recorded.",
+            got="no layer called the attention that its configuration names",
+            expected="layers that look their attention up in transformers' AttentionInterface",
+            fix="load the model with attn_implementation='sdpa', without remote code",
+        )
+    device = recorder.probabilities[0].device
+    return torch.stack([layer.to(device) for layer in recorder.probabilities])
+
+
+def _loss(logits: Tensor, targets: Tensor, given: Tensor, queries: Tensor, keys: Tensor) -> Loss:
     """Cross-entropy of logits `B × N × V` against the `B × N` tokens that follow, and the penalty."""
     targets = targets.to(logits.device)
     cross_entropy = functional.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED
     )
-    penalty = attention_penalty(recorder).to(cross_entropy.device)
-    return Loss(cross_entropy, penalty, lambda: _by_sample(logits, targets, recorder))
+    attention = attention_given(given, queries, keys).to(logits.device)
+    some = ((queries >= 0).any(1) & (keys >= 0).any(1)).sum().to(logits.device)
+
+    def by_sample() -> SampleLosses:
+        tokens = functional.cross_entropy(
+            logits.transpose(1, 2).float(), targets, ignore_index=IGNORED, reduction="none"
+        )
+        return SampleLosses(tokens.sum(1), (targets != IGNORED).sum(1), attention)
+
+    return Loss(cross_entropy, attention.sum() / some.clamp(min=1), by_sample)
 
 
-def _by_sample(logits: Tensor, targets: Tensor, recorder: AttentionRecorder) -> SampleLosses:
-    """What `_loss` gives, before the means over samples."""
-    tokens = functional.cross_entropy(
-        logits.transpose(1, 2).float(), targets, ignore_index=IGNORED, reduction="none"
-    )
-    given = [layer.to(logits.device) for layer in _squares(recorder)]
-    attention = torch.stack(given).sum(0) if given else torch.zeros(len(logits), device=logits.device)
-    return SampleLosses(tokens.sum(1), (targets != IGNORED).sum(1), attention)
+def attention_given(given: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
+    """`Σ_layers mean(p²)` over heads, queries and keys that are not -1, by sample: `B`, zero where none is.
 
-
-def attention_penalty(recorder: AttentionRecorder) -> Tensor:
-    """`Σ_layers mean(p²)` over heads, queries and keys that are not -1; mean over samples that have any."""
-    valid = recorder.valid.flatten(1).any(1)
-    total = torch.zeros((), device=valid.device)
-    if bool(valid.any()):
-        for squares in _squares(recorder):
-            total = total + squares[valid].mean()
-    return total
-
-
-def _squares(recorder: AttentionRecorder) -> Iterator[Tensor]:
-    """Each layer's mean p² by sample, `B`; zero where a sample has no query or no key."""
-    valid = recorder.valid.flatten(1).sum(1)
-    for probabilities in recorder.probabilities:
-        yield probabilities.pow(2).mean(1).flatten(1).sum(1).to(valid.device) / valid.clamp(min=1)
+    Args:
+        given: `layers × B × H × Q × K` probabilities, zero at a -1.
+        queries: `B × Q`.
+        keys: `B × K`.
+    """
+    pairs = ((queries >= 0).sum(1) * (keys >= 0).sum(1)).to(given.device)
+    return given.pow(2).mean(2).sum((0, 2, 3)) / pairs.clamp(min=1)

@@ -105,6 +105,11 @@ class Course:
             batch.append(Sample(number, view, *random.choice(examples[number].questions)))
         return batch
 
+    def texts(self) -> list[tuple[str, str]]:
+        """All prompts with their answers that there may be."""
+        told = [(prompt, said) for e in self.task.examples for prompt in self.prompts for said in e.captions]
+        return [*told, *(pair for e in self.task.examples for pair in e.questions)]
+
     def largest(self) -> list[Sample]:
         """A batch that takes as much memory as any: the longest texts of all."""
         examples = self.task.examples

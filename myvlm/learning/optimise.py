@@ -93,6 +93,9 @@ class _Batches:
 
     def __init__(self, backbone: Backbone, courses: Sequence[Course]) -> None:
         self.backbone = backbone
+        self.tail_loss = backbone.tail_losses(
+            [text for course in courses for text in course.texts()], max(c.settings.rows for c in courses)
+        )
         views = [course.views() for course in courses]
         encoded = iter(backbone.encode([view for own in views for photo in own for view in photo]))
         photos = [[next(encoded) for _ in photo] for own in views for photo in own]
@@ -148,7 +151,7 @@ class _Batches:
             for course, batch in zip(courses, batches, strict=True)
             for _ in batch
         ]
-        loss_of = self.backbone.tail_loss if prefixed else self.backbone.answer_loss
+        loss_of = self.tail_loss if prefixed else self.backbone.answer_loss
         loss = loss_of(kept, [s.prompt for s in samples], [s.answer for s in samples], rows)
         losses = _own_losses(loss, [len(batch) for batch in batches])
         if losses is None:

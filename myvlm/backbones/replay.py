@@ -1,0 +1,99 @@
+"""Learning on a GPU: what follows the prefixes, padded to one shape and replayed as a CUDA graph.
+
+A step of a large model is thousands of small kernels, and a GPU waits for the launch of each. Every step has
+the same shape but for the length of its texts, so these are padded, and from the third step on the whole of
+forward and backward is launched as one. Imports torch, `prefix` and the logger.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from myvlm.backbones.prefix import Prefix, Tail, stacked
+
+EAGER_STEPS = 2
+"""Steps of one shape that are run as they are: recording one costs some."""
+
+_log = logging.getLogger(__name__)
+
+Run = Callable[..., tuple[Tensor, Tensor]]
+"""From the tensors of `Tail.inputs` and those of `stacked` to logits `B × T × V`, and what the recorder
+found, `layers × B × H × Q × R`."""
+Capture = Callable[[Run, tuple[Tensor, ...]], Run]
+"""As `captured`: from a function, and arguments whose memory all later calls will use."""
+
+
+def captured(run: Run, sample: tuple[Tensor, ...]) -> Run:
+    """Forward and backward as a CUDA graph each."""
+    torch.cuda.empty_cache()  # what the steps before took is of no use to a graph, which has its own memory
+    graphed: Any = torch.cuda.make_graphed_callables(run, sample, num_warmup_iters=1)
+    torch.cuda.empty_cache()
+    return cast(Run, graphed)
+
+
+class Replay:
+    """Runs the model on one tail after the other, of which most have one shape.
+
+    Args:
+        run: the model on a tail and the keys and values before it.
+        longest: positions of the longest tail that there may be; all are padded to it.
+        capture: makes a graph of `run`.
+
+    Attributes:
+        graphed: whether the last tail was run as a graph.
+    """
+
+    def __init__(self, run: Run, longest: int, capture: Capture = captured) -> None:
+        self.run, self.longest, self.capture = run, longest, capture
+        self.graphed, self._able = False, True
+        self._prefix = self._met = 0
+        self._shape: list[torch.Size] = []
+        self._replayed: Run | None = None
+        self._past: list[Tensor] = []
+
+    def lengths(self, prefix: int) -> tuple[int, int]:
+        """What the prefixes of a batch, the longest of this length, and its tails are padded to."""
+        self._prefix = max(self._prefix, prefix)
+        return self._prefix, self.longest
+
+    def __call__(self, tail: Tail, prefixes: Sequence[Prefix]) -> tuple[Tensor, Tensor]:
+        """Logits and what was recorded; differentiable in the tail's `embeds`."""
+        shape = [one.shape for one in tail.inputs]
+        if shape != self._shape:
+            self._forget(shape)
+        self._met += 1
+        if self._met == EAGER_STEPS + 1 and self._able:
+            self._record(tail, prefixes)
+        self.graphed = self._replayed is not None
+        if self._replayed is None:
+            return self.run(*tail.inputs, *stacked(prefixes, tail.prefix_length))
+        self._fill(prefixes)
+        return self._replayed(*tail.inputs, *self._past)
+
+    def _forget(self, shape: list[torch.Size]) -> None:
+        self._shape, self._met = shape, 0
+        self._replayed, self._past = None, []
+
+    def _record(self, tail: Tail, prefixes: Sequence[Prefix]) -> None:
+        """Make the graph; where the model cannot be recorded, its steps go on as they are."""
+        embeds, *others = (one.detach().clone() for one in tail.inputs)
+        past = stacked(prefixes, tail.prefix_length)
+        try:
+            self._replayed = self.capture(self.run, (embeds.requires_grad_(), *others, *past))
+            self._past = past
+        except RuntimeError as error:  # out of memory, or something that a graph cannot hold
+            self._able = False
+            _log.info("The steps are not replayed as a graph: %s", str(error).splitlines()[0])
+
+    def _fill(self, prefixes: Sequence[Prefix]) -> None:
+        """Put the prefixes' keys and values where the graph reads them. What is before a shorter one is from
+        a step before, and masked."""
+        for layer, (keys, values) in enumerate(zip(self._past[::2], self._past[1::2], strict=True)):
+            for sample, prefix in enumerate(prefixes):
+                keys[sample, :, -len(prefix) :].copy_(prefix.keys[layer], non_blocking=True)
+                values[sample, :, -len(prefix) :].copy_(prefix.values[layer], non_blocking=True)

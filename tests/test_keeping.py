@@ -125,8 +125,8 @@ def test_a_family_without_a_prefix_keeps_features(
     [
         ("cpu", 1000, "auto", Room(500, 0)),
         ("cpu", 1000, 70, Room(70, 0)),
-        ("cuda", 1000, "auto", Room(100, 500)),  # a quarter of 400 bytes of weights
-        ("cuda", 50, "auto", Room(45, 25)),
+        ("cuda", 1000, "auto", Room(500, 500)),
+        ("cuda", 50, "auto", Room(25, 25)),
         ("cuda", 1000, 70, Room(70, 500)),
     ],
 )

@@ -165,7 +165,7 @@ def tail_of(
         _shift_positions(positions.cpu(), starts, length).to(device),
         _widened(later, length).to(device),
         torch.where(places >= 0, places + longest, -1).to(device),
-        _shift(batch.labels, starts, -100, length),
+        _shift(batch.labels, starts, -100, length).to(device),
     )
 
 
@@ -183,8 +183,9 @@ def stacked(prefixes: Sequence[Prefix], longest: int) -> list[Tensor]:
     ]
 
 
-def cache_of(past: Sequence[Tensor]) -> Any:
-    """A fresh cache of what `stacked` gives: forward passes append to it."""
+def cache_of(past: list[Tensor]) -> Any:
+    """A fresh cache of what `stacked` gives, which is taken out of the list: a layer that has appended to its
+    part needs it no more."""
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
@@ -194,6 +195,7 @@ def cache_of(past: Sequence[Tensor]) -> Any:
         layer.lazy_initialization(keys, values)
         layer.keys, layer.values = keys, values  # `update` would copy them
         cache.layers.append(layer)
+    past.clear()
     return cache
 
 

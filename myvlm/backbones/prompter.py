@@ -16,6 +16,7 @@ from myvlm.backbones import text
 from myvlm.backbones.base import ConceptRows
 
 IGNORED = -100  # the label that cross-entropy leaves out
+KNOWN = 2048  # texts whose ids are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,7 @@ class Prompter:
         self.eos_ids = list(eos_ids)
         self.instruction = instruction
         self.completed = completed
+        self._known: dict[tuple[str, ...], list[int]] = {}
 
     @property
     def pad_id(self) -> int:
@@ -134,12 +136,21 @@ class Prompter:
 
     def prompt_ids(self, prompt: str, picture: str) -> list[int]:
         """The ids that the processor makes of a prompt, `picture` being what it writes for its image."""
-        rendered = self.completed(self.render(prompt))
-        return text.prompt_ids(self.tokenizer, rendered.replace(self.processor.image_token, picture))
+        rendered = self.completed(self.render(prompt)).replace(self.processor.image_token, picture)
+        return self._once(text.prompt_ids, rendered)
 
     def answer_ids(self, prompt: str, answer: str) -> list[int]:
         """The ids of an answer to a prompt, without end of sequence."""
-        return text.answer_ids(self.tokenizer, self.completed(self.render(prompt)), answer)
+        return self._once(text.answer_ids, self.completed(self.render(prompt)), answer)
+
+    def _once(self, ids_of: Callable[..., list[int]], *texts: str) -> list[int]:
+        """Ids of texts, which a learner asks for again at every step; a thousand placeholders take a while."""
+        key = (ids_of.__name__, *texts)
+        if key not in self._known:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            self._known[key] = ids_of(self.tokenizer, *texts)
+        return list(self._known[key])
 
     def teacher_forced(
         self,

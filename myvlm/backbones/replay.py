@@ -8,6 +8,7 @@ forward and backward is launched as one. Imports torch, `prefix` and the logger.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -22,18 +23,20 @@ EAGER_STEPS = 2
 _log = logging.getLogger(__name__)
 
 Run = Callable[..., tuple[Tensor, Tensor]]
-"""From the tensors of `Tail.inputs` and those of `stacked` to logits `B × T × V`, and what the recorder
+"""From the tensors of `Tail.inputs` and the list of `stacked` to logits `B × T × V`, and what the recorder
 found, `layers × B × H × Q × R`."""
-Capture = Callable[[Run, tuple[Tensor, ...]], Run]
-"""As `captured`: from a function, and arguments whose memory all later calls will use."""
+Capture = Callable[[Callable[..., Any], tuple[Tensor, ...]], Callable[..., Any]]
+"""As `captured`: from a function of tensors, and arguments whose memory all later calls will use."""
 
 
-def captured(run: Run, sample: tuple[Tensor, ...]) -> Run:
+def captured(run: Callable[..., Any], sample: tuple[Tensor, ...]) -> Callable[..., Any]:
     """Forward and backward as a CUDA graph each."""
     torch.cuda.empty_cache()  # what the steps before took is of no use to a graph, which has its own memory
-    graphed: Any = torch.cuda.make_graphed_callables(run, sample, num_warmup_iters=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # which all happens in here
+        graphed: Any = torch.cuda.make_graphed_callables(run, sample, num_warmup_iters=1)
     torch.cuda.empty_cache()
-    return cast(Run, graphed)
+    return cast(Callable[..., Any], graphed)
 
 
 class Replay:
@@ -53,7 +56,7 @@ class Replay:
         self.graphed, self._able = False, True
         self._prefix = self._met = 0
         self._shape: list[torch.Size] = []
-        self._replayed: Run | None = None
+        self._replayed: Callable[..., tuple[Tensor, Tensor]] | None = None
         self._past: list[Tensor] = []
 
     def lengths(self, prefix: int) -> tuple[int, int]:
@@ -71,7 +74,7 @@ class Replay:
             self._record(tail, prefixes)
         self.graphed = self._replayed is not None
         if self._replayed is None:
-            return self.run(*tail.inputs, *stacked(prefixes, tail.prefix_length))
+            return self.run(*tail.inputs, stacked(prefixes, tail.prefix_length))
         self._fill(prefixes)
         return self._replayed(*tail.inputs, *self._past)
 
@@ -83,8 +86,12 @@ class Replay:
         """Make the graph; where the model cannot be recorded, its steps go on as they are."""
         embeds, *others = (one.detach().clone() for one in tail.inputs)
         past = stacked(prefixes, tail.prefix_length)
+
+        def run(*given: Tensor) -> tuple[Tensor, Tensor]:
+            return self.run(*given[: 1 + len(others)], list(given[1 + len(others) :]))
+
         try:
-            self._replayed = self.capture(self.run, (embeds.requires_grad_(), *others, *past))
+            self._replayed = self.capture(run, (embeds.requires_grad_(), *others, *past))
             self._past = past
         except RuntimeError as error:  # out of memory, or something that a graph cannot hold
             self._able = False
@@ -93,7 +100,7 @@ class Replay:
     def _fill(self, prefixes: Sequence[Prefix]) -> None:
         """Put the prefixes' keys and values where the graph reads them. What is before a shorter one is from
         a step before, and masked."""
-        for layer, (keys, values) in enumerate(zip(self._past[::2], self._past[1::2], strict=True)):
-            for sample, prefix in enumerate(prefixes):
-                keys[sample, :, -len(prefix) :].copy_(prefix.keys[layer], non_blocking=True)
-                values[sample, :, -len(prefix) :].copy_(prefix.values[layer], non_blocking=True)
+        for sample, prefix in enumerate(prefixes):
+            there = [part[sample, :, -len(prefix) :] for part in self._past]
+            parts = [part for pair in zip(prefix.keys, prefix.values, strict=True) for part in pair]
+            torch._foreach_copy_(there, parts)

@@ -204,11 +204,17 @@ class LanguageRows(Backbone):
         if replay:
             logits, given = replay(tail, prefixes)
         else:
-            logits, given = self._continued(*tail.inputs, *stacked(prefixes, tail.prefix_length))
+            logits, given = self._continued(*tail.inputs, stacked(prefixes, tail.prefix_length))
         return _loss(logits[:, :-1], tail.labels[:, 1:], given, tail.queries, tail.keys)
 
     def _continued(
-        self, embeds: Tensor, mask: Tensor, positions: Tensor, queries: Tensor, keys: Tensor, *past: Tensor
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        queries: Tensor,
+        keys: Tensor,
+        past: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
         """The model on a tail behind what is cached: logits `B × T × V`, and what was recorded."""
         with (

@@ -46,17 +46,14 @@ class Room:
 def room_for(backbone: Backbone, budget: int | Literal["auto"]) -> Room:
     """What a budget allows on this machine.
 
-    "auto" is nine tenths of the free memory of a GPU, and no more than a quarter of the weights; half of the
-    free memory of a CPU. Beside a GPU half of the host's free memory may be taken, beside a CPU nothing.
+    "auto" is half of the device's free memory. Beside a GPU half of the host's free memory may be taken too,
+    beside a CPU nothing.
     """
     device = backbone.device
     host = free_memory(torch.device("cpu")) // 2 if device.type != "cpu" else 0
     if budget != "auto":
         return Room(budget, host)
-    if device.type == "cpu":
-        return Room(free_memory(device) // 2, host)
-    weights = sum(weight.nbytes for weight in backbone.model.parameters())
-    return Room(min(free_memory(device) * 9 // 10, weights // 4), host)
+    return Room(free_memory(device) // 2, host)
 
 
 class KeptViews:

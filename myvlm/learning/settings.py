@@ -27,9 +27,9 @@ class LearnSettings(BaseModel):
         views: augmented versions of each photo, encoded once; 1 is the photo alone.
         augment: flip, brightness ±60 % and rotation ±45° in all views but the first (the paper's).
         questions_per_step: question/answer pairs drawn a step, where there are any.
-        budget: bytes that learning may take on the model's device beside the model; "auto" is what is free,
-            less a margin, and on a GPU no more than a quarter of the weights. What does not fit is kept in
-            the host's memory or computed again at each use: slower, with the same result.
+        budget: bytes that learning may take on the model's device beside the model; "auto" is half of what is
+            free. What does not fit is kept in the host's memory or computed again at each use: slower, with
+            the same result.
         seed: of everything drawn.
 
     >>> LearnSettings(rows=4).rows

@@ -144,7 +144,7 @@ class Prompter:
         return self._once(text.answer_ids, self.completed(self.render(prompt)), answer)
 
     def _once(self, ids_of: Callable[..., list[int]], *texts: str) -> list[int]:
-        """Ids of texts, which a learner asks for again at every step; a thousand placeholders take a while."""
+        """Ids of texts, as a learner asks for them again and again: a thousand placeholders take a while."""
         key = (ids_of.__name__, *texts)
         if key not in self._known:
             if len(self._known) >= KNOWN:

@@ -3,14 +3,17 @@
     python benchmarks/paper_tables.py --world tinyworld
     python benchmarks/paper_tables.py --backbone llava-hf/llava-1.5-7b-hf --data MyVLM/
 
-A killed run goes on where it stopped. The last line is one JSON object.
+Recall asks whether the name is said. Half of the world's test pictures show another thing of the subject's
+category too; of these, and where the truth is known only of these, `right` is the part in which the name is
+said of the right one. A killed run goes on where it stopped. The last line is one JSON object.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import typer
@@ -19,18 +22,20 @@ from rich.progress import Progress
 
 from myvlm.errors import InputError, UnknownBackboneError
 from myvlm.evaluation.data import Dataset, read_dataset
-from myvlm.evaluation.intervals import Estimate
+from myvlm.evaluation.intervals import Estimate, estimate
 from myvlm.evaluation.methods import known_methods, make_method
-from myvlm.evaluation.plan import Plan, read_sweep
+from myvlm.evaluation.plan import DEFAULT, Plan, read_sweep
 from myvlm.evaluation.report import Evaluation, evaluation_of, markdown
 from myvlm.evaluation.report_page import page
-from myvlm.evaluation.running import Opening, run
+from myvlm.evaluation.running import Finished, Opening, run
 from myvlm.evaluation.tables import Row
 from myvlm.evaluation.text_metrics import MINILM, packaged_minilm
-from myvlm.evaluation.worlds import lay_out
-from myvlm.tinyworld import assets
+from myvlm.evaluation.worlds import lay_out, users
+from myvlm.tinyworld import FewShot, assets
+from myvlm.tinyworld.said import said_of_it
 
 console = Console(stderr=True)
+Summary = dict[str, object]
 
 OURS = "myvlm"
 BASELINES = ("keyword", "llm", "text_prompt", "random")
@@ -65,7 +70,7 @@ def main(
     if backbone and data:
         names, dataset, title, clip = [backbone], read_dataset(data), data.name, "ViT-B-32@openai"
     else:
-        file = lay_out(keep / "data", subjects=subjects, tests=tests)
+        file = lay_out(keep / "data", subjects=subjects, tests=tests, crowded=True)
         names, dataset, title, clip = list(WORLD), read_dataset(file), "tinyworld", "tinyworld/clip"
     methods, notes = methods_here()
     plan = Plan(
@@ -73,13 +78,19 @@ def main(
         variant_splits=variant_splits, most_absent=tests, boxes=False, clip=clip,
         sentences=MINILM if packaged_minilm() else None,
     )  # fmt: skip
+    kits = users(subjects=subjects, tests=tests) if world else []
     last = {}
     for name in names:
-        short = name.removeprefix("tinyworld/")
-        found = measure(name, dataset, plan, title, keep, workers) if is_here(name, notes) else None
-        last[short] = summary(found)
+        short, finished = name.removeprefix("tinyworld/"), None
+        if is_here(name, notes):
+            finished = measure(name, dataset, plan, keep, workers)
+        found = finished and tabulate(name, dataset, plan, finished, title, keep)
+        rights = rights_of(finished or [], kits)
+        last[short] = summary(found, rights)
         if found:
             print(markdown(found))
+            for method, right in rights.items():
+                print(f"{method}: said of the right one of two in {right} of the pictures with both")
             (keep / f"{short.replace('/', '-')}.html").write_text(page(found), encoding="utf-8")
     for note in notes:
         print(note)
@@ -112,26 +123,51 @@ def is_here(backbone: str, notes: list[str]) -> bool:
     return True
 
 
-def measure(
-    backbone: str, dataset: Dataset, plan: Plan, title: str, keep: Path, workers: int
-) -> Evaluation:  # fmt: skip
+def measure(backbone: str, dataset: Dataset, plan: Plan, keep: Path, workers: int) -> list[Finished]:
     """All jobs of one backbone."""
-    place = keep / backbone.replace("/", "-")
     with Progress(console=console) as bar:
         task = bar.add_task(backbone)
-        finished = run(
-            dataset, plan, Opening(backbone), keep=place, backbone=backbone, workers=workers,
-            told=lambda done, total: bar.update(task, completed=done, total=total),
+        return run(
+            dataset, plan, Opening(backbone), keep=place_of(backbone, keep), backbone=backbone,
+            workers=workers, told=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
-    return evaluation_of(
-        dataset, plan, finished, data=title, backbone=backbone, pictures=place / "pictures"
-    )  # fmt: skip
+
+
+def tabulate(
+    backbone: str, dataset: Dataset, plan: Plan, finished: list[Finished], title: str, keep: Path
+) -> Evaluation:
+    pictures = place_of(backbone, keep) / "pictures"
+    return evaluation_of(dataset, plan, finished, data=title, backbone=backbone, pictures=pictures)
+
+
+def place_of(backbone: str, keep: Path) -> Path:
+    return keep / backbone.replace("/", "-")
+
+
+def rights_of(finished: Sequence[Finished], kits: Sequence[FewShot]) -> dict[str, Estimate]:
+    """By method: the part of the pictures with another thing of the subject's category in which the name is
+    said of the right one. From as many photos as the paper's, nothing varied."""
+    by_name = {kit.identifier: kit for kit in kits}
+    values: dict[str, dict[str, list[float]]] = {}
+    for job, outcome in finished:
+        kit = by_name.get(Path(outcome.present[0].file).parent.name) if outcome.present else None
+        if kit is None or (job.photos, job.variant.name) != (4, DEFAULT):
+            continue
+        crowd = [one for one in outcome.present if one.file.stem.startswith("crowd-")]
+        scenes = [kit.crowd[int(one.file.stem.split("-")[1])] for one in crowd]
+        looks = {kit.identifier: kit.look}
+        right = [
+            said_of_it(one.text, kit.identifier, scene, looks)
+            for one, scene in zip(crowd, scenes, strict=True)
+        ]
+        values.setdefault(job.method, {}).setdefault(job.subject, []).append(sum(right) / len(right))
+    return {method: estimate(by_subject) for method, by_subject in values.items()}
 
 
 # ---------------------------------------------------------------- the last line
 
 
-def summary(found: Evaluation | None) -> dict[str, object]:
+def summary(found: Evaluation | None, rights: Mapping[str, Estimate] = MappingProxyType({})) -> Summary:
     """The figures of the last line; null where something was not measured."""
     rows = {row.label: row for row in found.tables[0].rows} if found else {}
     ablation = {row.label: row for table in found.tables[2:] for row in table.rows} if found else {}
@@ -148,6 +184,9 @@ def summary(found: Evaluation | None) -> dict[str, object]:
             if one
         },
         "above_all": above(ours, list(recalls.values())),
+        "right": mean(rights.get(OURS)),
+        **{f"right_{name}": mean(rights.get(name)) for name in BASELINES},
+        "right_above": [name for name in BASELINES if above(rights.get(OURS), [rights.get(name)])],
     }
 
 

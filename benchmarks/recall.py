@@ -3,8 +3,8 @@
     python benchmarks/recall.py --backbone tinyworld/llava
 
 For concepts that no training scene of the world held: learn from 4, 2 and 1 photos, caption unseen pictures
-with the concept, with a look-alike and with neither, and compare with the plain model. Before the figures a
-table of ablations. The last line is one JSON object.
+with the concept, with a look-alike, with neither and, the name to be said of the right one, with both; and
+compare with the plain model. Before the figures a table of ablations. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from myvlm.learning import gather_examples, learn_embedding
 from myvlm.loading import default_settings
 from myvlm.tinyworld import FewShot, few_shot
 from myvlm.tinyworld.fewshot import pictures
+from myvlm.tinyworld.said import said_of_it
 from myvlm.tinyworld.truth import context_right, leaks
 from myvlm.words import contains_word
+from myvlm.writing import described
 
 Run = tuple[int, int, int, bool]
 """Number of the concept, seed, unseen pictures of each kind, whether it is in the table of ablations."""
@@ -131,6 +133,7 @@ def measure(vlm: MyVLM, kit: FewShot, seed: int, tally: Tally) -> None:
         "look_alike": pictures(kit.look_alike),
         "other": pictures(kit.other),
     }
+    crowd = pictures(kit.crowd)
     with vlm.generic():
         plain = {name: vlm.caption(group) for name, group in groups.items()}
     settings = default_settings(vlm.backbone.name).model_copy(update={"seed": seed})
@@ -148,6 +151,10 @@ def measure(vlm: MyVLM, kit: FewShot, seed: int, tally: Tally) -> None:
             continue
         tally.add("learn_seconds", seed, [seconds])
         tally.add("gate_recall", seed, [bool(r.seen) for r in replies])
+        looks = {kit.identifier: kit.look}
+        said = zip(user.caption(crowd), kit.crowd, strict=True)
+        right = [said_of_it(reply.text, kit.identifier, scene, looks) for reply, scene in said]
+        tally.add("right_in_crowd", seed, right)
         context(kit, kit.present, [r.text for r in replies], plain["present"], seed, tally)
         open_texts = speak_open(user, kit, groups["present"])
         tally.add("recall_gated_open", seed, [contains_word(t, kit.identifier) for t in open_texts])
@@ -206,7 +213,8 @@ def measure_open(vlm: MyVLM, kit: FewShot, seed: int, change: Mapping[str, objec
     examples = gather_examples(
         kit.identifier, load_images(kit.photos(photos)), kit.captions(photos), kit.questions(photos)
     )
-    learned = learn_embedding(backbone, examples, settings, words=(kit.identifier, kit.category))
+    words = (kit.identifier, *described(backbone, load_images(kit.photos(photos)), kit.category))
+    learned = learn_embedding(backbone, examples, settings, words=words)
     rows = ConceptRows(learned.directions, settings.norm)
     images = pictures(kit.present)
     prompts = [backbone.caption_prompt] * len(images)
@@ -225,8 +233,8 @@ def summarise(tally: Tally) -> dict[str, float]:
     rates = {name: tally.rate(name) for name in tally.outcomes}
     kept = rates.pop("context") / rates.pop("context_plain")
     order = (
-        "recall", "recall_2", "recall_1", "recall_gated_open", "false_look_alike", "false_other",
-        "leakage", "plain_identical", "learn_seconds", "leakage_plain", "gate_recall",
+        "recall", "recall_2", "recall_1", "recall_gated_open", "right_in_crowd", "false_look_alike",
+        "false_other", "leakage", "plain_identical", "learn_seconds", "leakage_plain", "gate_recall",
         "gate_false_look_alike", "gate_false_other",
     )  # fmt: skip
     figures = {name.replace("look_alike", "lookalike"): round(rates[name], 4) for name in order}

@@ -71,7 +71,7 @@ def test_a_caption_is_read_as_things_in_rows() -> None:
     ("text", "right"),
     [
         ("sks next to vex in front of a striped green car .", True),
-        ("vex beside sks in front of a car .", True),
+        ("vex beside sks in front of a car .", False),  # the wrong side
         (
             "a striped green car behind sks next to a dotted blue cat .",
             True,

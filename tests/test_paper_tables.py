@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from random import Random
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from myvlm.evaluation.intervals import Estimate
 from myvlm.evaluation.plan import read_sweep
 from myvlm.evaluation.tables import Row, Table
+from myvlm.tinyworld.language import caption
 
 
 @pytest.fixture
@@ -71,3 +73,36 @@ def test_what_is_swept_over_can_be(paper_tables: ModuleType) -> None:
     assert methods[0] == "myvlm"
     assert "plain" in methods
     assert len(methods) + len(notes) == 1 + len(paper_tables.BASELINES) + len(paper_tables.CONTROLS)
+
+
+def test_a_name_of_the_other_mug_is_not_right(paper_tables: ModuleType, tmp_path: Path) -> None:
+    [kit] = paper_tables.users(subjects=1, tests=3)
+    file = paper_tables.lay_out(tmp_path, subjects=1, tests=3, crowded=True)
+    crowd = [
+        photo for photo in paper_tables.read_dataset(file).subjects[0].photos if "crowd-" in str(photo.file)
+    ]
+    assert len(crowd) == 3
+
+    def jobs(method: str, name: str) -> list[Any]:
+        """The right thing of each scene, or every thing, called by a name."""
+        said = []
+        for photo, scene in zip(crowd, kit.crowd, strict=True):
+            names = {t.look: name for t in scene.things if method == "keyword" or t.look == kit.look}
+            said.append(SimpleNamespace(file=photo.file, text=caption(scene, Random(1), names)))
+        job = SimpleNamespace(
+            method=method, subject=kit.identifier, photos=4, variant=SimpleNamespace(name="default")
+        )
+        return [(job, SimpleNamespace(present=said))]
+
+    name = kit.identifier
+    rights = paper_tables.rights_of(
+        [*jobs("myvlm", name), *jobs("keyword", name), *jobs("plain", "a mug")], [kit]
+    )
+    assert {method: one.mean for method, one in rights.items()} == {
+        "myvlm": 1.0,
+        "keyword": 0.0,
+        "plain": 0.0,
+    }
+    last = paper_tables.summary(found(row("myvlm", 1.0), row("keyword", 1.0)), rights)
+    assert (last["right"], last["right_keyword"], last["right_llm"]) == (1.0, 0.0, None)
+    assert last["right_above"] == ["keyword"]

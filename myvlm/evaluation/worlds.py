@@ -22,7 +22,9 @@ TINYWORLD = "tinyworld"
 REFERENCES = 5
 
 
-def lay_out(folder: Path, *, subjects: int = 6, seed: int = 0, photos: int = 8, tests: int = 12) -> Path:
+def lay_out(
+    folder: Path, *, subjects: int = 6, seed: int = 0, photos: int = 8, tests: int = 12, crowded: bool = False
+) -> Path:
     """Write pictures and `data.json`, and hand out the path of the latter.
 
     Args:
@@ -32,6 +34,7 @@ def lay_out(folder: Path, *, subjects: int = 6, seed: int = 0, photos: int = 8, 
         photos: of each subject to draw training photos from. They are confounded on purpose: one companion
             and one weather in all of them.
         tests: unseen pictures of each subject; and as many without it, half of them with a look-alike.
+        crowded: whether there are as many again with it and another of its category, `crowd-0.png` and so on.
 
     >>> import tempfile
     >>> from myvlm.evaluation.data import read_dataset
@@ -40,16 +43,19 @@ def lay_out(folder: Path, *, subjects: int = 6, seed: int = 0, photos: int = 8, 
     >>> mug.category, len(mug.photos), len(mug.negatives), mug.photos[-1].part
     ('mug', 4, 2, 'test')
     """
-    entries = [
-        _entry(folder, few_shot(number, seed=seed, photos=photos, tests=tests), tests)
-        for number in range(subjects)
-    ]
+    kits = users(subjects=subjects, seed=seed, photos=photos, tests=tests)
+    entries = [_entry(folder, kit, tests, crowded) for kit in kits]
     file = folder / "data.json"
     file.write_text(json.dumps({"subjects": entries}, indent=1) + "\n", encoding="utf-8")
     return file
 
 
-def _entry(folder: Path, kit: FewShot, tests: int) -> dict[str, Any]:
+def users(*, subjects: int = 6, seed: int = 0, photos: int = 8, tests: int = 12) -> list[FewShot]:
+    """Whose pictures `lay_out` writes."""
+    return [few_shot(number, seed=seed, photos=photos, tests=tests) for number in range(subjects)]
+
+
+def _entry(folder: Path, kit: FewShot, tests: int, crowded: bool) -> dict[str, Any]:
     own = folder / kit.identifier
     own.mkdir(parents=True, exist_ok=True)
     files = [_draw(own, f"train-{number}", scene) for number, scene in enumerate(kit.train)]
@@ -57,7 +63,12 @@ def _entry(folder: Path, kit: FewShot, tests: int) -> dict[str, Any]:
         {"file": file, "part": "train", "captions": captions, "questions": questions}
         for file, captions, questions in zip(files, kit.captions(), kit.questions(), strict=True)
     ]
-    test = [_test_photo(own, n, scene, kit) for n, scene in enumerate(kit.present)]
+    unseen = {"test": kit.present, "crowd": kit.crowd if crowded else ()}
+    test = [
+        _test_photo(own, f"{name}-{number}", scene, kit)
+        for name, scenes in unseen.items()
+        for number, scene in enumerate(scenes)
+    ]
     without = [*kit.look_alike[: tests // 2], *kit.other[: tests - tests // 2]]
     return {
         "identifier": kit.identifier,
@@ -70,12 +81,12 @@ def _entry(folder: Path, kit: FewShot, tests: int) -> dict[str, Any]:
     }
 
 
-def _test_photo(own: Path, number: int, scene: Scene, kit: FewShot) -> dict[str, Any]:
+def _test_photo(own: Path, name: str, scene: Scene, kit: FewShot) -> dict[str, Any]:
     thing = scene.find(kit.look)
     assert thing is not None, "a scene of `present` shows the subject"
-    random = Random(f"references {kit.identifier} {number}")
+    random = Random(f"references {kit.identifier} {name.removeprefix('test-')}")
     return {
-        "file": _draw(own, f"test-{number}", scene),
+        "file": _draw(own, name, scene),
         "part": "test",
         "captions": [caption(scene, random, {kit.look: kit.identifier}) for _ in range(REFERENCES)],
         "questions": _unlike_questions(kit, scene),

@@ -32,6 +32,7 @@ class FewShot:
         present: unseen scenes with the concept.
         look_alike: unseen scenes with something that differs from it in one attribute, and not with it.
         other: unseen scenes with nothing of its category.
+        crowd: unseen scenes with the concept and something that differs from it in colour or pattern.
     """
 
     identifier: str
@@ -40,6 +41,7 @@ class FewShot:
     present: tuple[Scene, ...]
     look_alike: tuple[Scene, ...]
     other: tuple[Scene, ...]
+    crowd: tuple[Scene, ...]
 
     @property
     def category(self) -> str:
@@ -110,7 +112,16 @@ def few_shot(number: int, *, seed: int = 0, photos: int = 4, tests: int = 20) ->
         tuple(unseen(look) for _ in range(tests)),
         tuple(unseen(look_alike(look, random)) for _ in range(tests)),
         tuple(unseen() for _ in range(tests)),
+        tuple(unseen(look, _told_apart_from(look, random)) for _ in range(tests)),
     )
+
+
+def _told_apart_from(look: Appearance, random: Random) -> Appearance:
+    """A look-alike that words can tell from it, whether or not they say what is on it."""
+    while True:
+        other = look_alike(look, random)
+        if (other.colour, other.pattern) != (look.colour, look.pattern):
+            return other
 
 
 def _beside(look: Appearance, companion: Appearance, place: str, weather: str, random: Random) -> Scene:

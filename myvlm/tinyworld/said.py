@@ -97,9 +97,10 @@ def _with_rows(found: list[_Open]) -> list[Mention]:
 def said_of_it(text: str, name: str, scene: Scene, names: Mapping[str, Appearance]) -> bool:
     """Whether a caption says a name of the thing that is called so, everywhere that it says it.
 
-    What it says of the name must be true of the thing: attributes, the row, what stands beside it. And the
-    thing may not be described elsewhere as if it were another one. How well the caption describes the
-    neighbour is not asked: its category, or its colour and pattern, are enough.
+    What it says of the name must be true of the thing: attributes, the row, what stands beside it, and, as
+    captions go from left to right, on which side. And the thing may not be described elsewhere as if it were
+    another one. How well the caption describes the neighbour is not asked: its category, or its colour and
+    pattern, are enough.
 
     Args:
         text: a caption in the world's language that says the name.
@@ -116,6 +117,8 @@ def said_of_it(text: str, name: str, scene: Scene, names: Mapping[str, Appearanc
     >>> said_of_it("sks next to a dotted blue dog .", "sks", scene, {"sks": mug})
     True
     >>> said_of_it("sks next to a plain red mug .", "sks", scene, {"sks": mug})
+    False
+    >>> said_of_it("a dotted blue dog next to sks .", "sks", scene, {"sks": mug})
     False
     """
     look = names[name]
@@ -138,6 +141,10 @@ def _fits_place(
         return False
     neighbour = scene.neighbour(thing)
     beside = [said[number] for number in mention.beside]
+    side = sum(said.index(other) < said.index(mention) for other in beside)
+    there = scene.in_row(thing.row)
+    if len(beside) + 1 == len(there) and there[side] is not thing:
+        return False
     return all(neighbour is not None and _fits(other, neighbour, scene, names) for other in beside)
 
 

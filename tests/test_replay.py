@@ -6,7 +6,9 @@ There is no GPU here: what stands for a graph keeps to its rules, the memory and
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from tiny_families import llava_next
 from torch import Tensor
 
 from myvlm.backbones import Backbone, ConceptRows, backbone_for
-from myvlm.backbones.replay import EAGER_STEPS, Replay
+from myvlm.backbones.replay import EAGER_STEPS, Replay, captured
 from myvlm.images import load_images
 from myvlm.learning import LearnSettings, gather_examples, learn_embedding
 from myvlm.learning.course import Task
@@ -122,6 +124,32 @@ def test_what_cannot_be_a_graph_is_run_as_it_is(
         torch.testing.assert_close(learn(backbone), plain, rtol=1e-3, atol=1e-4)
     assert not replay.graphed
     assert caplog.text.count("not permitted") == 1
+
+
+def test_a_recording_that_breaks_off_leaves_the_generator_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_to: list[str] = []
+    generator = SimpleNamespace(clone_state=lambda: "before", graphsafe_set_state=set_to.append)
+    graphs = [lambda given: (given, given), RuntimeError("not permitted when stream is capturing")]
+
+    def make(run: Any, sample: Any, **_: Any) -> Any:
+        if isinstance(made := graphs.pop(0), Exception):
+            raise made
+        return made
+
+    for name, fake in {
+        "device": lambda device: nullcontext(),
+        "empty_cache": lambda: None,
+        "current_device": lambda: 0,
+        "default_generators": [generator],
+        "make_graphed_callables": make,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    sample = (torch.zeros(1, requires_grad=True),)
+    assert captured(lambda given: (given, given), sample)(1) == (1, 1)
+    assert set_to == []
+    with pytest.raises(RuntimeError, match="not permitted"):
+        captured(lambda given: (given, given), sample)
+    assert set_to == ["before"]
 
 
 def test_all_batches_get_one_shape() -> None:

@@ -30,12 +30,23 @@ Capture = Callable[[Callable[..., Any], tuple[Tensor, ...]], Callable[..., Any]]
 
 
 def captured(run: Callable[..., Any], sample: tuple[Tensor, ...]) -> Callable[..., Any]:
-    """Forward and backward as a CUDA graph each."""
-    torch.cuda.empty_cache()  # what the steps before took is of no use to a graph, which has its own memory
-    with warnings.catch_warnings():
+    """Forward and backward as a CUDA graph each.
+
+    Raises:
+        RuntimeError: there is something in it that a graph cannot hold, or too little memory.
+    """
+    with torch.cuda.device(sample[0].device), warnings.catch_warnings():
+        torch.cuda.empty_cache()  # what the steps before took is of no use to a graph: it has its own memory
         warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # which all happens in here
-        graphed: Any = torch.cuda.make_graphed_callables(run, sample, num_warmup_iters=1)
-    torch.cuda.empty_cache()
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        state = generator.clone_state()
+        try:
+            graphed: Any = torch.cuda.make_graphed_callables(run, sample, num_warmup_iters=1)
+        except RuntimeError:
+            # A recording that breaks off leaves the generator waiting for its end: no more could be sampled.
+            generator.graphsafe_set_state(state)
+            raise
+        torch.cuda.empty_cache()
     return cast(Callable[..., Any], graphed)
 
 

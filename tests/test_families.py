@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from myvlm import LearnSettings, MyVLM
 from myvlm.backbones import ConceptRows, backbone_for, known_backbones, registry, text
 from myvlm.backbones.humanvlm import CARD, LLAMA3, HumanVLMBackbone
 from myvlm.backbones.llava import LlavaBackbone
+from myvlm.backbones.replay import Replay
 from myvlm.backbones.rows import LanguageRows
 from myvlm.errors import BackboneError, UnknownBackboneError
 from myvlm.testing import BACKBONE_CHECKS, check_backbone
@@ -316,3 +318,27 @@ def test_a_processor_of_another_kind_is_named() -> None:
     backbone = LlavaBackbone(model, processor)
     with pytest.raises(BackboneError, match=r"(?s)Foreign.*override `read`"):
         backbone.encode(pictures(1))
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in SKIPPED])
+def test_a_step_of_the_one_shape_that_a_graph_has_is_a_step(name: str) -> None:
+    backbone = family(name)
+    texts = [("Describe the image.", "a big red mug with one small dog on a table"), ("Where?", "sks")]
+    [square, wide, _] = backbone.prefixes(backbone.encode(shapes())) or []
+    longest = partial(backbone.prompter.longest_tail, texts, 2)
+    replay = Replay(backbone._continued, longest, lambda run, sample: run)
+    batches = [([square, wide], texts[:1] * 2), ([wide, square], texts), ([square, wide], texts[1:] * 2)]
+    for step, (kept, asked) in enumerate(batches):
+        direction = torch.randn(
+            2, backbone.dim, generator=torch.Generator().manual_seed(step)
+        ).requires_grad_()
+        given = (kept, *zip(*asked, strict=True), [[ConceptRows(direction)]] * 2)
+        losses = [backbone.tail_loss(*given), backbone._tail_loss(replay, *given)]
+        for one in ("cross_entropy", "attention"):
+            plain, padded = (getattr(loss, one) for loss in losses)
+            torch.testing.assert_close(padded, plain, rtol=1e-5, atol=1e-6)
+            [expected], [found] = (
+                torch.autograd.grad(loss, [direction], retain_graph=True) for loss in (plain, padded)
+            )
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6)
+    assert replay.graphed

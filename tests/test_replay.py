@@ -19,6 +19,8 @@ from tiny_families import llava_next
 from torch import Tensor
 
 from myvlm.backbones import Backbone, ConceptRows, backbone_for
+from myvlm.backbones.features import Layout
+from myvlm.backbones.prefix import Prefix
 from myvlm.backbones.replay import EAGER_STEPS, Replay, captured
 from myvlm.images import load_images
 from myvlm.learning import LearnSettings, gather_examples, learn_embedding
@@ -66,10 +68,10 @@ def learn(backbone: Backbone, **changes: Any) -> Tensor:
 
 def replaying(backbone: Backbone, monkeypatch: pytest.MonkeyPatch, capture: Any) -> Replay:
     own: Any = backbone
-    replay = Replay(own._continued, 0, capture)
+    replay = Replay(own._continued, len, capture)
 
     def tail_losses(texts: list[tuple[str, str]], rows: int) -> Any:
-        replay.longest = own.prompter.longest_tail(texts, rows)
+        replay.longest = partial(own.prompter.longest_tail, texts, rows)
         return partial(own._tail_loss, replay)
 
     monkeypatch.setattr(backbone, "tail_losses", tail_losses)
@@ -153,8 +155,12 @@ def test_a_recording_that_breaks_off_leaves_the_generator_as_it_was(monkeypatch:
 
 
 def test_all_batches_get_one_shape() -> None:
-    replay = Replay(lambda *_: (torch.zeros(0), torch.zeros(0)), 9, Graphs())
-    assert [replay.lengths(prefix) for prefix in (30, 20, 31)] == [(30, 9), (30, 9), (31, 9)]
+    def kept(length: int) -> Any:
+        return Prefix([0] * length, Layout("<image>"), [], [], {})
+
+    replay = Replay(lambda *_: (torch.zeros(0), torch.zeros(0)), len, Graphs())
+    lengths = [replay.lengths([kept(30), kept(length)]) for length in (20, 30, 31)]
+    assert lengths == [(30, 7), (30, 7), (31, 7)]
 
 
 def test_the_longest_tail_is_that_of_the_longest_texts(backbone: Backbone) -> None:
@@ -166,4 +172,5 @@ def test_the_longest_tail_is_that_of_the_longest_texts(backbone: Backbone) -> No
         batch = own.prompter.teacher_forced(
             [prefix.layout.text] * 2, *zip(*texts, strict=True), [concept] * 2
         )
-        assert own.prompter.longest_tail(texts, rows) == batch.ids.shape[1] - len(prefix)
+        found = own.prompter.longest_tail(texts, rows, prefix.layout.text)
+        assert found == batch.ids.shape[1] - len(prefix)

@@ -182,15 +182,15 @@ class Prompter:
             sentinels=[sample.count(self.sentinel_id) for sample in ids],
         )
 
-    def longest_tail(self, texts: Sequence[tuple[str, str]], rows: int) -> int:
+    def longest_tail(self, texts: Sequence[tuple[str, str]], rows: int, picture: str) -> int:
         """The most positions behind its picture that one of these prompts takes with its answer and so many
-        rows, the end of sequence included."""
-        mark = self.processor.image_token
-        asked = {prompt: self.prompt_ids(prompt, mark) for prompt, _ in texts}
-        before = {
-            prompt: len(ids) - text.place_after_last(ids, self.image_id) for prompt, ids in asked.items()
-        }
-        return rows + 1 + max(before[prompt] + len(self.answer_ids(prompt, said)) for prompt, said in texts)
+        rows, the end of sequence included; `picture` is what stands for it."""
+        asked = {prompt: self.prompt_ids(prompt, picture) for prompt, _ in texts}
+        spared = {prompt: text.place_after_last(ids, self.image_id) for prompt, ids in asked.items()}
+        lengths = (
+            len(asked[prompt]) - spared[prompt] + len(self.answer_ids(prompt, said)) for prompt, said in texts
+        )
+        return rows + 1 + max(lengths)
 
     def reply(self, new_ids: Tensor) -> tuple[str, Tensor]:
         """The text and the ids of what was generated, without end of sequence and what follows it."""

@@ -42,7 +42,7 @@ def captured(run: Callable[..., Any], sample: tuple[Tensor, ...]) -> Callable[..
         state = generator.clone_state()
         try:
             graphed: Any = torch.cuda.make_graphed_callables(run, sample, num_warmup_iters=1)
-        except RuntimeError:
+        except BaseException:
             # A recording that breaks off leaves the generator waiting for its end: no more could be sampled.
             generator.graphsafe_set_state(state)
             raise
@@ -55,25 +55,28 @@ class Replay:
 
     Args:
         run: the model on a tail and the keys and values before it.
-        longest: positions of the longest tail that there may be; all are padded to it.
+        longest: positions of the longest tail that there may be behind a picture, given what stands for
+            this in a prompt; all are padded to it.
         capture: makes a graph of `run`.
 
     Attributes:
         graphed: whether the last tail was run as a graph.
     """
 
-    def __init__(self, run: Run, longest: int, capture: Capture = captured) -> None:
+    def __init__(self, run: Run, longest: Callable[[str], int], capture: Capture = captured) -> None:
         self.run, self.longest, self.capture = run, longest, capture
         self.graphed, self._able = False, True
-        self._prefix = self._met = 0
+        self._prefix = self._tail = self._met = 0
         self._shape: list[torch.Size] = []
         self._replayed: Callable[..., tuple[Tensor, Tensor]] | None = None
         self._past: list[Tensor] = []
 
-    def lengths(self, prefix: int) -> tuple[int, int]:
-        """What the prefixes of a batch, the longest of this length, and its tails are padded to."""
-        self._prefix = max(self._prefix, prefix)
-        return self._prefix, self.longest
+    def lengths(self, prefixes: Sequence[Prefix]) -> tuple[int, int]:
+        """What the prefixes of a batch and its tails are padded to."""
+        if not self._tail:
+            self._tail = self.longest(prefixes[0].layout.text)
+        self._prefix = max(self._prefix, *map(len, prefixes))
+        return self._prefix, self._tail
 
     def __call__(self, tail: Tail, prefixes: Sequence[Prefix]) -> tuple[Tensor, Tensor]:
         """Logits and what was recorded; differentiable in the tail's `embeds`."""

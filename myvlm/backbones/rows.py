@@ -185,7 +185,8 @@ class LanguageRows(Backbone):
         placed = {weight.device for weight in self.model.parameters()}
         if len(placed) != 1 or self.device.type != "cuda":
             return self.tail_loss
-        return partial(self._tail_loss, Replay(self._continued, self.prompter.longest_tail(texts, rows)))
+        longest = partial(self.prompter.longest_tail, texts, rows)
+        return partial(self._tail_loss, Replay(self._continued, longest))
 
     def _tail_loss(
         self,
@@ -199,7 +200,7 @@ class LanguageRows(Backbone):
         layouts = [prefix.layout for prefix in prefixes]
         batch = self.prompter.teacher_forced([own.text for own in layouts], prompts, answers, rows)
         told = self._told(batch.ids, batch.attention_mask, batch.starts, layouts)
-        at_least = replay.lengths(max(map(len, prefixes))) if replay else (0, 0)
+        at_least = replay.lengths(prefixes) if replay else (0, 0)
         tail = tail_of(self.model, prefixes, batch, rows, told.get("position_ids"), at_least=at_least)
         if replay:
             logits, given = replay(tail, prefixes)

@@ -174,3 +174,14 @@ def test_the_longest_tail_is_that_of_the_longest_texts(backbone: Backbone) -> No
         )
         found = own.prompter.longest_tail(texts, rows, prefix.layout.text)
         assert found == batch.ids.shape[1] - len(prefix)
+
+
+def test_with_a_budget_nothing_is_kept_from_step_to_step(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = Graphs()
+    replaying(backbone, monkeypatch, graphs)
+    learn(backbone, budget=2**28)
+    assert graphs.made == 0
+    learn(backbone)
+    assert graphs.made == 1

@@ -98,13 +98,14 @@ class Replay:
 
     def _record(self, tail: Tail, prefixes: Sequence[Prefix]) -> None:
         """Make the graph; where the model cannot be recorded, its steps go on as they are."""
-        embeds, *others = (one.detach().clone() for one in tail.inputs)
-        past = stacked(prefixes, tail.prefix_length)
+        count = len(tail.inputs)
 
         def run(*given: Tensor) -> tuple[Tensor, Tensor]:
-            return self.run(*given[: 1 + len(others)], list(given[1 + len(others) :]))
+            return self.run(*given[:count], list(given[count:]))
 
         try:
+            embeds, *others = (one.detach().clone() for one in tail.inputs)
+            past = stacked(prefixes, tail.prefix_length)
             self._replayed = self.capture(run, (embeds.requires_grad_(), *others, *past))
             self._past = past
         except RuntimeError as error:  # out of memory, or something that a graph cannot hold

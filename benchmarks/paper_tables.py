@@ -4,8 +4,8 @@
     python benchmarks/paper_tables.py --backbone llava-hf/llava-1.5-7b-hf --data MyVLM/
 
 Recall asks whether the name is said. Half of the world's test pictures show another thing of the subject's
-category too; of these, and where the truth is known only of these, `right` is the part in which the name is
-said of the right one. A killed run goes on where it stopped. The last line is one JSON object.
+category too; `right` is the part of these in which the name is said of the right one, and the other is spoken
+of as what it is. A killed run goes on where it stopped. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from myvlm.evaluation.tables import Row
 from myvlm.evaluation.text_metrics import MINILM, packaged_minilm
 from myvlm.evaluation.worlds import lay_out, users
 from myvlm.tinyworld import FewShot, assets
-from myvlm.tinyworld.said import said_of_it
+from myvlm.tinyworld.said import told_apart
 
 console = Console(stderr=True)
 Summary = dict[str, object]
@@ -157,7 +157,7 @@ def rights_of(finished: Sequence[Finished], kits: Sequence[FewShot]) -> dict[str
         scenes = [kit.crowd[int(one.file.stem.split("-")[1])] for one in crowd]
         looks = {kit.identifier: kit.look}
         right = [
-            said_of_it(one.text, kit.identifier, scene, looks)
+            told_apart(one.text, kit.identifier, scene, looks)
             for one, scene in zip(crowd, scenes, strict=True)
         ]
         values.setdefault(job.method, {}).setdefault(job.subject, []).append(sum(right) / len(right))

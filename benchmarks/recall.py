@@ -28,7 +28,7 @@ from myvlm.learning import gather_examples, learn_embedding
 from myvlm.loading import default_settings
 from myvlm.tinyworld import FewShot, few_shot
 from myvlm.tinyworld.fewshot import pictures
-from myvlm.tinyworld.said import said_of_it
+from myvlm.tinyworld.said import told_apart
 from myvlm.tinyworld.truth import context_right, leaks
 from myvlm.words import contains_word
 from myvlm.writing import described
@@ -153,7 +153,7 @@ def measure(vlm: MyVLM, kit: FewShot, seed: int, tally: Tally) -> None:
         tally.add("gate_recall", seed, [bool(r.seen) for r in replies])
         looks = {kit.identifier: kit.look}
         said = zip(user.caption(crowd), kit.crowd, strict=True)
-        right = [said_of_it(reply.text, kit.identifier, scene, looks) for reply, scene in said]
+        right = [told_apart(reply.text, kit.identifier, scene, looks) for reply, scene in said]
         tally.add("right_in_crowd", seed, right)
         context(kit, kit.present, [r.text for r in replies], plain["present"], seed, tally)
         open_texts = speak_open(user, kit, groups["present"])

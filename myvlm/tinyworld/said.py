@@ -132,6 +132,22 @@ def said_of_it(text: str, name: str, scene: Scene, names: Mapping[str, Appearanc
     return bool(own) and not twice and all(_fits_place(m, thing, scene, said, names) for m in own)
 
 
+def told_apart(text: str, name: str, scene: Scene, names: Mapping[str, Appearance]) -> bool:
+    """Whether a caption says a name of the thing that is called so, as `said_of_it`, and beside it speaks of
+    another thing of its category by this; a caption that leaves out all else could not be wrong.
+
+    >>> from random import Random
+    >>> from myvlm.tinyworld.scenes import random_scene
+    >>> mug, other = Appearance("mug", "red", "plain"), Appearance("mug", "blue", "plain")
+    >>> scene = random_scene(Random(0), looks=[mug, other], count=2)
+    >>> said = "sks next to a plain blue mug .", "sks .", "a plain blue mug next to sks .", "sks next to sks ."
+    >>> [told_apart(text, "sks", scene, {"sks": mug}) for text in said]
+    [True, False, False, False]
+    """
+    spoken_of = any(mention.word == names[name].category for mention in mentions(text, names))
+    return spoken_of and said_of_it(text, name, scene, names)
+
+
 def _fits_place(
     mention: Mention, thing: Thing, scene: Scene, said: list[Mention], names: Mapping[str, Appearance]
 ) -> bool:

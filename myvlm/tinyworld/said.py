@@ -140,7 +140,7 @@ def told_apart(text: str, name: str, scene: Scene, names: Mapping[str, Appearanc
     >>> from myvlm.tinyworld.scenes import random_scene
     >>> mug, other = Appearance("mug", "red", "plain"), Appearance("mug", "blue", "plain")
     >>> scene = random_scene(Random(0), looks=[mug, other], count=2)
-    >>> said = "sks next to a plain blue mug .", "sks .", "a plain blue mug next to sks .", "sks next to sks ."
+    >>> said = ["sks next to a blue mug .", "sks .", "a blue mug next to sks .", "sks next to sks ."]
     >>> [told_apart(text, "sks", scene, {"sks": mug}) for text in said]
     [True, False, False, False]
     """

@@ -31,7 +31,7 @@ from myvlm.tinyworld.models_blip2 import (
     token_size,
 )
 from myvlm.tinyworld.train_clip import PatchLabeller
-from myvlm.tinyworld.train_llava import IDENTIFIER_WEIGHT, PATCH_WEIGHT, draw_batch
+from myvlm.tinyworld.train_llava import IDENTIFIER_WEIGHT, PATCH_WEIGHT, Shown, draw_batch
 from myvlm.tinyworld.training import Schedule, Step, make_optimisers
 
 TOWER_RATE = 0.5
@@ -126,24 +126,22 @@ def train_blip2(
     start = schedule.resume(model, labeller, *optimisers)
     lesson_of = partial(teach, beside=TOLD_BESIDE)
 
-    def draw(number: int) -> Any:
+    def draw(number: int) -> tuple[Shown, PackedTexts, list[list[Hint]], Random]:
         random = Random(f"blip2 {seed} {number}")
-        *pictures, taught = draw_batch(corpus, random, schedule.batch, lesson_of)
+        shown, taught = draw_batch(corpus, random, schedule.batch, lesson_of)
         texts = pack_blip2([lesson.texts for lesson in taught], words)
-        return *pictures, texts, [lesson.hints for lesson in taught], random
+        return shown, texts, [lesson.hints for lesson in taught], random
 
-    for number, drawn in schedule.batches(draw, start):
-        images, shown, labels, whole, texts, hints, random = drawn
-        beside, names = words_as_features(model, hints, words, random), patch_names(hints, words, shown)
+    for number, (drawn, texts, hints, random) in schedule.batches(draw, start):
+        beside = words_as_features(model, hints, words, random)
+        names, shown = patch_names(hints, words, drawn.things).to(device), drawn.to(device)
         with schedule.fast(), QFormerRows(model.qformer, beside, record=True) as looked:
-            seen = model.get_image_features(images.to(device), return_dict=True)
+            seen = model.get_image_features(shown.images, return_dict=True)
             queries = seen.qformer_outputs.last_hidden_state
             tokens = seen.vision_outputs.last_hidden_state[:, 1:]
-            patch_loss, name_loss = labeller.loss(
-                tokens, queries, labels.to(device), whole.to(device), names.to(device)
-            )
+            patch_loss, name_loss = labeller.loss(tokens, queries, shown.labels, shown.whole, names)
             logits, targets = blip2_answer_logits(model, seen.pooler_output, texts)
-            look_loss = names_not_found(looked, hints, beside, shown)
+            look_loss = names_not_found(looked, hints, beside, drawn.things)
         losses = F.cross_entropy(logits.float(), targets, reduction="none")
         weight = weights[targets]
         loss = (losses * weight).sum() / weight.sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from random import Random
 from typing import Any, TypeVar
@@ -99,26 +100,26 @@ def train_llava(
     start = schedule.resume(model, labeller, *optimisers)
     lesson_of = partial(teach, beside=TOLD_BESIDE)
 
-    def draw(number: int) -> Any:
+    def draw(number: int) -> _Batch:
         random = Random(f"llava {seed} {number}")
         noise = random.randrange(2**62)
-        *shown, taught = draw_batch(corpus, random, schedule.batch, lesson_of)
+        shown, taught = draw_batch(corpus, random, schedule.batch, lesson_of)
         texts = pack([lesson.texts for lesson in taught], words)
-        things = patch_attributes([lesson.scene for lesson in taught], texts.begins)[texts.begins > 0]
-        return *shown, texts, [lesson.hints for lesson in taught], things, noise, random
+        due = patch_attributes([lesson.scene for lesson in taught], texts.begins)[texts.begins > 0]
+        return _Batch(shown, texts, [lesson.hints for lesson in taught], due, noise, random)
 
-    for number, drawn in schedule.batches(draw, start):
-        images, _, labels, whole, texts, hints, things, noise, random = drawn
-        generator = torch.Generator(device).manual_seed(noise)
-        beside = words_as_rows(model, hints, words, random)
-        looked = Looking(hints, beside, texts, words, known=THING_LAYER)
+    for number, batch in schedule.batches(draw, start):
+        shown, texts = batch.shown.to(device), batch.texts
+        generator = torch.Generator(device).manual_seed(batch.noise)
+        beside = words_as_rows(model, batch.hints, words, batch.random)
+        looked = Looking(batch.hints, beside, texts, words, known=THING_LAYER)
         with schedule.fast():
-            seen = core.vision_tower(images.to(device)).last_hidden_state[:, 1:]
-            patch_loss = of_patches.loss(seen, labels.to(device), whole.to(device))
+            seen = core.vision_tower(shown.images).last_hidden_state[:, 1:]
+            patch_loss = of_patches.loss(seen, shown.labels, shown.whole)
             with looked.at(core.language_model.config):
                 logits, targets, states = answer_logits(model, seen, texts, generator, beside)
-            due = texts.begins > 0
-            thing_loss = of_things.loss(F.layer_norm(states[due], states.shape[-1:]), things.to(device))
+            states = F.layer_norm(states[texts.begins > 0], states.shape[-1:])
+            thing_loss = of_things.loss(states, batch.due.to(device))
             look_loss = looked.loss()
         losses = F.cross_entropy(logits.float(), targets, reduction="none")
         weight = weights[targets]
@@ -208,12 +209,44 @@ def _prefix_ids() -> list[int]:
     return [words[w] for w in PREFIX if w != SPECIAL[4]]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Pictures as a model is shown them.
+
+    Attributes:
+        images: B × 3 × 96 × 96.
+        things: B × 64, the number in its scene, from 1, of the thing that each patch shows.
+        labels: B × 64 × 5, what this is.
+        whole: B × 2, where and when it all is.
+    """
+
+    images: Tensor
+    things: Tensor
+    labels: Tensor
+    whole: Tensor
+
+    def to(self, device: torch.device) -> Shown:
+        """The same there."""
+        return Shown(*(getattr(self, part.name).to(device) for part in fields(self)))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What a step is trained on; `due` has what each text is about to speak of where it begins to."""
+
+    shown: Shown
+    texts: PackedTexts
+    hints: list[list[Hint]]
+    due: Tensor
+    noise: int
+    random: Random
+
+
 def draw_batch(
     corpus: Corpus, random: Random, size: int, teach: Callable[[Scene, Random, bool], T]
-) -> tuple[Tensor, Tensor, Tensor, Tensor, list[T]]:
-    """Pictures (B × 3 × 96 × 96), the number in its scene of the thing that each patch shows (B × 64, from 1)
-    and what this is (B × 64 × 5), where and when they are (B × 2), and what `teach` makes of each scene as it
-    is shown; it is told whether boxes are still those of the scene."""
+) -> tuple[Shown, list[T]]:
+    """Pictures, and what `teach` makes of each scene as it is shown; it is told whether boxes are still those
+    of the scene."""
     chosen = [random.randrange(len(corpus)) for _ in range(size)]
     flip = [random.random() < 0.5 for _ in chosen]
     turn = [random.uniform(-45, 45) if random.random() < 0.15 else 0.0 for _ in chosen]
@@ -227,4 +260,5 @@ def draw_batch(
     images, patches = warp(pixels(corpus.pictures[chosen]), torch.from_numpy(corpus.labels[chosen]), theta)
     shown = [corpus.scenes[index] for index in chosen]
     labels = patch_attributes(shown, patches)
-    return brighten(images, torch.tensor(light)), patches, labels, place_and_weather(shown), texts
+    bright = brighten(images, torch.tensor(light))
+    return Shown(bright, patches, labels, place_and_weather(shown)), texts

@@ -81,6 +81,7 @@ class Replay:
     def __call__(self, tail: Tail, prefixes: Sequence[Prefix]) -> tuple[Tensor, Tensor]:
         """Logits and what was recorded; differentiable in the tail's `embeds`."""
         shape = [one.shape for one in tail.inputs]
+        self._tail = max(self._tail, tail.embeds.shape[1])
         if shape != self._shape:
             self._forget(shape)
         self._met += 1

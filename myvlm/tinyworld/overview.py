@@ -1,6 +1,7 @@
 """`python -m myvlm.tinyworld.overview FILE CONCEPT`: the picture at the top of the README.
 
-Four photos that teach a concept, and what the frozen model says of unseen pictures with it, and a look-alike.
+Four photos that teach a concept, and what the frozen model says of unseen pictures with it, the last of these
+with another of its category too, and of a look-alike.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ def main(
     out: Annotated[Path, typer.Argument(help="PNG file to write.")],
     concept: Annotated[Path, typer.Argument(help="Concept that was learned from the photos of this user.")],
     number: Annotated[int, typer.Option(help="Which user of the seed.")] = 0,
-    shown: Annotated[str, typer.Option(help="Which three of the unseen pictures, from 0.")] = "1,2,3",
+    shown: Annotated[str, typer.Option(help="Which two of the unseen pictures, from 0.")] = "1,2",
 ) -> None:
     """Caption the unseen pictures and draw them below the photos."""
     kit = few_shot(number)
     vlm = MyVLM.from_pretrained("tinyworld/llava", device="cpu")
     vlm.concepts.add(concept)
-    unseen = [kit.present[int(place)] for place in shown.split(",")] + [kit.look_alike[0]]
+    unseen = [*(kit.present[int(place)] for place in shown.split(",")), kit.crowd[0], kit.look_alike[0]]
     draw_overview(kit.photos(), vlm.caption(pictures(unseen)), kit.identifier).save(out)
 
 
@@ -46,7 +47,7 @@ def draw_overview(photos: list[Image.Image], replies: list[Reply], identifier: s
         (GAP - 6, f'four photos teach "{identifier}"'),
         (
             second - 6,
-            "unseen pictures: what the frozen model says with the concept (the last is a look-alike)",
+            "unseen pictures: what the frozen model says with the concept (the last is a look-alike alone)",
         ),
     ):
         draw.text((GAP, top), title, fill="black", font=ImageFont.load_default(18))

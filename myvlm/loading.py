@@ -50,13 +50,13 @@ def default_settings(backbone: str, *, family: str = "", kind: str = "object") -
     each, gate told the truth), on weights of before: six users of `tinyworld/llava` are named in 1.000 of the
     pictures whatever the rate; at 0, 0.01, 0.02 and 0.04 it says 0.913, 0.986, 0.986 and 0.971 of the
     surroundings that the plain model says right, and two users with three concepts in a picture have them
-    named at F1 0.889 (one user), 0.884, 0.897 and 0.884. There λ makes no difference from 0.03 to 0.4. On
-    the weights that ship 50 steps do: twelve users (seeds 6 to 8, twenty pictures each) are named in 1.000 of
+    named at F1 0.889 (one user), 0.884, 0.897 and 0.884. There λ makes no difference from 0.03 to 0.4. With
+    the attention told, 50 steps do: twelve users (seeds 6 to 8, twenty pictures each) are named in 1.000 of
     the pictures with 1.000 of the surroundings, from one photo as from four, and twelve (seeds 6 to 9, twelve
     each) who learned from the model's own captions in all that the head saw, where 100 steps lost 5 of 144
-    names. On older weights, turned and darkened views, which its small
-    models hardly know, cost surroundings and brought no recall, and four rows were better than two and one
-    (surroundings 0.986, 0.980, 0.955; 24 users).
+    names. On older weights, turned and darkened views, which its small models hardly know, cost surroundings
+    and brought no recall, and four rows were better than two and one (surroundings 0.986, 0.980, 0.955; 24
+    users).
 
     On `tinyworld/blip2`, also on weights of before, 75 steps at 0.005 with λ 0.4 name six users (seeds 6 to
     9, eight pictures each) in 1.000 of the pictures with 0.977 of the surroundings, at 0.02 in 0.979 with

@@ -119,6 +119,22 @@ def test_references_fit_one_thing_only() -> None:
     assert first == "the plain red mug"
 
 
+def test_two_of_a_kind_are_told_apart_in_words() -> None:
+    random, told = Random(3), set()
+    for _ in range(200):
+        scene = random_scene(random, twins=1.0, count=random.choice((2, 3, 4)))
+        looks = [thing.look for thing in scene.things]
+        alike = [look for look in looks if sum(o.category == look.category for o in looks) > 1]
+        assert len(alike) >= 2
+        assert len(set(alike)) == len(alike)
+        phrases = {reference(thing, scene, random) for thing in scene.things}
+        assert len(phrases) == len(looks)
+        hints = {frozenset(Hint(hint(look, "sks", scene, random), "sks", 1).words) for look in alike}
+        assert len(hints) == len(alike)
+        told |= {" with " in phrase for phrase in phrases}
+    assert told == {True, False}, "some can be told apart by what is on them alone"
+
+
 def test_words_of_a_box_give_the_box_back() -> None:
     for scene in SCENES:
         for thing in scene.things:

@@ -81,17 +81,17 @@ def main(
     kits = users(subjects=subjects, tests=tests) if world else []
     last = {}
     for name in names:
-        short, finished = name.removeprefix("tinyworld/"), None
-        if is_here(name, notes):
-            finished = measure(name, dataset, plan, keep, workers)
-        found = finished and tabulate(name, dataset, plan, finished, title, keep)
-        rights = rights_of(finished or [], kits)
+        short = name.removeprefix("tinyworld/")
+        if not is_here(name, notes):
+            last[short] = summary(None)
+            continue
+        finished = measure(name, dataset, plan, keep, workers)
+        found, rights = tabulate(name, dataset, plan, finished, title, keep), rights_of(finished, kits)
         last[short] = summary(found, rights)
-        if found:
-            print(markdown(found))
-            for method, right in rights.items():
-                print(f"{method}: said of the right one of two in {right} of the pictures with both")
-            (keep / f"{short.replace('/', '-')}.html").write_text(page(found), encoding="utf-8")
+        print(markdown(found))
+        for method, right in rights.items():
+            print(f"{method}: said of the right one of two in {right} of the pictures with both")
+        (keep / f"{short.replace('/', '-')}.html").write_text(page(found), encoding="utf-8")
     for note in notes:
         print(note)
     print(json.dumps(last))

@@ -36,18 +36,17 @@ class AttentionRecorder:
     queries: Tensor
     keys: Tensor
     probabilities: list[Tensor] = field(default_factory=list)
-    _biases: list[tuple[Any, Tensor]] = field(default_factory=list)
+    _biases: dict[Any, tuple[Tensor | None, Tensor]] = field(default_factory=dict)
 
     def bias(self, mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> Tensor:
         """`attention_bias` of the recorded queries; layers that are given one mask have it made once."""
-        wanted = (query.device, query.shape[2], key.shape[2], causal)
-        for (known, *others), made in self._biases:
-            if known is mask and tuple(others) == wanted:
-                return made
-        queries = self.queries.to(query.device)
-        made = attention_bias(mask, queries, length=wanted[1], columns=wanted[2], causal=causal)
-        self._biases.append(((mask, *wanted), made))
-        return made
+        length, columns = query.shape[2], key.shape[2]
+        wanted = (id(mask), query.device, length, columns, causal)
+        if wanted not in self._biases:
+            queries = self.queries.to(query.device)
+            bias = attention_bias(mask, queries, length=length, columns=columns, causal=causal)
+            self._biases[wanted] = mask, bias  # the mask is held, so that no other gets its id
+        return self._biases[wanted][1]
 
     @property
     def valid(self) -> Tensor:

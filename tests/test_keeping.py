@@ -134,8 +134,7 @@ def test_what_a_budget_allows(
     device: str, free: int, budget: Any, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeping, "free_memory", lambda _: free)
-    model = SimpleNamespace(parameters=lambda: [torch.zeros(100)])
-    fake: Any = SimpleNamespace(device=torch.device(device), model=model)
+    fake: Any = SimpleNamespace(device=torch.device(device))
     assert room_for(fake, budget) == room
 
 

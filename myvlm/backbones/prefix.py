@@ -8,7 +8,7 @@ same loss and gradient as the full pass. Imports torch, its neighbours here and 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +44,14 @@ class Prefix:
         return len(self.ids)
 
     @property
+    def parts(self) -> list[Tensor]:
+        """Keys and values in turn, those of one layer after those of another."""
+        return [part for pair in zip(self.keys, self.values, strict=True) for part in pair]
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the cache."""
-        return sum(part.nbytes for part in (*self.keys, *self.values))
+        return sum(part.nbytes for part in self.parts)
 
 
 def cache_argument(model: Any) -> str:
@@ -170,17 +175,13 @@ def tail_of(
 
 
 def stacked(prefixes: Sequence[Prefix], longest: int) -> list[Tensor]:
-    """The batch's keys and values, those of one layer after those of another: `B × H × longest × d` each."""
+    """The batch's `Prefix.parts`: `B × H × longest × d` each."""
 
-    def padded(parts: Iterable[Tensor]) -> Tensor:
-        return torch.stack([functional.pad(part, (0, 0, longest - part.shape[1], 0)) for part in parts])
+    def padded(part: Tensor) -> Tensor:
+        return functional.pad(part, (0, 0, longest - part.shape[1], 0))
 
-    layers = range(len(prefixes[0].keys))
-    return [
-        padded(part[layer] for part in kind)
-        for layer in layers
-        for kind in ([prefix.keys for prefix in prefixes], [prefix.values for prefix in prefixes])
-    ]
+    own = zip(*(prefix.parts for prefix in prefixes), strict=True)
+    return [torch.stack([padded(part) for part in parts]) for parts in own]
 
 
 def cache_of(past: list[Tensor]) -> Any:

@@ -58,18 +58,20 @@ class Replay:
         longest: positions of the longest tail that there may be behind a picture, given what stands for
             this in a prompt; all are padded to it.
         capture: makes a graph of `run`.
-
-    Attributes:
-        graphed: whether the last tail was run as a graph.
     """
 
     def __init__(self, run: Run, longest: Callable[[str], int], capture: Capture = captured) -> None:
         self.run, self.longest, self.capture = run, longest, capture
-        self.graphed, self._able = False, True
+        self._able = True
         self._prefix = self._tail = self._met = 0
         self._shape: list[torch.Size] = []
         self._replayed: Callable[..., tuple[Tensor, Tensor]] | None = None
         self._past: list[Tensor] = []
+
+    @property
+    def graphed(self) -> bool:
+        """Whether the last tail was run as a graph."""
+        return self._replayed is not None
 
     def lengths(self, prefixes: Sequence[Prefix]) -> tuple[int, int]:
         """What the prefixes of a batch and its tails are padded to."""
@@ -87,7 +89,6 @@ class Replay:
         self._met += 1
         if self._met == EAGER_STEPS + 1 and self._able:
             self._record(tail, prefixes)
-        self.graphed = self._replayed is not None
         if self._replayed is None:
             return self.run(*tail.inputs, stacked(prefixes, tail.prefix_length))
         self._fill(prefixes)
@@ -118,5 +119,4 @@ class Replay:
         a step before, and masked."""
         for sample, prefix in enumerate(prefixes):
             there = [part[sample, :, -len(prefix) :] for part in self._past]
-            parts = [part for pair in zip(prefix.keys, prefix.values, strict=True) for part in pair]
-            torch._foreach_copy_(there, parts)
+            torch._foreach_copy_(there, prefix.parts)

@@ -349,13 +349,21 @@ def _recorded(recorder: AttentionRecorder) -> Tensor:
 
 
 def _loss(logits: Tensor, targets: Tensor, given: Tensor, queries: Tensor, keys: Tensor) -> Loss:
-    """Cross-entropy of logits `B × N × V` against the `B × N` tokens that follow, and the penalty."""
+    """Cross-entropy of logits `B × N × V` against the `B × N` tokens that follow, and the penalty.
+
+    This is `Σ_layers mean(p²)` over heads, queries and keys, the mean over the samples that have any.
+
+    Args:
+        given: `layers × B × H × Q × K` probabilities, zero at a -1.
+        queries: `B × Q`; -1 is none.
+        keys: `B × K`; -1 is none.
+    """
     targets = targets.to(logits.device)
     cross_entropy = functional.cross_entropy(
         logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED
     )
-    attention = attention_given(given, queries, keys).to(logits.device)
-    some = ((queries >= 0).any(1) & (keys >= 0).any(1)).sum().to(logits.device)
+    pairs = ((queries >= 0).sum(1) * (keys >= 0).sum(1)).to(logits.device)
+    attention = given.pow(2).mean(2).sum((0, 2, 3)).to(logits.device) / pairs.clamp(min=1)
 
     def by_sample() -> SampleLosses:
         tokens = functional.cross_entropy(
@@ -363,16 +371,4 @@ def _loss(logits: Tensor, targets: Tensor, given: Tensor, queries: Tensor, keys:
         )
         return SampleLosses(tokens.sum(1), (targets != IGNORED).sum(1), attention)
 
-    return Loss(cross_entropy, attention.sum() / some.clamp(min=1), by_sample)
-
-
-def attention_given(given: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-    """`Σ_layers mean(p²)` over heads, queries and keys that are not -1, by sample: `B`, zero where none is.
-
-    Args:
-        given: `layers × B × H × Q × K` probabilities, zero at a -1.
-        queries: `B × Q`.
-        keys: `B × K`.
-    """
-    pairs = ((queries >= 0).sum(1) * (keys >= 0).sum(1)).to(given.device)
-    return given.pow(2).mean(2).sum((0, 2, 3)) / pairs.clamp(min=1)
+    return Loss(cross_entropy, attention.sum() / (pairs > 0).sum().clamp(min=1), by_sample)

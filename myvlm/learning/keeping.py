@@ -51,9 +51,7 @@ def room_for(backbone: Backbone, budget: int | Literal["auto"]) -> Room:
     """
     device = backbone.device
     host = free_memory(torch.device("cpu")) // 2 if device.type != "cpu" else 0
-    if budget != "auto":
-        return Room(budget, host)
-    return Room(free_memory(device) // 2, host)
+    return Room(free_memory(device) // 2 if budget == "auto" else budget, host)
 
 
 class KeptViews:

@@ -101,10 +101,10 @@ class _Batches:
         starts = [sum(map(len, views[:number])) for number in range(len(views))]
         self.first = dict(zip(courses, starts, strict=True))  # number of a concept's first photo
         budgets = [c.settings.budget for c in courses if c.settings.budget != "auto"]
-        texts = [text for course in courses for text in course.texts()]
-        most = max(course.settings.rows for course in courses)
-        # With a budget a step takes what it was measured to, and nothing is kept for the next.
-        self.tail_loss = backbone.tail_loss if budgets else backbone.tail_losses(texts, most)
+        self.tail_loss: Callable[..., Loss] = backbone.tail_loss
+        if not budgets:  # with one a step takes what it was measured to, and nothing is kept for the next
+            texts = [text for course in courses for text in course.texts()]
+            self.tail_loss = backbone.tail_losses(texts, max(c.settings.rows for c in courses))
         largest = max(courses, key=lambda course: len(course.largest()))
         batch = largest.largest()
         self.kept = KeptViews(

@@ -126,7 +126,10 @@ def _needed(look: Appearance, scene: Scene) -> int:
     """How much must be said so that an appearance is not taken for another one of the scene: its category
     (0), its colour too (1), its pattern (2), what is on it (3)."""
     alike = [t.look for t in scene.things if t.category == look.category and t.look != look]
-    return max(((o.colour == look.colour) * (1 + (o.pattern == look.pattern)) + 1 for o in alike), default=0)
+    coloured_alike = [other for other in alike if other.colour == look.colour]
+    if any(other.pattern == look.pattern for other in coloured_alike):
+        return 3
+    return 2 if coloured_alike else 1 if alike else 0
 
 
 def _definite(look: Appearance, words: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from random import Random
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -223,7 +224,16 @@ def _told_apart(look: Appearance) -> tuple[str, str, str]:
 
 
 @dataclass(frozen=True)
-class PackedTexts:
+class Tensors:
+    """Several that go together."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same there."""
+        return type(self)(*(getattr(self, part.name).to(device) for part in fields(self)))
+
+
+@dataclass(frozen=True)
+class PackedTexts(Tensors):
     """All texts of B pictures, each picture's in one row behind one image.
 
     Shapes: `ids`, `targets` (−100 where not trained), `segment` (−1 padding), `position`, `begins` (the
@@ -235,10 +245,6 @@ class PackedTexts:
     segment: Tensor
     position: Tensor
     begins: Tensor
-
-    def to(self, device: torch.device) -> PackedTexts:
-        """The same there."""
-        return PackedTexts(*(getattr(self, part.name).to(device) for part in fields(self)))
 
     def mask(self, prefix: int) -> Tensor:
         """B × 1 × (prefix+L) × (prefix+L) bfloat16: 0 where a query may look (the image, and its own text's

@@ -126,10 +126,10 @@ def said_of_it(text: str, name: str, scene: Scene, names: Mapping[str, Appearanc
     if thing is None:
         raise ValueError(f"{name} is not in the scene")
     said = mentions(text, names)
-    own = [mention for mention in said if mention.word == name]
+    own = [number for number, mention in enumerate(said) if mention.word == name]
     alike = [t for t in scene.things if t is not thing and _kind(t.look) == _kind(look)]
     twice = any(m.word == look.category and look.colour in m.attributes for m in said) and not alike
-    return bool(own) and not twice and all(_fits_place(m, thing, scene, said, names) for m in own)
+    return bool(own) and not twice and all(_fits_place(number, thing, scene, said, names) for number in own)
 
 
 def told_apart(text: str, name: str, scene: Scene, names: Mapping[str, Appearance]) -> bool:
@@ -149,19 +149,20 @@ def told_apart(text: str, name: str, scene: Scene, names: Mapping[str, Appearanc
 
 
 def _fits_place(
-    mention: Mention, thing: Thing, scene: Scene, said: list[Mention], names: Mapping[str, Appearance]
+    place: int, thing: Thing, scene: Scene, said: list[Mention], names: Mapping[str, Appearance]
 ) -> bool:
+    mention = said[place]
     if not mention.attributes <= _attributes(thing.look):
         return False
     if mention.row is not None and mention.row != thing.row:
         return False
     neighbour = scene.neighbour(thing)
-    beside = [said[number] for number in mention.beside]
-    side = sum(said.index(other) < said.index(mention) for other in beside)
-    there = scene.in_row(thing.row)
-    if len(beside) + 1 == len(there) and there[side] is not thing:
+    there, side = scene.in_row(thing.row), sum(number < place for number in mention.beside)
+    if len(mention.beside) + 1 == len(there) and there[side] is not thing:
         return False
-    return all(neighbour is not None and _fits(other, neighbour, scene, names) for other in beside)
+    return all(
+        neighbour is not None and _fits(said[number], neighbour, scene, names) for number in mention.beside
+    )
 
 
 def _fits(mention: Mention, thing: Thing, scene: Scene, names: Mapping[str, Appearance]) -> bool:

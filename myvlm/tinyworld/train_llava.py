@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from random import Random
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from myvlm.backbones.base import ConceptRows
 from myvlm.tinyworld.corpus import Corpus, affine, brighten, pixels, warp
 from myvlm.tinyworld.language import IDENTIFIERS, mirror
-from myvlm.tinyworld.lessons import PREFIX, Hint, PackedTexts, pack, rows_of, teach
+from myvlm.tinyworld.lessons import PREFIX, Hint, PackedTexts, Tensors, pack, rows_of, teach
 from myvlm.tinyworld.looking import Looking
 from myvlm.tinyworld.models import CLIP_WIDTH, SPECIAL, build_tokenizer, new_llava
 from myvlm.tinyworld.scenes import Scene
@@ -210,7 +210,7 @@ def _prefix_ids() -> list[int]:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Shown(Tensors):
     """Pictures as a model is shown them.
 
     Attributes:
@@ -224,10 +224,6 @@ class Shown:
     things: Tensor
     labels: Tensor
     whole: Tensor
-
-    def to(self, device: torch.device) -> Shown:
-        """The same there."""
-        return Shown(*(getattr(self, part.name).to(device) for part in fields(self)))
 
 
 @dataclass(frozen=True)

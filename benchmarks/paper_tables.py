@@ -3,9 +3,11 @@
     python benchmarks/paper_tables.py --world tinyworld
     python benchmarks/paper_tables.py --backbone llava-hf/llava-1.5-7b-hf --data MyVLM/
 
-Recall asks whether the name is said. Half of the world's test pictures show another thing of the subject's
-category too; `right` is the part of these in which the name is said of the right one, and the other is spoken
-of as what it is. A killed run goes on where it stopped. The last line is one JSON object.
+Recall asks whether the name is said where the subject is, all methods behind the subject's own head. `f1`
+asks also that it is not said where the subject is not, and half of those pictures show something like it;
+there the baselines have no head, which is ours. Half of the world's test pictures of a subject show another
+thing of its category too; `right` is the part of these in which the name is said of the right one, and the
+other is spoken of as what it is. A killed run goes on where it stopped. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from rich.progress import Progress
 from myvlm.errors import InputError, UnknownBackboneError
 from myvlm.evaluation.data import Dataset, read_dataset
 from myvlm.evaluation.intervals import Estimate, estimate
-from myvlm.evaluation.methods import known_methods, make_method
+from myvlm.evaluation.methods import Setting, known_methods, make_method
 from myvlm.evaluation.plan import DEFAULT, Plan, read_sweep
 from myvlm.evaluation.report import Evaluation, evaluation_of, markdown
 from myvlm.evaluation.report_page import page
@@ -39,6 +41,8 @@ Summary = dict[str, object]
 
 OURS = "myvlm"
 BASELINES = ("keyword", "llm", "text_prompt", "random")
+ALONE = ("keyword_alone", "llm_alone", "text_prompt_alone")
+"""Baselines as they are without a head of ours."""
 CONTROLS = ("plain", "own_word", "another")
 SWEEP = (
     "regularizer=0",
@@ -99,12 +103,12 @@ def main(
 
 def methods_here() -> tuple[tuple[str, ...], list[str]]:
     """The methods that can be had in this installation, ours first; and what is said of the others."""
-    here, notes = [], []
-    for name in (OURS, *BASELINES, *CONTROLS):
+    here, notes, setting = [], [], Setting()
+    for name in (OURS, *BASELINES, *ALONE, *CONTROLS):
         try:
             if name not in known_methods():
                 raise InputError(f"No method {name!r} is known.")
-            make_method(name)
+            make_method(name, setting)
             here.append(name)
         except InputError as error:
             notes.append(f"{name} was not measured: {error.what} {error.fix or ''}".strip())
@@ -171,22 +175,29 @@ def summary(found: Evaluation | None, rights: Mapping[str, Estimate] = MappingPr
     """The figures of the last line; null where something was not measured."""
     rows = {row.label: row for row in found.tables[0].rows} if found else {}
     ablation = {row.label: row for table in found.tables[2:] for row in table.rows} if found else {}
-    recalls = {f"recall_{name}": figure(rows.get(name), "recall") for name in BASELINES}
-    ours = figure(rows.get(OURS), "recall")
+    recalls = {name: figure(rows.get(name), "recall") for name in (OURS, *BASELINES)}
+    f1s = {name: figure(rows.get(name), "f1") for name in (OURS, *ALONE, "random")}
     return {
-        "recall": mean(ours),
-        **{name: mean(one) for name, one in recalls.items()},
+        **compared("recall", recalls),
         "vqa_gain": difference(rows.get(OURS), rows.get("plain"), "vqa"),
         "captions_none_gap": difference(ablation.get("default"), ablation.get("captions=model"), "recall"),
-        "intervals": {
-            name: [round(one.low, 4), round(one.high, 4)]
-            for name, one in {"recall": ours, **recalls}.items()
-            if one
+        **compared("f1", f1s),
+        **compared("right", {name: rights.get(name) for name in (OURS, *BASELINES)}),
+    }
+
+
+def compared(name: str, figures: Mapping[str, Estimate | None]) -> Summary:
+    """Our figure and the baselines', with intervals, and the baselines above whose interval ours lies."""
+    keys = {method: name if method == OURS else f"{name}_{method}" for method in figures}
+    ours = figures[OURS]
+    return {
+        **{key: round(one.mean, 4) if (one := figures[method]) else None for method, key in keys.items()},
+        f"{name}_intervals": {
+            key: [round(one.low, 4), round(one.high, 4)]
+            for method, key in keys.items()
+            if (one := figures[method])
         },
-        "above_all": above(ours, list(recalls.values())),
-        "right": mean(rights.get(OURS)),
-        **{f"right_{name}": mean(rights.get(name)) for name in BASELINES},
-        "right_above": [name for name in BASELINES if above(rights.get(OURS), [rights.get(name)])],
+        f"{name}_above": [method for method, one in figures.items() if ours and one and ours.low > one.high],
     }
 
 
@@ -194,19 +205,9 @@ def figure(row: Row | None, name: str) -> Estimate | None:
     return row.figures.get(name) if row else None
 
 
-def mean(one: Estimate | None) -> float | None:
-    return round(one.mean, 4) if one else None
-
-
 def difference(left: Row | None, right: Row | None, name: str) -> float | None:
     one, other = figure(left, name), figure(right, name)
     return round(one.mean - other.mean, 4) if one and other else None
-
-
-def above(ours: Estimate | None, others: Sequence[Estimate | None]) -> bool | None:
-    """Whether our interval lies above those of all baselines that were measured."""
-    measured = [one for one in others if one]
-    return all(ours.low > one.high for one in measured) if ours and measured else None
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from myvlm import Concept, LearnSettings, MyVLM
 from myvlm.errors import InputError
-from myvlm.evaluation import baselines, rewriting
+from myvlm.evaluation import baselines, methods, rewriting
 from myvlm.evaluation.controls import PlainAnswers
 from myvlm.evaluation.data import Photo, Question, Subject
 from myvlm.evaluation.methods import Setting, known_methods, make_method, register_method
@@ -92,9 +92,11 @@ def seen(fresh: MyVLM, taught: Taught, tests: list[Any]) -> list[bool]:
 
 def test_methods_go_by_name() -> None:
     assert known_methods() == [
-        *("myvlm", "plain", "keyword", "llm", "text_prompt", "random", "own_word", "another", "open_gate")
+        *("myvlm", "plain", "keyword", "llm", "text_prompt"),
+        *("keyword_alone", "llm_alone", "text_prompt_alone"),
+        *("random", "own_word", "another", "open_gate"),
     ]
-    for name in set(known_methods()) - {"llm"}:  # which loads a model
+    for name in set(known_methods()) - {"llm", "llm_alone"}:  # which loads a model
         assert make_method(name).name == name
     with pytest.raises(InputError, match=r"(?s)no method 'magic'.*text_prompt"):
         make_method("magic")
@@ -189,10 +191,29 @@ def test_a_chat_model_rewrites_what_the_plain_model_said(
         def rewrite(self, captions: Sequence[str], identifier: str, category: str) -> list[str]:
             return [f"{identifier} {category} {text}".upper() for text in captions]
 
-    monkeypatch.setattr(baselines, "load_rewriter", lambda name: Shouting())
+    loaded: list[str] = []
+    monkeypatch.setattr(methods, "load_rewriter", lambda name: loaded.append(name) or Shouting())
     texts = speaker("llm", vlm, setting, subject).caption(tests)
     loud = [f"{subject.identifier} mug {text}".upper() for text in plain]
     assert texts == [new if present else old for new, old, present in zip(loud, plain, seen, strict=True)]
+    assert speaker("llm_alone", vlm, setting, subject).caption(tests) == loud
+    assert loaded == ["smollm2"]
+
+
+def test_alone_a_baseline_takes_a_look_alike_for_the_subject(
+    vlm: MyVLM, setting: Setting, subject: Subject, taught: Taught
+) -> None:
+    alike = pictures(taught.kit.look_alike[:4])
+    ours, behind, alone = (
+        said(speaker(name, vlm, setting, subject).caption(alike), subject.identifier)
+        for name in ("myvlm", "keyword", "keyword_alone")
+    )
+    assert sum(ours) == sum(behind) == 0
+    assert sum(alone) == 4
+    told, asked = speaker("text_prompt_alone", vlm, setting, subject), f"where is {subject.identifier} ?"
+    with vlm.generic():
+        prompt = f"{subject.identifier} is the dotted purple mug. {asked}"
+        assert told.ask(alike, asked) == [reply.text for reply in vlm.ask(alike, prompt)]
 
 
 def test_vectors_from_elsewhere_have_our_norm_and_do_not_know_the_name(

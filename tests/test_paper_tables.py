@@ -25,10 +25,9 @@ def paper_tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return paper_tables
 
 
-def row(label: str, recall: float, vqa: float | None = None) -> Row:
+def row(label: str, recall: float, **others: float) -> Row:
     figures = {"recall": Estimate(recall, recall - 0.05, recall + 0.05, 8)}
-    if vqa is not None:
-        figures["vqa"] = Estimate(vqa, vqa, vqa, 8)
+    figures |= {name: Estimate(value, value, value, 8) for name, value in others.items()}
     return Row(label, ("myvlm", 4, label), "all", figures)
 
 
@@ -41,16 +40,28 @@ def found(*methods: Row) -> Any:
 
 def test_the_last_line_has_all_its_keys(paper_tables: ModuleType) -> None:
     last = paper_tables.summary(
-        found(row("myvlm", 0.95, 0.9), row("plain", 0.0, 0.5), row("keyword", 0.4), row("random", 0.1))
+        found(
+            row("myvlm", 0.95, vqa=0.9), row("plain", 0.0, vqa=0.5), row("keyword", 0.4), row("random", 0.1)
+        )
     )
     assert (last["recall"], last["recall_keyword"], last["recall_random"]) == (0.95, 0.4, 0.1)
     assert last["recall_llm"] is None
     assert last["recall_text_prompt"] is None
     assert (last["vqa_gain"], last["captions_none_gap"]) == (0.4, 0.02)
-    assert last["intervals"]["recall_keyword"] == [0.35, 0.45]
-    assert last["above_all"] is True
+    assert last["recall_intervals"] == {
+        "recall": [0.9, 1.0], "recall_keyword": [0.35, 0.45], "recall_random": [0.05, 0.15]
+    }  # fmt: skip
+    assert last["recall_above"] == ["keyword", "random"]
     near = paper_tables.summary(found(row("myvlm", 0.95), row("keyword", 0.9)))
-    assert near["above_all"] is False, "0.90 is not below 0.95"
+    assert near["recall_above"] == [], "0.90 is not below 0.95"
+
+
+def test_f1_is_compared_with_baselines_that_have_no_head(paper_tables: ModuleType) -> None:
+    rows = [row("myvlm", 1.0, f1=0.97), row("keyword", 1.0, f1=0.97), row("keyword_alone", 1.0, f1=0.8)]
+    last = paper_tables.summary(found(*rows))
+    assert (last["f1"], last["f1_keyword_alone"], last["f1_llm_alone"]) == (0.97, 0.8, None)
+    assert last["f1_above"] == ["keyword_alone"]
+    assert last["recall_above"] == []
 
 
 def test_a_backbone_without_weights_is_null_and_said(
@@ -72,7 +83,9 @@ def test_what_is_swept_over_can_be(paper_tables: ModuleType) -> None:
     methods, notes = paper_tables.methods_here()
     assert methods[0] == "myvlm"
     assert "plain" in methods
-    assert len(methods) + len(notes) == 1 + len(paper_tables.BASELINES) + len(paper_tables.CONTROLS)
+    assert len(methods) + len(notes) == 1 + sum(
+        map(len, (paper_tables.BASELINES, paper_tables.ALONE, paper_tables.CONTROLS))
+    )
 
 
 def test_a_name_of_the_other_mug_is_not_right(paper_tables: ModuleType, tmp_path: Path) -> None:

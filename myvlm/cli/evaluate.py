@@ -72,7 +72,7 @@ def evaluate(
         _check_report(report)
         with out.busy("reading the data"):
             from myvlm.evaluation.data import read_dataset
-            from myvlm.evaluation.methods import known_methods, make_method
+            from myvlm.evaluation.methods import Setting, known_methods, make_method
             from myvlm.evaluation.plan import Plan, read_sweep
             from myvlm.evaluation.report import evaluation_of
             from myvlm.evaluation.running import Opening, run
@@ -80,8 +80,9 @@ def evaluate(
 
             dataset = read_dataset(lay_out(keep / "data") if data == TINYWORLD else data)
         names = known_methods() if methods == "all" else methods.split(",")
+        setting = Setting()
         for name in names:
-            make_method(name)  # an unknown one is said now, not after the first hour
+            make_method(name, setting)  # an unknown one is said now, not after the first hour
         plan = Plan(
             methods=tuple(names), splits=splits, photos=tuple(map(int, photos.split(","))),
             variants=read_sweep(sweep or (), sweep_file), most_tests=tests, most_absent=absent,

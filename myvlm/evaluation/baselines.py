@@ -1,26 +1,25 @@
 """The library itself and what it is compared with: the plain model, and words put into captions or prompts.
 
-A baseline speaks wherever the concept's own head sees it; elsewhere all methods are the plain model. Imports
-`teaching`, `methods` and `rewriting`.
+A baseline speaks where the concept's own head sees it, and elsewhere all methods are the plain model: what is
+compared then is speaking. As `…_alone` it has no head, as with whoever does not have this library, and speaks
+of every picture. Imports `teaching` and `methods`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from myvlm.api import MyVLM
 from myvlm.evaluation.data import Photo, Subject
 from myvlm.evaluation.methods import Setting, register_method
-from myvlm.evaluation.rewriting import load_rewriter
-from myvlm.evaluation.teaching import Personal, alone
-from myvlm.images import ImageSource, LoadedImage, load_images
+from myvlm.evaluation.rewriting import Rewriter
+from myvlm.evaluation.teaching import Personal, Speaker, alone
+from myvlm.images import ImageSource, load_images
 from myvlm.learning.examples import mentions, name_in_caption, noun_phrases
 from myvlm.words import contains_word, replace_word
 from myvlm.writing import ALSO_CALLED
-
-Caption = Callable[[Sequence[LoadedImage]], list[str]]
-Answer = Callable[[Sequence[LoadedImage], str], list[str]]
 
 KEYWORDS = 3
 """Keywords a concept, as in the paper."""
@@ -53,52 +52,57 @@ class Plain:
 
 
 class Gated:
-    """Speaks otherwise where the concept is seen, and as the plain model does elsewhere.
+    """Speaks as one speaker where the concept is seen, and as the plain model elsewhere.
 
     Args:
         vlm: a model whose library holds the one concept, without an embedding.
-        caption: of pictures in which it is seen.
-        answer: to a question about such pictures.
+        seen: speaks of pictures in which it is seen.
     """
 
-    def __init__(
-        self,
-        vlm: MyVLM,
-        caption: Caption,
-        answer: Answer,
-    ) -> None:
-        self.vlm = vlm
-        self._caption, self._answer = caption, answer
+    def __init__(self, vlm: MyVLM, seen: Speaker) -> None:
+        self.vlm, self.seen, self.unseen = vlm, seen, Personal(alone(vlm))
 
     def caption(self, images: Sequence[ImageSource]) -> list[str]:
-        return self._by_sight(images, self._caption, plain_captions)
+        return self._by_sight(images, lambda speaker, some: speaker.caption(some))
 
     def ask(self, images: Sequence[ImageSource], question: str) -> list[str]:
-        return self._by_sight(
-            images,
-            lambda photos: self._answer(photos, question),
-            lambda vlm, photos: plain_answers(vlm, photos, question),
-        )
+        return self._by_sight(images, lambda speaker, some: speaker.ask(some, question))
 
     def _by_sight(
-        self,
-        images: Sequence[ImageSource],
-        seen: Caption,
-        unseen: Callable[[MyVLM, Sequence[LoadedImage]], list[str]],
+        self, images: Sequence[ImageSource], say: Callable[[Speaker, Sequence[ImageSource]], list[str]]
     ) -> list[str]:
         photos = load_images(list(images))
         found = [bool(detections.present) for detections in self.vlm.concepts.recognise(photos)]
-        here = [photo for photo, present in zip(photos, found, strict=True) if present]
-        elsewhere = [photo for photo, present in zip(photos, found, strict=True) if not present]
-        named, plain = (
-            iter(seen(here) if here else []),
-            iter(unseen(self.vlm, elsewhere) if elsewhere else []),
-        )
-        return [next(named) if present else next(plain) for present in found]
+        said = {}
+        for present, speaker in ((True, self.seen), (False, self.unseen)):
+            some = [photo for photo, here in zip(photos, found, strict=True) if here == present]
+            said[present] = iter(say(speaker, some) if some else [])
+        return [next(said[present]) for present in found]
+
+
+class InWords:
+    """What the methods have in common that put words into captions or prompts of the frozen model."""
+
+    name: str
+    headed = True
+    """Whether the concept's head says where they speak."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+
+    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Speaker:
+        speaker = self.speaker(alone(vlm), subject, photos)
+        if not self.headed:
+            return speaker
+        return Gated(alone(vlm, self.setting.teaching.bare_concept(vlm, subject, photos)), speaker)
+
+    def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Speaker:
+        """What speaks of every picture as if the subject were in it; of a model without concepts."""
+        raise NotImplementedError
 
 
 @register_method("keyword")
-class Keyword:
+class Keyword(InWords):
     """Keyword replacement, the paper's first baseline: a keyword in the plain caption becomes the name.
 
     Three keywords a concept: those of the setting for its category, or the category and other words for it. A
@@ -107,30 +111,31 @@ class Keyword:
 
     name = "keyword"
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
-
-    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Gated:
-        keywords = keywords_of(subject.category, self.setting)
-        own = alone(vlm, self.setting.teaching.bare_concept(vlm, subject, photos))
-
-        def caption(images: Sequence[LoadedImage]) -> list[str]:
-            return [replace_keyword(t, keywords, subject.identifier) for t in plain_captions(own, images)]
-
-        return Gated(own, caption, _answers_by_keyword(own, subject, keywords))
+    def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Speaker:
+        return ByKeyword(vlm, subject.identifier, keywords_of(subject.category, self.setting))
 
 
-def _answers_by_keyword(vlm: MyVLM, subject: Subject, keywords: Sequence[str]) -> Answer:
-    def answer(images: Sequence[LoadedImage], question: str) -> list[str]:
-        asked = replace_word(question, subject.identifier, f"the {keywords[0]}")
-        said = plain_answers(vlm, images, asked)
-        return [replace_keyword(text, keywords, subject.identifier) for text in said]
+@dataclass(frozen=True)
+class ByKeyword:
+    """Says what the plain model says, with a keyword replaced by the identifier."""
 
-    return answer
+    vlm: MyVLM
+    identifier: str
+    keywords: Sequence[str]
+
+    def caption(self, images: Sequence[ImageSource]) -> list[str]:
+        return [self._named(text) for text in plain_captions(self.vlm, images)]
+
+    def ask(self, images: Sequence[ImageSource], question: str) -> list[str]:
+        asked = replace_word(question, self.identifier, f"the {self.keywords[0]}")
+        return [self._named(text) for text in plain_answers(self.vlm, images, asked)]
+
+    def _named(self, text: str) -> str:
+        return replace_keyword(text, self.keywords, self.identifier)
 
 
 @register_method("llm")
-class Rewritten:
+class Rewritten(Keyword):
     """LLM-guided rewriting, the paper's second baseline: a chat model puts the name into the plain caption.
 
     It sees the caption, the category and the name, and no picture. Questions are asked and answered as
@@ -140,48 +145,78 @@ class Rewritten:
     name = "llm"
 
     def __init__(self, setting: Setting) -> None:
-        self.setting = setting
-        self.rewriter = load_rewriter(setting.chat_model)
+        super().__init__(setting)
+        self.rewriter = setting.rewriter
 
-    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Gated:
-        own = alone(vlm, self.setting.teaching.bare_concept(vlm, subject, photos))
+    def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Speaker:
+        keywords = keywords_of(subject.category, self.setting)
+        return ByChatModel(vlm, subject.identifier, keywords, subject.category, self.rewriter)
 
-        def caption(images: Sequence[LoadedImage]) -> list[str]:
-            said = plain_captions(own, images)
-            return self.rewriter.rewrite(said, subject.identifier, subject.category)
 
-        return Gated(
-            own, caption, _answers_by_keyword(own, subject, keywords_of(subject.category, self.setting))
-        )
+@dataclass(frozen=True)
+class ByChatModel(ByKeyword):
+    """Says what a chat model makes of the plain model's captions."""
+
+    category: str
+    rewriter: Rewriter
+
+    def caption(self, images: Sequence[ImageSource]) -> list[str]:
+        return self.rewriter.rewrite(plain_captions(self.vlm, images), self.identifier, self.category)
 
 
 @register_method("text_prompt")
-class TextPrompt:
+class TextPrompt(InWords):
     """The concept described in words before the instruction: "sks is the red mug. Describe the image."."""
 
     name = "text_prompt"
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
-
-    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Gated:
-        own = alone(vlm, self.setting.teaching.bare_concept(vlm, subject, photos))
-        described = self.setting.descriptions.get(subject.name) or describe(own, subject, photos)
-        told = f"{subject.identifier} is {described}."
-
-        def caption(images: Sequence[LoadedImage]) -> list[str]:
-            return plain_captions(own, images, f"{told} {own.backbone.caption_prompt}".strip())
-
-        return Gated(own, caption, lambda images, question: plain_answers(own, images, f"{told} {question}"))
+    def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Speaker:
+        described = self.setting.descriptions.get(subject.name) or describe(vlm, subject, photos)
+        return Told(vlm, f"{subject.identifier} is {described}.")
 
 
-def plain_captions(vlm: MyVLM, images: Sequence[LoadedImage], prompt: str | None = None) -> list[str]:
+@dataclass(frozen=True)
+class Told:
+    """The plain model, told something before every instruction."""
+
+    vlm: MyVLM
+    told: str
+
+    def caption(self, images: Sequence[ImageSource]) -> list[str]:
+        return plain_captions(self.vlm, images, f"{self.told} {self.vlm.backbone.caption_prompt}".strip())
+
+    def ask(self, images: Sequence[ImageSource], question: str) -> list[str]:
+        return plain_answers(self.vlm, images, f"{self.told} {question}")
+
+
+@register_method("keyword_alone")
+class KeywordAlone(Keyword):
+    """Keyword replacement in every picture: whatever is called by a keyword is taken for the subject."""
+
+    name, headed = "keyword_alone", False
+
+
+@register_method("llm_alone")
+class RewrittenAlone(Rewritten):
+    """LLM-guided rewriting of every caption."""
+
+    name, headed = "llm_alone", False
+
+
+@register_method("text_prompt_alone")
+class TextPromptAlone(TextPrompt):
+    """The description before every instruction: the model itself has to see whether the subject is there."""
+
+    name, headed = "text_prompt_alone", False
+
+
+def plain_captions(vlm: MyVLM, images: Sequence[ImageSource], prompt: str | None = None) -> list[str]:
     """What the frozen model says of pictures."""
     with vlm.generic():
         return [reply.text for reply in vlm.caption(list(images), prompt=prompt)]
 
 
-def plain_answers(vlm: MyVLM, images: Sequence[LoadedImage], question: str) -> list[str]:
+def plain_answers(vlm: MyVLM, images: Sequence[ImageSource], question: str) -> list[str]:
     """What the frozen model answers about pictures."""
     with vlm.generic():
         return [reply.text for reply in vlm.ask(list(images), question)]
@@ -216,7 +251,7 @@ def replace_keyword(text: str, keywords: Sequence[str], identifier: str) -> str:
 
 def describe(vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> str:
     """What the model most often calls the thing in its captions of the photos, such as `the red mug`."""
-    said = plain_captions(vlm, load_images([photo.file for photo in photos]))
+    said = plain_captions(vlm, [photo.file for photo in photos])
     phrases = [phrase for text in said for phrase in noun_phrases(text, subject.category)]
     if not phrases:
         return f"the {subject.category}"

@@ -1,18 +1,20 @@
 """What is compared: a method is taught a subject by a few photos and then speaks of pictures.
 
-All methods of a table share one head a concept, so that they differ in speaking alone. Imports `teaching` and
-the name of a chat model; the files of the methods (`baselines`, `controls`) only when one is made.
+The methods of a table share one head a concept, so that they differ in speaking alone; `…_alone` have none.
+Imports `teaching` and what loads a chat model; the files of the methods (`baselines`, `controls`) only when
+one is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from myvlm.errors import InputError
-from myvlm.evaluation.rewriting import SMOLLM2
+from myvlm.evaluation.rewriting import SMOLLM2, Rewriter, load_rewriter
 from myvlm.evaluation.teaching import Speaker, Teaching
 
 if TYPE_CHECKING:
@@ -57,6 +59,15 @@ class Setting:
     keywords: Mapping[str, Sequence[str]] = field(default_factory=dict)
     descriptions: Mapping[str, str] = field(default_factory=dict)
     chat_model: str = SMOLLM2
+
+    @cached_property
+    def rewriter(self) -> Rewriter:
+        """The chat model, loaded once for all methods.
+
+        Raises:
+            InputError: it cannot be loaded.
+        """
+        return load_rewriter(self.chat_model)
 
 
 Factory = Callable[[Setting], Method]

@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from os import PathLike
 from typing import Any, Self, overload
@@ -20,7 +21,7 @@ from myvlm.concept import Concept
 from myvlm.errors import InputError
 from myvlm.heads import Head, head_class
 from myvlm.heads.detections import Detections
-from myvlm.images import ImageSource, ImageSources, LoadedImage, as_images, load_images
+from myvlm.images import ImageSource, ImageSources, LoadedImage, check_readable, listed, load_images
 from myvlm.learning import LearnSettings, Task, gather_examples, learn_embeddings
 from myvlm.learning.examples import Captions, Questions
 from myvlm.lesson import Lesson, Prepared, check_spelling, check_together
@@ -35,13 +36,14 @@ from myvlm.recipe import (
     lesson_again,
     mention_strangers,
     settings_again,
+    strangers,
 )
 from myvlm.reply import AttentionMap, Reply
 from myvlm.words import check_identifier, replace_words
 from myvlm.writing import described, write_captions
 
 AT_ONCE = 16
-"""Pictures a batch, so that a whole album needs no more memory than a few pictures."""
+"""Pictures that are open together, so that a whole album needs no more memory than a few."""
 
 
 class MyVLM:
@@ -52,10 +54,12 @@ class MyVLM:
         processor: its processor.
         name: what concept files call this backbone; the checkpoint's name where not given.
         encoder: image encoder for the heads of objects; see `myvlm.heads.ObjectHead`.
-        concepts: a library to begin with.
+        concepts: what it knows to begin with: a library, or a folder of concept folders, which may hold
+            thousands: their embeddings are read when they are needed.
 
     Raises:
         UnknownBackboneError: no adapter knows the model's family.
+        MissingFileError, ConceptFileError: of the folder; see `ConceptLibrary.load`.
 
     >>> vlm = MyVLM.from_pretrained("tinyworld/llava")
     >>> from myvlm.tinyworld import sample_picture
@@ -71,15 +75,18 @@ class MyVLM:
         *,
         name: str | None = None,
         encoder: str | None = None,
-        concepts: ConceptLibrary | None = None,
+        concepts: ConceptLibrary | str | PathLike[str] | None = None,
     ) -> None:
         self.backbone: Backbone = backbone_for(model, processor, name=name)
         device = str(self.backbone.device)
         self.encoder = encoder or default_encoder(self.backbone.name, device)
-        if concepts is None:
-            concepts = ConceptLibrary(device=device, notice=partial(mention_strangers, self.backbone))
+        if not isinstance(concepts, ConceptLibrary):
+            concepts = (
+                ConceptLibrary.load(concepts, device=device) if concepts else ConceptLibrary(device=device)
+            )
         self.concepts = concepts
-        self._generic = 0
+        self.concepts.tell(partial(mention_strangers, self.backbone))
+        self._plainly = ContextVar("generic", default=False)
 
     @classmethod
     def from_pretrained(
@@ -89,6 +96,7 @@ class MyVLM:
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
         encoder: str | None = None,
+        concepts: ConceptLibrary | str | PathLike[str] | None = None,
         **model_options: Any,
     ) -> Self:
         """Load a model and its processor by name: `tinyworld/llava` (embedded), a hub name or a folder.
@@ -97,14 +105,14 @@ class MyVLM:
             name: such as `llava-hf/llava-1.5-7b-hf`.
             device: `cuda`, `cpu` …; a GPU if there is one.
             dtype: the model's; bfloat16 on a GPU and float32 on a CPU where not given.
-            encoder: see `MyVLM`.
+            encoder, concepts: see `MyVLM`.
             model_options: passed on to transformers' `from_pretrained` (`quantization_config`, `revision` …).
 
         Raises:
             UnknownBackboneError: no such model, or no adapter for its family.
         """
         model, processor = load_model(name, device=device, dtype=dtype, model_options=model_options)
-        return cls(model, processor, name=name, encoder=encoder)
+        return cls(model, processor, name=name, encoder=encoder, concepts=concepts)
 
     # ------------------------------------------------------------------ learn
 
@@ -186,15 +194,7 @@ class MyVLM:
                 one.head.fit(one.photos, one.negatives, category=one.lesson.category)
             learned = learn_embeddings(self.backbone, [one.task for one in prepared], report=report)
         concepts = [one.concept(self.backbone, result) for one, result in zip(prepared, learned, strict=True)]
-        added: list[Concept] = []
-        try:
-            for concept in concepts:
-                added.append(self.concepts.add(concept))
-        except BaseException:
-            for concept in added:
-                self.concepts.remove(concept.identifier)
-            raise
-        return added
+        return self.concepts.add_all(concepts)
 
     def relearn(
         self,
@@ -257,7 +257,8 @@ class MyVLM:
         """Describe one picture (a `Reply`) or many (a list), naming the concepts that are in them.
 
         Args:
-            images: paths, folders, patterns, PIL images or arrays; many are batched.
+            images: paths, folders, patterns, PIL images or arrays; many are batched. Of more than 16 every
+                file is read once before the first is described, and none is kept in memory.
             prompt: an instruction instead of the family's own.
             generation: passed on to transformers' `generate`; greedy, up to 64 tokens, where not given.
         """
@@ -309,43 +310,52 @@ class MyVLM:
     @contextmanager
     def generic(self) -> Iterator[Self]:
         """Within it every call is the plain frozen model's: nothing is recognised, nothing appended."""
-        self._generic += 1
+        before = self._plainly.set(True)
         try:
             yield self
         finally:
-            self._generic -= 1
+            self._plainly.reset(before)
 
     # ------------------------------------------------------------------ the walk
 
     def _speak(self, images: ImageSources, prompt: str, generation: dict[str, Any]) -> Reply | list[Reply]:
         """Photo → heads → embeddings of those present → backbone → text."""
-        photos, single = as_images(images)
-        replies = [
-            reply
-            for start in range(0, len(photos), AT_ONCE)
-            for reply in self._speak_of(photos[start : start + AT_ONCE], prompt, generation)
-        ]
+        sources, single = listed(images)
+        self._check_learned()
+        if album := len(sources) > AT_ONCE:
+            check_readable(sources)
+        replies: list[Reply] = []
+        for start in range(0, len(sources), AT_ONCE):
+            photos = load_images(sources[start : start + AT_ONCE])
+            detections = self._recognise(photos)
+            seen = [[self.concepts[d.identifier] for d in found.present] for found in detections]
+            said = self._generate(photos, seen, prompt, generation)
+            for (text, ids), found, photo in zip(said, detections, photos, strict=True):
+                replies.append(Reply(text, found, photo.path if album and photo.path else photo.image, ids))
         return replies[0] if single else replies
 
-    def _speak_of(self, photos: list[LoadedImage], prompt: str, generation: dict[str, Any]) -> list[Reply]:
-        detections = self._recognise(photos)
-        seen = [[self.concepts[d.identifier] for d in found.present] for found in detections]
-        said = self._generate(photos, seen, prompt, generation)
-        each = zip(said, detections, photos, strict=True)
-        return [Reply(text, found, photo.image, ids) for (text, ids), found, photo in each]
+    def _check_learned(self) -> None:
+        """Raise ConceptFileError for a concept that this model has yet to learn, be it seen or not."""
+        if not self._plainly.get():
+            for concept in strangers(self.backbone, self.concepts.values())[:1]:
+                self._rows(concept)
 
     def _generate(
         self, photos: list[LoadedImage], seen: list[list[Concept]], prompt: str, generation: dict[str, Any]
     ) -> list[tuple[str, tuple[int, ...]]]:
-        """Text and token ids of each picture with the rows of these concepts, in the user's identifiers."""
-        prompts = [_in_spoken_words(prompt, concepts) for concepts in seen]
+        """Text and token ids of each picture with the rows of these concepts, in the user's identifiers.
+
+        A renamed concept is asked for by the word that its embedding learned, and what that says is renamed.
+        """
+        prompts = [replace_words(prompt, {c.identifier: c.spoken for c in own}) for own in seen]
         rows = [[self._rows(concept) for concept in concepts] for concepts in seen]
         said = self.backbone.generate([p.image for p in photos], prompts, rows, **generation)
-        each = zip(said, seen, strict=True)
-        return [(_in_own_words(g.text, own), tuple(g.token_ids.tolist())) for g, own in each]
+        names = [{c.spoken: c.identifier for c in own} for own in seen]
+        each = zip(said, names, strict=True)
+        return [(replace_words(g.text, own), tuple(g.token_ids.tolist())) for g, own in each]
 
     def _recognise(self, photos: list[LoadedImage]) -> list[Detections]:
-        concepts = ConceptLibrary() if self._generic else self.concepts
+        concepts = ConceptLibrary() if self._plainly.get() else self.concepts
         return concepts.recognise(photos)
 
     def _rows(self, concept: Concept) -> ConceptRows:
@@ -388,13 +398,3 @@ class MyVLM:
                 expected=str(inspect.signature(head_class(kind))),
                 fix="check the spelling of head_options",
             ) from error
-
-
-def _in_spoken_words(prompt: str, concepts: Sequence[Concept]) -> str:
-    """A renamed concept is asked for by the word that its embedding was learned with."""
-    return replace_words(prompt, {c.identifier: c.spoken for c in concepts if c.spoken != c.identifier})
-
-
-def _in_own_words(text: str, concepts: Sequence[Concept]) -> str:
-    """The words that the embeddings speak, as the user has them."""
-    return replace_words(text, {c.spoken: c.identifier for c in concepts})

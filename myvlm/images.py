@@ -66,30 +66,53 @@ def load_images(source: ImageSources) -> list[LoadedImage]:
 def as_images(one_or_many: ImageSources) -> tuple[list[LoadedImage], bool]:
     """Load like `load_images`; the flag says whether one single picture was meant (a reply, not a list).
 
-    A folder, a pattern and a list stand for many pictures, even where they hold one.
-
     >>> as_images([Image.new("RGB", (2, 2))])[1], as_images(Image.new("RGB", (2, 2)))[1]
     (False, True)
+    """
+    found, was_single = listed(one_or_many)
+    return [_loaded(one) for one in found], was_single
+
+
+def listed(one_or_many: ImageSources) -> tuple[list[Path | LoadedImage], bool]:
+    """The files and pictures that are meant, none of the files read yet; the flag is that of `as_images`.
+
+    A folder, a pattern and a list stand for many pictures, even where they hold one.
+
+    Raises: as `load_images`, but for what only reading a file can tell.
     """
     is_list = isinstance(one_or_many, Sequence) and not isinstance(one_or_many, str | bytes)
     sources: Sequence[Any] = one_or_many if is_list else [one_or_many]  # type: ignore[assignment]
     was_single = not is_list
-    loaded: list[LoadedImage] = []
+    found: list[Path | LoadedImage] = []
     for position, one in enumerate(sources):
         if isinstance(one, str | os.PathLike):
             files = list(_files(one))
             was_single = was_single and files == [Path(one)]
-            loaded += [LoadedImage(_read(file), str(file), file) for file in files]
+            found += files
         else:
-            loaded.append(_from_memory(one, f"images[{position}]"))
-    if not loaded:
+            found.append(_from_memory(one, f"images[{position}]"))
+    if not found:
         raise InputError(
             "There are no photos.",
             got="an empty list",
             expected="one picture or more",
             fix="pass some photos",
         )
-    return loaded, was_single
+    return found, was_single
+
+
+def check_readable(sources: Sequence[Path | LoadedImage]) -> None:
+    """Read every file once and keep none, so that a long work does not find a broken one in its midst.
+
+    Raises:
+        ImageError: a file is no picture, cut short, or too large to be an honest photo.
+    """
+    for one in sources:
+        _loaded(one)
+
+
+def _loaded(one: Path | LoadedImage) -> LoadedImage:
+    return one if isinstance(one, LoadedImage) else LoadedImage(_read(one), str(one), one)
 
 
 def natural_key(path: Path | str) -> list[tuple[int, int, str]]:

@@ -34,7 +34,6 @@ class ConceptLibrary(Mapping[str, Concept]):
     Args:
         concepts: concepts or concept folders to begin with.
         device: where the encoders of concepts loaded from folders run.
-        notice: called with the concepts that were added, each time some were.
 
     >>> library = ConceptLibrary()
     >>> len(library), "sks" in library
@@ -46,10 +45,9 @@ class ConceptLibrary(Mapping[str, Concept]):
         concepts: Iterable[Concept | str | PathLike[str]] = (),
         *,
         device: str = "cpu",
-        notice: Callable[[Iterable[Concept]], None] | None = None,
     ) -> None:
         self.device = device
-        self._notice = notice
+        self._told: Callable[[Iterable[Concept]], None] | None = None
         self._concepts: dict[str, Concept] = {}
         self._folded: dict[str, str] = {}  # a sentence cannot tell Anna from ANNA
         self._groups: dict[Group, dict[str, Concept]] = {}
@@ -83,6 +81,11 @@ class ConceptLibrary(Mapping[str, Concept]):
         finally:
             if collecting:
                 gc.enable()
+
+    def tell(self, whom: Callable[[Iterable[Concept]], None]) -> None:
+        """Tell somebody of the concepts that are here, and of those that will be added as they come."""
+        whom(self.values())
+        self._told = whom
 
     def __getitem__(self, identifier: str) -> Concept:
         if identifier not in self._concepts:
@@ -150,8 +153,8 @@ class ConceptLibrary(Mapping[str, Concept]):
             self._concepts[concept.identifier] = concept
             self._folded[folded] = concept.identifier
         self._columns.clear()
-        if self._notice:
-            self._notice(new.values())
+        if self._told:
+            self._told(new.values())
         return list(new.values())
 
     def replace(self, concept: Concept) -> Concept:

@@ -29,6 +29,9 @@ def default_encoder(backbone: str, device: str) -> str:
     return CUDA_ENCODER if device.startswith("cuda") else CPU_ENCODER
 
 
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token", "trust_remote_code")
+"""What says where files come from, and so goes to the processor too."""
+
 FAMILY_SETTINGS: dict[str, dict[str, float]] = {
     "blip2": {"steps": 75, "regularizer": 0.04},
     "minigpt_v2": {"steps": 200},
@@ -94,13 +97,17 @@ def load_model(
         import_module("myvlm.backbones.minigpt_model")  # makes known the one model that transformers has not
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+    options = dict(model_options)
+    if "quantization_config" in options:
+        options.setdefault("device_map", device)  # such weights cannot be moved once they are read
+    from_where = {name: options[name] for name in HUB_OPTIONS if name in options}
     source: str | Path = _embedded(name) if name.startswith("tinyworld/") else name
     shown = logging.is_progress_bar_enabled()
     if isinstance(source, Path):
         logging.disable_progress_bar()  # it is read in a moment
     try:
-        processor = AutoProcessor.from_pretrained(source)
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **model_options)
+        processor = AutoProcessor.from_pretrained(source, **from_where)
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **options)
     except (OSError, ValueError) as error:
         raise UnknownBackboneError(
             f"The model {name!r} cannot be loaded.",
@@ -111,7 +118,7 @@ def load_model(
     finally:
         if shown:
             logging.enable_progress_bar()
-    if "device_map" not in model_options and "quantization_config" not in model_options:
+    if "device_map" not in options:
         model = model.to(device)
     return model.eval(), processor
 

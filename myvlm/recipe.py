@@ -43,11 +43,15 @@ def known_as(concept: Concept | str | PathLike[str], library: ConceptLibrary) ->
     return known
 
 
+def strangers(backbone: Backbone, concepts: Iterable[Concept]) -> list[Concept]:
+    """Those of the concepts that this model has yet to learn. No embedding is read for it."""
+    weights = backbone.fingerprint()
+    return [c for c in concepts if all(one.fingerprint != weights for one in c.embeddings.values())]
+
+
 def mention_strangers(backbone: Backbone, concepts: Iterable[Concept]) -> None:
     """Log of concepts that were just loaded that this model has yet to learn them, and how that is done."""
-    weights = backbone.fingerprint()
-    strange = [c for c in concepts if weights not in (e.fingerprint for e in c.embeddings.values())]
-    if strange:
+    if strange := strangers(backbone, concepts):
         more = f", and {len(strange) - 1} more" if strange[1:] else ""
         _log.warning(
             "The concept %r was learned for another model than %s%s. Learn it again with this model, %s.",

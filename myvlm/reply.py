@@ -1,6 +1,6 @@
 """What a call gives back: text that knows who was seen, and attention that can draw itself.
 
-Imports only heads' Detection and the drawing of pictures.
+Imports only heads' Detection, and pictures: reading and drawing them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from myvlm.heads import Box, Detection
+from myvlm.images import load_images
 
 MARK = (214, 40, 90)
 
@@ -28,14 +30,19 @@ class Reply:
     Attributes:
         text: the caption or answer, naming concepts by their identifiers.
         detections: one for each concept of the library, present or not.
-        image: the picture it is about, RGB.
+        picture: what it is about: the picture, or, of a long list, its file.
         token_ids: the new token ids as the model chose them.
     """
 
     text: str
     detections: Sequence[Detection]
-    image: Image.Image
+    picture: Image.Image | Path
     token_ids: tuple[int, ...] = ()
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture it is about, RGB; read from its file where only that is kept."""
+        return self.picture if isinstance(self.picture, Image.Image) else load_images(self.picture)[0].image
 
     def __str__(self) -> str:
         return self.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch
 from conftest import Taught
 from PIL import Image
 from teaching import teach
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM
 
 from myvlm import Concept, MyVLM, Reply
+from myvlm.api import AT_ONCE
 from myvlm.errors import (
     ConceptExistsError,
     ConceptFileError,
@@ -55,6 +57,33 @@ def test_one_picture_gives_a_reply_and_many_give_a_list(vlm: MyVLM, tmp_path: Pa
     assert vlm.caption(np.asarray(one)).token_ids == single.token_ids
     assert isinstance(vlm.ask(one, "where is this ?"), Reply)
     assert len(vlm.ask([one, two], "where is this ?")) == 2
+
+
+def test_an_album_is_read_before_it_is_described_and_not_kept(
+    vlm: MyVLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(AT_ONCE + 1):
+        sample_picture(number % 3).save(tmp_path / f"{number}.png")
+    replies = vlm.caption(tmp_path)
+    assert [reply.picture for reply in replies] == [tmp_path / f"{n}.png" for n in range(AT_ONCE + 1)]
+    assert np.array_equal(replies[16].image, sample_picture(16 % 3))
+    assert replies[16].token_ids == replies[1].token_ids
+    assert isinstance(vlm.caption(sorted(tmp_path.iterdir())[:2])[0].picture, Image.Image)
+    whole = (tmp_path / "16.png").read_bytes()
+    (tmp_path / "16.png").write_bytes(whole[: len(whole) // 2])
+    monkeypatch.setattr(vlm.backbone, "generate", lambda *_, **__: pytest.fail("before all were read"))
+    with pytest.raises(ImageError, match=r"16\.png cannot be read"):
+        vlm.caption(tmp_path)
+
+
+def test_generic_is_of_its_own_thread(taught: Taught, fresh: MyVLM) -> None:
+    fresh.concepts.add(taught.concept)
+    [shown] = pictures(taught.kit.present[:1])
+    with fresh.generic():
+        assert fresh.caption(shown).seen == ()
+        with ThreadPoolExecutor(1) as beside:
+            assert beside.submit(fresh.caption, shown).result().seen == (taught.word,)
+    assert fresh.caption(shown).seen == (taught.word,)
 
 
 def test_generic_is_plain_transformers_to_the_bit(taught: Taught, fresh: MyVLM) -> None:
@@ -199,8 +228,26 @@ def test_a_concept_that_was_learned_for_another_model(taught: Taught, fresh: MyV
     fresh.concepts.add(tmp_path / "other")
     with pytest.raises(ConceptFileError, match="another model than tinyworld/llava"):
         fresh.attention(pictures(taught.kit.present[:1])[0], taught.word)
-    with pytest.raises(ConceptFileError, match="another model than tinyworld/llava"):
-        fresh.caption(taught.kit.photos())
+    without = pictures(taught.kit.other[:1])
+    for shown in (taught.kit.photos(), without):  # whether or not it is seen
+        with pytest.raises(ConceptFileError, match="another model than tinyworld/llava"):
+            fresh.caption(shown)
+    with fresh.generic():
+        assert len(fresh.caption(without)) == 1
+
+
+def test_a_model_opens_with_a_folder_of_concepts(
+    taught: Taught, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(taught.folder, tmp_path / "mug")
+    vlm = MyVLM.from_pretrained("tinyworld/llava", concepts=tmp_path)
+    assert list(vlm.concepts) == [taught.word]
+    assert caplog.text == ""
+    assert vlm.caption(pictures(taught.kit.present[:1])[0]).seen == (taught.word,)
+    MyVLM.from_pretrained("tinyworld/blip2", concepts=tmp_path)
+    assert f"{taught.word!r} was learned for another model than tinyworld/blip2" in caplog.text
+    with pytest.raises(MissingFileError, match="nowhere"):
+        MyVLM.from_pretrained("tinyworld/llava", concepts=tmp_path / "nowhere")
 
 
 def test_a_place_that_cannot_be_written(taught: Taught, tmp_path: Path) -> None:
@@ -227,3 +274,23 @@ def test_a_model_of_no_known_family() -> None:
         MyVLM.from_pretrained("tinyworld/lava")
     with pytest.raises(UnknownBackboneError, match="no/such-model"):
         MyVLM.from_pretrained("no/such-model")
+
+
+def test_a_processor_comes_from_where_its_model_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def model(name: str, **options: Any) -> Any:
+        asked["model"] = options
+        raise OSError("no hub")
+
+    monkeypatch.setattr(
+        AutoProcessor, "from_pretrained", lambda name, **options: asked.update(processor=options)
+    )
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", model)
+    with pytest.raises(UnknownBackboneError, match="no hub"):
+        MyVLM.from_pretrained(
+            "a/model", device="cuda:1", revision="v2", token="t", quantization_config="4 bits"
+        )
+    assert asked["processor"] == {"revision": "v2", "token": "t"}
+    more = {"quantization_config": "4 bits", "device_map": "cuda:1", "dtype": torch.bfloat16}
+    assert asked["model"] == asked["processor"] | more

@@ -22,6 +22,7 @@ from kit_task import CAPTION, CONCEPT, documents
 from myvlm import MyVLM
 from myvlm.errors import ConceptFileError, InputError
 from myvlm.evaluation import kits, lmms, vlmeval
+from myvlm.library import ConceptLibrary
 
 HERE = Path(__file__).parent
 WORKED = HERE.parent / "concepts" / "ulmo-mug"
@@ -122,14 +123,14 @@ def test_vlmevalkit_is_answered_in_the_same_words(
 def test_a_concept_of_another_model_is_refused_before_anything_is_answered(
     library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MyVLM, "from_pretrained", classmethod(lambda cls, name, **_: _other(name)))
+    monkeypatch.setattr(MyVLM, "from_pretrained", lambda name, concepts, **_: _other(name, concepts))
     with pytest.raises(ConceptFileError, match="tinyworld/llava"):
         kits.open_personalized("tinyworld/other", concepts=library)
 
 
-def _other(name: str) -> Any:
+def _other(name: str, concepts: Path) -> Any:
     backbone = SimpleNamespace(name=name, dim=8, fingerprint=lambda: "another")
-    return SimpleNamespace(backbone=backbone, concepts=SimpleNamespace(device="cpu"))
+    return SimpleNamespace(backbone=backbone, concepts=ConceptLibrary.load(concepts))
 
 
 @pytest.mark.parametrize(

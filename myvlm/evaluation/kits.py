@@ -13,7 +13,6 @@ from typing import Any
 from myvlm.api import MyVLM
 from myvlm.errors import InputError
 from myvlm.images import ImageSource
-from myvlm.library import ConceptLibrary
 
 TAKEN = (
     *("max_new_tokens", "min_new_tokens", "num_beams", "length_penalty", "repetition_penalty"),
@@ -46,13 +45,9 @@ def open_personalized(
     >>> len(open_personalized("tinyworld/llava", device="cpu").concepts)
     0
     """
-    vlm = MyVLM.from_pretrained(pretrained, device=device, dtype=dtype, encoder=encoder)
-    if concepts is not None:
-        vlm.concepts = ConceptLibrary.load(concepts, device=vlm.concepts.device)
-        for identifier in vlm.concepts:
-            vlm.concepts[identifier].embedding_for(
-                vlm.backbone.name, vlm.backbone.fingerprint(), vlm.backbone.dim
-            )
+    vlm = MyVLM.from_pretrained(pretrained, device=device, dtype=dtype, encoder=encoder, concepts=concepts)
+    for concept in vlm.concepts.values():
+        concept.embedding_for(vlm.backbone.name, vlm.backbone.fingerprint(), vlm.backbone.dim)
     return vlm
 
 

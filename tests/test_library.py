@@ -141,6 +141,17 @@ def test_heads_of_another_kind_of_windows_work_side_by_side(library: ConceptLibr
     assert [one.identifier for one in library.recognise(scene(1)[0])[0]] == ["sks", "ohwx", "zwx", "whole"]
 
 
+def test_one_that_is_replaced_by_a_head_of_another_gate_keeps_its_scores(heads: dict[str, ObjectHead]) -> None:
+    whole = ObjectHead("fake/library", crops="none").fit(scenes(0, 3))
+    library = ConceptLibrary([_concept("sks", whole), _concept("ohwx", heads["ohwx"])])
+    library.replace(_concept("sks", heads["sks"]))
+    picture = scene(1002, colour="red")[0]
+    [found] = library.recognise(picture)
+    assert [one.identifier for one in found] == ["sks", "ohwx"]
+    assert [one.identifier for one in found.present] == ["sks"]
+    assert found[0].probability == heads["sks"].score(picture)[0].probability
+
+
 def test_unknown_concepts_list_the_known(library: ConceptLibrary) -> None:
     for use in (lambda: library["x"], lambda: library.remove("x"), lambda: library.rename("x", "y")):
         with pytest.raises(UnknownConceptError, match="sks, ohwx, zwx") as caught:

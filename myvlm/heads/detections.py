@@ -69,8 +69,6 @@ def merge(width: int, parts: Sequence[tuple[npt.NDArray[np.int64], GateScores]],
         parts: for each gate the columns of its heads, and its scores.
         pictures: N.
     """
-    if len(parts) == 1:
-        return parts[0][1]  # one gate has all columns, in order
     probabilities: FloatArray = np.empty((pictures, width), dtype=np.float32)
     present, unsure = np.empty((pictures, width), dtype=bool), np.zeros((pictures, width), dtype=bool)
     boxes: npt.NDArray[Any] = np.empty((pictures, width, 4), dtype=np.float32)

@@ -1,6 +1,7 @@
 """The concept folder on disk: what `concept.json` says, and tensor files with their digests.
 
-Plain data only: JSON and safetensors, never pickle, never a class name. Imports `errors` and the head's meta.
+Plain data only: JSON and safetensors, never pickle, never a class name. Imports `errors`, `folders`,
+`images` and the head's meta.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +23,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from myvlm.errors import ConceptFileError, MissingFileError, NotWritableError
-from myvlm.folders import replacing
+from myvlm.folders import folders_in, leftovers, replacing, settled
 from myvlm.heads.base import HeadMeta
+from myvlm.images import natural_key
 
 FORMAT_VERSION = 1
 RECORD = "concept.json"
@@ -95,9 +98,20 @@ def pack(tensors: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, str]:
 def is_concept_folder(path: Path) -> bool:
     """Whether a folder calls itself a concept, of whatever version."""
     try:
-        return "format_version" in _parse(path / RECORD)
+        return settled(path.resolve()) and "format_version" in _parse(path / RECORD)
     except (OSError, ConceptFileError):
         return False
+
+
+def concept_folders(folder: str | PathLike[str]) -> list[Path]:
+    """The concept folders that lie in a folder, whole or not, in natural order; hidden ones are passed over.
+
+    There are none in a folder that is not there.
+    """
+    if not os.path.isdir(folder):
+        return []
+    inside = [os.path.join(folder, name) for name in sorted(folders_in(Path(folder)), key=natural_key)]
+    return [Path(one) for one in inside if os.path.exists(os.path.join(one, RECORD))]
 
 
 def read_record(path: Path) -> ConceptRecord:
@@ -117,7 +131,7 @@ def read_record(path: Path) -> ConceptRecord:
 
 def _explain(path: Path) -> ConceptRecord:
     """Read `concept.json` step by step, and say at which one it fails. Raises as `read_record` does."""
-    if not path.exists():
+    if not settled(path.resolve()):
         raise MissingFileError(
             f"There is no concept folder {path}.",
             got="nothing at that path",
@@ -211,30 +225,35 @@ def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) 
         ) from error
 
 
-def erase_folder(path: Path, spoken: str) -> None:
-    """Delete a concept folder with all that is in it, and check that it is gone.
+def erase_folder(path: Path, spoken: str) -> bool:
+    """Delete a concept folder with all that is in it, and check that it is gone; whether there was any.
+
+    What writers that were cut off left beside it goes too.
 
     Raises:
         NotWritableError: it is not the folder of that concept (any more), or something of it remains.
     """
-    if not path.exists():
-        return
-    if not is_concept_folder(path) or _parse(path / RECORD).get("spoken") != spoken:
+    target = path.resolve()
+    if settled(target) and (not is_concept_folder(target) or _parse(target / RECORD).get("spoken") != spoken):
         raise NotWritableError(
             f"{path} is not erased: it does not hold this concept any more.",
             got="another concept, or none",
             expected=f"the folder of {spoken!r}",
             fix="look at it, and delete it by hand",
         )
-    shutil.rmtree(path.resolve(), ignore_errors=True)
+    doomed = [one for one in (target, *leftovers(target)) if one.exists()]
+    for one in doomed:
+        shutil.rmtree(one, ignore_errors=True)
     path.unlink(missing_ok=True) if path.is_symlink() else None
-    if path.exists():
-        raise NotWritableError(
-            f"{path} could not be erased whole.",
-            got=", ".join(sorted(one.name for one in path.rglob("*"))[:5]) or "an empty folder",
-            expected="nothing",
-            fix="delete it by hand; the concept is still in the library",
-        )
+    for one in doomed:
+        if one.exists():
+            raise NotWritableError(
+                f"{one} could not be erased whole.",
+                got=", ".join(sorted(inside.name for inside in one.rglob("*"))[:5]) or "an empty folder",
+                expected="nothing",
+                fix="delete it by hand; the concept is still in the library",
+            )
+    return bool(doomed)
 
 
 def _parse(file: Path) -> dict[str, Any]:
@@ -252,7 +271,7 @@ def _parse(file: Path) -> dict[str, Any]:
 
 
 def _keep_what_is_the_users(target: Path, fresh: Path, new_photos: bool) -> None:
-    if not target.exists():
+    if not settled(target):
         return
     if not target.is_dir() or (any(target.iterdir()) and not is_concept_folder(target)):
         raise NotWritableError(

@@ -1,35 +1,86 @@
-"""A folder written whole or not at all: beside its place first, then renamed into it."""
+"""A folder written whole or not at all: beside its place first, then renamed into it.
+
+Beside a folder NAME, `.NAME.….part` is being written or deleted, and `.NAME.….old` is what NAME held, whole,
+while another takes its place. What a writer that was killed left of these is made good by whoever comes next.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
 _log = logging.getLogger(__name__)
 
+PART, OLD = ".part", ".old"
+TRIES = 50
+STALE = 3600  # seconds after which nobody is still at work on a part
+
+_BESIDE = re.compile(r"\.(.+)\.[0-9a-f]{12}\.(?:part|old)")
+
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
     """Hand out a fresh, empty folder that takes the place of `target` when the block ends well.
 
-    If the block or the renaming fails, `target` is as it was and nothing new is left, not even parents.
+    If the block or the renaming fails, `target` is as it was and nothing new is left, not even parents. Of
+    several writers at once each has its turn, and the last one's folder stays.
 
     Raises:
         OSError: the place cannot be written.
     """
     with _made(target.parent):
-        fresh = target.parent / f".{target.name[:100]}.{uuid4().hex[:12]}.part"  # a rename stays on one disk
+        fresh = _beside(target, PART)
         try:
             fresh.mkdir()
             yield fresh
             _swap(fresh, target)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+            settled(target)
+
+
+def settled(target: Path) -> bool:
+    """Whether a folder is there, once what writers have left beside it is made good.
+
+    What was moved aside is put back where nothing has taken its place, and deleted where something has.
+    """
+    beside = leftovers(target)  # before looking: what is moved aside later is another writer's
+    aside = [one for one in beside if one.suffix == OLD]
+    for one in aside:
+        if target.exists():
+            break
+        with contextlib.suppress(OSError):
+            os.replace(one, target)
+    there = target.exists()
+    stale = [one for one in beside if one.suffix == PART and time.time() - _changed(one) > STALE]
+    for one in [*aside, *stale] if there else stale:
+        _discard(one)
+    return there
+
+
+def leftovers(target: Path) -> list[Path]:
+    """The parts and the olds that stand beside a folder, the newest first."""
+    with contextlib.suppress(OSError):
+        beside = [_BESIDE.fullmatch(name) for name in os.listdir(target.parent)]
+        found = [target.parent / one[0] for one in beside if one and one[1] == target.name]
+        return sorted(found, key=_changed, reverse=True)
+    return []
+
+
+def folders_in(parent: Path) -> list[str]:
+    """The names of the folders in a folder, each settled; hidden ones are passed over."""
+    with os.scandir(parent) as entries:
+        names = {one.name for one in entries if one.is_dir()}
+    beside = {one[1] for one in map(_BESIDE.fullmatch, names) if one}
+    names |= {name for name in beside if settled(parent / name)}
+    return [name for name in names if not name.startswith(".")]
 
 
 @contextlib.contextmanager
@@ -46,17 +97,38 @@ def _made(parent: Path) -> Iterator[None]:
         raise
 
 
+def _beside(target: Path, ending: str) -> Path:
+    return target.parent / f".{target.name}.{uuid4().hex[:12]}{ending}"  # a rename stays on one disk
+
+
 def _swap(fresh: Path, target: Path) -> None:
-    if not target.exists():
-        os.replace(fresh, target)
-        return
-    aside = fresh.with_suffix(".old")
-    os.replace(target, aside)
+    for left in reversed(range(TRIES)):
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(target, _beside(target, OLD))
+            os.replace(fresh, target)
+            return
+        except OSError:
+            if not left or not target.exists():
+                raise  # else another writer was quicker: its folder makes room in turn
+
+
+def _changed(folder: Path) -> float:
+    """When it was written or renamed, in seconds; what is gone is as good as new."""
     try:
-        os.replace(fresh, target)
-    except BaseException:
-        os.replace(aside, target)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-    if aside.exists():
-        _log.warning("what was replaced could not be deleted, please delete %s", aside)
+        return folder.stat().st_ctime
+    except OSError:
+        return time.time()
+
+
+def _discard(folder: Path) -> None:
+    doomed = folder.with_suffix(PART)
+    try:
+        os.replace(folder, doomed)  # what is called old is whole, also while it is deleted
+    except FileNotFoundError:
+        return  # another process was quicker
+    except OSError:
+        doomed = folder
+    shutil.rmtree(doomed, ignore_errors=True)
+    if doomed.exists():
+        _log.warning("what was replaced could not be deleted, please delete %s", doomed)

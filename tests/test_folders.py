@@ -1,0 +1,164 @@
+"""Folders that are replaced whole: by several writers at once, and after a writer was killed half way."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from myvlm import folders
+from myvlm.concept import Concept
+from myvlm.concept_folder import concept_folders, erase_folder, is_concept_folder
+from myvlm.errors import NotWritableError
+from myvlm.folders import folders_in, replacing, settled
+
+OLD, PART = ".sks-mug.0123456789ab.old", ".sks-mug.0123456789ab.part"
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(one.name for one in folder.iterdir())
+
+
+def _write(target: Path, text: str) -> None:
+    with replacing(target) as fresh:
+        (fresh / "a").write_text(text)
+
+
+@pytest.fixture
+def cut_off(saved: Path) -> Path:
+    """As a kill between the two renamings leaves it: the concept is moved aside, and its place is empty."""
+    return saved.rename(saved.with_name(OLD))
+
+
+def test_a_writer_that_another_one_overtakes_has_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "c"
+    _write(target, "first")
+    replace, overtaken = os.replace, []
+
+    def late(source: Path, place: Path) -> None:
+        if place == target and not overtaken:
+            overtaken.append(source)
+            _write(target, "second")
+        replace(source, place)
+
+    monkeypatch.setattr(folders.os, "replace", late)
+    _write(target, "third")
+    assert overtaken
+    assert (target / "a").read_text() == "third"
+    assert _names(tmp_path) == ["c"]
+
+
+def test_writers_and_readers_at_once_leave_one_whole_folder(tmp_path: Path) -> None:
+    target = tmp_path / "c"
+    _write(target, "0")
+    failed: list[OSError] = []
+    busy = threading.Event()
+
+    def write(text: str) -> None:
+        try:
+            for _ in range(60):
+                _write(target, text)
+        except OSError as error:
+            failed.append(error)
+
+    def read() -> None:
+        while not busy.is_set():
+            settled(target)
+
+    writers = [threading.Thread(target=write, args=(text,)) for text in "12"]
+    reader = threading.Thread(target=read)
+    for one in [reader, *writers]:
+        one.start()
+    for one in writers:
+        one.join()
+    busy.set()
+    reader.join()
+    assert failed == []
+    assert (target / "a").read_text() in "12"
+    assert _names(tmp_path) == ["c"]
+
+
+def test_a_place_that_stays_taken_is_an_error_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "c"
+    _write(target, "first")
+    replace = os.replace
+
+    def never(source: Path, place: Path) -> None:
+        if place == target and source.suffix == folders.PART:
+            replace(next(tmp_path.glob(".c.*.old")), target)
+            raise OSError(39, "Directory not empty")
+        replace(source, place)
+
+    monkeypatch.setattr(folders.os, "replace", never)
+    with pytest.raises(OSError, match="not empty"):
+        _write(target, "second")
+    assert (target / "a").read_text() == "first"
+    assert _names(tmp_path) == ["c"]
+
+
+@pytest.mark.parametrize("use", ["load", "list", "ask", "save"])
+def test_what_a_killed_writer_moved_aside_is_put_back(cut_off: Path, concept: Concept, use: str) -> None:
+    place, saved = cut_off.parent, cut_off.with_name("sks-mug")
+    (cut_off / "notes.txt").write_text("mine")
+    if use == "load":
+        assert Concept.load(saved).identifier == "sks"
+    elif use == "list":
+        assert concept_folders(place) == [saved]
+    elif use == "ask":
+        assert is_concept_folder(saved)
+    else:
+        concept.save(saved)
+    assert _names(place) == ["sks-mug"]
+    assert (saved / "notes.txt").read_text() == "mine"
+
+
+def test_what_was_replaced_is_never_put_back(cut_off: Path, concept: Concept) -> None:
+    place, saved = cut_off.parent, cut_off.with_name("sks-mug")
+    concept.category = "cup"
+    concept.save(place / "new").rename(saved)
+    assert Concept.load(saved).category == "cup"
+    assert folders_in(place) == ["sks-mug"]
+    assert _names(place) == ["sks-mug"]
+    assert Concept.load(saved).category == "cup"
+
+
+def test_parts_stay_while_somebody_may_be_at_work_on_them(
+    saved: Path, concept: Concept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    neighbours = [".sks-mug.notes.old", ".sks.0123456789ab.part"]
+    for name in (PART, *neighbours):
+        (saved.parent / name).mkdir()
+    concept.save(saved)
+    assert _names(saved.parent) == sorted([PART, "sks-mug", *neighbours])
+    monkeypatch.setattr(folders, "STALE", -1)
+    concept.save(saved)
+    assert _names(saved.parent) == sorted(["sks-mug", *neighbours])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_erasing_takes_what_writers_left(saved: Path, there: bool) -> None:
+    for name in (OLD, PART):
+        (saved.parent / name).mkdir()
+        (saved.parent / name / "head.safetensors").write_bytes(b"a face")
+    if not there:
+        saved.rename(saved.parent / "elsewhere")
+        (saved.parent / OLD / "head.safetensors").unlink()
+        (saved.parent / OLD).rmdir()
+    assert erase_folder(saved, "sks")
+    assert _names(saved.parent) == ([] if there else ["elsewhere"])
+    assert not erase_folder(saved, "sks")
+
+
+def test_erasing_what_only_stands_aside_looks_at_it_first(cut_off: Path) -> None:
+    saved = cut_off.with_name("sks-mug")
+    with pytest.raises(NotWritableError, match="does not hold this concept"):
+        erase_folder(saved, "ohwx")
+    assert _names(saved.parent) == ["sks-mug"]
+    assert erase_folder(saved, "sks")
+    assert _names(saved.parent) == []

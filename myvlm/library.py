@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.concept import Concept, check_identifier
-from myvlm.concept_folder import RECORD, erase_folder
+from myvlm.concept_folder import concept_folders, erase_folder
 from myvlm.errors import ConceptExistsError, MissingFileError, UnknownConceptError
 from myvlm.heads import Gate, Head
 from myvlm.heads.base import RenewableGate
 from myvlm.heads.detections import Detections, merge
-from myvlm.images import ImageSources, load_images, natural_key
+from myvlm.images import ImageSources, load_images
 
 Group: TypeAlias = tuple[type[Head], Hashable]
 
@@ -71,13 +71,18 @@ class ConceptLibrary(Mapping[str, Concept]):
             MissingFileError: there is no such folder.
             ConceptExistsError, ConceptFileError, UnknownHeadError: see `add_all`.
         """
+        if not os.path.isdir(folder):
+            raise MissingFileError(
+                f"There is no folder {folder}.",
+                got="a file" if os.path.exists(folder) else "nothing at that path",
+                expected="a folder of concept folders",
+                fix="check the path, or save concepts there first",
+            )
         collecting = gc.isenabled()
         gc.disable()  # all that is made here stays; walking it again and again takes a fifth of the time
         try:
-            return cls(
-                (Concept.load(one, device=device, lazy=True) for one in concept_folders(folder)),
-                device=device,
-            )
+            inside = concept_folders(Path(folder).resolve())
+            return cls((Concept.load(one, device=device, lazy=True) for one in inside), device=device)
         finally:
             if collecting:
                 gc.enable()
@@ -295,25 +300,6 @@ class ConceptLibrary(Mapping[str, Concept]):
                 for one, members in self._groups.items()
             }
         return self._columns[group]
-
-
-def concept_folders(folder: str | PathLike[str]) -> list[Path]:
-    """The concept folders that lie in a folder, in natural order; hidden ones are passed over.
-
-    Raises:
-        MissingFileError: there is no such folder.
-    """
-    if not os.path.isdir(folder):
-        raise MissingFileError(
-            f"There is no folder {folder}.",
-            got="a file" if os.path.exists(folder) else "nothing at that path",
-            expected="a folder of concept folders",
-            fix="check the path, or save concepts there first",
-        )
-    with os.scandir(Path(folder).resolve()) as entries:
-        inside = [one.path for one in entries if one.is_dir() and not one.name.startswith(".")]
-    found = [one for one in inside if os.path.exists(os.path.join(one, RECORD))]
-    return [Path(one) for one in sorted(found, key=natural_key)]
 
 
 def _with_another_key(

@@ -16,8 +16,8 @@ from myvlm.concept_folder import (
     CARD,
     HEAD_FILE,
     PHOTOS,
-    RECORD,
     ConceptRecord,
+    concept_folders,
     embedding_file,
     erase_folder,
     is_concept_folder,
@@ -88,14 +88,6 @@ def entries(collection: Path) -> list[Entry]:
                 fix="move one of the two folders elsewhere",
             )
     return list(found.values())
-
-
-def concept_folders(collection: Path) -> list[Path]:
-    """The folders in it that call themselves concepts, whole or not; hidden ones are passed over."""
-    if not collection.is_dir():
-        return []
-    inside = sorted(one for one in collection.iterdir() if one.is_dir() and not one.name.startswith("."))
-    return [one for one in inside if (one / RECORD).exists()]
 
 
 def find(collection: Path, identifier: str) -> Entry:

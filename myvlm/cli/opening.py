@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from myvlm.cli import collection
 from myvlm.cli.options import Dtype
 from myvlm.cli.screen import Screen
+from myvlm.concept_folder import concept_folders
 from myvlm.errors import ConceptFileError, InputError, MissingFileError
 
 if TYPE_CHECKING:
@@ -37,10 +38,10 @@ def chosen_folders(folders: Sequence[Path] | None) -> list[tuple[Path, bool]]:
         MissingFileError: one that was named is not there, or holds no concept.
     """
     if folders is None:
-        return [(one, False) for one in collection.concept_folders(collection.DEFAULT)]
+        return [(one, False) for one in concept_folders(collection.DEFAULT)]
     found: list[tuple[Path, bool]] = []
     for folder in folders:
-        inside = collection.concept_folders(folder)
+        inside = concept_folders(folder)
         if (folder / "concept.json").exists() or not folder.is_dir():
             found.append((folder, True))  # what is no concept folder says so when it is loaded
         elif inside:

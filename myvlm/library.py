@@ -5,8 +5,8 @@ Everything is checked before anything is changed. Imports `errors`, `images`, `c
 
 from __future__ import annotations
 
-import dataclasses
 import gc
+import logging
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from itertools import islice
@@ -25,11 +25,13 @@ from myvlm.heads.base import RenewableGate
 from myvlm.heads.detections import Detections, merge
 from myvlm.images import ImageSources, load_images
 
+_log = logging.getLogger(__name__)
+
 Group: TypeAlias = tuple[type[Head], Hashable]
 
 
 class ConceptLibrary(Mapping[str, Concept]):
-    """Concepts by identifier, in the order in which they were added.
+    """Concepts by identifier, in the order in which they were added; themselves, not copies of them.
 
     Args:
         concepts: concepts or concept folders to begin with.
@@ -188,17 +190,17 @@ class ConceptLibrary(Mapping[str, Concept]):
 
         Args:
             identifier: of the concept.
-            erase: also delete its folder with all that is in it, and check that it is gone. Copies that were
-                made elsewhere are not known here. A concept that was never saved has nothing to erase.
+            erase: also delete its folder with all that is in it, and check that it is gone. That is the one
+                it was last loaded from or saved to; copies elsewhere are not known here. If it was never
+                saved, or its folder is gone, it is removed and a warning logged that nothing was erased.
 
         Raises:
             UnknownConceptError: it is not here.
             NotWritableError: the folder could not be erased; the concept is still in the library.
         """
         concept = self[identifier]
-        if erase and concept.folder is not None:
-            erase_folder(concept.folder, concept.spoken)
-            concept.folder = None
+        if erase:
+            _erase(concept)
         del self._concepts[identifier]
         del self._folded[identifier.casefold()]
         self._leave(_group(concept), identifier)
@@ -206,7 +208,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         return concept
 
     def rename(self, old: str, new: str) -> Concept:
-        """Call a concept by another word; its head, its embeddings and its place in the order stay.
+        """Call a concept by another word, whoever holds it; its head, embeddings and place in the order stay.
 
         An embedding goes on making the model say the word that it learned, kept as `concept.spoken`; whoever
         shows the text replaces that word (`myvlm.concept.replace_word`). Learn again to be rid of it. On disk
@@ -222,12 +224,12 @@ class ConceptLibrary(Mapping[str, Concept]):
         if old == new:
             return concept
         self.check_free(new, but=old)
-        renamed = dataclasses.replace(concept, identifier=new)
         group = _group(concept)
-        self._concepts = _with_another_key(self._concepts, old, new, renamed)
-        self._groups[group] = _with_another_key(self._groups[group], old, new, renamed)
+        self._concepts = _with_another_key(self._concepts, old, new, concept)
+        self._groups[group] = _with_another_key(self._groups[group], old, new, concept)
         self._folded = {key.casefold(): key for key in self._concepts}
-        return renamed
+        concept.identifier = new
+        return concept
 
     def check_free(self, identifier: str, *, but: str | None = None) -> None:
         """Raise ConceptExistsError if a concept other than `but` has the identifier, in whatever case."""
@@ -307,6 +309,13 @@ def _with_another_key(
 ) -> dict[str, Concept]:
     """The same order, with another key and value in one place."""
     return {(new if key == old else key): (concept if key == old else one) for key, one in concepts.items()}
+
+
+def _erase(concept: Concept) -> None:
+    if concept.folder is None or not erase_folder(concept.folder, concept.spoken):
+        why = f"nothing is at {concept.folder}" if concept.folder else "no folder of it is known"
+        _log.warning("nothing on disk was erased of %r: %s", concept.identifier, why)
+    concept.folder = None
 
 
 def _group(concept: Concept) -> Group:

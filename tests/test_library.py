@@ -141,7 +141,7 @@ def test_heads_of_another_kind_of_windows_work_side_by_side(library: ConceptLibr
     assert [one.identifier for one in library.recognise(scene(1)[0])[0]] == ["sks", "ohwx", "zwx", "whole"]
 
 
-def test_one_that_is_replaced_by_a_head_of_another_gate_keeps_its_scores(heads: dict[str, ObjectHead]) -> None:
+def test_one_that_moves_to_another_gate_keeps_its_scores(heads: dict[str, ObjectHead]) -> None:
     whole = ObjectHead("fake/library", crops="none").fit(scenes(0, 3))
     library = ConceptLibrary([_concept("sks", whole), _concept("ohwx", heads["ohwx"])])
     library.replace(_concept("sks", heads["sks"]))
@@ -164,16 +164,15 @@ def test_unknown_concepts_list_the_known(library: ConceptLibrary) -> None:
 def test_rename_keeps_head_order_and_the_spoken_word(
     library: ConceptLibrary, heads: dict[str, ObjectHead]
 ) -> None:
-    original = library["ohwx"]
+    original, embeddings = library["ohwx"], library["ohwx"].embeddings
     picture = scene(1000, colour="lime")[0]
     before = library.recognise(picture)[0]
     renamed = library.rename("ohwx", "my mug")
     assert list(library) == ["sks", "my mug", "zwx"]
-    assert library["my mug"] is renamed
+    assert library["my mug"] is renamed is original, "who holds the concept goes on holding the library's"
     assert renamed.head is heads["ohwx"]
-    assert renamed.embeddings is original.embeddings
+    assert renamed.embeddings is embeddings
     assert (renamed.identifier, renamed.spoken) == ("my mug", "ohwx")
-    assert original.identifier == "ohwx", "who holds the concept elsewhere still knows it"
     after = library.recognise(picture)[0]
     assert [one.identifier for one in after] == ["sks", "my mug", "zwx"]
     assert [one.probability for one in after] == [one.probability for one in before]
@@ -186,7 +185,7 @@ def test_impossible_renames_change_nothing(library: ConceptLibrary) -> None:
     for new, error in (("sks", ConceptExistsError), ("ZWX", ConceptExistsError), ("a/b", InputError)):
         with pytest.raises(error):
             library.rename("ohwx", new)
-    assert list(library) == ["sks", "ohwx", "zwx"]
+    assert [one.identifier for one in library.values()] == list(library) == ["sks", "ohwx", "zwx"]
     assert library.rename("sks", "sks") is library["sks"]
 
 
@@ -194,6 +193,29 @@ def test_rename_survives_saving(library: ConceptLibrary, tmp_path: Path) -> None
     library.rename("sks", "mug").save(tmp_path / "mug")
     again = Concept.load(tmp_path / "mug")
     assert (again.identifier, again.spoken) == ("mug", "sks")
+
+
+def test_erase_finds_what_was_saved_after_a_rename(library: ConceptLibrary, tmp_path: Path) -> None:
+    mug = library["sks"]
+    library.rename("sks", "cup")
+    folder = mug.save(tmp_path / "cup")
+    library.remove("cup", erase=True)
+    assert not folder.exists()
+    assert mug.folder is None
+
+
+def test_erase_says_where_nothing_was_erased(
+    library: ConceptLibrary, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    library["sks"].save(tmp_path / "sks").rename(tmp_path / "elsewhere")
+    library["ohwx"].save(tmp_path / "ohwx")
+    library.remove("ohwx", erase=True)
+    assert caplog.messages == []
+    library.remove("sks", erase=True)
+    library.remove("zwx", erase=True)
+    assert len(library) == 0
+    assert "nothing on disk was erased of 'sks': nothing is at" in caplog.messages[0]
+    assert caplog.messages[1] == "nothing on disk was erased of 'zwx': no folder of it is known"
 
 
 def test_erase_deletes_the_folder_and_checks(heads: dict[str, ObjectHead], tmp_path: Path) -> None:
@@ -204,8 +226,6 @@ def test_erase_deletes_the_folder_and_checks(heads: dict[str, ObjectHead], tmp_p
     assert not folder.exists()
     assert list(tmp_path.iterdir()) == []
     assert len(library) == 0
-    library.add(_concept("sks", heads["sks"]))
-    library.remove("sks", erase=True)  # never saved: nothing to erase
     kept = _concept("sks", heads["sks"]).save(tmp_path / "sks")
     ConceptLibrary([kept]).remove("sks")
     assert kept.exists()

@@ -57,7 +57,7 @@ class MissingFileError(InputError, FileNotFoundError):
 
 
 class ConceptExistsError(InputError):
-    """The identifier is already taken in this library."""
+    """The identifier, or the word that models were taught, is already taken in this library."""
 
 
 class UnknownConceptError(MyVLMError, KeyError):

@@ -24,6 +24,7 @@ from myvlm.heads import Gate, Head
 from myvlm.heads.base import RenewableGate
 from myvlm.heads.detections import Detections, merge
 from myvlm.images import ImageSources, load_images
+from myvlm.words import folded
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ Group: TypeAlias = tuple[type[Head], Hashable]
 
 class ConceptLibrary(Mapping[str, Concept]):
     """Concepts by identifier, in the order in which they were added; themselves, not copies of them.
+
+    A concept has two words, its identifier and the one that models were taught (`spoken`), which differ once
+    it is renamed. No word is that of two concepts, in whatever case: a text could not say which is meant.
 
     Args:
         concepts: concepts or concept folders to begin with.
@@ -51,7 +55,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         self.device = device
         self._told: Callable[[Iterable[Concept]], None] | None = None
         self._concepts: dict[str, Concept] = {}
-        self._folded: dict[str, str] = {}  # a sentence cannot tell Anna from ANNA
+        self._taken: dict[str, str] = {}  # each word, folded → the identifier of the concept that has it
         self._groups: dict[Group, dict[str, Concept]] = {}
         self._gates: dict[Group, Gate] = {}
         self._outdated: set[Group] = set()  # their gates lack heads, or have some too many
@@ -125,7 +129,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         """Add a concept, or load one from its folder; the others are not touched.
 
         Raises:
-            ConceptExistsError: the identifier is taken, in whatever case it is written.
+            ConceptExistsError: its identifier or its spoken word is taken, in whatever case it is written.
             NotFittedError: its head has learned nothing.
             MissingFileError, ConceptFileError, UnknownHeadError: see `Concept.load`.
         """
@@ -137,13 +141,15 @@ class ConceptLibrary(Mapping[str, Concept]):
         Raises:
             ConceptExistsError, NotFittedError, MissingFileError, ConceptFileError: see `add`.
         """
-        new: dict[str, Concept] = {}
+        new: list[Concept] = []
+        taken: dict[str, Concept] = {}
         groups: dict[Group, dict[str, Concept]] = {}
         for one in concepts_or_paths:
             concept = one if isinstance(one, Concept) else Concept.load(one, device=self.device)
-            self.check_free(concept.identifier)
-            self._check_new(concept, new)
-            new[concept.identifier.casefold()] = concept
+            self.check_free(concept.identifier, concept.spoken)
+            _check_new(concept, taken)
+            new.append(concept)
+            taken |= dict.fromkeys(_words(concept), concept)
             groups.setdefault(_group(concept), {})[concept.identifier] = concept
         gates = {}
         for group, members in groups.items():
@@ -156,22 +162,23 @@ class ConceptLibrary(Mapping[str, Concept]):
             else:
                 self._gates[group] = gates[group]
             self._groups.setdefault(group, {}).update(members)
-        for folded, concept in new.items():
-            self._concepts[concept.identifier] = concept
-            self._folded[folded] = concept.identifier
+        self._concepts |= {concept.identifier: concept for concept in new}
+        self._taken |= {word: concept.identifier for word, concept in taken.items()}
         self._columns.clear()
         if self._told:
-            self._told(new.values())
-        return list(new.values())
+            self._told(new)
+        return new
 
     def replace(self, concept: Concept) -> Concept:
         """Put a concept in the place of the one that has its identifier, which is handed over.
 
         Raises:
             UnknownConceptError: there is none.
+            ConceptExistsError: its spoken word is that of another one.
             NotFittedError: its head has learned nothing; the library is as it was.
         """
         old, identifier = self[concept.identifier], concept.identifier
+        self.check_free(concept.spoken, but=identifier)
         before, after = _group(old), _group(concept)
         siblings = [one for one in self._groups.get(after, {}).values() if one is not old]
         _gate_of([*siblings[:1], concept])  # fails here and now if they cannot be scored with each other
@@ -181,6 +188,8 @@ class ConceptLibrary(Mapping[str, Concept]):
             self._leave(before, identifier)
             self._groups.setdefault(after, {})[identifier] = concept
         self._concepts = _with_another_key(self._concepts, identifier, identifier, concept)
+        self._free_words(identifier, old)
+        self._taken |= dict.fromkeys(_words(concept), identifier)
         self._outdate(after)
         self._columns.clear()
         return old
@@ -202,7 +211,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         if erase:
             _erase(concept)
         del self._concepts[identifier]
-        del self._folded[identifier.casefold()]
+        self._free_words(identifier, concept)
         self._leave(_group(concept), identifier)
         self._columns.clear()
         return concept
@@ -216,7 +225,7 @@ class ConceptLibrary(Mapping[str, Concept]):
 
         Raises:
             UnknownConceptError: there is no `old`.
-            ConceptExistsError: `new` is taken.
+            ConceptExistsError: `new` is a word of another concept.
             InputError: `new` cannot be an identifier.
         """
         concept = self[old]
@@ -227,30 +236,27 @@ class ConceptLibrary(Mapping[str, Concept]):
         group = _group(concept)
         self._concepts = _with_another_key(self._concepts, old, new, concept)
         self._groups[group] = _with_another_key(self._groups[group], old, new, concept)
-        self._folded = {key.casefold(): key for key in self._concepts}
+        self._free_words(old, concept)
         concept.identifier = new
+        self._taken |= dict.fromkeys(_words(concept), new)
         return concept
 
-    def check_free(self, identifier: str, *, but: str | None = None) -> None:
-        """Raise ConceptExistsError if a concept other than `but` has the identifier, in whatever case."""
-        taken = self._folded.get(identifier.casefold())
-        if taken is not None and taken != but:
-            raise ConceptExistsError(
-                f"The identifier {identifier!r} is taken.",
-                got=taken,
-                expected="an identifier that differs from it in more than upper and lower case",
-                fix="rename or remove the other one first",
-            )
+    def check_free(self, *words: str, but: str | None = None) -> None:
+        """Raise ConceptExistsError if a concept other than `but` has one of the words, in whatever case."""
+        for word in words:
+            taken = self._taken.get(word.casefold())
+            if taken is not None and taken != but:
+                spoken = self[taken].spoken
+                raise ConceptExistsError(
+                    f"The word {word!r} is taken.",
+                    got=repr(taken) + (f", which was learned as {spoken!r}" if spoken != taken else ""),
+                    expected="a word that differs from those of the others in more than upper and lower case",
+                    fix="choose another identifier, or learn one of the two again with another word",
+                )
 
-    def _check_new(self, concept: Concept, new: Mapping[str, Concept]) -> None:
-        twin = new.get(concept.identifier.casefold())
-        if twin is not None:
-            raise ConceptExistsError(
-                f"Two of the concepts are called {concept.identifier!r}.",
-                got=" and ".join(str(one.folder or one.identifier) for one in (twin, concept)),
-                expected="one identifier for each concept",
-                fix="rename one of the two, or leave it out",
-            )
+    def _free_words(self, identifier: str, concept: Concept) -> None:
+        for word in folded(identifier, concept.spoken):
+            self._taken.pop(word, None)
 
     def recognise(self, images: ImageSources) -> list[Detections]:
         """For each picture one detection per concept, in the library's order, present or not.
@@ -309,6 +315,22 @@ def _with_another_key(
 ) -> dict[str, Concept]:
     """The same order, with another key and value in one place."""
     return {(new if key == old else key): (concept if key == old else one) for key, one in concepts.items()}
+
+
+def _words(concept: Concept) -> set[str]:
+    return folded(concept.identifier, concept.spoken)
+
+
+def _check_new(concept: Concept, taken: Mapping[str, Concept]) -> None:
+    for word in (concept.identifier, concept.spoken):
+        twin = taken.get(word.casefold())
+        if twin is not None:
+            raise ConceptExistsError(
+                f"Two of the concepts have the word {word!r}.",
+                got=" and ".join(str(one.folder or one.identifier) for one in (twin, concept)),
+                expected="words of its own for each concept: what it is called, and what it was learned with",
+                fix="learn one of the two again with another word, or leave it out",
+            )
 
 
 def _erase(concept: Concept) -> None:

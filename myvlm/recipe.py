@@ -33,13 +33,13 @@ def known_as(concept: Concept | str | PathLike[str], library: ConceptLibrary) ->
 
     Raises:
         MissingFileError, ConceptFileError: see `Concept.load`.
-        ConceptExistsError: the library has another concept of that identifier.
+        ConceptExistsError: a word of it is that of another concept in the library.
     """
     known = concept if isinstance(concept, Concept) else Concept.load(concept, device=library.device)
     for identifier, loaded in library.items():
         if loaded is known or (known.folder is not None and loaded.folder == known.folder):
             return known if loaded is known else dataclasses.replace(known, identifier=identifier)
-    library.check_free(known.identifier)
+    library.check_free(known.identifier, known.spoken)
     return known
 
 

@@ -38,6 +38,15 @@ def check_identifier(identifier: str) -> str:
     return identifier
 
 
+def folded(*words: str) -> set[str]:
+    """The words without their case: a sentence cannot tell Anna from ANNA.
+
+    >>> sorted(folded("Anna", "sks", "ANNA"))
+    ['anna', 'sks']
+    """
+    return {word.casefold() for word in words}
+
+
 def contains_word(text: str, word: str) -> bool:
     """Whether a word stands in the text as a word of its own, in any case.
 

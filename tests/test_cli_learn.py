@@ -164,6 +164,14 @@ def test_list_show_add_rename_remove(myvlm: Myvlm, taught: Taught) -> None:
     loaded = Concept.load("concepts/mug")
     assert (loaded.identifier, loaded.spoken) == ("Cuppa", taught.word)
     assert "Cuppa" in Path("concepts/mug/README.md").read_text()
+    for again in (
+        ["learn", taught.word, taught.photos, "--category", "mug"],
+        ["concepts", "add", taught.folder],
+    ):
+        refused = myvlm(*again)
+        assert refused.code == 2
+        assert "is taken" in refused.stderr
+        assert f"learned as '{taught.word}'" in refused.stderr
     removed = myvlm("concepts", "remove", "Cuppa", "--json")
     assert removed.document == {"removed": "Cuppa", "folder": "concepts/.removed/mug"}
     assert myvlm("concepts", "list", "--json").document["concepts"] == []
@@ -172,6 +180,17 @@ def test_list_show_add_rename_remove(myvlm: Myvlm, taught: Taught) -> None:
     erased = myvlm("concepts", "remove", "Cuppa", "--erase", "--json")
     assert erased.document["folders"] == ["concepts/mug", "concepts/.removed/mug"]
     assert files_under(Path("concepts")) == [".removed"]
+
+
+def test_two_that_were_learned_with_one_word_are_refused(myvlm: Myvlm, taught: Taught) -> None:
+    myvlm("concepts", "add", taught.folder)
+    myvlm("concepts", "rename", taught.word, "Cuppa")
+    shutil.copytree(taught.folder, "concepts/twin")
+    for words in (["concepts", "list"], ["caption", taught.photos]):
+        run = myvlm(*words)
+        assert run.code == 2
+        assert f"'{taught.word}'" in run.stderr
+    assert "mug and twin" in myvlm("concepts", "list").stderr
 
 
 def test_renaming_keeps_every_number_and_what_is_the_users(myvlm: Myvlm, taught: Taught) -> None:

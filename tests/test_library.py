@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,39 @@ def test_rename_survives_saving(library: ConceptLibrary, tmp_path: Path) -> None
     library.rename("sks", "mug").save(tmp_path / "mug")
     again = Concept.load(tmp_path / "mug")
     assert (again.identifier, again.spoken) == ("mug", "sks")
+
+
+def test_a_word_that_models_say_is_one_concepts_own(
+    library: ConceptLibrary, heads: dict[str, ObjectHead], tmp_path: Path
+) -> None:
+    library.rename("sks", "cup")
+    before = dict(library)
+    twin, other = _concept("vase", heads["zwx"]), _concept("zwx", heads["zwx"])
+    twin.spoken, other.spoken = "SKS", "sks"
+    refused: list[tuple[Callable[[], object], str]] = [
+        (
+            lambda: library.add(_concept("sks", heads["zwx"])),
+            "'sks' is taken(.|\n)*'cup', .* learned as 'sks'",
+        ),
+        (lambda: library.add(twin), "'SKS' is taken"),
+        (lambda: library.add_all([_concept("new", heads["zwx"]), twin]), "'SKS' is taken"),
+        (lambda: library.rename("zwx", "Sks"), "'Sks' is taken(.|\n)*another word"),
+        (lambda: library.replace(other), "'sks' is taken"),
+        (lambda: library.check_free("sks"), "'sks' is taken"),
+        (lambda: ConceptLibrary([twin, other]), "Two of the concepts have the word 'sks'(.|\n)*vase and zwx"),
+    ]
+    for use, message in refused:
+        with pytest.raises(ConceptExistsError, match=message):
+            use()
+        assert dict(library) == before
+    library.rename("cup", "sks")
+    library.remove("sks")
+    library.rename("zwx", "sks")
+    assert list(library) == ["ohwx", "sks"]
+    twin.save(tmp_path / "a")
+    other.save(tmp_path / "b")
+    with pytest.raises(ConceptExistsError, match=r"have the word(.|\n)*a and (.|\n)*b"):
+        ConceptLibrary.load(tmp_path)
 
 
 def test_erase_finds_what_was_saved_after_a_rename(library: ConceptLibrary, tmp_path: Path) -> None:

@@ -305,7 +305,7 @@ def test_the_head_stays_unless_its_encoder_changed(
 
 def test_a_concept_is_replaced_in_its_place(other: MyVLM, quick: MyVLM, folder: Path, kit: FewShot) -> None:
     concept = Concept.load(folder)
-    others = [dataclasses.replace(concept, identifier=name, folder=None) for name in ("first", "last")]
+    others = [dataclasses.replace(concept, identifier=n, spoken=n, folder=None) for n in ("first", "last")]
     other.concepts.add_all([others[0], folder, others[1]])
     learned = other.relearn(folder, progress=False)
     assert list(other.concepts) == ["first", kit.identifier, "last"]

@@ -31,8 +31,8 @@ from myvlm.errors import (
     NotWritableError,
     UnknownConceptError,
 )
-from myvlm.folders import replacing
-from myvlm.words import check_identifier
+from myvlm.folders import replacing, settled
+from myvlm.words import check_identifier, folded
 
 if TYPE_CHECKING:
     from myvlm.concept import Concept
@@ -51,6 +51,11 @@ class Entry:
     @property
     def identifier(self) -> str:
         return self.record.identifier
+
+    @property
+    def words(self) -> set[str]:
+        """What it is called and what it was learned with, folded; no other concept may have one of them."""
+        return folded(self.record.identifier, self.record.spoken)
 
 
 def chosen(collection: Path | None) -> Path:
@@ -74,20 +79,21 @@ def entries(collection: Path) -> list[Entry]:
 
     Raises:
         ConceptFileError: one of them cannot be read.
-        ConceptExistsError: two of them have one identifier.
+        ConceptExistsError: two of them have one word, which they are called or were learned with.
     """
-    found: dict[str, Entry] = {}
-    for folder in concept_folders(collection):
-        entry = Entry(folder, read_record(folder))
-        twin = found.setdefault(entry.identifier.casefold(), entry)
-        if twin is not entry:
-            raise ConceptExistsError(
-                f"Two concepts in {collection} are called {entry.identifier!r}.",
-                got=f"{twin.folder.name} and {folder.name}",
-                expected="one identifier for each concept",
-                fix="move one of the two folders elsewhere",
-            )
-    return list(found.values())
+    found = [Entry(folder, read_record(folder)) for folder in concept_folders(collection)]
+    taken: dict[str, Entry] = {}
+    for entry in found:
+        for word in entry.words:
+            twin = taken.setdefault(word, entry)
+            if twin is not entry:
+                raise ConceptExistsError(
+                    f"Two concepts in {collection} have the word {word!r}.",
+                    got=f"{twin.folder.name} and {entry.folder.name}",
+                    expected="words of its own for each: what it is called, and what it was learned with",
+                    fix="move one of the two folders elsewhere",
+                )
+    return found
 
 
 def find(collection: Path, identifier: str) -> Entry:
@@ -104,16 +110,17 @@ def find(collection: Path, identifier: str) -> Entry:
     )
 
 
-def check_free(collection: Path, identifier: str, *, but: Path | None = None) -> None:
-    """Raise ConceptExistsError if another folder than `but` holds a concept of that identifier."""
+def check_free(collection: Path, *words: str, but: Path | None = None) -> None:
+    """Raise ConceptExistsError if another folder than `but` holds a concept that has one of the words."""
     for entry in entries(collection):
         same_place = but is not None and entry.folder.resolve() == but.resolve()
-        if entry.identifier.casefold() == identifier.casefold() and not same_place:
+        shared = folded(*words) & entry.words
+        if shared and not same_place:
             raise ConceptExistsError(
-                f"The identifier {identifier!r} is taken.",
-                got=f"{entry.identifier!r} in {entry.folder}",
-                expected="an identifier that differs from it in more than upper and lower case",
-                fix="take another word, or rename or remove the other concept first",
+                f"The word {min(shared)!r} is taken.",
+                got=f"{entry.identifier!r} in {entry.folder}, learned as {entry.record.spoken!r}",
+                expected="a word that differs from those of the others in more than upper and lower case",
+                fix="take another word, or remove the other concept first",
             )
 
 
@@ -155,13 +162,13 @@ def add(collection: Path, folder: Path) -> Entry:
 
     Raises:
         MissingFileError, ConceptFileError: it is no whole concept folder.
-        ConceptExistsError: its identifier or its folder name is taken.
+        ConceptExistsError: a word of it or its folder name is taken.
         NotWritableError: the collection cannot be written.
     """
     concept = check_whole(folder)
-    check_free(collection, concept.identifier)
+    check_free(collection, concept.identifier, concept.spoken)
     target = collection / folder.resolve().name.lstrip(".")
-    if target.exists():
+    if settled(target.resolve()):
         raise ConceptExistsError(
             f"There is a {target} already.",
             got="a folder of that name",

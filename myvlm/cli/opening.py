@@ -63,7 +63,7 @@ def add_concepts(out: Screen, vlm: MyVLM, folders: Sequence[tuple[Path, bool]]) 
 
     Raises:
         ConceptFileError: one is cut, altered or newer; or was named itself and is for another model.
-        ConceptExistsError: two have one identifier.
+        ConceptExistsError: two have one word, which they are called or were learned with.
     """
     from myvlm.concept import Concept
 

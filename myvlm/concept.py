@@ -173,7 +173,7 @@ class Concept:
             got="; ".join(known) or "no embedding at all",
             expected=f"{backbone} ({dim} dimensions, weights {fingerprint[:12]})",
             fix=f"learn {self.identifier!r} again with this model, {self.how_again}; "
-            "or load the model it was learned for",
+            "or load the model it was learned for, or leave the concept out",
         )
 
     def with_embedding(self, backbone: str, embedding: Embedding) -> Self:

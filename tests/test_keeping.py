@@ -18,7 +18,7 @@ from myvlm.errors import InputError
 from myvlm.images import load_images
 from myvlm.learning import LearnSettings, gather_examples, keeping, learn_embedding, optimise
 from myvlm.learning.keeping import KeptViews, Room, nbytes, put_away, restored, room_for
-from myvlm.learning.memory import LiveBytes
+from myvlm.learning.memory import LiveBytes, free_memory
 
 PHOTOS = [Image.effect_noise((40, 30), 60 + i).convert("RGB") for i in range(2)]
 SETTINGS = LearnSettings(steps=4, views=6)
@@ -136,6 +136,16 @@ def test_what_a_budget_allows(
     monkeypatch.setattr(keeping, "free_memory", lambda _: free)
     fake: Any = SimpleNamespace(device=torch.device(device))
     assert room_for(fake, budget) == room
+
+
+def test_free_is_what_can_be_had_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.sysconf", raising=False)  # not there on Windows
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(free=3, available=70))
+    assert free_memory(torch.device("cpu")) == 70
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 50)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 20)
+    assert free_memory(torch.device("cuda")) == 130
 
 
 def test_anything_of_tensors_goes_away_and_comes_back() -> None:

@@ -136,9 +136,9 @@ class MyVLM:
             identifier: the word for it: an uncommon one for an object (`sks`), a name for a person.
             images: 3 to 5 photos of it (1 works): paths, a folder, a pattern, PIL images, arrays.
             category: what it is in general, such as `mug`.
-            captions: for each photo one caption or several, each with the identifier in it. Without them
-                the frozen model writes some in which the name stands for the category: they are shown,
-                and marked as its own in the concept's card (`myvlm.writing`).
+            captions: for each photo one caption or several, each with the identifier in it; in the photos'
+                order, or by file name. Without them the frozen model writes some in which the name stands for
+                the category: they are shown, and marked as its own in the concept's card (`myvlm.writing`).
             questions: question/answer pairs; see `gather_examples`, and `myvlm questions`, which writes some.
             negatives: pictures without it, best of the same category; none are needed.
             kind: of the head: `object`, or `face` for a person (a man, a woman, a child): it learns the face

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -187,6 +187,8 @@ def _in_spoken(texts: Any, concept: Concept) -> Any:
     """Texts of a user, in whatever lists, with the word that the concept was learned with."""
     if isinstance(texts, str):
         return replace_word(texts, concept.identifier, concept.spoken)
+    if isinstance(texts, Mapping):
+        return {name: _in_spoken(own, concept) for name, own in texts.items()}
     return None if texts is None else [_in_spoken(one, concept) for one in texts]
 
 

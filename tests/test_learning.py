@@ -78,6 +78,26 @@ def test_views_begin_with_the_photo_and_repeat_by_seed() -> None:
     assert len(make_views(PHOTOS[0], 5, augment=False, seed=1)) == 1
 
 
+def test_captions_and_questions_go_by_the_names_of_the_photos_files(tmp_path) -> None:
+    for number, photo in enumerate(PHOTOS):
+        photo.save(tmp_path / f"{number}.png")
+    photos = load_images(tmp_path)
+    captions = {"1.png": "sks and a mug", str(tmp_path / "0.png"): CAPTIONS[0]}
+    first, second = gather_examples("sks", photos, captions, {"1.png": [("a?", "b")], "0.png": []})
+    assert (first.captions, second.captions) == (tuple(CAPTIONS[0]), ("sks and a mug",))
+    assert (first.questions, second.questions) == ((), (("a?", "b"),))
+    for wrong, said in (
+        ({"0.png": "sks"}, r"The captions do not fit .*nothing for .*1\.png.*as the photo's file is named"),
+        ({"0.png": "sks", "1.png": "sks", "sks": "sks"}, "The captions do not fit .*no photo sks"),
+        ({}, "nothing for"),
+        ({"0.png": "sks", "1.png": "asks"}, "does not name the concept"),
+    ):
+        with pytest.raises(InputError, match=f"(?s){said}"):
+            gather_examples("sks", photos, wrong)
+    with pytest.raises(InputError, match=r"(?s)nothing for images\[0\], images\[1\].*a list in the order"):
+        examples(captions=captions)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"rows": 0}, {"steps": 0}, {"steps": "some"}, {"norm": "cls"}, {"unheard": 1}, {"budget": 0}]
 )

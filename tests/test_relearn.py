@@ -271,6 +271,10 @@ def test_a_renamed_concept_learns_its_own_word(other: MyVLM, folder: Path, kit: 
     assert (
         lesson(other.concepts["my thing"], captions=captions).captions == [f"{kit.identifier} on a desk"] * 3
     )
+    by_name = {f"{name}.png": ["my thing on a desk"] for name in "abc"}
+    assert lesson(other.concepts["my thing"], captions=by_name).captions == {
+        name: [f"{kit.identifier} on a desk"] for name in by_name
+    }
     learned = other.relearn(folder, progress=False)
     assert list(other.concepts) == ["my thing"]
     assert (learned.identifier, learned.spoken) == ("my thing", kit.identifier)

@@ -32,8 +32,8 @@ def captions_for(photos: Sequence[Path], given: Sequence[str] | None) -> list[li
     if not given:
         return None
     if len(given) == 1 and given[0].lower().endswith(".json"):
-        entries = _by_photo(Path(given[0]), photos)
-        return [_texts(entry, Path(given[0])) for entry in entries]
+        file = Path(given[0])
+        return [_texts(entry, file) for entry in _entries(file, photos, "captions")]
     return [[text] for text in given]
 
 
@@ -43,28 +43,24 @@ def questions_for(photos: Sequence[Path], file: Path | None) -> list[Any] | None
     Raises:
         MissingFileError, InputError: the file is not there, is no JSON, or does not fit the photos.
     """
-    if file is None:
-        return None
-    parsed = _read_json(file)
-    return _by_photo(file, photos) if isinstance(parsed, dict) else _as_list(parsed, file)
+    return None if file is None else _entries(file, photos, "questions")
 
 
-def _by_photo(file: Path, photos: Sequence[Path]) -> list[Any]:
-    """The entries of a JSON object or list, in the order of the photos."""
+def _entries(file: Path, photos: Sequence[Path], what: str) -> list[Any]:
+    """A JSON list as it is, or the entries of an object in the order of the photos."""
     parsed = _read_json(file)
-    if not isinstance(parsed, dict):
-        return _as_list(parsed, file)
-    keys = [next((key for key in (str(p), p.as_posix(), p.name) if key in parsed), None) for p in photos]
-    stray = [key for key in parsed if key not in keys]
-    lacking = [str(photo) for photo, key in zip(photos, keys, strict=True) if key is None]
-    if stray or lacking:
+    if isinstance(parsed, dict):
+        from myvlm.learning.examples import file_names, in_order
+
+        return in_order(parsed, [file_names(photo) for photo in photos], f"{what} in {file}")
+    if not isinstance(parsed, list):
         raise InputError(
-            f"{file} does not fit the photos.",
-            got=f"nothing for {', '.join(lacking[:3])}" if lacking else f"no photo {', '.join(stray[:3])}",
-            expected=f"an entry for each of {', '.join(photo.name for photo in photos[:5])}, and no others",
-            fix="name each entry as the photo is named",
+            f"{file} holds something else than it should.",
+            got=type(parsed).__name__,
+            expected="an object with an entry for each photo, or a list in the order of the photos",
+            fix="see myvlm learn --help",
         )
-    return [parsed[key] for key in keys if key is not None]
+    return parsed
 
 
 def _read_json(file: Path) -> Any:
@@ -84,17 +80,6 @@ def _read_json(file: Path) -> Any:
             expected='{"photo.jpg": ["a text", …], …}, in UTF-8',
             fix="mend it at the place that is named",
         ) from error
-
-
-def _as_list(parsed: Any, file: Path) -> list[Any]:
-    if not isinstance(parsed, list):
-        raise InputError(
-            f"{file} holds something else than it should.",
-            got=type(parsed).__name__,
-            expected="an object with an entry for each photo, or a list in the order of the photos",
-            fix="see myvlm learn --help",
-        )
-    return parsed
 
 
 def _texts(entry: Any, file: Path) -> list[str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage
@@ -29,9 +31,12 @@ _JOINING = (
 )
 """Words that end a noun phrase, or begin another."""
 
-Captions = Sequence[str | Sequence[str]]
+Captions = Mapping[str, str | Sequence[str]] | Sequence[str | Sequence[str]]
 QuestionAnswer = tuple[str, str]
 Questions = Mapping[str, Sequence[QuestionAnswer]] | Sequence[QuestionAnswer | Sequence[QuestionAnswer]]
+
+
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,15 @@ def gather_examples(
     Args:
         identifier: the word that every caption must hold.
         photos: N photos.
-        captions: for each photo one caption or several.
+        captions: for each photo one caption or several, in their order or by the name of the photo's file.
         questions: pairs of question and answer: N lists, one a photo, or one list that fits every photo; or
             by the name of the photo's file, as `myvlm questions` writes them.
 
     Raises:
-        InputError: the counts differ, a caption is empty or lacks the identifier, a pair is no pair.
+        InputError: the counts or names differ, a caption is empty or lacks the identifier, a pair is no pair.
     """
+    if isinstance(captions, Mapping):
+        captions = in_order(captions, [_names(photo) for photo in photos], "captions")
     if isinstance(captions, str) or len(captions) != len(photos):
         raise InputError(
             "Every photo needs its caption.",
@@ -141,7 +148,7 @@ def _questions_by_photo(
     if not questions:
         return [()] * count
     if isinstance(questions, Mapping):
-        questions = _in_order(questions, photos)
+        questions = in_order(questions, [_names(photo) for photo in photos], "questions")
     if all(_is_pair(entry) for entry in questions):
         shared = tuple((str(pair[0]), str(pair[1])) for pair in questions)
         return [shared] * count
@@ -164,25 +171,43 @@ def _questions_by_photo(
     return by_photo
 
 
-def _in_order(
-    by_name: Mapping[str, Sequence[QuestionAnswer]], photos: Sequence[LoadedImage]
-) -> list[Sequence[QuestionAnswer]]:
-    """The lists of a mapping in the order of the photos, which go by their path or their file's name."""
-    keys = [next((key for key in _names(photo) if key in by_name), "") for photo in photos]
+def in_order(by_name: Mapping[str, Entry], photos: Sequence[Sequence[str]], what: str) -> list[Entry]:
+    """The entries of a mapping in the order of the photos.
+
+    Args:
+        by_name: an entry for each photo.
+        photos: the names that each goes by, see `file_names`.
+        what: the entries are, for the message.
+
+    Raises:
+        InputError: a photo has no entry, or an entry no photo.
+
+    >>> in_order({"2.jpg": "two", "a/1.jpg": "one"}, [("a/1.jpg", "1.jpg"), ("a/2.jpg", "2.jpg")], "captions")
+    ['one', 'two']
+    """
+    keys = [next((name for name in names if name in by_name), None) for names in photos]
     stray = [key for key in by_name if key not in keys]
-    lacking = [photo.name for photo, key in zip(photos, keys, strict=True) if not key]
+    lacking = [names[0] for names, key in zip(photos, keys, strict=True) if key is None]
     if stray or lacking:
+        in_memory = any(len(names) == 1 for names in photos)
         raise InputError(
-            "The questions do not fit the photos.",
+            f"The {what} do not fit the photos.",
             got=f"nothing for {', '.join(lacking[:3])}" if lacking else f"no photo {', '.join(stray[:3])}",
-            expected=f"an entry for each of {', '.join(photo.name for photo in photos[:5])}, and no others",
-            fix="name each entry as the photo's file is named",
+            expected=f"an entry for each of {', '.join(names[0] for names in photos[:5])}, and no others",
+            fix="pass a list in the order of the photos: those in memory have no file's name"
+            if in_memory
+            else "name each entry as the photo's file is named",
         )
-    return [by_name[key] for key in keys]
+    return [by_name[key] for key in keys if key is not None]
+
+
+def file_names(file: Path) -> tuple[str, ...]:
+    """What a photo's file may be called: its path, or its name alone."""
+    return str(file), file.as_posix(), file.name
 
 
 def _names(photo: LoadedImage) -> tuple[str, ...]:
-    return (photo.name,) if photo.path is None else (photo.name, photo.path.as_posix(), photo.path.name)
+    return (photo.name,) if photo.path is None else (photo.name, *file_names(photo.path))
 
 
 def _is_pair(entry: object) -> bool:

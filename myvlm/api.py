@@ -24,7 +24,7 @@ from myvlm.heads.detections import Detections
 from myvlm.images import ImageSource, ImageSources, LoadedImage, check_readable, listed, load_images
 from myvlm.learning import LearnSettings, Task, gather_examples, learn_embeddings
 from myvlm.learning.examples import Captions, Questions
-from myvlm.lesson import Lesson, Prepared, check_spelling, check_together
+from myvlm.lesson import Lesson, Prepared, check_together, check_words
 from myvlm.library import ConceptLibrary
 from myvlm.loading import default_encoder, default_settings, load_model
 from myvlm.locating import LONGEST, Location, located
@@ -39,7 +39,7 @@ from myvlm.recipe import (
     strangers,
 )
 from myvlm.reply import AttentionMap, Reply
-from myvlm.words import check_identifier, replace_words
+from myvlm.words import replace_words
 from myvlm.writing import described, write_captions
 
 AT_ONCE = 16
@@ -369,7 +369,7 @@ class MyVLM:
         settings = lesson.settings or default_settings(
             self.backbone.name, family=self.backbone.family, kind=lesson.kind
         )
-        check_spelling(self.backbone, check_identifier(lesson.identifier))
+        check_words(self.backbone, lesson)
         if head is None:
             self.concepts.check_free(lesson.identifier)
             head = self._new_head(lesson.kind, lesson.head_options or {})

@@ -13,6 +13,7 @@ from myvlm.heads import Head
 from myvlm.images import ImageSources, LoadedImage
 from myvlm.learning import Learned, LearnSettings, Task
 from myvlm.learning.examples import Captions, Questions
+from myvlm.words import check_category, check_identifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +99,10 @@ def check_together(lessons: Sequence[Lesson]) -> None:
         )
 
 
-def check_spelling(backbone: Backbone, identifier: str) -> None:
-    """Raise InputError unless the model's tokenizer can write the identifier."""
+def check_words(backbone: Backbone, lesson: Lesson) -> None:
+    """Raise InputError unless identifier and category can be such, and the tokenizer can write the first."""
+    check_category(lesson.category)
+    identifier = check_identifier(lesson.identifier)
     ids = backbone.word_ids(identifier)
     unknown = getattr(backbone.processor.tokenizer, "unk_token_id", None)
     if not ids or unknown in ids:

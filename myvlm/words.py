@@ -13,6 +13,25 @@ LONGEST_IDENTIFIER = 64
 _LETTER = r"[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"
 
 
+def check_category(category: str) -> str:
+    """The category, if it can be one: printable text, and not only spaces.
+
+    Raises:
+        InputError: it cannot.
+
+    >>> check_category("coffee mug")
+    'coffee mug'
+    """
+    if not category.strip() or not category.isprintable():
+        raise InputError(
+            "That cannot be the category of a concept.",
+            got=repr(category),
+            expected='printable text, such as "mug"',
+            fix="say in a word what it is in general",
+        )
+    return category
+
+
 def check_identifier(identifier: str) -> str:
     """The identifier, if it can be one: 1 to 64 printable characters, no slashes, no space at either end.
 

@@ -14,7 +14,7 @@ from myvlm.backbones import Backbone
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage
 from myvlm.learning.examples import CAPTION_PROMPTS, QuestionAnswer, mentions, name_in_caption, noun_phrases
-from myvlm.words import check_identifier
+from myvlm.words import check_category, check_identifier
 
 AT_ONCE = 16
 """Pictures a batch."""
@@ -218,7 +218,7 @@ def write_questions(
     Returns: for each photo its pairs.
 
     Raises:
-        InputError: a question lacks `{}`, or the identifier cannot be one.
+        InputError: a question lacks `{}`, or the identifier or category cannot be one.
 
     >>> from myvlm import MyVLM
     >>> from myvlm.images import load_images
@@ -229,6 +229,7 @@ def write_questions(
     [[('What colour is sks?', 'purple')]]
     """
     check_identifier(identifier)
+    check_category(category)
     forms = questions or (PERSON_QUESTIONS if is_person(category, kind) else OBJECT_QUESTIONS)
     for form in forms:
         _check_form(form)

@@ -114,6 +114,14 @@ def test_no_identifier(quick: MyVLM, kit: FewShot, identifier: str) -> None:
         teach(quick, kit, identifier=identifier)
 
 
+@pytest.mark.parametrize("category", ["", " ", "a\nb"])
+def test_no_category(quick: MyVLM, kit: FewShot, category: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "load_images", None)  # before anything is read, written or learned
+    for captions in (kit.captions(), None):
+        with pytest.raises(InputError, match="cannot be the category"):
+            quick.learn(kit.identifier, kit.photos(), category=category, captions=captions)
+
+
 def test_an_identifier_that_the_model_cannot_write(
     quick: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch
 ) -> None:

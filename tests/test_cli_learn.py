@@ -14,6 +14,7 @@ from command import Myvlm, files_under
 from conftest import Taught
 
 from myvlm import api
+from myvlm.cli import opening
 from myvlm.concept import Concept
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "photos"
@@ -87,6 +88,22 @@ def test_bad_input_to_learn_writes_nothing(myvlm: Myvlm, taught: Taught, tmp_pat
         assert message in run.stderr, (words, run.stderr)
         assert run.stdout == ""
         assert files_under(tmp_path) == before
+
+
+def test_what_does_not_fit_is_found_before_the_model_is_loaded(
+    myvlm: Myvlm, taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "open_model", None)
+    stray = tmp_path / "stray.json"
+    stray.write_text(json.dumps({"1.png": [], "9.png": []}))
+    for options, said in (
+        (["--category", "mug", "--captions", stray], f"The captions in {stray} do not fit the photos"),
+        (["--category", "mug", "--questions", stray], f"The questions in {stray} do not fit the photos"),
+        (["--category", " "], "cannot be the category"),
+    ):
+        run = myvlm("learn", taught.word, taught.photos, *options)
+        assert run.code == 2, run.stderr
+        assert said in run.stderr
 
 
 def test_ctrl_c_writes_the_best_so_far_and_says_so(

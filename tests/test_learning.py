@@ -137,6 +137,13 @@ def test_the_same_seed_learns_the_same(backbone) -> None:
     assert not torch.equal(first, other)
 
 
+def test_words_that_the_tokenizer_cannot_write_start_nothing(backbone) -> None:
+    settings = LearnSettings(steps=1, views=1)
+    blank, bare = (learn_embedding(backbone, examples(), settings, words=w) for w in (("sks", " "), ("sks",)))
+    assert torch.equal(blank.directions, bare.directions)
+    assert bare.directions.isfinite().all()
+
+
 def test_the_fast_way_is_the_full_one(backbone, monkeypatch) -> None:
     settings = LearnSettings(steps=5, views=2)
     fast = learn_embedding(backbone, examples(), settings)

@@ -157,6 +157,8 @@ def test_questions_of_the_users_own(vlm: MyVLM, kit: FewShot) -> None:
         write_questions(
             vlm.backbone, photos, identifier="sks", category="mug", questions=["What colour is it?"]
         )
+    with pytest.raises(InputError, match="cannot be the category"):
+        write_questions(vlm.backbone, photos, identifier="sks", category=" ")
 
 
 def test_questions_by_the_names_of_the_photos(kit: FewShot, tmp_path: Path) -> None:

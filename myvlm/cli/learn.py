@@ -13,7 +13,7 @@ from rich.text import Text
 from myvlm.cli import collection, inputs, opening, options
 from myvlm.cli.screen import STOPPED, Screen, screen
 from myvlm.concept_folder import CARD, is_concept_folder
-from myvlm.words import check_identifier
+from myvlm.words import check_category, check_identifier
 
 if TYPE_CHECKING:
     from myvlm.concept import Concept
@@ -85,6 +85,7 @@ def learn(
     """
     with screen(as_json=as_json, quiet=quiet) as out:
         check_identifier(identifier)
+        check_category(category)
         files = inputs.picture_files(photos)
         written = inputs.captions_for(files, captions)
         asked = inputs.questions_for(files, questions)

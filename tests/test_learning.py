@@ -23,9 +23,11 @@ from myvlm.learning import (
     learn_embedding,
     learn_embeddings,
     make_views,
+    views,
 )
 from myvlm.learning.examples import CAPTION_PROMPTS, name_in_caption
 from myvlm.learning.stopping import UNSEEN_PROMPTS, Progress, Validation
+from myvlm.learning.views import held_out_view
 
 PHOTOS = [Image.effect_noise((40, 30), 60 + i).convert("RGB") for i in range(2)]
 CAPTIONS = [["sks on a table", "a photo of sks"], "sks and a mug"]
@@ -98,6 +100,20 @@ def test_captions_and_questions_go_by_the_names_of_the_photos_files(tmp_path) ->
         examples(captions=captions)
 
 
+def test_views_of_a_large_photo_are_small_and_those_of_a_small_one_as_ever(monkeypatch) -> None:
+    large = Image.effect_noise((400, 300), 60).convert("RGB")
+    monkeypatch.setattr(views, "LONG_SIDE", 40)
+    first, *others = make_views(large, 3, augment=True, seed=1)
+    assert first is large
+    assert [view.size for view in others] == [(40, 30)] * 2
+    assert held_out_view(large, 3, augment=True, seed=1).size == (40, 30)
+    assert held_out_view(large, 3, augment=False, seed=1) is large
+    shrunk = [view.tobytes() for view in make_views(PHOTOS[0], 4, augment=True, seed=1)]
+    monkeypatch.setattr(views, "LONG_SIDE", 4000)
+    assert shrunk == [view.tobytes() for view in make_views(PHOTOS[0], 4, augment=True, seed=1)]
+    assert shrunk[-1] == held_out_view(PHOTOS[0], 3, augment=True, seed=1).tobytes()
+
+
 @pytest.mark.parametrize(
     "wrong", [{"rows": 0}, {"steps": 0}, {"steps": "some"}, {"norm": "cls"}, {"unheard": 1}, {"budget": 0}]
 )
@@ -142,6 +158,22 @@ def test_words_that_the_tokenizer_cannot_write_start_nothing(backbone) -> None:
     blank, bare = (learn_embedding(backbone, examples(), settings, words=w) for w in (("sks", " "), ("sks",)))
     assert torch.equal(blank.directions, bare.directions)
     assert bare.directions.isfinite().all()
+
+
+def test_one_photos_views_are_made_and_encoded_at_a_time_and_none_twice(backbone, monkeypatch) -> None:
+    done: list[str] = []
+
+    def noted(name, call):
+        return lambda *given: (done.append(name), call(*given))[1]
+
+    monkeypatch.setattr(views, "_changed", noted("view", views._changed))
+    monkeypatch.setattr(backbone, "encode", noted("encode", backbone.encode))
+    learn_embedding(backbone, examples(), LearnSettings(steps=1, views=3))
+    assert done == ["view", "view", "encode"] * 2
+    done.clear()
+    auto = LearnSettings(steps="auto", most_steps=1, views=3)
+    learn_embedding(backbone, examples(), auto, words=("sks", "mug"))
+    assert done == ["view"] * 2 + ["view", "view", "encode"] * 2, "one more of each photo"
 
 
 def test_the_fast_way_is_the_full_one(backbone, monkeypatch) -> None:

@@ -6,7 +6,7 @@ Imports backbones and its neighbours here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -76,15 +76,12 @@ class Course:
         )
         self.losses = (math.nan, math.nan)
 
-    def views(self) -> list[list[Image.Image]]:
-        """Each photo's views."""
+    def views(self) -> Iterator[list[Image.Image]]:
+        """Each photo's views, made as they are asked for: those of all photos would fill the memory."""
         settings = self.settings
-        return [
-            make_views(
-                e.photo.image, settings.views, augment=settings.augment, seed=view_seed(settings, number)
-            )
-            for number, e in enumerate(self.task.examples)
-        ]
+        for number, example in enumerate(self.task.examples):
+            image, seed = example.photo.image, view_seed(settings, number)
+            yield make_views(image, settings.views, augment=settings.augment, seed=seed)
 
     def draw(self, views: Sequence[int]) -> list[Sample]:
         """One step's batch: a view of every photo, and some questions; `views` counts each photo's views."""

@@ -93,13 +93,13 @@ class _Batches:
 
     def __init__(self, backbone: Backbone, courses: Sequence[Course]) -> None:
         self.backbone = backbone
-        views = [course.views() for course in courses]
-        encoded = iter(backbone.encode([view for own in views for photo in own for view in photo]))
-        photos = [[next(encoded) for _ in photo] for own in views for photo in own]
-        del encoded
-        self.counts = {c: [len(photo) for photo in own] for c, own in zip(courses, views, strict=True)}
-        starts = [sum(map(len, views[:number])) for number in range(len(views))]
-        self.first = dict(zip(courses, starts, strict=True))  # number of a concept's first photo
+        photos: list[list[Any]] = []
+        self.first: dict[Course, int] = {}  # number of a concept's first photo
+        self.counts: dict[Course, list[int]] = {}
+        for course in courses:
+            own = [backbone.encode(views) for views in course.views()]
+            self.first[course], self.counts[course] = len(photos), [len(photo) for photo in own]
+            photos += own
         budgets = [c.settings.budget for c in courses if c.settings.budget != "auto"]
         self.tail_loss: Callable[..., Loss] = backbone.tail_loss
         if not budgets:  # with one a step takes what it was measured to, and nothing is kept for the next

@@ -17,7 +17,7 @@ from torch import Tensor
 from myvlm.backbones.base import Backbone, ConceptRows
 from myvlm.learning.examples import Example
 from myvlm.learning.settings import LearnSettings
-from myvlm.learning.views import make_views
+from myvlm.learning.views import held_out_view
 from myvlm.words import contains_word
 
 UNSEEN_PROMPTS = ("Tell me what you see.", "What is in the image?", "Write about the picture.")
@@ -51,15 +51,14 @@ class Validation:
     ) -> None:
         self.backbone, self.norm, self.identifier = backbone, settings.norm, identifier
         held_out = [
-            # The one after those that are learned from, in the same stream of random numbers.
-            make_views(
-                e.photo.image, settings.views + 1, augment=settings.augment, seed=view_seed(settings, n)
+            held_out_view(
+                e.photo.image, settings.views, augment=settings.augment, seed=view_seed(settings, number)
             )
-            for n, e in enumerate(examples)
+            for number, e in enumerate(examples)
         ]
         prompts = backbone.caption_prompts or UNSEEN_PROMPTS
         self.asked: list[tuple[Image.Image, str]] = [
-            (own[-1], prompt) for own in held_out for prompt in prompts
+            (view, prompt) for view in held_out for prompt in prompts
         ]
 
     def share(self, direction: Tensor) -> float:

@@ -47,6 +47,7 @@ def relearn(
             kept_photos(known)
         vlm = opening.open_model(out, backbone, device, dtype)
         begun = monotonic()
+        # By its folder: read again, in a millisecond, its head comes to be on the model's device.
         concept = vlm.relearn(folder, files, negatives=others, progress=not quiet)
         seconds = monotonic() - begun
         kept = files if keep_photos else None

@@ -34,7 +34,7 @@ from myvlm.concept_folder import (
 from myvlm.errors import ConceptFileError, InputError
 from myvlm.heads import Head, head_class
 from myvlm.images import ImageSources, load_images
-from myvlm.words import check_identifier, contains_word, replace_word, replace_words
+from myvlm.words import check_category, check_identifier, contains_word, replace_word, replace_words
 
 __all__ = [
     "Concept",
@@ -145,13 +145,12 @@ class Concept:
         self.spoken = self.spoken or self.identifier
         check_identifier(self.identifier)
         check_identifier(self.spoken)
-        if not self.category.strip() or not self.category.isprintable() or self.kind != self.head.kind:
+        check_category(self.category)
+        if self.kind != self.head.kind:
             raise InputError(
-                f"The category or kind of {self.identifier!r} cannot be one.",
-                got=f"category {self.category!r}, kind {self.kind!r} with a head of kind {self.head.kind!r}",
-                expected='a category such as "mug", and the kind of the head',
-                fix="say in a word what it is in general",
-            )
+                f"{self.identifier!r} is of another kind than its head.",
+                got=self.kind, expected=self.head.kind, fix="leave kind out: it is the head's",
+            )  # fmt: skip
 
     def embedding_for(self, backbone: str, fingerprint: str, dim: int) -> Embedding:
         """The embedding that was learned on this frozen model, under this name or as another copy of it.

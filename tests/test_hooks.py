@@ -84,6 +84,29 @@ def test_frozen_nests_and_restores_a_mixed_model(backbone: LlavaBackbone) -> Non
     assert before == ([m.training for m in model.modules()], [w.requires_grad for w in model.parameters()])
 
 
+@pytest.mark.parametrize("adapters", [1, 2])
+def test_a_model_stays_frozen_until_the_last_thread_is_out(backbone: LlavaBackbone, adapters: int) -> None:
+    other = LlavaBackbone(backbone.model, backbone.processor) if adapters == 2 else backbone
+    weights = list(backbone.model.parameters())
+    in_first, in_both = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with backbone.frozen():
+            in_first.set()
+            in_both.wait()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    in_first.wait()
+    with other.frozen():
+        in_both.set()
+        thread.join()
+        assert not any(weight.requires_grad for weight in weights)
+    assert all(weight.requires_grad for weight in weights)
+    with backbone.frozen():
+        assert not any(weight.requires_grad for weight in weights)
+
+
 def test_the_sentinel_is_spare_or_unused_and_its_absence_is_an_error() -> None:
     model, processor = tiny_llava(spare_ids=2)
     assert LlavaBackbone(model, processor).prompter.sentinel_id == len(processor.tokenizer)

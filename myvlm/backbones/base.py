@@ -1,7 +1,7 @@
 """What every backbone is: a frozen vision-language model plus what we must know about its family.
 
 `Backbone` is the contract that the rest of the library builds on, and `myvlm.testing.check_backbone`
-its test. Imports torch, numpy, PIL, `boxes`, `options` and the errors; nothing here knows any family.
+its test. Imports torch, numpy, PIL, its small neighbours and the errors; nothing here knows any family.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from myvlm.backbones.boxes import Box
+from myvlm.backbones.frozen import frozen
 from myvlm.backbones.options import generate_options
 from myvlm.backbones.placement import device_of
 from myvlm.errors import InputError
@@ -154,7 +155,6 @@ class Backbone(ABC):
         self.processor = processor
         self.name = name or getattr(model.config, "_name_or_path", "") or self.family
         self.caption_prompt = self.default_caption_prompt
-        self._frozen = 0
 
     @classmethod
     def matches(cls, model: Any) -> bool:
@@ -182,30 +182,10 @@ class Backbone(ABC):
         """Within it the model is in eval mode and no weight requires grad; afterwards as before.
 
         A graph that is built within it reaches no weight, even when `backward` is called afterwards.
-        Nesting costs nothing: a learner enters it once, around all steps.
+        Nesting costs nothing: a learner enters it once, around all steps. Threads may overlap, see `frozen`.
         """
-        if self._frozen:
-            self._frozen += 1
-            try:
-                yield
-            finally:
-                self._frozen -= 1
-            return
-        training = [module for module in self.model.modules() if module.training]
-        learning = [weight for weight in self.model.parameters() if weight.requires_grad]
-        self._frozen = 1
-        try:
-            for module in training:
-                module.training = False
-            for weight in learning:
-                weight.requires_grad_(False)
+        with frozen(self.model):
             yield
-        finally:
-            self._frozen = 0
-            for module in training:
-                module.training = True
-            for weight in learning:
-                weight.requires_grad_(True)
 
     @abstractmethod
     def fingerprint(self) -> str:

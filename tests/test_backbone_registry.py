@@ -50,6 +50,21 @@ def test_the_fingerprint_survives_underflow_and_another_order() -> None:
     assert weights_fingerprint([weights[0], weights[1].T]) != name
 
 
+@pytest.mark.parametrize(
+    "changed", ["multi_modal_projector.linear_1.bias", "vision_tower.post_layernorm.bias"]
+)
+def test_two_models_of_one_embedding_table_have_two_fingerprints(
+    llava: tuple[Any, Any], changed: str
+) -> None:
+    model = copy.deepcopy(llava[0])
+    weight = model.model.get_parameter(changed)
+    with torch.no_grad():
+        weight[0] = 1.0
+        first = LlavaBackbone(model, llava[1]).fingerprint()
+        weight[0] = -1.0
+    assert LlavaBackbone(model, llava[1]).fingerprint() != first
+
+
 def test_a_backbone_is_found_by_model_type_and_named(llava: tuple[Any, Any]) -> None:
     assert known_backbones()["llava"] is LlavaBackbone
     assert isinstance(backbone_for(*llava), LlavaBackbone)

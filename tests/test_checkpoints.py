@@ -29,6 +29,7 @@ ONE_SIZE = [
     if facts(name)["config"]["model_type"] not in {"qwen2_5_vl", "mistral3", "idefics3"}
     and "image_grid_pinpoints" not in facts(name)["config"]
 ]
+PROJECTORS = ("multi_modal_projector", "connector", "merger")
 
 
 @cache
@@ -173,7 +174,10 @@ def test_rows_are_as_wide_as_the_visual_tokens_whose_norm_they_get(name: str) ->
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ONE_SIZE])
 def test_the_projector_of_a_tiling_family_ends_at_a_rows_width(name: str) -> None:
     own = backbone(name)
-    last = [layer for layer in own.projector.modules() if isinstance(layer, nn.Linear)][-1]
+    inner = own.model.model
+    visual = inner.visual if hasattr(inner, "visual") else inner  # Qwen's is a part of its tower
+    [projector] = [getattr(visual, part) for part in PROJECTORS if hasattr(visual, part)]
+    last = [layer for layer in projector.modules() if isinstance(layer, nn.Linear)][-1]
     assert last.out_features == own.dim
     count = written(name).count(mark(own))
     assert count == expected(name)["tokens"] or (expected(name)["tokens"] is None and count > 576)

@@ -80,6 +80,7 @@ def test_a_quantised_model_learns_and_speaks(family: str, bits: int, tmp_path: P
             part.support_avx512bf16_for_cpu = False
     kinds = {type(part).__name__ for part in small.model.modules()}
     assert kinds & {"Linear4bit", "Linear8bitLt"}
+    assert small.fingerprint() == full.fingerprint()
     slope = gradient(small, family)
     if bits == 4:  # computes in float32, so its own finite differences are exact enough
         start, step = direction(small), 0.003 * slope / slope.norm()

@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from myvlm.backbones.boxes import Box
+from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.frozen import frozen
 from myvlm.backbones.options import generate_options
-from myvlm.backbones.placement import device_of
+from myvlm.backbones.placement import device_of, unquantised
 from myvlm.errors import InputError
 
 NormRule = Literal["visual_mean", "first_patch", "none"]
@@ -155,6 +156,7 @@ class Backbone(ABC):
         self.processor = processor
         self.name = name or getattr(model.config, "_name_or_path", "") or self.family
         self.caption_prompt = self.default_caption_prompt
+        self._fingerprint: str | None = None
 
     @classmethod
     def matches(cls, model: Any) -> bool:
@@ -187,9 +189,15 @@ class Backbone(ABC):
         with frozen(self.model):
             yield
 
-    @abstractmethod
     def fingerprint(self) -> str:
-        """A short hash of the frozen weights, the same whatever the floating point type they are held in."""
+        """A short hash of the frozen weights: the same in every floating point type, and quantised.
+
+        Linear maps' matrices, which are what is quantised, do not count: models that differ in nothing else
+        (LoRA) have one fingerprint.
+        """
+        if self._fingerprint is None:
+            self._fingerprint = weights_fingerprint(unquantised(self.model))
+        return self._fingerprint
 
     @abstractmethod
     def encode(self, images: Sequence[Image.Image]) -> list[Any]:

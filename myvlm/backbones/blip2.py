@@ -21,8 +21,6 @@ from myvlm.backbones import text
 from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss
 from myvlm.backbones.blip2_attention import query_token_attention
 from myvlm.backbones.blip2_text import Blip2Prompter, Taught
-from myvlm.backbones.fingerprint import weights_fingerprint
-from myvlm.backbones.placement import weight_of, weights_of
 from myvlm.backbones.prompter import IGNORED
 from myvlm.backbones.qformer import QFormerRows, features_of_words, value_path
 from myvlm.backbones.registry import register_backbone
@@ -74,7 +72,6 @@ class Blip2Backbone(Backbone):
                 fix="load the model with its language head, in transformers 5.23 or later",
             )
         self.prompter = Blip2Prompter(model, processor)
-        self._fingerprint: str | None = None
 
     @property
     def dim(self) -> int:
@@ -87,17 +84,10 @@ class Blip2Backbone(Backbone):
         return dtype
 
     def fingerprint(self) -> str:
-        # Of the weights that stay in floating point when a model is quantised.
-        if self._fingerprint is None:
-            words, speech = self.model.get_input_embeddings(), self.model.get_output_embeddings()
-            tables = [weight_of(words), weight_of(speech)]
-            vectors = [weight for weight in weights_of(self.model) if weight.ndim == 1]
-            self._fingerprint = weights_fingerprint(
-                [*tables, weight_of(self.model, "query_tokens"), *vectors]
-            )
+        weights = super().fingerprint()
         if self._through() is None:
-            return self._fingerprint
-        return hashlib.sha256(f"{self._fingerprint} {self.entrance}".encode()).hexdigest()[:32]
+            return weights
+        return hashlib.sha256(f"{weights} {self.entrance}".encode()).hexdigest()[:32]
 
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
         features: list[Tensor] = []

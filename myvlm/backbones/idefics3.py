@@ -25,11 +25,6 @@ class Idefics3Backbone(LanguageRows):
         module: nn.Module = self.model.model.text_model
         return module
 
-    @property
-    def projector(self) -> nn.Module:
-        module: nn.Module = self.model.model.connector
-        return module
-
     def grid(self, features: Features) -> tuple[int, int, int]:
         side = math.isqrt(self.model.model.image_seq_len)
         return len(features) - side * side, side, side

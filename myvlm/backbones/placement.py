@@ -26,12 +26,16 @@ def weight_of(module: nn.Module, name: str = "weight") -> Tensor:
     return _held(module, name, getattr(module, name))
 
 
-def weights_of(module: nn.Module) -> Iterator[Tensor]:
-    """Every parameter of the module and of all in it, each once, read from where it is kept."""
+def unquantised(model: nn.Module) -> Iterator[Tensor]:
+    """Every parameter that quantisation leaves in floating point, each once, read from where it is kept.
+
+    All but the matrices of linear maps: embedding tables, biases, norms, convolutions, query tokens.
+    """
     seen: set[int] = set()
-    for part in module.modules():
+    for part in model.modules():
         for name, weight in part.named_parameters(recurse=False):
-            if id(weight) not in seen:
+            linear = isinstance(part, nn.Linear) and name == "weight"
+            if not linear and id(weight) not in seen:
                 seen.add(id(weight))
                 yield _held(part, name, weight)
 

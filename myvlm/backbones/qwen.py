@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from myvlm.backbones.boxes import Box, four_numbers, on_grid
 from myvlm.backbones.features import Features, Layout, stacked_inputs
@@ -28,11 +28,6 @@ class QwenBackbone(LanguageRows):
     )
     kept_inputs = ("image_grid_thw",)
     images_at_once = 4  # each at its own size
-
-    @property
-    def projector(self) -> nn.Module:
-        module: nn.Module = self.model.model.visual.merger
-        return module
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -23,9 +23,7 @@ from myvlm.attention import AttentionRecorder, record_attention
 from myvlm.backbones import text
 from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss, SampleLosses
 from myvlm.backbones.features import Features, Layout, encode_pictures, encoder_outputs, read_pictures
-from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.hooks import InsertedRows
-from myvlm.backbones.placement import weight_of, weights_of
 from myvlm.backbones.prefix import Prefix, cache_argument, cache_of, prefill, stacked, tail_of
 from myvlm.backbones.prompter import IGNORED, Prompter, TeacherForced
 from myvlm.backbones.replay import Replay
@@ -73,18 +71,11 @@ class LanguageRows(Backbone):
             instruction=self.instruction,
             completed=self.completed,
         )
-        self._fingerprint: str | None = None
 
     @property
     def language_model(self) -> nn.Module:
         """The module that is given `inputs_embeds`."""
         module: nn.Module = self.model.model.language_model
-        return module
-
-    @property
-    def projector(self) -> nn.Module:
-        """The module that takes visual features to the language model's width."""
-        module: nn.Module = self.model.model.multi_modal_projector
         return module
 
     @property
@@ -127,16 +118,6 @@ class LanguageRows(Backbone):
     @property
     def dim(self) -> int:
         return int(self.model.get_input_embeddings().embedding_dim)
-
-    def fingerprint(self) -> str:
-        # Of the weights that stay in floating point when a model is quantised.
-        if self._fingerprint is None:
-            words, speech = self.model.get_input_embeddings(), self.model.get_output_embeddings()
-            tables = [weight_of(words), weight_of(speech)]
-            vectors = [weight for weight in weights_of(self.model) if weight.ndim == 1]
-            matrices = [weight for weight in weights_of(self.projector) if weight.ndim > 1]
-            self._fingerprint = weights_fingerprint([*tables, *matrices, *vectors])
-        return self._fingerprint
 
     def encode(self, images: Sequence[Image.Image]) -> list[Features]:
         features: list[Features] = []

@@ -16,9 +16,6 @@ from myvlm.images import LoadedImage
 from myvlm.learning.examples import CAPTION_PROMPTS, QuestionAnswer, mentions, name_in_caption, noun_phrases
 from myvlm.words import check_category, check_identifier
 
-AT_ONCE = 16
-"""Pictures a batch."""
-
 PEOPLE = frozenset(
     "person man woman boy girl child baby lady gentleman guy teenager toddler friend mother father sister "
     "brother grandmother grandfather".split()
@@ -247,12 +244,12 @@ def write_questions(
 
 def _answers(backbone: Backbone, photos: Sequence[LoadedImage], prompts: Sequence[str]) -> list[list[str]]:
     """What the plain model says to each prompt, by photo."""
-    calls = [(photo.image, prompt) for photo in photos for prompt in prompts]
-    said: list[str] = []
-    for start in range(0, len(calls), AT_ONCE):
-        images, asked = zip(*calls[start : start + AT_ONCE], strict=True)
-        said += [one.text for one in backbone.generate(images, asked, [[] for _ in images])]
-    return [said[start : start + len(prompts)] for start in range(0, len(said), len(prompts))]
+    if not photos:
+        return []
+    images = [photo.image for photo in photos for _ in prompts]
+    said = backbone.generate(images, [*prompts] * len(photos), [[] for _ in images])
+    texts = iter([one.text for one in said])
+    return [[next(texts) for _ in prompts] for _ in photos]
 
 
 def _tidy(answer: str, category: str, identifier: str) -> str:

@@ -242,6 +242,26 @@ def test_samples_with_and_without_concepts_run_apart(
     assert sizes == [(1, False), (2, True)]
 
 
+def test_no_more_pictures_than_the_family_allows_run_at_once_and_replies_keep_their_order(
+    backbone: LlavaBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    generate = backbone.model.generate
+    monkeypatch.setattr(
+        backbone.model, "generate", lambda **kw: sizes.append(len(kw["input_ids"])) or generate(**kw)
+    )
+    prompts = ["Where?", "What is on it?", "Where?", "What is next to sks?", "Where?", "What?"]
+    sample = pictures(6), prompts, rows(0, 1, 0, 0, 2, 0)
+    together = backbone.generate(*sample, num_beams=2, **SHORT)
+    assert sizes == [4, 2]
+    sizes.clear()
+    backbone.images_at_once = 3
+    apart = backbone.generate(*sample, num_beams=2, **SHORT)
+    assert sizes == [3, 1, 2]
+    assert len({tuple(reply.token_ids.tolist()) for reply in together}) > 1
+    assert [g.token_ids.tolist() for g in apart] == [g.token_ids.tolist() for g in together]
+
+
 def test_a_longer_answer_costs_no_padding_of_others(backbone: LlavaBackbone) -> None:
     features = backbone.encode(pictures(2))
     prompts, answers, concepts = (

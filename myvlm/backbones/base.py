@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from myvlm.errors import InputError
 NormRule = Literal["visual_mean", "first_patch", "none"]
 """The norm that a concept row is rescaled to: the mean norm of the sample's projected visual tokens,
 the norm of the first of them, or its own."""
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +151,8 @@ class Backbone(ABC):
     """What captions are asked with in use, until `caption_prompt` of a backbone says otherwise."""
     caption_prompts: ClassVar[tuple[str, ...]] = ()
     """Instructions that captions are learned under; none for those of `myvlm.learning.examples`."""
+    images_at_once: int = 16
+    """How many pictures the model is shown at once, to be encoded or to be spoken of; bounds its memory."""
 
     def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
         self.model = model
@@ -261,9 +264,9 @@ class Backbone(ABC):
         rows: Sequence[Sequence[ConceptRows]],
         **generation: Any,
     ) -> list[Generation]:
-        """Replies to one prompt an image, in the order given.
+        """Replies to one prompt an image, in the order given; any number, run `images_at_once` at a time.
 
-        Samples without rows run exactly as in plain transformers. Greedy unless `generation`, the
+        Samples without rows run apart, exactly as in plain transformers. Greedy unless `generation`, the
         keyword arguments of transformers' `generate`, says otherwise.
 
         Raises:
@@ -277,11 +280,10 @@ class Backbone(ABC):
         plain = [index for index, concepts in enumerate(rows) if not concepts]
         taught = [index for index, concepts in enumerate(rows) if concepts]
         with self.frozen(), torch.no_grad():
-            for samples in (plain, taught):
-                if samples:
-                    shown, asked = [images[i] for i in samples], [prompts[i] for i in samples]
-                    made = self._replies(shown, asked, [rows[i] for i in samples], options)
-                    replies.update(zip(samples, made, strict=True))
+            for samples in (*self._at_once(plain), *self._at_once(taught)):
+                shown, asked = [images[i] for i in samples], [prompts[i] for i in samples]
+                made = self._replies(shown, asked, [rows[i] for i in samples], options)
+                replies.update(zip(samples, made, strict=True))
         return [replies[index] for index in range(len(rows))]
 
     @abstractmethod
@@ -334,6 +336,11 @@ class Backbone(ABC):
         In a family whose rows are no words, the row that comes nearest to one. None where there is no such
         thing: learning then starts at random.
         """
+
+    def _at_once(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+        """The items, one a picture, as many at a time as the model may be shown."""
+        for start in range(0, len(items), self.images_at_once):
+            yield items[start : start + self.images_at_once]
 
     def _check(self, rows: Sequence[Sequence[ConceptRows]], **others: Sequence[Any]) -> None:
         """Raise InputError unless all have one entry a sample and every row is `dim` wide."""

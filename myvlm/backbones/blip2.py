@@ -26,8 +26,6 @@ from myvlm.backbones.qformer import QFormerRows, features_of_words, value_path
 from myvlm.backbones.registry import register_backbone
 from myvlm.errors import BackboneError, InputError
 
-ENCODED_AT_ONCE = 16  # images; bounds the vision tower's memory
-
 Entrance = Literal["raw", "post_layernorm"]
 
 
@@ -92,9 +90,8 @@ class Blip2Backbone(Backbone):
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
         features: list[Tensor] = []
         with self.frozen(), torch.no_grad():
-            for start in range(0, len(images), ENCODED_AT_ONCE):
-                batch = list(images[start : start + ENCODED_AT_ONCE])
-                pixels = self.processor.image_processor(batch, return_tensors="pt")["pixel_values"]
+            for batch in self._at_once(images):
+                pixels = self.processor.image_processor(list(batch), return_tensors="pt")["pixel_values"]
                 seen = self.model.vision_model(pixels.to(self.device, self.dtype), return_dict=True)
                 features.extend(seen.last_hidden_state)
         return features

@@ -39,8 +39,6 @@ class LanguageRows(Backbone):
 
     template: ClassVar[str]
     """The prompt, with `{image}` and `{prompt}`, for want of a chat template."""
-    images_at_once: ClassVar[int] = 16
-    """How many images the vision tower sees at once; bounds its memory."""
     kept_inputs: ClassVar[tuple[str, ...]] = ()
     """What the processor says of an image that the language model must be told too."""
 
@@ -123,8 +121,8 @@ class LanguageRows(Backbone):
         features: list[Features] = []
         mark = self.processor.tokenizer.convert_ids_to_tokens(self.image_id)
         with self.frozen():
-            for start in range(0, len(images), self.images_at_once):
-                inputs, texts = self.read(images[start : start + self.images_at_once])
+            for batch in self._at_once(images):
+                inputs, texts = self.read(batch)
                 inputs = inputs.to(self.device, self.dtype)
                 features += encode_pictures(self.model, inputs, texts, mark=mark, keep=self.kept_inputs)
         return features

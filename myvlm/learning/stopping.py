@@ -30,8 +30,6 @@ ENOUGH = 0.75
 """Part of the captions that must name the concept; some views are too dark or too much turned."""
 NEW_TOKENS = 48
 """The most that a held-out caption is long."""
-AT_ONCE = 16
-"""Held-out captions in one batch."""
 WINDOW = 10
 """Steps over whose mean the objective is compared: one step has other views and words than the next."""
 
@@ -63,13 +61,10 @@ class Validation:
 
     def share(self, direction: Tensor) -> float:
         """Part of the greedy captions that name the concept, with this `rows × dim` embedding."""
-        rows = [ConceptRows(direction.detach(), self.norm)]
-        named = 0
-        for start in range(0, len(self.asked), AT_ONCE):
-            images, prompts = zip(*self.asked[start : start + AT_ONCE], strict=True)
-            said = self.backbone.generate(images, prompts, [rows] * len(images), max_new_tokens=NEW_TOKENS)
-            named += sum(contains_word(one.text, self.identifier) for one in said)
-        return named / len(self.asked)
+        images, prompts = zip(*self.asked, strict=True)
+        rows = [[ConceptRows(direction.detach(), self.norm)]] * len(images)
+        said = self.backbone.generate(images, prompts, rows, max_new_tokens=NEW_TOKENS)
+        return sum(contains_word(one.text, self.identifier) for one in said) / len(said)
 
 
 def view_seed(settings: LearnSettings, photo: int) -> int:

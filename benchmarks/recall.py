@@ -22,7 +22,7 @@ from rich.table import Table
 from tally import LOADED, Tally, in_processes
 
 from myvlm import MyVLM, Reply
-from myvlm.backbones import ConceptRows, backbone_for
+from myvlm.backbones import ConceptRows
 from myvlm.images import load_images
 from myvlm.learning import gather_examples, learn_embedding
 from myvlm.loading import default_settings
@@ -56,11 +56,9 @@ VARIANTS: dict[str, dict[str, dict[str, object]]] = {
         "1 photo": {"photos": 1},
         "1 row": {"rows": 1},
         "random start": {"start": "random"},
-        "post-norm rows": {"entrance": "post_layernorm"},
     },
 }
-"""The ablations: settings of learning that differ from the backbone's defaults; beside them `photos`, of
-four, and BLIP-2's `entrance`."""
+"""The ablations: settings of learning that differ from the backbone's defaults, and `photos`, of four."""
 
 
 def main(
@@ -203,12 +201,8 @@ def speak_open(vlm: MyVLM, kit: FewShot, images: list) -> list[str]:
 
 def measure_open(vlm: MyVLM, kit: FewShot, seed: int, change: Mapping[str, object]) -> Tally:
     """Learn only the embedding and caption pictures with the concept, the gate told the truth."""
-    change, tally = dict(change), Tally()
-    photos, entrance = change.pop("photos", 4), change.pop("entrance", None)
-    # Over the model that is loaded: an adapter of its own, since one of the ablations changes it.
-    backbone = backbone_for(vlm.backbone.model, vlm.backbone.processor, name=vlm.backbone.name)
-    if entrance:
-        backbone.entrance = entrance
+    change, tally, backbone = dict(change), Tally(), vlm.backbone
+    photos = change.pop("photos", 4)
     settings = default_settings(backbone.name).model_copy(update={"seed": seed, **change})
     examples = gather_examples(
         kit.identifier, load_images(kit.photos(photos)), kit.captions(photos), kit.questions(photos)

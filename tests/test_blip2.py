@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 from tiny import pictures
-from tiny_blip2 import ANSWERS, PROMPTS, QUERIES, SHORT, Normed, rows, tiny_blip2, vectors
+from tiny_blip2 import ANSWERS, PROMPTS, QUERIES, SHORT, rows, tiny_blip2, vectors
 from transformers import GenerationConfig
 
 from myvlm.backbones import ConceptRows, qformer
 from myvlm.backbones.blip2 import Blip2Backbone
-from myvlm.errors import InputError
 from myvlm.testing import BACKBONE_CHECKS, check_backbone
 
 
@@ -30,9 +29,8 @@ def backbone(made: tuple[Any, Any]) -> Blip2Backbone:
 # ---------------------------------------------------------------- the contract
 
 
-@pytest.mark.parametrize("kind", [Blip2Backbone, Normed])
-def test_blip2_keeps_the_contract(made: tuple[Any, Any], kind: type[Blip2Backbone]) -> None:
-    outcomes = check_backbone(kind(*made), pictures(3))
+def test_blip2_keeps_the_contract(made: tuple[Any, Any]) -> None:
+    outcomes = check_backbone(Blip2Backbone(*made), pictures(3))
     assert [outcome.check for outcome in outcomes] == [check.__name__ for check in BACKBONE_CHECKS]
     skipped = {outcome.check: outcome.skipped for outcome in outcomes if not outcome.passed}
     assert skipped == {
@@ -183,9 +181,7 @@ def test_samples_with_and_without_concepts_run_apart(
 # ---------------------------------------------------------------- by hand
 
 
-def by_hand(
-    layer: Any, samples: list[list[ConceptRows]], squares: list[torch.Tensor], normalisation: Any
-) -> Any:
+def by_hand(layer: Any, samples: list[list[ConceptRows]], squares: list[torch.Tensor]) -> Any:
     """A cross-attention forward written out: a sample, a head, a row at a time; no mask, no padding."""
 
     def forward(hidden_states: Any, encoder_hidden_states: Any, **_: Any) -> tuple[Any, None]:
@@ -197,8 +193,6 @@ def by_hand(
             for concept in sample:
                 for vector in concept.directions.to(image.dtype):
                     row = vector / vector.norm() * sizes[0]
-                    if normalisation is not None:
-                        row = normalisation(vector / vector.norm() * len(vector) ** 0.5)
                     key = layer.key.weight @ row + layer.key.bias
                     value = layer.value.weight @ row + layer.value.bias
                     keys = torch.cat([keys, (key / key.norm() * sizes[1])[None]])
@@ -223,12 +217,11 @@ def hand_written(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Logits, loss and penalty of the teacher-forced batch, from pixels."""
     squares: list[torch.Tensor] = []
-    normalisation = backbone.model.vision_model.post_layernorm if isinstance(backbone, Normed) else None
     batch = backbone.prompter.teacher_forced(PROMPTS, ANSWERS)
     pixels = backbone.processor.image_processor(pictures(3), return_tensors="pt")["pixel_values"]
     with monkeypatch.context() as patched, backbone.frozen():
         for layer in backbone.inserted(samples).layers:
-            patched.setattr(layer, "forward", by_hand(layer, samples, squares, normalisation))
+            patched.setattr(layer, "forward", by_hand(layer, samples, squares))
         inputs = {**batch.inputs, "pixel_values": pixels.to(backbone.dtype)}
         logits = backbone.model(**inputs).logits
     assert len(squares) == 2
@@ -254,17 +247,15 @@ def calmed(model: Any, factor: float = 0.4) -> None:
     ("dtype", "logits_within", "gradient_within"),
     [(torch.float32, 1e-5, 1e-6), (torch.float64, 1e-12, 1e-12)],
 )
-@pytest.mark.parametrize("kind", [Blip2Backbone, Normed])
 def test_it_is_the_cross_attention_written_by_hand(
     made: tuple[Any, Any],
-    kind: type[Blip2Backbone],
     dtype: torch.dtype,
     logits_within: float,
     gradient_within: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Logits by element; the gradient by norm of the difference over norm, all rows as one vector."""
-    backbone = kind(copy.deepcopy(made[0]).to(dtype), made[1])
+    backbone = Blip2Backbone(copy.deepcopy(made[0]).to(dtype), made[1])
     if dtype == torch.float32:
         calmed(backbone.model)
     samples = rows(1, 3, 2, dtype=dtype)
@@ -311,19 +302,3 @@ def test_a_key_of_nothing_gives_numbers(backbone: Blip2Backbone) -> None:
     gradients = torch.autograd.grad(loss.cross_entropy + loss.attention, vectors(samples))
     assert loss.cross_entropy.isfinite()
     assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients)
-
-
-def test_the_two_entrances_differ_and_concepts_do_not_cross(made: tuple[Any, Any]) -> None:
-    raw, normed = Blip2Backbone(*made), Normed(*made)
-    features = raw.encode(pictures(1))
-    losses = [
-        one.answer_loss(features, PROMPTS[1:2], ANSWERS[1:2], rows(1)).cross_entropy for one in (raw, normed)
-    ]
-    assert losses[0] != losses[1]
-    assert raw.fingerprint() != normed.fingerprint()
-    assert len(normed.fingerprint()) == 32
-    raw.entrance = "post_layernorm"
-    assert raw.fingerprint() == normed.fingerprint()
-    raw.entrance = "side"  # type: ignore[assignment]
-    with pytest.raises(InputError, match="'side'"):
-        raw.generate(pictures(1), PROMPTS[:1], rows(1))

@@ -326,10 +326,8 @@ def test_from_photos_to_captions_and_back_from_a_file(language: str, tmp_path: P
     assert again.ask(shown[0], "What is next to sks?", **SHORT).text == answer.text
 
     seen_picture = shown[seen.index(True)]
-    for other_model in (tiny_blip2(language=language, seed=1)[0], None):
-        stranger = MyVLM(other_model or model, processor, name="tiny/blip2", encoder="tinyworld/clip")
-        if other_model is None:
-            stranger.backbone.entrance = "post_layernorm"  # type: ignore[attr-defined]
-        stranger.concepts.add(Concept.load(folder))
-        with pytest.raises(ConceptFileError, match="learned for another model"):
-            stranger.caption(seen_picture, **SHORT)
+    other_model = tiny_blip2(language=language, seed=1)[0]
+    stranger = MyVLM(other_model, processor, name="tiny/blip2", encoder="tinyworld/clip")
+    stranger.concepts.add(Concept.load(folder))
+    with pytest.raises(ConceptFileError, match="learned for another model"):
+        stranger.caption(seen_picture, **SHORT)

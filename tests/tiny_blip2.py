@@ -20,7 +20,6 @@ from transformers import (
 )
 
 from myvlm.backbones import ConceptRows
-from myvlm.backbones.blip2 import Blip2Backbone
 
 QUERIES = 6
 WIDTH = 24  # of the vision tower, and so of a concept row
@@ -74,12 +73,6 @@ def tiny_blip2(*, language: str = "opt", seed: int = 0) -> tuple[Any, Any]:
             model.language_model.lm_head.weight[[1, 3]] = 0.0  # else its replies end before they begin
     images = BlipImageProcessor(size={"height": SIDE, "width": SIDE})
     return model.eval(), Blip2Processor(images, tokenizer, num_query_tokens=QUERIES)
-
-
-class Normed(Blip2Backbone):
-    """Rows through the vision tower's last normalisation; not registered."""
-
-    entrance = "post_layernorm"
 
 
 def rows(

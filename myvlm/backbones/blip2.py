@@ -5,11 +5,10 @@ A concept enters beside the picture's features, where the Q-Former's queries loo
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +23,7 @@ from myvlm.backbones.blip2_text import Blip2Prompter, Taught
 from myvlm.backbones.prompter import IGNORED
 from myvlm.backbones.qformer import QFormerRows, features_of_words, value_path
 from myvlm.backbones.registry import register_backbone
-from myvlm.errors import BackboneError, InputError
-
-Entrance = Literal["raw", "post_layernorm"]
+from myvlm.errors import BackboneError
 
 
 @register_backbone
@@ -37,18 +34,6 @@ class Blip2Backbone(Backbone):
     picture's features, and in every cross-attention its key and value get the same norm (mean, or first) of
     the picture's keys and values, so that only its direction is learned; with `none` nothing is rescaled.
 
-    Attributes:
-        entrance: how a row comes to stand behind the features. `"raw"`, the default, appends it as it is, as
-            the paper says; `"post_layernorm"` first passes it through the tower's last normalisation, as
-            features are. A concept that was learned one way is refused the other way. They hardly differ on
-            `tinyworld/blip2` (its weights of 2026-11-25; four concepts, three seeds, twenty pictures each,
-            gate told the truth):
-
-            | entrance | names said | surroundings kept |
-            | --- | --- | --- |
-            | `raw` | 1.000 | 0.962 ± 0.043 |
-            | `post_layernorm` | 1.000 | 0.950 ± 0.039 |
-
     Raises:
         BackboneError: the model cannot speak, or takes no pictures that were encoded before.
     """
@@ -57,7 +42,6 @@ class Blip2Backbone(Backbone):
     model_types = ("blip-2",)
     default_caption_prompt = ""  # the checkpoints write a caption where nothing is said
     caption_prompts = ("",)
-    entrance: Entrance = "raw"
 
     def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
         super().__init__(model, processor, name=name)
@@ -80,12 +64,6 @@ class Blip2Backbone(Backbone):
         # Of the pictures: query tokens and Q-Former stay in float32 beside a tower that is not.
         dtype: torch.dtype = self.model.vision_model.embeddings.patch_embedding.weight.dtype
         return dtype
-
-    def fingerprint(self) -> str:
-        weights = super().fingerprint()
-        if self._through() is None:
-            return weights
-        return hashlib.sha256(f"{weights} {self.entrance}".encode()).hexdigest()[:32]
 
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
         features: list[Tensor] = []
@@ -159,21 +137,7 @@ class Blip2Backbone(Backbone):
 
     def inserted(self, rows: Sequence[Sequence[ConceptRows]], *, record: bool = False) -> QFormerRows:
         """A context manager: within it the Q-Former also sees these rows."""
-        return QFormerRows(self.model.qformer, rows, through=self._through(), record=record)
-
-    def _through(self) -> Callable[[Tensor], Tensor] | None:
-        """What a row passes before it is appended."""
-        if self.entrance not in get_args(Entrance):
-            raise InputError(
-                "Unknown entrance for concept rows.",
-                got=repr(self.entrance),
-                expected=f"one of {', '.join(get_args(Entrance))}",
-                fix="leave it at 'raw'",
-            )
-        if self.entrance == "raw":
-            return None
-        normalisation = self.model.vision_model.post_layernorm
-        return lambda rows: normalisation(rows.to(normalisation.weight.dtype))
+        return QFormerRows(self.model.qformer, rows, record=record)
 
     def _replies(
         self,

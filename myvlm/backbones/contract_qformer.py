@@ -110,7 +110,7 @@ def rows_land_in_the_qformer(case: QFormerCase) -> None:
                 if not count:
                     continue
                 got, made = (part[index, tokens : tokens + count] for part in (states, output))
-                torch.testing.assert_close(got, _entering(backbone, sample, features[index]).to(got))
+                torch.testing.assert_close(got, _entering(sample, features[index]).to(got))
                 sizes, raw = own[index].norm(dim=-1), linear(got)
                 target = {"visual_mean": sizes.mean(), "first_patch": sizes[0], "none": None}[norm]
                 expected = raw if target is None else functional.normalize(raw, dim=-1) * target
@@ -134,18 +134,13 @@ def _maps(case: QFormerCase, rows: Sequence[Sequence[ConceptRows]]) -> list[tupl
     return seen
 
 
-def _entering(backbone: Blip2Backbone, sample: Sequence[ConceptRows], feature: Tensor) -> Tensor:
+def _entering(sample: Sequence[ConceptRows], feature: Tensor) -> Tensor:
     rows = []
     for concept in sample:
         unit = functional.normalize(concept.directions.detach(), dim=-1)
         sizes = feature.norm(dim=-1).cpu()
-        if backbone.entrance == "post_layernorm":
-            entering = concept.directions if concept.norm == "none" else unit * backbone.dim**0.5
-            normalisation = backbone.model.vision_model.post_layernorm
-            rows.append(normalisation(entering.to(feature)).detach())
-        else:
-            targets = {"visual_mean": unit * sizes.mean(), "first_patch": unit * sizes[0]}
-            rows.append(targets.get(concept.norm, concept.directions.detach()))
+        targets = {"visual_mean": unit * sizes.mean(), "first_patch": unit * sizes[0]}
+        rows.append(targets.get(concept.norm, concept.directions.detach()))
     return torch.cat(rows)
 
 

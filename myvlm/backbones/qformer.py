@@ -9,7 +9,7 @@ and `base`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -50,8 +50,6 @@ class QFormerRows(Attached):
     Args:
         qformer: a `Blip2QFormerModel`.
         rows: the concepts of each of the `B` pictures that it is given.
-        through: what a row passes before it is appended: the vision tower's last normalisation, `R × D` to
-            `R × D`. Without it a row is appended at the norm that its rule says.
         record: whether to keep, in `probabilities`, what every query attends to.
 
     Attributes:
@@ -69,13 +67,11 @@ class QFormerRows(Attached):
         qformer: Any,
         rows: Sequence[Sequence[ConceptRows]],
         *,
-        through: Callable[[Tensor], Tensor] | None = None,
         record: bool = False,
     ) -> None:
         super().__init__(qformer)
         self.qformer = qformer
         self.rows = rows
-        self.through = through
         self.record = record
         self.counts = [sum(concept.count for concept in sample) for sample in rows]
         self.probabilities: list[Tensor] = []
@@ -130,17 +126,10 @@ class QFormerRows(Attached):
         """`B × R × D`, each picture's rows as they enter, padded with zeros."""
         entering = []
         for image, concepts in zip(images, self.rows, strict=True):
-            rows = [self._entering(concept, image) for concept in concepts]
+            norms = visual_norms(image)
+            rows = [concept.entering(norms) for concept in concepts]
             entering.append(torch.cat(rows).to(images) if rows else images.new_zeros(0, images.shape[-1]))
         return nn.utils.rnn.pad_sequence(entering, batch_first=True)
-
-    def _entering(self, concept: ConceptRows, image: Tensor) -> Tensor:
-        if self.through is None:
-            return concept.entering(visual_norms(image))
-        # Of unit mean square: a normalisation takes the length away, all but its epsilon.
-        wide = torch.promote_types(image.dtype, torch.float32)
-        unit = image.new_tensor(image.shape[-1] ** 0.5, dtype=wide)
-        return self.through(concept.entering({"visual_mean": unit, "first_patch": unit}))
 
     def _append_to(self, images: Tensor, mask: Tensor | None) -> Appended:
         """What stands behind these `B × T × D` features, whose `B × T` mask is 1 where they may be seen."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import pictures, rows, tiny_llava, tiny_tokenizer
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig
 
 from myvlm.backbones import ConceptRows, backbone_for, text
@@ -281,6 +282,25 @@ def test_a_longer_answer_costs_no_padding_of_others(backbone: LlavaBackbone) -> 
         both.attention, (alone[0].attention + alone[1].attention) / 2, rtol=1e-5, atol=1e-7
     )
     assert backbone.answer_loss(features, prompts, answers, rows(0, 0)).attention == 0
+
+
+def test_the_samples_losses_are_the_batchs_and_cost_no_second_softmax(backbone: LlavaBackbone) -> None:
+    class Calls(TorchDispatchMode):
+        softmaxes = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.softmaxes += func.overloadpacket is torch.ops.aten._log_softmax
+            return func(*args, **(kwargs or {}))
+
+    given = backbone.encode(pictures(2)), ["Where?", "What?"], ["a mug", "the red dog on it"], rows(1, 2)
+    with Calls() as calls:
+        loss = backbone.answer_loss(*given)
+        assert loss.by_sample is not None
+        samples = loss.by_sample()
+    assert calls.softmaxes == 1
+    assert samples.tokens.tolist() == [3, 6]
+    torch.testing.assert_close(samples.cross_entropy.sum() / 9, loss.cross_entropy)
+    torch.testing.assert_close(samples.attention.mean(), loss.attention)
 
 
 def test_inputs_that_do_not_fit_are_named(backbone: LlavaBackbone) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from myvlm.backbones import text
 from myvlm.backbones.boxes import Box
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.frozen import frozen
@@ -325,9 +326,9 @@ class Backbone(ABC):
         """The box in a reply to `refer`, in pixels of a picture of that width and height; None for no box."""
         return None
 
-    @abstractmethod
     def word_ids(self, word: str) -> list[int]:
         """The token ids that the tokenizer makes of a word that stands in a sentence."""
+        return text.answer_ids(self.processor.tokenizer, "a", word)
 
     @abstractmethod
     def word_direction(self, word: str) -> Tensor | None:

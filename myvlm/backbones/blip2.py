@@ -123,9 +123,6 @@ class Blip2Backbone(Backbone):
         patches = (weights @ looks)[: len(features)][-side * side :].reshape(side, side)
         return np.asarray(patches / patches.sum(), dtype=np.float32)
 
-    def word_ids(self, word: str) -> list[int]:
-        return text.answer_ids(self.processor.tokenizer, "a", word)
-
     def word_direction(self, word: str) -> Tensor:
         """As `Backbone.word_direction`: the feature that the Q-Former's values hand on as that embedding.
 

@@ -232,9 +232,6 @@ class LanguageRows(Backbone):
         patches = tokens[: height * width].reshape(height, width)
         return np.asarray(patches / patches.sum(), dtype=np.float32)
 
-    def word_ids(self, word: str) -> list[int]:
-        return text.answer_ids(self.processor.tokenizer, "a", word)
-
     def word_direction(self, word: str) -> Tensor:
         return functional.normalize(text.mean_embedding(self.model, self.word_ids(word)), dim=-1)
 
@@ -338,16 +335,14 @@ def _loss(logits: Tensor, targets: Tensor, given: Tensor, queries: Tensor, keys:
         keys: `B × K`; -1 is none.
     """
     targets = targets.to(logits.device)
-    cross_entropy = functional.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED
-    )
+    # Once for the batch and for its samples: it is as wide as the vocabulary.
+    likely = logits.flatten(0, 1).float().log_softmax(-1)
+    of_tokens = partial(functional.nll_loss, likely, targets.flatten(), ignore_index=IGNORED)
     pairs = ((queries >= 0).sum(1) * (keys >= 0).sum(1)).to(logits.device)
     attention = given.pow(2).mean(2).sum((0, 2, 3)).to(logits.device) / pairs.clamp(min=1)
 
     def by_sample() -> SampleLosses:
-        tokens = functional.cross_entropy(
-            logits.transpose(1, 2).float(), targets, ignore_index=IGNORED, reduction="none"
-        )
+        tokens = of_tokens(reduction="none").view_as(targets)
         return SampleLosses(tokens.sum(1), (targets != IGNORED).sum(1), attention)
 
-    return Loss(cross_entropy, attention.sum() / (pairs > 0).sum().clamp(min=1), by_sample)
+    return Loss(of_tokens(), attention.sum() / (pairs > 0).sum().clamp(min=1), by_sample)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from tiny import pictures, rows, tiny_llava, tiny_tokenizer
+from tiny_tokens import TEMPLATES
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from myvlm.backbones import ConceptRows, backbone_for, text
 from myvlm.backbones.llava import LlavaBackbone
+from myvlm.backbones.prompter import Prompter
 from myvlm.errors import InputError
 from myvlm.testing import BACKBONE_CHECKS, check_backbone
 
@@ -171,6 +175,32 @@ def test_a_prompt_that_ends_in_a_space_keeps_its_ids() -> None:
 
     assert text.answer_ids(Gluing(), "a ", "b") == [1]
     assert text.answer_ids(Gluing(), "a", "b") == [2]
+
+
+@pytest.mark.parametrize(
+    ("template", "split", "said"),
+    [
+        ("mistral3", pre_tokenizers.ByteLevel(add_prefix_space=False), ["a", "Ġmug"]),
+        ("mistral", pre_tokenizers.Metaspace(), ["▁a", "▁mug"]),
+        ("vicuna", pre_tokenizers.ByteLevel(add_prefix_space=False), ["Ġa", "Ġmug"]),
+    ],
+)
+def test_an_answer_begins_with_the_token_that_the_model_would_say(
+    template: str, split: Any, said: list[str]
+) -> None:
+    """Without a space in the template it is the one that a text begins with (Mistral's tokenizers)."""
+    words = ["<unk>", "</s>", "[/INST]", "a", "Ġa", "Ġmug", "▁a", "▁mug"]
+    core = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    core.pre_tokenizer = split
+    core.add_special_tokens(["</s>", "[/INST]"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>")
+    tokenizer.chat_template = TEMPLATES[template]
+    processor = SimpleNamespace(
+        tokenizer=tokenizer, image_token="<image>", apply_chat_template=tokenizer.apply_chat_template
+    )
+    prompter = Prompter(processor, template=None, image_id=9, sentinel_id=8, eos_ids=[1])
+    assert tokenizer.convert_ids_to_tokens(prompter.answer_ids("Where?", " a mug")) == said
+    assert prompter.answer_ids("Where?", " ") == []
 
 
 def test_the_beginning_of_sequence_comes_once() -> None:

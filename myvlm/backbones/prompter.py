@@ -74,6 +74,7 @@ class Prompter:
         self.eos_ids = list(eos_ids)
         self.instruction = instruction
         self.completed = completed
+        self._apart = template is None and text.replies_right_behind(processor)
         self._known: dict[tuple[str, ...], list[int]] = {}
 
     @property
@@ -141,6 +142,8 @@ class Prompter:
 
     def answer_ids(self, prompt: str, answer: str) -> list[int]:
         """The ids of an answer to a prompt, without end of sequence."""
+        if self._apart:
+            return self._once(text.alone_ids, answer)
         return self._once(text.answer_ids, self.completed(self.render(prompt)), answer)
 
     def _once(self, ids_of: Callable[..., list[int]], *texts: str) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -34,14 +33,25 @@ def end_of_turn_first(processor: Any, eos_ids: Sequence[int]) -> list[int]:
 
     Gemma's list begins with the end of a document, which no reply in a conversation ends with.
     """
-    try:
-        whole: str = processor.apply_chat_template([_turn("a"), _REPLY], tokenize=False)
-    except Exception:  # whatever a template raises that takes no reply: the order is then the model's
-        return list(eos_ids)
-    after = whole.rpartition("myvlm")[2]
+    after = _with_reply(processor).rpartition("myvlm")[2]
     tokens = {token: processor.tokenizer.convert_ids_to_tokens(token) for token in eos_ids}
     places = {token: after.find(word) for token, word in tokens.items() if word and word in after}
     return sorted(eos_ids, key=lambda token: places.get(token, len(after)))
+
+
+def replies_right_behind(processor: Any) -> bool:
+    """Whether the chat template writes a reply right behind the prompt, without a space, as Mistral's do."""
+    before, said, _ = _with_reply(processor).partition("myvlm")
+    return bool(said) and not before[-1:].isspace()
+
+
+def _with_reply(processor: Any) -> str:
+    """A conversation with a reply, as the chat template writes it; nothing where it takes none."""
+    try:
+        whole: str = processor.apply_chat_template([_turn("a"), _REPLY], tokenize=False)
+    except Exception:  # whatever a template raises
+        return ""
+    return whole
 
 
 def _turn(prompt: str) -> dict[str, Any]:
@@ -77,8 +87,19 @@ def answer_ids(tokenizer: Any, rendered: str, answer: str) -> list[int]:
     together: list[int] = tokenizer(rendered + glued, add_special_tokens=special)["input_ids"]
     if together[: len(before)] == before:
         return together[len(before) :]
-    alone: list[int] = tokenizer(answer.strip(), add_special_tokens=False)["input_ids"]
-    return alone
+    return alone_ids(tokenizer, answer)
+
+
+def alone_ids(tokenizer: Any, answer: str) -> list[int]:
+    """The ids of an answer as a text of its own.
+
+    Mistral encodes prompt and answer apart: a tokenizer of words that begin with a space (`▁A`) begins a
+    text with such a one, and one of bytes (Tekken) does not.
+    """
+    if not answer.strip():
+        return []
+    ids: list[int] = tokenizer(answer.strip(), add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def reply(tokenizer: Any, new_ids: Tensor, eos_ids: Sequence[int]) -> tuple[str, Tensor]:
@@ -203,8 +224,7 @@ def said_by_template(processor: Any, template: str | None) -> set[int]:
     """
     rendered = [render(processor, template, "a")]
     if template is None:
-        with suppress(Exception):  # whatever a template raises that takes no reply
-            rendered.append(processor.apply_chat_template([_turn("a"), _REPLY], tokenize=False))
+        rendered.append(_with_reply(processor))
     return {token for text in rendered for token in prompt_ids(processor.tokenizer, text)}
 
 

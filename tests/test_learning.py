@@ -27,7 +27,6 @@ from myvlm.learning import (
 )
 from myvlm.learning.examples import CAPTION_PROMPTS, name_in_caption
 from myvlm.learning.stopping import UNSEEN_PROMPTS, Progress, Validation
-from myvlm.learning.views import held_out_view
 
 PHOTOS = [Image.effect_noise((40, 30), 60 + i).convert("RGB") for i in range(2)]
 CAPTIONS = [["sks on a table", "a photo of sks"], "sks and a mug"]
@@ -69,17 +68,6 @@ def test_captions_of_the_model_get_the_name() -> None:
     assert name_in_caption("mug", "mug", "sks") == "sks"
 
 
-def test_views_begin_with_the_photo_and_repeat_by_seed() -> None:
-    first, again, other = (make_views(PHOTOS[0], 5, augment=True, seed=s) for s in (1, 1, 2))
-    arrays = [np.stack([np.asarray(v) for v in views]) for views in (first, again, other)]
-    assert arrays[0].shape == (5, 30, 40, 3)
-    assert np.array_equal(arrays[0][0], np.asarray(PHOTOS[0]))
-    assert np.array_equal(arrays[0], arrays[1])
-    assert not np.array_equal(arrays[0], arrays[2])
-    assert len({view.tobytes() for view in first}) == 5
-    assert len(make_views(PHOTOS[0], 5, augment=False, seed=1)) == 1
-
-
 def test_captions_and_questions_go_by_the_names_of_the_photos_files(tmp_path) -> None:
     for number, photo in enumerate(PHOTOS):
         photo.save(tmp_path / f"{number}.png")
@@ -98,20 +86,6 @@ def test_captions_and_questions_go_by_the_names_of_the_photos_files(tmp_path) ->
             gather_examples("sks", photos, wrong)
     with pytest.raises(InputError, match=r"(?s)nothing for images\[0\], images\[1\].*a list in the order"):
         examples(captions=captions)
-
-
-def test_views_of_a_large_photo_are_small_and_those_of_a_small_one_as_ever(monkeypatch) -> None:
-    large = Image.effect_noise((400, 300), 60).convert("RGB")
-    monkeypatch.setattr(views, "LONG_SIDE", 40)
-    first, *others = make_views(large, 3, augment=True, seed=1)
-    assert first is large
-    assert [view.size for view in others] == [(40, 30)] * 2
-    assert held_out_view(large, 3, augment=True, seed=1).size == (40, 30)
-    assert held_out_view(large, 3, augment=False, seed=1) is large
-    shrunk = [view.tobytes() for view in make_views(PHOTOS[0], 4, augment=True, seed=1)]
-    monkeypatch.setattr(views, "LONG_SIDE", 4000)
-    assert shrunk == [view.tobytes() for view in make_views(PHOTOS[0], 4, augment=True, seed=1)]
-    assert shrunk[-1] == held_out_view(PHOTOS[0], 3, augment=True, seed=1).tobytes()
 
 
 @pytest.mark.parametrize(

@@ -267,14 +267,10 @@ def test_a_folder_of_the_first_format_has_a_recipe_too() -> None:
 def test_a_renamed_concept_learns_its_own_word(other: MyVLM, folder: Path, kit: FewShot) -> None:
     other.concepts.add(folder)
     other.concepts.rename(kit.identifier, "my thing")
-    captions = ["my thing on a desk"] * 3
-    assert (
-        lesson(other.concepts["my thing"], captions=captions).captions == [f"{kit.identifier} on a desk"] * 3
-    )
-    by_name = {f"{name}.png": ["my thing on a desk"] for name in "abc"}
-    assert lesson(other.concepts["my thing"], captions=by_name).captions == {
-        name: [f"{kit.identifier} on a desk"] for name in by_name
-    }
+    own, theirs = ([f"{word} on a desk"] * 3 for word in ("my thing", kit.identifier))
+    by_name, told = (dict(zip(["a.png", "b.png", "c.png"], texts, strict=True)) for texts in (own, theirs))
+    assert lesson(other.concepts["my thing"], captions=own).captions == theirs
+    assert lesson(other.concepts["my thing"], captions=by_name).captions == told
     learned = other.relearn(folder, progress=False)
     assert list(other.concepts) == ["my thing"]
     assert (learned.identifier, learned.spoken) == ("my thing", kit.identifier)

@@ -205,7 +205,7 @@ class Concept:
         """Write the concept as a folder of some kilobytes; all of it or nothing.
 
         Args:
-            path: a new folder, an empty one, or a concept folder, which is replaced.
+            path: a new folder, an empty one, or one of this concept, which is replaced.
             include_photos: photos to put beside it, as bare pixels: what a camera notes in a file (place,
                 time) is left out. None, the default, writes no photo.
 

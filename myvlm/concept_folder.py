@@ -200,16 +200,17 @@ def read_tensors(folder: Path, name: str, sha256: str) -> dict[str, npt.NDArray[
 def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) -> None:
     """Write the whole folder beside `path`, then rename it into place; on any failure nothing is left behind.
 
-    A concept folder that is there already is replaced, but what the user keeps in it (notes, photos) stays,
-    unless `files` brings new photos. Any other folder that is not empty is refused.
+    A folder of this concept that is there already is replaced, but what the user keeps in it (notes, photos)
+    stays, unless `files` brings new photos. Any other folder that is not empty is refused.
 
     Raises:
-        NotWritableError: the place cannot be written, or holds something else.
+        NotWritableError: the place cannot be written, or holds something else, such as another concept.
     """
     text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     target = path.resolve()
     try:
         with replacing(target) as fresh:
+            _check_same(target, record)
             _keep_what_is_the_users(target, fresh, any(name.startswith(f"{PHOTOS}/") for name in files))
             for name, data in {**files, RECORD: text.encode()}.items():
                 (fresh / name).parent.mkdir(parents=True, exist_ok=True)
@@ -268,6 +269,19 @@ def _parse(file: Path) -> dict[str, Any]:
             f"{file} holds no record.", got=type(parsed).__name__, expected="an object", fix=_RESTORE
         )
     return parsed
+
+
+def _check_same(target: Path, record: ConceptRecord) -> None:
+    """Raise NotWritableError for the folder of another concept: its photos would become this one's."""
+    there = _parse(target / RECORD) if is_concept_folder(target) else {}
+    words = (there.get("identifier"), there.get("spoken"))
+    if there and not {record.identifier, record.spoken} & set(words):
+        raise NotWritableError(
+            f"{target} is not overwritten: it holds another concept.",
+            got=repr(words[0]),
+            expected=repr(record.identifier),
+            fix="save to another folder, or delete that one first",
+        )
 
 
 def _keep_what_is_the_users(target: Path, fresh: Path, new_photos: bool) -> None:

@@ -6,11 +6,13 @@ and nowhere else. Imports only `errors`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -37,6 +39,13 @@ class LoadedImage:
     image: Image.Image
     name: str
     path: Path | None = None
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Of its size and pixels; made once, for at 12 megapixels it takes 50 ms."""
+        digest = hashlib.blake2b(repr(self.image.size).encode(), digest_size=16)
+        digest.update(self.image.tobytes())
+        return digest.digest()
 
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | LoadedImage"
@@ -86,7 +95,10 @@ def listed(one_or_many: ImageSources) -> tuple[list[Path | LoadedImage], bool]:
     found: list[Path | LoadedImage] = []
     for position, one in enumerate(sources):
         if isinstance(one, str | os.PathLike):
-            files = list(_files(one))
+            try:
+                files = list(_files(one))
+            except PermissionError as error:
+                raise _unreadable(Path(one), error) from error
             was_single = was_single and files == [Path(one)]
             found += files
         else:
@@ -130,6 +142,10 @@ def _files(source: str | os.PathLike[str]) -> Iterator[Path]:
     """The picture files that a path, folder or pattern stands for."""
     text = os.fspath(source)
     path = Path(text)
+    if not text:
+        raise InputError(
+            "The path of a photo is empty.", got=repr(text), expected="a path", fix='pass "." for this folder'
+        )
     if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
         raise InputError(
             "A web address is not a photo yet.",
@@ -180,6 +196,8 @@ def _read(path: Path) -> Image.Image:
             expected=f"at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels",
             fix="make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
         ) from error
+    except PermissionError as error:
+        raise _unreadable(path, error) from error
     except (Warning, MemoryError):
         raise  # a warning that the caller made an error says its own text; no memory is no fault of the file
     except Exception as error:
@@ -193,6 +211,15 @@ def _read(path: Path) -> Image.Image:
             expected="a whole JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF file",
             fix=f"open it in a picture viewer and save it again as JPEG{heif}",
         ) from error
+
+
+def _unreadable(path: Path, error: PermissionError) -> ImageError:
+    return ImageError(
+        f"You may not read {path}.",
+        got=str(error),
+        expected="a file or folder that you may read",
+        fix="check who owns it and its permissions",
+    )
 
 
 def _from_memory(one: object, name: str) -> LoadedImage:

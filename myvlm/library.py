@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.concept import Concept, check_identifier
-from myvlm.concept_folder import concept_folders, erase_folder
-from myvlm.errors import ConceptExistsError, MissingFileError, UnknownConceptError
+from myvlm.concept_folder import concept_folders, erase_folder, is_concept_folder
+from myvlm.errors import ConceptExistsError, InputError, MissingFileError, UnknownConceptError
 from myvlm.heads import Gate, Head
 from myvlm.heads.base import RenewableGate
 from myvlm.heads.detections import Detections, merge
@@ -75,6 +75,7 @@ class ConceptLibrary(Mapping[str, Concept]):
 
         Raises:
             MissingFileError: there is no such folder.
+            InputError: it is a concept folder itself.
             ConceptExistsError, ConceptFileError, UnknownHeadError: see `add_all`.
         """
         if not os.path.isdir(folder):
@@ -83,6 +84,13 @@ class ConceptLibrary(Mapping[str, Concept]):
                 got="a file" if os.path.exists(folder) else "nothing at that path",
                 expected="a folder of concept folders",
                 fix="check the path, or save concepts there first",
+            )
+        if is_concept_folder(Path(folder)):
+            raise InputError(
+                f"{folder} is a concept itself.",
+                got="a folder with a concept.json",
+                expected="a folder of concept folders",
+                fix=f"load the folder that it lies in, or add it: concepts.add({str(folder)!r})",
             )
         collecting = gc.isenabled()
         gc.disable()  # all that is made here stays; walking it again and again takes a fifth of the time

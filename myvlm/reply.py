@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from myvlm.heads import Box, Detection
 from myvlm.images import load_images
 
 MARK = (214, 40, 90)
+SHOWN = 640
+"""Pixels that a notebook gets of a picture's longer side, at the most; it shows half as many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,7 @@ class Reply:
     def _repr_html_(self) -> str:
         present = [d for d in self.detections if d.present]
         seen = ", ".join(f"{html.escape(d.identifier)} {d.probability:.0%}" for d in present)
-        picture = data_url(mark(self.image, self.detections))
+        picture = data_url(mark(self.image, self.detections), at_most=SHOWN)
         return (
             f'<figure><img src="{picture}" style="max-width:320px"><figcaption>{html.escape(self.text)}<br>'
             f"<small>{'seen: ' + seen if seen else 'no concept seen'}</small></figcaption></figure>"
@@ -92,7 +94,7 @@ class AttentionMap:
         return Image.composite(warm, dim, mask)
 
     def _repr_html_(self) -> str:
-        picture, name = data_url(self.overlay()), html.escape(self.identifier)
+        picture, name = data_url(self.overlay(), at_most=SHOWN), html.escape(self.identifier)
         return f'<img src="{picture}" style="max-width:320px" alt="where {name} looks">'
 
 
@@ -106,11 +108,13 @@ def mark(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
     return marked
 
 
-def data_url(image: Image.Image, *, at_least: int = 0) -> str:
-    """The picture as a `data:` address, enlarged without blur to `at_least` pixels a side."""
+def data_url(image: Image.Image, *, at_least: int = 0, at_most: int | None = None) -> str:
+    """The picture as a `data:` address, enlarged without blur to `at_least` pixels a side or shrunk."""
     factor = -(-at_least // min(image.size)) if at_least else 1
     if factor > 1:
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    if at_most and max(image.size) > at_most:
+        image = ImageOps.contain(image, (at_most, at_most))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

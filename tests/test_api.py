@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,6 +77,14 @@ def test_an_album_is_read_before_it_is_described_and_not_kept(
     monkeypatch.setattr(vlm.backbone, "generate", lambda *_, **__: pytest.fail("before all were read"))
     with pytest.raises(ImageError, match=r"16\.png cannot be read"):
         vlm.caption(tmp_path)
+
+
+def test_a_notebook_shows_a_large_photo_small(vlm: MyVLM) -> None:
+    photo = Image.effect_noise((3000, 2000), 60).convert("RGB")
+    reply = Reply("a <b>", (), photo)
+    [encoded] = re.findall(r'src="data:image/png;base64,([^"]+)"', reply._repr_html_())
+    assert Image.open(io.BytesIO(base64.b64decode(encoded))).size == (640, 427)
+    assert "a &lt;b&gt;" in reply._repr_html_()
 
 
 def test_generic_is_of_its_own_thread(taught: Taught, fresh: MyVLM) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -173,6 +174,19 @@ def test_other_folders_and_files_are_never_overwritten(concept: Concept, tmp_pat
     assert _tree(tmp_path) == before
     assert sorted(one.name for one in tmp_path.iterdir()) == ["file", "home"]
     assert concept.folder is None
+
+
+def test_another_concept_is_not_overwritten_and_one_that_was_renamed_is(
+    concept: Concept, saved: Path
+) -> None:
+    before = _tree(saved)
+    other = dataclasses.replace(concept, identifier="ohwx", spoken="ohwx")
+    with pytest.raises(NotWritableError, match=r"holds another concept(.|\n)*'sks'"):
+        other.save(saved)
+    assert _tree(saved) == before
+    concept.identifier = "cup"
+    concept.save(saved)
+    assert Concept.load(saved).identifier == "cup"
 
 
 @pytest.mark.parametrize("place", ["sks-mug", "new/deep/folder"])

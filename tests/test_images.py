@@ -179,3 +179,32 @@ def test_batches_and_strangers() -> None:
         load_images([3])  # type: ignore[list-item]
     with pytest.raises(ImageError, match="0 by 5"):
         load_images(Image.new("RGB", (0, 5)))
+
+
+def test_an_empty_path_is_not_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (2, 2)).save(tmp_path / "here.png")
+    monkeypatch.chdir(tmp_path)
+    assert load_images(".")[0].name == "here.png"
+    with pytest.raises(InputError, match="path of a photo is empty"):
+        load_images("")
+
+
+@pytest.mark.parametrize("call", ["iterdir", "exists", "open"])
+def test_what_may_not_be_read_is_said_so(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (2, 2)).save(tmp_path / "1.png")
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image if call == "open" else Path, call, denied)
+    with pytest.raises(ImageError, match=r"(?s)may not read .*check who owns it"):
+        load_images(tmp_path if call == "iterdir" else tmp_path / "1.png")
+
+
+def test_a_digest_is_of_size_and_pixels() -> None:
+    tall, wide, dark = (
+        LoadedImage(Image.new("RGB", size, colour), "a") for size, colour in
+        (((1, 2), "red"), ((2, 1), "red"), ((1, 2), "black"))
+    )  # fmt: skip
+    assert tall.digest == LoadedImage(tall.image.copy(), "b").digest
+    assert len({tall.digest, wide.digest, dark.digest}) == 3

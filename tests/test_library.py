@@ -270,11 +270,13 @@ def test_erase_spares_what_is_not_the_concept(
 ) -> None:
     folder = _concept("sks", heads["sks"]).save(tmp_path / "a")
     library = ConceptLibrary([folder])
+    folder.rename(tmp_path / "b")
     _concept("ohwx", heads["ohwx"]).save(folder)
     with pytest.raises(NotWritableError, match="does not hold this concept"):
         library.remove("sks", erase=True)
     assert folder.exists()
     assert "sks" in library
+    folder.rename(tmp_path / "c")
     _concept("sks", heads["sks"]).save(folder)
     monkeypatch.setattr("shutil.rmtree", lambda *args, **options: None)
     with pytest.raises(NotWritableError, match="could not be erased whole"):
@@ -298,3 +300,10 @@ def test_thousands_of_concepts_are_one_product(heads: dict[str, ObjectHead]) -> 
     assert len(found) == 2000
     assert all(one.present for one in found)
     assert time.perf_counter() - start < 30, "a hang, not a benchmark"
+
+
+def test_one_concepts_folder_is_no_folder_of_concepts(heads: dict[str, ObjectHead], tmp_path: Path) -> None:
+    folder = _concept("sks", heads["sks"]).save(tmp_path / "mug")
+    with pytest.raises(InputError, match=r"is a concept itself(.|\n)*concepts\.add"):
+        ConceptLibrary.load(folder)
+    assert list(ConceptLibrary.load(tmp_path)) == ["sks"]

@@ -1,11 +1,10 @@
 """What an encoder saw in the last pictures, remembered by their pixels: `caption` then `ask` look once.
 
-Imports nothing of ours.
+Imports the loaded image.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -13,6 +12,8 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from PIL import Image
+
+from myvlm.images import LoadedImage
 
 Seen = TypeVar("Seen")
 Variant = TypeVar("Variant", bound=Hashable)
@@ -35,16 +36,18 @@ class PictureCache(Generic[Variant, Seen]):
     def look_up(
         self,
         encoder: object,
-        images: Sequence[Image.Image],
+        images: Sequence[LoadedImage],
         variants: Sequence[Variant],
         look: Callable[[list[tuple[Image.Image, Variant]]], Sequence[Seen]],
     ) -> list[Seen]:
         """What `look` finds in each picture looked at in its way, asked only for what is not remembered."""
-        keys = [(content_hash(image), variant) for image, variant in zip(images, variants, strict=True)]
+        keys = [(one.digest, variant) for one, variant in zip(images, variants, strict=True)]
         with self._lock:
             remembered = self._by_encoder.setdefault(encoder, OrderedDict())
             found = {key: remembered[key] for key in keys if key in remembered}
-        missing = {key: (image, key[1]) for key, image in zip(keys, images, strict=True) if key not in found}
+        missing = {
+            key: (one.image, key[1]) for key, one in zip(keys, images, strict=True) if key not in found
+        }
         if missing:
             found |= dict(zip(missing, look(list(missing.values())), strict=True))
         with self._lock:
@@ -59,14 +62,3 @@ class PictureCache(Generic[Variant, Seen]):
         """Forget everything."""
         with self._lock:
             self._by_encoder.clear()
-
-
-def content_hash(image: Image.Image) -> bytes:
-    """A digest of a picture's size and pixels.
-
-    >>> content_hash(Image.new("RGB", (2, 1))) == content_hash(Image.new("RGB", (1, 2)))
-    False
-    """
-    digest = hashlib.blake2b(repr((image.mode, image.size)).encode(), digest_size=16)
-    digest.update(image.tobytes())
-    return digest.digest()

@@ -24,7 +24,6 @@ from myvlm.heads.base import (
     check_fitted,
     take_tensor,
 )
-from myvlm.heads.cache import content_hash
 from myvlm.heads.calibration import sigmoid
 from myvlm.heads.closer import AT_MOST, look_closer
 from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, PictureFeatures, features, get_encoder, whiten
@@ -370,8 +369,8 @@ def _check_alike(heads: Sequence[ObjectHead], *shares: Hashable) -> None:
 
 def _check_apart(photos: Sequence[LoadedImage], others: Sequence[LoadedImage]) -> None:
     """Raise InputError if a picture is both a photo of the object and a picture without it."""
-    own = {content_hash(photo.image): photo.name for photo in photos}
-    both = [f"{one.name} is {own[key]}" for one in others if (key := content_hash(one.image)) in own]
+    own = {photo.digest: photo.name for photo in photos}
+    both = [f"{one.name} is {own[one.digest]}" for one in others if one.digest in own]
     if both:
         raise InputError(
             "A photo of the object is among its negatives.",

@@ -41,7 +41,7 @@ def look_closer(
     encoder: ImageEncoder, images: Sequence[LoadedImage], boxes: Sequence[Box]
 ) -> list[PictureFeatures]:
     """The variations of one window of each picture, all encoded in one pass; the last are remembered."""
-    return _cache.look_up(encoder, [one.image for one in images], boxes, lambda new: _encode(encoder, new))
+    return _cache.look_up(encoder, images, boxes, lambda new: _encode(encoder, new))
 
 
 def _encode(encoder: ImageEncoder, new: Sequence[tuple[Image.Image, Box]]) -> list[PictureFeatures]:

@@ -239,10 +239,7 @@ def features(
     encoder: ImageEncoder, images: Sequence[LoadedImage], crops: Crops = "auto"
 ) -> list[PictureFeatures]:
     """Encode the windows of each picture; the last 64 pictures are remembered by their pixels."""
-    pictures = [one.image for one in images]
-    return _cache.look_up(
-        encoder, pictures, [crops] * len(pictures), lambda new: _encode_windows(encoder, new)
-    )
+    return _cache.look_up(encoder, images, [crops] * len(images), lambda new: _encode_windows(encoder, new))
 
 
 def forget_pictures() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
@@ -171,7 +172,7 @@ class Concept:
             f"The concept {self.identifier!r} was learned for another model than {backbone}.",
             got="; ".join(known) or "no embedding at all",
             expected=f"{backbone} ({dim} dimensions, weights {fingerprint[:12]})",
-            fix=f"learn {self.identifier!r} again with this model, {self.how_again}; "
+            fix=f"learn {self.identifier!r} again with this model, {self.how_again(backbone)}; "
             "or load the model it was learned for, or leave the concept out",
         )
 
@@ -192,13 +193,13 @@ class Concept:
             others[f"{backbone}{OTHER_WEIGHTS}{older.fingerprint}"] = older
         return dataclasses.replace(self, embeddings={backbone: embedding, **others})
 
-    @property
-    def how_again(self) -> str:
-        """How it is learned again, with another model: the call and the command."""
+    def how_again(self, backbone: str) -> str:
+        """How it is learned again, with the model of that name: the call and the command."""
         if self.folder is None:
             return f"by vlm.relearn(vlm.concepts[{self.identifier!r}], images=[...])"
         photos = "" if (self.folder / PHOTOS).is_dir() else ", images=[...]"
-        command = f"myvlm relearn {self.folder}" + (" PHOTOS" if photos else "")
+        words = shlex.quote(str(self.folder)) + (" PHOTOS" if photos else "")
+        command = f"myvlm relearn {words} --backbone {shlex.quote(backbone)}"
         return f'by vlm.relearn("{self.folder}"{photos}), or `{command}`'
 
     def save(self, path: str | PathLike[str], include_photos: ImageSources | None = None) -> Path:

@@ -55,7 +55,7 @@ def mention_strangers(backbone: Backbone, concepts: Iterable[Concept]) -> None:
         more = f", and {len(strange) - 1} more" if strange[1:] else ""
         _log.warning(
             "The concept %r was learned for another model than %s%s. Learn it again with this model, %s.",
-            *(strange[0].identifier, backbone.name, more, strange[0].how_again),
+            *(strange[0].identifier, backbone.name, more, strange[0].how_again(backbone.name)),
         )
 
 

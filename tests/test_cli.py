@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -181,15 +182,25 @@ def test_a_fault_of_ours_is_not_dressed_up(
 
 
 def test_a_concept_for_another_model(myvlm: Myvlm, taught: Taught, album: Path, tmp_path: Path) -> None:
-    foreign = tmp_path / "mixed" / "foreign"
+    foreign = tmp_path / "mixed" / "my cup"
     shutil.copytree(taught.folder, foreign)
+    shutil.copytree(taught.photos, foreign / "photos")
     record = json.loads((foreign / "concept.json").read_text())
     record["embeddings"]["tinyworld/llava"]["fingerprint"] = "0" * 64
+    record["embeddings"]["tinyworld/llava"]["settings"]["steps"] = 2
     (foreign / "concept.json").write_text(json.dumps(record))
     named = myvlm("caption", album / "1.png", "--concepts", foreign)
     assert named.code == 2
     assert "learned for another model" in named.stderr
+    [command] = re.findall(r"`(myvlm relearn .*?)`", named.stderr)
+    assert shlex.split(command)[2:] == [str(foreign), "--backbone", "tinyworld/llava"]
     found = myvlm("caption", album / "1.png", "--concepts", foreign.parent, "--json")
     assert found.code == 0
     assert found.document["concepts"] == []
-    assert "passing over" in found.stderr
+    assert f"passing over {foreign}" in found.stderr
+    assert command in found.stderr
+    pasted = myvlm(*shlex.split(command)[1:])
+    assert pasted.code == 0, pasted.stderr
+    assert myvlm("caption", album / "1.png", "--concepts", foreign, "--json").document["concepts"] == [
+        taught.word
+    ]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group
 from rich.table import Table as Shown
 from rich.text import Text
 
@@ -107,7 +106,7 @@ def evaluate(
             out.note(note)
         tables = [_table(table) for table in found.tables]
         told = [Text(f"report: {report}", style="bold")] if report else []
-        out.show({"command": "evaluate", **found.as_document()}, Group(*tables, *told))
+        out.show({"command": "evaluate", **found.as_document()}, *tables, *told)
 
 
 def _table(table: Table) -> Shown:

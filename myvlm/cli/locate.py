@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from myvlm.cli import inputs, opening, options
@@ -46,13 +45,10 @@ def locate(
         vlm = opening.open_model(out, backbone, device, dtype)
         with out.busy("loading concepts"):
             opening.add_concepts(out, vlm, folders)
-        found = []
-        with out.progress("looking", len(files)) as bar:
-            for file in files:
-                found.append((file, _locate(out, vlm, file, identifier, alone=len(files) == 1)))
-                bar.advance(bar.task_ids[0])
         call = {"command": "locate", "identifier": identifier, "backbone": vlm.backbone.name}
-        out.show({**call, "pictures": [_document(*one) for one in found]}, _table(found))
+        found = ((file, _locate(out, vlm, file, identifier, alone=len(files) == 1)) for file in files)
+        made = ((_document(*one), _cells(*one)) for one in found)
+        out.show_each(call, ("picture", "left", "top", "right", "bottom", "said by"), made, len(files))
 
 
 def _locate(out: Screen, vlm: MyVLM, file: Path, identifier: str, *, alone: bool) -> Location | MyVLMError:
@@ -73,12 +69,10 @@ def _document(file: Path, found: Location | MyVLMError) -> dict[str, Any]:
     return {"picture": str(file), "box": box, "by": found.by, "said": found.said}
 
 
-def _table(found: list[tuple[Path, Location | MyVLMError]]) -> Table:
-    table = Table("picture", "left", "top", "right", "bottom", "said by", box=None, pad_edge=False)
-    for file, one in found:
-        if isinstance(one, MyVLMError):
-            table.add_row(str(file), "", "", "", "", Text(f"not read: {one.what}", style="red"))
-        else:
-            edges = [f"{edge:.0f}" for edge in one.box] if one.box else ["–"] * 4
-            table.add_row(str(file), *edges, f"the {one.by}" if one.by else "nobody: not seen")
-    return table
+def _cells(file: Path, found: Location | MyVLMError) -> list[Text]:
+    if isinstance(found, MyVLMError):
+        edges, said = [""] * 4, Text(f"not read: {found.what}", style="red")
+    else:
+        edges = [f"{edge:.0f}" for edge in found.box] if found.box else ["–"] * 4
+        said = Text(f"the {found.by}" if found.by else "nobody: not seen")
+    return [Text(str(file)), *map(Text, edges), said]

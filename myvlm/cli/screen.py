@@ -14,19 +14,19 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
 import typer
-from rich.console import Console, RenderableType
-from rich.panel import Panel
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from myvlm.errors import MyVLMError, UnknownBackboneError, UnknownConceptError
+from myvlm.errors import InputError, MyVLMError, NotWritableError, UnknownBackboneError, UnknownConceptError
 
 UNEXPECTED, BAD_INPUT, NOT_FOUND, STOPPED = 1, 2, 3, 130
 
@@ -34,32 +34,76 @@ UNEXPECTED, BAD_INPUT, NOT_FOUND, STOPPED = 1, 2, 3, 130
 class Screen:
     """Where one run of a command shows its result, its notes and its progress.
 
+    No text is broken into lines here, so that paths and commands can be copied: a terminal does it itself.
+
     Args:
-        stdout: for the result alone.
+        stdout: for the result alone; a character that it cannot encode is shown as its number.
         as_json: show the result as one JSON document.
         quiet: no notes and no progress.
     """
 
     def __init__(self, stdout: TextIO, *, as_json: bool, quiet: bool) -> None:
+        if isinstance(stdout, TextIOWrapper):
+            stdout.reconfigure(errors="backslashreplace")
         self.as_json, self.quiet = as_json, quiet
         self.failures = 0
         self.written: list[Path] = []
         self._stdout = stdout
         self._results = Console(file=stdout)
         self._notes = Console(stderr=True)
+        self._begun: tuple[dict[str, Any], Table] | None = None
 
-    def show(self, document: dict[str, Any], rendered: RenderableType) -> None:
-        """The result, once: `document` for programs, `rendered` for people."""
+    def show(self, document: dict[str, Any], *parts: Text | Table) -> None:
+        """The result, once: `document` for programs, the parts for people; in a pipe tables have tabs.
+
+        Raises:
+            NotWritableError: stdout takes no more, as where a disk is full.
+        """
         if self.as_json:
-            self._stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-            self._stdout.flush()
+            self._write(json.dumps(document, indent=2) + "\n")
+        elif self._results.is_terminal:
+            for part in parts:
+                for column in part.columns if isinstance(part, Table) else ():
+                    column.overflow = "fold"  # rich would cut a long path
+                self._results.print(part, soft_wrap=isinstance(part, Text))
         else:
-            self._results.print(rendered)
+            self._write("".join(map(_plain, parts)))
+
+    def show_each(
+        self,
+        call: dict[str, Any],
+        columns: Sequence[str],
+        made: Iterable[tuple[dict[str, Any], Sequence[Text]]],
+        total: int,
+    ) -> None:
+        """The result of many pictures; in a pipe, each line as it is made.
+
+        Where the command is stopped or fails half way, what was made is shown all the same.
+
+        Args:
+            call: what the document says beside `interrupted` and `pictures`.
+            columns: the titles of the cells.
+            made: for each picture its document and its cells.
+            total: number of pictures, for the bar.
+        """
+        document: dict[str, Any] = {**call, "interrupted": False, "pictures": []}
+        table = Table(*columns, box=None, pad_edge=False)
+        by_line = not self.as_json and not self._results.is_terminal
+        with self.progress("looking", total) as bar:
+            for picture, cells in made:
+                document["pictures"].append(picture)
+                table.add_row(*cells)
+                if by_line:
+                    self._write(_line(cells) if self._begun else _line(columns) + _line(cells))
+                self._begun = document, table
+                bar.advance(bar.task_ids[0])
+        if not by_line:
+            self.show(document, table)
 
     def note(self, text: str) -> None:
         """A line for people only, on stderr; plain text."""
         if not self.quiet:
-            self._notes.print(Text(text, style="dim"))
+            self._tell(Text(text, style="dim"))
 
     def busy(self, text: str) -> AbstractContextManager[object]:
         """Show that something without a known end is under way."""
@@ -75,37 +119,77 @@ class Screen:
 
     def fail(self, error: MyVLMError) -> None:
         """Say what was wrong with the input."""
-        self._notes.print(Panel(_told(error), title="error", title_align="left", border_style="red"))
+        self._tell(Text.assemble(("error: ", "bold red"), str(error)))
         self.failures += 1
+
+    def stop(self, why: KeyboardInterrupt) -> None:
+        """Say that Ctrl-C was pressed, and show what there is."""
+        self._show_begun({"interrupted": True})
+        wrote = ", ".join(map(str, self.written))
+        if self._begun:
+            what = f"Stopped after {len(self._begun[0]['pictures'])} pictures."
+        else:
+            what = f"Stopped, after {wrote} was written." if wrote else f"Stopped. {why or _NOTHING}"
+        self._tell(Text(what))
+
+    def give_up(self, error: Exception) -> None:
+        """Say what went wrong, and show what there is."""
+        if isinstance(error, MyVLMError):
+            self.fail(error)
+            self._show_begun({"error": as_document(error)})
+        else:
+            traceback.print_exc()
+            self._tell(Text("This is unexpected, and likely a fault of myvlm: please report it."))
+            self._show_begun({"error": {"kind": type(error).__name__, "what": str(error)}})
+
+    def _show_begun(self, why: dict[str, Any]) -> None:
+        document, *tables = self._begun or ({},)
+        try:
+            if self.as_json or self._results.is_terminal:  # elsewhere it is shown, line by line
+                self.show({**document, **why}, *tables)
+        except NotWritableError as error:
+            self.fail(error)
+
+    def _tell(self, text: Text) -> None:
+        self._notes.print(text, soft_wrap=True)
+
+    def _write(self, text: str) -> None:
+        if self._stdout.closed:
+            return
+        try:
+            self._stdout.write(text)
+            self._stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            with suppress(OSError):
+                self._stdout.close()  # or Python tries again as it exits, with a traceback
+            raise NotWritableError(
+                "The result cannot be written to the standard output.",
+                got=f"{type(error).__name__}: {error.strerror or error}",
+                expected="a file or a pipe that takes it",
+                fix="check whether the disk is full",
+            ) from error
 
 
 @contextmanager
 def screen(*, as_json: bool, quiet: bool) -> Iterator[Screen]:
     """A command's body runs in this; whatever it raises becomes words and an exit code."""
-    stdout = sys.stdout
-    shown = Screen(stdout, as_json=as_json, quiet=quiet)
+    shown = Screen(sys.stdout, as_json=as_json, quiet=quiet)
     try:
         with redirect_stdout(sys.stderr):  # what other libraries print must not mix with a JSON document
             yield shown
     except (typer.Exit, BrokenPipeError):
         raise
-    except KeyboardInterrupt:
-        wrote = ", ".join(map(str, shown.written))
-        what = f"Stopped, after {wrote} was written." if wrote else "Stopped. Nothing was written."
-        shown._notes.print(Text(what))
+    except KeyboardInterrupt as why:
+        shown.stop(why)
         raise typer.Exit(STOPPED) from None
-    except MyVLMError as error:
-        shown.fail(error)
-        if as_json:
-            shown.show({"error": as_document(error)}, "")
-        unknown = isinstance(error, UnknownConceptError | UnknownBackboneError)
-        raise typer.Exit(NOT_FOUND if unknown else BAD_INPUT) from None
     except Exception as error:
-        traceback.print_exc()
-        shown._notes.print(Text("This is unexpected, and likely a fault of myvlm: please report it."))
-        if as_json:
-            shown.show({"error": {"kind": type(error).__name__, "what": str(error)}}, "")
-        raise typer.Exit(UNEXPECTED) from None
+        known = _forbidden(error) if type(error) is PermissionError else error
+        shown.give_up(known)
+        unknown = isinstance(known, UnknownConceptError | UnknownBackboneError)
+        bad = BAD_INPUT if isinstance(known, MyVLMError) else UNEXPECTED
+        raise typer.Exit(NOT_FOUND if unknown else bad) from None
     if shown.failures:
         raise typer.Exit(BAD_INPUT)
 
@@ -124,12 +208,36 @@ def as_document(error: MyVLMError) -> dict[str, Any]:
     }
 
 
-def _told(error: MyVLMError) -> RenderableType:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    parts = (("", error.what), ("got", error.got), ("expected", error.expected), ("fix", error.fix))
-    for label, part in parts:
-        if part is not None:
-            table.add_row(label, Text(str(part), style="" if label else "bold"))
-    return table
+def _forbidden(error: PermissionError) -> InputError:
+    return InputError(
+        f"{error.filename or 'A file'} may not be used.",
+        got=error.strerror or str(error),
+        expected="files and folders that you may read, and write where something is written",
+        fix="change its permissions, move it elsewhere, or name another",
+    )
+
+
+def _plain(part: Text | Table) -> str:
+    """What people are shown, as lines for a pipe.
+
+    >>> table = Table("photo", "seen")
+    >>> table.add_row(Text("1.png"), "sks")
+    >>> _plain(table)
+    'photo\\tseen\\n1.png\\tsks\\n'
+    """
+    if isinstance(part, Text):
+        return f"{part.plain}\n"
+    rows = list(zip(*(column.cells for column in part.columns), strict=True))
+    if part.show_header:
+        rows.insert(0, tuple(column.header for column in part.columns))
+    if part.title:
+        rows.insert(0, (part.title,))
+    return "".join(map(_line, rows))
+
+
+def _line(cells: Iterable[object]) -> str:
+    """Cells with tabs between them: one line, whatever they hold."""
+    return "\t".join(" ".join(str(cell).replace("\t", " ").splitlines()) for cell in cells) + "\n"
+
+
+_NOTHING = "Nothing was written."

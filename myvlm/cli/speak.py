@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
-from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from myvlm.cli import inputs, opening, options
@@ -84,8 +82,8 @@ def caption(
     with screen(as_json=as_json, quiet=quiet) as out:
         files, folders = _early(pictures, concepts, plain)
         vlm = _opened(out, backbone, device, dtype, folders)
-        said = list(_speak(out, vlm, files, batch, speak))
-        _show(out, vlm, said, {"command": "caption", "prompt": prompt}, pictures)
+        said = _speak(out, vlm, files, batch, speak)
+        _show(out, vlm, said, {"command": "caption", "prompt": prompt}, files, pictures)
 
 
 def ask(
@@ -118,8 +116,8 @@ def ask(
             )
         files, folders = _early(pictures, concepts, plain)
         vlm = _opened(out, backbone, device, dtype, folders)
-        said = list(_speak(out, vlm, files, batch, speak))
-        _show(out, vlm, said, {"command": "ask", "question": question}, pictures)
+        said = _speak(out, vlm, files, batch, speak)
+        _show(out, vlm, said, {"command": "ask", "question": question}, files, pictures)
 
 
 def _early(
@@ -144,15 +142,13 @@ def _opened(
 
 def _speak(out: Screen, vlm: MyVLM, files: Sequence[Path], batch: int, speak: Speak) -> Iterator[Said]:
     """Batch by batch; a picture that cannot be read is said so in its place, and the others go on."""
-    with out.progress("looking", len(files)) as bar:
-        for start in range(0, len(files), batch):
-            some = files[start : start + batch]
-            loaded = [_load(out, file, alone=len(files) == 1) for file in some]
-            photos = [one for one in loaded if not isinstance(one, Said)]
-            replies = iter(speak(vlm, photos) if photos else [])
-            for file, one in zip(some, loaded, strict=True):
-                yield one if isinstance(one, Said) else _said(file, next(replies))
-            bar.advance(bar.task_ids[0], len(some))
+    for start in range(0, len(files), batch):
+        some = files[start : start + batch]
+        loaded = [_load(out, file, alone=len(files) == 1) for file in some]
+        photos = [one for one in loaded if not isinstance(one, Said)]
+        replies = iter(speak(vlm, photos) if photos else [])
+        for file, one in zip(some, loaded, strict=True):
+            yield one if isinstance(one, Said) else _said(file, next(replies))
 
 
 def _load(out: Screen, file: Path, *, alone: bool) -> LoadedImage | Said:
@@ -173,19 +169,24 @@ def _said(file: Path, reply: Reply) -> Said:
 
 
 def _show(
-    out: Screen, vlm: MyVLM, said: Sequence[Said], call: dict[str, Any], sources: Sequence[str]
+    out: Screen,
+    vlm: MyVLM,
+    said: Iterator[Said],
+    call: dict[str, Any],
+    files: Sequence[Path],
+    sources: Sequence[str],
 ) -> None:
-    document = {
-        **call,
-        "backbone": vlm.backbone.name,
-        "concepts": list(vlm.concepts),
-        "pictures": [one.as_document() for one in said],
-    }
-    alone = len(said) == 1 and str(said[0].picture) == sources[0]
-    out.show(document, _one(said[0]) if alone else _table(said, call["command"]))
+    call = {**call, "backbone": vlm.backbone.name, "concepts": list(vlm.concepts)}
+    if [str(file) for file in files] == sources[:1]:
+        with out.busy("looking"):
+            [one] = said
+        out.show({**call, "interrupted": False, "pictures": [one.as_document()]}, _one(one))
+    else:
+        columns = ("picture", "seen", "caption" if call["command"] == "caption" else "answer")
+        out.show_each(call, columns, ((one.as_document(), _cells(one)) for one in said), len(files))
 
 
-def _one(said: Said) -> RenderableType:
+def _one(said: Said) -> Text:
     text = Text(said.text)
     for detection in said.detections:
         if detection.present:
@@ -193,11 +194,6 @@ def _one(said: Said) -> RenderableType:
     return Text.assemble(text, (f"\nseen: {said.seen}", "dim")) if said.seen else text
 
 
-def _table(said: Sequence[Said], command: str) -> RenderableType:
-    table = Table(
-        "picture", "seen", "caption" if command == "caption" else "answer", box=None, pad_edge=False
-    )
-    for one in said:
-        text = Text(f"not read: {one.error.what}", style="red") if one.error else Text(one.text)
-        table.add_row(Text(str(one.picture)), Text(one.seen or "–"), text)
-    return table
+def _cells(said: Said) -> tuple[Text, Text, Text]:
+    text = Text(f"not read: {said.error.what}", style="red") if said.error else Text(said.text)
+    return Text(str(said.picture)), Text(said.seen or "–"), text

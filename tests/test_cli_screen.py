@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,12 +35,11 @@ def album(taught: Taught, tmp_path: Path) -> Path:
     return folder
 
 
-def written(part: Text | Table, encoding: str = "utf-8", **how: bool) -> str:
-    """What a screen writes to a stdout of that encoding."""
-    stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    Screen(stdout, **{"as_json": False, "quiet": False, **how}).show({"photo": str(part)}, part)
-    stdout.seek(0)
-    return stdout.read()
+def written(part: Text | Table) -> str:
+    """What a screen writes to stdout."""
+    stdout = io.StringIO()
+    Screen(stdout, as_json=False, quiet=False).show({}, part)
+    return stdout.getvalue()
 
 
 def failing(method: Callable[..., Any], error: BaseException) -> Callable[..., Any]:
@@ -127,12 +127,24 @@ def test_a_stopped_album_shows_what_was_made(
 # ---------------------------------------------------------------- a stdout that is not as usual
 
 
-def test_any_encoding_of_stdout_will_do() -> None:
-    name = "t\N{LATIN SMALL LETTER U WITH DIAERESIS}r \N{EN DASH} \udcff.png"
-    assert written(Text(name), "ascii") == "t\\xfcr \\u2013 \\udcff.png\n"
-    assert written(Text(name)) == "t\N{LATIN SMALL LETTER U WITH DIAERESIS}r \N{EN DASH} \\udcff.png\n"
-    for encoding in ("ascii", "utf-8"):
-        assert json.loads(written(Text(name), encoding, as_json=True)) == {"photo": name}
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_any_encoding_of_stdout_will_do(encoding: str, tmp_path: Path) -> None:
+    place = tmp_path / "t\N{LATIN SMALL LETTER U WITH DIAERESIS}r \N{EN DASH} \udcff"
+    place.mkdir()
+
+    def stdout(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "myvlm", *words],
+            env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode(encoding)
+
+    shown = str(place).encode(encoding, errors="backslashreplace").decode(encoding)
+    assert stdout("concepts", "list", "-c", str(place)) == f"There are no concepts in {shown}.\n"
+    assert json.loads(stdout("concepts", "list", "-c", str(place), "--json"))["collection"] == str(place)
+    assert "Usage" in stdout("--help")
+    assert "Usage" in stdout("learn", "--help")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which Linux has")

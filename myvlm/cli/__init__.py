@@ -6,6 +6,8 @@ Results go to stdout, all else to stderr; see `myvlm.cli.screen` for the exit co
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -37,6 +39,8 @@ def main(
     ] = False,
 ) -> None:
     """Teach a frozen vision-language model the things in your life: your mug, your dog, your friend."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # it may be ASCII, and names of files anything
 
 
 def _version(wanted: bool) -> None:

@@ -16,7 +16,6 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -37,14 +36,12 @@ class Screen:
     No text is broken into lines here, so that paths and commands can be copied: a terminal does it itself.
 
     Args:
-        stdout: for the result alone; a character that it cannot encode is shown as its number.
+        stdout: for the result alone.
         as_json: show the result as one JSON document.
         quiet: no notes and no progress.
     """
 
     def __init__(self, stdout: TextIO, *, as_json: bool, quiet: bool) -> None:
-        if isinstance(stdout, TextIOWrapper):
-            stdout.reconfigure(errors="backslashreplace")
         self.as_json, self.quiet = as_json, quiet
         self.failures = 0
         self.written: list[Path] = []

@@ -44,6 +44,16 @@ def test_help_is_quick_and_imports_no_model_library() -> None:
         assert done.stderr.strip().endswith("set()"), done.stderr
 
 
+def test_help_says_what_is_taken_where_nothing_is_given(myvlm: Myvlm) -> None:
+    for words, said in (
+        (["learn"], "concepts/IDENTIFIER-CATEGORY if not given"),
+        (["questions"], "IDENTIFIER-questions.json if not given"),
+        (["concepts", "list"], "./concepts if not given"),
+        (["caption"], "what is in folders in them is left out"),
+    ):
+        assert said in myvlm(*words, "--help").stdout
+
+
 def test_python_m_myvlm_is_the_same_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "myvlm", "--version"], capture_output=True, text=True, timeout=120
@@ -156,6 +166,8 @@ def test_what_is_not_there(myvlm: Myvlm, album: Path, tmp_path: Path) -> None:
         (["caption", album / "1.png", "--backbone", "tinyworld/lava"], 3, "no embedded model tinyworld/lava"),
         (["caption", album / "1.png", "--backbone", "no/such-model"], 3, "no/such-model"),
         (["caption", album / "1.png", "--device", "abacus"], 2, "There is no device 'abacus'"),
+        (["caption", album / "1.png", "--device", "gpu"], 2, "There is no device 'gpu'"),
+        (["caption", album / "1.png", "--device", "meta"], 2, "There is no device 'meta'"),
         (["concepts", "show", "nobody"], 3, "No concept 'nobody'"),
     ]
     for words, code, message in cases:
@@ -166,6 +178,13 @@ def test_what_is_not_there(myvlm: Myvlm, album: Path, tmp_path: Path) -> None:
         assert "Traceback" not in run.stderr
         assert "fix" in run.stderr
         assert set(myvlm(*words, "--json").document) == {"error"}
+
+
+def test_one_folder_may_be_named_twice(myvlm: Myvlm, taught: Taught, album: Path) -> None:
+    for again in (taught.folder, taught.folder.parent, taught.folder / ".." / taught.folder.name):
+        run = myvlm("caption", album / "1.png", "-c", taught.folder.parent, "-c", again, "--json")
+        assert run.code == 0, run.stderr
+        assert run.document["concepts"] == [taught.word]
 
 
 def test_a_fault_of_ours_is_not_dressed_up(

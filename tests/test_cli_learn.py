@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +15,8 @@ import pytest
 from command import Myvlm, files_under
 from conftest import Taught
 
-from myvlm import api
-from myvlm.cli import opening
+from myvlm import api, concept_folder
+from myvlm.cli import demo, opening
 from myvlm.concept import Concept
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "photos"
@@ -106,6 +108,46 @@ def test_what_does_not_fit_is_found_before_the_model_is_loaded(
         assert said in run.stderr
 
 
+def test_a_place_that_may_not_be_written_is_found_before_the_model_is_loaded(
+    myvlm: Myvlm, taught: Taught, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "open_model", None)
+    monkeypatch.setattr(demo, "open_model", None)
+    monkeypatch.setattr(os, "access", lambda place, mode: not mode & os.W_OK)
+    for words in (
+        ["learn", taught.word, taught.photos, "--category", "mug", "--out", "new/cup"],
+        ["relearn", taught.folder, taught.photos],
+        ["questions", taught.word, taught.photos, "--category", "mug", "--out", "new/asked.json"],
+        ["evaluate", taught.photos.parent, "--keep", "new/runs"],
+        ["demo"],
+    ):
+        run = myvlm(*words)
+        assert run.code == 2, run.stderr
+        assert "cannot be written" in run.stderr
+        assert "you may" in run.stderr
+    assert list(Path().iterdir()) == []
+
+
+def test_a_concept_is_learned_again_with_captions_of_ones_own(
+    myvlm: Myvlm, taught: Taught, tmp_path: Path
+) -> None:
+    shutil.copytree(taught.folder, "mug")
+    record = json.loads(Path("mug/concept.json").read_text())
+    record["embeddings"]["tinyworld/llava"]["settings"]["steps"] = 2
+    Path("mug/concept.json").write_text(json.dumps(record))
+    (tmp_path / "own.json").write_text(json.dumps({"1.png": f"{taught.word} here"}))
+    again = ["relearn", "mug", taught.photos / "1.png"]
+    for captions in (tmp_path / "own.json", f"{taught.word} here"):
+        run = myvlm(*again, "--captions", captions, "--json", "--keep-photos")
+        assert run.code == 0, run.stderr
+        assert run.document["captions"] == [[f"{taught.word} here"]]
+    kept = myvlm("relearn", "mug", "--captions", tmp_path / "own.json", "--json")
+    assert kept.code == 0, kept.stderr
+    stray = myvlm("relearn", "mug", taught.photos / "2.png", "--captions", tmp_path / "own.json")
+    assert stray.code == 2
+    assert "do not fit the photos" in stray.stderr
+
+
 def test_ctrl_c_writes_the_best_so_far_and_says_so(
     myvlm: Myvlm, taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +169,10 @@ def test_ctrl_c_writes_the_best_so_far_and_says_so(
     before = Path("stopped/concept.json").read_bytes()
     again = myvlm(*learn, "--seed", 1)
     assert again.code == 130
-    assert "stopped keeps the concept that it had. Stopped. Nothing was written." in again.stderr
+    assert "Stopped. stopped keeps the concept that it had; what was learned now" in again.stderr
+    quiet = myvlm(*learn, "--seed", 1, "--quiet", "--json")
+    assert "keeps the concept that it had" in quiet.stderr
+    assert quiet.document == {"interrupted": True}
     assert Path("stopped/concept.json").read_bytes() == before
     shutil.rmtree("stopped")
     told = myvlm(*learn)
@@ -165,7 +210,9 @@ def test_real_photographs_go_end_to_end(myvlm: Myvlm) -> None:
 
 
 def test_list_show_add_rename_remove(myvlm: Myvlm, taught: Taught) -> None:
-    assert myvlm("concepts", "list", "--json").document == {"collection": "concepts", "concepts": []}
+    assert myvlm("concepts", "list", "--json").document == {
+        "collection": "concepts", "concepts": [], "damaged": []
+    }  # fmt: skip
     added = myvlm("concepts", "add", taught.folder, "--json")
     assert added.code == 0
     assert added.document["added"][0]["folder"] == "concepts/mug"
@@ -197,6 +244,66 @@ def test_list_show_add_rename_remove(myvlm: Myvlm, taught: Taught) -> None:
     erased = myvlm("concepts", "remove", "Cuppa", "--erase", "--json")
     assert erased.document["folders"] == ["concepts/mug", "concepts/.removed/mug"]
     assert files_under(Path("concepts")) == [".removed"]
+
+
+def test_what_was_removed_comes_back_to_its_collection(myvlm: Myvlm, taught: Taught) -> None:
+    myvlm("concepts", "add", taught.folder, "-c", "my things")
+    removed = myvlm("concepts", "remove", taught.word, "-c", "my things")
+    _, _, command = removed.stdout.partition("To have it back: myvlm ")
+    assert myvlm(*shlex.split(command)).code == 0
+    assert files_under(Path("my things"))[:2] == [".removed", ".removed/mug"]
+    assert Path("my things/mug/concept.json").is_file()
+    assert not Path("concepts").exists()
+
+
+def test_a_damaged_concept_is_in_nobodys_way(myvlm: Myvlm, taught: Taught, tmp_path: Path) -> None:
+    place = ["-c", "my things"]
+    myvlm("concepts", "add", taught.folder, *place)
+    shutil.copytree(taught.folder, "my things/old cup")
+    record = Path("my things/old cup/concept.json")
+    record.write_bytes(record.read_bytes()[:200])
+    listed = myvlm("concepts", "list", *place)
+    assert listed.code == 0
+    assert "–\t–\tdamaged\t–\tmy things/old cup" in listed.stdout
+    assert f"passing over my things/old cup, which is damaged: {record} is not JSON." in listed.stderr
+    document = myvlm("concepts", "list", *place, "--json").document
+    assert [one["identifier"] for one in document["concepts"]] == [taught.word]
+    assert document["damaged"] == [{"folder": "my things/old cup", "what": f"{record} is not JSON."}]
+    for words in (
+        ["concepts", "show", taught.word, *place],
+        ["concepts", "rename", taught.word, "Cuppa", *place],
+        ["caption", taught.photos / "1.png", *place],
+    ):
+        run = myvlm(*words)
+        assert run.code == 0, run.stderr
+        assert "passing over my things/old cup" in run.stderr
+    learn = ["learn", "sks", taught.photos, "--category", "mug", "--steps", 1, "--out"]
+    assert "passing over my things/old cup" in myvlm(*learn, "my things/new").stderr
+    there = myvlm(*learn, "my things/old cup")
+    assert there.code == 2
+    assert "fix: move my things/old cup elsewhere, or name another folder with --out" in there.stderr
+    named = myvlm("caption", taught.photos / "1.png", "-c", "my things/old cup")
+    assert named.code == 2
+    _, _, command = listed.stderr.partition("Move it elsewhere, or: myvlm ")
+    removed = myvlm(*shlex.split(command), "--json")
+    assert removed.document == {"removed": "old cup", "folder": "my things/.removed/old cup"}
+    assert myvlm("concepts", "list", *place).stderr == ""
+
+
+def test_renaming_where_nothing_can_be_written(
+    myvlm: Myvlm, taught: Taught, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def forbidden(*_: Any) -> Iterator[Any]:
+        raise PermissionError(13, "Permission denied")
+        yield
+
+    myvlm("concepts", "add", taught.folder)
+    monkeypatch.setattr(concept_folder, "replacing", forbidden)
+    run = myvlm("concepts", "rename", taught.word, "Cuppa")
+    assert run.code == 2
+    assert "got: PermissionError: Permission denied" in run.stderr
+    assert "fix: check who owns the folder, and whether the disk is full" in run.stderr
 
 
 def test_two_that_were_learned_with_one_word_are_refused(myvlm: Myvlm, taught: Taught) -> None:

@@ -159,7 +159,7 @@ def test_loading_a_concept_of_another_model_says_so_and_how_to_learn_it(
     [said] = caplog.messages
     assert f"{kit.identifier!r} was learned for another model than {NAME}" in said
     assert f'vlm.relearn("{folder}")' in said
-    assert f"`myvlm relearn {folder}`" in said
+    assert f"`myvlm relearn {folder} --backbone {NAME}`" in said
     with pytest.raises(ConceptFileError, match="learned for another model") as raised:
         other.attention(kit.photos()[0], kit.identifier)
     assert f'vlm.relearn("{folder}")' in str(raised.value)

@@ -5,8 +5,10 @@ What is removed goes to the hidden folder `.removed` in it, unless it is to be e
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +18,11 @@ from myvlm.concept_folder import (
     CARD,
     HEAD_FILE,
     PHOTOS,
+    RECORD,
     ConceptRecord,
     concept_folders,
     embedding_file,
     erase_folder,
-    is_concept_folder,
     read_record,
     write_folder,
 )
@@ -75,13 +77,12 @@ def chosen(collection: Path | None) -> Path:
 
 
 def entries(collection: Path) -> list[Entry]:
-    """The concepts of a collection, by folder name.
+    """The concepts of a collection that can be read, by folder name.
 
     Raises:
-        ConceptFileError: one of them cannot be read.
         ConceptExistsError: two of them have one word, which they are called or were learned with.
     """
-    found = [Entry(folder, read_record(folder)) for folder in concept_folders(collection)]
+    found, _ = _read(collection)
     taken: dict[str, Entry] = {}
     for entry in found:
         for word in entry.words:
@@ -94,6 +95,28 @@ def entries(collection: Path) -> list[Entry]:
                     fix="move one of the two folders elsewhere",
                 )
     return found
+
+
+def damaged(collection: Path) -> dict[Path, str]:
+    """The concept folders of a collection that cannot be read, and what is wrong with each."""
+    return _read(collection)[1]
+
+
+def mention_damaged(collection: Path, tell: Callable[[str], None]) -> None:
+    """Say of each concept that cannot be read that it is passed over, and how it is put aside."""
+    for folder, wrong in damaged(collection).items():
+        aside = command("remove", folder.name, collection)
+        tell(f"passing over {folder}, which is damaged: {wrong} Move it elsewhere, or: {aside}")
+
+
+def command(verb: str, word: str, collection: Path) -> str:
+    """A `myvlm concepts` command as it is typed.
+
+    >>> command("add", "my mug", Path("kitchen")), command("remove", "sks", DEFAULT)
+    ("myvlm concepts add 'my mug' -c kitchen", 'myvlm concepts remove sks')
+    """
+    place = [] if collection == DEFAULT else ["-c", str(collection)]
+    return shlex.join(["myvlm", "concepts", verb, word, *place])
 
 
 def find(collection: Path, identifier: str) -> Entry:
@@ -128,26 +151,41 @@ def check_place(folder: Path, identifier: str) -> None:
     """Raise, before any work is done, unless a concept of that identifier may be written there.
 
     Raises:
-        NotWritableError: it is something else than a concept folder, and not empty; or not a folder at all.
+        NotWritableError: it is something else than a concept folder, and not empty; or not a folder at all;
+            or lies where nothing may be written.
+        ConceptFileError: it holds a concept that cannot be read.
         ConceptExistsError: it holds another concept, or the identifier is taken beside it.
     """
     blocked = next((one for one in [folder, *folder.parents] if one.exists() and not one.is_dir()), None)
-    foreign = folder.is_dir() and any(folder.iterdir()) and not is_concept_folder(folder)
-    if blocked or foreign:
+    inside = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
+    if blocked or (inside and RECORD not in inside):
         raise NotWritableError(
             f"No concept can be written to {folder}.",
             got=f"{blocked} is a file" if blocked else "a folder with other things in it",
             expected="a new folder, an empty one, or a concept folder",
             fix="name another folder with --out",
         )
-    if is_concept_folder(folder) and (there := read_record(folder)).identifier != identifier:
+    check_writable(folder)
+    if inside and (there := _identifier_there(folder)) != identifier:
         raise ConceptExistsError(
             f"{folder} holds another concept.",
-            got=repr(there.identifier),
+            got=repr(there),
             expected=repr(identifier),
             fix="name another folder with --out",
         )
     check_free(folder.parent, identifier, but=folder)
+
+
+def check_writable(place: Path) -> None:
+    """Raise NotWritableError, before any work is done, unless a file or folder may be put in that place."""
+    above = next(one for one in place.resolve().parents if one.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise NotWritableError(
+            f"{place} cannot be written.",
+            got=f"{above}, where you may not write",
+            expected="a place you may write to",
+            fix="check who owns that folder, or name another place",
+        )
 
 
 def check_whole(folder: Path) -> Concept:
@@ -194,23 +232,35 @@ def rename(collection: Path, old: str, new: str) -> Entry:
     files = {name: (entry.folder / name).read_bytes() for name in _tensor_files(record)}
     photos = (entry.folder / PHOTOS).is_dir()
     files[CARD] = card(record, whole.head.privacy, photos=photos).encode()
-    write_folder(entry.folder, record, files)
+    try:
+        write_folder(entry.folder, record, files)
+    except NotWritableError as error:
+        cause = error.__cause__
+        raise _not_writable(entry.folder, cause if isinstance(cause, OSError) else error) from error
     return Entry(entry.folder, record)
 
 
 def remove(collection: Path, identifier: str) -> Path:
-    """Move a concept out of the way, into `.removed`; the new place. Raises UnknownConceptError."""
-    entry = find(collection, identifier)
-    target = collection / REMOVED / entry.folder.name
+    """Move a concept out of the way, into `.removed`; the new place. A damaged one goes by its folder's name.
+
+    Raises:
+        UnknownConceptError: there is none.
+        NotWritableError: it cannot be moved.
+    """
+    by_name = {folder.name: folder for folder in damaged(collection)}
+    known = any(one.identifier == identifier for one in entries(collection))
+    folder = by_name.get(identifier) if not known else None
+    folder = folder or find(collection, identifier).folder
+    target = collection / REMOVED / folder.name
     number = 1
     while target.exists():
         number += 1
-        target = target.with_name(f"{entry.folder.name}-{number}")
+        target = target.with_name(f"{folder.name}-{number}")
     try:
         target.parent.mkdir(exist_ok=True)
-        entry.folder.rename(target)
+        folder.rename(target)
     except OSError as error:
-        raise _not_writable(entry.folder, error) from error
+        raise _not_writable(folder, error) from error
     return target
 
 
@@ -231,13 +281,25 @@ def erase(collection: Path, identifier: str) -> list[Path]:
 
 def entries_removed(collection: Path) -> list[Entry]:
     """What `remove` has put aside; what cannot be read is passed over."""
-    found = []
-    for folder in concept_folders(collection / REMOVED):
+    return _read(collection / REMOVED)[0]
+
+
+def _read(collection: Path) -> tuple[list[Entry], dict[Path, str]]:
+    found, wrong = [], {}
+    for folder in concept_folders(collection):
         try:
             found.append(Entry(folder, read_record(folder)))
-        except ConceptFileError:
-            continue
-    return found
+        except (ConceptFileError, OSError) as error:
+            wrong[folder] = str(error).splitlines()[0]
+    return found, wrong
+
+
+def _identifier_there(folder: Path) -> str:
+    try:
+        return read_record(folder).identifier
+    except ConceptFileError as error:
+        fix = f"move {folder} elsewhere, or name another folder with --out"
+        raise ConceptFileError(error.what, got=error.got, expected=error.expected, fix=fix) from error
 
 
 def _tensor_files(record: ConceptRecord) -> Iterable[str]:

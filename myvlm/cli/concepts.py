@@ -11,7 +11,7 @@ from rich.text import Text
 
 from myvlm.cli import collection as disk
 from myvlm.cli.options import AsJson, Collection, Quiet
-from myvlm.cli.screen import screen
+from myvlm.cli.screen import Screen, screen
 
 app = typer.Typer(no_args_is_help=True, help="The concepts on disk: list, show, add, rename, remove.")
 
@@ -22,8 +22,8 @@ Identifier = Annotated[str, typer.Argument(help="Of the concept.")]
 def show_all(collection: Collection = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """List the concepts of a collection."""
     with screen(as_json=as_json, quiet=quiet) as out:
-        place = disk.chosen(collection)
-        known = disk.entries(place)
+        place = _place(out, collection)
+        known, damaged = disk.entries(place), disk.damaged(place)
         table = Table("identifier", "category", "kind", "learned for", "folder", box=None, pad_edge=False)
         for entry in known:
             record = entry.record
@@ -31,8 +31,14 @@ def show_all(collection: Collection = None, as_json: AsJson = False, quiet: Quie
             table.add_row(
                 *map(Text, (record.identifier, record.category, record.kind, models, str(entry.folder)))
             )
-        document = {"collection": str(place), "concepts": [_summary(entry) for entry in known]}
-        out.show(document, table if known else Text(f"There are no concepts in {place}."))
+        for folder in damaged:
+            table.add_row("–", "–", Text("damaged", style="red"), "–", Text(str(folder)))
+        document = {
+            "collection": str(place),
+            "concepts": [_summary(entry) for entry in known],
+            "damaged": [{"folder": str(folder), "what": wrong} for folder, wrong in damaged.items()],
+        }
+        out.show(document, table if known or damaged else Text(f"There are no concepts in {place}."))
 
 
 @app.command("show")
@@ -41,7 +47,7 @@ def show_one(
 ) -> None:
     """Show all that a concept's folder says, and check that it is whole."""
     with screen(as_json=as_json, quiet=quiet) as out:
-        entry = disk.find(disk.chosen(collection), identifier)
+        entry = disk.find(_place(out, collection), identifier)
         disk.check_whole(entry.folder)
         record = entry.record
         table = Table.grid(padding=(0, 2))
@@ -69,6 +75,7 @@ def add(
     """Copy concept folders into a collection, which is made if it is not there."""
     with screen(as_json=as_json, quiet=quiet) as out:
         place = collection or disk.DEFAULT
+        disk.mention_damaged(place, out.note)
         added = []
         for folder in folders:
             added.append(disk.add(place, folder))
@@ -87,7 +94,7 @@ def rename(
 ) -> None:
     """Call a concept by another word; nothing is learned again, and its folder keeps its name."""
     with screen(as_json=as_json, quiet=quiet) as out:
-        entry = disk.rename(disk.chosen(collection), identifier, new)
+        entry = disk.rename(_place(out, collection), identifier, new)
         out.written.append(entry.folder)
         out.show({"renamed": identifier, **_summary(entry)}, Text(f"{identifier} is now called {new}."))
 
@@ -104,15 +111,23 @@ def remove(
 ) -> None:
     """Take a concept out of a collection: put aside in its .removed folder, or erased for good."""
     with screen(as_json=as_json, quiet=quiet) as out:
-        place = disk.chosen(collection)
+        place = _place(out, collection)
         if erase:
             gone = disk.erase(place, identifier)
             told = f"Erased {identifier}: {', '.join(map(str, gone))}"
             out.show({"erased": identifier, "folders": [str(one) for one in gone]}, Text(told))
         else:
             aside = disk.remove(place, identifier)
-            told = f"Removed {identifier}; it is in {aside}. To have it back: myvlm concepts add {aside}"
+            back = disk.command("add", str(aside), place)
+            told = f"Removed {identifier}; it is in {aside}. To have it back: {back}"
             out.show({"removed": identifier, "folder": str(aside)}, Text(told))
+
+
+def _place(out: Screen, collection: Path | None) -> Path:
+    """The collection that is meant; what is damaged in it is said."""
+    place = disk.chosen(collection)
+    disk.mention_damaged(place, out.note)
+    return place
 
 
 def _summary(entry: disk.Entry) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from rich.text import Text
 from myvlm.cli.opening import open_model
 from myvlm.cli.options import DEFAULT_BACKBONE, AsJson, Quiet
 from myvlm.cli.screen import screen
+from myvlm.page_file import check_place
 
 
 def demo(
@@ -25,6 +26,7 @@ def demo(
     Offline, on a CPU, in about a minute: the embedded world and its small models.
     """
     with screen(as_json=as_json, quiet=quiet) as out:
+        check_place(out_file, what="page", option="--out")
         vlm = open_model(out, DEFAULT_BACKBONE, None, None)
         from myvlm.demo import run_demo
 

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table as Shown
 from rich.text import Text
 
-from myvlm.cli import opening, options
+from myvlm.cli import collection, opening, options
 from myvlm.cli.screen import screen
 from myvlm.errors import InputError
 from myvlm.page_file import check_place, write_whole
@@ -69,6 +69,7 @@ def evaluate(
     """
     with screen(as_json=as_json, quiet=quiet) as out:
         _check_report(report)
+        collection.check_writable(keep / "runs")
         with out.busy("reading the data"):
             from myvlm.evaluation.data import read_dataset
             from myvlm.evaluation.methods import Setting, known_methods, make_method

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
@@ -31,14 +32,7 @@ def learn(
         list[str], typer.Argument(metavar="PHOTOS...", help="3 to 5 photos: files, a folder, patterns.")
     ],
     category: Annotated[str, typer.Option(help="What it is in general, such as mug.")],
-    captions: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILE.json|TEXT",
-            help='JSON {"photo.jpg": ["…", …]} or a list; or one text a photo: the option once for each. '
-            "Each holds the identifier. Written by the model itself if not given.",
-        ),
-    ] = None,
+    captions: options.Captions = None,
     questions: Annotated[
         Path | None,
         typer.Option(metavar="FILE.json", help="Question/answer pairs, by photo or one list for all."),
@@ -57,7 +51,8 @@ def learn(
         ),
     ] = None,
     out_folder: Annotated[
-        Path | None, typer.Option("--out", "-o", help="[default: concepts/IDENTIFIER-CATEGORY]")
+        Path | None,
+        typer.Option("--out", "-o", help="Its folder; concepts/IDENTIFIER-CATEGORY if not given."),
     ] = None,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
     steps: Annotated[
@@ -92,6 +87,7 @@ def learn(
         others: list[Any] | None = inputs.picture_files(negatives) if negatives else None
         folder = out_folder or collection.DEFAULT / f"{identifier}-{category}".replace(" ", "-")
         collection.check_place(folder, identifier)
+        collection.mention_damaged(folder.parent, out.note)
         vlm = opening.open_model(out, backbone, device, dtype)
         from myvlm.learning import LearnSettings
         from myvlm.loading import default_settings
@@ -136,8 +132,7 @@ def keep(
     """
     stopped = concept.embeddings[backbone].figures.get("interrupted", False)
     if stopped and is_concept_folder(folder):
-        out.note(f"{folder} keeps the concept that it had.")
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(f"{folder} keeps the concept that it had; what was learned now is not kept.")
     concept.save(folder, include_photos=photos)
     out.written.append(folder)
     out.show(*_learned(concept, folder, backbone, seconds, command))
@@ -151,6 +146,7 @@ def _learned(
     """What is said of a concept that was learned and written: for programs, and for people."""
     figures = concept.embeddings[backbone].figures
     stopped = figures.get("interrupted", False)
+    use = shlex.join(["--concepts", str(folder), *options.naming(backbone)])
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     document = {
         "command": command,
@@ -172,7 +168,7 @@ def _learned(
         (concept.identifier, "bold magenta"),
         f" in {seconds:.0f} s: {folder} ({size / 1024:.0f} KiB)\n",
         _own_captions(concept, folder),
-        (f"Now: myvlm caption PICTURE --concepts {folder}", "dim"),
+        (f"Now: myvlm caption PICTURE {use}", "dim"),
     )
     return document, told
 

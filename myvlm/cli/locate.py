@@ -16,11 +16,9 @@ if TYPE_CHECKING:
     from myvlm.api import MyVLM
     from myvlm.locating import Location
 
-Pictures = Annotated[list[str], typer.Argument(metavar="PICTURES...", help="Files, folders or patterns.")]
-
 
 def locate(
-    pictures: Pictures,
+    pictures: options.Pictures,
     identifier: Annotated[str, typer.Argument(metavar="NAME", help="Identifier of the concept.")],
     concepts: options.ConceptFolders = None,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,

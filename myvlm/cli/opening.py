@@ -39,13 +39,14 @@ def chosen_folders(folders: Sequence[Path] | None) -> list[tuple[Path, bool]]:
     """
     if folders is None:
         return [(one, False) for one in concept_folders(collection.DEFAULT)]
-    found: list[tuple[Path, bool]] = []
+    found: dict[Path, tuple[Path, bool]] = {}  # by where it is: one may be named twice
     for folder in folders:
         inside = concept_folders(folder)
         if (folder / "concept.json").exists() or not folder.is_dir():
-            found.append((folder, True))  # what is no concept folder says so when it is loaded
+            found[folder.resolve()] = folder, True  # what is no concept folder says so when it is loaded
         elif inside:
-            found += [(one, False) for one in inside]
+            for one in inside:
+                found.setdefault(one.resolve(), (one, False))
         else:
             raise MissingFileError(
                 f"{folder} holds no concept.",
@@ -53,28 +54,28 @@ def chosen_folders(folders: Sequence[Path] | None) -> list[tuple[Path, bool]]:
                 expected="a concept folder, or a folder of concept folders",
                 fix="learn a concept first: myvlm learn --help",
             )
-    return found
+    return list(found.values())
 
 
 def add_concepts(out: Screen, vlm: MyVLM, folders: Sequence[tuple[Path, bool]]) -> None:
     """Load concepts into the model's library, and check that they were learned for this model.
 
-    A concept of a collection that was learned for another model is passed over with a note.
+    A concept of a collection that is damaged or was learned for another model is passed over with a note.
 
     Raises:
-        ConceptFileError: one is cut, altered or newer; or was named itself and is for another model.
+        ConceptFileError: one that was named itself is cut, altered, newer or for another model.
         ConceptExistsError: two have one word, which they are called or were learned with.
     """
     from myvlm.concept import Concept
 
     for folder, named in folders:
-        concept = Concept.load(folder, device=vlm.concepts.device)
         try:
+            concept = Concept.load(folder, device=vlm.concepts.device)
             concept.embedding_for(vlm.backbone.name, vlm.backbone.fingerprint(), vlm.backbone.dim)
         except ConceptFileError as error:
             if named:
                 raise
-            out.note(f"passing over {folder}: {error.what} {error.fix}")
+            out.note(f"passing over {folder}: {error.what} To use it: {error.fix}.")
         else:
             vlm.concepts.add(concept)
     if not vlm.concepts:
@@ -85,17 +86,14 @@ def _check_device(device: str | None) -> None:
     import torch
 
     try:
-        usable = device is None or torch.device(device).type != "cuda" or torch.cuda.is_available()
-        got = "no GPU that torch can use"
-    except RuntimeError as error:
-        usable, got = False, str(error).splitlines()[0]
-    if not usable:
+        torch.zeros(1, device=device).item()  # "meta" has places, but no numbers
+    except Exception as error:  # RuntimeError, AssertionError, ImportError: each device has its own
         raise InputError(
             f"There is no device {device!r}.",
-            got=got,
-            expected="cpu, cuda, cuda:1 …",
+            got=f"{type(error).__name__}: {error}".splitlines()[0],
+            expected="cpu, or a device that torch can use here, such as cuda, cuda:1, mps",
             fix="leave --device out to take a GPU if there is one",
-        )
+        ) from error
 
 
 def _silence_other_bars() -> None:

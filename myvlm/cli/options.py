@@ -31,6 +31,20 @@ Device: TypeAlias = Annotated[
 Precision: TypeAlias = Annotated[
     Dtype | None, typer.Option("--dtype", help="bfloat16 on a GPU and float32 on a CPU if not given.")
 ]
+Pictures: TypeAlias = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PICTURES...", help="Files, folders (what is in folders in them is left out) or patterns."
+    ),
+]
+Captions: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE.json|TEXT",
+        help='JSON {"photo.jpg": ["…", …]} or a list; or one text a photo: the option once for each. '
+        "Each holds the identifier. Written by the model itself if not given.",
+    ),
+]
 ConceptFolders: TypeAlias = Annotated[
     list[Path] | None,
     typer.Option(
@@ -42,5 +56,16 @@ ConceptFolders: TypeAlias = Annotated[
 ]
 Collection: TypeAlias = Annotated[
     Path | None,
-    typer.Option("--concepts", "-c", metavar="DIR", help="Folder of concept folders. [default: concepts]"),
+    typer.Option(
+        "--concepts", "-c", metavar="DIR", help="Folder of concept folders; ./concepts if not given."
+    ),
 ]
+
+
+def naming(backbone: str) -> list[str]:
+    """The words that name a model in a command; none for the default one.
+
+    >>> naming("tinyworld/blip2"), naming(DEFAULT_BACKBONE)
+    (['--backbone', 'tinyworld/blip2'], [])
+    """
+    return [] if backbone == DEFAULT_BACKBONE else ["--backbone", backbone]

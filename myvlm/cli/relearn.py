@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from myvlm.cli import inputs, learn, opening, options
+from myvlm.cli import collection, inputs, learn, opening, options
 from myvlm.cli.screen import screen
 
 
@@ -18,6 +18,7 @@ def relearn(
         list[str] | None,
         typer.Argument(metavar="[PHOTOS...]", help="The photos, where the folder does not hold them."),
     ] = None,
+    captions: options.Captions = None,
     negatives: Annotated[
         list[str] | None,
         typer.Option(metavar="PICTURES", help="Pictures without it; the option again for more."),
@@ -31,8 +32,8 @@ def relearn(
 ) -> None:
     """Learn a concept for a model again that was learned for another one, by its own recipe.
 
-    Captions, questions and what recognises it are those in the folder; what was learned for other models
-    stays there. Ctrl-C leaves the folder as it was.
+    Captions (where no others are given), questions and what recognises it are those in the folder; what was
+    learned for other models stays there. Ctrl-C leaves the folder as it was.
 
     myvlm relearn concepts/sks-mug mug/*.jpg --backbone llava-hf/llava-1.5-7b-hf
     """
@@ -43,12 +44,13 @@ def relearn(
         files = inputs.picture_files(photos) if photos else None
         others = inputs.picture_files(negatives) if negatives else None
         known = Concept.load(folder)  # what can be wrong is found before the model is loaded
-        if files is None:
-            kept_photos(known)
+        kept = files or inputs.picture_files([kept_photos(known)])
+        written = inputs.captions_for(kept, captions)
+        collection.check_writable(folder)
         vlm = opening.open_model(out, backbone, device, dtype)
         begun = monotonic()
         # By its folder: read again, in a millisecond, its head comes to be on the model's device.
-        concept = vlm.relearn(folder, files, negatives=others, progress=not quiet)
+        concept = vlm.relearn(folder, files, captions=written, negatives=others, progress=not quiet)
         seconds = monotonic() - begun
-        kept = files if keep_photos else None
-        learn.keep(out, concept, folder, vlm.backbone.name, seconds, photos=kept, command="relearn")
+        beside = files if keep_photos else None
+        learn.keep(out, concept, folder, vlm.backbone.name, seconds, photos=beside, command="relearn")

@@ -126,7 +126,7 @@ class Screen:
         if self._begun:
             what = f"Stopped after {len(self._begun[0]['pictures'])} pictures."
         else:
-            what = f"Stopped, after {wrote} was written." if wrote else f"Stopped. {why or _NOTHING}"
+            what = f"Stopped, after {wrote} was written." if wrote else f"Stopped. {str(why) or _NOTHING}"
         self._tell(Text(what))
 
     def give_up(self, error: Exception) -> None:

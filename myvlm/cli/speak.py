@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 Speak: TypeAlias = "Callable[[MyVLM, Sequence[LoadedImage]], list[Reply]]"
 
-Pictures = Annotated[list[str], typer.Argument(metavar="PICTURES...", help="Files, folders or patterns.")]
 Batch = Annotated[int, typer.Option(min=1, help="Pictures at a time.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Load no concepts: what the frozen model says.")]
 
@@ -60,7 +59,7 @@ class Said:
 
 
 def caption(
-    pictures: Pictures,
+    pictures: options.Pictures,
     concepts: options.ConceptFolders = None,
     prompt: Annotated[str | None, typer.Option(help="An instruction instead of the model's own.")] = None,
     plain: Plain = False,
@@ -87,7 +86,7 @@ def caption(
 
 
 def ask(
-    pictures: Pictures,
+    pictures: options.Pictures,
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="Concepts go by their identifiers.")],
     concepts: options.ConceptFolders = None,
     plain: Plain = False,

@@ -227,7 +227,13 @@ def test_questions_that_cannot_be_asked_write_nothing(myvlm: Myvlm, taught: Taug
     assert shown.code == 0
     assert f"what colour is {taught.word} ?" in shown.stdout
     assert Path(f"{taught.word}-questions.json").is_file()
-    assert "Look through" in shown.stderr
+    learn = f"myvlm learn {taught.word} PHOTOS --category mug --questions {taught.word}-questions.json"
+    assert f"Look through {taught.word}-questions.json, then: {learn}" in shown.stderr
+    unread = myvlm(*base, "--ask", "Ist {} blau?", "--ask", "what colour is {} ?", "--out", "asked.json")
+    assert f"Left out: 'Ist {taught.word} blau?'." in unread.stderr
+    assert "Left out: 'what" not in unread.stderr
+    said = myvlm(*base, "--ask", "Ist {} blau?", "--out", "other.json", "--json").document
+    assert said["unanswered"] == [f"Ist {taught.word} blau?"]
 
 
 def test_a_file_of_questions_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from myvlm import page_file
-from myvlm.cli import inputs, opening, options
+from myvlm.cli import collection, inputs, opening, options
 from myvlm.cli.screen import screen
 from myvlm.errors import NotWritableError
 from myvlm.words import check_identifier
@@ -37,7 +38,7 @@ def questions(
         typer.Option(metavar="TEXT", help="A question of yours, {} for the concept; again for more."),
     ] = None,
     out_file: Annotated[
-        Path | None, typer.Option("--out", "-o", help="[default: IDENTIFIER-questions.json]")
+        Path | None, typer.Option("--out", "-o", help="The file; IDENTIFIER-questions.json if not given.")
     ] = None,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
     device: options.Device = None,
@@ -74,16 +75,26 @@ def questions(
         by_photo = dict(zip(_keys(files), pairs, strict=True))
         _write(file, by_photo)
         out.written.append(file)
-        document = {
+        document: dict[str, Any] = {
             "command": "questions",
             "identifier": identifier,
             "category": category,
             "backbone": vlm.backbone.name,
             "file": str(file),
             "questions": by_photo,
+            "unanswered": _unanswered(by_photo, [form.replace("{}", identifier) for form in ask or ()]),
         }
         out.show(document, _table(by_photo))
-        out.note(f"Look through {file}, then: myvlm learn {identifier} … --questions {file}")
+        for question in document["unanswered"]:
+            out.note(f"Left out: {question!r}. The model cannot read it, or has no answer to it.")
+        learn = ["myvlm", "learn", identifier, "PHOTOS", "--category", category, "--questions", str(file)]
+        out.note(f"Look through {file}, then: {shlex.join([*learn, *options.naming(vlm.backbone.name)])}")
+
+
+def _unanswered(by_photo: Mapping[str, Pairs], questions: Sequence[str]) -> list[str]:
+    """Those of the user's questions that have an answer for no photo."""
+    answered = {question for pairs in by_photo.values() for question, _ in pairs}
+    return [question for question in questions if question not in answered]
 
 
 def _keys(files: Sequence[Path]) -> list[str]:
@@ -120,6 +131,7 @@ def _check_place(file: Path) -> None:
             expected="a new file",
             fix="name another with --out, or remove it",
         )
+    collection.check_writable(file)
     if file.parent.exists():
         page_file.check_place(file, **CALLED)
 

@@ -126,7 +126,11 @@ class Screen:
         if self._begun:
             what = f"Stopped after {len(self._begun[0]['pictures'])} pictures."
         else:
-            what = f"Stopped, after {wrote} was written." if wrote else f"Stopped. {str(why) or _NOTHING}"
+            what = (
+                f"Stopped, after {wrote} was written."
+                if wrote
+                else f"Stopped. {str(why) or 'Nothing was written.'}"
+            )
         self._tell(Text(what))
 
     def give_up(self, error: Exception) -> None:
@@ -235,6 +239,3 @@ def _plain(part: Text | Table) -> str:
 def _line(cells: Iterable[object]) -> str:
     """Cells with tabs between them: one line, whatever they hold."""
     return "\t".join(" ".join(str(cell).replace("\t", " ").splitlines()) for cell in cells) + "\n"
-
-
-_NOTHING = "Nothing was written."

@@ -44,9 +44,10 @@ def known_as(concept: Concept | str | PathLike[str], library: ConceptLibrary) ->
 
 
 def strangers(backbone: Backbone, concepts: Iterable[Concept]) -> list[Concept]:
-    """Those of the concepts that this model has yet to learn. No embedding is read for it."""
+    """Those of the concepts that were learned for other models alone. No embedding is read for it."""
     weights = backbone.fingerprint()
-    return [c for c in concepts if all(one.fingerprint != weights for one in c.embeddings.values())]
+    learned = [concept for concept in concepts if concept.embeddings]
+    return [c for c in learned if all(one.fingerprint != weights for one in c.embeddings.values())]
 
 
 def mention_strangers(backbone: Backbone, concepts: Iterable[Concept]) -> None:

@@ -121,13 +121,20 @@ def test_ours_and_plain_are_the_library(
 
 
 def test_baselines_name_only_what_the_head_sees(
-    vlm: MyVLM, setting: Setting, subject: Subject, tests: list[Any], plain: list[str], seen: list[bool]
+    vlm: MyVLM,
+    setting: Setting,
+    subject: Subject,
+    tests: list[Any],
+    plain: list[str],
+    seen: list[bool],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     for name in ("keyword", "text_prompt"):
         texts = speaker(name, vlm, setting, subject).caption(tests)
         assert sum(said(texts, subject.identifier)) >= 4, name
         for text, before, present in zip(texts, plain, seen, strict=True):
             assert present or text == before
+    assert caplog.text == "", "a concept that is only recognised is no stranger"
     keyword = speaker("keyword", vlm, setting, subject)
     for text, before, present in zip(keyword.caption(tests), plain, seen, strict=True):
         assert contains_word(text, subject.identifier) == (present and "mug" in before)

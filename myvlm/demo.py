@@ -17,9 +17,9 @@ from typing import TypeAlias
 from PIL import Image
 
 from myvlm.api import MyVLM
-from myvlm.concept import Concept
 from myvlm.demo_page import page
 from myvlm.heads import Detection
+from myvlm.lesson import check_whole
 from myvlm.library import ConceptLibrary
 from myvlm.page_file import check_place, write_whole
 from myvlm.reply import Reply
@@ -147,6 +147,7 @@ def run_demo(
 
     Raises:
         NotWritableError: the page cannot be written there; found out before anything is learned.
+        KeyboardInterrupt: Ctrl-C, while learning too; no page is written.
     """
     target = Path(out)
     check_place(target, what="page", option="--out")
@@ -199,7 +200,7 @@ def _learn(vlm: MyVLM, kit: FewShot, folder: Path, progress: bool) -> tuple[Path
     for number, photo in enumerate(kit.photos(), start=1):
         photo.save(photos / f"{number}.png")
     begun = monotonic()
-    concept: Concept = vlm.learn(
+    concept = vlm.learn(
         kit.identifier,
         photos,
         category=kit.category,
@@ -207,7 +208,7 @@ def _learn(vlm: MyVLM, kit: FewShot, folder: Path, progress: bool) -> tuple[Path
         questions=kit.questions(),
         progress=progress,
     )
-    return concept.save(folder / "concept"), monotonic() - begun
+    return check_whole(concept).save(folder / "concept"), monotonic() - begun
 
 
 def _try(vlm: MyVLM, kit: FewShot) -> list[Trial]:

@@ -86,6 +86,17 @@ def _figures(learned: Learned) -> dict[str, Any]:
     return figures
 
 
+def check_whole(concept: Concept) -> Concept:
+    """The concept that was just learned; what is measured must not be one that Ctrl-C left half learned.
+
+    Raises:
+        KeyboardInterrupt: it did.
+    """
+    if any(one.figures.get("interrupted") for one in concept.embeddings.values()):
+        raise KeyboardInterrupt
+    return concept
+
+
 def check_together(lessons: Sequence[Lesson]) -> None:
     """Raise InputError unless there are lessons, and no two of one identifier."""
     names = [lesson.identifier.casefold() for lesson in lessons]

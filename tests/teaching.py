@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from myvlm import Concept, LearnSettings, MyVLM
@@ -15,3 +17,14 @@ def teach(vlm: MyVLM, kit: FewShot, **changes: Any) -> Concept:
     identifier = given.pop("identifier", kit.identifier)
     images = given.pop("images")
     return vlm.learn(identifier, images, category=kit.category, progress=False, **given)
+
+
+@contextmanager
+def interrupted_at_two(*_: Any, **__: Any) -> Iterator[Any]:
+    """Ctrl-C after two steps, in place of `api.learning_progress`."""
+
+    def report(step: int, *_: float) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    yield report

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Taught, check_same, state_of
-from teaching import SHORT, teach
+from teaching import SHORT, interrupted_at_two, teach
 
 from myvlm import LearnSettings, Lesson, MyVLM, api
 from myvlm.errors import (
@@ -135,20 +133,11 @@ def test_an_identifier_that_the_model_cannot_write(
 # ---------------------------------------------------------------- stopped half-way, and several at once
 
 
-@contextmanager
-def _interrupted_at_two(*_: Any, **__: Any) -> Iterator[Any]:
-    def report(step: int, *_: float) -> None:
-        if step == 2:
-            raise KeyboardInterrupt
-
-    yield report
-
-
 def test_ctrl_c_in_the_middle_of_learning_keeps_what_is_there(
     quick: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = state_of(quick.backbone.model)
-    monkeypatch.setattr(api, "learning_progress", _interrupted_at_two)
+    monkeypatch.setattr(api, "learning_progress", interrupted_at_two)
     concept = teach(quick, kit, settings=LearnSettings(steps=50, views=2))
     figures = concept.embeddings["tinyworld/llava"].figures
     assert (figures["steps"], figures["interrupted"]) == (2, True)

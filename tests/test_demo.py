@@ -8,9 +8,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from conftest import around
+from conftest import COLOURS, around
+from teaching import interrupted_at_two
 
-from myvlm import MyVLM
+from myvlm import MyVLM, api
 from myvlm.demo import Answer, Demo, run_demo
 from myvlm.demo_page import highlighted, page
 from myvlm.errors import NotWritableError
@@ -51,6 +52,15 @@ def test_the_users_library_is_not_touched(vlm: MyVLM, tmp_path: Path) -> None:
     with pytest.raises(NotWritableError, match="a folder"):
         run_demo(tmp_path, vlm=own, progress=False)
     assert len(own.concepts) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_it_learns_ends_it_without_a_page(
+    vlm: MyVLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "learning_progress", interrupted_at_two)
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(tmp_path / "page.html", vlm=around(vlm, encoder=COLOURS), tests=1, progress=False)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import Taught
+from teaching import SHORT, interrupted_at_two
 
-from myvlm import Concept, LearnSettings, MyVLM
+from myvlm import Concept, LearnSettings, MyVLM, api
 from myvlm.errors import InputError
 from myvlm.evaluation import baselines, methods
 from myvlm.evaluation.controls import PlainAnswers
@@ -20,8 +21,6 @@ from myvlm.evaluation.teaching import Teaching
 from myvlm.heads import Head
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.words import contains_word
-
-SHORT = LearnSettings(steps=2, views=2)
 
 
 class Known(Teaching):
@@ -322,6 +321,18 @@ def test_a_concept_is_learned_once_and_its_head_is_everyones(
     bare = [photo.model_copy(update={"captions": ()}) for photo in photos[:2]]
     assert shared.concept(quick, subject, bare, seed=3).recipe["captions_by"] == "model"
     assert lessons == [subject.identifier] * 2
+
+
+def test_what_ctrl_c_left_half_learned_is_not_measured(
+    quick: MyVLM, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teaching = Teaching(LearnSettings(steps=5, views=2))
+    with monkeypatch.context() as patched:
+        patched.setattr(api, "learning_progress", interrupted_at_two)
+        with pytest.raises(KeyboardInterrupt):
+            teaching.concept(quick, subject, subject.photos[:1], seed=0)
+    whole = teaching.concept(quick, subject, subject.photos[:1], seed=0)
+    assert whole.embeddings[quick.backbone.name].figures["steps"] == 5, "nor kept for the next method"
 
 
 def test_anothers_embedding_stands_behind_our_head(quick: MyVLM, subject: Subject) -> None:

@@ -15,6 +15,7 @@ from myvlm.evaluation.data import Photo, Subject
 from myvlm.heads import Head, head_class
 from myvlm.images import ImageSource
 from myvlm.learning import LearnSettings
+from myvlm.lesson import check_whole
 from myvlm.library import ConceptLibrary
 from myvlm.loading import default_settings
 
@@ -69,13 +70,13 @@ class Teaching:
 
         Where a photo has no caption, all are the model's own.
 
-        Raises: as `MyVLM.learn`.
+        Raises: as `MyVLM.learn`; KeyboardInterrupt also where Ctrl-C ended the learning.
         """
         settings = self.settings_for(vlm, subject, seed)
         key = (*_key(vlm, subject, photos), settings.model_dump_json())
         if key not in self._concepts:
             written = all(photo.captions for photo in photos)
-            concept = alone(vlm).learn(
+            learned = alone(vlm).learn(
                 subject.identifier,
                 [photo.file for photo in photos],
                 category=subject.category,
@@ -85,6 +86,7 @@ class Teaching:
                 settings=settings,
                 progress=False,
             )
+            concept = check_whole(learned)
             _keep(self._concepts, key, (vlm, concept))
             _keep(self._heads, _key(vlm, subject, photos), (vlm, concept.head))
         self._concepts.move_to_end(key)

@@ -81,7 +81,7 @@ def learn_embeddings(
                 raise
             interrupted = True
             _log.warning(
-                "Interrupted after %d steps of at most %d: the best embedding so far is kept.",
+                "Interrupted after %d steps of at most %d, with the best embedding so far.",
                 max(course.progress.step for course in courses),
                 max(course.progress.end for course in courses),
             )

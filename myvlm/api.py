@@ -22,8 +22,9 @@ from myvlm.errors import InputError
 from myvlm.heads import Head, head_class
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSource, ImageSources, LoadedImage, check_readable, listed, load_images
-from myvlm.learning import LearnSettings, Task, gather_examples, learn_embeddings
+from myvlm.learning import Task, gather_examples, learn_embeddings
 from myvlm.learning.examples import Captions, Questions
+from myvlm.learning.settings import Settings, as_settings
 from myvlm.lesson import Lesson, Prepared, check_together, check_words
 from myvlm.library import ConceptLibrary
 from myvlm.loading import default_encoder, default_settings, load_model
@@ -127,7 +128,7 @@ class MyVLM:
         negatives: ImageSources | None = None,
         kind: str = "object",
         head_options: Mapping[str, Any] | None = None,
-        settings: LearnSettings | None = None,
+        settings: Settings | None = None,
         progress: bool = True,
     ) -> Concept:
         """Learn a concept from a few photos and add it to `concepts`.
@@ -145,7 +146,7 @@ class MyVLM:
                 that is common to the photos. A person learned as an object is known by their clothes.
             head_options: settings of the head, such as `{"encoder": "dlib/resnet-v1"}`; see `ObjectHead` and
                 `FaceHead`.
-            settings: how to learn; see `LearnSettings`.
+            settings: how to learn, a `LearnSettings` or a dict; what is not set is the model's default.
             progress: show a bar with the losses and the time left.
 
         Ctrl-C while the embedding is learned ends learning, not the program: the best embedding so far is
@@ -204,7 +205,7 @@ class MyVLM:
         captions: Captions | None = None,
         questions: Questions | None = None,
         negatives: ImageSources | None = None,
-        settings: LearnSettings | None = None,
+        settings: Settings | None = None,
         progress: bool = True,
     ) -> Concept:
         """Learn a concept for this model that was learned for another, by its own recipe; its head stays.
@@ -215,7 +216,7 @@ class MyVLM:
             concept: its folder, or itself.
             images: the photos; those that were kept in its folder where not given. Captions and questions go
                 with them by file name, or in order where the names are others.
-            captions, questions, settings: other ones than the recipe's; see `learn`. Captions that a model
+            captions, questions, settings: in place of all of the recipe's; see `learn`. Captions that a model
                 wrote are written again by this one.
             negatives: see `learn`; used where the head must be fitted again, to an encoder's new weights.
             progress: show a bar.
@@ -366,9 +367,8 @@ class MyVLM:
 
     def _prepare(self, lesson: Lesson, *, head: Head | None = None) -> Prepared:
         """Check all that can be checked before anything is encoded; `head` is that of a known concept."""
-        settings = lesson.settings or default_settings(
-            self.backbone.name, family=self.backbone.family, kind=lesson.kind
-        )
+        name, family = self.backbone.name, self.backbone.family
+        settings = as_settings(lesson.settings).over(default_settings(name, family=family, kind=lesson.kind))
         check_words(self.backbone, lesson)
         if head is None:
             self.concepts.check_free(lesson.identifier)

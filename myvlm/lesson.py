@@ -11,8 +11,9 @@ from myvlm.concept import Concept, Embedding
 from myvlm.errors import InputError
 from myvlm.heads import Head
 from myvlm.images import ImageSources, LoadedImage
-from myvlm.learning import Learned, LearnSettings, Task
+from myvlm.learning import Learned, Task
 from myvlm.learning.examples import Captions, Questions
+from myvlm.learning.settings import Settings
 from myvlm.words import check_category, check_identifier
 
 
@@ -32,7 +33,7 @@ class Lesson:
     negatives: ImageSources | None = None
     kind: str = "object"
     head_options: Mapping[str, Any] | None = None
-    settings: LearnSettings | None = None
+    settings: Settings | None = None
 
 
 @dataclass(frozen=True, eq=False)

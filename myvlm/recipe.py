@@ -21,6 +21,7 @@ from myvlm.heads import Head
 from myvlm.images import ImageSources, LoadedImage, load_images
 from myvlm.learning import LearnSettings
 from myvlm.learning.examples import Captions, Questions
+from myvlm.learning.settings import Settings
 from myvlm.lesson import Lesson, Prepared
 from myvlm.library import ConceptLibrary
 from myvlm.words import replace_word
@@ -67,7 +68,7 @@ def lesson_again(
     captions: Captions | None,
     questions: Questions | None,
     negatives: ImageSources | None,
-    settings: LearnSettings,
+    settings: Settings,
 ) -> Lesson:
     """The lesson that teaches a concept's own word again; what is not given is taken from its recipe.
 

@@ -16,6 +16,7 @@ from myvlm.errors import (
     ConceptExistsError,
     InputError,
 )
+from myvlm.loading import default_settings
 from myvlm.tinyworld import FewShot, few_shot
 from myvlm.words import contains_word
 
@@ -30,9 +31,17 @@ def test_learning_again_gives_the_same_numbers(vlm: MyVLM, quick: MyVLM, kit: Fe
     other = teach(quick, kit, settings=SHORT.model_copy(update={"seed": 1})).embeddings["tinyworld/llava"]
     assert np.array_equal(first.directions, second.directions)
     assert not np.array_equal(first.directions, other.directions)
-    assert first.directions.shape == (1, vlm.backbone.dim)
+    assert first.directions.shape == (4, vlm.backbone.dim)
     assert first.fingerprint == vlm.backbone.fingerprint()
     assert first.figures["cross_entropy"] > 0
+
+
+@pytest.mark.parametrize("given", [LearnSettings(steps=1, views=1), {"steps": 1, "views": 1}])
+def test_what_is_not_set_is_the_models_default(quick: MyVLM, kit: FewShot, given: Any) -> None:
+    default = default_settings("tinyworld/llava").model_dump()
+    assert default["learning_rate"] != LearnSettings().learning_rate
+    learned = teach(quick, kit, settings=given).embeddings["tinyworld/llava"]
+    assert learned.settings == default | {"steps": 1, "views": 1}
 
 
 def test_the_model_writes_captions_where_the_user_gives_none(quick: MyVLM, kit: FewShot) -> None:
@@ -104,6 +113,20 @@ def test_bad_questions(quick: MyVLM, kit: FewShot) -> None:
         teach(quick, kit, questions=[[("where ?", "here")], []])
     with pytest.raises(InputError, match="question is empty"):
         quick.ask(kit.photos()[0], "  ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps: .*0"),
+        ({"unheard": 1}, "unheard"),
+        ({"seed": 2**63}, "seed"),
+        ("auto", "'auto'"),
+    ],
+)
+def test_no_settings(quick: MyVLM, kit: FewShot, settings: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"(?s)cannot be learned with these settings.*{message}"):
+        teach(quick, kit, settings=settings)
 
 
 @pytest.mark.parametrize("identifier", ["", " sks", "a/b", "..", "x" * 65, "tab\there"])

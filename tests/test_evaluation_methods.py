@@ -19,6 +19,7 @@ from myvlm.evaluation.data import Photo, Question, Subject
 from myvlm.evaluation.methods import Setting, known_methods, make_method, register_method
 from myvlm.evaluation.teaching import Teaching
 from myvlm.heads import Head
+from myvlm.loading import default_settings
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.words import contains_word
 
@@ -314,7 +315,9 @@ def test_a_concept_is_learned_once_and_its_head_is_everyones(
     assert shared.head(quick, subject, photos) is concept.head
     assert lessons == [subject.identifier]
     assert before.state()[0] == concept.head.state()[0]
-    assert concept.embeddings[quick.backbone.name].settings["seed"] == 3
+    settings = default_settings(quick.backbone.name).model_dump()
+    learned = concept.embeddings[quick.backbone.name].settings
+    assert learned == settings | {"steps": 2, "views": 2, "seed": 3}
     assert concept.recipe["captions_by"] == "user"
     assert concept.recipe["questions"] == [[[asked.question, asked.answer]], [], [], []]
     assert len(quick.concepts) == 0

@@ -125,8 +125,8 @@ def test_a_sweep_is_one_table_beside_the_default(data: Dataset, tmp_path: Path) 
         job.variant.name: method.setting.teaching.settings
         for (job, _), (method, *_) in zip(finished, TAUGHT, strict=True)
     }
-    assert settings["default"] is None
-    assert settings["regularizer=0"].regularizer == 0
+    assert settings["default"] == {}
+    assert settings["regularizer=0"] == {"regularizer": 0}
     _, ablation = tables_of(data, plan, finished)
     assert [row.label for row in ablation.rows] == list(by_name)
     assert {row.figures["recall"].count for row in ablation.rows} == {2}, "all rows have the same splits"

@@ -89,7 +89,17 @@ def test_captions_and_questions_go_by_the_names_of_the_photos_files(tmp_path) ->
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rows": 0}, {"steps": 0}, {"steps": "some"}, {"norm": "cls"}, {"unheard": 1}, {"budget": 0}]
+    "wrong",
+    [
+        {"rows": 0},
+        {"steps": 0},
+        {"steps": "some"},
+        {"norm": "cls"},
+        {"unheard": 1},
+        {"budget": 0},
+        {"seed": -1},
+        {"seed": 2**63},
+    ],
 )
 def test_settings_refuse_what_cannot_be(wrong) -> None:
     with pytest.raises(ValidationError):

@@ -23,12 +23,13 @@ from myvlm import recipe as recipe_module
 from myvlm.cli import app
 from myvlm.errors import ConceptExistsError, ConceptFileError, InputError, MyVLMError
 from myvlm.images import load_images
+from myvlm.loading import default_settings
 from myvlm.recipe import lesson_again, settings_again
 from myvlm.tinyworld import FewShot, few_shot
 
 GOLDEN = Path(__file__).parent / "golden" / "format-1"
-SETTINGS = LearnSettings(steps=2, rows=2, seed=5, augment=False)
 NAME = "tinyworld/llava"
+SETTINGS = LearnSettings(steps=2, rows=2, seed=5, augment=False).over(default_settings(NAME))
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +250,12 @@ def test_settings_carry_over_only_between_weights_of_one_name(folder: Path) -> N
     concept.embeddings[NAME].settings["rows"] = -1
     with pytest.raises(ConceptFileError, match="settings"):
         settings_again(concept, NAME, default)
+
+
+def test_settings_that_are_given_are_over_the_models_default(other: MyVLM, folder: Path) -> None:
+    learned = other.relearn(folder, settings={"steps": 1, "views": 1}, progress=False)
+    expected = default_settings(NAME).model_dump() | {"steps": 1, "views": 1}
+    assert learned.embeddings[NAME].settings == expected
 
 
 def test_a_folder_of_the_first_format_has_a_recipe_too() -> None:

@@ -15,6 +15,7 @@ from myvlm.evaluation.data import Photo, Subject
 from myvlm.heads import Head, head_class
 from myvlm.images import ImageSource
 from myvlm.learning import LearnSettings
+from myvlm.learning.settings import Settings, as_settings
 from myvlm.lesson import check_whole
 from myvlm.library import ConceptLibrary
 from myvlm.loading import default_settings
@@ -52,10 +53,10 @@ class Teaching:
     """Learns concepts, and keeps the last few, so that several methods need not learn the same again.
 
     Args:
-        settings: how to learn; the backbone's default where not given. The seed is the call's.
+        settings: how to learn; what is not set is the backbone's default. The seed is the call's.
     """
 
-    def __init__(self, settings: LearnSettings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings
         self._concepts: OrderedDict[object, tuple[MyVLM, Concept]] = OrderedDict()
         self._heads: OrderedDict[object, tuple[MyVLM, Head]] = OrderedDict()
@@ -63,7 +64,7 @@ class Teaching:
     def settings_for(self, vlm: MyVLM, subject: Subject, seed: int) -> LearnSettings:
         """How a subject is learned."""
         default = default_settings(vlm.backbone.name, family=vlm.backbone.family, kind=subject.kind)
-        return (self.settings or default).model_copy(update={"seed": seed})
+        return as_settings(self.settings).over(default).model_copy(update={"seed": seed})
 
     def concept(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Concept:
         """The concept as `MyVLM.learn` makes it of these photos, their captions and questions.

@@ -31,7 +31,6 @@ from myvlm.evaluation.text_metrics import (
 )
 from myvlm.heads import Box
 from myvlm.images import load_images
-from myvlm.loading import default_settings
 
 FORGETTING = 4
 """Pictures whose plain captions are compared before and after."""
@@ -62,9 +61,7 @@ class Bench:
         """The job's method; those of one variant have one setting in common."""
         variant = job.variant
         if variant.name not in self._settings:
-            backbone = self.vlm.backbone
-            default = default_settings(backbone.name, family=backbone.family)
-            teaching = Teaching(default.model_copy(update=variant.settings) if variant.settings else None)
+            teaching = Teaching(variant.settings)
             self._settings[variant.name] = Setting(teaching=teaching, subjects=self.dataset.subjects)
         if (job.method, variant.name) not in self.methods:
             self.methods[job.method, variant.name] = make_method(job.method, self._settings[variant.name])

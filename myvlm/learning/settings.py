@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from myvlm.backbones.base import NormRule
+from myvlm.errors import InputError
 
 
 class LearnSettings(BaseModel):
-    """Settings of `MyVLM.learn`. The defaults are the paper's; `myvlm.loading.default_settings` has what was
-    measured to be better for a backbone.
+    """Settings of `MyVLM.learn`, which takes what is not set from the model's own defaults.
+
+    Those were measured to be better for a backbone (`myvlm.loading.default_settings`); the defaults here are
+    the paper's.
 
     Attributes:
         rows: concept vectors; one is the paper's.
@@ -52,9 +55,42 @@ class LearnSettings(BaseModel):
     augment: bool = True
     questions_per_step: int = Field(default=1, ge=0)
     budget: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=2**63 - 1)
+
+    def over(self, default: Self) -> Self:
+        """These settings where they were set, and the default's where they were not.
+
+        >>> LearnSettings(steps="auto").over(LearnSettings(steps=50, rows=4)).rows
+        4
+        """
+        return default.model_copy(update={name: getattr(self, name) for name in self.model_fields_set})
 
     @property
     def longest(self) -> int:
         """Steps after which learning ends in any case."""
         return self.most_steps if self.steps == "auto" else self.steps
+
+
+Settings: TypeAlias = LearnSettings | dict[str, Any]
+"""How a user may say it: as `LearnSettings`, or by the names of its attributes."""
+
+
+def as_settings(given: Settings | None) -> LearnSettings:
+    """The settings that were said; none is set where nothing was.
+
+    Raises:
+        InputError: there is no such setting, or it cannot be that.
+
+    >>> as_settings({"rows": 2}) == LearnSettings(rows=2)
+    True
+    """
+    try:
+        return LearnSettings.model_validate({} if given is None else given)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise InputError(
+            "A concept cannot be learned with these settings.",
+            got=": ".join([*map(str, wrong["loc"][:1]), f"{wrong['input']!r}, {wrong['msg']}"]),
+            expected="a LearnSettings, or a dict of its attributes",
+            fix="help(LearnSettings) says what they are",
+        ) from error

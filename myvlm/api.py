@@ -6,7 +6,6 @@ Here heads, which recognise, and backbones, which speak, meet; neither knows of 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,16 +18,16 @@ import torch
 from myvlm.backbones import Backbone, ConceptRows, backbone_for
 from myvlm.concept import Concept
 from myvlm.errors import InputError
-from myvlm.heads import Head, head_class
+from myvlm.heads import Head
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSource, ImageSources, LoadedImage, check_readable, listed, load_images
 from myvlm.learning import Task, gather_examples, learn_embeddings
 from myvlm.learning.examples import Captions, Questions
 from myvlm.learning.settings import Settings, as_settings
-from myvlm.lesson import Lesson, Prepared, check_together, check_words
+from myvlm.lesson import Lesson, Prepared, check_together, check_words, new_head
 from myvlm.library import ConceptLibrary
-from myvlm.loading import default_encoder, default_settings, load_model
-from myvlm.locating import LONGEST, Location, located
+from myvlm.loading import default_encoder, default_settings, known_concepts, load_model
+from myvlm.locating import LONGEST, Location, located, one_picture
 from myvlm.progress import learning_progress
 from myvlm.recipe import (
     head_again,
@@ -61,6 +60,7 @@ class MyVLM:
     Raises:
         UnknownBackboneError: no adapter knows the model's family.
         MissingFileError, ConceptFileError: of the folder; see `ConceptLibrary.load`.
+        InputError: the concepts are neither.
 
     >>> vlm = MyVLM.from_pretrained("tinyworld/llava")
     >>> from myvlm.tinyworld import sample_picture
@@ -81,11 +81,7 @@ class MyVLM:
         self.backbone: Backbone = backbone_for(model, processor, name=name)
         device = str(self.backbone.device)
         self.encoder = encoder or default_encoder(self.backbone.name, device)
-        if not isinstance(concepts, ConceptLibrary):
-            concepts = (
-                ConceptLibrary.load(concepts, device=device) if concepts else ConceptLibrary(device=device)
-            )
-        self.concepts = concepts
+        self.concepts = known_concepts(concepts, device=device)
         self.concepts.tell(partial(mention_strangers, self.backbone))
         self._plainly = ContextVar("generic", default=False)
 
@@ -111,6 +107,7 @@ class MyVLM:
 
         Raises:
             UnknownBackboneError: no such model, or no adapter for its family.
+            InputError: torch cannot use the device here, or a model cannot be held in that dtype.
         """
         model, processor = load_model(name, device=device, dtype=dtype, model_options=model_options)
         return cls(model, processor, name=name, encoder=encoder, concepts=concepts)
@@ -271,9 +268,12 @@ class MyVLM:
     def ask(self, images: Sequence[ImageSource], question: str, **generation: Any) -> list[Reply]: ...
     def ask(self, images: ImageSources, question: str, **generation: Any) -> Reply | list[Reply]:
         """Answer a question about one picture or many; concepts go by their identifiers in both texts."""
-        if not question.strip():
+        if not isinstance(question, str) or not question.strip():
             raise InputError(
-                "The question is empty.", got=repr(question), expected="a text", fix="ask something"
+                "The question is empty, or no text.",
+                got=repr(question),
+                expected="a text",
+                fix="ask something",
             )
         return self._speak(images, question, generation)
 
@@ -282,9 +282,10 @@ class MyVLM:
 
         Raises:
             UnknownConceptError: there is no such concept.
+            InputError: there are several pictures.
         """
         concept = self.concepts[identifier]
-        [photo] = load_images(image)
+        photo = one_picture(image)
         rows = [self._rows(concept)]
         prompt = self.backbone.caption_prompt
         [said] = self.backbone.generate([photo.image], [prompt], [rows])
@@ -296,9 +297,10 @@ class MyVLM:
 
         Raises:
             UnknownConceptError: there is no such concept.
+            InputError: there are several pictures.
         """
         concept = self.concepts[identifier]
-        [photo] = load_images(image)
+        photo = one_picture(image)
         [found] = self._recognise([photo])
         detection = next((d for d in found if d.identifier == identifier), None)
         prompt = self.backbone.refer(identifier)
@@ -310,7 +312,10 @@ class MyVLM:
 
     @contextmanager
     def generic(self) -> Iterator[Self]:
-        """Within it every call is the plain frozen model's: nothing is recognised, nothing appended."""
+        """Within it `caption` and `ask` are the frozen model's own: nothing is recognised, nothing appended.
+
+        `locate` finds nothing. `attention` is about one concept, whose rows it appends in any case.
+        """
         before = self._plainly.set(True)
         try:
             yield self
@@ -372,7 +377,8 @@ class MyVLM:
         check_words(self.backbone, lesson)
         if head is None:
             self.concepts.check_free(lesson.identifier)
-            head = self._new_head(lesson.kind, lesson.head_options or {})
+            device = self.concepts.device
+            head = new_head(lesson.kind, lesson.head_options, encoder=self.encoder, device=device)
         photos = load_images(lesson.images)
         negatives = None if lesson.negatives is None else load_images(lesson.negatives)
         captions = lesson.captions
@@ -384,17 +390,3 @@ class MyVLM:
         called = described(self.backbone, photos, lesson.category) if settings.start == "words" else ()
         task = Task(examples, settings, (lesson.identifier, *called))
         return Prepared(lesson, photos, negatives, head, task)
-
-    def _new_head(self, kind: str, options: Mapping[str, Any]) -> Head:
-        defaults: dict[str, Any] = {} if kind not in ("object", "face") else {"device": self.concepts.device}
-        if kind == "object":
-            defaults["encoder"] = self.encoder
-        try:
-            return head_class(kind)(**defaults | dict(options))
-        except TypeError as error:
-            raise InputError(
-                f"A head of kind {kind!r} cannot be made with these options.",
-                got=str(error),
-                expected=str(inspect.signature(head_class(kind))),
-                fix="check the spelling of head_options",
-            ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from myvlm.backbones import Backbone
 from myvlm.concept import Concept, Embedding
 from myvlm.errors import InputError
-from myvlm.heads import Head
+from myvlm.heads import Head, head_class
 from myvlm.images import ImageSources, LoadedImage
 from myvlm.learning import Learned, Task
 from myvlm.learning.examples import Captions, Questions
@@ -99,8 +100,8 @@ def check_whole(concept: Concept) -> Concept:
 
 
 def check_together(lessons: Sequence[Lesson]) -> None:
-    """Raise InputError unless there are lessons, and no two of one identifier."""
-    names = [lesson.identifier.casefold() for lesson in lessons]
+    """Raise InputError unless there are lessons, each of an identifier that can be one, and no two of one."""
+    names = [check_identifier(lesson.identifier).casefold() for lesson in lessons]
     twice = sorted({name for name in names if names.count(name) > 1})
     if not lessons or twice:
         raise InputError(
@@ -109,6 +110,35 @@ def check_together(lessons: Sequence[Lesson]) -> None:
             expected="one lesson or more, each of another identifier",
             fix="give every concept a word of its own",
         )
+
+
+def new_head(kind: str, options: Mapping[str, Any] | None = None, *, encoder: str, device: str) -> Head:
+    """A head of a kind, with the defaults that go with a model where the options do not say another.
+
+    Args:
+        options: of the head's class; an encoder that is None is the default one.
+        encoder: of objects, the model's default.
+        device: where encoders run.
+
+    Raises:
+        UnknownHeadError: no such kind is known.
+        InputError: its class has no such options.
+    """
+    defaults: dict[str, Any] = {} if kind not in ("object", "face") else {"device": device}
+    if kind == "object":
+        defaults["encoder"] = encoder
+    given = dict(options or {})
+    if given.get("encoder", "") is None:
+        del given["encoder"]
+    try:
+        return head_class(kind)(**defaults | given)
+    except TypeError as error:
+        raise InputError(
+            f"A head of kind {kind!r} cannot be made with these options.",
+            got=str(error),
+            expected=str(inspect.signature(head_class(kind))),
+            fix="check the spelling of head_options",
+        ) from error
 
 
 def check_words(backbone: Backbone, lesson: Lesson) -> None:

@@ -1,16 +1,18 @@
-"""Find a model by name: embedded, on the hub or in a folder; and the encoder that goes with it."""
+"""Find a model by name: embedded, on the hub or in a folder; and the encoder and concepts that go with it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from myvlm.errors import UnknownBackboneError
+from myvlm.errors import InputError, UnknownBackboneError
 from myvlm.learning import LearnSettings
+from myvlm.library import ConceptLibrary
 
 CUDA_ENCODER = "hf-hub:apple/DFN5B-CLIP-ViT-H-14-384"
 """The paper's encoder (§4 of arXiv 2403.14599): 1 B parameters, for a GPU."""
@@ -82,6 +84,70 @@ def default_settings(backbone: str, *, family: str = "", kind: str = "object") -
     return LearnSettings.model_validate(said)
 
 
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+"""What a model can be held in."""
+
+
+def check_device(device: str | None) -> None:
+    """Raise InputError unless torch can use the device here; None is one that is yet to be chosen.
+
+    >>> check_device("cpu")
+    >>> check_device("gpu")
+    Traceback (most recent call last):
+    myvlm.errors.InputError: There is no device 'gpu'.
+    ...
+    """
+    usable = ["cpu"]
+    if torch.accelerator.is_available() and (found := torch.accelerator.current_accelerator()):
+        usable += [found.type, *(f"{found.type}:{n}" for n in range(torch.accelerator.device_count()))]
+    try:
+        if device is None or str(torch.device(device)) in usable:
+            return
+        got = "none that torch can use here"
+    except (RuntimeError, TypeError) as error:  # a name that it has never heard of
+        got = str(error).splitlines()[0]
+    raise InputError(
+        f"There is no device {device!r}.",
+        got=got,
+        expected=", ".join(usable),
+        fix="leave device (--device) out to take a GPU if there is one",
+    )
+
+
+def check_dtype(dtype: str | torch.dtype | None) -> None:
+    """Raise InputError unless a model can be held in numbers of that type; None is one yet to be chosen.
+
+    >>> check_dtype("bfloat16")
+    """
+    chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype not in (None, "auto") and chosen not in DTYPES:
+        raise InputError(
+            f"A model cannot be held in {dtype!r}.",
+            got=repr(dtype),
+            expected=f"auto, {', '.join(str(one).removeprefix('torch.') for one in DTYPES)}",
+            fix="leave dtype out; for 8 or 4 bits pass a quantization_config",
+        )
+
+
+def known_concepts(given: ConceptLibrary | str | PathLike[str] | None, *, device: str) -> ConceptLibrary:
+    """What a model knows to begin with: the library itself, that of a folder, or an empty one.
+
+    Raises:
+        MissingFileError, ConceptFileError: see `ConceptLibrary.load`.
+        InputError: it is neither.
+    """
+    if isinstance(given, ConceptLibrary):
+        return given
+    if given is not None and not isinstance(given, str | PathLike):
+        raise InputError(
+            "That is no library of concepts.",
+            got=type(given).__name__,
+            expected="a ConceptLibrary, or a folder of concept folders",
+            fix="for some concepts or their folders pass ConceptLibrary([...])",
+        )
+    return ConceptLibrary.load(given, device=device) if given else ConceptLibrary(device=device)
+
+
 def load_model(
     name: str, *, device: str | None, dtype: str | torch.dtype | None, model_options: Mapping[str, Any]
 ) -> tuple[Any, Any]:
@@ -89,13 +155,16 @@ def load_model(
 
     Raises:
         UnknownBackboneError: nothing of that name can be found, or its architecture is unknown here.
+        InputError: device or dtype cannot be; see `check_device` and `check_dtype`.
     """
+    check_device(device)
+    check_dtype(dtype)
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
     if not name.startswith("tinyworld/"):
         import_module("myvlm.backbones.minigpt_model")  # makes known the one model that transformers has not
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
     options = dict(model_options)
     if "quantization_config" in options:

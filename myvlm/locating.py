@@ -8,7 +8,9 @@ from typing import Literal
 from PIL import Image, ImageDraw
 
 from myvlm.backbones import Backbone
+from myvlm.errors import InputError
 from myvlm.heads import Box, Detection
+from myvlm.images import ImageSource, LoadedImage, listed, load_images
 from myvlm.reply import MARK, data_url
 
 LONGEST = 128
@@ -43,6 +45,22 @@ class Location:
         return (
             f'<figure><img src="{picture}" style="max-width:320px"><figcaption>{where}</figcaption></figure>'
         )
+
+
+def one_picture(image: ImageSource) -> LoadedImage:
+    """The one picture in which a concept is looked for.
+
+    Raises: as `load_images`; InputError also where there are several.
+    """
+    sources, _ = listed(image)
+    if len(sources) > 1:
+        raise InputError(
+            "A concept is looked for in one picture at a time.",
+            got=f"{len(sources)} pictures",
+            expected="one picture",
+            fix="call it for each of them",
+        )
+    return load_images(sources)[0]
 
 
 def located(backbone: Backbone, detection: Detection | None, said: str, image: Image.Image) -> Location:

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from myvlm.errors import InputError
 
 LONGEST_IDENTIFIER = 64
+SLASHES = frozenset("/\\")
+"""They would make two folders of one name."""
 
 # Scripts that put no spaces between words: their letters do not make a Latin word beside them longer.
 _LETTER = r"[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"
 
 
 def check_category(category: str) -> str:
-    """The category, if it can be one: printable text, and not only spaces.
+    """The category, if it can be one: printable text without slashes, and not only spaces.
 
     Raises:
         InputError: it cannot.
@@ -22,11 +24,12 @@ def check_category(category: str) -> str:
     >>> check_category("coffee mug")
     'coffee mug'
     """
-    if not category.strip() or not category.isprintable():
+    fits = isinstance(category, str) and category.strip() and category.isprintable()
+    if not fits or set(category) & SLASHES:
         raise InputError(
             "That cannot be the category of a concept.",
             got=repr(category),
-            expected='printable text, such as "mug"',
+            expected='printable text without slashes, such as "mug"',
             fix="say in a word what it is in general",
         )
     return category
@@ -41,16 +44,16 @@ def check_identifier(identifier: str) -> str:
     >>> check_identifier("Anna Maria")
     'Anna Maria'
     """
-    ends_bare = identifier == identifier.strip()
+    size = len(identifier) if isinstance(identifier, str) else 0
     if (
-        not 1 <= len(identifier) <= LONGEST_IDENTIFIER
-        or not (ends_bare and identifier.isprintable())
-        or set(identifier) & set("/\\")
+        not 1 <= size <= LONGEST_IDENTIFIER
+        or not (identifier == identifier.strip() and identifier.isprintable())
+        or set(identifier) & SLASHES
         or identifier in (".", "..")
     ):
         raise InputError(
             "That cannot be the identifier of a concept.",
-            got=f"{identifier!r}, {len(identifier)} characters",
+            got=f"{identifier!r}, {size} characters",
             expected=f"1 to {LONGEST_IDENTIFIER} printable characters, no slashes, no space at either end",
             fix='take an uncommon word such as "sks", or a name such as "Anna"',
         )

@@ -19,7 +19,7 @@ from PIL import Image
 from teaching import teach
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM
 
-from myvlm import Concept, MyVLM, Reply
+from myvlm import Concept, MyVLM, Reply, loading
 from myvlm.api import AT_ONCE
 from myvlm.errors import (
     ConceptExistsError,
@@ -105,6 +105,8 @@ def test_generic_is_plain_transformers_to_the_bit(taught: Taught, fresh: MyVLM) 
         with fresh.generic():
             assert fresh.caption(shown[0]).detections == ()
         assert fresh.caption(shown[0]).detections == ()
+        looks = fresh.attention(shown[0], taught.word).values
+    assert np.array_equal(looks, fresh.attention(shown[0], taught.word).values), "it is about the concept"
     assert [reply.token_ids for reply in replies] == plain_transformers(fresh, shown)
     assert [len(reply.detections) for reply in fresh.caption(shown)] == [1] * len(shown)
 
@@ -287,6 +289,29 @@ def test_a_model_of_no_known_family() -> None:
         MyVLM.from_pretrained("no/such-model")
 
 
+def test_a_device_or_dtype_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    for device in ("gpu", "cuda", "cuda:1", "mps", "xpu", "meta"):
+        with pytest.raises(InputError, match=rf"(?s)no device '{device}'.*expected: cpu\n.*--device"):
+            MyVLM.from_pretrained("tinyworld/llava", device=device)
+    for dtype in ("float8", "int8", torch.int8):
+        with pytest.raises(InputError, match=r"(?s)held in .*(int8|float8).*expected: auto, bfloat16"):
+            MyVLM.from_pretrained("tinyworld/llava", device="cpu", dtype=dtype)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    for device in ("cpu", "cuda", "cuda:1"):
+        loading.check_device(device)
+    for device in ("cuda:2", "mps"):
+        with pytest.raises(InputError, match="expected: cpu, cuda, cuda:0, cuda:1\n"):
+            loading.check_device(device)
+
+
+def test_concepts_that_are_no_library(vlm: MyVLM, concept: Concept) -> None:
+    with pytest.raises(InputError, match=r"(?s)no library of concepts.*list.*ConceptLibrary"):
+        MyVLM(vlm.backbone.model, vlm.backbone.processor, concepts=[concept])  # type: ignore[arg-type]
+
+
 def test_a_processor_comes_from_where_its_model_does(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 
@@ -298,6 +323,7 @@ def test_a_processor_comes_from_where_its_model_does(monkeypatch: pytest.MonkeyP
         AutoProcessor, "from_pretrained", lambda name, **options: asked.update(processor=options)
     )
     monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", model)
+    monkeypatch.setattr(loading, "check_device", lambda device: None)
     with pytest.raises(UnknownBackboneError, match="no hub"):
         MyVLM.from_pretrained(
             "a/model", device="cuda:1", revision="v2", token="t", quantization_config="4 bits"

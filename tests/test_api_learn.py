@@ -113,6 +113,8 @@ def test_bad_questions(quick: MyVLM, kit: FewShot) -> None:
         teach(quick, kit, questions=[[("where ?", "here")], []])
     with pytest.raises(InputError, match="question is empty"):
         quick.ask(kit.photos()[0], "  ")
+    with pytest.raises(InputError, match="no text"):
+        quick.ask(kit.photos()[0], None)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(
@@ -129,14 +131,14 @@ def test_no_settings(quick: MyVLM, kit: FewShot, settings: Any, message: str) ->
         teach(quick, kit, settings=settings)
 
 
-@pytest.mark.parametrize("identifier", ["", " sks", "a/b", "..", "x" * 65, "tab\there"])
-def test_no_identifier(quick: MyVLM, kit: FewShot, identifier: str) -> None:
+@pytest.mark.parametrize("identifier", ["", " sks", "a/b", "..", "x" * 65, "tab\there", None, 5])
+def test_no_identifier(quick: MyVLM, kit: FewShot, identifier: Any) -> None:
     with pytest.raises(InputError, match="cannot be the identifier"):
         teach(quick, kit, identifier=identifier)
 
 
-@pytest.mark.parametrize("category", ["", " ", "a\nb"])
-def test_no_category(quick: MyVLM, kit: FewShot, category: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("category", ["", " ", "a\nb", "a/b", "a\\b", None, 5])
+def test_no_category(quick: MyVLM, kit: FewShot, category: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "load_images", None)  # before anything is read, written or learned
     for captions in (kit.captions(), None):
         with pytest.raises(InputError, match="cannot be the category"):
@@ -151,6 +153,11 @@ def test_an_identifier_that_the_model_cannot_write(
     monkeypatch.setattr(quick.backbone, "word_ids", lambda word: [])
     with pytest.raises(InputError, match="no tokens"):
         teach(quick, kit)
+
+
+def test_no_encoder_is_the_default_one(quick: MyVLM, kit: FewShot) -> None:
+    concept = teach(quick, kit, head_options={"encoder": None, "crops": 9})
+    assert (concept.head.encoder, concept.head.crops) == (quick.encoder, 9)  # type: ignore[attr-defined]
 
 
 # ---------------------------------------------------------------- stopped half-way, and several at once

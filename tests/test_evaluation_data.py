@@ -121,6 +121,14 @@ def test_a_manifest_is_relative_to_itself_and_checked(tmp_path: Path) -> None:
     ]
 
 
+def test_a_category_that_cannot_be_learned_is_a_problem_of_the_data(tmp_path: Path) -> None:
+    photo = {"file": str(picture(tmp_path / "1.png"))}
+    entry = {"identifier": "sks", "category": "mug/cup", "photos": [photo, photo]}
+    write(tmp_path / "data.json", {"subjects": [entry]})
+    with pytest.raises(InputError, match=r"category: That cannot be the category.*without slashes"):
+        read_dataset(tmp_path / "data.json")
+
+
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="There is no data set"):
         read_dataset(tmp_path / "nothing")

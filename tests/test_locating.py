@@ -18,7 +18,7 @@ from myvlm import MyVLM
 from myvlm.backbones import Backbone, backbone_for
 from myvlm.backbones.llava import LlavaBackbone
 from myvlm.cli import app
-from myvlm.errors import UnknownConceptError
+from myvlm.errors import InputError, UnknownConceptError
 from myvlm.heads import Detection
 from myvlm.locating import located
 from myvlm.tinyworld.fewshot import pictures
@@ -109,6 +109,10 @@ def test_locate_finds_the_thing_it_learned(fresh: MyVLM, taught: Taught, unchang
         assert fresh.locate(picture, taught.word).box is None
     with pytest.raises(UnknownConceptError, match="nobody"):
         fresh.locate(picture, "nobody")
+    for ask in (fresh.locate, fresh.attention):
+        for many in ([picture, picture], taught.photos):
+            with pytest.raises(InputError, match=r"(?s)one picture at a time.*[24] pictures"):
+                ask(many, taught.word)  # type: ignore[arg-type]
 
 
 def test_others_that_are_there_have_no_part_in_where_one_is(

@@ -23,7 +23,7 @@ from myvlm.errors import InputError
 from myvlm.evaluation.layouts import Draft, Location, read_layout
 from myvlm.evaluation.problems import Problems
 from myvlm.heads import Box
-from myvlm.words import check_identifier, contains_word, replace_word
+from myvlm.words import check_category, check_identifier, contains_word, replace_word
 
 
 class Frozen(BaseModel):
@@ -186,9 +186,12 @@ def _checked(draft: Draft, problems: Problems) -> Subject | None:
 def _faults(subject: Subject) -> Iterator[tuple[Location, str]]:
     """What types alone do not say."""
     try:
+        at = "identifier"
         check_identifier(subject.identifier)
+        at = "category"
+        check_category(subject.category)
     except InputError as error:
-        yield ("identifier",), f"{error.what} Expected: {error.expected}"
+        yield (at,), f"{error.what} Expected: {error.expected}"
         return
     for number, photo in enumerate(subject.photos):
         yield from _photo_faults(("photos", number), photo, subject.identifier)

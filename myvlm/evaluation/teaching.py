@@ -12,11 +12,11 @@ from typing import Any, Protocol
 from myvlm.api import MyVLM
 from myvlm.concept import Concept
 from myvlm.evaluation.data import Photo, Subject
-from myvlm.heads import Head, head_class
+from myvlm.heads import Head
 from myvlm.images import ImageSource
 from myvlm.learning import LearnSettings
 from myvlm.learning.settings import Settings, as_settings
-from myvlm.lesson import check_whole
+from myvlm.lesson import check_whole, new_head
 from myvlm.library import ConceptLibrary
 from myvlm.loading import default_settings
 
@@ -97,7 +97,7 @@ class Teaching:
         """The head that the concept has, or would have."""
         key = _key(vlm, subject, photos)
         if key not in self._heads:
-            head = _new_head(vlm, subject.kind)
+            head = new_head(subject.kind, encoder=vlm.encoder, device=vlm.concepts.device)
             head.fit([photo.file for photo in photos], category=subject.category)
             _keep(self._heads, key, (vlm, head))
         self._heads.move_to_end(key)
@@ -114,14 +114,6 @@ def alone(vlm: MyVLM, *concepts: Concept) -> MyVLM:
     one = MyVLM(backbone.model, backbone.processor, name=backbone.name, encoder=vlm.encoder, concepts=library)
     one.backbone = backbone
     return one
-
-
-def _new_head(vlm: MyVLM, kind: str) -> Head:
-    """As `MyVLM.learn` makes it."""
-    options = {"device": vlm.concepts.device} | ({"encoder": vlm.encoder} if kind == "object" else {})
-    make: Any = head_class(kind)
-    head: Head = make(**options)
-    return head
 
 
 def _key(vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> tuple[object, ...]:

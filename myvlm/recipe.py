@@ -75,19 +75,22 @@ def lesson_again(
     Captions that a model wrote are left out, to be written by the model that learns now.
 
     Raises:
-        InputError: no photos are given, and its folder holds none.
+        InputError: no photos are given, and its folder holds none; or other photos, and no captions of them.
         ConceptFileError: the recipe is not as it was written.
     """
     photos = load_images(kept_photos(concept) if images is None else images)
     # Photos that were kept are numbered in their order.
     places = None if images is None else _places(concept, photos)
     kept = _entries(concept, "captions") if concept.recipe.get("captions_by") != "model" else []
+    written = _chosen(kept, places)
+    if captions is None and written and len(written) != len(photos):
+        raise _other_photos(concept, len(photos), len(written))
     asked = _chosen(_entries(concept, "questions"), places)
     return Lesson(
         concept.spoken,
         photos,
         category=concept.category,
-        captions=_in_spoken(captions, concept) or _chosen(kept, places) or None,
+        captions=_in_spoken(captions, concept) or written or None,
         questions=_in_spoken(questions, concept) or (asked if len(asked) == len(photos) else None),
         negatives=negatives,
         kind=concept.kind,
@@ -162,7 +165,7 @@ def _places(concept: Concept, photos: Sequence[LoadedImage]) -> list[int] | None
     """Which entry of the recipe goes with each photo, by file name; None where not all names are known."""
     names = _names(concept)
     shown = [photo.path.name if photo.path else photo.name for photo in photos]
-    distinct = len(set(names)) == len(names)
+    distinct = all(len(set(some)) == len(some) for some in (names, shown))
     return [names.index(name) for name in shown] if distinct and set(shown) <= set(names) else None
 
 
@@ -191,7 +194,18 @@ def _in_spoken(texts: Any, concept: Concept) -> Any:
         return replace_word(texts, concept.identifier, concept.spoken)
     if isinstance(texts, Mapping):
         return {name: _in_spoken(own, concept) for name, own in texts.items()}
-    return None if texts is None else [_in_spoken(one, concept) for one in texts]
+    holds = isinstance(texts, Iterable) and not isinstance(texts, bytes)
+    return [_in_spoken(one, concept) for one in texts] if holds else texts
+
+
+def _other_photos(concept: Concept, photos: int, captions: int) -> InputError:
+    return InputError(
+        f"The captions that {concept.identifier!r} was learned with are of other photos.",
+        got=f"{photos} photo{'s' * (photos != 1)}, and the recipe's captions of {captions}",
+        expected=", ".join(_names(concept)[:5]) or f"{captions} photos",
+        fix="pass captions (--captions) of these photos, or the photos that it was learned from; "
+        "to have captions written, learn it anew: `learn`",
+    )
 
 
 def _altered(concept: Concept, got: str) -> ConceptFileError:

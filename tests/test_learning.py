@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -43,6 +44,7 @@ def test_examples_pair_photos_with_their_texts() -> None:
     assert second.captions == ("sks and a mug",)
     assert second.questions == (("What is next to sks?", "a table"),)
     assert examples(questions=[[("a?", "b")], []])[1].questions == ()
+    assert examples(captions=(own for own in CAPTIONS), questions=None)[0].captions == first.captions
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,13 @@ def test_examples_pair_photos_with_their_texts() -> None:
         ({"captions": "sks"}, "one text"),
         ({"captions": ["sks", []]}, "an empty list"),
         ({"captions": ["sks", "asks for it"]}, "asks for it"),
+        ({"captions": 5}, "int"),
+        ({"captions": ["sks", None]}, "images[1] has no caption"),
+        ({"captions": ["sks", [5]]}, "[5]"),
+        ({"questions": 5}, "int"),
+        ({"questions": "sks?"}, "str"),
+        ({"questions": [1, 2]}, "got:      1"),
+        ({"questions": [None, None]}, "got:      None"),
         ({"questions": [[("a?", "b")]]}, "1 lists"),
         ({"questions": [[("a?", "b")], [("a?",)]]}, "('a?',)"),
         ({"questions": [[("a?", " ")], []]}, "('a?', ' ')"),
@@ -86,6 +95,28 @@ def test_captions_and_questions_go_by_the_names_of_the_photos_files(tmp_path) ->
             gather_examples("sks", photos, wrong)
     with pytest.raises(InputError, match=r"(?s)nothing for images\[0\], images\[1\].*a list in the order"):
         examples(captions=captions)
+
+
+def test_a_name_counts_where_it_is_one_photos(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("one", "two"):
+        Path(place).mkdir()
+        PHOTOS[0].save(f"{place}/1.png")
+    PHOTOS[0].save("1.png")
+    photos = load_images(["one/1.png", "two/1.png"])
+    with pytest.raises(InputError, match=r"(?s)nothing for one/1\.png, two/1\.png.*several files .* 1\.png"):
+        gather_examples("sks", photos, {"1.png": "sks"})
+    with pytest.raises(InputError, match=r"(?s)nothing for two/1\.png.*several files .* 1\.png"):
+        gather_examples("sks", photos, {"one/1.png": "sks", "1.png": "sks here"})
+    by_path = {"two/1.png": "sks there", "one/1.png": "sks here"}
+    assert [one.captions for one in gather_examples("sks", photos, by_path)] == [
+        ("sks here",),
+        ("sks there",),
+    ]
+    photos = load_images(["1.png", "one/1.png", "one/1.png"])
+    by_path = {"1.png": "sks", "one/1.png": "sks here"}
+    told = [one.captions for one in gather_examples("sks", photos, by_path)]
+    assert told == [("sks",), ("sks here",), ("sks here",)], "the path itself counts, and one photo twice"
 
 
 @pytest.mark.parametrize(

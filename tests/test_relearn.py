@@ -209,6 +209,9 @@ def test_captions_and_questions_go_with_photos_by_name(
     assert turned.questions == [asked[2], asked[0]]
     in_order = lesson(concept, kit.photos())
     assert in_order.captions == written
+    (photos[0].parent / "more").mkdir()
+    twin = Path(shutil.copy(photos[0], photos[0].parent / "more" / "a.png"))
+    assert lesson(concept, [*photos[1:], twin]).captions == written, "two photos of one name: in order"
     own = lesson(concept, photos, captions=[f"{kit.identifier} on a desk"] * 3, questions=[("a ?", "b")])
     assert own.captions == [f"{kit.identifier} on a desk"] * 3
     assert own.questions == [["a ?", "b"]]
@@ -217,8 +220,10 @@ def test_captions_and_questions_go_with_photos_by_name(
 def test_photos_without_names_must_be_as_many_as_the_captions(
     other: MyVLM, folder: Path, kit: FewShot
 ) -> None:
-    with pytest.raises(InputError, match="Every photo needs its caption"):
+    with pytest.raises(InputError, match="2 photos, and the recipe's captions of 3") as raised:
         other.relearn(folder, kit.photos()[:2], progress=False)
+    assert "expected: c.png, a.png, b.png" in str(raised.value)
+    assert "captions=None" not in str(raised.value)
     learned = other.relearn(folder, kit.photos()[:2], captions=kit.captions()[:2], progress=False)
     assert learned.recipe["captions"] == kit.captions()[:2]
     assert learned.recipe["questions"] == [[], []], "questions of other photos are not asked"

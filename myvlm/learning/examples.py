@@ -6,10 +6,10 @@ Everything the user hands over is checked here, before anything is encoded.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage
@@ -59,34 +59,39 @@ def gather_examples(
     Args:
         identifier: the word that every caption must hold.
         photos: N photos.
-        captions: for each photo one caption or several, in their order or by the name of the photo's file.
+        captions: for each photo one caption or several, in their order, or by the name or path of its file.
         questions: pairs of question and answer: N lists, one a photo, or one list that fits every photo; or
-            by the name of the photo's file, as `myvlm questions` writes them.
+            by the name or path of the photo's file, as `myvlm questions` writes them.
 
     Raises:
-        InputError: the counts or names differ, a caption is empty or lacks the identifier, a pair is no pair.
+        InputError: the counts or names differ, two files have the name, a caption is no text or lacks the
+            identifier, a pair is no pair.
     """
     if isinstance(captions, Mapping):
         captions = in_order(captions, [_names(photo) for photo in photos], "captions")
-    if isinstance(captions, str) or len(captions) != len(photos):
+    by_photo = _entries(captions)
+    if by_photo is None or len(by_photo) != len(photos):
+        one = "one text" if isinstance(captions, str) else type(captions).__name__
         raise InputError(
             "Every photo needs its caption.",
-            got="one text" if isinstance(captions, str) else f"{len(captions)} captions",
+            got=one if by_photo is None else f"{len(by_photo)} captions",
             expected=f"{len(photos)} entries, in the order {', '.join(p.name for p in photos[:5])}",
             fix="pass one caption, or a list of them, for each photo; or captions=None to have them written",
         )
     asked = _questions_by_photo(questions, photos)
     examples = []
-    for photo, written, pairs in zip(photos, captions, asked, strict=True):
-        own = (written,) if isinstance(written, str) else tuple(written)
-        if not own:
+    for photo, written, pairs in zip(photos, by_photo, asked, strict=True):
+        own = [written] if isinstance(written, str) else _entries(written)
+        if not own or not all(isinstance(text, str) for text in own):
             raise InputError(
-                f"{photo.name} has no caption.", got="an empty list", expected="one caption or more",
+                f"{photo.name} has no caption.",
+                got="an empty list" if own == [] else repr(written if own is None else own)[:80],
+                expected="a text, or a list of texts",
                 fix=f"write a caption that holds {identifier!r}",
-            )  # fmt: skip
+            )
         for text in own:
             check_caption(identifier, text, photo.name)
-        examples.append(Example(photo, own, pairs))
+        examples.append(Example(photo, tuple(own), pairs))
     return examples
 
 
@@ -145,29 +150,31 @@ def _questions_by_photo(
     questions: Questions | None, photos: Sequence[LoadedImage]
 ) -> list[tuple[QuestionAnswer, ...]]:
     count = len(photos)
-    if not questions:
+    if questions is None or questions == {}:
         return [()] * count
     if isinstance(questions, Mapping):
         questions = in_order(questions, [_names(photo) for photo in photos], "questions")
-    if all(_is_pair(entry) for entry in questions):
-        shared = tuple((str(pair[0]), str(pair[1])) for pair in questions)
-        return [shared] * count
-    if len(questions) != count:
+    asked = _entries(questions)
+    if asked is not None and all(_is_pair(entry) for entry in asked):
+        return [tuple((question, answer) for question, answer in asked)] * count
+    if asked is None or len(asked) != count:
         raise InputError(
             "Questions are given by photo, but not for every photo.",
-            got=f"{len(questions)} lists", expected=f"{count} lists, or one list of pairs for all photos",
+            got=type(questions).__name__ if asked is None else f"{len(asked)} lists",
+            expected=f"{count} lists, or one list of pairs for all photos",
             fix="pass [] for a photo without questions",
-        )  # fmt: skip
+        )
     by_photo = []
-    for number, entries in enumerate(questions):
-        wrong = [entry for entry in entries if not _is_pair(entry)]
+    for number, one in enumerate(asked):
+        entries = _entries(one)
+        wrong = [one] if entries is None else [entry for entry in entries if not _is_pair(entry)]
         if wrong:
             raise InputError(
                 f"Entry {number} of the questions is no list of question/answer pairs.",
                 got=repr(wrong[0])[:80], expected="('What colour is sks?', 'red')",
                 fix="pass pairs of two texts that are not empty",
             )  # fmt: skip
-        by_photo.append(tuple((str(pair[0]), str(pair[1])) for pair in entries))
+        by_photo.append(tuple((question, answer) for question, answer in entries or ()))
     return by_photo
 
 
@@ -176,7 +183,7 @@ def in_order(by_name: Mapping[str, Entry], photos: Sequence[Sequence[str]], what
 
     Args:
         by_name: an entry for each photo.
-        photos: the names that each goes by, see `file_names`.
+        photos: the names that each goes by, see `file_names`; one counts where no other photo goes by it.
         what: the entries are, for the message.
 
     Raises:
@@ -185,20 +192,29 @@ def in_order(by_name: Mapping[str, Entry], photos: Sequence[Sequence[str]], what
     >>> in_order({"2.jpg": "two", "a/1.jpg": "one"}, [("a/1.jpg", "1.jpg"), ("a/2.jpg", "2.jpg")], "captions")
     ['one', 'two']
     """
-    keys = [next((name for name in names if name in by_name), None) for names in photos]
+    keys = [_key(names, by_name, photos) for names in photos]
     stray = [key for key in by_name if key not in keys]
     lacking = [names[0] for names, key in zip(photos, keys, strict=True) if key is None]
     if stray or lacking:
-        in_memory = any(len(names) == 1 for names in photos)
+        fix = "name each entry as the photo's file is named"
+        if any(len(names) == 1 for names in photos):
+            fix = "pass a list in the order of the photos: those in memory have no file's name"
+        elif shared := [key for key in stray if sum(key in names for names in photos) > 1]:
+            fix = f"name each entry by the photo's path: several files are called {shared[0]}"
         raise InputError(
             f"The {what} do not fit the photos.",
             got=f"nothing for {', '.join(lacking[:3])}" if lacking else f"no photo {', '.join(stray[:3])}",
             expected=f"an entry for each of {', '.join(names[0] for names in photos[:5])}, and no others",
-            fix="pass a list in the order of the photos: those in memory have no file's name"
-            if in_memory
-            else "name each entry as the photo's file is named",
+            fix=fix,
         )
     return [by_name[key] for key in keys if key is not None]
+
+
+def _key(names: Sequence[str], by_name: Mapping[str, object], photos: Sequence[Sequence[str]]) -> str | None:
+    """Of the names of a photo that which has an entry: its path, or one that no other photo goes by."""
+    others = [other for other in photos if other[0] != names[0]]
+    own = (name for name in names if name == names[0] or not any(name in other for other in others))
+    return next((name for name in own if name in by_name), None)
 
 
 def file_names(file: Path) -> tuple[str, ...]:
@@ -208,6 +224,13 @@ def file_names(file: Path) -> tuple[str, ...]:
 
 def _names(photo: LoadedImage) -> tuple[str, ...]:
     return (photo.name,) if photo.path is None else (photo.name, *file_names(photo.path))
+
+
+def _entries(given: object) -> list[Any] | None:
+    """What a list, or anything that can be gone through, holds; None for a text and what holds nothing."""
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        return None
+    return list(given)
 
 
 def _is_pair(entry: object) -> bool:

@@ -170,11 +170,14 @@ def test_splits_are_drawn_by_seed_and_never_test_what_taught() -> None:
 def test_a_small_set_keeps_a_photo_to_test_and_own_negatives_come_first() -> None:
     negatives = tuple(Path(f"without/{n}.jpg") for n in range(3))
     mug, dog = numbered("sks", 3, negatives=negatives), numbered("ohwx", 9)
-    split = draw_split(Dataset(subjects=(mug, dog)), mug, 0, most_absent=5)
+    data = Dataset(subjects=(mug, dog))
+    split = draw_split(data, mug, 0, photos=2, most_absent=5)
     assert (len(split.train), len(split.validation)) == (2, 1)
     assert set(split.absent[:3]) == set(negatives)
     assert {file.parts[0] for file in split.absent[3:]} == {"ohwx"}
     assert len(split.absent) == 5
+    with pytest.raises(InputError, match=r"(?s)sks has too few photos .*by 3.*2 of its 3.*--photos 2"):
+        draw_split(data, mug, 0, photos=3)
 
 
 def test_tinyworld_on_disk_is_a_data_set(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from myvlm.evaluation.outcome import Answered, Outcome, Said, Shown
 from myvlm.evaluation.plan import Plan, jobs_of, read_sweep
 from myvlm.evaluation.report import evaluation_of, markdown
 from myvlm.evaluation.report_page import page
-from myvlm.evaluation.running import run
+from myvlm.evaluation.running import check, run
 from myvlm.evaluation.tables import tables_of
 
 
@@ -108,6 +108,24 @@ def test_runs_of_another_evaluation_are_not_mixed_in(data: Dataset, tmp_path: Pa
         Journal(keep, Dataset(subjects=data.subjects[:1]), PLAN, "pretend")
 
 
+def test_more_photos_than_can_teach_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    dog = subject(tmp_path, "dog", "ohwx")
+    fewer = subject(tmp_path, "mug", "sks").model_copy(update={"photos": dog.photos[:3]})
+    data, keep = Dataset(subjects=(dog, fewer)), tmp_path / "kept"
+    wrong = [
+        (Plan(photos=(1, 9)), r"sks has too few photos to be taught by 9.*2 of its 3 .*--photos 2"),
+        (Plan(photos=(2,), variants=read_sweep(["photos=3"])), r"photos=3 has more photos.*--photos 3"),
+    ]
+    for plan, told in wrong:
+        with pytest.raises(InputError, match=f"(?s){told}"):
+            run(data, plan, lambda: pytest.fail("loaded"), keep=keep, backbone="pretend")
+    assert not keep.exists()
+    keep.mkdir()
+    (keep / "runs.jsonl").write_text("mine\nmine\n")
+    with pytest.raises(InputError, match="another evaluation"):
+        check(data, Plan(photos=(2,)), keep=keep, backbone="pretend")
+
+
 # ---------------------------------------------------------------- sweeps
 
 
@@ -136,6 +154,7 @@ def test_a_sweep_is_one_table_beside_the_default(data: Dataset, tmp_path: Path) 
     ("word", "told"),
     [
         ("colour=red", "no such axis"),
+        ("photos=0", "greater than or equal to 1"),
         ("rows=0", "greater than or equal to 1"),
         ("captions=best", "no such axis, or value"),
         ("regularizer", "valid number"),

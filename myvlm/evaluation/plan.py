@@ -33,7 +33,7 @@ class Variant(Frozen):
 
     name: str = DEFAULT
     settings: dict[str, Any] = Field(default_factory=dict)
-    photos: int | None = None
+    photos: int | None = Field(default=None, ge=1)
     captions: str = "written"
 
 

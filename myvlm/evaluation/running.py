@@ -18,6 +18,7 @@ from myvlm.evaluation.data import Dataset
 from myvlm.evaluation.journal import Journal
 from myvlm.evaluation.outcome import Outcome
 from myvlm.evaluation.plan import Job, Plan, jobs_of
+from myvlm.evaluation.splits import check_photos
 from myvlm.evaluation.trial import Bench, run_job
 
 Finished: TypeAlias = tuple[Job, Outcome]
@@ -33,6 +34,16 @@ class Opening:
 
     def __call__(self) -> MyVLM:
         return MyVLM.from_pretrained(self.backbone, device=self.device, dtype=self.dtype)
+
+
+def check(dataset: Dataset, plan: Plan, *, keep: Path, backbone: str) -> Journal:
+    """The journal of an evaluation, and all that can be wrong with it before a model is loaded.
+
+    Raises:
+        InputError: a subject has too few photos, or `keep` holds another evaluation.
+    """
+    check_photos(dataset, plan)
+    return Journal(keep, dataset, plan, backbone)
 
 
 def run(
@@ -58,9 +69,9 @@ def run(
         told: is called with the jobs that are done and all jobs, at the start and after each.
 
     Raises:
-        InputError: `keep` holds another evaluation, or a method cannot be had.
+        InputError: as `check`, or a method cannot be had.
     """
-    journal = Journal(keep, dataset, plan, backbone)
+    journal = check(dataset, plan, keep=keep, backbone=backbone)
     jobs = list(jobs_of(plan, dataset))
     todo = [job for job in jobs if job.key not in journal.done]
     told(len(jobs) - len(todo), len(jobs))

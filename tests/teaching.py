@@ -1,4 +1,4 @@
-"""Teaches a concept of tinyworld in a moment, for tests of what surrounds the learning."""
+"""Few-shot sets, and a concept of tinyworld taught in a moment, for tests of what surrounds the learning."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from PIL import Image
+
 from myvlm import Concept, LearnSettings, MyVLM
+from myvlm.images import load_images
+from myvlm.learning import Example, gather_examples
 from myvlm.tinyworld import FewShot
 
 SHORT = LearnSettings(steps=2, views=2)
+PHOTOS = [Image.effect_noise((40, 30), 60 + i).convert("RGB") for i in range(2)]
+CAPTIONS = [["sks on a table", "a photo of sks"], "sks and a mug"]
 
 
 def teach(vlm: MyVLM, kit: FewShot, **changes: Any) -> Concept:
@@ -28,3 +34,10 @@ def interrupted_at_two(*_: Any, **__: Any) -> Iterator[Any]:
             raise KeyboardInterrupt
 
     yield report
+
+
+def examples(**changes: Any) -> list[Example]:
+    """Two photos of noise with their texts."""
+    questions = [("What is next to sks?", "a table")]
+    given: dict[str, Any] = {"captions": CAPTIONS, "questions": questions, **changes}
+    return gather_examples("sks", load_images(PHOTOS), **given)

@@ -165,9 +165,6 @@ def test_what_is_not_there(myvlm: Myvlm, album: Path, tmp_path: Path) -> None:
         (["caption", album / "1.png", "--concepts", tmp_path / "nowhere"], 2, "There is no concept folder"),
         (["caption", album / "1.png", "--backbone", "tinyworld/lava"], 3, "no embedded model tinyworld/lava"),
         (["caption", album / "1.png", "--backbone", "no/such-model"], 3, "no/such-model"),
-        (["caption", album / "1.png", "--device", "abacus"], 2, "There is no device 'abacus'"),
-        (["caption", album / "1.png", "--device", "gpu"], 2, "There is no device 'gpu'"),
-        (["caption", album / "1.png", "--device", "meta"], 2, "There is no device 'meta'"),
         (["concepts", "show", "nobody"], 3, "No concept 'nobody'"),
     ]
     for words, code, message in cases:

@@ -75,7 +75,7 @@ def evaluate(
             from myvlm.evaluation.methods import Setting, known_methods, make_method
             from myvlm.evaluation.plan import Plan, read_sweep
             from myvlm.evaluation.report import evaluation_of
-            from myvlm.evaluation.running import Opening, run
+            from myvlm.evaluation.running import Opening, check, run
             from myvlm.evaluation.worlds import TINYWORLD, lay_out
 
             dataset = read_dataset(lay_out(keep / "data") if data == TINYWORLD else data)
@@ -88,18 +88,19 @@ def evaluate(
             variants=read_sweep(sweep or (), sweep_file), most_tests=tests, most_absent=absent,
             clip=clip, sentences=sentences,
         )  # fmt: skip
+        runs = keep / backbone.replace("/", "-")
+        check(dataset, plan, keep=runs, backbone=backbone)
         in_process = Opening(backbone, device, dtype.value if dtype else None)
         vlm = None if workers > 1 else opening.open_model(out, backbone, device, dtype)
         with out.progress("runs", 1) as bar:
             finished = run(
                 dataset, plan, in_process if vlm is None else lambda: vlm,
-                keep=keep / backbone.replace("/", "-"), backbone=backbone, workers=workers,
+                keep=runs, backbone=backbone, workers=workers,
                 told=lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total),
             )  # fmt: skip
         found = evaluation_of(
-            dataset, plan, finished, data=Path(data).name, backbone=backbone,
-            pictures=keep / backbone.replace("/", "-") / "pictures",
-        )  # fmt: skip
+            dataset, plan, finished, data=Path(data).name, backbone=backbone, pictures=runs / "pictures"
+        )
         if report:
             _write(report, found)
             out.written.append(report)

@@ -62,7 +62,7 @@ def learn(
         ),
     ] = None,
     rows: Annotated[int | None, typer.Option(min=1, max=64, help="Concept vectors.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything drawn.")] = 0,
     keep_photos: Annotated[bool, typer.Option("--keep-photos", help="Put the photos beside it.")] = False,
     device: options.Device = None,
     dtype: options.Precision = None,
@@ -89,9 +89,6 @@ def learn(
         collection.check_place(folder, identifier)
         collection.mention_damaged(folder.parent, out.note)
         vlm = opening.open_model(out, backbone, device, dtype)
-        from myvlm.learning import LearnSettings
-        from myvlm.loading import default_settings
-
         wanted = {"steps": steps, "rows": rows, "seed": seed}
         begun = monotonic()
         concept = vlm.learn(
@@ -103,10 +100,7 @@ def learn(
             negatives=others,
             kind=kind,
             head_options={"encoder": encoder} if encoder else None,
-            settings=LearnSettings.model_validate(
-                default_settings(backbone, family=vlm.backbone.family, kind=kind).model_dump()
-                | {name: value for name, value in wanted.items() if value is not None}
-            ),
+            settings={name: value for name, value in wanted.items() if value is not None},
             progress=not quiet,
         )
         seconds = monotonic() - begun

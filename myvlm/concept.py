@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
+from os.path import isdir
 from pathlib import Path
 from typing import Any, Self
 
@@ -236,7 +237,7 @@ class Concept:
         if include_photos is not None:
             for number, photo in enumerate(load_images(include_photos), start=1):
                 files[f"{PHOTOS}/{number}.png"] = _png(photo.image)
-        photos = include_photos is not None or (target / PHOTOS).is_dir()  # those that are there stay there
+        photos = include_photos is not None or isdir(target / PHOTOS)  # those that are there stay there
         files[CARD] = card(record, self.head.privacy, photos=photos).encode()
         write_folder(target, record, files)
         self.folder = target.resolve()

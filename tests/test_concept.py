@@ -171,6 +171,8 @@ def test_other_folders_and_files_are_never_overwritten(concept: Concept, tmp_pat
     with pytest.raises(NotWritableError, match=r"cannot be written to .*inner") as caught:
         concept.save(tmp_path / "file" / "deeper" / "inner")
     assert isinstance(caught.value, PermissionError)
+    with pytest.raises(NotWritableError, match="name too long"):
+        concept.save(tmp_path / ("x" * 300))
     assert _tree(tmp_path) == before
     assert sorted(one.name for one in tmp_path.iterdir()) == ["file", "home"]
     assert concept.folder is None

@@ -13,13 +13,15 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from errno import EACCES, EEXIST, ENOTEMPTY
 from pathlib import Path
 from uuid import uuid4
 
 _log = logging.getLogger(__name__)
 
 PART, OLD = ".part", ".old"
-TRIES = 50
+TRIES, PAUSE = 50, 0.002  # seconds between two tries
+TAKEN = (ENOTEMPTY, EEXIST, EACCES)  # what systems say where a folder is to be renamed to one that is there
 STALE = 3600  # seconds after which nobody is still at work on a part
 
 _BESIDE = re.compile(r"\.(.+)\.[0-9a-f]{12}\.(?:part|old)")
@@ -108,9 +110,10 @@ def _swap(fresh: Path, target: Path) -> None:
                 os.replace(target, _beside(target, OLD))
             os.replace(fresh, target)
             return
-        except OSError:
-            if not left or not target.exists():
-                raise  # else another writer was quicker: its folder makes room in turn
+        except OSError as error:
+            if not left or error.errno not in TAKEN:
+                raise
+            time.sleep(PAUSE)  # another writer was quicker: its folder makes room in turn
 
 
 def _changed(folder: Path) -> float:

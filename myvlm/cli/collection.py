@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,12 +77,17 @@ def chosen(collection: Path | None) -> Path:
 
 
 def entries(collection: Path) -> list[Entry]:
-    """The concepts of a collection that can be read, by folder name.
+    """Those concepts of a collection that can be read, by folder name. Raises as `read`."""
+    return read(collection)[0]
+
+
+def read(collection: Path) -> tuple[list[Entry], dict[Path, str]]:
+    """The concepts of a collection, and the folders that cannot be read with what is wrong with each.
 
     Raises:
         ConceptExistsError: two of them have one word, which they are called or were learned with.
     """
-    found, _ = _read(collection)
+    found, wrong = _read(collection)
     taken: dict[str, Entry] = {}
     for entry in found:
         for word in entry.words:
@@ -94,17 +99,19 @@ def entries(collection: Path) -> list[Entry]:
                     expected="words of its own for each: what it is called, and what it was learned with",
                     fix="move one of the two folders elsewhere",
                 )
-    return found
+    return found, wrong
 
 
-def damaged(collection: Path) -> dict[Path, str]:
-    """The concept folders of a collection that cannot be read, and what is wrong with each."""
-    return _read(collection)[1]
+def mention_damaged(
+    collection: Path, tell: Callable[[str], None], damaged: Mapping[Path, str] | None = None
+) -> None:
+    """Say of each concept that cannot be read that it is passed over, and how it is put aside.
 
-
-def mention_damaged(collection: Path, tell: Callable[[str], None]) -> None:
-    """Say of each concept that cannot be read that it is passed over, and how it is put aside."""
-    for folder, wrong in damaged(collection).items():
+    Args:
+        damaged: those folders, where they are known.
+    """
+    known = _read(collection)[1] if damaged is None else damaged
+    for folder, wrong in known.items():
         aside = command("remove", folder.name, collection)
         tell(f"passing over {folder}, which is damaged: {wrong} Move it elsewhere, or: {aside}")
 
@@ -247,10 +254,13 @@ def remove(collection: Path, identifier: str) -> Path:
         UnknownConceptError: there is none.
         NotWritableError: it cannot be moved.
     """
-    by_name = {folder.name: folder for folder in damaged(collection)}
-    known = any(one.identifier == identifier for one in entries(collection))
-    folder = by_name.get(identifier) if not known else None
-    folder = folder or find(collection, identifier).folder
+    try:
+        folder = find(collection, identifier).folder
+    except UnknownConceptError:
+        by_name = {one.name: one for one in _read(collection)[1]}
+        if identifier not in by_name:
+            raise
+        folder = by_name[identifier]
     target = collection / REMOVED / folder.name
     number = 1
     while target.exists():

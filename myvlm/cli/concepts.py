@@ -22,8 +22,9 @@ Identifier = Annotated[str, typer.Argument(help="Of the concept.")]
 def show_all(collection: Collection = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """List the concepts of a collection."""
     with screen(as_json=as_json, quiet=quiet) as out:
-        place = _place(out, collection)
-        known, damaged = disk.entries(place), disk.damaged(place)
+        place = disk.chosen(collection)
+        known, damaged = disk.read(place)
+        disk.mention_damaged(place, out.note, damaged)
         table = Table("identifier", "category", "kind", "learned for", "folder", box=None, pad_edge=False)
         for entry in known:
             record = entry.record

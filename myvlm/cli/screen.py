@@ -122,15 +122,12 @@ class Screen:
     def stop(self, why: KeyboardInterrupt) -> None:
         """Say that Ctrl-C was pressed, and show what there is."""
         self._show_begun({"interrupted": True})
-        wrote = ", ".join(map(str, self.written))
         if self._begun:
             what = f"Stopped after {len(self._begun[0]['pictures'])} pictures."
+        elif self.written:
+            what = f"Stopped, after {', '.join(map(str, self.written))} was written."
         else:
-            what = (
-                f"Stopped, after {wrote} was written."
-                if wrote
-                else f"Stopped. {str(why) or 'Nothing was written.'}"
-            )
+            what = f"Stopped. {str(why) or 'Nothing was written.'}"
         self._tell(Text(what))
 
     def give_up(self, error: Exception) -> None:

@@ -29,9 +29,9 @@ from tiny_blip2 import tiny_blip2
 from tiny_families import FAMILIES
 
 from myvlm.backbones import Backbone, ConceptRows, backbone_for
-from myvlm.backbones.contract_case import BackboneCase
-from myvlm.backbones.contract_qformer import case_of
 from myvlm.testing import BACKBONE_CHECKS
+from myvlm.testing.backbone_case import BackboneCase
+from myvlm.testing.backbone_qformer import case_of
 
 TOKENS = 8
 ALL = {

@@ -28,10 +28,10 @@ from scipy.optimize import brentq
 from scipy.stats import chi
 from tally import in_processes
 
-from myvlm.concept import Concept, Embedding
+from myvlm.concepts.concept import Concept, Embedding
+from myvlm.concepts.library import ConceptLibrary
 from myvlm.heads import FaceHead, ObjectHead, encoders
-from myvlm.heads.face_encoders import FacenetEncoder, Faces
-from myvlm.library import ConceptLibrary
+from myvlm.heads.faces.facenet import FacenetEncoder, Faces
 from myvlm.tinyworld import FewShot, few_shot, sample_picture
 from myvlm.tinyworld.fewshot import pictures
 

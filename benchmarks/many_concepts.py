@@ -28,13 +28,13 @@ from tally import LOADED, Tally, in_processes
 
 from myvlm import Lesson, MyVLM, Reply
 from myvlm.backbones import ConceptRows
-from myvlm.loading import default_settings
+from myvlm.learning.settings import default_settings
+from myvlm.text import contains_word
 from myvlm.tinyworld.fewshot import pictures
-from myvlm.tinyworld.household import Household, household
+from myvlm.tinyworld.multi_concept_user import Household, household
 from myvlm.tinyworld.said import said_of_it
 from myvlm.tinyworld.scenes import Scene
 from myvlm.tinyworld.truth import iou
-from myvlm.words import contains_word
 
 Run = tuple[int, int, int, int]
 """Number of the user, seed, concepts of the user, pictures for each number of concepts in them."""

@@ -23,16 +23,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from myvlm.errors import InputError, UnknownBackboneError
-from myvlm.evaluation.data import Dataset, read_dataset
-from myvlm.evaluation.intervals import Estimate, estimate
-from myvlm.evaluation.methods import Setting, known_methods, make_method
-from myvlm.evaluation.plan import DEFAULT, Plan, read_sweep
-from myvlm.evaluation.report import Evaluation, evaluation_of, markdown
-from myvlm.evaluation.report_page import page
-from myvlm.evaluation.running import Finished, Opening, run
-from myvlm.evaluation.tables import Row
-from myvlm.evaluation.text_metrics import MINILM, packaged_minilm
-from myvlm.evaluation.worlds import lay_out, users
+from myvlm.evaluation.data.dataset import Dataset, read_dataset
+from myvlm.evaluation.data.worlds import lay_out, users
+from myvlm.evaluation.methods.registry import Setting, known_methods, make_method
+from myvlm.evaluation.metrics.intervals import Estimate, estimate
+from myvlm.evaluation.metrics.text import MINILM, packaged_minilm
+from myvlm.evaluation.protocol.plan import DEFAULT, Plan, read_sweep
+from myvlm.evaluation.protocol.run import Finished, Opening, run
+from myvlm.evaluation.report.page import page
+from myvlm.evaluation.report.summary import Evaluation, evaluation_of, markdown
+from myvlm.evaluation.report.tables import Row
 from myvlm.tinyworld import FewShot, assets
 from myvlm.tinyworld.said import told_apart
 

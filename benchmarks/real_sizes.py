@@ -73,7 +73,7 @@ def main() -> int:
     chosen = options.parse_args()
     warnings.simplefilter("ignore")
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("myvlm.learning.keeping").setLevel(logging.DEBUG)  # tells where the views are kept
+    logging.getLogger("myvlm.learning.view_cache").setLevel(logging.DEBUG)  # tells where the views are kept
     transformers.logging.set_verbosity_error()
     names = [n for n in NAMES if not chosen.only or any(part.lower() in n.lower() for part in chosen.only)]
     builders = {name: partial(build, name, chosen.device, 2 if chosen.shrink else None) for name in names}

@@ -25,13 +25,13 @@ from myvlm import MyVLM, Reply
 from myvlm.backbones import ConceptRows
 from myvlm.images import load_images
 from myvlm.learning import gather_examples, learn_embedding
-from myvlm.loading import default_settings
+from myvlm.learning.captions import described
+from myvlm.learning.settings import default_settings
+from myvlm.text import contains_word
 from myvlm.tinyworld import FewShot, few_shot
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.tinyworld.said import told_apart
 from myvlm.tinyworld.truth import context_right, leaks
-from myvlm.words import contains_word
-from myvlm.writing import described
 
 Run = tuple[int, int, int, bool]
 """Number of the concept, seed, unseen pictures of each kind, whether it is in the table of ablations."""

@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, VipLlavaConfig, VipLlavaForConditionalGeneration
 
+from benchmarks.pretrain.models import build_llava_processor
 from myvlm import MyVLM
-from myvlm.backbones.rows import LanguageRows
+from myvlm.backbones.causal.backbone import LanguageRows
 from myvlm.errors import UnknownBackboneError
 from myvlm.testing import check_backbone
 from myvlm.tinyworld import sample_picture
-from myvlm.tinyworld.models import build_llava_processor
 
 
 class VipLlavaBackbone(LanguageRows):

@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from myvlm.api import MyVLM as MyVLM
-    from myvlm.concept import Concept as Concept
-    from myvlm.concept import Embedding as Embedding
+    from myvlm.concepts.concept import Concept as Concept
+    from myvlm.concepts.concept import Embedding as Embedding
+    from myvlm.concepts.library import ConceptLibrary as ConceptLibrary
     from myvlm.errors import MyVLMError as MyVLMError
     from myvlm.heads import Detection as Detection
     from myvlm.learning import LearnSettings as LearnSettings
-    from myvlm.lesson import Lesson as Lesson
-    from myvlm.library import ConceptLibrary as ConceptLibrary
+    from myvlm.learning.request import Lesson as Lesson
     from myvlm.locating import Location as Location
-    from myvlm.reply import AttentionMap as AttentionMap
-    from myvlm.reply import Reply as Reply
+    from myvlm.results import AttentionMap as AttentionMap
+    from myvlm.results import Reply as Reply
 
 _HOMES = {
-    "AttentionMap": "reply",
-    "Concept": "concept",
-    "ConceptLibrary": "library",
+    "AttentionMap": "results",
+    "Concept": "concepts.concept",
+    "ConceptLibrary": "concepts.library",
     "Detection": "heads",
-    "Embedding": "concept",
+    "Embedding": "concepts.concept",
     "LearnSettings": "learning",
-    "Lesson": "lesson",
+    "Lesson": "learning.request",
     "Location": "locating",
     "MyVLM": "api",
     "MyVLMError": "errors",
-    "Reply": "reply",
+    "Reply": "results",
 }
 
 __all__ = list(_HOMES)

@@ -16,20 +16,19 @@ from typing import Any, Self, overload
 import torch
 
 from myvlm.backbones import Backbone, ConceptRows, backbone_for
-from myvlm.concept import Concept
+from myvlm.backbones.loading import load_model
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.library import ConceptLibrary, known_concepts
 from myvlm.errors import InputError
 from myvlm.heads import Head
 from myvlm.heads.detections import Detections
+from myvlm.heads.encoders import default_encoder
 from myvlm.images import ImageSource, ImageSources, LoadedImage, check_readable, listed, load_images
 from myvlm.learning import Task, gather_examples, learn_embeddings
-from myvlm.learning.examples import Captions, Questions
-from myvlm.learning.settings import Settings, as_settings
-from myvlm.lesson import Lesson, Prepared, check_together, check_words, new_head
-from myvlm.library import ConceptLibrary
-from myvlm.loading import default_encoder, default_settings, known_concepts, load_model
-from myvlm.locating import LONGEST, Location, located, one_picture
-from myvlm.progress import learning_progress
-from myvlm.recipe import (
+from myvlm.learning.captions import described, write_captions
+from myvlm.learning.dataset import Captions, Questions
+from myvlm.learning.progress import learning_progress
+from myvlm.learning.relearn import (
     head_again,
     known_as,
     learned_again,
@@ -38,9 +37,11 @@ from myvlm.recipe import (
     settings_again,
     strangers,
 )
-from myvlm.reply import AttentionMap, Reply
-from myvlm.words import replace_words
-from myvlm.writing import described, write_captions
+from myvlm.learning.request import Lesson, Prepared, check_together, check_words, new_head
+from myvlm.learning.settings import Settings, as_settings, default_settings
+from myvlm.locating import LONGEST, Location, located, one_picture
+from myvlm.results import AttentionMap, Reply
+from myvlm.text import replace_words
 
 AT_ONCE = 16
 """Pictures that are open together, so that a whole album needs no more memory than a few."""
@@ -136,7 +137,8 @@ class MyVLM:
             category: what it is in general, such as `mug`.
             captions: for each photo one caption or several, each with the identifier in it; in the photos'
                 order, or by file name. Without them the frozen model writes some in which the name stands for
-                the category: they are shown, and marked as its own in the concept's card (`myvlm.writing`).
+                the category: they are shown, and marked as its own in the concept's card
+                (`myvlm.learning.captions`).
             questions: question/answer pairs; see `gather_examples`, and `myvlm questions`, which writes some.
             negatives: pictures without it, best of the same category; none are needed.
             kind: of the head: `object`, or `face` for a person (a man, a woman, a child): it learns the face

@@ -11,7 +11,7 @@ from myvlm.backbones import Backbone
 from myvlm.errors import InputError
 from myvlm.heads import Box, Detection
 from myvlm.images import ImageSource, LoadedImage, listed, load_images
-from myvlm.reply import MARK, data_url
+from myvlm.results import MARK, data_url
 
 LONGEST = 128
 """New tokens that a reply with a box may have."""

@@ -17,7 +17,7 @@ import transformers as hf
 from tiny_tokens import TEMPLATES
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
 
-import myvlm.backbones.minigpt_model  # noqa: F401  (makes MiniGPT-v2 known to transformers)
+import myvlm.backbones.families.minigpt.model  # noqa: F401  (makes MiniGPT-v2 known to transformers)
 
 FOLDER = Path(__file__).with_name("checkpoints")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))

@@ -20,12 +20,12 @@ from tiny import tiny_llava
 from typer.testing import CliRunner
 
 from myvlm import Concept, MyVLM
-from myvlm.backbones.llava import LlavaBackbone
+from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.cli import app
-from myvlm.concept import Embedding
+from myvlm.concepts.concept import Embedding
 from myvlm.heads.base import HeadMeta
-from myvlm.heads.clip_probe import ObjectHead
 from myvlm.heads.encoders import register_encoder
+from myvlm.heads.objects.head import ObjectHead
 from myvlm.tinyworld import FewShot, few_shot, sample_picture
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from myvlm.heads.face_encoders import FacenetEncoder, Faces
+from myvlm.heads.faces.facenet import FacenetEncoder, Faces
 
 SIDE = 20
 DIM = 64

@@ -16,7 +16,7 @@ from lmms_eval.api.task import ConfigurableTask
 from lmms_eval.evaluator import simple_evaluate
 from lmms_eval.models import MODEL_REGISTRY_V2
 
-from myvlm.evaluation.lmms import manifest
+from myvlm.integrations.lmms_eval import manifest
 
 
 def task(name: str, folder: Path) -> ConfigurableTask:

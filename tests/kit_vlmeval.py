@@ -15,7 +15,7 @@ from vlmeval.dataset import build_dataset
 from vlmeval.inference import infer_data_job
 from vlmeval.smp import LMUDataRoot, encode_image_to_base64, load
 
-from myvlm.evaluation.vlmeval import register
+from myvlm.integrations.vlmeval import register
 
 
 def main(concepts: str, work: Path) -> None:

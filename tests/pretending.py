@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from myvlm.evaluation.data import Photo, Question, Subject
+from myvlm.evaluation.data.dataset import Photo, Question, Subject
 
 
 class PretendVLM:

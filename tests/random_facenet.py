@@ -10,7 +10,7 @@ import torch
 from facenet_pytorch import InceptionResnetV1
 from facenet_pytorch.models import inception_resnet_v1
 
-from myvlm.heads.face_encoders import FacenetEncoder
+from myvlm.heads.faces.facenet import FacenetEncoder
 
 
 def no_network(*_: object, **__: object) -> None:

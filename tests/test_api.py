@@ -19,8 +19,9 @@ from PIL import Image
 from teaching import teach
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM
 
-from myvlm import Concept, MyVLM, Reply, loading
+from myvlm import Concept, MyVLM, Reply
 from myvlm.api import AT_ONCE
+from myvlm.backbones import loading
 from myvlm.errors import (
     ConceptExistsError,
     ConceptFileError,
@@ -31,9 +32,9 @@ from myvlm.errors import (
     UnknownBackboneError,
     UnknownConceptError,
 )
+from myvlm.text import contains_word
 from myvlm.tinyworld import FewShot, sample_picture
 from myvlm.tinyworld.fewshot import pictures
-from myvlm.words import contains_word
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 

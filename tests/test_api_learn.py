@@ -16,9 +16,9 @@ from myvlm.errors import (
     ConceptExistsError,
     InputError,
 )
-from myvlm.loading import default_settings
+from myvlm.learning.settings import default_settings
+from myvlm.text import contains_word
 from myvlm.tinyworld import FewShot, few_shot
-from myvlm.words import contains_word
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 

@@ -12,8 +12,13 @@ from tiny import tiny_llava
 from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
-from myvlm.attention import IMPLEMENTATION, attention_bias, attention_columns, record_attention
-from myvlm.backbones.prefix import cache_argument
+from myvlm.backbones.causal.attention import (
+    IMPLEMENTATION,
+    attention_bias,
+    attention_columns,
+    record_attention,
+)
+from myvlm.backbones.causal.prefix_cache import cache_argument
 from myvlm.errors import InputError
 
 LENGTH = 12

@@ -16,9 +16,9 @@ import torch
 from tiny import tiny_llava
 
 from myvlm.backbones import backbone_for, known_backbones, register_backbone, registry
+from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.backbones.fingerprint import weights_fingerprint
-from myvlm.backbones.llava import LlavaBackbone
-from myvlm.backbones.rows import LanguageRows
 from myvlm.errors import BackboneError, UnknownBackboneError
 
 
@@ -28,7 +28,7 @@ def test_another_process_gives_the_same_fingerprint_and_imports_transformers_onl
     code = """
 import sys
 from myvlm.backbones import backbone_for
-import myvlm.attention
+import myvlm.backbones.causal.attention
 print("transformers" in sys.modules)
 from tiny import tiny_llava
 print(backbone_for(*tiny_llava()).fingerprint())

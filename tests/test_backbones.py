@@ -14,9 +14,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from myvlm.backbones import ConceptRows, backbone_for, text
-from myvlm.backbones.llava import LlavaBackbone
-from myvlm.backbones.prompter import Prompter
+from myvlm.backbones import ConceptRows, backbone_for
+from myvlm.backbones.causal import tokens as text
+from myvlm.backbones.causal.prompts import Prompter
+from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.errors import InputError
 from myvlm.testing import BACKBONE_CHECKS, check_backbone
 

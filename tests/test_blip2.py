@@ -11,8 +11,9 @@ from tiny import pictures
 from tiny_blip2 import ANSWERS, PROMPTS, QUERIES, SHORT, rows, tiny_blip2, vectors
 from transformers import GenerationConfig
 
-from myvlm.backbones import ConceptRows, qformer
-from myvlm.backbones.blip2 import Blip2Backbone
+from myvlm.backbones import ConceptRows
+from myvlm.backbones.qformer import hooks as qformer
+from myvlm.backbones.qformer.blip2 import Blip2Backbone
 from myvlm.testing import BACKBONE_CHECKS, check_backbone
 
 

@@ -15,12 +15,12 @@ from transformers import Blip2Model
 
 from myvlm import Concept, MyVLM
 from myvlm.backbones import backbone_for
-from myvlm.backbones.blip2 import Blip2Backbone
-from myvlm.backbones.qformer import value_path
+from myvlm.backbones.qformer.blip2 import Blip2Backbone
+from myvlm.backbones.qformer.hooks import value_path
 from myvlm.errors import BackboneError, ConceptFileError, InputError
 from myvlm.images import load_images
 from myvlm.learning import LearnSettings, gather_examples, learn_embedding
-from myvlm.loading import default_settings
+from myvlm.learning.settings import default_settings
 from myvlm.tinyworld import few_shot
 from myvlm.tinyworld.fewshot import pictures as drawn
 

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import nn
 
 from myvlm.backbones import backbone_for
-from myvlm.backbones import text as texts
 from myvlm.backbones.base import ConceptRows, visual_norms
+from myvlm.backbones.causal import tokens as texts
 from myvlm.learning import LearnSettings
 
 README = Path(__file__).parents[1] / "README.md"

@@ -15,9 +15,10 @@ import pytest
 from command import Myvlm, files_under
 from conftest import Taught
 
-from myvlm import api, concept_folder
+from myvlm import api
 from myvlm.cli import demo, opening
-from myvlm.concept import Concept
+from myvlm.concepts import storage as concept_folder
+from myvlm.concepts.concept import Concept
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "photos"
 

@@ -7,8 +7,8 @@ import pytest
 from fake_encoder import ColourEncoder
 from PIL import Image
 
-from myvlm.heads.clip_probe import ObjectHead
-from myvlm.heads.closer import AT_MOST, look_closer, variations
+from myvlm.heads.objects.head import ObjectHead
+from myvlm.heads.objects.refine import AT_MOST, look_closer, variations
 from myvlm.images import load_images
 
 

@@ -13,15 +13,22 @@ from fake_encoder import scene
 from PIL import Image
 from safetensors.numpy import load_file
 
-from myvlm import folders
-from myvlm.concept import Concept, Embedding, check_identifier, contains_word, replace_word, replace_words
+from myvlm.concepts import atomic as folders
+from myvlm.concepts.concept import (
+    Concept,
+    Embedding,
+    check_identifier,
+    contains_word,
+    replace_word,
+    replace_words,
+)
 from myvlm.errors import (
     ConceptFileError,
     InputError,
     NotFittedError,
     NotWritableError,
 )
-from myvlm.heads.clip_probe import ObjectHead
+from myvlm.heads.objects.head import ObjectHead
 
 GOLDEN = Path(__file__).parent / "golden" / "format-1"
 

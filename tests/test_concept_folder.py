@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from myvlm import concept_folder
-from myvlm.concept import Concept
-from myvlm.concept_folder import embedding_file
+from myvlm.concepts import storage as concept_folder
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.storage import embedding_file
 from myvlm.errors import (
     ConceptFileError,
     MissingFileError,

@@ -12,9 +12,9 @@ from conftest import COLOURS, around
 from teaching import interrupted_at_two
 
 from myvlm import MyVLM, api
-from myvlm.demo import Answer, Demo, run_demo
-from myvlm.demo_page import highlighted, page
 from myvlm.errors import NotWritableError
+from myvlm.tinyworld.demo import Answer, Demo, run_demo
+from myvlm.tinyworld.demo_page import highlighted, page
 
 VOID = {"img", "meta", "br"}
 

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 from myvlm.errors import InputError, UnknownHeadError
 from myvlm.heads import head_class, head_kinds, register_head, registry
-from myvlm.heads.bank import read_bank, write_bank
-from myvlm.heads.clip_probe import ObjectHead
 from myvlm.heads.encoders import OpenClipEncoder, features, get_encoder
+from myvlm.heads.objects.bank import read_bank, write_bank
+from myvlm.heads.objects.head import ObjectHead
 from myvlm.heads.windows import iou, overlap, spread, windows
 from myvlm.images import load_images
 

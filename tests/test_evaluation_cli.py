@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from myvlm import MyVLM
 from myvlm.cli import app
-from myvlm.evaluation import trial
+from myvlm.evaluation.protocol import job as trial
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from myvlm.errors import InputError, MissingFileError
-from myvlm.evaluation.data import Dataset, Photo, Question, Subject, read_dataset
-from myvlm.evaluation.splits import draw_split
-from myvlm.evaluation.worlds import lay_out
+from myvlm.evaluation.data.dataset import Dataset, Photo, Question, Subject, read_dataset
+from myvlm.evaluation.data.splits import draw_split
+from myvlm.evaluation.data.worlds import lay_out
 
 
 def picture(file: Path) -> Path:

@@ -13,15 +13,16 @@ from teaching import SHORT, interrupted_at_two
 
 from myvlm import Concept, LearnSettings, MyVLM, api
 from myvlm.errors import InputError
-from myvlm.evaluation import baselines, methods
-from myvlm.evaluation.controls import PlainAnswers
-from myvlm.evaluation.data import Photo, Question, Subject
-from myvlm.evaluation.methods import Setting, known_methods, make_method, register_method
-from myvlm.evaluation.teaching import Teaching
+from myvlm.evaluation.data.dataset import Photo, Question, Subject
+from myvlm.evaluation.methods import baselines
+from myvlm.evaluation.methods import registry as methods
+from myvlm.evaluation.methods.controls import PlainAnswers
+from myvlm.evaluation.methods.personalized import Teaching
+from myvlm.evaluation.methods.registry import Setting, known_methods, make_method, register_method
 from myvlm.heads import Head
-from myvlm.loading import default_settings
+from myvlm.learning.settings import default_settings
+from myvlm.text import contains_word
 from myvlm.tinyworld.fewshot import pictures
-from myvlm.words import contains_word
 
 
 class Known(Teaching):

@@ -14,20 +14,10 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, 
 from torchvision.ops import box_iou
 
 from myvlm.errors import InputError
-from myvlm.evaluation import text_metrics
-from myvlm.evaluation.intervals import estimate
-from myvlm.evaluation.metrics import (
-    chosen,
-    content_words,
-    exact_match,
-    iou,
-    leaked_words,
-    naming,
-    soft_match,
-    weighted_accuracy,
-)
-from myvlm.evaluation.picture_metrics import clip_scores
-from myvlm.evaluation.text_metrics import (
+from myvlm.evaluation.metrics import text as text_metrics
+from myvlm.evaluation.metrics.intervals import estimate
+from myvlm.evaluation.metrics.pictures import clip_scores
+from myvlm.evaluation.metrics.text import (
     MINILM,
     bleu4,
     cider,
@@ -36,6 +26,16 @@ from myvlm.evaluation.text_metrics import (
     packaged_minilm,
     sentence_similarity,
     tokens,
+)
+from myvlm.evaluation.metrics.words import (
+    chosen,
+    content_words,
+    exact_match,
+    iou,
+    leaked_words,
+    naming,
+    soft_match,
+    weighted_accuracy,
 )
 from myvlm.tinyworld import assets, sample_picture
 

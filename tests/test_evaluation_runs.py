@@ -12,16 +12,16 @@ from PIL import Image
 from pretending import FAILS, TAUGHT, Pretending, PretendVLM, subject
 
 from myvlm.errors import InputError
-from myvlm.evaluation import trial
-from myvlm.evaluation.data import Dataset
-from myvlm.evaluation.figures import figures_of
-from myvlm.evaluation.journal import Journal
-from myvlm.evaluation.outcome import Answered, Outcome, Said, Shown
-from myvlm.evaluation.plan import Plan, jobs_of, read_sweep
-from myvlm.evaluation.report import evaluation_of, markdown
-from myvlm.evaluation.report_page import page
-from myvlm.evaluation.running import check, run
-from myvlm.evaluation.tables import tables_of
+from myvlm.evaluation.data.dataset import Dataset
+from myvlm.evaluation.metrics.figures import figures_of
+from myvlm.evaluation.protocol import job as trial
+from myvlm.evaluation.protocol.journal import Journal
+from myvlm.evaluation.protocol.outcome import Answered, Outcome, Said, Shown
+from myvlm.evaluation.protocol.plan import Plan, jobs_of, read_sweep
+from myvlm.evaluation.protocol.run import check, run
+from myvlm.evaluation.report.page import page
+from myvlm.evaluation.report.summary import evaluation_of, markdown
+from myvlm.evaluation.report.tables import tables_of
 
 
 @pytest.fixture(autouse=True)

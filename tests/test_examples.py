@@ -13,8 +13,8 @@ import pytest
 from nbclient import NotebookClient
 
 from myvlm.testing import BACKBONE_CHECKS
+from myvlm.text import contains_word
 from myvlm.tinyworld import few_shot
-from myvlm.words import contains_word
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WORD = few_shot(0).identifier

@@ -14,9 +14,10 @@ from random_facenet import no_network, random_facenet
 from sample_photos import FACE, lfw_face, needs_dlib, scikit_image_photo
 
 from myvlm.errors import InputError
-from myvlm.heads import FaceHead, face_dlib
-from myvlm.heads.face_dlib import DlibEncoder
-from myvlm.heads.face_encoders import FaceEncoder, FacenetEncoder
+from myvlm.heads import FaceHead
+from myvlm.heads.faces import dlib as face_dlib
+from myvlm.heads.faces.dlib import DlibEncoder
+from myvlm.heads.faces.facenet import FaceEncoder, FacenetEncoder
 from myvlm.heads.windows import iou
 
 FACELESS = ("coffee.png", "chelsea.png")

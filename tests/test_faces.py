@@ -10,13 +10,13 @@ import pytest
 from fake_faces import DIM, FakeFaces, descriptor, photo, photos
 from PIL import Image
 
-from myvlm.concept import Concept
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptFileError, InputError, NotFittedError
 from myvlm.heads import FaceHead, Head, HeadMeta
-from myvlm.heads.common_face import common_person, distances
-from myvlm.heads.face_encoders import find_faces, get_face_encoder, register_face_encoder
+from myvlm.heads.faces.clustering import common_person, distances
+from myvlm.heads.faces.facenet import find_faces, get_face_encoder, register_face_encoder
 from myvlm.images import load_images
-from myvlm.library import ConceptLibrary
 
 ENCODER = FakeFaces("fake/people")
 register_face_encoder("fake/people", lambda device: ENCODER)

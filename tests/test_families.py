@@ -18,11 +18,12 @@ from tiny_families import FAMILIES, PINPOINTS, llava_next
 from tiny_tokens import SMOLVLM
 
 from myvlm import LearnSettings, MyVLM
-from myvlm.backbones import ConceptRows, backbone_for, known_backbones, registry, text
-from myvlm.backbones.humanvlm import CARD, LLAMA3, HumanVLMBackbone
-from myvlm.backbones.llava import LlavaBackbone
-from myvlm.backbones.replay import Replay
-from myvlm.backbones.rows import LanguageRows
+from myvlm.backbones import ConceptRows, backbone_for, known_backbones, registry
+from myvlm.backbones.causal import tokens as text
+from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.cuda_graph import Replay
+from myvlm.backbones.families.humanvlm import CARD, LLAMA3, HumanVLMBackbone
+from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.errors import BackboneError, UnknownBackboneError
 from myvlm.testing import BACKBONE_CHECKS, check_backbone
 

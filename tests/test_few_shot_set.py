@@ -10,7 +10,7 @@ from teaching import CAPTIONS, PHOTOS, examples
 from myvlm.errors import InputError
 from myvlm.images import load_images
 from myvlm.learning import gather_examples
-from myvlm.learning.examples import name_in_caption
+from myvlm.learning.dataset import name_in_caption
 
 
 def test_examples_pair_photos_with_their_texts() -> None:

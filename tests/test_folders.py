@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from myvlm import folders
-from myvlm.concept import Concept
-from myvlm.concept_folder import concept_folders, erase_folder, is_concept_folder
+from myvlm.concepts import atomic as folders
+from myvlm.concepts.atomic import folders_in, replacing, settled
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.storage import concept_folders, erase_folder, is_concept_folder
 from myvlm.errors import NotWritableError
-from myvlm.folders import folders_in, replacing, settled
 
 OLD, PART = ".sks-mug.0123456789ab.old", ".sks-mug.0123456789ab.part"
 

@@ -20,7 +20,7 @@ from myvlm.errors import InputError
 from myvlm.heads import FaceHead, GateScores, HeadMeta, HeadScore, ObjectHead, registry
 from myvlm.heads.base import check_fitted, take_tensor
 from myvlm.heads.encoders import register_encoder
-from myvlm.heads.face_encoders import FacenetEncoder, register_face_encoder
+from myvlm.heads.faces.facenet import FacenetEncoder, register_face_encoder
 from myvlm.images import ImageSources, load_images
 from myvlm.testing import HEAD_CHECKS, check_head
 

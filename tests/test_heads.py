@@ -8,13 +8,14 @@ from fake_encoder import ColourEncoder, everyday_bank, scene, scenes
 from PIL import Image
 
 from myvlm.errors import ConceptFileError, ImageError, InputError, NotFittedError
-from myvlm.heads import Head, clip_probe
+from myvlm.heads import Head
 from myvlm.heads.base import GateScores
 from myvlm.heads.calibration import calibrate, calibrate_whitened
-from myvlm.heads.choosing import choose_windows
-from myvlm.heads.clip_probe import ObjectHead
 from myvlm.heads.encoders import features, get_encoder, register_encoder
-from myvlm.heads.probing import Probe, fit_probe
+from myvlm.heads.objects import head as clip_probe
+from myvlm.heads.objects.fit import Probe, fit_probe
+from myvlm.heads.objects.head import ObjectHead
+from myvlm.heads.objects.localize import choose_windows
 from myvlm.heads.windows import overlap
 from myvlm.images import load_images
 

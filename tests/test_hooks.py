@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny import pictures, rows, tiny_llava
 
-from myvlm.backbones import text
-from myvlm.backbones.llava import LlavaBackbone
+from myvlm.backbones.causal import tokens as text
+from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.errors import BackboneError
 
 SHORT: dict[str, Any] = {"max_new_tokens": 6}

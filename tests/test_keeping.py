@@ -16,9 +16,10 @@ from torch import Tensor
 from myvlm.backbones import Backbone, backbone_for
 from myvlm.errors import InputError
 from myvlm.images import load_images
-from myvlm.learning import LearnSettings, gather_examples, keeping, learn_embedding, optimise
-from myvlm.learning.keeping import KeptViews, Room, nbytes, put_away, restored, room_for
+from myvlm.learning import LearnSettings, gather_examples, learn_embedding, optimise
+from myvlm.learning import view_cache as keeping
 from myvlm.learning.memory import LiveBytes, free_memory
+from myvlm.learning.view_cache import KeptViews, Room, nbytes, put_away, restored, room_for
 
 PHOTOS = [Image.effect_noise((40, 30), 60 + i).convert("RGB") for i in range(2)]
 SETTINGS = LearnSettings(steps=4, views=6)

@@ -20,9 +20,11 @@ import pytest
 from kit_task import CAPTION, CONCEPT, documents
 
 from myvlm import MyVLM
+from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptFileError, InputError
-from myvlm.evaluation import kits, lmms, vlmeval
-from myvlm.library import ConceptLibrary
+from myvlm.integrations import lmms_eval as lmms
+from myvlm.integrations import personalized as kits
+from myvlm.integrations import vlmeval
 
 HERE = Path(__file__).parent
 WORKED = HERE.parent / "concepts" / "ulmo-mug"

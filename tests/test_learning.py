@@ -25,8 +25,8 @@ from myvlm.learning import (
     make_views,
     views,
 )
-from myvlm.learning.examples import CAPTION_PROMPTS
-from myvlm.learning.stopping import UNSEEN_PROMPTS, Progress, Validation
+from myvlm.learning.dataset import CAPTION_PROMPTS
+from myvlm.learning.early_stopping import UNSEEN_PROMPTS, Progress, Validation
 
 
 @pytest.mark.parametrize(

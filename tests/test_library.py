@@ -11,7 +11,8 @@ import pytest
 from fake_encoder import ColourEncoder, everyday_bank, scene, scenes
 from PIL import Image
 
-from myvlm.concept import Concept, Embedding
+from myvlm.concepts.concept import Concept, Embedding
+from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import (
     ConceptExistsError,
     ConceptFileError,
@@ -22,9 +23,8 @@ from myvlm.errors import (
     NotWritableError,
     UnknownConceptError,
 )
-from myvlm.heads.clip_probe import ObjectHead
 from myvlm.heads.encoders import register_encoder
-from myvlm.library import ConceptLibrary
+from myvlm.heads.objects.head import ObjectHead
 
 ENCODER = ColourEncoder("fake/library", bank=everyday_bank())
 register_encoder("fake/library", lambda device: ENCODER)

@@ -11,12 +11,12 @@ from fake_encoder import ColourEncoder, everyday_bank, scene, scenes
 from fake_faces import FakeFaces, photo, photos
 from PIL import Image
 
-from myvlm.concept import Concept, Embedding
+from myvlm.concepts.concept import Concept, Embedding
+from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptExistsError, ConceptFileError, MissingFileError, NotFittedError
 from myvlm.heads import Detection, FaceHead, ObjectHead
 from myvlm.heads.encoders import register_encoder
-from myvlm.heads.face_encoders import register_face_encoder
-from myvlm.library import ConceptLibrary
+from myvlm.heads.faces.facenet import register_face_encoder
 
 ENCODER = ColourEncoder("fake/many", bank=everyday_bank())
 register_encoder("fake/many", lambda device: ENCODER)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from myvlm import MyVLM
 from myvlm.backbones import Backbone, backbone_for
-from myvlm.backbones.llava import LlavaBackbone
+from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.cli import app
 from myvlm.errors import InputError, UnknownConceptError
 from myvlm.heads import Detection

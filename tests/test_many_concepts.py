@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from myvlm.tinyworld.household import household
+from myvlm.tinyworld.multi_concept_user import household
 from myvlm.tinyworld.said import mentions, said_of_it
 from myvlm.tinyworld.scenes import Accent, Appearance, Scene, Thing
 

@@ -20,10 +20,10 @@ from transformers import (
 )
 
 from myvlm.backbones import ConceptRows, backbone_for
-from myvlm.backbones.minigpt import MiniGPTv2Backbone
-from myvlm.backbones.minigpt_checkpoint import LORA_ALPHA, SPARE_ROWS, load_minigpt_v2
+from myvlm.backbones.families.minigpt.adapter import MiniGPTv2Backbone
+from myvlm.backbones.families.minigpt.checkpoint import LORA_ALPHA, SPARE_ROWS, load_minigpt_v2
+from myvlm.backbones.loading import load_model
 from myvlm.errors import BackboneError, MissingFileError
-from myvlm.loading import load_model
 
 RANK = 4
 TOWER = {"hidden_size": 24, "intermediate_size": 48, "num_attention_heads": 2, "patch_size": 7}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from PIL import Image
 
+from benchmarks.pretrain.overview import GAP, SIDE, draw_overview
 from myvlm.heads import Detection
-from myvlm.reply import MARK, Reply
-from myvlm.tinyworld.overview import GAP, SIDE, draw_overview
+from myvlm.results import MARK, Reply
 
 
 def test_it_shows_photos_boxes_and_captions() -> None:

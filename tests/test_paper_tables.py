@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from myvlm.evaluation.intervals import Estimate
-from myvlm.evaluation.plan import read_sweep
-from myvlm.evaluation.tables import Row, Table
+from myvlm.evaluation.metrics.intervals import Estimate
+from myvlm.evaluation.protocol.plan import read_sweep
+from myvlm.evaluation.report.tables import Row, Table
 from myvlm.tinyworld.language import caption
 
 

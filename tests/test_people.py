@@ -11,7 +11,7 @@ from fake_faces import FakeFaces, photo, photos
 from myvlm import LearnSettings, MyVLM
 from myvlm.errors import InputError, UnknownHeadError
 from myvlm.heads import FaceHead
-from myvlm.heads.face_encoders import register_face_encoder
+from myvlm.heads.faces.facenet import register_face_encoder
 
 register_face_encoder("fake/api-faces", lambda device: FakeFaces("fake/api-faces"))
 SHORT = LearnSettings(steps=2, views=2)

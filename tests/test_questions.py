@@ -15,9 +15,15 @@ from myvlm.cli import questions
 from myvlm.errors import InputError, NotWritableError
 from myvlm.images import load_images
 from myvlm.learning import gather_examples
-from myvlm.learning.examples import mentions, name_in_caption
+from myvlm.learning.captions import (
+    OBJECT_QUESTIONS,
+    PERSON_QUESTIONS,
+    named_captions,
+    write_captions,
+    write_questions,
+)
+from myvlm.learning.dataset import mentions, name_in_caption
 from myvlm.tinyworld import FewShot, few_shot
-from myvlm.writing import OBJECT_QUESTIONS, PERSON_QUESTIONS, named_captions, write_captions, write_questions
 
 SHORT = LearnSettings(steps=2, views=2)
 

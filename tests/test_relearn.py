@@ -19,12 +19,12 @@ from tiny_blip2 import tiny_blip2
 
 from myvlm import Concept, Embedding, LearnSettings, MyVLM
 from myvlm import api as api_module
-from myvlm import recipe as recipe_module
 from myvlm.cli import app
 from myvlm.errors import ConceptExistsError, ConceptFileError, InputError, MyVLMError
 from myvlm.images import load_images
-from myvlm.loading import default_settings
-from myvlm.recipe import lesson_again, settings_again
+from myvlm.learning import relearn as recipe_module
+from myvlm.learning.relearn import lesson_again, settings_again
+from myvlm.learning.settings import default_settings
 from myvlm.tinyworld import FewShot, few_shot
 
 GOLDEN = Path(__file__).parent / "golden" / "format-1"

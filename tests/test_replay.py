@@ -19,12 +19,12 @@ from tiny_families import llava_next
 from torch import Tensor
 
 from myvlm.backbones import Backbone, ConceptRows, backbone_for
-from myvlm.backbones.features import Layout
-from myvlm.backbones.prefix import Prefix
-from myvlm.backbones.replay import EAGER_STEPS, Replay, captured
+from myvlm.backbones.causal.cuda_graph import EAGER_STEPS, Replay, captured
+from myvlm.backbones.causal.features import Layout
+from myvlm.backbones.causal.prefix_cache import Prefix
 from myvlm.images import load_images
 from myvlm.learning import LearnSettings, gather_examples, learn_embedding
-from myvlm.learning.course import Task
+from myvlm.learning.concept_optimizer import Task
 from myvlm.learning.optimise import learn_embeddings
 
 PHOTOS = [Image.effect_noise(size, 60).convert("RGB") for size in ((40, 30), (30, 90))]

@@ -12,9 +12,9 @@ from tiny import tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from myvlm.errors import InputError
-from myvlm.evaluation import rewriting
-from myvlm.evaluation.methods import make_method
-from myvlm.evaluation.rewriting import ChatRewriter, load_rewriter, smollm2_file
+from myvlm.evaluation.methods import rewriting
+from myvlm.evaluation.methods.registry import make_method
+from myvlm.evaluation.methods.rewriting import ChatRewriter, load_rewriter, smollm2_file
 
 CHAT = "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {% endfor %}ASSISTANT :"
 

@@ -9,9 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from myvlm.backbones.llava import LlavaBackbone
+from benchmarks.pretrain.attention_supervision import Looking
+from benchmarks.pretrain.corpus import Corpus, load_corpus, pixels, warp
+from benchmarks.pretrain.lessons import PREFIX, Hint, lessons, pack, teach
+from benchmarks.pretrain.models import CLIP_WIDTH, build_llava_processor, build_tokenizer, new_llava
+from benchmarks.pretrain.train_clip import new_clip, train_clip
+from benchmarks.pretrain.train_llava import (
+    adopt_vision_tower,
+    answer_logits,
+    train_llava,
+    words_as_rows,
+)
+from benchmarks.pretrain.training import Schedule, orthogonalised
+from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.tinyworld import few_shot, sample_picture
-from myvlm.tinyworld.corpus import Corpus, load_corpus, pixels, warp
 from myvlm.tinyworld.draw import draw_scene, draw_with_labels
 from myvlm.tinyworld.language import (
     IDENTIFIERS,
@@ -25,9 +36,6 @@ from myvlm.tinyworld.language import (
     reference,
     vocabulary,
 )
-from myvlm.tinyworld.lessons import PREFIX, Hint, lessons, pack, teach
-from myvlm.tinyworld.looking import Looking
-from myvlm.tinyworld.models import CLIP_WIDTH, build_llava_processor, build_tokenizer, new_llava
 from myvlm.tinyworld.scenes import (
     SIZE,
     Accent,
@@ -36,14 +44,6 @@ from myvlm.tinyworld.scenes import (
     random_appearance,
     random_scene,
 )
-from myvlm.tinyworld.train_clip import new_clip, train_clip
-from myvlm.tinyworld.train_llava import (
-    adopt_vision_tower,
-    answer_logits,
-    train_llava,
-    words_as_rows,
-)
-from myvlm.tinyworld.training import Schedule, orthogonalised
 from myvlm.tinyworld.truth import context_right, iou, leaks, names_thing, read_box, same_answer, words
 
 SCENES = [random_scene(Random(f"test {i}")) for i in range(60)]
@@ -316,7 +316,7 @@ def test_an_interrupted_training_ends_where_an_unbroken_one_does(
 
 def test_a_training_ends_by_the_clock_cooled_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("myvlm.tinyworld.training.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("benchmarks.pretrain.training.time.monotonic", lambda: now[0])
     schedule = Schedule(1000, 4, 1e-3, tmp_path / "none.pt", warmup=1, cooling=0.5, seconds=10, begun=100.0)
     factors = []
     for number, _ in schedule.batches(str, 0):

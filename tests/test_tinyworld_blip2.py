@@ -10,16 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from myvlm import MyVLM
-from myvlm.backbones.blip2 import Blip2Backbone
-from myvlm.backbones.qformer import QFormerRows
-from myvlm.errors import UnknownBackboneError
-from myvlm.tinyworld import assets, pretrain, sample_picture
-from myvlm.tinyworld.corpus import Corpus, load_corpus, pixels
-from myvlm.tinyworld.language import IDENTIFIERS, KNOWN_NAMES, Exchange, caption
-from myvlm.tinyworld.lessons import Hint, lessons, told_lesson
-from myvlm.tinyworld.models import build_tokenizer, new_llava
-from myvlm.tinyworld.models_blip2 import (
+from benchmarks.pretrain import __main__ as pretrain
+from benchmarks.pretrain.corpus import Corpus, load_corpus, pixels
+from benchmarks.pretrain.lessons import Hint, lessons, told_lesson
+from benchmarks.pretrain.models import build_tokenizer, new_llava
+from benchmarks.pretrain.models_blip2 import (
     QUERY_TOKENS,
     adopt_blip2_tower,
     adopt_words,
@@ -28,8 +23,7 @@ from myvlm.tinyworld.models_blip2 import (
     look_at_places,
     new_blip2,
 )
-from myvlm.tinyworld.scenes import SIZE, random_scene
-from myvlm.tinyworld.train_blip2 import (
+from benchmarks.pretrain.train_blip2 import (
     answer_blip2,
     asked,
     blip2_answer_logits,
@@ -39,7 +33,14 @@ from myvlm.tinyworld.train_blip2 import (
     train_blip2,
     words_as_features,
 )
-from myvlm.tinyworld.training import Schedule
+from benchmarks.pretrain.training import Schedule
+from myvlm import MyVLM
+from myvlm.backbones.qformer.blip2 import Blip2Backbone
+from myvlm.backbones.qformer.hooks import QFormerRows
+from myvlm.errors import UnknownBackboneError
+from myvlm.tinyworld import assets, sample_picture
+from myvlm.tinyworld.language import IDENTIFIERS, KNOWN_NAMES, Exchange, caption
+from myvlm.tinyworld.scenes import SIZE, random_scene
 
 QUESTION = "what colour is ulmo ?"
 

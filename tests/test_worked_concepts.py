@@ -8,7 +8,7 @@ import pytest
 
 from myvlm import Concept, MyVLM
 from myvlm.images import load_images
-from myvlm.words import contains_word
+from myvlm.text import contains_word
 
 FOLDERS = sorted(f.parent for f in (Path(__file__).parent.parent / "concepts").glob("*/concept.json"))
 

@@ -11,7 +11,7 @@ from tiny import SIDE, tiny_llava
 from tiny_tokens import CHATML, GEMMA, QWEN, SMOLVLM, TEMPLATES, bpe_tokenizer
 from transformers.models.smolvlm import processing_smolvlm
 
-from myvlm.backbones.minigpt_model import (
+from myvlm.backbones.families.minigpt.model import (
     MiniGPTv2Config,
     MiniGPTv2ForConditionalGeneration,
     minigpt_processor,

@@ -18,11 +18,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from myvlm.backbones import text
 from myvlm.backbones.boxes import Box
+from myvlm.backbones.causal import tokens as text
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.frozen import frozen
-from myvlm.backbones.options import generate_options
+from myvlm.backbones.generation import generate_options
 from myvlm.backbones.placement import device_of, unquantised
 from myvlm.errors import InputError
 
@@ -151,7 +151,7 @@ class Backbone(ABC):
     default_caption_prompt: ClassVar[str] = "Describe the image."
     """What captions are asked with in use, until `caption_prompt` of a backbone says otherwise."""
     caption_prompts: ClassVar[tuple[str, ...]] = ()
-    """Instructions that captions are learned under; none for those of `myvlm.learning.examples`."""
+    """Instructions that captions are learned under; none for those of `myvlm.learning.dataset`."""
     images_at_once: int = 16
     """How many pictures the model is shown at once, to be encoded or to be spoken of; bounds its memory."""
 

@@ -15,9 +15,10 @@ from myvlm.backbones.base import Backbone
 from myvlm.errors import BackboneError, UnknownBackboneError
 
 ENTRY_POINTS = "myvlm.backbones"
-FAMILIES = (  # files of this folder
-    *("llava", "humanvlm", "llava_next", "blip2", "qwen", "internvl"),
-    *("gemma3", "paligemma", "mistral3", "idefics3", "minigpt"),
+FAMILIES = (  # modules below this one
+    *(f"families.{name}" for name in ("llava", "humanvlm", "llava_next", "qwen", "internvl", "gemma3")),
+    *(f"families.{name}" for name in ("paligemma", "mistral3", "idefics3", "minigpt.adapter")),
+    "qformer.blip2",
 )
 HOW = "README.md, 'How to extend', says how; examples/04_new_backbone.py does it in one file"
 
@@ -38,7 +39,7 @@ def register_backbone(family: Family) -> Family:
     Raises:
         BackboneError: the name or a model type is missing or taken, or a method is.
 
-    >>> from myvlm.backbones.llava import LlavaBackbone
+    >>> from myvlm.backbones.families.llava import LlavaBackbone
     >>> register_backbone(LlavaBackbone) is LlavaBackbone  # again: nothing happens
     True
     """

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from myvlm.concept_card import card
-from myvlm.concept_folder import (
+from myvlm.concepts.atomic import replacing, settled
+from myvlm.concepts.card import card
+from myvlm.concepts.storage import (
     CARD,
     HEAD_FILE,
     PHOTOS,
@@ -33,11 +34,10 @@ from myvlm.errors import (
     NotWritableError,
     UnknownConceptError,
 )
-from myvlm.folders import replacing, settled
-from myvlm.words import check_identifier, folded
+from myvlm.text import check_identifier, folded
 
 if TYPE_CHECKING:
-    from myvlm.concept import Concept
+    from myvlm.concepts.concept import Concept
 
 DEFAULT = Path("concepts")
 REMOVED = ".removed"
@@ -197,7 +197,7 @@ def check_writable(place: Path) -> None:
 
 def check_whole(folder: Path) -> Concept:
     """The concept, every file of it read and checked. Raises as `Concept.load` does."""
-    from myvlm.concept import Concept
+    from myvlm.concepts.concept import Concept
 
     return Concept.load(folder)
 

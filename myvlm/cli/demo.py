@@ -12,7 +12,7 @@ from rich.text import Text
 from myvlm.cli.opening import open_model
 from myvlm.cli.options import DEFAULT_BACKBONE, AsJson, Quiet
 from myvlm.cli.screen import screen
-from myvlm.page_file import check_place
+from myvlm.files import check_place
 
 
 def demo(
@@ -28,7 +28,7 @@ def demo(
     with screen(as_json=as_json, quiet=quiet) as out:
         check_place(out_file, what="page", option="--out")
         vlm = open_model(out, DEFAULT_BACKBONE, None, None)
-        from myvlm.demo import run_demo
+        from myvlm.tinyworld.demo import run_demo
 
         found = run_demo(out_file, seed=seed, vlm=vlm, progress=not quiet, tell=out.note)
         out.written.append(out_file)

@@ -12,11 +12,11 @@ from rich.text import Text
 from myvlm.cli import collection, opening, options
 from myvlm.cli.screen import screen
 from myvlm.errors import InputError
-from myvlm.page_file import check_place, write_whole
+from myvlm.files import check_place, write_whole
 
 if TYPE_CHECKING:
-    from myvlm.evaluation.report import Evaluation
-    from myvlm.evaluation.tables import Table
+    from myvlm.evaluation.report.summary import Evaluation
+    from myvlm.evaluation.report.tables import Table
 
 ON_SCREEN = ("recall", "said_absent", "precision", "f1", "head_weighted", "vqa", "leakage", "plain_identical")
 """Figures that fit a terminal; the reports and --json have all."""
@@ -71,12 +71,12 @@ def evaluate(
         _check_report(report)
         collection.check_writable(keep / "runs")
         with out.busy("reading the data"):
-            from myvlm.evaluation.data import read_dataset
-            from myvlm.evaluation.methods import Setting, known_methods, make_method
-            from myvlm.evaluation.plan import Plan, read_sweep
-            from myvlm.evaluation.report import evaluation_of
-            from myvlm.evaluation.running import Opening, check, run
-            from myvlm.evaluation.worlds import TINYWORLD, lay_out
+            from myvlm.evaluation.data.dataset import read_dataset
+            from myvlm.evaluation.data.worlds import TINYWORLD, lay_out
+            from myvlm.evaluation.methods.registry import Setting, known_methods, make_method
+            from myvlm.evaluation.protocol.plan import Plan, read_sweep
+            from myvlm.evaluation.protocol.run import Opening, check, run
+            from myvlm.evaluation.report.summary import evaluation_of
 
             dataset = read_dataset(lay_out(keep / "data") if data == TINYWORLD else data)
         names = known_methods() if methods == "all" else methods.split(",")
@@ -134,8 +134,8 @@ def _check_report(report: Path | None) -> None:
 
 
 def _write(report: Path, found: Evaluation) -> None:
-    from myvlm.evaluation.report import markdown
-    from myvlm.evaluation.report_page import page
+    from myvlm.evaluation.report.page import page
+    from myvlm.evaluation.report.summary import markdown
 
     text = markdown(found) if report.suffix == ".md" else page(found)
     write_whole(report, text, what="report", option="--report")

@@ -50,7 +50,7 @@ def _entries(file: Path, photos: Sequence[Path], what: str) -> list[Any]:
     """A JSON list as it is, or the entries of an object in the order of the photos."""
     parsed = _read_json(file)
     if isinstance(parsed, dict):
-        from myvlm.learning.examples import file_names, in_order
+        from myvlm.learning.dataset import file_names, in_order
 
         return in_order(parsed, [file_names(photo) for photo in photos], f"{what} in {file}")
     if not isinstance(parsed, list):

@@ -13,11 +13,11 @@ from rich.text import Text
 
 from myvlm.cli import collection, inputs, opening, options
 from myvlm.cli.screen import STOPPED, Screen, screen
-from myvlm.concept_folder import CARD, is_concept_folder
-from myvlm.words import check_category, check_identifier
+from myvlm.concepts.storage import CARD, is_concept_folder
+from myvlm.text import check_category, check_identifier
 
 if TYPE_CHECKING:
-    from myvlm.concept import Concept
+    from myvlm.concepts.concept import Concept
 
 
 def _steps(given: str | None) -> str | None:

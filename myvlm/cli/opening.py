@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from myvlm.cli import collection
 from myvlm.cli.options import Dtype
 from myvlm.cli.screen import Screen
-from myvlm.concept_folder import concept_folders
+from myvlm.concepts.storage import concept_folders
 from myvlm.errors import ConceptFileError, MissingFileError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def add_concepts(out: Screen, vlm: MyVLM, folders: Sequence[tuple[Path, bool]]) 
         ConceptFileError: one that was named itself is cut, altered, newer or for another model.
         ConceptExistsError: two have one word, which they are called or were learned with.
     """
-    from myvlm.concept import Concept
+    from myvlm.concepts.concept import Concept
 
     for folder, named in folders:
         try:

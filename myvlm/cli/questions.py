@@ -13,11 +13,11 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from myvlm import page_file
+from myvlm import files as page_file
 from myvlm.cli import collection, inputs, opening, options
 from myvlm.cli.screen import screen
 from myvlm.errors import NotWritableError
-from myvlm.words import check_identifier
+from myvlm.text import check_identifier
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -61,7 +61,7 @@ def questions(
         _check_place(file)
         vlm = opening.open_model(out, backbone, device, dtype)
         from myvlm.images import load_images
-        from myvlm.writing import write_questions
+        from myvlm.learning.captions import write_questions
 
         with out.busy("asking"):
             pairs = write_questions(

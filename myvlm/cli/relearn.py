@@ -38,8 +38,8 @@ def relearn(
     myvlm relearn concepts/sks-mug mug/*.jpg --backbone llava-hf/llava-1.5-7b-hf
     """
     with screen(as_json=as_json, quiet=quiet) as out:
-        from myvlm.concept import Concept
-        from myvlm.recipe import kept_photos
+        from myvlm.concepts.concept import Concept
+        from myvlm.learning.relearn import kept_photos
 
         files = inputs.picture_files(photos) if photos else None
         others = inputs.picture_files(negatives) if negatives else None

@@ -17,7 +17,7 @@ from myvlm.errors import ImageError, InputError, MissingFileError, MyVLMError
 if TYPE_CHECKING:
     from myvlm.api import MyVLM
     from myvlm.images import LoadedImage
-    from myvlm.reply import Reply
+    from myvlm.results import Reply
 
 Speak: TypeAlias = "Callable[[MyVLM, Sequence[LoadedImage]], list[Reply]]"
 

@@ -4,8 +4,8 @@ A new recogniser is one new file here, or one in another package; see `registry`
 """
 
 from myvlm.heads.base import Detection, Gate, GateScores, Head, HeadMeta, HeadScore
-from myvlm.heads.clip_probe import ObjectHead
-from myvlm.heads.face import FaceHead
+from myvlm.heads.faces.head import FaceHead
+from myvlm.heads.objects.head import ObjectHead
 from myvlm.heads.registry import head_class, head_kinds, register_head
 from myvlm.heads.verdict import Verdict
 from myvlm.heads.windows import Box

@@ -16,8 +16,8 @@ from myvlm.heads.base import Head
 ENTRY_POINTS = "myvlm.heads"
 
 _BUILT_IN = {
-    "object": "myvlm.heads.clip_probe:ObjectHead",
-    "face": "myvlm.heads.face:FaceHead",
+    "object": "myvlm.heads.objects.head:ObjectHead",
+    "face": "myvlm.heads.faces.head:FaceHead",
 }
 _registered: dict[str, type[Head]] = {}
 

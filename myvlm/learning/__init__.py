@@ -1,7 +1,7 @@
 """Teach: photos and captions in, concept embeddings out. Knows backbones, not heads."""
 
-from myvlm.learning.course import Learned, Task
-from myvlm.learning.examples import Example, QuestionAnswer, gather_examples
+from myvlm.learning.concept_optimizer import Learned, Task
+from myvlm.learning.dataset import Example, QuestionAnswer, gather_examples
 from myvlm.learning.optimise import learn_embedding, learn_embeddings
 from myvlm.learning.settings import LearnSettings
 from myvlm.learning.views import make_views

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from myvlm.backbones.base import Backbone, ConceptRows, Loss
 from myvlm.errors import InputError
-from myvlm.learning.course import Course, Learned, Sample, Task
-from myvlm.learning.examples import Example
-from myvlm.learning.keeping import KeptViews, room_for
+from myvlm.learning.concept_optimizer import Course, Learned, Sample, Task
+from myvlm.learning.dataset import Example
 from myvlm.learning.settings import LearnSettings
+from myvlm.learning.view_cache import KeptViews, room_for
 
 Report = Callable[[int, float, float], None]
 """Called after every step with its number (from 1), the cross-entropy and the regularizer: the mean over

@@ -25,6 +25,6 @@ def path(name: str) -> Path:
             f"There is no embedded model tinyworld/{name}.",
             got=f"tinyworld/{name}",
             expected=" or ".join(f"tinyworld/{k}" for k in known) or "none was trained yet",
-            fix="check the spelling, or make the weights with `python -m myvlm.tinyworld.pretrain`",
+            fix="check the spelling, or make the weights with `python -m benchmarks.pretrain`",
         )
     return folder

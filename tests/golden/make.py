@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from myvlm.concept import Concept, Embedding
-from myvlm.concept_folder import FORMAT_VERSION
+from myvlm.concepts.concept import Concept, Embedding
+from myvlm.concepts.storage import FORMAT_VERSION
 from myvlm.heads.base import HeadMeta
-from myvlm.heads.clip_probe import ObjectHead
+from myvlm.heads.objects.head import ObjectHead
 
 HERE = Path(__file__).parent
 

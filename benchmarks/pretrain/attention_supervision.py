@@ -1,0 +1,133 @@
+"""Where a model in training should look: from where a name is due to the row that says it.
+
+That a thing of the picture and a row of another place belong together is learned late from words alone: until
+the attention of some head is right by chance, nothing tells it so. The attention itself is told here, by what
+the renderer knows, as far as one head in all is needed for it. Imports the lessons and the recorder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.pretrain.lessons import PREFIX, Hint, PackedTexts
+from myvlm.backbones.base import ConceptRows
+from myvlm.backbones.causal.attention import record_attention
+
+LEAST = 1e-9
+"""Keeps the logarithm of no attention finite."""
+NOBODY = -1
+"""Stands where there is no row, and for what owns none."""
+
+
+def owners(
+    hints: Sequence[Sequence[Hint]], beside: Sequence[Sequence[ConceptRows]], of: Callable[[Hint], int]
+) -> Tensor:
+    """B × R, whose each row is, as `of` numbers its hint; 0 becomes, as padding is, `NOBODY`.
+
+    >>> one, two = ConceptRows(torch.ones(1, 4)), ConceptRows(torch.ones(2, 4))
+    >>> hints = [[Hint("sks", "sks", 3)], [Hint("vex", "vex", 0), Hint("mug dax", "dax", 1)]]
+    >>> owners(hints, [[two], [one, two]], lambda hint: hint.thing).tolist()
+    [[3, 3, -1], [-1, 1, 1]]
+    """
+    own = [
+        torch.tensor(
+            [of(hint) or NOBODY for hint, rows in zip(*pair, strict=True) for _ in range(rows.count)]
+        )
+        for pair in zip(hints, beside, strict=True)
+    ]
+    return torch.nn.utils.rnn.pad_sequence(
+        [one.long() for one in own], batch_first=True, padding_value=NOBODY
+    )
+
+
+def not_found(probabilities: Sequence[Tensor], wanted: Tensor) -> Tensor:
+    """−log of the attention that goes where it should, all heads and layers together; the mean over queries.
+
+    What goes to all rows together counts as 1 where it is more: then it is the right one's share of it.
+
+    Args:
+        probabilities: B × H × Q × K, one a layer, of the rows alone.
+        wanted: B × Q × K bool. Queries that want nothing do not count.
+
+    >>> half, right = torch.full((1, 2, 1, 2), 0.5), torch.tensor([[[True, False]]])
+    >>> round(float(not_found([half], right)), 3), round(float(not_found([half[:, :1]], right)), 3)
+    (0.693, 0.693)
+    >>> sure = torch.tensor([[[[0.9, 0.0]], [[0.3, 0.0]]]])
+    >>> round(float(not_found([sure], right)), 3), round(float(not_found([sure[:, 1:]], right)), 3)
+    (-0.0, 1.204)
+    """
+    total = torch.stack([layer.sum(1) for layer in probabilities]).sum(0)
+    found = ((total * wanted).sum(-1) / total.sum(-1).clamp(min=1.0))[wanted.any(-1)]
+    return -(found + LEAST).log().mean() if len(found) else total.sum() * 0.0
+
+
+def astray(probabilities: Sequence[Tensor], idle: Tensor) -> Tensor:
+    """−log of the attention that does not go to any row, the mean of all heads and layers, from where none is
+    wanted; the mean over these queries.
+
+    Args:
+        probabilities: B × H × Q × K, one a layer, of the rows alone.
+        idle: B × Q bool.
+
+    >>> half = torch.tensor([[[[0.25, 0.25], [0.0, 0.0]]]])
+    >>> [abs(round(float(astray([half], torch.tensor([one]))), 3)) for one in ([True, False], [False, True])]
+    [0.693, 0.0]
+    """
+    mean = torch.stack([layer.sum(-1).mean(1) for layer in probabilities]).mean(0)
+    away = 1 - mean[idle].clamp(max=1 - LEAST)
+    return -(away + LEAST).log().mean() if len(away) else mean.sum() * 0.0
+
+
+class Looking:
+    """Where the texts of a batch should look among the rows behind their picture, and whether they do.
+
+    From where a caption is about to name a thing, in the layers behind the first `known`, which find out of
+    which thing it will speak; from every name, in a question or said before, in those. From where a caption
+    is about to speak of what has no name, not at all.
+    """
+
+    def __init__(
+        self,
+        hints: Sequence[Sequence[Hint]],
+        beside: Sequence[Sequence[ConceptRows]],
+        texts: PackedTexts,
+        words: Mapping[str, int],
+        *,
+        known: int,
+    ) -> None:
+        self.known = known
+        self.probabilities: list[Tensor] = []
+        things = owners(hints, beside, lambda hint: hint.thing)
+        names = owners(hints, beside, lambda hint: words[hint.name])
+        due = texts.begins[:, :, None] == things[:, None]
+        said = texts.ids[:, :, None] == names[:, None]
+        bare = (texts.begins > 0) & ~due.any(-1) & (names != NOBODY).any(1, keepdim=True)
+        wants = (due | said).any(-1) | bare
+        # The positions that are watched, those of each picture together; -1 fills up.
+        most = max(1, int(wants.sum(1).max()))
+        places = wants.long().argsort(dim=1, descending=True, stable=True)[:, :most]
+        wanted = wants.gather(1, places)
+        first, columns = len(PREFIX), things.shape[1]
+        self.queries = torch.where(wanted, places + first + columns, -1)
+        self.keys = torch.arange(first, first + columns).expand(len(wants), -1)
+        each = places[:, :, None].expand(-1, -1, columns)
+        self.due, self.said = (one.gather(1, each) & wanted[:, :, None] for one in (due, said))
+        self.bare = bare.gather(1, places) & wanted
+
+    @contextmanager
+    def at(self, config: Any) -> Iterator[None]:
+        """Within it the language model of `config` is watched."""
+        with record_attention(config, queries=self.queries, keys=self.keys) as recorder:
+            yield
+        self.probabilities = recorder.probabilities
+
+    def loss(self) -> Tensor:
+        """What `not_found` says of the first two, and `astray` of the last."""
+        late, early = self.probabilities[self.known :], self.probabilities[: self.known]
+        due, said, bare = (one.to(late[0].device) for one in (self.due, self.said, self.bare))
+        return not_found(late, due) + not_found(early, said) + astray(late, bare)

@@ -1,0 +1,348 @@
+"""Every family in which concepts enter as rows of a causal language model, after the image's tokens.
+
+A family adds a few lines: its prompt template, the grid of its image tokens, and what differs from a
+plain LLaVA in where its parts are and in what its model is told of each token. Imports torch,
+`attention` and its neighbours here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss, SampleLosses
+from myvlm.backbones.causal import tokens as text
+from myvlm.backbones.causal.attention import AttentionRecorder, record_attention
+from myvlm.backbones.causal.cuda_graph import Replay
+from myvlm.backbones.causal.features import Features, Layout, encode_pictures, encoder_outputs, read_pictures
+from myvlm.backbones.causal.hooks import InsertedRows
+from myvlm.backbones.causal.prefix_cache import Prefix, cache_argument, cache_of, prefill, stacked, tail_of
+from myvlm.backbones.causal.prompts import IGNORED, Prompter, TeacherForced
+from myvlm.errors import BackboneError
+
+
+class LanguageRows(Backbone):
+    """Concept rows after the last image token of a causal language model (§3.3 of the paper, DESIGN §4).
+
+    Raises:
+        BackboneError: the model has no output head, takes no encoded images, or has no id to spare.
+    """
+
+    template: ClassVar[str]
+    """The prompt, with `{image}` and `{prompt}`, for want of a chat template."""
+    kept_inputs: ClassVar[tuple[str, ...]] = ()
+    """What the processor says of an image that the language model must be told too."""
+
+    def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
+        super().__init__(model, processor, name=name)
+        forward = inspect.signature(model.forward).parameters
+        if model.get_output_embeddings() is None or "mm_encoder_outputs" not in forward:
+            raise BackboneError(
+                "The model cannot speak, or takes no images that were encoded before.",
+                got=type(model).__name__,
+                expected="a ...ForConditionalGeneration whose forward has `mm_encoder_outputs`",
+                fix="load the model with its language head, in transformers 5.23 or later",
+            )
+        tokenizer = processor.tokenizer
+        template = self.prompt_template()
+        eos = model.generation_config.eos_token_id
+        eos = tokenizer.eos_token_id if eos is None else eos
+        eos_ids: list[int] = eos if isinstance(eos, list) else [] if eos is None else [eos]
+        ends = {tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, self.image_id}
+        said = text.said_by_template(processor, template)
+        taken = {*ends, *eos_ids, *said, *text.marks_of(processor)}
+        self.prompter = Prompter(
+            processor,
+            template=template,
+            image_id=self.image_id,
+            sentinel_id=text.sentinel_id(model, tokenizer, taken),
+            eos_ids=eos_ids if template is not None else text.end_of_turn_first(processor, eos_ids),
+            instruction=self.instruction,
+            completed=self.completed,
+        )
+
+    @property
+    def language_model(self) -> nn.Module:
+        """The module that is given `inputs_embeds`."""
+        module: nn.Module = self.model.model.language_model
+        return module
+
+    @property
+    def image_id(self) -> int:
+        """Id of the image placeholder."""
+        return int(self.model.config.image_token_id)
+
+    @abstractmethod
+    def grid(self, features: Features) -> tuple[int, int, int]:
+        """Which of an image's visual tokens show all of it, row by row: the first, the height, the width."""
+
+    def prompt_template(self) -> str | None:
+        """The family's template; None where the processor has a chat template."""
+        return self.template if getattr(self.processor, "chat_template", None) is None else None
+
+    def instruction(self, prompt: str) -> str:
+        """A bare instruction in the words that the family was trained on."""
+        return prompt
+
+    def completed(self, rendered: str) -> str:
+        """A rendered prompt with what the processor itself adds to it."""
+        return rendered
+
+    def read(self, images: Sequence[Image.Image]) -> tuple[Any, list[str]]:
+        """What the processor makes of images: the model's inputs, and the text that stands for each."""
+        return read_pictures(self.processor, images)
+
+    def arguments(
+        self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]
+    ) -> dict[str, Tensor]:
+        """What the model must be told of each token beside `ids` and `mask`, such as its type and position.
+
+        Args:
+            ids: `B × S`, padded on the right where `mask` is 0.
+            starts: where each sample's answer starts.
+            layouts: how the samples' images stand in their prompts.
+        """
+        return {}
+
+    @property
+    def dim(self) -> int:
+        return int(self.model.get_input_embeddings().embedding_dim)
+
+    def encode(self, images: Sequence[Image.Image]) -> list[Features]:
+        features: list[Features] = []
+        mark = self.processor.tokenizer.convert_ids_to_tokens(self.image_id)
+        with self.frozen():
+            for batch in self._at_once(images):
+                inputs, texts = self.read(batch)
+                inputs = inputs.to(self.device, self.dtype)
+                features += encode_pictures(self.model, inputs, texts, mark=mark, keep=self.kept_inputs)
+        return features
+
+    def answer_loss(
+        self,
+        features: Sequence[Features],
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        rows: Sequence[Sequence[ConceptRows]],
+    ) -> Loss:
+        self._check(rows, features=features, prompts=prompts, answers=answers)
+        batch = self.prompter.teacher_forced([f.layout.text for f in features], prompts, answers, rows)
+        logits, recorder = self._forward(features, batch, rows, queries=batch.later, keys=batch.rows)
+        labels = batch.labels[:, -logits.shape[1] :]
+        return _loss(logits, labels, _recorded(recorder), batch.later, batch.rows)
+
+    def prefixes(self, features: Sequence[Features]) -> list[Prefix] | None:
+        kept = []
+        with self.frozen():
+            for feature in features:
+                ids = self.prompter.prompt_ids("", feature.layout.text)
+                ids = ids[: text.place_after_last(ids, self.image_id)]
+                told = self._told(torch.tensor([ids]), torch.ones(1, len(ids)), [len(ids)], [feature.layout])
+                kept.append(prefill(self.model, ids, feature, told))
+        return kept
+
+    def tail_loss(
+        self,
+        prefixes: Sequence[Prefix],
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        rows: Sequence[Sequence[ConceptRows]],
+    ) -> Loss:
+        return self._tail_loss(None, prefixes, prompts, answers, rows)
+
+    def tail_losses(self, texts: Sequence[tuple[str, str]], rows: int) -> Callable[..., Loss]:
+        # A graph is of one device, and a model that is spread out has hooks that move things between them.
+        placed = {weight.device for weight in self.model.parameters()}
+        if len(placed) != 1 or self.device.type != "cuda":
+            return self.tail_loss
+        longest = partial(self.prompter.longest_tail, texts, rows)
+        return partial(self._tail_loss, Replay(self._continued, longest))
+
+    def _tail_loss(
+        self,
+        replay: Replay | None,
+        prefixes: Sequence[Prefix],
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        rows: Sequence[Sequence[ConceptRows]],
+    ) -> Loss:
+        self._check(rows, prefixes=prefixes, prompts=prompts, answers=answers)
+        layouts = [prefix.layout for prefix in prefixes]
+        batch = self.prompter.teacher_forced([own.text for own in layouts], prompts, answers, rows)
+        told = self._told(batch.ids, batch.attention_mask, batch.starts, layouts)
+        at_least = replay.lengths(prefixes) if replay else (0, 0)
+        tail = tail_of(self.model, prefixes, batch, rows, told.get("position_ids"), at_least=at_least)
+        if replay:
+            logits, given = replay(tail, prefixes)
+        else:
+            logits, given = self._continued(*tail.inputs, stacked(prefixes, tail.prefix_length))
+        return _loss(logits[:, :-1], tail.labels[:, 1:], given, tail.queries, tail.keys)
+
+    def _continued(
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        queries: Tensor,
+        keys: Tensor,
+        past: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """The model on a tail behind what is cached: logits `B × T × V`, and what was recorded."""
+        with (
+            self.frozen(),
+            record_attention(self.language_model.config, queries=queries, keys=keys) as recorder,
+        ):
+            logits = self.model(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=True,
+                **{cache_argument(self.model): cache_of(past)},
+            ).logits
+        return logits, _recorded(recorder)
+
+    def attention_map(
+        self, image: Image.Image, prompt: str, answer: str, word: str, rows: Sequence[ConceptRows]
+    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+        self._check([rows])
+        place = text.place_of(answer, word, rows)
+        features = self.encode([image])
+        batch = self.prompter.teacher_forced([features[0].layout.text], [prompt], [answer], [rows])
+        if place is None:
+            queries = batch.rows
+        else:
+            spoken = self.prompter.answer_ids(prompt, answer[:place])
+            queries = torch.tensor([[batch.starts[0] + len(spoken) - 1]])
+        keys = (batch.ids == self.image_id).nonzero()[:, 1][None]
+        with torch.no_grad():
+            _, recorder = self._forward(features, batch, [rows], queries=queries, keys=keys)
+        tokens = torch.stack([p.mean((0, 1, 2)).cpu() for p in recorder.probabilities]).mean(0)
+        first, height, width = self.grid(features[0])
+        # A tower without a [CLS] token loses its first patch where the model leaves out "the first token".
+        tokens = torch.cat([tokens.new_zeros(max(-first, 0)), tokens[max(first, 0) :]])
+        patches = tokens[: height * width].reshape(height, width)
+        return np.asarray(patches / patches.sum(), dtype=np.float32)
+
+    def word_direction(self, word: str) -> Tensor:
+        return functional.normalize(text.mean_embedding(self.model, self.word_ids(word)), dim=-1)
+
+    def inserted(
+        self, rows: Sequence[Sequence[ConceptRows]], sentinels: Sequence[int] | None = None
+    ) -> InsertedRows:
+        """A context manager: within it the model reads sentinel ids as these rows."""
+        return InsertedRows(
+            self.model.get_input_embeddings(),
+            self.language_model,
+            rows,
+            image_id=self.image_id,
+            sentinel_id=self.prompter.sentinel_id,
+            sentinels=sentinels,
+        )
+
+    def _replies(
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        rows: Sequence[Sequence[ConceptRows]],
+        options: Mapping[str, Any],
+    ) -> list[Generation]:
+        inputs = self.prompter.processed(images, prompts)
+        if any(rows):
+            inputs, sentinels = self.prompter.with_rows(inputs, rows)
+            inputs = inputs.to(self.device, self.dtype)
+            with self.inserted(rows, sentinels):
+                output = self.model.generate(**inputs, **self._without_sentinel(options))
+        else:
+            inputs = inputs.to(self.device, self.dtype)
+            output = self.model.generate(**inputs, **options)
+        output = getattr(output, "sequences", output)  # a generation config may ask for more than the ids
+        new = output[:, inputs["input_ids"].shape[1] :]
+        return [Generation(*self.prompter.reply(ids)) for ids in new]
+
+    def _without_sentinel(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options, with the sentinel among the tokens that generation may not choose."""
+        config = options.get("generation_config") or self.model.generation_config
+        suppressed = options.get("suppress_tokens") or config.suppress_tokens or []
+        return {**options, "suppress_tokens": sorted({*suppressed, self.prompter.sentinel_id})}
+
+    def _forward(
+        self,
+        features: Sequence[Features],
+        batch: TeacherForced,
+        rows: Sequence[Sequence[ConceptRows]],
+        *,
+        queries: Tensor,
+        keys: Tensor,
+    ) -> tuple[Tensor, AttentionRecorder]:
+        """One pass from kept features: logits `B × N × V` of the last `N` labels, and what was recorded."""
+        first, layouts = min(batch.starts), [feature.layout for feature in features]
+        told = self._told(batch.ids, batch.attention_mask, batch.starts, layouts)
+        queries, keys = queries.to(self.device), keys.to(self.device)
+        with (
+            self.frozen(),
+            self.inserted(rows, batch.sentinels),
+            record_attention(self.language_model.config, queries=queries, keys=keys) as recorder,
+        ):
+            output = self.model(
+                input_ids=batch.ids.to(self.device),
+                attention_mask=batch.attention_mask.to(self.device),
+                mm_encoder_outputs=encoder_outputs(features, self.device),
+                use_cache=False,
+                # Of thousands of image tokens no logits are needed.
+                logits_to_keep=batch.ids.shape[1] - first + 1,
+                **told,
+            )
+        return output.logits[:, :-1], recorder
+
+    def _told(
+        self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]
+    ) -> dict[str, Tensor]:
+        """`arguments`, where the model is."""
+        told = self.arguments(ids.to(self.device), mask.to(self.device), starts, layouts)
+        return {name: value.to(self.device) for name, value in told.items()}
+
+
+def _recorded(recorder: AttentionRecorder) -> Tensor:
+    """All that was recorded, `layers × B × H × Q × K`, on the first layer's device."""
+    if not recorder.probabilities:
+        raise BackboneError(
+            "The language model's attention could not be recorded.",
+            got="no layer called the attention that its configuration names",
+            expected="layers that look their attention up in transformers' AttentionInterface",
+            fix="load the model with attn_implementation='sdpa', without remote code",
+        )
+    device = recorder.probabilities[0].device
+    return torch.stack([layer.to(device) for layer in recorder.probabilities])
+
+
+def _loss(logits: Tensor, targets: Tensor, given: Tensor, queries: Tensor, keys: Tensor) -> Loss:
+    """Cross-entropy of logits `B × N × V` against the `B × N` tokens that follow, and the penalty.
+
+    This is `Σ_layers mean(p²)` over heads, queries and keys, the mean over the samples that have any.
+
+    Args:
+        given: `layers × B × H × Q × K` probabilities, zero at a -1.
+        queries: `B × Q`; -1 is none.
+        keys: `B × K`; -1 is none.
+    """
+    targets = targets.to(logits.device)
+    # Once for the batch and for its samples: it is as wide as the vocabulary.
+    likely = logits.flatten(0, 1).float().log_softmax(-1)
+    of_tokens = partial(functional.nll_loss, likely, targets.flatten(), ignore_index=IGNORED)
+    pairs = ((queries >= 0).sum(1) * (keys >= 0).sum(1)).to(logits.device)
+    attention = given.pow(2).mean(2).sum((0, 2, 3)).to(logits.device) / pairs.clamp(min=1)
+
+    def by_sample() -> SampleLosses:
+        tokens = of_tokens(reduction="none").view_as(targets)
+        return SampleLosses(tokens.sum(1), (targets != IGNORED).sum(1), attention)
+
+    return Loss(of_tokens(), attention.sum() / (pairs > 0).sum().clamp(min=1), by_sample)

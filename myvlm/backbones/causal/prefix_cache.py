@@ -1,0 +1,226 @@
+"""The key/value cache of what stands before the concept: computed once a view, shared by every step.
+
+In a causal language model nothing before the concept depends on it. Each view's system text and image
+tokens run once, without gradient; a step runs only the concept's rows, the prompt and the answer, with the
+same loss and gradient as the full pass. Imports torch, its neighbours here and the errors.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from myvlm.backbones.base import ConceptRows, visual_norms
+from myvlm.backbones.causal.features import Features, Layout, encoder_outputs
+from myvlm.backbones.causal.prompts import TeacherForced
+from myvlm.backbones.placement import device_of
+from myvlm.errors import BackboneError
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """One view's prefix of `P` positions.
+
+    Args:
+        ids: the `P` ids, image placeholders included.
+        layout: how its picture stands in the prompt.
+        keys: a layer's cached keys each, `H × P × d`; `values` likewise.
+        norms: what a row's norm can be set to, by rule, float32 scalars.
+    """
+
+    ids: list[int]
+    layout: Layout
+    keys: list[Tensor]
+    values: list[Tensor]
+    norms: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def parts(self) -> list[Tensor]:
+        """Keys and values in turn, those of one layer after those of another."""
+        return [part for pair in zip(self.keys, self.values, strict=True) for part in pair]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the cache."""
+        return sum(part.nbytes for part in self.parts)
+
+
+def cache_argument(model: Any) -> str:
+    """What the model's forward calls the cache: `cache`, in releases before 5.24 `past_key_values`."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+
+def prefill(model: Any, ids: list[int], feature: Features, arguments: Mapping[str, Tensor]) -> Prefix:
+    """Run one prefix through the model and keep its keys and values.
+
+    Args:
+        model: a model whose forward takes `mm_encoder_outputs`.
+        ids: `P` ids that end with the image's last placeholder.
+        feature: the image's projected visual tokens.
+        arguments: what else the model is given of these ids.
+    """
+    from transformers import DynamicCache
+
+    device = device_of(model.get_input_embeddings())
+    # Without the model's configuration: one made from it drops what is outside a sliding window.
+    cache: Any = DynamicCache()
+    with torch.no_grad():
+        model(
+            input_ids=torch.tensor([ids], device=device),
+            mm_encoder_outputs=encoder_outputs([feature], device),
+            logits_to_keep=1,
+            use_cache=True,
+            **{cache_argument(model): cache},
+            **arguments,
+        )
+    return Prefix(
+        ids,
+        feature.layout,
+        [layer.keys[0] for layer in cache.layers],
+        [layer.values[0] for layer in cache.layers],
+        visual_norms(feature.tokens),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Tail:
+    """A batch of what follows its prefixes, which are padded on the left to `P` positions.
+
+    Args:
+        embeds: `B × T × D`, the rows in their places; differentiable in the directions.
+        mask: `B × (P + T)`, 0 on padding.
+        positions: `… × B × T`.
+        queries: `B × Q` positions in the tail after the last concept row; -1 is none.
+        keys: `B × R` columns of the concept's rows, the prefix included; -1 is none.
+        labels: `B × T`.
+    """
+
+    embeds: Tensor
+    mask: Tensor
+    positions: Tensor
+    queries: Tensor
+    keys: Tensor
+    labels: Tensor
+
+    @property
+    def prefix_length(self) -> int:
+        """`P`."""
+        return self.mask.shape[1] - self.embeds.shape[1]
+
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What the model and the recorder are given of it."""
+        return self.embeds, self.mask, self.positions, self.queries, self.keys
+
+
+def tail_of(
+    model: Any,
+    prefixes: Sequence[Prefix],
+    batch: TeacherForced,
+    rows: Sequence[Sequence[ConceptRows]],
+    positions: Tensor | None = None,
+    *,
+    at_least: tuple[int, int] = (0, 0),
+) -> Tail:
+    """The tail of a teacher-forced batch behind its prefixes; shorter prefixes are padded on the left.
+
+    Args:
+        positions: `… × B × S` position ids of the whole batch, where they are not 0, 1, 2 ….
+        at_least: how much prefix and tail are padded to, where they are shorter.
+
+    Raises:
+        BackboneError: a sample does not begin with its prefix.
+    """
+    table = model.get_input_embeddings()
+    device, starts = device_of(table), [len(prefix) for prefix in prefixes]
+    for prefix, ids in zip(prefixes, batch.ids.tolist(), strict=True):
+        if ids[: len(prefix)] != prefix.ids:
+            raise BackboneError(
+                "A prompt does not begin with the prefix that was kept.",
+                got=f"ids {ids[: len(prefix)][:8]} …",
+                expected=f"ids {prefix.ids[:8]} …",
+                fix="use a template that puts the image before the instruction",
+            )
+    tails = batch.attention_mask.sum(1) - torch.tensor(starts)
+    length = max(at_least[1], int(tails.max()))
+    ids, mask = _shift(batch.ids, starts, 0, length), _shift(batch.attention_mask, starts, 0, length)
+    places, longest = _relative(batch.rows, starts), max(at_least[0], *starts)
+    seen = torch.tensor([[0] * (longest - start) + [1] * start for start in starts])
+    if positions is None:
+        positions = torch.arange(batch.ids.shape[1]).expand_as(batch.ids)
+    embeds = table(ids.to(device))
+    later, spots = _relative(batch.later, starts), (places >= 0).nonzero(as_tuple=True)
+    if len(spots[0]):
+        columns = places[spots].to(device)
+        entering = [c.entering(p.norms) for p, own in zip(prefixes, rows, strict=True) for c in own]
+        values = torch.cat(entering)
+        embeds = embeds.index_put((spots[0].to(device), columns), values.to(device, embeds.dtype))
+    return Tail(
+        embeds,
+        torch.cat([seen, mask], dim=1).to(device),
+        _shift_positions(positions.cpu(), starts, length).to(device),
+        _widened(later, length).to(device),
+        torch.where(places >= 0, places + longest, -1).to(device),
+        _shift(batch.labels, starts, -100, length).to(device),
+    )
+
+
+def stacked(prefixes: Sequence[Prefix], longest: int) -> list[Tensor]:
+    """The batch's `Prefix.parts`: `B × H × longest × d` each."""
+
+    def padded(part: Tensor) -> Tensor:
+        return functional.pad(part, (0, 0, longest - part.shape[1], 0))
+
+    own = zip(*(prefix.parts for prefix in prefixes), strict=True)
+    return [torch.stack([padded(part) for part in parts]) for parts in own]
+
+
+def cache_of(past: list[Tensor]) -> Any:
+    """A fresh cache of what `stacked` gives, which is taken out of the list: a layer that has appended to its
+    part needs it no more."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    cache = DynamicCache()
+    for keys, values in zip(past[::2], past[1::2], strict=True):
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values  # `update` would copy them
+        cache.layers.append(layer)
+    past.clear()
+    return cache
+
+
+def _widened(columns: Tensor, width: int) -> Tensor:
+    """`B × width` from `B × N`, filled up with -1."""
+    return functional.pad(columns, (0, width - columns.shape[1]), value=-1)
+
+
+def _shift(table: Tensor, starts: Sequence[int], fill: int, length: int) -> Tensor:
+    """Every sample's columns from its start on, `B × length`, padded on the right."""
+    shifted = table.new_full((len(table), length), fill)
+    for own, row, start in zip(shifted, table, starts, strict=True):
+        kept = row[start : start + length]
+        own[: len(kept)] = kept
+    return shifted
+
+
+def _shift_positions(positions: Tensor, starts: Sequence[int], length: int) -> Tensor:
+    """`… × B × T` from `… × B × S`: several position ids a token in families with two-dimensional images."""
+    if positions.ndim == 2:
+        return _shift(positions, starts, 0, length)
+    return torch.stack([_shift(axis, starts, 0, length) for axis in positions])
+
+
+def _relative(columns: Tensor, starts: Sequence[int]) -> Tensor:
+    """Columns `B × N` of whole samples as columns of their tails; -1 stays -1."""
+    return torch.where(columns >= 0, columns - torch.tensor(starts)[:, None], -1)

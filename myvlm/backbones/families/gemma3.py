@@ -1,0 +1,34 @@
+"""Gemma 3 with images (4B and larger): an image's tokens see each other in both directions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.features import Features, Layout
+from myvlm.backbones.registry import register_backbone
+
+
+@register_backbone
+class Gemma3Backbone(LanguageRows):
+    """`Gemma3ForConditionalGeneration`.
+
+    Token type 0 keeps the image's block from seeing the rows, so that what stands before them does not
+    depend on them. With pan and scan, attention maps show the whole picture and not the crops.
+    """
+
+    family = "gemma3"
+    model_types = ("gemma3",)
+    template = "<start_of_turn>user\n{image}{prompt}<end_of_turn>\n<start_of_turn>model\n"
+
+    def arguments(
+        self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]
+    ) -> dict[str, Tensor]:
+        return {"token_type_ids": (ids == self.image_id).long()}
+
+    def grid(self, features: Features) -> tuple[int, int, int]:
+        side = math.isqrt(self.model.config.mm_tokens_per_image)
+        return 0, side, side

@@ -1,0 +1,30 @@
+"""Idefics3, SmolVLM and SmolVLM2: numbered tiles and, last, an overview; a Llama behind a pixel shuffle."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.features import Features
+from myvlm.backbones.registry import register_backbone
+
+
+@register_backbone
+class Idefics3Backbone(LanguageRows):
+    """`Idefics3ForConditionalGeneration` and `SmolVLMForConditionalGeneration`. Maps show the overview."""
+
+    family = "idefics3"
+    model_types = ("idefics3", "smolvlm")
+    template = "<|im_start|>User:{image}{prompt}<end_of_utterance>\nAssistant:"
+    images_at_once = 2  # up to seventeen tiles each
+
+    @property
+    def language_model(self) -> nn.Module:
+        module: nn.Module = self.model.model.text_model
+        return module
+
+    def grid(self, features: Features) -> tuple[int, int, int]:
+        side = math.isqrt(self.model.model.image_seq_len)
+        return len(features) - side * side, side, side

@@ -1,0 +1,23 @@
+"""InternVL (the `-hf` checkpoints): tiles of the picture and, last, an overview; a Qwen or Llama behind."""
+
+from __future__ import annotations
+
+import math
+
+from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.features import Features
+from myvlm.backbones.registry import register_backbone
+
+
+@register_backbone
+class InternVLBackbone(LanguageRows):
+    """`InternVLForConditionalGeneration`. Attention maps show the overview."""
+
+    family = "internvl"
+    model_types = ("internvl",)
+    template = "<|im_start|>user\n{image}\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    images_at_once = 2  # up to thirteen tiles each
+
+    def grid(self, features: Features) -> tuple[int, int, int]:
+        side = math.isqrt(self.model.config.image_seq_length)
+        return len(features) - side * side, side, side

@@ -1,0 +1,63 @@
+"""LLaVA-1.5 (https://arxiv.org/abs/2310.03744): a vision tower, a projector, a causal language model."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from myvlm.backbones.boxes import Box, four_numbers, on_grid
+from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.features import Features
+from myvlm.backbones.registry import register_backbone
+from myvlm.errors import BackboneError
+
+
+@register_backbone
+class LlavaBackbone(LanguageRows):
+    """`LlavaForConditionalGeneration` with a CLIP or SigLIP tower, any causal language model."""
+
+    family = "llava"
+    model_types = ("llava",)
+    template = "USER: {image}\n{prompt} ASSISTANT:"
+
+    def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
+        if getattr(model.config.vision_config, "model_type", None) == "pixtral":
+            raise BackboneError(
+                "This LLaVA sees images of any size, which its adapter does not know.",
+                got="a Pixtral vision tower",
+                expected="a tower of one image size: CLIP, SigLIP",
+                fix="use a LLaVA checkpoint with such a tower",
+            )
+        super().__init__(model, counting(processor, model.config), name=name)
+
+    def field_of_view(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        images = self.processor.image_processor
+        if not getattr(images, "do_center_crop", False):
+            return super().field_of_view(size)
+        width, height = size  # the shorter side is resized to the crop's, and the middle square is cut out
+        side = float(min(size))
+        left, top = (width - side) / 2, (height - side) / 2
+        return left, top, left + side, top + side
+
+    def refer(self, name: str) -> str | None:
+        # Not every LLaVA can ground; one whose vocabulary has the task's own word was trained to (tinyworld).
+        return f"[refer] {name}" if "[refer]" in self.processor.tokenizer.get_vocab() else None
+
+    def read_box(self, said: str, size: tuple[int, int]) -> Box | None:
+        return on_grid(four_numbers(said), 100, self.field_of_view(size))
+
+    def grid(self, features: Features) -> tuple[int, int, int]:
+        vision = self.model.config.vision_config
+        side = vision.image_size // vision.patch_size
+        return len(features) - side * side, side, side
+
+
+def counting(processor: Any, config: Any) -> Any:
+    """The processor, able to count an image's tokens; a copy where an old checkpoint does not say how."""
+    if processor.patch_size is not None:
+        return processor
+    processor = copy.copy(processor)
+    processor.patch_size = config.vision_config.patch_size
+    processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+    processor.num_additional_image_tokens = int("clip" in config.vision_config.model_type)  # its [CLS]
+    return processor

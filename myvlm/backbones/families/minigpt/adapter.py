@@ -1,0 +1,42 @@
+"""MiniGPT-v2: an instruction begins with a task mark; a box is `{<25><30><75><80>}` on a grid of 0 to 100."""
+
+from __future__ import annotations
+
+import math
+
+from myvlm.backbones.boxes import Box, four_numbers, on_grid
+from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.features import Features
+from myvlm.backbones.registry import register_backbone
+
+
+@register_backbone
+class MiniGPTv2Backbone(LanguageRows):
+    """`myvlm.backbones.families.minigpt.model.MiniGPTv2ForConditionalGeneration`.
+
+    An instruction without a task mark (`[caption]`, `[vqa]`, `[refer]`, `[identify]`, `[grounding]`) gets
+    one: `[vqa]` where it is a question, `[caption]` otherwise.
+    """
+
+    family = "minigpt_v2"
+    model_types = ("minigpt_v2",)
+    template = "[INST] <Img>{image}</Img> {prompt} [/INST]"
+    default_caption_prompt = "[caption] Please provide a short description of this image."
+
+    def prompt_template(self) -> str:
+        return self.template
+
+    def instruction(self, prompt: str) -> str:
+        if prompt.lstrip().startswith("["):
+            return prompt
+        return f"[vqa] {prompt}" if prompt.rstrip().endswith("?") else f"[caption] {prompt}"
+
+    def refer(self, name: str) -> str:
+        return f"[refer] give me the location of {name}"
+
+    def read_box(self, said: str, size: tuple[int, int]) -> Box | None:
+        return on_grid(four_numbers(said), 100, (0, 0, *size))
+
+    def grid(self, features: Features) -> tuple[int, int, int]:
+        side = math.isqrt(4 * len(features))  # patches; a token is four of them in a row
+        return 0, side, side // 4

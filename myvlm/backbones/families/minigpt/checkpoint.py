@@ -1,0 +1,178 @@
+"""Builds MiniGPT-v2 from its official files: the checkpoint with its LoRA, EVA ViT-g, Llama-2-7b-chat.
+
+Nothing in a file is executed: they are read with `weights_only=True`. Imports torch, transformers, the
+model and the errors.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoTokenizer, Blip2VisionConfig
+
+from myvlm.backbones.families.minigpt.model import (
+    IMAGE_TOKEN,
+    MiniGPTv2Config,
+    MiniGPTv2ForConditionalGeneration,
+    minigpt_processor,
+)
+from myvlm.errors import BackboneError, MissingFileError
+
+LORA_ALPHA = 16
+SPARE_ROWS = 64
+"""Rows beyond Llama's words: the image placeholder, and ids to stand for concept rows."""
+LORA = re.compile(
+    r"llama_model\.base_model\.model\.model\.(layers\.\d+\.self_attn\.[qkvo]_proj)\.lora_([AB])"
+    r"(?:\.default)?\.weight"
+)
+VISION = (  # official name, name in Blip2VisionModel
+    (r"^cls_token$", "embeddings.class_embedding"),
+    (r"^pos_embed$", "embeddings.position_embedding"),
+    (r"^patch_embed\.proj\.", "embeddings.patch_embedding."),
+    (r"^blocks\.(\d+)\.norm([12])\.", r"encoder.layers.\1.layer_norm\2."),
+    (r"^blocks\.(\d+)\.attn\.qkv\.", r"encoder.layers.\1.self_attn.qkv."),
+    (r"^blocks\.(\d+)\.attn\.proj\.", r"encoder.layers.\1.self_attn.projection."),
+    (r"^blocks\.(\d+)\.mlp\.", r"encoder.layers.\1.mlp."),
+)
+
+
+def load_minigpt_v2(
+    checkpoint: str | Path,
+    *,
+    language_model: str | Path,
+    vision: str | Path,
+    vision_config: Blip2VisionConfig | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> tuple[Any, Any]:
+    """MiniGPT-v2 and its processor, for `MyVLM(model, processor)`; save them once as a transformers folder.
+
+    Args:
+        checkpoint: `minigptv2_checkpoint.pth`: a projector and a LoRA, which is merged.
+        language_model: folder or hub name of Llama-2-7b-chat in transformers' form.
+        vision: `eva_vit_g.pth`; of its blocks the first 39 are used, its positions stretched to 448 pixels.
+        vision_config: sizes of the tower, if they are others.
+        dtype: the model's.
+
+    Raises:
+        MissingFileError: a file is not there.
+        BackboneError: a file is not what it should be; what is missing in it is named.
+    """
+    tower = vision_config or Blip2VisionConfig(image_size=448)
+    learned, encoder = _read(checkpoint), _read(vision)
+    llama = AutoModelForCausalLM.from_pretrained(language_model, dtype=dtype)
+    processor = minigpt_processor(AutoTokenizer.from_pretrained(language_model), tower)
+    text = llama.config
+    words, text.vocab_size = text.vocab_size, text.vocab_size + SPARE_ROWS
+    config = MiniGPTv2Config(
+        vision_config=tower,
+        text_config=text,
+        image_token_index=processor.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        tie_word_embeddings=False,
+    )
+    model = MiniGPTv2ForConditionalGeneration(config).to(dtype)
+    weights = {
+        **_language(llama.state_dict(), learned, words, processor.tokenizer.unk_token_id),
+        **_projector(learned),
+        **_tower(encoder, learned, tower),
+    }
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if missing or unexpected:
+        raise _wrong(checkpoint, f"without {missing[:4]}, with {unexpected[:4]}")
+    model.generation_config = llama.generation_config
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    return model.eval(), processor
+
+
+def _read(file: str | Path) -> Mapping[str, Tensor]:
+    """The tensors of an official file, which has them under `model` or at the top."""
+    if not Path(file).is_file():
+        raise MissingFileError(
+            "A file of MiniGPT-v2 is not there.",
+            got=str(file),
+            expected="a .pth file",
+            fix="download it from the page of MiniGPT-v2",
+        )
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise _wrong(file, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+    tensors = content.get("model", content) if isinstance(content, dict) else {}
+    if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise _wrong(file, f"a {type(content).__name__} without tensors")
+    return dict(tensors)
+
+
+def _language(
+    llama: Mapping[str, Tensor], learned: Mapping[str, Tensor], words: int, unknown: int
+) -> dict[str, Tensor]:
+    """Llama's weights with the LoRA added, and rows for the spare ids that nothing will ever choose."""
+    merged = {name: tensor.clone() for name, tensor in llama.items()}
+    pairs: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in learned.items():
+        if found := LORA.fullmatch(name):
+            pairs.setdefault(found[1], {})[found[2]] = tensor.float()
+    for place, pair in pairs.items():
+        down, up, name = pair["A"], pair["B"], f"model.{place}.weight"
+        merged[name] = (merged[name].float() + LORA_ALPHA / len(down) * (up @ down)).to(merged[name].dtype)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        spare = merged[name][unknown].expand(SPARE_ROWS, -1)  # as likely as a sign for unknown words: never
+        merged[name] = torch.cat([merged[name][:words], spare])
+    return {
+        name if name.startswith("lm_head") else f"model.language_model.{name.removeprefix('model.')}": tensor
+        for name, tensor in merged.items()
+    }
+
+
+def _projector(learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    named = {kind: learned.get(f"llama_proj.{kind}") for kind in ("weight", "bias")}
+    return {f"model.multi_modal_projector.{kind}": own for kind, own in named.items() if own is not None}
+
+
+def _tower(
+    encoder: Mapping[str, Tensor], learned: Mapping[str, Tensor], config: Blip2VisionConfig
+) -> dict[str, Tensor]:
+    """EVA's weights under `Blip2VisionModel`'s names. The layer norm after it is plain unless trained."""
+    named: dict[str, Tensor] = {}
+    for name, tensor in encoder.items():
+        block = re.match(r"blocks\.(\d+)\.", name)
+        if block and int(block[1]) >= config.num_hidden_layers:
+            continue  # the last block is left out
+        for theirs, ours in VISION:
+            if re.search(theirs, name):
+                named[re.sub(theirs, ours, name)] = tensor
+    for layer in range(config.num_hidden_layers):
+        query, value = (encoder.get(f"blocks.{layer}.attn.{part}_bias") for part in "qv")
+        if query is not None and value is not None:
+            bias = torch.cat([query, torch.zeros_like(query), value])  # keys have none
+            named[f"encoder.layers.{layer}.self_attn.qkv.bias"] = bias
+    place = "embeddings.position_embedding"
+    if place in named:
+        named[place] = _stretched(named[place], config.image_size // config.patch_size)
+    named["post_layernorm.weight"] = learned.get("ln_vision.weight", torch.ones(config.hidden_size))
+    named["post_layernorm.bias"] = learned.get("ln_vision.bias", torch.zeros(config.hidden_size))
+    return {f"model.vision_tower.{name}": tensor for name, tensor in named.items()}
+
+
+def _stretched(positions: Tensor, side: int) -> Tensor:
+    """Position embeddings `1 × (1 + s²) × D` of another picture size as those of `side²` patches."""
+    first, grid = positions[:, :1], positions[:, 1:]
+    before = int(grid.shape[1] ** 0.5)
+    square = grid.float().reshape(1, before, before, -1).permute(0, 3, 1, 2)
+    square = functional.interpolate(square, size=(side, side), mode="bicubic", align_corners=False)
+    return torch.cat([first, square.permute(0, 2, 3, 1).reshape(1, side * side, -1).to(first.dtype)], dim=1)
+
+
+def _wrong(file: str | Path, got: str) -> BackboneError:
+    return BackboneError(
+        f"{Path(file).name} is not the file of MiniGPT-v2 that it should be, or is cut short.",
+        got=got,
+        expected="minigptv2_checkpoint.pth and eva_vit_g.pth, as they were published",
+        fix="download it again; a file that holds more than tensors is not opened",
+    )

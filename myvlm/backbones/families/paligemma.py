@@ -1,0 +1,63 @@
+"""PaliGemma and PaliGemma 2: image, concept and instruction all see each other; only the answer is causal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from myvlm.backbones.boxes import Box, on_grid
+from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.features import Features, Layout
+from myvlm.backbones.registry import register_backbone
+
+
+@register_backbone
+class PaliGemmaBackbone(LanguageRows):
+    """`PaliGemmaForConditionalGeneration`. It obeys task prompts: `caption en`, `answer en …`, `detect …`.
+
+    What stands before the concept depends on it here, so there are no kept prefixes. Positions start at 1;
+    the model sees to that itself.
+    """
+
+    family = "paligemma"
+    model_types = ("paligemma",)
+    template = "{image}{prompt}"
+    default_caption_prompt = "caption en"
+    caption_prompts = ("caption en", "describe en", "cap en")
+
+    def completed(self, rendered: str) -> str:
+        token = self.processor.image_token
+        place = rendered.rfind(token) + len(token)
+        return f"{rendered[:place]}{self.processor.tokenizer.bos_token}{rendered[place:]}\n"
+
+    def prompt_template(self) -> str:
+        return self.template
+
+    def arguments(
+        self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]
+    ) -> dict[str, Tensor]:
+        columns = torch.arange(ids.shape[1], device=ids.device)
+        answers = columns >= torch.tensor(starts, device=ids.device)[:, None]
+        return {"token_type_ids": answers.long()}
+
+    def prefixes(self, features: Sequence[Features]) -> None:
+        return None
+
+    def refer(self, name: str) -> str:
+        return f"detect {name}"
+
+    def read_box(self, said: str, size: tuple[int, int]) -> Box | None:
+        """`<loc0205><loc0102><loc0819><loc0512> name`: top, left, bottom, right, each of 1024."""
+        found = re.search(r"<loc(\d{4})>" * 4, said)
+        if not found:
+            return None
+        top, left, bottom, right = (int(number) for number in found.groups())
+        return on_grid((left, top, right, bottom), 1024, (0, 0, *size))
+
+    def grid(self, features: Features) -> tuple[int, int, int]:
+        vision = self.model.config.vision_config
+        side = vision.image_size // vision.patch_size
+        return 0, side, side

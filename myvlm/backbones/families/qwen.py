@@ -1,0 +1,70 @@
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: pictures of any size, three position ids a token (M-RoPE)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from PIL import Image
+from torch import Tensor
+
+from myvlm.backbones.boxes import Box, four_numbers, on_grid
+from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.features import Features, Layout, stacked_inputs
+from myvlm.backbones.registry import register_backbone
+
+
+@register_backbone
+class QwenBackbone(LanguageRows):
+    """`Qwen2VL…`, `Qwen2_5_VL…` and `Qwen3VLForConditionalGeneration`.
+
+    Qwen3-VL adds features to the visual tokens in its first layers (deepstack); rows get none.
+    """
+
+    family = "qwen_vl"
+    model_types = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+    template = (
+        "<|im_start|>user\n<|vision_start|>{image}<|vision_end|>{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    kept_inputs = ("image_grid_thw",)
+    images_at_once = 4  # each at its own size
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        # The model keeps the offset of its last input's positions on itself, and reads it later.
+        before = self.model.model.rope_deltas
+        try:
+            with super().frozen():
+                yield
+        finally:
+            self.model.model.rope_deltas = before
+
+    def arguments(
+        self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]
+    ) -> dict[str, Tensor]:
+        types, kept = (ids == self.image_id).int(), stacked_inputs(layouts, ids.device)
+        # Explicit, since behind a cache the model would go on from the offset of another input.
+        positions, _ = self.model.model.get_rope_index(
+            ids, mm_token_type_ids=types, attention_mask=mask, **kept
+        )
+        return {"mm_token_type_ids": types, "position_ids": positions, **kept}
+
+    def refer(self, name: str) -> str:
+        if self.model.config.model_type == "qwen2_vl":
+            return f"Detect the bounding box of {name}."
+        return f"Locate {name}, report the bounding box coordinates in JSON format."
+
+    def read_box(self, said: str, size: tuple[int, int]) -> Box | None:
+        """Qwen2-VL and Qwen3-VL count to 1000; Qwen2.5-VL in pixels of the picture as it was resized."""
+        scale = (1000.0, 1000.0)
+        if self.model.config.model_type == "qwen2_5_vl":
+            inputs, _ = self.read([Image.new("RGB", size)])
+            _, height, width = inputs["image_grid_thw"][0].tolist()
+            patch = self.model.config.vision_config.patch_size
+            scale = (float(width * patch), float(height * patch))
+        return on_grid(four_numbers(said), scale, (0, 0, *size))
+
+    def grid(self, features: Features) -> tuple[int, int, int]:
+        merged = self.model.config.vision_config.spatial_merge_size
+        _, height, width = (features.layout.inputs["image_grid_thw"][0] // merged).tolist()
+        return 0, height, width

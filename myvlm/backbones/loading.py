@@ -1,0 +1,110 @@
+"""Find a model by name: embedded, on the hub or in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from myvlm.errors import InputError, UnknownBackboneError
+
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token", "trust_remote_code")
+"""What says where files come from, and so goes to the processor too."""
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+"""What a model can be held in."""
+
+
+def check_device(device: str | None) -> None:
+    """Raise InputError unless torch can use the device here; None is one that is yet to be chosen.
+
+    >>> check_device("cpu")
+    >>> check_device("gpu")
+    Traceback (most recent call last):
+    myvlm.errors.InputError: There is no device 'gpu'.
+    ...
+    """
+    usable = ["cpu"]
+    if torch.accelerator.is_available() and (found := torch.accelerator.current_accelerator()):
+        usable += [found.type, *(f"{found.type}:{n}" for n in range(torch.accelerator.device_count()))]
+    try:
+        if device is None or str(torch.device(device)) in usable:
+            return
+        got = "none that torch can use here"
+    except (RuntimeError, TypeError) as error:  # a name that it has never heard of
+        got = str(error).splitlines()[0]
+    raise InputError(
+        f"There is no device {device!r}.",
+        got=got,
+        expected=", ".join(usable),
+        fix="leave device (--device) out to take a GPU if there is one",
+    )
+
+
+def check_dtype(dtype: str | torch.dtype | None) -> None:
+    """Raise InputError unless a model can be held in numbers of that type; None is one yet to be chosen.
+
+    >>> check_dtype("bfloat16")
+    """
+    chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype not in (None, "auto") and chosen not in DTYPES:
+        raise InputError(
+            f"A model cannot be held in {dtype!r}.",
+            got=repr(dtype),
+            expected=f"auto, {', '.join(str(one).removeprefix('torch.') for one in DTYPES)}",
+            fix="leave dtype out; for 8 or 4 bits pass a quantization_config",
+        )
+
+
+def load_model(
+    name: str, *, device: str | None, dtype: str | torch.dtype | None, model_options: Mapping[str, Any]
+) -> tuple[Any, Any]:
+    """A transformers model in eval mode on its device, and its processor.
+
+    Raises:
+        UnknownBackboneError: nothing of that name can be found, or its architecture is unknown here.
+        InputError: device or dtype cannot be; see `check_device` and `check_dtype`.
+    """
+    check_device(device)
+    check_dtype(dtype)
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers.utils import logging
+
+    if not name.startswith("tinyworld/"):
+        # Makes known the one model that transformers has not.
+        import_module("myvlm.backbones.families.minigpt.model")
+    device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
+    options = dict(model_options)
+    if "quantization_config" in options:
+        options.setdefault("device_map", device)  # such weights cannot be moved once they are read
+    from_where = {name: options[name] for name in HUB_OPTIONS if name in options}
+    source: str | Path = _embedded(name) if name.startswith("tinyworld/") else name
+    shown = logging.is_progress_bar_enabled()
+    if isinstance(source, Path):
+        logging.disable_progress_bar()  # it is read in a moment
+    try:
+        processor = AutoProcessor.from_pretrained(source, **from_where)
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **options)
+    except (OSError, ValueError) as error:
+        raise UnknownBackboneError(
+            f"The model {name!r} cannot be loaded.",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            expected="tinyworld/llava, the name of a vision-language model on the hub, or its folder",
+            fix="check the spelling; without a network pass a folder, or MyVLM(model, processor)",
+        ) from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    if "device_map" not in options:
+        model = model.to(device)
+    return model.eval(), processor
+
+
+def _embedded(name: str) -> Path:
+    from myvlm.tinyworld import assets
+
+    return assets.path(name.removeprefix("tinyworld/"))

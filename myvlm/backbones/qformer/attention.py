@@ -1,0 +1,70 @@
+"""What a BLIP-2's language model attends to, of the Q-Former's query tokens, as it says one token.
+
+Imports torch, the errors, `attention` and `qformer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from myvlm.backbones.causal.attention import record_attention
+from myvlm.backbones.qformer.hooks import attended
+from myvlm.errors import BackboneError
+
+
+@contextmanager
+def query_token_attention(
+    language_model: Any, *, causal: bool, position: int, image_tokens: int
+) -> Iterator[list[Tensor]]:
+    """Afterwards the list holds, of every layer, the attention that one position gave to each query token.
+
+    Args:
+        language_model: runs once within it, on one sample without padding that begins with the picture.
+        causal: whether it is a causal model; else the decoder's attention to the encoder is meant.
+        position: of the query, in a decoder among the decoder's.
+        image_tokens: `Q`.
+
+    Yields: a list that is filled at the end with tensors of `Q`, mean over heads.
+
+    Raises:
+        BackboneError: no layer was seen.
+    """
+    found: list[Tensor] = []
+    if causal:
+        queries, keys = torch.tensor([[position]]), torch.arange(image_tokens)[None]
+        with record_attention(language_model.config, queries=queries, keys=keys) as recorder:
+            yield found
+        found.extend(layer[0, :, 0].mean(0) for layer in recorder.probabilities)
+    else:
+        with ExitStack() as hooks:
+            for module in language_model.decoder.modules():
+                if hasattr(module, "EncDecAttention"):
+                    _listen(hooks, module.EncDecAttention, found, position, image_tokens)
+            yield found
+    if not found:
+        raise BackboneError(
+            "The language model's attention could not be recorded.",
+            got="no layer that is known",
+            expected="OPT with attn_implementation='sdpa', or T5",
+            fix="load the model without remote code",
+        )
+
+
+def _listen(hooks: ExitStack, layer: Any, found: list[Tensor], position: int, image_tokens: int) -> None:
+    """Hook the linear maps of one T5 cross-attention, which has no bias of positions."""
+    queries: list[Tensor] = []
+
+    def see_query(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        queries[:] = [output[:, position : position + 1]]
+
+    def see_key(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        probabilities = attended(queries[0], output, None, heads=layer.n_heads, scale=layer.scaling)
+        found.append(probabilities[0, :, 0, :image_tokens].mean(0))
+
+    for linear, hook in ((layer.q, see_query), (layer.k, see_key)):
+        hooks.callback(linear.register_forward_hook(hook).remove)

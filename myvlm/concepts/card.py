@@ -1,0 +1,72 @@
+"""The card of a concept: the README that says what the folder holds, how it came about and how to use it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from myvlm.concepts.storage import ConceptRecord, EmbeddingRecord
+
+
+def card(record: ConceptRecord, privacy: str, *, photos: bool) -> str:
+    """The card as Markdown. `privacy` is the head's own sentence on what its numbers may reveal."""
+    meta = record.head.meta
+    rows = "\n".join(_row(name, one) for name, one in record.embeddings.items()) or "| none yet | | | |"
+    figures = "\n".join(f"- {name}: {value}" for name, value in meta.figures.items()) or "- none"
+    renamed = f" (the models say `{record.spoken}`)" if record.spoken != record.identifier else ""
+    kept = (
+        "The folder holds photos, because that was asked for: share it only as you would share them."
+        if photos
+        else "It holds no photo, unless you put one here."
+    )
+    return f"""# {record.identifier}
+
+A concept for [MyVLM](https://arxiv.org/abs/2403.14599): one {record.category} that a frozen vision-language
+model can recognise and name. Identifier `{record.identifier}`{renamed}, category `{record.category}`, kind
+`{record.kind}`.
+
+## Load it
+
+```python
+from myvlm import MyVLM
+
+vlm = MyVLM.from_pretrained("{next(iter(record.embeddings), "tinyworld/llava")}")
+vlm.concepts.add("path/to/this/folder")
+print(vlm.caption("photo.jpg"))
+```
+
+## What it was learned for
+
+| backbone | rows, dim | norm | weights |
+|---|---|---|---|
+{rows}
+
+{_captions(record)}## How it is recognised
+
+Image encoder `{meta.encoder}`, threshold {meta.threshold:.4g}. Measured while it was learned:
+
+{figures}
+
+## Privacy
+
+{privacy} {kept} The recipe in `concept.json` keeps the captions and prompts it was learned with. Nothing here
+is ever uploaded. `vlm.concepts.remove("{record.identifier}", erase=True)` deletes this folder.
+"""
+
+
+def _captions(record: ConceptRecord) -> str:
+    """What the model wrote itself must not pass for what a person saw; nothing where the user wrote it."""
+    if record.recipe.get("captions_by") != "model":
+        return ""
+    by_photo: Any = record.recipe["captions"]
+    lines = "\n".join(f"- {text}" for own in by_photo for text in own)
+    return f"""## Captions
+
+It was learned from captions that the model wrote itself, with the name put in; nobody looked them through:
+
+{lines}
+
+"""
+
+
+def _row(name: str, one: EmbeddingRecord) -> str:
+    return f"| {name} | {one.rows}, {one.dim} | {one.norm} | `{one.fingerprint[:12]}` |"

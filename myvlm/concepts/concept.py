@@ -1,0 +1,332 @@
+"""A concept: one object or person of one user, what recognises it and what makes each backbone say its name.
+
+Imports `errors`, `images`, the head contract and the folder format.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from os.path import isdir
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from myvlm.concepts.card import card
+from myvlm.concepts.storage import (
+    CARD,
+    HEAD_FILE,
+    PHOTOS,
+    ConceptRecord,
+    EmbeddingRecord,
+    HeadRecord,
+    embedding_file,
+    pack,
+    read_record,
+    read_tensors,
+    write_folder,
+)
+from myvlm.errors import ConceptFileError, InputError
+from myvlm.heads import Head, head_class
+from myvlm.images import ImageSources, load_images
+from myvlm.text import check_category, check_identifier, contains_word, replace_word, replace_words
+
+__all__ = [
+    "Concept",
+    "Embedding",
+    "check_identifier",
+    "contains_word",
+    "replace_word",
+    "replace_words",
+]
+
+OTHER_WEIGHTS = "@"
+"""Between a backbone's name and a fingerprint, in the name of an embedding for other weights of that name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """What is appended to one backbone's visual tokens.
+
+    Attributes:
+        directions: rows × dim float32, finite, at least one row.
+        norm: the rule by which the backbone scales each row.
+        prompt: the instruction it was learned with.
+        fingerprint: of the frozen weights it was learned against.
+        settings: how it was learned; plain JSON values.
+        figures: what was measured on the way; plain JSON values.
+
+    Raises:
+        InputError: the directions are not such an array.
+    """
+
+    directions: npt.NDArray[np.float32]
+    norm: str
+    prompt: str
+    fingerprint: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        directions = np.asarray(self.directions)
+        finite = directions.dtype.kind == "f" and bool(np.isfinite(directions).all())
+        if directions.ndim != 2 or 0 in directions.shape or not finite:
+            raise InputError(
+                "That is no concept embedding.",
+                got=f"shape {directions.shape}, {directions.dtype}" + ("" if finite else ", not all finite"),
+                expected="rows by dim floats, at least one row, all finite",
+                fix="learn with a smaller learning rate if it holds NaN",
+            )
+        # a copy of its own: the optimiser's buffer would go on changing
+        object.__setattr__(self, "directions", np.array(directions, dtype=np.float32))
+
+
+class StoredEmbedding(Embedding):
+    """An embedding in a concept folder; its directions are read and checked when they are first asked for.
+
+    Args:
+        folder: of the concept.
+        name: of the backbone.
+        record: what `concept.json` says of it.
+    """
+
+    def __init__(self, folder: Path, name: str, record: EmbeddingRecord) -> None:
+        known = {
+            key: getattr(record, key) for key in ("norm", "prompt", "fingerprint", "settings", "figures")
+        }
+        self.__dict__.update(known, _place=(folder, name, record))
+
+    def read(self) -> None:
+        """Read the directions now. Raises ConceptFileError if the file is not as it was written."""
+        folder, name, record = self.__dict__["_place"]
+        self.__dict__["directions"] = _directions_of(folder, name, record)
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute != "directions":
+            raise AttributeError(attribute)
+        self.read()
+        return self.__dict__["directions"]
+
+
+@dataclass(eq=False)
+class Concept:
+    """One object or person: an identifier, a head, and one embedding per backbone.
+
+    Attributes:
+        identifier: the word that the user calls it by.
+        category: what it is in general, such as "mug".
+        head: recognises it.
+        embeddings: backbone name → its embedding; `name@fingerprint` for other weights of that name.
+        recipe: captions, prompts and settings it was learned with, as plain JSON values; no photos.
+        kind: the head's kind; filled in from the head.
+        spoken: the word that the embeddings make a backbone say; the identifier, until it is renamed.
+        folder: where it was last loaded from or saved to, if anywhere.
+
+    Raises:
+        InputError: the identifier or category cannot be one, or the kind is not the head's.
+    """
+
+    identifier: str
+    category: str
+    head: Head
+    embeddings: dict[str, Embedding] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    kind: str = ""
+    spoken: str = ""
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.kind = self.kind or self.head.kind
+        self.spoken = self.spoken or self.identifier
+        check_identifier(self.identifier)
+        check_identifier(self.spoken)
+        check_category(self.category)
+        if self.kind != self.head.kind:
+            raise InputError(
+                f"{self.identifier!r} is of another kind than its head.",
+                got=self.kind, expected=self.head.kind, fix="leave kind out: it is the head's",
+            )  # fmt: skip
+
+    def embedding_for(self, backbone: str, fingerprint: str, dim: int) -> Embedding:
+        """The embedding that was learned on this frozen model, under this name or as another copy of it.
+
+        Raises:
+            ConceptFileError: there is none for it; the message says for which models there are.
+        """
+        named = self.embeddings.get(backbone)
+        copies = [one for one in self.embeddings.values() if one.fingerprint == fingerprint]
+        for one in [named, *copies] if named else copies:
+            if one.fingerprint == fingerprint and one.directions.shape[1] == dim:
+                return one
+        known = [
+            f"{name} ({one.directions.shape[1]} dimensions, weights {one.fingerprint[:12]})"
+            for name, one in self.embeddings.items()
+        ]
+        raise ConceptFileError(
+            f"The concept {self.identifier!r} was learned for another model than {backbone}.",
+            got="; ".join(known) or "no embedding at all",
+            expected=f"{backbone} ({dim} dimensions, weights {fingerprint[:12]})",
+            fix=f"learn {self.identifier!r} again with this model, {self.how_again(backbone)}; "
+            "or load the model it was learned for, or leave the concept out",
+        )
+
+    def with_embedding(self, backbone: str, embedding: Embedding) -> Self:
+        """The concept with one more embedding, first of all; what it had for other weights stays.
+
+        Where the name stands for other weights already, as when a model of that name was trained further,
+        the older embedding goes on as `name@fingerprint`: it is found by its fingerprint.
+
+        >>> from myvlm.heads import ObjectHead
+        >>> old, new = (Embedding(np.ones((1, 2)), "none", "", print) for print in ("a1", "b2"))
+        >>> list(Concept("sks", "mug", ObjectHead(), {"llava": old}).with_embedding("llava", new).embeddings)
+        ['llava', 'llava@a1']
+        """
+        others = {n: one for n, one in self.embeddings.items() if one.fingerprint != embedding.fingerprint}
+        older = others.pop(backbone, None)
+        if older is not None:
+            others[f"{backbone}{OTHER_WEIGHTS}{older.fingerprint}"] = older
+        return dataclasses.replace(self, embeddings={backbone: embedding, **others})
+
+    def how_again(self, backbone: str) -> str:
+        """How it is learned again, with the model of that name: the call and the command."""
+        if self.folder is None:
+            return f"by vlm.relearn(vlm.concepts[{self.identifier!r}], images=[...])"
+        photos = "" if (self.folder / PHOTOS).is_dir() else ", images=[...]"
+        words = shlex.quote(str(self.folder)) + (" PHOTOS" if photos else "")
+        command = f"myvlm relearn {words} --backbone {shlex.quote(backbone)}"
+        return f'by vlm.relearn("{self.folder}"{photos}), or `{command}`'
+
+    def save(self, path: str | PathLike[str], include_photos: ImageSources | None = None) -> Path:
+        """Write the concept as a folder of some kilobytes; all of it or nothing.
+
+        Args:
+            path: a new folder, an empty one, or one of this concept, which is replaced.
+            include_photos: photos to put beside it, as bare pixels: what a camera notes in a file (place,
+                time) is left out. None, the default, writes no photo.
+
+        Raises:
+            NotFittedError: the head has learned nothing.
+            InputError: a setting, figure or recipe is no plain JSON value.
+            NotWritableError: the folder cannot be written, or is something else; it is as it was.
+        """
+        target = Path(path)
+        files: dict[str, bytes] = {}
+        meta, tensors = self.head.state()
+        files[HEAD_FILE], head_digest = pack(tensors)
+        records = {}
+        for name, one in self.embeddings.items():
+            file = embedding_file(name)
+            files[file], digest = pack({"directions": one.directions})
+            records[name] = _record_of(name, one, digest)
+        record = ConceptRecord(
+            identifier=self.identifier,
+            spoken=self.spoken,
+            category=self.category,
+            kind=self.kind,
+            head=HeadRecord(meta=meta, sha256=head_digest),
+            embeddings=records,
+            recipe=_plain(self.recipe, "recipe"),
+        )
+        if include_photos is not None:
+            for number, photo in enumerate(load_images(include_photos), start=1):
+                files[f"{PHOTOS}/{number}.png"] = _png(photo.image)
+        photos = include_photos is not None or isdir(target / PHOTOS)  # those that are there stay there
+        files[CARD] = card(record, self.head.privacy, photos=photos).encode()
+        write_folder(target, record, files)
+        self.folder = target.resolve()
+        return target
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], *, device: str = "cpu", lazy: bool = False) -> Self:
+        """Read a concept folder and check all of it; loads no encoder and no model.
+
+        Args:
+            path: the folder.
+            device: where the head's encoder will run.
+            lazy: read each embedding when it is first used, and check it then; for libraries of thousands.
+
+        Raises:
+            MissingFileError: nothing is at that path.
+            ConceptFileError: it is no concept folder, or newer than this release, cut or altered.
+            UnknownHeadError: its kind of head is not installed.
+        """
+        folder = Path(path)
+        record = read_record(folder)
+        tensors = read_tensors(folder, HEAD_FILE, record.head.sha256)
+        head = head_class(record.kind).from_state(record.head.meta, tensors, device=device)
+        stored = {name: StoredEmbedding(folder, name, one) for name, one in record.embeddings.items()}
+        if not lazy:
+            for one in stored.values():
+                one.read()
+        try:
+            return cls(
+                identifier=record.identifier,
+                category=record.category,
+                head=head,
+                embeddings=dict(stored),
+                recipe=dict(record.recipe),
+                kind=record.head.meta.kind,
+                spoken=record.spoken,
+                folder=folder if lazy and folder.is_absolute() else folder.resolve(),
+            )
+        except InputError as error:
+            raise ConceptFileError(
+                f"{folder} holds an impossible concept.",
+                got=error.got,
+                expected=error.expected,
+                fix=error.fix,
+            ) from error
+
+
+def _record_of(name: str, one: Embedding, digest: str) -> EmbeddingRecord:
+    return EmbeddingRecord(
+        rows=one.directions.shape[0],
+        dim=one.directions.shape[1],
+        norm=one.norm,
+        prompt=one.prompt,
+        fingerprint=one.fingerprint,
+        settings=_plain(one.settings, f"settings for {name}"),
+        figures=_plain(one.figures, f"figures for {name}"),
+        sha256=digest,
+    )
+
+
+def _directions_of(folder: Path, name: str, record: EmbeddingRecord) -> npt.NDArray[np.float32]:
+    file = embedding_file(name)
+    directions = read_tensors(folder, file, record.sha256).get("directions")
+    found = None if directions is None else directions.shape
+    if directions is None or found != (record.rows, record.dim) or not np.isfinite(directions).all():
+        raise ConceptFileError(
+            f"{folder / file} does not hold the embedding it should.",
+            got="no directions" if found is None else f"shape {found}, or values that are not finite",
+            expected=f"rows {record.rows} by dim {record.dim}, all finite",
+            fix="use an unaltered copy of the concept folder, or learn the concept again",
+        )
+    return np.array(directions, dtype=np.float32)
+
+
+def _plain(values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """A copy as JSON will give it back. Raises InputError for what JSON cannot hold."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"The {what} of a concept must be plain values.",
+            got=str(error),
+            expected="text, numbers (not NaN), true or false, None, and lists and dicts of these",
+            fix="convert arrays with .tolist() and paths with str()",
+        ) from error
+    return plain
+
+
+def _png(image: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,376 @@
+"""The library: all concepts that are loaded together, recognised by one pass over each picture.
+
+Everything is checked before anything is changed. Imports `errors`, `images`, `concept` and the head contract.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from myvlm.concepts.concept import Concept, check_identifier
+from myvlm.concepts.storage import concept_folders, erase_folder, is_concept_folder
+from myvlm.errors import ConceptExistsError, InputError, MissingFileError, UnknownConceptError
+from myvlm.heads import Gate, Head
+from myvlm.heads.base import RenewableGate
+from myvlm.heads.detections import Detections, merge
+from myvlm.images import ImageSources, load_images
+from myvlm.text import folded
+
+_log = logging.getLogger(__name__)
+
+Group: TypeAlias = tuple[type[Head], Hashable]
+
+
+class ConceptLibrary(Mapping[str, Concept]):
+    """Concepts by identifier, in the order in which they were added; themselves, not copies of them.
+
+    A concept has two words, its identifier and the one that models were taught (`spoken`), which differ once
+    it is renamed. No word is that of two concepts, in whatever case: a text could not say which is meant.
+
+    Args:
+        concepts: concepts or concept folders to begin with.
+        device: where the encoders of concepts loaded from folders run.
+
+    >>> library = ConceptLibrary()
+    >>> len(library), "sks" in library
+    (0, False)
+    """
+
+    def __init__(
+        self,
+        concepts: Iterable[Concept | str | PathLike[str]] = (),
+        *,
+        device: str = "cpu",
+    ) -> None:
+        self.device = device
+        self._told: Callable[[Iterable[Concept]], None] | None = None
+        self._concepts: dict[str, Concept] = {}
+        self._taken: dict[str, str] = {}  # each word, folded → the identifier of the concept that has it
+        self._groups: dict[Group, dict[str, Concept]] = {}
+        self._gates: dict[Group, Gate] = {}
+        self._outdated: set[Group] = set()  # their gates lack heads, or have some too many
+        self._columns: dict[Group, npt.NDArray[np.int64]] = {}
+        self.add_all(concepts)
+
+    @classmethod
+    def load(cls, folder: str | PathLike[str], *, device: str = "cpu") -> Self:
+        """A library of all concept folders that lie in a folder, by name; hidden ones are passed over.
+
+        The heads are read and checked now, each embedding when it is first used, so that thousands load in
+        seconds.
+
+        Args:
+            folder: the folder of concept folders.
+            device: where the encoders will run.
+
+        Raises:
+            MissingFileError: there is no such folder.
+            InputError: it is a concept folder itself.
+            ConceptExistsError, ConceptFileError, UnknownHeadError: see `add_all`.
+        """
+        if not os.path.isdir(folder):
+            raise MissingFileError(
+                f"There is no folder {folder}.",
+                got="a file" if os.path.exists(folder) else "nothing at that path",
+                expected="a folder of concept folders",
+                fix="check the path, or save concepts there first",
+            )
+        if is_concept_folder(Path(folder)):
+            raise InputError(
+                f"{folder} is a concept itself.",
+                got="a folder with a concept.json",
+                expected="a folder of concept folders",
+                fix=f"load the folder that it lies in, or add it: concepts.add({str(folder)!r})",
+            )
+        collecting = gc.isenabled()
+        gc.disable()  # all that is made here stays; walking it again and again takes a fifth of the time
+        try:
+            inside = concept_folders(Path(folder).resolve())
+            return cls((Concept.load(one, device=device, lazy=True) for one in inside), device=device)
+        finally:
+            if collecting:
+                gc.enable()
+
+    def tell(self, whom: Callable[[Iterable[Concept]], None]) -> None:
+        """Tell somebody of the concepts that are here, and of those that will be added as they come."""
+        whom(self.values())
+        self._told = whom
+
+    def __getitem__(self, identifier: str) -> Concept:
+        if identifier not in self._concepts:
+            raise UnknownConceptError(
+                f"No concept {identifier!r} is in this library.",
+                got=identifier,
+                expected=f"one of {', '.join(self._concepts)}" if self._concepts else "the library is empty",
+                fix="add it first, or check the spelling",
+            )
+        return self._concepts[identifier]
+
+    def __contains__(self, identifier: object) -> bool:
+        return identifier in self._concepts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._concepts)
+
+    def __len__(self) -> int:
+        return len(self._concepts)
+
+    def __repr__(self) -> str:
+        return f"ConceptLibrary({', '.join(self._concepts) or 'empty'})"
+
+    @property
+    def paths(self) -> dict[str, Path | None]:
+        """Identifier → the folder it was last loaded from or saved to; None if it is only in memory."""
+        return {identifier: concept.folder for identifier, concept in self._concepts.items()}
+
+    def add(self, concept_or_path: Concept | str | PathLike[str]) -> Concept:
+        """Add a concept, or load one from its folder; the others are not touched.
+
+        Raises:
+            ConceptExistsError: its identifier or its spoken word is taken, in whatever case it is written.
+            NotFittedError: its head has learned nothing.
+            MissingFileError, ConceptFileError, UnknownHeadError: see `Concept.load`.
+        """
+        return self.add_all([concept_or_path])[0]
+
+    def add_all(self, concepts_or_paths: Iterable[Concept | str | PathLike[str]]) -> list[Concept]:
+        """Add many concepts, or concept folders: all of them or, when one is refused, none.
+
+        Raises:
+            ConceptExistsError, NotFittedError, MissingFileError, ConceptFileError: see `add`.
+        """
+        new: list[Concept] = []
+        taken: dict[str, Concept] = {}
+        groups: dict[Group, dict[str, Concept]] = {}
+        for one in concepts_or_paths:
+            concept = one if isinstance(one, Concept) else Concept.load(one, device=self.device)
+            self.check_free(concept.identifier, concept.spoken)
+            _check_new(concept, taken)
+            new.append(concept)
+            taken |= dict.fromkeys(_words(concept), concept)
+            groups.setdefault(_group(concept), {})[concept.identifier] = concept
+        gates = {}
+        for group, members in groups.items():
+            sibling = list(islice(self._groups.get(group, {}).values(), 1))
+            # fails here and now if they cannot be scored with each other and with those that are here
+            gates[group] = _gate_of([*sibling, *members.values()])
+        for group, members in groups.items():
+            if group in self._groups:
+                self._outdate(group)
+            else:
+                self._gates[group] = gates[group]
+            self._groups.setdefault(group, {}).update(members)
+        self._concepts |= {concept.identifier: concept for concept in new}
+        self._taken |= {word: concept.identifier for word, concept in taken.items()}
+        self._columns.clear()
+        if self._told:
+            self._told(new)
+        return new
+
+    def replace(self, concept: Concept) -> Concept:
+        """Put a concept in the place of the one that has its identifier, which is handed over.
+
+        Raises:
+            UnknownConceptError: there is none.
+            ConceptExistsError: its spoken word is that of another one.
+            NotFittedError: its head has learned nothing; the library is as it was.
+        """
+        old, identifier = self[concept.identifier], concept.identifier
+        self.check_free(concept.spoken, but=identifier)
+        before, after = _group(old), _group(concept)
+        siblings = [one for one in self._groups.get(after, {}).values() if one is not old]
+        _gate_of([*siblings[:1], concept])  # fails here and now if they cannot be scored with each other
+        if before == after:
+            self._groups[after] = _with_another_key(self._groups[after], identifier, identifier, concept)
+        else:
+            self._leave(before, identifier)
+            self._groups.setdefault(after, {})[identifier] = concept
+        self._concepts = _with_another_key(self._concepts, identifier, identifier, concept)
+        self._free_words(identifier, old)
+        self._taken |= dict.fromkeys(_words(concept), identifier)
+        self._outdate(after)
+        self._columns.clear()
+        return old
+
+    def remove(self, identifier: str, *, erase: bool = False) -> Concept:
+        """Take a concept out, and hand it over.
+
+        Args:
+            identifier: of the concept.
+            erase: also delete its folder with all that is in it, and check that it is gone. That is the one
+                it was last loaded from or saved to; copies elsewhere are not known here. If it was never
+                saved, or its folder is gone, it is removed and a warning logged that nothing was erased.
+
+        Raises:
+            UnknownConceptError: it is not here.
+            NotWritableError: the folder could not be erased; the concept is still in the library.
+        """
+        concept = self[identifier]
+        if erase:
+            _erase(concept)
+        del self._concepts[identifier]
+        self._free_words(identifier, concept)
+        self._leave(_group(concept), identifier)
+        self._columns.clear()
+        return concept
+
+    def rename(self, old: str, new: str) -> Concept:
+        """Call a concept by another word, whoever holds it; its head, embeddings and place in the order stay.
+
+        An embedding goes on making the model say the word that it learned, kept as `concept.spoken`; whoever
+        shows the text replaces that word (`myvlm.text.replace_word`). Learn again to be rid of it. On disk
+        nothing changes until the concept is saved.
+
+        Raises:
+            UnknownConceptError: there is no `old`.
+            ConceptExistsError: `new` is a word of another concept.
+            InputError: `new` cannot be an identifier.
+        """
+        concept = self[old]
+        check_identifier(new)
+        if old == new:
+            return concept
+        self.check_free(new, but=old)
+        group = _group(concept)
+        self._concepts = _with_another_key(self._concepts, old, new, concept)
+        self._groups[group] = _with_another_key(self._groups[group], old, new, concept)
+        self._free_words(old, concept)
+        concept.identifier = new
+        self._taken |= dict.fromkeys(_words(concept), new)
+        return concept
+
+    def check_free(self, *words: str, but: str | None = None) -> None:
+        """Raise ConceptExistsError if a concept other than `but` has one of the words, in whatever case."""
+        for word in words:
+            taken = self._taken.get(word.casefold())
+            if taken is not None and taken != but:
+                spoken = self[taken].spoken
+                raise ConceptExistsError(
+                    f"The word {word!r} is taken.",
+                    got=repr(taken) + (f", which was learned as {spoken!r}" if spoken != taken else ""),
+                    expected="a word that differs from those of the others in more than upper and lower case",
+                    fix="choose another identifier, or learn one of the two again with another word",
+                )
+
+    def _free_words(self, identifier: str, concept: Concept) -> None:
+        for word in folded(identifier, concept.spoken):
+            self._taken.pop(word, None)
+
+    def recognise(self, images: ImageSources) -> list[Detections]:
+        """For each picture one detection per concept, in the library's order, present or not.
+
+        Concepts whose heads share an encoder are scored by one pass of it and one matrix product. A detection
+        is made when it is asked for, so ask `recognise(...)[0].present` where there are thousands.
+
+        Raises:
+            ImageError, MissingFileError, InputError: a picture cannot be read.
+            ConceptFileError: an encoder's weights are not those that a head was learned with.
+        """
+        pictures = load_images(images)
+        identifiers = list(self._concepts)
+        parts = [(self._columns_of(group), self._gate(group).score(pictures)) for group in self._groups]
+        scores = merge(len(identifiers), parts, len(pictures))
+        return [Detections(identifiers, scores, picture) for picture in range(len(pictures))]
+
+    def _leave(self, group: Group, identifier: str) -> None:
+        del self._groups[group][identifier]
+        self._outdate(group)
+        if not self._groups[group]:
+            del self._groups[group]
+            self._gates.pop(group, None)
+            self._outdated.discard(group)
+
+    def _outdate(self, group: Group) -> None:
+        """Renew the group's gate when it is next needed: adding one by one costs nothing before that."""
+        if isinstance(self._gates.get(group), RenewableGate):
+            self._outdated.add(group)
+        else:
+            self._gates.pop(group, None)
+
+    def _gate(self, group: Group) -> Gate:
+        members = self._groups[group].values()
+        gate = self._gates.get(group)
+        if gate is None:
+            self._gates[group] = _gate_of(list(members))
+        elif group in self._outdated and isinstance(gate, RenewableGate):
+            self._gates[group] = gate.renewed([one.head for one in members])
+        self._outdated.discard(group)
+        return self._gates[group]
+
+    def _columns_of(self, group: Group) -> npt.NDArray[np.int64]:
+        """Where the members of a group stand among all concepts."""
+        if not self._columns:
+            place = {identifier: index for index, identifier in enumerate(self._concepts)}
+            self._columns = {
+                one: np.array([place[identifier] for identifier in members])
+                for one, members in self._groups.items()
+            }
+        return self._columns[group]
+
+
+def known_concepts(given: ConceptLibrary | str | PathLike[str] | None, *, device: str) -> ConceptLibrary:
+    """What a model knows to begin with: the library itself, that of a folder, or an empty one.
+
+    Raises:
+        MissingFileError, ConceptFileError: see `ConceptLibrary.load`.
+        InputError: it is neither.
+    """
+    if isinstance(given, ConceptLibrary):
+        return given
+    if given is not None and not isinstance(given, str | PathLike):
+        raise InputError(
+            "That is no library of concepts.",
+            got=type(given).__name__,
+            expected="a ConceptLibrary, or a folder of concept folders",
+            fix="for some concepts or their folders pass ConceptLibrary([...])",
+        )
+    return ConceptLibrary.load(given, device=device) if given else ConceptLibrary(device=device)
+
+
+def _with_another_key(
+    concepts: Mapping[str, Concept], old: str, new: str, concept: Concept
+) -> dict[str, Concept]:
+    """The same order, with another key and value in one place."""
+    return {(new if key == old else key): (concept if key == old else one) for key, one in concepts.items()}
+
+
+def _words(concept: Concept) -> set[str]:
+    return folded(concept.identifier, concept.spoken)
+
+
+def _check_new(concept: Concept, taken: Mapping[str, Concept]) -> None:
+    for word in (concept.identifier, concept.spoken):
+        twin = taken.get(word.casefold())
+        if twin is not None:
+            raise ConceptExistsError(
+                f"Two of the concepts have the word {word!r}.",
+                got=" and ".join(str(one.folder or one.identifier) for one in (twin, concept)),
+                expected="words of its own for each concept: what it is called, and what it was learned with",
+                fix="learn one of the two again with another word, or leave it out",
+            )
+
+
+def _erase(concept: Concept) -> None:
+    if concept.folder is None or not erase_folder(concept.folder, concept.spoken):
+        why = f"nothing is at {concept.folder}" if concept.folder else "no folder of it is known"
+        _log.warning("nothing on disk was erased of %r: %s", concept.identifier, why)
+    concept.folder = None
+
+
+def _group(concept: Concept) -> Group:
+    return type(concept.head), concept.head.shares
+
+
+def _gate_of(members: list[Concept]) -> Gate:
+    heads = [one.head for one in members]
+    return type(heads[0]).gate(heads)

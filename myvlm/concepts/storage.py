@@ -1,0 +1,306 @@
+"""The concept folder on disk: what `concept.json` says, and tensor files with their digests.
+
+Plain data only: JSON and safetensors, never pickle, never a class name. Imports `errors`, `folders`,
+`images` and the head's meta.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from myvlm.concepts.atomic import folders_in, leftovers, replacing, settled
+from myvlm.errors import ConceptFileError, MissingFileError, NotWritableError
+from myvlm.heads.base import HeadMeta
+from myvlm.images import natural_key
+
+FORMAT_VERSION = 1
+RECORD = "concept.json"
+HEAD_FILE = "head.safetensors"
+CARD = "README.md"
+EMBEDDINGS = "embeddings"
+PHOTOS = "photos"
+
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class HeadRecord(BaseModel):
+    """The head: its numbers, and the digest of its tensor file."""
+
+    model_config = _STRICT
+
+    meta: HeadMeta
+    sha256: str
+
+
+class EmbeddingRecord(BaseModel):
+    """One backbone's embedding: rows × dim, how it was learned, and the digest of its tensor file."""
+
+    model_config = _STRICT
+
+    rows: int
+    dim: int
+    norm: str
+    prompt: str
+    fingerprint: str
+    settings: dict[str, JsonValue]
+    figures: dict[str, JsonValue]
+    sha256: str
+
+
+class ConceptRecord(BaseModel):
+    """All of `concept.json`. A change of these fields is a new `format_version`."""
+
+    model_config = _STRICT
+
+    format_version: Literal[1] = 1
+    identifier: str
+    spoken: str
+    category: str
+    kind: str
+    head: HeadRecord
+    embeddings: dict[str, EmbeddingRecord]
+    recipe: dict[str, JsonValue]
+
+
+def embedding_file(backbone: str) -> str:
+    """The file of a backbone's embedding, inside the folder; different names never share one.
+
+    >>> embedding_file("llava-hf/llava-1.5-7b-hf")
+    'embeddings/llava-hf--llava-1.5-7b-hf.safetensors'
+    """
+    readable = backbone.replace("/", "--")
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", readable).lstrip(".")[:100]
+    if safe != readable or "--" in backbone:
+        safe += "-" + hashlib.sha256(backbone.encode()).hexdigest()[:8]
+    return f"{EMBEDDINGS}/{safe}.safetensors"
+
+
+def pack(tensors: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, str]:
+    """Tensors → the bytes of a safetensors file and their digest."""
+    data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def is_concept_folder(path: Path) -> bool:
+    """Whether a folder calls itself a concept, of whatever version."""
+    try:
+        return settled(path.resolve()) and "format_version" in _parse(path / RECORD)
+    except (OSError, ConceptFileError):
+        return False
+
+
+def concept_folders(folder: str | PathLike[str]) -> list[Path]:
+    """The concept folders that lie in a folder, whole or not, in natural order; hidden ones are passed over.
+
+    There are none in a folder that is not there.
+    """
+    if not os.path.isdir(folder):
+        return []
+    inside = [os.path.join(folder, name) for name in sorted(folders_in(Path(folder)), key=natural_key)]
+    return [Path(one) for one in inside if os.path.exists(os.path.join(one, RECORD))]
+
+
+def read_record(path: Path) -> ConceptRecord:
+    """Read and check `concept.json`.
+
+    Raises:
+        MissingFileError: nothing is at that path.
+        ConceptFileError: what is there is no concept folder, is newer than this release, or was altered.
+    """
+    try:
+        # the whole file in one step, which is what a library of thousands takes its time for
+        with open(os.path.join(path, RECORD), "rb") as opened:  # pathlib would take half of the time
+            return ConceptRecord.model_validate_json(opened.read())
+    except (ValidationError, OSError):
+        return _explain(path)  # whatever it was: said so that a user can mend it
+
+
+def _explain(path: Path) -> ConceptRecord:
+    """Read `concept.json` step by step, and say at which one it fails. Raises as `read_record` does."""
+    if not settled(path.resolve()):
+        raise MissingFileError(
+            f"There is no concept folder {path}.",
+            got="nothing at that path",
+            expected=f"a folder with {RECORD}",
+            fix="check the path, or save the concept there first",
+        )
+    if not (path / RECORD).is_file():
+        raise ConceptFileError(
+            f"{path} is no concept folder.",
+            got=", ".join(sorted(one.name for one in path.iterdir())[:5]) if path.is_dir() else "a file",
+            expected=f"a folder with {RECORD}",
+            fix="pass the folder that concept.save wrote",
+        )
+    parsed = _parse(path / RECORD)
+    version = parsed.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ConceptFileError(
+            f"{path} was written by a newer release of myvlm.",
+            got=f"format_version {version}",
+            expected=f"format_version {FORMAT_VERSION} or older",
+            fix="pip install --upgrade myvlm",
+        )
+    try:
+        return ConceptRecord.model_validate(parsed)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3])
+        raise ConceptFileError(
+            f"{path / RECORD} is not as it was written.",
+            got=wrong,
+            expected=f"the fields of format_version {FORMAT_VERSION}, and no others",
+            fix=_RESTORE,
+        ) from error
+
+
+def read_tensors(folder: Path, name: str, sha256: str) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of one file of the folder. Raises ConceptFileError if it is missing, cut or altered."""
+    file = os.path.join(folder, name)
+    try:
+        with open(file, "rb") as opened:
+            data = opened.read()
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != sha256:
+            raise ConceptFileError(
+                f"{file} was cut or altered.",
+                got=f"{len(data):,} bytes, sha256 {digest[:12]}…",
+                expected=f"sha256 {sha256[:12]}… as {RECORD} says",
+                fix=_RESTORE,
+            )
+        tensors: dict[str, npt.NDArray[Any]] = load(data)
+        return tensors
+    except FileNotFoundError as error:
+        raise ConceptFileError(
+            f"{file} is missing.", got="no such file", expected=name, fix=_RESTORE
+        ) from error
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        if isinstance(error, ConceptFileError):
+            raise
+        raise ConceptFileError(
+            f"{file} cannot be read.",
+            got=f"{type(error).__name__}: {error}",
+            expected="a safetensors file",
+            fix=_RESTORE,
+        ) from error
+
+
+def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) -> None:
+    """Write the whole folder beside `path`, then rename it into place; on any failure nothing is left behind.
+
+    A folder of this concept that is there already is replaced, but what the user keeps in it (notes, photos)
+    stays, unless `files` brings new photos. Any other folder that is not empty is refused.
+
+    Raises:
+        NotWritableError: the place cannot be written, or holds something else, such as another concept.
+    """
+    text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    target = path.resolve()
+    try:
+        with replacing(target) as fresh:
+            _check_same(target, record)
+            _keep_what_is_the_users(target, fresh, any(name.startswith(f"{PHOTOS}/") for name in files))
+            for name, data in {**files, RECORD: text.encode()}.items():
+                (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+                (fresh / name).write_bytes(data)
+    except NotWritableError:
+        raise
+    except OSError as error:
+        raise NotWritableError(
+            f"The concept cannot be written to {path}.",
+            got=f"{type(error).__name__}: {error.strerror or error}",
+            expected="a new folder, an empty one or a concept folder, in a place you may write to",
+            fix="save to another folder",
+        ) from error
+
+
+def erase_folder(path: Path, spoken: str) -> bool:
+    """Delete a concept folder with all that is in it, and check that it is gone; whether there was any.
+
+    What writers that were cut off left beside it goes too.
+
+    Raises:
+        NotWritableError: it is not the folder of that concept (any more), or something of it remains.
+    """
+    target = path.resolve()
+    if settled(target) and (not is_concept_folder(target) or _parse(target / RECORD).get("spoken") != spoken):
+        raise NotWritableError(
+            f"{path} is not erased: it does not hold this concept any more.",
+            got="another concept, or none",
+            expected=f"the folder of {spoken!r}",
+            fix="look at it, and delete it by hand",
+        )
+    doomed = [one for one in (target, *leftovers(target)) if one.exists()]
+    for one in doomed:
+        shutil.rmtree(one, ignore_errors=True)
+    path.unlink(missing_ok=True) if path.is_symlink() else None
+    for one in doomed:
+        if one.exists():
+            raise NotWritableError(
+                f"{one} could not be erased whole.",
+                got=", ".join(sorted(inside.name for inside in one.rglob("*"))[:5]) or "an empty folder",
+                expected="nothing",
+                fix="delete it by hand; the concept is still in the library",
+            )
+    return bool(doomed)
+
+
+def _parse(file: Path) -> dict[str, Any]:
+    try:
+        parsed = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ConceptFileError(
+            f"{file} is not JSON.", got=str(error), expected="the JSON that concept.save wrote", fix=_RESTORE
+        ) from error
+    if not isinstance(parsed, dict):
+        raise ConceptFileError(
+            f"{file} holds no record.", got=type(parsed).__name__, expected="an object", fix=_RESTORE
+        )
+    return parsed
+
+
+def _check_same(target: Path, record: ConceptRecord) -> None:
+    """Raise NotWritableError for the folder of another concept: its photos would become this one's."""
+    there = _parse(target / RECORD) if is_concept_folder(target) else {}
+    words = (there.get("identifier"), there.get("spoken"))
+    if there and not {record.identifier, record.spoken} & set(words):
+        raise NotWritableError(
+            f"{target} is not overwritten: it holds another concept.",
+            got=repr(words[0]),
+            expected=repr(record.identifier),
+            fix="save to another folder, or delete that one first",
+        )
+
+
+def _keep_what_is_the_users(target: Path, fresh: Path, new_photos: bool) -> None:
+    if not settled(target):
+        return
+    if not target.is_dir() or (any(target.iterdir()) and not is_concept_folder(target)):
+        raise NotWritableError(
+            f"{target} is not overwritten: it is no concept folder.",
+            got=", ".join(sorted(one.name for one in target.iterdir())[:5]) if target.is_dir() else "a file",
+            expected="a new folder, an empty one or a concept folder",
+            fix="save to another folder",
+        )
+    ours = {RECORD, HEAD_FILE, CARD, EMBEDDINGS} | ({PHOTOS} if new_photos else set())
+    for one in target.iterdir():
+        if one.name not in ours:
+            if one.is_dir() and not one.is_symlink():
+                shutil.copytree(one, fresh / one.name, symlinks=True)
+            else:
+                shutil.copy2(one, fresh / one.name, follow_symlinks=False)
+
+
+_RESTORE = "use an unaltered copy of the concept folder, or learn the concept again"

@@ -1,0 +1,271 @@
+"""The three layouts of data on disk, each turned into drafts of subjects: plain values and where each stands.
+
+A draft is checked by `myvlm.evaluation.data.dataset`, and by it alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from myvlm.errors import MissingFileError
+from myvlm.evaluation.data.problems import Problems
+from myvlm.images import PHOTO_SUFFIXES, natural_key
+from myvlm.text import replace_words
+
+Location: TypeAlias = tuple[int | str, ...]
+"""Keys and numbers that lead to a value of a draft, as pydantic gives them: ("photos", 2, "captions", 0)."""
+
+PLACEHOLDERS = ("<sks>", "S*")
+"""What published captions and questions write where the identifier belongs; `sks` itself is an identifier."""
+DEFAULT_IDENTIFIER = "sks"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A subject as it was found: `values` for `Subject`, and `where` each stands, as a file and a key."""
+
+    values: dict[str, Any]
+    where: Callable[[Location], str]
+
+
+def read_layout(source: Path, problems: Problems) -> list[Draft]:
+    """The drafts of a folder or a manifest; what cannot be read at all goes to `problems`.
+
+    Raises:
+        MissingFileError: there is nothing of that name.
+    """
+    if source.is_file():
+        return manifest(source, problems)
+    if not source.is_dir():
+        raise MissingFileError(
+            f"There is no data set {source}.",
+            got=f"nothing at that path, from {Path.cwd()}",
+            expected="a folder with a folder a subject, or a manifest such as data.json",
+            fix="check the path",
+        )
+    if (source / "train").is_dir() and (source / "test").is_dir():
+        return yollava_layout(source, problems)
+    return paper_layout(source, problems)
+
+
+# ---------------------------------------------------------------- one file
+
+
+def manifest(file: Path, problems: Problems) -> list[Draft]:
+    """`{"subjects": [{"identifier": …, "photos": [{"file": …, "captions": […]}]}]}`; paths from there."""
+    parsed = _read_json(file, file.name, problems)
+    entries = parsed.get("subjects") if isinstance(parsed, dict) else None
+    if parsed is not None and (not isinstance(entries, list) or not entries):
+        problems.add(f"{file.name}: subjects", "is not a list of one subject or more")
+    return [
+        Draft(_beside(file.parent, entry), _in_manifest(file.name, number))
+        for number, entry in enumerate(entries if isinstance(entries, list) else ())
+    ]
+
+
+def _in_manifest(name: str, number: int) -> Callable[[Location], str]:
+    return lambda location: f"{name}: subjects[{number}]{_dotted(location, first='.')}"
+
+
+def _beside(folder: Path, entry: Any) -> Any:
+    """The entry with its paths joined to the folder; whatever has another shape is left for the check."""
+    if not isinstance(entry, dict):
+        return entry
+    joined = dict(entry)
+    if isinstance(entry.get("photos"), list):
+        joined["photos"] = [
+            {**photo, "file": folder / photo["file"]}
+            if isinstance(photo, dict) and isinstance(photo.get("file"), str)
+            else photo
+            for photo in entry["photos"]
+        ]
+    if isinstance(entry.get("negatives"), list):
+        joined["negatives"] = [folder / n if isinstance(n, str) else n for n in entry["negatives"]]
+    return joined
+
+
+# ---------------------------------------------------------------- a folder a subject
+
+
+def paper_layout(source: Path, problems: Problems) -> list[Draft]:
+    """`<subject>/*.jpg`, `captions.json`, and optionally `questions.json`, `subject.json`, `negatives/`."""
+    folders = [folder for folder in sorted(source.iterdir(), key=natural_key) if _holds_subject(folder)]
+    if not folders:
+        problems.add(str(source), "holds no folder with photos and captions.json")
+    return [_paper_subject(folder, problems) for folder in folders]
+
+
+def _holds_subject(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / "captions.json").exists() or bool(_pictures(folder)))
+
+
+def _paper_subject(folder: Path, problems: Problems) -> Draft:
+    about = _by_key(folder, "subject.json", problems)
+    identifier = about.get("identifier", DEFAULT_IDENTIFIER)
+    files = _pictures(folder)
+    captions = _by_photo(folder, "captions.json", files, problems)
+    questions = _by_photo(folder, "questions.json", files, problems)
+    photos = [
+        {
+            "file": file,
+            "captions": _named(_listed(captions.get(file.name, [])), identifier),
+            "questions": _named(questions.get(file.name, []), identifier),
+        }
+        for file in files
+    ]
+    values = {"identifier": identifier, "category": folder.name.replace("_", " "), "name": folder.name}
+    negatives = _pictures(folder / "negatives")
+    return Draft({**values, "negatives": negatives, **about, "photos": photos}, _in_folder(folder, files))
+
+
+def _in_folder(folder: Path, files: list[Path]) -> Callable[[Location], str]:
+    def where(location: Location) -> str:
+        match location:
+            case ("photos", int(number), "captions" | "questions" as kind, *rest):
+                return f"{folder.name}/{kind}.json: {files[number].name}{_dotted(tuple(rest))}"
+            case ("photos", int(number), *_):
+                return f"{folder.name}/{files[number].name}"
+            case ("photos", *_):
+                return f"{folder.name}: photos"
+        return f"{folder.name}/subject.json: {_dotted(location)}"
+
+    return where
+
+
+# ---------------------------------------------------------------- Yo'LLaVA
+
+
+def yollava_layout(source: Path, problems: Problems) -> list[Draft]:
+    """`train/<subject>/` and `test/<subject>/`; questions with options in `yollava-visual-qa.json`.
+
+    There are no captions, and no categories but in a `subjects.json` of yours: subject → identifier,
+    category, kind. Where it says nothing a subject is called by the name of its folder.
+    """
+    about = _by_key(source, "subjects.json", problems)
+    questions = _yollava_questions(source, problems)
+    names = sorted({f.name for part in ("train", "test") for f in (source / part).iterdir() if f.is_dir()})
+    drafts = []
+    for name in names:
+        own = about.get(name, {})
+        if not isinstance(own, dict):
+            problems.add(f"subjects.json: {name}", "is not an object")
+            own = {}
+        identifier = own.get("identifier", name)
+        files = [(part, file) for part in ("train", "test") for file in _pictures(source / part / name)]
+        asked = [_named(questions.get((part, name, file.name), []), identifier) for part, file in files]
+        photos = [
+            {"file": file, "part": part, "questions": own_questions}
+            for (part, file), own_questions in zip(files, asked, strict=True)
+        ]
+        values = {"identifier": identifier, "category": name.replace("_", " "), "name": name}
+        drafts.append(Draft({**values, **own, "photos": photos}, _in_yollava(name, [f for _, f in files])))
+    return drafts
+
+
+def _in_yollava(name: str, files: list[Path]) -> Callable[[Location], str]:
+    def where(location: Location) -> str:
+        match location:
+            case ("photos", int(number), "questions", *rest):
+                return f"yollava-visual-qa.json: {name}/{files[number].name}{_dotted(tuple(rest))}"
+            case ("photos", int(number), *_):
+                return str(files[number])
+            case ("photos", *_):
+                return f"train/{name} and test/{name}: photos"
+        return f"subjects.json: {name}{_dotted(location, first='.')}"
+
+    return where
+
+
+def _yollava_questions(source: Path, problems: Problems) -> dict[tuple[str, str, str], list[Any]]:
+    """(part, subject, file name) → its questions. The published file has the subjects as an outer level."""
+    name = "yollava-visual-qa.json"
+    found: dict[tuple[str, str, str], list[Any]] = {}
+    for key, entry in _by_key(source, name, problems).items():
+        inner = {key: entry} if isinstance(entry, dict) and "question" in entry else entry
+        for path, asked in inner.items() if isinstance(inner, dict) else ():
+            place = Path(path).parts[-3:]
+            if len(place) < 3 or not (source / Path(*place)).is_file():
+                problems.add(f"{name}: {path}", "there is no such photo")
+            else:
+                found.setdefault((place[0], place[1], place[2]), []).append(_with_options(asked))
+        if not isinstance(inner, dict):
+            problems.add(f"{name}: {key}", "is not an object of photos")
+    return found
+
+
+def _with_options(asked: Any) -> Any:
+    """`{"question", "options": {"A": …}, "correct_answer": "A"}` as a question with options."""
+    if not isinstance(asked, dict) or not isinstance(asked.get("options"), dict):
+        return asked
+    options = asked["options"]
+    answer = options.get(asked.get("correct_answer"), asked.get("correct_answer"))
+    return {"question": asked.get("question"), "answer": answer, "options": list(options.values())}
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    files = [f for f in folder.iterdir() if f.suffix.lower() in PHOTO_SUFFIXES and not f.name.startswith(".")]
+    return sorted(files, key=natural_key)
+
+
+def _by_photo(folder: Path, name: str, files: list[Path], problems: Problems) -> Mapping[str, Any]:
+    """A JSON object with an entry a photo; entries of photos that are not there are problems."""
+    entries = _by_key(folder, name, problems)
+    known = {file.name for file in files}
+    for key in entries:
+        if key not in known:
+            problems.add(f"{folder.name}/{name}: {key}", "there is no such photo")
+    return entries
+
+
+def _by_key(folder: Path, name: str, problems: Problems) -> dict[str, Any]:
+    file = folder / name
+    if not file.exists():
+        return {}
+    shown = f"{folder.name}/{name}" if folder != problems.source else name
+    parsed = _read_json(file, shown, problems)
+    if parsed is not None and not isinstance(parsed, dict):
+        problems.add(shown, f"is a {type(parsed).__name__}, not an object")
+    return parsed if isinstance(parsed, dict) else {}
+
+
+def _read_json(file: Path, shown: str, problems: Problems) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.add(shown, f"is not JSON in UTF-8: {error}")
+        return None
+
+
+def _listed(entry: Any) -> Any:
+    return [entry] if isinstance(entry, str) else entry
+
+
+def _named(value: Any, identifier: Any) -> Any:
+    """The value with the identifier where texts have a placeholder for it, however deep."""
+    if isinstance(value, str) and isinstance(identifier, str):
+        return replace_words(value, dict.fromkeys(PLACEHOLDERS, identifier))
+    if isinstance(value, list):
+        return [_named(one, identifier) for one in value]
+    if isinstance(value, dict):
+        return {key: _named(one, identifier) for key, one in value.items()}
+    return value
+
+
+def _dotted(location: Location, *, first: str = "") -> str:
+    """
+    >>> _dotted(("photos", 2, "captions", 0))
+    'photos[2].captions[0]'
+    """
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else f"{first}{part}"
+    return text

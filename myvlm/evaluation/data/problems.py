@@ -1,0 +1,44 @@
+"""Everything that is wrong with a data set, gathered and told at once. Imports only the errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from myvlm.errors import InputError
+
+
+@dataclass
+class Problems:
+    """What was found wrong while a data set was read.
+
+    Args:
+        source: the file or folder that is read; it is named in the error.
+
+    >>> problems = Problems(Path("MyVLM"))
+    >>> problems.add("mug/captions.json: 2.jpg", "no such photo")
+    >>> problems.raise_if_any()
+    Traceback (most recent call last):
+    myvlm.errors.InputError: MyVLM cannot be evaluated on: 1 problem.
+      got:      mug/captions.json: 2.jpg: no such photo
+      expected: one of the three layouts that myvlm.evaluation.data.dataset describes
+      fix:      mend each line above; nothing was run
+    """
+
+    source: Path
+    found: list[str] = field(default_factory=list)
+
+    def add(self, where: str, what: str) -> None:
+        """Note one problem: `where` is a file and a key in it."""
+        self.found.append(f"{where}: {what}")
+
+    def raise_if_any(self) -> None:
+        """Raise one InputError that lists all of them, in the order they were found."""
+        if self.found:
+            count = len(self.found)
+            raise InputError(
+                f"{self.source} cannot be evaluated on: {count} problem{'s' if count > 1 else ''}.",
+                got="\n            ".join(self.found),
+                expected="one of the three layouts that myvlm.evaluation.data.dataset describes",
+                fix="mend each line above; nothing was run",
+            )

@@ -1,0 +1,120 @@
+"""A data set of tinyworld on disk: subjects that no model of it has seen, as a user would hand them over.
+
+Imports tinyworld, and the layout of a manifest only by its form.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from myvlm.tinyworld.draw import draw_scene
+from myvlm.tinyworld.fewshot import FewShot, few_shot
+from myvlm.tinyworld.language import caption
+from myvlm.tinyworld.scenes import PEOPLE, Scene, Thing
+
+TINYWORLD = "tinyworld"
+"""The name under which `myvlm evaluate` takes this data set instead of a folder."""
+
+REFERENCES = 5
+
+
+def lay_out(
+    folder: Path, *, subjects: int = 6, seed: int = 0, photos: int = 8, tests: int = 12, crowded: bool = False
+) -> Path:
+    """Write pictures and `data.json`, and hand out the path of the latter.
+
+    Args:
+        folder: made if need be; what is there already is written anew.
+        subjects: objects and people in turn of their categories.
+        seed: another seed is other subjects.
+        photos: of each subject to draw training photos from. They are confounded on purpose: one companion
+            and one weather in all of them.
+        tests: unseen pictures of each subject; and as many without it, half of them with a look-alike.
+        crowded: whether there are as many again with it and another of its category, `crowd-0.png` and so on.
+
+    >>> import tempfile
+    >>> from myvlm.evaluation.data.dataset import read_dataset
+    >>> file = lay_out(Path(tempfile.mkdtemp()), subjects=1, photos=2, tests=2)
+    >>> [mug] = read_dataset(file).subjects
+    >>> mug.category, len(mug.photos), len(mug.negatives), mug.photos[-1].part
+    ('mug', 4, 2, 'test')
+    """
+    kits = users(subjects=subjects, seed=seed, photos=photos, tests=tests)
+    entries = [_entry(folder, kit, tests, crowded) for kit in kits]
+    file = folder / "data.json"
+    file.write_text(json.dumps({"subjects": entries}, indent=1) + "\n", encoding="utf-8")
+    return file
+
+
+def users(*, subjects: int = 6, seed: int = 0, photos: int = 8, tests: int = 12) -> list[FewShot]:
+    """Whose pictures `lay_out` writes."""
+    return [few_shot(number, seed=seed, photos=photos, tests=tests) for number in range(subjects)]
+
+
+def _entry(folder: Path, kit: FewShot, tests: int, crowded: bool) -> dict[str, Any]:
+    own = folder / kit.identifier
+    own.mkdir(parents=True, exist_ok=True)
+    files = [_draw(own, f"train-{number}", scene) for number, scene in enumerate(kit.train)]
+    train = [
+        {"file": file, "part": "train", "captions": captions, "questions": questions}
+        for file, captions, questions in zip(files, kit.captions(), kit.questions(), strict=True)
+    ]
+    unseen = {"test": kit.present, "crowd": kit.crowd if crowded else ()}
+    test = [
+        _test_photo(own, f"{name}-{number}", scene, kit)
+        for name, scenes in unseen.items()
+        for number, scene in enumerate(scenes)
+    ]
+    without = [*kit.look_alike[: tests // 2], *kit.other[: tests - tests // 2]]
+    return {
+        "identifier": kit.identifier,
+        "category": kit.category,
+        # people of the world have no faces to tell them by: their heads are those of objects
+        "kind": "object",
+        "name": f"{kit.identifier}{' (person)' if kit.category in PEOPLE else ''}",
+        "photos": [*train, *test],
+        "negatives": [_draw(own, f"without-{n}", scene) for n, scene in enumerate(without)],
+    }
+
+
+def _test_photo(own: Path, name: str, scene: Scene, kit: FewShot) -> dict[str, Any]:
+    thing = scene.find(kit.look)
+    assert thing is not None, "a scene of `present` shows the subject"
+    random = Random(f"references {kit.identifier} {name.removeprefix('test-')}")
+    return {
+        "file": _draw(own, name, scene),
+        "part": "test",
+        "captions": [caption(scene, random, {kit.look: kit.identifier}) for _ in range(REFERENCES)],
+        "questions": _unlike_questions(kit, scene),
+        "box": list(thing.box),
+    }
+
+
+def _unlike_questions(kit: FewShot, scene: Scene) -> list[list[str]]:
+    """Questions in forms that no concept is taught with, in words that the world's models know.
+
+    One is asked only where another thing in the picture would give another answer: elsewhere a model that
+    does not know the subject answers right as well.
+    """
+    thing = scene.find(kit.look)
+    assert thing is not None, "a scene of `present` shows the subject"
+    asked: dict[str, Callable[[Thing], str]] = {
+        "what is the colour of {} ?": lambda one: one.look.colour,
+        "what pattern has {} ?": lambda one: one.look.pattern,
+        "what is the size of {} ?": lambda one: one.size,
+    }
+    return [
+        [form.format(kit.identifier), answer(thing)]
+        for form, answer in asked.items()
+        if any(answer(other) != answer(thing) for other in scene.things)
+    ]
+
+
+def _draw(own: Path, name: str, scene: Scene) -> str:
+    file = own / f"{name}.png"
+    draw_scene(scene).save(file)
+    return f"{own.name}/{file.name}"

@@ -1,0 +1,260 @@
+"""The library itself and what it is compared with: the plain model, and words put into captions or prompts.
+
+A baseline speaks where the concept's own head sees it, and elsewhere all methods are the plain model: what is
+compared then is speaking. As `…_alone` it has no head, as with whoever does not have this library, and speaks
+of every picture. Imports `teaching` and `methods`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from myvlm.api import MyVLM
+from myvlm.evaluation.data.dataset import Photo, Subject
+from myvlm.evaluation.methods.personalized import Personal, Speaker, alone
+from myvlm.evaluation.methods.registry import Setting, register_method
+from myvlm.evaluation.methods.rewriting import Rewriter
+from myvlm.images import ImageSource, load_images
+from myvlm.learning.captions import ALSO_CALLED
+from myvlm.learning.dataset import mentions, name_in_caption, noun_phrases
+from myvlm.text import contains_word, replace_word
+
+KEYWORDS = 3
+"""Keywords a concept, as in the paper."""
+
+
+@register_method("myvlm")
+class Learned:
+    """The library: a concept, learned and named."""
+
+    name = "myvlm"
+
+    def __init__(self, setting: Setting) -> None:
+        self.teaching = setting.teaching
+
+    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Personal:
+        return Personal(alone(vlm, self.teaching.concept(vlm, subject, photos, seed=seed)))
+
+
+@register_method("plain")
+class Plain:
+    """The frozen model, which knows no concept; questions go to it as they are."""
+
+    name = "plain"
+
+    def __init__(self, setting: Setting) -> None:
+        pass
+
+    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Personal:
+        return Personal(alone(vlm))
+
+
+class Gated:
+    """Speaks as one speaker where the concept is seen, and as the plain model elsewhere.
+
+    Args:
+        vlm: a model whose library holds the one concept, without an embedding.
+        seen: speaks of pictures in which it is seen.
+    """
+
+    def __init__(self, vlm: MyVLM, seen: Speaker) -> None:
+        self.vlm, self.seen, self.unseen = vlm, seen, Personal(alone(vlm))
+
+    def caption(self, images: Sequence[ImageSource]) -> list[str]:
+        return self._by_sight(images, lambda speaker, some: speaker.caption(some))
+
+    def ask(self, images: Sequence[ImageSource], question: str) -> list[str]:
+        return self._by_sight(images, lambda speaker, some: speaker.ask(some, question))
+
+    def _by_sight(
+        self, images: Sequence[ImageSource], say: Callable[[Speaker, Sequence[ImageSource]], list[str]]
+    ) -> list[str]:
+        photos = load_images(list(images))
+        found = [bool(detections.present) for detections in self.vlm.concepts.recognise(photos)]
+        said = {}
+        for present, speaker in ((True, self.seen), (False, self.unseen)):
+            some = [photo for photo, here in zip(photos, found, strict=True) if here == present]
+            said[present] = iter(say(speaker, some) if some else [])
+        return [next(said[present]) for present in found]
+
+
+class InWords:
+    """What the methods have in common that put words into captions or prompts of the frozen model."""
+
+    name: str
+    headed = True
+    """Whether the concept's head says where they speak."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+
+    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Speaker:
+        speaker = self.speaker(alone(vlm), subject, photos)
+        if not self.headed:
+            return speaker
+        return Gated(alone(vlm, self.setting.teaching.bare_concept(vlm, subject, photos)), speaker)
+
+    def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Speaker:
+        """What speaks of every picture as if the subject were in it; of a model without concepts."""
+        raise NotImplementedError
+
+
+@register_method("keyword")
+class Keyword(InWords):
+    """Keyword replacement, the paper's first baseline: a keyword in the plain caption becomes the name.
+
+    Three keywords a concept: those of the setting for its category, or the category and other words for it. A
+    question is asked about the first keyword, and what the answer calls so is called by the name.
+    """
+
+    name = "keyword"
+
+    def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Speaker:
+        return ByKeyword(vlm, subject.identifier, keywords_of(subject.category, self.setting))
+
+
+@dataclass(frozen=True)
+class ByKeyword:
+    """Says what the plain model says, with a keyword replaced by the identifier."""
+
+    vlm: MyVLM
+    identifier: str
+    keywords: Sequence[str]
+
+    def caption(self, images: Sequence[ImageSource]) -> list[str]:
+        return [self._named(text) for text in plain_captions(self.vlm, images)]
+
+    def ask(self, images: Sequence[ImageSource], question: str) -> list[str]:
+        asked = replace_word(question, self.identifier, f"the {self.keywords[0]}")
+        return [self._named(text) for text in plain_answers(self.vlm, images, asked)]
+
+    def _named(self, text: str) -> str:
+        return replace_keyword(text, self.keywords, self.identifier)
+
+
+@register_method("llm")
+class Rewritten(Keyword):
+    """LLM-guided rewriting, the paper's second baseline: a chat model puts the name into the plain caption.
+
+    It sees the caption, the category and the name, and no picture. Questions are asked and answered as
+    `keyword` has them, without its help.
+    """
+
+    name = "llm"
+
+    def __init__(self, setting: Setting) -> None:
+        super().__init__(setting)
+        self.rewriter = setting.rewriter
+
+    def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Speaker:
+        keywords = keywords_of(subject.category, self.setting)
+        return ByChatModel(vlm, subject.identifier, keywords, subject.category, self.rewriter)
+
+
+@dataclass(frozen=True)
+class ByChatModel(ByKeyword):
+    """Says what a chat model makes of the plain model's captions."""
+
+    category: str
+    rewriter: Rewriter
+
+    def caption(self, images: Sequence[ImageSource]) -> list[str]:
+        return self.rewriter.rewrite(plain_captions(self.vlm, images), self.identifier, self.category)
+
+
+@register_method("text_prompt")
+class TextPrompt(InWords):
+    """The concept described in words before the instruction: "sks is the red mug. Describe the image."."""
+
+    name = "text_prompt"
+
+    def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Speaker:
+        described = self.setting.descriptions.get(subject.name) or describe(vlm, subject, photos)
+        return Told(vlm, f"{subject.identifier} is {described}.")
+
+
+@dataclass(frozen=True)
+class Told:
+    """The plain model, told something before every instruction."""
+
+    vlm: MyVLM
+    told: str
+
+    def caption(self, images: Sequence[ImageSource]) -> list[str]:
+        return plain_captions(self.vlm, images, f"{self.told} {self.vlm.backbone.caption_prompt}".strip())
+
+    def ask(self, images: Sequence[ImageSource], question: str) -> list[str]:
+        return plain_answers(self.vlm, images, f"{self.told} {question}")
+
+
+@register_method("keyword_alone")
+class KeywordAlone(Keyword):
+    """Keyword replacement in every picture: whatever is called by a keyword is taken for the subject."""
+
+    name, headed = "keyword_alone", False
+
+
+@register_method("llm_alone")
+class RewrittenAlone(Rewritten):
+    """LLM-guided rewriting of every caption."""
+
+    name, headed = "llm_alone", False
+
+
+@register_method("text_prompt_alone")
+class TextPromptAlone(TextPrompt):
+    """The description before every instruction: the model itself has to see whether the subject is there."""
+
+    name, headed = "text_prompt_alone", False
+
+
+def plain_captions(vlm: MyVLM, images: Sequence[ImageSource], prompt: str | None = None) -> list[str]:
+    """What the frozen model says of pictures."""
+    with vlm.generic():
+        return [reply.text for reply in vlm.caption(list(images), prompt=prompt)]
+
+
+def plain_answers(vlm: MyVLM, images: Sequence[ImageSource], question: str) -> list[str]:
+    """What the frozen model answers about pictures."""
+    with vlm.generic():
+        return [reply.text for reply in vlm.ask(list(images), question)]
+
+
+def keywords_of(category: str, setting: Setting) -> tuple[str, ...]:
+    """The setting's keywords of a category; without any, up to three: it, its last word and other words.
+
+    >>> keywords_of("coffee mug", Setting())
+    ('coffee mug', 'mug', 'cup')
+    """
+    if given := setting.keywords.get(category):
+        return tuple(given)
+    last = category.split()[-1]
+    others = ALSO_CALLED.get(category.casefold(), ALSO_CALLED.get(last.casefold(), ()))
+    return tuple(dict.fromkeys((category, last, *others)))[:KEYWORDS]
+
+
+def replace_keyword(text: str, keywords: Sequence[str], identifier: str) -> str:
+    """The text with the first noun phrase of the first keyword that it has replaced; as it is without any.
+
+    >>> replace_keyword("a big red cup on a tray.", ("mug", "cup"), "sks")
+    'sks on a tray.'
+    >>> replace_keyword("a tray.", ("mug", "cup"), "sks")
+    'a tray.'
+    """
+    present = next((word for word in keywords if mentions(text, word)), None)
+    if present is None or contains_word(text, identifier):
+        return text
+    return name_in_caption(text, present, identifier)
+
+
+def describe(vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> str:
+    """What the model most often calls the thing in its captions of the photos, such as `the red mug`."""
+    said = plain_captions(vlm, [photo.file for photo in photos])
+    phrases = [phrase for text in said for phrase in noun_phrases(text, subject.category)]
+    if not phrases:
+        return f"the {subject.category}"
+    [(phrase, _)] = Counter(phrases).most_common(1)
+    article, _, rest = phrase.partition(" ")
+    return f"the {rest}" if article.casefold() in ("a", "an", "one", "the") else phrase

@@ -1,0 +1,193 @@
+"""What a figure must be told apart from: embeddings that know nothing of the concept, a gate that is always
+open, and the plain model before and after.
+
+Imports `teaching` and `methods`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from myvlm.api import MyVLM
+from myvlm.backbones import ConceptRows
+from myvlm.concepts.concept import Concept, Embedding
+from myvlm.errors import InputError
+from myvlm.evaluation.data.dataset import Photo, Subject
+from myvlm.evaluation.methods.personalized import Personal, Teaching, alone
+from myvlm.evaluation.methods.registry import Setting, register_method
+from myvlm.images import ImageSource, load_images
+from myvlm.text import replace_word
+
+
+class WithEmbedding:
+    """A method whose concept has the head of ours and an embedding from elsewhere."""
+
+    name: str
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.teaching: Teaching = setting.teaching
+
+    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Personal:
+        embedding = self.embedding(vlm, subject, photos, seed)
+        concept = self.teaching.bare_concept(vlm, subject, photos)
+        concept.embeddings[vlm.backbone.name] = embedding
+        return Personal(alone(vlm, concept))
+
+    def embedding(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], seed: int) -> Embedding:
+        raise NotImplementedError
+
+
+@register_method("random")
+class RandomVector(WithEmbedding):
+    """Directions drawn at random, as many rows and of the same norm as ours."""
+
+    name = "random"
+
+    def embedding(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], seed: int) -> Embedding:
+        settings = self.teaching.settings_for(vlm, subject, seed)
+        random = np.random.default_rng([seed, *subject.identifier.encode()])
+        return _embedding(vlm, random.standard_normal((settings.rows, vlm.backbone.dim)), settings.norm)
+
+
+@register_method("own_word")
+class OwnWord(WithEmbedding):
+    """The model's own embedding of the identifier as the row, of the same norm as ours; in BLIP-2 the feature
+    that its Q-Former hands on as that.
+
+    Raises (in `teach`):
+        InputError: a word has no place among the rows of this family.
+    """
+
+    name = "own_word"
+
+    def embedding(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], seed: int) -> Embedding:
+        direction = vlm.backbone.word_direction(subject.identifier)
+        if direction is None:
+            raise InputError(
+                "A word of this model cannot stand as a concept's row.",
+                got=f"{vlm.backbone.name} ({vlm.backbone.family}), whose rows are no words",
+                expected="a family whose concepts are rows of the language model",
+                fix="leave own_word out of the table",
+            )
+        norm = self.teaching.settings_for(vlm, subject, seed).norm
+        return _embedding(vlm, direction.detach().cpu().numpy()[None], norm)
+
+
+@register_method("another")
+class Another(WithEmbedding):
+    """The embedding of another subject, learned from as many photos, behind this subject's head.
+
+    The next subject of the setting of another category, if there is one.
+    """
+
+    name = "another"
+
+    def embedding(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], seed: int) -> Embedding:
+        other = self._other(subject)
+        concept = self.teaching.concept(vlm, other, other.photos[: len(photos)], seed=seed)
+        return concept.embeddings[vlm.backbone.name]
+
+    def _other(self, subject: Subject) -> Subject:
+        subjects = list(self.setting.subjects)
+        names = [one.name for one in subjects]
+        start = names.index(subject.name) + 1 if subject.name in names else 0
+        others = [one for one in subjects[start:] + subjects[:start] if one.name != subject.name]
+        if not others:
+            raise InputError(
+                f"There is no other subject than {subject.name!r} to take an embedding from.",
+                got=f"{len(subjects)} subjects in the setting",
+                expected="two or more",
+                fix="pass the data set's: Setting(subjects=dataset.subjects)",
+            )
+        return next((one for one in others if one.category != subject.category), others[0])
+
+
+@register_method("open_gate")
+class OpenGate:
+    """Our embedding in every picture, whether or not the head sees the concept there.
+
+    On pictures without it this says how much of being right is the head's.
+    """
+
+    name = "open_gate"
+
+    def __init__(self, setting: Setting) -> None:
+        self.teaching = setting.teaching
+
+    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Open:
+        concept = self.teaching.concept(vlm, subject, photos, seed=seed)
+        return Open(vlm, concept)
+
+
+class Open:
+    """Speaks with a concept's embedding in every picture."""
+
+    def __init__(self, vlm: MyVLM, concept: Concept) -> None:
+        backbone = vlm.backbone
+        stored = concept.embedding_for(backbone.name, backbone.fingerprint(), backbone.dim)
+        self.vlm, self.concept = vlm, concept
+        self.rows = ConceptRows(torch.from_numpy(stored.directions), stored.norm)  # type: ignore[arg-type]
+
+    def caption(self, images: Sequence[ImageSource]) -> list[str]:
+        return self._say(images, self.vlm.backbone.caption_prompt)
+
+    def ask(self, images: Sequence[ImageSource], question: str) -> list[str]:
+        return self._say(images, question)
+
+    def _say(self, images: Sequence[ImageSource], prompt: str) -> list[str]:
+        shown = [photo.image for photo in load_images(list(images))]
+        said: list[str] = []
+        for start in range(0, len(shown), 16):
+            some = shown[start : start + 16]
+            replies = self.vlm.backbone.generate(some, [prompt] * len(some), [[self.rows]] * len(some))
+            said += [reply.text for reply in replies]
+        return [replace_word(text, self.concept.spoken, self.concept.identifier) for text in said]
+
+
+class PlainAnswers:
+    """What the frozen model says of pictures now, to be compared with what it says after teaching.
+
+    Args:
+        vlm: the model.
+        images: pictures.
+        questions: asked of each, beside its caption.
+    """
+
+    def __init__(self, vlm: MyVLM, images: Sequence[ImageSource], questions: Sequence[str] = ()) -> None:
+        self.images, self.questions = load_images(list(images)), tuple(questions)
+        self._before = self._said(alone(vlm))
+
+    def unchanged(self, taught: MyVLM) -> float:
+        """The part of the replies that are token for token what they were.
+
+        Of the plain model, concepts or not, and of the personalised model in pictures where it sees nothing.
+        """
+        with taught.generic():
+            plain = self._said(taught)
+        personal = self._said(taught)
+        pairs = list(zip(self._before, plain, strict=True))
+        pairs += [(was, now) for was, now in zip(self._before, personal, strict=True) if not now[0]]
+        return sum(was[1] == now[1] for was, now in pairs) / len(pairs)
+
+    def _said(self, vlm: MyVLM) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
+        """Who was seen, and the tokens, by prompt and picture."""
+        replies = vlm.caption(self.images)
+        for question in self.questions:
+            replies += vlm.ask(self.images, question)
+        return [(reply.seen, reply.token_ids) for reply in replies]
+
+
+def _embedding(vlm: MyVLM, directions: npt.NDArray[Any], norm: str) -> Embedding:
+    backbone = vlm.backbone
+    return Embedding(
+        np.asarray(directions, dtype=np.float32),
+        norm=norm,
+        prompt=backbone.caption_prompt,
+        fingerprint=backbone.fingerprint(),
+    )

@@ -1,0 +1,143 @@
+"""What is compared: a method is taught a subject by a few photos and then speaks of pictures.
+
+The methods of a table share one head a concept, so that they differ in speaking alone; `…_alone` have none.
+Imports `teaching` and what loads a chat model; the files of the methods (`baselines`, `controls`) only when
+one is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from myvlm.errors import InputError
+from myvlm.evaluation.methods.personalized import Speaker, Teaching
+from myvlm.evaluation.methods.rewriting import SMOLLM2, Rewriter, load_rewriter
+
+if TYPE_CHECKING:
+    from myvlm.api import MyVLM
+    from myvlm.evaluation.data.dataset import Photo, Subject
+
+
+class Method(Protocol):
+    """One row of a table."""
+
+    name: str
+
+    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Speaker:
+        """What speaks of the subject after so many photos.
+
+        Args:
+            vlm: the frozen model; its own concepts play no part, and it is as it was afterwards.
+            subject: whom or what.
+            photos: those it may learn from; the subject's other photos are tests.
+            seed: of everything drawn.
+
+        Raises:
+            InputError: the method cannot be had with this model, subject or installation.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What the methods of one table have in common, and what some of them need to know.
+
+    Attributes:
+        teaching: learns each concept once for all methods.
+        subjects: of the whole data set; `another` takes its embedding from one of them.
+        keywords: category → the words that `keyword` replaces; where a category is missing, see `baselines`.
+        descriptions: subject's name → the words that `text_prompt` says it in; the model's own where missing.
+        chat_model: of `llm`: "smollm2", or the name or folder of a chat model of transformers.
+    """
+
+    teaching: Teaching = field(default_factory=Teaching)
+    subjects: Sequence[Subject] = ()
+    keywords: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    descriptions: Mapping[str, str] = field(default_factory=dict)
+    chat_model: str = SMOLLM2
+
+    @cached_property
+    def rewriter(self) -> Rewriter:
+        """The chat model, loaded once for all methods.
+
+        Raises:
+            InputError: it cannot be loaded.
+        """
+        return load_rewriter(self.chat_model)
+
+
+Factory = Callable[[Setting], Method]
+Made = TypeVar("Made", bound=Factory)
+
+BUILT_IN = ("methods.baselines", "methods.controls")
+_known: dict[str, Factory] = {}
+
+
+def register_method(name: str) -> Callable[[Made], Made]:
+    """Decorator: make a method known by a name; it decorates what makes the method of a `Setting`.
+
+    Raises:
+        InputError: the name is taken.
+
+    >>> make = register_method("my-own")(lambda setting: NotImplemented)
+    >>> "my-own" in known_methods()
+    True
+    >>> _ = _known.pop("my-own")
+    """
+
+    def register(factory: Made) -> Made:
+        taken = _known.get(name)
+        if taken is not None and _home(taken) != _home(factory):
+            raise InputError(
+                f"The method {name!r} is taken.",
+                got=".".join(_home(factory)),
+                expected=f"a name of its own: {name!r} is {'.'.join(_home(taken))}",
+                fix="choose another name",
+            )
+        _known[name] = factory
+        return factory
+
+    return register
+
+
+def known_methods() -> list[str]:
+    """The names of all methods, ours first.
+
+    >>> known_methods()[:5]
+    ['myvlm', 'plain', 'keyword', 'llm', 'text_prompt']
+    """
+    for name in BUILT_IN:
+        import_module(f"myvlm.evaluation.{name}")
+    return list(_known)
+
+
+def make_method(name: str, setting: Setting | None = None) -> Method:
+    """A method by its name.
+
+    Args:
+        name: one of `known_methods()`.
+        setting: shared by the methods of one table; the defaults where not given.
+
+    Raises:
+        InputError: there is no such method, or it cannot be had.
+
+    >>> make_method("plain").name
+    'plain'
+    """
+    known = known_methods()
+    if name not in known:
+        raise InputError(
+            f"There is no method {name!r}.",
+            got=repr(name),
+            expected=f"one of {', '.join(known)}",
+            fix="check the spelling, or register it with register_method",
+        )
+    return _known[name](setting or Setting())
+
+
+def _home(factory: Factory) -> tuple[str, str]:
+    return factory.__module__, getattr(factory, "__qualname__", repr(factory))

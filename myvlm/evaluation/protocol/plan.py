@@ -1,0 +1,191 @@
+"""What an evaluation runs: methods, splits, numbers of photos, variants; and the jobs that follow from it.
+
+Imports the settings of learning and the errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from myvlm.errors import InputError
+from myvlm.evaluation.data.dataset import Dataset, Frozen
+from myvlm.learning import LearnSettings
+
+OWN_AXES = ("photos", "captions")
+"""Axes of a sweep beside the settings of learning: how many photos; captions `written` or by the `model`."""
+DEFAULT = "default"
+
+
+class Variant(Frozen):
+    """One row of the table of ablations.
+
+    Attributes:
+        name: `axis=value`, or `default`.
+        settings: changes to `LearnSettings`.
+        photos: how many teach; the plan's most where not given.
+        captions: `written`, the data set's own; or `model`, those that the frozen model writes.
+    """
+
+    name: str = DEFAULT
+    settings: dict[str, Any] = Field(default_factory=dict)
+    photos: int | None = Field(default=None, ge=1)
+    captions: str = "written"
+
+
+class Plan(Frozen):
+    """What is run, on every subject.
+
+    Attributes:
+        methods: names of methods, each run with the most photos.
+        splits: bootstrap splits, by seeds 0, 1, …
+        photos: numbers of training photos; all but the largest are run with the first method alone.
+        variants: rows of the table of ablations, run with the first method.
+        variant_splits: of how many splits the variants are run; of all where not given.
+        most_tests: photos that test a split, at the most.
+        most_absent: pictures without the subject, at the most.
+        most_questions: questions asked in a split, at the most.
+        clip: open_clip model of CLIPScore; None for none.
+        sentences: sentence-transformers model of the sentence similarity; None for none.
+        boxes: whether the subject is located in photos whose box is known.
+        shown: successes and failures of a subject that the report shows, of each at the most.
+    """
+
+    methods: tuple[str, ...] = Field(default=("myvlm", "plain"), min_length=1)
+    splits: int = Field(default=5, ge=1)
+    photos: tuple[int, ...] = Field(default=(4,), min_length=1)
+    variants: tuple[Variant, ...] = ()
+    variant_splits: int | None = None
+    most_tests: int | None = Field(default=None, ge=1)
+    most_absent: int = Field(default=20, ge=0)
+    most_questions: int = Field(default=20, ge=0)
+    clip: str | None = None
+    sentences: str | None = None
+    boxes: bool = True
+    shown: int = Field(default=2, ge=0)
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What must be the same for finished jobs of an earlier run to count; more jobs may come."""
+        grows = {"methods", "splits", "photos", "variants", "variant_splits"}
+        return self.model_dump(exclude=grows)
+
+
+class Job(Frozen):
+    """One thing to teach and test; `lot` are those that can share what was learned."""
+
+    subject: str
+    split: int
+    method: str
+    photos: int
+    variant: Variant = Variant()
+
+    @property
+    def key(self) -> tuple[str, int, str, int, str]:
+        """What tells it from all others."""
+        return self.subject, self.split, self.method, self.photos, self.variant.name
+
+    @property
+    def lot(self) -> tuple[str, int]:
+        return self.subject, self.split
+
+
+def jobs_of(plan: Plan, dataset: Dataset) -> Iterator[Job]:
+    """All jobs, those that can share what was learned one after the other.
+
+    >>> from myvlm.evaluation.data.dataset import Photo, Subject
+    >>> photos = (Photo(file=Path("1.jpg")), Photo(file=Path("2.jpg")))
+    >>> mug = Dataset(subjects=(Subject(identifier="sks", category="mug", photos=photos),))
+    >>> [(j.split, j.method, j.photos) for j in jobs_of(Plan(splits=1, photos=(1, 2, 4)), mug)]
+    [(0, 'myvlm', 4), (0, 'plain', 4), (0, 'myvlm', 1), (0, 'myvlm', 2)]
+    """
+    most = max(plan.photos)
+    varied = plan.splits if plan.variant_splits is None else plan.variant_splits
+    for subject in dataset.subjects:
+        for split in range(plan.splits):
+            for method in plan.methods:
+                yield Job(subject=subject.name, split=split, method=method, photos=most)
+            for count in sorted(set(plan.photos) - {most}):
+                yield Job(subject=subject.name, split=split, method=plan.methods[0], photos=count)
+            for variant in plan.variants if split < varied else ():
+                yield Job(
+                    subject=subject.name, split=split, method=plan.methods[0],
+                    photos=variant.photos or most, variant=variant,
+                )  # fmt: skip
+
+
+# ---------------------------------------------------------------- sweeps
+
+
+def read_sweep(words: Sequence[str] = (), file: Path | None = None) -> tuple[Variant, ...]:
+    """The variants of a sweep: each axis on its own, all else as it is.
+
+    Args:
+        words: such as `regularizer=0,0.03`.
+        file: YAML of the same, `regularizer: [0, 0.03]`.
+
+    Raises:
+        InputError: an axis or value cannot be; all axes are listed.
+
+    >>> [v.name for v in read_sweep(["rows=1,4", "augment=false"])]
+    ['rows=1', 'rows=4', 'augment=false']
+    """
+    axes: dict[str, Any] = dict(_read_yaml(file)) if file else {}
+    for word in words:
+        axis, equals, values = word.partition("=")
+        axes[axis.strip()] = [yaml.safe_load(one) for one in values.split(",")] if equals else None
+    return tuple(
+        _variant(axis, value)
+        for axis, values in axes.items()
+        for value in (values if isinstance(values, list) else [values])
+    )
+
+
+def _variant(axis: str, value: Any) -> Variant:
+    shown = str(value).lower() if isinstance(value, bool) else str(value)
+    name = f"{axis}={shown}"
+    try:
+        if axis == "photos":
+            return Variant(name=name, photos=value)
+        if axis == "captions" and value in ("written", "model"):
+            return Variant(name=name, captions=value)
+        if axis in LearnSettings.model_fields and axis != "seed":
+            LearnSettings.model_validate({axis: value})
+            return Variant(name=name, settings={axis: value})
+    except ValidationError as error:
+        raise _no_sweep(name, error.errors()[0]["msg"]) from error
+    raise _no_sweep(name, "no such axis, or value")
+
+
+def _no_sweep(name: str, why: str) -> InputError:
+    axes = [*OWN_AXES, *(field for field in LearnSettings.model_fields if field != "seed")]
+    return InputError(
+        f"{name!r} cannot be swept over.",
+        got=why,
+        expected=f"AXIS=VALUE,VALUE… with an axis among {', '.join(axes)}",
+        fix="for captions the values are written and model; see LearnSettings for the others",
+    )
+
+
+def _read_yaml(file: Path) -> Mapping[str, Any]:
+    try:
+        parsed = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(
+            f"The sweep {file} cannot be read.",
+            got=f"{type(error).__name__}: {error}",
+            expected="YAML such as\n              regularizer: [0, 0.03]",
+            fix="check the path and the text",
+        ) from error
+    if not isinstance(parsed, dict):
+        raise InputError(
+            f"The sweep {file} holds no axes.",
+            got=type(parsed).__name__,
+            expected="YAML such as\n              regularizer: [0, 0.03]",
+            fix="write one axis a line",
+        )
+    return parsed

@@ -1,0 +1,99 @@
+"""The pictures of the report: failures, then successes, with the head's box and the name's attention."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from myvlm.api import MyVLM
+from myvlm.errors import InputError
+from myvlm.evaluation.protocol.outcome import Said, Shown
+from myvlm.evaluation.protocol.plan import DEFAULT, Job
+from myvlm.heads.detections import Detections
+from myvlm.images import load_images
+from myvlm.results import mark
+from myvlm.text import contains_word
+
+if TYPE_CHECKING:
+    from myvlm.evaluation.data.dataset import Subject
+    from myvlm.evaluation.methods.personalized import Speaker
+    from myvlm.evaluation.protocol.job import Bench
+
+LONGEST_SIDE = 384
+
+
+def recogniser(speaker: Speaker, identifier: str, *, speaks: bool = False) -> MyVLM | None:
+    """The `MyVLM` inside a speaker, if there is one that holds the concept.
+
+    Args:
+        speaker: of any method; some share the head and have no embedding.
+        identifier: of the concept.
+        speaks: whether it must have an embedding too, as attention and boxes need it.
+    """
+    vlm = getattr(speaker, "vlm", None)
+    if not isinstance(vlm, MyVLM) or identifier not in vlm.concepts:
+        return None
+    if speaks and vlm.backbone.name not in vlm.concepts[identifier].embeddings:
+        return None
+    return vlm
+
+
+def show(
+    bench: Bench, job: Job, speaker: Speaker, subject: Subject, said: Sequence[Said], present: int
+) -> tuple[Shown, ...]:
+    """Save some failures and some successes of a job, of the first split's main method alone.
+
+    Args:
+        said: of all pictures; the first `present` of them show the subject.
+    """
+    plan, vlm = bench.plan, recogniser(speaker, subject.identifier, speaks=True)
+    main = (0, plan.methods[0], max(plan.photos), DEFAULT)
+    if job.key[1:] != main or vlm is None:
+        return ()
+    wanted = [number < present for number in range(len(said))]
+    right = [
+        contains_word(one.text, subject.identifier) == want for one, want in zip(said, wanted, strict=True)
+    ]
+    wrong = [number for number, good in enumerate(right) if not good][: plan.shown]
+    good = [number for number, good in enumerate(right) if good and wanted[number]][: plan.shown]
+    plain = bench.plain([said[number].file for number in (*wrong, *good)])
+    return tuple(
+        _shown(bench, vlm, subject.identifier, said[number], wanted[number], before)
+        for number, before in zip((*wrong, *good), plain, strict=True)
+    )
+
+
+def _shown(bench: Bench, vlm: MyVLM, identifier: str, said: Said, wanted: bool, plain: str) -> Shown:
+    [photo] = load_images(said.file)
+    [found] = vlm.concepts.recognise([photo])
+    name = hashlib.sha256(f"{identifier} {said.file}".encode()).hexdigest()[:16]
+    overlay = _overlay(vlm, identifier, said, found)
+    bench.pictures.mkdir(parents=True, exist_ok=True)
+    _save(mark(photo.image, found.present), bench.pictures / f"{name}.png")
+    if overlay:
+        _save(overlay, bench.pictures / f"{name}-looks.png")
+    return Shown(
+        picture=f"{name}.png",
+        overlay=f"{name}-looks.png" if overlay else None,
+        wanted=wanted,
+        text=said.text,
+        plain=plain,
+    )
+
+
+def _overlay(vlm: MyVLM, identifier: str, said: Said, found: Detections) -> Image.Image | None:
+    """The attention of the name; there is none where the name was not said."""
+    if not found.present or not contains_word(said.text, identifier):
+        return None
+    try:
+        return vlm.attention(said.file, identifier).overlay()
+    except InputError:  # the words about the picture alone, without its neighbours in a batch, lack the name
+        return None
+
+
+def _save(image: Image.Image, file: object) -> None:
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    image.save(str(file))

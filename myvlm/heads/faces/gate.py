@@ -1,0 +1,143 @@
+"""Many people at once: all faces against all keys in one distance matrix, each face given to one person.
+
+Imports the face encoders and the head contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from myvlm.errors import ConceptFileError
+from myvlm.heads.base import FloatArray, GateScores
+from myvlm.heads.calibration import sigmoid
+from myvlm.heads.faces.clustering import distances
+from myvlm.heads.faces.facenet import FaceEncoder, Faces, find_faces
+from myvlm.heads.fingerprint import drawn_picture
+from myvlm.heads.verdict import within
+from myvlm.images import ImageSources, load_images
+
+AGREE = 0.1
+"""Greatest distance, in thresholds, between descriptors of one picture by the same weights on two devices."""
+
+Doubles = npt.NDArray[np.float64]
+
+
+class KnownPerson(Protocol):
+    """What the gate reads of a head."""
+
+    keys_: FloatArray
+    threshold_: float
+    slope_: float
+    unsure_: float
+    witness_: FloatArray
+
+
+class FaceGate:
+    """M people as one matrix of all their keys.
+
+    Args:
+        encoder: of all of them.
+        heads: fitted.
+
+    Raises:
+        ConceptFileError: the lengths of their descriptors differ.
+    """
+
+    def __init__(self, encoder: FaceEncoder, heads: Sequence[KnownPerson]) -> None:
+        self._encoder = encoder
+        sizes = {head.keys_.shape[1] for head in heads}
+        if len(sizes) != 1:
+            raise ConceptFileError(
+                "The keys of these people are not of one encoder.",
+                got=f"descriptors of lengths {sorted(sizes)}",
+                expected=f"the one length of {encoder.id}",
+                fix="use unaltered copies of the concept folders, or learn them again",
+            )
+        self._keys = np.concatenate([head.keys_ for head in heads])
+        self._witnesses = np.stack([head.witness_ for head in heads])
+        self._checked = False
+        self._starts = np.cumsum([0] + [len(head.keys_) for head in heads])[:-1]
+        self._threshold = np.array([head.threshold_ for head in heads])
+        self._slope = np.array([head.slope_ for head in heads])
+        self._unsure = np.array([head.unsure_ for head in heads])
+
+    def score(self, images: ImageSources) -> GateScores:
+        """N pictures → N × M probabilities, presence and boxes of faces; NaN where no face is.
+
+        Raises:
+            ConceptFileError: the keys were learned with other weights of the encoder.
+        """
+        pictures = find_faces(self._encoder, load_images(images))
+        if not self._checked and any(map(len, pictures)):
+            self._check_weights()
+        count = (len(pictures), len(self._threshold))
+        probabilities = np.zeros(count)
+        boxes = np.full((*count, 4), np.nan, dtype=np.float32)
+        for index, faces in enumerate(pictures):
+            if len(faces):
+                probabilities[index], chosen = self._people_in(faces)
+                boxes[index] = np.asarray(faces.boxes, dtype=np.float32)[chosen]
+        present = probabilities >= 0.5
+        return GateScores(
+            probabilities.astype(np.float32), present, boxes, within(probabilities, self._unsure)
+        )
+
+    def nearest(self, faces: Faces) -> Doubles:
+        """F × M: the distance of each face to each person's nearest key."""
+        return np.minimum.reduceat(distances(faces.descriptors, self._keys), self._starts, axis=1)
+
+    def _check_weights(self) -> None:
+        now = face_witness(self._encoder)
+        same_length = self._keys.shape[1] == len(now)
+        apart = float(np.linalg.norm(self._witnesses - now, axis=1).max()) if same_length else None
+        if apart is None or apart > AGREE * self._encoder.threshold:
+            raise ConceptFileError(
+                f"A person was learned with other weights of {self._encoder.id} than those loaded now.",
+                got=f"keys of length {self._keys.shape[1]}" if apart is None else f"{apart:.3f} apart",
+                expected=f"length {len(now)}" if apart is None else "the same descriptor of one picture",
+                fix="load the weights they were learned with, or learn the concept again",
+            )
+        self._checked = True
+
+    def _people_in(self, faces: Faces) -> tuple[Doubles, npt.NDArray[np.int64]]:
+        """For each person the probability, and the face that it is about."""
+        sure = self._slope * (-self.nearest(faces) - self._threshold)
+        chosen = sure.argmax(axis=0)
+        best = sure.max(axis=0)
+        claims = np.flatnonzero(best >= 0)  # nobody else needs a face of their own
+        given = _assign(sure[:, claims])
+        free = np.setdiff1d(np.arange(len(faces)), given)
+        for person, face in zip(claims, given, strict=True):
+            if face >= 0:
+                best[person], chosen[person] = sure[face, person], face
+            else:  # others have a better claim to every face that might be theirs
+                best[person] = sure[free, person].max() if len(free) else -np.inf
+        return sigmoid(np.maximum(best, -700.0)), chosen
+
+
+def face_witness(encoder: FaceEncoder) -> FloatArray:
+    """D: what the encoder makes of one drawn picture; other weights make something else of it."""
+    described: FloatArray = encoder.describe([drawn_picture()])[0]
+    return described
+
+
+def _assign(sure: Doubles) -> npt.NDArray[np.int64]:
+    """F × P logits → for each person a face of their own, or −1; the sum of what is granted is the largest.
+
+    >>> _assign(np.array([[5.0, 4.0], [-9.0, 3.0]])).tolist()
+    [0, 1]
+    >>> _assign(np.array([[5.0, 4.0]])).tolist()
+    [0, -1]
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    given = np.full(sure.shape[1], -1, dtype=np.int64)
+    # 1 on top: at equal sums, more people are preferred, and a claim at the very threshold is one
+    faces, people = linear_sum_assignment(np.where(sure >= 0, sure + 1, 0), maximize=True)
+    granted = sure[faces, people] >= 0
+    given[people[granted]] = faces[granted]
+    return given

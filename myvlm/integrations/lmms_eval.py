@@ -1,0 +1,151 @@
+"""The personalized model as a model of lmms-eval, so that POPE, MME, MMBench and the rest run on it.
+
+    lmms-eval --model myvlm --tasks pope,mme \\
+        --model_args pretrained=llava-hf/llava-1.5-7b-hf,concepts=concepts
+
+lmms-eval finds it by the entry point `lmms_eval.models`; `plain=True` among the arguments is the frozen model
+without concepts. The kit (extra `lmms`) is imported when the model class is asked for and not before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from myvlm.errors import InputError
+from myvlm.integrations.personalized import answers, generation_options, kit, one_picture, open_personalized
+
+MODEL = "myvlm"
+CLASS = "MyVLMForLmmsEval"
+LONGEST = 1024  # new tokens, as lmms-eval's own models have it
+
+
+def manifest() -> Any:
+    """What the entry point `lmms_eval.models` gives lmms-eval: the model's name and where its class is.
+
+    Raises:
+        InputError: lmms-eval is not installed.
+    """
+    registry = kit("lmms_eval.models.registry_v2", package="lmms-eval", extra="lmms")
+    return registry.ModelManifest(model_id=MODEL, simple_class_path=f"{__name__}.{CLASS}")
+
+
+class LmmsModel:
+    """What lmms-eval asks of a model, by `MyVLM`; mixed into the kit's own base class by `model_class`.
+
+    Args:
+        pretrained: `tinyworld/llava`, a hub name or a folder.
+        concepts: the folder of concept folders; none for the plain model.
+        plain: whether to answer without the concepts, though they are loaded.
+        device, dtype, encoder: see `MyVLM.from_pretrained`.
+        batch_size: pictures at once, where they are asked the same.
+        max_batch_size: lmms-eval passes it; unused.
+
+    Raises: as `open_personalized`.
+    """
+
+    is_simple = True
+    task_dict: dict[str, Any]
+    cache_hook: Any
+
+    def __init__(
+        self,
+        pretrained: str,
+        concepts: str | None = None,
+        plain: bool = False,
+        device: str | None = None,
+        dtype: str | None = None,
+        encoder: str | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: int | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.vlm = open_personalized(
+            pretrained, concepts=concepts, device=device, dtype=dtype, encoder=encoder
+        )
+        self.plain = plain
+        self.batch_size = int(batch_size)
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """An answer to each request, in their order: one picture, one text, the task's own settings.
+
+        Raises:
+            InputError: a request has no picture, or several.
+        """
+        replies = [""] * len(requests)
+        alike: dict[str, list[int]] = {}
+        for index, request in enumerate(requests):
+            alike.setdefault(json.dumps(request.args[:2], sort_keys=True, default=str), []).append(index)
+        with Progress(console=Console(stderr=True)) as bar:
+            task = bar.add_task("answering", total=len(requests))
+            for group in alike.values():
+                for start in range(0, len(group), self.batch_size):
+                    some = group[start : start + self.batch_size]
+                    for index, said in zip(some, self._said([requests[i] for i in some]), strict=True):
+                        replies[index] = said
+                    bar.advance(task, len(some))
+        return replies
+
+    def _said(self, requests: Sequence[Any]) -> list[str]:
+        """Answers to requests that ask the same with the same settings."""
+        question, settings = requests[0].args[:2]
+        pictures = [self._picture(request) for request in requests]
+        options = generation_options(settings, longest=LONGEST)
+        said = answers(self.vlm, pictures, question, options, plain=self.plain)
+        said = [until(text, settings.get("until")) for text in said]
+        for text in said:
+            self.cache_hook.add_partial("generate_until", (question, settings), text)
+        return said
+
+    def _picture(self, request: Any) -> Any:
+        _, _, doc_to_visual, doc_id, task, split = request.args
+        pictures = doc_to_visual(self.task_dict[task][split][doc_id]) or []
+        return one_picture(pictures, f"{task} {doc_id}")
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        raise _only_answers("loglikelihood")
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
+        raise _only_answers("generate_until_multi_round")
+
+
+@cache
+def model_class() -> Any:
+    """The class that lmms-eval makes the model of.
+
+    Raises:
+        InputError: lmms-eval is not installed.
+    """
+    base = kit("lmms_eval.api.model", package="lmms-eval", extra="lmms").lmms
+    return type(CLASS, (LmmsModel, base), {"__module__": __name__, "__doc__": LmmsModel.__doc__})
+
+
+def __getattr__(name: str) -> Any:
+    if name == CLASS:  # by the path in the manifest
+        return model_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def until(text: str, ends: str | Sequence[str] | None) -> str:
+    """A reply up to the first of some texts that end it.
+
+    >>> until("a mug\\n\\nQuestion", ["\\n\\n"])
+    'a mug'
+    """
+    for end in [ends] if isinstance(ends, str) else ends or []:
+        text = text.split(end)[0] if end else text
+    return text
+
+
+def _only_answers(kind: str) -> InputError:
+    return InputError(
+        "A personalized model answers; it is not asked how likely an answer is, nor in several rounds.",
+        got=f"a task of type {kind}",
+        expected="generate_until",
+        fix="choose another task, or its variant that generates",
+    )

@@ -1,0 +1,103 @@
+"""The personalized model as a model of VLMEvalKit (packaged as `nvidia-vlmeval`).
+
+    from myvlm.integrations.vlmeval import register
+    register("myvlm", "llava-hf/llava-1.5-7b-hf", concepts="concepts")
+    register("plain", "llava-hf/llava-1.5-7b-hf")
+    from vlmeval.run import main  # reads the command line: --data POPE MME --model myvlm plain
+    main()
+
+The kit (extra `vlmeval`) is imported when a model is registered or made and not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from typing import Any
+
+from myvlm.errors import InputError
+from myvlm.integrations.personalized import answers, generation_options, kit, one_picture, open_personalized
+
+CLASS = "MyVLMForVLMEvalKit"
+PACKAGE = {"package": "nvidia-vlmeval", "extra": "vlmeval"}
+
+
+def register(name: str, pretrained: str, **options: Any) -> None:
+    """Make a model known to VLMEvalKit under a name, for `--model`; it is loaded when the kit makes it.
+
+    Args:
+        name: such as `myvlm`.
+        pretrained: `tinyworld/llava`, a hub name or a folder.
+        options: see `VLMEvalModel`.
+
+    Raises:
+        InputError: VLMEvalKit is not installed, or has a model of that name.
+    """
+    known: dict[str, Any] = kit("vlmeval.config", **PACKAGE).supported_VLM
+    if name in known and getattr(known[name], "func", None) is not model_class():
+        raise InputError(
+            f"VLMEvalKit has a model {name!r} of its own.",
+            got=name,
+            expected="another name",
+            fix="register it as 'myvlm'",
+        )
+    known[name] = partial(model_class(), pretrained, **options)
+
+
+class VLMEvalModel:
+    """What VLMEvalKit asks of a model, by `MyVLM`; mixed into the kit's own base class by `model_class`.
+
+    Args:
+        pretrained: `tinyworld/llava`, a hub name or a folder.
+        concepts: the folder of concept folders; none for the plain model.
+        plain: whether to answer without the concepts, though they are loaded.
+        device, dtype, encoder: see `MyVLM.from_pretrained`.
+        generation: options of transformers' `generate`, such as `{"max_new_tokens": 16}`; greedy and up to
+            512 new tokens where not given.
+
+    Raises: as `open_personalized`.
+    """
+
+    INTERLEAVE = False
+    is_api = False
+
+    def __init__(
+        self,
+        pretrained: str,
+        *,
+        concepts: str | None = None,
+        plain: bool = False,
+        device: str | None = None,
+        dtype: str | None = None,
+        encoder: str | None = None,
+        generation: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.vlm = open_personalized(
+            pretrained, concepts=concepts, device=device, dtype=dtype, encoder=encoder
+        )
+        self.plain = plain
+        self.options = generation_options(generation or {}, longest=512)
+
+    def generate_inner(self, message: Sequence[Mapping[str, str]], dataset: str | None = None) -> str:
+        """The answer to a message of VLMEvalKit: parts of type `image` (a path) and `text`.
+
+        Raises:
+            InputError: it has no picture, or several.
+        """
+        picture = one_picture(
+            [part["value"] for part in message if part["type"] == "image"], dataset or "A message"
+        )
+        question = "\n".join(part["value"] for part in message if part["type"] == "text")
+        return answers(self.vlm, [picture], question, self.options, plain=self.plain)[0]
+
+
+@cache
+def model_class() -> Any:
+    """The class that VLMEvalKit makes the model of.
+
+    Raises:
+        InputError: VLMEvalKit is not installed.
+    """
+    base = kit("vlmeval.vlm.base", **PACKAGE).BaseModel
+    return type(CLASS, (VLMEvalModel, base), {"__module__": __name__, "__doc__": VLMEvalModel.__doc__})

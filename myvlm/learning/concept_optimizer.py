@@ -1,0 +1,178 @@
+"""One concept's way through its steps: what it draws, its embedding, its optimiser, its end.
+
+Imports backbones and its neighbours here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from myvlm.backbones.base import Backbone
+from myvlm.learning.dataset import CAPTION_PROMPTS, Example
+from myvlm.learning.early_stopping import Progress, Validation, view_seed
+from myvlm.learning.settings import LearnSettings
+from myvlm.learning.views import make_views
+
+
+@dataclass(frozen=True)
+class Task:
+    """One concept to learn: its examples, how, and its identifier and what it is called, to start there."""
+
+    examples: Sequence[Example]
+    settings: LearnSettings
+    words: Sequence[str] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What learning gives.
+
+    Attributes:
+        directions: rows × dim float32, unit mean square.
+        cross_entropy, attention: the last losses.
+        steps: how many were taken.
+        interrupted: whether Ctrl-C ended it; the directions are then the best so far.
+        said: with `steps="auto"`, the part of held-out captions that name the concept.
+    """
+
+    directions: Tensor
+    cross_entropy: float
+    attention: float
+    steps: int
+    interrupted: bool = False
+    said: float | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A photo's view, an instruction and its answer."""
+
+    photo: int
+    view: int
+    prompt: str
+    answer: str
+
+
+class Course:
+    """One concept's way through its steps: what it draws, its embedding and its optimiser."""
+
+    def __init__(self, backbone: Backbone, task: Task) -> None:
+        self.task, self.settings = task, task.settings
+        self.prompts = backbone.caption_prompts or CAPTION_PROMPTS
+        self.random = Random(f"learn {self.settings.seed}")
+        self.direction = torch.nn.Parameter(_start(backbone, self.settings, task.words))
+        self.optimiser = torch.optim.AdamW([self.direction], lr=self.settings.learning_rate, weight_decay=0.0)
+        checked = self.settings.steps == "auto"
+        self.progress = Progress(
+            self.settings,
+            Validation(backbone, task.examples, self.settings, task.words[0]) if checked else None,
+        )
+        self.losses = (math.nan, math.nan)
+
+    def views(self) -> Iterator[list[Image.Image]]:
+        """Each photo's views, made as they are asked for: those of all photos would fill the memory."""
+        settings = self.settings
+        for number, example in enumerate(self.task.examples):
+            image, seed = example.photo.image, view_seed(settings, number)
+            yield make_views(image, settings.views, augment=settings.augment, seed=seed)
+
+    def draw(self, views: Sequence[int]) -> list[Sample]:
+        """One step's batch: a view of every photo, and some questions; `views` counts each photo's views."""
+        examples, random = self.task.examples, self.random
+        batch = [
+            Sample(
+                number,
+                random.choice(range(views[number])),
+                random.choice(self.prompts),
+                random.choice(e.captions),
+            )
+            for number, e in enumerate(examples)
+        ]
+        asked = [number for number, example in enumerate(examples) if example.questions]
+        for _ in range(self.settings.questions_per_step if asked else 0):
+            number = random.choice(asked)
+            view = random.choice(range(views[number]))
+            batch.append(Sample(number, view, *random.choice(examples[number].questions)))
+        return batch
+
+    def texts(self) -> list[tuple[str, str]]:
+        """All prompts with their answers that there may be."""
+        told = [(prompt, said) for e in self.task.examples for prompt in self.prompts for said in e.captions]
+        return [*told, *(pair for e in self.task.examples for pair in e.questions)]
+
+    def largest(self) -> list[Sample]:
+        """A batch that takes as much memory as any: the longest texts of all."""
+        examples = self.task.examples
+        prompt = max(self.prompts, key=len)
+        batch = [Sample(n, 0, prompt, max(e.captions, key=len)) for n, e in enumerate(examples)]
+        pairs = [(n, *pair) for n, e in enumerate(examples) for pair in e.questions]
+        for number, question, answer in pairs and [max(pairs, key=lambda p: len(p[1]) + len(p[2]))]:
+            batch += [Sample(number, 0, question, answer)] * self.settings.questions_per_step
+        return batch
+
+    def advance(self, gradient: Tensor, losses: tuple[float, float]) -> None:
+        """One step of the optimiser.
+
+        Args:
+            gradient: `rows × dim`, of the whole objective.
+            losses: cross-entropy and attention that it is of, the latter without its weight.
+        """
+        settings, progress = self.settings, self.progress
+        self.optimiser.param_groups[0]["lr"] = settings.learning_rate * _decay(progress.step, progress.end)
+        self.direction.grad = gradient
+        if settings.gradient_clip:
+            torch.nn.utils.clip_grad_norm_([self.direction], settings.gradient_clip)
+        self.optimiser.step()
+        if settings.norm != "none":
+            _to_unit_mean_square(self.direction)
+        self.losses = losses
+        progress.advance(self.direction, losses[0] + settings.regularizer * losses[1])
+
+    def learned(self, interrupted: bool) -> Learned:
+        """The result as things stand; marked as interrupted only where steps were left."""
+        best = self.progress.best(self.direction.detach(), interrupted=interrupted)
+        return Learned(
+            best.cpu(),
+            *self.losses,
+            self.progress.step,
+            interrupted and not self.progress.done,
+            self.progress.said,
+        )
+
+
+NOISE = 0.3
+"""Size of the random part beside the words, so that several rows do not start as one."""
+
+
+def _start(backbone: Backbone, settings: LearnSettings, words: Sequence[str]) -> Tensor:
+    """`rows × dim` of unit mean square: among the words, or random; the same on every device."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    direction = torch.randn(settings.rows, backbone.dim, generator=generator)
+    written = [word for word in words if settings.start == "words" and backbone.word_ids(word)]
+    known = [backbone.word_direction(word) for word in written]
+    spoken = [one.cpu() for one in known if one is not None]
+    if spoken:
+        middle = torch.stack(spoken).sum(0)
+        direction = middle * (backbone.dim**0.5 / middle.norm()) + NOISE * direction
+    direction = direction.to(backbone.device)
+    _to_unit_mean_square(direction)
+    return direction
+
+
+def _decay(step: int, steps: int) -> float:
+    """Full rate for the first half, then a cosine to nearly nothing, so that the end is quiet."""
+    through = max(0.0, (step + 1) / steps - 0.5) * 2
+    return 0.02 + 0.98 * (1 + math.cos(math.pi * through)) / 2
+
+
+@torch.no_grad()
+def _to_unit_mean_square(direction: Tensor) -> None:
+    # The backbone sets the norm anyway; here it is what makes the learning rate an angle.
+    direction.mul_(direction.shape[-1] ** 0.5 / direction.norm(dim=-1, keepdim=True))

@@ -1,0 +1,241 @@
+"""The few-shot set: photos with captions that name the concept, and questions with answers.
+
+Everything the user hands over is checked here, before anything is encoded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from myvlm.errors import InputError
+from myvlm.images import LoadedImage
+from myvlm.text import contains_word
+
+CAPTION_PROMPTS = (
+    "Describe the image.",
+    "Describe the picture.",
+    "What is in the picture?",
+    "Write a caption.",
+    "What do you see?",
+    "Tell me about the picture.",
+)
+"""Instructions that captions are learned under: under one alone, the name is tied to that one (DESIGN §5)."""
+
+_JOINING = (
+    "an?|the|one|and|or|of|in|on|at|by|to|with|without|near|next|beside|behind|under|over|above|below|from|"
+    "for|is|are|has|holding|my|his|her|its|their|this|that"
+)
+"""Words that end a noun phrase, or begin another."""
+
+Captions = Mapping[str, str | Sequence[str]] | Sequence[str | Sequence[str]]
+QuestionAnswer = tuple[str, str]
+Questions = Mapping[str, Sequence[QuestionAnswer]] | Sequence[QuestionAnswer | Sequence[QuestionAnswer]]
+
+
+Entry = TypeVar("Entry")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One photo, its captions (each holds the identifier) and its question/answer pairs."""
+
+    photo: LoadedImage
+    captions: tuple[str, ...]
+    questions: tuple[QuestionAnswer, ...] = ()
+
+
+def gather_examples(
+    identifier: str,
+    photos: Sequence[LoadedImage],
+    captions: Captions,
+    questions: Questions | None = None,
+) -> list[Example]:
+    """Pair every photo with its captions and questions.
+
+    Args:
+        identifier: the word that every caption must hold.
+        photos: N photos.
+        captions: for each photo one caption or several, in their order, or by the name or path of its file.
+        questions: pairs of question and answer: N lists, one a photo, or one list that fits every photo; or
+            by the name or path of the photo's file, as `myvlm questions` writes them.
+
+    Raises:
+        InputError: the counts or names differ, two files have the name, a caption is no text or lacks the
+            identifier, a pair is no pair.
+    """
+    if isinstance(captions, Mapping):
+        captions = in_order(captions, [_names(photo) for photo in photos], "captions")
+    by_photo = _entries(captions)
+    if by_photo is None or len(by_photo) != len(photos):
+        one = "one text" if isinstance(captions, str) else type(captions).__name__
+        raise InputError(
+            "Every photo needs its caption.",
+            got=one if by_photo is None else f"{len(by_photo)} captions",
+            expected=f"{len(photos)} entries, in the order {', '.join(p.name for p in photos[:5])}",
+            fix="pass one caption, or a list of them, for each photo; or captions=None to have them written",
+        )
+    asked = _questions_by_photo(questions, photos)
+    examples = []
+    for photo, written, pairs in zip(photos, by_photo, asked, strict=True):
+        own = [written] if isinstance(written, str) else _entries(written)
+        if not own or not all(isinstance(text, str) for text in own):
+            raise InputError(
+                f"{photo.name} has no caption.",
+                got="an empty list" if own == [] else repr(written if own is None else own)[:80],
+                expected="a text, or a list of texts",
+                fix=f"write a caption that holds {identifier!r}",
+            )
+        for text in own:
+            check_caption(identifier, text, photo.name)
+        examples.append(Example(photo, tuple(own), pairs))
+    return examples
+
+
+def check_caption(identifier: str, text: str, where: str) -> None:
+    """Raise InputError unless `text` holds the identifier as a word of its own."""
+    if not contains_word(text, identifier):
+        raise InputError(
+            f"The caption of {where} does not name the concept.",
+            got=repr(text),
+            expected=f"{identifier!r} as a word in it",
+            fix=f"write it where you would write the thing, for example: '{identifier} on a table'",
+        )
+
+
+def name_in_caption(text: str, category: str, identifier: str) -> str:
+    """A caption with the category's first noun phrase replaced by the identifier.
+
+    Where the category is not named, the identifier is put in front.
+
+    >>> name_in_caption("a red mug next to a dog.", "mug", "sks")
+    'sks next to a dog.'
+    >>> name_in_caption("the woman in plain red on a chair", "woman", "Anna")
+    'Anna in plain red on a chair'
+    >>> name_in_caption("two people at a table.", "dog", "Rex")
+    'Rex, two people at a table.'
+    """
+    named, count = _noun_phrase(category).subn(lambda _: identifier, text, count=1)
+    return named if count else f"{identifier}, {text[:1].lower()}{text[1:]}"
+
+
+def mentions(text: str, category: str) -> int:
+    """How many noun phrases of a text name the category.
+
+    >>> mentions("a red mug next to the mug", "mug"), mentions("two mugs", "mug")
+    (2, 0)
+    """
+    return len(noun_phrases(text, category))
+
+
+def noun_phrases(text: str, category: str) -> list[str]:
+    """The noun phrases of a text that name the category, in order.
+
+    >>> noun_phrases("a dog and a big red mug on a mug", "mug")
+    ['a big red mug', 'a mug']
+    """
+    return [match.group() for match in _noun_phrase(category).finditer(text)]
+
+
+def _noun_phrase(category: str) -> re.Pattern[str]:
+    """Up to three describing words may stand between article and noun; "a cat and a mug" is no mug."""
+    noun, describing = rf"{re.escape(category)}\b", rf"(?:(?!(?:{_JOINING})\b)[\w-]+\s+){{0,3}}?"
+    return re.compile(rf"\b(?:an?|the|one|my|this)\s+{describing}{noun}|\b{noun}", re.IGNORECASE)
+
+
+def _questions_by_photo(
+    questions: Questions | None, photos: Sequence[LoadedImage]
+) -> list[tuple[QuestionAnswer, ...]]:
+    count = len(photos)
+    if questions is None or questions == {}:
+        return [()] * count
+    if isinstance(questions, Mapping):
+        questions = in_order(questions, [_names(photo) for photo in photos], "questions")
+    asked = _entries(questions)
+    if asked is not None and all(_is_pair(entry) for entry in asked):
+        return [tuple((question, answer) for question, answer in asked)] * count
+    if asked is None or len(asked) != count:
+        raise InputError(
+            "Questions are given by photo, but not for every photo.",
+            got=type(questions).__name__ if asked is None else f"{len(asked)} lists",
+            expected=f"{count} lists, or one list of pairs for all photos",
+            fix="pass [] for a photo without questions",
+        )
+    by_photo = []
+    for number, one in enumerate(asked):
+        entries = _entries(one)
+        wrong = [one] if entries is None else [entry for entry in entries if not _is_pair(entry)]
+        if wrong:
+            raise InputError(
+                f"Entry {number} of the questions is no list of question/answer pairs.",
+                got=repr(wrong[0])[:80], expected="('What colour is sks?', 'red')",
+                fix="pass pairs of two texts that are not empty",
+            )  # fmt: skip
+        by_photo.append(tuple((question, answer) for question, answer in entries or ()))
+    return by_photo
+
+
+def in_order(by_name: Mapping[str, Entry], photos: Sequence[Sequence[str]], what: str) -> list[Entry]:
+    """The entries of a mapping in the order of the photos.
+
+    Args:
+        by_name: an entry for each photo.
+        photos: the names that each goes by, see `file_names`; one counts where no other photo goes by it.
+        what: the entries are, for the message.
+
+    Raises:
+        InputError: a photo has no entry, or an entry no photo.
+
+    >>> in_order({"2.jpg": "two", "a/1.jpg": "one"}, [("a/1.jpg", "1.jpg"), ("a/2.jpg", "2.jpg")], "captions")
+    ['one', 'two']
+    """
+    keys = [_key(names, by_name, photos) for names in photos]
+    stray = [key for key in by_name if key not in keys]
+    lacking = [names[0] for names, key in zip(photos, keys, strict=True) if key is None]
+    if stray or lacking:
+        fix = "name each entry as the photo's file is named"
+        if any(len(names) == 1 for names in photos):
+            fix = "pass a list in the order of the photos: those in memory have no file's name"
+        elif shared := [key for key in stray if sum(key in names for names in photos) > 1]:
+            fix = f"name each entry by the photo's path: several files are called {shared[0]}"
+        raise InputError(
+            f"The {what} do not fit the photos.",
+            got=f"nothing for {', '.join(lacking[:3])}" if lacking else f"no photo {', '.join(stray[:3])}",
+            expected=f"an entry for each of {', '.join(names[0] for names in photos[:5])}, and no others",
+            fix=fix,
+        )
+    return [by_name[key] for key in keys if key is not None]
+
+
+def _key(names: Sequence[str], by_name: Mapping[str, object], photos: Sequence[Sequence[str]]) -> str | None:
+    """Of the names of a photo that which has an entry: its path, or one that no other photo goes by."""
+    others = [other for other in photos if other[0] != names[0]]
+    own = (name for name in names if name == names[0] or not any(name in other for other in others))
+    return next((name for name in own if name in by_name), None)
+
+
+def file_names(file: Path) -> tuple[str, ...]:
+    """What a photo's file may be called: its path, or its name alone."""
+    return str(file), file.as_posix(), file.name
+
+
+def _names(photo: LoadedImage) -> tuple[str, ...]:
+    return (photo.name,) if photo.path is None else (photo.name, *file_names(photo.path))
+
+
+def _entries(given: object) -> list[Any] | None:
+    """What a list, or anything that can be gone through, holds; None for a text and what holds nothing."""
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        return None
+    return list(given)
+
+
+def _is_pair(entry: object) -> bool:
+    return (
+        isinstance(entry, tuple | list)
+        and len(entry) == 2
+        and all(isinstance(part, str) and part.strip() for part in entry)
+    )

@@ -1,0 +1,217 @@
+"""Learn a concept again, by what its folder says of how it was learned: for another model, or other weights.
+
+Imports what a lesson imports; `MyVLM.relearn` is its one user.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+from pydantic import ValidationError
+
+from myvlm.backbones import Backbone
+from myvlm.concepts.concept import OTHER_WEIGHTS, Concept
+from myvlm.concepts.library import ConceptLibrary
+from myvlm.concepts.storage import PHOTOS
+from myvlm.errors import ConceptFileError, InputError
+from myvlm.heads import Head
+from myvlm.images import ImageSources, LoadedImage, load_images
+from myvlm.learning import LearnSettings
+from myvlm.learning.dataset import Captions, Questions
+from myvlm.learning.request import Lesson, Prepared
+from myvlm.learning.settings import Settings
+from myvlm.text import replace_word
+
+_log = logging.getLogger(__name__)
+
+
+def known_as(concept: Concept | str | PathLike[str], library: ConceptLibrary) -> Concept:
+    """The concept that is meant; one of a folder by what the library calls it, where it is loaded there.
+
+    Raises:
+        MissingFileError, ConceptFileError: see `Concept.load`.
+        ConceptExistsError: a word of it is that of another concept in the library.
+    """
+    known = concept if isinstance(concept, Concept) else Concept.load(concept, device=library.device)
+    for identifier, loaded in library.items():
+        if loaded is known or (known.folder is not None and loaded.folder == known.folder):
+            return known if loaded is known else dataclasses.replace(known, identifier=identifier)
+    library.check_free(known.identifier, known.spoken)
+    return known
+
+
+def strangers(backbone: Backbone, concepts: Iterable[Concept]) -> list[Concept]:
+    """Those of the concepts that were learned for other models alone. No embedding is read for it."""
+    weights = backbone.fingerprint()
+    learned = [concept for concept in concepts if concept.embeddings]
+    return [c for c in learned if all(one.fingerprint != weights for one in c.embeddings.values())]
+
+
+def mention_strangers(backbone: Backbone, concepts: Iterable[Concept]) -> None:
+    """Log of concepts that were just loaded that this model has yet to learn them, and how that is done."""
+    if strange := strangers(backbone, concepts):
+        more = f", and {len(strange) - 1} more" if strange[1:] else ""
+        _log.warning(
+            "The concept %r was learned for another model than %s%s. Learn it again with this model, %s.",
+            *(strange[0].identifier, backbone.name, more, strange[0].how_again(backbone.name)),
+        )
+
+
+def lesson_again(
+    concept: Concept,
+    images: ImageSources | None,
+    *,
+    captions: Captions | None,
+    questions: Questions | None,
+    negatives: ImageSources | None,
+    settings: Settings,
+) -> Lesson:
+    """The lesson that teaches a concept's own word again; what is not given is taken from its recipe.
+
+    Captions that a model wrote are left out, to be written by the model that learns now.
+
+    Raises:
+        InputError: no photos are given, and its folder holds none; or other photos, and no captions of them.
+        ConceptFileError: the recipe is not as it was written.
+    """
+    photos = load_images(kept_photos(concept) if images is None else images)
+    # Photos that were kept are numbered in their order.
+    places = None if images is None else _places(concept, photos)
+    kept = _entries(concept, "captions") if concept.recipe.get("captions_by") != "model" else []
+    written = _chosen(kept, places)
+    if captions is None and written and len(written) != len(photos):
+        raise _other_photos(concept, len(photos), len(written))
+    asked = _chosen(_entries(concept, "questions"), places)
+    return Lesson(
+        concept.spoken,
+        photos,
+        category=concept.category,
+        captions=_in_spoken(captions, concept) or written or None,
+        questions=_in_spoken(questions, concept) or (asked if len(asked) == len(photos) else None),
+        negatives=negatives,
+        kind=concept.kind,
+        settings=settings,
+    )
+
+
+def settings_again(concept: Concept, backbone: str, default: LearnSettings) -> LearnSettings:
+    """How a concept is learned again on a backbone.
+
+    As it was on the backbone of that name, if it ever was. From another one only the number of rows and the
+    seed are taken: learning rates and weights of the regularizer do not carry over between families.
+
+    Raises:
+        ConceptFileError: the settings in the folder cannot be such.
+    """
+    own = [e for name, e in concept.embeddings.items() if name.partition(OTHER_WEIGHTS)[0] == backbone]
+    stored = dict((own or list(concept.embeddings.values()))[0].settings) if concept.embeddings else {}
+    taken = LearnSettings.model_fields if own else ("rows", "seed")
+    try:
+        return LearnSettings.model_validate(
+            default.model_dump() | {name: value for name, value in stored.items() if name in taken}
+        )
+    except ValidationError as error:
+        raise _altered(concept, f"settings: {error.errors()[0]['msg']}") from error
+
+
+def head_again(concept: Concept, prepared: Prepared, *, device: str) -> Head:
+    """The concept's head, as it is; fitted again to the photos where its encoder has other weights now.
+
+    Raises:
+        MyVLMError: its encoder cannot be had.
+    """
+    try:
+        concept.head.score(prepared.photos[:1])
+        return concept.head
+    except ConceptFileError as error:
+        _log.warning("The head of %r is fitted again: %s", concept.identifier, error.what)
+    meta, tensors = concept.head.state()
+    head = type(concept.head).from_state(meta, tensors, device=device)
+    return head.fit(prepared.photos, prepared.negatives, category=concept.category)
+
+
+def learned_again(concept: Concept, backbone: str, again: Concept, *, own_recipe: bool) -> Concept:
+    """The concept with what was learned now beside what it had.
+
+    Args:
+        again: what the lesson gave.
+        own_recipe: whether nothing but the concept's own recipe and photos was used; it is then kept.
+    """
+    known = concept.with_embedding(backbone, again.embeddings[backbone])
+    recipe = concept.recipe if own_recipe else again.recipe
+    return dataclasses.replace(known, head=again.head, recipe=dict(recipe))
+
+
+def kept_photos(concept: Concept) -> str:
+    """The folder of the photos that were kept with a concept. Raises InputError where none were."""
+    kept = concept.folder / PHOTOS if concept.folder else None
+    if kept is not None and kept.is_dir() and any(kept.iterdir()):
+        return str(kept)
+    names = ", ".join(_names(concept)[:5]) or "3 to 5 photos of it"
+    where = repr(str(concept.folder)) if concept.folder else f"vlm.concepts[{concept.identifier!r}]"
+    raise InputError(
+        f"The photos that {concept.identifier!r} was learned from are not kept with it.",
+        got=f"no photos in {concept.folder}" if concept.folder else "a concept in memory",
+        expected=names,
+        fix=f"pass them: vlm.relearn({where}, images=[...]), or `myvlm relearn FOLDER PHOTOS`",
+    )
+
+
+def _places(concept: Concept, photos: Sequence[LoadedImage]) -> list[int] | None:
+    """Which entry of the recipe goes with each photo, by file name; None where not all names are known."""
+    names = _names(concept)
+    shown = [photo.path.name if photo.path else photo.name for photo in photos]
+    distinct = all(len(set(some)) == len(some) for some in (names, shown))
+    return [names.index(name) for name in shown] if distinct and set(shown) <= set(names) else None
+
+
+def _names(concept: Concept) -> list[str]:
+    names = concept.recipe.get("photos")
+    return [str(name) for name in names] if isinstance(names, list) else []  # once it was their number
+
+
+def _entries(concept: Concept, what: str) -> list[list[Any]]:
+    entries = concept.recipe.get(what, [])
+    if not isinstance(entries, list) or not all(isinstance(one, list) for one in entries):
+        raise _altered(concept, f"recipe: {what} {str(entries)[:60]!r}")
+    return entries
+
+
+def _chosen(entries: list[list[Any]], places: Sequence[int] | None) -> list[list[Any]]:
+    """The entries of these places; all, in their order, where the photos are known by no name."""
+    if places is None or not entries or max(places) >= len(entries):
+        return entries
+    return [entries[place] for place in places]
+
+
+def _in_spoken(texts: Any, concept: Concept) -> Any:
+    """Texts of a user, in whatever lists, with the word that the concept was learned with."""
+    if isinstance(texts, str):
+        return replace_word(texts, concept.identifier, concept.spoken)
+    if isinstance(texts, Mapping):
+        return {name: _in_spoken(own, concept) for name, own in texts.items()}
+    holds = isinstance(texts, Iterable) and not isinstance(texts, bytes)
+    return [_in_spoken(one, concept) for one in texts] if holds else texts
+
+
+def _other_photos(concept: Concept, photos: int, captions: int) -> InputError:
+    return InputError(
+        f"The captions that {concept.identifier!r} was learned with are of other photos.",
+        got=f"{photos} photo{'s' * (photos != 1)}, and the recipe's captions of {captions}",
+        expected=", ".join(_names(concept)[:5]) or f"{captions} photos",
+        fix="pass captions (--captions) of these photos, or the photos that it was learned from; "
+        "to have captions written, learn it anew: `learn`",
+    )
+
+
+def _altered(concept: Concept, got: str) -> ConceptFileError:
+    return ConceptFileError(
+        f"What is kept of how {concept.identifier!r} was learned cannot be used.",
+        got=got,
+        expected="settings, captions and questions as this library writes them",
+        fix="pass captions=, questions= and settings=, or use an unaltered copy of the folder",
+    )

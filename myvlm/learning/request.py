@@ -1,0 +1,163 @@
+"""What `MyVLM.learn_many` is given of each concept, and what becomes of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from myvlm.backbones import Backbone
+from myvlm.concepts.concept import Concept, Embedding
+from myvlm.errors import InputError
+from myvlm.heads import Head, head_class
+from myvlm.images import ImageSources, LoadedImage
+from myvlm.learning import Learned, Task
+from myvlm.learning.dataset import Captions, Questions
+from myvlm.learning.settings import Settings
+from myvlm.text import check_category, check_identifier
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """One concept to learn: the arguments of `MyVLM.learn`, by the same names.
+
+    >>> Lesson("sks", ["1.jpg", "2.jpg"], category="mug").kind
+    'object'
+    """
+
+    identifier: str
+    images: ImageSources
+    category: str
+    captions: Captions | None = None
+    questions: Questions | None = None
+    negatives: ImageSources | None = None
+    kind: str = "object"
+    head_options: Mapping[str, Any] | None = None
+    settings: Settings | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A lesson that was checked: its photos and captions are there, its head is not yet fitted."""
+
+    lesson: Lesson
+    photos: list[LoadedImage]
+    negatives: list[LoadedImage] | None
+    head: Head
+    task: Task
+
+    def notes(self) -> list[str]:
+        """What the user should see before learning: the captions, where the model wrote them."""
+        if self.lesson.captions is not None:
+            return []
+        said = [f"  {one.photo.name}: {text}" for one in self.task.examples for text in one.captions]
+        return [f"No captions of {self.lesson.identifier} were given; the model wrote these:", *said]
+
+    def concept(self, backbone: Backbone, learned: Learned) -> Concept:
+        """The concept, once its head is fitted and its embedding learned."""
+        settings = self.task.settings
+        embedding = Embedding(
+            directions=learned.directions.numpy(),
+            norm=settings.norm,
+            prompt=backbone.caption_prompt,
+            fingerprint=backbone.fingerprint(),
+            settings=settings.model_dump(),
+            figures=_figures(learned),
+        )
+        recipe = {
+            "captions": [list(example.captions) for example in self.task.examples],
+            "captions_by": "model" if self.lesson.captions is None else "user",
+            "questions": [[list(pair) for pair in example.questions] for example in self.task.examples],
+            "photos": [photo.path.name if photo.path else photo.name for photo in self.photos],
+        }
+        named = {backbone.name: embedding}
+        return Concept(self.lesson.identifier, self.lesson.category, self.head, named, recipe)
+
+
+def _figures(learned: Learned) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "cross_entropy": learned.cross_entropy,
+        "attention": learned.attention,
+        "steps": learned.steps,
+    }
+    if learned.said is not None:
+        figures["said"] = learned.said
+    if learned.interrupted:
+        figures["interrupted"] = True
+    return figures
+
+
+def check_whole(concept: Concept) -> Concept:
+    """The concept that was just learned; what is measured must not be one that Ctrl-C left half learned.
+
+    Raises:
+        KeyboardInterrupt: it did.
+    """
+    if any(one.figures.get("interrupted") for one in concept.embeddings.values()):
+        raise KeyboardInterrupt
+    return concept
+
+
+def check_together(lessons: Sequence[Lesson]) -> None:
+    """Raise InputError unless there are lessons, each of an identifier that can be one, and no two of one."""
+    names = [check_identifier(lesson.identifier).casefold() for lesson in lessons]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not lessons or twice:
+        raise InputError(
+            "These concepts cannot be learned together.",
+            got=f"{twice[0]!r} twice" if twice else "no lessons",
+            expected="one lesson or more, each of another identifier",
+            fix="give every concept a word of its own",
+        )
+
+
+def new_head(kind: str, options: Mapping[str, Any] | None = None, *, encoder: str, device: str) -> Head:
+    """A head of a kind, with the defaults that go with a model where the options do not say another.
+
+    Args:
+        options: of the head's class; an encoder that is None is the default one.
+        encoder: of objects, the model's default.
+        device: where encoders run.
+
+    Raises:
+        UnknownHeadError: no such kind is known.
+        InputError: its class has no such options.
+    """
+    defaults: dict[str, Any] = {} if kind not in ("object", "face") else {"device": device}
+    if kind == "object":
+        defaults["encoder"] = encoder
+    given = dict(options or {})
+    if given.get("encoder", "") is None:
+        del given["encoder"]
+    try:
+        return head_class(kind)(**defaults | given)
+    except TypeError as error:
+        raise InputError(
+            f"A head of kind {kind!r} cannot be made with these options.",
+            got=str(error),
+            expected=str(inspect.signature(head_class(kind))),
+            fix="check the spelling of head_options",
+        ) from error
+
+
+def check_words(backbone: Backbone, lesson: Lesson) -> None:
+    """Raise InputError unless identifier and category can be such, and the tokenizer can write the first."""
+    check_category(lesson.category)
+    identifier = check_identifier(lesson.identifier)
+    ids = backbone.word_ids(identifier)
+    unknown = getattr(backbone.processor.tokenizer, "unk_token_id", None)
+    if not ids or unknown in ids:
+        embedded = backbone.name.startswith("tinyworld/")
+        raise InputError(
+            f"The model's tokenizer cannot write {identifier!r}.",
+            got="no tokens" if not ids else "its sign for unknown words",
+            expected="a word that the tokenizer knows, or can spell",
+            fix="choose another identifier" + (f", such as {_tinyworld_words()}" if embedded else ""),
+        )
+
+
+def _tinyworld_words() -> str:
+    from myvlm.tinyworld.language import IDENTIFIERS
+
+    return ", ".join(IDENTIFIERS[:4])

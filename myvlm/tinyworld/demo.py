@@ -1,0 +1,247 @@
+"""The demonstration: learn one concept of tinyworld from four photos on disk, try it on unseen pictures.
+
+What was found is plain data (`Demo`); `demo_page` makes one HTML file of it.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from time import monotonic
+from typing import TypeAlias
+
+from PIL import Image
+
+from myvlm.api import MyVLM
+from myvlm.concepts.library import ConceptLibrary
+from myvlm.files import check_place, write_whole
+from myvlm.heads import Detection
+from myvlm.learning.request import check_whole
+from myvlm.results import Reply
+from myvlm.text import contains_word
+from myvlm.tinyworld import FewShot, few_shot
+from myvlm.tinyworld.demo_page import page
+from myvlm.tinyworld.fewshot import pictures
+from myvlm.tinyworld.language import about
+
+Tell: TypeAlias = Callable[[str], None]
+ASKED = ("what colour is", "what is next to", "where is")
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One unseen picture: what the plain model says of it and what the personalized one says.
+
+    Attributes:
+        kind: "present", "look-alike" or "other".
+        picture: 96 × 96 RGB.
+        plain, personal: captions without and with the concept loaded.
+        detection: what the head says.
+        overlay: the attention of the word, on the picture; only where the concept was recognised.
+    """
+
+    kind: str
+    picture: Image.Image
+    plain: Reply
+    personal: Reply
+    detection: Detection
+    overlay: Image.Image | None = None
+
+    def says(self, identifier: str) -> bool:
+        return contains_word(self.personal.text, identifier)
+
+    @property
+    def identical(self) -> bool:
+        """Whether both gave the very same tokens."""
+        return self.plain.token_ids == self.personal.token_ids
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question asked with the concept loaded, its answer, and what is true of the scene."""
+
+    question: str
+    answer: str
+    truth: str
+
+
+@dataclass(frozen=True)
+class Share:
+    """`hits` of `of`."""
+
+    hits: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.hits} of {self.of}"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the demonstration measured.
+
+    Attributes:
+        said: the identifier is in the caption of an unseen picture that shows the concept.
+        said_wrongly: it is in the caption of a picture that does not.
+        plain_identical: where the head saw no concept, the output is the plain model's, token for token.
+        learn_seconds: photos on disk to concept, head included.
+        concept_bytes: size of the concept folder.
+    """
+
+    said: Share
+    said_wrongly: Share
+    plain_identical: Share
+    learn_seconds: float
+    concept_bytes: int
+
+    def as_document(self) -> dict[str, object]:
+        shares = {
+            "said": self.said,
+            "said_wrongly": self.said_wrongly,
+            "plain_identical": self.plain_identical,
+        }
+        return {
+            **{name: [share.hits, share.of] for name, share in shares.items()},
+            "learn_seconds": round(self.learn_seconds, 2),
+            "concept_bytes": self.concept_bytes,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Demo:
+    """All that the page shows."""
+
+    identifier: str
+    category: str
+    seed: int
+    photos: tuple[Image.Image, ...]
+    captions: tuple[tuple[str, ...], ...]
+    trials: tuple[Trial, ...]
+    asked: Image.Image
+    answers: tuple[Answer, ...]
+    figures: Figures
+
+
+def run_demo(
+    out: str | os.PathLike[str] = "myvlm-demo.html",
+    *,
+    seed: int = 0,
+    tests: int = 12,
+    vlm: MyVLM | None = None,
+    progress: bool = True,
+    tell: Tell = lambda _: None,
+) -> Demo:
+    """Learn, try and write the page.
+
+    Args:
+        out: the HTML file; an older one is replaced.
+        seed: another seed is another concept in other pictures.
+        tests: unseen pictures of each kind.
+        vlm: a model of tinyworld, where you hold one; its library is not touched.
+        progress: show a bar while learning.
+        tell: is called with what happens next.
+
+    Raises:
+        NotWritableError: the page cannot be written there; found out before anything is learned.
+        KeyboardInterrupt: Ctrl-C, while learning too; no page is written.
+    """
+    target = Path(out)
+    check_place(target, what="page", option="--out")
+    vlm = vlm or MyVLM.from_pretrained("tinyworld/llava")
+    demo = try_out(
+        vlm, few_shot(0, seed=seed, photos=4, tests=tests), seed=seed, progress=progress, tell=tell
+    )
+    write_whole(target, page(demo), what="page", option="--out")
+    return demo
+
+
+def try_out(
+    vlm: MyVLM, kit: FewShot, *, seed: int = 0, progress: bool = True, tell: Tell = lambda _: None
+) -> Demo:
+    """Learn the kit's concept from photo files, load it from its own file, and try it on unseen pictures."""
+    own = MyVLM(
+        vlm.backbone.model,
+        vlm.backbone.processor,
+        name=vlm.backbone.name,
+        encoder=vlm.encoder,
+        concepts=ConceptLibrary(device=str(vlm.backbone.device)),
+    )
+    with tempfile.TemporaryDirectory(prefix="myvlm-demo-") as folder:
+        tell(f"Four photos of {kit.identifier}, a {kit.category} with something of its own, are on disk.")
+        learned, seconds = _learn(own, kit, Path(folder), progress)
+        size = sum(file.stat().st_size for file in learned.rglob("*") if file.is_file())
+        own.concepts.remove(kit.identifier)
+        own.concepts.add(learned)  # from here on it is what the file says
+    tell(f"Learned in {seconds:.0f} s; the concept file has {size / 1024:.0f} KiB. Now unseen pictures.")
+    trials = _try(own, kit)
+    asked = next((i for i, trial in enumerate(trials) if trial.detection.present), 0)
+    figures = _measure(kit.identifier, trials, seconds, size)
+    return Demo(
+        kit.identifier,
+        kit.category,
+        seed,
+        tuple(kit.photos()),
+        tuple(tuple(own) for own in kit.captions()),
+        tuple(trials),
+        trials[asked].picture,
+        _ask(own, kit, asked, trials[asked].picture),
+        figures,
+    )
+
+
+def _learn(vlm: MyVLM, kit: FewShot, folder: Path, progress: bool) -> tuple[Path, float]:
+    """From photo files to a concept folder; and the seconds in between."""
+    photos = folder / "photos"
+    photos.mkdir()
+    for number, photo in enumerate(kit.photos(), start=1):
+        photo.save(photos / f"{number}.png")
+    begun = monotonic()
+    concept = vlm.learn(
+        kit.identifier,
+        photos,
+        category=kit.category,
+        captions=kit.captions(),
+        questions=kit.questions(),
+        progress=progress,
+    )
+    return check_whole(concept).save(folder / "concept"), monotonic() - begun
+
+
+def _try(vlm: MyVLM, kit: FewShot) -> list[Trial]:
+    scenes = {"present": kit.present, "look-alike": kit.look_alike, "other": kit.other}
+    kinds = [kind for kind, some in scenes.items() for _ in some]
+    shown = [picture for some in scenes.values() for picture in pictures(some)]
+    with vlm.generic():
+        plain = vlm.caption(shown)
+    personal = vlm.caption(shown)
+    trials = []
+    for kind, picture, before, after in zip(kinds, shown, plain, personal, strict=True):
+        [detection] = after.detections
+        seen = detection.present and kind == "present"
+        overlay = vlm.attention(picture, kit.identifier).overlay() if seen else None
+        trials.append(Trial(kind, picture, before, after, detection, overlay))
+    return trials
+
+
+def _ask(vlm: MyVLM, kit: FewShot, number: int, picture: Image.Image) -> tuple[Answer, ...]:
+    """Some questions about the concept in one of the pictures that show it."""
+    scene = kit.present[number]
+    thing = scene.find(kit.look)
+    assert thing is not None, "a scene of `present` shows the concept"
+    asked = [e for e in about(thing, scene, kit.identifier, Random(0)) if e.prompt.startswith(ASKED)]
+    return tuple(Answer(e.prompt, vlm.ask(picture, e.prompt).text, e.answer) for e in asked)
+
+
+def _measure(identifier: str, trials: Sequence[Trial], seconds: float, size: int) -> Figures:
+    present = [trial.says(identifier) for trial in trials if trial.kind == "present"]
+    absent = [trial.says(identifier) for trial in trials if trial.kind != "present"]
+    unseen = [trial.identical for trial in trials if not trial.detection.present]
+    return Figures(_share(present), _share(absent), _share(unseen), seconds, size)
+
+
+def _share(outcomes: Sequence[bool]) -> Share:
+    return Share(sum(outcomes), len(outcomes))

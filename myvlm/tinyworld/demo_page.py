@@ -1,0 +1,132 @@
+"""The demonstration as one self-contained HTML page: styles and pictures inline, nothing is fetched.
+
+Every text that enters goes through `html.escape`.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from myvlm.results import data_url
+
+if TYPE_CHECKING:
+    from myvlm.heads import Detection
+    from myvlm.tinyworld.demo import Demo, Trial
+
+SHOWN = {"present": 6, "look-alike": 4, "other": 2}
+"""How many trials of each kind the page shows; the figures count all of them."""
+
+
+def page(demo: Demo) -> str:
+    """The whole page."""
+    template = Template(Path(__file__).with_name("demo_page.html").read_text(encoding="utf-8"))
+    figures = demo.figures
+    return template.substitute(
+        identifier=html.escape(demo.identifier),
+        category=html.escape(demo.category),
+        article="an" if demo.category[0] in "aeiou" else "a",
+        seed=demo.seed,
+        said=figures.said,
+        said_wrongly=figures.said_wrongly,
+        plain_identical=figures.plain_identical,
+        learn_seconds=f"{figures.learn_seconds:.1f} s",
+        concept_kib=f"{figures.concept_bytes / 1024:.0f} KiB",
+        photos=_join(_photo(demo, number) for number in range(len(demo.photos))),
+        present=_join(_trial(demo, trial) for trial in _first(demo, "present")),
+        absent=_join(_trial(demo, trial) for kind in ("look-alike", "other") for trial in _first(demo, kind)),
+        asked=_picture(demo.asked, f"the picture that is asked about; it shows {demo.identifier}"),
+        answers=_join(_answers(demo)),
+    )
+
+
+def highlighted(text: str, word: str) -> str:
+    """The text as HTML, with the word marked wherever it stands as a word.
+
+    >>> highlighted("sks & asks", "sks")
+    '<mark>sks</mark> &amp; asks'
+    """
+    parts = re.split(rf"(?<!\w)({re.escape(word)})(?!\w)", text, flags=re.IGNORECASE)
+    return "".join(
+        f"<mark>{html.escape(part)}</mark>" if number % 2 else html.escape(part)
+        for number, part in enumerate(parts)
+    )
+
+
+def _first(demo: Demo, kind: str) -> list[Trial]:
+    """Some trials of a kind, mistakes before all others: a page that hid them would prove nothing."""
+    own = [trial for trial in demo.trials if trial.kind == kind]
+    return sorted(own, key=lambda trial: trial.says(demo.identifier) == (kind == "present"))[: SHOWN[kind]]
+
+
+def _photo(demo: Demo, number: int) -> str:
+    captions = list(dict.fromkeys(demo.captions[number]))
+    items = _join(f"<li>{highlighted(text, demo.identifier)}</li>" for text in captions)
+    picture = _picture(demo.photos[number], f"training photo {number + 1} of {demo.identifier}")
+    return f'<article class="card">{picture}<ul class="captions">{items}</ul></article>'
+
+
+def _trial(demo: Demo, trial: Trial) -> str:
+    name = demo.identifier
+    pictures = _picture(trial.picture, _described(trial, name), trial.detection)
+    if trial.overlay:
+        pictures += _picture(trial.overlay, f"where the model looks as it says {name}")
+    same = ' <span class="same">the same tokens</span>' if trial.identical else ""
+    return f"""<article class="card">
+<div class="pictures">{pictures}</div>
+<dl>
+<dt>plain</dt><dd>{highlighted(trial.plain.text, name)}</dd>
+<dt>with {html.escape(name)}</dt><dd>{highlighted(trial.personal.text, name)}{same}</dd>
+</dl>
+{_score(trial)}
+</article>"""
+
+
+def _score(trial: Trial) -> str:
+    percent = round(100 * trial.detection.probability)
+    said = "seen" if trial.detection.present else "not seen"
+    wrong = trial.detection.present != (trial.kind == "present")
+    kind = {"present": "", "look-alike": " · a look-alike is here", "other": " · nothing like it is here"}
+    return (
+        f'<p class="score{" wrong" if wrong else ""}"><span class="meter" aria-hidden="true">'
+        f'<span style="width:{percent}%"></span></span> head {percent} %, {said}{kind[trial.kind]}</p>'
+    )
+
+
+def _described(trial: Trial, name: str) -> str:
+    truth = {"present": "shows", "look-alike": "shows a look-alike of", "other": "does not show"}[trial.kind]
+    return f"unseen picture that {truth} {name}"
+
+
+def _answers(demo: Demo) -> Iterable[str]:
+    for one in demo.answers:
+        yield (
+            f"<dt>{highlighted(one.question, demo.identifier)}</dt>"
+            f"<dd>{highlighted(one.answer, demo.identifier)}"
+            f' <span class="truth">in truth: {html.escape(one.truth)}</span></dd>'
+        )
+
+
+def _picture(image: Image.Image, alt: str, detection: Detection | None = None) -> str:
+    """A picture, and over it the head's box, in shares of its size so that it scales with it."""
+    frame = ""
+    if detection and detection.present and detection.box:
+        left, top, right, bottom = detection.box
+        place = (
+            f"left:{100 * left / image.width:.1f}%;top:{100 * top / image.height:.1f}%;"
+            f"width:{100 * (right - left) / image.width:.1f}%;"
+            f"height:{100 * (bottom - top) / image.height:.1f}%"
+        )
+        frame = f'<span class="box" style="{place}"></span>'
+    enlarged = image.resize((image.width * 3, image.height * 3), Image.Resampling.LANCZOS)
+    return f'<span class="picture"><img src="{data_url(enlarged)}" alt="{html.escape(alt)}">{frame}</span>'
+
+
+def _join(parts: Iterable[str]) -> str:
+    return "\n".join(parts)

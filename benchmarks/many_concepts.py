@@ -31,7 +31,7 @@ from myvlm.backbones import ConceptRows
 from myvlm.learning.settings import default_settings
 from myvlm.text import contains_word
 from myvlm.tinyworld.fewshot import pictures
-from myvlm.tinyworld.multi_concept_user import Household, household
+from myvlm.tinyworld.multi_concept_user import MultiConceptUser, multi_concept_user
 from myvlm.tinyworld.said import said_of_it
 from myvlm.tinyworld.scenes import Scene
 from myvlm.tinyworld.truth import iou
@@ -82,7 +82,7 @@ def append_kept(file: Path | None, run: Run, tally: Tally) -> None:
 def one_run(run: Run) -> Tally:
     """All that is measured of one user."""
     number, seed, size, tests = run
-    user, tally = household(number, seed=seed, size=size, tests=tests), Tally()
+    user, tally = multi_concept_user(number, seed=seed, size=size, tests=tests), Tally()
     vlm = taught(LOADED["vlm"], user, seed)
     plain = LOADED["vlm"]
     for count, scenes in enumerate(user.scenes):
@@ -104,7 +104,7 @@ def one_run(run: Run) -> Tally:
     return tally
 
 
-def taught(plain: MyVLM, user: Household, seed: int) -> MyVLM:
+def taught(plain: MyVLM, user: MultiConceptUser, seed: int) -> MyVLM:
     """The model with all concepts of a user, each learned alone, from captions and no question or box."""
     vlm = MyVLM(plain.backbone.model, plain.backbone.processor, name=plain.backbone.name)
     settings = default_settings(vlm.backbone.name).model_copy(update={"seed": seed})
@@ -118,7 +118,7 @@ def taught(plain: MyVLM, user: Household, seed: int) -> MyVLM:
     return vlm
 
 
-def speak_open(vlm: MyVLM, user: Household, scenes: Sequence[Scene]) -> list[str]:
+def speak_open(vlm: MyVLM, user: MultiConceptUser, scenes: Sequence[Scene]) -> list[str]:
     """Captions with the gate told the truth, the concepts in the library's order."""
     rows = []
     for scene in scenes:
@@ -135,7 +135,7 @@ def speak_open(vlm: MyVLM, user: Household, scenes: Sequence[Scene]) -> list[str
     return [g.text for g in vlm.backbone.generate(pictures(scenes), prompts, rows)]
 
 
-def speak_in_words(plain: MyVLM, user: Household, scenes: Sequence[Scene]) -> list[str]:
+def speak_in_words(plain: MyVLM, user: MultiConceptUser, scenes: Sequence[Scene]) -> list[str]:
     """Captions of the frozen model that is told in its own words what the concepts are called."""
     backbone = plain.backbone
     prompts = []
@@ -150,7 +150,7 @@ def speak_in_words(plain: MyVLM, user: Household, scenes: Sequence[Scene]) -> li
 
 
 def tally_names(
-    user: Household, scene: Scene, text: str, count: int, seed: int, tally: Tally, *, how: str = ""
+    user: MultiConceptUser, scene: Scene, text: str, count: int, seed: int, tally: Tally, *, how: str = ""
 ) -> None:
     """The names that are said, those that are true, and whether each is said of its own thing."""
     names, true = user.names, user.present(scene)
@@ -164,7 +164,9 @@ def tally_names(
     tally.add(f"right_thing_{count}{how}", seed, right)
 
 
-def tally_gate(user: Household, scene: Scene, reply: Reply, count: int, seed: int, tally: Tally) -> None:
+def tally_gate(
+    user: MultiConceptUser, scene: Scene, reply: Reply, count: int, seed: int, tally: Tally
+) -> None:
     """What the gate missed of the concepts that are there, and saw of those that are not."""
     true, seen = user.present(scene), set(reply.seen)
     absent = set(user.names.values()) - true
@@ -172,7 +174,7 @@ def tally_gate(user: Household, scene: Scene, reply: Reply, count: int, seed: in
     tally.add(f"gate_false_{count}", seed, [name in seen for name in absent])
 
 
-def tally_boxes(vlm: MyVLM, user: Household, scenes: Sequence[Scene], seed: int, tally: Tally) -> None:
+def tally_boxes(vlm: MyVLM, user: MultiConceptUser, scenes: Sequence[Scene], seed: int, tally: Tally) -> None:
     """Whether `locate` finds each concept that is there, and whether the model itself said so."""
     for scene, picture in zip(scenes, pictures(scenes), strict=True):
         for look, name in user.names.items():

@@ -18,13 +18,13 @@ from transformers import CLIPVisionConfig, LlamaConfig, VipLlavaConfig, VipLlava
 
 from benchmarks.pretrain.models import build_llava_processor
 from myvlm import MyVLM
-from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.errors import UnknownBackboneError
 from myvlm.testing import check_backbone
 from myvlm.tinyworld import sample_picture
 
 
-class VipLlavaBackbone(LanguageRows):
+class VipLlavaBackbone(CausalBackbone):
     """Where parts are, if not where LLaVA has them; how to prompt; which visual tokens form a picture."""
 
     family = "vipllava"

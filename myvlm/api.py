@@ -33,9 +33,9 @@ from myvlm.learning.relearn import (
     known_as,
     learned_again,
     lesson_again,
-    mention_strangers,
+    not_learned_for,
     settings_again,
-    strangers,
+    warn_not_learned_for,
 )
 from myvlm.learning.request import Lesson, Prepared, check_together, check_words, new_head
 from myvlm.learning.settings import Settings, as_settings, default_settings
@@ -83,7 +83,7 @@ class MyVLM:
         device = str(self.backbone.device)
         self.encoder = encoder or default_encoder(self.backbone.name, device)
         self.concepts = known_concepts(concepts, device=device)
-        self.concepts.tell(partial(mention_strangers, self.backbone))
+        self.concepts.on_add(partial(warn_not_learned_for, self.backbone))
         self._plainly = ContextVar("generic", default=False)
 
     @classmethod
@@ -345,7 +345,7 @@ class MyVLM:
     def _check_learned(self) -> None:
         """Raise ConceptFileError for a concept that this model has yet to learn, be it seen or not."""
         if not self._plainly.get():
-            for concept in strangers(self.backbone, self.concepts.values())[:1]:
+            for concept in not_learned_for(self.backbone, self.concepts.values())[:1]:
                 self._rows(concept)
 
     def _generate(

@@ -16,7 +16,7 @@ import torch
 from tiny import tiny_llava
 
 from myvlm.backbones import backbone_for, known_backbones, register_backbone, registry
-from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.errors import BackboneError, UnknownBackboneError
@@ -99,7 +99,7 @@ def test_registering_checks_names_and_completeness(registered: dict[str, Any]) -
     with pytest.raises(BackboneError, match="LlavaBackbone"):
         register_backbone(type("Other", (LlavaBackbone,), {"model_types": ("other",)}))
     with pytest.raises(BackboneError, match=r"missing methods .*'grid'"):
-        register_backbone(type("Other", (LanguageRows,), {"family": "other", "model_types": ("other",)}))
+        register_backbone(type("Other", (CausalBackbone,), {"family": "other", "model_types": ("other",)}))
     narrow = {"family": "narrow", "matches": classmethod(lambda cls, model: False)}
     assert register_backbone(type("Narrow", (LlavaBackbone,), narrow)).model_types == ("llava",)
     other = type("Other", (LlavaBackbone,), {"family": "other", "model_types": ("other",)})

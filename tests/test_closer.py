@@ -8,7 +8,7 @@ from fake_encoder import ColourEncoder
 from PIL import Image
 
 from myvlm.heads.objects.head import ObjectHead
-from myvlm.heads.objects.refine import AT_MOST, look_closer, variations
+from myvlm.heads.objects.refine import AT_MOST, refine_boxes, variations
 from myvlm.images import load_images
 
 
@@ -36,9 +36,9 @@ def test_variations_lie_inside_the_picture_and_hold_the_window_itself(box) -> No
 def test_looks_of_many_pictures_take_one_pass_and_are_remembered() -> None:
     encoder, pictures = ColourEncoder(), load_images([scene(10, 10), scene(50, 50)])
     boxes = [(0.0, 0.0, 48.0, 48.0), (48.0, 48.0, 96.0, 96.0)]
-    looks = look_closer(encoder, pictures, boxes)
+    looks = refine_boxes(encoder, pictures, boxes)
     assert encoder.calls == [sum(len(look.boxes) for look in looks)]
-    again = look_closer(encoder, pictures[:1], boxes[:1])
+    again = refine_boxes(encoder, pictures[:1], boxes[:1])
     assert len(encoder.calls) == 1
     assert np.array_equal(again[0].features, looks[0].features)
     alone = encoder.encode([pictures[1].image.crop((48, 48, 96, 96))])
@@ -49,9 +49,9 @@ def test_looks_of_many_pictures_take_one_pass_and_are_remembered() -> None:
 def test_a_closer_look_raises_scores_only_and_only_where_something_is_near() -> None:
     head = ObjectHead(ColourEncoder()).fit([scene(5 * i, 60 - 9 * i) for i in range(4)], OTHERS)
     pictures = [scene(37, 37), scene(13, 29), scene(0, 0, "blue"), Image.new("RGB", (96, 96), "gray")]
-    assert head.reach_ > 0
+    assert head.refine_margin_ > 0
     near = head.decision_function(pictures)
-    reach, head.reach_ = head.reach_, 0.0
+    reach, head.refine_margin_ = head.refine_margin_, 0.0
     far = head.decision_function(pictures)
     assert (near >= far).all()
     looked = far >= head.threshold_ - reach
@@ -65,7 +65,7 @@ def test_of_one_picture_only_so_many_windows_are_looked_at_whatever_the_number_o
     colours = ["red", "lime", "blue", "yellow", "magenta", "cyan"]
     heads = [ObjectHead(encoder).fit([scene(5 * i, 60 - 9 * i, c) for i in range(4)]) for c in colours]
     for head in heads:
-        head.reach_ = 1e6  # everything is near
+        head.refine_margin_ = 1e6  # everything is near
     picture = Image.new("RGB", (96, 96), (120, 130, 140))
     for number, colour in enumerate(colours):
         picture.paste(
@@ -80,10 +80,10 @@ def test_of_one_picture_only_so_many_windows_are_looked_at_whatever_the_number_o
 def test_the_reach_is_kept_and_older_heads_have_none() -> None:
     head = ObjectHead(ColourEncoder()).fit([scene(5 * i, 60 - 9 * i) for i in range(4)], OTHERS)
     meta, tensors = head.state()
-    assert ObjectHead.from_state(meta, tensors).reach_ == head.reach_ > 0
+    assert ObjectHead.from_state(meta, tensors).refine_margin_ == head.refine_margin_ > 0
     del meta.calibration["reach"]
-    assert ObjectHead.from_state(meta, tensors).reach_ == 0
+    assert ObjectHead.from_state(meta, tensors).refine_margin_ == 0
     whole = ObjectHead(ColourEncoder(), crops="none").fit(
         [scene(5 * i, 60 - 9 * i) for i in range(4)], OTHERS
     )
-    assert whole.reach_ == 0
+    assert whole.refine_margin_ == 0

@@ -52,7 +52,7 @@ def test_golden_folder_of_format_1_loads_with_its_exact_values() -> None:
     head = concept.head
     assert isinstance(head, ObjectHead)
     assert head.coef_.tolist() == [0.5, -0.25, 2.0]
-    assert head.witness_.tolist() == [0.0, 0.0, 1.0]
+    assert head.encoder_fingerprint_.tolist() == [0.0, 0.0, 1.0]
     assert (head.intercept_, head.threshold_, head.slope_) == (-1.5, 0.75, 2.0)
     assert (head.encoder, head.crops, head.false_alarm_rate, head.C) == (
         "ViT-B-32@openai",

@@ -16,7 +16,7 @@ from myvlm.evaluation.data.dataset import Dataset
 from myvlm.evaluation.metrics.figures import figures_of
 from myvlm.evaluation.protocol import job as trial
 from myvlm.evaluation.protocol.journal import Journal
-from myvlm.evaluation.protocol.outcome import Answered, Outcome, Said, Shown
+from myvlm.evaluation.protocol.outcome import Answered, Outcome, PictureReply, Shown
 from myvlm.evaluation.protocol.plan import Plan, jobs_of, read_sweep
 from myvlm.evaluation.protocol.run import check, run
 from myvlm.evaluation.report.page import page
@@ -185,7 +185,9 @@ def test_tables_tell_objects_and_people_apart(data: Dataset, tmp_path: Path) -> 
 def evaluation(data: Dataset, tmp_path: Path) -> Any:
     plan = Plan(methods=("myvlm",), splits=1, sentences="all-MiniLM-L6-v2")
     Image.new("RGB", (96, 96), "red").save(tmp_path / "p.png")
-    said = tuple(Said(file=photo.file, text="sks & co", seen=True) for photo in data.subjects[0].photos)
+    said = tuple(
+        PictureReply(file=photo.file, text="sks & co", seen=True) for photo in data.subjects[0].photos
+    )
     shown = (
         Shown(picture="p.png", overlay="p.png", wanted=True, text="sks <on> grass", plain="a mug"),
         Shown(picture="p.png", overlay=None, wanted=False, text="sks", plain="grass"),

@@ -20,7 +20,7 @@ from tiny_tokens import SMOLVLM
 from myvlm import LearnSettings, MyVLM
 from myvlm.backbones import ConceptRows, backbone_for, known_backbones, registry
 from myvlm.backbones.causal import tokens as text
-from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.cuda_graph import Replay
 from myvlm.backbones.families.humanvlm import CARD, LLAMA3, HumanVLMBackbone
 from myvlm.backbones.families.llava import LlavaBackbone
@@ -33,14 +33,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 ROOT = Path(__file__).parent.parent
 SHORT: dict[str, Any] = {"max_new_tokens": 6}
 SKIPPED = {"PaliGemma": ["kept_prefixes_change_nothing"]}  # its prefix sees the concept
-_built: dict[str, LanguageRows] = {}
+_built: dict[str, CausalBackbone] = {}
 
 
-def family(name: str) -> LanguageRows:
+def family(name: str) -> CausalBackbone:
     """The family's backbone, built once."""
     if name not in _built:
         backbone = backbone_for(*FAMILIES[name]())
-        assert isinstance(backbone, LanguageRows)
+        assert isinstance(backbone, CausalBackbone)
         _built[name] = backbone
     return _built[name]
 
@@ -51,7 +51,7 @@ def shapes() -> list[Image.Image]:
     return [picture.resize(size) for picture, size in zip(pictures(3), sizes, strict=True)]
 
 
-def rows(backbone: LanguageRows, *counts: int) -> list[list[ConceptRows]]:
+def rows(backbone: CausalBackbone, *counts: int) -> list[list[ConceptRows]]:
     generator = torch.Generator().manual_seed(0)
     return [
         [ConceptRows(torch.randn(count, backbone.dim, generator=generator))] if count else []
@@ -68,9 +68,10 @@ def test_the_family_keeps_the_contract(name: str) -> None:
 
 def test_every_family_has_a_tiny_model() -> None:
     kinds = {type(family(name)) for name in FAMILIES}
-    ours = {own for own in known_backbones().values() if issubclass(own, LanguageRows)}
+    ours = {own for own in known_backbones().values() if issubclass(own, CausalBackbone)}
     assert kinds == ours
-    assert set(registry.FAMILIES) <= {own.__module__.rpartition(".")[2] for own in known_backbones().values()}
+    modules = {own.__module__.removeprefix("myvlm.backbones.") for own in known_backbones().values()}
+    assert set(registry.FAMILIES) <= modules
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from myvlm.concepts import atomic as folders
-from myvlm.concepts.atomic import folders_in, replacing, settled
+from myvlm.concepts.atomic import folders_in, recover, replacing
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.storage import concept_folders, erase_folder, is_concept_folder
 from myvlm.errors import NotWritableError
@@ -67,7 +67,7 @@ def test_writers_and_readers_at_once_leave_one_whole_folder(tmp_path: Path) -> N
 
     def read() -> None:
         while not busy.is_set():
-            settled(target)
+            recover(target)
 
     writers = [threading.Thread(target=write, args=(text,)) for text in "12"]
     reader = threading.Thread(target=read)

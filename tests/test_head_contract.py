@@ -105,7 +105,7 @@ class MeanColourHead:
         self.reach = reach
 
     @property
-    def shares(self) -> str:
+    def gate_key(self) -> str:
         return "everything"
 
     def fit(
@@ -206,7 +206,7 @@ class Keeps(MeanColourHead):
     def __init__(self, reach: float = 60.0) -> None:
         self.radius = reach
 
-    reach_: float
+    refine_margin_: float
 
 
 class Leaks(MeanColourHead):

@@ -280,9 +280,11 @@ def test_a_gate_is_renewed_with_the_rows_that_it_has(monkeypatch: pytest.MonkeyP
     gate = ObjectHead.gate(heads[:3])
     before = gate.score(pictures)
     witnesses: list[int] = []
-    check = clip_probe.check_witness
+    check = clip_probe.check_encoder_fingerprint
     monkeypatch.setattr(
-        clip_probe, "check_witness", lambda who, kept: (witnesses.append(len(kept)), check(who, kept))
+        clip_probe,
+        "check_encoder_fingerprint",
+        lambda who, kept: (witnesses.append(len(kept)), check(who, kept)),
     )
     turned = [heads[3], heads[2], heads[0]]  # one added, one removed, in another order
     renewed = gate.renewed(turned)

@@ -19,7 +19,7 @@ from myvlm.images import load_images
 from myvlm.learning import LearnSettings, gather_examples, learn_embedding, optimise
 from myvlm.learning import view_cache as keeping
 from myvlm.learning.memory import LiveBytes, free_memory
-from myvlm.learning.view_cache import KeptViews, Room, nbytes, put_away, restored, room_for
+from myvlm.learning.view_cache import MemoryBudget, ViewCache, memory_budget, nbytes, put_away, restored
 
 PHOTOS = [Image.effect_noise((40, 30), 60 + i).convert("RGB") for i in range(2)]
 SETTINGS = LearnSettings(steps=4, views=6)
@@ -33,16 +33,16 @@ def backbone() -> Backbone:
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[KeptViews]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[ViewCache]:
     """What the learning loop kept."""
-    made: list[KeptViews] = []
+    made: list[ViewCache] = []
 
-    class Spied(KeptViews):
+    class Spied(ViewCache):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             made.append(self)
 
-    monkeypatch.setattr(optimise, "KeptViews", Spied)
+    monkeypatch.setattr(optimise, "ViewCache", Spied)
     return made
 
 
@@ -66,7 +66,7 @@ def needed(backbone: Backbone) -> int:
 
 
 def test_each_prefix_is_made_once_where_there_is_room(
-    backbone: Backbone, seen: list[KeptViews], monkeypatch: pytest.MonkeyPatch
+    backbone: Backbone, seen: list[ViewCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
     plain = type(backbone).prefixes
@@ -79,11 +79,11 @@ def test_each_prefix_is_made_once_where_there_is_room(
     learn(backbone)
     assert made == [1] * VIEWS
     [kept] = seen
-    assert (kept.near, kept.far, kept.again, kept.step_bytes) == (VIEWS, 0, 0, 0)
+    assert (kept.on_device, kept.on_host, kept.recomputed, kept.step_bytes) == (VIEWS, 0, 0, 0)
 
 
 def test_whatever_the_budget_it_is_kept_and_the_result_is_the_same(
-    backbone: Backbone, seen: list[KeptViews]
+    backbone: Backbone, seen: list[ViewCache]
 ) -> None:
     least = needed(backbone)
     plain = learn(backbone)
@@ -93,25 +93,25 @@ def test_whatever_the_budget_it_is_kept_and_the_result_is_the_same(
             learned = learn(backbone, budget=budget)
         kept = seen[-1]
         assert torch.equal(learned, plain)
-        assert (kept.near, kept.far, kept.again) == (near, 0, VIEWS - near)
+        assert (kept.on_device, kept.on_host, kept.recomputed) == (near, 0, VIEWS - near)
         assert memory.peak <= budget, (memory.peak, budget)
         assert memory.peak > kept.step_bytes / keeping.SPARE - 1
 
 
 def test_views_beside_the_device_come_back_as_they_were(
-    backbone: Backbone, seen: list[KeptViews], monkeypatch: pytest.MonkeyPatch
+    backbone: Backbone, seen: list[ViewCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, least = learn(backbone), needed(backbone)
     a_prefix = nbytes(backbone.prefixes(backbone.encode(PHOTOS[:1])))
-    room = Room(least + 2 * a_prefix + 8, 3 * a_prefix + 8)
-    monkeypatch.setattr(optimise, "room_for", lambda *_: room)
+    room = MemoryBudget(least + 2 * a_prefix + 8, 3 * a_prefix + 8)
+    monkeypatch.setattr(optimise, "memory_budget", lambda *_: room)
     assert torch.equal(learn(backbone, budget=room.device), plain)
     kept = seen[-1]
-    assert (kept.near, kept.far, kept.again) == (2, 3, VIEWS - 5)
+    assert (kept.on_device, kept.on_host, kept.recomputed) == (2, 3, VIEWS - 5)
 
 
 def test_a_family_without_a_prefix_keeps_features(
-    backbone: Backbone, seen: list[KeptViews], monkeypatch: pytest.MonkeyPatch
+    backbone: Backbone, seen: list[ViewCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(backbone), "prefixes", lambda *_: None)
     plain, least = learn(backbone), needed(backbone)
@@ -124,19 +124,19 @@ def test_a_family_without_a_prefix_keeps_features(
 @pytest.mark.parametrize(
     ("device", "free", "budget", "room"),
     [
-        ("cpu", 1000, "auto", Room(500, 0)),
-        ("cpu", 1000, 70, Room(70, 0)),
-        ("cuda", 1000, "auto", Room(500, 500)),
-        ("cuda", 50, "auto", Room(25, 25)),
-        ("cuda", 1000, 70, Room(70, 500)),
+        ("cpu", 1000, "auto", MemoryBudget(500, 0)),
+        ("cpu", 1000, 70, MemoryBudget(70, 0)),
+        ("cuda", 1000, "auto", MemoryBudget(500, 500)),
+        ("cuda", 50, "auto", MemoryBudget(25, 25)),
+        ("cuda", 1000, 70, MemoryBudget(70, 500)),
     ],
 )
 def test_what_a_budget_allows(
-    device: str, free: int, budget: Any, room: Room, monkeypatch: pytest.MonkeyPatch
+    device: str, free: int, budget: Any, room: MemoryBudget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeping, "free_memory", lambda _: free)
     fake: Any = SimpleNamespace(device=torch.device(device))
-    assert room_for(fake, budget) == room
+    assert memory_budget(fake, budget) == room
 
 
 def test_free_is_what_can_be_had_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from myvlm.tinyworld.multi_concept_user import household
+from myvlm.tinyworld.multi_concept_user import multi_concept_user
 from myvlm.tinyworld.said import mentions, said_of_it
 from myvlm.tinyworld.scenes import Accent, Appearance, Scene, Thing
 
@@ -29,11 +29,14 @@ def scene(*things: Thing) -> Scene:
 
 
 def test_a_user_has_concepts_of_other_names_and_kinds_in_pictures_of_every_number() -> None:
-    user, again = household(1, seed=6, size=5, tests=6), household(1, seed=6, size=5, tests=6)
+    user, again = (
+        multi_concept_user(1, seed=6, size=5, tests=6),
+        multi_concept_user(1, seed=6, size=5, tests=6),
+    )
     assert user == again
     assert len(set(user.names.values())) == len({look.category for look in user.names}) == 5
     assert all(look.held_out for look in user.names)
-    assert not set(user.names) & set(household(0, seed=6, size=5, tests=1).names)
+    assert not set(user.names) & set(multi_concept_user(0, seed=6, size=5, tests=1).names)
     assert [len(scenes) for scenes in user.scenes] == [6] * 5
     others = 0
     for count, scenes in enumerate(user.scenes):

@@ -291,7 +291,7 @@ def test_the_head_stays_unless_its_encoder_changed(
     assert caplog.messages == []
 
     concept = other.concepts[next(iter(other.concepts))]
-    concept.head.witness_ = -concept.head.witness_  # type: ignore[attr-defined]
+    concept.head.encoder_fingerprint_ = -concept.head.encoder_fingerprint_  # type: ignore[attr-defined]
     with pytest.raises(ConceptFileError):
         concept.head.score(load_images(folder / "photos"))
     with caplog.at_level(logging.WARNING, logger="myvlm"):

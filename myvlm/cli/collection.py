@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from myvlm.concepts.atomic import replacing, settled
+from myvlm.concepts.atomic import recover, replacing
 from myvlm.concepts.card import card
 from myvlm.concepts.storage import (
     CARD,
@@ -213,7 +213,7 @@ def add(collection: Path, folder: Path) -> Entry:
     concept = check_whole(folder)
     check_free(collection, concept.identifier, concept.spoken)
     target = collection / folder.resolve().name.lstrip(".")
-    if settled(target.resolve()):
+    if recover(target.resolve()):
         raise ConceptExistsError(
             f"There is a {target} already.",
             got="a folder of that name",

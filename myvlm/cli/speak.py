@@ -26,7 +26,7 @@ Plain = Annotated[bool, typer.Option("--plain", help="Load no concepts: what the
 
 
 @dataclass(frozen=True)
-class Said:
+class AlbumEntry:
     """What was said of one picture, or why nothing was; the picture itself is let go."""
 
     picture: Path
@@ -139,18 +139,18 @@ def _opened(
     return vlm
 
 
-def _speak(out: Screen, vlm: MyVLM, files: Sequence[Path], batch: int, speak: Speak) -> Iterator[Said]:
+def _speak(out: Screen, vlm: MyVLM, files: Sequence[Path], batch: int, speak: Speak) -> Iterator[AlbumEntry]:
     """Batch by batch; a picture that cannot be read is said so in its place, and the others go on."""
     for start in range(0, len(files), batch):
         some = files[start : start + batch]
         loaded = [_load(out, file, alone=len(files) == 1) for file in some]
-        photos = [one for one in loaded if not isinstance(one, Said)]
+        photos = [one for one in loaded if not isinstance(one, AlbumEntry)]
         replies = iter(speak(vlm, photos) if photos else [])
         for file, one in zip(some, loaded, strict=True):
-            yield one if isinstance(one, Said) else _said(file, next(replies))
+            yield one if isinstance(one, AlbumEntry) else _said(file, next(replies))
 
 
-def _load(out: Screen, file: Path, *, alone: bool) -> LoadedImage | Said:
+def _load(out: Screen, file: Path, *, alone: bool) -> LoadedImage | AlbumEntry:
     from myvlm.images import load_images
 
     try:
@@ -160,17 +160,17 @@ def _load(out: Screen, file: Path, *, alone: bool) -> LoadedImage | Said:
         if alone:
             raise
         out.fail(error)
-        return Said(file, error=error)
+        return AlbumEntry(file, error=error)
 
 
-def _said(file: Path, reply: Reply) -> Said:
-    return Said(file, reply.text, reply.detections)
+def _said(file: Path, reply: Reply) -> AlbumEntry:
+    return AlbumEntry(file, reply.text, reply.detections)
 
 
 def _show(
     out: Screen,
     vlm: MyVLM,
-    said: Iterator[Said],
+    said: Iterator[AlbumEntry],
     call: dict[str, Any],
     files: Sequence[Path],
     sources: Sequence[str],
@@ -185,7 +185,7 @@ def _show(
         out.show_each(call, columns, ((one.as_document(), _cells(one)) for one in said), len(files))
 
 
-def _one(said: Said) -> Text:
+def _one(said: AlbumEntry) -> Text:
     text = Text(said.text)
     for detection in said.detections:
         if detection.present:
@@ -193,6 +193,6 @@ def _one(said: Said) -> Text:
     return Text.assemble(text, (f"\nseen: {said.seen}", "dim")) if said.seen else text
 
 
-def _cells(said: Said) -> tuple[Text, Text, Text]:
+def _cells(said: AlbumEntry) -> tuple[Text, Text, Text]:
     text = Text(f"not read: {said.error.what}", style="red") if said.error else Text(said.text)
     return Text(str(said.picture)), Text(said.seen or "–"), text

@@ -45,10 +45,10 @@ def replacing(target: Path) -> Iterator[Path]:
             _swap(fresh, target)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-            settled(target)
+            recover(target)
 
 
-def settled(target: Path) -> bool:
+def recover(target: Path) -> bool:
     """Whether a folder is there, once what writers have left beside it is made good.
 
     What was moved aside is put back where nothing has taken its place, and deleted where something has.
@@ -77,11 +77,11 @@ def leftovers(target: Path) -> list[Path]:
 
 
 def folders_in(parent: Path) -> list[str]:
-    """The names of the folders in a folder, each settled; hidden ones are passed over."""
+    """The names of the folders in a folder, each recovered first; hidden ones are passed over."""
     with os.scandir(parent) as entries:
         names = {one.name for one in entries if one.is_dir()}
     beside = {one[1] for one in map(_BESIDE.fullmatch, names) if one}
-    names |= {name for name in beside if settled(parent / name)}
+    names |= {name for name in beside if recover(parent / name)}
     return [name for name in names if not name.startswith(".")]
 
 

@@ -53,7 +53,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         device: str = "cpu",
     ) -> None:
         self.device = device
-        self._told: Callable[[Iterable[Concept]], None] | None = None
+        self._on_add: Callable[[Iterable[Concept]], None] | None = None
         self._concepts: dict[str, Concept] = {}
         self._taken: dict[str, str] = {}  # each word, folded → the identifier of the concept that has it
         self._groups: dict[Group, dict[str, Concept]] = {}
@@ -101,10 +101,10 @@ class ConceptLibrary(Mapping[str, Concept]):
             if collecting:
                 gc.enable()
 
-    def tell(self, whom: Callable[[Iterable[Concept]], None]) -> None:
-        """Tell somebody of the concepts that are here, and of those that will be added as they come."""
-        whom(self.values())
-        self._told = whom
+    def on_add(self, callback: Callable[[Iterable[Concept]], None]) -> None:
+        """Call back with the concepts that are here now, and again with those that are added later."""
+        callback(self.values())
+        self._on_add = callback
 
     def __getitem__(self, identifier: str) -> Concept:
         if identifier not in self._concepts:
@@ -173,8 +173,8 @@ class ConceptLibrary(Mapping[str, Concept]):
         self._concepts |= {concept.identifier: concept for concept in new}
         self._taken |= {word: concept.identifier for word, concept in taken.items()}
         self._columns.clear()
-        if self._told:
-            self._told(new)
+        if self._on_add:
+            self._on_add(new)
         return new
 
     def replace(self, concept: Concept) -> Concept:
@@ -368,7 +368,7 @@ def _erase(concept: Concept) -> None:
 
 
 def _group(concept: Concept) -> Group:
-    return type(concept.head), concept.head.shares
+    return type(concept.head), concept.head.gate_key
 
 
 def _gate_of(members: list[Concept]) -> Gate:

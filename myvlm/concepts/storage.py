@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from myvlm.concepts.atomic import folders_in, leftovers, replacing, settled
+from myvlm.concepts.atomic import folders_in, leftovers, recover, replacing
 from myvlm.errors import ConceptFileError, MissingFileError, NotWritableError
 from myvlm.heads.base import HeadMeta
 from myvlm.images import natural_key
@@ -98,7 +98,7 @@ def pack(tensors: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, str]:
 def is_concept_folder(path: Path) -> bool:
     """Whether a folder calls itself a concept, of whatever version."""
     try:
-        return settled(path.resolve()) and "format_version" in _parse(path / RECORD)
+        return recover(path.resolve()) and "format_version" in _parse(path / RECORD)
     except (OSError, ConceptFileError):
         return False
 
@@ -131,7 +131,7 @@ def read_record(path: Path) -> ConceptRecord:
 
 def _explain(path: Path) -> ConceptRecord:
     """Read `concept.json` step by step, and say at which one it fails. Raises as `read_record` does."""
-    if not settled(path.resolve()):
+    if not recover(path.resolve()):
         raise MissingFileError(
             f"There is no concept folder {path}.",
             got="nothing at that path",
@@ -235,7 +235,7 @@ def erase_folder(path: Path, spoken: str) -> bool:
         NotWritableError: it is not the folder of that concept (any more), or something of it remains.
     """
     target = path.resolve()
-    if settled(target) and (not is_concept_folder(target) or _parse(target / RECORD).get("spoken") != spoken):
+    if recover(target) and (not is_concept_folder(target) or _parse(target / RECORD).get("spoken") != spoken):
         raise NotWritableError(
             f"{path} is not erased: it does not hold this concept any more.",
             got="another concept, or none",
@@ -285,7 +285,7 @@ def _check_same(target: Path, record: ConceptRecord) -> None:
 
 
 def _keep_what_is_the_users(target: Path, fresh: Path, new_photos: bool) -> None:
-    if not settled(target):
+    if not recover(target):
         return
     if not target.is_dir() or (any(target.iterdir()) and not is_concept_folder(target)):
         raise NotWritableError(

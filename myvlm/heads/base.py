@@ -153,8 +153,8 @@ class Head(Protocol):
     privacy: ClassVar[str]
 
     @property
-    def shares(self) -> Hashable:
-        """Heads of one kind with equal `shares` can be scored by one gate."""
+    def gate_key(self) -> Hashable:
+        """Heads of one kind with equal `gate_key` can be scored by one gate."""
         ...
 
     def fit(
@@ -178,7 +178,7 @@ class Head(Protocol):
 
     @classmethod
     def gate(cls, heads: Sequence[Self]) -> Gate:
-        """A gate for heads that agree on `shares`. Raises NotFittedError if one of them was not fitted."""
+        """A gate for heads that agree on `gate_key`. Raises NotFittedError if one of them was not fitted."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""A witness that an encoder is still the one a head was learned with. Imports errors and the encoders.
+"""Fingerprint of an image encoder: its features of one fixed picture.
 
 A probe on the features of other weights is noise that looks like an answer. So each head keeps the features
 of one drawn picture; they agree across devices and number formats, not across weights.
@@ -16,27 +16,27 @@ from myvlm.heads.base import FloatArray
 from myvlm.heads.encoders import ImageEncoder, features, whiten
 from myvlm.images import LoadedImage
 
-AGREE = 0.98
+MIN_COSINE = 0.98
 """Least cosine between the features of one picture under one set of weights."""
 
 
-def witness(encoder: ImageEncoder) -> FloatArray:
+def encoder_fingerprint(encoder: ImageEncoder) -> FloatArray:
     """D: the whitened features of the drawn picture. They are remembered like any picture's."""
     drawn: FloatArray = features(encoder, [LoadedImage(drawn_picture(), "witness")], "none")[0].features
     whitened: FloatArray = whiten(encoder, drawn)[0]
     return whitened
 
 
-def check_witness(encoder: ImageEncoder, kept: Sequence[FloatArray]) -> None:
+def check_encoder_fingerprint(encoder: ImageEncoder, kept: Sequence[FloatArray]) -> None:
     """Raise ConceptFileError unless the encoder still sees the drawn picture as it did for every head."""
-    now = witness(encoder)
+    now = encoder_fingerprint(encoder)
     sizes = {len(one) for one in kept}
     alike = float((np.stack(kept) @ now).min()) if sizes == {len(now)} else None
-    if alike is None or alike < AGREE:
+    if alike is None or alike < MIN_COSINE:
         raise ConceptFileError(
             f"A head was learned with other weights of {encoder.id} than those loaded now.",
             got=f"feature lengths {sorted(sizes)}" if alike is None else f"a cosine of {alike:.3f}",
-            expected=f"feature length {len(now)}" if alike is None else f"at least {AGREE}",
+            expected=f"feature length {len(now)}" if alike is None else f"at least {MIN_COSINE}",
             fix="load the weights it was learned with, or learn the concept again",
         )
 

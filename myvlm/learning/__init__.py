@@ -1,6 +1,6 @@
 """Teach: photos and captions in, concept embeddings out. Knows backbones, not heads."""
 
-from myvlm.learning.concept_optimizer import Learned, Task
+from myvlm.learning.concept_optimizer import LearnResult, Task
 from myvlm.learning.dataset import Example, QuestionAnswer, gather_examples
 from myvlm.learning.optimise import learn_embedding, learn_embeddings
 from myvlm.learning.settings import LearnSettings
@@ -8,8 +8,8 @@ from myvlm.learning.views import make_views
 
 __all__ = [
     "Example",
+    "LearnResult",
     "LearnSettings",
-    "Learned",
     "QuestionAnswer",
     "Task",
     "gather_examples",

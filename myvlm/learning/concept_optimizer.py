@@ -31,7 +31,7 @@ class Task:
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
+class LearnResult:
     """What learning gives.
 
     Attributes:
@@ -60,7 +60,7 @@ class Sample:
     answer: str
 
 
-class Course:
+class ConceptOptimizer:
     """One concept's way through its steps: what it draws, its embedding and its optimiser."""
 
     def __init__(self, backbone: Backbone, task: Task) -> None:
@@ -135,10 +135,10 @@ class Course:
         self.losses = losses
         progress.advance(self.direction, losses[0] + settings.regularizer * losses[1])
 
-    def learned(self, interrupted: bool) -> Learned:
+    def learned(self, interrupted: bool) -> LearnResult:
         """The result as things stand; marked as interrupted only where steps were left."""
         best = self.progress.best(self.direction.detach(), interrupted=interrupted)
-        return Learned(
+        return LearnResult(
             best.cpu(),
             *self.losses,
             self.progress.step,

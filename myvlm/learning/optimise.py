@@ -11,10 +11,10 @@ from torch import Tensor
 
 from myvlm.backbones.base import Backbone, ConceptRows, Loss
 from myvlm.errors import InputError
-from myvlm.learning.concept_optimizer import Course, Learned, Sample, Task
+from myvlm.learning.concept_optimizer import ConceptOptimizer, LearnResult, Sample, Task
 from myvlm.learning.dataset import Example
 from myvlm.learning.settings import LearnSettings
-from myvlm.learning.view_cache import KeptViews, room_for
+from myvlm.learning.view_cache import ViewCache, memory_budget
 
 Report = Callable[[int, float, float], None]
 """Called after every step with its number (from 1), the cross-entropy and the regularizer: the mean over
@@ -30,7 +30,7 @@ def learn_embedding(
     *,
     words: Sequence[str] = (),
     report: Report | None = None,
-) -> Learned:
+) -> LearnResult:
     """Optimise one concept embedding on a frozen backbone (§3.2 and §3.3 of arXiv 2403.14599).
 
     Every step takes all photos: of each a random view, a random caption of its own and a random
@@ -52,7 +52,7 @@ def learn_embedding(
 
 def learn_embeddings(
     backbone: Backbone, tasks: Sequence[Task], *, report: Report | None = None
-) -> list[Learned]:
+) -> list[LearnResult]:
     """Optimise several embeddings side by side: in every step one batch of all concepts' samples.
 
     Each concept has its own draws, optimiser and end, and learns what it would alone, within rounding.
@@ -68,79 +68,79 @@ def learn_embeddings(
             )  # fmt: skip
     interrupted = False
     with backbone.frozen():
-        courses = [Course(backbone, task) for task in tasks]
-        batches = _Batches(backbone, courses)
+        optimizers = [ConceptOptimizer(backbone, task) for task in tasks]
+        batches = _Batches(backbone, optimizers)
         try:
-            while active := [course for course in courses if not course.progress.done]:
+            while active := [optimizer for optimizer in optimizers if not optimizer.progress.done]:
                 losses = batches.step(active)
                 if report:
                     means = (sum(parts) / len(parts) for parts in zip(*losses, strict=True))
-                    report(max(course.progress.step for course in active), *means)
+                    report(max(optimizer.progress.step for optimizer in active), *means)
         except KeyboardInterrupt:
-            if any(course.progress.step == 0 for course in courses):
+            if any(optimizer.progress.step == 0 for optimizer in optimizers):
                 raise
             interrupted = True
             _log.warning(
                 "Interrupted after %d steps of at most %d, with the best embedding so far.",
-                max(course.progress.step for course in courses),
-                max(course.progress.end for course in courses),
+                max(optimizer.progress.step for optimizer in optimizers),
+                max(optimizer.progress.end for optimizer in optimizers),
             )
-    return [course.learned(interrupted) for course in courses]
+    return [optimizer.learned(interrupted) for optimizer in optimizers]
 
 
 class _Batches:
     """Steps of several concepts at once, as many as the memory allows, from views that are kept."""
 
-    def __init__(self, backbone: Backbone, courses: Sequence[Course]) -> None:
+    def __init__(self, backbone: Backbone, optimizers: Sequence[ConceptOptimizer]) -> None:
         self.backbone = backbone
         photos: list[list[Any]] = []
-        self.first: dict[Course, int] = {}  # number of a concept's first photo
-        self.counts: dict[Course, list[int]] = {}
-        for course in courses:
-            own = [backbone.encode(views) for views in course.views()]
-            self.first[course], self.counts[course] = len(photos), [len(photo) for photo in own]
+        self.first: dict[ConceptOptimizer, int] = {}  # number of a concept's first photo
+        self.counts: dict[ConceptOptimizer, list[int]] = {}
+        for optimizer in optimizers:
+            own = [backbone.encode(views) for views in optimizer.views()]
+            self.first[optimizer], self.counts[optimizer] = len(photos), [len(photo) for photo in own]
             photos += own
-        budgets = [c.settings.budget for c in courses if c.settings.budget != "auto"]
+        budgets = [c.settings.budget for c in optimizers if c.settings.budget != "auto"]
         self.tail_loss: Callable[..., Loss] = backbone.tail_loss
         if not budgets:  # with one a step takes what it was measured to, and nothing is kept for the next
-            texts = [text for course in courses for text in course.texts()]
-            self.tail_loss = backbone.tail_losses(texts, max(c.settings.rows for c in courses))
-        largest = max(courses, key=lambda course: len(course.largest()))
+            texts = [text for optimizer in optimizers for text in optimizer.texts()]
+            self.tail_loss = backbone.tail_losses(texts, max(c.settings.rows for c in optimizers))
+        largest = max(optimizers, key=lambda optimizer: len(optimizer.largest()))
         batch = largest.largest()
-        self.kept = KeptViews(
+        self.kept = ViewCache(
             backbone,
             photos,
-            room_for(backbone, min(budgets, default="auto")),
+            memory_budget(backbone, min(budgets, default="auto")),
             samples=[self.first[largest] + sample.photo for sample in batch],
             trial=lambda kept, prefixed: self._gradients([largest], [batch], kept, prefixed),
-            batches=len(courses),
+            batches=len(optimizers),
             strict=bool(budgets),
         )
         self.at_once = self.kept.at_once
 
-    def step(self, active: Sequence[Course]) -> list[tuple[float, float]]:
+    def step(self, active: Sequence[ConceptOptimizer]) -> list[tuple[float, float]]:
         """One step of each of these concepts; their cross-entropies and regularizers."""
-        batches = [course.draw(self.counts[course]) for course in active]
+        batches = [optimizer.draw(self.counts[optimizer]) for optimizer in active]
         done: list[tuple[float, float]] = []
         while len(done) < len(active):
             group = slice(len(done), len(done) + self.at_once)
             kept = [
-                self.kept.fetch(self.first[course] + sample.photo, sample.view)
-                for course, batch in zip(active[group], batches[group], strict=True)
+                self.kept.fetch(self.first[optimizer] + sample.photo, sample.view)
+                for optimizer, batch in zip(active[group], batches[group], strict=True)
                 for sample in batch
             ]
             made = self._gradients(active[group], batches[group], kept, self.kept.prefixed)
             if made is None:
                 self.at_once = 1
                 continue
-            for course, (gradient, losses) in zip(active[group], made, strict=True):
-                course.advance(gradient, losses)
+            for optimizer, (gradient, losses) in zip(active[group], made, strict=True):
+                optimizer.advance(gradient, losses)
                 done.append(losses)
         return done
 
     def _gradients(
         self,
-        courses: Sequence[Course],
+        optimizers: Sequence[ConceptOptimizer],
         batches: Sequence[Sequence[Sample]],
         kept: Sequence[Any],
         prefixed: bool,
@@ -148,8 +148,8 @@ class _Batches:
         """Each concept's gradient and losses; None where the family cannot tell the samples' apart."""
         samples = [sample for batch in batches for sample in batch]
         rows = [
-            [ConceptRows(course.direction, course.settings.norm)]
-            for course, batch in zip(courses, batches, strict=True)
+            [ConceptRows(optimizer.direction, optimizer.settings.norm)]
+            for optimizer, batch in zip(optimizers, batches, strict=True)
             for _ in batch
         ]
         loss_of = self.tail_loss if prefixed else self.backbone.answer_loss
@@ -158,11 +158,11 @@ class _Batches:
         if losses is None:
             return None
         totals = [
-            own.cross_entropy + course.settings.regularizer * own.attention
-            for course, own in zip(courses, losses, strict=True)
+            own.cross_entropy + optimizer.settings.regularizer * own.attention
+            for optimizer, own in zip(optimizers, losses, strict=True)
         ]
         # No sample holds two of the concepts: the sum's gradient is each one's own.
-        gradients = torch.autograd.grad(totals, [course.direction for course in courses])
+        gradients = torch.autograd.grad(totals, [optimizer.direction for optimizer in optimizers])
         return [
             (gradient, (own.cross_entropy.item(), own.attention.item()))
             for gradient, own in zip(gradients, losses, strict=True)

@@ -44,20 +44,20 @@ def known_as(concept: Concept | str | PathLike[str], library: ConceptLibrary) ->
     return known
 
 
-def strangers(backbone: Backbone, concepts: Iterable[Concept]) -> list[Concept]:
+def not_learned_for(backbone: Backbone, concepts: Iterable[Concept]) -> list[Concept]:
     """Those of the concepts that were learned for other models alone. No embedding is read for it."""
     weights = backbone.fingerprint()
     learned = [concept for concept in concepts if concept.embeddings]
     return [c for c in learned if all(one.fingerprint != weights for one in c.embeddings.values())]
 
 
-def mention_strangers(backbone: Backbone, concepts: Iterable[Concept]) -> None:
+def warn_not_learned_for(backbone: Backbone, concepts: Iterable[Concept]) -> None:
     """Log of concepts that were just loaded that this model has yet to learn them, and how that is done."""
-    if strange := strangers(backbone, concepts):
-        more = f", and {len(strange) - 1} more" if strange[1:] else ""
+    if lacking := not_learned_for(backbone, concepts):
+        more = f", and {len(lacking) - 1} more" if lacking[1:] else ""
         _log.warning(
             "The concept %r was learned for another model than %s%s. Learn it again with this model, %s.",
-            *(strange[0].identifier, backbone.name, more, strange[0].how_again(backbone.name)),
+            *(lacking[0].identifier, backbone.name, more, lacking[0].how_again(backbone.name)),
         )
 
 

@@ -12,7 +12,7 @@ from myvlm.concepts.concept import Concept, Embedding
 from myvlm.errors import InputError
 from myvlm.heads import Head, head_class
 from myvlm.images import ImageSources, LoadedImage
-from myvlm.learning import Learned, Task
+from myvlm.learning import LearnResult, Task
 from myvlm.learning.dataset import Captions, Questions
 from myvlm.learning.settings import Settings
 from myvlm.text import check_category, check_identifier
@@ -54,7 +54,7 @@ class Prepared:
         said = [f"  {one.photo.name}: {text}" for one in self.task.examples for text in one.captions]
         return [f"No captions of {self.lesson.identifier} were given; the model wrote these:", *said]
 
-    def concept(self, backbone: Backbone, learned: Learned) -> Concept:
+    def concept(self, backbone: Backbone, learned: LearnResult) -> Concept:
         """The concept, once its head is fitted and its embedding learned."""
         settings = self.task.settings
         embedding = Embedding(
@@ -75,7 +75,7 @@ class Prepared:
         return Concept(self.lesson.identifier, self.lesson.category, self.head, named, recipe)
 
 
-def _figures(learned: Learned) -> dict[str, Any]:
+def _figures(learned: LearnResult) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "cross_entropy": learned.cross_entropy,
         "attention": learned.attention,

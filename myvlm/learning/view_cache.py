@@ -30,20 +30,20 @@ _log = logging.getLogger(__name__)
 
 Photo = Sequence[Any]
 """A photo's views, each as the backbone encoded it."""
-Trial = Callable[[Sequence[Any], bool], object]
+StepProbe = Callable[[Sequence[Any], bool], object]
 """One step, forward and backward, of the largest batch: from what `fetch` gives of the first views of its
 samples, and whether these are prefixes."""
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryBudget:
     """Bytes that may be taken on the model's device and, beside it, in the host's memory."""
 
     device: int
     host: int
 
 
-def room_for(backbone: Backbone, budget: int | Literal["auto"]) -> Room:
+def memory_budget(backbone: Backbone, budget: int | Literal["auto"]) -> MemoryBudget:
     """What a budget allows on this machine.
 
     "auto" is half of the device's free memory. Beside a GPU half of the host's free memory may be taken too,
@@ -51,16 +51,16 @@ def room_for(backbone: Backbone, budget: int | Literal["auto"]) -> Room:
     """
     device = backbone.device
     host = free_memory(torch.device("cpu")) // 2 if device.type != "cpu" else 0
-    return Room(free_memory(device) // 2 if budget == "auto" else budget, host)
+    return MemoryBudget(free_memory(device) // 2 if budget == "auto" else budget, host)
 
 
-class KeptViews:
+class ViewCache:
     """The views of all photos, each where there was room for it.
 
     Args:
         backbone: what encoded them.
         photos: each photo's views; the caller should keep no reference.
-        room: how much memory may be taken, the encoded views included.
+        memory: how much memory may be taken, the encoded views included.
         samples: the photos of the largest batch, by number, one entry a sample.
         trial: a step with that batch, measured where the memory might not do.
         batches: how many such batches would be one, if the memory allows: one a concept.
@@ -68,7 +68,8 @@ class KeptViews:
 
     Attributes:
         prefixed: whether what is fetched is for `tail_loss`; else it is for `answer_loss`.
-        near, far, again: how many views are on the device, in the host's memory, and made again at each use.
+        on_device, on_host, recomputed: how many views are on the device, in the host's memory, and made
+            again at each use.
         at_once: how many batches may be one.
         step_bytes: what one batch was measured to take; 0 where there was no need to.
 
@@ -80,37 +81,42 @@ class KeptViews:
         self,
         backbone: Backbone,
         photos: Sequence[Photo],
-        room: Room,
+        memory: MemoryBudget,
         *,
         samples: Sequence[int],
-        trial: Trial,
+        trial: StepProbe,
         batches: int,
         strict: bool,
     ) -> None:
         self.backbone, self.photos = backbone, list(photos)
-        self.near = self.far = self.again = self.step_bytes = 0
+        self.on_device = self.on_host = self.recomputed = self.step_bytes = 0
         self.prefixed, self.at_once = True, batches
-        self._near: dict[tuple[int, int], Any] = {}
-        self._far: dict[tuple[int, int], Any] = {}
+        self._on_device: dict[tuple[int, int], Any] = {}
+        self._on_host: dict[tuple[int, int], Any] = {}
         made = {(photo, 0): self._make(photo, 0) for photo in sorted(set(samples))}
         batch = [made[photo, 0] for photo in samples]
         staged, whole = sum(map(nbytes, batch)), self._at_most(made)
-        left = room.device - self._held()
+        left = memory.device - self._held()
         if strict or whole + SURELY_ENOUGH * staged * batches > left:
             self.step_bytes = self._measured(trial, batch, made)
             left -= self.step_bytes * batches
             if whole > left:
-                left = self._share_out(room.device, staged + self.step_bytes, batches, strict=strict)
+                left = self._share_out(memory.device, staged + self.step_bytes, batches, strict=strict)
         del batch
-        self._place(made, left, room.host)
-        _log.debug("views: %d on the device, %d beside it, %d made again", self.near, self.far, self.again)
+        self._place(made, left, memory.host)
+        _log.debug(
+            "views: %d on the device, %d beside it, %d made again",
+            self.on_device,
+            self.on_host,
+            self.recomputed,
+        )
 
     def fetch(self, photo: int, view: int) -> Any:
         """What the loss takes of one view, on the model's device."""
-        if (photo, view) in self._near:
-            return self._near[photo, view]
-        if (photo, view) in self._far:
-            return restored(self._far[photo, view])
+        if (photo, view) in self._on_device:
+            return self._on_device[photo, view]
+        if (photo, view) in self._on_host:
+            return restored(self._on_host[photo, view])
         return self._make(photo, view)
 
     def _make(self, photo: int, view: int) -> Any:
@@ -132,7 +138,7 @@ class KeptViews:
         lengths = [len(view) for photo in self.photos for view in photo]
         return int(token * max(lengths)) * len(lengths)
 
-    def _measured(self, trial: Trial, batch: Sequence[Any], made: dict[tuple[int, int], Any]) -> int:
+    def _measured(self, trial: StepProbe, batch: Sequence[Any], made: dict[tuple[int, int], Any]) -> int:
         """The most that a step takes, or that making a prefix does."""
         device = self.backbone.device.type
         with LiveBytes(device) as memory:
@@ -183,15 +189,15 @@ class KeptViews:
             size = nbytes(item)
             if size <= device:
                 device -= size
-                self._near[photo, view] = item
+                self._on_device[photo, view] = item
             elif size <= host:
                 host -= size
-                self._far[photo, view] = put_away(item)
+                self._on_host[photo, view] = put_away(item)
             else:
                 too_big.add(photo)
-        self.near, self.far = len(self._near), len(self._far)
-        self.again = len(self._keys()) - self.near - self.far if self.prefixed else 0
-        if self.prefixed and not self.again:
+        self.on_device, self.on_host = len(self._on_device), len(self._on_host)
+        self.recomputed = len(self._keys()) - self.on_device - self.on_host if self.prefixed else 0
+        if self.prefixed and not self.recomputed:
             self.photos = [[None] * len(photo) for photo in self.photos]  # never wanted again
 
 

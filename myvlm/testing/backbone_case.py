@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from myvlm.backbones.base import Backbone, ConceptRows, NormRule
-from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.prompts import TeacherForced
 
 SHORT: dict[str, Any] = {"max_new_tokens": 8}
@@ -50,9 +50,9 @@ class BackboneCase:
         return samples
 
     @property
-    def language_rows(self) -> LanguageRows:
+    def language_rows(self) -> CausalBackbone:
         """The backbone, where rows enter its language model; elsewhere SkipTest is raised."""
-        if not isinstance(self.backbone, LanguageRows):
+        if not isinstance(self.backbone, CausalBackbone):
             raise SkipTest("concepts do not enter this family as rows of its language model")
         return self.backbone
 

@@ -57,8 +57,8 @@ def names_its_kind(case: HeadCase) -> None:
     assert head.kind.isidentifier(), f"kind {head.kind!r} is no plain word"
     assert head_class(head.kind) is type(head), f"the kind {head.kind!r} is not registered for this class"
     assert len(head.privacy) > 20, "`privacy` says nothing"
-    assert hash(head.shares) == hash(case.make().shares)
-    assert head.shares == case.make().shares, "equal heads share no gate"
+    assert hash(head.gate_key) == hash(case.make().gate_key)
+    assert head.gate_key == case.make().gate_key, "equal heads share no gate"
 
 
 def init_only_stores(case: HeadCase) -> None:
@@ -164,7 +164,7 @@ def state_round_trip_is_exact(case: HeadCase) -> None:
     other_meta, others = again.state()
     assert other_meta == meta
     assert all(np.array_equal(tensors[name], others[name]) for name in tensors)
-    if again.shares != head.shares:
+    if again.gate_key != head.gate_key:
         raise SkipTest("the encoder was not given by a registered name, so scores cannot be compared")
     assert again.score(list(case.unseen)) == head.score(list(case.unseen))
 
@@ -199,7 +199,7 @@ def gate_is_the_single_heads(case: HeadCase) -> None:
             _close([scores.at(picture, number)], [alone[number][picture]])
     meta, tensors = second.state()
     many = [type(second).from_state(meta, tensors) for _ in range(3)]
-    if all(one.shares == first.shares for one in many):
+    if all(one.gate_key == first.gate_key for one in many):
         wide = type(first).gate([first, *many]).score(pictures)
         _close([wide.at(p, 0) for p in range(len(pictures))], [scores.at(p, 0) for p in range(len(pictures))])
     _raises(MyVLMError, lambda: type(first).gate([]), "a gate of no heads")

@@ -33,7 +33,7 @@ ASKED = ("what colour is", "what is next to", "where is")
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class TriedPicture:
     """One unseen picture: what the plain model says of it and what the personalized one says.
 
     Attributes:
@@ -120,7 +120,7 @@ class Demo:
     seed: int
     photos: tuple[Image.Image, ...]
     captions: tuple[tuple[str, ...], ...]
-    trials: tuple[Trial, ...]
+    trials: tuple[TriedPicture, ...]
     asked: Image.Image
     answers: tuple[Answer, ...]
     figures: Figures
@@ -211,7 +211,7 @@ def _learn(vlm: MyVLM, kit: FewShot, folder: Path, progress: bool) -> tuple[Path
     return check_whole(concept).save(folder / "concept"), monotonic() - begun
 
 
-def _try(vlm: MyVLM, kit: FewShot) -> list[Trial]:
+def _try(vlm: MyVLM, kit: FewShot) -> list[TriedPicture]:
     scenes = {"present": kit.present, "look-alike": kit.look_alike, "other": kit.other}
     kinds = [kind for kind, some in scenes.items() for _ in some]
     shown = [picture for some in scenes.values() for picture in pictures(some)]
@@ -223,7 +223,7 @@ def _try(vlm: MyVLM, kit: FewShot) -> list[Trial]:
         [detection] = after.detections
         seen = detection.present and kind == "present"
         overlay = vlm.attention(picture, kit.identifier).overlay() if seen else None
-        trials.append(Trial(kind, picture, before, after, detection, overlay))
+        trials.append(TriedPicture(kind, picture, before, after, detection, overlay))
     return trials
 
 
@@ -236,7 +236,7 @@ def _ask(vlm: MyVLM, kit: FewShot, number: int, picture: Image.Image) -> tuple[A
     return tuple(Answer(e.prompt, vlm.ask(picture, e.prompt).text, e.answer) for e in asked)
 
 
-def _measure(identifier: str, trials: Sequence[Trial], seconds: float, size: int) -> Figures:
+def _measure(identifier: str, trials: Sequence[TriedPicture], seconds: float, size: int) -> Figures:
     present = [trial.says(identifier) for trial in trials if trial.kind == "present"]
     absent = [trial.says(identifier) for trial in trials if trial.kind != "present"]
     unseen = [trial.identical for trial in trials if not trial.detection.present]

@@ -18,7 +18,7 @@ from myvlm.results import data_url
 
 if TYPE_CHECKING:
     from myvlm.heads import Detection
-    from myvlm.tinyworld.demo import Demo, Trial
+    from myvlm.tinyworld.demo import Demo, TriedPicture
 
 SHOWN = {"present": 6, "look-alike": 4, "other": 2}
 """How many trials of each kind the page shows; the figures count all of them."""
@@ -59,7 +59,7 @@ def highlighted(text: str, word: str) -> str:
     )
 
 
-def _first(demo: Demo, kind: str) -> list[Trial]:
+def _first(demo: Demo, kind: str) -> list[TriedPicture]:
     """Some trials of a kind, mistakes before all others: a page that hid them would prove nothing."""
     own = [trial for trial in demo.trials if trial.kind == kind]
     return sorted(own, key=lambda trial: trial.says(demo.identifier) == (kind == "present"))[: SHOWN[kind]]
@@ -72,7 +72,7 @@ def _photo(demo: Demo, number: int) -> str:
     return f'<article class="card">{picture}<ul class="captions">{items}</ul></article>'
 
 
-def _trial(demo: Demo, trial: Trial) -> str:
+def _trial(demo: Demo, trial: TriedPicture) -> str:
     name = demo.identifier
     pictures = _picture(trial.picture, _described(trial, name), trial.detection)
     if trial.overlay:
@@ -88,7 +88,7 @@ def _trial(demo: Demo, trial: Trial) -> str:
 </article>"""
 
 
-def _score(trial: Trial) -> str:
+def _score(trial: TriedPicture) -> str:
     percent = round(100 * trial.detection.probability)
     said = "seen" if trial.detection.present else "not seen"
     wrong = trial.detection.present != (trial.kind == "present")
@@ -99,7 +99,7 @@ def _score(trial: Trial) -> str:
     )
 
 
-def _described(trial: Trial, name: str) -> str:
+def _described(trial: TriedPicture, name: str) -> str:
     truth = {"present": "shows", "look-alike": "shows a look-alike of", "other": "does not show"}[trial.kind]
     return f"unseen picture that {truth} {name}"
 

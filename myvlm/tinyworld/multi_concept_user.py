@@ -14,7 +14,7 @@ MOST_THINGS = 4
 
 
 @dataclass(frozen=True)
-class Household:
+class MultiConceptUser:
     """The concepts of one user, each with its own photos, and pictures to try them on together.
 
     Attributes:
@@ -36,7 +36,9 @@ class Household:
         return {kit.identifier for kit in self.kits if scene.find(kit.look)}
 
 
-def household(number: int, *, seed: int = 0, size: int = 5, photos: int = 4, tests: int = 20) -> Household:
+def multi_concept_user(
+    number: int, *, seed: int = 0, size: int = 5, photos: int = 4, tests: int = 20
+) -> MultiConceptUser:
     """The `number`-th user of a seed; no two users of a seed share a concept.
 
     Args:
@@ -44,7 +46,7 @@ def household(number: int, *, seed: int = 0, size: int = 5, photos: int = 4, tes
         photos: training photos a concept.
         tests: scenes for each number of concepts that can be in one picture.
 
-    >>> user = household(0, size=3, tests=2)
+    >>> user = multi_concept_user(0, size=3, tests=2)
     >>> [len(user.present(scene)) for scenes in user.scenes for scene in scenes]
     [0, 0, 1, 1, 2, 2, 3, 3]
     """
@@ -53,7 +55,7 @@ def household(number: int, *, seed: int = 0, size: int = 5, photos: int = 4, tes
     scenes = []
     for count in range(min(size, MOST_THINGS) + 1):
         scenes.append(tuple(_unseen(kits, count, random) for _ in range(tests)))
-    return Household(tuple(kits), tuple(scenes))
+    return MultiConceptUser(tuple(kits), tuple(scenes))
 
 
 def _unseen(kits: list[FewShot], count: int, random: Random) -> Scene:

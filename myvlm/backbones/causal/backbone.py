@@ -30,7 +30,7 @@ from myvlm.backbones.causal.prompts import IGNORED, Prompter, TeacherForced
 from myvlm.errors import BackboneError
 
 
-class LanguageRows(Backbone):
+class CausalBackbone(Backbone):
     """Concept rows after the last image token of a causal language model (§3.3 of the paper, DESIGN §4).
 
     Raises:

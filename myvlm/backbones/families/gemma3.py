@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features, Layout
 from myvlm.backbones.registry import register_backbone
 
 
 @register_backbone
-class Gemma3Backbone(LanguageRows):
+class Gemma3Backbone(CausalBackbone):
     """`Gemma3ForConditionalGeneration`.
 
     Token type 0 keeps the image's block from seeing the rows, so that what stands before them does not

@@ -6,13 +6,13 @@ import math
 
 from torch import nn
 
-from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features
 from myvlm.backbones.registry import register_backbone
 
 
 @register_backbone
-class Idefics3Backbone(LanguageRows):
+class Idefics3Backbone(CausalBackbone):
     """`Idefics3ForConditionalGeneration` and `SmolVLMForConditionalGeneration`. Maps show the overview."""
 
     family = "idefics3"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features
 from myvlm.backbones.registry import register_backbone
 
 
 @register_backbone
-class InternVLBackbone(LanguageRows):
+class InternVLBackbone(CausalBackbone):
     """`InternVLForConditionalGeneration`. Attention maps show the overview."""
 
     family = "internvl"

@@ -6,14 +6,14 @@ import copy
 from typing import Any
 
 from myvlm.backbones.boxes import Box, four_numbers, on_grid
-from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features
 from myvlm.backbones.registry import register_backbone
 from myvlm.errors import BackboneError
 
 
 @register_backbone
-class LlavaBackbone(LanguageRows):
+class LlavaBackbone(CausalBackbone):
     """`LlavaForConditionalGeneration` with a CLIP or SigLIP tower, any causal language model."""
 
     family = "llava"

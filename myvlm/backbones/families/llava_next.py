@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features
 from myvlm.backbones.families.llava import counting
 from myvlm.backbones.registry import register_backbone
 
 
 @register_backbone
-class LlavaNextBackbone(LanguageRows):
+class LlavaNextBackbone(CausalBackbone):
     """`LlavaNextForConditionalGeneration`, any tile shape, over Vicuna, Mistral or another language model.
 
     Rows stand after the last tile's last newline token. Attention maps show the overview.
@@ -39,7 +39,7 @@ class LlavaNextBackbone(LanguageRows):
 
 
 @register_backbone
-class LlavaOnevisionBackbone(LanguageRows):
+class LlavaOnevisionBackbone(CausalBackbone):
     """`LlavaOnevisionForConditionalGeneration`; tiles beyond the limit are shrunk by the model itself."""
 
     family = "llava_onevision"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features
 from myvlm.backbones.registry import register_backbone
 
 
 @register_backbone
-class Mistral3Backbone(LanguageRows):
+class Mistral3Backbone(CausalBackbone):
     """`Mistral3ForConditionalGeneration`. Rows stand after the last patch, before the end-of-image mark."""
 
     family = "mistral3"

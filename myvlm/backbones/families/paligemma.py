@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from myvlm.backbones.boxes import Box, on_grid
-from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features, Layout
 from myvlm.backbones.registry import register_backbone
 
 
 @register_backbone
-class PaliGemmaBackbone(LanguageRows):
+class PaliGemmaBackbone(CausalBackbone):
     """`PaliGemmaForConditionalGeneration`. It obeys task prompts: `caption en`, `answer en …`, `detect …`.
 
     What stands before the concept depends on it here, so there are no kept prefixes. Positions start at 1;

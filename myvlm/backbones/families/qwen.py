@@ -9,13 +9,13 @@ from PIL import Image
 from torch import Tensor
 
 from myvlm.backbones.boxes import Box, four_numbers, on_grid
-from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features, Layout, stacked_inputs
 from myvlm.backbones.registry import register_backbone
 
 
 @register_backbone
-class QwenBackbone(LanguageRows):
+class QwenBackbone(CausalBackbone):
     """`Qwen2VL…`, `Qwen2_5_VL…` and `Qwen3VLForConditionalGeneration`.
 
     Qwen3-VL adds features to the visual tokens in its first layers (deepstack); rows get none.

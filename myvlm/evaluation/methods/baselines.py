@@ -26,7 +26,7 @@ KEYWORDS = 3
 
 
 @register_method("myvlm")
-class Learned:
+class LearnedRows:
     """The library: a concept, learned and named."""
 
     name = "myvlm"

@@ -20,7 +20,7 @@ from myvlm.evaluation.metrics.words import (
     soft_match,
     weighted_accuracy,
 )
-from myvlm.evaluation.protocol.outcome import Outcome, Said
+from myvlm.evaluation.protocol.outcome import Outcome, PictureReply
 
 MEANINGS = {
     "recall": "name said in pictures with the subject",
@@ -101,7 +101,7 @@ def _leakage(outcome: Outcome, subject: Subject) -> float | None:
     return share(leaking) if taught else None
 
 
-def _iou(said: Sequence[Said], subject: Subject) -> float | None:
+def _iou(said: Sequence[PictureReply], subject: Subject) -> float | None:
     photos = _photos(subject)
     boxed = [(one.box, box) for one in said if (box := photos[one.file].box)]
     if not any(found for found, _ in boxed):

@@ -26,7 +26,7 @@ from myvlm.evaluation.metrics.text import (
     load_sentence_encoder,
     sentence_similarity,
 )
-from myvlm.evaluation.protocol.outcome import Answered, Outcome, Said
+from myvlm.evaluation.protocol.outcome import Answered, Outcome, PictureReply
 from myvlm.evaluation.protocol.plan import Job, Plan
 from myvlm.evaluation.report.pictures import recogniser, show
 from myvlm.heads import Box
@@ -131,12 +131,12 @@ def _as_given(photo: Photo, captions: str) -> Photo:
     return photo.model_copy(update={"captions": ()}) if captions == "model" else photo
 
 
-def _said(speaker: Speaker, subject: Subject, files: Sequence[Path]) -> tuple[Said, ...]:
+def _said(speaker: Speaker, subject: Subject, files: Sequence[Path]) -> tuple[PictureReply, ...]:
     if not files:
         return ()
     texts = speaker.caption(files)
     seen = _seen(speaker, subject, files)
-    return tuple(Said(file=f, text=t, seen=s) for f, t, s in zip(files, texts, seen, strict=True))
+    return tuple(PictureReply(file=f, text=t, seen=s) for f, t, s in zip(files, texts, seen, strict=True))
 
 
 def _seen(speaker: Speaker, subject: Subject, files: Sequence[Path]) -> list[bool | None]:
@@ -149,8 +149,8 @@ def _seen(speaker: Speaker, subject: Subject, files: Sequence[Path]) -> list[boo
 
 
 def _with_boxes(
-    speaker: Speaker, subject: Subject, photos: Sequence[Photo], said: tuple[Said, ...]
-) -> tuple[Said, ...]:
+    speaker: Speaker, subject: Subject, photos: Sequence[Photo], said: tuple[PictureReply, ...]
+) -> tuple[PictureReply, ...]:
     vlm = recogniser(speaker, subject.identifier, speaks=True)
     if vlm is None:
         return said
@@ -206,7 +206,7 @@ def with_options(question: Question) -> str:
 # ---------------------------------------------------------------- instruments
 
 
-def _clip_scores(bench: Bench, subject: Subject, said: Sequence[Said]) -> tuple[float, ...]:
+def _clip_scores(bench: Bench, subject: Subject, said: Sequence[PictureReply]) -> tuple[float, ...]:
     if bench.plan.clip is None or not said:
         return ()
     texts = [in_general(one.text, subject.identifier, subject.category) for one in said]
@@ -215,7 +215,7 @@ def _clip_scores(bench: Bench, subject: Subject, said: Sequence[Said]) -> tuple[
 
 
 def _similarities(
-    bench: Bench, subject: Subject, photos: Sequence[Photo], said: Sequence[Said]
+    bench: Bench, subject: Subject, photos: Sequence[Photo], said: Sequence[PictureReply]
 ) -> tuple[float, ...]:
     pairs = [(one.text, photo.captions) for one, photo in zip(said, photos, strict=True) if photo.captions]
     encoder = bench.sentences() if pairs else None

@@ -8,7 +8,7 @@ from myvlm.evaluation.data.dataset import Frozen
 from myvlm.heads import Box
 
 
-class Said(Frozen):
+class PictureReply(Frozen):
     """What was said of one picture.
 
     Attributes:
@@ -70,8 +70,8 @@ class Outcome(Frozen):
 
     taught: tuple[Path, ...]
     taught_captions: tuple[str, ...]
-    present: tuple[Said, ...]
-    absent: tuple[Said, ...]
+    present: tuple[PictureReply, ...]
+    absent: tuple[PictureReply, ...]
     answered: tuple[Answered, ...] = ()
     plain_before: tuple[str, ...] = ()
     plain_after: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from myvlm.api import MyVLM
 from myvlm.errors import InputError
-from myvlm.evaluation.protocol.outcome import Said, Shown
+from myvlm.evaluation.protocol.outcome import PictureReply, Shown
 from myvlm.evaluation.protocol.plan import DEFAULT, Job
 from myvlm.heads.detections import Detections
 from myvlm.images import load_images
@@ -42,7 +42,7 @@ def recogniser(speaker: Speaker, identifier: str, *, speaks: bool = False) -> My
 
 
 def show(
-    bench: Bench, job: Job, speaker: Speaker, subject: Subject, said: Sequence[Said], present: int
+    bench: Bench, job: Job, speaker: Speaker, subject: Subject, said: Sequence[PictureReply], present: int
 ) -> tuple[Shown, ...]:
     """Save some failures and some successes of a job, of the first split's main method alone.
 
@@ -66,7 +66,7 @@ def show(
     )
 
 
-def _shown(bench: Bench, vlm: MyVLM, identifier: str, said: Said, wanted: bool, plain: str) -> Shown:
+def _shown(bench: Bench, vlm: MyVLM, identifier: str, said: PictureReply, wanted: bool, plain: str) -> Shown:
     [photo] = load_images(said.file)
     [found] = vlm.concepts.recognise([photo])
     name = hashlib.sha256(f"{identifier} {said.file}".encode()).hexdigest()[:16]
@@ -84,7 +84,7 @@ def _shown(bench: Bench, vlm: MyVLM, identifier: str, said: Said, wanted: bool, 
     )
 
 
-def _overlay(vlm: MyVLM, identifier: str, said: Said, found: Detections) -> Image.Image | None:
+def _overlay(vlm: MyVLM, identifier: str, said: PictureReply, found: Detections) -> Image.Image | None:
     """The attention of the name; there is none where the name was not said."""
     if not found.present or not contains_word(said.text, identifier):
         return None

@@ -20,7 +20,7 @@ from myvlm.heads.fingerprint import drawn_picture
 from myvlm.heads.verdict import within
 from myvlm.images import ImageSources, load_images
 
-AGREE = 0.1
+MAX_DRIFT = 0.1
 """Greatest distance, in thresholds, between descriptors of one picture by the same weights on two devices."""
 
 Doubles = npt.NDArray[np.float64]
@@ -33,7 +33,7 @@ class KnownPerson(Protocol):
     threshold_: float
     slope_: float
     unsure_: float
-    witness_: FloatArray
+    encoder_fingerprint_: FloatArray
 
 
 class FaceGate:
@@ -58,7 +58,7 @@ class FaceGate:
                 fix="use unaltered copies of the concept folders, or learn them again",
             )
         self._keys = np.concatenate([head.keys_ for head in heads])
-        self._witnesses = np.stack([head.witness_ for head in heads])
+        self._witnesses = np.stack([head.encoder_fingerprint_ for head in heads])
         self._checked = False
         self._starts = np.cumsum([0] + [len(head.keys_) for head in heads])[:-1]
         self._threshold = np.array([head.threshold_ for head in heads])
@@ -91,10 +91,10 @@ class FaceGate:
         return np.minimum.reduceat(distances(faces.descriptors, self._keys), self._starts, axis=1)
 
     def _check_weights(self) -> None:
-        now = face_witness(self._encoder)
+        now = face_encoder_fingerprint(self._encoder)
         same_length = self._keys.shape[1] == len(now)
         apart = float(np.linalg.norm(self._witnesses - now, axis=1).max()) if same_length else None
-        if apart is None or apart > AGREE * self._encoder.threshold:
+        if apart is None or apart > MAX_DRIFT * self._encoder.threshold:
             raise ConceptFileError(
                 f"A person was learned with other weights of {self._encoder.id} than those loaded now.",
                 got=f"keys of length {self._keys.shape[1]}" if apart is None else f"{apart:.3f} apart",
@@ -119,7 +119,7 @@ class FaceGate:
         return sigmoid(np.maximum(best, -700.0)), chosen
 
 
-def face_witness(encoder: FaceEncoder) -> FloatArray:
+def face_encoder_fingerprint(encoder: FaceEncoder) -> FloatArray:
     """D: what the encoder makes of one drawn picture; other weights make something else of it."""
     described: FloatArray = encoder.describe([drawn_picture()])[0]
     return described

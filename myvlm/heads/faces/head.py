@@ -23,7 +23,7 @@ from myvlm.heads.faces.facenet import (
     find_faces,
     get_face_encoder,
 )
-from myvlm.heads.faces.gate import FaceGate, face_witness
+from myvlm.heads.faces.gate import FaceGate, face_encoder_fingerprint
 from myvlm.heads.faces.threshold import limit_for
 from myvlm.heads.verdict import UNSURE
 from myvlm.heads.windows import Box
@@ -87,7 +87,7 @@ class FaceHead:
     threshold_: float
     slope_: float
     unsure_: float
-    witness_: FloatArray
+    encoder_fingerprint_: FloatArray
     boxes_: list[Box | None]
     figures_: dict[str, Any]
 
@@ -95,7 +95,7 @@ class FaceHead:
         return f"FaceHead({self.encoder if isinstance(self.encoder, str) else self.encoder.id!r})"
 
     @property
-    def shares(self) -> Hashable:
+    def gate_key(self) -> Hashable:
         return id(self._encoder())
 
     def fit(
@@ -131,7 +131,7 @@ class FaceHead:
         self.keys_ = keys
         self._calibrate(strangers, encoder)
         self.unsure_ = UNSURE
-        self.witness_ = face_witness(encoder)
+        self.encoder_fingerprint_ = face_encoder_fingerprint(encoder)
         self.boxes_ = [
             found[photo].boxes[person.faces[photo]] if photo in person.faces else None
             for photo in range(len(photos))
@@ -166,7 +166,7 @@ class FaceHead:
             },
             figures=self.figures_,
         )
-        return meta, {"keys": self.keys_, "witness": self.witness_}
+        return meta, {"keys": self.keys_, "witness": self.encoder_fingerprint_}
 
     @classmethod
     def from_state(cls, meta: HeadMeta, tensors: Tensors, *, device: str = "cpu") -> Self:
@@ -185,9 +185,11 @@ class FaceHead:
         except (KeyError, TypeError, InputError) as error:
             raise _misfit(f"{type(error).__name__}: {error}", "the settings of a face head") from error
         head.keys_ = take_tensor(tensors, "keys", 2)
-        head.witness_ = take_tensor(tensors, "witness", 1)
-        if head.keys_.shape[1] != len(head.witness_):
-            raise _misfit(f"keys {head.keys_.shape}, witness {head.witness_.shape}", "one length of both")
+        head.encoder_fingerprint_ = take_tensor(tensors, "witness", 1)
+        if head.keys_.shape[1] != len(head.encoder_fingerprint_):
+            raise _misfit(
+                f"keys {head.keys_.shape}, witness {head.encoder_fingerprint_.shape}", "one length of both"
+            )
         head.threshold_, head.unsure_ = meta.threshold, meta.calibration.get("unsure", 0.0)
         head.figures_ = dict(meta.figures)
         return head
@@ -197,12 +199,12 @@ class FaceHead:
         """Score all people at once. Raises NotFittedError, or InputError if they do not share an encoder."""
         for head in heads:
             check_fitted(head, "keys_")
-        if len({head.shares for head in heads}) != 1:
+        if len({head.gate_key for head in heads}) != 1:
             raise InputError(
                 "Heads of one gate share one face encoder.",
                 got=", ".join(map(repr, heads)) or "no heads",
-                expected="equal `shares`",
-                fix="make one gate for each value of `shares`",
+                expected="equal `gate_key`",
+                fix="make one gate for each value of `gate_key`",
             )
         return FaceGate(heads[0]._encoder(), heads)
 

@@ -17,7 +17,7 @@ from myvlm.heads.base import FloatArray
 from myvlm.heads.calibration import Calibration, calibrate, calibrate_whitened
 from myvlm.heads.encoders import ImageEncoder, PictureFeatures, cut, features, whiten
 from myvlm.heads.objects.localize import choose_windows, text_direction, windows_without
-from myvlm.heads.objects.refine import look_closer
+from myvlm.heads.objects.refine import refine_boxes
 from myvlm.heads.windows import Box, Crops
 from myvlm.images import LoadedImage
 
@@ -98,14 +98,14 @@ class Examples:
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
+class FittedProbe:
     """The outcome: the probe, its calibration, how far below the threshold a closer look is taken (0: none
     is), the window chosen in each photo, what was measured, and the numbers of given negatives in which a
     probe that had not seen them finds the object."""
 
     probe: Probe
     calibration: Calibration
-    reach: float
+    refine_margin: float
     boxes: list[Box]
     figures: dict[str, Any]
     doubtful: list[int]
@@ -121,7 +121,7 @@ def learn_probe(
     false_alarm_rate: float,
     C: float | None,
     seed: int,
-) -> Learned:
+) -> FittedProbe:
     """Learn one object; see `ObjectHead` for the arguments."""
     prior = PRIOR if encoder.whitening() is not None and len(photos) >= PRIOR_FROM else 0.0
     if C is None:
@@ -157,14 +157,14 @@ def learn_probe(
     # a negative that shows the object may have pushed the threshold over itself, but not over the photos
     doubtful = np.flatnonzero(given >= min(calibration.threshold, float(np.median(positives)))).tolist()
     figures = _figures(positives, negatives, calibration, examples)
-    return Learned(probe, calibration, reach, boxes, figures, doubtful)
+    return FittedProbe(probe, calibration, reach, boxes, figures, doubtful)
 
 
 def _closer_looks(
     encoder: ImageEncoder, photos: Sequence[LoadedImage], encoded: Sequence[PictureFeatures]
 ) -> Callable[[int, int], FloatArray]:
     def closer(photo: int, window: int) -> FloatArray:
-        [look] = look_closer(encoder, [photos[photo]], [encoded[photo].boxes[window]])
+        [look] = refine_boxes(encoder, [photos[photo]], [encoded[photo].boxes[window]])
         return whiten(encoder, look.features)
 
     return closer

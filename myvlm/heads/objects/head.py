@@ -26,9 +26,9 @@ from myvlm.heads.base import (
 )
 from myvlm.heads.calibration import sigmoid
 from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, PictureFeatures, features, get_encoder, whiten
-from myvlm.heads.fingerprint import check_witness, witness
+from myvlm.heads.fingerprint import check_encoder_fingerprint, encoder_fingerprint
 from myvlm.heads.objects.fit import learn_probe
-from myvlm.heads.objects.refine import AT_MOST, look_closer
+from myvlm.heads.objects.refine import AT_MOST, refine_boxes
 from myvlm.heads.verdict import UNSURE, within
 from myvlm.heads.windows import Box, Crops, spread, windows
 from myvlm.images import ImageSource, ImageSources, LoadedImage, load_images
@@ -83,9 +83,9 @@ class ObjectHead:
     intercept_: float
     threshold_: float
     slope_: float
-    reach_: float
+    refine_margin_: float
     unsure_: float
-    witness_: FloatArray
+    encoder_fingerprint_: FloatArray
     boxes_: list[Box]
     figures_: dict[str, Any]
 
@@ -94,7 +94,7 @@ class ObjectHead:
         return f"ObjectHead({name!r}, crops={self.crops!r})"
 
     @property
-    def shares(self) -> Hashable:
+    def gate_key(self) -> Hashable:
         return (id(self._encoder()), self.crops)
 
     def fit(
@@ -128,10 +128,10 @@ class ObjectHead:
         )
         self.coef_, self.intercept_ = learned.probe.coef, learned.probe.intercept
         self.threshold_, self.slope_ = learned.calibration.threshold, learned.calibration.slope
-        self.reach_ = learned.reach
+        self.refine_margin_ = learned.refine_margin
         self.unsure_ = UNSURE
         self.boxes_, self.figures_ = learned.boxes, learned.figures
-        self.witness_ = witness(encoder)
+        self.encoder_fingerprint_ = encoder_fingerprint(encoder)
         if learned.doubtful:
             _log.warning(
                 "a head that was not shown them finds the object in these negatives: %s. If they show it, "
@@ -178,7 +178,7 @@ class ObjectHead:
             encoder=self._encoder().id,
             threshold=self.threshold_,
             calibration={"slope": self.slope_}
-            | ({"reach": self.reach_} if self.reach_ else {})
+            | ({"reach": self.refine_margin_} if self.refine_margin_ else {})
             | ({"unsure": self.unsure_} if self.unsure_ else {}),
             settings={
                 "crops": self.crops,
@@ -189,7 +189,7 @@ class ObjectHead:
             figures=self.figures_,
         )
         intercept = np.array([self.intercept_], dtype=np.float32)
-        return meta, {"coef": self.coef_, "intercept": intercept, "witness": self.witness_}
+        return meta, {"coef": self.coef_, "intercept": intercept, "witness": self.encoder_fingerprint_}
 
     @classmethod
     def from_state(cls, meta: HeadMeta, tensors: Tensors, *, device: str = "cpu") -> Self:
@@ -209,13 +209,15 @@ class ObjectHead:
         except (KeyError, TypeError, InputError) as error:
             raise _misfit(f"{type(error).__name__}: {error}", "the settings of an object head") from error
         head.coef_ = take_tensor(tensors, "coef", 1)
-        head.witness_ = take_tensor(tensors, "witness", 1)
+        head.encoder_fingerprint_ = take_tensor(tensors, "witness", 1)
         intercept = take_tensor(tensors, "intercept", 1)
-        if len(head.coef_) != len(head.witness_) or len(intercept) != 1:
-            sizes = f"coef {len(head.coef_)}, witness {len(head.witness_)}, intercept {len(intercept)}"
+        if len(head.coef_) != len(head.encoder_fingerprint_) or len(intercept) != 1:
+            fingerprint = len(head.encoder_fingerprint_)
+            sizes = f"coef {len(head.coef_)}, witness {fingerprint}, intercept {len(intercept)}"
             raise _misfit(sizes, "coef and witness of one length, one intercept")
         head.intercept_, head.threshold_ = float(intercept[0]), meta.threshold
-        head.reach_ = meta.calibration.get("reach", 0.0)  # older files were not calibrated on closer looks
+        # Older files were not calibrated on refined boxes.
+        head.refine_margin_ = meta.calibration.get("reach", 0.0)
         head.unsure_ = meta.calibration.get("unsure", 0.0)  # older files know no "unsure"
         head.figures_ = dict(meta.figures)
         return head
@@ -277,10 +279,12 @@ class ObjectGate:
             for row in new:
                 self._coef[row] = self._probes[row]
         kept_and_checked = before is not None and not before._unchecked
-        self._unchecked = [heads[row].witness_ for row in (new if kept_and_checked else range(len(heads)))]
+        self._unchecked = [
+            heads[row].encoder_fingerprint_ for row in (new if kept_and_checked else range(len(heads)))
+        ]
         self._intercept = np.array([head.intercept_ for head in heads], dtype=np.float32)
         self._threshold = np.array([head.threshold_ for head in heads])
-        self._reach = np.array([head.reach_ for head in heads])
+        self._refine_margin = np.array([head.refine_margin_ for head in heads])
         self._slope = np.array([head.slope_ for head in heads])
         self._unsure = np.array([head.unsure_ for head in heads])
 
@@ -325,7 +329,7 @@ class ObjectGate:
         A window that several heads like is looked at once, and of a picture only the three most liked.
         """
         above = raw - self._threshold
-        near = (above >= -self._reach) & (self._reach > 0)
+        near = (above >= -self._refine_margin) & (self._refine_margin > 0)
         liked: list[tuple[int, Box, list[int]]] = []
         for picture in np.flatnonzero(near.any(axis=1)).tolist():
             heads_by_box: dict[Box, list[int]] = {}
@@ -335,7 +339,7 @@ class ObjectGate:
                 left, top, right, bottom = boxes[picture, head].tolist()
                 heads_by_box.setdefault((left, top, right, bottom), []).append(head)
             liked += [(picture, box, heads) for box, heads in list(heads_by_box.items())[:AT_MOST]]
-        looks = look_closer(self._encoder, [images[i] for i, _, _ in liked], [box for _, box, _ in liked])
+        looks = refine_boxes(self._encoder, [images[i] for i, _, _ in liked], [box for _, box, _ in liked])
         for (picture, _, heads), look in zip(liked, looks, strict=True):
             scores = whiten(self._encoder, look.features) @ self._coef[heads].T + self._intercept[heads]
             for head, score, box in zip(heads, *_best(scores, look), strict=True):
@@ -350,20 +354,20 @@ class ObjectGate:
 
     def _check_weights(self) -> None:
         if self._unchecked:
-            check_witness(self._encoder, self._unchecked)
+            check_encoder_fingerprint(self._encoder, self._unchecked)
             self._unchecked = []
 
 
-def _check_alike(heads: Sequence[ObjectHead], *shares: Hashable) -> None:
-    """Raise unless all are fitted, and share one encoder and one choice of windows (that of `shares`)."""
+def _check_alike(heads: Sequence[ObjectHead], *gate_keys: Hashable) -> None:
+    """Raise unless all are fitted, and share one encoder and one choice of windows (that of `gate_keys`)."""
     for head in heads:
         check_fitted(head, "coef_")
-    if len({head.shares for head in heads}.union(shares)) != 1:
+    if len({head.gate_key for head in heads}.union(gate_keys)) != 1:
         raise InputError(
             "Heads of one gate share one encoder and one choice of windows.",
             got=", ".join(map(repr, heads)) or "no heads",
-            expected="equal `shares`",
-            fix="make one gate for each value of `shares`",
+            expected="equal `gate_key`",
+            fix="make one gate for each value of `gate_key`",
         )
 
 

@@ -37,7 +37,7 @@ def variations(box: Box, size: tuple[int, int]) -> list[Box]:
     return list(dict.fromkeys(varied))
 
 
-def look_closer(
+def refine_boxes(
     encoder: ImageEncoder, images: Sequence[LoadedImage], boxes: Sequence[Box]
 ) -> list[PictureFeatures]:
     """The variations of one window of each picture, all encoded in one pass; the last are remembered."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 from myvlm.backbones.boxes import Box, four_numbers, on_grid
-from myvlm.backbones.causal.backbone import LanguageRows
+from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features
 from myvlm.backbones.registry import register_backbone
 
 
 @register_backbone
-class MiniGPTv2Backbone(LanguageRows):
+class MiniGPTv2Backbone(CausalBackbone):
     """`myvlm.backbones.families.minigpt.model.MiniGPTv2ForConditionalGeneration`.
 
     An instruction without a task mark (`[caption]`, `[vqa]`, `[refer]`, `[identify]`, `[grounding]`) gets

@@ -24,7 +24,6 @@ from rich.progress import Progress
 
 from myvlm.errors import InputError, UnknownBackboneError
 from myvlm.evaluation.data.dataset import Dataset, read_dataset
-from myvlm.evaluation.data.worlds import lay_out, users
 from myvlm.evaluation.methods.registry import Setting, known_methods, make_method
 from myvlm.evaluation.metrics.intervals import Estimate, estimate
 from myvlm.evaluation.metrics.text import MINILM, packaged_minilm
@@ -34,6 +33,7 @@ from myvlm.evaluation.report.page import page
 from myvlm.evaluation.report.summary import Evaluation, evaluation_of, markdown
 from myvlm.evaluation.report.tables import Row
 from myvlm.tinyworld import FewShot, assets
+from myvlm.tinyworld.dataset import lay_out, users
 from myvlm.tinyworld.said import told_apart
 
 console = Console(stderr=True)

@@ -4,6 +4,7 @@ Importing this downloads nothing and loads no model; torch is imported with the 
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("myvlm")
     if name not in _HOMES:
         raise AttributeError(f"module 'myvlm' has no attribute {name!r}")
     value = getattr(import_module(f"myvlm.{_HOMES[name]}"), name)

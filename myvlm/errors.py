@@ -1,7 +1,6 @@
 """One tree of errors: every error of this library is a `MyVLMError` and also the builtin it resembles.
 
 Each message says what went wrong, what was got, what was expected and what to do about it.
-Imports nothing of myvlm.
 """
 
 from __future__ import annotations

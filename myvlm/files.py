@@ -1,7 +1,4 @@
-"""A page that a command leaves: its place is checked before long work, and it is written whole or not at all.
-
-Imports only `errors`.
-"""
+"""A file that a command leaves: its place is checked before long work; it is written whole or not at all."""
 
 from __future__ import annotations
 

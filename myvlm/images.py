@@ -1,7 +1,7 @@
 """Pictures in, RGB pictures out: everything a user may hand over becomes a list of named RGB images.
 
 One door for the whole library, so that a rotated phone photo, a 16-bit scan or a broken file is met here
-and nowhere else. Imports only `errors`.
+and nowhere else.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
-"""What a call gives back: text that knows who was seen, and attention that can draw itself.
-
-Imports only heads' Detection, and pictures: reading and drawing them.
-"""
+"""What a call gives back: text that knows who was seen, and attention that can draw itself."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,3 +116,16 @@ def data_url(image: Image.Image, *, at_least: int = 0, at_most: int | None = Non
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def highlighted(text: str, word: str) -> str:
+    """The text as HTML, with the word marked wherever it stands as a word.
+
+    >>> highlighted("sks & asks", "sks")
+    '<mark>sks</mark> &amp; asks'
+    """
+    parts = re.split(rf"(?<!\w)({re.escape(word)})(?!\w)", text, flags=re.IGNORECASE)
+    return "".join(
+        f"<mark>{html.escape(part)}</mark>" if number % 2 else html.escape(part)
+        for number, part in enumerate(parts)
+    )

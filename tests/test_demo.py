@@ -13,8 +13,9 @@ from teaching import interrupted_at_two
 
 from myvlm import MyVLM, api
 from myvlm.errors import NotWritableError
+from myvlm.results import highlighted
 from myvlm.tinyworld.demo import Answer, Demo, run_demo
-from myvlm.tinyworld.demo_page import highlighted, page
+from myvlm.tinyworld.demo_page import page
 
 VOID = {"img", "meta", "br"}
 

@@ -12,7 +12,7 @@ from PIL import Image
 from myvlm.errors import InputError, MissingFileError
 from myvlm.evaluation.data.dataset import Dataset, Photo, Question, Subject, read_dataset
 from myvlm.evaluation.data.splits import draw_split
-from myvlm.evaluation.data.worlds import lay_out
+from myvlm.tinyworld.dataset import lay_out
 
 
 def picture(file: Path) -> Path:

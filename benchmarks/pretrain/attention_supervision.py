@@ -2,7 +2,7 @@
 
 That a thing of the picture and a row of another place belong together is learned late from words alone: until
 the attention of some head is right by chance, nothing tells it so. The attention itself is told here, by what
-the renderer knows, as far as one head in all is needed for it. Imports the lessons and the recorder.
+the renderer knows, as far as one head in all is needed for it.
 """
 
 from __future__ import annotations

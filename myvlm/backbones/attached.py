@@ -1,7 +1,4 @@
-"""Hooks on a frozen model that are there within a `with` and gone after it, whatever happens in it.
-
-Imports torch and the errors.
-"""
+"""Hooks on a frozen model that are there within a `with` and gone after it, whatever happens in it."""
 
 from __future__ import annotations
 

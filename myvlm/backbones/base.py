@@ -1,7 +1,7 @@
 """What every backbone is: a frozen vision-language model plus what we must know about its family.
 
 `Backbone` is the contract that the rest of the library builds on, and `myvlm.testing.check_backbone`
-its test. Imports torch, numpy, PIL, its small neighbours and the errors; nothing here knows any family.
+its test.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Boxes that a model says in words, as pixels of the picture as given. Imports nothing of the house."""
+"""Boxes that a model says in words, as pixels of the picture as given."""
 
 from __future__ import annotations
 

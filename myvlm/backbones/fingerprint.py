@@ -1,7 +1,4 @@
-"""A short name for a set of frozen weights that survives a change of floating point type.
-
-Imports only torch.
-"""
+"""A short name for a set of frozen weights that survives a change of floating point type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps a model frozen for as long as anybody is at work with it, in whatever thread. Imports only torch."""
+"""Keeps a model frozen for as long as anybody is at work with it, in whatever thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller may say about how the next token is chosen. Imports the errors."""
+"""What a caller may say about how the next token is chosen."""
 
 from __future__ import annotations
 

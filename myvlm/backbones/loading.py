@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from myvlm.collections import collection_of
 from myvlm.errors import InputError, UnknownBackboneError
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token", "trust_remote_code")
@@ -73,7 +74,8 @@ def load_model(
     from transformers import AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
-    if not name.startswith("tinyworld/"):
+    found = collection_of(name)
+    if not found:
         # Makes known the one model that transformers has not.
         import_module("myvlm.backbones.families.minigpt.model")
     device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -82,7 +84,7 @@ def load_model(
     if "quantization_config" in options:
         options.setdefault("device_map", device)  # such weights cannot be moved once they are read
     from_where = {name: options[name] for name in HUB_OPTIONS if name in options}
-    source: str | Path = _embedded(name) if name.startswith("tinyworld/") else name
+    source: str | Path = found[0].path(found[1]) if found else name
     shown = logging.is_progress_bar_enabled()
     if isinstance(source, Path):
         logging.disable_progress_bar()  # it is read in a moment
@@ -102,9 +104,3 @@ def load_model(
     if "device_map" not in options:
         model = model.to(device)
     return model.eval(), processor
-
-
-def _embedded(name: str) -> Path:
-    from myvlm.tinyworld import assets
-
-    return assets.path(name.removeprefix("tinyworld/"))

@@ -1,7 +1,4 @@
-"""Where a model's weights are, also where accelerate keeps them away until a module runs (`device_map`).
-
-Imports only torch.
-"""
+"""Where a model's weights are, also where accelerate keeps them away until a module runs (`device_map`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Which adapter goes with which model: the families of this package and, by entry points, of others.
-
-Imports the errors and `base`; the families' files and other packages only when a model asks.
-"""
+"""Which adapter goes with which model: the families of this package and, by entry points, of others."""
 
 from __future__ import annotations
 

@@ -72,11 +72,11 @@ def evaluate(
         collection.check_writable(keep / "runs")
         with out.busy("reading the data"):
             from myvlm.evaluation.data.dataset import read_dataset
-            from myvlm.evaluation.data.worlds import TINYWORLD, lay_out
             from myvlm.evaluation.methods.registry import Setting, known_methods, make_method
             from myvlm.evaluation.protocol.plan import Plan, read_sweep
             from myvlm.evaluation.protocol.run import Opening, check, run
             from myvlm.evaluation.report.summary import evaluation_of
+            from myvlm.tinyworld.dataset import TINYWORLD, lay_out
 
             dataset = read_dataset(lay_out(keep / "data") if data == TINYWORLD else data)
         names = known_methods() if methods == "all" else methods.split(",")

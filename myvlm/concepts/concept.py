@@ -1,7 +1,4 @@
-"""A concept: one object or person of one user, what recognises it and what makes each backbone say its name.
-
-Imports `errors`, `images`, the head contract and the folder format.
-"""
+"""A concept: an object or person of one user, what recognises it and what makes each backbone name it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The library: all concepts that are loaded together, recognised by one pass over each picture.
 
-Everything is checked before anything is changed. Imports `errors`, `images`, `concept` and the head contract.
+Everything is checked before anything is changed.
 """
 
 from __future__ import annotations

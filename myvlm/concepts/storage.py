@@ -1,7 +1,6 @@
 """The concept folder on disk: what `concept.json` says, and tensor files with their digests.
 
-Plain data only: JSON and safetensors, never pickle, never a class name. Imports `errors`, `folders`,
-`images` and the head's meta.
+Plain data only: JSON and safetensors, never pickle, never a class name.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a head is: the contract that every recogniser keeps, and the small types it speaks in.
 
 A head learns one concept from a few photos and then says whether the concept is in a picture, how sure it
-is, and where. A gate scores many heads of one kind at once. Imports only `errors`, `images` and the geometry.
+is, and where. A gate scores many heads of one kind at once.
 """
 
 from __future__ import annotations

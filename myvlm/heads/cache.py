@@ -1,7 +1,4 @@
-"""What an encoder saw in the last pictures, remembered by their pixels: `caption` then `ask` look once.
-
-Imports the loaded image.
-"""
+"""What an encoder saw in the last pictures, remembered by their pixels: `caption` then `ask` look once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From raw scores to a threshold and a probability, by photos that were left out. Imports nothing of ours.
+"""From raw scores to a threshold and a probability, by photos that were left out.
 
 The threshold answers "how often may it cry wolf"; the probability is Platt's logistic scaling
 (Platt 1999, with his soft targets), tied to 0.5 at the threshold.

@@ -1,7 +1,4 @@
-"""The detections of one picture, each made when it is asked for: of ten thousand concepts few are in it.
-
-Imports only the head contract.
-"""
+"""The detections of one picture, each made when it is asked for: of ten thousand concepts few are in it."""
 
 from __future__ import annotations
 

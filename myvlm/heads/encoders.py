@@ -1,7 +1,4 @@
-"""Image encoders: any open_clip model behind one small Protocol, loaded once, each picture encoded once.
-
-Imports only `errors`, `images` and the head contract; open_clip and torch are imported on first use.
-"""
+"""Image encoders: any open_clip model behind one small Protocol, loaded once, each picture encoded once."""
 
 from __future__ import annotations
 
@@ -9,13 +6,13 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
+from myvlm.collections import collection_of
 from myvlm.errors import InputError
 from myvlm.heads.base import FloatArray
 from myvlm.heads.cache import PictureCache
@@ -141,8 +138,7 @@ class _Source:
 
 
 def _source(name: str) -> _Source:
-    if name in SHORT_NAMES:
-        folder = SHORT_NAMES[name]()
+    if folder := _collected(name):
         return _Source(f"local-dir:{folder}", folder=folder)
     if name.startswith("local-dir:"):
         return _Source(name, folder=Path(name.removeprefix("local-dir:")))
@@ -159,20 +155,10 @@ def _source(name: str) -> _Source:
     return _Source(model, tag)
 
 
-def _tinyworld_clip() -> Path:
-    try:
-        assets = import_module("myvlm.tinyworld.assets")
-    except ImportError as error:
-        raise InputError(
-            "The embedded encoder tinyworld/clip is not in this installation.",
-            got=str(error),
-            expected="the module myvlm.tinyworld.assets",
-            fix="install myvlm anew, or name another encoder such as ViT-B-32@openai",
-        ) from error
-    return Path(assets.path("clip"))
-
-
-SHORT_NAMES: dict[str, Callable[[], Path]] = {"tinyworld/clip": _tinyworld_clip}
+def _collected(name: str) -> Path | None:
+    """The folder of an encoder that a collection of models brings; None for all others."""
+    found = collection_of(name)
+    return found[0].path(found[1]) if found and found[0].encoder == name else None
 
 
 def _load(source: _Source, device: str) -> tuple[Any, Any, Any]:
@@ -208,7 +194,7 @@ def register_encoder(id: str, factory: Callable[[str], ImageEncoder]) -> None:
     Raises:
         InputError: the id is taken.
     """
-    if id in _factories or id in SHORT_NAMES:
+    if id in _factories or _collected(id):
         raise InputError(
             "That encoder id is taken.", got=id, expected="a new id", fix="choose another id for your encoder"
         )
@@ -294,6 +280,7 @@ def default_encoder(backbone: str, device: str) -> str:
     >>> default_encoder("tinyworld/llava", "cpu")
     'tinyworld/clip'
     """
-    if backbone.startswith("tinyworld/"):
-        return "tinyworld/clip"
+    found = collection_of(backbone)
+    if found and found[0].encoder:
+        return found[0].encoder
     return CUDA_ENCODER if device.startswith("cuda") else CPU_ENCODER

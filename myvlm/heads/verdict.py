@@ -1,4 +1,4 @@
-"""Present, absent or unsure: what a probability near the threshold is worth. Imports nothing of ours."""
+"""Present, absent or unsure: what a probability near the threshold is worth."""
 
 from __future__ import annotations
 

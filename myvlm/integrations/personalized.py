@@ -1,7 +1,4 @@
-"""What the evaluation kits of others need of a personalized model: to open it, and to have it answer.
-
-Imports the API; a kit itself is imported by name, once it is used.
-"""
+"""What the evaluation kits of others need of a personalized model: to open it, and to have it answer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What the frozen model itself writes about photos: captions that name the concept, and answers about it.
 
 Where the user gives no captions these are learned from, marked as the model's own; questions and answers are
-written to be read before use. Imports backbones, `images`, `words`, `errors` and the few-shot set.
+written to be read before use.
 """
 
 from __future__ import annotations

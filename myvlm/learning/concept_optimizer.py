@@ -1,7 +1,4 @@
-"""One concept's way through its steps: what it draws, its embedding, its optimiser, its end.
-
-Imports backbones and its neighbours here.
-"""
+"""One concept's way through its steps: what it draws, its embedding, its optimiser, its end."""
 
 from __future__ import annotations
 

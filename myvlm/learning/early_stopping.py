@@ -2,7 +2,6 @@
 
 The training captions are nearly memorised in the end, under instructions that were trained on (DESIGN §5): so
 what counts is whether the name is said of views that no step saw, under instructions that none held.
-Imports backbones and its neighbours here.
 """
 
 from __future__ import annotations

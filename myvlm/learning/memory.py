@@ -1,4 +1,4 @@
-"""How much memory there is, and how much a piece of work takes. Imports torch and psutil only."""
+"""How much memory there is, and how much a piece of work takes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Learn a concept again, by what its folder says of how it was learned: for another model, or other weights.
-
-Imports what a lesson imports; `MyVLM.relearn` is its one user.
-"""
+"""Learn a concept again, by what its folder says of how it was learned: for another model or weights."""
 
 from __future__ import annotations
 

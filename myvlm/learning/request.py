@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from myvlm.backbones import Backbone
+from myvlm.collections import collection_of
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.errors import InputError
 from myvlm.heads import Head, head_class
@@ -148,16 +149,11 @@ def check_words(backbone: Backbone, lesson: Lesson) -> None:
     ids = backbone.word_ids(identifier)
     unknown = getattr(backbone.processor.tokenizer, "unk_token_id", None)
     if not ids or unknown in ids:
-        embedded = backbone.name.startswith("tinyworld/")
+        found = collection_of(backbone.name)
+        known = ", ".join(found[0].identifiers) if found else ""
         raise InputError(
             f"The model's tokenizer cannot write {identifier!r}.",
             got="no tokens" if not ids else "its sign for unknown words",
             expected="a word that the tokenizer knows, or can spell",
-            fix="choose another identifier" + (f", such as {_tinyworld_words()}" if embedded else ""),
+            fix="choose another identifier" + (f", such as {known}" if known else ""),
         )
-
-
-def _tinyworld_words() -> str:
-    from myvlm.tinyworld.language import IDENTIFIERS
-
-    return ", ".join(IDENTIFIERS[:4])

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from myvlm.backbones.base import NormRule
+from myvlm.collections import collection_of
 from myvlm.errors import InputError
 
 
@@ -108,38 +109,19 @@ def default_settings(backbone: str, *, family: str = "", kind: str = "object") -
 
     Args:
         backbone: its name.
-        family: of the backbone, where the name is not one of tinyworld's.
+        family: of the backbone, where the name says nothing.
         kind: of the head; on BLIP-2 objects take 75 steps and all others 100 (§4 of arXiv 2403.14599).
 
-    The paper's learning rate is for models of 7 B. The embedded models say every name where learning starts,
-    at the words, but often of the neighbour, and the less they are moved from there, the better they tell
-    several concepts apart. Chosen on users whom no benchmark knows (seeds 6 to 9 of `few_shot`, ten pictures
-    each, gate told the truth), on weights of before: six users of `tinyworld/llava` are named in 1.000 of the
-    pictures whatever the rate; at 0, 0.01, 0.02 and 0.04 it says 0.913, 0.986, 0.986 and 0.971 of the
-    surroundings that the plain model says right, and two users with three concepts in a picture have them
-    named at F1 0.889 (one user), 0.884, 0.897 and 0.884. There λ makes no difference from 0.03 to 0.4. With
-    the attention told, 50 steps do: twelve users (seeds 6 to 8, twenty pictures each) are named in 1.000 of
-    the pictures with 1.000 of the surroundings, from one photo as from four, and twelve (seeds 6 to 9, twelve
-    each) who learned from the model's own captions in all that the head saw, where 100 steps lost 5 of 144
-    names. On older weights, turned and darkened views, which its small models hardly know, cost surroundings
-    and brought no recall, and four rows were better than two and one (surroundings 0.986, 0.980, 0.955; 24
-    users).
-
-    On `tinyworld/blip2`, also on weights of before, 75 steps at 0.005 with λ 0.4 name six users (seeds 6 to
-    9, eight pictures each) in 1.000 of the pictures with 0.977 of the surroundings, at 0.02 in 0.979 with
-    0.953. On still older ones, at 0.02, λ 0.4 gave 0.98 and 0.95, λ 1.5 0.98 and 0.93, λ 0.4 with
-    augmentation 0.95 and 0.91.
+    The paper's values are for models of 7 B; what is better for a collection's own models it says itself.
 
     >>> default_settings("tinyworld/llava").learning_rate
     0.02
     >>> default_settings("Salesforce/blip2-opt-2.7b", family="blip2").steps
     75
     """
-    if backbone == "tinyworld/llava":
-        return LearnSettings(rows=4, steps=50, learning_rate=0.02, regularizer=0.03, augment=False)
-    if backbone == "tinyworld/blip2":
-        return LearnSettings(rows=4, steps=75, learning_rate=0.005, regularizer=0.4, augment=False)
-    family = family or backbone.removeprefix("tinyworld/")
+    found = collection_of(backbone)
+    if found and (own := found[0].settings.get(found[1])):
+        return LearnSettings.model_validate(own)
     said = dict(FAMILY_SETTINGS.get(family, {}))
     if family == "blip2" and kind != "object":
         said["steps"] = 100

@@ -2,8 +2,7 @@
 
 A view's prefix cache is wanted at every step that draws it. As many as the budget allows stay on the model's
 device, the next ones in the host's pinned memory, and of the rest only the visual tokens, from which the
-prefix is computed again at each use. The loss is the same in all three cases. Imports backbones, `memory`,
-the errors.
+prefix is computed again at each use. The loss is the same in all three cases.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ Every text that enters goes through `html.escape`.
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from string import Template
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from myvlm.results import data_url
+from myvlm.results import data_url, highlighted
 
 if TYPE_CHECKING:
     from myvlm.heads import Detection
@@ -43,19 +42,6 @@ def page(demo: Demo) -> str:
         absent=_join(_trial(demo, trial) for kind in ("look-alike", "other") for trial in _first(demo, kind)),
         asked=_picture(demo.asked, f"the picture that is asked about; it shows {demo.identifier}"),
         answers=_join(_answers(demo)),
-    )
-
-
-def highlighted(text: str, word: str) -> str:
-    """The text as HTML, with the word marked wherever it stands as a word.
-
-    >>> highlighted("sks & asks", "sks")
-    '<mark>sks</mark> &amp; asks'
-    """
-    parts = re.split(rf"(?<!\w)({re.escape(word)})(?!\w)", text, flags=re.IGNORECASE)
-    return "".join(
-        f"<mark>{html.escape(part)}</mark>" if number % 2 else html.escape(part)
-        for number, part in enumerate(parts)
     )
 
 

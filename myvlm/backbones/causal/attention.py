@@ -1,7 +1,7 @@
 """Records what chosen positions attend to in a language model, without building whole attention maps.
 
 While a recorder is active, transformers' own SDPA runs unchanged, and beside it one small softmax for
-the chosen queries, of which only the chosen columns are kept. Imports torch, transformers and the errors.
+the chosen queries, of which only the chosen columns are kept.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Every family in which concepts enter as rows of a causal language model, after the image's tokens.
 
 A family adds a few lines: its prompt template, the grid of its image tokens, and what differs from a
-plain LLaVA in where its parts are and in what its model is told of each token. Imports torch,
-`attention` and its neighbours here.
+plain LLaVA in where its parts are and in what its model is told of each token.
 """
 
 from __future__ import annotations

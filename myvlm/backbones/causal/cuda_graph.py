@@ -2,7 +2,7 @@
 
 A step of a large model is thousands of small kernels, and a GPU waits for the launch of each. Every step has
 the same shape but for the length of its texts, so these are padded, and from the third step on the whole of
-forward and backward is launched as one. Imports torch, `prefix` and the logger.
+forward and backward is launched as one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What is kept of a picture once the frozen vision tower has seen it, and how it stands in a prompt.
 
 The one place that knows how transformers' processors and encoders hand pictures over: tiles, rows of
-patches, marks between them, features for deeper layers. Imports torch, PIL and the errors.
+patches, marks between them, features for deeper layers.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 The prompt holds a run of sentinel ids after its last image placeholder. One hook, on the embedding
 table, sees the ids and remembers where; the other, before the language model, overwrites just those
 rows. By then the model itself has put the visual tokens in place, so their norm is at hand.
-Imports torch, the errors, `attached` and `base`.
 """
 
 from __future__ import annotations

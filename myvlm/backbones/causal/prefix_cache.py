@@ -2,7 +2,7 @@
 
 In a causal language model nothing before the concept depends on it. Each view's system text and image
 tokens run once, without gradient; a step runs only the concept's rows, the prompt and the answer, with the
-same loss and gradient as the full pass. Imports torch, its neighbours here and the errors.
+same loss and gradient as the full pass.
 """
 
 from __future__ import annotations

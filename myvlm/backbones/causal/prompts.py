@@ -1,7 +1,4 @@
-"""Builds what a causal language model reads: prompts with images, concept rows and answers.
-
-Imports torch, PIL, `base` and `text`.
-"""
+"""Builds what a causal language model reads: prompts with images, concept rows and answers."""
 
 from __future__ import annotations
 

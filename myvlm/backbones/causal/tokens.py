@@ -1,4 +1,4 @@
-"""Prompts, answers, words: as token ids, the same in learning and use. Imports torch, placement, errors."""
+"""Prompts, answers, words: as token ids, the same in learning and use."""
 
 from __future__ import annotations
 

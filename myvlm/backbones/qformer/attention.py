@@ -1,7 +1,4 @@
-"""What a BLIP-2's language model attends to, of the Q-Former's query tokens, as it says one token.
-
-Imports torch, the errors, `attention` and `qformer`.
-"""
+"""What a BLIP-2's language model attends to, of the Q-Former's query tokens, as it says one token."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 The rows are appended to `encoder_hidden_states`; in every cross-attention layer their keys and values are
 rescaled, at full width, to the mean norm of the picture's own (eq. 3 of https://arxiv.org/abs/2403.14599).
-What the queries attend to is recomputed: transformers drops it. Imports torch, the errors, `attached`
-and `base`.
+What the queries attend to is recomputed: transformers drops it.
 """
 
 from __future__ import annotations

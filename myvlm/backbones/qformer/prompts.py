@@ -1,7 +1,7 @@
 """What BLIP-2's language models read and write: prompts behind a picture's placeholders, and answers.
 
 A causal model (OPT) reads prompt and answer as one text; an encoder and decoder (T5) reads the one and writes
-the other. Imports torch, PIL, the errors and its neighbours here.
+the other.
 """
 
 from __future__ import annotations

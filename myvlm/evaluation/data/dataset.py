@@ -6,8 +6,6 @@ Three layouts are read, and become the same thing:
   any `questions.json` (photo → question/answer pairs) and `subject.json` (identifier, category, kind …);
 - **Yo'LLaVA's**: `train/<subject>/*.png`, `test/<subject>/*.png` and `yollava-visual-qa.json`;
 - **a manifest**: one JSON file that holds what a `Dataset` holds, its paths relative to its own folder.
-
-Imports the errors, the words, and of the heads only what a box is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a data set, gathered and told at once. Imports only the errors."""
+"""Everything that is wrong with a data set, gathered and told at once."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Which photos teach and which test: bootstrap splits by seed (§4 of arXiv 2403.14599).
-
-Imports the data and the plan.
-"""
+"""Which photos teach and which test: bootstrap splits by seed (§4 of arXiv 2403.14599)."""
 
 from __future__ import annotations
 

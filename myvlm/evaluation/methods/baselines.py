@@ -2,7 +2,7 @@
 
 A baseline speaks where the concept's own head sees it, and elsewhere all methods are the plain model: what is
 compared then is speaking. As `…_alone` it has no head, as with whoever does not have this library, and speaks
-of every picture. Imports `teaching` and `methods`.
+of every picture.
 """
 
 from __future__ import annotations

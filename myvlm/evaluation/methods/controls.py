@@ -1,7 +1,5 @@
 """What a figure must be told apart from: embeddings that know nothing of the concept, a gate that is always
 open, and the plain model before and after.
-
-Imports `teaching` and `methods`.
 """
 
 from __future__ import annotations

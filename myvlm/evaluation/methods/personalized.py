@@ -1,7 +1,4 @@
-"""Teach a subject of a data set, once for all methods that are compared, and speak with what was learned.
-
-Imports `myvlm.api` and below.
-"""
+"""Teach a subject of a data set, once for all methods that are compared, and speak with what was learned."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """What is compared: a method is taught a subject by a few photos and then speaks of pictures.
 
 The methods of a table share one head a concept, so that they differ in speaking alone; `…_alone` have none.
-Imports `teaching` and what loads a chat model; the files of the methods (`baselines`, `controls`) only when
-one is made.
 """
 
 from __future__ import annotations

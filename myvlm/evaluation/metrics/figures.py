@@ -1,7 +1,4 @@
-"""From outcomes to figures: what each job measured, and what only a whole corpus can say.
-
-Imports the metrics, the data and the outcomes.
-"""
+"""From outcomes to figures: what each job measured, and what only a whole corpus can say."""
 
 from __future__ import annotations
 

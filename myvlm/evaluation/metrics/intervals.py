@@ -1,4 +1,4 @@
-"""A mean with its 95 % interval, where values come by subject and by split. Imports nothing of myvlm."""
+"""A mean with its 95 % interval, where values come by subject and by split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well a text fits a picture: CLIPScore with any open_clip model. Imports the heads' encoders."""
+"""How well a text fits a picture: CLIPScore with any open_clip model."""
 
 from __future__ import annotations
 

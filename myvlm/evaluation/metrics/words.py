@@ -1,6 +1,6 @@
 """The figures of a method, each from plain values: what was said, what was seen, what is true.
 
-Nothing here knows of models. Imports only the words.
+Nothing here knows of models.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""One job: teach a method a subject, let it speak of pictures it has not seen, and note all that is measured.
-
-Imports `myvlm.api` and the neighbours here.
-"""
+"""One job: teach a method a subject, let it speak of unseen pictures, and note all that is measured."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The journal of an evaluation: one JSON line a finished job, so that a killed run goes on where it stopped.
-
-Imports the plan and the outcomes.
-"""
+"""The journal of an evaluation: one JSON line a finished job, so that a killed run can be resumed."""
 
 from __future__ import annotations
 

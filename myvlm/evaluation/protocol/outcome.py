@@ -1,4 +1,4 @@
-"""What one job found, as plain values that are kept on disk. Imports the shapes of the data only."""
+"""What one job found, as plain values that are kept on disk."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What an evaluation runs: methods, splits, numbers of photos, variants; and the jobs that follow from it.
-
-Imports the settings of learning and the errors.
-"""
+"""What an evaluation runs: methods, splits, numbers of photos, variants; and the jobs that follow from it."""
 
 from __future__ import annotations
 

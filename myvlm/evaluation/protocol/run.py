@@ -1,7 +1,4 @@
-"""All jobs of a plan, one after the other or in several processes, each kept as it is done.
-
-Imports `myvlm.api` and the neighbours here.
-"""
+"""All jobs of a plan, one after the other or in several processes, each kept as it is done."""
 
 from __future__ import annotations
 

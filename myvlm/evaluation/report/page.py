@@ -17,9 +17,8 @@ from myvlm.evaluation.metrics.intervals import Estimate
 from myvlm.evaluation.protocol.outcome import Shown
 from myvlm.evaluation.report.summary import Evaluation, used
 from myvlm.evaluation.report.tables import Row, Table
-from myvlm.results import data_url
+from myvlm.results import data_url, highlighted
 from myvlm.text import contains_word
-from myvlm.tinyworld.demo_page import highlighted
 
 SMALLEST_SIDE = 192
 

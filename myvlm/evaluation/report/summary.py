@@ -1,4 +1,4 @@
-"""The result of an evaluation, and the whole of it as Markdown. Imports the tables.
+"""The result of an evaluation, and the whole of it as Markdown.
 
 `report_page` makes the HTML page.
 """

@@ -1,7 +1,4 @@
-"""Rows of figures with their intervals: by method, by number of photos, by variant; all, objects, people.
-
-Imports the figures and the intervals.
-"""
+"""Rows of figures with their intervals: by method, by number of photos, by variant; all, objects, people."""
 
 from __future__ import annotations
 

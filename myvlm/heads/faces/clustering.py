@@ -1,7 +1,7 @@
 """Which of the faces in the training photos is the person? The one that is in all of them.
 
 Photos of Anna show her friends too. Faces are joined to people by average distance, never two of one photo
-to one person. Imports only `errors`, `images` and the face encoders' types.
+to one person.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 `dlib-bin` is dlib as a wheel; `face-recognition-models` brings its CC0 descriptor network and its 5-point
 landmarks. The 68-point file of that package is never opened: its training photos are not for commercial use.
-Imports only `errors` and the face encoders; dlib is imported on first use.
 """
 
 from __future__ import annotations

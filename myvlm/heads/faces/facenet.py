@@ -1,7 +1,6 @@
 """Face encoders: what finds the faces of a picture and describes each by a point of one space.
 
-A Protocol of two methods, a registry, and the encoder of the paper's kind: facenet-pytorch. Imports only
-`errors`, `images` and the head contract; torch and facenet-pytorch are imported on first use.
+A Protocol of two methods, a registry, and the encoder of the paper's kind: facenet-pytorch.
 """
 
 from __future__ import annotations

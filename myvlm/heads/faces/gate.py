@@ -1,7 +1,4 @@
-"""Many people at once: all faces against all keys in one distance matrix, each face given to one person.
-
-Imports the face encoders and the head contract.
-"""
+"""Many people at once: all faces against all keys in one distance matrix, each face given to one person."""
 
 from __future__ import annotations
 

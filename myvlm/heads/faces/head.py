@@ -1,7 +1,6 @@
 """The head for people: every training face is a key, and a face is its nearest key's, within a threshold.
 
-After MyVLM (arXiv 2403.14599, §3.1), with facenet-pytorch in place of insightface. Imports the other files
-of this folder.
+After MyVLM (arXiv 2403.14599, §3.1), with facenet-pytorch in place of insightface.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How near is near enough, where many people are known? Imports only the encoders' Protocol.
+"""How near is near enough, where many people are known?
 
 A threshold is published for one pair of faces. With a hundred people enrolled a stranger's face is held
 against some four hundred, and what goes wrong for one pair in three hundred goes wrong for most strangers.

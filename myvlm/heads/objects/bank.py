@@ -1,7 +1,6 @@
 """The bank of negatives that ships beside an encoder: windows of everyday pictures, already encoded.
 
-Users have photos of their mug, not of other mugs. The bank stands for "everything else". Imports only
-`errors` and the head contract.
+Users have photos of their mug, not of other mugs. The bank stands for "everything else".
 """
 
 from __future__ import annotations

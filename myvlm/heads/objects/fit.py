@@ -1,6 +1,6 @@
 """How an object is learned: windows, views, negatives, a probe, and photos left out to calibrate it.
 
-Every step is one small function. Imports the other files of this folder; scikit-learn on first use.
+Every step is one small function.
 """
 
 from __future__ import annotations

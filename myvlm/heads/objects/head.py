@@ -2,7 +2,7 @@
 
 After MyVLM (arXiv 2403.14599, §3.1), with three changes for a user who has photos of one mug and of nothing
 else: windows as well as whole pictures are looked at, negatives are found rather than asked for, and the
-threshold is set by photos and pictures that were left out. Imports the other files of this folder.
+threshold is set by photos and pictures that were left out.
 """
 
 from __future__ import annotations

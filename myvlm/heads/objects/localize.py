@@ -2,7 +2,6 @@
 
 Nobody draws boxes. What tells the object is that it is in all photos, that it looks like its category, that
 it stands out from the rest of its photo and from everyday pictures, and that people point a camera at it.
-Imports only the geometry and the encoder's types.
 """
 
 from __future__ import annotations

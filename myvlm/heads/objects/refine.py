@@ -2,7 +2,6 @@
 
 The windows of a picture lie on a coarse grid, and an object that sits across two of them looks like another
 one. So the best window is varied, and the best of its variations is what the head says of the picture.
-Imports only the geometry and the encoders.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Builds MiniGPT-v2 from its official files: the checkpoint with its LoRA, EVA ViT-g, Llama-2-7b-chat.
 
-Nothing in a file is executed: they are read with `weights_only=True`. Imports torch, transformers, the
-model and the errors.
+Nothing in a file is executed: they are read with `weights_only=True`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 The EVA ViT-g that `Blip2VisionModel` is, at 448 pixels; four neighbouring patches side by side; one linear
 layer; a Llama. It is a LLaVA in all else, so generation, caches and losses are LLaVA's own code.
-Imports torch and transformers: only who wants the model imports this file.
 """
 
 from __future__ import annotations

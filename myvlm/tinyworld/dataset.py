@@ -1,7 +1,4 @@
-"""A data set of tinyworld on disk: subjects that no model of it has seen, as a user would hand them over.
-
-Imports tinyworld, and the layout of a manifest only by its form.
-"""
+"""A data set of tinyworld on disk: subjects that no model of it has seen, as a user would hand them over."""
 
 from __future__ import annotations
 

@@ -1,0 +1,69 @@
+"""Collections of models that installed packages bring, found by name.
+
+A package adds one under the entry-point group `myvlm.models`: `acme = "acme.models:collection"` makes
+`acme/small` a name that `MyVLM.from_pretrained` takes. The embedded models, `tinyworld/…`, come this way too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from myvlm.errors import UnknownBackboneError
+
+ENTRY_POINTS = "myvlm.models"
+
+
+@dataclass(frozen=True)
+class ModelCollection:
+    """Models that share a prefix, and what is best used with them.
+
+    Attributes:
+        path: name without the prefix → folder of the model, as transformers or open_clip saves it; raises
+            `UnknownBackboneError` for a name that it has not.
+        encoder: the image encoder for heads beside its models, by its full name.
+        settings: name without the prefix → what `LearnSettings` are where the user sets nothing.
+        identifiers: some words that its tokenizers can write, for messages.
+    """
+
+    path: Callable[[str], Path]
+    encoder: str | None = None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    identifiers: Sequence[str] = ()
+
+
+def collection_of(name: str) -> tuple[ModelCollection, str] | None:
+    """The collection that a model's name belongs to, and the name without the prefix; None for all others.
+
+    Raises:
+        UnknownBackboneError: the package that brings it cannot be loaded.
+
+    >>> found = collection_of("tinyworld/llava")
+    >>> found and (found[0].encoder, found[1])
+    ('tinyworld/clip', 'llava')
+    >>> collection_of("llava-hf/llava-1.5-7b-hf") is None
+    True
+    """
+    prefix, slash, rest = name.partition("/")
+    loaded = _load(prefix) if slash else None
+    return None if loaded is None else (loaded, rest)
+
+
+@cache
+def _load(prefix: str) -> ModelCollection | None:
+    for point in entry_points(group=ENTRY_POINTS, name=prefix):
+        try:
+            loaded: ModelCollection = point.load()
+        except Exception as error:  # another package's import: anything may go wrong in it
+            raise UnknownBackboneError(
+                f"The collection of models {prefix!r} cannot be loaded.",
+                got=f"{point.value}: {type(error).__name__}: {error}",
+                expected="a ModelCollection",
+                fix="mend or remove the package that brings it",
+            ) from error
+        return loaded
+    return None

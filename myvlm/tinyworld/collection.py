@@ -1,0 +1,19 @@
+"""The embedded models, registered by the entry point `myvlm.models` as any other package's would be."""
+
+from __future__ import annotations
+
+from myvlm.collections import ModelCollection
+from myvlm.tinyworld import assets
+from myvlm.tinyworld.language import IDENTIFIERS
+
+SHARED = {"rows": 4, "augment": False}
+
+collection = ModelCollection(
+    path=assets.path,
+    encoder="tinyworld/clip",
+    settings={  # measured on users that no benchmark knows; see benchmarks/RESULTS.md
+        "llava": {**SHARED, "steps": 50, "learning_rate": 0.02, "regularizer": 0.03},
+        "blip2": {**SHARED, "steps": 75, "learning_rate": 0.005, "regularizer": 0.4},
+    },
+    identifiers=IDENTIFIERS[:4],
+)

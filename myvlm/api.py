@@ -6,6 +6,7 @@ Here heads, which recognise, and backbones, which speak, meet; neither knows of 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -89,7 +90,7 @@ class MyVLM:
     @classmethod
     def from_pretrained(
         cls,
-        name: str,
+        name: str | PathLike[str],
         *,
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
@@ -110,6 +111,7 @@ class MyVLM:
             UnknownBackboneError: no such model, or no adapter for its family.
             InputError: torch cannot use the device here, or a model cannot be held in that dtype.
         """
+        name = os.fspath(name)
         model, processor = load_model(name, device=device, dtype=dtype, model_options=model_options)
         return cls(model, processor, name=name, encoder=encoder, concepts=concepts)
 

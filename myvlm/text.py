@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
+import unicodedata
 from collections.abc import Mapping
+from functools import cache
 
 from myvlm.errors import InputError
 
@@ -11,8 +14,9 @@ LONGEST_IDENTIFIER = 64
 SLASHES = frozenset("/\\")
 """They would make two folders of one name."""
 
-# Scripts that put no spaces between words: their letters do not make a Latin word beside them longer.
-_LETTER = r"[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]"
+# Scripts that put no spaces between words (Thai, Lao, Burmese, Khmer, kana, Han, Hangul with its particles):
+# their letters do not make a word beside them longer.
+_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
 
 
 def check_category(category: str) -> str:
@@ -75,7 +79,21 @@ def contains_word(text: str, word: str) -> bool:
     >>> contains_word("Sks, on a desk", "sks"), contains_word("he asks", "sks")
     (True, False)
     """
-    return _pattern(word).search(text) is not None
+    return find_word(text, word) is not None
+
+
+def find_word(text: str, word: str) -> int | None:
+    """Where a word starts in the text, as a word of its own in any case; None where it does not stand.
+
+    A mark that combines with a letter belongs to the word, and composed and decomposed spellings are one.
+
+    >>> find_word("a mugshot of my Mug", "mug")
+    16
+    >>> find_word("小花在桌上", "小花"), find_word("Jose\u0301", "Jose"), find_word("Jose\u0301", "Jos\xe9")
+    (0, None, 0)
+    """
+    found = _pattern(word).search(text)
+    return found.start() if found else None
 
 
 def replace_word(text: str, old: str, new: str) -> str:
@@ -95,11 +113,26 @@ def replace_words(text: str, new_by_old: Mapping[str, str]) -> str:
     """
     if not new_by_old:
         return text
-    new = {old.casefold(): one for old, one in new_by_old.items()}
+    new = {_same(old): one for old, one in new_by_old.items()}
     longest_first = sorted(new_by_old, key=len, reverse=True)
-    return _pattern(*longest_first).sub(lambda match: new.get(match[0].casefold(), match[0]), text)
+    return _pattern(*longest_first).sub(lambda match: new.get(_same(match[0]), match[0]), text)
+
+
+def _same(word: str) -> str:
+    return unicodedata.normalize("NFC", word).casefold()
 
 
 def _pattern(*words: str) -> re.Pattern[str]:
-    alternatives = "|".join(map(re.escape, words))
-    return re.compile(rf"(?<!{_LETTER})(?:{alternatives})(?!{_LETTER})", re.IGNORECASE)
+    spellings = [unicodedata.normalize(form, word) for word in words for form in ("NFC", "NFD")]
+    alternatives = "|".join(map(re.escape, dict.fromkeys(spellings)))
+    letter = rf"(?:[^\W{_UNSPACED}]|[{_marks()}])"
+    return re.compile(rf"(?<!{letter})(?:{alternatives})(?!{letter})", re.IGNORECASE)
+
+
+@cache
+def _marks() -> str:
+    """All marks that combine with the letter before them, as the inside of a character class."""
+    marks = [n for n in range(sys.maxunicode + 1) if unicodedata.category(chr(n)) in ("Mn", "Mc")]
+    starts = [n for n, before in zip(marks, [-2, *marks], strict=False) if n != before + 1]
+    ends = [n for n, after in zip(marks, [*marks[1:], -2], strict=True) if n + 1 != after]
+    return "".join(f"{chr(first)}-{chr(last)}" for first, last in zip(starts, ends, strict=True))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from myvlm.collections import collection_of
 from myvlm.errors import InputError, UnknownBackboneError
@@ -91,12 +92,12 @@ def load_model(
     try:
         processor = AutoProcessor.from_pretrained(source, **from_where)
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:  # a package or the weights too
         raise UnknownBackboneError(
             f"The model {name!r} cannot be loaded.",
             got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
             expected="tinyworld/llava, the name of a vision-language model on the hub, or its folder",
-            fix="check the spelling; without a network pass a folder, or MyVLM(model, processor)",
+            fix=_how_to_load(error),
         ) from error
     finally:
         if shown:
@@ -104,3 +105,11 @@ def load_model(
     if "device_map" not in options:
         model = model.to(device)
     return model.eval(), processor
+
+
+def _how_to_load(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "install the package that it names, or leave out the option that asks for it"
+    if isinstance(error, SafetensorError):
+        return "fetch the weights again: the file is cut, damaged, or a pointer that Git LFS left"
+    return "check the spelling; without a network pass a folder, or MyVLM(model, processor)"

@@ -72,7 +72,7 @@ def _read_json(file: Path) -> Any:
             fix="check the path",
         )
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise InputError(
             f"{file} is not JSON.",

@@ -6,6 +6,7 @@ Everything the user hands over is checked here, before anything is encoded.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,6 +193,8 @@ def in_order(by_name: Mapping[str, Entry], photos: Sequence[Sequence[str]], what
     >>> in_order({"2.jpg": "two", "a/1.jpg": "one"}, [("a/1.jpg", "1.jpg"), ("a/2.jpg", "2.jpg")], "captions")
     ['one', 'two']
     """
+    by_name = {_composed(name): entry for name, entry in by_name.items()}
+    photos = [[_composed(name) for name in names] for names in photos]
     keys = [_key(names, by_name, photos) for names in photos]
     stray = [key for key in by_name if key not in keys]
     lacking = [names[0] for names, key in zip(photos, keys, strict=True) if key is None]
@@ -208,6 +211,11 @@ def in_order(by_name: Mapping[str, Entry], photos: Sequence[Sequence[str]], what
             fix=fix,
         )
     return [by_name[key] for key in keys if key is not None]
+
+
+def _composed(name: str) -> str:
+    """A file's name as one spelling: some systems write letters and their accents apart."""
+    return unicodedata.normalize("NFC", name) if isinstance(name, str) else name
 
 
 def _key(names: Sequence[str], by_name: Mapping[str, object], photos: Sequence[Sequence[str]]) -> str | None:

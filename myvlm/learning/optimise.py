@@ -67,7 +67,8 @@ def learn_embeddings(
                 got="no words", expected="the identifier", fix="pass words=(identifier, category)",
             )  # fmt: skip
     interrupted = False
-    with backbone.frozen():
+    # Gradients may be off where the caller stands; what is made in inference mode could take none.
+    with torch.inference_mode(False), torch.enable_grad(), backbone.frozen():
         optimizers = [ConceptOptimizer(backbone, task) for task in tasks]
         batches = _Batches(backbone, optimizers)
         try:

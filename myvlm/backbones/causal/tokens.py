@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from myvlm.backbones.placement import weight_of
 from myvlm.errors import BackboneError, InputError
+from myvlm.text import find_word
 
 _REPLY = {"role": "assistant", "content": [{"type": "text", "text": "myvlm"}]}
 _RESERVED = re.compile(r"reserved|unused|<SPECIAL_\d", re.IGNORECASE)
@@ -138,16 +139,6 @@ def refuse_unpadded(tokenizer: Any, prompts: Sequence[str]) -> None:
             expected="any token",
             fix="set processor.tokenizer.pad_token, or pass one image at a time",
         )
-
-
-def find_word(text: str, word: str) -> int | None:
-    """Where `word` starts in `text` as a whole word, whatever its case; None where it is not.
-
-    >>> find_word("a mugshot of my Mug", "mug")
-    16
-    """
-    found = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, flags=re.IGNORECASE)
-    return found.start() if found else None
 
 
 def place_of(answer: str, word: str, rows: Sequence[object]) -> int | None:

@@ -239,7 +239,7 @@ def _by_key(folder: Path, name: str, problems: Problems) -> dict[str, Any]:
 
 def _read_json(file: Path, shown: str, problems: Problems) -> Any:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         problems.add(shown, f"is not JSON in UTF-8: {error}")
         return None

@@ -170,7 +170,7 @@ def _no_sweep(name: str, why: str) -> InputError:
 
 def _read_yaml(file: Path) -> Mapping[str, Any]:
     try:
-        parsed = yaml.safe_load(file.read_text(encoding="utf-8"))
+        parsed = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
     except (OSError, yaml.YAMLError) as error:
         raise InputError(
             f"The sweep {file} cannot be read.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from myvlm.heads import Box, Detection
 from myvlm.images import load_images
+from myvlm.text import word_pattern
 
 MARK = (214, 40, 90)
 SHOWN = 640
@@ -124,8 +124,8 @@ def highlighted(text: str, word: str) -> str:
     >>> highlighted("sks & asks", "sks")
     '<mark>sks</mark> &amp; asks'
     """
-    parts = re.split(rf"(?<!\w)({re.escape(word)})(?!\w)", text, flags=re.IGNORECASE)
-    return "".join(
-        f"<mark>{html.escape(part)}</mark>" if number % 2 else html.escape(part)
-        for number, part in enumerate(parts)
-    )
+    marked, end = "", 0
+    for match in word_pattern(word).finditer(text):
+        marked += f"{html.escape(text[end : match.start()])}<mark>{html.escape(match[0])}</mark>"
+        end = match.end()
+    return marked + html.escape(text[end:])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import sys
 import unicodedata
 from collections.abc import Mapping
-from functools import cache
+
+import regex
 
 from myvlm.errors import InputError
 
@@ -15,8 +14,9 @@ SLASHES = frozenset("/\\")
 """They would make two folders of one name."""
 
 # Scripts that put no spaces between words (Thai, Lao, Burmese, Khmer, kana, Han, Hangul with its particles):
-# their letters do not make a word beside them longer.
+# their letters do not make a word beside them longer. A mark that combines with a letter does.
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
+_LETTER = rf"(?:(?![{_UNSPACED}])[_\p{{L}}\p{{N}}]|[\p{{Mn}}\p{{Mc}}])"
 
 
 def check_category(category: str) -> str:
@@ -92,7 +92,7 @@ def find_word(text: str, word: str) -> int | None:
     >>> find_word("小花在桌上", "小花"), find_word("Jose\u0301", "Jose"), find_word("Jose\u0301", "Jos\xe9")
     (0, None, 0)
     """
-    found = _pattern(word).search(text)
+    found = word_pattern(word).search(text)
     return found.start() if found else None
 
 
@@ -102,7 +102,7 @@ def replace_word(text: str, old: str, new: str) -> str:
     >>> replace_word("Sks on a desk; sks's lid, not asks", "sks", "my mug")
     "my mug on a desk; my mug's lid, not asks"
     """
-    return text if old == new else _pattern(old).sub(lambda _: new, text)
+    return text if old == new else word_pattern(old).sub(lambda _: new, text)
 
 
 def replace_words(text: str, new_by_old: Mapping[str, str]) -> str:
@@ -115,24 +115,16 @@ def replace_words(text: str, new_by_old: Mapping[str, str]) -> str:
         return text
     new = {_same(old): one for old, one in new_by_old.items()}
     longest_first = sorted(new_by_old, key=len, reverse=True)
-    return _pattern(*longest_first).sub(lambda match: new.get(_same(match[0]), match[0]), text)
+    replaced: str = word_pattern(*longest_first).sub(lambda match: new.get(_same(match[0]), match[0]), text)
+    return replaced
 
 
 def _same(word: str) -> str:
     return unicodedata.normalize("NFC", word).casefold()
 
 
-def _pattern(*words: str) -> re.Pattern[str]:
+def word_pattern(*words: str) -> regex.Pattern[str]:
+    """What finds each of the words where it stands as a word of its own, in any case; the first of equals."""
     spellings = [unicodedata.normalize(form, word) for word in words for form in ("NFC", "NFD")]
-    alternatives = "|".join(map(re.escape, dict.fromkeys(spellings)))
-    letter = rf"(?:[^\W{_UNSPACED}]|[{_marks()}])"
-    return re.compile(rf"(?<!{letter})(?:{alternatives})(?!{letter})", re.IGNORECASE)
-
-
-@cache
-def _marks() -> str:
-    """All marks that combine with the letter before them, as the inside of a character class."""
-    marks = [n for n in range(sys.maxunicode + 1) if unicodedata.category(chr(n)) in ("Mn", "Mc")]
-    starts = [n for n, before in zip(marks, [-2, *marks], strict=False) if n != before + 1]
-    ends = [n for n, after in zip(marks, [*marks[1:], -2], strict=True) if n + 1 != after]
-    return "".join(f"{chr(first)}-{chr(last)}" for first, last in zip(starts, ends, strict=True))
+    alternatives = "|".join(map(regex.escape, dict.fromkeys(spellings)))
+    return regex.compile(rf"(?<!{_LETTER})(?:{alternatives})(?!{_LETTER})", regex.IGNORECASE)

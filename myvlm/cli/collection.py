@@ -103,7 +103,7 @@ def read(collection: Path) -> tuple[list[Entry], dict[Path, str]]:
 
 
 def mention_damaged(
-    collection: Path, tell: Callable[[str], None], damaged: Mapping[Path, str] | None = None
+    collection: Path, notify: Callable[[str], None], damaged: Mapping[Path, str] | None = None
 ) -> None:
     """Say of each concept that cannot be read that it is passed over, and how it is put aside.
 
@@ -113,7 +113,7 @@ def mention_damaged(
     known = _read(collection)[1] if damaged is None else damaged
     for folder, wrong in known.items():
         aside = command("remove", folder.name, collection)
-        tell(f"passing over {folder}, which is damaged: {wrong} Move it elsewhere, or: {aside}")
+        notify(f"passing over {folder}, which is damaged: {wrong} Move it elsewhere, or: {aside}")
 
 
 def command(verb: str, word: str, collection: Path) -> str:

@@ -30,7 +30,7 @@ def demo(
         vlm = open_model(out, DEFAULT_BACKBONE, None, None)
         from myvlm.tinyworld.demo import run_demo
 
-        found = run_demo(out_file, seed=seed, vlm=vlm, progress=not quiet, tell=out.note)
+        found = run_demo(out_file, seed=seed, vlm=vlm, progress=not quiet, notify=out.note)
         out.written.append(out_file)
         figures, name = found.figures, found.identifier
         table = Table.grid(padding=(0, 2))

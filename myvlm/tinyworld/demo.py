@@ -28,7 +28,7 @@ from myvlm.tinyworld.demo_page import page
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.tinyworld.language import about
 
-Tell: TypeAlias = Callable[[str], None]
+Notify: TypeAlias = Callable[[str], None]
 ASKED = ("what colour is", "what is next to", "where is")
 
 
@@ -133,7 +133,7 @@ def run_demo(
     tests: int = 12,
     vlm: MyVLM | None = None,
     progress: bool = True,
-    tell: Tell = lambda _: None,
+    notify: Notify = lambda _: None,
 ) -> Demo:
     """Learn, try and write the page.
 
@@ -143,7 +143,7 @@ def run_demo(
         tests: unseen pictures of each kind.
         vlm: a model of tinyworld, where you hold one; its library is not touched.
         progress: show a bar while learning.
-        tell: is called with what happens next.
+        notify: is called with what happens next.
 
     Raises:
         NotWritableError: the page cannot be written there; found out before anything is learned.
@@ -153,14 +153,14 @@ def run_demo(
     check_place(target, what="page", option="--out")
     vlm = vlm or MyVLM.from_pretrained("tinyworld/llava")
     demo = try_out(
-        vlm, few_shot(0, seed=seed, photos=4, tests=tests), seed=seed, progress=progress, tell=tell
+        vlm, few_shot(0, seed=seed, photos=4, tests=tests), seed=seed, progress=progress, notify=notify
     )
     write_whole(target, page(demo), what="page", option="--out")
     return demo
 
 
 def try_out(
-    vlm: MyVLM, kit: FewShot, *, seed: int = 0, progress: bool = True, tell: Tell = lambda _: None
+    vlm: MyVLM, kit: FewShot, *, seed: int = 0, progress: bool = True, notify: Notify = lambda _: None
 ) -> Demo:
     """Learn the kit's concept from photo files, load it from its own file, and try it on unseen pictures."""
     own = MyVLM(
@@ -171,12 +171,12 @@ def try_out(
         concepts=ConceptLibrary(device=str(vlm.backbone.device)),
     )
     with tempfile.TemporaryDirectory(prefix="myvlm-demo-") as folder:
-        tell(f"Four photos of {kit.identifier}, a {kit.category} with something of its own, are on disk.")
+        notify(f"Four photos of {kit.identifier}, a {kit.category} with something of its own, are on disk.")
         learned, seconds = _learn(own, kit, Path(folder), progress)
         size = sum(file.stat().st_size for file in learned.rglob("*") if file.is_file())
         own.concepts.remove(kit.identifier)
         own.concepts.add(learned)  # from here on it is what the file says
-    tell(f"Learned in {seconds:.0f} s; the concept file has {size / 1024:.0f} KiB. Now unseen pictures.")
+    notify(f"Learned in {seconds:.0f} s; the concept file has {size / 1024:.0f} KiB. Now unseen pictures.")
     trials = _try(own, kit)
     asked = next((i for i, trial in enumerate(trials) if trial.detection.present), 0)
     figures = _measure(kit.identifier, trials, seconds, size)

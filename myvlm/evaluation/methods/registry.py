@@ -71,7 +71,7 @@ class Setting:
 Factory = Callable[[Setting], Method]
 Made = TypeVar("Made", bound=Factory)
 
-BUILT_IN = ("methods.baselines", "methods.controls")
+BUILT_IN = ("baselines", "controls")
 _known: dict[str, Factory] = {}
 
 
@@ -109,7 +109,7 @@ def known_methods() -> list[str]:
     ['myvlm', 'plain', 'keyword', 'llm', 'text_prompt']
     """
     for name in BUILT_IN:
-        import_module(f"myvlm.evaluation.{name}")
+        import_module(f"myvlm.evaluation.methods.{name}")
     return list(_known)
 
 

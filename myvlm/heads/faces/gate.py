@@ -55,7 +55,7 @@ class FaceGate:
                 fix="use unaltered copies of the concept folders, or learn them again",
             )
         self._keys = np.concatenate([head.keys_ for head in heads])
-        self._witnesses = np.stack([head.encoder_fingerprint_ for head in heads])
+        self._fingerprints = np.stack([head.encoder_fingerprint_ for head in heads])
         self._checked = False
         self._starts = np.cumsum([0] + [len(head.keys_) for head in heads])[:-1]
         self._threshold = np.array([head.threshold_ for head in heads])
@@ -90,7 +90,7 @@ class FaceGate:
     def _check_weights(self) -> None:
         now = face_encoder_fingerprint(self._encoder)
         same_length = self._keys.shape[1] == len(now)
-        apart = float(np.linalg.norm(self._witnesses - now, axis=1).max()) if same_length else None
+        apart = float(np.linalg.norm(self._fingerprints - now, axis=1).max()) if same_length else None
         if apart is None or apart > MAX_DRIFT * self._encoder.threshold:
             raise ConceptFileError(
                 f"A person was learned with other weights of {self._encoder.id} than those loaded now.",

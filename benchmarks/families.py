@@ -23,15 +23,14 @@ from unittest import SkipTest
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from tiny import pictures
-from tiny_blip2 import tiny_blip2
-from tiny_families import FAMILIES
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from myvlm.backbones import Backbone, ConceptRows, backbone_for
 from myvlm.testing import BACKBONE_CHECKS
 from myvlm.testing.backbone_case import BackboneCase
 from myvlm.testing.backbone_qformer import case_of
+from tests.support.tiny import pictures
+from tests.support.tiny_blip2 import tiny_blip2
+from tests.support.tiny_families import FAMILIES
 
 TOKENS = 8
 ALL = {

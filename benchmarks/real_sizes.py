@@ -2,12 +2,13 @@
 
     python benchmarks/real_sizes.py [--only llava MiniGPT] [--steps 100] [--tokens 32] [--out FILE]
 
-Configurations and processors are those of `tests/checkpoints/`; nothing is downloaded. Time and memory are
-measured: `learn s` is the wall time from four photos, eight views each, to an embedding, encoding included;
-`peak GiB` what that takes beside the weights. `plain` and `row` are calls of `generate` without and with the
-learned row, photo and prompt included, in ms by new token: medians of three in turn. `same` says whether the
-plain reply is after learning, id for id, what it was before; `again` whether two plain replies before it were
-alike at all, after one to warm up, which on a GPU may be another; `weights` whether these are as before.
+Configurations and processors are those of `tests/support/checkpoints/`; nothing is downloaded. Time and
+memory are measured: `learn s` is the wall time from four photos, eight views each, to an embedding, with
+encoding; `peak GiB` what that takes beside the weights. `plain` and `row` are calls of `generate` without and
+with the learned row, photo and prompt included, in ms by new token: medians of three in turn. `same` says
+whether the plain reply is after learning, id for id, what it was before; `again` whether two plain replies
+before it were alike at all, after one to warm up, which on a GPU may be another; `weights` whether these are
+as before.
 
 A row is printed as soon as it is there, and `--out` holds all so far. A model that raises is counted in
 `failed` and does not stop the next. With `--shrink --device cpu`, which runs anywhere, each model has only
@@ -38,12 +39,11 @@ from random_models import photos
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from checkpoint_facts import facts, published
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from myvlm.backbones import Backbone, ConceptRows, Generation, backbone_for
 from myvlm.images import load_images
 from myvlm.learning import LearnSettings, gather_examples, learn_embedding
+from tests.support.checkpoint_facts import facts, published
 
 NAMES = (
     "llava-hf__llava-1.5-7b-hf", "llava-hf__llava-v1.6-mistral-7b-hf", "OpenFace-CQUPT__Human_LLaVA",

@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Taught
 from PIL import Image
-from teaching import teach
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM
 
 from myvlm import Concept, MyVLM, Reply
@@ -35,6 +33,8 @@ from myvlm.errors import (
 from myvlm.text import contains_word
 from myvlm.tinyworld import FewShot, sample_picture
 from myvlm.tinyworld.fewshot import pictures
+from tests.support.taught import Taught
+from tests.support.teaching import teach
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 

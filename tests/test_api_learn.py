@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Taught, check_same, state_of
-from teaching import SHORT, interrupted_at_two, teach
 
 from myvlm import LearnSettings, Lesson, MyVLM, api
 from myvlm.errors import (
@@ -19,6 +17,8 @@ from myvlm.errors import (
 from myvlm.learning.settings import default_settings
 from myvlm.text import contains_word
 from myvlm.tinyworld import FewShot, few_shot
+from tests.support.taught import Taught, check_same, state_of
+from tests.support.teaching import SHORT, interrupted_at_two, teach
 
 pytestmark = pytest.mark.usefixtures("unchanged")
 

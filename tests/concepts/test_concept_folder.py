@@ -1,0 +1,156 @@
+"""A concept folder that is spoilt, or none at all: refused, with what is wrong and what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from myvlm.concepts import storage as concept_folder
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.storage import embedding_file
+from myvlm.errors import (
+    ConceptFileError,
+    MissingFileError,
+    UnknownHeadError,
+)
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "format-1"
+
+
+def _edit(change: Callable[[dict[str, object]], object]) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        record = json.loads((folder / "concept.json").read_text())
+        change(record)
+        (folder / "concept.json").write_text(json.dumps(record))
+
+    return spoil
+
+
+def _flip(name: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        data = bytearray((folder / name).read_bytes())
+        data[-3] ^= 1
+        (folder / name).write_bytes(data)
+
+    return spoil
+
+
+def _cut(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-7]) and None
+
+
+def _swap_in(directions: np.ndarray) -> Callable[[Path], None]:
+    """A well-formed embedding file of other content, with its right digest in the record."""
+
+    def spoil(folder: Path) -> None:
+        data = save({"directions": directions})
+        (folder / EMBEDDING).write_bytes(data)
+        digest = concept_folder.hashlib.sha256(data).hexdigest()
+        _edit(lambda record: record["embeddings"]["org/model"].update(sha256=digest))(folder)  # type: ignore[index]
+
+    return spoil
+
+
+EMBEDDING = "embeddings/org--model.safetensors"
+
+SPOILT = {
+    "newer": (
+        _edit(lambda r: r.update(format_version=2)),
+        r"newer release(.|\n)*format_version 2(.|\n)*upgrade",
+    ),
+    "no version": (
+        _edit(lambda r: r.pop("format_version") and r.update(format_version="?")),
+        "format_version",
+    ),
+    "a field too many": (_edit(lambda r: r.update(klass="os.system")), r"klass: Extra inputs"),
+    "a field too few": (_edit(lambda r: r.pop("category")), r"category: Field required"),
+    "an impossible identifier": (
+        _edit(lambda r: r.update(identifier="a/b")),
+        r"impossible concept(.|\n)*'a/b'",
+    ),
+    "another kind of head": (_edit(lambda r: r["head"]["meta"].update(kind="face")), "impossible concept"),  # type: ignore[index]
+    "a threshold of nan": (
+        _edit(lambda r: r["head"]["meta"].update(threshold=float("nan"))),
+        "finite number",
+    ),  # type: ignore[index]
+    "record is not JSON": (_cut("concept.json"), r"concept\.json is not JSON"),
+    "record is a list": (
+        lambda folder: (folder / "concept.json").write_text("[]") and None,
+        "holds no record",
+    ),
+    "record in latin-1": (
+        lambda folder: (folder / "concept.json").write_bytes(b'{"\xe9":1}') and None,
+        "not JSON",
+    ),
+    "head altered": (_flip("head.safetensors"), r"head\.safetensors was cut or altered(.|\n)*sha256"),
+    "head cut": (_cut("head.safetensors"), r"head\.safetensors was cut or altered(.|\n)*bytes"),
+    "head missing": (lambda folder: (folder / "head.safetensors").unlink(), r"head\.safetensors is missing"),
+    "embedding altered": (_flip(EMBEDDING), r"org--model\.safetensors was cut or altered"),
+    "embedding missing": (
+        lambda folder: (folder / EMBEDDING).unlink(),
+        r"org--model\.safetensors is missing",
+    ),
+    "embedding misshapen": (_swap_in(np.ones((2, 4), np.float32)), r"shape \(2, 4\)(.|\n)*rows 2 by dim 5"),
+    "embedding of nan": (_swap_in(np.full((2, 5), np.nan, np.float32)), "not finite"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_spoilt_folders_are_refused_with_what_is_wrong(saved: Path, case: str) -> None:
+    spoil, message = SPOILT[case]
+    spoil(saved)
+    with pytest.raises(ConceptFileError, match=message) as caught:
+        Concept.load(saved)
+    assert caught.value.got is not None
+    assert caught.value.expected is not None
+    assert caught.value.fix is not None
+
+
+def test_a_spoilt_folder_can_still_be_replaced(concept: Concept, saved: Path) -> None:
+    _flip("head.safetensors")(saved)
+    concept.save(saved)
+    assert Concept.load(saved).identifier == "sks"
+
+
+def test_a_kind_that_is_not_installed(saved: Path) -> None:
+    _edit(lambda record: record.update(kind="gait"))(saved)
+    with pytest.raises(UnknownHeadError, match="'gait'"):
+        Concept.load(saved)
+
+
+def test_not_a_concept_folder(tmp_path: Path) -> None:
+    with pytest.raises(MissingFileError, match="no concept folder"):
+        Concept.load(tmp_path / "gone")
+    with pytest.raises(ConceptFileError, match="is no concept folder"):
+        Concept.load(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConceptFileError, match="is no concept folder"):
+        Concept.load(tmp_path / "file")
+
+
+def test_backbone_names_map_to_files_of_their_own() -> None:
+    names = [
+        "a/b",
+        "a--b",
+        "a b",
+        "a_b",
+        "../../etc/passwd",
+        "..",
+        ".a",
+        "ä",
+        "x" * 300,
+        "x" * 301,
+        "/tmp/my model",
+    ]
+    files = [embedding_file(name) for name in names]
+    assert len(set(files)) == len(names)
+    for file in files:
+        assert file.startswith("embeddings/")
+        assert file.count("/") == 1
+        assert not file.startswith("embeddings/.")
+        assert len(file) < 150

@@ -1,0 +1,215 @@
+"""Image encoders and their windows, with a tiny random open_clip model; and the registry of heads."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from myvlm.errors import InputError, UnknownHeadError
+from myvlm.heads import head_class, head_kinds, register_head, registry
+from myvlm.heads.encoders import OpenClipEncoder, features, get_encoder
+from myvlm.heads.objects.bank import read_bank, write_bank
+from myvlm.heads.objects.head import ObjectHead
+from myvlm.heads.windows import iou, overlap, spread, windows
+from myvlm.images import load_images
+from tests.support.fake_encoder import ColourEncoder, scene, scenes
+
+POSITIVES = [scene(seed) for seed in range(1000, 1040)]
+
+
+# windows
+
+
+@pytest.mark.parametrize("size", [(96, 96), (640, 480), (480, 640), (3000, 200), (20, 7), (1, 1), (101, 103)])
+@pytest.mark.parametrize("crops", ["auto", "none", 1, 5, 12])
+def test_windows_lie_inside_are_distinct_and_bounded(size: tuple[int, int], crops: object) -> None:
+    boxes = windows(*size, crops)  # type: ignore[arg-type]
+    assert boxes[0] == (0, 0, *size)
+    assert len(boxes) <= {"auto": 48, "none": 1}.get(str(crops), crops)  # type: ignore[operator]
+    assert len(set(boxes)) == len(boxes)
+    assert all(
+        0 <= left < right <= size[0] and 0 <= top < bottom <= size[1] for left, top, right, bottom in boxes
+    )
+    if crops == "auto" and min(size) > 50:
+        finest = [box for box in boxes if box[2] - box[0] == min(size) // 3]
+        assert len(finest) or size == (3000, 200)
+        assert {box[0] for box in boxes} >= {0.0}
+        assert max(box[2] for box in boxes[1:]) == size[0]
+        assert max(box[3] for box in boxes[1:]) == size[1]
+
+
+@pytest.mark.parametrize("crops", [0, -1, 2.5, True, "all", None])
+def test_impossible_crops(crops: object) -> None:
+    with pytest.raises(InputError, match="how many windows"):
+        windows(10, 10, crops)  # type: ignore[arg-type]
+
+
+def test_small_object_fills_most_of_some_window() -> None:
+    for _, box in POSITIVES:
+        assert box is not None
+        assert max(iou(box, window) for window in windows(160, 160)) > 0.3
+        assert max(overlap(box, window) for window in windows(160, 160)[10:]) > 0.6
+
+
+def test_values_of_windows_are_spread_over_the_picture() -> None:
+    boxes = windows(200, 100)
+    values = np.array([float(box == (100.0, 50.0, 150.0, 100.0)) for box in boxes])
+    assert values.sum() == 1
+    spread_out = spread(values, boxes, 20)
+    assert spread_out.shape == (10, 20)
+    assert spread_out.dtype == np.float32
+    row, column = np.unravel_index(int(spread_out.argmax()), spread_out.shape)
+    assert (100, 50) <= (10 * column + 5, 10 * row + 5) < (150, 100)
+    assert spread_out[:4].max() == 0
+    np.testing.assert_allclose(spread(np.ones(len(boxes)), boxes, 20), 1)
+    assert spread(np.ones(1), [(0, 0, 1, 5000)], 24).shape == (24, 1)
+
+
+# encoders, with a tiny random open_clip model
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clip")
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "patch_size": 8, "head_width": 16},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess})
+    )
+    torch.manual_seed(0)
+    model = open_clip.CLIP(**config)
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def clip(clip_folder: Path) -> OpenClipEncoder:
+    return OpenClipEncoder(f"local-dir:{clip_folder}")
+
+
+def test_open_clip_features_are_unit_and_batches_agree(clip: OpenClipEncoder) -> None:
+    pictures = scenes(0, 5)
+    random_before = torch.random.get_rng_state()
+    rows = clip.encode(pictures, batch_size=2)
+    assert torch.equal(random_before, torch.random.get_rng_state())
+    assert rows.shape == (5, 32)
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(rows, clip.encode(pictures), atol=1e-5)
+    text = clip.encode_text(["a mug", "a dog"])
+    assert text is not None
+    assert text.shape == (2, 32)
+    np.testing.assert_allclose(np.linalg.norm(text, axis=1), 1, atol=1e-5)
+    assert clip.bank() is None
+
+
+def test_open_clip_head_learns_from_random_features(clip: OpenClipEncoder) -> None:
+    head = ObjectHead(clip, crops=10).fit(scenes(0, 3), scenes(700, 6, None), category="red square")
+    assert [0 <= one.probability <= 1 for one in head.score(scenes(50, 2))] == [True, True]
+
+
+def test_loading_is_lazy_and_shared(clip_folder: Path) -> None:
+    name = f"local-dir:{clip_folder}"
+    assert get_encoder(name) is get_encoder(name)
+    assert get_encoder(name) is not get_encoder(name, device="meta")
+    assert "_model" not in vars(get_encoder("local-dir:/nowhere"))
+    with pytest.raises(InputError, match=r"local-dir:/nowhere cannot be loaded"):
+        get_encoder("local-dir:/nowhere").encode(scenes(0, 1))
+
+
+def test_unknown_encoders_say_what_is_known() -> None:
+    with pytest.raises(InputError, match=r"got: +clip(.|\n)*tinyworld/clip, ViT-B-32@openai"):
+        get_encoder("clip")
+    with pytest.raises(InputError, match="laion2b_s34b_b79k"):
+        OpenClipEncoder("ViT-B-32@nonsense").encode(scenes(0, 1))
+
+
+def test_a_folder_without_weights_is_not_run_at_random(clip_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "open_clip_config.json").write_bytes((clip_folder / "open_clip_config.json").read_bytes())
+    with pytest.raises(InputError, match="cannot be loaded"):
+        OpenClipEncoder(f"local-dir:{tmp_path}").encode(scenes(0, 1))
+
+
+def test_bank_beside_an_encoder(clip_folder: Path, tmp_path: Path) -> None:
+    for file in clip_folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    encoder = OpenClipEncoder(f"local-dir:{tmp_path}")
+    pictures = features(encoder, load_images([*scenes(0, 2), Image.new("RGB", (64, 40))]))
+    write_bank(tmp_path, [one.features for one in pictures])
+    bank = encoder.bank()
+    assert bank is not None
+    assert bank.shape == (3, max(len(one.boxes) for one in pictures), 32)
+    np.testing.assert_allclose(bank[0, :35], pictures[0].features, atol=2e-3)
+    (tmp_path / "bank.safetensors").write_bytes(b"cut")
+    with pytest.raises(InputError, match="bank"):
+        read_bank(tmp_path)
+    assert encoder.encode(scenes(0, 1)).shape == (1, 32), "open_clip must not take the bank for weights"
+
+
+def test_features_follow_the_pixels_and_very_large_pictures_are_reduced() -> None:
+    encoder = ColourEncoder()
+    first, second = load_images(scenes(0, 2))
+    ahead, again, same = features(encoder, [first, second, first])
+    assert again.features is not ahead.features
+    assert same.features is ahead.features
+    assert sum(encoder.calls) == 70
+    assert np.array_equal(
+        ahead.features[5], encoder.encode([first.image.crop(tuple(map(int, ahead.boxes[5])))])[0]
+    )
+    huge = first.image.resize((2400, 2400))
+    [large] = features(encoder, load_images(huge))
+    assert large.boxes[0] == (0, 0, 2400, 2400)
+    assert float((large.features[0] * ahead.features[0]).sum()) > 0.97
+    assert len(features(encoder, load_images(scenes(100, 70)), "none")) == 70, "more than are remembered"
+
+
+# the registry
+
+
+def test_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert head_class("object") is ObjectHead
+    assert "object" in head_kinds()
+    with pytest.raises(UnknownHeadError, match=r"'gait'(.|\n)*object"):
+        head_class("gait")
+
+    class Gait(ObjectHead):
+        kind = "gait"  # type: ignore[misc]
+
+    class Thief(ObjectHead):
+        pass
+
+    monkeypatch.setattr(registry, "_registered", {})
+    register_head("gait", Gait)
+    register_head("gait", Gait)
+    assert head_class("gait") is Gait
+    for kind, head in (("object", Thief), ("gait", type("Gait", (Gait,), {})), ("face", Gait), ("a b", Gait)):
+        with pytest.raises(InputError):
+            register_head(kind, head)
+
+
+def test_heads_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("colour", "fake_head:ColourHead", "myvlm.heads")
+
+    class ColourHead(ObjectHead):
+        kind = "colour"  # type: ignore[misc]
+
+    monkeypatch.setattr(EntryPoint, "load", lambda self: ColourHead)
+    monkeypatch.setattr(
+        registry, "entry_points", lambda **wanted: [point] if wanted.get("name", "colour") == "colour" else []
+    )
+    monkeypatch.setattr(registry, "_registered", {})
+    assert "colour" in head_kinds()
+    assert head_class("colour") is ColourHead

@@ -1,0 +1,260 @@
+"""What the frozen model writes itself: captions that name the concept, questions with answers, their file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from myvlm import Concept, LearnSettings, MyVLM
+from myvlm.cli import questions
+from myvlm.errors import InputError, NotWritableError
+from myvlm.images import load_images
+from myvlm.learning import gather_examples
+from myvlm.learning.captions import (
+    OBJECT_QUESTIONS,
+    PERSON_QUESTIONS,
+    named_captions,
+    write_captions,
+    write_questions,
+)
+from myvlm.learning.dataset import mentions, name_in_caption
+from myvlm.tinyworld import FewShot, few_shot
+from tests.support.command import Myvlm
+from tests.support.taught import Taught
+
+SHORT = LearnSettings(steps=2, views=2)
+
+
+@pytest.fixture(scope="module")
+def kit() -> FewShot:
+    return few_shot(0, photos=2, tests=1)
+
+
+# ---------------------------------------------------------------- captions
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("a dog and a mug.", "a dog and sks."),
+        ("a dog beside the big red mug", "a dog beside sks"),
+        ("a lamp and mug on a tray", "a lamp and sks on a tray"),
+        ("two mugs.", "sks, two mugs."),
+        ("My old mug", "sks"),
+    ],
+)
+def test_the_name_takes_the_place_of_one_noun_phrase(text: str, named: str) -> None:
+    assert name_in_caption(text, "mug", "sks") == named
+
+
+def test_doubtful_captions_are_left_out_where_there_are_better_ones() -> None:
+    twice, once, never = "a red mug by a blue mug.", "a red mug on a tray.", "a tray."
+    assert mentions(twice, "mug") == 2
+    assert named_captions([twice, once, never, once], "mug", "sks") == ["sks on a tray."]
+    assert named_captions([never, twice], "mug", "sks") == ["sks by a blue mug."]
+    assert named_captions([never, "the lady smiles."], "woman", "Anna") == ["Anna smiles."]
+    assert named_captions([never, never], "mug", "sks") == ["sks, a tray."]
+
+
+def test_captions_are_true_and_name_the_concept(vlm: MyVLM, kit: FewShot) -> None:
+    written = write_captions(vlm.backbone, load_images(kit.photos()), identifier="sks", category="mug")
+    assert len(written) == 2
+    for own, scene in zip(written, kit.train, strict=True):
+        assert len(set(own)) == len(own) >= 1
+        for text in own:
+            assert mentions(text, "sks") == 1
+            assert mentions(text, "mug") == 0
+            assert scene.place in text
+
+
+def test_captions_of_the_model_are_shown_and_marked(
+    quick: MyVLM, kit: FewShot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    concept = quick.learn("sks", kit.photos(), category="mug", settings=SHORT)
+    shown = " ".join(capsys.readouterr().err.split())
+    folder = concept.save(tmp_path / "own")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    captions = concept.recipe["captions"]
+    assert sum(len(own) for own in captions) >= 2
+    assert "the model wrote these" in shown
+    assert "nobody looked them through" in card
+    for text in (text for own in captions for text in own):
+        assert text in shown
+        assert f"- {text}\n" in card
+    assert json.loads((folder / "concept.json").read_text())["recipe"]["captions_by"] == "model"
+    assert Concept.load(folder).recipe["captions"] == captions
+
+
+def test_captions_of_the_user_are_not_called_the_models(
+    quick: MyVLM, kit: FewShot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    concept = quick.learn("sks", kit.photos(), category="mug", captions=["sks", "sks"], settings=SHORT)
+    assert "wrote" not in capsys.readouterr().err
+    assert "Captions" not in (concept.save(tmp_path / "given") / "README.md").read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- questions
+
+
+def test_answers_are_the_models_and_mostly_true(vlm: MyVLM, kit: FewShot) -> None:
+    pairs = write_questions(vlm.backbone, load_images(kit.photos()), identifier="sks", category="mug")
+    assert [len(own) for own in pairs] == [len(pairs[0])] * 2
+    assert len(pairs[0]) >= 5
+    for own, scene in zip(pairs, kit.train, strict=True):
+        answers = dict(own)
+        assert answers["What colour is sks?"] == kit.look.colour
+        assert answers["What pattern does sks have?"] == kit.look.pattern
+        assert scene.place in answers["Where is sks?"]
+        assert "the mug" not in " ".join(answers)
+    asked = {question for question, _ in pairs[0]}
+    assert "What is sks made of?" not in asked, "tinyworld's tokenizer cannot read it"
+    assert asked < {form.format("sks") for form in OBJECT_QUESTIONS}
+
+
+def test_people_are_asked_about_as_people() -> None:
+    faces = " ".join(PERSON_QUESTIONS).lower()
+    for word in ("wearing", "doing", "where", "hair", "glasses", "beard", "expression", "age"):
+        assert word in faces
+    assert 10 <= len(OBJECT_QUESTIONS) <= 12
+    assert 10 <= len(PERSON_QUESTIONS) <= 12
+    assert all(form.count("{}") == 1 for form in OBJECT_QUESTIONS + PERSON_QUESTIONS)
+
+
+@pytest.mark.parametrize(
+    ("category", "kind", "asked"),
+    [("mug", "object", "colour"), ("mug", "face", "where"), ("woman", "object", "where")],
+)
+def test_the_kind_chooses_what_is_asked(
+    vlm: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch, category: str, kind: str, asked: str
+) -> None:
+    heard: list[str] = []
+
+    def generate(images, prompts, rows):  # type: ignore[no-untyped-def]
+        heard.extend(prompts)
+        assert not any(rows)
+        return plain(images, prompts, rows)
+
+    plain = vlm.backbone.generate
+    monkeypatch.setattr(vlm.backbone, "generate", generate)
+    write_questions(vlm.backbone, load_images(kit.photos(1)), identifier="sks", category=category, kind=kind)
+    people = kind == "face" or category == "woman"
+    assert (f"What colour is the {category}?" in heard) is not people
+    assert f"Where is the {category}?" in heard
+    assert not any("sks" in prompt for prompt in heard)
+
+
+def test_questions_of_the_users_own(vlm: MyVLM, kit: FewShot) -> None:
+    photos = load_images(kit.photos(1))
+    [[pair]] = write_questions(
+        vlm.backbone, photos, identifier="sks", category="mug", questions=["what is next to {} ?"]
+    )
+    assert pair[0] == "what is next to sks ?"
+    beside = kit.train[0].neighbour(kit.train[0].find(kit.look))
+    assert beside is not None
+    assert beside.category in pair[1]
+    unreadable = ["Is {} antediluvian?"]
+    assert write_questions(vlm.backbone, photos, identifier="sks", category="mug", questions=unreadable) == [
+        []
+    ]
+    with pytest.raises(InputError, match="What colour is it"):
+        write_questions(
+            vlm.backbone, photos, identifier="sks", category="mug", questions=["What colour is it?"]
+        )
+    with pytest.raises(InputError, match="cannot be the category"):
+        write_questions(vlm.backbone, photos, identifier="sks", category=" ")
+
+
+def test_questions_by_the_names_of_the_photos(kit: FewShot, tmp_path: Path) -> None:
+    for number, photo in enumerate(kit.photos(), start=1):
+        photo.save(tmp_path / f"{number}.png")
+    photos = load_images(tmp_path)
+    by_name = {"2.png": [("b?", "2")], "1.png": [("a?", "1")]}
+    examples = gather_examples("sks", photos, ["sks", "sks"], by_name)
+    assert [one.questions for one in examples] == [(("a?", "1"),), (("b?", "2"),)]
+    by_path = {photo.name: [("c?", "3")] for photo in photos}
+    assert gather_examples("sks", photos, ["sks", "sks"], by_path)[1].questions == (("c?", "3"),)
+    with pytest.raises(InputError, match=r"nothing for .*2\.png"):
+        gather_examples("sks", photos, ["sks", "sks"], {"1.png": []})
+    with pytest.raises(InputError, match=r"no photo 3\.png"):
+        gather_examples("sks", photos, ["sks", "sks"], {**by_name, "3.png": []})
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_questions_are_written_to_a_file_that_learn_takes(
+    myvlm: Myvlm,
+    taught: Taught,
+    fresh: MyVLM,
+) -> None:
+    ask = ["questions", taught.word, taught.photos, "--category", "mug", "--out", "asked.json"]
+    run = myvlm(*ask, "--json")
+    assert run.code == 0, run.stderr
+    text = Path("asked.json").read_text(encoding="utf-8")
+    asked = json.loads(text)
+    assert list(asked) == ["1.png", "2.png", "3.png", "4.png"]
+    assert run.document["questions"] == asked
+    written = write_questions(
+        fresh.backbone, load_images(taught.photos), identifier=taught.word, category="mug"
+    )
+    assert [[tuple(pair) for pair in own] for own in asked.values()] == written
+    assert text.count("\n") == sum(map(len, written)) + 2 * 4 + 2, "a pair a line, to be looked through"
+
+    again = myvlm(*ask)
+    assert again.code == 2
+    assert "something is there" in again.stderr
+    assert Path("asked.json").read_text(encoding="utf-8") == text
+
+    asked["1.png"] = asked["1.png"][:1]
+    Path("asked.json").write_text(json.dumps(asked))
+    learn = ["learn", taught.word, taught.photos, "--category", "mug", "--steps", 1]
+    learned = myvlm(*learn, "--questions", "asked.json", "--out", "cup")
+    assert learned.code == 0, learned.stderr
+    assert Concept.load("cup").recipe["questions"] == list(asked.values())
+    assert "the model wrote these" in learned.stderr
+    assert "The model wrote the captions itself: read them in cup/README.md" in learned.stdout
+
+
+def test_questions_that_cannot_be_asked_write_nothing(myvlm: Myvlm, taught: Taught) -> None:
+    base = ["questions", taught.word, taught.photos, "--category", "mug"]
+    for words, code, said in (
+        ([*base, "--ask", "What is it?"], 2, "does not say where the concept is named"),
+        (["questions", taught.word, "gone.jpg", "--category", "mug"], 2, "There is no file"),
+        ([*base, "--backbone", "tinyworld/lava"], 3, "no embedded model"),
+    ):
+        run = myvlm(*words)
+        assert run.code == code, run.stderr
+        assert said in run.stderr
+        assert list(Path().iterdir()) == []
+    shown = myvlm(*base, "--ask", "what colour is {} ?")
+    assert shown.code == 0
+    assert f"what colour is {taught.word} ?" in shown.stdout
+    assert Path(f"{taught.word}-questions.json").is_file()
+    learn = f"myvlm learn {taught.word} PHOTOS --category mug --questions {taught.word}-questions.json"
+    assert f"Look through {taught.word}-questions.json, then: {learn}" in shown.stderr
+    unread = myvlm(*base, "--ask", "Ist {} blau?", "--ask", "what colour is {} ?", "--out", "asked.json")
+    assert f"Left out: 'Ist {taught.word} blau?'." in unread.stderr
+    assert "Left out: 'what" not in unread.stderr
+    said = myvlm(*base, "--ask", "Ist {} blau?", "--out", "other.json", "--json").document
+    assert said["unanswered"] == [f"Ist {taught.word} blau?"]
+
+
+def test_a_file_of_questions_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"1.jpg": [("What colour is sks?", "red")]}
+    file = tmp_path / "new" / "asked.json"
+    questions._write(file, asked)
+    assert json.loads(file.read_text(encoding="utf-8")) == {"1.jpg": [["What colour is sks?", "red"]]}
+    (tmp_path / "plain").write_text("no folder")
+    with pytest.raises(NotWritableError, match="file of questions"):
+        questions._write(tmp_path / "plain" / "asked.json", asked)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(NotWritableError, match=r"(?s)No space left.*--out"):
+        questions._write(tmp_path / "new" / "other.json", asked)
+    assert [one.name for one in file.parent.iterdir()] == ["asked.json"]

@@ -1,0 +1,103 @@
+"""The embedded model and one concept learned on it; what a model must still be after a call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from myvlm import Concept, MyVLM
+from myvlm.concepts.concept import Embedding
+from myvlm.heads.base import HeadMeta
+from myvlm.heads.encoders import register_encoder
+from myvlm.heads.objects.head import ObjectHead
+from myvlm.tinyworld import FewShot, few_shot, sample_picture
+from tests.support.fake_encoder import ColourEncoder
+
+COLOURS = "fake/api"
+register_encoder(COLOURS, lambda device: ColourEncoder(COLOURS))
+
+
+@dataclass(frozen=True, eq=False)
+class Taught:
+    """One concept of tinyworld, learned with the settings that ship, and saved."""
+
+    kit: FewShot
+    concept: Concept
+    folder: Path
+    photos: Path
+
+    @property
+    def word(self) -> str:
+        return self.kit.identifier
+
+
+def load() -> MyVLM:
+    """The embedded model on the CPU, warm."""
+    loaded = MyVLM.from_pretrained("tinyworld/llava", device="cpu")
+    loaded.caption(sample_picture(0))  # transformers puts hooks of its own on a model at its first call
+    return loaded
+
+
+def around(vlm: MyVLM, *, encoder: str | None = None) -> MyVLM:
+    backbone = vlm.backbone
+    return MyVLM(backbone.model, backbone.processor, name=backbone.name, encoder=encoder)
+
+
+def learned(vlm: MyVLM, place: Path) -> Taught:
+    """The first concept of tinyworld, learned from four photos on disk."""
+    kit = few_shot(0, seed=0, photos=4, tests=6)
+    photos = place / "photos"
+    photos.mkdir()
+    for number, photo in enumerate(kit.photos(), start=1):
+        photo.save(photos / f"{number}.png")
+    concept = around(vlm).learn(
+        kit.identifier, photos, category=kit.category, captions=kit.captions(), progress=False
+    )
+    folder = concept.save(place / "concepts" / "mug")
+    return Taught(kit, Concept.load(folder), folder, photos)
+
+
+def by_hand() -> Concept:
+    """A concept made by hand: six features, two rows of five numbers for `org/model`."""
+    meta = HeadMeta(
+        kind="object",
+        encoder="ViT-B-32@openai",
+        threshold=0.75,
+        calibration={"slope": 2.0},
+        settings={"crops": 9, "false_alarm_rate": 0.05, "C": 1.0, "seed": 7},
+        figures={"photos": 3},
+    )
+    rng = np.random.default_rng(0)
+    vector = rng.normal(size=6).astype(np.float32)
+    head = ObjectHead.from_state(meta, {"coef": vector, "intercept": vector[:1], "witness": vector})
+    embedding = Embedding(
+        rng.normal(size=(2, 5)).astype(np.float32), "image", "Describe.", "f00d", {"steps": 3}, {"loss": 0.5}
+    )
+    return Concept("sks", "mug", head, {"org/model": embedding}, {"captions": [["sks"]]})
+
+
+def state_of(model: Any) -> dict[str, Any]:
+    """All that a call must leave alone: weights, flags, hooks, attention implementations, tokenizer."""
+    return {
+        "weights": {name: weight.detach().clone() for name, weight in model.named_parameters()},
+        "requires_grad": [weight.requires_grad for weight in model.parameters()],
+        "gradients": [weight.grad is not None for weight in model.parameters()],
+        "training": [module.training for module in model.modules()],
+        "hooks": [(len(module._forward_hooks), len(module._forward_pre_hooks)) for module in model.modules()],
+        "attention": [
+            module.config._attn_implementation for module in model.modules() if hasattr(module, "config")
+        ],
+    }
+
+
+def check_same(before: dict[str, Any], after: dict[str, Any]) -> None:
+    assert before["weights"]
+    assert before["hooks"]
+    for name, weight in before.pop("weights").items():
+        assert torch.equal(weight, after["weights"][name]), name
+    after.pop("weights")
+    assert before == after

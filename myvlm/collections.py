@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from myvlm.errors import UnknownBackboneError
+from myvlm.registry import Registry
 
 ENTRY_POINTS = "myvlm.models"
 
@@ -36,6 +36,14 @@ class ModelCollection:
     identifiers: Sequence[str] = ()
 
 
+_collections = Registry[ModelCollection](
+    "collection of models",
+    add="install the package that brings it",
+    group=ENTRY_POINTS,
+    unknown=UnknownBackboneError,
+)
+
+
 def collection_of(name: str) -> tuple[ModelCollection, str] | None:
     """The collection that a model's name belongs to, and the name without the prefix; None for all others.
 
@@ -53,17 +61,6 @@ def collection_of(name: str) -> tuple[ModelCollection, str] | None:
     return None if loaded is None else (loaded, rest)
 
 
-@cache
+@cache  # read for every name of a model or encoder; packages are not installed meanwhile
 def _load(prefix: str) -> ModelCollection | None:
-    for point in entry_points(group=ENTRY_POINTS, name=prefix):
-        try:
-            loaded: ModelCollection = point.load()
-        except Exception as error:  # another package's import: anything may go wrong in it
-            raise UnknownBackboneError(
-                f"The collection of models {prefix!r} cannot be loaded.",
-                got=f"{point.value}: {type(error).__name__}: {error}",
-                expected="a ModelCollection",
-                fix="mend or remove the package that brings it",
-            ) from error
-        return loaded
-    return None
+    return _collections.get(prefix) if prefix in _collections.names() else None

@@ -59,6 +59,14 @@ class ConceptExistsError(InputError):
     """The identifier, or the word that models were taught, is already taken in this library."""
 
 
+class UnknownNameError(InputError, LookupError):
+    """Nothing of that name is registered, or the package that brings it cannot be loaded."""
+
+
+class NameTakenError(InputError):
+    """Something else is registered under that name."""
+
+
 class UnknownConceptError(MyVLMError, KeyError):
     """No concept of that identifier is in this library."""
 
@@ -75,11 +83,11 @@ class NotFittedError(MyVLMError, ValueError, AttributeError):
     """A head was used before `fit`."""
 
 
-class UnknownBackboneError(MyVLMError, LookupError):
+class UnknownBackboneError(UnknownNameError):
     """No adapter is known for that model or name."""
 
 
-class UnknownHeadError(MyVLMError, LookupError):
+class UnknownHeadError(UnknownNameError):
     """No head of that kind is registered."""
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import logging
-from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from myvlm.backbones.base import Backbone
-from myvlm.errors import BackboneError, UnknownBackboneError
+from myvlm.errors import BackboneError, NameTakenError, UnknownBackboneError
+from myvlm.registry import Registry
 
 ENTRY_POINTS = "myvlm.backbones"
 FAMILIES = (  # modules below this one
@@ -19,12 +17,41 @@ FAMILIES = (  # modules below this one
 )
 HOW = "README.md, 'How to extend', says how; examples/04_new_backbone.py does it in one file"
 
-_log = logging.getLogger(__name__)
-_known: dict[str, type[Backbone]] = {}
-_broken: dict[str, str] = {}
-_loaded: set[str] = set()
-
 Family = TypeVar("Family", bound=type[Backbone])
+
+
+def _check(family: Any) -> None:
+    """Raise unless a family is finished and its model types are its own."""
+    whole = inspect.isclass(family) and issubclass(family, Backbone) and not inspect.isabstract(family)
+    if not whole or not family.family or not family.model_types:
+        missing = sorted(getattr(family, "__abstractmethods__", ()))
+        raise BackboneError(
+            f"{getattr(family, '__name__', family)} is not finished.",
+            got=f"family {getattr(family, 'family', '')!r}, model_types "
+            f"{getattr(family, 'model_types', ())}, missing methods {missing}",
+            expected="a family name, at least one model type, every method of Backbone",
+            fix=HOW,
+        )
+    for other in backbones.registered.values():
+        shared = set(other.model_types) & set(family.model_types)
+        if other.family != family.family and shared and not _narrows(family, other):
+            raise NameTakenError(
+                f"{family.__name__} takes model types that {other.__name__} has.",
+                got=f"family {family.family!r}, model types {sorted(family.model_types)}",
+                expected=f"others than {sorted(other.model_types)} of {other.family!r}",
+                fix="narrow `matches` in a subclass of it, or leave out one of the two packages",
+            )
+
+
+backbones = Registry[type[Backbone]](
+    "backbone",
+    add=f"install a package that adds it: {HOW}",
+    built_in=tuple(f"myvlm.backbones.{module}" for module in FAMILIES),
+    group=ENTRY_POINTS,
+    name_of=lambda family: getattr(family, "family", None),
+    check=_check,
+    unknown=UnknownBackboneError,
+)
 
 
 def register_backbone(family: Family) -> Family:
@@ -34,39 +61,22 @@ def register_backbone(family: Family) -> Family:
     is then asked first.
 
     Raises:
-        BackboneError: the name or a model type is missing or taken, or a method is.
+        BackboneError: the name, a model type or a method is missing.
+        NameTakenError: another family has the name or a model type.
 
     >>> from myvlm.backbones.families.llava import LlavaBackbone
     >>> register_backbone(LlavaBackbone) is LlavaBackbone  # again: nothing happens
     True
     """
-    name = getattr(family, "family", "")
-    if not name or not family.model_types or inspect.isabstract(family):
-        missing = sorted(getattr(family, "__abstractmethods__", ()))
-        raise BackboneError(
-            f"{family.__name__} is not finished.",
-            got=f"family {name!r}, model_types {family.model_types}, missing methods {missing}",
-            expected="a family name, at least one model type, every method of Backbone",
-            fix=HOW,
-        )
-    for other in _known.values():
-        shared = set(other.model_types) & set(family.model_types)
-        same = (other.__module__, other.__qualname__) == (family.__module__, family.__qualname__)
-        if not same and (other.family == name or (shared and not _narrows(family, other))):
-            raise BackboneError(
-                f"{family.__name__} takes a name that {other.__name__} has.",
-                got=f"family {name!r}, model types {sorted(family.model_types)}",
-                expected=f"others than {other.family!r}, {sorted(other.model_types)}",
-                fix="rename the family, or leave out one of the two packages",
-            )
-    _known[name] = family
+    backbones.register(getattr(family, "family", ""), family)
     return family
 
 
 def _narrows(one: type[Backbone], other: type[Backbone]) -> bool:
     """Whether one of two says which models of a known family, whose subclass it is, are its own."""
     return any(
-        "matches" in vars(special) and any(general in _known.values() for general in special.__mro__[1:])
+        "matches" in vars(special)
+        and any(general in backbones.registered.values() for general in special.__mro__[1:])
         for special in (one, other)
     )
 
@@ -77,26 +87,7 @@ def known_backbones() -> dict[str, type[Backbone]]:
     >>> "llava" in known_backbones()
     True
     """
-    for file in FAMILIES:
-        importlib.import_module(f"myvlm.backbones.{file}")
-    for point in entry_points(group=ENTRY_POINTS):
-        if point.value not in _loaded:
-            _loaded.add(point.value)
-            _load(point)
-    return dict(sorted(_known.items()))
-
-
-def _load(point: Any) -> None:
-    """Load one entry point; a broken one is named and must not stop the others."""
-    try:
-        loaded = point.load()
-        if inspect.isclass(loaded) and issubclass(loaded, Backbone):
-            register_backbone(loaded)
-    except Exception as error:
-        _broken[point.name] = f"{type(error).__name__}: {error}"
-        _log.warning(
-            "The backbone %r (%s) cannot be loaded: %s", point.name, point.value, _broken[point.name]
-        )
+    return dict(sorted(backbones.all().items()))
 
 
 def backbone_for(model: Any, processor: Any, *, name: str | None = None) -> Backbone:
@@ -117,11 +108,10 @@ def backbone_for(model: Any, processor: Any, *, name: str | None = None) -> Back
         if family.matches(model):
             return family(model, processor, name=name)
     types = sorted({kind for family in families.values() for kind in family.model_types})
-    broken = "".join(f"; {point} cannot be loaded ({why})" for point, why in _broken.items())
     found = getattr(getattr(model, "config", None), "model_type", None)
     raise UnknownBackboneError(
         "No backbone is known for this model.",
         got=f"{type(model).__name__}, model_type {found!r}",
-        expected=f"a model of type {', '.join(types)}{broken}",
+        expected=f"a model of type {', '.join(types)}{backbones.broken_note()}",
         fix=f"install a package that adds the family, or add it: {HOW}",
     )

@@ -20,6 +20,7 @@ from myvlm.heads.objects.bank import read_bank, read_whitening
 from myvlm.heads.objects.whitening import Whitening
 from myvlm.heads.windows import Box, Crops, windows
 from myvlm.images import LoadedImage
+from myvlm.registry import SharedRegistry
 
 DEFAULT_ENCODER = "tinyworld/clip"
 WORKING_SIDE = 1152
@@ -111,20 +112,27 @@ class OpenClipEncoder:
         return self._whitening
 
     @cached_property
+    def _source(self) -> _Source:
+        source = _source(self.name)
+        if source is None:
+            raise encoders.unknown(self.name)
+        return source
+
+    @cached_property
     def _whitening(self) -> Whitening | None:
-        folder = _source(self.name).folder
+        folder = self._source.folder
         return read_whitening(folder) if folder else None
 
     @cached_property
     def _bank(self) -> FloatArray | None:
-        folder = _source(self.name).folder
+        folder = self._source.folder
         return read_bank(folder) if folder else None
 
     @property
     def _loaded(self) -> tuple[Any, Callable[[Image.Image], Any], Callable[[list[str]], Any]]:
         with self._lock:
             if "_model" not in self.__dict__:
-                self._model = _load(_source(self.name), self.device)
+                self._model = _load(self._source, self.device)
             return self._model
 
 
@@ -137,22 +145,16 @@ class _Source:
     folder: Path | None = None
 
 
-def _source(name: str) -> _Source:
+def _source(name: str) -> _Source | None:
+    """Where the encoder of that name comes from; None if it is no such name."""
     if folder := _collected(name):
         return _Source(f"local-dir:{folder}", folder=folder)
     if name.startswith("local-dir:"):
         return _Source(name, folder=Path(name.removeprefix("local-dir:")))
     if name.startswith("hf-hub:"):
         return _Source(name)
-    model, at, tag = name.partition("@")
-    if not at or not tag:
-        raise InputError(
-            "That is no name of an image encoder.",
-            got=name,
-            expected="tinyworld/clip, ViT-B-32@openai, hf-hub:organisation/name or local-dir:/path",
-            fix="write an open_clip model and the tag of its weights as model@tag",
-        )
-    return _Source(model, tag)
+    model, _, tag = name.partition("@")
+    return _Source(model, tag) if tag else None
 
 
 def _collected(name: str) -> Path | None:
@@ -183,39 +185,46 @@ def _load(source: _Source, device: str) -> tuple[Any, Any, Any]:
     return model.eval().requires_grad_(False), preprocess, tokenizer
 
 
-_factories: dict[str, Callable[[str], ImageEncoder]] = {}
-_encoders: dict[tuple[str, str], ImageEncoder] = {}
-_registry_lock = threading.Lock()
+class _Encoders(SharedRegistry[ImageEncoder]):
+    def unregistered(self, name: str) -> Callable[[str], ImageEncoder] | None:
+        """Names of open_clip models, of folders and of collections need no registration."""
+        return (lambda device: OpenClipEncoder(name, device=device)) if _source(name) else None
 
 
-def register_encoder(id: str, factory: Callable[[str], ImageEncoder]) -> None:
-    """Make an encoder of another kind known by its id; `factory` gets the device and is called at first use.
+encoders = _Encoders(
+    "image encoder",
+    add="register it with myvlm.heads.encoders.register_encoder",
+    forms="tinyworld/clip, ViT-B-32@openai (an open_clip model and the tag of its weights), "
+    "hf-hub:organisation/name, local-dir:/path",
+)
+
+
+def register_encoder(id: str, factory: Callable[[str], ImageEncoder], *, replace: bool = False) -> None:
+    """Make an encoder of another kind known by its id.
+
+    Args:
+        id: what `get_encoder` finds it by; the encoder's own `id`.
+        factory: gets the device and is called at first use.
+        replace: whether it takes the place of another of that id.
 
     Raises:
-        InputError: the id is taken.
+        NameTakenError: the id is another's, and `replace` is not set; or a collection of models brings it.
     """
-    if id in _factories or _collected(id):
-        raise InputError(
-            "That encoder id is taken.", got=id, expected="a new id", fix="choose another id for your encoder"
-        )
-    _factories[id] = factory
+    if _collected(id):
+        raise encoders.taken(id, "an encoder of yours", "brought by a collection of models")
+    encoders.register(id, factory, replace=replace)
 
 
 def get_encoder(name: str | ImageEncoder = DEFAULT_ENCODER, *, device: str = "cpu") -> ImageEncoder:
     """The one shared encoder of that name and device; an encoder passes through as it is.
 
+    Raises:
+        UnknownNameError: that is no name of one; the message says which are.
+
     >>> get_encoder("ViT-B-32@openai") is get_encoder("ViT-B-32@openai")
     True
     """
-    if not isinstance(name, str):
-        return name
-    with _registry_lock:
-        if (name, device) not in _encoders:
-            if name not in _factories:
-                _source(name)  # an impossible name fails here and now, not at the first picture
-            make = _factories.get(name)
-            _encoders[name, device] = make(device) if make else OpenClipEncoder(name, device=device)
-        return _encoders[name, device]
+    return encoders.shared(name, device) if isinstance(name, str) else name
 
 
 _cache: PictureCache[Crops, PictureFeatures] = PictureCache(CACHED_PICTURES)

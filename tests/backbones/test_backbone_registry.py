@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from myvlm.backbones import backbone_for, known_backbones, register_backbone, re
 from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.backbones.fingerprint import weights_fingerprint
-from myvlm.errors import BackboneError, UnknownBackboneError
+from myvlm.errors import BackboneError, NameTakenError, UnknownBackboneError
 from tests.support.tiny import tiny_llava
 
 
@@ -86,17 +87,16 @@ def test_a_model_without_a_head_or_with_a_pixtral_tower_is_refused(llava: tuple[
 
 
 @pytest.fixture
-def registered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    known = dict(known_backbones())
-    for name, value in (("_known", known), ("_broken", {}), ("_loaded", set())):
-        monkeypatch.setattr(registry, name, value)
-    return known
+def registered() -> Iterator[dict[str, Any]]:
+    with registry.backbones.restored():
+        known_backbones()
+        yield registry.backbones.registered
 
 
 def test_registering_checks_names_and_completeness(registered: dict[str, Any]) -> None:
-    with pytest.raises(BackboneError, match="LlavaBackbone"):
+    with pytest.raises(NameTakenError, match="LlavaBackbone"):
         register_backbone(type("Other", (LlavaBackbone,), {"family": "other"}))
-    with pytest.raises(BackboneError, match="LlavaBackbone"):
+    with pytest.raises(NameTakenError, match=r"'llava' is taken(.|\n)*LlavaBackbone"):
         register_backbone(type("Other", (LlavaBackbone,), {"model_types": ("other",)}))
     with pytest.raises(BackboneError, match=r"missing methods .*'grid'"):
         register_backbone(type("Other", (CausalBackbone,), {"family": "other", "model_types": ("other",)}))
@@ -119,7 +119,7 @@ def test_entry_points_add_families_and_a_broken_one_is_named(
         EntryPoint("absent", "no_such_module:Nothing", "myvlm.backbones"),
         EntryPoint("plugin", f"{__name__}:Plugin", "myvlm.backbones"),
     ]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    monkeypatch.setattr("myvlm.registry.entry_points", lambda group: points)
     with caplog.at_level(logging.WARNING):
         assert known_backbones()["plugin"] is plugin
         known_backbones()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from myvlm import Concept, LearnSettings, MyVLM, api
-from myvlm.errors import InputError
+from myvlm.errors import InputError, NameTakenError
 from myvlm.evaluation.data.dataset import Photo, Question, Subject
 from myvlm.evaluation.methods import baselines
 from myvlm.evaluation.methods import registry as methods
@@ -95,8 +95,8 @@ def test_methods_go_by_name() -> None:
         assert make_method(name).name == name
     with pytest.raises(InputError, match=r"(?s)no method 'magic'.*text_prompt"):
         make_method("magic")
-    with pytest.raises(InputError, match="'plain' is taken"):
-        register_method("plain")(lambda setting: baselines.Learned(setting))
+    with pytest.raises(NameTakenError, match="'plain' is taken"):
+        register_method("plain")(lambda setting: baselines.LearnedRows(setting))
     assert register_method("plain")(baselines.Plain) is baselines.Plain
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from myvlm.errors import InputError, UnknownHeadError
+from myvlm.errors import InputError, NameTakenError, UnknownHeadError
 from myvlm.heads import head_class, head_kinds, register_head, registry
 from myvlm.heads.encoders import OpenClipEncoder, features, get_encoder
 from myvlm.heads.objects.bank import read_bank, write_bank
@@ -179,7 +179,7 @@ def test_features_follow_the_pixels_and_very_large_pictures_are_reduced() -> Non
 # the registry
 
 
-def test_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registry() -> None:
     assert head_class("object") is ObjectHead
     assert "object" in head_kinds()
     with pytest.raises(UnknownHeadError, match=r"'gait'(.|\n)*object"):
@@ -191,13 +191,24 @@ def test_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     class Thief(ObjectHead):
         pass
 
-    monkeypatch.setattr(registry, "_registered", {})
-    register_head("gait", Gait)
-    register_head("gait", Gait)
-    assert head_class("gait") is Gait
-    for kind, head in (("object", Thief), ("gait", type("Gait", (Gait,), {})), ("face", Gait), ("a b", Gait)):
-        with pytest.raises(InputError):
-            register_head(kind, head)
+    class Spaced(ObjectHead):
+        kind = "a b"  # type: ignore[misc]
+
+    another = type("Gait", (Gait,), {})
+    with registry.heads.restored():
+        register_head("gait", Gait)
+        register_head("gait", Gait)
+        assert head_class("gait") is Gait
+        for kind, head in (("object", Thief), ("gait", another)):
+            with pytest.raises(NameTakenError):
+                register_head(kind, head)
+        for kind, head in (("face", Gait), ("a b", Gait), ("a b", Spaced)):
+            with pytest.raises(InputError):
+                register_head(kind, head)
+        register_head("gait", another, replace=True)
+        assert head_class("gait") is another
+    with pytest.raises(UnknownHeadError, match=r"no head 'objct'(.|\n)*write object"):
+        head_class("objct")
 
 
 def test_heads_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,9 +218,7 @@ def test_heads_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         kind = "colour"  # type: ignore[misc]
 
     monkeypatch.setattr(EntryPoint, "load", lambda self: ColourHead)
-    monkeypatch.setattr(
-        registry, "entry_points", lambda **wanted: [point] if wanted.get("name", "colour") == "colour" else []
-    )
-    monkeypatch.setattr(registry, "_registered", {})
-    assert "colour" in head_kinds()
-    assert head_class("colour") is ColourHead
+    monkeypatch.setattr("myvlm.registry.entry_points", lambda group: [point])
+    with registry.heads.restored():
+        assert "colour" in head_kinds()
+        assert head_class("colour") is ColourHead

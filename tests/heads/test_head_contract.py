@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -177,16 +177,13 @@ PLAIN = (
 
 
 @pytest.fixture
-def outside(monkeypatch: pytest.MonkeyPatch) -> None:
+def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As if a package were installed whose entry point is the mean colour head."""
     point = EntryPoint("mean_colour", "their_package:MeanColourHead", "myvlm.heads")
     monkeypatch.setattr(EntryPoint, "load", lambda self: MeanColourHead)
-    monkeypatch.setattr(
-        registry,
-        "entry_points",
-        lambda **wanted: [point] if wanted.get("name", point.name) == point.name else [],
-    )
-    monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr("myvlm.registry.entry_points", lambda group: [point])
+    with registry.heads.restored():
+        yield
 
 
 @pytest.mark.usefixtures("outside")
@@ -272,6 +269,6 @@ SPOILT = {
 
 @pytest.mark.parametrize("spoilt", SPOILT)
 def test_a_broken_promise_is_named(spoilt: type[MeanColourHead], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_registered", {"mean_colour": spoilt})
+    monkeypatch.setitem(registry.heads.registered, "mean_colour", spoilt)
     with pytest.raises(AssertionError, match=f"^{SPOILT[spoilt]}: "):
         check_head(spoilt, *PLAIN)

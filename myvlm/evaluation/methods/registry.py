@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from myvlm.errors import InputError
 from myvlm.evaluation.methods.personalized import Speaker, Teaching
 from myvlm.evaluation.methods.rewriting import SMOLLM2, Rewriter, load_rewriter
+from myvlm.registry import Registry
 
 if TYPE_CHECKING:
     from myvlm.api import MyVLM
@@ -71,32 +70,27 @@ class Setting:
 Factory = Callable[[Setting], Method]
 Made = TypeVar("Made", bound=Factory)
 
-BUILT_IN = ("baselines", "controls")
-_known: dict[str, Factory] = {}
+methods = Registry[Factory](
+    "method",
+    add="register it with register_method",
+    built_in=tuple(f"myvlm.evaluation.methods.{module}" for module in ("baselines", "controls")),
+)
 
 
 def register_method(name: str) -> Callable[[Made], Made]:
     """Decorator: make a method known by a name; it decorates what makes the method of a `Setting`.
 
     Raises:
-        InputError: the name is taken.
+        NameTakenError: another has the name.
 
-    >>> make = register_method("my-own")(lambda setting: NotImplemented)
-    >>> "my-own" in known_methods()
+    >>> with methods.restored():
+    ...     make = register_method("my-own")(lambda setting: NotImplemented)
+    ...     "my-own" in known_methods()
     True
-    >>> _ = _known.pop("my-own")
     """
 
     def register(factory: Made) -> Made:
-        taken = _known.get(name)
-        if taken is not None and _home(taken) != _home(factory):
-            raise InputError(
-                f"The method {name!r} is taken.",
-                got=".".join(_home(factory)),
-                expected=f"a name of its own: {name!r} is {'.'.join(_home(taken))}",
-                fix="choose another name",
-            )
-        _known[name] = factory
+        methods.register(name, factory)
         return factory
 
     return register
@@ -108,9 +102,7 @@ def known_methods() -> list[str]:
     >>> known_methods()[:5]
     ['myvlm', 'plain', 'keyword', 'llm', 'text_prompt']
     """
-    for name in BUILT_IN:
-        import_module(f"myvlm.evaluation.methods.{name}")
-    return list(_known)
+    return methods.names()
 
 
 def make_method(name: str, setting: Setting | None = None) -> Method:
@@ -121,21 +113,10 @@ def make_method(name: str, setting: Setting | None = None) -> Method:
         setting: shared by the methods of one table; the defaults where not given.
 
     Raises:
-        InputError: there is no such method, or it cannot be had.
+        UnknownNameError: there is no such method.
+        InputError: it cannot be had.
 
     >>> make_method("plain").name
     'plain'
     """
-    known = known_methods()
-    if name not in known:
-        raise InputError(
-            f"There is no method {name!r}.",
-            got=repr(name),
-            expected=f"one of {', '.join(known)}",
-            fix="check the spelling, or register it with register_method",
-        )
-    return _known[name](setting or Setting())
-
-
-def _home(factory: Factory) -> tuple[str, str]:
-    return factory.__module__, getattr(factory, "__qualname__", repr(factory))
+    return methods.get(name)(setting or Setting())

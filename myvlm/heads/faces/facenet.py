@@ -19,6 +19,7 @@ from myvlm.heads.base import FloatArray
 from myvlm.heads.cache import PictureCache
 from myvlm.heads.windows import Box
 from myvlm.images import LoadedImage
+from myvlm.registry import SharedRegistry
 
 DEFAULT_FACE_ENCODER = "facenet/vggface2"
 CACHED_PICTURES = 64
@@ -212,46 +213,34 @@ def _facenet(device: str) -> FaceEncoder:
     return FacenetEncoder(device=device)
 
 
-_factories: dict[str, Callable[[str], FaceEncoder]] = {
-    DEFAULT_FACE_ENCODER: _facenet,
-    "dlib/resnet-v1": _dlib,
-}
-_encoders: dict[tuple[str, str], FaceEncoder] = {}
-_registry_lock = threading.Lock()
+face_encoders = SharedRegistry[FaceEncoder](
+    "face encoder", add="register it with myvlm.heads.faces.facenet.register_face_encoder"
+)
+face_encoders.register(DEFAULT_FACE_ENCODER, _facenet)
+face_encoders.register("dlib/resnet-v1", _dlib)
 
 
-def register_face_encoder(id: str, factory: Callable[[str], FaceEncoder]) -> None:
-    """Make a face encoder known by its id; `factory` gets the device and is called at first use.
+def register_face_encoder(id: str, factory: Callable[[str], FaceEncoder], *, replace: bool = False) -> None:
+    """Make a face encoder known by its id.
+
+    Args:
+        id: what `get_face_encoder` finds it by; the encoder's own `id`.
+        factory: gets the device and is called at first use.
+        replace: whether it takes the place of another of that id.
 
     Raises:
-        InputError: the id is taken.
+        NameTakenError: the id is another's, and `replace` is not set.
     """
-    if id in _factories:
-        raise InputError(
-            "That id of a face encoder is taken.", got=id, expected="a new id", fix="choose another id"
-        )
-    _factories[id] = factory
+    face_encoders.register(id, factory, replace=replace)
 
 
 def get_face_encoder(name: str | FaceEncoder = DEFAULT_FACE_ENCODER, *, device: str = "cpu") -> FaceEncoder:
     """The one shared face encoder of that name and device; an encoder passes through as it is.
 
     Raises:
-        InputError: no such encoder is known; the message lists those that are.
+        UnknownNameError: no such encoder is known; the message lists those that are.
 
     >>> get_face_encoder().threshold
     1.04
     """
-    if not isinstance(name, str):
-        return name
-    with _registry_lock:
-        if name not in _factories:
-            raise InputError(
-                "That is no name of a face encoder.",
-                got=name,
-                expected=f"one of {', '.join(_factories)}",
-                fix="check the spelling, or register it with myvlm.heads.faces.facenet.register_face_encoder",
-            )
-        if (name, device) not in _encoders:
-            _encoders[name, device] = _factories[name](device)
-        return _encoders[name, device]
+    return face_encoders.shared(name, device) if isinstance(name, str) else name

@@ -24,6 +24,7 @@ from myvlm.heads.faces.facenet import (
 )
 from myvlm.heads.faces.gate import FaceGate, face_encoder_fingerprint
 from myvlm.heads.faces.threshold import limit_for
+from myvlm.heads.registry import register_head
 from myvlm.heads.verdict import UNSURE
 from myvlm.heads.windows import Box
 from myvlm.images import ImageSources, LoadedImage, load_images
@@ -297,3 +298,6 @@ def _misfit(got: str, expected: str) -> ConceptFileError:
         expected=expected,
         fix="use an unaltered copy of the concept folder, or learn it again",
     )
+
+
+register_head("face", FaceHead)

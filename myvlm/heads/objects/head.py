@@ -29,6 +29,7 @@ from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, PictureFeatures,
 from myvlm.heads.fingerprint import check_encoder_fingerprint, encoder_fingerprint
 from myvlm.heads.objects.fit import learn_probe
 from myvlm.heads.objects.refine import AT_MOST, refine_boxes
+from myvlm.heads.registry import register_head
 from myvlm.heads.verdict import UNSURE, within
 from myvlm.heads.windows import Box, Crops, spread, windows
 from myvlm.images import ImageSource, ImageSources, LoadedImage, load_images
@@ -398,3 +399,6 @@ def _misfit(got: str, expected: str) -> ConceptFileError:
         expected=expected,
         fix="use an unaltered copy of the concept folder, or learn it again",
     )
+
+
+register_head("object", ObjectHead)

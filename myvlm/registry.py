@@ -1,0 +1,241 @@
+"""Things that are known by name: built in, registered in code, or brought by installed packages.
+
+Heads, encoders, backbones, methods of the evaluation and collections of models each have one `Registry`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from myvlm.errors import InputError, NameTakenError, UnknownNameError
+
+_log = logging.getLogger(__name__)
+
+Thing = TypeVar("Thing")
+Made = TypeVar("Made")
+
+
+class Registry(Generic[Thing]):
+    """Names of one sort of thing.
+
+    Args:
+        what: what one of them is called, such as "head".
+        add: how one more is made known, for messages.
+        built_in: modules of this package that register things when they are imported; they are imported
+            when a name is first looked for, and before anything from outside is registered.
+        group: entry-point group under which installed packages bring more, each loaded when it is asked for.
+        forms: names that need no registration, for messages; see `unregistered`.
+        name_of: the name that a thing gives itself, where it does.
+        check: raises for a thing that cannot be registered.
+        unknown: what is raised for a name that is not known.
+
+    Attributes:
+        registered: name → thing, as far as loaded.
+        broken: name of an entry point → why it could not be loaded.
+
+    >>> drinks = Registry[int]("drink", add="call drinks.register")
+    >>> drinks.register("coffee", 1)
+    >>> drinks.get("coffee")
+    1
+    >>> drinks.get("cofee")
+    Traceback (most recent call last):
+    myvlm.errors.UnknownNameError: There is no drink 'cofee'.
+      got:      cofee
+      expected: one of coffee
+      fix:      write coffee; or call drinks.register
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        add: str,
+        built_in: Sequence[str] = (),
+        group: str | None = None,
+        forms: str = "",
+        name_of: Callable[[Thing], str | None] | None = None,
+        check: Callable[[Thing], None] | None = None,
+        unknown: type[UnknownNameError] = UnknownNameError,
+    ) -> None:
+        self.what = what
+        self.registered: dict[str, Thing] = {}
+        self.broken: dict[str, Exception] = {}
+        self._loaded: set[tuple[str, str]] = set()
+        self._add, self._forms = add, forms
+        self._built_in, self._group = tuple(built_in), group
+        self._name_of, self._check, self._unknown = name_of, check, unknown
+
+    def register(self, name: str, thing: Thing, *, replace: bool = False) -> None:
+        """Make a thing known. The same one again, or a class whose module was run again, is harmless.
+
+        Args:
+            name: must be the one that the thing gives itself, where it gives one.
+            thing: what `get` gives back.
+            replace: whether it takes the place of another of that name.
+
+        Raises:
+            InputError: the name is not the thing's own, or the thing is none of these.
+            NameTakenError: another thing has the name, and `replace` is not set.
+        """
+        if getattr(thing, "__module__", None) not in self._built_in:
+            self.load_built_in()
+        if self._check:
+            self._check(thing)
+        own = self._name_of(thing) if self._name_of else name
+        if own != name:
+            raise InputError(
+                f"A {self.what} is registered under the name that it gives itself.",
+                got=f"{name!r} for {_said(thing)}, which calls itself {own!r}",
+                expected="the same name twice",
+                fix="change one of the two",
+            )
+        there = self.registered.get(name)
+        if not (replace or there is None or _same(there, thing)):
+            raise self.taken(name, _said(thing), _said(there))
+        self.registered[name] = thing
+
+    def get(self, name: str) -> Thing:
+        """What is known by that name; it is imported now, if it was not yet.
+
+        Raises:
+            UnknownNameError: nothing is, or the package that brings it cannot be loaded.
+        """
+        if name not in self.registered:
+            self.load_built_in()
+        if name not in self.registered:
+            thing = self.unregistered(name)
+            if thing is not None:
+                return thing
+            for point in self._points():
+                if point.name == name:
+                    self._load(point)
+        if name not in self.registered:
+            raise self.unknown(name)
+        return self.registered[name]
+
+    def unregistered(self, name: str) -> Thing | None:
+        """What a name stands for by a rule, without being registered; a subclass may have such a rule."""
+        return None
+
+    def names(self) -> list[str]:
+        """All names: built in, registered, and of packages, which are not loaded for it."""
+        self.load_built_in()
+        return list(dict.fromkeys([*self.registered, *(point.name for point in self._points())]))
+
+    def all(self) -> dict[str, Thing]:
+        """Name → thing, of all that can be loaded; what cannot is named in the log, once."""
+        self.load_built_in()
+        for point in self._points():
+            self._load(point)
+        return dict(self.registered)
+
+    def load_built_in(self) -> None:
+        """Import the modules that register what this package brings."""
+        for module in self._built_in:
+            import_module(module)
+
+    def unknown(self, name: str) -> UnknownNameError:
+        """The error for a name that is not known: what is, and what is spelled nearly so."""
+        if name in self.broken:
+            return self._unknown(
+                f"The {self.what} {name!r} cannot be loaded.",
+                got=_reason(self.broken[name]),
+                expected=f"a {self.what}, under the entry point {self._group}",
+                fix="mend or remove the package that brings it",
+            )
+        known = [one for one in self.names() if one not in self.broken]
+        near = get_close_matches(name, known, n=3)
+        one_of = f"one of {', '.join(known)}" if known else ""
+        return self._unknown(
+            f"There is no {self.what} {name!r}.",
+            got=name,
+            expected="; or ".join(filter(None, (one_of, self._forms))) + self.broken_note(),
+            fix=f"write {' or '.join(near)}; or {self._add}"
+            if near
+            else f"check the spelling, or {self._add}",
+        )
+
+    def taken(self, name: str, got: str, by: str) -> NameTakenError:
+        """The error for a name that something else has."""
+        return NameTakenError(
+            f"The {self.what} {name!r} is taken.",
+            got=got,
+            expected=f"a name of its own: {name!r} is {by}",
+            fix="choose another name, or leave out one of the two packages",
+        )
+
+    def broken_note(self) -> str:
+        """What of installed packages could not be loaded, for messages; empty where all could."""
+        return "".join(f"; {name} cannot be loaded ({_reason(why)})" for name, why in self.broken.items())
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """What is registered or loaded inside is forgotten afterwards: for tests."""
+        before = dict(self.registered), dict(self.broken), set(self._loaded)
+        try:
+            yield
+        finally:
+            self.registered, self.broken, self._loaded = before
+
+    def _points(self) -> list[EntryPoint]:
+        return list(entry_points(group=self._group)) if self._group else []
+
+    def _load(self, point: EntryPoint) -> None:
+        """Register what one entry point names; a broken one is kept in mind and must not stop the others."""
+        if (point.name, point.value) in self._loaded:
+            return
+        self._loaded.add((point.name, point.value))
+        try:
+            thing = point.load()
+            self.register((self._name_of and self._name_of(thing)) or point.name, thing)
+        except Exception as error:  # another package's import: anything may go wrong in it
+            self.broken[point.name] = error
+            _log.warning(
+                "the %s %r (%s) cannot be loaded: %s", self.what, point.name, point.value, _reason(error)
+            )
+
+
+class SharedRegistry(Registry[Callable[[str], Made]]):
+    """A registry of what makes a thing for a device, and the one thing made for each name and device."""
+
+    def __init__(self, what: str, *, add: str, **more: Any) -> None:
+        super().__init__(what, add=add, **more)
+        self._made: dict[tuple[str, str], Made] = {}
+        self._making = threading.RLock()
+
+    def register(self, name: str, thing: Callable[[str], Made], *, replace: bool = False) -> None:
+        """As of any registry; what a replaced one had made is made anew when it is next asked for."""
+        before = self.registered.get(name)
+        super().register(name, thing, replace=replace)
+        if before is not thing:
+            for key in [key for key in self._made if key[0] == name]:
+                self._made.pop(key, None)
+
+    def shared(self, name: str, device: str) -> Made:
+        """The one thing of that name on that device, such as "cpu". Raises UnknownNameError as `get` does."""
+        with self._making:
+            if (name, device) not in self._made:
+                self._made[name, device] = self.get(name)(device)
+            return self._made[name, device]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether both are one thing, or a class or function of one place in a module that was run twice."""
+    places = [(getattr(it, "__module__", None), getattr(it, "__qualname__", "<")) for it in (one, other)]
+    return one is other or (places[0] == places[1] and "<" not in places[0][1])
+
+
+def _said(thing: Any) -> str:
+    name = getattr(thing, "__qualname__", None)
+    return f"{thing.__module__}.{name}" if name else repr(thing)
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

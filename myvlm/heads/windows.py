@@ -6,12 +6,8 @@ scores windows as well, and the window that scores best is the box.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import ceil
-from typing import Any, Literal, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from typing import Literal, TypeAlias
 
 from myvlm.errors import InputError
 
@@ -120,30 +116,6 @@ def iou(first: Box, second: Box) -> float:
 def area(box: Box) -> float:
     """The area of a box in square pixels."""
     return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
-
-
-def spread(values: npt.NDArray[Any], boxes: Sequence[Box], cells: int = 24) -> npt.NDArray[np.float32]:
-    """Values of a picture's windows → h × w float32, `cells` along the longer side of the picture.
-
-    A cell is the mean of the windows over its middle, each weighted by one over its area.
-
-    Args:
-        values: one for each window.
-        boxes: the windows, the whole picture first.
-        cells: 1 or more.
-
-    >>> spread(np.array([0.0, 3.0]), [(0, 0, 40, 20), (20, 0, 40, 20)], 4).round().tolist()
-    [[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 2.0]]
-    """
-    _, _, width, height = boxes[0]
-    step = max(width, height) / cells
-    across = (np.arange(max(round(width / step), 1)) + 0.5) * width / max(round(width / step), 1)
-    down = (np.arange(max(round(height / step), 1)) + 0.5) * height / max(round(height / step), 1)
-    edges = np.asarray(boxes, dtype=np.float64)
-    over = (edges[:, None, 0] <= across) & (across < edges[:, None, 2])
-    beside = (edges[:, None, 1] <= down) & (down < edges[:, None, 3])
-    weights = beside[:, :, None] * over[:, None, :] / np.array([area(box) for box in boxes])[:, None, None]
-    return np.asarray(np.tensordot(values, weights, axes=1) / weights.sum(axis=0), dtype=np.float32)
 
 
 def _shared(first: Box, second: Box) -> float:

@@ -9,7 +9,7 @@ from PIL import Image
 from myvlm.heads.objects.head import ObjectHead
 from myvlm.heads.objects.refine import AT_MOST, refine_boxes, variations
 from myvlm.images import load_images
-from tests.support.fake_encoder import ColourEncoder
+from tests.support.fake_encoder import ColourEncoder, raw_scores
 
 
 def scene(left: int, top: int, colour: str = "red", side: int = 22) -> Image.Image:
@@ -50,9 +50,9 @@ def test_a_closer_look_raises_scores_only_and_only_where_something_is_near() -> 
     head = ObjectHead(ColourEncoder()).fit([scene(5 * i, 60 - 9 * i) for i in range(4)], OTHERS)
     pictures = [scene(37, 37), scene(13, 29), scene(0, 0, "blue"), Image.new("RGB", (96, 96), "gray")]
     assert head.refine_margin_ > 0
-    near = head.decision_function(pictures)
+    near = raw_scores(head, pictures)
     reach, head.refine_margin_ = head.refine_margin_, 0.0
-    far = head.decision_function(pictures)
+    far = raw_scores(head, pictures)
     assert (near >= far).all()
     looked = far >= head.threshold_ - reach
     assert looked[:2].all()

@@ -18,7 +18,7 @@ from myvlm.heads import head_class, head_kinds, register_head, registry
 from myvlm.heads.encoders import OpenClipEncoder, features, get_encoder
 from myvlm.heads.objects.bank import read_bank, write_bank
 from myvlm.heads.objects.head import ObjectHead
-from myvlm.heads.windows import iou, overlap, spread, windows
+from myvlm.heads.windows import iou, overlap, windows
 from myvlm.images import load_images
 from tests.support.fake_encoder import ColourEncoder, scene, scenes
 
@@ -57,23 +57,6 @@ def test_small_object_fills_most_of_some_window() -> None:
         assert box is not None
         assert max(iou(box, window) for window in windows(160, 160)) > 0.3
         assert max(overlap(box, window) for window in windows(160, 160)[10:]) > 0.6
-
-
-def test_values_of_windows_are_spread_over_the_picture() -> None:
-    boxes = windows(200, 100)
-    values = np.array([float(box == (100.0, 50.0, 150.0, 100.0)) for box in boxes])
-    assert values.sum() == 1
-    spread_out = spread(values, boxes, 20)
-    assert spread_out.shape == (10, 20)
-    assert spread_out.dtype == np.float32
-    row, column = np.unravel_index(int(spread_out.argmax()), spread_out.shape)
-    assert (100, 50) <= (10 * column + 5, 10 * row + 5) < (150, 100)
-    assert spread_out[:4].max() == 0
-    np.testing.assert_allclose(spread(np.ones(len(boxes)), boxes, 20), 1)
-    assert spread(np.ones(1), [(0, 0, 1, 5000)], 24).shape == (24, 1)
-
-
-# encoders, with a tiny random open_clip model
 
 
 @pytest.fixture(scope="module")

@@ -283,7 +283,7 @@ def test_the_gate_is_one_matrix_and_agrees_with_single_heads() -> None:
 
 
 def test_gate_refuses_heads_of_different_encoders(anna: FaceHead) -> None:
-    with pytest.raises(InputError, match="share one face encoder"):
+    with pytest.raises(InputError, match="share one encoder"):
         FaceHead.gate([anna, FaceHead(FakeFaces("another")).fit(photos(BEN))])
 
 

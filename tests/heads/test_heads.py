@@ -11,13 +11,13 @@ from myvlm.heads import Head
 from myvlm.heads.base import GateScores
 from myvlm.heads.calibration import calibrate, calibrate_whitened
 from myvlm.heads.encoders import features, get_encoder, register_encoder
-from myvlm.heads.objects import head as clip_probe
+from myvlm.heads.objects import gate as object_gate
 from myvlm.heads.objects.fit import Probe, fit_probe
 from myvlm.heads.objects.head import ObjectHead
 from myvlm.heads.objects.localize import choose_windows
 from myvlm.heads.windows import overlap
 from myvlm.images import load_images
-from tests.support.fake_encoder import ColourEncoder, everyday_bank, scene, scenes
+from tests.support.fake_encoder import ColourEncoder, everyday_bank, raw_scores, scene, scenes
 
 BANK = everyday_bank()
 POSITIVES = [scene(seed) for seed in range(1000, 1040)]
@@ -132,8 +132,8 @@ def test_given_negatives_tell_apart_what_is_alike() -> None:
     naive = ObjectHead(ColourEncoder(bank=BANK)).fit(scenes(0, 5))
     taught = ObjectHead(ColourEncoder(bank=BANK)).fit(scenes(0, 5), lookalike[:20])
     assert taught.figures_["negative_pictures"] == len(BANK) + 20
-    before = np.mean(naive.decision_function(lookalike[20:]) - naive.threshold_)
-    after = np.mean(taught.decision_function(lookalike[20:]) - taught.threshold_)
+    before = np.mean(raw_scores(naive, lookalike[20:]) - naive.threshold_)
+    after = np.mean(raw_scores(taught, lookalike[20:]) - taught.threshold_)
     assert after < before
     assert np.mean([one.present for one in taught.score(lookalike[20:])]) < 0.1
 
@@ -208,7 +208,7 @@ def test_state_round_trip(fitted: ObjectHead) -> None:
     again = ObjectHead.from_state(meta.model_copy(update={"encoder": "fake/round-trip"}), tensors)
     _register_once("fake/round-trip", encoder)
     pictures = scenes(1000, 3)
-    assert np.array_equal(again.decision_function(pictures), fitted.decision_function(pictures))
+    assert np.array_equal(raw_scores(again, pictures), raw_scores(fitted, pictures))
     assert again.score(pictures) == fitted.score(pictures)
     assert isinstance(fitted, Head)
 
@@ -258,7 +258,7 @@ def test_gate_equals_single_heads_with_one_pass_and_one_of_closer_looks() -> Non
         ObjectHead(encoder).fit(scenes(10 * i, 3, colour)) for i, colour in enumerate(["red", "lime", "blue"])
     ]
     pictures = [*scenes(2000, 5), Image.new("RGB", (90, 60), "lime")]
-    alone = np.concatenate([head.decision_function(pictures)[:, None] for head in heads], axis=1)
+    alone = np.concatenate([raw_scores(head, pictures)[:, None] for head in heads], axis=1)
     encoder.calls.clear()
     gate = ObjectHead.gate(heads)
     scores = gate.score(scenes(3000, 4))
@@ -280,9 +280,9 @@ def test_a_gate_is_renewed_with_the_rows_that_it_has(monkeypatch: pytest.MonkeyP
     gate = ObjectHead.gate(heads[:3])
     before = gate.score(pictures)
     witnesses: list[int] = []
-    check = clip_probe.check_encoder_fingerprint
+    check = object_gate.check_encoder_fingerprint
     monkeypatch.setattr(
-        clip_probe,
+        object_gate,
         "check_encoder_fingerprint",
         lambda who, kept: (witnesses.append(len(kept)), check(who, kept)),
     )
@@ -354,24 +354,6 @@ def test_unsure_is_near_the_threshold_and_old_heads_never_are(fitted: ObjectHead
     assert not any(one.unsure for one in before)
     assert [one.probability for one in before] == [one.probability for one in scores]
     assert "unsure" not in old.state()[0].calibration
-
-
-def test_heat_map_is_hottest_where_the_object_is(fitted: ObjectHead) -> None:
-    hits = []
-    for image, true in POSITIVES[:20]:
-        heat = fitted.heat_map(image)
-        assert heat.shape == (24, 24)
-        assert heat.dtype == np.float32
-        assert 0 <= heat.min() <= heat.max() <= 1
-        row, column = np.unravel_index(int(heat.argmax()), heat.shape)
-        x, y = (column + 0.5) * image.width / 24, (row + 0.5) * image.height / 24
-        assert true is not None
-        hits.append(true[0] - 10 <= x <= true[2] + 10 and true[1] - 10 <= y <= true[3] + 10)
-    assert np.mean(hits) > 0.8
-    wide = fitted.heat_map(Image.new("RGB", (300, 100)), cells=12)
-    assert wide.shape == (4, 12)
-    with pytest.raises(NotFittedError):
-        ObjectHead(ColourEncoder()).heat_map(POSITIVES[0][0])
 
 
 def test_a_photo_among_its_negatives_is_named() -> None:

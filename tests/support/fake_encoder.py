@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from myvlm.heads import ObjectHead
+
 OTHERS = ("blue", "green", "yellow", "cyan", "magenta", "grey", "navy", "brown", "orange", "olive", "indigo")
 RED = (255, 0, 0)
 
@@ -77,3 +79,8 @@ def everyday_bank(count: int = 60) -> npt.NDArray[np.float32]:
 
     pictures = features(ColourEncoder(), load_images(scenes(90_000, count, None)))
     return np.stack([picture.features for picture in pictures])
+
+
+def raw_scores(head: ObjectHead, pictures: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
+    """N scores of a head before calibration: it says "present" from `threshold_` on."""
+    return head.gate([head]).raw(pictures)[0][:, 0]

@@ -5,14 +5,14 @@ After MyVLM (arXiv 2403.14599, §3.1), with facenet-pytorch in place of insightf
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from myvlm.errors import ConceptFileError, InputError
-from myvlm.heads.base import FloatArray, HeadMeta, HeadScore, Tensors, check_fitted, take_tensor
+from myvlm.errors import InputError
+from myvlm.heads.base import FloatArray, Tensors, take_tensor
 from myvlm.heads.calibration import calibrate
 from myvlm.heads.faces.clustering import bystanders, common_person, distances
 from myvlm.heads.faces.facenet import (
@@ -24,6 +24,7 @@ from myvlm.heads.faces.facenet import (
 )
 from myvlm.heads.faces.gate import FaceGate, face_encoder_fingerprint
 from myvlm.heads.faces.threshold import limit_for
+from myvlm.heads.fitted import FittedHead, check_one_gate
 from myvlm.heads.registry import register_head
 from myvlm.heads.verdict import UNSURE
 from myvlm.heads.windows import Box
@@ -42,7 +43,7 @@ SAME_PICTURE = 1e-3
 """Keys nearer than this part of the threshold come from one picture, given twice."""
 
 
-class FaceHead:
+class FaceHead(FittedHead[FaceEncoder]):
     """Recognises one person by the face.
 
     Args:
@@ -67,6 +68,8 @@ class FaceHead:
         "in any photo. Ask the person first, keep this folder as you would keep their photos, share it with "
         "nobody who may not recognise them, and erase it when they ask."
     )
+    SETTINGS = ("threshold", "people", "false_alarm_rate")
+    OLDER_SETTINGS: ClassVar[Mapping[str, Any]] = {"people": None}  # they took the published threshold
 
     def __init__(
         self,
@@ -84,19 +87,7 @@ class FaceHead:
         self.device = device
 
     keys_: FloatArray
-    threshold_: float
-    slope_: float
-    unsure_: float
-    encoder_fingerprint_: FloatArray
     boxes_: list[Box | None]
-    figures_: dict[str, Any]
-
-    def __repr__(self) -> str:
-        return f"FaceHead({self.encoder if isinstance(self.encoder, str) else self.encoder.id!r})"
-
-    @property
-    def gate_key(self) -> Hashable:
-        return id(self._encoder())
 
     def fit(
         self, images: ImageSources, negatives: ImageSources | None = None, *, category: str | None = None
@@ -146,66 +137,10 @@ class FaceHead:
         }
         return self
 
-    def score(self, images: ImageSources) -> list[HeadScore]:
-        """Probability, presence and likeliest face for each picture. Raises NotFittedError before `fit`."""
-        scores = self.gate([self]).score(images)
-        return [scores.at(picture, 0) for picture in range(len(scores.probabilities))]
-
-    def state(self) -> tuple[HeadMeta, dict[str, npt.NDArray[Any]]]:
-        """What was learned: `keys` (K × D) and `witness` (D), and the numbers around them."""
-        check_fitted(self, "keys_")
-        meta = HeadMeta(
-            kind=self.kind,
-            encoder=self._encoder().id,
-            threshold=self.threshold_,
-            calibration={"slope": self.slope_} | ({"unsure": self.unsure_} if self.unsure_ else {}),
-            settings={
-                "threshold": self.threshold,
-                "people": self.people,
-                "false_alarm_rate": self.false_alarm_rate,
-            },
-            figures=self.figures_,
-        )
-        return meta, {"keys": self.keys_, "witness": self.encoder_fingerprint_}
-
-    @classmethod
-    def from_state(cls, meta: HeadMeta, tensors: Tensors, *, device: str = "cpu") -> Self:
-        """The head that `state` described. Raises ConceptFileError if numbers and tensors do not fit."""
-        try:
-            settings: dict[str, Any] = meta.settings
-            head = cls(
-                meta.encoder,
-                threshold=settings["threshold"],
-                people=settings.get("people"),  # older files took the published threshold
-                false_alarm_rate=settings["false_alarm_rate"],
-                device=device,
-            )
-            head._check_settings()
-            head.slope_ = meta.calibration["slope"]
-        except (KeyError, TypeError, InputError) as error:
-            raise _misfit(f"{type(error).__name__}: {error}", "the settings of a face head") from error
-        head.keys_ = take_tensor(tensors, "keys", 2)
-        head.encoder_fingerprint_ = take_tensor(tensors, "witness", 1)
-        if head.keys_.shape[1] != len(head.encoder_fingerprint_):
-            raise _misfit(
-                f"keys {head.keys_.shape}, witness {head.encoder_fingerprint_.shape}", "one length of both"
-            )
-        head.threshold_, head.unsure_ = meta.threshold, meta.calibration.get("unsure", 0.0)
-        head.figures_ = dict(meta.figures)
-        return head
-
     @classmethod
     def gate(cls, heads: Sequence[Self]) -> FaceGate:
         """Score all people at once. Raises NotFittedError, or InputError if they do not share an encoder."""
-        for head in heads:
-            check_fitted(head, "keys_")
-        if len({head.gate_key for head in heads}) != 1:
-            raise InputError(
-                "Heads of one gate share one face encoder.",
-                got=", ".join(map(repr, heads)) or "no heads",
-                expected="equal `gate_key`",
-                fix="make one gate for each value of `gate_key`",
-            )
+        check_one_gate(heads)
         return FaceGate(heads[0]._encoder(), heads)
 
     def _limit(self, encoder: FaceEncoder) -> tuple[float, str]:
@@ -244,6 +179,16 @@ class FaceHead:
                 f"false_alarm_rate={self.false_alarm_rate}",
                 expected="a threshold above 0, people from 1 on (or None), and 0 < false_alarm_rate < 1",
                 fix="leave them at None, 100 and 0.01",
+            )
+
+    def _tensors(self) -> dict[str, npt.NDArray[Any]]:
+        return {"keys": self.keys_}
+
+    def _take(self, tensors: Tensors) -> None:
+        self.keys_ = take_tensor(tensors, "keys", 2)
+        if self.keys_.shape[1] != len(self.encoder_fingerprint_):
+            raise self._misfit(
+                f"keys {self.keys_.shape}, witness {self.encoder_fingerprint_.shape}", "one length of both"
             )
 
 
@@ -289,15 +234,6 @@ def _distinct(keys: FloatArray, limit: float) -> FloatArray:
 
 def _rounded(value: float) -> float:
     return round(float(value), 4)
-
-
-def _misfit(got: str, expected: str) -> ConceptFileError:
-    return ConceptFileError(
-        "The parts of this face head do not fit together.",
-        got=got,
-        expected=expected,
-        fix="use an unaltered copy of the concept folder, or learn it again",
-    )
 
 
 register_head("face", FaceHead)

@@ -28,13 +28,13 @@ from tally import LOADED, Tally, in_processes
 
 from myvlm import Lesson, MyVLM, Reply
 from myvlm.backbones import ConceptRows
+from myvlm.boxes import iou
 from myvlm.learning.settings import default_settings
 from myvlm.text import contains_word
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.tinyworld.multi_concept_user import MultiConceptUser, multi_concept_user
 from myvlm.tinyworld.said import said_of_it
 from myvlm.tinyworld.scenes import Scene
-from myvlm.tinyworld.truth import iou
 
 Run = tuple[int, int, int, int]
 """Number of the user, seed, concepts of the user, pictures for each number of concepts in them."""

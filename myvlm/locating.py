@@ -8,8 +8,9 @@ from typing import Literal
 from PIL import Image, ImageDraw
 
 from myvlm.backbones import Backbone
+from myvlm.boxes import Box
 from myvlm.errors import InputError
-from myvlm.heads import Box, Detection
+from myvlm.heads import Detection
 from myvlm.images import ImageSource, LoadedImage, listed, load_images
 from myvlm.results import MARK, data_url
 

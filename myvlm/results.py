@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageOps
 
-from myvlm.heads import Box, Detection
+from myvlm.boxes import Box
+from myvlm.heads import Detection
 from myvlm.images import load_images
 from myvlm.text import word_pattern
 

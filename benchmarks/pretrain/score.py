@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from PIL import Image
 
+from myvlm.boxes import iou
 from myvlm.tinyworld.draw import draw_scene
 from myvlm.tinyworld.language import questions
 from myvlm.tinyworld.scenes import SIZE, Appearance, Scene, random_appearance, random_scene
-from myvlm.tinyworld.truth import iou, names_thing, read_box, same_answer, words
+from myvlm.tinyworld.truth import names_thing, read_box, same_answer, words
 
 Say = Callable[[Any, Any, Sequence[Image.Image], Sequence[str]], list[str]]
 

@@ -18,12 +18,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from myvlm.backbones.boxes import Box
 from myvlm.backbones.causal import tokens as text
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.frozen import frozen
 from myvlm.backbones.generation import generate_options
 from myvlm.backbones.placement import device_of, unquantised
+from myvlm.boxes import Box
 from myvlm.errors import InputError
 
 NormRule = Literal["visual_mean", "first_patch", "none"]

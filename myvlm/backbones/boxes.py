@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-Box = tuple[float, float, float, float]
-"""Left, top, right, bottom, in pixels."""
+from myvlm.boxes import Box
 
 NUMBER = r"(-?\d+(?:\.\d+)?)"
 BETWEEN = r"[\s,()\[\]<>]+"

@@ -3,12 +3,12 @@
 A new recogniser is one new file here, or one in another package; see `registry`.
 """
 
+from myvlm.boxes import Box
 from myvlm.heads.base import Detection, Gate, GateScores, Head, HeadMeta, HeadScore
 from myvlm.heads.faces.head import FaceHead
 from myvlm.heads.objects.head import ObjectHead
 from myvlm.heads.registry import head_class, head_kinds, register_head
 from myvlm.heads.verdict import Verdict
-from myvlm.heads.windows import Box
 
 __all__ = [
     "Box",

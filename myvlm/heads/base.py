@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from myvlm.boxes import Box
 from myvlm.errors import ConceptFileError, NotFittedError
 from myvlm.heads.verdict import Verdict, verdict_of
-from myvlm.heads.windows import Box
 from myvlm.images import ImageSources
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]

@@ -12,13 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from myvlm.boxes import Box
 from myvlm.collections import collection_of
 from myvlm.errors import InputError
 from myvlm.heads.base import FloatArray
 from myvlm.heads.cache import PictureCache
 from myvlm.heads.objects.bank import read_bank, read_whitening
 from myvlm.heads.objects.whitening import Whitening
-from myvlm.heads.windows import Box, Crops, windows
+from myvlm.heads.windows import Crops, windows
 from myvlm.images import LoadedImage
 from myvlm.registry import SharedRegistry
 

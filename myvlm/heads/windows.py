@@ -1,4 +1,4 @@
-"""Where to look in a picture: a small pyramid of square windows. Pure geometry, imports only `errors`.
+"""Where to look in a picture: a small pyramid of square windows. Pure geometry.
 
 A small object is a few pixels of the whole picture to an image encoder, and most of one window. So a head
 scores windows as well, and the window that scores best is the box.
@@ -9,10 +9,8 @@ from __future__ import annotations
 from math import ceil
 from typing import Literal, TypeAlias
 
+from myvlm.boxes import Box
 from myvlm.errors import InputError
-
-Box: TypeAlias = tuple[float, float, float, float]
-"""left, top, right, bottom in pixels of the picture."""
 
 Crops: TypeAlias = Literal["auto", "none"] | int
 
@@ -92,33 +90,3 @@ def _positions(slack: int, step: float) -> list[int]:
 
 def _square(left: int, top: int, side: int) -> Box:
     return (float(left), float(top), float(left + side), float(top + side))
-
-
-def overlap(first: Box, second: Box) -> float:
-    """The area two boxes share, relative to the smaller of them: 1 when one lies inside the other.
-
-    >>> overlap((0, 0, 10, 10), (5, 0, 9, 10)), overlap((0, 0, 10, 10), (10, 0, 20, 10))
-    (1.0, 0.0)
-    """
-    return _shared(first, second) / max(min(area(first), area(second)), 1e-9)
-
-
-def iou(first: Box, second: Box) -> float:
-    """Intersection over union of two boxes.
-
-    >>> iou((0, 0, 10, 10), (5, 0, 15, 10))
-    0.3333333333333333
-    """
-    shared = _shared(first, second)
-    return shared / max(area(first) + area(second) - shared, 1e-9)
-
-
-def area(box: Box) -> float:
-    """The area of a box in square pixels."""
-    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
-
-
-def _shared(first: Box, second: Box) -> float:
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    return max(width, 0.0) * max(height, 0.0)

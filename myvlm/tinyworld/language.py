@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from random import Random
 
+from myvlm.boxes import Box
 from myvlm.tinyworld import scenes
-from myvlm.tinyworld.scenes import PEOPLE, Appearance, Box, Scene, Thing
+from myvlm.tinyworld.scenes import PEOPLE, Appearance, Scene, Thing
 
 RARE_WORDS = (
     "sks", "ohwx", "zwx", "qlk", "vrr", "blorp", "tazz", "fnord", "gloop", "jix", "krell", "mox", "nurb",

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from myvlm.boxes import Box
+
 SIZE = 96
 """Side of a picture in pixels."""
 
@@ -31,7 +33,6 @@ WEATHERS = ("sun", "rain", "fog", "night", "snow")
 SIZES = ("small", "large")
 
 Row = Literal["front", "back"]
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)

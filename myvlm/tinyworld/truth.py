@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from myvlm.boxes import Box
 from myvlm.tinyworld.language import GRID, WEATHER_WORDS
-from myvlm.tinyworld.scenes import CATEGORIES, COLOURS, PATTERNS, SIZE, Appearance, Box, Scene, Thing
+from myvlm.tinyworld.scenes import CATEGORIES, COLOURS, PATTERNS, SIZE, Appearance, Scene, Thing
 
 _FILLERS = frozenset("a an the on in at by day with".split())
 _WEATHER_OF = {word: weather for weather, words in WEATHER_WORDS.items() for word in words}
@@ -65,15 +66,6 @@ def read_box(text: str) -> Box | None:
         return None
     left, top, right, bottom = (m * SIZE / 100 for m in marks)
     return left, top, right, bottom
-
-
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes."""
-    wide = min(a[2], b[2]) - max(a[0], b[0])
-    high = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(wide, 0.0) * max(high, 0.0)
-    area = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return shared / (area - shared) if area > shared else 0.0
 
 
 def context_right(text: str, scene: Scene, concept: Appearance) -> tuple[int, int]:

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from myvlm import MyVLM
 from myvlm.backbones import Backbone, backbone_for
 from myvlm.backbones.families.llava import LlavaBackbone
+from myvlm.boxes import iou
 from myvlm.cli import app
 from myvlm.errors import InputError, UnknownConceptError
 from myvlm.heads import Detection
 from myvlm.locating import located
 from myvlm.tinyworld.fewshot import pictures
-from myvlm.tinyworld.truth import iou
 from tests.support.taught import Taught, around
 from tests.support.tiny import tiny_llava
 from tests.support.tiny_families import FAMILIES

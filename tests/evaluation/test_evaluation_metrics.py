@@ -13,6 +13,7 @@ from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score
 from torchvision.ops import box_iou
 
+from myvlm.boxes import iou
 from myvlm.errors import InputError
 from myvlm.evaluation.metrics import text as text_metrics
 from myvlm.evaluation.metrics.intervals import estimate
@@ -31,7 +32,6 @@ from myvlm.evaluation.metrics.words import (
     chosen,
     content_words,
     exact_match,
-    iou,
     leaked_words,
     naming,
     soft_match,

@@ -11,12 +11,12 @@ import torch
 from facenet_pytorch.models import inception_resnet_v1
 from PIL import Image, ImageEnhance, ImageOps
 
+from myvlm.boxes import iou
 from myvlm.errors import InputError
 from myvlm.heads import FaceHead
 from myvlm.heads.faces import dlib as face_dlib
 from myvlm.heads.faces.dlib import DlibEncoder
 from myvlm.heads.faces.facenet import FaceEncoder, FacenetEncoder
-from myvlm.heads.windows import iou
 from tests.support.random_facenet import no_network, random_facenet
 from tests.support.sample_photos import FACE, lfw_face, needs_dlib, scikit_image_photo
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from myvlm.boxes import overlap
 from myvlm.errors import ImageError, NotFittedError
 from myvlm.heads import FaceHead, ObjectHead
-from myvlm.heads.windows import overlap
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, scene, scenes
 from tests.support.fake_faces import FakeFaces, photo, photos
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from myvlm.boxes import overlap
 from myvlm.errors import ConceptFileError, ImageError, InputError, NotFittedError
 from myvlm.heads import Head
 from myvlm.heads.base import GateScores
@@ -15,7 +16,6 @@ from myvlm.heads.objects import gate as object_gate
 from myvlm.heads.objects.fit import Probe, fit_probe
 from myvlm.heads.objects.head import ObjectHead
 from myvlm.heads.objects.localize import choose_windows
-from myvlm.heads.windows import overlap
 from myvlm.images import load_images
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, raw_scores, scene, scenes
 

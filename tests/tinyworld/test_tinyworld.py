@@ -22,6 +22,7 @@ from benchmarks.pretrain.train_llava import (
 )
 from benchmarks.pretrain.training import Schedule, orthogonalised
 from myvlm.backbones.families.llava import LlavaBackbone
+from myvlm.boxes import iou
 from myvlm.tinyworld import few_shot, sample_picture
 from myvlm.tinyworld.draw import draw_scene, draw_with_labels
 from myvlm.tinyworld.language import (
@@ -44,7 +45,7 @@ from myvlm.tinyworld.scenes import (
     random_appearance,
     random_scene,
 )
-from myvlm.tinyworld.truth import context_right, iou, leaks, names_thing, read_box, same_answer, words
+from myvlm.tinyworld.truth import context_right, leaks, names_thing, read_box, same_answer, words
 
 SCENES = [random_scene(Random(f"test {i}")) for i in range(60)]
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from myvlm.backbones.boxes import Box, four_numbers, on_grid
+from myvlm.backbones.boxes import four_numbers, on_grid
 from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.backbones.registry import register_backbone
+from myvlm.boxes import Box
 
 CARD = "USER: {image}\n{prompt}\nASSISTANT:"
 LLAMA3 = (

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from myvlm.backbones.boxes import Box, on_grid
+from myvlm.backbones.boxes import on_grid
 from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features, Layout
 from myvlm.backbones.registry import register_backbone
+from myvlm.boxes import Box
 
 
 @register_backbone

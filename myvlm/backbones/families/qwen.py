@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from PIL import Image
 from torch import Tensor
 
-from myvlm.backbones.boxes import Box, four_numbers, on_grid
+from myvlm.backbones.boxes import four_numbers, on_grid
 from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features, Layout, stacked_inputs
 from myvlm.backbones.registry import register_backbone
+from myvlm.boxes import Box
 
 
 @register_backbone

@@ -17,10 +17,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from myvlm.boxes import Box
 from myvlm.errors import InputError
 from myvlm.evaluation.data.layouts import Draft, Location, read_layout
 from myvlm.evaluation.data.problems import Problems
-from myvlm.heads import Box
 from myvlm.text import check_category, check_identifier, contains_word, replace_word
 
 

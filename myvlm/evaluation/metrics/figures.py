@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from myvlm.boxes import iou
 from myvlm.evaluation.data.dataset import Photo, Subject
 from myvlm.evaluation.metrics.text import MissingPackageError, References, bleu4, cider, in_general
 from myvlm.evaluation.metrics.words import (
     content_words,
     exact_match,
-    iou,
     leaked_words,
     names,
     naming,

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from myvlm.heads import Box
 from myvlm.text import contains_word, replace_word
 
 _SMALL_WORDS = frozenset(
@@ -66,19 +65,6 @@ def weighted_accuracy(recall: float, rejection: float) -> float:
     0.75
     """
     return 0.5 * recall + 0.5 * rejection
-
-
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes (left, top, right, bottom).
-
-    >>> iou((0, 0, 2, 2), (1, 0, 3, 2))
-    0.3333333333333333
-    """
-    wide = min(a[2], b[2]) - max(a[0], b[0])
-    high = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(wide, 0.0) * max(high, 0.0)
-    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
-    return shared / union if union > 0 else 0.0
 
 
 # ---------------------------------------------------------------- answers

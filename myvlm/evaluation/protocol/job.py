@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from myvlm.api import MyVLM
+from myvlm.boxes import Box
 from myvlm.evaluation.data.dataset import Dataset, Photo, Question, Subject
 from myvlm.evaluation.data.splits import Split, draw_split
 from myvlm.evaluation.methods.personalized import Speaker, Teaching
@@ -26,7 +27,6 @@ from myvlm.evaluation.metrics.text import (
 from myvlm.evaluation.protocol.outcome import Answered, Outcome, PictureReply
 from myvlm.evaluation.protocol.plan import Job, Plan
 from myvlm.evaluation.report.pictures import recogniser, show
-from myvlm.heads import Box
 from myvlm.images import load_images
 
 FORGETTING = 4

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from myvlm.boxes import Box
 from myvlm.evaluation.data.dataset import Frozen
-from myvlm.heads import Box
 
 
 class PictureReply(Frozen):

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from myvlm.boxes import Box
 from myvlm.errors import InputError
 from myvlm.heads.base import FloatArray
 from myvlm.heads.faces.facenet import Faces, inside, reduced
-from myvlm.heads.windows import Box
 
 LEAST_SURE = 0.25
 """Least score of dlib's detector; its own 0 takes patterns for faces (0.12 on the astronaut's suit)."""

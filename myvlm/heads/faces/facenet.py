@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from myvlm.boxes import Box
 from myvlm.errors import InputError
 from myvlm.heads.base import FloatArray
 from myvlm.heads.cache import PictureCache
-from myvlm.heads.windows import Box
 from myvlm.images import LoadedImage
 from myvlm.registry import SharedRegistry
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from myvlm.boxes import Box
 from myvlm.errors import InputError
 from myvlm.heads.base import FloatArray, Tensors, take_tensor
 from myvlm.heads.calibration import calibrate
@@ -27,7 +28,6 @@ from myvlm.heads.faces.threshold import limit_for
 from myvlm.heads.fitted import FittedHead, check_one_gate
 from myvlm.heads.registry import register_head
 from myvlm.heads.verdict import UNSURE
-from myvlm.heads.windows import Box
 from myvlm.images import ImageSources, LoadedImage, load_images
 
 STEEPNESS = 40.0

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from myvlm.boxes import Box
 from myvlm.errors import InputError
 from myvlm.heads.base import FloatArray, Tensors, take_tensor
 from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, get_encoder
@@ -23,7 +24,7 @@ from myvlm.heads.objects.fit import learn_probe
 from myvlm.heads.objects.gate import ObjectGate
 from myvlm.heads.registry import register_head
 from myvlm.heads.verdict import UNSURE
-from myvlm.heads.windows import Box, Crops, windows
+from myvlm.heads.windows import Crops, windows
 from myvlm.images import ImageSources, LoadedImage, load_images
 
 _log = logging.getLogger(__name__)

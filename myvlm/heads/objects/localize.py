@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from myvlm.boxes import area, overlap
 from myvlm.heads.base import FloatArray
 from myvlm.heads.encoders import ImageEncoder, PictureFeatures
-from myvlm.heads.windows import area, overlap
 
 PROMPTS = (
     "a photo of a {}",

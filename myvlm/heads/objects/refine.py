@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from myvlm.boxes import Box
 from myvlm.heads.cache import PictureCache
 from myvlm.heads.encoders import CACHED_PICTURES, CROPS_AT_ONCE, ImageEncoder, PictureFeatures, cut
-from myvlm.heads.windows import Box
 from myvlm.images import LoadedImage
 
 ZOOMS = (0.75, 1.0)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from myvlm.backbones.boxes import Box, four_numbers, on_grid
+from myvlm.backbones.boxes import four_numbers, on_grid
 from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features
 from myvlm.backbones.registry import register_backbone
+from myvlm.boxes import Box
 
 
 @register_backbone

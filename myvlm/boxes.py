@@ -1,0 +1,44 @@
+"""Boxes in pictures, and how much two of them share."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+Box: TypeAlias = tuple[float, float, float, float]
+"""left, top, right, bottom in pixels of the picture."""
+
+
+def area(box: Box) -> float:
+    """The area of a box in square pixels; 0 for one that is inside out."""
+    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
+
+
+def overlap(first: Box, second: Box) -> float:
+    """The area two boxes share, relative to the smaller of them: 1 when one lies inside the other.
+
+    >>> overlap((0, 0, 10, 10), (5, 0, 9, 10)), overlap((0, 0, 10, 10), (10, 0, 20, 10))
+    (1.0, 0.0)
+    """
+    return _shared(first, second) / max(min(area(first), area(second)), 1e-9)
+
+
+def iou(first: Box, second: Box) -> float:
+    """Intersection over union of two boxes; 0 where both are empty.
+
+    >>> iou((0, 0, 10, 10), (5, 0, 15, 10)), iou((0, 0, 0, 0), (0, 0, 0, 0))
+    (0.3333333333333333, 0.0)
+    """
+    shared = _shared(first, second)
+    return shared / max(area(first) + area(second) - shared, 1e-9)
+
+
+def _shared(first: Box, second: Box) -> float:
+    """The area in both, in square pixels."""
+    return area(
+        (
+            max(first[0], second[0]),
+            max(first[1], second[1]),
+            min(first[2], second[2]),
+            min(first[3], second[3]),
+        )
+    )

@@ -29,40 +29,12 @@ class HeadScore:
 
     Attributes:
         probability: calibrated, 0.5 at the head's threshold.
-        present: whether the score reaches the threshold.
-        box: where the concept is most likely, present or not; None where the head cannot say.
+        present: whether the score reaches the threshold, so that the concept counts as seen.
+        box: left, top, right, bottom in pixels of the picture, where the concept is most likely, present or
+            not; None where the head cannot say.
         unsure: whether the probability is too near 0.5 to rely on.
     """
 
-    probability: float
-    present: bool
-    box: Box | None
-    unsure: bool = False
-
-    @property
-    def verdict(self) -> Verdict:
-        """One of "present", "absent" and "unsure"."""
-        return verdict_of(self.present, self.unsure)
-
-
-@dataclass(frozen=True)
-class Detection:
-    """What is known of one concept in one picture.
-
-    Attributes:
-        identifier: of the concept.
-        probability: calibrated, 0.5 at the head's threshold.
-        present: whether the concept counts as seen.
-        box: left, top, right, bottom in pixels of the picture; None where it is absent or cannot be told.
-        unsure: whether the probability is too near 0.5 to rely on.
-
-    >>> Detection("sks", 0.98, True, (10.0, 20.0, 110.0, 120.0)).box[2]
-    110.0
-    >>> Detection("sks", 0.55, True, None, unsure=True).verdict
-    'unsure'
-    """
-
-    identifier: str
     probability: float
     present: bool
     box: Box | None
@@ -72,6 +44,29 @@ class Detection:
     def verdict(self) -> Verdict:
         """One of "present", "absent" and "unsure"; what is `present` is named, unsure or not."""
         return verdict_of(self.present, self.unsure)
+
+
+@dataclass(frozen=True)
+class _Identified:
+    """The first field of a `Detection`, in a base of its own: fields come in the order of the bases."""
+
+    identifier: str
+
+
+@dataclass(frozen=True)
+class Detection(HeadScore, _Identified):
+    """What is known of one concept in one picture: the head's score, and whose it is.
+
+    Attributes:
+        identifier: of the concept.
+        probability, present, unsure: as in `HeadScore`.
+        box: as there, but None where the concept is absent.
+
+    >>> Detection("sks", 0.98, True, (10.0, 20.0, 110.0, 120.0)).box[2]
+    110.0
+    >>> Detection("sks", 0.55, True, None, unsure=True).verdict
+    'unsure'
+    """
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
@@ -45,9 +46,9 @@ class Detections(Sequence[Detection]):
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
         score = self._scores.at(self._picture, range(len(self))[index])
-        # only what is present gets its box: where something is not, is of no use to anyone
-        box = score.box if score.present else None
-        return Detection(self._identifiers[index], score.probability, score.present, box, score.unsure)
+        if not score.present:  # where something is not, is of no use to anyone
+            score = replace(score, box=None)
+        return Detection(self._identifiers[index], **vars(score))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)

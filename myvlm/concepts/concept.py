@@ -6,8 +6,9 @@ import dataclasses
 import io
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from os import PathLike
 from os.path import isdir
 from pathlib import Path
@@ -94,22 +95,18 @@ class StoredEmbedding(Embedding):
         record: what `concept.json` says of it.
     """
 
+    _read: Callable[[], npt.NDArray[np.float32]]
+
     def __init__(self, folder: Path, name: str, record: EmbeddingRecord) -> None:
-        known = {
-            key: getattr(record, key) for key in ("norm", "prompt", "fingerprint", "settings", "figures")
-        }
-        self.__dict__.update(known, _place=(folder, name, record))
+        for one in dataclasses.fields(Embedding):
+            if one.name != "directions":
+                object.__setattr__(self, one.name, getattr(record, one.name))  # it is frozen
+        object.__setattr__(self, "_read", partial(_directions_of, folder, name, record))
 
-    def read(self) -> None:
-        """Read the directions now. Raises ConceptFileError if the file is not as it was written."""
-        folder, name, record = self.__dict__["_place"]
-        self.__dict__["directions"] = _directions_of(folder, name, record)
-
-    def __getattr__(self, attribute: str) -> Any:
-        if attribute != "directions":
-            raise AttributeError(attribute)
-        self.read()
-        return self.__dict__["directions"]
+    @cached_property
+    def directions(self) -> npt.NDArray[np.float32]:
+        """Raises ConceptFileError if the file is not as it was written."""
+        return self._read()
 
 
 @dataclass(eq=False)
@@ -261,7 +258,7 @@ class Concept:
         stored = {name: StoredEmbedding(folder, name, one) for name, one in record.embeddings.items()}
         if not lazy:
             for one in stored.values():
-                one.read()
+                _ = one.directions
         try:
             return cls(
                 identifier=record.identifier,

@@ -1,13 +1,44 @@
-"""A file that a command leaves: its place is checked before long work; it is written whole or not at all."""
+"""Files that users hand in and commands leave: read with clear errors, written whole or not at all."""
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
-from myvlm.errors import NotWritableError
+from myvlm.errors import InputError, MissingFileError, NotWritableError
+
+
+def read_json(file: Path, *, expected: str) -> Any:
+    """What a JSON file in UTF-8 says; a byte-order mark, as some editors write it, is passed over.
+
+    Args:
+        file: to read.
+        expected: what it should hold, for the error.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: it cannot be read, or is no JSON.
+    """
+    if not file.is_file():
+        raise MissingFileError(
+            f"There is no file {file}.",
+            got="a folder" if file.exists() else f"nothing at that path, from {Path.cwd()}",
+            expected="a JSON file",
+            fix="check the path",
+        )
+    try:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{file} is not JSON.",
+            got=str(error),
+            expected=f"{expected}, in UTF-8",
+            fix="mend it at the place that is named",
+        ) from error
 
 
 def check_place(target: Path, *, what: str, option: str) -> None:

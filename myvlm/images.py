@@ -69,25 +69,19 @@ def load_images(source: ImageSources) -> list[LoadedImage]:
     >>> picture.image.size, picture.name
     ((6, 4), 'images[0]')
     """
-    return as_images(source)[0]
-
-
-def as_images(one_or_many: ImageSources) -> tuple[list[LoadedImage], bool]:
-    """Load like `load_images`; the flag says whether one single picture was meant (a reply, not a list).
-
-    >>> as_images([Image.new("RGB", (2, 2))])[1], as_images(Image.new("RGB", (2, 2)))[1]
-    (False, True)
-    """
-    found, was_single = listed(one_or_many)
-    return [_loaded(one) for one in found], was_single
+    return [_loaded(one) for one in listed(source)[0]]
 
 
 def listed(one_or_many: ImageSources) -> tuple[list[Path | LoadedImage], bool]:
-    """The files and pictures that are meant, none of the files read yet; the flag is that of `as_images`.
+    """The files and pictures that are meant, none of the files read yet.
 
-    A folder, a pattern and a list stand for many pictures, even where they hold one.
+    The flag says whether one single picture was meant (a reply, not a list). A folder, a pattern and a list
+    stand for many, even where they hold one.
 
     Raises: as `load_images`, but for what only reading a file can tell.
+
+    >>> listed([Image.new("RGB", (2, 2))])[1], listed(Image.new("RGB", (2, 2)))[1]
+    (False, True)
     """
     is_list = isinstance(one_or_many, Sequence) and not isinstance(one_or_many, str | bytes)
     sources: Sequence[Any] = one_or_many if is_list else [one_or_many]  # type: ignore[assignment]

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from myvlm.errors import ImageError, InputError, MissingFileError
-from myvlm.images import LoadedImage, as_images, load_images
+from myvlm.images import LoadedImage, listed, load_images
 
 
 def _save(
@@ -49,8 +49,8 @@ def test_folder_pattern_and_list_come_in_natural_order(photos: Path) -> None:
 def test_single_is_one_file_image_or_array_only(photos: Path) -> None:
     one = photos / "1.png"
     singles = [str(one), one, Image.open(one), np.zeros((2, 2, 3), np.uint8), load_images(one)[0]]
-    assert [as_images(single)[1] for single in singles] == [True] * 5
-    assert [as_images(many)[1] for many in (photos, str(photos / "1.*"), [one], (one,))] == [False] * 4
+    assert [listed(single)[1] for single in singles] == [True] * 5
+    assert [listed(many)[1] for many in (photos, str(photos / "1.*"), [one], (one,))] == [False] * 4
 
 
 def test_a_path_with_pattern_characters_is_a_path_first(tmp_path: Path) -> None:

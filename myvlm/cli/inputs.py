@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from myvlm.errors import InputError, MissingFileError
+from myvlm.errors import InputError
+from myvlm.files import read_json
 from myvlm.images import _files as files_meant
 
 
@@ -48,7 +49,7 @@ def questions_for(photos: Sequence[Path], file: Path | None) -> list[Any] | None
 
 def _entries(file: Path, photos: Sequence[Path], what: str) -> list[Any]:
     """A JSON list as it is, or the entries of an object in the order of the photos."""
-    parsed = _read_json(file)
+    parsed = read_json(file, expected='{"photo.jpg": ["a text", …], …}')
     if isinstance(parsed, dict):
         from myvlm.learning.dataset import file_names, in_order
 
@@ -61,25 +62,6 @@ def _entries(file: Path, photos: Sequence[Path], what: str) -> list[Any]:
             fix="see myvlm learn --help",
         )
     return parsed
-
-
-def _read_json(file: Path) -> Any:
-    if not file.is_file():
-        raise MissingFileError(
-            f"There is no file {file}.",
-            got="a folder" if file.exists() else f"nothing at that path, from {Path.cwd()}",
-            expected="a JSON file",
-            fix="check the path",
-        )
-    try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise InputError(
-            f"{file} is not JSON.",
-            got=str(error),
-            expected='{"photo.jpg": ["a text", …], …}, in UTF-8',
-            fix="mend it at the place that is named",
-        ) from error
 
 
 def _texts(entry: Any, file: Path) -> list[str]:

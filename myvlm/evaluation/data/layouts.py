@@ -5,14 +5,14 @@ A draft is checked by `myvlm.evaluation.data.dataset`, and by it alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from myvlm.errors import MissingFileError
+from myvlm.errors import InputError, MissingFileError
 from myvlm.evaluation.data.problems import Problems
+from myvlm.files import read_json
 from myvlm.images import PHOTO_SUFFIXES, natural_key
 from myvlm.text import replace_words
 
@@ -57,7 +57,7 @@ def read_layout(source: Path, problems: Problems) -> list[Draft]:
 
 def manifest(file: Path, problems: Problems) -> list[Draft]:
     """`{"subjects": [{"identifier": …, "photos": [{"file": …, "captions": […]}]}]}`; paths from there."""
-    parsed = _read_json(file, file.name, problems)
+    parsed = _parsed(file, file.name, problems)
     entries = parsed.get("subjects") if isinstance(parsed, dict) else None
     if parsed is not None and (not isinstance(entries, list) or not entries):
         problems.add(f"{file.name}: subjects", "is not a list of one subject or more")
@@ -231,17 +231,18 @@ def _by_key(folder: Path, name: str, problems: Problems) -> dict[str, Any]:
     if not file.exists():
         return {}
     shown = f"{folder.name}/{name}" if folder != problems.source else name
-    parsed = _read_json(file, shown, problems)
+    parsed = _parsed(file, shown, problems)
     if parsed is not None and not isinstance(parsed, dict):
         problems.add(shown, f"is a {type(parsed).__name__}, not an object")
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _read_json(file: Path, shown: str, problems: Problems) -> Any:
+def _parsed(file: Path, shown: str, problems: Problems) -> Any:
+    """The file's JSON; None, and a problem noted, where it is none."""
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        problems.add(shown, f"is not JSON in UTF-8: {error}")
+        return read_json(file, expected="JSON")
+    except InputError as error:
+        problems.add(shown, f"is not JSON in UTF-8: {error.got}")
         return None
 
 

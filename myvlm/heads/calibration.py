@@ -15,31 +15,23 @@ import numpy.typing as npt
 BETWEEN = 1 / 3
 """Where the threshold goes in a gap between negatives and positives: nearer the many negatives, whose end is
 known, than the few left-out photos, whose spread is not."""
+# How the next were chosen, on tinyworld alone: benchmarks/RESULTS.md, "How the heads' constants were chosen".
 BETWEEN_WHITENED = {1: 0.6, 2: 0.8}
-"""The same for whitened features, by the number of photos, between the negatives and the *median* photo: in
-them left-out photos spread little, but for one in which another thing was taken for the object, and
-look-alikes, which are in no bank, score in the gap. A single photo's own views are nearer to it than the next
-photo will be, so there the threshold is lower. Chosen on tinyworld, seeds 6 and 7 of `few_shot`."""
+"""The same for whitened features, by the number of photos, between the negatives and the *median* photo: one
+photo's own views are nearer to it than the next photo will be."""
 BETWEEN_WHITENED_MANY = 0.83
-"""The same for three photos and more. On 72 users of tinyworld (seeds 6 to 11 of `few_shot`), on whom it was
-chosen, it finds 98.8 % and lets 1.2 % of look-alikes through; chosen on five of the seeds, 98.7 % and 1.3 %
-on the sixth."""
+"""The same for three photos and more."""
 
-TAUGHT = 0.3
-TAUGHT_AROUND = 0.7
-TAUGHT_FULLY = 8
-"""Where negatives are given, the place moves by `TAUGHT` of what their three highest left-out scores lie
-above or below `TAUGHT_AROUND`, on the way from everyday pictures to the median photo: look-alikes that come
-near push it up, those that stay away let it down. It moves in full from `TAUGHT_FULLY` negatives on that are
-harder than everyday pictures; one says little, easy ones nothing. Chosen on the same users, who gave twenty
-look-alikes: 99.2 % found, 99.2 % of unseen look-alikes rejected; chosen on five of the seeds, 99.2 % and
-99.1 % on the sixth; with four given 99.4 % and 98.1 %."""
+NEGATIVES_SHIFT = 0.3
+"""How far given negatives move the threshold, times how far their nearness is from `NEUTRAL_NEARNESS`."""
+NEUTRAL_NEARNESS = 0.7
+"""Of the three nearest negatives, on the way from everyday pictures (0) to the median photo (1): nearer ones
+push the threshold up, farther ones let it down."""
+NEGATIVES_FOR_FULL_SHIFT = 8
+"""Negatives, harder than everyday pictures, from which on it moves in full: one says little."""
 
-STEEP_WHITENED = 35.0
-"""The slope of whitened features, times the way from everyday pictures to the median photo. The few left-out
-scores of one head cannot tell it: their soft targets keep the best of four photos at 5/6. Fitted on margins
-of the same users (sixty unseen pictures each, with the thing, with a look-alike and with neither): the
-expected calibration error is 0.007, and 0.006 with negatives given."""
+WHITENED_SLOPE = 35.0
+"""The slope of whitened features, times that way: the few left-out scores of one head cannot tell it."""
 
 ENOUGH = 20
 """Fewer negatives than this say nothing of a rate; if they overlap with the positives, both err alike."""
@@ -128,8 +120,10 @@ def calibrate_whitened(
     nearness = (given - found.ceiling) / way
     if hard := int((nearness > 0).sum()):
         top = float(np.clip(np.sort(nearness)[-3:].mean(), 0.0, 1.0))
-        threshold += min(hard / TAUGHT_FULLY, 1.0) * TAUGHT * (top - TAUGHT_AROUND) * way
-    return Calibration(threshold, STEEP_WHITENED / way, found.ceiling)
+        threshold += (
+            min(hard / NEGATIVES_FOR_FULL_SHIFT, 1.0) * NEGATIVES_SHIFT * (top - NEUTRAL_NEARNESS) * way
+        )
+    return Calibration(threshold, WHITENED_SLOPE / way, found.ceiling)
 
 
 def sigmoid(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -30,7 +30,7 @@ from myvlm.heads.registry import register_head
 from myvlm.heads.verdict import UNSURE
 from myvlm.images import ImageSources, LoadedImage, load_images
 
-STEEPNESS = 40.0
+SLOPE_TIMES_THRESHOLD = 40.0
 """The probability's slope times the threshold, where no other faces tell it: 0.98 at nine tenths of the
 threshold and 0.02 at eleven. For 0.35 % errors of both kinds at the threshold, as published for the default
 encoder, normal distributions give 54; less is claimed here, because a key is not a whole person."""
@@ -154,7 +154,7 @@ class FaceHead(FittedHead[FaceEncoder]):
     def _calibrate(self, strangers: FloatArray, encoder: FaceEncoder) -> None:
         """Threshold and slope on minus the distance; the limit stands unless other people's faces pass it."""
         limit, source = self._limit(encoder)
-        self.threshold_, self.slope_ = -limit, STEEPNESS / limit
+        self.threshold_, self.slope_ = -limit, SLOPE_TIMES_THRESHOLD / limit
         if len(strangers):
             theirs = distances(strangers, self.keys_).min(axis=1)
             if np.quantile(theirs, self.false_alarm_rate, method="lower") < limit:

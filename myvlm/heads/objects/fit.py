@@ -25,25 +25,14 @@ from myvlm.images import LoadedImage
 VIEWS = 24
 """Views of each photo's chosen window, the window itself included."""
 
+# How the next were chosen, on tinyworld alone: benchmarks/RESULTS.md, "How the heads' constants were chosen".
 PRIOR = 10.0
-"""How much wider than in other directions the prior of the probe of whitened features is along the mean of
-the photos' views.
-
-What a thing shares with its photos only (the weather, a companion that stands beside it in all of them) tells
-it from other pictures too, so regression alone takes it for the thing and misses it elsewhere. The mean, the
-best direction where what varies within a thing is white (Fisher 1936), asks nothing of other pictures, and so
-misses what given negatives teach. A regression that may go along the mean freely, and elsewhere as far as
-it is worth the price (`C_WITH_PRIOR`), has both: with 72 users of tinyworld (seeds 6 to 11 of `few_shot`) and
-the best threshold of each, it errs in 0.2 % of unseen pictures with the thing and of look-alikes, with or
-without twenty negatives; half of the mean and half of a regression errs in 0.3 %. The mean of one or two
-photos holds what is around the thing as well, and was no better than regression: there no direction is
-preferred."""
+"""How much wider than in other directions the probe's prior is along the mean of the photos' views: what is
+only around the thing in its photos tells it from other pictures too, and the mean does not ask for that."""
 PRIOR_FROM = 3
-"""Photos from which on there is a prior."""
+"""Photos from which on there is a prior: the mean of fewer holds what is around the thing as well."""
 C_WITH_PRIOR = 0.1
-"""The cost of errors against that of leaving the mean. Of 0.03, 0.1, 0.3 and 1, 0.1 and 0.3 are the best
-without negatives, and all but alike with them (the same users; the threshold's place chosen on five seeds and
-measured on the sixth)."""
+"""The cost of errors against that of leaving the mean."""
 
 NEGATIVES_AT_FIRST = 1500
 MINED_PER_ROUND = 500

@@ -32,9 +32,8 @@ APART = 0.3
 class Weights:
     """How much each sign counts, in standard deviations of that sign over all windows.
 
-    `mutual_with_text`, where words say what to look for, has to outweigh them: at 1, 2, 3 and 4 the right
-    window was found in 97.4, 97.9, 98.4 and 100 % of 192 photos of tinyworld (seeds 6 to 9 of `few_shot`),
-    each with a companion that is in all photos of its user too.
+    `mutual_with_text` holds where words say what to look for, and has to outweigh them; how it was chosen
+    is in benchmarks/RESULTS.md.
     """
 
     mutual: float = 1.0

@@ -5,7 +5,6 @@ Everything is checked before anything is changed.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
@@ -92,14 +91,8 @@ class ConceptLibrary(Mapping[str, Concept]):
                 expected="a folder of concept folders",
                 fix=f"load the folder that it lies in, or add it: concepts.add({str(folder)!r})",
             )
-        collecting = gc.isenabled()
-        gc.disable()  # all that is made here stays; walking it again and again takes a fifth of the time
-        try:
-            inside = concept_folders(Path(folder).resolve())
-            return cls((Concept.load(one, device=device, lazy=True) for one in inside), device=device)
-        finally:
-            if collecting:
-                gc.enable()
+        inside = concept_folders(Path(folder).resolve())
+        return cls((Concept.load(one, device=device, lazy=True) for one in inside), device=device)
 
     def on_add(self, callback: Callable[[Iterable[Concept]], None]) -> None:
         """Call back with the concepts that are here now, and again with those that are added later."""

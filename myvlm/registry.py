@@ -35,6 +35,7 @@ class Registry(Generic[Thing]):
         name_of: the name that a thing gives itself, where it does.
         check: raises for a thing that cannot be registered.
         unknown: what is raised for a name that is not known.
+        replaceable: whether users can pass `replace`, for messages.
 
     Attributes:
         registered: name → thing, as far as loaded.
@@ -63,6 +64,7 @@ class Registry(Generic[Thing]):
         name_of: Callable[[Thing], str | None] | None = None,
         check: Callable[[Thing], None] | None = None,
         unknown: type[UnknownNameError] = UnknownNameError,
+        replaceable: bool = False,
     ) -> None:
         self.what = what
         self.registered: dict[str, Thing] = {}
@@ -71,6 +73,7 @@ class Registry(Generic[Thing]):
         self._add, self._forms = add, forms
         self._built_in, self._group = tuple(built_in), group
         self._name_of, self._check, self._unknown = name_of, check, unknown
+        self._instead = "pass replace=True" if replaceable else "leave out one of the two packages"
 
     def register(self, name: str, thing: Thing, *, replace: bool = False) -> None:
         """Make a thing known. The same one again, or a class whose module was run again, is harmless.
@@ -168,7 +171,7 @@ class Registry(Generic[Thing]):
             f"The {self.what} {name!r} is taken.",
             got=got,
             expected=f"a name of its own: {name!r} is {by}",
-            fix="choose another name, or leave out one of the two packages",
+            fix=f"choose another name, or {self._instead}",
         )
 
     def broken_note(self) -> str:
@@ -206,7 +209,7 @@ class SharedRegistry(Registry[Callable[[str], Made]]):
     """A registry of what makes a thing for a device, and the one thing made for each name and device."""
 
     def __init__(self, what: str, *, add: str, **more: Any) -> None:
-        super().__init__(what, add=add, **more)
+        super().__init__(what, add=add, replaceable=True, **more)
         self._made: dict[tuple[str, str], Made] = {}
         self._making = threading.RLock()
 

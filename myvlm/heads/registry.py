@@ -35,6 +35,7 @@ heads = Registry[type[Head]](
     name_of=lambda head: getattr(head, "kind", None),
     check=_check,
     unknown=UnknownHeadError,
+    replaceable=True,
 )
 
 

@@ -208,8 +208,8 @@ class Registry(Generic[Thing]):
 class SharedRegistry(Registry[Callable[[str], Made]]):
     """A registry of what makes a thing for a device, and the one thing made for each name and device."""
 
-    def __init__(self, what: str, *, add: str, **more: Any) -> None:
-        super().__init__(what, add=add, replaceable=True, **more)
+    def __init__(self, what: str, *, add: str, forms: str = "") -> None:
+        super().__init__(what, add=add, forms=forms, replaceable=True)
         self._made: dict[tuple[str, str], Made] = {}
         self._making = threading.RLock()
 

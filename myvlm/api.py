@@ -19,33 +19,37 @@ import torch
 from myvlm.backbones import Backbone, ConceptRows, backbone_for
 from myvlm.backbones.loading import load_model
 from myvlm.concepts.concept import Concept
-from myvlm.concepts.library import ConceptLibrary, known_concepts
+from myvlm.concepts.library import ConceptLibrary, known_concepts, warn_learned_elsewhere
 from myvlm.errors import InputError
-from myvlm.heads import Head
 from myvlm.heads.detections import Detections
 from myvlm.heads.encoders import default_encoder
-from myvlm.images import ImageSource, ImageSources, LoadedImage, check_readable, listed, load_images
-from myvlm.learning import Task, gather_examples, learn_embeddings
+from myvlm.images import (
+    ImageSource,
+    ImageSources,
+    LoadedImage,
+    a_few_at_once,
+    listed,
+    load_image,
+    load_images,
+)
+from myvlm.learning import LearnRequest, gather_examples, learn_embeddings, relearn
 from myvlm.learning.captions import described, write_captions
 from myvlm.learning.dataset import Captions, Questions
 from myvlm.learning.progress import learning_progress
-from myvlm.learning.relearn import (
-    head_again,
-    known_as,
-    learned_again,
-    lesson_again,
-    not_learned_for,
-    settings_again,
-    warn_not_learned_for,
+from myvlm.learning.request import (
+    Lesson,
+    check_together,
+    check_words,
+    learned_concept,
+    new_head,
 )
-from myvlm.learning.request import Lesson, Prepared, check_together, check_words, new_head
 from myvlm.learning.settings import Settings, as_settings, default_settings
-from myvlm.locating import LONGEST, Location, located, one_picture
+from myvlm.locating import LONGEST, Location, located
 from myvlm.results import AttentionMap, Reply
 from myvlm.text import replace_words
 
 AT_ONCE = 16
-"""Pictures that are open together, so that a whole album needs no more memory than a few."""
+"""Pictures that are open together."""
 
 
 class MyVLM:
@@ -84,7 +88,7 @@ class MyVLM:
         device = str(self.backbone.device)
         self.encoder = encoder or default_encoder(self.backbone.name, device)
         self.concepts = known_concepts(concepts, device=device)
-        self.concepts.on_add(partial(warn_not_learned_for, self.backbone))
+        self.concepts.on_add(partial(warn_learned_elsewhere, self.backbone.name, self.backbone.fingerprint()))
         self._plainly = ContextVar("generic", default=False)
 
     @classmethod
@@ -175,9 +179,8 @@ class MyVLM:
             lessons: one a concept; see `Lesson`, whose arguments are those of `learn`.
             progress: show one bar for all of them.
 
-        Ctrl-C keeps the best of each so far, as in `learn`.
-
-        Raises: as `learn`; InputError also where two lessons have one identifier.
+        Raises: as `learn`, and as there Ctrl-C keeps the best so far; InputError also where two lessons have
+        one identifier.
 
         >>> MyVLM.from_pretrained("tinyworld/llava").learn_many([])
         Traceback (most recent call last):
@@ -187,16 +190,21 @@ class MyVLM:
           fix:      give every concept a word of its own
         """
         check_together(lessons)
-        prepared = [self._prepare(lesson) for lesson in lessons]
-        settings = max((one.task.settings for one in prepared), key=lambda own: own.longest)
-        names = ", ".join(lesson.identifier for lesson in lessons)
-        notes = [note for one in prepared for note in one.notes()]
-        with learning_progress(names, settings, shown=progress, notes=notes) as report:
-            for one in prepared:
-                one.head.fit(one.photos, one.negatives, category=one.lesson.category)
-            learned = learn_embeddings(self.backbone, [one.task for one in prepared], report=report)
-        concepts = [one.concept(self.backbone, result) for one, result in zip(prepared, learned, strict=True)]
-        return self.concepts.add_all(concepts)
+        for lesson in lessons:
+            check_words(self.backbone, lesson)
+            self.concepts.check_free(lesson.identifier)
+        heads = [
+            new_head(one.kind, one.head_options, encoder=self.encoder, device=self.concepts.device)
+            for one in lessons
+        ]
+        lessons = [_loaded(lesson) for lesson in lessons]
+        requests = [self._request(lesson) for lesson in lessons]
+        with learning_progress(lessons, requests, shown=progress) as report:
+            for lesson, head in zip(lessons, heads, strict=True):
+                head.fit(lesson.images, lesson.negatives, category=lesson.category)
+            results = learn_embeddings(self.backbone, requests, report=report)
+        parts = zip(lessons, heads, requests, results, strict=True)
+        return self.concepts.add_all([learned_concept(*one, self.backbone) for one in parts])
 
     def relearn(
         self,
@@ -224,25 +232,24 @@ class MyVLM:
 
         Raises: as `Concept.load` and `learn`; InputError also where no photos are given or kept.
         """
-        known = known_as(concept, self.concepts)
+        known = relearn.known_as(concept, self.concepts)
         default = default_settings(self.backbone.name, family=self.backbone.family, kind=known.kind)
-        lesson = lesson_again(
-            known, images, captions=captions, questions=questions, negatives=negatives,
-            settings=settings or settings_again(known, self.backbone.name, default),
+        photos = load_images(relearn.kept_photos(known) if images is None else images)
+        lesson = relearn.lesson_again(
+            known, photos, kept=images is None, captions=captions, questions=questions,
+            negatives=None if negatives is None else load_images(negatives),
+            settings=settings or relearn.settings_again(known, self.backbone.name, default),
         )  # fmt: skip
-        prepared = self._prepare(lesson, head=known.head)
-        with learning_progress(known.identifier, prepared.task.settings, shown=progress) as report:
-            prepared = dataclasses.replace(
-                prepared, head=head_again(known, prepared, device=self.concepts.device)
-            )
-            [learned] = learn_embeddings(self.backbone, [prepared.task], report=report)
-        again = prepared.concept(self.backbone, learned)
+        check_words(self.backbone, lesson)
+        request = self._request(lesson)
+        with learning_progress([lesson], [request], shown=progress) as report:
+            head = relearn.head_again(known, photos, lesson.negatives, device=self.concepts.device)
+            [result] = learn_embeddings(self.backbone, [request], report=report)
+        again = learned_concept(lesson, head, request, result, self.backbone)
         own_recipe = images is None and captions is None and questions is None
-        merged = learned_again(known, self.backbone.name, again, own_recipe=own_recipe)
-        if known.identifier in self.concepts:
-            self.concepts.replace(merged)
-        else:
-            self.concepts.add(merged)
+        merged = relearn.learned_again(known, self.backbone.name, again, own_recipe=own_recipe)
+        put = self.concepts.replace if known.identifier in self.concepts else self.concepts.add
+        put(merged)
         return merged
 
     # ------------------------------------------------------------------ speak
@@ -289,7 +296,7 @@ class MyVLM:
             InputError: there are several pictures.
         """
         concept = self.concepts[identifier]
-        photo = one_picture(image)
+        photo = load_image(image)
         rows = [self._rows(concept)]
         prompt = self.backbone.caption_prompt
         [said] = self.backbone.generate([photo.image], [prompt], [rows])
@@ -304,7 +311,7 @@ class MyVLM:
             InputError: there are several pictures.
         """
         concept = self.concepts[identifier]
-        photo = one_picture(image)
+        photo = load_image(image)
         [found] = self._recognise([photo])
         detection = next((d for d in found if d.identifier == identifier), None)
         prompt = self.backbone.refer(identifier)
@@ -332,11 +339,9 @@ class MyVLM:
         """Photo → heads → embeddings of those present → backbone → text."""
         sources, single = listed(images)
         self._check_learned()
-        if album := len(sources) > AT_ONCE:
-            check_readable(sources)
+        album = len(sources) > AT_ONCE
         replies: list[Reply] = []
-        for start in range(0, len(sources), AT_ONCE):
-            photos = load_images(sources[start : start + AT_ONCE])
+        for photos in a_few_at_once(sources, AT_ONCE):
             detections = self._recognise(photos)
             seen = [[self.concepts[d.identifier] for d in found.present] for found in detections]
             said = self._generate(photos, seen, prompt, generation)
@@ -347,8 +352,10 @@ class MyVLM:
     def _check_learned(self) -> None:
         """Raise ConceptFileError for a concept that this model has yet to learn, be it seen or not."""
         if not self._plainly.get():
-            for concept in not_learned_for(self.backbone, self.concepts.values())[:1]:
-                self._rows(concept)
+            weights = self.backbone.fingerprint()
+            for concept in self.concepts.values():
+                if concept.learned_elsewhere(weights):
+                    self._rows(concept)
 
     def _generate(
         self, photos: list[LoadedImage], seen: list[list[Concept]], prompt: str, generation: dict[str, Any]
@@ -374,23 +381,20 @@ class MyVLM:
 
     # ------------------------------------------------------------------ learning's checks
 
-    def _prepare(self, lesson: Lesson, *, head: Head | None = None) -> Prepared:
-        """Check all that can be checked before anything is encoded; `head` is that of a known concept."""
-        name, family = self.backbone.name, self.backbone.family
-        settings = as_settings(lesson.settings).over(default_settings(name, family=family, kind=lesson.kind))
-        check_words(self.backbone, lesson)
-        if head is None:
-            self.concepts.check_free(lesson.identifier)
-            device = self.concepts.device
-            head = new_head(lesson.kind, lesson.head_options, encoder=self.encoder, device=device)
+    def _request(self, lesson: Lesson) -> LearnRequest:
+        """What is learned: the photos of a loaded lesson, each with its texts, and where learning starts."""
+        default = default_settings(self.backbone.name, family=self.backbone.family, kind=lesson.kind)
+        settings = as_settings(lesson.settings).over(default)
         photos = load_images(lesson.images)
-        negatives = None if lesson.negatives is None else load_images(lesson.negatives)
-        captions = lesson.captions
+        name, category, captions = lesson.identifier, lesson.category, lesson.captions
         if captions is None:
-            captions = write_captions(
-                self.backbone, photos, identifier=lesson.identifier, category=lesson.category
-            )
-        examples = gather_examples(lesson.identifier, photos, captions, lesson.questions)
-        called = described(self.backbone, photos, lesson.category) if settings.start == "words" else ()
-        task = Task(examples, settings, (lesson.identifier, *called))
-        return Prepared(lesson, photos, negatives, head, task)
+            captions = write_captions(self.backbone, photos, identifier=name, category=category)
+        examples = gather_examples(name, photos, captions, lesson.questions)
+        called = described(self.backbone, photos, category) if settings.start == "words" else ()
+        return LearnRequest(examples, settings, (name, *called))
+
+
+def _loaded(lesson: Lesson) -> Lesson:
+    """The lesson with its pictures read: from here on nothing opens a file."""
+    negatives = None if lesson.negatives is None else load_images(lesson.negatives)
+    return dataclasses.replace(lesson, images=load_images(lesson.images), negatives=negatives)

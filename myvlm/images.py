@@ -72,6 +72,22 @@ def load_images(source: ImageSources) -> list[LoadedImage]:
     return [_loaded(one) for one in listed(source)[0]]
 
 
+def load_image(source: ImageSource) -> LoadedImage:
+    """The one picture that is meant.
+
+    Raises: as `load_images`; InputError also where there are several.
+    """
+    sources, _ = listed(source)
+    if len(sources) > 1:
+        raise InputError(
+            "A concept is looked for in one picture at a time.",
+            got=f"{len(sources)} pictures",
+            expected="one picture",
+            fix="call it for each of them",
+        )
+    return _loaded(sources[0])
+
+
 def listed(one_or_many: ImageSources) -> tuple[list[Path | LoadedImage], bool]:
     """The files and pictures that are meant, none of the files read yet.
 
@@ -90,7 +106,7 @@ def listed(one_or_many: ImageSources) -> tuple[list[Path | LoadedImage], bool]:
     for position, one in enumerate(sources):
         if isinstance(one, str | os.PathLike):
             try:
-                files = list(_files(one))
+                files = list(picture_files(one))
             except PermissionError as error:
                 raise _unreadable(Path(one), error) from error
             was_single = was_single and files == [Path(one)]
@@ -107,14 +123,19 @@ def listed(one_or_many: ImageSources) -> tuple[list[Path | LoadedImage], bool]:
     return found, was_single
 
 
-def check_readable(sources: Sequence[Path | LoadedImage]) -> None:
-    """Read every file once and keep none, so that a long work does not find a broken one in its midst.
+def a_few_at_once(sources: Sequence[Path | LoadedImage], count: int) -> Iterator[list[LoadedImage]]:
+    """Load pictures some at a time, so that a whole album needs no more memory than a few.
+
+    Of more than `count` every file is read once before the first are handed out, and none is kept: long work
+    does not find a broken one in its midst.
 
     Raises:
         ImageError: a file is no picture, cut short, or too large to be an honest photo.
     """
-    for one in sources:
+    for one in sources if len(sources) > count else ():
         _loaded(one)
+    for start in range(0, len(sources), count):
+        yield [_loaded(one) for one in sources[start : start + count]]
 
 
 def _loaded(one: Path | LoadedImage) -> LoadedImage:
@@ -132,8 +153,13 @@ def natural_key(path: Path | str) -> list[tuple[int, int, str]]:
     return [*keys, (2, 0, str(path))]
 
 
-def _files(source: str | os.PathLike[str]) -> Iterator[Path]:
-    """The picture files that a path, folder or pattern stands for."""
+def picture_files(source: str | os.PathLike[str]) -> Iterator[Path]:
+    """The picture files that a path, folder or pattern stands for; none is opened.
+
+    Raises:
+        InputError: it is no path at all.
+        MissingFileError: it stands for no file.
+    """
     text = os.fspath(source)
     path = Path(text)
     if not text:

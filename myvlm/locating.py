@@ -9,9 +9,7 @@ from PIL import Image, ImageDraw
 
 from myvlm.backbones import Backbone
 from myvlm.boxes import Box
-from myvlm.errors import InputError
 from myvlm.heads import Detection
-from myvlm.images import ImageSource, LoadedImage, listed, load_images
 from myvlm.results import MARK, data_url
 
 LONGEST = 128
@@ -46,22 +44,6 @@ class Location:
         return (
             f'<figure><img src="{picture}" style="max-width:320px"><figcaption>{where}</figcaption></figure>'
         )
-
-
-def one_picture(image: ImageSource) -> LoadedImage:
-    """The one picture in which a concept is looked for.
-
-    Raises: as `load_images`; InputError also where there are several.
-    """
-    sources, _ = listed(image)
-    if len(sources) > 1:
-        raise InputError(
-            "A concept is looked for in one picture at a time.",
-            got=f"{len(sources)} pictures",
-            expected="one picture",
-            fix="call it for each of them",
-        )
-    return load_images(sources)[0]
 
 
 def located(backbone: Backbone, detection: Detection | None, said: str, image: Image.Image) -> Location:

@@ -188,6 +188,12 @@ class Concept:
             others[f"{backbone}{OTHER_WEIGHTS}{older.fingerprint}"] = older
         return dataclasses.replace(self, embeddings={backbone: embedding, **others})
 
+    def learned_elsewhere(self, fingerprint: str) -> bool:
+        """Whether it was learned, but for other models than that one alone. No embedding is read for it."""
+        return bool(self.embeddings) and all(
+            one.fingerprint != fingerprint for one in self.embeddings.values()
+        )
+
     def how_again(self, backbone: str) -> str:
         """How it is learned again, with the model of that name: the call and the command."""
         if self.folder is None:

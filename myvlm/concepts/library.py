@@ -311,6 +311,16 @@ class ConceptLibrary(Mapping[str, Concept]):
         return self._columns[group]
 
 
+def warn_learned_elsewhere(backbone: str, fingerprint: str, concepts: Iterable[Concept]) -> None:
+    """Log of concepts that were just added that this model has yet to learn them, and how that is done."""
+    if lacking := [concept for concept in concepts if concept.learned_elsewhere(fingerprint)]:
+        more = f", and {len(lacking) - 1} more" if lacking[1:] else ""
+        _log.warning(
+            "The concept %r was learned for another model than %s%s. Learn it again with this model, %s.",
+            *(lacking[0].identifier, backbone, more, lacking[0].how_again(backbone)),
+        )
+
+
 def known_concepts(given: ConceptLibrary | str | PathLike[str] | None, *, device: str) -> ConceptLibrary:
     """What a model knows to begin with: the library itself, that of a folder, or an empty one.
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from myvlm.backbones import Backbone
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage
-from myvlm.learning.dataset import CAPTION_PROMPTS, QuestionAnswer, mentions, name_in_caption, noun_phrases
+from myvlm.learning.dataset import CAPTION_PROMPTS, QuestionAnswer
 from myvlm.text import check_category, check_identifier
 
 PEOPLE = frozenset(
@@ -21,6 +21,12 @@ PEOPLE = frozenset(
     "brother grandmother grandfather".split()
 )
 """Categories that are asked as people are."""
+
+_JOINING = (
+    "an?|the|one|and|or|of|in|on|at|by|to|with|without|near|next|beside|behind|under|over|above|below|from|"
+    "for|is|are|has|holding|my|his|her|its|their|this|that"
+)
+"""Words that end a noun phrase, or begin another."""
 
 ARTICLES = ("a", "an", "the", "one", "my", "this")
 """What a noun phrase begins with."""
@@ -278,3 +284,43 @@ def _check_form(form: str) -> None:
 
 def _distinct(texts: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(texts))
+
+
+def name_in_caption(text: str, category: str, identifier: str) -> str:
+    """A caption with the category's first noun phrase replaced by the identifier.
+
+    Where the category is not named, the identifier is put in front.
+
+    >>> name_in_caption("a red mug next to a dog.", "mug", "sks")
+    'sks next to a dog.'
+    >>> name_in_caption("the woman in plain red on a chair", "woman", "Anna")
+    'Anna in plain red on a chair'
+    >>> name_in_caption("two people at a table.", "dog", "Rex")
+    'Rex, two people at a table.'
+    """
+    named, count = _noun_phrase(category).subn(lambda _: identifier, text, count=1)
+    return named if count else f"{identifier}, {text[:1].lower()}{text[1:]}"
+
+
+def mentions(text: str, category: str) -> int:
+    """How many noun phrases of a text name the category.
+
+    >>> mentions("a red mug next to the mug", "mug"), mentions("two mugs", "mug")
+    (2, 0)
+    """
+    return len(noun_phrases(text, category))
+
+
+def noun_phrases(text: str, category: str) -> list[str]:
+    """The noun phrases of a text that name the category, in order.
+
+    >>> noun_phrases("a dog and a big red mug on a mug", "mug")
+    ['a big red mug', 'a mug']
+    """
+    return [match.group() for match in _noun_phrase(category).finditer(text)]
+
+
+def _noun_phrase(category: str) -> re.Pattern[str]:
+    """Up to three describing words may stand between article and noun; "a cat and a mug" is no mug."""
+    noun, describing = rf"{re.escape(category)}\b", rf"(?:(?!(?:{_JOINING})\b)[\w-]+\s+){{0,3}}?"
+    return re.compile(rf"\b(?:an?|the|one|my|this)\s+{describing}{noun}|\b{noun}", re.IGNORECASE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -12,15 +13,27 @@ from PIL import Image
 from torch import Tensor
 
 from myvlm.backbones.base import Backbone
-from myvlm.learning.dataset import CAPTION_PROMPTS, Example
-from myvlm.learning.early_stopping import Progress, Validation, view_seed
+from myvlm.learning.dataset import CAPTION_PROMPTS, Example, make_views
+from myvlm.learning.early_stopping import ENOUGH, Validation
 from myvlm.learning.settings import LearnSettings
-from myvlm.learning.views import make_views
+
+CHECK_EVERY = 10
+"""Steps between two checks."""
+IN_A_ROW = 2
+"""Checks that have to pass, one after the other: one alone may be luck, at the full learning rate."""
+WINDOW = 10
+"""Steps over whose mean the objective is compared: one step has other views and words than the next."""
 
 
 @dataclass(frozen=True)
-class Task:
-    """One concept to learn: its examples, how, and its identifier and what it is called, to start there."""
+class LearnRequest:
+    """One concept to learn, all of it checked.
+
+    Attributes:
+        examples: its photos with their captions and questions.
+        settings: how.
+        words: its identifier and what the model calls it, where the optimiser starts; none: at random.
+    """
 
     examples: Sequence[Example]
     settings: LearnSettings
@@ -60,29 +73,29 @@ class Sample:
 class ConceptOptimizer:
     """One concept's way through its steps: what it draws, its embedding and its optimiser."""
 
-    def __init__(self, backbone: Backbone, task: Task) -> None:
-        self.task, self.settings = task, task.settings
+    def __init__(self, backbone: Backbone, request: LearnRequest) -> None:
+        self.examples, self.settings = request.examples, request.settings
         self.prompts = backbone.caption_prompts or CAPTION_PROMPTS
         self.random = Random(f"learn {self.settings.seed}")
-        self.direction = torch.nn.Parameter(_start(backbone, self.settings, task.words))
+        self.direction = torch.nn.Parameter(_start(backbone, self.settings, request.words))
         self.optimiser = torch.optim.AdamW([self.direction], lr=self.settings.learning_rate, weight_decay=0.0)
         checked = self.settings.steps == "auto"
         self.progress = Progress(
             self.settings,
-            Validation(backbone, task.examples, self.settings, task.words[0]) if checked else None,
+            Validation(backbone, self.examples, self.settings, request.words[0]) if checked else None,
         )
         self.losses = (math.nan, math.nan)
 
     def views(self) -> Iterator[list[Image.Image]]:
         """Each photo's views, made as they are asked for: those of all photos would fill the memory."""
         settings = self.settings
-        for number, example in enumerate(self.task.examples):
-            image, seed = example.photo.image, view_seed(settings, number)
+        for number, example in enumerate(self.examples):
+            image, seed = example.photo.image, settings.view_seed(number)
             yield make_views(image, settings.views, augment=settings.augment, seed=seed)
 
     def draw(self, views: Sequence[int]) -> list[Sample]:
         """One step's batch: a view of every photo, and some questions; `views` counts each photo's views."""
-        examples, random = self.task.examples, self.random
+        examples, random = self.examples, self.random
         batch = [
             Sample(
                 number,
@@ -101,12 +114,12 @@ class ConceptOptimizer:
 
     def texts(self) -> list[tuple[str, str]]:
         """All prompts with their answers that there may be."""
-        told = [(prompt, said) for e in self.task.examples for prompt in self.prompts for said in e.captions]
-        return [*told, *(pair for e in self.task.examples for pair in e.questions)]
+        told = [(prompt, said) for e in self.examples for prompt in self.prompts for said in e.captions]
+        return [*told, *(pair for e in self.examples for pair in e.questions)]
 
     def largest(self) -> list[Sample]:
         """A batch that takes as much memory as any: the longest texts of all."""
-        examples = self.task.examples
+        examples = self.examples
         prompt = max(self.prompts, key=len)
         batch = [Sample(n, 0, prompt, max(e.captions, key=len)) for n, e in enumerate(examples)]
         pairs = [(n, *pair) for n, e in enumerate(examples) for pair in e.questions]
@@ -173,3 +186,57 @@ def _decay(step: int, steps: int) -> float:
 def _to_unit_mean_square(direction: Tensor) -> None:
     # The backbone sets the norm anyway; here it is what makes the learning rate an angle.
     direction.mul_(direction.shape[-1] ** 0.5 / direction.norm(dim=-1, keepdim=True))
+
+
+class Progress:
+    """How far one concept is: when it ends, and which embedding was the best.
+
+    With fixed steps the end is known and the last embedding is the result. With `steps="auto"` the learning
+    rate stays full until the validation has passed `IN_A_ROW` times, and falls off over as many steps again.
+
+    Args:
+        settings: of the concept.
+        validation: with `steps="auto"`.
+    """
+
+    def __init__(self, settings: LearnSettings, validation: Validation | None) -> None:
+        self.validation = validation
+        self.end = settings.longest
+        self.step = 0
+        self.said: float | None = None
+        self._passed = 0
+        self._best: Tensor | None = None
+        self._score = (-1.0, math.inf)  # said more often, then a lower objective
+        self._recent: deque[float] = deque(maxlen=WINDOW)
+
+    @property
+    def done(self) -> bool:
+        """Whether no step is left."""
+        return self.step >= self.end
+
+    def advance(self, direction: Tensor, objective: float) -> None:
+        """Note one step: the embedding after it, and the loss that it had."""
+        self.step += 1
+        self._recent.append(objective)
+        mean = sum(self._recent) / len(self._recent)
+        if self.validation is None:
+            if len(self._recent) < WINDOW or mean <= self._score[1]:
+                self._keep(direction, (0.0, mean))
+            return
+        if self.step % CHECK_EVERY and not self.done:
+            return
+        said = self.validation.share(direction)
+        self._passed = self._passed + 1 if said >= ENOUGH else 0
+        if self._passed == IN_A_ROW:
+            self.end = min(self.end, 2 * self.step)
+        if (said, -mean) >= (self._score[0], -self._score[1]):
+            self._keep(direction, (said, mean))
+            self.said = said
+
+    def best(self, direction: Tensor, *, interrupted: bool) -> Tensor:
+        """The result: of what was there so far, where it was interrupted or checked, else the last."""
+        kept = self._best if interrupted or self.validation is not None else None
+        return direction if kept is None else kept
+
+    def _keep(self, direction: Tensor, score: tuple[float, float]) -> None:
+        self._best, self._score = direction.detach().clone(), score

@@ -1,16 +1,20 @@
-"""The few-shot set: photos with captions that name the concept, and questions with answers.
+"""The few-shot set: photos with captions that name the concept, questions with answers, and augmented views.
 
 Everything the user hands over is checked here, before anything is encoded.
 """
 
 from __future__ import annotations
 
-import re
+import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from random import Random
+from typing import Any, NamedTuple, TypeVar
+
+from PIL import Image
+from torchvision.transforms.v2 import functional as transforms
 
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage
@@ -26,16 +30,21 @@ CAPTION_PROMPTS = (
 )
 """Instructions that captions are learned under: under one alone, the name is tied to that one (DESIGN §5)."""
 
-_JOINING = (
-    "an?|the|one|and|or|of|in|on|at|by|to|with|without|near|next|beside|behind|under|over|above|below|from|"
-    "for|is|are|has|holding|my|his|her|its|their|this|that"
-)
-"""Words that end a noun phrase, or begin another."""
+BRIGHTNESS = 0.6
+"""A view's brightness is drawn from 1 ± this."""
+ROTATION = 45.0
+"""A view is turned by up to so many degrees either way."""
+LONG_SIDE = 1536
+"""Pixels that the longer side of an augmented view has at most.
+
+The towers of a fixed size see 224 to 896, LLaVA-NeXT up to 1,008, LLaVA-OneVision as many tokens as of 1,152
+by 1,152, Idefics3 1,536, Mistral 3 1,540. InternVL makes up to 1,792 by 1,344 of a photo, and Qwen takes up
+to 12 megapixels as they are: they see all of it in the first view, which is the photo itself.
+"""
 
 Captions = Mapping[str, str | Sequence[str]] | Sequence[str | Sequence[str]]
 QuestionAnswer = tuple[str, str]
 Questions = Mapping[str, Sequence[QuestionAnswer]] | Sequence[QuestionAnswer | Sequence[QuestionAnswer]]
-
 
 Entry = TypeVar("Entry")
 
@@ -47,6 +56,14 @@ class Example:
     photo: LoadedImage
     captions: tuple[str, ...]
     questions: tuple[QuestionAnswer, ...] = ()
+
+
+class Change(NamedTuple):
+    """What makes a view of a photo: mirrored or not, brightness as a factor, rotation in degrees."""
+
+    flip: bool
+    brightness: float
+    degrees: float
 
 
 def gather_examples(
@@ -105,46 +122,6 @@ def check_caption(identifier: str, text: str, where: str) -> None:
             expected=f"{identifier!r} as a word in it",
             fix=f"write it where you would write the thing, for example: '{identifier} on a table'",
         )
-
-
-def name_in_caption(text: str, category: str, identifier: str) -> str:
-    """A caption with the category's first noun phrase replaced by the identifier.
-
-    Where the category is not named, the identifier is put in front.
-
-    >>> name_in_caption("a red mug next to a dog.", "mug", "sks")
-    'sks next to a dog.'
-    >>> name_in_caption("the woman in plain red on a chair", "woman", "Anna")
-    'Anna in plain red on a chair'
-    >>> name_in_caption("two people at a table.", "dog", "Rex")
-    'Rex, two people at a table.'
-    """
-    named, count = _noun_phrase(category).subn(lambda _: identifier, text, count=1)
-    return named if count else f"{identifier}, {text[:1].lower()}{text[1:]}"
-
-
-def mentions(text: str, category: str) -> int:
-    """How many noun phrases of a text name the category.
-
-    >>> mentions("a red mug next to the mug", "mug"), mentions("two mugs", "mug")
-    (2, 0)
-    """
-    return len(noun_phrases(text, category))
-
-
-def noun_phrases(text: str, category: str) -> list[str]:
-    """The noun phrases of a text that name the category, in order.
-
-    >>> noun_phrases("a dog and a big red mug on a mug", "mug")
-    ['a big red mug', 'a mug']
-    """
-    return [match.group() for match in _noun_phrase(category).finditer(text)]
-
-
-def _noun_phrase(category: str) -> re.Pattern[str]:
-    """Up to three describing words may stand between article and noun; "a cat and a mug" is no mug."""
-    noun, describing = rf"{re.escape(category)}\b", rf"(?:(?!(?:{_JOINING})\b)[\w-]+\s+){{0,3}}?"
-    return re.compile(rf"\b(?:an?|the|one|my|this)\s+{describing}{noun}|\b{noun}", re.IGNORECASE)
 
 
 def _questions_by_photo(
@@ -247,3 +224,53 @@ def _is_pair(entry: object) -> bool:
         and len(entry) == 2
         and all(isinstance(part, str) and part.strip() for part in entry)
     )
+
+
+def make_views(photo: Image.Image, count: int, *, augment: bool, seed: int) -> list[Image.Image]:
+    """`count` views of a photo; the first is the photo itself, and without `augment` the only one.
+
+    Flip, brightness 1 ± 0.6 and rotation ± 45° as in §4 of arXiv 2403.14599. What a rotation uncovers is
+    filled with the picture's edge. All but the first are at most `LONG_SIDE` long: at 12 megapixels a view
+    takes a second.
+
+    >>> [view.size for view in make_views(Image.new("RGB", (40, 30)), 3, augment=True, seed=0)]
+    [(40, 30), (40, 30), (40, 30)]
+    """
+    if not augment or count == 1:
+        return [photo]
+    small = _shrunk(photo)
+    return [photo, *(_changed(small, change) for change in _changes(count - 1, seed))]
+
+
+def held_out_view(photo: Image.Image, count: int, *, augment: bool, seed: int) -> Image.Image:
+    """The view that would come after the `count` of `make_views`; without `augment` the photo itself."""
+    return _changed(_shrunk(photo), _changes(count, seed)[-1]) if augment else photo
+
+
+def _changes(count: int, seed: int) -> list[Change]:
+    random = Random(f"views {seed}")
+    darkest, brightest = 1 - BRIGHTNESS, 1 + BRIGHTNESS
+    return [
+        Change(random.random() < 0.5, random.uniform(darkest, brightest), random.uniform(-ROTATION, ROTATION))
+        for _ in range(count)
+    ]
+
+
+def _shrunk(photo: Image.Image) -> Image.Image:
+    small = photo.copy()
+    small.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)  # leaves one that is no larger as it is
+    return small
+
+
+def _changed(photo: Image.Image, change: Change) -> Image.Image:
+    view = transforms.horizontal_flip(photo) if change.flip else photo
+    return _rotated(transforms.adjust_brightness(view, change.brightness), change.degrees)
+
+
+def _rotated(view: Image.Image, degrees: float) -> Image.Image:
+    width, height = view.size
+    margin = math.ceil(0.25 * max(width, height))
+    padded = transforms.pad(view, [margin, margin], padding_mode="edge")
+    turned = transforms.rotate(padded, degrees, transforms.InterpolationMode.BILINEAR)
+    cropped: Image.Image = transforms.center_crop(turned, [height, width])
+    return cropped

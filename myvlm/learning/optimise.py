@@ -11,7 +11,7 @@ from torch import Tensor
 
 from myvlm.backbones.base import Backbone, ConceptRows, Loss
 from myvlm.errors import InputError
-from myvlm.learning.concept_optimizer import ConceptOptimizer, LearnResult, Sample, Task
+from myvlm.learning.concept_optimizer import ConceptOptimizer, LearnRequest, LearnResult, Sample
 from myvlm.learning.dataset import Example
 from myvlm.learning.settings import LearnSettings
 from myvlm.learning.view_cache import ViewCache, memory_budget
@@ -46,22 +46,22 @@ def learn_embedding(
         KeyboardInterrupt: Ctrl-C before the first step. After one it ends the loop, and what was learned so
             far is returned and marked.
     """
-    [learned] = learn_embeddings(backbone, [Task(examples, settings, words)], report=report)
+    [learned] = learn_embeddings(backbone, [LearnRequest(examples, settings, words)], report=report)
     return learned
 
 
 def learn_embeddings(
-    backbone: Backbone, tasks: Sequence[Task], *, report: Report | None = None
+    backbone: Backbone, requests: Sequence[LearnRequest], *, report: Report | None = None
 ) -> list[LearnResult]:
     """Optimise several embeddings side by side: in every step one batch of all concepts' samples.
 
     Each concept has its own draws, optimiser and end, and learns what it would alone, within rounding.
-    The memory budget is the smallest that any of the tasks sets.
+    The memory budget is the smallest that any of the requests sets.
 
     Raises: as `learn_embedding`.
     """
-    for task in tasks:
-        if task.settings.steps == "auto" and not task.words:
+    for request in requests:
+        if request.settings.steps == "auto" and not request.words:
             raise InputError(
                 'With steps="auto" it must be known which word to look for.',
                 got="no words", expected="the identifier", fix="pass words=(identifier, category)",
@@ -69,7 +69,7 @@ def learn_embeddings(
     interrupted = False
     # Gradients may be off where the caller stands; what is made in inference mode could take none.
     with torch.inference_mode(False), torch.enable_grad(), backbone.frozen():
-        optimizers = [ConceptOptimizer(backbone, task) for task in tasks]
+        optimizers = [ConceptOptimizer(backbone, request) for request in requests]
         batches = _Batches(backbone, optimizers)
         try:
             while active := [optimizer for optimizer in optimizers if not optimizer.progress.done]:

@@ -10,17 +10,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from myvlm.backbones import Backbone
 from myvlm.concepts.concept import OTHER_WEIGHTS, Concept
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.concepts.storage import PHOTOS
 from myvlm.errors import ConceptFileError, InputError
 from myvlm.heads import Head
-from myvlm.images import ImageSources, LoadedImage, load_images
-from myvlm.learning import LearnSettings
+from myvlm.images import ImageSources, LoadedImage
 from myvlm.learning.dataset import Captions, Questions
-from myvlm.learning.request import Lesson, Prepared
-from myvlm.learning.settings import Settings
+from myvlm.learning.request import Lesson
+from myvlm.learning.settings import LearnSettings, Settings
 from myvlm.text import replace_word
 
 _log = logging.getLogger(__name__)
@@ -41,27 +39,11 @@ def known_as(concept: Concept | str | PathLike[str], library: ConceptLibrary) ->
     return known
 
 
-def not_learned_for(backbone: Backbone, concepts: Iterable[Concept]) -> list[Concept]:
-    """Those of the concepts that were learned for other models alone. No embedding is read for it."""
-    weights = backbone.fingerprint()
-    learned = [concept for concept in concepts if concept.embeddings]
-    return [c for c in learned if all(one.fingerprint != weights for one in c.embeddings.values())]
-
-
-def warn_not_learned_for(backbone: Backbone, concepts: Iterable[Concept]) -> None:
-    """Log of concepts that were just loaded that this model has yet to learn them, and how that is done."""
-    if lacking := not_learned_for(backbone, concepts):
-        more = f", and {len(lacking) - 1} more" if lacking[1:] else ""
-        _log.warning(
-            "The concept %r was learned for another model than %s%s. Learn it again with this model, %s.",
-            *(lacking[0].identifier, backbone.name, more, lacking[0].how_again(backbone.name)),
-        )
-
-
 def lesson_again(
     concept: Concept,
-    images: ImageSources | None,
+    photos: Sequence[LoadedImage],
     *,
+    kept: bool,
     captions: Captions | None,
     questions: Questions | None,
     negatives: ImageSources | None,
@@ -71,15 +53,16 @@ def lesson_again(
 
     Captions that a model wrote are left out, to be written by the model that learns now.
 
+    Args:
+        kept: whether the photos are those of `kept_photos`, which are numbered in their order.
+
     Raises:
-        InputError: no photos are given, and its folder holds none; or other photos, and no captions of them.
+        InputError: they are other photos than the recipe's, and no captions of them are given.
         ConceptFileError: the recipe is not as it was written.
     """
-    photos = load_images(kept_photos(concept) if images is None else images)
-    # Photos that were kept are numbered in their order.
-    places = None if images is None else _places(concept, photos)
-    kept = _entries(concept, "captions") if concept.recipe.get("captions_by") != "model" else []
-    written = _chosen(kept, places)
+    places = None if kept else _places(concept, photos)
+    own = _entries(concept, "captions") if concept.recipe.get("captions_by") != "model" else []
+    written = _chosen(own, places)
     if captions is None and written and len(written) != len(photos):
         raise _other_photos(concept, len(photos), len(written))
     asked = _chosen(_entries(concept, "questions"), places)
@@ -115,20 +98,22 @@ def settings_again(concept: Concept, backbone: str, default: LearnSettings) -> L
         raise _altered(concept, f"settings: {error.errors()[0]['msg']}") from error
 
 
-def head_again(concept: Concept, prepared: Prepared, *, device: str) -> Head:
+def head_again(
+    concept: Concept, photos: Sequence[LoadedImage], negatives: ImageSources | None, *, device: str
+) -> Head:
     """The concept's head, as it is; fitted again to the photos where its encoder has other weights now.
 
     Raises:
         MyVLMError: its encoder cannot be had.
     """
     try:
-        concept.head.score(prepared.photos[:1])
+        concept.head.score(photos[:1])
         return concept.head
     except ConceptFileError as error:
         _log.warning("The head of %r is fitted again: %s", concept.identifier, error.what)
     meta, tensors = concept.head.state()
     head = type(concept.head).from_state(meta, tensors, device=device)
-    return head.fit(prepared.photos, prepared.negatives, category=concept.category)
+    return head.fit(photos, negatives, category=concept.category)
 
 
 def learned_again(concept: Concept, backbone: str, again: Concept, *, own_recipe: bool) -> Concept:

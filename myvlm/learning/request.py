@@ -1,4 +1,4 @@
-"""What `MyVLM.learn_many` is given of each concept, and what becomes of it."""
+"""What `MyVLM.learn_many` is given of each concept, and the concept that comes of it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from myvlm.collections import collection_of
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.errors import InputError
 from myvlm.heads import Head, head_class
-from myvlm.images import ImageSources, LoadedImage
-from myvlm.learning import LearnResult, Task
+from myvlm.images import ImageSources
+from myvlm.learning.concept_optimizer import LearnRequest, LearnResult
 from myvlm.learning.dataset import Captions, Questions
 from myvlm.learning.settings import Settings
 from myvlm.text import check_category, check_identifier
@@ -38,42 +38,26 @@ class Lesson:
     settings: Settings | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A lesson that was checked: its photos and captions are there, its head is not yet fitted."""
-
-    lesson: Lesson
-    photos: list[LoadedImage]
-    negatives: list[LoadedImage] | None
-    head: Head
-    task: Task
-
-    def notes(self) -> list[str]:
-        """What the user should see before learning: the captions, where the model wrote them."""
-        if self.lesson.captions is not None:
-            return []
-        said = [f"  {one.photo.name}: {text}" for one in self.task.examples for text in one.captions]
-        return [f"No captions of {self.lesson.identifier} were given; the model wrote these:", *said]
-
-    def concept(self, backbone: Backbone, learned: LearnResult) -> Concept:
-        """The concept, once its head is fitted and its embedding learned."""
-        settings = self.task.settings
-        embedding = Embedding(
-            directions=learned.directions.numpy(),
-            norm=settings.norm,
-            prompt=backbone.caption_prompt,
-            fingerprint=backbone.fingerprint(),
-            settings=settings.model_dump(),
-            figures=_figures(learned),
-        )
-        recipe = {
-            "captions": [list(example.captions) for example in self.task.examples],
-            "captions_by": "model" if self.lesson.captions is None else "user",
-            "questions": [[list(pair) for pair in example.questions] for example in self.task.examples],
-            "photos": [photo.path.name if photo.path else photo.name for photo in self.photos],
-        }
-        named = {backbone.name: embedding}
-        return Concept(self.lesson.identifier, self.lesson.category, self.head, named, recipe)
+def learned_concept(
+    lesson: Lesson, head: Head, request: LearnRequest, result: LearnResult, backbone: Backbone
+) -> Concept:
+    """The concept that a lesson gives, once its head is fitted and its embedding learned."""
+    embedding = Embedding(
+        directions=result.directions.numpy(),
+        norm=request.settings.norm,
+        prompt=backbone.caption_prompt,
+        fingerprint=backbone.fingerprint(),
+        settings=request.settings.model_dump(),
+        figures=_figures(result),
+    )
+    photos = [example.photo for example in request.examples]
+    recipe = {
+        "captions": [list(example.captions) for example in request.examples],
+        "captions_by": "model" if lesson.captions is None else "user",
+        "questions": [[list(pair) for pair in example.questions] for example in request.examples],
+        "photos": [photo.path.name if photo.path else photo.name for photo in photos],
+    }
+    return Concept(lesson.identifier, lesson.category, head, {backbone.name: embedding}, recipe)
 
 
 def _figures(learned: LearnResult) -> dict[str, Any]:

@@ -71,6 +71,10 @@ class LearnSettings(BaseModel):
         """Steps after which learning ends in any case."""
         return self.most_steps if self.steps == "auto" else self.steps
 
+    def view_seed(self, photo: int) -> int:
+        """The seed of one photo's views, by the photo's number."""
+        return self.seed * 1000 + photo
+
 
 Settings: TypeAlias = LearnSettings | dict[str, Any]
 """How a user may say it: as `LearnSettings`, or by the names of its attributes."""

@@ -15,16 +15,17 @@ from myvlm.backbones import ConceptRows, backbone_for
 from myvlm.errors import InputError
 from myvlm.images import load_images
 from myvlm.learning import (
+    LearnRequest,
     LearnSettings,
-    Task,
+    dataset,
     gather_examples,
     learn_embedding,
     learn_embeddings,
     make_views,
-    views,
 )
+from myvlm.learning.concept_optimizer import Progress
 from myvlm.learning.dataset import CAPTION_PROMPTS
-from myvlm.learning.early_stopping import UNSEEN_PROMPTS, Progress, Validation
+from myvlm.learning.early_stopping import UNSEEN_PROMPTS, Validation
 from tests.support.teaching import PHOTOS, examples
 from tests.support.tiny import tiny_llava
 
@@ -91,7 +92,7 @@ def test_one_photos_views_are_made_and_encoded_at_a_time_and_none_twice(backbone
     def noted(name, call):
         return lambda *given: (done.append(name), call(*given))[1]
 
-    monkeypatch.setattr(views, "_changed", noted("view", views._changed))
+    monkeypatch.setattr(dataset, "_changed", noted("view", dataset._changed))
     monkeypatch.setattr(backbone, "encode", noted("encode", backbone.encode))
     learn_embedding(backbone, examples(), LearnSettings(steps=1, views=3))
     assert done == ["view", "view", "encode"] * 2
@@ -247,15 +248,19 @@ def test_auto_learns_the_same_twice_and_stops_early(backbone) -> None:
 # ---------------------------------------------------------------- several at once
 
 
-def _tasks(**changes) -> list[Task]:
+def _tasks(**changes) -> list[LearnRequest]:
     others = [["ohwx on a big table", "a photo of ohwx"], "two dog and ohwx"]
     there = gather_examples("ohwx", load_images(PHOTOS[::-1]), others)
     third = gather_examples("Anna", load_images(PHOTOS[:1]), ["Anna sits on a table"])
     settings = LearnSettings(steps=8, views=2, learning_rate=0.2)
     return [
-        Task(examples(), settings, ("sks", "mug")),
-        Task(there, settings.model_copy(update={"steps": 5, "regularizer": 3.0, "rows": 2}), ("ohwx", "dog")),
-        Task(third, settings.model_copy(update={"seed": 4, "norm": "none", **changes}), ("Anna", "woman")),
+        LearnRequest(examples(), settings, ("sks", "mug")),
+        LearnRequest(
+            there, settings.model_copy(update={"steps": 5, "regularizer": 3.0, "rows": 2}), ("ohwx", "dog")
+        ),
+        LearnRequest(
+            third, settings.model_copy(update={"seed": 4, "norm": "none", **changes}), ("Anna", "woman")
+        ),
     ]
 
 

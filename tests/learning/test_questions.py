@@ -16,11 +16,12 @@ from myvlm.learning import gather_examples
 from myvlm.learning.captions import (
     OBJECT_QUESTIONS,
     PERSON_QUESTIONS,
+    mentions,
+    name_in_caption,
     named_captions,
     write_captions,
     write_questions,
 )
-from myvlm.learning.dataset import mentions, name_in_caption
 from myvlm.tinyworld import FewShot, few_shot
 from tests.support.command import Myvlm
 from tests.support.taught import Taught

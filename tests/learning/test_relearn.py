@@ -21,7 +21,7 @@ from myvlm.cli import app
 from myvlm.errors import ConceptExistsError, ConceptFileError, InputError, MyVLMError
 from myvlm.images import load_images
 from myvlm.learning import relearn as recipe_module
-from myvlm.learning.relearn import lesson_again, settings_again
+from myvlm.learning.relearn import kept_photos, lesson_again, settings_again
 from myvlm.learning.settings import default_settings
 from myvlm.tinyworld import FewShot, few_shot
 from tests.support.taught import COLOURS, Taught, around
@@ -79,7 +79,8 @@ def bare(folder: Path) -> Path:
 
 def lesson(concept: Concept, images: Any = None, **given: Any) -> Any:
     wanted: dict[str, Any] = {"captions": None, "questions": None, "negatives": None, "settings": SETTINGS}
-    return lesson_again(concept, images, **wanted | given)
+    photos = load_images(kept_photos(concept) if images is None else images)
+    return lesson_again(concept, photos, kept=images is None, **wanted | given)
 
 
 # ---------------------------------------------------------------- two models, one folder
@@ -393,7 +394,7 @@ def test_ctrl_c_leaves_the_folder_alone(other: MyVLM, folder: Path, monkeypatch:
         concept.embeddings[NAME].figures["interrupted"] = True
         return concept
 
-    monkeypatch.setattr(api_module, "learned_again", stopped)
+    monkeypatch.setattr(recipe_module, "learned_again", stopped)
     done = run(["relearn", folder])
     assert done.exit_code == 130
     assert "keeps the concept that it had" in done.stderr

@@ -22,7 +22,7 @@ from myvlm.backbones.causal.features import Layout
 from myvlm.backbones.causal.prefix_cache import Prefix
 from myvlm.images import load_images
 from myvlm.learning import LearnSettings, gather_examples, learn_embedding
-from myvlm.learning.concept_optimizer import Task
+from myvlm.learning.concept_optimizer import LearnRequest
 from myvlm.learning.optimise import learn_embeddings
 from tests.support.tiny import tiny_llava
 from tests.support.tiny_families import llava_next
@@ -97,8 +97,8 @@ def test_longer_texts_and_other_batches_make_another_graph(
 ) -> None:
     settings = LearnSettings(steps=10, views=2, learning_rate=0.2)
     tasks = [
-        Task(gather_examples("sks", load_images(PHOTOS), CAPTIONS), settings, ("sks", "mug")),
-        Task(
+        LearnRequest(gather_examples("sks", load_images(PHOTOS), CAPTIONS), settings, ("sks", "mug")),
+        LearnRequest(
             gather_examples("ohwx", load_images(PHOTOS[:1]), ["a dog and ohwx"]),
             settings.model_copy(update={"steps": 5}),
             ("ohwx", "dog"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from myvlm.learning import make_views, views
-from myvlm.learning.views import held_out_view
+from myvlm.learning import dataset, make_views
+from myvlm.learning.dataset import held_out_view
 
 PHOTO = Image.effect_noise((40, 30), 60).convert("RGB")
 
@@ -24,13 +24,13 @@ def test_views_begin_with_the_photo_and_repeat_by_seed() -> None:
 
 def test_views_of_a_large_photo_are_small_and_those_of_a_small_one_as_ever(monkeypatch) -> None:
     large = Image.effect_noise((400, 300), 60).convert("RGB")
-    monkeypatch.setattr(views, "LONG_SIDE", 40)
+    monkeypatch.setattr(dataset, "LONG_SIDE", 40)
     first, *others = make_views(large, 3, augment=True, seed=1)
     assert first is large
     assert [view.size for view in others] == [(40, 30)] * 2
     assert held_out_view(large, 3, augment=True, seed=1).size == (40, 30)
     assert held_out_view(large, 3, augment=False, seed=1) is large
     shrunk = [view.tobytes() for view in make_views(PHOTO, 4, augment=True, seed=1)]
-    monkeypatch.setattr(views, "LONG_SIDE", 4000)
+    monkeypatch.setattr(dataset, "LONG_SIDE", 4000)
     assert shrunk == [view.tobytes() for view in make_views(PHOTO, 4, augment=True, seed=1)]
     assert shrunk[-1] == held_out_view(PHOTO, 3, augment=True, seed=1).tobytes()

@@ -17,8 +17,7 @@ from myvlm.evaluation.methods.personalized import Personal, Speaker, alone
 from myvlm.evaluation.methods.registry import Setting, register_method
 from myvlm.evaluation.methods.rewriting import Rewriter
 from myvlm.images import ImageSource, load_images
-from myvlm.learning.captions import ALSO_CALLED
-from myvlm.learning.dataset import mentions, name_in_caption, noun_phrases
+from myvlm.learning.captions import ALSO_CALLED, mentions, name_in_caption, noun_phrases
 from myvlm.text import contains_word, replace_word
 
 KEYWORDS = 3

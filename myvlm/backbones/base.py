@@ -20,9 +20,7 @@ from torch.nn import functional
 
 from myvlm.backbones.causal import tokens as text
 from myvlm.backbones.fingerprint import weights_fingerprint
-from myvlm.backbones.frozen import frozen
-from myvlm.backbones.generation import generate_options
-from myvlm.backbones.placement import device_of, unquantised
+from myvlm.backbones.frozen import device_of, frozen, unquantised
 from myvlm.boxes import Box
 from myvlm.errors import InputError
 
@@ -30,6 +28,9 @@ NormRule = Literal["visual_mean", "first_patch", "none"]
 """The norm that a concept row is rescaled to: the mean norm of the sample's projected visual tokens,
 the norm of the first of them, or its own."""
 Item = TypeVar("Item")
+
+GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 64}
+NOT_OURS = ("num_return_sequences", "return_dict_in_generate", "inputs", "input_ids", "inputs_embeds")
 
 
 @dataclass(frozen=True, eq=False)
@@ -361,3 +362,33 @@ class Backbone(ABC):
                     expected=f"{self.dim} ({self.name})",
                     fix="use an embedding that was learned on this backbone",
                 )
+
+
+def generate_options(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """The caller's options of transformers' `generate` over the greedy defaults.
+
+    Raises:
+        InputError: one of them would change what is returned.
+
+    >>> generate_options({"num_beams": 3})
+    {'do_sample': False, 'num_beams': 3, 'max_new_tokens': 64}
+    """
+    config = generation.get("generation_config")
+    refused = [name for name in NOT_OURS if name in generation]
+    if config is not None and (config.num_return_sequences or 1) != 1:
+        refused.append("generation_config.num_return_sequences")
+    if refused:
+        raise InputError(
+            "An option of `generate` would change what is returned.",
+            got=", ".join(refused),
+            expected="options of how to choose the next token",
+            fix="leave it out: one reply an image is returned",
+        )
+    if config is not None:
+        return dict(generation)
+    defaults = {
+        key: value
+        for key, value in GREEDY.items()
+        if key != "max_new_tokens" or "max_length" not in generation
+    }
+    return {**defaults, **generation}

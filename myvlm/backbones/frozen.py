@@ -1,14 +1,28 @@
-"""Keeps a model frozen for as long as anybody is at work with it, in whatever thread."""
+"""How we touch somebody else's model and leave it as it was: frozen, hooked, its weights only read.
+
+A model is frozen for as long as anybody is at work with it, in whatever thread; hooks are there within a
+`with` and gone after it, whatever happens in it; weights are found where accelerate keeps them.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from types import TracebackType
+from typing import Any, ClassVar, Self
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from myvlm.errors import BackboneError
+
+# Only the innermost of this thread acts on a module: nested use suspends the outer one, and a forward
+# pass of the same model in another thread is left alone.
+_ACTIVE: ContextVar[tuple[Attached, ...]] = ContextVar("myvlm_attached", default=())
 
 
 @dataclass(eq=False)
@@ -70,3 +84,102 @@ def _set(before: _Before, value: bool) -> None:
         module.training = value
     for weight in before.learning:
         weight.requires_grad_(value)
+
+
+class Attached(ABC):
+    """Context manager: within it concept rows are brought to one module of a model by hooks.
+
+    Args:
+        site: the module by which insertions into one model know each other: of those of one site, only the
+            innermost acts.
+
+    Attributes:
+        passes: how many forward passes the rows have entered.
+
+    Raises:
+        BackboneError: at its end, when no rows entered; an error from within goes first.
+    """
+
+    goal: ClassVar[str]
+    """Where the rows go, in words."""
+
+    def __init__(self, site: nn.Module) -> None:
+        self.passes = 0
+        self._site = site
+        self._handles: list[Any] = []
+
+    @abstractmethod
+    def _attach(self) -> list[Any]:
+        """Put the hooks on; their handles. A hook does nothing unless `_acts`."""
+
+    def __enter__(self) -> Self:
+        self._handles = self._attach()
+        _ACTIVE.set((*_ACTIVE.get(), self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+        if kind is None and not self.passes:
+            raise BackboneError(
+                f"The concept rows never reached the {self.goal}.",
+                got="no forward pass went through the hooks",
+                expected="at least one",
+                fix="use the model before torch.compile: hooks added to a compiled model are ignored",
+            )
+
+    def remove(self) -> None:
+        """Take the hooks off; a second call does nothing."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        _ACTIVE.set(tuple(other for other in _ACTIVE.get() if other is not self))
+
+    def _acts(self) -> bool:
+        """Whether this is the innermost of its site, in this thread."""
+        mine = [other for other in _ACTIVE.get() if other._site is self._site]
+        return bool(mine) and mine[-1] is self
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """The device on which the module's weight takes part; with `device_map` not always where it is kept."""
+    weight: Any = module.weight
+    for hook in _hooks(module):
+        if weight.is_meta and getattr(hook, "execution_device", None) is not None:
+            return torch.device(hook.execution_device)
+    return torch.device(weight.device)
+
+
+def weight_of(module: nn.Module, name: str = "weight") -> Tensor:
+    """The module's own parameter of that name, read from where it is kept."""
+    return _held(module, name, getattr(module, name))
+
+
+def unquantised(model: nn.Module) -> Iterator[Tensor]:
+    """Every parameter that quantisation leaves in floating point, each once, read from where it is kept.
+
+    All but the matrices of linear maps: embedding tables, biases, norms, convolutions, query tokens.
+    """
+    seen: set[int] = set()
+    for part in model.modules():
+        for name, weight in part.named_parameters(recurse=False):
+            linear = isinstance(part, nn.Linear) and name == "weight"
+            if not linear and id(weight) not in seen:
+                seen.add(id(weight))
+                yield _held(part, name, weight)
+
+
+def _held(module: nn.Module, name: str, weight: Tensor) -> Tensor:
+    """An offloaded weight is a hollow tensor on the device `meta`; its hook knows where the values are."""
+    for hook in _hooks(module):
+        kept = getattr(hook, "weights_map", None)
+        if weight.is_meta and kept is not None:
+            value: Tensor = kept[name]
+            return value
+    return weight
+
+
+def _hooks(module: nn.Module) -> tuple[Any, ...]:
+    hook = getattr(module, "_hf_hook", None)
+    return tuple(getattr(hook, "hooks", (hook,)))

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from myvlm.backbones.attached import Attached
 from myvlm.backbones.base import ConceptRows, visual_norms
+from myvlm.backbones.frozen import Attached
 from myvlm.errors import BackboneError
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from myvlm.backbones.base import ConceptRows, visual_norms
 from myvlm.backbones.causal.features import Features, Layout, encoder_outputs
 from myvlm.backbones.causal.prompts import TeacherForced
-from myvlm.backbones.placement import device_of
+from myvlm.backbones.frozen import device_of
 from myvlm.errors import BackboneError
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from myvlm.backbones.placement import weight_of
+from myvlm.backbones.frozen import weight_of
 from myvlm.errors import BackboneError, InputError
 from myvlm.text import find_word
 

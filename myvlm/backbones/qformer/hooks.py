@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from myvlm.backbones.attached import Attached
 from myvlm.backbones.base import ConceptRows, visual_norms
-from myvlm.backbones.placement import device_of
+from myvlm.backbones.frozen import Attached, device_of
 from myvlm.errors import BackboneError
 
 SMALLEST = 1e-12

@@ -30,7 +30,7 @@ from tally import in_processes
 
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.heads import FaceHead, ObjectHead, encoders
+from myvlm.heads import FaceHead, ObjectHead, features
 from myvlm.heads.faces.facenet import FacenetEncoder, Faces
 from myvlm.tinyworld import FewShot, few_shot, sample_picture
 from myvlm.tinyworld.fewshot import pictures
@@ -214,7 +214,7 @@ def copies(concept: Concept, folder: Path, count: int) -> None:
 
 
 def cpu_seconds(library: ConceptLibrary, shown: Sequence[Image.Image]) -> float:
-    encoders.forget_pictures()
+    features.forget_pictures()
     busy = time.process_time()
     found = library.recognise(shown)
     assert all(len(one.present) <= len(library) for one in found)

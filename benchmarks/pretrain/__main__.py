@@ -32,9 +32,9 @@ from benchmarks.pretrain.train_blip2 import answer_blip2, train_blip2
 from benchmarks.pretrain.train_clip import train_clip
 from benchmarks.pretrain.train_llava import train_llava
 from benchmarks.pretrain.training import Schedule, Step
-from myvlm.heads.encoders import OpenClipEncoder, features
-from myvlm.heads.objects.bank import write_bank
-from myvlm.heads.objects.whitening import learn_whitening
+from myvlm.heads.encoders import OpenClipEncoder
+from myvlm.heads.features import features
+from myvlm.heads.objects.bank import learn_whitening, write_bank
 from myvlm.images import load_images
 from myvlm.tinyworld.draw import draw_scene
 

@@ -4,11 +4,11 @@ A new recogniser is one new file here, or one in another package; see `registry`
 """
 
 from myvlm.boxes import Box
-from myvlm.heads.base import Detection, Gate, GateScores, Head, HeadMeta, HeadScore
+from myvlm.heads.base import Gate, Head, HeadMeta
+from myvlm.heads.detections import Detection, GateScores, HeadScore, Verdict
 from myvlm.heads.faces.head import FaceHead
 from myvlm.heads.objects.head import ObjectHead
 from myvlm.heads.registry import head_class, head_kinds, register_head
-from myvlm.heads.verdict import Verdict
 
 __all__ = [
     "Box",

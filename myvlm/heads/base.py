@@ -7,93 +7,17 @@ is, and where. A gate scores many heads of one kind at once.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from myvlm.boxes import Box
 from myvlm.errors import ConceptFileError, NotFittedError
-from myvlm.heads.verdict import Verdict, verdict_of
+from myvlm.heads.detections import FloatArray, GateScores, HeadScore
 from myvlm.images import ImageSources
 
-FloatArray: TypeAlias = npt.NDArray[np.float32]
 Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class HeadScore:
-    """What one head says of one picture.
-
-    Attributes:
-        probability: calibrated, 0.5 at the head's threshold.
-        present: whether the score reaches the threshold, so that the concept counts as seen.
-        box: left, top, right, bottom in pixels of the picture, where the concept is most likely, present or
-            not; None where the head cannot say.
-        unsure: whether the probability is too near 0.5 to rely on.
-    """
-
-    probability: float
-    present: bool
-    box: Box | None
-    unsure: bool = False
-
-    @property
-    def verdict(self) -> Verdict:
-        """One of "present", "absent" and "unsure"; what is `present` is named, unsure or not."""
-        return verdict_of(self.present, self.unsure)
-
-
-@dataclass(frozen=True)
-class _Identified:
-    """The first field of a `Detection`, in a base of its own: fields come in the order of the bases."""
-
-    identifier: str
-
-
-@dataclass(frozen=True)
-class Detection(HeadScore, _Identified):
-    """What is known of one concept in one picture: the head's score, and whose it is.
-
-    Attributes:
-        identifier: of the concept.
-        probability, present, unsure: as in `HeadScore`.
-        box: as there, but None where the concept is absent.
-
-    >>> Detection("sks", 0.98, True, (10.0, 20.0, 110.0, 120.0)).box[2]
-    110.0
-    >>> Detection("sks", 0.55, True, None, unsure=True).verdict
-    'unsure'
-    """
-
-
-@dataclass(frozen=True, eq=False)
-class GateScores:
-    """What M heads say of N pictures.
-
-    Attributes:
-        probabilities: N × M float32, calibrated.
-        present: N × M bool.
-        boxes: N × M × 4 float32, left, top, right, bottom in pixels; NaN where a head gives none.
-        unsure: N × M bool, or None of heads that are never unsure.
-    """
-
-    probabilities: FloatArray
-    present: npt.NDArray[np.bool_]
-    boxes: FloatArray
-    unsure: npt.NDArray[np.bool_] | None = None
-
-    def at(self, picture: int, head: int) -> HeadScore:
-        """The score of one head on one picture."""
-        box = self.boxes[picture, head]
-        return HeadScore(
-            float(self.probabilities[picture, head]),
-            bool(self.present[picture, head]),
-            None if np.isnan(box).any() else (float(box[0]), float(box[1]), float(box[2]), float(box[3])),
-            self.unsure is not None and bool(self.unsure[picture, head]),
-        )
 
 
 class HeadMeta(BaseModel):

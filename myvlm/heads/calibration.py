@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from myvlm.heads.detections import sigmoid
+
 BETWEEN = 1 / 3
 """Where the threshold goes in a gap between negatives and positives: nearer the many negatives, whose end is
 known, than the few left-out photos, whose spread is not."""
@@ -124,11 +126,6 @@ def calibrate_whitened(
             min(hard / NEGATIVES_FOR_FULL_SHIFT, 1.0) * NEGATIVES_SHIFT * (top - NEUTRAL_NEARNESS) * way
         )
     return Calibration(threshold, WHITENED_SLOPE / way, found.ceiling)
-
-
-def sigmoid(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The logistic function, without overflow at either end."""
-    return np.asarray(0.5 * (1 + np.tanh(values / 2)), dtype=np.float64)
 
 
 def _slope(positives: npt.NDArray[Any], negatives: npt.NDArray[Any]) -> float:

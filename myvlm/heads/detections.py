@@ -1,15 +1,121 @@
-"""The detections of one picture, each made when it is asked for: of ten thousand concepts few are in it."""
+"""What heads say of pictures: a score, a detection, the scores of many heads, the detections of one picture.
+
+A detection is made when it is asked for: of ten thousand concepts few are in a picture.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, overload
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from myvlm.heads.base import Detection, FloatArray, GateScores
+from myvlm.boxes import Box
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+Verdict: TypeAlias = Literal["present", "unsure", "absent"]
+
+UNSURE = 0.25
+"""Probabilities nearer to 0.5 than this are unsure: from 0.25 to 0.75, where one answer in four or more would
+be wrong. It is stored with each head, in its calibration; heads of files that lack it are never unsure."""
+
+
+def verdict_of(present: bool, unsure: bool) -> Verdict:
+    """The one word for both.
+
+    >>> verdict_of(True, False), verdict_of(True, True)
+    ('present', 'unsure')
+    """
+    return "unsure" if unsure else "present" if present else "absent"
+
+
+def sigmoid(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The logistic function, without overflow at either end."""
+    return np.asarray(0.5 * (1 + np.tanh(values / 2)), dtype=np.float64)
+
+
+def within(probabilities: npt.NDArray[Any], margin: float | npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which probabilities lie less than the margin from 0.5; none do where it is 0.
+
+    >>> within(np.array([0.3, 0.75, 0.5]), UNSURE).tolist()
+    [True, False, True]
+    """
+    return np.asarray(np.abs(probabilities - 0.5) < margin)
+
+
+@dataclass(frozen=True)
+class HeadScore:
+    """What one head says of one picture.
+
+    Attributes:
+        probability: calibrated, 0.5 at the head's threshold.
+        present: whether the score reaches the threshold, so that the concept counts as seen.
+        box: left, top, right, bottom in pixels of the picture, where the concept is most likely, present or
+            not; None where the head cannot say.
+        unsure: whether the probability is too near 0.5 to rely on.
+    """
+
+    probability: float
+    present: bool
+    box: Box | None
+    unsure: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """One of "present", "absent" and "unsure"; what is `present` is named, unsure or not."""
+        return verdict_of(self.present, self.unsure)
+
+
+@dataclass(frozen=True)
+class _Identified:
+    """The first field of a `Detection`, in a base of its own: fields come in the order of the bases."""
+
+    identifier: str
+
+
+@dataclass(frozen=True)
+class Detection(HeadScore, _Identified):
+    """What is known of one concept in one picture: the head's score, and whose it is.
+
+    Attributes:
+        identifier: of the concept.
+        probability, present, unsure: as in `HeadScore`.
+        box: as there, but None where the concept is absent.
+
+    >>> Detection("sks", 0.98, True, (10.0, 20.0, 110.0, 120.0)).box[2]
+    110.0
+    >>> Detection("sks", 0.55, True, None, unsure=True).verdict
+    'unsure'
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class GateScores:
+    """What M heads say of N pictures.
+
+    Attributes:
+        probabilities: N × M float32, calibrated.
+        present: N × M bool.
+        boxes: N × M × 4 float32, left, top, right, bottom in pixels; NaN where a head gives none.
+        unsure: N × M bool, or None of heads that are never unsure.
+    """
+
+    probabilities: FloatArray
+    present: npt.NDArray[np.bool_]
+    boxes: FloatArray
+    unsure: npt.NDArray[np.bool_] | None = None
+
+    def at(self, picture: int, head: int) -> HeadScore:
+        """The score of one head on one picture."""
+        box = self.boxes[picture, head]
+        return HeadScore(
+            float(self.probabilities[picture, head]),
+            bool(self.present[picture, head]),
+            None if np.isnan(box).any() else (float(box[0]), float(box[1]), float(box[2]), float(box[3])),
+            self.unsure is not None and bool(self.unsure[picture, head]),
+        )
 
 
 class Detections(Sequence[Detection]):

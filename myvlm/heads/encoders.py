@@ -1,4 +1,8 @@
-"""Image encoders: any open_clip model behind one small Protocol, loaded once, each picture encoded once."""
+"""Image encoders: any open_clip model behind one small Protocol, loaded once, and what ships beside it.
+
+Users have photos of their mug, not of other mugs. The bank of negatives beside an encoder stands for
+"everything else"; with it comes how features are whitened.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +15,31 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
 
-from myvlm.boxes import Box
 from myvlm.collections import collection_of
 from myvlm.errors import InputError
-from myvlm.heads.base import FloatArray
-from myvlm.heads.cache import PictureCache
-from myvlm.heads.objects.bank import read_bank, read_whitening
-from myvlm.heads.objects.whitening import Whitening
-from myvlm.heads.windows import Crops, windows
-from myvlm.images import LoadedImage
+from myvlm.heads.detections import FloatArray
 from myvlm.registry import SharedRegistry
 
 DEFAULT_ENCODER = "tinyworld/clip"
-WORKING_SIDE = 1152
-"""A picture's shorter side is reduced to this before it is cropped: three times the largest usual input."""
+BANK_FILE = "bank.safetensors"
 
-CACHED_PICTURES = 64
-CROPS_AT_ONCE = 256
+
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """`mean` (D) is taken off, `matrix` (D × D) applied, and the length set to 1."""
+
+    mean: FloatArray
+    matrix: FloatArray
+
+    def __call__(self, rows: FloatArray) -> FloatArray:
+        """N × D features → N × D whitened features of length 1."""
+        scaled = (rows - self.mean) @ self.matrix
+        return np.asarray(
+            scaled / np.maximum(np.linalg.norm(scaled, axis=-1, keepdims=True), 1e-6), np.float32
+        )
 
 
 class ImageEncoder(Protocol):
@@ -54,14 +65,6 @@ class ImageEncoder(Protocol):
     def whitening(self) -> Whitening | None:
         """How its features are whitened before a probe; None to take them as they are."""
         ...
-
-
-@dataclass(frozen=True, eq=False)
-class PictureFeatures:
-    """The windows of one picture: `boxes` in its pixels (C of them) and `features`, C × D, of length 1."""
-
-    boxes: tuple[Box, ...]
-    features: FloatArray
 
 
 class OpenClipEncoder:
@@ -228,54 +231,43 @@ def get_encoder(name: str | ImageEncoder = DEFAULT_ENCODER, *, device: str = "cp
     return encoders.shared(name, device) if isinstance(name, str) else name
 
 
-_cache: PictureCache[Crops, PictureFeatures] = PictureCache(CACHED_PICTURES)
+def read_bank(folder: Path) -> FloatArray | None:
+    """P × C × D float32, each row of length 1; None where no bank ships.
+
+    Raises:
+        InputError: there is one, and it cannot be read.
+    """
+    file = folder / BANK_FILE
+    if not file.is_file():
+        return None
+    try:
+        bank = load_file(file)["features"].astype(np.float32)
+    except (SafetensorError, KeyError, OSError) as error:
+        raise _unusable(file, f"{type(error).__name__}: {error}") from error
+    if bank.ndim != 3 or 0 in bank.shape or not np.isfinite(bank).all():
+        raise _unusable(file, f"shape {bank.shape}, or values that are not finite")
+    lengths = np.linalg.norm(bank, axis=-1, keepdims=True)  # float16 cost a little of the length
+    return np.asarray(bank / np.maximum(lengths, 1e-6), dtype=np.float32)
 
 
-def features(
-    encoder: ImageEncoder, images: Sequence[LoadedImage], crops: Crops = "auto"
-) -> list[PictureFeatures]:
-    """Encode the windows of each picture; the last 64 pictures are remembered by their pixels."""
-    return _cache.look_up(encoder, images, [crops] * len(images), lambda new: _encode_windows(encoder, new))
+def read_whitening(folder: Path) -> Whitening | None:
+    """The whitening that ships with the bank; None where there is none."""
+    file = folder / BANK_FILE
+    if not file.is_file():
+        return None
+    with safe_open(file, "np") as tensors:
+        if "whitening_matrix" not in tensors.keys():  # noqa: SIM118 (not a mapping)
+            return None
+        return Whitening(tensors.get_tensor("whitening_mean"), tensors.get_tensor("whitening_matrix"))
 
 
-def forget_pictures() -> None:
-    """Let go of all remembered pictures: to measure, or to be rid of them."""
-    _cache.clear()
-
-
-def whiten(encoder: ImageEncoder, rows: FloatArray) -> FloatArray:
-    """N × D features of an encoder as its probes read them."""
-    whitening = encoder.whitening()
-    return rows if whitening is None else whitening(rows)
-
-
-def _encode_windows(
-    encoder: ImageEncoder, pictures: Sequence[tuple[Image.Image, Crops]]
-) -> list[PictureFeatures]:
-    images = [image for image, _ in pictures]
-    boxes = [windows(*image.size, crops) for image, crops in pictures]
-    encoded: list[PictureFeatures] = []
-    while len(encoded) < len(images):
-        # a batch of pictures at a time: the crops of all of them together may be gigabytes
-        first = len(encoded)
-        count = max(1, CROPS_AT_ONCE // max(len(one) for one in boxes[first:]))
-        group = range(first, min(first + count, len(images)))
-        crops_of_group = [crop for index in group for crop in cut(images[index], boxes[index])]
-        rows = encoder.encode(crops_of_group)
-        for index in group:
-            own, rows = rows[: len(boxes[index])], rows[len(boxes[index]) :]
-            own = np.array(own, dtype=np.float32)
-            own.flags.writeable = False  # it will be handed out again
-            encoded.append(PictureFeatures(tuple(boxes[index]), own))
-    return encoded
-
-
-def cut(image: Image.Image, boxes: Sequence[Box]) -> list[Image.Image]:
-    """The pieces of a picture inside the boxes, of a very large picture at a reduced size."""
-    factor = max(1.0, min(image.size) / WORKING_SIDE)
-    size = (round(image.width / factor), round(image.height / factor))
-    small = image.resize(size, reducing_gap=2.0) if factor > 1 else image
-    return [small.crop(tuple(round(edge / factor) for edge in box)) for box in boxes]  # type: ignore[arg-type]
+def _unusable(file: Path, got: str) -> InputError:
+    return InputError(
+        f"The bank of negatives {file} cannot be used.",
+        got=got,
+        expected="one tensor `features`: pictures, windows, dimensions; all values finite",
+        fix="build it again with myvlm.heads.objects.bank.write_bank, or delete it to do without",
+    )
 
 
 CUDA_ENCODER = "hf-hub:apple/DFN5B-CLIP-ViT-H-14-384"

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import numpy.typing as npt
 
 from myvlm.errors import ConceptFileError, InputError
-from myvlm.heads.base import FloatArray, Gate, HeadMeta, HeadScore, Tensors, check_fitted, take_tensor
+from myvlm.heads.base import Gate, HeadMeta, Tensors, check_fitted, take_tensor
+from myvlm.heads.detections import FloatArray, HeadScore
 from myvlm.images import ImageSources
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from myvlm.heads.features import AT_MOST, refine_boxes, variations
 from myvlm.heads.objects.head import ObjectHead
-from myvlm.heads.objects.refine import AT_MOST, refine_boxes, variations
 from myvlm.images import load_images
 from tests.support.fake_encoder import ColourEncoder, raw_scores
 

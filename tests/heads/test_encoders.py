@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from myvlm.boxes import iou, overlap
 from myvlm.errors import InputError, NameTakenError, UnknownHeadError
 from myvlm.heads import head_class, head_kinds, register_head, registry
-from myvlm.heads.encoders import OpenClipEncoder, features, get_encoder
-from myvlm.heads.objects.bank import read_bank, write_bank
+from myvlm.heads.encoders import OpenClipEncoder, get_encoder, read_bank
+from myvlm.heads.features import features, windows
+from myvlm.heads.objects.bank import write_bank
 from myvlm.heads.objects.head import ObjectHead
-from myvlm.heads.windows import windows
 from myvlm.images import load_images
 from tests.support.fake_encoder import ColourEncoder, scene, scenes
 

@@ -9,9 +9,10 @@ from PIL import Image
 from myvlm.boxes import overlap
 from myvlm.errors import ConceptFileError, ImageError, InputError, NotFittedError
 from myvlm.heads import Head
-from myvlm.heads.base import GateScores
 from myvlm.heads.calibration import calibrate, calibrate_whitened
-from myvlm.heads.encoders import features, get_encoder, register_encoder
+from myvlm.heads.detections import GateScores
+from myvlm.heads.encoders import get_encoder, register_encoder
+from myvlm.heads.features import features
 from myvlm.heads.objects import gate as object_gate
 from myvlm.heads.objects.fit import Probe, fit_probe
 from myvlm.heads.objects.head import ObjectHead

@@ -74,7 +74,7 @@ def scenes(first: int, count: int, colour: object = RED) -> list[Image.Image]:
 
 
 def everyday_bank(count: int = 60) -> npt.NDArray[np.float32]:
-    from myvlm.heads.encoders import features
+    from myvlm.heads.features import features
     from myvlm.images import load_images
 
     pictures = features(ColourEncoder(), load_images(scenes(90_000, count, None)))

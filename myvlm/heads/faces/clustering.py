@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.errors import InputError
-from myvlm.heads.base import FloatArray
+from myvlm.heads.detections import FloatArray
 from myvlm.heads.faces.facenet import Faces
 from myvlm.images import LoadedImage
 

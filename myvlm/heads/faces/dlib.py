@@ -17,7 +17,7 @@ from PIL import Image
 
 from myvlm.boxes import Box
 from myvlm.errors import InputError
-from myvlm.heads.base import FloatArray
+from myvlm.heads.detections import FloatArray
 from myvlm.heads.faces.facenet import Faces, inside, reduced
 
 LEAST_SURE = 0.25

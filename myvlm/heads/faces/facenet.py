@@ -16,8 +16,8 @@ from PIL import Image
 
 from myvlm.boxes import Box
 from myvlm.errors import InputError
-from myvlm.heads.base import FloatArray
-from myvlm.heads.cache import PictureCache
+from myvlm.heads.detections import FloatArray
+from myvlm.heads.features import PictureCache
 from myvlm.images import LoadedImage
 from myvlm.registry import SharedRegistry
 

@@ -9,12 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.errors import ConceptFileError
-from myvlm.heads.base import FloatArray, GateScores
-from myvlm.heads.calibration import sigmoid
+from myvlm.heads.detections import FloatArray, GateScores, sigmoid, within
 from myvlm.heads.faces.clustering import distances
 from myvlm.heads.faces.facenet import FaceEncoder, Faces, find_faces
-from myvlm.heads.fingerprint import drawn_picture
-from myvlm.heads.verdict import within
+from myvlm.heads.features import drawn_picture
 from myvlm.images import ImageSources, load_images
 
 MAX_DRIFT = 0.1

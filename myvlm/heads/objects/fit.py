@@ -14,12 +14,11 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageOps
 
 from myvlm.boxes import Box
-from myvlm.heads.base import FloatArray
 from myvlm.heads.calibration import Calibration, calibrate, calibrate_whitened
-from myvlm.heads.encoders import ImageEncoder, PictureFeatures, cut, features, whiten
+from myvlm.heads.detections import FloatArray
+from myvlm.heads.encoders import ImageEncoder
+from myvlm.heads.features import Crops, PictureFeatures, cut, features, refine_boxes, whiten
 from myvlm.heads.objects.localize import choose_windows, text_direction, windows_without
-from myvlm.heads.objects.refine import refine_boxes
-from myvlm.heads.windows import Crops
 from myvlm.images import LoadedImage
 
 VIEWS = 24

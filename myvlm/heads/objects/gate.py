@@ -8,14 +8,18 @@ from typing import Protocol
 import numpy as np
 
 from myvlm.boxes import Box
-from myvlm.heads.base import FloatArray, GateScores
-from myvlm.heads.calibration import sigmoid
-from myvlm.heads.encoders import ImageEncoder, PictureFeatures, features, whiten
-from myvlm.heads.fingerprint import check_encoder_fingerprint
+from myvlm.heads.detections import FloatArray, GateScores, sigmoid, within
+from myvlm.heads.encoders import ImageEncoder
+from myvlm.heads.features import (
+    AT_MOST,
+    Crops,
+    PictureFeatures,
+    check_encoder_fingerprint,
+    features,
+    refine_boxes,
+    whiten,
+)
 from myvlm.heads.fitted import check_one_gate, misfit
-from myvlm.heads.objects.refine import AT_MOST, refine_boxes
-from myvlm.heads.verdict import within
-from myvlm.heads.windows import Crops
 from myvlm.images import ImageSources, LoadedImage, load_images
 
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from myvlm.boxes import area, overlap
-from myvlm.heads.base import FloatArray
-from myvlm.heads.encoders import ImageEncoder, PictureFeatures
+from myvlm.heads.detections import FloatArray
+from myvlm.heads.encoders import ImageEncoder
+from myvlm.heads.features import PictureFeatures
 
 PROMPTS = (
     "a photo of a {}",

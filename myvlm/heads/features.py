@@ -1,0 +1,300 @@
+"""The windows of a picture, and what an image encoder sees in them, remembered by the picture's pixels.
+
+A small object is a few pixels of the whole picture to an encoder, and most of one window: the window that
+scores best is the box. A head scores the windows of a grid, then looks closer: the best one is moved and
+zoomed, since an object that sits across two windows looks like another one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from PIL import Image
+
+from myvlm.boxes import Box
+from myvlm.errors import ConceptFileError, InputError
+from myvlm.heads.detections import FloatArray
+from myvlm.heads.encoders import ImageEncoder
+from myvlm.images import LoadedImage
+
+Crops: TypeAlias = Literal["auto", "none"] | int
+
+SCALES = (1.0, 1 / 2, 1 / 3)
+"""Sides of the windows, relative to the shorter side of the picture."""
+
+STRIDES = (1 / 2, 2 / 3, 3 / 4, 1.0)
+"""Steps from window to window, relative to the window's side; the first that finds room for all is taken."""
+
+AUTO_LIMIT = 48
+SMALLEST_SIDE = 16
+
+ZOOMS = (0.75, 1.0)
+ASIDE = (-0.2, 0.0, 0.2)
+"""Sides of the variations and how far they are moved, relative to the window: 18 of them, less at an edge."""
+
+WORKING_SIDE = 1152
+"""A picture's shorter side is reduced to this before it is cropped: three times the largest usual input."""
+
+CACHED_PICTURES = 64
+CROPS_AT_ONCE = 256
+AT_MOST = 3
+"""Windows of one picture that a gate looks at closer, whatever the number of its heads: 54 crops."""
+MIN_COSINE = 0.98
+"""Least cosine between the features of one picture under one set of weights."""
+
+Seen = TypeVar("Seen")
+Variant = TypeVar("Variant", bound=Hashable)
+
+
+def windows(width: int, height: int, crops: Crops = "auto") -> list[Box]:
+    """The windows of a picture, the whole picture first, then larger before smaller, row by row.
+
+    Args:
+        width, height: of the picture, in pixels.
+        crops: "none" for the whole picture only; a number for at most so many windows, the whole picture
+            included; "auto" for at most 48, which is 35 for a square picture and 46 for a 3:2 photo.
+
+    Raises:
+        InputError: `crops` is none of these.
+
+    >>> windows(60, 60, "none")
+    [(0.0, 0.0, 60.0, 60.0)]
+    >>> windows(60, 40, 4)
+    [(0.0, 0.0, 60.0, 40.0), (0.0, 0.0, 40.0, 40.0), (20.0, 0.0, 60.0, 40.0)]
+    >>> len(windows(300, 300)), len(windows(300, 200))
+    (35, 46)
+    """
+    limit = _limit(crops)
+    boxes: list[Box] = [(0.0, 0.0, float(width), float(height))]
+    for scale in SCALES:
+        side = int(min(width, height) * scale)
+        if side == max(width, height):
+            continue  # a square picture is its own largest window
+        if side < SMALLEST_SIDE:
+            break
+        grid = _densest_grid(width, height, side, limit - len(boxes))
+        if not grid:
+            break
+        boxes += grid
+    return boxes
+
+
+def _limit(crops: Crops) -> int:
+    if crops == "none":
+        return 1
+    if crops == "auto":
+        return AUTO_LIMIT
+    if isinstance(crops, bool) or not isinstance(crops, int) or crops < 1:
+        raise InputError(
+            "`crops` says how many windows of a picture are looked at.",
+            got=repr(crops),
+            expected='"auto", "none" or a number from 1 up',
+            fix='leave it at "auto"',
+        )
+    return crops
+
+
+def _densest_grid(width: int, height: int, side: int, room: int) -> list[Box]:
+    """Evenly spaced squares that cover the picture, with the most overlap for which there is room."""
+    for stride in STRIDES:
+        lefts = _positions(width - side, side * stride)
+        tops = _positions(height - side, side * stride)
+        if len(lefts) * len(tops) <= room:
+            return [_square(left, top, side) for top in tops for left in lefts]
+    return []
+
+
+def _positions(slack: int, step: float) -> list[int]:
+    """Evenly spaced starts from 0 to `slack`, about `step` apart."""
+    steps = ceil(slack / step - 0.1)  # a side cut to whole pixels must not cost one more row of windows
+    return [round(slack * index / steps) for index in range(steps + 1)] if steps > 0 else [0]
+
+
+def _square(left: int, top: int, side: int) -> Box:
+    return (float(left), float(top), float(left + side), float(top + side))
+
+
+def variations(box: Box, size: tuple[int, int]) -> list[Box]:
+    """The window moved and zoomed, inside a picture of that width and height; each once.
+
+    >>> len(variations((30.0, 30.0, 60.0, 60.0), (96, 96))), len(variations((0.0, 0.0, 96.0, 96.0), (96, 96)))
+    (18, 10)
+    """
+    varied = [_inside(box, zoom, across, down, size) for zoom in ZOOMS for across in ASIDE for down in ASIDE]
+    return list(dict.fromkeys(varied))
+
+
+def _inside(box: Box, zoom: float, across: float, down: float, size: tuple[int, int]) -> Box:
+    """The box zoomed about its middle, moved by parts of its sides, and pushed back into the picture."""
+    edges = []
+    for low, high, aside, end in ((box[0], box[2], across, size[0]), (box[1], box[3], down, size[1])):
+        side = (high - low) * zoom
+        start = (low + high - side) / 2 + aside * (high - low)
+        start = min(max(start, 0.0), end - side)
+        edges.append((start, start + side))
+    return edges[0][0], edges[1][0], edges[0][1], edges[1][1]
+
+
+class PictureCache(Generic[Variant, Seen]):
+    """For each encoder what it found in the last pictures; gone with the encoder.
+
+    Args:
+        pictures: how many are remembered for one encoder.
+    """
+
+    def __init__(self, pictures: int) -> None:
+        self.pictures = pictures
+        self._by_encoder: WeakKeyDictionary[Any, OrderedDict[tuple[bytes, Variant], Seen]] = (
+            WeakKeyDictionary()
+        )
+        self._lock = threading.Lock()
+
+    def look_up(
+        self,
+        encoder: object,
+        images: Sequence[LoadedImage],
+        variants: Sequence[Variant],
+        look: Callable[[list[tuple[Image.Image, Variant]]], Sequence[Seen]],
+    ) -> list[Seen]:
+        """What `look` finds in each picture looked at in its way, asked only for what is not remembered."""
+        keys = [(one.digest, variant) for one, variant in zip(images, variants, strict=True)]
+        with self._lock:
+            remembered = self._by_encoder.setdefault(encoder, OrderedDict())
+            found = {key: remembered[key] for key in keys if key in remembered}
+        missing = {
+            key: (one.image, key[1]) for key, one in zip(keys, images, strict=True) if key not in found
+        }
+        if missing:
+            found |= dict(zip(missing, look(list(missing.values())), strict=True))
+        with self._lock:
+            for key in keys:
+                remembered[key] = found[key]
+                remembered.move_to_end(key)
+            while len(remembered) > self.pictures:
+                remembered.popitem(last=False)
+        return [found[key] for key in keys]
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._by_encoder.clear()
+
+
+@dataclass(frozen=True, eq=False)
+class PictureFeatures:
+    """The windows of one picture: `boxes` in its pixels (C of them) and `features`, C × D, of length 1."""
+
+    boxes: tuple[Box, ...]
+    features: FloatArray
+
+
+_windows: PictureCache[Crops, PictureFeatures] = PictureCache(CACHED_PICTURES)
+_variations: PictureCache[Box, PictureFeatures] = PictureCache(AT_MOST * CACHED_PICTURES)
+
+
+def features(
+    encoder: ImageEncoder, images: Sequence[LoadedImage], crops: Crops = "auto"
+) -> list[PictureFeatures]:
+    """Encode the windows of each picture; the last 64 pictures are remembered by their pixels."""
+    return _windows.look_up(encoder, images, [crops] * len(images), lambda new: _encode_windows(encoder, new))
+
+
+def refine_boxes(
+    encoder: ImageEncoder, images: Sequence[LoadedImage], boxes: Sequence[Box]
+) -> list[PictureFeatures]:
+    """The variations of one window of each picture, all encoded in one pass; the last are remembered."""
+    return _variations.look_up(encoder, images, boxes, lambda new: _encode_variations(encoder, new))
+
+
+def forget_pictures() -> None:
+    """Let go of all remembered pictures: to measure, or to be rid of them."""
+    _windows.clear()
+    _variations.clear()
+
+
+def whiten(encoder: ImageEncoder, rows: FloatArray) -> FloatArray:
+    """N × D features of an encoder as its probes read them."""
+    whitening = encoder.whitening()
+    return rows if whitening is None else whitening(rows)
+
+
+def _encode_windows(
+    encoder: ImageEncoder, pictures: Sequence[tuple[Image.Image, Crops]]
+) -> list[PictureFeatures]:
+    images = [image for image, _ in pictures]
+    boxes = [windows(*image.size, crops) for image, crops in pictures]
+    encoded: list[PictureFeatures] = []
+    while len(encoded) < len(images):
+        # a batch of pictures at a time: the crops of all of them together may be gigabytes
+        first = len(encoded)
+        count = max(1, CROPS_AT_ONCE // max(len(one) for one in boxes[first:]))
+        group = range(first, min(first + count, len(images)))
+        crops_of_group = [crop for index in group for crop in cut(images[index], boxes[index])]
+        rows = encoder.encode(crops_of_group)
+        for index in group:
+            own, rows = rows[: len(boxes[index])], rows[len(boxes[index]) :]
+            own = np.array(own, dtype=np.float32)
+            own.flags.writeable = False  # it will be handed out again
+            encoded.append(PictureFeatures(tuple(boxes[index]), own))
+    return encoded
+
+
+def _encode_variations(
+    encoder: ImageEncoder, new: Sequence[tuple[Image.Image, Box]]
+) -> list[PictureFeatures]:
+    varied = [variations(box, image.size) for image, box in new]
+    step = max(1, CROPS_AT_ONCE // (len(ZOOMS) * len(ASIDE) ** 2))
+    seen: list[PictureFeatures] = []
+    for start in range(0, len(new), step):
+        group = range(start, min(start + step, len(new)))
+        rows = encoder.encode([crop for i in group for crop in cut(new[i][0], varied[i])])
+        ends = np.cumsum([len(varied[i]) for i in group])[:-1]
+        seen += [
+            PictureFeatures(tuple(varied[i]), own) for i, own in zip(group, np.split(rows, ends), strict=True)
+        ]
+    return seen
+
+
+def cut(image: Image.Image, boxes: Sequence[Box]) -> list[Image.Image]:
+    """The pieces of a picture inside the boxes, of a very large picture at a reduced size."""
+    factor = max(1.0, min(image.size) / WORKING_SIDE)
+    size = (round(image.width / factor), round(image.height / factor))
+    small = image.resize(size, reducing_gap=2.0) if factor > 1 else image
+    return [small.crop(tuple(round(edge / factor) for edge in box)) for box in boxes]  # type: ignore[arg-type]
+
+
+def encoder_fingerprint(encoder: ImageEncoder) -> FloatArray:
+    """D: the whitened features of the drawn picture. They are remembered like any picture's."""
+    drawn: FloatArray = features(encoder, [LoadedImage(drawn_picture(), "witness")], "none")[0].features
+    whitened: FloatArray = whiten(encoder, drawn)[0]
+    return whitened
+
+
+def check_encoder_fingerprint(encoder: ImageEncoder, kept: Sequence[FloatArray]) -> None:
+    """Raise ConceptFileError unless the encoder still sees the drawn picture as it did for every head."""
+    now = encoder_fingerprint(encoder)
+    sizes = {len(one) for one in kept}
+    alike = float((np.stack(kept) @ now).min()) if sizes == {len(now)} else None
+    if alike is None or alike < MIN_COSINE:
+        raise ConceptFileError(
+            f"A head was learned with other weights of {encoder.id} than those loaded now.",
+            got=f"feature lengths {sorted(sizes)}" if alike is None else f"a cosine of {alike:.3f}",
+            expected=f"feature length {len(now)}" if alike is None else f"at least {MIN_COSINE}",
+            fix="load the weights it was learned with, or learn the concept again",
+        )
+
+
+def drawn_picture() -> Image.Image:
+    """A ramp, a disc and a chequer, drawn with integers only so that it is the same everywhere."""
+    down, across = np.mgrid[0:96, 0:96]
+    red = (across * 255) // 95
+    green = np.where((across - 30) ** 2 + (down - 60) ** 2 < 400, 220, 40)
+    blue = np.where((across // 12 + down // 12) % 2 == 0, 200, 60)
+    return Image.fromarray(np.stack([red, green, blue], axis=-1).astype(np.uint8))

@@ -34,7 +34,7 @@ from myvlm.text import contains_word
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.tinyworld.multi_concept_user import MultiConceptUser, multi_concept_user
 from myvlm.tinyworld.said import said_of_it
-from myvlm.tinyworld.scenes import Scene
+from myvlm.tinyworld.world.scenes import Scene
 
 Run = tuple[int, int, int, int]
 """Number of the user, seed, concepts of the user, pictures for each number of concepts in them."""

@@ -36,7 +36,7 @@ from myvlm.heads.encoders import OpenClipEncoder
 from myvlm.heads.features import features
 from myvlm.heads.objects.bank import learn_whitening, write_bank
 from myvlm.images import load_images
-from myvlm.tinyworld.draw import draw_scene
+from myvlm.tinyworld.world.draw import draw_scene
 
 console = Console(stderr=True)
 BANK_PICTURES = 400

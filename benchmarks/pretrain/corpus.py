@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from myvlm.tinyworld.draw import draw_with_labels
-from myvlm.tinyworld.scenes import SIZE, Scene, random_scene
+from myvlm.tinyworld.world.draw import draw_with_labels
+from myvlm.tinyworld.world.scenes import SIZE, Scene, random_scene
 
 GRID = 8
 """Patches a side: every model of the world sees a picture as 8 × 8 patches of 12 pixels."""

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from benchmarks.pretrain.models import SPECIAL
 from myvlm.backbones.base import ConceptRows
-from myvlm.tinyworld import scenes as world
 from myvlm.tinyworld.language import (
     CAPTION_PROMPTS,
     IDENTIFIERS,
@@ -30,7 +29,8 @@ from myvlm.tinyworld.language import (
     reworded,
     telling_hint,
 )
-from myvlm.tinyworld.scenes import Appearance, Scene, Thing
+from myvlm.tinyworld.world import scenes as world
+from myvlm.tinyworld.world.scenes import Appearance, Scene, Thing
 
 PREFIX = ("<s>", "user", ":", *("<image>",) * 64)
 """What every sample begins with, as the chat template has it."""
@@ -93,7 +93,7 @@ def told_lesson(scene: Scene, random: Random, *, boxes: bool = True) -> Lesson:
     """One to four hints, and what is said of the picture by who was told them beforehand: two captions, where
     everything named is, and questions until a row is full.
 
-    >>> from myvlm.tinyworld.scenes import random_scene
+    >>> from myvlm.tinyworld.world.scenes import random_scene
     >>> lesson = told_lesson(random_scene(Random(5)), Random(5))
     >>> [(hint.words, hint.thing) for hint in lesson.hints]
     [(['blue', 'lamp', 'qlk'], 0), (['dog', 'otto'], 3), (['miss'], 1)]

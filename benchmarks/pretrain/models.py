@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from myvlm.tinyworld.language import KNOWN_NAMES, vocabulary
-from myvlm.tinyworld.scenes import SIZE
+from myvlm.tinyworld.world.scenes import SIZE
 
 PATCH = 12
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")

@@ -27,7 +27,7 @@ from benchmarks.pretrain.models import (
     VOCABULARY_ROWS,
     build_tokenizer,
 )
-from myvlm.tinyworld.scenes import SIZE
+from myvlm.tinyworld.world.scenes import SIZE
 
 QUERY_TOKENS = 32
 WIDTH = 192

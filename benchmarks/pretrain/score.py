@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from myvlm.boxes import iou
-from myvlm.tinyworld.draw import draw_scene
 from myvlm.tinyworld.language import questions
-from myvlm.tinyworld.scenes import SIZE, Appearance, Scene, random_appearance, random_scene
 from myvlm.tinyworld.truth import names_thing, read_box, same_answer, words
+from myvlm.tinyworld.world.draw import draw_scene
+from myvlm.tinyworld.world.scenes import SIZE, Appearance, Scene, random_appearance, random_scene
 
 Say = Callable[[Any, Any, Sequence[Image.Image], Sequence[str]], list[str]]
 

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from benchmarks.pretrain.corpus import Corpus, affine, brighten, pixels, warp
 from benchmarks.pretrain.models import CLIP_CONFIG, CLIP_DIM, CLIP_WIDTH
 from benchmarks.pretrain.training import Schedule, Step, make_optimisers
-from myvlm.tinyworld import scenes as world
 from myvlm.tinyworld.language import noun_phrase
-from myvlm.tinyworld.scenes import SIZE, Accent, Appearance, Scene, Thing
+from myvlm.tinyworld.world import scenes as world
+from myvlm.tinyworld.world.scenes import SIZE, Accent, Appearance, Scene, Thing
 
 ATTRIBUTES = {
     "category": world.CATEGORIES,

@@ -20,7 +20,7 @@ from benchmarks.pretrain.train_clip import PatchLabeller, ThingLabeller, patch_a
 from benchmarks.pretrain.training import Schedule, Step, make_optimisers
 from myvlm.backbones.base import ConceptRows
 from myvlm.tinyworld.language import IDENTIFIERS, mirror
-from myvlm.tinyworld.scenes import Scene
+from myvlm.tinyworld.world.scenes import Scene
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""The `myvlm` command: one file a command, each a thin skin over `MyVLM` or over the concept folders on disk.
+"""The `myvlm` command; in `commands` each is a thin skin over `MyVLM` or over the concept folders on disk.
 
 Nothing here imports torch or transformers before a command runs, so that `myvlm --help` answers at once.
 Results go to stdout, all else to stderr; see `myvlm.cli.screen` for the exit codes.
@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from myvlm.cli import concepts, demo, evaluate, learn, locate, questions, relearn, speak
+from myvlm.cli.commands import concepts, demo, evaluate, learn, locate, questions, relearn, speak
 
 app = typer.Typer(
     name="myvlm",

@@ -8,10 +8,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from myvlm.tinyworld.draw import draw_scene
 from myvlm.tinyworld.fewshot import FewShot, few_shot
 from myvlm.tinyworld.language import caption
-from myvlm.tinyworld.scenes import PEOPLE, Scene, Thing
+from myvlm.tinyworld.world.draw import draw_scene
+from myvlm.tinyworld.world.scenes import PEOPLE, Scene, Thing
 
 TINYWORLD = "tinyworld"
 """The name under which `myvlm evaluate` takes this data set instead of a folder."""

@@ -12,11 +12,18 @@ from random import Random
 
 from PIL import Image
 
-from myvlm.tinyworld import scenes as world
-from myvlm.tinyworld.draw import draw_scene
 from myvlm.tinyworld.language import NAMES, RARE_WORDS, about, caption
-from myvlm.tinyworld.scenes import PEOPLE, Appearance, Scene, look_alike, random_appearance, random_scene
 from myvlm.tinyworld.truth import scene_words
+from myvlm.tinyworld.world import scenes as world
+from myvlm.tinyworld.world.draw import draw_scene
+from myvlm.tinyworld.world.scenes import (
+    PEOPLE,
+    Appearance,
+    Scene,
+    look_alike,
+    random_appearance,
+    random_scene,
+)
 
 CAPTIONS_PER_PHOTO = 5
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from myvlm.boxes import Box
-from myvlm.tinyworld import scenes
-from myvlm.tinyworld.scenes import PEOPLE, Appearance, Scene, Thing
+from myvlm.tinyworld.world import scenes
+from myvlm.tinyworld.world.scenes import PEOPLE, Appearance, Scene, Thing
 
 RARE_WORDS = (
     "sks", "ohwx", "zwx", "qlk", "vrr", "blorp", "tazz", "fnord", "gloop", "jix", "krell", "mox", "nurb",
@@ -171,7 +171,7 @@ def caption(scene: Scene, random: Random, names: Identifiers | None = None) -> s
 def begins(text: str, scene: Scene) -> tuple[tuple[int, int], ...]:
     """At which word a caption of `caption` begins to speak of which thing of its scene, from 1.
 
-    >>> from myvlm.tinyworld.scenes import random_scene
+    >>> from myvlm.tinyworld.world.scenes import random_scene
     >>> scene = random_scene(Random(5))
     >>> [scene.things[number - 1].category for _, number in begins(caption(scene, Random(0)), scene)]
     ['lamp', 'woman', 'dog']

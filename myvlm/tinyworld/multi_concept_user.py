@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from myvlm.tinyworld import scenes as world
 from myvlm.tinyworld.fewshot import FewShot, few_shot
-from myvlm.tinyworld.scenes import Appearance, Scene, random_scene
+from myvlm.tinyworld.world import scenes as world
+from myvlm.tinyworld.world.scenes import Appearance, Scene, random_scene
 
 MOST_THINGS = 4
 """What a picture of the world has room for."""

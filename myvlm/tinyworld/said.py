@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from myvlm.tinyworld.scenes import (
+from myvlm.tinyworld.truth import words
+from myvlm.tinyworld.world.scenes import (
     ACCENT_COLOURS,
     ACCENT_SHAPES,
     CATEGORIES,
@@ -16,7 +17,6 @@ from myvlm.tinyworld.scenes import (
     Scene,
     Thing,
 )
-from myvlm.tinyworld.truth import words
 
 _ATTRIBUTES = frozenset({*COLOURS, *PATTERNS, *ACCENT_COLOURS, *ACCENT_SHAPES})
 _RELATIONS = {"beside": "beside", "next": "beside", "behind": "behind", "front": "before"}
@@ -109,7 +109,7 @@ def said_of_it(text: str, name: str, scene: Scene, names: Mapping[str, Appearanc
         names: all names that may be said, and what they stand for.
 
     >>> from random import Random
-    >>> from myvlm.tinyworld.scenes import random_scene
+    >>> from myvlm.tinyworld.world.scenes import random_scene
     >>> mug, dog = Appearance("mug", "red", "plain"), Appearance("dog", "blue", "dotted")
     >>> scene = random_scene(Random(0), looks=[mug, dog], count=2)
     >>> [thing.row for thing in scene.things]
@@ -137,7 +137,7 @@ def told_apart(text: str, name: str, scene: Scene, names: Mapping[str, Appearanc
     another thing of its category by this; a caption that leaves out all else could not be wrong.
 
     >>> from random import Random
-    >>> from myvlm.tinyworld.scenes import random_scene
+    >>> from myvlm.tinyworld.world.scenes import random_scene
     >>> mug, other = Appearance("mug", "red", "plain"), Appearance("mug", "blue", "plain")
     >>> scene = random_scene(Random(0), looks=[mug, other], count=2)
     >>> said = ["sks next to a blue mug .", "sks .", "a blue mug next to sks .", "sks next to sks ."]

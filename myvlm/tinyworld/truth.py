@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from myvlm.boxes import Box
 from myvlm.tinyworld.language import GRID, WEATHER_WORDS
-from myvlm.tinyworld.scenes import CATEGORIES, COLOURS, PATTERNS, SIZE, Appearance, Scene, Thing
+from myvlm.tinyworld.world.scenes import CATEGORIES, COLOURS, PATTERNS, SIZE, Appearance, Scene, Thing
 
 _FILLERS = frozenset("a an the on in at by day with".split())
 _WEATHER_OF = {word: weather for weather, words in WEATHER_WORDS.items() for word in words}

@@ -11,7 +11,7 @@ import pytest
 
 from myvlm.tinyworld.multi_concept_user import multi_concept_user
 from myvlm.tinyworld.said import mentions, said_of_it
-from myvlm.tinyworld.scenes import Accent, Appearance, Scene, Thing
+from myvlm.tinyworld.world.scenes import Accent, Appearance, Scene, Thing
 
 ROOT = Path(__file__).parents[2]
 MUG = Appearance("mug", "red", "plain", Accent("gold", "star"))

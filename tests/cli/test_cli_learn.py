@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from myvlm import api
-from myvlm.cli import demo, opening
+from myvlm.cli import opening
+from myvlm.cli.commands import demo
 from myvlm.concepts import storage as concept_folder
 from myvlm.concepts.concept import Concept
 from tests.support.command import Myvlm, files_under

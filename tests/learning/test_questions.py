@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from myvlm import Concept, LearnSettings, MyVLM
-from myvlm.cli import questions
+from myvlm.cli.commands import questions
 from myvlm.errors import InputError, NotWritableError
 from myvlm.images import load_images
 from myvlm.learning import gather_examples

@@ -24,7 +24,6 @@ from benchmarks.pretrain.training import Schedule, orthogonalised
 from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.boxes import iou
 from myvlm.tinyworld import few_shot, sample_picture
-from myvlm.tinyworld.draw import draw_scene, draw_with_labels
 from myvlm.tinyworld.language import (
     IDENTIFIERS,
     KNOWN_NAMES,
@@ -37,7 +36,9 @@ from myvlm.tinyworld.language import (
     reference,
     vocabulary,
 )
-from myvlm.tinyworld.scenes import (
+from myvlm.tinyworld.truth import context_right, leaks, names_thing, read_box, same_answer, words
+from myvlm.tinyworld.world.draw import draw_scene, draw_with_labels
+from myvlm.tinyworld.world.scenes import (
     SIZE,
     Accent,
     Appearance,
@@ -45,7 +46,6 @@ from myvlm.tinyworld.scenes import (
     random_appearance,
     random_scene,
 )
-from myvlm.tinyworld.truth import context_right, leaks, names_thing, read_box, same_answer, words
 
 SCENES = [random_scene(Random(f"test {i}")) for i in range(60)]
 

@@ -40,7 +40,7 @@ from myvlm.backbones.qformer.hooks import QFormerRows
 from myvlm.errors import UnknownBackboneError
 from myvlm.tinyworld import assets, sample_picture
 from myvlm.tinyworld.language import IDENTIFIERS, KNOWN_NAMES, Exchange, caption
-from myvlm.tinyworld.scenes import SIZE, random_scene
+from myvlm.tinyworld.world.scenes import SIZE, random_scene
 
 QUESTION = "what colour is ulmo ?"
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from myvlm.cli import collection, inputs, learn, opening, options
+from myvlm.cli import collection, inputs, opening, options
+from myvlm.cli.commands import learn
 from myvlm.cli.screen import screen
 
 

@@ -7,9 +7,9 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance
 
-from myvlm.tinyworld.places import RGB, draw_place
-from myvlm.tinyworld.scenes import SIZE, Scene
-from myvlm.tinyworld.things import thing_tile
+from myvlm.tinyworld.world.places import RGB, draw_place
+from myvlm.tinyworld.world.scenes import SIZE, Scene
+from myvlm.tinyworld.world.things import thing_tile
 
 SCALE = 2
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from myvlm.tinyworld.scenes import Accent, Appearance
+from myvlm.tinyworld.world.scenes import Accent, Appearance
 
 TILE = 96
 """Side in pixels on which every thing is drawn before it is scaled, turned and pasted."""

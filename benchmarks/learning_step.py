@@ -31,7 +31,7 @@ from myvlm.backbones import Backbone, ConceptRows, backbone_for
 from myvlm.errors import UnknownBackboneError
 from myvlm.images import load_images
 from myvlm.learning import gather_examples, learn_embedding
-from myvlm.learning.memory import LiveBytes
+from myvlm.learning.view_cache import LiveBytes
 from myvlm.tinyworld import few_shot
 
 PHOTOS, WEIGHT = 4, 0.25

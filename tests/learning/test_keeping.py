@@ -17,8 +17,16 @@ from myvlm.errors import InputError
 from myvlm.images import load_images
 from myvlm.learning import LearnSettings, gather_examples, learn_embedding, optimise
 from myvlm.learning import view_cache as keeping
-from myvlm.learning.memory import LiveBytes, free_memory
-from myvlm.learning.view_cache import MemoryBudget, ViewCache, memory_budget, nbytes, put_away, restored
+from myvlm.learning.view_cache import (
+    LiveBytes,
+    MemoryBudget,
+    ViewCache,
+    free_memory,
+    memory_budget,
+    nbytes,
+    put_away,
+    restored,
+)
 from tests.support.tiny import tiny_llava
 
 PHOTOS = [Image.effect_noise((40, 30), 60 + i).convert("RGB") for i in range(2)]

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 
-import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from myvlm.errors import ConceptFileError, NotFittedError
-from myvlm.heads.detections import FloatArray, GateScores, HeadScore
+from myvlm.heads.detections import GateScores, HeadScore
 from myvlm.images import ImageSources
 
 Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
@@ -99,35 +97,3 @@ class Head(Protocol):
     def gate(cls, heads: Sequence[Self]) -> Gate:
         """A gate for heads that agree on `gate_key`. Raises NotFittedError if one of them was not fitted."""
         ...
-
-
-def check_fitted(head: object, attribute: str) -> None:
-    """Raise NotFittedError unless the head has learned `attribute`."""
-    if not hasattr(head, attribute):
-        raise NotFittedError(
-            f"This {type(head).__name__} has learned nothing yet.",
-            got="use before fit",
-            expected="fit first",
-            fix="call head.fit(photos), or load a saved concept",
-        )
-
-
-def take_tensor(tensors: Tensors, name: str, ndim: int) -> FloatArray:
-    """A tensor of a head's state as float32. Raises ConceptFileError if missing, misshapen or not finite."""
-    if name not in tensors:
-        raise ConceptFileError(
-            f"The head lacks the tensor {name!r}.",
-            got=", ".join(sorted(tensors)) or "no tensors",
-            expected=name,
-            fix="use an unaltered copy of the concept folder, or learn it again",
-        )
-    tensor = np.asarray(tensors[name], dtype=np.float32)
-    finite = bool(np.isfinite(tensor).all())
-    if tensor.ndim != ndim or tensor.size == 0 or not finite:
-        raise ConceptFileError(
-            f"The head's tensor {name!r} cannot be right.",
-            got=f"shape {tensor.shape}" + ("" if finite else ", with NaN or infinite values"),
-            expected=f"{ndim} dimensions, none of them empty, all values finite",
-            fix="use an unaltered copy of the concept folder, or learn it again",
-        )
-    return tensor

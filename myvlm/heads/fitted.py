@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
-from myvlm.errors import ConceptFileError, InputError
-from myvlm.heads.base import Gate, HeadMeta, Tensors, check_fitted, take_tensor
+from myvlm.errors import ConceptFileError, InputError, NotFittedError
+from myvlm.heads.base import Gate, HeadMeta, Tensors
 from myvlm.heads.detections import FloatArray, HeadScore
 from myvlm.images import ImageSources
 
@@ -160,3 +161,35 @@ def check_one_gate(heads: Sequence[Gated], *gate_keys: Hashable) -> None:
             expected="equal `gate_key`",
             fix="make one gate for each value of `gate_key`",
         )
+
+
+def check_fitted(head: object, attribute: str) -> None:
+    """Raise NotFittedError unless the head has learned `attribute`."""
+    if not hasattr(head, attribute):
+        raise NotFittedError(
+            f"This {type(head).__name__} has learned nothing yet.",
+            got="use before fit",
+            expected="fit first",
+            fix="call head.fit(photos), or load a saved concept",
+        )
+
+
+def take_tensor(tensors: Tensors, name: str, ndim: int) -> FloatArray:
+    """A tensor of a head's state as float32. Raises ConceptFileError if missing, misshapen or not finite."""
+    if name not in tensors:
+        raise ConceptFileError(
+            f"The head lacks the tensor {name!r}.",
+            got=", ".join(sorted(tensors)) or "no tensors",
+            expected=name,
+            fix="use an unaltered copy of the concept folder, or learn it again",
+        )
+    tensor = np.asarray(tensors[name], dtype=np.float32)
+    finite = bool(np.isfinite(tensor).all())
+    if tensor.ndim != ndim or tensor.size == 0 or not finite:
+        raise ConceptFileError(
+            f"The head's tensor {name!r} cannot be right.",
+            got=f"shape {tensor.shape}" + ("" if finite else ", with NaN or infinite values"),
+            expected=f"{ndim} dimensions, none of them empty, all values finite",
+            fix="use an unaltered copy of the concept folder, or learn it again",
+        )
+    return tensor

@@ -14,9 +14,9 @@ from PIL import Image, ImageEnhance
 
 from myvlm.errors import InputError
 from myvlm.heads import FaceHead, GateScores, HeadMeta, HeadScore, ObjectHead, registry
-from myvlm.heads.base import check_fitted, take_tensor
 from myvlm.heads.encoders import register_encoder
 from myvlm.heads.faces.facenet import FacenetEncoder, register_face_encoder
+from myvlm.heads.fitted import check_fitted, take_tensor
 from myvlm.images import ImageSources, load_images
 from myvlm.testing import HEAD_CHECKS, check_head
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, scenes

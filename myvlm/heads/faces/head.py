@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from myvlm.boxes import Box
 from myvlm.errors import InputError
-from myvlm.heads.base import Tensors, take_tensor
+from myvlm.heads.base import Tensors
 from myvlm.heads.calibration import calibrate
 from myvlm.heads.detections import UNSURE, FloatArray
 from myvlm.heads.faces.clustering import bystanders, common_person, distances
@@ -26,7 +26,7 @@ from myvlm.heads.faces.facenet import (
 )
 from myvlm.heads.faces.gate import FaceGate, face_encoder_fingerprint
 from myvlm.heads.faces.threshold import limit_for
-from myvlm.heads.fitted import FittedHead, check_one_gate
+from myvlm.heads.fitted import FittedHead, check_one_gate, take_tensor
 from myvlm.heads.registry import register_head
 from myvlm.images import ImageSources, LoadedImage, load_images
 

@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from myvlm.boxes import Box
 from myvlm.errors import InputError
-from myvlm.heads.base import Tensors, take_tensor
+from myvlm.heads.base import Tensors
 from myvlm.heads.detections import UNSURE, FloatArray
 from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, get_encoder
 from myvlm.heads.features import Crops, encoder_fingerprint, windows
-from myvlm.heads.fitted import FittedHead, check_one_gate
+from myvlm.heads.fitted import FittedHead, check_one_gate, take_tensor
 from myvlm.heads.objects.fit import learn_probe
 from myvlm.heads.objects.gate import ObjectGate
 from myvlm.heads.registry import register_head

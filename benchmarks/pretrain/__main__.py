@@ -1,7 +1,8 @@
 """`python -m benchmarks.pretrain --out FOLDER`: make every embedded model.
 
-One run draws all from one seed. The weights that ship came from chains of runs, each gone on from the last, with
-seeds, schedules and texts that changed on the way: their cards list them, and one run will not give them again.
+One run draws all from one seed. The weights that ship came from chains of runs, each gone on from the last,
+with seeds, schedules and texts that changed on the way: their cards list them, and one run will not give them
+again.
 Resumable: run it again with the same folder after an interruption and it goes on from the last checkpoint.
 """
 

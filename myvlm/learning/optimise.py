@@ -98,16 +98,22 @@ def learn_embeddings(
 
 
 class _Batches:
-    """Steps of several concepts at once, as many as the memory allows, from views that are kept."""
+    """Steps of several concepts at once, as many as the memory allows.
+
+    The photos of all concepts are numbered through; each of their views is encoded once and kept in a cache.
+    """
 
     def __init__(self, backbone: Backbone, optimizers: Sequence[ConceptOptimizer]) -> None:
         self.backbone = backbone
         photos: list[list[Any]] = []
-        self.first: dict[ConceptOptimizer, int] = {}  # number of a concept's first photo
-        self.counts: dict[ConceptOptimizer, list[int]] = {}
+        self.first_photo: dict[ConceptOptimizer, int] = {}
+        self.view_counts: dict[ConceptOptimizer, list[int]] = {}
         for optimizer in optimizers:
             own = [backbone.encode(views) for views in optimizer.views()]
-            self.first[optimizer], self.counts[optimizer] = len(photos), [len(photo) for photo in own]
+            self.first_photo[optimizer], self.view_counts[optimizer] = (
+                len(photos),
+                [len(photo) for photo in own],
+            )
             photos += own
         budgets = [c.settings.budget for c in optimizers if c.settings.budget != "auto"]
         self.tail_loss: Callable[..., Loss] = backbone.tail_loss
@@ -116,29 +122,29 @@ class _Batches:
             self.tail_loss = backbone.tail_losses(texts, max(c.settings.rows for c in optimizers))
         largest = max(optimizers, key=lambda optimizer: len(optimizer.largest()))
         batch = largest.largest()
-        self.kept = ViewCache(
+        self.views = ViewCache(
             backbone,
             photos,
             memory_budget(backbone, min(budgets, default="auto")),
-            samples=[self.first[largest] + sample.photo for sample in batch],
-            trial=lambda kept, prefixed: self._gradients([largest], [batch], kept, prefixed),
+            samples=[self.first_photo[largest] + sample.photo for sample in batch],
+            trial=lambda fetched, prefixed: self._gradients([largest], [batch], fetched, prefixed),
             batches=len(optimizers),
             strict=bool(budgets),
         )
-        self.at_once = self.kept.at_once
+        self.at_once = self.views.at_once
 
     def step(self, active: Sequence[ConceptOptimizer]) -> list[tuple[float, float]]:
         """One step of each of these concepts; their cross-entropies and regularizers."""
-        batches = [optimizer.draw(self.counts[optimizer]) for optimizer in active]
+        batches = [optimizer.draw(self.view_counts[optimizer]) for optimizer in active]
         done: list[tuple[float, float]] = []
         while len(done) < len(active):
             group = slice(len(done), len(done) + self.at_once)
-            kept = [
-                self.kept.fetch(self.first[optimizer] + sample.photo, sample.view)
+            fetched = [
+                self.views.fetch(self.first_photo[optimizer] + sample.photo, sample.view)
                 for optimizer, batch in zip(active[group], batches[group], strict=True)
                 for sample in batch
             ]
-            made = self._gradients(active[group], batches[group], kept, self.kept.prefixed)
+            made = self._gradients(active[group], batches[group], fetched, self.views.prefixed)
             if made is None:
                 self.at_once = 1
                 continue
@@ -151,10 +157,16 @@ class _Batches:
         self,
         optimizers: Sequence[ConceptOptimizer],
         batches: Sequence[Sequence[Sample]],
-        kept: Sequence[Any],
+        fetched: Sequence[Any],
         prefixed: bool,
     ) -> list[tuple[Tensor, tuple[float, float]]] | None:
-        """Each concept's gradient and losses; None where the family cannot tell the samples' apart."""
+        """Each concept's gradient and losses; None where the family cannot tell the samples' apart.
+
+        Args:
+            batches: for each concept its samples.
+            fetched: what the cache gave for each sample of all of them, in their order.
+            prefixed: whether these are prefixes.
+        """
         samples = [sample for batch in batches for sample in batch]
         rows = [
             [ConceptRows(optimizer.direction, optimizer.settings.norm)]
@@ -162,7 +174,7 @@ class _Batches:
             for _ in batch
         ]
         loss_of = self.tail_loss if prefixed else self.backbone.answer_loss
-        loss = loss_of(kept, [s.prompt for s in samples], [s.answer for s in samples], rows)
+        loss = loss_of(fetched, [s.prompt for s in samples], [s.answer for s in samples], rows)
         losses = _own_losses(loss, [len(batch) for batch in batches])
         if losses is None:
             return None

@@ -1,0 +1,17 @@
+"""The two walks stay short: few files lie between a call at the door and the frozen model."""
+
+from __future__ import annotations
+
+from myvlm import MyVLM
+from myvlm.tinyworld import FewShot
+from tests.support.walks import walks
+
+CAPTION, LEARN = 15, 32
+"""Files of the package; they were 26 and 41, and 24 is the aim of the second. A new hop needs a reason."""
+
+
+def test_a_caption_and_a_lesson_cross_few_files(fresh: MyVLM, kit: FewShot) -> None:
+    crossed = walks(fresh, kit)
+    assert {"api.py", "images.py", "backbones/base.py"} <= set(crossed["caption"]) & set(crossed["learn"])
+    assert len(crossed["caption"]) <= CAPTION, crossed["caption"]
+    assert len(crossed["learn"]) <= LEARN, crossed["learn"]

@@ -35,7 +35,7 @@ from myvlm.images import (
 from myvlm.learning import LearnRequest, gather_examples, learn_embeddings, relearn
 from myvlm.learning.captions import described, write_captions
 from myvlm.learning.dataset import Captions, Questions
-from myvlm.learning.optimise import learning_progress
+from myvlm.learning.progress import learning_progress
 from myvlm.learning.request import (
     Lesson,
     check_together,

@@ -21,6 +21,7 @@ from torch.nn import functional
 from myvlm.backbones.causal import tokens as text
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.frozen import device_of, frozen, unquantised
+from myvlm.backbones.probe import Lack, Probe
 from myvlm.boxes import Box
 from myvlm.errors import InputError
 
@@ -153,6 +154,8 @@ class Backbone(ABC):
     """What captions are asked with in use, until `caption_prompt` of a backbone says otherwise."""
     caption_prompts: ClassVar[tuple[str, ...]] = ()
     """Instructions that captions are learned under; none for those of `myvlm.learning.dataset`."""
+    lacks: ClassVar[Mapping[Lack, str]] = {}
+    """What the family cannot do, each with the reason; the contract of `myvlm.testing` skips nothing else."""
     images_at_once: int = 16
     """How many pictures the model is shown at once, to be encoded or to be spoken of; bounds its memory."""
 
@@ -236,7 +239,8 @@ class Backbone(ABC):
     def prefixes(self, features: Sequence[Any]) -> list[Any] | None:
         """What stands before the concept, run once for each of `features` and kept for `tail_loss`.
 
-        None for a family in which it depends on the concept: then `answer_loss` is the way.
+        None for a family in which it depends on the concept, which it declares in `lacks`: then
+        `answer_loss` is the way.
         """
         return None
 
@@ -338,6 +342,10 @@ class Backbone(ABC):
         In a family whose rows are no words, the row that comes nearest to one. None where there is no such
         thing: learning then starts at random.
         """
+
+    @abstractmethod
+    def probe(self) -> Probe:
+        """What `myvlm.testing` needs to compare the family with plain transformers; use needs none of it."""
 
     def _at_once(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         """The items, one a picture, as many at a time as the model may be shown."""

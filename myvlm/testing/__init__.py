@@ -1,70 +1,34 @@
 """The contracts of this library as tests that anyone can run, on their own adapter and model.
 
-A contract is a list of functions, one a promise, each of which asserts on a case; `run_checks` runs
-it. `check_backbone` is the contract of backbones (`myvlm.testing.backbone`), `check_head` that of heads
-(`myvlm.testing.head`).
+A contract is a list of functions, one a promise, each of which asserts on a case: `BACKBONE_CHECKS` on a
+`BackboneCase`, `HEAD_CHECKS` on a `HeadCase`. `parametrize_with_checks` makes each of them a test of pytest;
+`check_backbone` and `check_head` run them all in one call and name all that failed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
-from unittest import SkipTest
 
-import torch
 from PIL import Image
 
 from myvlm.backbones.base import Backbone
-from myvlm.errors import InputError
 from myvlm.heads.base import Head
 from myvlm.testing.backbone import BACKBONE_CHECKS
-from myvlm.testing.backbone_qformer import case_of
+from myvlm.testing.backbone_case import BackboneCase
 from myvlm.testing.head import HEAD_CHECKS, HeadCase
+from myvlm.testing.running import Outcome, parametrize_with_checks, run_checks
 
-__all__ = ["BACKBONE_CHECKS", "HEAD_CHECKS", "Outcome", "check_backbone", "check_head", "run_checks"]
-
-Case = TypeVar("Case")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A check that did not fail: passed, or skipped for a reason."""
-
-    check: str
-    skipped: str | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Whether it ran."""
-        return self.skipped is None
-
-
-def run_checks(checks: Sequence[Callable[[Case], None]], case: Case) -> list[Outcome]:
-    """Run each check on one case; a check that raises `unittest.SkipTest` has nothing to check there.
-
-    Raises:
-        AssertionError: at the first check that fails, with its name in front.
-
-    >>> def is_even(number): assert number % 2 == 0, f"{number} is odd"
-    >>> run_checks([is_even], 4)
-    [Outcome(check='is_even', skipped=None)]
-    >>> run_checks([is_even], 5)
-    Traceback (most recent call last):
-    AssertionError: is_even: AssertionError: 5 is odd
-    """
-    outcomes = []
-    for check in checks:
-        name = check.__name__
-        try:
-            check(case)
-        except SkipTest as reason:
-            outcomes.append(Outcome(name, str(reason)))
-        except Exception as error:
-            raise AssertionError(f"{name}: {type(error).__name__}: {error}") from error
-        else:
-            outcomes.append(Outcome(name))
-    return outcomes
+__all__ = [
+    "BACKBONE_CHECKS",
+    "HEAD_CHECKS",
+    "BackboneCase",
+    "HeadCase",
+    "Outcome",
+    "check_backbone",
+    "check_head",
+    "parametrize_with_checks",
+    "run_checks",
+]
 
 
 def check_backbone(
@@ -77,20 +41,14 @@ def check_backbone(
         images: at least three, all different.
         identifier: a word that stands for a concept in prompts and answers.
 
-    Returns: one `Outcome` a check.
+    Returns: one `Outcome` a check; skipped is only what the family declares in `lacks`.
 
     Raises:
-        AssertionError: a promise is broken; the message begins with the check's name.
+        AssertionError: promises are broken; the message has a line for each, the check's name in front.
         InputError: the model is not in float32, or there are fewer than three images.
     """
-    if backbone.dtype != torch.float32 or len(images) < 3:
-        raise InputError(
-            "The contract is checked in float32, with at least three images.",
-            got=f"{backbone.dtype}, {len(images)} images",
-            expected="torch.float32, 3 images or more",
-            fix="load the model with dtype='float32'",
-        )
-    return run_checks(BACKBONE_CHECKS, case_of(backbone, images, identifier))
+    case = BackboneCase(backbone, images, identifier)
+    return run_checks(BACKBONE_CHECKS, case, may_skip=case.lacks.values())
 
 
 def check_head(
@@ -113,14 +71,7 @@ def check_head(
     Returns: one `Outcome` a check.
 
     Raises:
-        AssertionError: a promise is broken; the message begins with the check's name.
+        AssertionError: promises are broken; the message has a line for each, the check's name in front.
         InputError: there are too few pictures.
     """
-    if min(len(photos), len(other_photos)) < 2 or len(unseen) < 3:
-        raise InputError(
-            "The contract of heads is checked with photos of two things, and unseen pictures.",
-            got=f"{len(photos)}, {len(other_photos)} and {len(unseen)}",
-            expected="2 photos or more of each, 3 unseen pictures or more",
-            fix="pass more pictures",
-        )
     return run_checks(HEAD_CHECKS, HeadCase(make, photos, other_photos, unseen, category))

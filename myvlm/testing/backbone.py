@@ -1,19 +1,24 @@
-"""The contract of a backbone: one function a promise, each asserts on a `BackboneCase`.
+"""The contract of a backbone in use: one function a promise, each asserts on a `BackboneCase`.
 
-Run by `myvlm.testing.check_backbone`. A check that has nothing to check on a family raises SkipTest.
+A check asks public methods of `Backbone` and its `probe`, and knows of no family. It raises SkipTest only
+where the family declares in `lacks` that it cannot.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, get_args
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
-from myvlm.backbones.base import NormRule
-from myvlm.errors import BackboneError
+from myvlm.backbones.base import ConceptRows, NormRule
+from myvlm.errors import InputError, MyVLMError
 from myvlm.testing.backbone_case import SHORT, BackboneCase
+from myvlm.testing.backbone_grid import attention_map_is_a_map, grid_lies_over_the_picture
 from myvlm.testing.backbone_learning import (
     attention_is_eager_attention,
     bfloat16_learns_alike,
@@ -22,78 +27,83 @@ from myvlm.testing.backbone_learning import (
     kept_prefixes_change_nothing,
     learning_reads_the_prompt_of_use,
 )
-from myvlm.testing.backbone_qformer import (
-    QFormerCase,
-    replies_are_those_of_full_passes,
-    rows_land_in_the_qformer,
-    wrong_pictures_raise,
-)
+
+LENGTH = 4
+"""New tokens that are compared with full passes: each costs a pass for every beam."""
 
 
 def nothing_attached_is_plain(case: BackboneCase) -> None:
     """Without rows: the tokens of plain transformers. After a concept: its logits, bit for bit."""
-    backbone, inputs = case.backbone, case.processed()
+    backbone, none, everyone = case.backbone, case.rows(0), range(len(case.images))
+    inputs = case.probe.inputs(case.images, case.prompts)
+    before = case.next_logits(everyone, none)
     with backbone.frozen(), torch.no_grad():
-        before = case.plain_logits(inputs)
         plain = backbone.model.generate(**inputs, do_sample=False, num_beams=1, **SHORT)
-        replies = backbone.generate(case.images, case.prompts, case.rows(0), **SHORT)
-        backbone.generate(case.images, case.prompts, case.rows(1), **SHORT)
-        after = case.plain_logits(inputs)
-    assert [reply.token_ids.tolist() for reply in replies] == case.said(plain, inputs)
+    replies = backbone.generate(case.images, case.prompts, none, **SHORT)
+    backbone.generate(case.images, case.prompts, case.rows(1), **SHORT)
+    after = case.next_logits(everyone, none)
+    assert [reply.token_ids.tolist() for reply in replies] == case.probe.reply_ids(plain, inputs)
     assert torch.equal(before, after), "the plain logits changed"
 
 
 def rows_change_the_answer(case: BackboneCase) -> None:
-    """A concept changes what the model finds likely, and another concept changes it otherwise."""
+    """A concept changes what the model finds likely and says, and another concept changes it otherwise."""
     features = case.backbone.encode(case.images)
+    kinds = case.rows(0), case.rows(1), case.rows(1, seed=1), case.rows(3)
     losses = [
         case.backbone.answer_loss(features, case.prompts, case.answers, rows).cross_entropy.item()
-        for rows in (case.rows(0), case.rows(1), case.rows(1, seed=1), case.rows(3))
+        for rows in kinds
     ]
     assert len(set(losses)) == len(losses), f"equal losses among {losses}"
+    logits = [case.next_logits([0], rows) for rows in kinds]
+    assert not any(torch.equal(logits[0], other) for other in logits[1:]), "generation sees no rows"
 
 
 def rows_land_exactly(case: BackboneCase) -> None:
-    """Rows stand right after the image at the promised norm, and every other embedding is untouched."""
-    if isinstance(case, QFormerCase):
-        return rows_land_in_the_qformer(case)
-    backbone, seen = case.language_rows, []
-    handle = backbone.language_model.register_forward_hook(
-        lambda module, args, kwargs, output: seen.append(kwargs["inputs_embeds"].detach()), with_kwargs=True
-    )
-    norms: tuple[NormRule, ...] = ("visual_mean", "first_patch", "none")
-    try:
-        plain = case.batch(case.rows(0))
-        case.pixel_pass(case.rows(0), plain)
-        for norm in norms:
-            rows = case.rows(0, 1, 3, norm=norm)
-            batch = case.batch(rows)
-            case.pixel_pass(rows, batch)
-            features = [feature.tokens.cpu() for feature in backbone.encode(case.images)]
-            for index, sample in enumerate(rows):
-                count, length = sum(r.count for r in sample), int(plain.attention_mask[index].sum())
-                image_end = int((plain.ids[index] == backbone.image_id).nonzero().max()) + 1
-                got, without = seen[-1][index], seen[0][index, :length]
-                assert torch.equal(got[:image_end], without[:image_end]), (
-                    "an embedding before the rows changed"
-                )
-                assert torch.equal(got[image_end + count : length + count], without[image_end:]), (
-                    "one after them"
-                )
-                sizes = features[index].norm(dim=-1)
-                targets = {"visual_mean": sizes.mean(), "first_patch": sizes[0]}
-                expected = [
-                    r.directions
-                    if norm == "none"
-                    else r.directions / r.directions.norm(dim=-1, keepdim=True) * targets[norm]
-                    for r in sample
-                ]
-                if expected:
-                    torch.testing.assert_close(
-                        got[image_end : image_end + count], torch.cat(expected).detach().to(got)
-                    )
-    finally:
-        handle.remove()
+    """Rows stand at their place with the promised norm, and nothing else that a module reads is touched."""
+    probe = case.probe
+    plain = probe.entered(*case.texts, case.rows(0))
+    tokens = [probe.visual_tokens(feature) for feature in case.backbone.encode(case.images)]
+    assert len(plain) == len(case.images)
+    assert all(plain), "`entered` names no module that reads rows"
+    for norm in get_args(NormRule):
+        rows = case.rows(0, 1, 3, norm=norm)
+        for index, modules in enumerate(probe.entered(*case.texts, rows)):
+            count = sum(concept.count for concept in rows[index])
+            for found, without in zip(modules, plain[index], strict=True):
+                start, end = without.place, without.place + count
+                got = found.states
+                assert len(got) == len(without.states) + count, f"{len(got)} states with {count} rows"
+                assert torch.equal(got[:start], without.states[:start]), "a state before the rows changed"
+                assert torch.equal(got[end:], without.states[start:]), "a state after them changed"
+                if count:
+                    expected = _entering(rows[index], tokens[index])
+                    torch.testing.assert_close(got[start:end], expected.to(got))
+                if found.mapped is None or found.rescaled is None:
+                    continue
+                own, made = found.rescaled[:start], found.rescaled[start:end]
+                assert torch.equal(own, found.mapped[:start]), "a key or value of the picture changed"
+                target = _norms(own)[norm]
+                raw = found.mapped[start:end]
+                torch.testing.assert_close(made, raw if target is None else _at_norm(raw, target))
+
+
+def _entering(sample: Sequence[ConceptRows], tokens: Tensor) -> Tensor:
+    """The rows of a sample as they must enter beside these visual tokens."""
+    rows = []
+    for concept in sample:
+        own, target = concept.directions.detach(), _norms(tokens)[concept.norm]
+        rows.append(own if target is None else _at_norm(own, target.to(own)))
+    return torch.cat(rows)
+
+
+def _norms(tokens: Tensor) -> dict[str, Tensor | None]:
+    sizes = tokens.norm(dim=-1)
+    return {"visual_mean": sizes.mean(), "first_patch": sizes[0], "none": None}
+
+
+def _at_norm(rows: Tensor, norm: Tensor) -> Tensor:
+    return functional.normalize(rows, dim=-1) * norm
 
 
 def batch_is_singles(case: BackboneCase) -> None:
@@ -111,33 +121,49 @@ def batch_is_singles(case: BackboneCase) -> None:
 
 
 def left_padding_changes_nothing(case: BackboneCase) -> None:
-    """The first new token's logits of a left-padded batch are those of each sample alone."""
-    together = case.first_logits(range(len(case.images)), case.rows(1, 3))
-    alone = [case.first_logits([index], case.rows(1, 3)) for index in range(len(case.images))]
+    """The first new token's logits of a padded batch are those of each sample alone."""
+    rows = case.rows(1, 3)
+    together = case.next_logits(range(len(case.images)), rows)
+    alone = [case.next_logits([index], rows) for index in range(len(case.images))]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
 
 
 def cache_changes_nothing(case: BackboneCase) -> None:
-    """Greedy tokens and beams are those of full passes without a cache, and the first is the likeliest."""
-    if isinstance(case, QFormerCase):
-        return replies_are_those_of_full_passes(case)
-    backbone, rows = case.language_rows, case.rows(0, 1, 3)
-    # A random model may say an image placeholder: without a cache transformers then looks for its image.
-    options = {**SHORT, "suppress_tokens": [backbone.image_id]}
+    """Greedy tokens and beams are those of a search by full passes without a cache."""
+    rows, tokenizer = case.rows(0, 1, 3), case.backbone.processor.tokenizer
+    # Of a random model's tokens these are not read as text.
+    unsaid = sorted({*case.probe.special_ids, tokenizer.pad_token_id} - {None})
     for beams in (1, 3):
-        cached, full = (
-            backbone.generate(case.images, case.prompts, rows, num_beams=beams, use_cache=cache, **options)
-            for cache in (True, False)
+        replies = case.backbone.generate(
+            case.images,
+            case.prompts,
+            rows,
+            num_beams=beams,
+            max_new_tokens=LENGTH,
+            min_new_tokens=LENGTH,  # of one length: no beam ends before another
+            suppress_tokens=unsaid,
         )
-        assert [c.token_ids.tolist() for c in cached] == [f.token_ids.tolist() for f in full], (
-            f"{beams} beams"
-        )
-    likely = case.first_logits(range(len(rows)), rows)
-    likely[:, [backbone.image_id, backbone.prompter.sentinel_id]] = -torch.inf
-    greedy = backbone.generate(case.images, case.prompts, rows, **options)
-    for logits, reply in zip(likely, greedy, strict=True):
-        first = reply.token_ids[:1].tolist() or backbone.prompter.eos_ids
-        assert int(logits.argmax()) in first, f"{reply.text!r} does not begin with the likeliest token"
+        for index, reply in enumerate(replies):
+            expected = _searched(case, rows, index, beams, unsaid)
+            assert reply.token_ids.tolist() == expected, f"sample {index}, {beams} beams: {reply.text!r}"
+
+
+def _searched(
+    case: BackboneCase, rows: Sequence[Sequence[ConceptRows]], index: int, beams: int, unsaid: Sequence[int]
+) -> list[int]:
+    """What a beam search by full passes says of one sample."""
+    kept: list[tuple[float, list[int]]] = [(0.0, [])]
+    for _ in range(LENGTH):
+        scores = case.next_logits([index] * len(kept), rows, [said for _, said in kept]).log_softmax(-1)
+        scores[:, [*unsaid, *case.probe.eos_ids]] = -torch.inf
+        best = scores.topk(beams)
+        longer = [
+            (total + score, [*said, token])
+            for (total, said), values, tokens in zip(kept, best.values, best.indices, strict=True)
+            for score, token in zip(values.tolist(), tokens.tolist(), strict=True)
+        ]
+        kept = sorted(longer, reverse=True)[:beams]
+    return kept[0][1]
 
 
 def everything_is_restored(case: BackboneCase) -> None:
@@ -145,6 +171,7 @@ def everything_is_restored(case: BackboneCase) -> None:
     backbone, model = case.backbone, case.backbone.model
     modes = [(module, module.training) for module in model.modules()]
     flags = [(weight, weight.requires_grad) for weight in model.parameters()]
+    case.next_logits([0], case.rows(0))  # transformers puts hooks of its own on a model's first pass
     try:
         for number, (module, _) in enumerate(modes):
             module.training = number % 2 == 0
@@ -154,8 +181,9 @@ def everything_is_restored(case: BackboneCase) -> None:
         rows, features = case.rows(0, 1), backbone.encode(case.images)
         backbone.generate(case.images, case.prompts, rows, **SHORT)
         backbone.answer_loss(features, case.prompts, case.answers, rows)
-        backbone.attention_map(case.images[1], case.prompts[1], case.answers[1], case.identifier, rows[1])
-        assert case.state() == before
+        if "attention_map" not in case.lacks:
+            backbone.attention_map(case.images[1], case.prompts[1], case.answers[1], case.identifier, rows[1])
+        _same(case.state(), before)
         handle = model.get_output_embeddings().register_forward_pre_hook(_fail)
         try:
             for failing in (
@@ -169,7 +197,7 @@ def everything_is_restored(case: BackboneCase) -> None:
                 raise AssertionError("an error inside the model was swallowed")
         finally:
             handle.remove()
-        assert case.state() == before, "after an error"
+        _same(case.state(), before)
         assert torch.equal(model.get_input_embeddings().weight, table)
     finally:
         for module, mode in modes:
@@ -178,35 +206,30 @@ def everything_is_restored(case: BackboneCase) -> None:
             weight.requires_grad_(flag)
 
 
-def attention_map_is_a_map(case: BackboneCase) -> None:
-    """Finite, not negative, sum 1, over the image's tokens; and not the same for every word."""
-    rows, answer = case.rows(1)[0], f"a photo of {case.identifier} on the table"
-    said, unsaid = (
-        case.backbone.attention_map(case.images[0], case.prompts[0], text, case.identifier, rows)
-        for text in (answer, "a photo")
-    )
-    for found in (said, unsaid):
-        assert found.ndim == 2
-        assert found.dtype == "float32"
-        assert (found >= 0).all()
-        assert abs(float(found.sum()) - 1) < 1e-5, f"sum {found.sum()}"
-    assert (said != unsaid).any(), "the word's attention is the rows' attention"
+def wrong_inputs_raise(case: BackboneCase) -> None:
+    """Lists of unequal length, rows of another width and misuse are errors, and leave nothing behind."""
+    backbone, before, rows = case.backbone, case.state(), case.rows(1)
+    features = backbone.encode(case.images)
+    wide = [[ConceptRows(torch.ones(1, backbone.dim + 1))] for _ in case.images]
+    for wrong, what in ((rows[:-1], "rows for fewer samples"), (wide, "rows of another width")):
+        _raises(InputError, what, partial(backbone.generate, case.images, case.prompts, wrong, **SHORT))
+        _raises(InputError, what, partial(backbone.answer_loss, features, case.prompts, case.answers, wrong))
+    for what, use in case.probe.misuses(case.images, case.prompts, rows).items():
+        _raises(MyVLMError, what, use)
+    _same(case.state(), before)
 
 
-def wrong_counts_raise(case: BackboneCase) -> None:
-    """More or fewer places than rows is an error, and leaves nothing behind."""
-    if isinstance(case, QFormerCase):
-        return wrong_pictures_raise(case)
-    batch, before = case.batch(case.rows(1)), case.state()
-    for rows in (case.rows(0), case.rows(3)):
-        backbone = case.language_rows
-        try:
-            with backbone.frozen(), backbone.inserted(rows):
-                backbone.model(input_ids=batch.ids.to(backbone.device))
-        except BackboneError:
-            continue
-        raise AssertionError("a wrong number of places for rows went unnoticed")
-    assert case.state() == before
+def _same(after: dict[str, Any], before: dict[str, Any]) -> None:
+    changed = [name for name in before if after[name] != before[name]]
+    assert not changed, f"left changed: {', '.join(changed)}"
+
+
+def _raises(kind: type[Exception], what: str, use: Callable[[], object]) -> None:
+    try:
+        use()
+    except kind:
+        return
+    raise AssertionError(f"{what}: no {kind.__name__} was raised")
 
 
 def fingerprint_names_the_weights(case: BackboneCase) -> None:
@@ -243,7 +266,8 @@ BACKBONE_CHECKS: list[Callable[[BackboneCase], None]] = [
     kept_prefixes_change_nothing,
     attention_is_eager_attention,
     attention_map_is_a_map,
+    grid_lies_over_the_picture,
     bfloat16_learns_alike,
-    wrong_counts_raise,
+    wrong_inputs_raise,
     fingerprint_names_the_weights,
 ]

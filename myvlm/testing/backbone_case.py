@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from unittest import SkipTest
@@ -12,19 +12,47 @@ from PIL import Image
 from torch import Tensor
 
 from myvlm.backbones.base import Backbone, ConceptRows, NormRule
-from myvlm.backbones.causal.backbone import CausalBackbone
-from myvlm.backbones.causal.prompts import TeacherForced
+from myvlm.backbones.probe import Lack, Probe
+from myvlm.errors import InputError
 
 SHORT: dict[str, Any] = {"max_new_tokens": 8}
 
 
 @dataclass(frozen=True, eq=False)
 class BackboneCase:
-    """A backbone in float32, at least three images, and a word for a concept."""
+    """A backbone that is to keep the contract, pictures to show it, and a word for a concept.
+
+    Args:
+        backbone: around a model in float32; a small random one will do.
+        images: at least three, all different.
+        identifier: a word that stands for a concept in prompts and answers.
+
+    Raises:
+        InputError: the model is not in float32, or there are fewer than three images.
+    """
 
     backbone: Backbone
     images: Sequence[Image.Image]
-    identifier: str
+    identifier: str = "sks"
+
+    def __post_init__(self) -> None:
+        if self.backbone.dtype != torch.float32 or len(self.images) < 3:
+            raise InputError(
+                "The contract is checked in float32, with at least three images.",
+                got=f"{self.backbone.dtype}, {len(self.images)} images",
+                expected="torch.float32, 3 images or more",
+                fix="load the model with dtype='float32'",
+            )
+
+    @property
+    def lacks(self) -> Mapping[Lack, str]:
+        """What the family declares that it cannot do: the only reasons for which a check may be skipped."""
+        return self.backbone.lacks
+
+    @property
+    def probe(self) -> Probe:
+        """The backbone's inside."""
+        return self.backbone.probe()
 
     @property
     def prompts(self) -> list[str]:
@@ -38,6 +66,11 @@ class BackboneCase:
         texts = [f"a photo of {self.identifier}", self.identifier, f"the table, and {self.identifier} on it"]
         return [texts[index % 3] for index in range(len(self.images))]
 
+    @property
+    def texts(self) -> tuple[Sequence[Image.Image], list[str], list[str]]:
+        """Images, prompts and answers."""
+        return self.images, self.prompts, self.answers
+
     def rows(self, *counts: int, norm: NormRule = "visual_mean", seed: int = 0) -> list[list[ConceptRows]]:
         """Random directions, for each image as many as `counts` says in turn; more than one: two concepts."""
         generator = torch.Generator().manual_seed(seed)
@@ -49,61 +82,28 @@ class BackboneCase:
             samples.append([ConceptRows(part.requires_grad_(), norm) for part in made])
         return samples
 
-    @property
-    def language_rows(self) -> CausalBackbone:
-        """The backbone, where rows enter its language model; elsewhere SkipTest is raised."""
-        if not isinstance(self.backbone, CausalBackbone):
-            raise SkipTest("concepts do not enter this family as rows of its language model")
-        return self.backbone
-
-    def processed(self) -> Any:
-        """What plain transformers is given."""
-        return self.language_rows.prompter.processed(self.images, self.prompts).to(self.backbone.device)
-
-    def plain_logits(self, inputs: Any) -> Tensor:
-        """The logits that plain transformers gives for `processed` inputs."""
-        logits: Tensor = self.backbone.model(**inputs).logits
-        return logits
-
-    def said(self, output: Tensor, inputs: Any) -> list[list[int]]:
-        """The new ids in what plain transformers generated, without end of sequence."""
-        new = output[:, inputs["input_ids"].shape[1] :]
-        return [self.language_rows.prompter.reply(ids)[1].tolist() for ids in new]
-
-    def batch(self, rows: Sequence[Sequence[ConceptRows]]) -> TeacherForced:
-        """The prompts with their answers and these rows, as learning lays them out."""
-        pictures = [feature.layout.text for feature in self.language_rows.encode(self.images)]
-        return self.language_rows.prompter.teacher_forced(pictures, self.prompts, self.answers, rows)
-
-    def pixel_pass(self, rows: Sequence[Sequence[ConceptRows]], batch: TeacherForced, **options: Any) -> Any:
-        """The model's own output for the batch, from pixels and through the vision tower."""
-        from transformers import BatchFeature
-
-        backbone = self.language_rows
-        inputs = backbone.prompter.processed(self.images, self.prompts)
-        pixels = {name: value for name, value in inputs.items() if value.shape != inputs["input_ids"].shape}
-        layouts = [feature.layout for feature in backbone.encode(self.images)]
-        told = backbone.arguments(batch.ids, batch.attention_mask, batch.starts, layouts)
-        with backbone.frozen(), backbone.inserted(rows, batch.sentinels):
-            return backbone.model(
-                input_ids=batch.ids.to(backbone.device),
-                attention_mask=batch.attention_mask.to(backbone.device),
-                labels=batch.labels.to(backbone.device),
-                **BatchFeature({**told, **pixels}).to(backbone.device, backbone.dtype),
-                **options,
-            )
-
-    def first_logits(self, samples: Iterable[int], rows: Sequence[Sequence[ConceptRows]]) -> Tensor:
-        """The logits of the first new token, `N × V`, as generation sees them: padded on the left."""
-        backbone, chosen = self.language_rows, list(samples)
+    def next_logits(
+        self,
+        samples: Iterable[int],
+        rows: Sequence[Sequence[ConceptRows]],
+        said: Sequence[Sequence[int]] | None = None,
+    ) -> Tensor:
+        """`N × V`: the logits of what comes next in the chosen samples, the same one maybe several times."""
+        chosen = list(samples)
         images, prompts = [self.images[i] for i in chosen], [self.prompts[i] for i in chosen]
-        concepts = [rows[i] for i in chosen]
-        inputs, sentinels = backbone.prompter.with_rows(
-            backbone.prompter.processed(images, prompts), concepts
+        behind = [[] for _ in chosen] if said is None else said
+        return self.probe.next_logits(images, prompts, [rows[i] for i in chosen], behind)
+
+    def skip_if_lacking(self, what: Lack, *, able: bool) -> None:
+        """Skip where the family declares to lack something; fail where it does otherwise than it declares."""
+        reason = self.lacks.get(what)
+        assert able == (reason is None), (
+            f"`lacks` does not declare {what!r}, which it cannot do"
+            if reason is None
+            else f"`lacks` declares {what!r}, which it can do"
         )
-        with backbone.frozen(), torch.no_grad(), backbone.inserted(concepts, sentinels):
-            logits: Tensor = backbone.model(**inputs.to(backbone.device)).logits[:, -1].float()
-        return logits
+        if reason is not None:
+            raise SkipTest(reason)
 
     def state(self) -> dict[str, Any]:
         """All that a method must leave as it was, but the weights' values."""

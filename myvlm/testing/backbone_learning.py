@@ -1,19 +1,12 @@
-"""The part of a backbone's contract that learning rests on: one function a promise, as in `contract`."""
+"""The part of a backbone's contract that learning rests on: one function a promise, as in `backbone`."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
-from unittest import SkipTest
 
 import torch
 
 from myvlm.testing.backbone_case import SHORT, BackboneCase
-from myvlm.testing.backbone_qformer import (
-    QFormerCase,
-    query_attention_is_eager_attention,
-    taught_prompts_are_those_of_use,
-)
 
 STEPS = 4
 """Of one shape: on a GPU the last are a graph's (`myvlm.backbones.causal.cuda_graph`)."""
@@ -21,24 +14,24 @@ STEPS = 4
 
 def learning_reads_the_prompt_of_use(case: BackboneCase) -> None:
     """The ids before the answer are, in learning, those of generation; labels are the answer's only."""
-    if isinstance(case, QFormerCase):
-        return taught_prompts_are_those_of_use(case)
-    backbone, batch = case.language_rows, case.batch(case.rows(0))
-    for index, (image, prompt) in enumerate(zip(case.images, case.prompts, strict=True)):
-        used = backbone.prompter.processed([image], [prompt])["input_ids"][0]
-        start, end = batch.starts[index], int(batch.attention_mask[index].sum())
-        assert batch.ids[index, :start].tolist() == used.tolist(), f"prompt {prompt!r} differs"
-        assert (batch.labels[index, :start] == -100).all(), "a label on the prompt"
-        assert (batch.labels[index, end:] == -100).all(), "a label on the padding"
-        assert torch.equal(batch.labels[index, start:end], batch.ids[index, start:end])
-        assert end - start >= 2, "no answer, or no end of sequence"
+    samples = case.probe.taught(*case.texts)
+    assert len(samples) == len(case.images)
+    for image, prompt, sample in zip(case.images, case.prompts, samples, strict=True):
+        used = case.probe.inputs([image], [prompt])["input_ids"][0].tolist()
+        assert sample.read == used, f"prompt {prompt!r} differs"
+        assert len(sample.answer) >= 2, "no answer, or no end of sequence"
+        assert sample.answer[-1] in case.probe.eos_ids, "the end of sequence is not learned"
+        end = sample.start + len(sample.answer)
+        assert sample.labels[sample.start : end] == sample.answer, "labels elsewhere than on the answer"
+        others = [*sample.labels[: sample.start], *sample.labels[end:]]
+        assert set(others) <= {-100}, "a label on the prompt or the padding"
 
 
 def features_give_the_pixels_loss(case: BackboneCase) -> None:
     """The loss from kept features is transformers' own loss from pixels."""
     rows = case.rows(0, 1, 3)
     kept = case.backbone.answer_loss(case.backbone.encode(case.images), case.prompts, case.answers, rows)
-    full = case.pixel_pass(rows, case.batch(rows)).loss
+    full = case.probe.pixel_loss(*case.texts, rows)
     torch.testing.assert_close(kept.cross_entropy, full, rtol=1e-6, atol=1e-6)
 
 
@@ -64,7 +57,7 @@ def gradient_is_the_full_one(case: BackboneCase) -> None:
         for weight, flag in zip(weights, flags, strict=True):
             weight.requires_grad_(flag)
     kept = case.backbone.answer_loss(case.backbone.encode(case.images), case.prompts, case.answers, rows)
-    full = case.pixel_pass(rows, case.batch(rows)).loss
+    full = case.probe.pixel_loss(*case.texts, rows)
     pairs = zip(
         torch.autograd.grad(kept.cross_entropy, directions),
         torch.autograd.grad(full, directions),
@@ -78,8 +71,8 @@ def kept_prefixes_change_nothing(case: BackboneCase) -> None:
     """Loss, regularizer and gradient from kept prefixes are those of the full pass, step after step."""
     features = case.backbone.encode(case.images)
     prefixes = case.backbone.prefixes(features)
-    if prefixes is None:
-        raise SkipTest("what stands before the concept depends on it in this family")
+    case.skip_if_lacking("kept_prefixes", able=prefixes is not None)
+    assert prefixes is not None
     step = case.backbone.tail_losses(list(zip(case.prompts, case.answers, strict=True)), 3)
     for rows in (case.rows(0, 1, 3), case.rows(1, 2, norm="none"), case.rows(2, 1, norm="first_patch")):
         directions = [concept.directions for sample in rows for concept in sample]
@@ -95,24 +88,14 @@ def kept_prefixes_change_nothing(case: BackboneCase) -> None:
 
 
 def attention_is_eager_attention(case: BackboneCase) -> None:
-    """The attention that the concept gets is the one of eager attention maps."""
-    if isinstance(case, QFormerCase):
-        return query_attention_is_eager_attention(case)
-    backbone, rows = case.language_rows, case.rows(0, 1, 3)
-    batch = case.batch(rows)
-    config: Any = backbone.language_model.config
-    recorded = backbone.answer_loss(backbone.encode(case.images), case.prompts, case.answers, rows).attention
-    before, config._attn_implementation = config._attn_implementation, "eager"
-    try:
-        maps = case.pixel_pass(rows, batch, output_attentions=True).attentions
-    finally:
-        config._attn_implementation = before
-    samples = []
-    for index in range(len(rows)):
-        later, columns = (part[index][part[index] >= 0] for part in (batch.later, batch.rows))
-        if len(columns):
-            samples.append(sum(layer[index][:, later][:, :, columns].pow(2).mean() for layer in maps))
-    torch.testing.assert_close(recorded, torch.stack(samples).mean(), rtol=1e-5, atol=1e-6)
+    """The attention that the concept gets is the one of eager attention maps, and none without a concept."""
+    features, rows = case.backbone.encode(case.images), case.rows(0, 1, 3)
+    with torch.no_grad():
+        recorded = case.backbone.answer_loss(features, case.prompts, case.answers, rows).attention
+        none = case.backbone.answer_loss(features, case.prompts, case.answers, case.rows(0)).attention
+    assert none == 0, f"{none} without a concept"
+    case.skip_if_lacking("attention_penalty", able=bool(recorded > 0))
+    torch.testing.assert_close(recorded, case.probe.penalty(*case.texts, rows), rtol=1e-5, atol=1e-6)
 
 
 def bfloat16_learns_alike(case: BackboneCase) -> None:

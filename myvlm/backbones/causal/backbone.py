@@ -25,6 +25,7 @@ from myvlm.backbones.causal.cuda_graph import Replay
 from myvlm.backbones.causal.features import Features, Layout, encode_pictures, encoder_outputs, read_pictures
 from myvlm.backbones.causal.hooks import InsertedRows
 from myvlm.backbones.causal.prefix_cache import Prefix, cache_argument, cache_of, prefill, stacked, tail_of
+from myvlm.backbones.causal.probe import CausalProbe
 from myvlm.backbones.causal.prompts import IGNORED, Prompter, TeacherForced
 from myvlm.errors import BackboneError
 
@@ -224,12 +225,20 @@ class CausalBackbone(Backbone):
         keys = (batch.ids == self.image_id).nonzero()[:, 1][None]
         with torch.no_grad():
             _, recorder = self._forward(features, batch, [rows], queries=queries, keys=keys)
-        tokens = torch.stack([p.mean((0, 1, 2)).cpu() for p in recorder.probabilities]).mean(0)
-        first, height, width = self.grid(features[0])
-        # A tower without a [CLS] token loses its first patch where the model leaves out "the first token".
-        tokens = torch.cat([tokens.new_zeros(max(-first, 0)), tokens[max(first, 0) :]])
-        patches = tokens[: height * width].reshape(height, width)
+        given = torch.stack([p.mean((0, 1, 2)).cpu() for p in recorder.probabilities]).mean(0)
+        patches = self.arranged(features[0], given)
         return np.asarray(patches / patches.sum(), dtype=np.float32)
+
+    def arranged(self, features: Features, values: Tensor) -> Tensor:
+        """`h × w × …`: values of an image's visual tokens, arranged over the picture."""
+        first, height, width = self.grid(features)
+        # A tower without a [CLS] token loses its first patch where the model leaves out "the first token".
+        missing = values.new_zeros(max(-first, 0), *values.shape[1:])
+        shown = torch.cat([missing, values[max(first, 0) :]])[: height * width]
+        return shown.reshape(height, width, *values.shape[1:])
+
+    def probe(self) -> CausalProbe:
+        return CausalProbe(self)
 
     def word_direction(self, word: str) -> Tensor:
         return functional.normalize(text.mean_embedding(self.model, self.word_ids(word)), dim=-1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from myvlm.backbones.boxes import on_grid
 from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features, Layout
+from myvlm.backbones.probe import Lack
 from myvlm.backbones.registry import register_backbone
 from myvlm.boxes import Box
 
@@ -28,6 +30,7 @@ class PaliGemmaBackbone(CausalBackbone):
     template = "{image}{prompt}"
     default_caption_prompt = "caption en"
     caption_prompts = ("caption en", "describe en", "cap en")
+    lacks: ClassVar[Mapping[Lack, str]] = {"kept_prefixes": "what stands before the concept sees it"}
 
     def completed(self, rendered: str) -> str:
         token = self.processor.image_token

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,8 +19,10 @@ from torch.nn import functional
 from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss
 from myvlm.backbones.causal import tokens as text
 from myvlm.backbones.causal.prompts import IGNORED
+from myvlm.backbones.probe import Lack
 from myvlm.backbones.qformer.attention import query_token_attention
 from myvlm.backbones.qformer.hooks import QFormerRows, features_of_words, value_path
+from myvlm.backbones.qformer.probe import QFormerProbe
 from myvlm.backbones.qformer.prompts import Blip2Prompter, Taught
 from myvlm.backbones.registry import register_backbone
 from myvlm.errors import BackboneError
@@ -42,6 +44,7 @@ class Blip2Backbone(Backbone):
     model_types = ("blip-2",)
     default_caption_prompt = ""  # the checkpoints write a caption where nothing is said
     caption_prompts = ("",)
+    lacks: ClassVar[Mapping[Lack, str]] = {"kept_prefixes": "what stands before the concept depends on it"}
 
     def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
         super().__init__(model, processor, name=name)
@@ -118,10 +121,17 @@ class Blip2Backbone(Backbone):
             weights = looks[:, len(features) :].sum(1)
         else:
             weights = torch.stack([layer.cpu() for layer in spoken]).mean(0).to(looks)
+        patches = self.arranged((weights @ looks)[: len(features)])
+        return np.asarray(patches / patches.sum(), dtype=np.float32)
+
+    def arranged(self, values: Tensor) -> Tensor:
+        """`h × w × …`: values of a picture's features, arranged over it; the tower's [CLS] is left out."""
         vision = self.model.config.vision_config
         side = vision.image_size // vision.patch_size
-        patches = (weights @ looks)[: len(features)][-side * side :].reshape(side, side)
-        return np.asarray(patches / patches.sum(), dtype=np.float32)
+        return values[-side * side :].reshape(side, side, *values.shape[1:])
+
+    def probe(self) -> QFormerProbe:
+        return QFormerProbe(self)
 
     def word_direction(self, word: str) -> Tensor:
         """As `Backbone.word_direction`: the feature that the Q-Former's values hand on as that embedding.

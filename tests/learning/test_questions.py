@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from myvlm import Concept, LearnSettings, MyVLM
+from myvlm.backbones import Generation
+from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.cli.commands import questions
 from myvlm.errors import InputError, NotWritableError
 from myvlm.images import load_images
@@ -22,9 +25,11 @@ from myvlm.learning.captions import (
     write_captions,
     write_questions,
 )
+from myvlm.learning.dataset import CAPTION_PROMPTS
 from myvlm.tinyworld import FewShot, few_shot
 from tests.support.command import Myvlm
 from tests.support.taught import Taught
+from tests.support.tiny import pictures
 
 SHORT = LearnSettings(steps=2, views=2)
 
@@ -69,6 +74,23 @@ def test_captions_are_true_and_name_the_concept(vlm: MyVLM, kit: FewShot) -> Non
             assert mentions(text, "sks") == 1
             assert mentions(text, "mug") == 0
             assert scene.place in text
+
+
+@pytest.mark.parametrize("own", [(), ("caption en", "describe en")])
+def test_captions_are_asked_for_under_every_instruction_of_the_family(
+    backbone: LlavaBackbone, monkeypatch: pytest.MonkeyPatch, own: tuple[str, ...]
+) -> None:
+    asked: set[str] = set()
+
+    def generate(images: Any, prompts: Any, rows: Any, **options: Any) -> list[Generation]:
+        asked.update(prompts)
+        return [Generation("a mug on a table", torch.tensor([1]))] * len(prompts)
+
+    monkeypatch.setattr(backbone, "generate", generate)
+    monkeypatch.setattr(type(backbone), "caption_prompts", own)
+    write_captions(backbone, load_images(pictures(2)), identifier="sks", category="mug")
+    bare = {prompt.removeprefix("sks is the mug. ") for prompt in asked}
+    assert bare == {backbone.caption_prompt, *(own or CAPTION_PROMPTS)}
 
 
 def test_captions_of_the_model_are_shown_and_marked(

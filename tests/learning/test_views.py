@@ -22,6 +22,20 @@ def test_views_begin_with_the_photo_and_repeat_by_seed() -> None:
     assert len(make_views(PHOTO, 5, augment=False, seed=1)) == 1
 
 
+def test_views_are_turned_to_both_sides() -> None:
+    """How much lower the edge between a white and a black half is on the right than on the left."""
+    edge = Image.new("L", (60, 60), "white")
+    edge.paste("black", (0, 30, 60, 60))
+    pixels = [
+        np.asarray(view.convert("L")) > 100
+        for view in make_views(edge.convert("RGB"), 20, augment=True, seed=1)
+    ]
+    tilts = [int(view[:, -5].sum()) - int(view[:, 5].sum()) for view in pixels]
+    assert tilts[0] == 0
+    assert sum(tilt > 0 for tilt in tilts) >= 4
+    assert sum(tilt < 0 for tilt in tilts) >= 4
+
+
 def test_views_of_a_large_photo_are_small_and_those_of_a_small_one_as_ever(monkeypatch) -> None:
     large = Image.effect_noise((400, 300), 60).convert("RGB")
     monkeypatch.setattr(dataset, "LONG_SIDE", 40)

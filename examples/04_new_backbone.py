@@ -1,22 +1,30 @@
-"""Teach MyVLM a model family that it does not know, from a package of your own: here VipLLaVA.
+"""Teach MyVLM a model family that it does not know, from a package of your own: here Aya Vision.
 
 The class below is all that a family needs. A package makes it known with two lines in its `pyproject.toml`:
 
     [project.entry-points."myvlm.backbones"]
-    vipllava = "my_package:VipLlavaBackbone"
+    aya_vision = "my_package:AyaVisionBackbone"
 
 The model is a small one with random weights, so that the example runs offline on a CPU in a minute; with
-`llava-hf/vip-llava-7b-hf` nothing else changes. What the checks promise is in `myvlm.testing`.
+`CohereLabs/aya-vision-8b` the class is the same. What the checks promise is in `myvlm.testing`.
 """
 
+import math
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, VipLlavaConfig, VipLlavaForConditionalGeneration
+from transformers import (
+    AyaVisionConfig,
+    AyaVisionForConditionalGeneration,
+    AyaVisionProcessor,
+    Cohere2Config,
+    GotOcr2ImageProcessor,
+    SiglipVisionConfig,
+)
 
-from benchmarks.pretrain.models import build_llava_processor
+from benchmarks.pretrain.models import build_tokenizer
 from myvlm import MyVLM
 from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.errors import UnknownBackboneError
@@ -24,30 +32,32 @@ from myvlm.testing import check_backbone
 from myvlm.tinyworld import sample_picture
 
 
-class VipLlavaBackbone(CausalBackbone):
-    """Where parts are, if not where LLaVA has them; how to prompt; which visual tokens form a picture."""
+class AyaVisionBackbone(CausalBackbone):
+    """The picture in tiles and, last, as a whole: the tokens of the whole are the map's."""
 
-    family = "vipllava"
-    model_types = ("vipllava",)
-    template = "###Human: {image}\n{prompt}###Assistant:"
+    family = "aya_vision"
+    model_types = ("aya_vision",)
+    template = "<|USER_TOKEN|>{image}{prompt}<|CHATBOT_TOKEN|>"  # where the processor has no chat template
 
     def grid(self, features):
-        vision = self.model.config.vision_config
-        side = vision.image_size // vision.patch_size
-        return 0, side, side  # the first token, the height, the width
+        side = math.isqrt(features.layout.text.split("TILE_GLOBAL")[-1].count("<|IMG_PATCH|>"))
+        return len(features) - side * side, side, side  # the first token, the height, the width
 
 
-processor = build_llava_processor()
-size = processor.image_processor.crop_size["height"]
+tokenizer = build_tokenizer()
+marks = ["<image>", "<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "TILE_GLOBAL", "TILE_1", "TILE_2"]
+tokenizer.add_special_tokens({"additional_special_tokens": marks})
+tiles = GotOcr2ImageProcessor(size={"height": 32, "width": 32}, crop_to_patches=True, max_patches=2)
+processor = AyaVisionProcessor(tiles, tokenizer, patch_size=4, downsample_factor=2, img_size=32)
 width = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
-config = VipLlavaConfig(
-    vision_config=CLIPVisionConfig(**width, image_size=size, patch_size=processor.patch_size),
-    text_config=LlamaConfig(**width, vocab_size=320, bos_token_id=1, eos_token_id=2, pad_token_id=0),
+ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+config = AyaVisionConfig(
+    vision_config=SiglipVisionConfig(**width, image_size=32, patch_size=4, vision_use_head=False),
+    text_config=Cohere2Config(**width, **ends, num_key_value_heads=2, vocab_size=len(tokenizer) + 1),
     image_token_index=processor.image_token_id,
-    vision_feature_layers=[-1, -2],
 )
 torch.manual_seed(0)
-model = VipLlavaForConditionalGeneration(config).eval()
+model = AyaVisionForConditionalGeneration(config).eval()
 model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
 
 try:
@@ -56,10 +66,10 @@ except UnknownBackboneError as error:
     print("before:", str(error).splitlines()[0])
 
 with tempfile.TemporaryDirectory() as folder:  # what `pip install` writes for a package with those two lines
-    info = Path(folder) / "vipllava_for_myvlm-1.0.dist-info"
+    info = Path(folder) / "aya_for_myvlm-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: vipllava-for-myvlm\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[myvlm.backbones]\nvipllava = __main__:VipLlavaBackbone\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: aya-for-myvlm\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[myvlm.backbones]\naya_vision = __main__:AyaVisionBackbone\n")
     sys.path.append(folder)
     vlm = MyVLM(model, processor)
     sys.path.remove(folder)

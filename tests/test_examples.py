@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from myvlm.testing import BACKBONE_CHECKS
+from myvlm.testing import BACKBONE_CHECKS, HEAD_CHECKS
 from myvlm.text import contains_word
 from myvlm.tinyworld import few_shot
 
@@ -22,9 +22,10 @@ WORD = few_shot(0).identifier
 
 def test_all_examples_are_run_here() -> None:
     files = sorted(one.name for one in EXAMPLES.iterdir() if one.suffix in (".py", ".ipynb"))
-    assert files == ["01_learn_a_mug.py", "02_notebook.ipynb", "04_new_backbone.py"]
+    assert files == ["01_learn_a_mug.py", "02_notebook.ipynb", "03_new_head.py", "04_new_backbone.py"]
 
 
+@pytest.mark.slow
 def test_learn_a_mug(tmp_path: Path) -> None:
     script = EXAMPLES / "01_learn_a_mug.py"
     done = subprocess.run(
@@ -42,9 +43,28 @@ def test_learn_a_mug(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "it writes nothing where it runs"
 
 
+def test_new_head(tmp_path: Path) -> None:
+    script = EXAMPLES / "03_new_head.py"
+    assert len(script.read_text().splitlines()) < 110
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=600, env=_environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[-1] for line in lines[:3]] == ["present", "absent", "absent"]
+    assert lines[3:] == [[check.__name__, "passed"] for check in HEAD_CHECKS]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_new_backbone(tmp_path: Path) -> None:
     script = EXAMPLES / "04_new_backbone.py"
-    assert len(script.read_text().splitlines()) < 80
+    assert len(script.read_text().splitlines()) < 90
+    adapter = script.read_text().split("class AyaVisionBackbone")[1].split("\n\n\n")[0]
+    assert len([line for line in adapter.splitlines() if line.strip()]) <= 10, (
+        "a family is ten lines or fewer"
+    )
     done = subprocess.run(
         [sys.executable, str(script)],
         cwd=tmp_path, capture_output=True, text=True, timeout=600, env=_environment(),
@@ -52,13 +72,14 @@ def test_new_backbone(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     before, after, *checks = done.stdout.splitlines()
     assert before == "before: No backbone is known for this model."
-    assert after == "after:  vipllava is VipLlavaBackbone"
+    assert after == "after:  aya_vision is AyaVisionBackbone"
     assert [line.split()[0] for line in checks] == [check.__name__ for check in BACKBONE_CHECKS]
     assert all(line.endswith(" passed") for line in checks)
     assert list(tmp_path.iterdir()) == []
 
 
 # jupyter_client warns of its own later versions, and the kernel's sockets are closed by the collector
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in _environment().items():

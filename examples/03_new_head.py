@@ -1,0 +1,95 @@
+"""Teach MyVLM to recognise in a way that it does not know, from a package of your own: here by mean colour.
+
+The class below is all that a head needs. A package makes it known with two lines in its `pyproject.toml`:
+
+    [project.entry-points."myvlm.heads"]
+    mean_colour = "my_package:MeanColourHead"
+
+It then learns and is saved like ours: `vlm.learn("sks", photos, kind="mean_colour")`. As a recogniser it is a
+toy; what the checks promise is in `myvlm.testing`.
+"""
+
+import numpy as np
+from PIL import Image
+
+from myvlm.errors import ConceptFileError, InputError
+from myvlm.heads import GateScores, HeadMeta, register_head
+from myvlm.heads.base import check_fitted, take_tensor
+from myvlm.images import load_images
+from myvlm.testing import check_head
+
+
+def mean_colours(images):
+    return np.stack([np.asarray(one.image, np.float64).mean((0, 1)) for one in load_images(images)])
+
+
+class MeanColourHead:
+    kind = "mean_colour"
+    privacy = "The head holds one colour, the mean of all photos; nobody is recognised by that."
+
+    def __init__(self, reach=60.0):
+        self.reach = reach  # how far a colour may be from that of the photos
+
+    gate_key = "mean colour"  # heads with an equal one share a gate
+
+    def fit(self, images, negatives=None, *, category=None):
+        if negatives is not None:
+            load_images(negatives)  # it has no use for them, but says so if they are no pictures
+        self.colour_ = mean_colours(images).mean(0).astype(np.float32)
+        return self
+
+    def score(self, images):
+        scores = self.gate([self]).score(images)
+        return [scores.at(picture, 0) for picture in range(len(scores.present))]
+
+    def state(self):
+        check_fitted(self, "colour_")
+        own = {
+            "kind": self.kind,
+            "encoder": "none",
+            "threshold": self.reach,
+            "settings": {"reach": self.reach},
+        }
+        return HeadMeta(**own, calibration={}, figures={}), {"colour": self.colour_}
+
+    @classmethod
+    def from_state(cls, meta, tensors, *, device="cpu"):
+        if set(meta.settings) != {"reach"}:
+            raise ConceptFileError("No such head.", got=meta.settings, expected="reach", fix="learn it again")
+        head = cls(**meta.settings)
+        head.colour_ = take_tensor(tensors, "colour", 1)
+        return head
+
+    @classmethod
+    def gate(cls, heads):
+        if not heads:
+            raise InputError("No heads to score.", got=0, expected="1 or more", fix="pass heads")
+        for head in heads:
+            check_fitted(head, "colour_")
+        return MeanColourGate(np.stack([head.colour_ for head in heads]), np.array([h.reach for h in heads]))
+
+
+class MeanColourGate:
+    def __init__(self, colours, reach):
+        self.colours, self.reach = colours, reach
+
+    def score(self, images):
+        """All pictures against all heads at once: pictures × heads."""
+        apart = np.linalg.norm(mean_colours(images)[:, None] - self.colours, axis=-1) / self.reach
+        likely = 1 / (1 + np.exp(np.clip(5 * (apart - 1), -30, 30)))
+        nowhere = np.full((*likely.shape, 4), np.nan, np.float32)  # it gives no boxes
+        return GateScores(likely.astype(np.float32), apart <= 1, nowhere)
+
+
+def pictures(*colours):
+    return [Image.new("RGB", (24, 24), colour) for colour in colours]
+
+
+register_head("mean_colour", MeanColourHead)
+red, green = pictures("red", "firebrick"), pictures("lime", "limegreen")
+names = ("crimson", "lawngreen", "blue")
+head = MeanColourHead(120.0).fit(red)
+for name, score in zip(names, head.score(pictures(*names)), strict=True):
+    print(f"is {name} like red?".ljust(32), score.verdict)
+for outcome in check_head(lambda: MeanColourHead(120.0), red, green, pictures(*names)):
+    print(f"{outcome.check:32}", "passed" if outcome.passed else f"skipped: {outcome.skipped}")

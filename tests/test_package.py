@@ -54,6 +54,7 @@ def test_the_readmes_first_lines_do_what_they_say(
     assert (tmp_path / "ulmo-mug" / "concept.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_recall_benchmark_ends_in_one_json_line() -> None:
     command = [sys.executable, "benchmarks/recall.py", "--concepts", "1", "--seeds", "1", "--tests", "2"]
     done = subprocess.run(
@@ -69,6 +70,7 @@ def test_the_recall_benchmark_ends_in_one_json_line() -> None:
     assert figures["plain_identical"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_heads_benchmark_ends_in_one_json_line() -> None:
     command = [sys.executable, "benchmarks/heads.py", "--concepts", "1", "--seeds", "1", "--tests", "2"]
     done = subprocess.run(

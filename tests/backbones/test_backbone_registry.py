@@ -23,6 +23,7 @@ from myvlm.errors import BackboneError, NameTakenError, UnknownBackboneError
 from tests.support.tiny import tiny_llava
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_fingerprint_and_imports_transformers_only_when_asked(
     llava: tuple[Any, Any],
 ) -> None:

@@ -287,6 +287,7 @@ def test_the_papers_settings_are_the_familys_default() -> None:
 # ---------------------------------------------------------------- from photos to captions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["opt", "t5"])
 def test_from_photos_to_captions_and_back_from_a_file(language: str, tmp_path: Path) -> None:
     model, processor = tiny_blip2(language=language)

@@ -96,6 +96,7 @@ def test_a_quantised_model_learns_and_speaks(family: str, bits: int, tmp_path: P
     assert len(said.token_ids) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The following device_map keys do not match")  # a parameter, not a module
 @pytest.mark.parametrize("family", ["llava", "blip2"])
 def test_a_model_kept_partly_on_disk_is_the_model_itself(family: str, tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def test_what_stands_alone_has_nothing_beside_it() -> None:
         said_of_it("ulmo .", "ulmo", here, NAMES)
 
 
+@pytest.mark.slow
 def test_the_benchmark_ends_in_one_json_line(tmp_path: Path) -> None:
     kept = tmp_path / "kept.jsonl"
     command = [

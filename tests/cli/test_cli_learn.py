@@ -150,6 +150,7 @@ def test_a_concept_is_learned_again_with_captions_of_ones_own(
     assert "do not fit the photos" in stray.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_writes_the_best_so_far_and_says_so(
     myvlm: Myvlm, taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

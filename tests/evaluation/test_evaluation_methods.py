@@ -273,6 +273,7 @@ def test_an_open_gate_lets_the_embedding_into_pictures_without_the_subject(
     assert len(everywhere.ask(tests, f"where is {subject.identifier} ?")) == len(tests)
 
 
+@pytest.mark.slow
 def test_plain_answers_are_the_same_before_and_after(
     vlm: MyVLM, setting: Setting, subject: Subject, tests: list[Any]
 ) -> None:

@@ -147,6 +147,7 @@ def test_dlib_tells_real_people_apart_in_one_picture(
         assert iou(box, (320 * place + 80, 80, 320 * place + 240, 240)) > 0.5
 
 
+@pytest.mark.slow
 def test_dlib_keeps_the_faces_of_strangers_apart(dlib_encoder: FaceEncoder, astronaut: Image.Image) -> None:
     head = FaceHead(dlib_encoder).fit(astronaut)
     strangers = [lfw_face(number) for number in range(0, 60, 2)]

@@ -73,12 +73,14 @@ def _dimmed(image: Image.Image, brightness: float, corner: int) -> Image.Image:
     return dimmed
 
 
+@pytest.mark.slow
 def test_faces_by_dlib() -> None:
     needs_dlib()
     outcomes = check_head(lambda: FaceHead("dlib/resnet-v1"), *people(0.9))
     assert len(passed(outcomes)) == len(HEAD_CHECKS)
 
 
+@pytest.mark.slow
 def test_faces_by_facenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With random weights, which tell one face from another too, if by pixels and at another distance."""
     random_facenet(tmp_path, monkeypatch)

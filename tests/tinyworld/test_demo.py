@@ -30,6 +30,7 @@ def demo(vlm: MyVLM, place: Path) -> Demo:
     return run_demo(place, vlm=around(vlm), tests=6, progress=False)
 
 
+@pytest.mark.slow
 def test_it_learns_and_names_and_leaves_the_rest_alone(demo: Demo) -> None:
     figures = demo.figures
     assert (figures.said.of, figures.said_wrongly.of) == (6, 12)

@@ -292,6 +292,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["clip", "llava"])
 def test_an_interrupted_training_ends_where_an_unbroken_one_does(
     which: str, corpus: Corpus, tmp_path: Path

@@ -183,6 +183,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return load_corpus(tmp_path_factory.mktemp("corpus"), seed=0, count=12, workers=1)
 
 
+@pytest.mark.slow
 def test_a_training_can_be_interrupted_and_its_model_loaded(
     corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

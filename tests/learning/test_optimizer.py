@@ -7,12 +7,12 @@ import torch
 
 from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.learning import LearnSettings
-from myvlm.learning.concept_optimizer import ConceptOptimizer, Task
+from myvlm.learning.concept_optimizer import ConceptOptimizer, LearnRequest
 from tests.support.teaching import examples
 
 
 def optimizer(backbone: LlavaBackbone, **settings: object) -> ConceptOptimizer:
-    return ConceptOptimizer(backbone, Task(examples(), LearnSettings(views=1, **settings)))
+    return ConceptOptimizer(backbone, LearnRequest(examples(), LearnSettings(views=1, **settings)))
 
 
 def test_the_rate_is_full_for_half_the_steps_and_falls_to_a_fiftieth(

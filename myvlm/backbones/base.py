@@ -239,8 +239,7 @@ class Backbone(ABC):
     def prefixes(self, features: Sequence[Any]) -> list[Any] | None:
         """What stands before the concept, run once for each of `features` and kept for `tail_loss`.
 
-        None for a family in which it depends on the concept, which it declares in `lacks`: then
-        `answer_loss` is the way.
+        None where it depends on the concept, which the family declares: then `answer_loss` is the way.
         """
         return None
 
@@ -339,8 +338,7 @@ class Backbone(ABC):
     def word_direction(self, word: str) -> Tensor | None:
         """`D` float32: where the model's own embedding of a word points, its tokens' mean; unit length.
 
-        In a family whose rows are no words, the row that comes nearest to one. None where there is no such
-        thing: learning then starts at random.
+        In a family whose rows are no words, the row that comes nearest. None: learning starts at random.
         """
 
     @abstractmethod

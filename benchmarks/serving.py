@@ -1,0 +1,120 @@
+"""Stock vLLM with concepts against this library, and against itself without: the same words, at what price.
+
+    python benchmarks/serving.py --export FOLDER                  # once: weights with names that vLLM reads
+    python -m vllm.entrypoints.openai.api_server --model FOLDER --dtype float32 --enable-mm-embeds \\
+        --max-model-len 384                                       # vLLM's own server, in its own environment
+    python benchmarks/serving.py --url http://127.0.0.1:8000/v1 [--pictures 200] [--out FILE]
+
+Pictures of tinyworld with none, one and three of a user's concepts in turn, greedy. `vllm_identical` is the
+share of replies with rows that are word for word what `MyVLM.caption` says, `vllm_plain_identical` of replies
+where nothing is seen; every reply that differs is printed. `throughput_ratio` is requests a second with rows
+over requests a second without on the same pictures, both encoded before, in turn, the median of the rounds.
+The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from myvlm import Lesson, MyVLM
+from myvlm.serving.checkpoint import export_vllm
+from myvlm.serving.vllm import VllmInput, VllmServer, vllm_inputs
+from myvlm.tinyworld.fewshot import pictures
+from myvlm.tinyworld.multi_concept_user import multi_concept_user
+
+console = Console(stderr=True)
+NAME = "tinyworld/llava"
+
+
+def main(
+    export: Annotated[Path | None, typer.Option(help="Write the weights for vLLM here, and stop.")] = None,
+    url: Annotated[str, typer.Option(help="vLLM's OpenAI interface.")] = "http://127.0.0.1:8000/v1",
+    count: Annotated[int, typer.Option("--pictures", help="How many pictures.")] = 200,
+    rounds: Annotated[int, typer.Option(help="Rounds of requests with rows and without.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the user.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the figures here too.")] = None,
+) -> None:
+    """Compare; see the module."""
+    if export:
+        console.print(export_vllm(NAME, export))
+        return
+    vlm = MyVLM.from_pretrained(NAME, device="cpu")
+    shown = _pictures(vlm, count, seed)
+    server = VllmServer(vlm, url)
+    ours = [vlm.caption(picture) for picture in track(shown, "this library", console=console)]
+    theirs = server.caption(shown)
+    same: dict[int, list[bool]] = {}
+    for here, there in zip(ours, theirs, strict=True):
+        same.setdefault(len(here.seen), []).append(here.text == there.text)
+        if here.text != there.text:
+            console.print(f"{here.seen}\n  here:  {here.text}\n  there: {there.text}")
+    plain = same.pop(0, [])
+    with_rows = [one for own in same.values() for one in own]
+    figures = {
+        "vllm_identical": statistics.mean(with_rows),
+        "vllm_plain_identical": statistics.mean(plain),
+        "by_concepts_seen": {str(n): [sum(own), len(own)] for n, own in sorted({0: plain, **same}.items())},
+        "throughput_ratio": _throughput_ratio(server, list(vllm_inputs(vlm, shown)), rounds),
+        "pictures": len(shown),
+        "seed": seed,
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads here",
+        "versions": {name: version(name) for name in ("torch", "transformers", "openai")},
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    if out:
+        out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(figures))
+
+
+def _pictures(vlm: MyVLM, count: int, seed: int) -> list[Image.Image]:
+    """Teach the model a user's three concepts; pictures with none, one and three of them, in turn."""
+    user = multi_concept_user(0, seed=seed, size=3, tests=-(-count // 3))
+    lessons = [
+        Lesson(kit.identifier, kit.photos(), category=kit.category, captions=kit.captions())
+        for kit in user.kits
+    ]
+    vlm.learn_many(lessons)
+    scenes = [scene for triple in zip(*(user.scenes[n] for n in (0, 1, 3)), strict=True) for scene in triple]
+    return pictures(scenes[:count])
+
+
+def _throughput_ratio(server: VllmServer, inputs: list[VllmInput], rounds: int) -> float:
+    """Requests a second with rows over those without, of the pictures that have some."""
+    with_rows = [one for one in inputs if one.names]
+    tokens = min(one.embeddings.shape[1] for one in inputs)
+    without = [
+        dataclasses.replace(one, embeddings=one.embeddings[:, :tokens].contiguous()) for one in with_rows
+    ]
+    ratios = []
+    for _ in track(range(rounds), "throughput", console=console):
+        seconds = [_seconds(server, one) for one in (without, with_rows)]
+        ratios.append(seconds[0] / seconds[1])
+    return statistics.median(ratios)
+
+
+def _seconds(server: VllmServer, inputs: list[VllmInput]) -> float:
+    """Of all requests, sixteen under way together, each of as many tokens."""
+    options = {"temperature": 0, "max_completion_tokens": 16, "extra_body": {"ignore_eos": True}}
+    began = time.perf_counter()
+    with ThreadPoolExecutor(server.at_once) as pool:
+        list(pool.map(lambda one: server.reply(one, options), inputs))
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    typer.run(main)

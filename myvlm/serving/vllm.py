@@ -1,0 +1,212 @@
+"""Stock vLLM names concepts: to it a picture with concepts is a few image embeddings more.
+
+vLLM (https://docs.vllm.ai, "Embedding Inputs") takes a picture's projected visual tokens in the picture's
+place and makes as many placeholders of its prompt as it is given tokens. A concept's rows stand behind the
+picture's tokens (§3.3 of https://arxiv.org/abs/2403.14599), so `T` tokens and `R` rows are `T + R` tokens to
+it. Heads, vision tower and projector run here; nothing of vLLM is changed, and its batching, caching and
+parallelism hold.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from myvlm.api import MyVLM
+from myvlm.backbones.base import ConceptRows, visual_norms
+from myvlm.backbones.causal.backbone import CausalBackbone
+from myvlm.concepts.concept import Concept
+from myvlm.errors import BackboneError, InputError
+from myvlm.heads.detections import Detections
+from myvlm.images import ImageSources, LoadedImage, listed, load_images
+from myvlm.results import Reply
+from myvlm.text import replace_words
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+FAMILIES = ("llava", "llava_next", "llava_onevision")
+"""Families of which vLLM takes plain `T × D` image embeddings of any `T` (read in vLLM 0.32's model files).
+
+InternVL's class there is of another checkpoint layout; Gemma 3 refuses embeddings; PaliGemma, Idefics3 and
+Mistral 3 count placeholders by the picture's size; Qwen-VL places tokens by the picture's grid, in which rows
+have no cell.
+"""
+AT_ONCE = 16
+"""Pictures that are encoded together, and requests that are under way together."""
+
+
+@dataclass(frozen=True, eq=False)
+class VllmInput:
+    """One picture with the concepts that are seen in it, as vLLM is given it.
+
+    Args:
+        prompt: the rendered prompt, with one image placeholder, for `vllm.LLM.generate`.
+        instruction: the bare one, which a server renders by its own chat template.
+        embeddings: `1 × (T + R) × D` on the CPU: the picture's projected tokens, and the rows of what is
+            seen.
+        detections: one for each concept of the library, present or not.
+        picture: what it is about.
+        names: the word that a concept's embedding learned → what the user calls it now.
+    """
+
+    prompt: str
+    instruction: str
+    embeddings: Tensor
+    detections: Detections
+    picture: Image.Image
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def offline(self) -> dict[str, Any]:
+        """What `vllm.LLM(model, enable_mm_embeds=True).generate` takes."""
+        return {"prompt": self.prompt, "multi_modal_data": {"image": self.embeddings}}
+
+    def content(self) -> list[dict[str, str]]:
+        """The content of a user's message to `/v1/chat/completions` of a server with `--enable-mm-embeds`."""
+        buffer = io.BytesIO()
+        torch.save(self.embeddings, buffer)
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        return [{"type": "image_embeds", "image_embeds": picture}, {"type": "text", "text": self.instruction}]
+
+    def reply(self, said: str) -> Reply:
+        """What vLLM said of it, in the user's names, as `MyVLM.caption` gives it back."""
+        return Reply(replace_words(said.strip(), self.names), self.detections, self.picture)
+
+
+def vllm_inputs(vlm: MyVLM, images: ImageSources, prompt: str | None = None) -> Iterator[VllmInput]:
+    """Photo → heads → visual tokens → rows of what is seen: one input a picture, in order, lazily.
+
+    Args:
+        vlm: a model of one of `FAMILIES`, with its library. Of its language model only the table of words is
+            used, and vLLM must hold the same weights.
+        images: paths, folders, patterns, PIL images or arrays.
+        prompt: an instruction or question; the family's own for captions where not given.
+
+    Raises:
+        BackboneError: vLLM takes no embeddings of this family.
+        InputError, ImageError: of the pictures.
+        ConceptFileError: a concept that is seen was learned for another model.
+
+    >>> from myvlm.tinyworld import sample_picture
+    >>> vlm = MyVLM.from_pretrained("tinyworld/llava", device="cpu")
+    >>> [one] = vllm_inputs(vlm, sample_picture(seed=3))
+    >>> tuple(one.embeddings.shape), one.prompt
+    ((1, 64, 192), '<s> user : <image> Describe the image. assistant :')
+    """
+    backbone = _takes_embeddings(vlm)
+    asked = prompt or backbone.caption_prompt
+    sources, _ = listed(images)
+    for start in range(0, len(sources), AT_ONCE):
+        photos = load_images(sources[start : start + AT_ONCE])
+        yield from _inputs(vlm, backbone, photos, asked)
+
+
+class VllmServer:
+    """A running vLLM server as the language model of a `MyVLM`: it recognises here and speaks there.
+
+    Start the server with `--enable-mm-embeds` on the weights that `vlm` holds; it renders the instruction by
+    the chat template that lies with them.
+
+    Args:
+        vlm: recognises and encodes.
+        url: of the server's OpenAI interface, such as `http://localhost:8000/v1`.
+        model: what the server calls the model; the first that it names where not given.
+        api_key: where it wants one.
+        at_once: requests that are under way together.
+
+    Raises:
+        BackboneError: vLLM takes no embeddings of this family.
+        InputError: the client, `openai`, is not installed.
+    """
+
+    def __init__(
+        self, vlm: MyVLM, url: str, *, model: str | None = None, api_key: str = "none", at_once: int = AT_ONCE
+    ) -> None:
+        _takes_embeddings(vlm)
+        self.vlm = vlm
+        self.at_once = at_once
+        self.client = _client(url, api_key)
+        self.model = model or next(iter(self.client.models.list())).id
+
+    def caption(self, images: ImageSources, *, prompt: str | None = None, **sampling: Any) -> list[Reply]:
+        """Describe pictures, naming the concepts that are in them.
+
+        Args:
+            images: see `vllm_inputs`.
+            prompt: an instruction instead of the family's own.
+            sampling: of the request, such as `temperature`; greedy, up to 64 tokens, where not given.
+        """
+        options = {"temperature": 0, "max_completion_tokens": 64, **sampling}
+        with ThreadPoolExecutor(self.at_once) as pool:
+            # The next pictures are encoded here while the last are spoken of there.
+            waiting = [pool.submit(self.reply, one, options) for one in vllm_inputs(self.vlm, images, prompt)]
+            return [reply.result() for reply in waiting]
+
+    def ask(self, images: ImageSources, question: str, **sampling: Any) -> list[Reply]:
+        """Answer a question about pictures; see `caption`."""
+        return self.caption(images, prompt=question, **sampling)
+
+    def reply(self, one: VllmInput, options: Mapping[str, Any]) -> Reply:
+        """What the server says of one input; `options` are those of the official client's request."""
+        messages: Any = [{"role": "user", "content": one.content()}]
+        said = self.client.chat.completions.create(model=self.model, messages=messages, **options)
+        return one.reply(said.choices[0].message.content or "")
+
+
+def _takes_embeddings(vlm: MyVLM) -> CausalBackbone:
+    backbone = vlm.backbone
+    if isinstance(backbone, CausalBackbone) and backbone.family in FAMILIES:
+        return backbone
+    raise BackboneError(
+        "vLLM takes no image embeddings of this family to which concepts could be added.",
+        got=f"{backbone.name} ({backbone.family})",
+        expected=f"a model of {', '.join(FAMILIES)}",
+        fix="speak with it through `MyVLM` itself",
+    )
+
+
+def _client(url: str, api_key: str) -> OpenAI:
+    try:
+        from openai import OpenAI
+    except ImportError as error:
+        raise InputError(
+            "The client of vLLM's server is not installed.",
+            got=str(error),
+            expected="the package openai",
+            fix='pip install "myvlm[vllm]"',
+        ) from error
+    return OpenAI(base_url=url, api_key=api_key)
+
+
+@torch.no_grad()
+def _inputs(
+    vlm: MyVLM, backbone: CausalBackbone, photos: list[LoadedImage], prompt: str
+) -> Iterator[VllmInput]:
+    found = vlm.concepts.recognise(photos)
+    encoded = backbone.encode([photo.image for photo in photos])
+    for photo, detections, features in zip(photos, found, encoded, strict=True):
+        seen = [vlm.concepts[one.identifier] for one in detections.present]
+        norms = visual_norms(features.tokens)
+        rows = [_rows(backbone, concept).entering(norms) for concept in seen]
+        asked = replace_words(prompt, {concept.identifier: concept.spoken for concept in seen})
+        yield VllmInput(
+            backbone.prompter.render(asked),
+            backbone.instruction(asked),
+            torch.cat([features.tokens, *rows])[None].cpu(),
+            detections,
+            photo.image,
+            {concept.spoken: concept.identifier for concept in seen},
+        )
+
+
+def _rows(backbone: CausalBackbone, concept: Concept) -> ConceptRows:
+    embedding = concept.embedding_for(backbone.name, backbone.fingerprint(), backbone.dim)
+    return ConceptRows(torch.from_numpy(embedding.directions), embedding.norm)  # type: ignore[arg-type]

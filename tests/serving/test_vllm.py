@@ -1,0 +1,180 @@
+"""What vLLM is given of a picture, read here as vLLM reads it: placeholders for embeddings, one each.
+
+`benchmarks/serving.py` does the same with vLLM itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock, Thread
+from typing import Any
+
+import pytest
+import torch
+
+from myvlm import MyVLM
+from myvlm.errors import BackboneError, ConceptFileError, InputError
+from myvlm.serving.checkpoint import export_vllm
+from myvlm.serving.vllm import VllmInput, VllmServer, vllm_inputs
+from myvlm.tinyworld.fewshot import pictures as draw
+from tests.support.taught import Taught, around
+from tests.support.tiny_blip2 import tiny_blip2
+
+
+class StandIn:
+    """What vLLM does with image embeddings, done by the frozen model: replaces the placeholder by as many."""
+
+    def __init__(self, vlm: MyVLM) -> None:
+        self.model, self.processor = vlm.backbone.model, vlm.backbone.processor
+        self.lock = Lock()
+
+    def generate(self, prompt: str, embeddings: torch.Tensor, tokens: int = 64) -> str:
+        image, tokenizer = self.processor.image_token, self.processor.tokenizer
+        ids = tokenizer(prompt.replace(image, image * embeddings.shape[1]), add_special_tokens=False)
+        ids = torch.tensor([ids["input_ids"]])
+        table = self.model.get_input_embeddings()
+        with self.lock, torch.no_grad():
+            embeds = table(ids)
+            embeds[ids == tokenizer.convert_tokens_to_ids(image)] = embeddings[0].to(embeds)
+            new = self.model.generate(inputs_embeds=embeds, do_sample=False, max_new_tokens=tokens)
+        return str(tokenizer.decode(new[0], skip_special_tokens=True))
+
+    def chat(self, body: dict[str, Any]) -> str:
+        [message] = body["messages"]
+        picture, text = message["content"]
+        embeddings = torch.load(io.BytesIO(base64.b64decode(picture["image_embeds"])), weights_only=True)
+        content = [{"type": "image"}, text]
+        prompt = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        assert body["temperature"] == 0
+        return self.generate(prompt, embeddings, body["max_completion_tokens"])
+
+
+@pytest.fixture
+def speaking(vlm: MyVLM, taught: Taught) -> MyVLM:
+    own = around(vlm)
+    own.concepts.add(taught.concept)
+    return own
+
+
+@pytest.fixture
+def server(speaking: MyVLM) -> Iterator[str]:
+    engine = StandIn(speaking)
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self, value: dict[str, Any]) -> None:
+            body = json.dumps(value).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            self.answer({"object": "list", "data": [{"id": "tiny", "object": "model"}]})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            assert body["model"] == "tiny"
+            message = {"role": "assistant", "content": " " + engine.chat(body)}
+            choice = {"index": 0, "finish_reason": "stop", "message": message}
+            self.answer(
+                {"id": "1", "object": "chat.completion", "created": 0, "model": "tiny", "choices": [choice]}
+            )
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=http.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_address[1]}/v1"
+    http.shutdown()
+    http.server_close()
+
+
+def seen(taught: Taught) -> list[Any]:
+    return draw(taught.kit.present)
+
+
+def pictures(taught: Taught) -> list[Any]:
+    return [*seen(taught)[:3], *draw(taught.kit.other[:3])]
+
+
+def test_a_picture_with_rows_says_what_the_library_says(speaking: MyVLM, taught: Taught) -> None:
+    shown = pictures(taught)
+    expected = speaking.caption(shown)
+    engine = StandIn(speaking)
+    inputs = list(vllm_inputs(speaking, shown))
+    rows = [one.embeddings.shape[1] - 64 for one in inputs]
+    assert any(rows)
+    assert not all(rows)
+    for one, right, count in zip(inputs, expected, rows, strict=True):
+        given = one.offline()
+        said = engine.generate(given["prompt"], given["multi_modal_data"]["image"])
+        assert one.reply(said).text == right.text
+        assert one.reply(said).seen == right.seen
+        assert bool(count) == bool(right.seen)
+
+
+def test_where_nothing_is_seen_the_tokens_are_the_models_own(speaking: MyVLM, taught: Taught) -> None:
+    picture = draw(taught.kit.other)[0]
+    [one] = vllm_inputs(speaking, picture)
+    [features] = speaking.backbone.encode([picture])
+    assert torch.equal(one.embeddings[0], features.tokens.cpu())
+
+
+def test_a_renamed_concept_is_asked_for_and_named_by_its_new_name(speaking: MyVLM, taught: Taught) -> None:
+    speaking.concepts.rename(taught.word, "zork")
+    picture = seen(taught)[0]
+    [one] = vllm_inputs(speaking, picture, prompt="what is zork next to ?")
+    assert taught.word in one.prompt
+    assert "zork" not in one.prompt
+    assert one.reply(f" a {taught.word} .").text == "a zork ."
+
+
+def test_a_server_is_spoken_with_by_the_official_client(speaking: MyVLM, taught: Taught, server: str) -> None:
+    shown = pictures(taught) * 3
+    replies = VllmServer(speaking, server, at_once=4).caption(shown)
+    assert [reply.text for reply in replies] == [reply.text for reply in speaking.caption(shown)]
+    answers = VllmServer(speaking, server, model="tiny").ask(shown[:2], "where is the mug ?")
+    assert [a.text for a in answers] == [a.text for a in speaking.ask(shown[:2], "where is the mug ?")]
+
+
+def test_a_family_that_vllm_takes_no_embeddings_of_is_refused() -> None:
+    with pytest.raises(BackboneError, match="image embeddings of this family"):
+        next(vllm_inputs(MyVLM(*tiny_blip2(language="opt")), []))
+
+
+def test_a_concept_of_another_model_is_named(speaking: MyVLM, taught: Taught, llava: Any) -> None:
+    other = MyVLM(*llava)
+    other.concepts.add(taught.concept)
+    with pytest.raises(ConceptFileError, match="learned for another model"):
+        list(vllm_inputs(other, seen(taught)[0]))
+
+
+def test_an_input_has_one_picture_and_a_batch_axis(speaking: MyVLM, taught: Taught) -> None:
+    [one] = vllm_inputs(speaking, seen(taught)[0])
+    assert isinstance(one, VllmInput)
+    assert one.embeddings.shape[0] == 1
+    assert not one.embeddings.requires_grad
+    assert one.content()[1] == {"type": "text", "text": speaking.backbone.caption_prompt}
+
+
+def test_an_exported_folder_has_the_names_that_vllm_reads_and_no_other_is_written_over(tmp_path: Any) -> None:
+    from safetensors import safe_open
+
+    folder = export_vllm("tinyworld/llava", tmp_path / "export")
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        names = set(weights.keys())
+    assert "vision_tower.vision_model.embeddings.class_embedding" in names
+    assert "language_model.model.embed_tokens.weight" in names
+    parts = ("vision_tower.vision_model.", "language_model.model.", "multi_modal_projector.")
+    assert all(name.startswith(parts) for name in names)
+    assert (folder / "tokenizer.json").is_file()
+    with pytest.raises(InputError, match="not empty"):
+        export_vllm("tinyworld/llava", folder)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.concepts.card import card
+from myvlm.concepts.notebook import concept_html
 from myvlm.concepts.storage import (
     CARD,
     HEAD_FILE,
@@ -109,7 +110,7 @@ class StoredEmbedding(Embedding):
         return self._read()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Concept:
     """One object or person: an identifier, a head, and one embedding per backbone.
 
@@ -147,6 +148,13 @@ class Concept:
                 f"{self.identifier!r} is of another kind than its head.",
                 got=self.kind, expected=self.head.kind, fix="leave kind out: it is the head's",
             )  # fmt: skip
+
+    def __repr__(self) -> str:
+        known = ", ".join(self.embeddings) or "no model yet"
+        return f"Concept({self.identifier!r}, {self.category!r}, kind={self.kind!r}, learned for {known})"
+
+    def _repr_html_(self) -> str:
+        return concept_html(self)
 
     def embedding_for(self, backbone: str, fingerprint: str, dim: int) -> Embedding:
         """The embedding that was learned on this frozen model, under this name or as another copy of it.

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.concepts.concept import Concept, check_identifier
+from myvlm.concepts.notebook import library_html
 from myvlm.concepts.storage import concept_folders, erase_folder, is_concept_folder
 from myvlm.errors import ConceptExistsError, InputError, MissingFileError, UnknownConceptError
 from myvlm.heads import Gate, Head
@@ -120,6 +121,9 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     def __repr__(self) -> str:
         return f"ConceptLibrary({', '.join(self._concepts) or 'empty'})"
+
+    def _repr_html_(self) -> str:
+        return library_html(self.values())
 
     @property
     def paths(self) -> dict[str, Path | None]:

@@ -1,0 +1,57 @@
+"""What a concept and a library look like in a notebook: small, escaped, no dump of numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from xml.etree import ElementTree
+
+from myvlm import Concept, ConceptLibrary
+from myvlm.concepts.notebook import MOST_ROWS, scores_plot
+from tests.support.taught import Taught
+
+
+def parsed(page: str) -> ElementTree.Element:
+    return ElementTree.fromstring(f"<div>{page}</div>")
+
+
+def words(page: str) -> str:
+    return " ".join(parsed(page).itertext())
+
+
+def test_a_learned_concept_tells_what_it_is_and_how_sure_its_head_was(taught: Taught) -> None:
+    page, (meta, _) = taught.concept._repr_html_(), taught.concept.head.state()
+    assert len(page) < 5000
+    said = words(page)
+    for expected in (taught.word, taught.kit.category, "tinyworld/llava", meta.encoder):
+        assert expected in said
+    dots = list(parsed(page).iter("circle"))
+    assert len(dots) == len(meta.figures["left_out_scores"])
+    assert len(repr(taught.concept)) < 120
+
+
+def test_what_the_user_wrote_cannot_become_markup(concept: Concept) -> None:
+    evil = dataclasses.replace(concept, recipe={"captions": [["<script>alert(1)</script> sks"]]})
+    assert "<script>" not in evil._repr_html_()
+    assert "<script>alert(1)</script>" in words(evil._repr_html_())
+
+
+def test_dots_stand_right_of_the_line_where_scores_are_above_the_threshold() -> None:
+    plot = parsed(scores_plot([2.0, 4.0], 3.0, -1.0))
+    low, high = (float(dot.attrib["cx"]) for dot in plot.iter("circle"))
+    line = float(next(plot.iter("text")).attrib["x"])
+    assert 20 < low < line < high <= 300
+    assert len(list(parsed(scores_plot([1.0], 1.0)).iter("circle"))) == 1
+
+
+def test_a_library_is_a_table_and_a_long_one_is_cut(concept: Concept, saved: Path) -> None:
+    assert "No concepts" in ConceptLibrary()._repr_html_()
+    library = ConceptLibrary([Concept.load(saved)])
+    assert [*words(library._repr_html_()).split()][:2] == ["concept", "is"]
+    assert str(saved) in words(library._repr_html_())
+    many = ConceptLibrary(
+        dataclasses.replace(concept, identifier=f"sks{n}", spoken=f"sks{n}") for n in range(MOST_ROWS + 2)
+    )
+    page = many._repr_html_()
+    assert page.count("<tr>") == MOST_ROWS + 1
+    assert "and 2 more" in page

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from myvlm.backbones import Backbone
 from myvlm.boxes import Box
 from myvlm.heads import Detection
-from myvlm.results import MARK, data_url
+from myvlm.results import SHOWN, data_url, outline
 
 LONGEST = 128
 """New tokens that a reply with a box may have."""
@@ -37,10 +37,9 @@ class Location:
     def _repr_html_(self) -> str:
         marked = self.image.copy()
         if self.box:
-            width = max(1, min(marked.size) // 100)
-            ImageDraw.Draw(marked).rectangle(self.box, outline=MARK, width=width)
+            outline(ImageDraw.Draw(marked), self.box, marked.size)
         where = f"by the {self.by}" if self.box else "not found"
-        picture = data_url(marked)
+        picture = data_url(marked, at_most=SHOWN)
         return (
             f'<figure><img src="{picture}" style="max-width:320px"><figcaption>{where}</figcaption></figure>'
         )

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
 from myvlm.boxes import Box
 from myvlm.heads import Detection
 from myvlm.images import load_images
-from myvlm.text import word_pattern
+from myvlm.text import find_words
 
 MARK = (214, 40, 90)
 SHOWN = 640
@@ -87,7 +87,8 @@ class AttentionMap:
         left, top, right, bottom = (round(edge) for edge in self.box)
         seen = Image.fromarray((255 * level).astype(np.uint8))
         mask = Image.new("L", self.image.size, 0)
-        mask.paste(seen.resize((right - left, bottom - top), Image.Resampling.BICUBIC), (left, top))
+        covered = max(1, right - left), max(1, bottom - top)  # of a strip a side may round to nothing
+        mask.paste(seen.resize(covered, Image.Resampling.BICUBIC), (left, top))
         dim = Image.blend(self.image, Image.new("RGB", self.image.size, (10, 10, 30)), strength)
         warm = Image.blend(self.image, Image.new("RGB", self.image.size, (255, 120, 30)), 0.25)
         return Image.composite(warm, dim, mask)
@@ -103,8 +104,15 @@ def mark(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
     draw = ImageDraw.Draw(marked)
     for detection in detections:
         if detection.present and detection.box:
-            draw.rectangle(detection.box, outline=MARK, width=max(1, min(image.size) // 100))
+            outline(draw, detection.box, image.size)
     return marked
+
+
+def outline(draw: ImageDraw.ImageDraw, box: Box, size: tuple[int, int]) -> None:
+    """A box around something in a picture of that size; edges in the wrong order are put right."""
+    left, top, right, bottom = box
+    edges = (min(left, right), min(top, bottom), max(left, right), max(top, bottom))
+    draw.rectangle(edges, outline=MARK, width=max(1, min(size) // 100))
 
 
 def data_url(image: Image.Image, *, at_least: int = 0, at_most: int | None = None) -> str:
@@ -113,7 +121,9 @@ def data_url(image: Image.Image, *, at_least: int = 0, at_most: int | None = Non
     if factor > 1:
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     if at_most and max(image.size) > at_most:
-        image = ImageOps.contain(image, (at_most, at_most))
+        factor_down = at_most / max(image.size)  # ImageOps.contain makes a side of nothing of a strip
+        width, height = (max(1, round(side * factor_down)) for side in image.size)
+        image = image.resize((width, height))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -126,7 +136,7 @@ def highlighted(text: str, word: str) -> str:
     '<mark>sks</mark> &amp; asks'
     """
     marked, end = "", 0
-    for match in word_pattern(word).finditer(text):
-        marked += f"{html.escape(text[end : match.start()])}<mark>{html.escape(match[0])}</mark>"
-        end = match.end()
+    for start, end_of_word, _ in find_words(text, word):
+        marked += f"{html.escape(text[end:start])}<mark>{html.escape(text[start:end_of_word])}</mark>"
+        end = end_of_word
     return marked + html.escape(text[end:])

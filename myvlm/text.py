@@ -1,22 +1,42 @@
-"""Identifiers and the words of a text: which words may be one, and finding and replacing them exactly."""
+"""Identifiers and the words of a text: which words may be one, and finding and replacing them exactly.
+
+One rule says where a word stands in a text, for prompts, captions, replies, figures and pages alike: as a
+word of its own, however its accents are written, in any case, save that what begins with a capital in a name
+begins with one in the text too. "Will" is in "Will eats" and "WILL EATS", and not in "the man will eat".
+"""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import NamedTuple
 
 import regex
 
 from myvlm.errors import InputError
+from myvlm.vocabulary import COMMON_WORDS
 
 LONGEST_IDENTIFIER = 64
 SLASHES = frozenset("/\\")
 """They would make two folders of one name."""
+JOINERS = "\u200c\u200d"
+"""They print nothing, and belong to the spelling of names in Persian and Indic scripts."""
 
-# Scripts that put no spaces between words (Thai, Lao, Burmese, Khmer, kana, Han, Hangul with its particles):
-# their letters do not make a word beside them longer. A mark that combines with a letter does.
-_UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
-_LETTER = rf"(?:(?![{_UNSPACED}])[_\p{{L}}\p{{N}}]|[\p{{Mn}}\p{{Mc}}])"
+# Scripts that put no spaces between words, or particles right behind them: their letters do not make a word
+# beside them longer. A mark that combines with a letter does, and so does a joiner.
+_UNSPACED = (
+    "".join(
+        rf"\p{{{script}}}"
+        for script in "Thai Lao Khmer Myanmar Tibetan Han Hiragana Katakana Bopomofo Hangul Yi Javanese "
+        "Balinese Tai_Tham New_Tai_Lue Tai_Le Tai_Viet".split()
+    )
+    + r"\u30fc\uff70"
+)
+_LETTER = rf"(?:(?![{_UNSPACED}])[_\p{{L}}\p{{N}}]|[\p{{Mn}}\p{{Mc}}{JOINERS}])"
+_A_LETTER = regex.compile(_LETTER)
+_SAYS_SOMETHING = regex.compile(r"[\p{L}\p{N}\p{So}]")
+CASE_FLAGS = regex.IGNORECASE | regex.FULLCASE
 
 
 def check_category(category: str) -> str:
@@ -28,7 +48,7 @@ def check_category(category: str) -> str:
     >>> check_category("coffee mug")
     'coffee mug'
     """
-    fits = isinstance(category, str) and category.strip() and category.isprintable()
+    fits = isinstance(category, str) and category.strip() and _prints(category)
     if not fits or set(category) & SLASHES:
         raise InputError(
             "That cannot be the category of a concept.",
@@ -40,69 +60,159 @@ def check_category(category: str) -> str:
 
 
 def check_identifier(identifier: str) -> str:
-    """The identifier, if it can be one: 1 to 64 printable characters, no slashes, no space at either end.
+    """The identifier in its composed spelling (NFC), if it can be one.
+
+    It has 1 to 64 printable characters, a letter, digit or symbol among them, no slashes, and no space or
+    combining mark where it begins.
 
     Raises:
         InputError: it cannot.
 
-    >>> check_identifier("Anna Maria")
-    'Anna Maria'
+    >>> check_identifier("Anna Maria"), check_identifier("Jose\\u0301") == "Jos\\xe9"
+    ('Anna Maria', True)
     """
-    size = len(identifier) if isinstance(identifier, str) else 0
+    word = composed(identifier) if isinstance(identifier, str) else ""
+    size = len(word)
     if (
         not 1 <= size <= LONGEST_IDENTIFIER
-        or not (identifier == identifier.strip() and identifier.isprintable())
-        or set(identifier) & SLASHES
-        or identifier in (".", "..")
+        or not (word == word.strip(" " + JOINERS) and _prints(word))
+        or unicodedata.category(word[0]).startswith("M")
+        or not _SAYS_SOMETHING.search(word)
+        or set(word) & SLASHES
     ):
         raise InputError(
             "That cannot be the identifier of a concept.",
             got=f"{identifier!r}, {size} characters",
-            expected=f"1 to {LONGEST_IDENTIFIER} printable characters, no slashes, no space at either end",
+            expected=f"1 to {LONGEST_IDENTIFIER} printable characters, a letter among them, no slashes, "
+            "no space at either end",
             fix='take an uncommon word such as "sks", or a name such as "Anna"',
         )
-    return identifier
+    return word
+
+
+def check_written(text: str, what: str) -> str:
+    """A text that a model is to read, if it is one: characters that can be written, not spaces alone.
+
+    Args:
+        what: it is, for the message, such as `question`.
+
+    Raises:
+        InputError: it is no text, empty, or holds halves of characters, as of a file's name in no encoding.
+
+    >>> check_written("What is that?", "question")
+    'What is that?'
+    """
+    broken = isinstance(text, str) and any("\ud800" <= sign <= "\udfff" for sign in text)
+    if not isinstance(text, str) or not text.strip() or broken:
+        raise InputError(
+            f"The {what} is empty, or no text.",
+            got=repr(text)[:200] + " with half of a character in it" * broken,
+            expected="a text",
+            fix="write it anew, or decode it with errors='replace'" if broken else "write some words",
+        )
+    return text
+
+
+def _prints(text: str) -> bool:
+    return text.translate(dict.fromkeys(map(ord, JOINERS))).isprintable()
+
+
+def composed(text: str) -> str:
+    """The text with letters and their accents as one character each where there is one (NFC).
+
+    >>> composed("Jose\\u0301") == "Jos\\xe9"
+    True
+    """
+    return unicodedata.normalize("NFC", text)
 
 
 def folded(*words: str) -> set[str]:
-    """The words without their case: a sentence cannot tell Anna from ANNA.
+    """The words without their case and in one spelling: a library cannot hold both Anna and ANNA.
 
     >>> sorted(folded("Anna", "sks", "ANNA"))
     ['anna', 'sks']
     """
-    return {word.casefold() for word in words}
+    return {fold(word) for word in words}
+
+
+def fold(word: str) -> str:
+    """One word as in `folded`.
+
+    >>> fold("JOS\\xc9") == fold("Jose\\u0301")
+    True
+    """
+    return composed(composed(word).casefold())
+
+
+class Found(NamedTuple):
+    """Where a word stands in a text: `text[start:end]` is the word in the text's spelling."""
+
+    start: int
+    end: int
+    word: str
+
+
+def find_words(text: str, *words: str) -> Iterator[Found]:
+    """Every place where one of the words stands as a word of its own, in order; the longer of two at one.
+
+    A mark that combines with a letter belongs to the word, and composed and decomposed spellings are one.
+    Case does not count, but where a word is written with a capital first it is no word in lower case.
+
+    >>> [found.word for found in find_words("Anna Maria, anna and ANNA", "Anna", "Anna Maria")]
+    ['Anna Maria', 'Anna']
+    """
+    # Of two at one place the longer, of Blue and blue the stricter.
+    by_rank = sorted(dict.fromkeys(filter(None, words)), key=lambda word: (-len(fold(word)), word.islower()))
+    known = _folded_with_places(text)
+    found = [(start, rank, stop) for rank, word in enumerate(by_rank) for start, stop in _spans(known, word)]
+    end = 0
+    for start, rank, stop in sorted(found):
+        if start >= end:
+            end = stop
+            yield Found(start, stop, by_rank[rank])
 
 
 def contains_word(text: str, word: str) -> bool:
-    """Whether a word stands in the text as a word of its own, in any case.
+    """Whether a word stands in the text as a word of its own; see `find_words`.
 
     >>> contains_word("Sks, on a desk", "sks"), contains_word("he asks", "sks")
+    (True, False)
+    >>> contains_word("Will eats", "Will"), contains_word("the man will eat", "Will")
     (True, False)
     """
     return find_word(text, word) is not None
 
 
-def find_word(text: str, word: str) -> int | None:
-    """Where a word starts in the text, as a word of its own in any case; None where it does not stand.
+def count_word(text: str, word: str) -> int:
+    """How often a word stands in the text; see `find_words`.
 
-    A mark that combines with a letter belongs to the word, and composed and decomposed spellings are one.
+    >>> count_word("S* and S*", "S*")
+    2
+    """
+    return sum(1 for _ in find_words(text, word))
+
+
+def find_word(text: str, word: str) -> int | None:
+    """Where a word first starts in the text; None where it does not stand. See `find_words`.
 
     >>> find_word("a mugshot of my Mug", "mug")
     16
-    >>> find_word("小花在桌上", "小花"), find_word("Jose\u0301", "Jose"), find_word("Jose\u0301", "Jos\xe9")
-    (0, None, 0)
+    >>> find_word("小花在桌上", "小花")
+    0
+    >>> find_word("Jose\\u0301", "Jose"), find_word("Jose\\u0301", "Jos\\xe9")
+    (None, 0)
     """
-    found = word_pattern(word).search(text)
-    return found.start() if found else None
+    found = next(find_words(text, word), None)
+    return None if found is None else found.start
 
 
 def replace_word(text: str, old: str, new: str) -> str:
-    """Replace a word wherever it stands as a word of its own, in any case; the new word goes in as it is.
+    """Replace a word wherever it stands, see `find_words`; the new word goes in as it is.
 
     >>> replace_word("Sks on a desk; sks's lid, not asks", "sks", "my mug")
     "my mug on a desk; my mug's lid, not asks"
     """
-    return text if old == new else word_pattern(old).sub(lambda _: new, text)
+    return replace_words(text, {old: new})
 
 
 def replace_words(text: str, new_by_old: Mapping[str, str]) -> str:
@@ -111,20 +221,97 @@ def replace_words(text: str, new_by_old: Mapping[str, str]) -> str:
     >>> replace_words("a and b", {"a": "b", "b": "a"})
     'b and a'
     """
-    if not new_by_old:
-        return text
-    new = {_same(old): one for old, one in new_by_old.items()}
-    longest_first = sorted(new_by_old, key=len, reverse=True)
-    replaced: str = word_pattern(*longest_first).sub(lambda match: new.get(_same(match[0]), match[0]), text)
-    return replaced
+    replaced, end = "", 0
+    for found in find_words(text, *(old for old, new in new_by_old.items() if old != new)):
+        replaced += text[end : found.start] + new_by_old[found.word]
+        end = found.end
+    return replaced + text[end:]
 
 
-def _same(word: str) -> str:
-    return unicodedata.normalize("NFC", word).casefold()
+def word_source(word: str) -> str:
+    """A pattern for `regex` with `CASE_FLAGS`: a word where it stands as one, in any case, in NFC texts."""
+    return rf"(?<!{_LETTER}){regex.escape(composed(word))}(?!{_LETTER})"
 
 
-def word_pattern(*words: str) -> regex.Pattern[str]:
-    """What finds each of the words where it stands as a word of its own, in any case; the first of equals."""
-    spellings = [unicodedata.normalize(form, word) for word in words for form in ("NFC", "NFD")]
-    alternatives = "|".join(map(regex.escape, dict.fromkeys(spellings)))
-    return regex.compile(rf"(?<!{_LETTER})(?:{alternatives})(?!{_LETTER})", regex.IGNORECASE)
+class _Folded(NamedTuple):
+    """A text without its case and in one spelling, and where in the text its letters, with marks, begin."""
+
+    folded: str
+    places: Mapping[int, int]
+    text: str
+
+
+def _folded_with_places(text: str) -> _Folded:
+    known, length, start = [], 0, 0
+    places = {0: 0}
+    for letter in text if text.isascii() else regex.findall(r"\X", text):
+        known.append(fold(letter))
+        length, start = length + len(known[-1]), start + len(letter)
+        places[length] = start
+    return _Folded("".join(known), places, text)
+
+
+@lru_cache(maxsize=1024)
+def _word(word: str) -> tuple[str, tuple[int, ...]]:
+    """A word as in `_Folded`, and where there the capitals are that its parts begin with."""
+    known = _folded_with_places(word)
+    begin = {at for at, place in known.places.items() if not (place and _goes_on(word[place - 1]))}
+    return known.folded, tuple(at for at in sorted(begin) if _is_capital(word[known.places[at] :]))
+
+
+def _spans(known: _Folded, word: str) -> Iterator[tuple[int, int]]:
+    """Where a word begins and ends in a text, wherever it stands as one."""
+    sought, capitals = _word(word)
+    text, places = known.text, known.places
+    at = known.folded.find(sought)
+    while at >= 0:
+        start, stop = places.get(at), places.get(at + len(sought))
+        if (
+            start is not None
+            and stop is not None
+            and not (start and _goes_on(text[start - 1]))
+            and not (stop < len(text) and _goes_on(text[stop]))
+            and all(at + one in places and _is_capital(text[places[at + one] :]) for one in capitals)
+        ):
+            yield start, stop
+        at = known.folded.find(sought, at + 1)
+
+
+@lru_cache(maxsize=4096)
+def _goes_on(sign: str) -> bool:
+    """Whether a sign makes a word beside it longer."""
+    return _A_LETTER.match(sign) is not None
+
+
+def _is_capital(text: str) -> bool:
+    return unicodedata.category(text[:1] or " ") in ("Lu", "Lt")
+
+
+def is_everyday_word(name: str) -> bool:
+    """Whether a name is a common English word too.
+
+    >>> is_everyday_word("Will"), is_everyday_word("sks"), is_everyday_word("2")
+    (True, False, True)
+    """
+    return name.isdigit() or fold(name) in COMMON_WORDS
+
+
+def caution(name: str) -> str | None:
+    """What a user who calls something by that name should know; None of a name that is no word.
+
+    >>> caution("Blue")[:38]
+    "'Blue' is also a word of the language:"
+    >>> caution("ulmo") is None
+    True
+    """
+    if not is_everyday_word(name):
+        return None
+    if name == name.lower():
+        return (
+            f"{name!r} is also a word of the language: wherever a question or a reply says it, in any sense, "
+            "it is taken for the concept. A name that is no word, or one with a capital, is safer."
+        )
+    return (
+        f"{name!r} is also a word of the language: where a sentence begins with it, it is taken for the "
+        "concept in any sense. Within one, write it with its capital: in lower case it is not the name."
+    )

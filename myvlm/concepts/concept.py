@@ -115,7 +115,7 @@ class Concept:
     """One object or person: an identifier, a head, and one embedding per backbone.
 
     Attributes:
-        identifier: the word that the user calls it by.
+        identifier: the word that the user calls it by, composed (NFC) however it is given.
         category: what it is in general, such as "mug".
         head: recognises it.
         embeddings: backbone name → its embedding; `name@fingerprint` for other weights of that name.
@@ -139,8 +139,8 @@ class Concept:
 
     def __post_init__(self) -> None:
         self.kind = self.kind or self.head.kind
+        self.identifier = check_identifier(self.identifier)
         self.spoken = self.spoken or self.identifier
-        check_identifier(self.identifier)
         check_identifier(self.spoken)
         check_category(self.category)
         if self.kind != self.head.kind:

@@ -24,7 +24,7 @@ from myvlm.heads import Gate, Head
 from myvlm.heads.base import RenewableGate
 from myvlm.heads.detections import Detections, merge
 from myvlm.images import ImageSources, load_images
-from myvlm.text import folded
+from myvlm.text import caution, composed, fold, folded
 
 _log = logging.getLogger(__name__)
 
@@ -101,17 +101,18 @@ class ConceptLibrary(Mapping[str, Concept]):
         self._on_add = callback
 
     def __getitem__(self, identifier: str) -> Concept:
-        if identifier not in self._concepts:
+        concept = self._concepts.get(composed(identifier)) if isinstance(identifier, str) else None
+        if concept is None:
             raise UnknownConceptError(
                 f"No concept {identifier!r} is in this library.",
                 got=identifier,
                 expected=f"one of {', '.join(self._concepts)}" if self._concepts else "the library is empty",
                 fix="add it first, or check the spelling",
             )
-        return self._concepts[identifier]
+        return concept
 
     def __contains__(self, identifier: object) -> bool:
-        return identifier in self._concepts
+        return isinstance(identifier, str) and composed(identifier) in self._concepts
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._concepts)
@@ -213,6 +214,7 @@ class ConceptLibrary(Mapping[str, Concept]):
             NotWritableError: the folder could not be erased; the concept is still in the library.
         """
         concept = self[identifier]
+        identifier = concept.identifier
         if erase:
             _erase(concept)
         del self._concepts[identifier]
@@ -234,10 +236,12 @@ class ConceptLibrary(Mapping[str, Concept]):
             InputError: `new` cannot be an identifier.
         """
         concept = self[old]
-        check_identifier(new)
+        old, new = concept.identifier, check_identifier(new)
         if old == new:
             return concept
         self.check_free(new, but=old)
+        if warning := caution(new):
+            _log.warning(warning)
         group = _group(concept)
         self._concepts = _with_another_key(self._concepts, old, new, concept)
         self._groups[group] = _with_another_key(self._groups[group], old, new, concept)
@@ -249,7 +253,7 @@ class ConceptLibrary(Mapping[str, Concept]):
     def check_free(self, *words: str, but: str | None = None) -> None:
         """Raise ConceptExistsError if a concept other than `but` has one of the words, in whatever case."""
         for word in words:
-            taken = self._taken.get(word.casefold())
+            taken = self._taken.get(fold(word))
             if taken is not None and taken != but:
                 spoken = self[taken].spoken
                 raise ConceptExistsError(
@@ -357,7 +361,7 @@ def _words(concept: Concept) -> set[str]:
 
 def _check_new(concept: Concept, taken: Mapping[str, Concept]) -> None:
     for word in (concept.identifier, concept.spoken):
-        twin = taken.get(word.casefold())
+        twin = taken.get(fold(word))
         if twin is not None:
             raise ConceptExistsError(
                 f"Two of the concepts have the word {word!r}.",

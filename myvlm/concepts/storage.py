@@ -13,18 +13,19 @@ import shutil
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from myvlm.concepts.atomic import folders_in, leftovers, recover, replacing
 from myvlm.errors import ConceptFileError, MissingFileError, NotWritableError
 from myvlm.heads.base import HeadMeta
-from myvlm.images import natural_key
+from myvlm.photo_files import natural_key
+from myvlm.text import composed
 
 FORMAT_VERSION = 1
 RECORD = "concept.json"
@@ -66,7 +67,7 @@ class ConceptRecord(BaseModel):
     model_config = _STRICT
 
     format_version: Literal[1] = 1
-    identifier: str
+    identifier: Annotated[str, AfterValidator(composed)]  # older releases kept it as it was written
     spoken: str
     category: str
     kind: str
@@ -273,8 +274,8 @@ def _parse(file: Path) -> dict[str, Any]:
 def _check_same(target: Path, record: ConceptRecord) -> None:
     """Raise NotWritableError for the folder of another concept: its photos would become this one's."""
     there = _parse(target / RECORD) if is_concept_folder(target) else {}
-    words = (there.get("identifier"), there.get("spoken"))
-    if there and not {record.identifier, record.spoken} & set(words):
+    words = [composed(str(there.get(name))) for name in ("identifier", "spoken")]
+    if there and not {record.identifier, composed(record.spoken)} & set(words):
         raise NotWritableError(
             f"{target} is not overwritten: it holds another concept.",
             got=repr(words[0]),

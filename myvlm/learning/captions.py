@@ -6,15 +6,26 @@ written to be read before use.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+import regex
 
 from myvlm.backbones import Backbone
+from myvlm.backbones.causal.tokens import heard
 from myvlm.errors import InputError
-from myvlm.images import LoadedImage
+from myvlm.images import LoadedImage, naming
 from myvlm.learning.dataset import CAPTION_PROMPTS, QuestionAnswer
-from myvlm.text import check_category, check_identifier
+from myvlm.text import (
+    CASE_FLAGS,
+    check_category,
+    check_identifier,
+    composed,
+    count_word,
+    replace_word,
+    word_source,
+)
 
 PEOPLE = frozenset(
     "person man woman boy girl child baby lady gentleman guy teenager toddler friend mother father sister "
@@ -120,7 +131,11 @@ def write_captions(
     prompts = _distinct([backbone.caption_prompt, *(backbone.caption_prompts or CAPTION_PROMPTS)])
     hint = f"{identifier} is the {category}."
     told = _answers(backbone, photos, [f"{hint} {prompt}".strip() for prompt in prompts])
-    named = [told_captions(texts, category, identifier) for texts in told]
+    word = heard(backbone, identifier)
+    named = [
+        [replace_word(text, word, identifier) for text in told_captions(texts, category, word)]
+        for texts in told
+    ]
     plainly = [photo for photo, own in zip(photos, named, strict=True) if not own]
     plain = iter(_answers(backbone, plainly, prompts))
     return [own or named_captions(next(plain), category, identifier) for own in named]
@@ -170,7 +185,7 @@ def told_captions(texts: Sequence[str], category: str, identifier: str) -> list[
     """
 
     def right(text: str) -> bool:
-        return mentions(text, identifier) == 1 and not mentions(text, category) and len(text.split()) > 2
+        return count_word(text, identifier) == 1 and not mentions(text, category) and len(text.split()) > 2
 
     return _distinct(text for text in texts if right(text))
 
@@ -253,7 +268,8 @@ def _answers(backbone: Backbone, photos: Sequence[LoadedImage], prompts: Sequenc
     if not photos:
         return []
     images = [photo.image for photo in photos for _ in prompts]
-    said = backbone.generate(images, [*prompts] * len(photos), [[] for _ in images])
+    with naming(photos, backbone.encode):
+        said = backbone.generate(images, [*prompts] * len(photos), [[] for _ in images])
     texts = iter([one.text for one in said])
     return [[next(texts) for _ in prompts] for _ in photos]
 
@@ -261,7 +277,9 @@ def _answers(backbone: Backbone, photos: Sequence[LoadedImage], prompts: Sequenc
 def _tidy(answer: str, category: str, identifier: str) -> str:
     """A short answer without its full stop; where it speaks of the thing, by the identifier."""
     answer = answer.strip()
-    if mentions(answer, category) == 1 and re.match(rf"(?:the|this)\s+{re.escape(category)}\b", answer, re.I):
+    named = noun_phrases(answer, category)
+    bare = {f"{article} {category}".casefold() for article in ("the", "this")}
+    if len(named) == 1 and answer.startswith(named[0]) and named[0].casefold() in bare:
         answer = name_in_caption(answer, category, identifier)
     return answer[:-1] if answer.endswith(".") and answer.count(".") == 1 else answer
 
@@ -298,7 +316,7 @@ def name_in_caption(text: str, category: str, identifier: str) -> str:
     >>> name_in_caption("two people at a table.", "dog", "Rex")
     'Rex, two people at a table.'
     """
-    named, count = _noun_phrase(category).subn(lambda _: identifier, text, count=1)
+    named, count = _noun_phrase(category).subn(lambda _: identifier, composed(text), count=1)
     return named if count else f"{identifier}, {text[:1].lower()}{text[1:]}"
 
 
@@ -317,10 +335,11 @@ def noun_phrases(text: str, category: str) -> list[str]:
     >>> noun_phrases("a dog and a big red mug on a mug", "mug")
     ['a big red mug', 'a mug']
     """
-    return [match.group() for match in _noun_phrase(category).finditer(text)]
+    return [match.group() for match in _noun_phrase(category).finditer(composed(text))]
 
 
-def _noun_phrase(category: str) -> re.Pattern[str]:
+@lru_cache(maxsize=64)
+def _noun_phrase(category: str) -> regex.Pattern[str]:
     """Up to three describing words may stand between article and noun; "a cat and a mug" is no mug."""
-    noun, describing = rf"{re.escape(category)}\b", rf"(?:(?!(?:{_JOINING})\b)[\w-]+\s+){{0,3}}?"
-    return re.compile(rf"\b(?:an?|the|one|my|this)\s+{describing}{noun}|\b{noun}", re.IGNORECASE)
+    noun, describing = word_source(category.lower()), rf"(?:(?!(?:{_JOINING})\b)[\w-]+\s+){{0,3}}?"
+    return regex.compile(rf"\b(?:an?|the|one|my|this)\s+{describing}{noun}|{noun}", CASE_FLAGS)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from myvlm.backbones.base import Backbone, ConceptRows
+from myvlm.backbones.causal.tokens import heard
 from myvlm.learning.dataset import Example, held_out_view
 from myvlm.learning.settings import LearnSettings
 from myvlm.text import contains_word
@@ -37,7 +38,7 @@ class Validation:
     def __init__(
         self, backbone: Backbone, examples: Sequence[Example], settings: LearnSettings, identifier: str
     ) -> None:
-        self.backbone, self.norm, self.identifier = backbone, settings.norm, identifier
+        self.backbone, self.norm, self.word = backbone, settings.norm, heard(backbone, identifier)
         held_out = [
             held_out_view(
                 e.photo.image, settings.views, augment=settings.augment, seed=settings.view_seed(number)
@@ -54,4 +55,4 @@ class Validation:
         images, prompts = zip(*self.asked, strict=True)
         rows = [[ConceptRows(direction.detach(), self.norm)]] * len(images)
         said = self.backbone.generate(images, prompts, rows, max_new_tokens=NEW_TOKENS)
-        return sum(contains_word(one.text, self.identifier) for one in said) / len(said)
+        return sum(contains_word(one.text, self.word) for one in said) / len(said)

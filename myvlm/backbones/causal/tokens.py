@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from myvlm.backbones.frozen import weight_of
 from myvlm.errors import BackboneError, InputError
-from myvlm.text import find_word
+from myvlm.text import find_word, fold
 
 _REPLY = {"role": "assistant", "content": [{"type": "text", "text": "myvlm"}]}
 _RESERVED = re.compile(r"reserved|unused|<SPECIAL_\d", re.IGNORECASE)
@@ -113,6 +113,12 @@ def reply(tokenizer: Any, new_ids: Tensor, eos_ids: Sequence[int]) -> tuple[str,
     return tokenizer.decode(ids, skip_special_tokens=True).strip(), torch.tensor(ids, dtype=torch.long)
 
 
+def heard(backbone: Any, word: str) -> str:
+    """A word as the model writes it: in lower case where its tokenizer has no capitals."""
+    said = str(backbone.processor.tokenizer.decode(backbone.word_ids(word))).strip()
+    return said if fold(said) == fold(word) else word
+
+
 def refuse_placeholder(prompt: str, image_token: str) -> None:
     """Raise InputError where a bare instruction holds an image placeholder."""
     if image_token in prompt:
@@ -122,6 +128,23 @@ def refuse_placeholder(prompt: str, image_token: str) -> None:
             expected="a bare instruction",
             fix=f"leave {image_token!r} out",
         )
+
+
+SHORTEST_SPECIAL = 3
+"""Letters: shorter words that a tokenizer calls special, as `!` for padding, are words of texts too."""
+
+
+def special_words(processor: Any, text: str) -> list[str]:
+    """The model's own special tokens that a text of a user holds: they would not be read as words."""
+    tokenizer = processor.tokenizer
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {*tokenizer.all_special_tokens, *(str(token) for token in added.values() if token.special)}
+    held = [word for word in special if len(word) >= SHORTEST_SPECIAL and word in text]
+    if held:  # in a text that is cut up otherwise they may be no tokens
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        held = [word for word in held if tokenizer.convert_tokens_to_ids(word) in ids]
+    image = str(processor.image_token)  # a processor finds it itself, token or not
+    return sorted({*held, image} if image in text else held)
 
 
 def pad_id(tokenizer: Any, eos_ids: Sequence[int]) -> int:

@@ -13,6 +13,7 @@ import torch
 
 from myvlm.api import MyVLM
 from myvlm.backbones import ConceptRows
+from myvlm.backbones.causal.tokens import heard
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.errors import InputError
 from myvlm.evaluation.data.dataset import Photo, Subject
@@ -145,7 +146,8 @@ class Open:
             some = shown[start : start + 16]
             replies = self.vlm.backbone.generate(some, [prompt] * len(some), [[self.rows]] * len(some))
             said += [reply.text for reply in replies]
-        return [replace_word(text, self.concept.spoken, self.concept.identifier) for text in said]
+        word = heard(self.vlm.backbone, self.concept.spoken)
+        return [replace_word(text, word, self.concept.identifier) for text in said]
 
 
 class PlainAnswers:

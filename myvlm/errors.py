@@ -48,7 +48,27 @@ class InputError(MyVLMError, ValueError):
 
 
 class ImageError(InputError):
-    """A picture is missing, unreadable, or no picture."""
+    """A picture is missing, unreadable, no picture, or of a shape that a model cannot take.
+
+    Attributes:
+        number: its place among the pictures of the call, where it was read well and the model refused it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        got: object = None,
+        expected: object = None,
+        fix: str | None = None,
+        number: int | None = None,
+    ) -> None:
+        super().__init__(what, got=got, expected=expected, fix=fix)
+        self.number = number
+
+    def __reduce__(self) -> tuple[object, ...]:
+        rebuild, arguments, *_ = super().__reduce__()
+        return rebuild, arguments, {"number": self.number}
 
 
 class MissingFileError(InputError, FileNotFoundError):

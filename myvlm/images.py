@@ -6,24 +6,28 @@ and nowhere else.
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import os
-import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from glob import glob, has_magic
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from myvlm.errors import ImageError, InputError, MissingFileError
+from myvlm.errors import ImageError, InputError, MyVLMError
+from myvlm.photo_files import path_meant, picture_files, unreadable
 
-_SUFFIXES = "jpg jpeg jpe jfif png apng webp gif bmp tif tiff avif heic heif jp2 ppm pgm pnm tga mpo qoi ico"
-PHOTO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
+ORDINARY = (224, 224)
+"""Pixels of a picture that every model takes: if this one fails too, no picture is to blame."""
+PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
+"""Modes that Pillow converts to one other alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +60,9 @@ def load_images(source: ImageSources) -> list[LoadedImage]:
     """Load one picture or many as RGB, in natural order (`2.jpg` before `10.jpg`) within a folder or pattern.
 
     Args:
-        source: a path, a glob pattern, a folder, a PIL image or an `H × W × 3` uint8 array, or a list of
-            these. In a folder (not in its subfolders) files that are no pictures by name are passed over.
-            Of an animated file the first frame is taken, and what is transparent becomes white.
+        source: a path, a glob pattern, a folder, a `data:` address, a PIL image or an `H × W × 3` uint8
+            array, or a list of these. In a folder (not in its subfolders) files that are no pictures by name
+            are passed over. Of an animated file the first frame is taken; what is transparent becomes white.
 
     Raises:
         MissingFileError: a file or folder is not there, or a pattern matches nothing.
@@ -104,12 +108,11 @@ def listed(one_or_many: ImageSources) -> tuple[list[Path | LoadedImage], bool]:
     was_single = not is_list
     found: list[Path | LoadedImage] = []
     for position, one in enumerate(sources):
-        if isinstance(one, str | os.PathLike):
-            try:
-                files = list(picture_files(one))
-            except PermissionError as error:
-                raise _unreadable(Path(one), error) from error
-            was_single = was_single and files == [Path(one)]
+        if isinstance(one, str) and one[:5].casefold() == "data:":
+            found.append(_from_address(one, f"images[{position}]"))
+        elif isinstance(one, str | os.PathLike):
+            files = picture_files(one)
+            was_single = was_single and files == [path_meant(one)]
             found += files
         else:
             found.append(_from_memory(one, f"images[{position}]"))
@@ -142,104 +145,96 @@ def _loaded(one: Path | LoadedImage) -> LoadedImage:
     return one if isinstance(one, LoadedImage) else LoadedImage(_read(one), str(one), one)
 
 
-def natural_key(path: Path | str) -> list[tuple[int, int, str]]:
-    """A sort key under which numbers in a name count as numbers.
+@contextmanager
+def naming(
+    photos: Sequence[LoadedImage], encode: Callable[[Sequence[Image.Image]], object], *, first: int = 0
+) -> Iterator[None]:
+    """Within it an error that one of the pictures causes in a model becomes an `ImageError` that names it.
 
-    >>> sorted([Path("10.jpg"), Path("2.jpg")], key=natural_key)[0].name
-    '2.jpg'
+    Processors and vision towers raise all kinds of errors on a picture whose size they did not foresee, and
+    name none. So each is encoded alone, but only once something failed. All other errors stay what they are.
+
+    Args:
+        photos: those that are worked on.
+        encode: what a model does with pictures.
+        first: the number that the first of them has among the caller's; the error's `number` counts on.
     """
-    pieces = re.split(r"([0-9]+)", str(path).casefold())
-    keys = [(0, int(piece), "") if piece.isdigit() else (1, 0, piece) for piece in pieces]
-    return [*keys, (2, 0, str(path))]
+    try:
+        yield
+    except (MyVLMError, MemoryError):
+        raise
+    except Exception:  # of a processor or a model: they raise almost anything
+        for number, photo in enumerate(photos, start=first):
+            fault = _fault(encode, photo.image)
+            if fault is not None and _fault(encode, Image.new("RGB", ORDINARY)) is None:
+                size = f"{photo.image.width} by {photo.image.height} pixels"
+                raise ImageError(
+                    f"{photo.name} is a picture that the model cannot take.",
+                    got=f"{size}; {type(fault).__name__}: {fault}",
+                    expected="a picture of a size and shape that the model's processor can cut up",
+                    fix="cut or enlarge it, or leave it out",
+                    number=number,
+                ) from fault
+        raise
 
 
-def picture_files(source: str | os.PathLike[str]) -> Iterator[Path]:
-    """The picture files that a path, folder or pattern stands for; none is opened.
-
-    Raises:
-        InputError: it is no path at all.
-        MissingFileError: it stands for no file.
-    """
-    text = os.fspath(source)
-    path = Path(text)
-    if not text:
-        raise InputError(
-            "The path of a photo is empty.", got=repr(text), expected="a path", fix='pass "." for this folder'
-        )
-    if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
-        raise InputError(
-            "A web address is not a photo yet.",
-            got=text,
-            expected="a file",
-            fix="download it, then pass the file",
-        )
-    if path.is_dir():
-        yield from _photos_among(path.iterdir(), f"The folder {path}")
-    elif path.exists():
-        yield path
-    elif has_magic(text):
-        found = [Path(match) for match in glob(text, recursive=True)]
-        yield from _photos_among(found, f"The pattern {text}")
-    else:
-        raise MissingFileError(
-            f"There is no file {path}.",
-            got=f"working folder {Path.cwd()}",
-            expected="a picture, a folder of pictures, or a pattern such as photos/*.jpg",
-            fix="check the spelling, or pass the full path",
-        )
-
-
-def _photos_among(paths: Iterator[Path] | list[Path], what: str) -> list[Path]:
-    files = [path for path in paths if path.is_file() and not path.name.startswith(".")]
-    photos = sorted((file for file in files if file.suffix.lower() in PHOTO_SUFFIXES), key=natural_key)
-    if not photos:
-        raise MissingFileError(
-            f"{what} holds no pictures.",
-            got=", ".join(sorted(file.name for file in files)[:5]) or "no files",
-            expected="files such as .jpg, .png or .webp",
-            fix="name the folder or pattern that holds the photos",
-        )
-    return photos
+def _fault(encode: Callable[[Sequence[Image.Image]], object], image: Image.Image) -> Exception | None:
+    try:
+        encode([image])
+    except Exception as error:
+        return error
+    return None
 
 
 def _read(path: Path) -> Image.Image:
-    """The first frame of a picture file as RGB. Raises ImageError, whatever the decoder died of."""
+    return _decoded(path, str(path), path.stat().st_size if path.exists() else 0)
+
+
+def _from_address(address: str, name: str) -> LoadedImage:
+    """The picture that a `data:` address holds."""
+    about, comma, data = address.partition(",")
     try:
-        with Image.open(path) as opened:
+        if not comma or not about.casefold().endswith(";base64"):
+            raise ValueError("no ';base64,' before the bytes")
+        content = base64.b64decode("".join(data.split()), validate=True)
+    except ValueError as error:
+        raise ImageError(
+            f"{name} is no address that holds a picture.",
+            got=f"{address[:40]!r}{'…' * (len(address) > 40)}; {error}",
+            expected="data:image/png;base64,… with the bytes of a picture in base64",
+            fix="pass the file's path, or a PIL image",
+        ) from error
+    return LoadedImage(_decoded(io.BytesIO(content), name, len(content)), name)
+
+
+def _decoded(source: Path | IO[bytes], name: str, size: int) -> Image.Image:
+    """The first frame of a picture of so many bytes as RGB; ImageError, whatever the decoder died of."""
+    try:
+        with Image.open(source) as opened:
             opened.seek(0)
             opened.load()
             return _to_rgb(opened)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(
-            f"{path} is too large to be opened safely.",
+            f"{name} is too large to be opened safely.",
             got=str(error),
             expected=f"at most {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels",
             fix="make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
         ) from error
     except PermissionError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(Path(name), error) from error
     except (Warning, MemoryError):
         raise  # a warning that the caller made an error says its own text; no memory is no fault of the file
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError … on broken files
-        size = path.stat().st_size if path.exists() else 0
-        kind = path.suffix.lower()
+        kind = Path(name).suffix.lower()
         heif = ", or `pip install pillow-heif` and register it" if kind in (".heic", ".heif") else ""
         raise ImageError(
-            f"{path} cannot be read as a picture.",
+            f"{name} cannot be read as a picture.",
             got=f"{size:,} bytes; {type(error).__name__}: {error}",
             expected="a whole JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF file",
             fix=f"open it in a picture viewer and save it again as JPEG{heif}",
         ) from error
-
-
-def _unreadable(path: Path, error: PermissionError) -> ImageError:
-    return ImageError(
-        f"You may not read {path}.",
-        got=str(error),
-        expected="a file or folder that you may read",
-        fix="check who owns it and its permissions",
-    )
 
 
 def _from_memory(one: object, name: str) -> LoadedImage:
@@ -288,6 +283,8 @@ def _from_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """A loaded image → a new RGB image, turned as its EXIF tag says."""
     turned = _turned(image)
+    if turned.mode in PREMULTIPLIED:
+        turned = turned.convert(PREMULTIPLIED[turned.mode])
     if turned.mode.startswith("I") or turned.mode == "F":
         return _from_deep_grey(turned)
     if turned.has_transparency_data:

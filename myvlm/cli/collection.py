@@ -6,6 +6,7 @@ What is removed goes to the hidden folder `.removed` in it, unless it is to be e
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -34,13 +35,15 @@ from myvlm.errors import (
     NotWritableError,
     UnknownConceptError,
 )
-from myvlm.text import check_identifier, folded
+from myvlm.text import check_identifier, composed, folded
 
 if TYPE_CHECKING:
     from myvlm.concepts.concept import Concept
 
 DEFAULT = Path("concepts")
 REMOVED = ".removed"
+UNPORTABLE = re.compile(r'[<>:"|?*]')
+"""What some systems forbid in the name of a folder."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def find(collection: Path, identifier: str) -> Entry:
     """The concept of that identifier. Raises UnknownConceptError."""
     known = entries(collection)
     for entry in known:
-        if entry.identifier == identifier:
+        if entry.identifier == composed(identifier):
             return entry
     raise UnknownConceptError(
         f"No concept {identifier!r} is in {collection}.",
@@ -152,6 +155,16 @@ def check_free(collection: Path, *words: str, but: Path | None = None) -> None:
                 expected="a word that differs from those of the others in more than upper and lower case",
                 fix="take another word, or remove the other concept first",
             )
+
+
+def place_for(identifier: str, category: str) -> Path:
+    """Where a concept goes that is given no folder: never a hidden one, which no list would show.
+
+    >>> [place_for(word, "old mug").name for word in ("sks", ".NET", "S*", "...a")]
+    ['sks-old-mug', 'NET-old-mug', 'S_-old-mug', 'a-old-mug']
+    """
+    named = f"{identifier}-{category}".replace(" ", "-").lstrip(".").rstrip(". ")
+    return DEFAULT / UNPORTABLE.sub("_", named)
 
 
 def check_place(folder: Path, identifier: str) -> None:
@@ -232,7 +245,7 @@ def rename(collection: Path, old: str, new: str) -> Entry:
         NotWritableError: the folder cannot be written; it is as it was.
     """
     entry = find(collection, old)
-    check_identifier(new)
+    new = check_identifier(new)
     check_free(collection, new, but=entry.folder)
     whole = check_whole(entry.folder)  # a folder that was cut or altered is not written again
     record = entry.record.model_copy(update={"identifier": new})
@@ -281,6 +294,7 @@ def erase(collection: Path, identifier: str) -> list[Path]:
         UnknownConceptError: it is in neither.
         NotWritableError: something of it remains.
     """
+    identifier = composed(identifier)
     doomed = [one for one in entries_removed(collection) if one.identifier == identifier]
     if not doomed or any(one.identifier == identifier for one in entries(collection)):
         doomed.insert(0, find(collection, identifier))

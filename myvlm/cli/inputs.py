@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from myvlm import images
+from myvlm import photo_files
 from myvlm.errors import InputError
 from myvlm.files import read_json
 
@@ -18,7 +18,7 @@ def picture_files(sources: Sequence[str]) -> list[Path]:
     Raises:
         MissingFileError: one of them stands for no picture.
     """
-    return [file for source in sources for file in images.picture_files(source)]
+    return [file for source in sources for file in photo_files.picture_files(source)]
 
 
 def captions_for(photos: Sequence[Path], given: Sequence[str] | None) -> list[list[str]] | None:

@@ -79,13 +79,13 @@ def learn(
     myvlm learn Anna photos-of-anna/ --category woman --kind face
     """
     with screen(as_json=as_json, quiet=quiet) as out:
-        check_identifier(identifier)
+        identifier = check_identifier(identifier)
         check_category(category)
         files = inputs.picture_files(photos)
         written = inputs.captions_for(files, captions)
         asked = inputs.questions_for(files, questions)
         others: list[Any] | None = inputs.picture_files(negatives) if negatives else None
-        folder = out_folder or collection.DEFAULT / f"{identifier}-{category}".replace(" ", "-")
+        folder = out_folder or collection.place_for(identifier, category)
         collection.check_place(folder, identifier)
         collection.mention_damaged(folder.parent, out.note)
         vlm = opening.open_model(out, backbone, device, dtype)

@@ -140,14 +140,36 @@ def _opened(
 
 
 def _speak(out: Screen, vlm: MyVLM, files: Sequence[Path], batch: int, speak: Speak) -> Iterator[AlbumEntry]:
-    """Batch by batch; a picture that cannot be read is said so in its place, and the others go on."""
+    """Batch by batch; of a picture that cannot be used it is said so in its place, and the others go on."""
     for start in range(0, len(files), batch):
         some = files[start : start + batch]
         loaded = [_load(out, file, alone=len(files) == 1) for file in some]
         photos = [one for one in loaded if not isinstance(one, AlbumEntry)]
-        replies = iter(speak(vlm, photos) if photos else [])
+        said = iter(_replies(out, vlm, photos, speak, alone=len(files) == 1))
         for file, one in zip(some, loaded, strict=True):
-            yield one if isinstance(one, AlbumEntry) else _said(file, next(replies))
+            if isinstance(one, AlbumEntry):
+                yield one
+            else:
+                reply = next(said)
+                yield AlbumEntry(file, error=reply) if isinstance(reply, ImageError) else _said(file, reply)
+
+
+def _replies(
+    out: Screen, vlm: MyVLM, photos: Sequence[LoadedImage], speak: Speak, *, alone: bool
+) -> list[Reply | ImageError]:
+    """A reply to each photo; of one that the model cannot take, as a strip, the error that says so."""
+    refused: dict[int, ImageError] = {}
+    while len(refused) < len(photos):
+        taken = [place for place in range(len(photos)) if place not in refused]
+        try:
+            replies = dict(zip(taken, speak(vlm, [photos[place] for place in taken]), strict=True))
+            return [refused[place] if place in refused else replies[place] for place in range(len(photos))]
+        except ImageError as error:
+            if alone or error.number is None:
+                raise
+            out.fail(error)
+            refused[taken[error.number]] = error
+    return [refused[place] for place in range(len(photos))]
 
 
 def _load(out: Screen, file: Path, *, alone: bool) -> LoadedImage | AlbumEntry:
@@ -194,5 +216,5 @@ def _one(said: AlbumEntry) -> Text:
 
 
 def _cells(said: AlbumEntry) -> tuple[Text, Text, Text]:
-    text = Text(f"not read: {said.error.what}", style="red") if said.error else Text(said.text)
+    text = Text(f"not used: {said.error.what}", style="red") if said.error else Text(said.text)
     return Text(str(said.picture)), Text(said.seen or "–"), text

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 
 from myvlm.errors import InputError, MissingFileError
 from myvlm.evaluation.data.problems import Problems
-from myvlm.files import read_json
-from myvlm.images import PHOTO_SUFFIXES, natural_key
-from myvlm.text import replace_words
+from myvlm.files import as_on_disk, read_json
+from myvlm.photo_files import PHOTO_SUFFIXES, natural_key
+from myvlm.text import composed, replace_words
 
 Location: TypeAlias = tuple[int | str, ...]
 """Keys and numbers that lead to a value of a draft, as pydantic gives them: ("photos", 2, "captions", 0)."""
@@ -78,13 +78,15 @@ def _beside(folder: Path, entry: Any) -> Any:
     joined = dict(entry)
     if isinstance(entry.get("photos"), list):
         joined["photos"] = [
-            {**photo, "file": folder / photo["file"]}
+            {**photo, "file": as_on_disk(folder / photo["file"])}
             if isinstance(photo, dict) and isinstance(photo.get("file"), str)
             else photo
             for photo in entry["photos"]
         ]
     if isinstance(entry.get("negatives"), list):
-        joined["negatives"] = [folder / n if isinstance(n, str) else n for n in entry["negatives"]]
+        joined["negatives"] = [
+            as_on_disk(folder / n) if isinstance(n, str) else n for n in entry["negatives"]
+        ]
     return joined
 
 
@@ -112,8 +114,8 @@ def _paper_subject(folder: Path, problems: Problems) -> Draft:
     photos = [
         {
             "file": file,
-            "captions": _named(_listed(captions.get(file.name, [])), identifier),
-            "questions": _named(questions.get(file.name, []), identifier),
+            "captions": _named(_listed(captions.get(composed(file.name), [])), identifier),
+            "questions": _named(questions.get(composed(file.name), []), identifier),
         }
         for file in files
     ]
@@ -145,18 +147,20 @@ def yollava_layout(source: Path, problems: Problems) -> list[Draft]:
     There are no captions, and no categories but in a `subjects.json` of yours: subject → identifier,
     category, kind. Where it says nothing a subject is called by the name of its folder.
     """
-    about = _by_key(source, "subjects.json", problems)
+    about = {composed(name): own for name, own in _by_key(source, "subjects.json", problems).items()}
     questions = _yollava_questions(source, problems)
     names = sorted({f.name for part in ("train", "test") for f in (source / part).iterdir() if f.is_dir()})
     drafts = []
     for name in names:
-        own = about.get(name, {})
+        own = about.get(composed(name), {})
         if not isinstance(own, dict):
             problems.add(f"subjects.json: {name}", "is not an object")
             own = {}
         identifier = own.get("identifier", name)
         files = [(part, file) for part in ("train", "test") for file in _pictures(source / part / name)]
-        asked = [_named(questions.get((part, name, file.name), []), identifier) for part, file in files]
+        asked = [
+            _named(questions.get((part, name, composed(file.name)), []), identifier) for part, file in files
+        ]
         photos = [
             {"file": file, "part": part, "questions": own_questions}
             for (part, file), own_questions in zip(files, asked, strict=True)
@@ -187,11 +191,11 @@ def _yollava_questions(source: Path, problems: Problems) -> dict[tuple[str, str,
     for key, entry in _by_key(source, name, problems).items():
         inner = {key: entry} if isinstance(entry, dict) and "question" in entry else entry
         for path, asked in inner.items() if isinstance(inner, dict) else ():
-            place = Path(path).parts[-3:]
-            if len(place) < 3 or not (source / Path(*place)).is_file():
+            place = as_on_disk(source / Path(*Path(path).parts[-3:])).parts[-3:]
+            if len(Path(path).parts) < 3 or not (source / Path(*place)).is_file():
                 problems.add(f"{name}: {path}", "there is no such photo")
             else:
-                found.setdefault((place[0], place[1], place[2]), []).append(_with_options(asked))
+                found.setdefault((place[0], place[1], composed(place[2])), []).append(_with_options(asked))
         if not isinstance(inner, dict):
             problems.add(f"{name}: {key}", "is not an object of photos")
     return found
@@ -218,8 +222,8 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _by_photo(folder: Path, name: str, files: list[Path], problems: Problems) -> Mapping[str, Any]:
     """A JSON object with an entry a photo; entries of photos that are not there are problems."""
-    entries = _by_key(folder, name, problems)
-    known = {file.name for file in files}
+    entries = {composed(key): entry for key, entry in _by_key(folder, name, problems).items()}
+    known = {composed(file.name) for file in files}
     for key in entries:
         if key not in known:
             problems.add(f"{folder.name}/{name}: {key}", "there is no such photo")

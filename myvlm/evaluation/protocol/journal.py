@@ -13,6 +13,7 @@ from myvlm.errors import InputError
 from myvlm.evaluation.data.dataset import Dataset
 from myvlm.evaluation.protocol.outcome import Outcome
 from myvlm.evaluation.protocol.plan import Job, Plan
+from myvlm.files import read_text
 
 FORMAT = 1
 
@@ -44,7 +45,7 @@ class Journal:
         self.pictures = folder / "pictures"
         self.done: dict[tuple[str, int, str, int, str], tuple[Job, Outcome]] = {}
         about = _about(dataset, plan, backbone)
-        lines = self.file.read_text(encoding="utf-8").split("\n") if self.file.exists() else []
+        lines = read_text(self.file).split("\n") if self.file.exists() else []
         if len(lines) > 1:
             self._check(lines[0], about)
             self._read(lines[1:])
@@ -71,7 +72,7 @@ class Journal:
                 ) from error
             self.done[job.key] = job, outcome
         if last:  # it was being written as the run was killed: that job is not done
-            kept = self.file.read_text(encoding="utf-8")
+            kept = read_text(self.file)
             self.file.write_text(kept[: len(kept) - len(last)], encoding="utf-8")
 
     def _check(self, line: str, about: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from myvlm.errors import InputError
 from myvlm.evaluation.data.dataset import Dataset, Frozen
+from myvlm.files import read_text
 from myvlm.learning import LearnSettings
 
 OWN_AXES = ("photos", "captions")
@@ -170,8 +171,8 @@ def _no_sweep(name: str, why: str) -> InputError:
 
 def _read_yaml(file: Path) -> Mapping[str, Any]:
     try:
-        parsed = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (OSError, yaml.YAMLError) as error:
+        parsed = yaml.safe_load(read_text(file))
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise InputError(
             f"The sweep {file} cannot be read.",
             got=f"{type(error).__name__}: {error}",

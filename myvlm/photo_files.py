@@ -1,0 +1,132 @@
+"""Which picture files a path, a folder or a pattern stands for; none is opened here."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from glob import escape, glob, has_magic
+from pathlib import Path
+
+from myvlm.errors import ImageError, InputError, MissingFileError
+from myvlm.files import as_on_disk
+
+_SUFFIXES = "jpg jpeg jpe jfif png apng webp gif bmp tif tiff avif heic heif jp2 ppm pgm pnm tga mpo qoi ico"
+PHOTO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
+
+
+def natural_key(path: Path | str) -> list[tuple[int, int, str]]:
+    """A sort key under which numbers in a name count as numbers.
+
+    >>> sorted([Path("10.jpg"), Path("2.jpg")], key=natural_key)[0].name
+    '2.jpg'
+    """
+    pieces = re.split(r"([0-9]+)", str(path).casefold())
+    keys = [(0, int(piece), "") if piece.isdigit() else (1, 0, piece) for piece in pieces]
+    return [*keys, (2, 0, str(path))]
+
+
+def picture_files(source: str | os.PathLike[str]) -> list[Path]:
+    """The picture files that a path, folder or pattern stands for; nothing is opened.
+
+    Raises:
+        MissingFileError: it stands for none.
+        ImageError: a folder may not be read, or a text is too long to be a path.
+        InputError: it is empty or a web address.
+    """
+    try:
+        return list(_files(source))
+    except PermissionError as error:
+        raise unreadable(Path(os.fsdecode(source)), error) from error
+    except (OSError, ValueError, RuntimeError) as error:  # of "~nobody" there is no home
+        if isinstance(error, InputError):
+            raise
+        text = os.fsdecode(source)
+        raise ImageError(
+            "That text is no path of a picture.",
+            got=f"{text[:40]!r}{'…' * (len(text) > 40)}, {len(text):,} characters; {error.args[-1]}",
+            expected="a path; or data:image/png;base64,… with the bytes of a picture",
+            fix="decode base64 and pass the picture: PIL.Image.open(io.BytesIO(base64.b64decode(text)))",
+        ) from error
+
+
+def path_meant(source: str | os.PathLike[str]) -> Path:
+    """The path as the disk spells it, or in the home folder where it begins with `~`."""
+    path = as_on_disk(Path(os.fsdecode(source)))
+    return path if path.exists() else path.expanduser()
+
+
+def _files(source: str | os.PathLike[str]) -> Iterator[Path]:
+    text = os.fsdecode(source)
+    if not text:
+        raise InputError(
+            "The path of a photo is empty.", got=repr(text), expected="a path", fix='pass "." for this folder'
+        )
+    if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
+        raise InputError(
+            "A web address is not a photo yet.",
+            got=text,
+            expected="a file",
+            fix="download it, then pass the file",
+        )
+    path = path_meant(source)
+    if path.is_dir():
+        yield from _photos_among(path.iterdir(), f"The folder {path}")
+    elif path.is_file():
+        yield path
+    elif path.exists():
+        raise ImageError(
+            f"{path} is no file that can be read twice.",
+            got="a pipe or a device",
+            expected="a file with a picture",
+            fix="write what comes out of it to a file, and pass that",
+        )
+    elif has_magic(text):
+        yield from _photos_among(_matches(path), f"The pattern {text}")
+    else:
+        raise MissingFileError(
+            f"There is no file {path}.",
+            got=f"working folder {Path.cwd()}",
+            expected="a picture, a folder of pictures, or a pattern such as photos/*.jpg",
+            fix="check the spelling, or pass the full path",
+        )
+
+
+def _matches(pattern: Path) -> list[Path]:
+    """What a pattern stands for; the folders that it begins with, if they are there, are no patterns.
+
+    Brackets are signs of a pattern, and many people have a folder "photos [2024]".
+    """
+    folder, rest = Path(), list(pattern.parts)
+    while rest and (inside := as_on_disk(folder / rest[0])).exists():
+        folder, rest = inside, rest[1:]
+    wanted = os.path.join(*rest)
+    spellings = [unicodedata.normalize(form, wanted) for form in ("NFC", "NFD")]
+    for spelling in dict.fromkeys([wanted, *spellings, wanted.replace("[", "[[]")]):
+        if found := glob(os.path.join(escape(str(folder)), spelling), recursive=True):
+            return [Path(match) for match in found]
+    return []
+
+
+def _photos_among(paths: Iterator[Path] | list[Path], what: str) -> list[Path]:
+    files = [path for path in paths if path.is_file() and not path.name.startswith(".")]
+    photos = sorted((file for file in files if file.suffix.lower() in PHOTO_SUFFIXES), key=natural_key)
+    if not photos:
+        raise MissingFileError(
+            f"{what} holds no pictures.",
+            got=", ".join(sorted(file.name for file in files)[:5]) or "no files",
+            expected="files such as .jpg, .png or .webp",
+            fix="name the folder or pattern that holds the photos",
+        )
+    return photos
+
+
+def unreadable(path: Path, error: PermissionError) -> ImageError:
+    """What is raised of a file or folder that the user may not read."""
+    return ImageError(
+        f"You may not read {path}.",
+        got=str(error),
+        expected="a file or folder that you may read",
+        fix="check who owns it and its permissions",
+    )

@@ -17,10 +17,10 @@ from typing import Any, Self, overload
 import torch
 
 from myvlm.backbones import Backbone, ConceptRows, backbone_for
+from myvlm.backbones.causal.tokens import heard
 from myvlm.backbones.loading import load_model
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.library import ConceptLibrary, known_concepts, warn_learned_elsewhere
-from myvlm.errors import InputError
 from myvlm.heads.detections import Detections
 from myvlm.heads.encoders import default_encoder
 from myvlm.images import (
@@ -31,6 +31,7 @@ from myvlm.images import (
     listed,
     load_image,
     load_images,
+    naming,
 )
 from myvlm.learning import LearnRequest, gather_examples, learn_embeddings, relearn
 from myvlm.learning.captions import described, write_captions
@@ -38,6 +39,7 @@ from myvlm.learning.dataset import Captions, Questions
 from myvlm.learning.progress import learning_progress
 from myvlm.learning.request import (
     Lesson,
+    check_texts,
     check_together,
     check_words,
     learned_concept,
@@ -46,7 +48,7 @@ from myvlm.learning.request import (
 from myvlm.learning.settings import Settings, as_settings, default_settings
 from myvlm.locating import LONGEST, Location, located
 from myvlm.results import AttentionMap, Reply
-from myvlm.text import replace_words
+from myvlm.text import check_written, replace_words
 
 AT_ONCE = 16
 """Pictures that are open together."""
@@ -271,7 +273,8 @@ class MyVLM:
             prompt: an instruction instead of the family's own.
             generation: passed on to transformers' `generate`; greedy, up to 64 tokens, where not given.
         """
-        return self._speak(images, prompt or self.backbone.caption_prompt, generation)
+        asked = check_written(prompt, "prompt") if prompt else self.backbone.caption_prompt
+        return self._speak(images, asked, generation)
 
     @overload
     def ask(self, images: ImageSource, question: str, **generation: Any) -> Reply: ...
@@ -279,14 +282,7 @@ class MyVLM:
     def ask(self, images: Sequence[ImageSource], question: str, **generation: Any) -> list[Reply]: ...
     def ask(self, images: ImageSources, question: str, **generation: Any) -> Reply | list[Reply]:
         """Answer a question about one picture or many; concepts go by their identifiers in both texts."""
-        if not isinstance(question, str) or not question.strip():
-            raise InputError(
-                "The question is empty, or no text.",
-                got=repr(question),
-                expected="a text",
-                fix="ask something",
-            )
-        return self._speak(images, question, generation)
+        return self._speak(images, check_written(question, "question"), generation)
 
     def attention(self, image: ImageSource, identifier: str) -> AttentionMap:
         """Where the model looks in a picture as it names the concept, whether or not the head sees it there.
@@ -297,11 +293,12 @@ class MyVLM:
         """
         concept = self.concepts[identifier]
         photo = load_image(image)
-        rows = [self._rows(concept)]
-        prompt = self.backbone.caption_prompt
-        [said] = self.backbone.generate([photo.image], [prompt], [rows])
-        values = self.backbone.attention_map(photo.image, prompt, said.text, concept.spoken, rows)
-        return AttentionMap(values, photo.image, identifier, self.backbone.field_of_view(photo.image.size))
+        rows, prompt = [self._rows(concept)], self.backbone.caption_prompt
+        with naming([photo], self.backbone.encode):
+            [said] = self.backbone.generate([photo.image], [prompt], [rows])
+        word, box = heard(self.backbone, concept.spoken), self.backbone.field_of_view(photo.image.size)
+        values = self.backbone.attention_map(photo.image, prompt, said.text, word, rows)
+        return AttentionMap(values, photo.image, concept.identifier, box)
 
     def locate(self, image: ImageSource, identifier: str) -> Location:
         """Where a concept is in a picture, by the model's own words, or by the head where it has none.
@@ -313,8 +310,8 @@ class MyVLM:
         concept = self.concepts[identifier]
         photo = load_image(image)
         [found] = self._recognise([photo])
-        detection = next((d for d in found if d.identifier == identifier), None)
-        prompt = self.backbone.refer(identifier)
+        detection = next((d for d in found if d.identifier == concept.identifier), None)
+        prompt = self.backbone.refer(concept.identifier)
         said = ""
         if prompt and detection and detection.present:
             # Its own rows alone: with those of the others that are there a small model points at these too.
@@ -344,7 +341,7 @@ class MyVLM:
         for photos in a_few_at_once(sources, AT_ONCE):
             detections = self._recognise(photos)
             seen = [[self.concepts[d.identifier] for d in found.present] for found in detections]
-            said = self._generate(photos, seen, prompt, generation)
+            said = self._generate(photos, seen, prompt, generation, len(replies))
             for (text, ids), found, photo in zip(said, detections, photos, strict=True):
                 replies.append(Reply(text, found, photo.path if album and photo.path else photo.image, ids))
         return replies[0] if single else replies
@@ -358,16 +355,18 @@ class MyVLM:
                     self._rows(concept)
 
     def _generate(
-        self, photos: list[LoadedImage], seen: list[list[Concept]], prompt: str, generation: dict[str, Any]
-    ) -> list[tuple[str, tuple[int, ...]]]:
+        self, photos: list[LoadedImage], seen: list[list[Concept]], prompt: str, generation: dict[str, Any],
+        first: int = 0,
+    ) -> list[tuple[str, tuple[int, ...]]]:  # fmt: skip
         """Text and token ids of each picture with the rows of these concepts, in the user's identifiers.
 
         A renamed concept is asked for by the word that its embedding learned, and what that says is renamed.
         """
         prompts = [replace_words(prompt, {c.identifier: c.spoken for c in own}) for own in seen]
         rows = [[self._rows(concept) for concept in concepts] for concepts in seen]
-        said = self.backbone.generate([p.image for p in photos], prompts, rows, **generation)
-        names = [{c.spoken: c.identifier for c in own} for own in seen]
+        with naming(photos, self.backbone.encode, first=first):
+            said = self.backbone.generate([p.image for p in photos], prompts, rows, **generation)
+        names = [{heard(self.backbone, c.spoken): c.identifier for c in own} for own in seen]
         each = zip(said, names, strict=True)
         return [(replace_words(g.text, own), tuple(g.token_ids.tolist())) for g, own in each]
 
@@ -389,7 +388,7 @@ class MyVLM:
         name, category, captions = lesson.identifier, lesson.category, lesson.captions
         if captions is None:
             captions = write_captions(self.backbone, photos, identifier=name, category=category)
-        examples = gather_examples(name, photos, captions, lesson.questions)
+        examples = check_texts(self.backbone, gather_examples(name, photos, captions, lesson.questions))
         called = described(self.backbone, photos, category) if settings.start == "words" else ()
         return LearnRequest(examples, settings, (name, *called))
 

@@ -6,7 +6,6 @@ Everything the user hands over is checked here, before anything is encoded.
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage
-from myvlm.text import contains_word
+from myvlm.text import composed, contains_word
 
 CAPTION_PROMPTS = (
     "Describe the image.",
@@ -114,12 +113,13 @@ def gather_examples(
 
 
 def check_caption(identifier: str, text: str, where: str) -> None:
-    """Raise InputError unless `text` holds the identifier as a word of its own."""
+    """Raise InputError unless `text` holds the identifier as a word of its own, with its capitals."""
     if not contains_word(text, identifier):
+        small = contains_word(text, identifier.lower())
         raise InputError(
             f"The caption of {where} does not name the concept.",
             got=repr(text),
-            expected=f"{identifier!r} as a word in it",
+            expected=f"{identifier!r} as a word in it" + ", with its capital" * small,
             fix=f"write it where you would write the thing, for example: '{identifier} on a table'",
         )
 
@@ -165,13 +165,13 @@ def in_order(by_name: Mapping[str, Entry], photos: Sequence[Sequence[str]], what
         what: the entries are, for the message.
 
     Raises:
-        InputError: a photo has no entry, or an entry no photo.
+        InputError: a photo has no entry, or an entry no photo, or two entries are of one name.
 
     >>> in_order({"2.jpg": "two", "a/1.jpg": "one"}, [("a/1.jpg", "1.jpg"), ("a/2.jpg", "2.jpg")], "captions")
     ['one', 'two']
     """
-    by_name = {_composed(name): entry for name, entry in by_name.items()}
-    photos = [[_composed(name) for name in names] for names in photos]
+    by_name = by_composed_name(by_name, what)
+    photos = [[composed(name) for name in names] for names in photos]
     keys = [_key(names, by_name, photos) for names in photos]
     stray = [key for key in by_name if key not in keys]
     lacking = [names[0] for names, key in zip(photos, keys, strict=True) if key is None]
@@ -190,9 +190,27 @@ def in_order(by_name: Mapping[str, Entry], photos: Sequence[Sequence[str]], what
     return [by_name[key] for key in keys if key is not None]
 
 
-def _composed(name: str) -> str:
-    """A file's name as one spelling: some systems write letters and their accents apart."""
-    return unicodedata.normalize("NFC", name) if isinstance(name, str) else name
+def by_composed_name(by_name: Mapping[str, Entry], what: str) -> dict[str, Entry]:
+    """The entries by names of one spelling: some systems write letters and their accents apart.
+
+    Raises:
+        InputError: two of the names are one then.
+
+    >>> by_composed_name({"Zoe\\u0308.png": "a"}, "captions") == {"Zo\\xeb.png": "a"}
+    True
+    """
+    entries: dict[str, Entry] = {}
+    for name, entry in by_name.items():
+        key = composed(str(name))
+        if key in entries:
+            raise InputError(
+                f"The {what} have two entries of one name.",
+                got=f"{key!r} twice, its accents written together and apart",
+                expected="one entry for each photo",
+                fix="put the texts of both into one entry",
+            )
+        entries[key] = entry
+    return entries
 
 
 def _key(names: Sequence[str], by_name: Mapping[str, object], photos: Sequence[Sequence[str]]) -> str | None:

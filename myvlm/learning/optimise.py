@@ -11,6 +11,7 @@ from torch import Tensor
 
 from myvlm.backbones.base import Backbone, ConceptRows, Loss
 from myvlm.errors import InputError
+from myvlm.images import naming
 from myvlm.learning.concept_optimizer import ConceptOptimizer, LearnRequest, LearnResult, Sample
 from myvlm.learning.dataset import Example
 from myvlm.learning.settings import LearnSettings
@@ -101,7 +102,10 @@ class _Batches:
         self.first_photo: dict[ConceptOptimizer, int] = {}
         self.view_counts: dict[ConceptOptimizer, list[int]] = {}
         for optimizer in optimizers:
-            own = [backbone.encode(views) for views in optimizer.views()]
+            own = []
+            for example, views in zip(optimizer.examples, optimizer.views(), strict=True):
+                with naming([example.photo], backbone.encode):
+                    own.append(backbone.encode(views))
             self.first_photo[optimizer], self.view_counts[optimizer] = (
                 len(photos),
                 [len(photo) for photo in own],

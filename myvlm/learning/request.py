@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from myvlm.backbones import Backbone
+from myvlm.backbones.causal.tokens import special_words
 from myvlm.collections import collection_of
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.errors import InputError
 from myvlm.heads import Head, head_class
 from myvlm.images import ImageSources
 from myvlm.learning.concept_optimizer import LearnRequest, LearnResult
-from myvlm.learning.dataset import Captions, Questions
+from myvlm.learning.dataset import Captions, Example, Questions
 from myvlm.learning.settings import Settings
-from myvlm.text import check_category, check_identifier
+from myvlm.text import caution, check_category, check_identifier, check_written, composed, fold
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +40,10 @@ class Lesson:
     kind: str = "object"
     head_options: Mapping[str, Any] | None = None
     settings: Settings | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.identifier, str):
+            object.__setattr__(self, "identifier", composed(self.identifier))
 
 
 def learned_concept(
@@ -86,7 +94,7 @@ def check_whole(concept: Concept) -> Concept:
 
 def check_together(lessons: Sequence[Lesson]) -> None:
     """Raise InputError unless there are lessons, each of an identifier that can be one, and no two of one."""
-    names = [check_identifier(lesson.identifier).casefold() for lesson in lessons]
+    names = [fold(check_identifier(lesson.identifier)) for lesson in lessons]
     twice = sorted({name for name in names if names.count(name) > 1})
     if not lessons or twice:
         raise InputError(
@@ -126,10 +134,38 @@ def new_head(kind: str, options: Mapping[str, Any] | None = None, *, encoder: st
         ) from error
 
 
+def check_text(backbone: Backbone, text: str, what: str) -> None:
+    """Raise InputError if a text of a lesson holds a special token of the model's own, such as `<image>`."""
+    check_written(text, what[:1].lower() + what[1:])
+    if special := special_words(backbone.processor, text):
+        raise InputError(
+            f"{what} holds a special token of the model: it would not be read, or be cut from every reply.",
+            got=", ".join(special),
+            expected="words",
+            fix="leave it out, or write it in another way; a name of your own is added to a tokenizer "
+            "as a word: tokenizer.add_tokens",
+        )
+
+
+def check_texts(backbone: Backbone, examples: list[Example]) -> list[Example]:
+    """The examples; raises InputError if a caption, question or answer holds a special token."""
+    for example in examples:
+        for caption in example.captions:
+            check_text(backbone, caption, f"Caption of {example.photo.name}")
+        for pair in example.questions:
+            for text in pair:
+                check_text(backbone, text, f"Question or answer about {example.photo.name}")
+    return examples
+
+
 def check_words(backbone: Backbone, lesson: Lesson) -> None:
     """Raise InputError unless identifier and category can be such, and the tokenizer can write the first."""
     check_category(lesson.category)
     identifier = check_identifier(lesson.identifier)
+    for word in (identifier, lesson.category):
+        check_text(backbone, word, f"Word {word!r}")
+    if warning := caution(identifier):
+        _log.warning(warning)
     ids = backbone.word_ids(identifier)
     unknown = getattr(backbone.processor.tokenizer, "unk_token_id", None)
     if not ids or unknown in ids:

@@ -2,7 +2,7 @@
 
     python benchmarks/serving.py --export FOLDER                  # once: weights with names that vLLM reads
     python -m vllm.entrypoints.openai.api_server --model FOLDER --dtype float32 --enable-mm-embeds \\
-        --max-model-len 384                                       # vLLM's own server, in its own environment
+        --max-model-len 384 --max-num-batched-tokens 127 --max-num-seqs 64  # in an environment of its own
     python benchmarks/serving.py --url http://127.0.0.1:8000/v1 [--pictures 200] [--out FILE]
 
 Pictures of tinyworld with none, one and three of a user's concepts in turn, greedy. `vllm_identical` is the

@@ -33,9 +33,10 @@ from myvlm.text import replace_words
 if TYPE_CHECKING:
     from openai import OpenAI
 
-FAMILIES = ("llava", "llava_next", "llava_onevision")
+FAMILIES = ("llava",)
 """Families of which vLLM takes plain `T × D` image embeddings of any `T` (read in vLLM 0.32's model files).
 
+LLaVA-NeXT and LLaVA-OneVision do, but not of two lengths in one step, and their pictures differ in length.
 InternVL's class there is of another checkpoint layout; Gemma 3 refuses embeddings; PaliGemma, Idefics3 and
 Mistral 3 count placeholders by the picture's size; Qwen-VL places tokens by the picture's grid, in which rows
 have no cell.
@@ -66,7 +67,7 @@ class VllmInput:
     names: Mapping[str, str] = field(default_factory=dict)
 
     def offline(self) -> dict[str, Any]:
-        """What `vllm.LLM(model, enable_mm_embeds=True).generate` takes."""
+        """What `vllm.LLM(model, **engine_options(vlm)).generate` takes."""
         return {"prompt": self.prompt, "multi_modal_data": {"image": self.embeddings}}
 
     def content(self) -> list[dict[str, str]]:
@@ -109,11 +110,27 @@ def vllm_inputs(vlm: MyVLM, images: ImageSources, prompt: str | None = None) -> 
         yield from _inputs(vlm, backbone, photos, asked)
 
 
+def engine_options(vlm: MyVLM) -> dict[str, int | bool]:
+    """Options of vLLM's engine under which pictures with and without concepts go side by side.
+
+    Its LLaVA class stops the engine where one step takes in embeddings of two lengths, as a picture with a
+    concept and one without are. So a step must have no room for two pictures: fewer tokens than twice a
+    picture's. Prompts that are longer are taken in over several steps.
+
+    >>> engine_options(MyVLM.from_pretrained("tinyworld/llava", device="cpu"))
+    {'enable_mm_embeds': True, 'max_num_batched_tokens': 127, 'max_num_seqs': 127}
+    """
+    backbone = _takes_embeddings(vlm)
+    [features] = backbone.encode([Image.new("RGB", (64, 64))])
+    tokens = 2 * len(features) - 1
+    return {"enable_mm_embeds": True, "max_num_batched_tokens": tokens, "max_num_seqs": min(tokens, 256)}
+
+
 class VllmServer:
     """A running vLLM server as the language model of a `MyVLM`: it recognises here and speaks there.
 
-    Start the server with `--enable-mm-embeds` on the weights that `vlm` holds; it renders the instruction by
-    the chat template that lies with them.
+    Start the server with `engine_options(vlm)` as its flags, on the weights that `vlm` holds; it renders the
+    instruction by the chat template that lies with them.
 
     Args:
         vlm: recognises and encodes.

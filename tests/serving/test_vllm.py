@@ -58,7 +58,7 @@ class StandIn:
 @pytest.fixture
 def speaking(vlm: MyVLM, taught: Taught) -> MyVLM:
     own = around(vlm)
-    own.concepts.add(taught.concept)
+    own.concepts.add(taught.folder)
     return own
 
 

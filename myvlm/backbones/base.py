@@ -21,6 +21,7 @@ from torch.nn import functional
 from myvlm.backbones.causal import tokens as text
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.frozen import device_of, frozen, unquantised
+from myvlm.backbones.locks import in_turn
 from myvlm.backbones.probe import Lack, Probe
 from myvlm.boxes import Box
 from myvlm.errors import InputError
@@ -284,7 +285,7 @@ class Backbone(ABC):
         replies: dict[int, Generation] = {}
         plain = [index for index, concepts in enumerate(rows) if not concepts]
         taught = [index for index, concepts in enumerate(rows) if concepts]
-        with self.frozen(), torch.no_grad():
+        with self.frozen(), in_turn(self.model), torch.no_grad():
             for samples in (*self._at_once(plain), *self._at_once(taught)):
                 shown, asked = [images[i] for i in samples], [prompts[i] for i in samples]
                 made = self._replies(shown, asked, [rows[i] for i in samples], options)

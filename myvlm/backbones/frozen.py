@@ -25,12 +25,17 @@ from myvlm.errors import BackboneError
 _ACTIVE: ContextVar[tuple[Attached, ...]] = ContextVar("myvlm_attached", default=())
 
 
+OF_LAST_INPUT = "rope_deltas"
+"""What Qwen's, GLM's and their kin's models keep on themselves of the positions of their last input."""
+
+
 @dataclass(eq=False)
 class _Before:
     """What was in training mode and what required grad before the first came in; how many are in."""
 
     training: list[nn.Module]
     learning: list[nn.Parameter]
+    kept: dict[str, Any]
     inside: int = 0
 
 
@@ -38,9 +43,15 @@ _LOCK = Lock()
 _BEFORE: dict[Any, _Before] = {}
 
 
+def keeper_of(model: Any) -> Any:
+    """The part of a model that keeps something of its last input, where one does."""
+    return getattr(model, "base_model", model)
+
+
 @contextmanager
 def frozen(model: Any) -> Iterator[None]:
-    """Within it the model is in eval mode and no weight requires grad; when the last is out, as before.
+    """Within it the model is in eval mode and no weight requires grad; when the last is out, as before,
+    what it keeps of its last input included.
 
     The first in freezes, for all who are in beside it: other threads, other adapters of this model.
 
@@ -64,7 +75,8 @@ def _enter(model: Any) -> None:
     if model not in _BEFORE:
         training = [module for module in model.modules() if module.training]
         learning = [weight for weight in model.parameters() if weight.requires_grad]
-        _BEFORE[model] = _Before(training, learning)
+        kept = vars(keeper_of(model))
+        _BEFORE[model] = _Before(training, learning, {n: kept[n] for n in (OF_LAST_INPUT,) if n in kept})
     before = _BEFORE[model]
     before.inside += 1
     if before.inside == 1:
@@ -77,6 +89,7 @@ def _leave(model: Any) -> None:
     if not before.inside:
         del _BEFORE[model]
         _set(before, True)
+        vars(keeper_of(model)).update(before.kept)
 
 
 def _set(before: _Before, value: bool) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from myvlm.backbones.base import ConceptRows
 from myvlm.backbones.causal import tokens as text
+from myvlm.backbones.locks import tokenizing
 
 IGNORED = -100  # the label that cross-entropy leaves out
 KNOWN = 2048  # texts whose ids are kept
@@ -97,7 +98,8 @@ class Prompter:
             options["add_special_tokens"] = False
         # A list of pictures for each text: some processors take a flat list for the pictures of one text.
         nested = [[image] for image in images]
-        return self.processor(images=nested, text=rendered, return_tensors="pt", **options)
+        with tokenizing(self.tokenizer):
+            return self.processor(images=nested, text=rendered, return_tensors="pt", **options)
 
     def with_rows(self, inputs: Any, rows: Sequence[Sequence[ConceptRows]]) -> tuple[Any, list[int]]:
         """`processed` inputs with a sentinel for each concept row, and how many sentinels each sample has.

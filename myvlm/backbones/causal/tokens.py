@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from myvlm.backbones.frozen import weight_of
+from myvlm.backbones.locks import tokenizing
 from myvlm.errors import BackboneError, InputError
 from myvlm.text import find_word, fold
 
@@ -66,10 +67,7 @@ def adds_special_tokens(tokenizer: Any, rendered: str) -> bool:
 
 def prompt_ids(tokenizer: Any, rendered: str) -> list[int]:
     """The ids of a rendered prompt, as the processor makes them."""
-    ids: list[int] = tokenizer(rendered, add_special_tokens=adds_special_tokens(tokenizer, rendered))[
-        "input_ids"
-    ]
-    return ids
+    return _ids(tokenizer, rendered, adds_special_tokens(tokenizer, rendered))
 
 
 def answer_ids(tokenizer: Any, rendered: str, answer: str) -> list[int]:
@@ -85,7 +83,7 @@ def answer_ids(tokenizer: Any, rendered: str, answer: str) -> list[int]:
     glued = answer.strip() if rendered[-1:].isspace() else " " + answer.strip()
     before = prompt_ids(tokenizer, rendered)
     special = adds_special_tokens(tokenizer, rendered)
-    together: list[int] = tokenizer(rendered + glued, add_special_tokens=special)["input_ids"]
+    together = _ids(tokenizer, rendered + glued, special)
     if together[: len(before)] == before:
         return together[len(before) :]
     return alone_ids(tokenizer, answer)
@@ -99,7 +97,12 @@ def alone_ids(tokenizer: Any, answer: str) -> list[int]:
     """
     if not answer.strip():
         return []
-    ids: list[int] = tokenizer(answer.strip(), add_special_tokens=False)["input_ids"]
+    return _ids(tokenizer, answer.strip(), False)
+
+
+def _ids(tokenizer: Any, written: str, add_special_tokens: bool) -> list[int]:
+    with tokenizing(tokenizer):
+        ids: list[int] = tokenizer(written, add_special_tokens=add_special_tokens)["input_ids"]
     return ids
 
 

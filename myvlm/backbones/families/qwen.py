@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from PIL import Image
 from torch import Tensor
@@ -29,16 +28,6 @@ class QwenBackbone(CausalBackbone):
     )
     kept_inputs = ("image_grid_thw",)
     images_at_once = 4  # each at its own size
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        # The model keeps the offset of its last input's positions on itself, and reads it later.
-        before = self.model.model.rope_deltas
-        try:
-            with super().frozen():
-                yield
-        finally:
-            self.model.model.rope_deltas = before
 
     def arguments(
         self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]

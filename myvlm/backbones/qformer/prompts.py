@@ -16,6 +16,7 @@ from torch import Tensor
 
 from myvlm.backbones.causal import tokens as text
 from myvlm.backbones.causal.prompts import IGNORED
+from myvlm.backbones.locks import tokenizing
 from myvlm.errors import InputError
 
 QUESTION = "Question: {} Answer:"
@@ -84,7 +85,8 @@ class Blip2Prompter:
         text.refuse_unpadded(self.tokenizer, rendered)
         side = "left" if self.causal else "right"
         options: dict[str, Any] = {"padding": True, "padding_side": side} if len(rendered) > 1 else {}
-        inputs = self.processor(images=list(images), text=rendered, return_tensors="pt", **options)
+        with tokenizing(self.tokenizer):
+            inputs = self.processor(images=list(images), text=rendered, return_tensors="pt", **options)
         self.check_places(inputs["input_ids"])
         return inputs
 
@@ -105,7 +107,8 @@ class Blip2Prompter:
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """The ids that the processor makes of a prompt: the picture's places, then the text."""
-        ids: list[int] = self.tokenizer(self.render(prompt))["input_ids"]
+        with tokenizing(self.tokenizer):
+            ids: list[int] = self.tokenizer(self.render(prompt))["input_ids"]
         places = [] if self.image_id is None else [int(self.image_id)] * self.image_tokens
         return [*places, *ids]
 
@@ -115,8 +118,7 @@ class Blip2Prompter:
         if self.causal and rendered:
             return text.answer_ids(self.tokenizer, rendered, answer)
         # A text of its own: nothing stands before it.
-        ids: list[int] = self.tokenizer(answer.strip(), add_special_tokens=False)["input_ids"]
-        return ids
+        return text.alone_ids(self.tokenizer, answer)
 
     def teacher_forced(self, prompts: Sequence[str], answers: Sequence[str]) -> Taught:
         """Prompts and answers as one batch.

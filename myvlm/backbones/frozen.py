@@ -24,7 +24,6 @@ from myvlm.errors import BackboneError
 # pass of the same model in another thread is left alone.
 _ACTIVE: ContextVar[tuple[Attached, ...]] = ContextVar("myvlm_attached", default=())
 
-
 OF_LAST_INPUT = "rope_deltas"
 """What Qwen's, GLM's and their kin's models keep on themselves of the positions of their last input."""
 

@@ -40,7 +40,7 @@ _TOKENIZERS, _MODELS = Locks(), Locks()
 
 @contextmanager
 def tokenizing(tokenizer: Any) -> Iterator[None]:
-    """Within it no other thread of ours uses the tokenizer: whether it pads is a state that each call sets."""
+    """Within it no other thread of ours uses the tokenizer: each call sets whether it pads."""
     with _TOKENIZERS.of(tokenizer):
         yield
 

@@ -5,12 +5,11 @@ Here heads, which recognise, and backbones, which speak, meet; neither knows of 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import partial
 from os import PathLike
 from typing import Any, Self, overload
 
@@ -21,6 +20,7 @@ from myvlm.backbones.causal.tokens import heard
 from myvlm.backbones.loading import load_model
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.library import ConceptLibrary, known_concepts, warn_learned_elsewhere
+from myvlm.generic import PlainBlocks
 from myvlm.heads.detections import Detections
 from myvlm.heads.encoders import default_encoder
 from myvlm.images import (
@@ -90,8 +90,9 @@ class MyVLM:
         device = str(self.backbone.device)
         self.encoder = encoder or default_encoder(self.backbone.name, device)
         self.concepts = known_concepts(concepts, device=device)
-        self.concepts.on_add(partial(warn_learned_elsewhere, self.backbone.name, self.backbone.fingerprint()))
-        self._plainly = ContextVar("generic", default=False)
+        self.concepts.on_add(warn_learned_elsewhere, of=self.backbone)
+        self._plain = PlainBlocks()
+        self._checked: object = self  # the state of the library in which all were found to be learned
 
     @classmethod
     def from_pretrained(
@@ -322,13 +323,14 @@ class MyVLM:
     def generic(self) -> Iterator[Self]:
         """Within it `caption` and `ask` are the frozen model's own: nothing is recognised, nothing appended.
 
+        That goes for the thread or asyncio task that is in the block, until it ends. For others, and in a
+        generator, whose steps may run anywhere, `with vlm.generic() as plain` gives one that always is.
         `locate` finds nothing. `attention` is about one concept, whose rows it appends in any case.
         """
-        before = self._plainly.set(True)
-        try:
-            yield self
-        finally:
-            self._plainly.reset(before)
+        plain = copy.copy(self)
+        plain._plain = PlainBlocks(always=True)
+        with self._plain.block():
+            yield plain
 
     # ------------------------------------------------------------------ the walk
 
@@ -340,7 +342,7 @@ class MyVLM:
         replies: list[Reply] = []
         for photos in a_few_at_once(sources, AT_ONCE):
             detections = self._recognise(photos)
-            seen = [[self.concepts[d.identifier] for d in found.present] for found in detections]
+            seen = [self.concepts.present(found) for found in detections]
             said = self._generate(photos, seen, prompt, generation, len(replies))
             for (text, ids), found, photo in zip(said, detections, photos, strict=True):
                 replies.append(Reply(text, found, photo.path if album and photo.path else photo.image, ids))
@@ -348,11 +350,12 @@ class MyVLM:
 
     def _check_learned(self) -> None:
         """Raise ConceptFileError for a concept that this model has yet to learn, be it seen or not."""
-        if not self._plainly.get():
+        if not self._plain and self._checked is not (state := self.concepts.state):
             weights = self.backbone.fingerprint()
             for concept in self.concepts.values():
                 if concept.learned_elsewhere(weights):
                     self._rows(concept)
+            self._checked = state  # of ten thousand it takes a while: once
 
     def _generate(
         self, photos: list[LoadedImage], seen: list[list[Concept]], prompt: str, generation: dict[str, Any],
@@ -371,7 +374,7 @@ class MyVLM:
         return [(replace_words(g.text, own), tuple(g.token_ids.tolist())) for g, own in each]
 
     def _recognise(self, photos: list[LoadedImage]) -> list[Detections]:
-        concepts = ConceptLibrary() if self._plainly.get() else self.concepts
+        concepts = ConceptLibrary() if self._plain else self.concepts
         return concepts.recognise(photos)
 
     def _rows(self, concept: Concept) -> ConceptRows:

@@ -7,28 +7,27 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from os import PathLike
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from myvlm.backbones import Backbone
 from myvlm.concepts.concept import Concept, check_identifier
+from myvlm.concepts.gates import Gates, with_another_key
 from myvlm.concepts.notebook import library_html
+from myvlm.concepts.shared import Callback, Listeners, holders, libraries, one_at_a_time
 from myvlm.concepts.storage import concept_folders, erase_folder, is_concept_folder
 from myvlm.errors import ConceptExistsError, InputError, MissingFileError, UnknownConceptError
-from myvlm.heads import Gate, Head
-from myvlm.heads.base import RenewableGate
+from myvlm.heads import Gate
 from myvlm.heads.detections import Detections, merge
 from myvlm.images import ImageSources, load_images
 from myvlm.text import caution, composed, fold, folded
 
 _log = logging.getLogger(__name__)
-
-Group: TypeAlias = tuple[type[Head], Hashable]
 
 
 class ConceptLibrary(Mapping[str, Concept]):
@@ -53,13 +52,12 @@ class ConceptLibrary(Mapping[str, Concept]):
         device: str = "cpu",
     ) -> None:
         self.device = device
-        self._on_add: Callable[[Iterable[Concept]], None] | None = None
+        self.state: object = None
+        self._listeners = Listeners()
         self._concepts: dict[str, Concept] = {}
         self._taken: dict[str, str] = {}  # each word, folded → the identifier of the concept that has it
-        self._groups: dict[Group, dict[str, Concept]] = {}
-        self._gates: dict[Group, Gate] = {}
-        self._outdated: set[Group] = set()  # their gates lack heads, or have some too many
-        self._columns: dict[Group, npt.NDArray[np.int64]] = {}
+        self._gates = Gates()
+        libraries[id(self)] = self
         self.add_all(concepts)
 
     @classmethod
@@ -95,10 +93,14 @@ class ConceptLibrary(Mapping[str, Concept]):
         inside = concept_folders(Path(folder).resolve())
         return cls((Concept.load(one, device=device, lazy=True) for one in inside), device=device)
 
-    def on_add(self, callback: Callable[[Iterable[Concept]], None]) -> None:
-        """Call back with the concepts that are here now, and again with those that are added later."""
-        callback(self.values())
-        self._on_add = callback
+    def on_add(self, callback: Callback, *, of: object = None) -> None:
+        """Call back with the concepts that are here now, and again with those that come later.
+
+        Several may listen. With `of` the callback is given that too, first, for as long as it is in use
+        elsewhere: a library keeps no model in memory.
+        """
+        Listeners.call(callback, of, self.values())
+        self._listeners.add(callback, of)
 
     def __getitem__(self, identifier: str) -> Concept:
         concept = self._concepts.get(composed(identifier)) if isinstance(identifier, str) else None
@@ -115,7 +117,15 @@ class ConceptLibrary(Mapping[str, Concept]):
         return isinstance(identifier, str) and composed(identifier) in self._concepts
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._concepts)
+        return iter(list(self._concepts))
+
+    def values(self) -> ValuesView[Concept]:
+        """Of this moment, whatever other threads add and remove."""
+        return dict(self._concepts).values()
+
+    def items(self) -> ItemsView[str, Concept]:
+        """As `values`."""
+        return dict(self._concepts).items()
 
     def __len__(self) -> int:
         return len(self._concepts)
@@ -147,34 +157,29 @@ class ConceptLibrary(Mapping[str, Concept]):
         Raises:
             ConceptExistsError, NotFittedError, MissingFileError, ConceptFileError: see `add`.
         """
-        new: list[Concept] = []
+        return self._add_all(
+            [
+                one if isinstance(one, Concept) else Concept.load(one, device=self.device)
+                for one in concepts_or_paths
+            ]
+        )
+
+    @one_at_a_time
+    def _add_all(self, new: list[Concept]) -> list[Concept]:
         taken: dict[str, Concept] = {}
-        groups: dict[Group, dict[str, Concept]] = {}
-        for one in concepts_or_paths:
-            concept = one if isinstance(one, Concept) else Concept.load(one, device=self.device)
+        for concept in new:
             self.check_free(concept.identifier, concept.spoken)
             _check_new(concept, taken)
-            new.append(concept)
             taken |= dict.fromkeys(_words(concept), concept)
-            groups.setdefault(_group(concept), {})[concept.identifier] = concept
-        gates = {}
-        for group, members in groups.items():
-            sibling = list(islice(self._groups.get(group, {}).values(), 1))
-            # fails here and now if they cannot be scored with each other and with those that are here
-            gates[group] = _gate_of([*sibling, *members.values()])
-        for group, members in groups.items():
-            if group in self._groups:
-                self._outdate(group)
-            else:
-                self._gates[group] = gates[group]
-            self._groups.setdefault(group, {}).update(members)
+        gates = self._gates.check(new)  # fails here and now if they cannot be scored together
+        self._gates.add(new, gates)
         self._concepts |= {concept.identifier: concept for concept in new}
         self._taken |= {word: concept.identifier for word, concept in taken.items()}
-        self._columns.clear()
-        if self._on_add:
-            self._on_add(new)
+        self._changed()
+        self._listeners(new)
         return new
 
+    @one_at_a_time
     def replace(self, concept: Concept) -> Concept:
         """Put a concept in the place of the one that has its identifier, which is handed over.
 
@@ -185,21 +190,16 @@ class ConceptLibrary(Mapping[str, Concept]):
         """
         old, identifier = self[concept.identifier], concept.identifier
         self.check_free(concept.spoken, but=identifier)
-        before, after = _group(old), _group(concept)
-        siblings = [one for one in self._groups.get(after, {}).values() if one is not old]
-        _gate_of([*siblings[:1], concept])  # fails here and now if they cannot be scored with each other
-        if before == after:
-            self._groups[after] = _with_another_key(self._groups[after], identifier, identifier, concept)
-        else:
-            self._leave(before, identifier)
-            self._groups.setdefault(after, {})[identifier] = concept
-        self._concepts = _with_another_key(self._concepts, identifier, identifier, concept)
+        self._gates.check([concept], but=old)
+        self._gates.replace(old, concept)
+        self._concepts = with_another_key(self._concepts, identifier, identifier, concept)
         self._free_words(identifier, old)
         self._taken |= dict.fromkeys(_words(concept), identifier)
-        self._outdate(after)
-        self._columns.clear()
+        self._changed()
+        self._listeners([concept])
         return old
 
+    @one_at_a_time
     def remove(self, identifier: str, *, erase: bool = False) -> Concept:
         """Take a concept out, and hand it over.
 
@@ -219,36 +219,42 @@ class ConceptLibrary(Mapping[str, Concept]):
             _erase(concept)
         del self._concepts[identifier]
         self._free_words(identifier, concept)
-        self._leave(_group(concept), identifier)
-        self._columns.clear()
+        self._gates.remove(identifier, concept)
+        self._changed()
         return concept
 
+    @one_at_a_time
     def rename(self, old: str, new: str) -> Concept:
-        """Call a concept by another word, whoever holds it; its head, embeddings and place in the order stay.
+        """Call a concept by another word, in each library that holds it.
 
-        An embedding goes on making the model say the word that it learned, kept as `concept.spoken`; whoever
-        shows the text replaces that word (`myvlm.text.replace_word`). Learn again to be rid of it. On disk
-        nothing changes until the concept is saved.
+        Its head, embeddings and place in the order stay. An embedding goes on making the model say the word
+        that it learned, kept as `concept.spoken`; whoever shows the text replaces that word
+        (`myvlm.text.replace_word`). Learn again to be rid of it. On disk nothing changes until it is saved.
 
         Raises:
             UnknownConceptError: there is no `old`.
-            ConceptExistsError: `new` is a word of another concept.
+            ConceptExistsError: `new` is a word of another concept, here or where else this one is held.
             InputError: `new` cannot be an identifier.
         """
         concept = self[old]
         old, new = concept.identifier, check_identifier(new)
         if old == new:
             return concept
-        self.check_free(new, but=old)
+        others = [one for one in holders(old, concept) if one is not self]
+        for library in (self, *others):
+            library.check_free(new, but=old)
         if warning := caution(new):
             _log.warning(warning)
-        group = _group(concept)
-        self._concepts = _with_another_key(self._concepts, old, new, concept)
-        self._groups[group] = _with_another_key(self._groups[group], old, new, concept)
-        self._free_words(old, concept)
+        for library in (self, *others):
+            library._rekey(old, new, concept)
         concept.identifier = new
-        self._taken |= dict.fromkeys(_words(concept), new)
         return concept
+
+    def _rekey(self, old: str, new: str, concept: Concept) -> None:
+        self._concepts = with_another_key(self._concepts, old, new, concept)
+        self._gates.rename(old, new, concept)
+        self._free_words(old, concept)
+        self._taken |= dict.fromkeys(folded(new, concept.spoken), new)
 
     def check_free(self, *words: str, but: str | None = None) -> None:
         """Raise ConceptExistsError if a concept other than `but` has one of the words, in whatever case."""
@@ -278,54 +284,33 @@ class ConceptLibrary(Mapping[str, Concept]):
             ConceptFileError: an encoder's weights are not those that a head was learned with.
         """
         pictures = load_images(images)
-        identifiers = list(self._concepts)
-        parts = [(self._columns_of(group), self._gate(group).score(pictures)) for group in self._groups]
+        identifiers, gates = self._all_gates()
+        parts = [(columns, gate.score(pictures)) for columns, gate in gates]
         scores = merge(len(identifiers), parts, len(pictures))
         return [Detections(identifiers, scores, picture) for picture in range(len(pictures))]
 
-    def _leave(self, group: Group, identifier: str) -> None:
-        del self._groups[group][identifier]
-        self._outdate(group)
-        if not self._groups[group]:
-            del self._groups[group]
-            self._gates.pop(group, None)
-            self._outdated.discard(group)
+    def present(self, found: Detections) -> list[Concept]:
+        """The concepts that are there, but for those that another thread has removed or renamed meanwhile."""
+        known = (self.get(detection.identifier) for detection in found.present)
+        return [concept for concept in known if concept]
 
-    def _outdate(self, group: Group) -> None:
-        """Renew the group's gate when it is next needed: adding one by one costs nothing before that."""
-        if isinstance(self._gates.get(group), RenewableGate):
-            self._outdated.add(group)
-        else:
-            self._gates.pop(group, None)
+    @one_at_a_time
+    def _all_gates(self) -> tuple[list[str], list[tuple[npt.NDArray[np.int64], Gate]]]:
+        identifiers = list(self._concepts)
+        return identifiers, self._gates.of(identifiers)
 
-    def _gate(self, group: Group) -> Gate:
-        members = self._groups[group].values()
-        gate = self._gates.get(group)
-        if gate is None:
-            self._gates[group] = _gate_of(list(members))
-        elif group in self._outdated and isinstance(gate, RenewableGate):
-            self._gates[group] = gate.renewed([one.head for one in members])
-        self._outdated.discard(group)
-        return self._gates[group]
-
-    def _columns_of(self, group: Group) -> npt.NDArray[np.int64]:
-        """Where the members of a group stand among all concepts."""
-        if not self._columns:
-            place = {identifier: index for index, identifier in enumerate(self._concepts)}
-            self._columns = {
-                one: np.array([place[identifier] for identifier in members])
-                for one, members in self._groups.items()
-            }
-        return self._columns[group]
+    def _changed(self) -> None:
+        self.state = object()
 
 
-def warn_learned_elsewhere(backbone: str, fingerprint: str, concepts: Iterable[Concept]) -> None:
+def warn_learned_elsewhere(backbone: Backbone, concepts: Iterable[Concept]) -> None:
     """Log of concepts that were just added that this model has yet to learn them, and how that is done."""
-    if lacking := [concept for concept in concepts if concept.learned_elsewhere(fingerprint)]:
+    weights = backbone.fingerprint()
+    if lacking := [concept for concept in concepts if concept.learned_elsewhere(weights)]:
         more = f", and {len(lacking) - 1} more" if lacking[1:] else ""
         _log.warning(
             "The concept %r was learned for another model than %s%s. Learn it again with this model, %s.",
-            *(lacking[0].identifier, backbone, more, lacking[0].how_again(backbone)),
+            *(lacking[0].identifier, backbone.name, more, lacking[0].how_again(backbone.name)),
         )
 
 
@@ -346,13 +331,6 @@ def known_concepts(given: ConceptLibrary | str | PathLike[str] | None, *, device
             fix="for some concepts or their folders pass ConceptLibrary([...])",
         )
     return ConceptLibrary.load(given, device=device) if given else ConceptLibrary(device=device)
-
-
-def _with_another_key(
-    concepts: Mapping[str, Concept], old: str, new: str, concept: Concept
-) -> dict[str, Concept]:
-    """The same order, with another key and value in one place."""
-    return {(new if key == old else key): (concept if key == old else one) for key, one in concepts.items()}
 
 
 def _words(concept: Concept) -> set[str]:
@@ -376,12 +354,3 @@ def _erase(concept: Concept) -> None:
         why = f"nothing is at {concept.folder}" if concept.folder else "no folder of it is known"
         _log.warning("nothing on disk was erased of %r: %s", concept.identifier, why)
     concept.folder = None
-
-
-def _group(concept: Concept) -> Group:
-    return type(concept.head), concept.head.gate_key
-
-
-def _gate_of(members: list[Concept]) -> Gate:
-    heads = [one.head for one in members]
-    return type(heads[0]).gate(heads)

@@ -1,0 +1,129 @@
+"""The gates of a library: one for all concepts whose heads share an encoder, renewed when next needed."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from itertools import islice
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from myvlm.concepts.concept import Concept
+from myvlm.heads import Gate, Head
+from myvlm.heads.base import RenewableGate
+
+Group: TypeAlias = tuple[type[Head], Hashable]
+
+
+class Gates:
+    """Concepts by group, and a gate for each group; what it is told of was checked before.
+
+    >>> Gates().of([])
+    []
+    """
+
+    def __init__(self) -> None:
+        self._groups: dict[Group, dict[str, Concept]] = {}
+        self._gates: dict[Group, Gate] = {}
+        self._outdated: set[Group] = set()  # their gates lack heads, or have some too many
+        self._columns: dict[Group, npt.NDArray[np.int64]] = {}
+
+    def check(self, concepts: Iterable[Concept], *, but: Concept | None = None) -> dict[Group, Gate]:
+        """A gate of each group of these with one that is here already, other than `but`.
+
+        Raises:
+            NotFittedError: a head has learned nothing.
+            InputError: they cannot be scored with each other.
+        """
+        groups: dict[Group, list[Concept]] = {}
+        for concept in concepts:
+            groups.setdefault(_group(concept), []).append(concept)
+        return {
+            group: _gate_of([*islice(self._others(group, but), 1), *members])
+            for group, members in groups.items()
+        }
+
+    def add(self, concepts: Iterable[Concept], gates: Mapping[Group, Gate]) -> None:
+        """Add concepts for which `check` made these gates."""
+        for group, gate in gates.items():
+            if group in self._groups:
+                self._outdate(group)
+            else:
+                self._gates[group] = gate
+        for concept in concepts:
+            self._groups.setdefault(_group(concept), {})[concept.identifier] = concept
+        self._columns.clear()
+
+    def replace(self, old: Concept, concept: Concept) -> None:
+        """Put a concept in the place of one of its identifier."""
+        before, after, identifier = _group(old), _group(concept), concept.identifier
+        if before == after:
+            self._groups[after] = with_another_key(self._groups[after], identifier, identifier, concept)
+        else:
+            self.remove(identifier, old)
+            self._groups.setdefault(after, {})[identifier] = concept
+        self._outdate(after)
+        self._columns.clear()
+
+    def rename(self, old: str, new: str, concept: Concept) -> None:
+        """Call one by another identifier."""
+        group = _group(concept)
+        self._groups[group] = with_another_key(self._groups[group], old, new, concept)
+
+    def remove(self, identifier: str, concept: Concept) -> None:
+        """Take one out."""
+        group = _group(concept)
+        del self._groups[group][identifier]
+        self._outdate(group)
+        if not self._groups[group]:
+            del self._groups[group]
+            self._gates.pop(group, None)
+            self._outdated.discard(group)
+        self._columns.clear()
+
+    def of(self, identifiers: Iterable[str]) -> list[tuple[npt.NDArray[np.int64], Gate]]:
+        """Each gate, and where its concepts stand among all identifiers."""
+        if not self._columns:
+            place = {identifier: index for index, identifier in enumerate(identifiers)}
+            self._columns = {
+                one: np.array([place[identifier] for identifier in members])
+                for one, members in self._groups.items()
+            }
+        return [(self._columns[group], self._gate(group)) for group in self._groups]
+
+    def _others(self, group: Group, but: Concept | None) -> Iterable[Concept]:
+        return (one for one in self._groups.get(group, {}).values() if one is not but)
+
+    def _outdate(self, group: Group) -> None:
+        """Renew the group's gate when it is next needed: adding one by one costs nothing before that."""
+        if isinstance(self._gates.get(group), RenewableGate):
+            self._outdated.add(group)
+        else:
+            self._gates.pop(group, None)
+
+    def _gate(self, group: Group) -> Gate:
+        members = self._groups[group].values()
+        gate = self._gates.get(group)
+        if gate is None:
+            self._gates[group] = _gate_of(list(members))
+        elif group in self._outdated and isinstance(gate, RenewableGate):
+            self._gates[group] = gate.renewed([one.head for one in members])
+        self._outdated.discard(group)
+        return self._gates[group]
+
+
+def with_another_key(
+    concepts: Mapping[str, Concept], old: str, new: str, concept: Concept
+) -> dict[str, Concept]:
+    """The same order, with another key and value in one place."""
+    return {(new if key == old else key): (concept if key == old else one) for key, one in concepts.items()}
+
+
+def _group(concept: Concept) -> Group:
+    return type(concept.head), concept.head.gate_key
+
+
+def _gate_of(members: list[Concept]) -> Gate:
+    heads = [one.head for one in members]
+    return type(heads[0]).gate(heads)

@@ -1,0 +1,136 @@
+"""A library that several models speak from, concepts in several libraries, threads that change them."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from myvlm.concepts.concept import Concept, Embedding
+from myvlm.concepts.library import ConceptLibrary
+from myvlm.errors import ConceptExistsError
+from myvlm.heads.encoders import register_encoder
+from myvlm.heads.objects.head import ObjectHead
+from tests.support.fake_encoder import ColourEncoder, everyday_bank, scene, scenes
+
+ENCODER = ColourEncoder("fake/sharing", bank=everyday_bank())
+register_encoder(ENCODER.id, lambda device: ENCODER)
+
+
+@pytest.fixture(scope="module")
+def head() -> ObjectHead:
+    return ObjectHead(ENCODER.id).fit(scenes(0, 4, "red"))
+
+
+@pytest.fixture
+def often() -> Iterator[None]:
+    """Threads take turns as often as the interpreter can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-9)
+    yield
+    sys.setswitchinterval(before)
+
+
+def _concept(name: str, head: ObjectHead) -> Concept:
+    return Concept(name, "square", head, {"m": Embedding(np.ones((1, 2), np.float32), "image", "", "f")})
+
+
+def test_all_who_listen_hear_of_new_concepts(head: ObjectHead) -> None:
+    library, first, second = ConceptLibrary(), [], []
+    library.on_add(first.extend)
+    library.on_add(second.extend)
+    sks = library.add(_concept("sks", head))
+    again = _concept("sks", head)
+    library.replace(again)
+    assert first == second == [sks, again]
+
+
+def test_a_library_keeps_no_listener_in_memory(head: ObjectHead) -> None:
+    library, heard = ConceptLibrary(), []
+    model = ENCODER.__class__("fake/nobody")
+    library.on_add(lambda of, concepts: heard.append((of.id, len(concepts))), of=model)
+    library.add(_concept("sks", head))
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+    library.add(_concept("ohwx", head))
+    assert heard == [("fake/nobody", 0), ("fake/nobody", 1)]
+
+
+def test_a_new_word_is_the_concepts_in_every_library_that_holds_it(head: ObjectHead) -> None:
+    sks, ohwx = _concept("sks", head), _concept("ohwx", head)
+    one, other = ConceptLibrary([sks, ohwx]), ConceptLibrary([ohwx, sks])
+    apart = ConceptLibrary([_concept("sks", head)])
+    one.rename("sks", "zwx")
+    for library, names in ((one, ["zwx", "ohwx"]), (other, ["ohwx", "zwx"]), (apart, ["sks"])):
+        assert list(library) == names
+        assert [found.identifier for found in library.recognise(scene(1, colour="red")[0])[0]] == names
+        assert all(library[name].identifier == name for name in names)
+    other.add(_concept("sks2", head))
+    with pytest.raises(ConceptExistsError, match="'sks2' is taken"):
+        one.rename("zwx", "sks2")  # it is taken where else the concept is
+    assert "zwx" in one
+    assert "zwx" in other
+    with pytest.raises(ConceptExistsError):
+        other.add(_concept("sks", head))  # which it goes on saying
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_a_copy_of_a_library_is_one_of_its_own(head: ObjectHead, copied) -> None:  # type: ignore[no-untyped-def]
+    heard: list[Concept] = []
+    library = ConceptLibrary([_concept("sks", head)])
+    library.on_add(heard.extend)
+    twin = copied(library)
+    twin.rename("sks", "zwx")
+    twin.add(_concept("ohwx", head))
+    assert list(twin) == ["zwx", "ohwx"]
+    assert list(library) == ["sks"]
+    assert [one.identifier for one in heard] == ["sks"]
+
+
+@pytest.mark.usefixtures("often")
+def test_concepts_come_and_go_while_others_look(head: ObjectHead) -> None:
+    library = ConceptLibrary([_concept("sks", head)])
+    picture = scene(1, colour="red")[0]
+    failed: list[Exception] = []
+    done = threading.Event()
+
+    def change(name: str) -> None:
+        try:
+            for _ in range(60):
+                library.add(_concept(name, head))
+                library.rename(name, name + "x")
+                library.remove(name + "x")
+        except Exception as error:
+            failed.append(error)
+
+    def look() -> None:
+        try:
+            while not done.is_set():
+                [found] = library.recognise(picture)
+                assert found[0].identifier == "sks"
+                assert found[0].present
+                assert library.present(found)[0] is library["sks"]
+                assert [one.category for one in library.values()]
+        except Exception as error:
+            failed.append(error)
+
+    changing = [threading.Thread(target=change, args=(name,)) for name in ("a1", "b1", "c1")]
+    looking = [threading.Thread(target=look) for _ in range(2)]
+    for thread in [*looking, *changing]:
+        thread.start()
+    for thread in changing:
+        thread.join()
+    done.set()
+    for thread in looking:
+        thread.join()
+    assert failed == []
+    assert list(library) == ["sks"]

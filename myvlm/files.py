@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import shutil
+import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
 from myvlm.errors import InputError, MissingFileError, NotWritableError
 from myvlm.text import composed
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
+
+STALE = 3600
+"""Seconds after which nobody is still at work on a part, where the disk knows no locks."""
 
 
 def as_on_disk(path: Path) -> Path:
@@ -103,8 +117,13 @@ def write_whole(target: Path, text: str, *, what: str, option: str) -> None:
     """All of the text or nothing; arguments and errors as `check_place`."""
     fresh = target.with_name(f".{target.name}.{uuid4().hex[:8]}.part")
     try:
-        fresh.write_text(text, encoding="utf-8")
-        os.replace(fresh, target)
+        for left in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}.part"):
+            take_away(left)
+        with claimed(fresh, folder=False):
+            fresh.write_text(text, encoding="utf-8")
+            sync(fresh)
+            os.replace(fresh, target)
+            sync(target.parent)
     except OSError as error:
         raise NotWritableError(
             f"The {what} cannot be written to {target}.",
@@ -115,3 +134,88 @@ def write_whole(target: Path, text: str, *, what: str, option: str) -> None:
     finally:
         with suppress(OSError):
             fresh.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names that a folder holds, are on the disk, so that power may fail."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":
+        return  # where a folder cannot be opened
+    with suppress(PermissionError):  # a note of the user's that they may not read themselves
+        opened = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        except OSError:
+            if not folder:  # some disks have no more to say of a folder
+                raise
+        finally:
+            os.close(opened)
+
+
+def sync_tree(folder: Path) -> None:
+    """`sync` of all that is in a folder, and of itself; what links lead to is left alone."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for one in (Path(place, name) for name in names):
+            if one.is_file() and not one.is_symlink():
+                sync(one)
+        sync(Path(place))
+
+
+@contextmanager
+def claimed(path: Path, *, folder: bool) -> Iterator[bool]:
+    """Make an empty file or folder that `take_away` leaves alone until the block, or the process, has ended.
+
+    Yields: whether it is there; not, where another writer took it away before the claim was laid.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.mkdir() if folder else path.touch(exist_ok=False)
+    opened = _opened(path)
+    try:
+        if opened is not None and fcntl:
+            with suppress(OSError):  # some disks know no locks
+                fcntl.flock(opened, fcntl.LOCK_EX)
+        yield os.path.exists(path)
+    finally:
+        if opened is not None:
+            os.close(opened)
+
+
+def take_away(path: Path) -> None:
+    """Delete a part, file or folder, whose writer is known to be dead: nobody has a claim on it.
+
+    Where the disk knows no locks, when nobody has touched it for an hour.
+    """
+    opened = _opened(path)
+    try:
+        if opened is None or not fcntl:
+            dead = _old(path)
+        else:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                dead = True
+            except BlockingIOError:
+                dead = False
+            except OSError:
+                dead = _old(path)
+        if dead:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    finally:
+        if opened is not None:
+            os.close(opened)
+
+
+def _opened(path: Path) -> int | None:
+    try:
+        return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError:  # it is gone, or a folder on Windows
+        return None
+
+
+def _old(path: Path) -> bool:
+    """When it was written or renamed, is long ago; what is gone is as good as new."""
+    try:
+        return time.time() - path.stat().st_ctime > STALE
+    except OSError:
+        return False

@@ -1,7 +1,8 @@
 """A folder written whole or not at all: beside its place first, then renamed into it.
 
 Beside a folder NAME, `.NAME.….part` is being written or deleted, and `.NAME.….old` is what NAME held, whole,
-while another takes its place. What a writer that was killed left of these is made good by whoever comes next.
+while another takes its place. A writer holds a lock on its part, which ends with its process: what a writer
+that was killed left is made good by whoever comes next. All is on the disk before what it replaces goes.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from errno import EACCES, EEXIST, ENOTEMPTY
 from pathlib import Path
 from uuid import uuid4
 
+from myvlm.files import claimed, sync, sync_tree, take_away
+
 _log = logging.getLogger(__name__)
 
 PART, OLD = ".part", ".old"
 TRIES, PAUSE = 50, 0.002  # seconds between two tries
 TAKEN = (ENOTEMPTY, EEXIST, EACCES)  # what systems say where a folder is to be renamed to one that is there
-STALE = 3600  # seconds after which nobody is still at work on a part
 
 _BESIDE = re.compile(r"\.(.+)\.[0-9a-f]{12}\.(?:part|old)")
 
@@ -40,9 +42,12 @@ def replacing(target: Path) -> Iterator[Path]:
     with _made(target.parent):
         fresh = _beside(target, PART)
         try:
-            fresh.mkdir()
-            yield fresh
-            _swap(fresh, target)
+            with contextlib.ExitStack() as claims:
+                while not claims.enter_context(claimed(fresh, folder=True)):
+                    fresh = _beside(target, PART)  # another writer was quicker, and saw it without its lock
+                yield fresh
+                sync_tree(fresh)
+                _swap(fresh, target)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
             recover(target)
@@ -61,8 +66,10 @@ def recover(target: Path) -> bool:
         with contextlib.suppress(OSError):
             os.replace(one, target)
     there = target.exists()
-    stale = [one for one in beside if one.suffix == PART and time.time() - _changed(one) > STALE]
-    for one in [*aside, *stale] if there else stale:
+    for one in beside:
+        if one.suffix == PART:
+            take_away(one)
+    for one in aside if there else ():
         _discard(one)
     return there
 
@@ -92,6 +99,8 @@ def _made(parent: Path) -> Iterator[None]:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         yield
+        for one in missing:
+            sync(one.parent)
     except BaseException:
         for one in missing:
             with contextlib.suppress(OSError):
@@ -109,6 +118,7 @@ def _swap(fresh: Path, target: Path) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.replace(target, _beside(target, OLD))
             os.replace(fresh, target)
+            sync(target.parent)  # before the old one goes
             return
         except OSError as error:
             if not left or error.errno not in TAKEN:

@@ -23,6 +23,7 @@ from safetensors.numpy import load, save
 
 from myvlm.concepts.atomic import folders_in, leftovers, recover, replacing
 from myvlm.errors import ConceptFileError, MissingFileError, NotWritableError
+from myvlm.files import sync
 from myvlm.heads.base import HeadMeta
 from myvlm.photo_files import natural_key
 from myvlm.text import composed
@@ -235,6 +236,7 @@ def erase_folder(path: Path, spoken: str) -> bool:
         NotWritableError: it is not the folder of that concept (any more), or something of it remains.
     """
     target = path.resolve()
+    left = leftovers(target)
     if recover(target) and (not is_concept_folder(target) or _parse(target / RECORD).get("spoken") != spoken):
         raise NotWritableError(
             f"{path} is not erased: it does not hold this concept any more.",
@@ -246,6 +248,8 @@ def erase_folder(path: Path, spoken: str) -> bool:
     for one in doomed:
         shutil.rmtree(one, ignore_errors=True)
     path.unlink(missing_ok=True) if path.is_symlink() else None
+    if doomed:
+        sync(target.parent)
     for one in doomed:
         if one.exists():
             raise NotWritableError(
@@ -254,7 +258,7 @@ def erase_folder(path: Path, spoken: str) -> bool:
                 expected="nothing",
                 fix="delete it by hand; the concept is still in the library",
             )
-    return bool(doomed)
+    return bool(left or doomed)
 
 
 def _parse(file: Path) -> dict[str, Any]:

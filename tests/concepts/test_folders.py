@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from myvlm import files
 from myvlm.concepts import atomic as folders
 from myvlm.concepts.atomic import folders_in, recover, replacing
 from myvlm.concepts.concept import Concept
@@ -128,17 +131,82 @@ def test_what_was_replaced_is_never_put_back(cut_off: Path, concept: Concept) ->
     assert Concept.load(saved).category == "cup"
 
 
+@pytest.mark.parametrize("locks", [True, False])
 def test_parts_stay_while_somebody_may_be_at_work_on_them(
-    saved: Path, concept: Concept, monkeypatch: pytest.MonkeyPatch
+    saved: Path, concept: Concept, monkeypatch: pytest.MonkeyPatch, locks: bool
 ) -> None:
+    if not locks:
+        monkeypatch.setattr(files, "fcntl", None)
     neighbours = [".sks-mug.notes.old", ".sks.0123456789ab.part"]
-    for name in (PART, *neighbours):
+    for name in neighbours:
         (saved.parent / name).mkdir()
-    concept.save(saved)
-    assert _names(saved.parent) == sorted([PART, "sks-mug", *neighbours])
-    monkeypatch.setattr(folders, "STALE", -1)
+    with files.claimed(saved.parent / PART, folder=True):
+        concept.save(saved)
+        assert _names(saved.parent) == sorted([PART, "sks-mug", *neighbours])
+    if not locks:
+        concept.save(saved)
+        assert PART in _names(saved.parent)
+        monkeypatch.setattr(files, "STALE", -1)
     concept.save(saved)
     assert _names(saved.parent) == sorted(["sks-mug", *neighbours])
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="there are no locks on this system; run it on another")
+def test_a_part_that_is_taken_before_its_lock_is_made_again(
+    saved: Path, concept: Concept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mkdir, taken = Path.mkdir, []
+
+    def quicker(place: Path, *given: Any, **options: Any) -> None:
+        mkdir(place, *given, **options)
+        if place.suffix == folders.PART and not taken:
+            taken.append(place)
+            files.take_away(place)
+
+    monkeypatch.setattr(Path, "mkdir", quicker)
+    concept.category = "cup"
+    concept.save(saved)
+    assert len(taken) == 1
+    assert Concept.load(saved).category == "cup"
+    assert _names(saved.parent) == ["sks-mug"]
+
+
+def test_all_is_on_the_disk_before_what_it_replaces_goes(
+    saved: Path, concept: Concept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut loses what was not synced: every file and folder, then the names, then the old one goes."""
+    (saved / "notes.txt").write_text("mine")
+    done: list[tuple[str, str]] = []
+    fsync, replace, rmtree = os.fsync, os.replace, shutil.rmtree
+
+    def synced(opened: int) -> None:
+        fsync(opened)
+        done.append(("sync", os.readlink(f"/proc/self/fd/{opened}")))
+
+    def renamed(source: Path, place: Path) -> None:
+        replace(source, place)
+        done.append(("to", str(place)))
+
+    def removed(place: Path, **options: Any) -> None:
+        done.append(("gone", str(place))) if place.exists() else None
+        rmtree(place, **options)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    concept.save(saved)
+    aside, there = (
+        next(i for i, (what, place) in enumerate(done) if what == "to" and test(place))
+        for test in (lambda place: place.endswith(".old"), lambda place: place == str(saved))
+    )
+    part = Path(done[0][1]).parents[1] if "embeddings" in done[0][1] else Path(done[0][1]).parent
+    before = {str(Path(place).relative_to(part)) for what, place in done[:aside] if what == "sync"}
+    files_there = {str(one.relative_to(saved)) for one in saved.rglob("*")}
+    assert before == {*files_there, "."}
+    assert ("sync", str(saved.parent)) in done[there:]
+    assert done.index(("sync", str(saved.parent))) < next(
+        i for i, (what, _) in enumerate(done) if what == "gone"
+    )
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -13,7 +13,7 @@ from myvlm.errors import InputError
 from myvlm.evaluation.data.dataset import Dataset
 from myvlm.evaluation.protocol.outcome import Outcome
 from myvlm.evaluation.protocol.plan import Job, Plan
-from myvlm.files import read_text
+from myvlm.files import read_text, sync, write_whole
 
 FORMAT = 1
 
@@ -58,6 +58,7 @@ class Journal:
         line = json.dumps({"job": job.model_dump(mode="json"), "outcome": outcome.model_dump(mode="json")})
         with self.file.open("a", encoding="utf-8") as lines:
             lines.write(line + "\n")
+        sync(self.file)
         self.done[job.key] = job, outcome
 
     def _read(self, lines: list[str]) -> None:
@@ -73,7 +74,7 @@ class Journal:
             self.done[job.key] = job, outcome
         if last:  # it was being written as the run was killed: that job is not done
             kept = read_text(self.file)
-            self.file.write_text(kept[: len(kept) - len(last)], encoding="utf-8")
+            write_whole(self.file, kept[: len(kept) - len(last)], what="record", option="--keep")
 
     def _check(self, line: str, about: dict[str, Any]) -> None:
         try:

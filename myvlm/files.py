@@ -187,20 +187,26 @@ def take_away(path: Path) -> None:
 
     Where the disk knows no locks, when nobody has touched it for an hour.
     """
-    opened = _opened(path)
-    try:
-        if opened is None or not fcntl:
-            dead = _old(path)
-        else:
-            try:
-                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                dead = True
-            except BlockingIOError:
-                dead = False
-            except OSError:
-                dead = _old(path)
+    with unclaimed(path, otherwise=_old(path)) as dead:
         if dead:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@contextmanager
+def unclaimed(path: Path, *, otherwise: bool = True) -> Iterator[bool]:
+    """Whether nobody has a claim on it, nor gets one within the block; so much where no lock can say."""
+    opened = _opened(path)
+    try:
+        free = otherwise
+        if opened is not None and fcntl:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                free = True
+            except BlockingIOError:
+                free = False
+            except OSError:  # some disks know no locks
+                pass
+        yield free
     finally:
         if opened is not None:
             os.close(opened)

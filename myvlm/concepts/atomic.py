@@ -13,14 +13,17 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from errno import EACCES, EEXIST, ENOTEMPTY
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
-from myvlm.files import claimed, sync, sync_tree, take_away
+from myvlm.files import claimed, sync, sync_tree, take_away, unclaimed
 
 _log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
 
 PART, OLD = ".part", ".old"
 TRIES, PAUSE = 50, 0.002  # seconds between two tries
@@ -72,6 +75,19 @@ def recover(target: Path) -> bool:
     for one in aside if there else ():
         _discard(one)
     return there
+
+
+def read_steadily(folder: Path, read: Callable[[], Made]) -> Made:
+    """What `read` gives; again where it fails while another folder comes into the place."""
+    for left in reversed(range(TRIES)):
+        before = _which(folder)
+        try:
+            return read()
+        except (ValueError, OSError):
+            if not left or _which(folder) == before:
+                raise
+            time.sleep(PAUSE)
+    raise AssertionError("the last try has ended in one of the two ways")
 
 
 def leftovers(target: Path) -> list[Path]:
@@ -126,6 +142,15 @@ def _swap(fresh: Path, target: Path) -> None:
             time.sleep(PAUSE)  # another writer was quicker: its folder makes room in turn
 
 
+def _which(folder: Path) -> tuple[int, int] | None:
+    """Tells the folder in a place from another that takes it; None while there is none."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_ctime_ns
+
+
 def _changed(folder: Path) -> float:
     """When it was written or renamed, in seconds; what is gone is as good as new."""
     try:
@@ -136,12 +161,15 @@ def _changed(folder: Path) -> float:
 
 def _discard(folder: Path) -> None:
     doomed = folder.with_suffix(PART)
-    try:
-        os.replace(folder, doomed)  # what is called old is whole, also while it is deleted
-    except FileNotFoundError:
-        return  # another process was quicker
-    except OSError:
-        doomed = folder
-    shutil.rmtree(doomed, ignore_errors=True)
-    if doomed.exists():
-        _log.warning("what was replaced could not be deleted, please delete %s", doomed)
+    with unclaimed(folder) as mine:
+        if not mine:
+            return  # another process is at it
+        try:
+            os.replace(folder, doomed)  # what is called old is whole, also while it is deleted
+        except FileNotFoundError:
+            return  # another process was quicker
+        except OSError:
+            doomed = folder
+        shutil.rmtree(doomed, ignore_errors=True)
+        if doomed.exists():
+            _log.warning("what was replaced could not be deleted, please delete %s", doomed)

@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from myvlm.concepts.atomic import read_steadily
 from myvlm.concepts.card import card
 from myvlm.concepts.notebook import concept_html
 from myvlm.concepts.storage import (
@@ -26,6 +27,7 @@ from myvlm.concepts.storage import (
     ConceptRecord,
     EmbeddingRecord,
     HeadRecord,
+    check_not_saved_since,
     embedding_file,
     pack,
     read_record,
@@ -102,7 +104,7 @@ class StoredEmbedding(Embedding):
         for one in dataclasses.fields(Embedding):
             if one.name != "directions":
                 object.__setattr__(self, one.name, getattr(record, one.name))  # it is frozen
-        object.__setattr__(self, "_read", partial(_directions_of, folder, name, record))
+        object.__setattr__(self, "_read", partial(_stored_directions, folder, name, record))
 
     @cached_property
     def directions(self) -> npt.NDArray[np.float32]:
@@ -266,6 +268,10 @@ class Concept:
             UnknownHeadError: its kind of head is not installed.
         """
         folder = Path(path)
+        return read_steadily(folder, lambda: cls._load(folder, device, lazy))
+
+    @classmethod
+    def _load(cls, folder: Path, device: str, lazy: bool) -> Self:
         record = read_record(folder)
         tensors = read_tensors(folder, HEAD_FILE, record.head.sha256)
         head = head_class(record.kind).from_state(record.head.meta, tensors, device=device)
@@ -304,6 +310,17 @@ def _record_of(name: str, one: Embedding, digest: str) -> EmbeddingRecord:
         figures=_plain(one.figures, f"figures for {name}"),
         sha256=digest,
     )
+
+
+def _stored_directions(folder: Path, name: str, record: EmbeddingRecord) -> npt.NDArray[np.float32]:
+    def read() -> npt.NDArray[np.float32]:
+        try:
+            return _directions_of(folder, name, record)
+        except ConceptFileError:
+            check_not_saved_since(folder, name, record)
+            raise
+
+    return read_steadily(folder, read)
 
 
 def _directions_of(folder: Path, name: str, record: EmbeddingRecord) -> npt.NDArray[np.float32]:

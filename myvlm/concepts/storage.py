@@ -112,7 +112,13 @@ def concept_folders(folder: str | PathLike[str]) -> list[Path]:
     if not os.path.isdir(folder):
         return []
     inside = [os.path.join(folder, name) for name in sorted(folders_in(Path(folder)), key=natural_key)]
-    return [Path(one) for one in inside if os.path.exists(os.path.join(one, RECORD))]
+    return [Path(one) for one in inside if _has_record(one)]
+
+
+def _has_record(folder: str) -> bool:
+    """Also where the folder is just about to be replaced."""
+    record = os.path.join(folder, RECORD)
+    return os.path.exists(record) or (recover(Path(folder)) and os.path.exists(record))
 
 
 def read_record(path: Path) -> ConceptRecord:
@@ -165,6 +171,21 @@ def _explain(path: Path) -> ConceptRecord:
             expected=f"the fields of format_version {FORMAT_VERSION}, and no others",
             fix=_RESTORE,
         ) from error
+
+
+def check_not_saved_since(folder: Path, backbone: str, record: EmbeddingRecord) -> None:
+    """Raise ConceptFileError where the folder has an embedding in that place that was learned later.
+
+    Raises: as `read_record`.
+    """
+    now = read_record(folder).embeddings.get(backbone)
+    if now != record:
+        raise ConceptFileError(
+            f"{folder} was saved again since it was loaded.",
+            got=f"sha256 {now.sha256[:12]}… for {backbone}" if now else f"nothing for {backbone}",
+            expected=f"sha256 {record.sha256[:12]}…, the embedding that goes with what was loaded",
+            fix="load the concept again",
+        )
 
 
 def read_tensors(folder: Path, name: str, sha256: str) -> dict[str, npt.NDArray[Any]]:

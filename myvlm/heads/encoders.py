@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 from myvlm.collections import collection_of
 from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
+from myvlm.precision import float32_default, without_autocast
 from myvlm.registry import SharedRegistry
 
 DEFAULT_ENCODER = "tinyworld/clip"
@@ -93,7 +94,7 @@ class OpenClipEncoder:
 
         model, preprocess, _ = self._loaded
         rows = []
-        with torch.inference_mode():
+        with torch.inference_mode(), without_autocast(self.device):
             for start in range(0, len(images), batch_size):
                 pixels = torch.stack([preprocess(image) for image in images[start : start + batch_size]])
                 rows.append(model.encode_image(pixels.to(self.device), normalize=True).float().cpu())
@@ -104,7 +105,7 @@ class OpenClipEncoder:
         import torch
 
         model, _, tokenizer = self._loaded
-        with torch.inference_mode():
+        with torch.inference_mode(), without_autocast(self.device):
             tokens = tokenizer(list(texts)).to(self.device)
             features: FloatArray = model.encode_text(tokens, normalize=True).float().cpu().numpy()
         return features
@@ -173,7 +174,7 @@ def _load(source: _Source, device: str) -> tuple[Any, Any, Any]:
 
     try:
         # building a model draws random numbers that the weights then replace: leave the caller's as they were
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), float32_default():
             model, preprocess = open_clip.create_model_from_pretrained(
                 source.model, pretrained=source.tag, device=device
             )
@@ -186,7 +187,20 @@ def _load(source: _Source, device: str) -> tuple[Any, Any, Any]:
             expected=f"a tag among {', '.join(known)}" if known else "a model of open_clip.list_pretrained()",
             fix="check the name, the folder and, for a first download, the network",
         ) from error
-    return model.eval().requires_grad_(False), preprocess, tokenizer
+    return model.eval().requires_grad_(False), _in_float32(preprocess), tokenizer
+
+
+def _in_float32(preprocess: Any) -> Callable[[Image.Image], Any]:
+    """The steps of an encoder's preprocessing, of which `ToTensor` would give the process's default dtype."""
+    from torchvision.transforms import Compose, Lambda, ToTensor
+    from torchvision.transforms.functional import pil_to_tensor
+
+    exact = Lambda(lambda image: pil_to_tensor(image).float().div(255))
+    steps: list[Any] = getattr(preprocess, "transforms", [preprocess])
+    made: Callable[[Image.Image], Any] = Compose(
+        [exact if isinstance(step, ToTensor) else step for step in steps]
+    )
+    return made
 
 
 class _Encoders(SharedRegistry[ImageEncoder]):

@@ -164,7 +164,7 @@ NOISE = 0.3
 def _start(backbone: Backbone, settings: LearnSettings, words: Sequence[str]) -> Tensor:
     """`rows × dim` of unit mean square: among the words, or random; the same on every device."""
     generator = torch.Generator().manual_seed(settings.seed)
-    direction = torch.randn(settings.rows, backbone.dim, generator=generator)
+    direction = torch.randn(settings.rows, backbone.dim, generator=generator, dtype=torch.float32)
     written = [word for word in words if settings.start == "words" and backbone.word_ids(word)]
     known = [backbone.word_direction(word) for word in written]
     spoken = [one.cpu() for one in known if one is not None]

@@ -16,6 +16,7 @@ from myvlm.learning.concept_optimizer import ConceptOptimizer, LearnRequest, Lea
 from myvlm.learning.dataset import Example
 from myvlm.learning.settings import LearnSettings
 from myvlm.learning.view_cache import ViewCache, memory_budget
+from myvlm.precision import without_autocast
 
 Report = Callable[[int, float, float], None]
 """Called after every step with its number (from 1), the cross-entropy and the regularizer: the mean over
@@ -69,7 +70,12 @@ def learn_embeddings(
             )  # fmt: skip
     interrupted = False
     # Gradients may be off where the caller stands; what is made in inference mode could take none.
-    with torch.inference_mode(False), torch.enable_grad(), backbone.frozen():
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        without_autocast(str(backbone.device)),
+        backbone.frozen(),
+    ):
         optimizers = [ConceptOptimizer(backbone, request) for request in requests]
         batches = _Batches(backbone, optimizers)
         try:

@@ -206,7 +206,7 @@ def attention_bias(
     if mask is None:
         # As SDPA does it: the causal triangle starts at the upper left, and one query alone sees all.
         position = torch.arange(columns, device=rows.device)
-        bias = torch.zeros(len(rows), 1, rows.shape[1], columns, device=rows.device)
+        bias = torch.zeros(len(rows), 1, rows.shape[1], columns, device=rows.device, dtype=torch.float32)
         return bias.masked_fill_(position > rows[:, None, :, None], lowest) if causal and length > 1 else bias
     mask = mask[..., :columns].expand(len(rows), -1, -1, -1)
     picked = mask.gather(2, rows[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1]))

@@ -146,7 +146,12 @@ class CausalBackbone(Backbone):
             for feature in features:
                 ids = self.prompter.prompt_ids("", feature.layout.text)
                 ids = ids[: text.place_after_last(ids, self.image_id)]
-                told = self._told(torch.tensor([ids]), torch.ones(1, len(ids)), [len(ids)], [feature.layout])
+                told = self._told(
+                    torch.tensor([ids]),
+                    torch.ones(1, len(ids), dtype=torch.long),
+                    [len(ids)],
+                    [feature.layout],
+                )
                 kept.append(prefill(self.model, ids, feature, told))
         return kept
 

@@ -121,7 +121,8 @@ class Blip2Backbone(Backbone):
             weights = looks[:, len(features) :].sum(1)
         else:
             weights = torch.stack([layer.cpu() for layer in spoken]).mean(0).to(looks)
-        patches = self.arranged((weights @ looks)[: len(features)])
+        seen_by = (weights @ looks).float()  # autocast may have made it less
+        patches = self.arranged(seen_by[: len(features)])
         return np.asarray(patches / patches.sum(), dtype=np.float32)
 
     def arranged(self, values: Tensor) -> Tensor:

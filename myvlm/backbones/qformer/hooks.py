@@ -181,7 +181,7 @@ class QFormerRows(Attached):
             )
         device = self.probabilities[0].device
         counts = torch.tensor(self.counts, device=device)
-        total = torch.zeros((), device=device)
+        total = torch.zeros((), device=device, dtype=torch.float32)
         if not bool(counts.any()):
             return total
         most = max(self.counts)

@@ -19,6 +19,7 @@ from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.features import PictureCache
 from myvlm.images import LoadedImage
+from myvlm.precision import float32_default, without_autocast
 from myvlm.registry import SharedRegistry
 
 DEFAULT_FACE_ENCODER = "facenet/vggface2"
@@ -123,7 +124,7 @@ class FacenetEncoder:
         network = self._loaded_descriptor()
         sized = [face.resize((self._SIDE, self._SIDE), Image.Resampling.BILINEAR) for face in faces]
         pixels = torch.from_numpy(np.stack([np.asarray(face, dtype=np.float32) for face in sized]))
-        with torch.inference_mode():
+        with torch.inference_mode(), without_autocast(self.device):
             described = network(((pixels - 127.5) / 128).permute(0, 3, 1, 2).to(self.device))
         rows: FloatArray = described.float().cpu().numpy()
         return rows
@@ -134,7 +135,7 @@ class FacenetEncoder:
         if min(small.size) < SMALLEST_FACE:
             return []  # MTCNN fails on a picture smaller than the smallest face
         finder = self._loaded_finder()
-        with self._lock:
+        with self._lock, without_autocast(self.device):
             boxes, _ = finder.detect(small)
         clipped = [inside(box * factor, image.size) for box in (boxes if boxes is not None else ())]
         return [box for box in clipped if box is not None]
@@ -153,7 +154,8 @@ class FacenetEncoder:
                 import torch
                 from facenet_pytorch import MTCNN
 
-                with torch.random.fork_rng(devices=[]):  # building draws numbers that the weights replace
+                # building draws numbers that the weights replace
+                with torch.random.fork_rng(devices=[]), float32_default():
                     finder = MTCNN(keep_all=True, min_face_size=SMALLEST_FACE, device=self.device)
                 self._finder = finder.eval().requires_grad_(False)
             return self._finder
@@ -165,7 +167,7 @@ class FacenetEncoder:
                 from facenet_pytorch import InceptionResnetV1
 
                 try:
-                    with torch.random.fork_rng(devices=[]):
+                    with torch.random.fork_rng(devices=[]), float32_default():
                         network = InceptionResnetV1(pretrained="vggface2")
                 except Exception as error:  # network, disk and a cut file each fail in their own way
                     raise _no_weights(self.weights_file, error) from error

@@ -37,14 +37,7 @@ from myvlm.learning import LearnRequest, gather_examples, learn_embeddings, rele
 from myvlm.learning.captions import described, write_captions
 from myvlm.learning.dataset import Captions, Questions
 from myvlm.learning.progress import learning_progress
-from myvlm.learning.request import (
-    Lesson,
-    check_texts,
-    check_together,
-    check_words,
-    learned_concept,
-    new_head,
-)
+from myvlm.learning.request import Lesson, check_texts, check_together, check_words, learned_concept, new_head
 from myvlm.learning.settings import Settings, as_settings, default_settings
 from myvlm.locating import LONGEST, Location, located
 from myvlm.results import AttentionMap, Reply

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from myvlm import LearnSettings, MyVLM
-from myvlm.heads.encoders import forget_pictures
+from myvlm.heads.features import forget_pictures
 from myvlm.tinyworld import few_shot
 
 Learned = dict[str, npt.NDArray[np.float32]]

@@ -1,4 +1,4 @@
-"""`kill -9` at any write leaves the old folder or the new one; the next write takes what was left beside it."""
+"""`kill -9` at any write leaves the old folder or the new one; the next write takes away what was left."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -18,6 +17,7 @@ import torch
 from myvlm.backbones import Backbone, ConceptRows, backbone_for
 from myvlm.backbones.causal.tokens import heard
 from myvlm.backbones.loading import load_model
+from myvlm.checks import check_path
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.library import ConceptLibrary, known_concepts, warn_learned_elsewhere
 from myvlm.generic import PlainBlocks
@@ -111,7 +111,7 @@ class MyVLM:
             UnknownBackboneError: no such model, or no adapter for its family.
             InputError: torch cannot use the device here, or a model cannot be held in that dtype.
         """
-        name = os.fspath(name)
+        name = check_path(name, "model's name")
         model, processor = load_model(name, device=device, dtype=dtype, model_options=model_options)
         return cls(model, processor, name=name, encoder=encoder, concepts=concepts)
 
@@ -228,6 +228,7 @@ class MyVLM:
 
         Raises: as `Concept.load` and `learn`; InputError also where no photos are given or kept.
         """
+        as_settings(settings)  # what is wrong in them is said first
         known = relearn.known_as(concept, self.concepts)
         default = default_settings(self.backbone.name, family=self.backbone.family, kind=known.kind)
         photos = load_images(relearn.kept_photos(known) if images is None else images)
@@ -267,7 +268,8 @@ class MyVLM:
             prompt: an instruction instead of the family's own.
             generation: passed on to transformers' `generate`; greedy, up to 64 tokens, where not given.
         """
-        asked = check_written(prompt, "prompt") if prompt else self.backbone.caption_prompt
+        unsaid = prompt is None or (isinstance(prompt, str) and not prompt)
+        asked = self.backbone.caption_prompt if unsaid else check_written(prompt, "prompt")
         return self._speak(images, asked, generation)
 
     @overload

@@ -52,7 +52,8 @@ def check_dtype(dtype: str | torch.dtype | None) -> None:
     >>> check_dtype("bfloat16")
     """
     chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype not in (None, "auto") and chosen not in DTYPES:
+    open_yet = dtype is None or (isinstance(dtype, str) and dtype == "auto")
+    if not open_yet and not any(chosen is one for one in DTYPES):
         raise InputError(
             f"A model cannot be held in {dtype!r}.",
             got=repr(dtype),

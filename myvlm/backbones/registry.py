@@ -6,6 +6,7 @@ import inspect
 from typing import Any, TypeVar
 
 from myvlm.backbones.base import Backbone
+from myvlm.checks import check_is
 from myvlm.errors import BackboneError, NameTakenError, UnknownBackboneError
 from myvlm.registry import Registry
 
@@ -106,6 +107,8 @@ def backbone_for(model: Any, processor: Any, *, name: str | None = None) -> Back
     # The most special first: a subclass before the family that it narrows.
     for family in sorted(families.values(), key=lambda family: -len(family.__mro__)):
         if family.matches(model):
+            if not hasattr(processor, "tokenizer"):
+                check_is(processor, (), what="processor", expected="the model's, as AutoProcessor loads it")
             return family(model, processor, name=name)
     types = sorted({kind for family in families.values() for kind in family.model_types})
     found = getattr(getattr(model, "config", None), "model_type", None)

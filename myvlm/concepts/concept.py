@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from myvlm.checks import check_is, check_path
 from myvlm.concepts.atomic import read_steadily
 from myvlm.concepts.card import card
 from myvlm.concepts.notebook import concept_html
@@ -140,6 +141,7 @@ class Concept:
     folder: Path | None = None
 
     def __post_init__(self) -> None:
+        check_is(self.head, Head, what="head of a concept", expected="a fitted head, such as an ObjectHead")
         self.kind = self.kind or self.head.kind
         self.identifier = check_identifier(self.identifier)
         self.spoken = self.spoken or self.identifier
@@ -226,7 +228,7 @@ class Concept:
             InputError: a setting, figure or recipe is no plain JSON value.
             NotWritableError: the folder cannot be written, or is something else; it is as it was.
         """
-        target = Path(path)
+        target = Path(check_path(path, "folder of a concept"))
         files: dict[str, bytes] = {}
         meta, tensors = self.head.state()
         files[HEAD_FILE], head_digest = pack(tensors)
@@ -267,7 +269,7 @@ class Concept:
             ConceptFileError: it is no concept folder, or newer than this release, cut or altered.
             UnknownHeadError: its kind of head is not installed.
         """
-        folder = Path(path)
+        folder = Path(check_path(path, "folder of a concept"))
         return read_steadily(folder, lambda: cls._load(folder, device, lazy))
 
     @classmethod
@@ -340,7 +342,8 @@ def _directions_of(folder: Path, name: str, record: EmbeddingRecord) -> npt.NDAr
 def _plain(values: Mapping[str, Any], what: str) -> dict[str, Any]:
     """A copy as JSON will give it back. Raises InputError for what JSON cannot hold."""
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(values), allow_nan=False))
+        text = json.dumps(dict(values), allow_nan=False, ensure_ascii=False)
+        plain: dict[str, Any] = json.loads(text.encode())
     except (TypeError, ValueError) as error:
         raise InputError(
             f"The {what} of a concept must be plain values.",

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.backbones import Backbone
+from myvlm.checks import check_is, check_path
 from myvlm.concepts.concept import Concept, check_identifier
 from myvlm.concepts.gates import Gates, with_another_key
 from myvlm.concepts.notebook import library_html
@@ -76,6 +77,7 @@ class ConceptLibrary(Mapping[str, Concept]):
             InputError: it is a concept folder itself.
             ConceptExistsError, ConceptFileError, UnknownHeadError: see `add_all`.
         """
+        folder = check_path(folder, "folder of concept folders")
         if not os.path.isdir(folder):
             raise MissingFileError(
                 f"There is no folder {folder}.",
@@ -107,7 +109,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         if concept is None:
             raise UnknownConceptError(
                 f"No concept {identifier!r} is in this library.",
-                got=identifier,
+                got=repr(identifier),
                 expected=f"one of {', '.join(self._concepts)}" if self._concepts else "the library is empty",
                 fix="add it first, or check the spelling",
             )
@@ -157,6 +159,10 @@ class ConceptLibrary(Mapping[str, Concept]):
         Raises:
             ConceptExistsError, NotFittedError, MissingFileError, ConceptFileError: see `add`.
         """
+        listed = (
+            not isinstance(concepts_or_paths, str | bytes) and concepts_or_paths
+        )  # letters are no concepts
+        check_is(listed, Iterable, what="concepts of a library", expected="a list of concepts or folders")
         return self._add_all(
             [
                 one if isinstance(one, Concept) else Concept.load(one, device=self.device)
@@ -188,6 +194,7 @@ class ConceptLibrary(Mapping[str, Concept]):
             ConceptExistsError: its spoken word is that of another one.
             NotFittedError: its head has learned nothing; the library is as it was.
         """
+        check_is(concept, Concept, what="new concept", expected="a Concept")
         old, identifier = self[concept.identifier], concept.identifier
         self.check_free(concept.spoken, but=identifier)
         self._gates.check([concept], but=old)

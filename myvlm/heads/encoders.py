@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
+from myvlm.checks import check_is
 from myvlm.collections import collection_of
 from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
@@ -242,7 +243,11 @@ def get_encoder(name: str | ImageEncoder = DEFAULT_ENCODER, *, device: str = "cp
     >>> get_encoder("ViT-B-32@openai") is get_encoder("ViT-B-32@openai")
     True
     """
-    return encoders.shared(name, device) if isinstance(name, str) else name
+    if isinstance(name, str):
+        return encoders.shared(name, device)
+    if not hasattr(name, "whitening"):
+        check_is(name, (), what="image encoder", expected="an ImageEncoder, or the name of one")
+    return name
 
 
 def read_bank(folder: Path) -> FloatArray | None:

@@ -128,7 +128,7 @@ def _questions_by_photo(
     questions: Questions | None, photos: Sequence[LoadedImage]
 ) -> list[tuple[QuestionAnswer, ...]]:
     count = len(photos)
-    if questions is None or questions == {}:
+    if questions is None or (isinstance(questions, Mapping) and not questions):
         return [()] * count
     if isinstance(questions, Mapping):
         questions = in_order(questions, [_names(photo) for photo in photos], "questions")

@@ -10,6 +10,7 @@ from typing import Any
 
 from myvlm.backbones import Backbone
 from myvlm.backbones.causal.tokens import special_words
+from myvlm.checks import check_is
 from myvlm.collections import collection_of
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.errors import InputError
@@ -94,6 +95,12 @@ def check_whole(concept: Concept) -> Concept:
 
 def check_together(lessons: Sequence[Lesson]) -> None:
     """Raise InputError unless there are lessons, each of an identifier that can be one, and no two of one."""
+    check_is(lessons, Sequence, what="lessons", expected="a list of Lesson")
+    for lesson in lessons:
+        check_is(lesson, Lesson, what="lesson", expected="a Lesson")
+        check_is(lesson.kind, str, what="kind of a head", expected='a word, such as "object"')
+        options = {} if lesson.head_options is None else lesson.head_options
+        check_is(options, Mapping, what="head_options", expected='a dict, such as {"encoder": name}')
     names = [fold(check_identifier(lesson.identifier)) for lesson in lessons]
     twice = sorted({name for name in names if names.count(name) > 1})
     if not lessons or twice:

@@ -13,7 +13,7 @@ from torch.nn import functional
 from myvlm.backbones.frozen import weight_of
 from myvlm.backbones.locks import tokenizing
 from myvlm.errors import BackboneError, InputError
-from myvlm.text import find_word, fold
+from myvlm.text import check_written, find_word, fold
 
 _REPLY = {"role": "assistant", "content": [{"type": "text", "text": "myvlm"}]}
 _RESERVED = re.compile(r"reserved|unused|<SPECIAL_\d", re.IGNORECASE)
@@ -101,6 +101,8 @@ def alone_ids(tokenizer: Any, answer: str) -> list[int]:
 
 
 def _ids(tokenizer: Any, written: str, add_special_tokens: bool) -> list[int]:
+    if written.strip():
+        check_written(written, "text")
     with tokenizing(tokenizer):
         ids: list[int] = tokenizer(written, add_special_tokens=add_special_tokens)["input_ids"]
     return ids
@@ -123,7 +125,9 @@ def heard(backbone: Any, word: str) -> str:
 
 
 def refuse_placeholder(prompt: str, image_token: str) -> None:
-    """Raise InputError where a bare instruction holds an image placeholder."""
+    """Raise InputError where a bare instruction holds an image placeholder, or is no text."""
+    if not isinstance(prompt, str) or prompt.strip():
+        check_written(prompt, "prompt")
     if image_token in prompt:
         raise InputError(
             "The prompt holds an image placeholder of its own.",

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from myvlm.boxes import Box
+from myvlm.checks import check_is
 from myvlm.errors import InputError
 from myvlm.heads.base import Tensors
 from myvlm.heads.detections import UNSURE, FloatArray
@@ -146,6 +148,8 @@ class ObjectHead(FittedHead[ImageEncoder]):
 
     def _check_settings(self) -> None:
         windows(1, 1, self.crops)
+        for number in (self.false_alarm_rate, 1 if self.C is None else self.C):
+            check_is(number, Real, what="setting of the head", expected="a number")
         if not 0 < self.false_alarm_rate < 1 or not (self.C is None or 0 < self.C < float("inf")):
             raise InputError(
                 "A setting of the head is out of range.",

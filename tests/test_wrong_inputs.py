@@ -1,0 +1,237 @@
+"""Whatever is handed in wrong, to a call or a command: an error of ours that says got, expected and fix."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from myvlm import Concept, ConceptLibrary, Embedding, LearnSettings, Lesson, MyVLM
+from tests.support.taught import COLOURS, Taught, around, by_hand
+
+PHOTO = Image.effect_noise((40, 40), 60).convert("RGB")
+ODD: dict[str, Any] = {
+    "None": None,
+    "a number": 3,
+    "bytes": b"sks",
+    "an object": object(),
+    "a list": ["sks", 3],
+    "a lone surrogate": "sks\ud800",
+    "a path of no file": Path("gone") / "nothing.png",
+    "an empty array": np.zeros((0, 0, 3), np.uint8),
+}
+"""What no argument should be; some arguments can be some of these."""
+
+
+class World:
+    """What calls are made on: a model that knows one concept, and its folder."""
+
+    def __init__(self, vlm: MyVLM, taught: Taught, place: Path) -> None:
+        self.vlm = around(vlm, encoder=COLOURS)
+        self.word = taught.word
+        self.folder = shutil.copytree(taught.folder, place / "concepts" / "mug")
+        self.vlm.concepts.add(self.folder)
+        self.place = place
+
+    def learn(self, **wrong: Any) -> object:
+        right = {
+            "identifier": "ohwx",
+            "images": [PHOTO],
+            "category": "mug",
+            "captions": ["ohwx on a table ."],
+        }
+        given = {**right, "settings": LearnSettings(steps=1, views=1), "progress": False, **wrong}
+        return self.vlm.learn(**given)
+
+
+CALLS: dict[str, Callable[[World, Any], object]] = {
+    "caption images": lambda w, odd: w.vlm.caption(odd),
+    "caption one of images": lambda w, odd: w.vlm.caption([PHOTO, odd]),
+    "caption prompt": lambda w, odd: w.vlm.caption(PHOTO, prompt=odd, max_new_tokens=1),
+    "ask images": lambda w, odd: w.vlm.ask(odd, "where is it ?"),
+    "ask question": lambda w, odd: w.vlm.ask(PHOTO, odd, max_new_tokens=1),
+    "generation max_new_tokens": lambda w, odd: w.vlm.caption(PHOTO, max_new_tokens=odd),
+    "generation num_beams": lambda w, odd: w.vlm.caption(PHOTO, num_beams=odd, max_new_tokens=1),
+    "generation temperature": lambda w, odd: w.vlm.caption(
+        PHOTO, do_sample=True, temperature=odd, max_new_tokens=1
+    ),
+    "generation unknown": lambda w, odd: w.vlm.caption(PHOTO, no_such_option=odd),
+    "generation config": lambda w, odd: w.vlm.caption(PHOTO, generation_config=odd, max_new_tokens=1),
+    "locate image": lambda w, odd: w.vlm.locate(odd, w.word),
+    "locate identifier": lambda w, odd: w.vlm.locate(PHOTO, odd),
+    "attention image": lambda w, odd: w.vlm.attention(odd, w.word),
+    "attention identifier": lambda w, odd: w.vlm.attention(PHOTO, odd),
+    "learn identifier": lambda w, odd: w.learn(identifier=odd),
+    "learn images": lambda w, odd: w.learn(images=odd),
+    "learn category": lambda w, odd: w.learn(category=odd),
+    "learn captions": lambda w, odd: w.learn(captions=odd),
+    "learn one caption": lambda w, odd: w.learn(captions=[odd]),
+    "learn questions": lambda w, odd: w.learn(questions=odd),
+    "learn one question": lambda w, odd: w.learn(questions=[odd]),
+    "learn a pair": lambda w, odd: w.learn(questions=[("What is ohwx ?", odd)]),
+    "learn negatives": lambda w, odd: w.learn(negatives=odd),
+    "learn kind": lambda w, odd: w.learn(kind=odd),
+    "learn head_options": lambda w, odd: w.learn(head_options=odd),
+    "learn encoder": lambda w, odd: w.learn(head_options={"encoder": odd}),
+    "learn a head option": lambda w, odd: w.learn(head_options={"false_alarm_rate": odd}),
+    "learn settings": lambda w, odd: w.learn(settings=odd),
+    **{
+        f"learn setting {name}": lambda w, odd, name=name: w.learn(
+            settings={"steps": 1, "views": 1, name: odd}
+        )
+        for name in LearnSettings.model_fields
+    },
+    "learn_many": lambda w, odd: w.vlm.learn_many(odd),
+    "learn_many one": lambda w, odd: w.vlm.learn_many([odd]),
+    "relearn concept": lambda w, odd: w.vlm.relearn(odd, [PHOTO], progress=False),
+    "relearn images": lambda w, odd: w.vlm.relearn(w.folder, odd, progress=False),
+    "relearn captions": lambda w, odd: w.vlm.relearn(w.folder, [PHOTO], captions=odd, progress=False),
+    "relearn settings": lambda w, odd: w.vlm.relearn(w.folder, [PHOTO], settings=odd, progress=False),
+    "from_pretrained name": lambda w, odd: MyVLM.from_pretrained(odd),
+    "from_pretrained device": lambda w, odd: MyVLM.from_pretrained("tinyworld/llava", device=odd),
+    "from_pretrained dtype": lambda w, odd: MyVLM.from_pretrained("tinyworld/llava", device="cpu", dtype=odd),
+    "MyVLM model": lambda w, odd: MyVLM(odd, w.vlm.backbone.processor),
+    "MyVLM processor": lambda w, odd: MyVLM(w.vlm.backbone.model, odd),
+    "concepts add": lambda w, odd: w.vlm.concepts.add(odd),
+    "concepts add_all": lambda w, odd: w.vlm.concepts.add_all(odd),
+    "concepts remove": lambda w, odd: w.vlm.concepts.remove(odd),
+    "concepts get": lambda w, odd: w.vlm.concepts[odd],
+    "concepts replace": lambda w, odd: w.vlm.concepts.replace(odd),
+    "concepts rename": lambda w, odd: w.vlm.concepts.rename(odd, "zwx"),
+    "concepts rename to": lambda w, odd: w.vlm.concepts.rename(w.word, odd),
+    "concepts recognise": lambda w, odd: w.vlm.concepts.recognise(odd),
+    "library": lambda w, odd: ConceptLibrary(odd),
+    "library load": lambda w, odd: ConceptLibrary.load(odd),
+    "concept load": lambda w, odd: Concept.load(odd),
+    "concept save": lambda w, odd: by_hand().save(odd),
+    "concept save photos": lambda w, odd: by_hand().save(w.place / "photos", include_photos=odd),
+    "concept identifier": lambda w, odd: Concept(odd, "mug", by_hand().head),
+    "concept category": lambda w, odd: Concept("sks", odd, by_hand().head),
+    "concept head": lambda w, odd: Concept("sks", "mug", odd),
+    "concept recipe": lambda w, odd: Concept("sks", "mug", by_hand().head, recipe={"a": odd}).save(
+        w.place / "recipe"
+    ),
+    "embedding": lambda w, odd: Embedding(odd, "none", "", "f"),
+    "lesson": lambda w, odd: w.vlm.learn_many([Lesson(odd, [PHOTO], category="mug")], progress=False),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using the model-agnostic default")  # max_new_tokens=None can be meant
+def test_no_call_lets_a_raw_error_through(
+    vlm: MyVLM, taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value that a call can use is used; all others are refused in our three lines, and nothing is left."""
+    monkeypatch.chdir(tmp_path)
+    raw: list[str] = []
+    refused = 0
+    for call, made in CALLS.items():
+        for odd, value in ODD.items():
+            world = World(vlm, taught, tmp_path / f"{len(raw) + refused}" / call / odd)
+            try:
+                made(world, value)
+            except MyVLMError as error:
+                refused += 1
+                if None in (error.got, error.expected, error.fix):
+                    raw.append(f"{call}, {odd}: {error}")
+                if list(world.vlm.concepts) != [world.word]:
+                    raw.append(f"{call}, {odd}: the library is {world.vlm.concepts}")
+            except Exception as error:
+                raw.append(f"{call}, {odd}: {type(error).__name__}: {error}")
+    assert raw == []
+    assert refused > 350
+
+
+COMMANDS: dict[str, tuple[list[str], int]] = {
+    "caption nothing there": (["caption", "gone.jpg"], 2),
+    "caption no picture": (["caption", "notes.txt"], 2),
+    "caption an empty folder": (["caption", "empty"], 2),
+    "caption no model": (["caption", "1.png", "--backbone", "no/such"], 3),
+    "caption an embedded one": (["caption", "1.png", "--backbone", "tinyworld/nothing"], 3),
+    "caption a file as a model": (["caption", "1.png", "--backbone", "notes.txt"], 3),
+    "caption no concepts": (["caption", "1.png", "--concepts", "empty"], 2),
+    "caption concepts of a file": (["caption", "1.png", "--concepts", "notes.txt"], 2),
+    "caption no device": (["caption", "1.png", "--device", "gpu"], 2),
+    "caption a batch of none": (["caption", "1.png", "--batch", "0"], 2),
+    "caption a dtype": (["caption", "1.png", "--dtype", "int8"], 2),
+    "ask nothing": (["ask", "1.png", " "], 2),
+    "ask without a question": (["ask", "1.png", "1.png"], 2),
+    "ask with a placeholder": (["ask", "1.png", "what is <image> ?"], 2),
+    "locate nobody": (["locate", "1.png", "nobody"], 3),
+    "locate without a name": (["locate", "1.png", "1.png"], 2),
+    "locate nothing there": (["locate", "gone.jpg", "sks"], 2),
+    "learn a slash": (["learn", "a/b", "1.png", "--category", "mug"], 2),
+    "learn no photo": (["learn", "sks", "gone.jpg", "--category", "mug"], 2),
+    "learn a text": (["learn", "sks", "notes.txt", "--category", "mug"], 2),
+    "learn no captions": (["learn", "sks", "1.png", "--category", "mug", "--captions", "gone.json"], 2),
+    "learn captions of text": (["learn", "sks", "1.png", "--category", "mug", "--captions", "a.json"], 2),
+    "learn a caption without it": (["learn", "sks", "1.png", "--category", "mug", "--captions", "a mug"], 2),
+    "learn questions of text": (["learn", "sks", "1.png", "--category", "mug", "--questions", "a.json"], 2),
+    "learn a kind": (["learn", "sks", "1.png", "--category", "mug", "--kind", "gait"], 2),
+    "learn an encoder": (["learn", "sks", "1.png", "--category", "mug", "--encoder", "nothing"], 2),
+    "learn onto a file": (["learn", "sks", "1.png", "--category", "mug", "--out", "notes.txt"], 2),
+    "learn into another": (["learn", "sks", "1.png", "--category", "mug", "--out", "album"], 2),
+    "learn negatives": (["learn", "sks", "1.png", "--category", "mug", "--negatives", "gone"], 2),
+    "learn steps": (["learn", "sks", "1.png", "--category", "mug", "--steps", "0"], 2),
+    "relearn nothing": (["relearn", "gone", "1.png"], 2),
+    "relearn a file": (["relearn", "notes.txt", "1.png"], 2),
+    "relearn no photos": (["relearn", "known"], 2),
+    "questions no photo": (["questions", "sks", "gone.jpg", "--category", "mug"], 2),
+    "questions a form": (["questions", "sks", "1.png", "--category", "mug", "--ask", "what ?"], 2),
+    "questions onto a file": (["questions", "sks", "1.png", "--category", "mug", "--out", "notes.txt"], 2),
+    "evaluate nothing": (["evaluate", "gone"], 2),
+    "evaluate a file": (["evaluate", "notes.txt"], 2),
+    "evaluate an empty folder": (["evaluate", "empty"], 2),
+    "evaluate a method": (["evaluate", "tinyworld", "--methods", "magic"], 2),
+    "evaluate a report": (["evaluate", "tinyworld", "--report", "out.pdf"], 2),
+    "evaluate a sweep": (["evaluate", "tinyworld", "--sweep", "nonsense"], 2),
+    "evaluate a sweep file": (["evaluate", "tinyworld", "--sweep-file", "gone.yaml"], 2),
+    "demo onto a folder": (["demo", "--out", "empty"], 2),
+    "demo nowhere": (["demo", "--out", "gone/page.html"], 2),
+    "list nothing": (["concepts", "list", "--concepts", "gone"], 2),
+    "list a file": (["concepts", "list", "--concepts", "notes.txt"], 2),
+    "show nobody": (["concepts", "show", "nobody"], 3),
+    "add nothing": (["concepts", "add", "gone"], 2),
+    "add a file": (["concepts", "add", "notes.txt"], 2),
+    "add an empty folder": (["concepts", "add", "empty"], 2),
+    "rename nobody": (["concepts", "rename", "nobody", "sks"], 3),
+    "remove nobody": (["concepts", "remove", "nobody"], 3),
+    "erase nobody": (["concepts", "remove", "nobody", "--erase"], 3),
+}
+"""What is typed wrong, and the exit code of it."""
+
+
+def test_every_command_that_is_typed_wrong_says_what_is_wrong(myvlm: Myvlm, taught: Taught) -> None:
+    Path("notes.txt").write_text("no picture")
+    Path("a.json").write_text("no JSON")
+    Path("empty").mkdir()
+    Path("album").mkdir()
+    PHOTO.save("album/1.png")
+    PHOTO.save("1.png")
+    shutil.copytree(taught.folder, "known")
+    before = sorted(str(one) for one in Path().rglob("*"))
+    wrong: list[str] = []
+    for name, (words, code) in COMMANDS.items():
+        run = myvlm(*words)
+        said = all(line in run.stderr for line in ("got:", "expected:", "fix:")) or "Usage" in run.stderr
+        if run.code != code or not said or "Traceback" in run.stderr or run.stdout:
+            wrong.append(f"{name}: exit {run.code}, {run.stdout} {run.stderr[-300:]}")
+    assert wrong == []
+    after = {str(one) for one in Path().rglob("*") if not str(one).startswith("myvlm-evaluation")}
+    assert after == set(before)
+
+
+def test_every_command_has_a_row() -> None:
+    from typer.main import get_command
+
+    from myvlm.cli import app
+
+    def leaves(command: Any, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+        inside = getattr(command, "commands", {})
+        return [leaf for name, one in inside.items() for leaf in leaves(one, (*words, name))] or [words]
+
+    typed = {tuple(words[: 2 if words[0] == "concepts" else 1]) for words, _ in COMMANDS.values()}
+    assert typed == set(leaves(get_command(app)))

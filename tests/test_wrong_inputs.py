@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from myvlm import Concept, ConceptLibrary, Embedding, LearnSettings, Lesson, MyVLM
+from myvlm import Concept, ConceptLibrary, Embedding, LearnSettings, Lesson, MyVLM, MyVLMError
+from tests.support.command import Myvlm
 from tests.support.taught import COLOURS, Taught, around, by_hand
 
 PHOTO = Image.effect_noise((40, 40), 60).convert("RGB")
@@ -154,7 +156,6 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
     "caption a file as a model": (["caption", "1.png", "--backbone", "notes.txt"], 3),
     "caption no concepts": (["caption", "1.png", "--concepts", "empty"], 2),
     "caption concepts of a file": (["caption", "1.png", "--concepts", "notes.txt"], 2),
-    "caption no device": (["caption", "1.png", "--device", "gpu"], 2),
     "caption a batch of none": (["caption", "1.png", "--batch", "0"], 2),
     "caption a dtype": (["caption", "1.png", "--dtype", "int8"], 2),
     "ask nothing": (["ask", "1.png", " "], 2),

@@ -159,10 +159,8 @@ class ConceptLibrary(Mapping[str, Concept]):
         Raises:
             ConceptExistsError, NotFittedError, MissingFileError, ConceptFileError: see `add`.
         """
-        listed = (
-            not isinstance(concepts_or_paths, str | bytes) and concepts_or_paths
-        )  # letters are no concepts
-        check_is(listed, Iterable, what="concepts of a library", expected="a list of concepts or folders")
+        given = None if isinstance(concepts_or_paths, str | bytes) else concepts_or_paths
+        check_is(given, Iterable, what="concepts of a library", expected="a list of concepts or folders")
         return self._add_all(
             [
                 one if isinstance(one, Concept) else Concept.load(one, device=self.device)

@@ -21,19 +21,16 @@ from torch.nn import functional
 from myvlm.backbones.causal import tokens as text
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.frozen import device_of, frozen, unquantised
+from myvlm.backbones.generation import generate_options, options_named
 from myvlm.backbones.locks import in_turn
 from myvlm.backbones.probe import Lack, Probe
 from myvlm.boxes import Box
-from myvlm.checks import check_is
-from myvlm.errors import InputError, MyVLMError
+from myvlm.errors import InputError
 
 NormRule = Literal["visual_mean", "first_patch", "none"]
 """The norm that a concept row is rescaled to: the mean norm of the sample's projected visual tokens,
 the norm of the first of them, or its own."""
 Item = TypeVar("Item")
-
-GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 64}
-NOT_OURS = ("num_return_sequences", "return_dict_in_generate", "inputs", "input_ids", "inputs_embeds")
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,7 +286,7 @@ class Backbone(ABC):
         with self.frozen(), in_turn(self.model), torch.no_grad():
             for samples in (*self._at_once(plain), *self._at_once(taught)):
                 shown, asked = [images[i] for i in samples], [prompts[i] for i in samples]
-                with _options_named(generation):
+                with options_named(generation):
                     made = self._replies(shown, asked, [rows[i] for i in samples], options)
                 replies.update(zip(samples, made, strict=True))
         return [replies[index] for index in range(len(rows))]
@@ -371,51 +368,3 @@ class Backbone(ABC):
                     expected=f"{self.dim} ({self.name})",
                     fix="use an embedding that was learned on this backbone",
                 )
-
-
-@contextmanager
-def _options_named(generation: Mapping[str, Any]) -> Iterator[None]:
-    """What transformers makes of options that it does not check becomes an InputError that names them."""
-    try:
-        yield
-    except (TypeError, ValueError, AttributeError) as error:
-        if not generation or isinstance(error, MyVLMError):
-            raise
-        raise InputError(
-            "The model cannot generate with these options.",
-            got=f"{', '.join(generation)}; {type(error).__name__}: {str(error).partition(chr(10))[0]}",
-            expected="arguments of transformers' `generate`, such as max_new_tokens=64, num_beams=3",
-            fix="check their names and values, or leave them out",
-        ) from error
-
-
-def generate_options(generation: Mapping[str, Any]) -> dict[str, Any]:
-    """The caller's options of transformers' `generate` over the greedy defaults.
-
-    Raises:
-        InputError: one of them would change what is returned.
-
-    >>> generate_options({"num_beams": 3})
-    {'do_sample': False, 'num_beams': 3, 'max_new_tokens': 64}
-    """
-    config = generation.get("generation_config")
-    if config is not None and not hasattr(config, "num_return_sequences"):
-        check_is(config, (), what="generation_config", expected="a GenerationConfig of transformers")
-    refused = [name for name in NOT_OURS if name in generation]
-    if config is not None and (config.num_return_sequences or 1) != 1:
-        refused.append("generation_config.num_return_sequences")
-    if refused:
-        raise InputError(
-            "An option of `generate` would change what is returned.",
-            got=", ".join(refused),
-            expected="options of how to choose the next token",
-            fix="leave it out: one reply an image is returned",
-        )
-    if config is not None:
-        return dict(generation)
-    defaults = {
-        key: value
-        for key, value in GREEDY.items()
-        if key != "max_new_tokens" or "max_length" not in generation
-    }
-    return {**defaults, **generation}

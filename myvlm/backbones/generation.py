@@ -1,0 +1,61 @@
+"""What a caller may say about how the next token is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from myvlm.checks import check_is
+from myvlm.errors import InputError, MyVLMError
+
+GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 64}
+NOT_OURS = ("num_return_sequences", "return_dict_in_generate", "inputs", "input_ids", "inputs_embeds")
+
+
+@contextmanager
+def options_named(generation: Mapping[str, Any]) -> Iterator[None]:
+    """What transformers makes of options that it does not check becomes an InputError that names them."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError) as error:
+        if not generation or isinstance(error, MyVLMError):
+            raise
+        raise InputError(
+            "The model cannot generate with these options.",
+            got=f"{', '.join(generation)}; {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            expected="arguments of transformers' `generate`, such as max_new_tokens=64, num_beams=3",
+            fix="check their names and values, or leave them out",
+        ) from error
+
+
+def generate_options(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """The caller's options of transformers' `generate` over the greedy defaults.
+
+    Raises:
+        InputError: one of them would change what is returned.
+
+    >>> generate_options({"num_beams": 3})
+    {'do_sample': False, 'num_beams': 3, 'max_new_tokens': 64}
+    """
+    config = generation.get("generation_config")
+    if config is not None and not hasattr(config, "num_return_sequences"):
+        check_is(config, (), what="generation_config", expected="a GenerationConfig of transformers")
+    refused = [name for name in NOT_OURS if name in generation]
+    if config is not None and (config.num_return_sequences or 1) != 1:
+        refused.append("generation_config.num_return_sequences")
+    if refused:
+        raise InputError(
+            "An option of `generate` would change what is returned.",
+            got=", ".join(refused),
+            expected="options of how to choose the next token",
+            fix="leave it out: one reply an image is returned",
+        )
+    if config is not None:
+        return dict(generation)
+    defaults = {
+        key: value
+        for key, value in GREEDY.items()
+        if key != "max_new_tokens" or "max_length" not in generation
+    }
+    return {**defaults, **generation}

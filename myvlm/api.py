@@ -268,9 +268,11 @@ class MyVLM:
             prompt: an instruction instead of the family's own.
             generation: passed on to transformers' `generate`; greedy, up to 64 tokens, where not given.
         """
-        unsaid = prompt is None or (isinstance(prompt, str) and not prompt)
-        asked = self.backbone.caption_prompt if unsaid else check_written(prompt, "prompt")
-        return self._speak(images, asked, generation)
+        if prompt is None or (isinstance(prompt, str) and not prompt):
+            prompt = self.backbone.caption_prompt
+        else:
+            check_written(prompt, "prompt")
+        return self._speak(images, prompt, generation)
 
     @overload
     def ask(self, images: ImageSource, question: str, **generation: Any) -> Reply: ...

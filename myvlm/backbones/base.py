@@ -20,9 +20,8 @@ from torch.nn import functional
 
 from myvlm.backbones.causal import tokens as text
 from myvlm.backbones.fingerprint import weights_fingerprint
-from myvlm.backbones.frozen import device_of, frozen, unquantised
+from myvlm.backbones.frozen import device_of, frozen, in_turn, unquantised
 from myvlm.backbones.generation import generate_options, options_named
-from myvlm.backbones.locks import in_turn
 from myvlm.backbones.probe import Lack, Probe
 from myvlm.boxes import Box
 from myvlm.errors import InputError

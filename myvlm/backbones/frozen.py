@@ -1,14 +1,15 @@
 """How we touch somebody else's model and leave it as it was: frozen, hooked, its weights only read.
 
 A model is frozen for as long as anybody is at work with it, in whatever thread; hooks are there within a
-`with` and gone after it, whatever happens in it; weights are found where accelerate keeps them.
+`with` and gone after it, whatever happens in it; weights are found where accelerate keeps them. What threads
+share and one changes for a moment, tokenizers and some models, they use in turn.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from threading import Lock
@@ -19,10 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from myvlm.errors import BackboneError
+from myvlm.locks import Locks
 
 # Only the innermost of this thread acts on a module: nested use suspends the outer one, and a forward
 # pass of the same model in another thread is left alone.
 _ACTIVE: ContextVar[tuple[Attached, ...]] = ContextVar("myvlm_attached", default=())
+
+_TOKENIZERS, _MODELS = Locks(), Locks()
 
 OF_LAST_INPUT = "rope_deltas"
 """What Qwen's, GLM's and their kin's models keep on themselves of the positions of their last input."""
@@ -195,3 +199,21 @@ def _held(module: nn.Module, name: str, weight: Tensor) -> Tensor:
 def _hooks(module: nn.Module) -> tuple[Any, ...]:
     hook = getattr(module, "_hf_hook", None)
     return tuple(getattr(hook, "hooks", (hook,)))
+
+
+@contextmanager
+def tokenizing(tokenizer: Any) -> Iterator[None]:
+    """Within it no other thread of ours uses the tokenizer: each call sets whether it pads."""
+    with _TOKENIZERS.of(tokenizer):
+        yield
+
+
+@contextmanager
+def in_turn(model: Any) -> Iterator[None]:
+    """Within it no other thread of ours generates, where the model keeps something of its last input.
+
+    Two replies at once would read each other's. All other models are entered by all threads at once.
+    """
+    keeper = keeper_of(model)
+    with _MODELS.of(keeper) if OF_LAST_INPUT in vars(keeper) else nullcontext():
+        yield

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from myvlm.backbones.base import ConceptRows
 from myvlm.backbones.causal import tokens as text
-from myvlm.backbones.locks import tokenizing
+from myvlm.backbones.frozen import tokenizing
 
 IGNORED = -100  # the label that cross-entropy leaves out
 KNOWN = 2048  # texts whose ids are kept

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from myvlm.backbones.frozen import weight_of
-from myvlm.backbones.locks import tokenizing
+from myvlm.backbones.frozen import tokenizing, weight_of
 from myvlm.errors import BackboneError, InputError
 from myvlm.text import check_written, find_word, fold
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from myvlm.backbones.causal import tokens as text
 from myvlm.backbones.causal.prompts import IGNORED
-from myvlm.backbones.locks import tokenizing
+from myvlm.backbones.frozen import tokenizing
 from myvlm.errors import InputError
 
 QUESTION = "Question: {} Answer:"

@@ -1,76 +1,137 @@
-"""Every family against the contract of backbones, and what a concept costs: a table, then one JSON line.
+"""Every image-text-to-text type of transformers against the contract of backbones: a table, then a JSON line.
 
-    python benchmarks/families.py [--only Qwen Gemma] [--calls 15]
+    python benchmarks/families.py [--only Qwen gemma4] [--calls 15]
 
-The models are the tests' tiny random ones, with their real processors: what is measured is that the
-mechanism is right, and its own cost, not the quality of anybody's captions. `failed` counts the checks that
-raised; the exit code is 1 if there are any. Milliseconds are of one core, so that other work on the machine
-does not count: medians of calls in turn, plain and with one row, for a picture and `TOKENS` new tokens.
+The models are tiny random ones with their real processors, built offline: what is measured is that the
+mechanism is right, and its own cost, not the quality of anybody's captions. A type is
+
+* proven: a tiny model of it passes the whole contract;
+* accepted: nothing speaks against it, and the general adapter would try it, but no tiny model is built here;
+* refused: it cannot be, or was tried and is refused with the reason that is shown.
+
+`failed` counts the checks that raised; the exit code is 1 if there are any. Milliseconds are of one core, so
+that other work on the machine does not count: medians of calls in turn, plain and with one row, for a picture
+and `TOKENS` new tokens.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+import logging
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 from unittest import SkipTest
 
 import torch
+import transformers
 from PIL import Image
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KINDS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from myvlm.backbones import Backbone, ConceptRows, backbone_for
+from myvlm.errors import MyVLMError
 from myvlm.testing import BACKBONE_CHECKS, BackboneCase
 from tests.support.tiny import pictures
-from tests.support.tiny_blip2 import tiny_blip2
+from tests.support.tiny_blip2 import tiny_blip2, tiny_instructblip
 from tests.support.tiny_families import FAMILIES
+from tests.support.tiny_recipes import TYPES
 
 TOKENS = 8
 ALL = {
     **FAMILIES,
     "BLIP-2, OPT": lambda: tiny_blip2(language="opt"),
     "BLIP-2, T5": lambda: tiny_blip2(language="t5"),
+    "InstructBLIP": tiny_instructblip,
+    **TYPES,
 }
 PASSED, SKIPPED, FAILED = "+", "o", "X"
 
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--only", nargs="*", default=[], help="families whose names hold one of these")
+    options.add_argument("--only", nargs="*", default=[], help="models whose names hold one of these")
     options.add_argument("--calls", type=int, default=15, help="timed calls of each kind")
     chosen = options.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)  # the general adapter's notice, once a model
     names = [name for name in ALL if not chosen.only or any(part in name for part in chosen.only)]
     for number, check in enumerate(BACKBONE_CHECKS, start=1):
         print(f"{number:3}  {check.__name__}: {(check.__doc__ or '').splitlines()[0]}")
     print(f"\n{PASSED} passed, {SKIPPED} nothing to check, {FAILED} failed\n")
     columns = " ".join(f"{number:2}" for number in range(1, len(BACKBONE_CHECKS) + 1))
-    print(f"{'family':20} {columns}   {'plain ms':>9} {'with a row':>10} {'more':>7}")
+    print(f"{'model':24} {'type':22} {'adapter':10} {columns}   {'plain ms':>9} {'with row':>10} {'more':>7}")
     failures: list[str] = []
     costs: list[float] = []
+    tried: dict[str, str] = {}
+    checks = 0
     for name in names:
-        backbone = backbone_for(*ALL[name]())
+        try:
+            model, processor = ALL[name]()
+        except Exception as error:
+            failures.append(f"{name}: its tiny model cannot be built: {type(error).__name__}: {error}")
+            continue
+        kind = model.config.model_type
+        try:
+            backbone = backbone_for(model, processor)
+        except MyVLMError as error:
+            tried.setdefault(kind, f"refused ({reason(error)})")
+            print(f"{name:24} {kind:22} {tried[kind]}", flush=True)
+            continue
+        before = len(failures)
         marks = [mark(check, BackboneCase(backbone, shapes()), name, failures) for check in BACKBONE_CHECKS]
+        checks += len(marks)
+        if tried.get(kind) != "failed":
+            tried[kind] = "proven" if len(failures) == before else "failed"
         plain, taught = cost(backbone, chosen.calls)
         costs.append(taught - plain)
         row = " ".join(f"{one:>2}" for one in marks)
-        print(f"{name:20} {row}   {plain:9.1f} {taught:10.1f} {taught - plain:+7.1f}", flush=True)
+        print(
+            f"{name:24} {kind:22} {backbone.family[:10]:10} {row}   {plain:9.1f} {taught:10.1f} "
+            f"{taught - plain:+7.1f}",
+            flush=True,
+        )
     for failure in failures:
         print(failure)
     figures = {
         "families": len(names),
-        "checks": len(names) * len(BACKBONE_CHECKS),
+        "checks": checks,
         "failed": len(failures),
-        "more_ms_median": round(median(costs), 2),
+        "more_ms_median": round(median(costs), 2) if costs else None,
     }
+    if not chosen.only:
+        stated = {kind: tried.get(kind) or untried(kind) for kind in KINDS}
+        print(f"\n{'type':26} in transformers {transformers.__version__}")
+        for kind, state in stated.items():
+            print(f"{kind:26} {state}")
+        for state in ("proven", "accepted", "refused"):
+            figures[state] = sum(one.startswith(state) for one in stated.values())
     print(json.dumps(figures))
     return int(bool(failures))
+
+
+def reason(error: MyVLMError) -> str:
+    """What an error found, in one line."""
+    found = next((line for line in str(error).splitlines() if line.strip().startswith("got:")), str(error))
+    return " ".join(found.removeprefix("  got:").split())[:160]
+
+
+def untried(kind: str) -> str:
+    """What can be said of a type without a model of it: from its class alone."""
+    named = KINDS[kind]
+    model: Any = getattr(transformers, named if isinstance(named, str) else named[0])
+    if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
+        return "refused (its forward takes no `mm_encoder_outputs`)"
+    if not hasattr(model, "generate") or not issubclass(model, transformers.GenerationMixin):
+        return "refused (it does not generate one token after another)"
+    return "accepted"
 
 
 def shapes() -> list[Image.Image]:

@@ -39,7 +39,7 @@ from myvlm.learning.dataset import Captions, Questions
 from myvlm.learning.progress import learning_progress
 from myvlm.learning.request import Lesson, check_texts, check_together, check_words, learned_concept, new_head
 from myvlm.learning.settings import Settings, as_settings, default_settings
-from myvlm.locating import LONGEST, Location, located
+from myvlm.locating import READING, Location, located
 from myvlm.results import AttentionMap, Reply
 from myvlm.text import check_written, replace_words
 
@@ -313,7 +313,7 @@ class MyVLM:
         said = ""
         if prompt and detection and detection.present:
             # Its own rows alone: with those of the others that are there a small model points at these too.
-            [(said, _)] = self._generate([photo], [[concept]], prompt, {"max_new_tokens": LONGEST})
+            [(said, _)] = self._generate([photo], [[concept]], prompt, READING)
         return located(self.backbone, detection, said, photo.image)
 
     @contextmanager
@@ -355,8 +355,8 @@ class MyVLM:
             self._checked = state  # of ten thousand it takes a while: once
 
     def _generate(
-        self, photos: list[LoadedImage], seen: list[list[Concept]], prompt: str, generation: dict[str, Any],
-        first: int = 0,
+        self, photos: list[LoadedImage], seen: list[list[Concept]], prompt: str,
+        generation: Mapping[str, Any], first: int = 0,
     ) -> list[tuple[str, tuple[int, ...]]]:  # fmt: skip
         """Text and token ids of each picture with the rows of these concepts, in the user's identifiers.
 

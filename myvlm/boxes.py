@@ -7,6 +7,9 @@ from typing import TypeAlias
 Box: TypeAlias = tuple[float, float, float, float]
 """left, top, right, bottom in pixels of the picture."""
 
+Point: TypeAlias = tuple[float, float]
+"""from the left and from the top, in pixels of the picture."""
+
 
 def area(box: Box) -> float:
     """The area of a box in square pixels; 0 for one that is inside out."""

@@ -12,8 +12,9 @@ from myvlm.boxes import Box
 from myvlm.heads import Detection
 from myvlm.results import SHOWN, data_url, outline
 
-LONGEST = 128
-"""New tokens that a reply with a box may have."""
+READING: dict[str, float] = {"max_new_tokens": 128, "repetition_penalty": 1.0}
+"""How a reply with a box is generated. Some checkpoints (Qwen2-VL, 2.5) punish repetition by default, and so
+a name that stands in the question, and a digit that a box has twice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +28,14 @@ class Location:
             the model cannot ground or said no box.
         said: the model's words; empty where it was not asked.
         image: the picture, RGB.
+        point: where the model points, of one that says points and no boxes (Molmo); else None.
     """
 
     box: Box | None
     by: Literal["model", "head"] | None
     said: str
     image: Image.Image
+    point: tuple[float, float] | None = None
 
     def _repr_html_(self) -> str:
         marked = self.image.copy()
@@ -56,4 +59,5 @@ def located(backbone: Backbone, detection: Detection | None, said: str, image: I
         return Location(None, None, said, image)
     if said and (box := backbone.read_box(said, image.size)):
         return Location(box, "model", said, image)
-    return Location(detection.box, "head" if detection.box else None, said, image)
+    point = backbone.read_point(said, image.size) if said else None
+    return Location(detection.box, "head" if detection.box else None, said, image, point)

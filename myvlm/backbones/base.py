@@ -23,7 +23,7 @@ from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.frozen import device_of, frozen, in_turn, unquantised
 from myvlm.backbones.generation import generate_options, options_named
 from myvlm.backbones.probe import Lack, Probe
-from myvlm.boxes import Box
+from myvlm.boxes import Box, Point
 from myvlm.errors import InputError
 
 NormRule = Literal["visual_mean", "first_patch", "none"]
@@ -321,12 +321,20 @@ class Backbone(ABC):
         """The box of a picture of that width and height that `attention_map` covers; all of it by default."""
         return 0.0, 0.0, float(size[0]), float(size[1])
 
+    def hinted(self, hint: str, prompt: str) -> str | None:
+        """An instruction with something said before it, such as `sks is the mug.`; None if none can be."""
+        return f"{hint} {prompt}".strip()
+
     def refer(self, name: str) -> str | None:
         """The instruction to say where a thing is, as the family was trained on it; None if it was not."""
         return None
 
     def read_box(self, said: str, size: tuple[int, int]) -> Box | None:
         """The box in a reply to `refer`, in pixels of a picture of that width and height; None for no box."""
+        return None
+
+    def read_point(self, said: str, size: tuple[int, int]) -> Point | None:
+        """The point in a reply to `refer`, of a family that says where a thing is but not how large."""
         return None
 
     def word_ids(self, word: str) -> list[int]:

@@ -12,6 +12,17 @@ BETWEEN = r"[\s,()\[\]<>]+"
 FOUR = re.compile(rf"[<(\[]\s*{NUMBER}{BETWEEN}{NUMBER}{BETWEEN}{NUMBER}{BETWEEN}{NUMBER}\s*[>)\]]")
 
 
+def middle_square(size: tuple[int, int]) -> Box:
+    """What is left of a picture whose shorter side is resized to a square that is cut out of the middle.
+
+    >>> middle_square((200, 100))
+    (50.0, 0.0, 150.0, 100.0)
+    """
+    side = float(min(size))
+    left, top = (size[0] - side) / 2, (size[1] - side) / 2
+    return left, top, left + side, top + side
+
+
 def four_numbers(said: str) -> tuple[float, float, float, float] | None:
     """The first four numbers in brackets of a text: `{<25><30><75><80>}`, `(1,2),(3,4)`, `[1, 2, 3, 4]`.
 

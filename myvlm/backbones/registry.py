@@ -6,7 +6,8 @@ import inspect
 from typing import Any, TypeVar
 
 from myvlm.backbones.base import Backbone
-from myvlm.checks import check_is
+from myvlm.backbones.causal.general import GeneralBackbone
+from myvlm.backbones.parts import check_processor, unwrapped
 from myvlm.errors import BackboneError, NameTakenError, UnknownBackboneError
 from myvlm.registry import Registry
 
@@ -14,7 +15,8 @@ ENTRY_POINTS = "myvlm.backbones"
 FAMILIES = (  # modules below this one
     *(f"families.{name}" for name in ("llava", "humanvlm", "llava_next", "qwen", "internvl", "gemma3")),
     *(f"families.{name}" for name in ("paligemma", "mistral3", "idefics3", "minigpt.adapter")),
-    "qformer.blip2",
+    *(f"families.{name}" for name in ("glm", "molmo")),
+    *("qformer.blip2", "qformer.instructblip"),
 )
 HOW = "README.md, 'How to extend', says how; examples/04_new_backbone.py does it in one file"
 
@@ -94,22 +96,30 @@ def known_backbones() -> dict[str, type[Backbone]]:
 def backbone_for(model: Any, processor: Any, *, name: str | None = None) -> Backbone:
     """The backbone around a transformers model, by its `config.model_type`.
 
+    A model of no known family that transformers calls image-text-to-text is taken by a general adapter, after
+    a small trial (`myvlm.backbones.causal.general`).
+
     Args:
         model: a transformers model.
         processor: its processor.
         name: what concept files call it; the checkpoint's own name where not given.
 
     Raises:
-        UnknownBackboneError: no family matches.
-        BackboneError: the family matches, but this model of it does not fit.
+        UnknownBackboneError: no family matches, or it is a language model alone.
+        BackboneError: the family matches, but this model of it does not fit; or the general adapter's trial
+            failed; or the model was compiled in place.
+        InputError: a tokenizer or an image processor was passed in place of a processor.
     """
+    model = unwrapped(model)
     families = known_backbones()
     # The most special first: a subclass before the family that it narrows.
     for family in sorted(families.values(), key=lambda family: -len(family.__mro__)):
         if family.matches(model):
-            if not hasattr(processor, "tokenizer"):
-                check_is(processor, (), what="processor", expected="the model's, as AutoProcessor loads it")
+            check_processor(processor)
             return family(model, processor, name=name)
+    if GeneralBackbone.takes(model):
+        check_processor(processor)
+        return GeneralBackbone(model, processor, name=name)
     types = sorted({kind for family in families.values() for kind in family.model_types})
     found = getattr(getattr(model, "config", None), "model_type", None)
     raise UnknownBackboneError(

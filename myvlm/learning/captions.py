@@ -130,7 +130,8 @@ def write_captions(
     """
     prompts = _distinct([backbone.caption_prompt, *(backbone.caption_prompts or CAPTION_PROMPTS)])
     hint = f"{identifier} is the {category}."
-    told = _answers(backbone, photos, [f"{hint} {prompt}".strip() for prompt in prompts])
+    hinted = [asked for prompt in prompts if (asked := backbone.hinted(hint, prompt)) is not None]
+    told = _answers(backbone, photos, hinted)
     word = heard(backbone, identifier)
     named = [
         [replace_word(text, word, identifier) for text in told_captions(texts, category, word)]
@@ -265,8 +266,8 @@ def write_questions(
 
 def _answers(backbone: Backbone, photos: Sequence[LoadedImage], prompts: Sequence[str]) -> list[list[str]]:
     """What the plain model says to each prompt, by photo."""
-    if not photos:
-        return []
+    if not photos or not prompts:
+        return [[] for _ in photos]
     images = [photo.image for photo in photos for _ in prompts]
     with naming(photos, backbone.encode):
         said = backbone.generate(images, [*prompts] * len(photos), [[] for _ in images])

@@ -21,6 +21,9 @@ from myvlm.backbones.causal import tokens as texts
 from myvlm.learning import LearnSettings
 from tests.support.checkpoint_facts import NAMES, facts, published
 
+# PaliGemma's processor asks numpy to look at tensors in a way that numpy 2 has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
+
 README = Path(__file__).parents[2] / "README.md"
 IN_VOCABULARY = [name for name in NAMES if facts(name)["expected"]["sentinel"] is not None]
 ONE_SIZE = [
@@ -69,6 +72,16 @@ def test_every_checkpoint_of_the_readme_has_its_facts() -> None:
     assert named | {"MiniGPT-v2"} == known, "README and tests/support/checkpoints/ do not name the same"
 
 
+def test_the_readme_says_how_many_facts_of_a_checkpoint_are_unconfirmed() -> None:
+    rows = [line for line in README.read_text(encoding="utf-8").splitlines() if line.endswith("| no |")]
+    told: dict[str, int] = {}
+    for row in rows:
+        named = re.findall(r"`([\w-]+/[\w.-]+)`", row) or re.findall(r"^\| (MiniGPT-v2)", row)
+        counts = [int(count) for count in row.split("|")[-3].split(",") if count.strip().isdigit()]
+        told |= dict(zip(named, counts, strict=True))
+    assert told == {facts(name)["checkpoint"]: len(facts(name)["unconfirmed"]) for name in NAMES}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_facts_have_a_source_and_say_what_is_not_confirmed(name: str) -> None:
     known = facts(name)
@@ -107,7 +120,8 @@ def test_the_image_token_is_the_processors_and_in_the_embedding_table(name: str)
 def test_the_caption_prompt_is_the_documented_one(name: str) -> None:
     own = backbone(name)
     rendered = own.prompter.render(own.caption_prompt)
-    assert rendered == expected(name)["prompt"]
+    *long, end = expected(name)["prompt"].split("…")  # a long system prompt is not written out
+    assert rendered == end if not long else rendered.endswith(end) and all(part in rendered for part in long)
     placeholders = rendered.count(str(own.processor.image_token))
     assert placeholders == (expected(name)["sentinel"] is not None)  # BLIP-2's processor puts its own
 

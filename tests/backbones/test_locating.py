@@ -24,6 +24,9 @@ from tests.support.taught import Taught, around
 from tests.support.tiny import tiny_llava
 from tests.support.tiny_families import FAMILIES
 
+# GLM's and PaliGemma's processors ask numpy to look at tensors in a way that numpy 2 has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
+
 WIDE = (200, 100)
 IMAGE = Image.new("RGB", WIDE)
 
@@ -36,6 +39,13 @@ IMAGE = Image.new("RGB", WIDE)
         ("Qwen2-VL", "Detect the bounding box of sks", "sks(250,100),(750,900)", (50, 10, 150, 90)),
         ("Qwen3-VL", "JSON", '```json\n[{"bbox_2d": [250, 100, 750, 900]}]\n```', (50, 10, 150, 90)),
         ("PaliGemma", "detect sks", "<loc0512><loc0256><loc1024><loc0768> sks", (50, 50, 150, 100)),
+        ("MiniGPT-v2", "[refer] ", "{<25><10><75><90>}", (50, 10, 150, 90)),
+        (
+            "GLM-4.1V",
+            "locate sks in the image",
+            "It may be [0, 0, 9, 9].</think>It is <|begin_of_box|>[250, 100, 750, 900]<|end_of_box|>.",
+            (50, 10, 150, 90),
+        ),
     ],
 )
 def test_the_format_of_each_family_becomes_pixels(
@@ -62,6 +72,18 @@ def test_a_box_is_of_the_part_that_the_model_sees(vlm: MyVLM) -> None:
     assert vlm.backbone.refer("ulmo") == "[refer] ulmo"
     # The middle square of a wide picture is cut out.
     assert vlm.backbone.read_box("{ <0> <50> <50> <100> }", WIDE) == pytest.approx((50, 50, 100, 100))
+
+
+def test_molmo_points_and_says_so() -> None:
+    backbone = backbone_for(*FAMILIES["Molmo 2"]())
+    said = '<points coords="1 1 308 305 2 752 377">curb ramp</points>'
+    assert backbone.refer("sks") == "Point to sks."
+    assert backbone.read_box(said, WIDE) is None
+    assert backbone.read_point(said, WIDE) == pytest.approx((61.6, 30.5))
+    assert backbone.read_point("There are none.", WIDE) is None
+    seen = Detection("sks", 0.9, True, (1.0, 2.0, 3.0, 4.0))
+    found = located(backbone, seen, said, IMAGE)
+    assert (found.box, found.by, found.point) == (seen.box, "head", pytest.approx((61.6, 30.5)))
 
 
 @pytest.mark.parametrize("family", ["LLaVA-1.5", "InternVL", "Idefics3"])

@@ -166,9 +166,9 @@ def test_files_that_are_not_the_official_ones_are_refused(official: dict[str, An
 @pytest.mark.parametrize(
     ("prompt", "asked"),
     [
-        ("What is it?", "[INST] <Img><image></Img> [vqa] What is it? [/INST]"),
-        ("Describe the image.", "[INST] <Img><image></Img> [caption] Describe the image. [/INST]"),
-        ("[identify] it", "[INST] <Img><image></Img> [identify] it [/INST]"),
+        ("What is it?", "[INST] <Img><image> </Img> [vqa] What is it? [/INST]"),
+        ("Describe the image.", "[INST] <Img><image> </Img> [caption] Describe the image. [/INST]"),
+        ("[identify] it", "[INST] <Img><image> </Img> [identify] it [/INST]"),
     ],
 )
 def test_every_instruction_has_a_task_mark(prompt: str, asked: str) -> None:

@@ -13,6 +13,10 @@ from transformers import (
     Blip2QFormerConfig,
     Blip2VisionConfig,
     BlipImageProcessor,
+    InstructBlipConfig,
+    InstructBlipForConditionalGeneration,
+    InstructBlipProcessor,
+    LlamaConfig,
     OPTConfig,
     PreTrainedTokenizerFast,
     T5Config,
@@ -73,6 +77,36 @@ def tiny_blip2(*, language: str = "opt", seed: int = 0) -> tuple[Any, Any]:
             model.language_model.lm_head.weight[[1, 3]] = 0.0  # else its replies end before they begin
     images = BlipImageProcessor(size={"height": SIDE, "width": SIDE})
     return model.eval(), Blip2Processor(images, tokenizer, num_query_tokens=QUERIES)
+
+
+def tiny_instructblip(*, seed: int = 0) -> tuple[Any, Any]:
+    """An InstructBLIP over a Llama, as Vicuna is one, and its processor with a tokenizer for each reader."""
+    tokenizer, reader = tiny_tokenizer(), tiny_tokenizer()
+    config = InstructBlipConfig(
+        vision_config={
+            "hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "image_size": SIDE, "patch_size": PATCH, "attention_dropout": 0.5, "initializer_range": 0.2,
+        },
+        qformer_config={
+            "vocab_size": len(reader), "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4,
+            "intermediate_size": 64, "encoder_hidden_size": WIDTH, "initializer_range": 0.3,
+            "hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5, "max_position_embeddings": 64,
+        },
+        text_config=LlamaConfig(
+            vocab_size=len(tokenizer) + 3, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3, attention_dropout=0.5,
+            bos_token_id=2, eos_token_id=3, pad_token_id=1,
+        ),
+        num_query_tokens=QUERIES,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = InstructBlipForConditionalGeneration(config)
+    with torch.no_grad():
+        model.query_tokens.normal_()
+        model.language_projection.weight.normal_(std=0.3)
+    images = BlipImageProcessor(size={"height": SIDE, "width": SIDE})
+    return model.eval(), InstructBlipProcessor(images, tokenizer, reader, num_query_tokens=QUERIES)
 
 
 def rows(

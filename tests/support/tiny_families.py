@@ -197,18 +197,23 @@ def gemma3() -> Built:
     return made(hf.Gemma3ForConditionalGeneration, config, tokenizer, "</s>", "<end_of_turn>"), processor
 
 
-def paligemma() -> Built:
+def paligemma(version: int = 1) -> Built:
     tokenizer = bpe_tokenizer(["<image>"], bos="<bos>", named={"image_token": "<image>"})
     images = hf.SiglipImageProcessor(size=SQUARE)
     images.image_seq_length = 16
     processor = hf.PaliGemmaProcessor(images, tokenizer)  # adds tokens for boxes
     config = hf.PaliGemmaConfig(
         vision_config=hf.SiglipVisionConfig(**VISION, projection_dim=TEXT["hidden_size"]),
-        text_config=hf.GemmaConfig(**TEXT, **words(tokenizer), head_dim=8),
+        text_config=hf.GemmaConfig(**TEXT, **words(tokenizer), head_dim=8)
+        if version == 1
+        else hf.Gemma2Config(
+            **TEXT, **words(tokenizer), head_dim=8, query_pre_attn_scalar=4,
+            attn_logit_softcapping=2.0, final_logit_softcapping=30.0,
+        ),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         projection_dim=TEXT["hidden_size"],
         hidden_size=TEXT["hidden_size"],
-    )
+    )  # fmt: skip
     return made(hf.PaliGemmaForConditionalGeneration, config, tokenizer), processor
 
 
@@ -276,6 +281,13 @@ def minigpt() -> Built:
     return model, processor
 
 
+def by_recipe(kind: str) -> Built:
+    """A model of `tiny_recipes`, which builds on this file."""
+    from tests.support.tiny_recipes import TYPES
+
+    return TYPES[kind]()
+
+
 FAMILIES: dict[str, Callable[[], Built]] = {
     "LLaVA-1.5": lambda: tiny_llava(chat=True),
     "HumanVLM": humanvlm,
@@ -288,8 +300,11 @@ FAMILIES: dict[str, Callable[[], Built]] = {
     "InternVL": internvl,
     "Gemma 3": gemma3,
     "PaliGemma": paligemma,
+    "PaliGemma 2": lambda: paligemma(2),
     "Mistral 3": mistral3,
     "Idefics3": lambda: idefics3("Idefics3"),
     "SmolVLM2": lambda: idefics3("SmolVLM"),
     "MiniGPT-v2": minigpt,
+    "GLM-4.1V": lambda: by_recipe("glm4v"),
+    "Molmo 2": lambda: by_recipe("molmo2"),
 }

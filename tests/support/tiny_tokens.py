@@ -107,7 +107,9 @@ TEMPLATES = {
         "{%- if add_generation_prompt -%}{{ '<start_of_turn>model\n' }}{%- endif -%}"
     ),
     "mistral3": (
-        "{{ bos_token }}[SYSTEM_PROMPT]You are helpful.[/SYSTEM_PROMPT]{% for m in messages %}"
+        "{{ bos_token }}[SYSTEM_PROMPT]You are helpful.\n{{ 'Today is ' + strftime_now('%Y-%m-%d') }}.\n"
+        + "If a question is not clear, ask what is meant. " * 45
+        + "[/SYSTEM_PROMPT]{% for m in messages %}"
         "{% if m['role'] == 'user' %}[INST]{% endif %}"
         + _PARTS.replace("IMAGE", "[IMG]")
         + "{% endfor %}{% if m['role'] == 'user' %}[/INST]{% else %}{{ eos_token }}{% endif %}{% endfor %}"

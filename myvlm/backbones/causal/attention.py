@@ -1,7 +1,8 @@
 """Records what chosen positions attend to in a language model, without building whole attention maps.
 
 While a recorder is active, transformers' own SDPA runs unchanged, and beside it one small softmax for
-the chosen queries, of which only the chosen columns are kept.
+the chosen queries, of which only the chosen columns are kept. SDPA cannot cap scores: a language model that
+does (Gemma 2) runs as its own eager attention does.
 """
 
 from __future__ import annotations
@@ -129,12 +130,19 @@ def _recording_sdpa(
     """SDPA as transformers runs it; beside it, for the layers of the recorder's model, the chosen columns."""
     from transformers import AttentionInterface
 
-    output, _ = AttentionInterface()["sdpa"](module, query, key, value, attention_mask, **options)
+    causal = options.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    scale = options.get("scaling")
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    softcap = options.get("softcap")
+    if softcap is None:
+        output, _ = AttentionInterface()["sdpa"](module, query, key, value, attention_mask, **options)
+    else:
+        output = capped_attention(
+            query, key, value, attention_mask, scale=scale, softcap=softcap, causal=causal
+        )
     recorder = _RECORDER.get()
     if recorder is not None and getattr(module, "config", None) is recorder.config:
-        scale = options.get("scaling")
-        causal = options.get("is_causal")
-        causal = getattr(module, "is_causal", True) if causal is None else causal
         recorder.probabilities.append(
             attention_columns(
                 query,
@@ -142,10 +150,46 @@ def _recording_sdpa(
                 recorder.bias(attention_mask, query, key, causal),
                 queries=recorder.queries,
                 keys=recorder.keys,
-                scale=query.shape[-1] ** -0.5 if scale is None else scale,
+                scale=scale,
+                softcap=softcap,
             )
         )
     return output, None
+
+
+def capped_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    scale: float,
+    softcap: float,
+    causal: bool,
+) -> Tensor:
+    """Attention whose scores are capped, as `capped` does it: `B × S × H × d`.
+
+    Args:
+        query, key, value: `B × H × S × d`, `B × G × L × d`, `B × G × L × d`.
+        mask, causal: as in `attention_bias`.
+    """
+    batch, heads, length, _ = query.shape
+    columns = key.shape[2]
+    every = torch.arange(length, device=query.device).expand(batch, -1)
+    bias = attention_bias(mask, every, length=length, columns=columns, causal=causal)
+    key, value = (part.repeat_interleave(heads // part.shape[1], dim=1) for part in (key, value))
+    scores = capped(query @ key.transpose(-1, -2) * scale, softcap)
+    probabilities = (scores + bias.to(scores.dtype)).softmax(-1, dtype=torch.float32)
+    return (probabilities.to(query.dtype) @ value).transpose(1, 2).contiguous()
+
+
+def capped(scores: Tensor, softcap: float | None) -> Tensor:
+    """Scores that no longer grow beyond a limit; themselves where there is none.
+
+    >>> capped(torch.tensor([0.0, 1000.0]), 50.0).tolist(), capped(torch.tensor([9.0]), None).tolist()
+    ([0.0, 50.0], [9.0])
+    """
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 
 def attention_columns(
@@ -156,6 +200,7 @@ def attention_columns(
     queries: Tensor,
     keys: Tensor,
     scale: float,
+    softcap: float | None = None,
 ) -> Tensor:
     """The attention probabilities of some queries at some keys.
 
@@ -166,6 +211,7 @@ def attention_columns(
         queries: `B × Q` positions in `S`; -1 is none.
         keys: `B × K` columns in `L`; -1 is none.
         scale: factor of the scores.
+        softcap: what the scores are capped at, if at anything.
 
     Returns: `B × H × Q × K` float32; zero at a -1.
 
@@ -183,7 +229,7 @@ def attention_columns(
     # Query heads side by side over their shared key head: no repeated copy of the keys.
     grouped = chosen.reshape(batch, groups, -1, width)
     scores = (grouped @ key.transpose(-1, -2)).reshape(batch, heads, rows.shape[1], columns) * scale
-    probabilities = (scores.float() + bias).softmax(-1)
+    probabilities = (capped(scores, softcap).float() + bias).softmax(-1)
     index = keys.clamp(min=0)[:, None, None, :].expand(-1, heads, rows.shape[1], -1)
     valid = (queries >= 0)[:, None, :, None] & (keys >= 0)[:, None, None, :]
     return probabilities.gather(-1, index).masked_fill(~valid, 0.0)

@@ -22,7 +22,14 @@ from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss, Sample
 from myvlm.backbones.causal import tokens as text
 from myvlm.backbones.causal.attention import AttentionRecorder, record_attention
 from myvlm.backbones.causal.cuda_graph import Replay
-from myvlm.backbones.causal.features import Features, Layout, encode_pictures, encoder_outputs, read_pictures
+from myvlm.backbones.causal.features import (
+    Features,
+    Layout,
+    encode_pictures,
+    encoder_outputs,
+    miscount_in,
+    read_pictures,
+)
 from myvlm.backbones.causal.hooks import InsertedRows
 from myvlm.backbones.causal.prefix_cache import Prefix, cache_argument, cache_of, prefill, stacked, tail_of
 from myvlm.backbones.causal.probe import CausalProbe
@@ -39,6 +46,8 @@ class CausalBackbone(Backbone):
 
     template: ClassVar[str]
     """The prompt, with `{image}` and `{prompt}`, for want of a chat template."""
+    ends: ClassVar[tuple[str, ...]] = ()
+    """Tokens that end a reply, beside those that the generation settings name; the first is learned."""
     kept_inputs: ClassVar[tuple[str, ...]] = ()
     """What the processor says of an image that the language model must be told too."""
 
@@ -57,6 +66,9 @@ class CausalBackbone(Backbone):
         eos = model.generation_config.eos_token_id
         eos = tokenizer.eos_token_id if eos is None else eos
         eos_ids: list[int] = eos if isinstance(eos, list) else [] if eos is None else [eos]
+        text.check_template(processor, template)
+        vocabulary = tokenizer.get_vocab()
+        eos_ids = list(dict.fromkeys([*(vocabulary[e] for e in self.ends if e in vocabulary), *eos_ids]))
         ends = {tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, self.image_id}
         said = text.said_by_template(processor, template)
         taken = {*ends, *eos_ids, *said, *text.marks_of(processor)}
@@ -74,6 +86,12 @@ class CausalBackbone(Backbone):
     def language_model(self) -> nn.Module:
         """The module that is given `inputs_embeds`."""
         module: nn.Module = self.model.model.language_model
+        return module
+
+    @property
+    def reader(self) -> nn.Module:
+        """The module that is given the ids, image placeholders among them."""
+        module: nn.Module = self.model.get_input_embeddings()
         return module
 
     @property
@@ -115,7 +133,7 @@ class CausalBackbone(Backbone):
 
     @property
     def dim(self) -> int:
-        return int(self.model.get_input_embeddings().embedding_dim)
+        return int(self.model.get_input_embeddings().weight.shape[1])
 
     def encode(self, images: Sequence[Image.Image]) -> list[Features]:
         features: list[Features] = []
@@ -152,7 +170,9 @@ class CausalBackbone(Backbone):
                     [len(ids)],
                     [feature.layout],
                 )
-                kept.append(prefill(self.model, ids, feature, told))
+                kept.append(
+                    prefill(self.model, self.language_model, ids, feature, told, image_id=self.image_id)
+                )
         return kept
 
     def tail_loss(
@@ -242,6 +262,10 @@ class CausalBackbone(Backbone):
         shown = torch.cat([missing, values[max(first, 0) :]])[: height * width]
         return shown.reshape(height, width, *values.shape[1:])
 
+    def entering(self, features: Features) -> Tensor:
+        """`T × D`: a picture's visual tokens as the language model is given them."""
+        return features.tokens
+
     def probe(self) -> CausalProbe:
         return CausalProbe(self)
 
@@ -253,7 +277,7 @@ class CausalBackbone(Backbone):
     ) -> InsertedRows:
         """A context manager: within it the model reads sentinel ids as these rows."""
         return InsertedRows(
-            self.model.get_input_embeddings(),
+            self.reader,
             self.language_model,
             rows,
             image_id=self.image_id,
@@ -273,13 +297,21 @@ class CausalBackbone(Backbone):
             inputs, sentinels = self.prompter.with_rows(inputs, rows)
             inputs = inputs.to(self.device, self.dtype)
             with self.inserted(rows, sentinels):
-                output = self.model.generate(**inputs, **self._without_sentinel(options))
+                output = self._generated(inputs, self._without_sentinel(options))
         else:
             inputs = inputs.to(self.device, self.dtype)
-            output = self.model.generate(**inputs, **options)
+            output = self._generated(inputs, options)
         output = getattr(output, "sequences", output)  # a generation config may ask for more than the ids
         new = output[:, inputs["input_ids"].shape[1] :]
         return [Generation(*self.prompter.reply(ids)) for ids in new]
+
+    def _generated(self, inputs: Any, options: Mapping[str, Any]) -> Any:
+        try:
+            return self.model.generate(**inputs, **options)
+        except ValueError as error:
+            if (miscount := miscount_in(error)) is None:
+                raise
+            raise miscount from error
 
     def _without_sentinel(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options, with the sentinel among the tokens that generation may not choose."""

@@ -6,9 +6,10 @@ patches, marks between them, features for deeper layers.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from myvlm.errors import BackboneError
+
+OWN = {"last_hidden_state", "pooler_output", "hidden_states", "attentions", "deepstack_features"}
+"""What an encoder's output holds of each picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +32,7 @@ class Layout:
     """
 
     text: str
-    inputs: dict[str, Tensor] = field(default_factory=dict)
+    inputs: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,10 +40,14 @@ class Features:
     """All that a language model is given of one picture.
 
     Args:
-        tokens: `T × D`, its projected visual tokens, newline tokens between tiles included.
+        tokens: `T × D`, its visual tokens as the model's encoder gives them, newline tokens between tiles
+            included; projected, but where the model itself projects them later (Llama 4).
         layout: how it stands in a prompt.
         deepstack: what is added to the visual tokens in the first layers, `T × D` each.
         stacked: whether the model's encoder gives a batch as one tensor and not as a list.
+        shared: what the encoder gives beside that is no picture's own, by its name there (Ovis2's embeddings
+            of the marks around a picture).
+        field: the name of `tokens` in the encoder's output.
 
     >>> len(Features(torch.zeros(16, 8), Layout("<image>" * 16)))
     16
@@ -49,6 +57,8 @@ class Features:
     layout: Layout
     deepstack: tuple[Tensor, ...] = ()
     stacked: bool = False
+    shared: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    field: str = "pooler_output"
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -62,28 +72,49 @@ class Features:
 def read_pictures(processor: Any, images: Sequence[Image.Image]) -> tuple[Any, list[str]]:
     """What the processor makes of pictures: the model's inputs, and the text that stands for each.
 
-    By the processor's own steps, so that its defaults hold (tiling, rows and columns, patch size).
+    The processor itself says what it wrote in the place of each placeholder; of one that does not say, the
+    ids are read back.
 
     Raises:
-        BackboneError: the processor does not say how it writes a picture.
+        BackboneError: the processor takes no placeholder with its picture.
     """
+    tokenizer = processor.tokenizer
+    padded = tokenizer.pad_token is not None  # texts are of different lengths
+    options: dict[str, Any] = {"images_kwargs": {"return_tensors": "pt"}}
+    if padded:
+        options = {"return_tensors": "pt", "padding": True}
     try:
-        options = processor._merge_kwargs(
-            tokenizer_init_kwargs=processor.tokenizer.init_kwargs, return_tensors="pt"
-        )["images_kwargs"]
-        # Every family takes a list of pictures for each text; some take a flat list for one text.
-        nested, *_ = processor.prepare_inputs_layout(
-            images=[[image] for image in images], text=[processor.image_token] * len(images)
+        inputs = processor(
+            # Every family takes a list of pictures for each text; some take a flat list for one text.
+            images=[[image] for image in images],
+            text=[str(processor.image_token)] * len(images),
+            return_text_replacement_offsets=True,
+            **options,
         )
-        inputs, texts = processor._process_images(nested, **options)
     except (AttributeError, NotImplementedError) as error:
         raise BackboneError(
             "The processor does not say how it writes a picture in a prompt.",
             got=f"{type(processor).__name__}: {error}",
-            expected="a transformers processor with `replace_image_token`, release 5.24 or later",
+            expected="a transformers processor with `replace_image_token`, release 5.23 or later",
             fix="update transformers, or override `read` in the family",
         ) from error
-    return inputs, list(texts)
+    offsets = inputs.pop("text_replacement_offsets", None)
+    ids = inputs.pop("input_ids")
+    for name in [name for name, value in inputs.items() if _of_text(value, ids)]:
+        inputs.pop(name)
+    if offsets:
+        return inputs, ["".join(part["replacement"] for part in own) for own in offsets]
+    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    return inputs, [
+        "".join(tokenizer.convert_ids_to_tokens([int(i) for i in own if int(i) not in ends])) for own in ids
+    ]
+
+
+def _of_text(value: Any, ids: Any) -> bool:
+    """Whether an input has an entry a token, as the ids have."""
+    if isinstance(ids, Tensor):
+        return isinstance(value, Tensor) and value.shape == ids.shape
+    return isinstance(value, list) and [len(row) for row in value] == [len(row) for row in ids]
 
 
 def encode_pictures(
@@ -106,14 +137,12 @@ def encode_pictures(
     with torch.no_grad():
         output = encoder(**wanted, return_dict=True)
     lengths = [text.count(mark) for text in texts]
-    tokens = _flat(output.pooler_output)
+    given = tokens_field(output)
+    tokens = _flat(output[given])
     if len(tokens) != sum(lengths):
-        raise BackboneError(
-            "The processor and the model do not agree on a picture's tokens.",
-            got=f"{len(tokens)} visual tokens of {len(texts)} pictures",
-            expected=f"{sum(lengths)} placeholders that the processor writes",
-            fix="load both from one checkpoint; for an old one set the processor's patch_size, "
-            "vision_feature_select_strategy and num_additional_image_tokens",
+        raise _miscount(
+            f"{len(tokens)} visual tokens of {len(texts)} pictures",
+            f"{sum(lengths)} placeholders that the processor writes",
         )
     deeper = [
         torch.split(_flat(level), lengths) for level in getattr(output, "deepstack_features", None) or []
@@ -123,7 +152,9 @@ def encode_pictures(
             own,
             Layout(text, {name: inputs[name][index : index + 1].cpu() for name in keep}),
             tuple(level[index] for level in deeper),
-            isinstance(output.pooler_output, Tensor),
+            isinstance(output[given], Tensor),
+            _shared(output),
+            given,
         )
         for index, (own, text) in enumerate(zip(torch.split(tokens, lengths), texts, strict=True))
     ]
@@ -136,7 +167,9 @@ def encoder_outputs(features: Sequence[Features], device: torch.device) -> dict[
     tokens: Any = [feature.tokens.to(device) for feature in features]
     if features[0].stacked:
         tokens = torch.cat(tokens)
-    output = BaseModelOutputWithPooling(pooler_output=tokens)
+    output = BaseModelOutputWithPooling(**{features[0].field: tokens})
+    for name, tensor in features[0].shared.items():
+        setattr(output, name, tensor.to(device))
     if features[0].deepstack:
         levels = zip(*(feature.deepstack for feature in features), strict=True)
         output.deepstack_features = [[level.to(device) for level in own] for own in levels]
@@ -147,6 +180,35 @@ def stacked_inputs(layouts: Sequence[Layout], device: torch.device) -> dict[str,
     """The kept inputs of several pictures as one batch."""
     return {
         name: torch.cat([layout.inputs[name] for layout in layouts]).to(device) for name in layouts[0].inputs
+    }
+
+
+def miscount_in(error: ValueError) -> BackboneError | None:
+    """Ours for transformers' error of another number of visual tokens than placeholders; None for another."""
+    said = str(error)
+    counted = all(word in said for word in ("features", "tokens", "match"))
+    return _miscount(said, "as many of each") if counted else None
+
+
+def _miscount(got: str, expected: str) -> BackboneError:
+    return BackboneError(
+        "The processor and the model do not agree on a picture's tokens.",
+        got=got,
+        expected=expected,
+        fix="load both from one checkpoint; for an old one set the processor's patch_size, "
+        "vision_feature_select_strategy and num_additional_image_tokens",
+    )
+
+
+def tokens_field(output: Any) -> str:
+    """The name of the visual tokens in an encoder's output: what it pooled, else its last states."""
+    return "last_hidden_state" if output.get("pooler_output") is None else "pooler_output"
+
+
+def _shared(output: Any) -> dict[str, Tensor]:
+    """What is no picture's own in an encoder's output; no language model reads the tower's raw states."""
+    return {
+        name: value for name, value in vars(output).items() if isinstance(value, Tensor) and name not in OWN
     }
 
 

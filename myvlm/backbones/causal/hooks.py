@@ -1,7 +1,7 @@
 """Puts concept rows into the input of a frozen language model, by two hooks that are always removed.
 
-The prompt holds a run of sentinel ids after its last image placeholder. One hook, on the embedding
-table, sees the ids and remembers where; the other, before the language model, overwrites just those
+The prompt holds a run of sentinel ids after its last image placeholder. One hook, on what is
+given the ids, sees them and remembers where; the other, before the language model, overwrites just those
 rows. By then the model itself has put the visual tokens in place, so their norm is at hand.
 """
 
@@ -33,7 +33,8 @@ class InsertedRows(Attached):
     """Context manager: within it, sentinel ids in the model's input are replaced by concept rows.
 
     Args:
-        embedding: the model's input embeddings.
+        reader: the module that is given the ids: the model's input embeddings, or the model where it gives
+            these other ids in the places of images (Gemma 4).
         language_model: the module that is given `inputs_embeds`.
         rows: the concepts of each of `B` samples. The model may see `B × k` sequences (beams): sequence
             `i` is then sample `i // k`.
@@ -50,7 +51,7 @@ class InsertedRows(Attached):
 
     def __init__(
         self,
-        embedding: nn.Module,
+        reader: nn.Module,
         language_model: nn.Module,
         rows: Sequence[Sequence[ConceptRows]],
         *,
@@ -58,8 +59,8 @@ class InsertedRows(Attached):
         sentinel_id: int,
         sentinels: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(embedding)
-        self.embedding = embedding
+        super().__init__(language_model)
+        self.reader = reader
         self.language_model = language_model
         self.rows = rows
         self.image_id = image_id
@@ -70,7 +71,7 @@ class InsertedRows(Attached):
 
     def _attach(self) -> list[Any]:
         return [
-            self.embedding.register_forward_hook(self._see_ids, with_kwargs=True),
+            self.reader.register_forward_pre_hook(self._see_ids, with_kwargs=True),
             self.language_model.register_forward_pre_hook(self._write_rows, with_kwargs=True),
         ]
 
@@ -78,11 +79,9 @@ class InsertedRows(Attached):
         super().remove()
         self._places = None
 
-    def _see_ids(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
-    ) -> None:
-        ids = args[0] if args else kwargs["input"]
-        if self._acts() and ids.ndim == 2:
+    def _see_ids(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        ids = args[0] if args else kwargs.get("input", kwargs.get("input_ids"))
+        if self._acts() and ids is not None and ids.ndim == 2:
             self._places = self._find(ids)
 
     def _find(self, ids: Tensor) -> Places | None:

@@ -7,13 +7,14 @@ same loss and gradient as the full pass.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from myvlm.backbones.base import ConceptRows, visual_norms
@@ -59,12 +60,21 @@ def cache_argument(model: Any) -> str:
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-def prefill(model: Any, ids: list[int], feature: Features, arguments: Mapping[str, Tensor]) -> Prefix:
+def prefill(
+    model: Any,
+    language_model: nn.Module,
+    ids: list[int],
+    feature: Features,
+    arguments: Mapping[str, Tensor],
+    *,
+    image_id: int,
+) -> Prefix:
     """Run one prefix through the model and keep its keys and values.
 
     Args:
         model: a model whose forward takes `mm_encoder_outputs`.
-        ids: `P` ids that end with the image's last placeholder.
+        language_model: its part that is given `inputs_embeds`.
+        ids: `P` ids that end with the image's last placeholder, `image_id`.
         feature: the image's projected visual tokens.
         arguments: what else the model is given of these ids.
     """
@@ -73,9 +83,15 @@ def prefill(model: Any, ids: list[int], feature: Features, arguments: Mapping[st
     device = device_of(model.get_input_embeddings())
     # Without the model's configuration: one made from it drops what is outside a sliding window.
     cache: Any = DynamicCache()
-    with torch.no_grad():
+    entered: list[Tensor] = []
+    handle = language_model.register_forward_pre_hook(
+        lambda _, args, kwargs: entered.append(kwargs["inputs_embeds"][0]), with_kwargs=True
+    )
+    own = torch.tensor([ids], device=device)
+    with contextlib.ExitStack() as after, torch.no_grad():
+        after.callback(handle.remove)
         model(
-            input_ids=torch.tensor([ids], device=device),
+            input_ids=own,
             mm_encoder_outputs=encoder_outputs([feature], device),
             logits_to_keep=1,
             use_cache=True,
@@ -87,7 +103,7 @@ def prefill(model: Any, ids: list[int], feature: Features, arguments: Mapping[st
         feature.layout,
         [layer.keys[0] for layer in cache.layers],
         [layer.values[0] for layer in cache.layers],
-        visual_norms(feature.tokens),
+        visual_norms(entered[0][(own[0] == image_id).to(entered[0].device)]),
     )
 
 

@@ -116,7 +116,7 @@ class CausalProbe(Probe):
         return entered
 
     def visual_tokens(self, features: Any) -> Tensor:
-        tokens: Tensor = features.tokens
+        tokens: Tensor = self.backbone.entering(features)
         return tokens
 
     def penalty(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import torch
@@ -15,18 +16,50 @@ from myvlm.errors import BackboneError, InputError
 from myvlm.text import check_written, find_word, fold
 
 _REPLY = {"role": "assistant", "content": [{"type": "text", "text": "myvlm"}]}
+_WRITTEN_ON = datetime(2025, 3, 17)
+"""The day that templates are told it is: with another, a concept would be used under an unlearned prompt."""
+_CLOCK = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _RESERVED = re.compile(r"reserved|unused|<SPECIAL_\d", re.IGNORECASE)
 
 
 def render(processor: Any, template: str | None, prompt: str) -> str:
     """The prompt as the model expects it: by the template, or by the processor's chat template for None.
 
-    One user turn, image before text, and the start of the assistant's turn.
+    One user turn, image before text, and the start of the assistant's turn. A template that writes the date
+    (Mistral Small 3.1, Llama 3) gets one and the same, in learning and in use.
     """
     if template is not None:
         return template.format(image=processor.image_token, prompt=prompt)
-    rendered: str = processor.apply_chat_template([_turn(prompt)], add_generation_prompt=True, tokenize=False)
+    rendered: str = processor.apply_chat_template(
+        [_turn(prompt)], add_generation_prompt=True, tokenize=False, **_dated(processor)
+    )
     return rendered
+
+
+def _dated(processor: Any) -> dict[str, str]:
+    """The chat template with a date in it, where it asks for today's."""
+    template = getattr(processor, "chat_template", None)
+    template = template.get("default", "") if isinstance(template, dict) else template or ""
+    if not _CLOCK.search(template):
+        return {}
+    return {"chat_template": _CLOCK.sub(lambda found: repr(_WRITTEN_ON.strftime(found[2])), template)}
+
+
+def check_template(processor: Any, template: str | None) -> None:
+    """Raise BackboneError unless a rendered prompt has one image placeholder."""
+    mark = getattr(processor, "image_token", None)
+    if template is None and getattr(processor, "chat_template", None) is None:
+        rendered = "no chat template"
+    else:
+        rendered = repr(render(processor, template, "a"))
+        if mark is None or rendered.count(str(mark)) == 1:
+            return
+    raise BackboneError(
+        "The chat template writes no picture.",
+        got=rendered,
+        expected=f"one image placeholder ({mark}) for a turn with an image and a text",
+        fix="set processor.chat_template to the checkpoint's own; a language model's has no images",
+    )
 
 
 def end_of_turn_first(processor: Any, eos_ids: Sequence[int]) -> list[int]:
@@ -49,7 +82,7 @@ def replies_right_behind(processor: Any) -> bool:
 def _with_reply(processor: Any) -> str:
     """A conversation with a reply, as the chat template writes it; nothing where it takes none."""
     try:
-        whole: str = processor.apply_chat_template([_turn("a"), _REPLY], tokenize=False)
+        whole: str = processor.apply_chat_template([_turn("a"), _REPLY], tokenize=False, **_dated(processor))
     except Exception:  # whatever a template raises
         return ""
     return whole
@@ -257,8 +290,10 @@ def sentinel_id(model: Any, tokenizer: Any, taken: set[int]) -> int:
     Raises:
         BackboneError: every id has a use.
     """
-    rows = model.get_input_embeddings().num_embeddings
-    for spare in range(len(tokenizer), rows):
+    rows = model.get_input_embeddings().weight.shape[0]
+    # Ids can have gaps: then there are words beyond the number of words.
+    beyond = max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
+    for spare in range(beyond, rows):
         if spare not in taken:
             return spare
     added = getattr(tokenizer, "added_tokens_decoder", {})  # more than have a name: reserved ones too

@@ -31,6 +31,7 @@ class HumanVLMBackbone(LlavaBackbone):
 
     family = "humanvlm"
     template = CARD
+    ends = ("<|eot_id|>", "<|end_of_text|>")  # Llama 3 has two, and the checkpoint does not say which
 
     def __init__(
         self, model: Any, processor: Any, *, name: str | None = None, template: str | None = None

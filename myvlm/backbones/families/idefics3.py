@@ -17,13 +17,19 @@ class Idefics3Backbone(CausalBackbone):
 
     family = "idefics3"
     model_types = ("idefics3", "smolvlm")
-    template = "<|im_start|>User:{image}{prompt}<end_of_utterance>\nAssistant:"
+    template = "<|begin_of_text|>User:{image}{prompt}<end_of_utterance>\nAssistant:"
+    smolvlm_template = "<|im_start|>User:{image}{prompt}<end_of_utterance>\nAssistant:"
     images_at_once = 2  # up to seventeen tiles each
 
     @property
     def language_model(self) -> nn.Module:
         module: nn.Module = self.model.model.text_model
         return module
+
+    def prompt_template(self) -> str | None:
+        chosen = super().prompt_template()
+        smolvlm = self.model.config.model_type == "smolvlm"
+        return self.smolvlm_template if chosen is not None and smolvlm else chosen
 
     def grid(self, features: Features) -> tuple[int, int, int]:
         side = math.isqrt(self.model.model.image_seq_len)

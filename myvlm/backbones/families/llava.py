@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from myvlm.backbones.boxes import four_numbers, on_grid
+from myvlm.backbones.boxes import four_numbers, middle_square, on_grid
 from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features
 from myvlm.backbones.registry import register_backbone
 from myvlm.boxes import Box
-from myvlm.errors import BackboneError
 
 
 @register_backbone
@@ -21,24 +20,20 @@ class LlavaBackbone(CausalBackbone):
     model_types = ("llava",)
     template = "USER: {image}\n{prompt} ASSISTANT:"
 
+    @classmethod
+    def matches(cls, model: Any) -> bool:
+        # A Pixtral tower sees pictures of any size: the general adapter's.
+        tower = getattr(getattr(model, "config", None), "vision_config", None)
+        return super().matches(model) and getattr(tower, "model_type", None) != "pixtral"
+
     def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
-        if getattr(model.config.vision_config, "model_type", None) == "pixtral":
-            raise BackboneError(
-                "This LLaVA sees images of any size, which its adapter does not know.",
-                got="a Pixtral vision tower",
-                expected="a tower of one image size: CLIP, SigLIP",
-                fix="use a LLaVA checkpoint with such a tower",
-            )
         super().__init__(model, counting(processor, model.config), name=name)
 
     def field_of_view(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         images = self.processor.image_processor
         if not getattr(images, "do_center_crop", False):
             return super().field_of_view(size)
-        width, height = size  # the shorter side is resized to the crop's, and the middle square is cut out
-        side = float(min(size))
-        left, top = (width - side) / 2, (height - side) / 2
-        return left, top, left + side, top + side
+        return middle_square(size)
 
     def refer(self, name: str) -> str | None:
         # Not every LLaVA can ground; one whose vocabulary has the task's own word was trained to (tinyworld).

@@ -44,7 +44,7 @@ class LlavaOnevisionBackbone(CausalBackbone):
 
     family = "llava_onevision"
     model_types = ("llava_onevision",)
-    template = "<|im_start|>user {image}\n{prompt}<|im_end|><|im_start|>assistant\n"
+    template = "<|im_start|>user\n{image}\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
     images_at_once = 2  # ten tiles each
 
     def grid(self, features: Features) -> tuple[int, int, int]:

@@ -16,10 +16,16 @@ from myvlm.backbones.probe import Lack
 from myvlm.backbones.registry import register_backbone
 from myvlm.boxes import Box
 
+TASK = re.compile(r"((caption|cap|describe|ocr|answer|question)\b|(detect|segment) )")
+"""What an instruction begins with that names its task (https://arxiv.org/abs/2407.07726, B.1)."""
+
 
 @register_backbone
 class PaliGemmaBackbone(CausalBackbone):
     """`PaliGemmaForConditionalGeneration`. It obeys task prompts: `caption en`, `answer en …`, `detect …`.
+
+    An instruction that names no task is asked as `answer en …`: pre-trained checkpoints know no other form,
+    and `mix` ones take it beside free questions. Nothing can be said to it before a task.
 
     What stands before the concept depends on it here, so there are no kept prefixes. Positions start at 1;
     the model sees to that itself.
@@ -29,7 +35,7 @@ class PaliGemmaBackbone(CausalBackbone):
     model_types = ("paligemma",)
     template = "{image}{prompt}"
     default_caption_prompt = "caption en"
-    caption_prompts = ("caption en", "describe en", "cap en")
+    caption_prompts = ("caption en", "describe en")
     lacks: ClassVar[Mapping[Lack, str]] = {"kept_prefixes": "what stands before the concept sees it"}
 
     def completed(self, rendered: str) -> str:
@@ -39,6 +45,12 @@ class PaliGemmaBackbone(CausalBackbone):
 
     def prompt_template(self) -> str:
         return self.template
+
+    def instruction(self, prompt: str) -> str:
+        return prompt if TASK.match(prompt) else f"answer en {prompt}"
+
+    def hinted(self, hint: str, prompt: str) -> None:
+        return None
 
     def arguments(
         self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]

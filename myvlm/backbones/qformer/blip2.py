@@ -43,7 +43,8 @@ class Blip2Backbone(Backbone):
     family = "blip2"
     model_types = ("blip-2",)
     default_caption_prompt = ""  # the checkpoints write a caption where nothing is said
-    caption_prompts = ("",)
+    caption_prompts: ClassVar[tuple[str, ...]] = ("",)
+    prompter_kind: ClassVar[type[Blip2Prompter]] = Blip2Prompter
     lacks: ClassVar[Mapping[Lack, str]] = {"kept_prefixes": "what stands before the concept depends on it"}
 
     def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
@@ -56,7 +57,7 @@ class Blip2Backbone(Backbone):
                 expected="a Blip2ForConditionalGeneration whose forward has `mm_encoder_outputs`",
                 fix="load the model with its language head, in transformers 5.23 or later",
             )
-        self.prompter = Blip2Prompter(model, processor)
+        self.prompter = self.prompter_kind(model, processor)
 
     @property
     def dim(self) -> int:
@@ -167,19 +168,24 @@ class Blip2Backbone(Backbone):
         from transformers.models.blip_2.modeling_blip_2 import BaseModelOutputWithVisionQformerOutputs
 
         images = torch.stack([feature.to(self.device) for feature in features])
-        everywhere = torch.ones(images.shape[:2], dtype=torch.long, device=images.device)
+        inputs = {name: value.to(self.device) for name, value in taught.inputs.items()}
         with self.frozen(), self.inserted(rows, record=True) as seen:
-            queries = self.model.qformer(
-                query_embeds=self.model.query_tokens.expand(len(images), -1, -1),
-                encoder_hidden_states=images,
-                encoder_attention_mask=everywhere,
-                return_dict=True,
-            ).last_hidden_state
-            projected = self.model.language_projection(queries.to(images.dtype))
+            projected = self.model.language_projection(self.looked(images, inputs).to(images.dtype))
             encoded = BaseModelOutputWithVisionQformerOutputs(pooler_output=projected)
-            output = self.model(
-                pixel_values=None,
-                **{name: value.to(self.device) for name, value in taught.inputs.items()},
-                mm_encoder_outputs={"image": encoded},
-            )
+            output = self.model(pixel_values=None, **inputs, mm_encoder_outputs={"image": encoded})
         return output.logits, seen
+
+    def looked(self, images: Tensor, read: dict[str, Tensor]) -> Tensor:
+        """What the Q-Former's queries took from pictures: `B × Q × W`.
+
+        Args:
+            images: `B × T × D`, the vision tower's features.
+            read: the model's inputs of the prompts.
+        """
+        queries: Tensor = self.model.qformer(
+            query_embeds=self.model.query_tokens.expand(len(images), -1, -1),
+            encoder_hidden_states=images,
+            encoder_attention_mask=torch.ones(images.shape[:2], dtype=torch.long, device=images.device),
+            return_dict=True,
+        ).last_hidden_state
+        return queries

@@ -111,7 +111,7 @@ class QFormerRows(Attached):
             )
         self.passes += 1
         # The Q-Former may be in float32 beside a vision tower that is not; it would cast just so itself.
-        images = images.to(self.qformer.layernorm.weight.dtype)
+        images = images.to(type_of(self.qformer))
         beside = self._beside(images)
         self._appended = self._append_to(images, kwargs.get("encoder_attention_mask"))
         return args, {
@@ -245,7 +245,7 @@ def value_path(qformer: Any, projection: Any, dtype: torch.dtype = torch.float32
         dtype: of what goes into that map; the Q-Former may be in another.
     """
     layers = [layer.crossattention for layer in qformer.encoder.layer if layer.has_cross_attention]
-    value, wide = layers[0].attention.value, qformer.layernorm.weight.dtype
+    value, wide = layers[0].attention.value, type_of(qformer)
     width = projection.out_features
     # By the chain rule and not from the weights: these may be quantised, or on the disk.
     start = torch.zeros(width, value.in_features, dtype=wide, device=device_of(value), requires_grad=True)
@@ -253,6 +253,13 @@ def value_path(qformer: Any, projection: Any, dtype: torch.dtype = torch.float32
         handed = projection(sum(at.output.dense(at.attention.value(start)) for at in layers).to(dtype))
     [path] = torch.autograd.grad(handed, start, torch.eye(width, dtype=dtype, device=handed.device))
     return path.float()
+
+
+def type_of(qformer: Any) -> torch.dtype:
+    """The floating point type of a Q-Former, by its first layer norm; InstructBLIP's is in its embeddings."""
+    holder = qformer if hasattr(qformer, "layernorm") else qformer.embeddings
+    dtype: torch.dtype = holder.layernorm.weight.dtype
+    return dtype
 
 
 def features_of_words(path: Tensor, words: Tensor) -> Tensor:

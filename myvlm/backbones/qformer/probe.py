@@ -96,7 +96,7 @@ class QFormerProbe(Probe):
             for layer in inserted.layers:
                 for linear in (layer.key, layer.value):  # behind the insertion's own hooks
                     hooks.callback(linear.register_forward_hook(see).remove)
-            backbone.model.get_image_features(self._pixels(images))
+            self._look(images, prompts)
         tokens = len(backbone.encode(images[:1])[0])
         entered = []
         for index, sample in enumerate(rows):
@@ -142,13 +142,19 @@ class QFormerProbe(Probe):
     ) -> Mapping[str, Callable[[], object]]:
         def encode(others: Rows) -> None:
             with self.backbone.frozen(), torch.no_grad(), self.backbone.inserted(others):
-                self.backbone.model.get_image_features(self._pixels(images))
+                self._look(images, prompts)
 
         return {
             "rows for fewer pictures": partial(encode, rows[:-1]),
             "rows for more pictures": partial(encode, [*rows, *rows]),
             "a prompt without a place for its picture": partial(self._without_places, images, prompts, rows),
         }
+
+    def _look(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> None:
+        """Vision tower and Q-Former, which in InstructBLIP reads the prompts too."""
+        read = self.prompter.read_beside(prompts)
+        told = {name: ids.to(self.backbone.device) for name, ids in read.items()}
+        self.backbone.model.get_image_features(self._pixels(images), **told)
 
     def _without_places(self, images: Sequence[Image.Image], prompts: Sequence[str], rows: Rows) -> None:
         processor = self.backbone.processor

@@ -105,6 +105,10 @@ class Blip2Prompter:
                 "to the id of the tokenizer's '<image>'; current checkpoints have both",
             )
 
+    def read_beside(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """What the Q-Former reads beside the pictures, as the model's inputs: nothing in BLIP-2."""
+        return {}
+
     def prompt_ids(self, prompt: str) -> list[int]:
         """The ids that the processor makes of a prompt: the picture's places, then the text."""
         with tokenizing(self.tokenizer):

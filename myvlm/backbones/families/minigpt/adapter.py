@@ -21,8 +21,17 @@ class MiniGPTv2Backbone(CausalBackbone):
 
     family = "minigpt_v2"
     model_types = ("minigpt_v2",)
-    template = "[INST] <Img>{image}</Img> {prompt} [/INST]"
-    default_caption_prompt = "[caption] Please provide a short description of this image."
+    # The space before `</Img>`: the text behind a picture is tokenised on its own, and begins with `▁</`.
+    template = "[INST] <Img>{image} </Img> {prompt} [/INST]"
+    default_caption_prompt = "[caption] Briefly describe this image."
+    caption_prompts = (
+        "[caption] Briefly describe this image.",
+        "[caption] Provide a concise depiction of this image.",
+        "[caption] Present a short description of this image.",
+        "[caption] Summarize this image in a few words.",
+        "[caption] Please provide a short depiction of the picture.",
+        "[caption] Can you briefly explain what you see in the image?",
+    )
 
     def prompt_template(self) -> str:
         return self.template
@@ -31,6 +40,10 @@ class MiniGPTv2Backbone(CausalBackbone):
         if prompt.lstrip().startswith("["):
             return prompt
         return f"[vqa] {prompt}" if prompt.rstrip().endswith("?") else f"[caption] {prompt}"
+
+    def hinted(self, hint: str, prompt: str) -> str:
+        mark, _, rest = self.instruction(prompt).partition(" ")
+        return f"{mark} {hint} {rest}".strip()
 
     def refer(self, name: str) -> str:
         return f"[refer] give me the location of {name}"

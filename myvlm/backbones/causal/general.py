@@ -1,0 +1,238 @@
+"""The adapter for any causal image-text-to-text model of transformers that has no family file.
+
+What a family file would say is asked of the processor and the model; `proof` then tries it, at load.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from myvlm.backbones.base import ConceptRows
+from myvlm.backbones.boxes import middle_square
+from myvlm.backbones.causal import tokens as text
+from myvlm.backbones.causal.backbone import CausalBackbone
+from myvlm.backbones.causal.features import Features, Layout, stacked_inputs
+from myvlm.backbones.causal.prefix_cache import Prefix
+from myvlm.backbones.causal.proof import maps_are_right, not_taken, prefixes_are_right, prove
+from myvlm.backbones.probe import Lack
+from myvlm.errors import BackboneError
+
+_log = logging.getLogger(__name__)
+
+IMAGE_IDS = ("image_token_id", "image_token_index", "image_patch_id", "media_placeholder_token_id")
+"""What configurations call the id of the image placeholder."""
+TYPES = ("mm_token_type_ids", "token_type_ids")
+"""What models are told of each token: whether it is an image's."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a processor said of a picture.
+
+    Args:
+        image_id: the placeholder of a visual token.
+        types: the inputs that are 1 at an image's tokens and 0 elsewhere.
+        typed: the ids that are an image's tokens by them: placeholders, in some models marks too.
+    """
+
+    image_id: int
+    types: tuple[str, ...]
+    typed: tuple[int, ...]
+
+
+class GeneralBackbone(CausalBackbone):
+    """A causal image-text-to-text model of transformers of no family that is proven here.
+
+    It is prompted by its processor's own chat template. How to ask for a box is a family's knowledge: here
+    the head says where a thing is. Attention maps are shown where a trial finds each corner of a picture in
+    its corner of the grid. A family may build on it (`families/glm.py`).
+
+    Raises:
+        BackboneError: a concept cannot enter it; what was found is named.
+    """
+
+    family = "general"
+    template = ""
+    images_at_once = 4
+
+    def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
+        self._asked = ask(model, processor)
+        base = model.base_model
+        self._rope = getattr(base, "get_rope_index", None)
+        told = inspect.signature(self._rope).parameters if self._rope else {}
+        self._kept = tuple(name for name in told if name.startswith("image_") and name.endswith("thw"))
+        self._uses_prefixes, self._mapped = False, True
+        super().__init__(model, processor, name=name)
+        if next(model.parameters()).device.type != "meta":
+            prove(self)
+            self._mapped = maps_are_right(self)
+            self._uses_prefixes = True  # as `prefixes_are_right` tries them
+            self._uses_prefixes = prefixes_are_right(self)
+        if self.model_types:
+            return  # a family of its own, that is proven
+        _log.warning(
+            "%s (%s) is of no family that is proven: a general adapter speaks for it, after a trial of one "
+            "picture%s. myvlm.testing.check_backbone says more.",
+            self.name,
+            model.config.model_type,
+            "" if self._uses_prefixes else "; learning runs without kept prefixes",
+        )
+
+    @staticmethod
+    def takes(model: Any) -> bool:
+        """Whether it is such a model: transformers calls it image-text-to-text, and takes encoded images."""
+        from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as known
+
+        kind = getattr(getattr(model, "config", None), "model_type", None)
+        return kind in known and "mm_encoder_outputs" in inspect.signature(model.forward).parameters
+
+    @property
+    def kept_inputs(self) -> tuple[str, ...]:  # type: ignore[override]
+        return self._kept
+
+    @property
+    def language_model(self) -> nn.Module:
+        module: nn.Module = self.model.get_decoder()
+        return module
+
+    @property
+    def reader(self) -> nn.Module:
+        module: nn.Module = self.model.base_model
+        return module
+
+    @property
+    def image_id(self) -> int:
+        return self._asked.image_id
+
+    def prompt_template(self) -> None:
+        return None
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        # Models with three positions a token keep the offset of their last input's on themselves.
+        before = getattr(self.model.base_model, "rope_deltas", None)
+        try:
+            with super().frozen():
+                yield
+        finally:
+            if self._rope is not None:
+                self.model.base_model.rope_deltas = before
+
+    def arguments(
+        self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]
+    ) -> dict[str, Tensor]:
+        types = torch.isin(ids, torch.tensor(self._asked.typed, device=ids.device)).int()
+        told: dict[str, Tensor] = dict.fromkeys(self._asked.types, types)
+        if self._rope is None:
+            return told
+        kept = stacked_inputs(layouts, ids.device)
+        known = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types, **kept}
+        wanted = inspect.signature(self._rope).parameters
+        positions, _ = self._rope(**{name: known[name] for name in wanted if name in known})
+        return {**told, "position_ids": positions, **kept}
+
+    @property
+    def lacks(self) -> Mapping[Lack, str]:  # type: ignore[override]
+        unkept = "the model's cache is of another kind, or its positions are its own"
+        lacks: dict[Lack, str] = {} if self._uses_prefixes else {"kept_prefixes": unkept}
+        if not self._mapped:
+            lacks["attention_map"] = "which of a picture's tokens show all of it cannot be asked"
+        return lacks
+
+    def attention_map(
+        self, image: Image.Image, prompt: str, answer: str, word: str, rows: Sequence[ConceptRows]
+    ) -> np.ndarray[Any, np.dtype[np.float32]]:
+        if not self._mapped:
+            raise BackboneError(
+                "Where this model looks cannot be shown.",
+                got=f"{self.model.config.model_type}, whose tokens did not follow a patch in a picture",
+                expected="one grid of tokens a picture, or a family that knows which part shows all of it",
+                fix="write the family, with `grid`: examples/04_new_backbone.py",
+            )
+        return super().attention_map(image, prompt, answer, word, rows)
+
+    def prefixes(self, features: Sequence[Features]) -> list[Prefix] | None:
+        return super().prefixes(features) if self._uses_prefixes else None
+
+    def field_of_view(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        cropped = getattr(self.processor.image_processor, "do_center_crop", False)
+        return middle_square(size) if cropped else super().field_of_view(size)
+
+    def grid(self, features: Features) -> tuple[int, int, int]:
+        mark = self.processor.tokenizer.convert_ids_to_tokens(self.image_id)
+        sizes = next((features.layout.inputs[name][0] for name in self._kept), None)
+        return whole_view(features.layout.text, mark, len(features), sizes)
+
+
+def ask(model: Any, processor: Any) -> Asked:
+    """What the processor makes of one small picture, in its chat template.
+
+    Raises:
+        BackboneError: it makes nothing that a row could stand behind.
+    """
+    picture = Image.new("RGB", (64, 48), (120, 90, 30))
+    try:
+        rendered = text.render(processor, None, "a")
+        inputs = processor(images=[[picture]], text=[rendered], return_tensors="pt")
+    except Exception as error:  # whatever a processor raises
+        raise not_taken(f"{type(processor).__name__}: {type(error).__name__}: {error}") from error
+    ids = inputs["input_ids"]
+    said = [getattr(model.config, name, None) for name in IMAGE_IDS]
+    said += [getattr(processor, name, None) for name in IMAGE_IDS]
+    image_id = next((int(own) for own in said if own is not None and own in ids), None)
+    if image_id is None:
+        tried = sorted({own for own in said if own is not None})
+        raise not_taken(f"a prompt without any of the image placeholders {tried}")
+    types = tuple(name for name in TYPES if name in inputs)
+    typed = [ids[inputs[name] == 1].unique() for name in types]
+    for name, own in zip(types, typed, strict=True):
+        if not torch.equal(inputs[name], torch.isin(ids, own).to(inputs[name].dtype)) or len(typed) > 1:
+            raise not_taken(f"{', '.join(types)} that do not follow from the ids")
+    return Asked(image_id, types, tuple(typed[0].tolist()) if typed else (image_id,))
+
+
+def whole_view(written: str, mark: str, count: int, sizes: Tensor | None) -> tuple[int, int, int]:
+    """Which of a picture's visual tokens are its whole view: the first, the height, the width.
+
+    By its patches in time, height and width where the model is told them. Else by the runs of placeholders:
+    rows of one length, or the last run that is a square; else a square of the first tokens.
+
+    Args:
+        written: what stands for the picture in a prompt.
+        mark: the placeholder.
+        count: how many visual tokens there are.
+        sizes: time, height and width in patches.
+
+    >>> whole_view("<i><i><i>|<i><i><i>", "<i>", 6, None), whole_view("<i>" * 4, "<i>", 4, None)
+    ((0, 2, 3), (0, 2, 2))
+    >>> whole_view("<i>" * 6, "<i>", 6, torch.tensor([1, 4, 6])), whole_view("<i>" * 7, "<i>", 7, None)
+    ((0, 2, 3), (0, 2, 2))
+    >>> whole_view("a" + "<i>" * 4 + "b" + "<i>" * 9, "<i>", 13, None)
+    (4, 3, 3)
+    """
+    if sizes is not None:
+        _, height, width = sizes.tolist()
+        merged = max(math.isqrt(height * width // count), 1)
+        if height // merged * (width // merged) == count:
+            return 0, height // merged, width // merged
+    runs = [len(run) // len(mark) for run in re.findall(f"(?:{re.escape(mark)})+", written)]
+    if len(runs) > 1 and len(set(runs)) == 1 and math.isqrt(runs[0]) ** 2 != runs[0]:
+        return 0, len(runs), runs[0]
+    for place in reversed(range(len(runs))):
+        side = math.isqrt(runs[place])
+        if side > 1 and side * side == runs[place]:
+            return sum(runs[:place]), side, side
+    side = math.isqrt(count)
+    return 0, side, side

@@ -1,0 +1,138 @@
+"""One small trial of an adapter on its own model, at load: a row lands and counts, nothing else changes."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from myvlm.backbones.base import ConceptRows
+from myvlm.backbones.causal.backbone import CausalBackbone
+from myvlm.backbones.causal.prompts import IGNORED
+from myvlm.errors import BackboneError
+
+PROMPT, ANSWER = "Describe the image.", "a photo of a mug"
+CLOSE, COARSE = 1e-4, 0.05
+"""How far apart numbers may be that should be equal, relatively: in float32, and in halves or quantised."""
+
+
+def prove(backbone: CausalBackbone) -> None:
+    """Try an adapter on one picture.
+
+    Raises:
+        BackboneError: learning reads other ids than use, kept features are not all that the model sees of a
+            picture, a row changes nothing, or what is plain is not as before.
+    """
+    try:
+        _try(backbone)
+    except BackboneError:
+        raise
+    except Exception as error:  # whatever a model raises that was made for other inputs
+        raise not_taken(f"{type(error).__name__}: {error}") from error
+
+
+def prefixes_are_right(backbone: CausalBackbone) -> bool:
+    """Whether loss and gradient behind a kept prefix are those of the full pass."""
+    features = backbone.encode([trial_picture()])
+    rows = _rows(backbone)
+    directions = rows[0].directions
+    try:
+        prefixes = backbone.prefixes(features)
+        if prefixes is None:
+            return False
+        losses = [
+            backbone.answer_loss(features, [PROMPT], [ANSWER], [rows]),
+            backbone.tail_loss(prefixes, [PROMPT], [ANSWER], [rows]),
+        ]
+        whole = [loss.cross_entropy + loss.attention for loss in losses]
+        gradients = [torch.autograd.grad(loss, directions)[0] for loss in whole]
+    except Exception:  # a cache of another kind, positions of its own, …: then it is done without
+        return False
+    return _equal(backbone, *whole) and _equal(backbone, *gradients)
+
+
+def maps_are_right(backbone: CausalBackbone) -> bool:
+    """Whether a patch in a corner of what is seen of a picture changes most the token of that corner."""
+    for size in ((160, 64), (64, 160)):
+        [plain] = backbone.encode([Image.new("RGB", size, (90, 100, 110))])
+        _, height, width = backbone.grid(plain)
+        left, top, right, bottom = backbone.field_of_view(size)
+        wide, high = (right - left) / width, (bottom - top) / height
+        places = sorted({(row, column) for row in (0, height - 1) for column in (0, width - 1)})
+        changes = []
+        for row, column in places:
+            picture = Image.new("RGB", size, (90, 100, 110))
+            corner = round(left + column * wide), round(top + row * high)
+            picture.paste((255, 240, 20), (*corner, round(corner[0] + wide), round(corner[1] + high)))
+            [seen] = backbone.encode([picture])
+            if seen.tokens.shape != plain.tokens.shape:
+                return False
+            changes.append(backbone.arranged(plain, (seen.tokens - plain.tokens).float().norm(dim=-1)))
+        moved = torch.stack(changes)
+        relative = moved / moved.mean(0).clamp(min=1e-9)
+        if [divmod(int(one.argmax()), width) for one in relative] != places:
+            return False
+    return True
+
+
+def trial_picture() -> Image.Image:
+    """A picture of coloured noise, wider than high."""
+    pixels = torch.randint(0, 256, (48, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())
+
+
+def _rows(backbone: CausalBackbone) -> list[ConceptRows]:
+    directions = torch.randn(2, backbone.dim, generator=torch.Generator().manual_seed(0))
+    return [ConceptRows(directions.requires_grad_())]
+
+
+def _try(backbone: CausalBackbone) -> None:
+    picture, model = trial_picture(), backbone.model
+    inputs = backbone.prompter.processed([picture], [PROMPT])
+    features = backbone.encode([picture])
+    layouts = [feature.layout for feature in features]
+    batch = backbone.prompter.teacher_forced([layouts[0].text], [PROMPT], [ANSWER], [[]])
+    read, used = batch.ids[0, : batch.starts[0]], inputs["input_ids"][0]
+    if read.tolist() != used.tolist():
+        raise not_taken(f"a prompt of {len(used)} ids in use, and of {len(read)} others in learning")
+    seen = {name: value for name, value in inputs.items() if value.shape != inputs["input_ids"].shape}
+    told = backbone.arguments(
+        batch.ids.to(backbone.device), batch.attention_mask.to(backbone.device), batch.starts, layouts
+    )
+    inputs = inputs.to(backbone.device, backbone.dtype)
+    with backbone.frozen(), torch.no_grad():
+        before = model(**inputs).logits
+        pixels = {name: inputs[name] for name in seen}
+        logits = model(
+            input_ids=batch.ids.to(backbone.device),
+            attention_mask=batch.attention_mask.to(backbone.device),
+            **{**pixels, **told},
+        ).logits
+        targets = batch.labels[0, 1:].to(logits.device)
+        whole = functional.cross_entropy(logits[0, :-1].float(), targets, ignore_index=IGNORED)
+        plain = backbone.answer_loss(features, [PROMPT], [ANSWER], [[]]).cross_entropy
+        taught = backbone.answer_loss(features, [PROMPT], [ANSWER], [_rows(backbone)]).cross_entropy
+        after = model(**inputs).logits
+    if not _equal(backbone, plain, whole):
+        raise not_taken(f"a loss of {whole:.4f} from pixels, and of {plain:.4f} from kept features")
+    if torch.equal(plain, taught):
+        raise not_taken("the same loss with rows as without")
+    if not torch.equal(before, after):
+        raise not_taken("other plain logits after a concept than before")
+
+
+def _equal(backbone: CausalBackbone, one: Tensor, other: Tensor) -> bool:
+    allowed = CLOSE if backbone.dtype in (torch.float32, torch.float64) else COARSE
+    return bool((one - other).norm() <= allowed * other.norm().clamp(min=1e-6))
+
+
+def not_taken(found: str) -> BackboneError:
+    """The error of a model that no concept can enter."""
+    return BackboneError(
+        "The model is of no family that is proven, and the general adapter cannot take it.",
+        got=found,
+        expected="a chat template that writes one picture, visual tokens in its place, and rows behind them "
+        "that change what is said",
+        fix="use a known family (README.md, 'Families'), or write the family: examples/04_new_backbone.py",
+    )

@@ -1,0 +1,42 @@
+"""Molmo 2: an overview and crops of a picture; it points at things, and gives no boxes."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+from myvlm.backbones.causal.features import Features
+from myvlm.backbones.causal.general import GeneralBackbone
+from myvlm.backbones.registry import register_backbone
+from myvlm.boxes import Point
+
+POINTS = re.compile(r"""<points coords=["']\s*\d+ \d+ (\d+) (\d+)""")
+"""The picture's number, the point's, and its place on a grid of 0 to 1000."""
+
+
+@register_backbone
+class MolmoBackbone(GeneralBackbone):
+    """`Molmo2ForConditionalGeneration`. Where a thing is it says as a point: the box is the head's."""
+
+    family = "molmo"
+    model_types = ("molmo2",)
+
+    @torch.no_grad()
+    def entering(self, features: Features) -> Tensor:
+        # The model adds a visual token to its placeholder's embedding.
+        table = self.model.get_input_embeddings()
+        placeholder: Tensor = table(torch.tensor(self.image_id, device=self.device))
+        return features.tokens + placeholder.to(features.tokens)
+
+    def refer(self, name: str) -> str:
+        return f"Point to {name}."
+
+    def read_point(self, said: str, size: tuple[int, int]) -> Point | None:
+        """`<points coords="1 1 308 305 2 752 377">curb ramp</points>`: the first."""
+        found = POINTS.search(said)
+        if not found:
+            return None
+        across, down = (min(int(number), 1000) / 1000 for number in found.groups())
+        return across * size[0], down * size[1]

@@ -1,0 +1,60 @@
+"""Is what was handed in a vision-language model and its processor? What wraps a model is taken off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from myvlm.errors import BackboneError, InputError, UnknownBackboneError
+
+
+def unwrapped(model: Any) -> Any:
+    """The transformers model, without what PEFT or `torch.compile` put around it; adapters stay active in it.
+
+    Raises:
+        BackboneError: the model was compiled in place, where hooks go unheard.
+        UnknownBackboneError: it is a language model alone.
+    """
+    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+        model = getattr(model.get_base_model(), "_orig_mod", model.get_base_model())
+    if getattr(model, "_compiled_call_impl", None) is not None:
+        raise BackboneError(
+            "The model was compiled in place: hooks, by which rows enter, go unheard.",
+            got=f"{type(model).__name__} after model.compile()",
+            expected="a model as it was loaded, or torch.compile(model), of which the model itself is taken",
+            fix="leave model.compile() out",
+        )
+    if hasattr(model, "generate") and hasattr(model, "config") and _sees_nothing(model.config):
+        raise UnknownBackboneError(
+            "The model is a language model that sees no pictures.",
+            got=f"{type(model).__name__}, model_type {model.config.model_type!r}",
+            expected="a vision-language model",
+            fix="load it by AutoModelForImageTextToText, and pass the whole of it",
+        )
+    return model
+
+
+def check_processor(processor: Any) -> None:
+    """Raise InputError for a tokenizer or an image processor where a processor of both is expected.
+
+    >>> check_processor("llava")
+    Traceback (most recent call last):
+    myvlm.errors.InputError: The processor is not one of a vision-language model.
+    ...
+    """
+    if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
+        raise InputError(
+            "The processor is not one of a vision-language model.",
+            got=type(processor).__name__,
+            expected="a processor with `image_processor` and `tokenizer`",
+            fix="AutoProcessor.from_pretrained(name), where a tokenizer or an image processor was passed",
+        )
+
+
+def _sees_nothing(config: Any) -> bool:
+    """Whether transformers knows the type as a language model's, and no way from pictures to text for it."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as of_text
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as of_both
+
+    kind = config.model_type
+    return kind in of_text and kind not in of_both and not hasattr(config, "vision_config")

@@ -1,0 +1,69 @@
+"""The general adapter: a model of no family file, from its processor's own words, and what it refuses."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from myvlm import MyVLM
+from myvlm.backbones import backbone_for
+from myvlm.backbones.causal.general import GeneralBackbone
+from myvlm.errors import BackboneError
+from myvlm.testing import BACKBONE_CHECKS, check_backbone
+from tests.support.tiny import pictures
+from tests.support.tiny_recipes import TYPES
+
+SIZES = [(40, 40), (70, 30), (30, 64)]
+SHAPES = [picture.resize(size) for picture, size in zip(pictures(3), SIZES, strict=True)]
+UNKEPT = ["kept_prefixes_change_nothing"]
+TILED = ["attention_map_is_a_map", "grid_lies_over_the_picture"]
+
+
+@pytest.mark.parametrize(("kind", "skipped"), [("aya_vision", []), ("ovis2", TILED), ("qwen3_5", UNKEPT)])
+def test_a_type_without_a_family_file_keeps_the_contract(
+    kind: str, skipped: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="myvlm"):
+        backbone = backbone_for(*TYPES[kind]())
+    assert type(backbone) is GeneralBackbone
+    [notice] = [record.getMessage() for record in caplog.records if record.name.startswith("myvlm")]
+    assert kind in notice
+    assert "no family that is proven" in notice
+    assert ("without kept prefixes" in notice) == (skipped == UNKEPT)
+    outcomes = check_backbone(backbone, SHAPES)
+    assert len(outcomes) == len(BACKBONE_CHECKS)
+    assert [outcome.check for outcome in outcomes if not outcome.passed] == skipped
+
+
+def test_it_is_found_by_name(tmp_path: Path) -> None:
+    model, processor = TYPES["aya_vision"]()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    vlm = MyVLM.from_pretrained(tmp_path, device="cpu")
+    assert type(vlm.backbone) is GeneralBackbone
+    assert vlm.caption(SHAPES[0], max_new_tokens=2).seen == ()
+
+
+def test_every_part_of_the_encoders_output_is_kept() -> None:
+    backbone = backbone_for(*TYPES["ovis2"]())
+    [features] = backbone.encode(SHAPES[:1])
+    assert set(features.shared) == {"visual_indicator_features"}
+    assert features.shared["visual_indicator_features"].shape[-1] == backbone.dim
+
+
+def test_a_model_on_which_rows_change_nothing_is_refused() -> None:
+    model, processor = TYPES["aya_vision"]()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    with pytest.raises(BackboneError, match=r"(?s)adapter cannot take it.*same loss with rows as without"):
+        backbone_for(model, processor)
+
+
+def test_what_a_processor_cannot_read_is_named() -> None:
+    model, processor = TYPES["aya_vision"]()
+    processor.image_processor = None
+    with pytest.raises(BackboneError, match=r"(?s)adapter cannot take it.*AyaVisionProcessor: "):
+        backbone_for(model, processor)

@@ -21,7 +21,7 @@ from torch.nn import functional
 from myvlm.backbones.causal import tokens as text
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.frozen import device_of, frozen, in_turn, unquantised
-from myvlm.backbones.generation import generate_options, options_named
+from myvlm.backbones.generation import generate_options
 from myvlm.backbones.probe import Lack, Probe
 from myvlm.boxes import Box, Point
 from myvlm.errors import InputError
@@ -285,8 +285,7 @@ class Backbone(ABC):
         with self.frozen(), in_turn(self.model), torch.no_grad():
             for samples in (*self._at_once(plain), *self._at_once(taught)):
                 shown, asked = [images[i] for i in samples], [prompts[i] for i in samples]
-                with options_named(generation):
-                    made = self._replies(shown, asked, [rows[i] for i in samples], options)
+                made = self._replies(shown, asked, [rows[i] for i in samples], options)
                 replies.update(zip(samples, made, strict=True))
         return [replies[index] for index in range(len(rows))]
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from myvlm.checks import check_is
@@ -13,17 +12,17 @@ GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 64}
 NOT_OURS = ("num_return_sequences", "return_dict_in_generate", "inputs", "input_ids", "inputs_embeds")
 
 
-@contextmanager
-def options_named(generation: Mapping[str, Any]) -> Iterator[None]:
-    """What transformers makes of options that it does not check becomes an InputError that names them."""
+def generated(model: Any, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """What the model generates; what it makes of options that it does not check becomes an InputError."""
+    said = [name for name in options if name != "suppress_tokens" and options[name] is not GREEDY.get(name)]
     try:
-        yield
+        return model.generate(**inputs, **options)
     except (TypeError, ValueError, AttributeError) as error:
-        if not generation or isinstance(error, MyVLMError):
+        if not said or isinstance(error, MyVLMError):
             raise
         raise InputError(
             "The model cannot generate with these options.",
-            got=f"{', '.join(generation)}; {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            got=f"{', '.join(said)}; {type(error).__name__}: {str(error).partition(chr(10))[0]}",
             expected="arguments of transformers' `generate`, such as max_new_tokens=64, num_beams=3",
             fix="check their names and values, or leave them out",
         ) from error

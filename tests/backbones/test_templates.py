@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 
@@ -13,13 +14,12 @@ from tests.support.tiny_families import FAMILIES
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 PUBLISHED = (
-    *("LLaVA-NeXT, Vicuna", "LLaVA-NeXT, Mistral", "LLaVA-OneVision", "Qwen2.5-VL", "InternVL"),
-    *("Gemma 3", "Mistral 3", "Idefics3"),
+    *("LLaVA-NeXT, Vicuna", "LLaVA-NeXT, Mistral", "Qwen2.5-VL", "InternVL", "Gemma 3", "Mistral 3"),
 )
+"""Without OneVision and Idefics3, of which other forms are right there: see `test_family_facts`."""
 BEFORE = (
     "",
     "<bos>",
-    "<s>[SYSTEM_PROMPT]You are helpful.[/SYSTEM_PROMPT]",
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
 )
 """What a published template puts before the first turn."""
@@ -35,4 +35,5 @@ def test_without_a_chat_template_the_prompt_is_the_published_one(name: str) -> N
     ours = backbone_for(model, without).prompter.render("Where?")
     assert "Where?" in ours
     assert published.endswith(ours)
-    assert published.removesuffix(ours) in BEFORE
+    before = published.removesuffix(ours)
+    assert before in BEFORE or re.fullmatch(r"(?s)<s>\[SYSTEM_PROMPT\].*\[/SYSTEM_PROMPT\]", before)

@@ -34,6 +34,7 @@ from myvlm.backbones.causal.hooks import InsertedRows
 from myvlm.backbones.causal.prefix_cache import Prefix, cache_argument, cache_of, prefill, stacked, tail_of
 from myvlm.backbones.causal.probe import CausalProbe
 from myvlm.backbones.causal.prompts import IGNORED, Prompter, TeacherForced
+from myvlm.backbones.generation import generated
 from myvlm.errors import BackboneError
 
 
@@ -307,9 +308,10 @@ class CausalBackbone(Backbone):
 
     def _generated(self, inputs: Any, options: Mapping[str, Any]) -> Any:
         try:
-            return self.model.generate(**inputs, **options)
+            return generated(self.model, inputs, options)
         except ValueError as error:
-            if (miscount := miscount_in(error)) is None:
+            met = error.__cause__ if isinstance(error.__cause__, ValueError) else error
+            if (miscount := miscount_in(met)) is None:
                 raise
             raise miscount from error
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss
 from myvlm.backbones.causal import tokens as text
 from myvlm.backbones.causal.prompts import IGNORED
+from myvlm.backbones.generation import generated
 from myvlm.backbones.probe import Lack
 from myvlm.backbones.qformer.attention import query_token_attention
 from myvlm.backbones.qformer.hooks import QFormerRows, features_of_words, value_path
@@ -157,7 +158,7 @@ class Blip2Backbone(Backbone):
     ) -> list[Generation]:
         inputs = self.prompter.processed(images, prompts).to(self.device, self.dtype)
         with self.inserted(rows) if any(rows) else nullcontext():
-            output = self.model.generate(**inputs, **options)
+            output = generated(self.model, inputs, options)
         output = getattr(output, "sequences", output)  # a generation config may ask for more than the ids
         return [Generation(*self.prompter.reply(ids)) for ids in self.prompter.new_ids(output, inputs)]
 

@@ -182,6 +182,20 @@ def claimed(path: Path, *, folder: bool) -> Iterator[bool]:
             os.close(opened)
 
 
+@contextmanager
+def writing_in(folder: Path) -> Iterator[None]:
+    """Within it no other writer of ours is at work in the folder, where the disk knows locks."""
+    opened = _opened(folder)
+    try:
+        if opened is not None and fcntl:
+            with suppress(OSError):  # some disks know no locks
+                fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        if opened is not None:
+            os.close(opened)
+
+
 def take_away(path: Path) -> None:
     """Delete a part, file or folder, whose writer is known to be dead: nobody has a claim on it.
 

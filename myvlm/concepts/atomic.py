@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
-from myvlm.files import claimed, sync, sync_tree, take_away, unclaimed
+from myvlm.files import claimed, sync, sync_tree, take_away, unclaimed, writing_in
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +42,8 @@ def replacing(target: Path) -> Iterator[Path]:
     Raises:
         OSError: the place cannot be written.
     """
-    with _made(target.parent):
+    # One at a time: what is the user's in the folder is copied from the one that stands there at the end.
+    with _made(target.parent), writing_in(target.parent):
         fresh = _beside(target, PART)
         try:
             with contextlib.ExitStack() as claims:

@@ -42,6 +42,7 @@ def cut_off(saved: Path) -> Path:
 def test_a_writer_that_another_one_overtakes_has_its_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(files, "fcntl", None)  # where the disk knows locks nobody overtakes
     target = tmp_path / "c"
     _write(target, "first")
     replace, overtaken = os.replace, []
@@ -107,6 +108,27 @@ def test_a_place_that_stays_taken_is_an_error_and_nothing_is_left(
         _write(target, "second")
     assert (target / "a").read_text() == "first"
     assert _names(tmp_path) == ["c"]
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="there are no locks on this system; run it on another")
+def test_writers_of_one_place_take_turns(tmp_path: Path) -> None:
+    """Two at once lost what the user kept in the folder: one copied while the other had it moved aside."""
+    target = tmp_path / "c"
+    first_in, second_done = threading.Event(), threading.Event()
+
+    def second() -> None:
+        first_in.wait()
+        _write(target, "second")
+        second_done.set()
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with replacing(target) as fresh:
+        first_in.set()
+        assert not second_done.wait(0.2)
+        (fresh / "a").write_text("first")
+    thread.join()
+    assert (target / "a").read_text() == "second"
 
 
 @pytest.mark.parametrize("use", ["load", "list", "ask", "save"])

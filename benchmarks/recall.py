@@ -17,6 +17,8 @@ from typing import Annotated
 
 import torch
 import typer
+from language.wordings import SPOKEN, measure_wordings, wordings_summary
+from language.written import written
 from rich.console import Console
 from rich.table import Table
 from tally import LOADED, Tally, in_processes
@@ -55,6 +57,18 @@ VARIANTS: dict[str, dict[str, dict[str, object]]] = {
         "2 photos": {"photos": 2},
         "1 photo": {"photos": 1},
         "1 row": {"rows": 1},
+        "random start": {"start": "random"},
+    },
+    "tinyworld/smollm2": {
+        "full": {},
+        "rate 0.02": {"learning_rate": 0.02},
+        "rate 0.1": {"learning_rate": 0.1},
+        "rate 0.3": {"learning_rate": 0.3},
+        "rate 1.0": {"learning_rate": 1.0},
+        "1 row": {"rows": 1},
+        "4 rows": {"rows": 4},
+        "no regularizer": {"regularizer": 0.0},
+        "augmentation": {"augment": True},
         "random start": {"start": "random"},
     },
 }
@@ -114,6 +128,8 @@ def one_run(run: Run) -> Outcome:
     """All that is measured of one concept: in full, and by ablation."""
     number, seed, tests, ablate = run
     kit, tally = few_shot(number, seed=seed, tests=tests), Tally()
+    if LOADED["vlm"].backbone.name in SPOKEN:
+        kit = written(kit)
     measure(LOADED["vlm"], kit, seed, tally)
     vlm = LOADED["vlm"]
     variants = VARIANTS[vlm.backbone.name] if ablate else {}
@@ -153,6 +169,8 @@ def measure(vlm: MyVLM, kit: FewShot, seed: int, tally: Tally) -> None:
         said = zip(user.caption(crowd), kit.crowd, strict=True)
         right = [told_apart(reply.text, kit.identifier, scene, looks) for reply, scene in said]
         tally.add("right_in_crowd", seed, right)
+        if vlm.backbone.name in SPOKEN:
+            measure_wordings(user, kit, replies, plain["present"], seed, tally)
         context(kit, kit.present, [r.text for r in replies], plain["present"], seed, tally)
         open_texts = speak_open(user, kit, groups["present"])
         tally.add("recall_gated_open", seed, [contains_word(t, kit.identifier) for t in open_texts])
@@ -232,7 +250,8 @@ def summarise(tally: Tally) -> dict[str, float]:
         "gate_false_look_alike", "gate_false_other",
     )  # fmt: skip
     figures = {name.replace("look_alike", "lookalike"): round(rates[name], 4) for name in order}
-    return {**figures, "context_kept": round(kept, 4)}
+    figures["context_kept"] = round(kept, 4)
+    return {**figures, **(wordings_summary(tally) if "nll" in tally.outcomes else {})}
 
 
 def print_figures(tally: Tally, figures: dict[str, float]) -> None:

@@ -28,12 +28,15 @@ class ModelCollection:
         encoder: the image encoder for heads beside its models, by its full name.
         settings: name without the prefix → what `LearnSettings` are where the user sets nothing.
         identifiers: some words that its tokenizers can write, for messages.
+        assembled: name without the prefix → what puts a model, in float32, and its processor together, for
+            those whose folder holds only a part of them.
     """
 
     path: Callable[[str], Path]
     encoder: str | None = None
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     identifiers: Sequence[str] = ()
+    assembled: Mapping[str, Callable[[], tuple[Any, Any]]] = field(default_factory=dict)
 
 
 _collections = Registry[ModelCollection](

@@ -83,6 +83,10 @@ def load_model(
     device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
     options = dict(model_options)
+    if found and (put_together := found[0].assembled.get(found[1])):
+        _check_no_options(name, options)
+        model, processor = put_together()
+        return model.to(device, None if dtype == "auto" else as_dtype(dtype)).eval(), processor
     if "quantization_config" in options:
         options.setdefault("device_map", device)  # such weights cannot be moved once they are read
     from_where = {name: options[name] for name in HUB_OPTIONS if name in options}
@@ -106,6 +110,26 @@ def load_model(
     if "device_map" not in options:
         model = model.to(device)
     return model.eval(), processor
+
+
+def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """The type of numbers that a checked name means.
+
+    >>> as_dtype("bfloat16")
+    torch.bfloat16
+    """
+    found: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return found
+
+
+def _check_no_options(name: str, options: Mapping[str, Any]) -> None:
+    if options:
+        raise InputError(
+            f"The model {name!r} takes no further options.",
+            got=", ".join(sorted(options)),
+            expected="device and dtype alone: it is put together from parts as it is loaded",
+            fix="leave them out, or quantise the loaded model and hand it to MyVLM(model, processor)",
+        )
 
 
 def _how_to_load(error: Exception) -> str:

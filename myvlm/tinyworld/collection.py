@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from myvlm.collections import ModelCollection
 from myvlm.tinyworld import assets
 from myvlm.tinyworld.language import IDENTIFIERS
+
+
+def _smollm2() -> tuple[Any, Any]:
+    from myvlm.tinyworld.smollm2.assemble import assemble  # transformers' models: not needed for a name
+
+    return assemble()
+
 
 SHARED = {"rows": 4, "augment": False}
 
@@ -16,4 +25,5 @@ collection = ModelCollection(
         "blip2": {**SHARED, "steps": 75, "learning_rate": 0.005, "regularizer": 0.4},
     },
     identifiers=IDENTIFIERS[:4],
+    assembled={"smollm2": _smollm2},
 )

@@ -1,0 +1,117 @@
+"""Figures of a learned concept under words that it was not learned with, and as a question.
+
+Added to `recall.py` for language models that somebody else trained; the small world's own know few words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from tally import Tally
+
+from language.replies import degenerate, likelihood, parrots, with_category
+from myvlm import MyVLM, Reply
+from myvlm.text import contains_word
+from myvlm.tinyworld import FewShot
+from myvlm.tinyworld.fewshot import pictures
+from myvlm.tinyworld.language import REWORDINGS, about
+from myvlm.tinyworld.smollm2.english import as_sentence
+from myvlm.tinyworld.truth import context_right, same_answer
+from myvlm.tinyworld.world.scenes import Scene
+
+INSTRUCTIONS = (
+    "Please describe this photo.", "What does the photo show?", "Give me a caption for this.",
+    "Say what can be seen here.",
+)  # fmt: skip
+"""Under none of these is a caption learned, nor was the base asked for one."""
+
+SPOKEN = {"tinyworld/smollm2"}
+"""Backbones whose language model somebody else trained."""
+
+LONGEST = 64
+"""Tokens of a reply, as the library generates it where nothing else is said."""
+
+FIGURES = (
+    "unseen_wording", "unseen_question", "degenerate", "parroting", "fluency", "recognised_there",
+    "recognised_look_alike", "recognised_nothing",
+)  # fmt: skip
+
+
+def measure_wordings(
+    user: MyVLM, kit: FewShot, replies: Sequence[Reply], plain: Sequence[Reply], seed: int, tally: Tally
+) -> None:
+    """Add the figures of a user who has learned the concept.
+
+    Args:
+        replies, plain: captions of `kit.present` with the concept and by the plain model.
+    """
+    name, photos = kit.identifier, pictures(kit.present)
+    for number, instruction in enumerate(INSTRUCTIONS):
+        part = photos[number :: len(INSTRUCTIONS)]
+        said = user.caption(part, prompt=instruction) if part else []
+        tally.add("unseen_wording", seed, [contains_word(r.text, name) for r in said])
+        tally.add("degenerate", seed, [is_degenerate(r, name) for r in said])
+    tally.add("unseen_question", seed, answered(user, kit, seed))
+    tally.add("degenerate", seed, [is_degenerate(r, name) for r in replies])
+    captions = [caption for own in kit.captions() for caption in own]
+    pairs = list(zip(replies, kit.present, strict=True))
+    tally.add("parroting", seed, [parrots(r.text, captions) and not fits(r.text, s, kit) for r, s in pairs])
+    ours = [with_category(r.text, name, kit.category) for r in replies]
+    tally.add("nll", seed, likelihood(user.backbone, ours))
+    tally.add("nll_plain", seed, likelihood(user.backbone, [r.text for r in plain]))
+    asked = f"Is {name} in the picture?"
+    for figure, scenes, right in (
+        ("recognised_there", kit.present, "yes"),
+        ("recognised_look_alike", kit.look_alike, "no"),
+        ("recognised_nothing", kit.other, "no"),
+    ):
+        said = user.ask(pictures(scenes), asked)
+        tally.add(figure, seed, [r.text.lower().startswith(right) for r in said])
+
+
+def answered(user: MyVLM, kit: FewShot, seed: int) -> list[bool]:
+    """One question a picture about the concept, in a form that was not taught, and whether it is right."""
+    random, right = Random(f"unseen question {kit.identifier} {seed}"), []
+    for scene, photo in zip(kit.present, pictures(kit.present), strict=True):
+        prompt, answer = unseen_question(kit, scene, random)
+        right.append(same_answer(user.ask(photo, prompt).text, answer))
+    return right
+
+
+def unseen_question(kit: FewShot, scene: Scene, random: Random) -> tuple[str, str]:
+    """A question about the concept in a form beyond those that it is taught with, and its answer.
+
+    >>> from myvlm.tinyworld import few_shot
+    >>> kit = few_shot(0)
+    >>> unseen_question(kit, kit.present[0], Random(0))[0]
+    'What has ulmo on it?'
+    """
+    thing = scene.find(kit.look)
+    assert thing is not None  # of `kit.present` alone
+    asked = []
+    for exchange in about(thing, scene, kit.identifier, random):
+        for form, others in REWORDINGS.items():
+            if exchange.prompt == form.format(kit.identifier) and others[1:]:
+                asked.append((random.choice(others[1:]).format(kit.identifier), exchange.answer))
+    prompt, answer = random.choice(asked)
+    return as_sentence(prompt), as_sentence(answer)
+
+
+def is_degenerate(reply: Reply, name: str) -> bool:
+    """Of a reply, the name in it or not: where nothing is seen it may be short."""
+    return degenerate(reply.text, name, ended=len(reply.token_ids) < LONGEST)
+
+
+def fits(text: str, scene: Scene, kit: FewShot) -> bool:
+    right, total = context_right(text, scene, kit.look)
+    return right == total
+
+
+def wordings_summary(tally: Tally) -> dict[str, float]:
+    """The figures in order; `fluency` is the ratio of likelihoods, `recognition` the weighted accuracy."""
+    rates = {name: tally.rate(name) for name in FIGURES if name in tally.outcomes}
+    absent = (rates["recognised_look_alike"] + rates["recognised_nothing"]) / 2
+    rates["fluency"] = tally.rate("nll") / tally.rate("nll_plain")
+    rates["recognition"] = (rates["recognised_there"] + absent) / 2
+    return {name.replace("look_alike", "lookalike"): round(value, 4) for name, value in rates.items()}

@@ -1,0 +1,111 @@
+"""What the base of `tinyworld/smollm2` is asked and told of a picture: plain English, and no name ever.
+
+The world's captions, questions and answers, written as people write, in several styles by instruction. Some
+forms of instruction and question are kept back: `unseen=True` draws from those alone.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from myvlm.tinyworld.language import REWORDINGS, Exchange, caption, noun_phrase, questions
+from myvlm.tinyworld.smollm2.english import as_sentence, listed, short_phrase
+from myvlm.tinyworld.world.scenes import Scene, Thing, look_alike
+
+FULL = (
+    "Describe the picture.", "Describe the image.", "What is in the picture?", "Write a caption.",
+    "What do you see?", "Tell me about the picture.", "Describe this image in detail.",
+    "Can you describe what is shown here?",
+)  # fmt: skip
+FULL_UNSEEN = (
+    "Please describe this photo.", "What does the photo show?", "Give me a caption for this.",
+    "Say what can be seen here.",
+)  # fmt: skip
+SHORT = (
+    "Describe the picture briefly.", "Write a short caption.", "What is this, in a few words?",
+    "Give a brief description.",
+)  # fmt: skip
+SHORT_UNSEEN = ("Briefly, what do you see?", "Caption this in a few words.")
+LIST = (
+    "List the things in the picture.", "Which things are there?", "What objects and creatures can you see?",
+    "Name everything in the picture.",
+)  # fmt: skip
+LIST_UNSEEN = ("Make a list of what is here.", "What things does the picture show?")
+PLACE = ("Where is this?", "Where was the picture taken?", "What place is this?")
+PLACE_UNSEEN = ("In which place are we?", "What is the setting?")
+WEATHER = ("What is the weather?", "What is the weather like?")
+WEATHER_UNSEEN = ("How is the weather here?",)
+QUESTIONS = 3
+"""Questions that stand with a caption behind one picture."""
+
+
+def draw_texts(scene: Scene, random: Random, *, questions_each: int = QUESTIONS) -> list[Exchange]:
+    """One caption of some style and a few questions, in taught forms.
+
+    >>> from myvlm.tinyworld.world.scenes import random_scene
+    >>> [e.prompt for e in draw_texts(random_scene(Random(1)), Random(1))][0] in (*FULL, *SHORT, *LIST)
+    True
+    """
+    return [draw_caption(scene, random), *draw_questions(scene, random)[:questions_each]]
+
+
+def draw_caption(scene: Scene, random: Random, *, unseen: bool = False) -> Exchange:
+    """A full caption mostly; a short one or a list where the instruction asks for that."""
+    style = random.choices((FULL, SHORT, LIST), (0.7, 0.15, 0.15))[0]
+    if style is FULL:
+        return Exchange(random.choice(FULL_UNSEEN if unseen else FULL), as_sentence(caption(scene, random)))
+    things = [*scene.in_row("front"), *scene.in_row("back")]
+    if style is SHORT:
+        what = " and ".join(short_phrase(t) for t in things[:2])
+        where = caption_place(scene)
+        return Exchange(random.choice(SHORT_UNSEEN if unseen else SHORT), as_sentence(f"{what} {where} ."))
+    phrases = [noun_phrase(t.look, random) for t in things]
+    return Exchange(random.choice(LIST_UNSEEN if unseen else LIST), as_sentence(f"{listed(phrases)} ."))
+
+
+def caption_place(scene: Scene) -> str:
+    """`on the beach`, as the world says it."""
+    return next(e.answer for e in questions(scene, Random(0)) if e.prompt == "where is this ?")
+
+
+def draw_questions(scene: Scene, random: Random, *, unseen: bool = False) -> list[Exchange]:
+    """All questions but those for boxes, in random order; as many things that are not there as are."""
+    asked = []
+    for exchange in questions(scene, random):
+        if "[refer]" in exchange.prompt:
+            continue
+        found = _reformed(exchange, random, unseen)
+        if found:
+            asked.append(Exchange(as_sentence(found.prompt), as_sentence(found.answer)))
+    asked += [_absent(thing, scene, random, unseen) for thing in scene.things if random.random() < 0.5]
+    random.shuffle(asked)
+    return asked
+
+
+def _reformed(exchange: Exchange, random: Random, unseen: bool) -> Exchange | None:
+    """In one of the forms that are taught, or that are kept back; None where there is none of these."""
+    if exchange.prompt == "where is this ?":
+        return Exchange(random.choice(PLACE_UNSEEN if unseen else PLACE), exchange.answer)
+    if exchange.prompt == "what is the weather ?":
+        return Exchange(random.choice(WEATHER_UNSEEN if unseen else WEATHER), exchange.answer)
+    for form, others in REWORDINGS.items():
+        start, end = form.split("{}")
+        if exchange.prompt.startswith(start) and exchange.prompt.endswith(end):
+            who = exchange.prompt.removeprefix(start).removesuffix(end)
+            if who.split()[0] in ("this", "there"):
+                break
+            forms = others[1:] if unseen else (form, form, others[0])
+            return Exchange(random.choice(forms).format(who), exchange.answer) if forms else None
+    return None if unseen else exchange
+
+
+def _absent(thing: Thing, scene: Scene, random: Random, unseen: bool) -> Exchange:
+    """A question for a thing that is nearly there."""
+    there = {(t.category, t.look.colour, t.look.pattern) for t in scene.things}
+    while True:
+        look = look_alike(thing.look, random)
+        if (look.category, look.colour, look.pattern) not in there:
+            break
+    who = noun_phrase(look, accent=False)
+    form = "can you see {} here ?" if unseen else random.choice(("is {} in the picture ?", "is there {} ?"))
+    return Exchange(as_sentence(form.format(who)), "No.")

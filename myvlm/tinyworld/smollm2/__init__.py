@@ -1,0 +1,1 @@
+"""`tinyworld/smollm2`: the world's pictures before a language model that somebody else trained."""

@@ -1,0 +1,54 @@
+"""Put `tinyworld/smollm2` together: SmolLM2 as its package brings it, tinyworld's tower, and what ships."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from myvlm.errors import InputError, UnknownBackboneError
+from myvlm.evaluation.methods.rewriting import smollm2_file
+from myvlm.tinyworld import assets
+from myvlm.tinyworld.smollm2 import parts
+from myvlm.tinyworld.smollm2.adapter import merge
+
+ADAPTER = "adapter.safetensors"
+
+
+def assemble() -> tuple[Any, Any]:
+    """A stock `LlavaForConditionalGeneration` in float32 and its processor.
+
+    Raises:
+        UnknownBackboneError: SmolLM2 is not installed, or the adapter is missing or damaged.
+    """
+    try:
+        smollm2_file()
+    except InputError as error:
+        raise UnknownBackboneError(
+            "The language model of tinyworld/smollm2 is not installed.",
+            got=error.got,
+            expected=error.expected,
+            fix=error.fix,
+        ) from error
+    file = assets.WEIGHTS / "smollm2" / ADAPTER
+    make = "python -m benchmarks.pretrain.smollm2"
+    if not file.is_file():
+        raise UnknownBackboneError(
+            "The projector and the LoRA of tinyworld/smollm2 were not made yet.",
+            got=f"no file {ADAPTER} in {file.parent}",
+            expected=f"what `{make}` makes",
+            fix=f"run `{make} --out {file.parent}` from the source tree",
+        )
+    tower = assets.path("llava")
+    model = parts.load_untaught(tower)
+    try:
+        merge(model, load_file(file))
+    except (SafetensorError, KeyError, RuntimeError) as error:  # cut, or of another model's shapes
+        raise UnknownBackboneError(
+            "The projector and the LoRA of tinyworld/smollm2 cannot be read.",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0]} in {file}",
+            expected=f"what `{make}` makes",
+            fix="fetch the weights again: the file is cut, damaged, or a pointer that Git LFS left",
+        ) from error
+    return model, parts.load_processor(tower)

@@ -1,0 +1,36 @@
+"""The world's spaced lower-case words, written as people write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from myvlm.tinyworld.language import IDENTIFIERS, noun_phrase
+from myvlm.tinyworld.world.scenes import Thing
+
+
+def as_sentence(text: str) -> str:
+    """Signs joined to their words, a capital at the start unless that is an identifier, a sign at the end.
+
+    >>> as_sentence("on the beach , a red mug ."), as_sentence("sks at night ."), as_sentence("no")
+    ('On the beach, a red mug.', 'sks at night.', 'No.')
+    """
+    joined = re.sub(r" +([.,?!:;])", r"\1", text.strip())
+    if joined.split()[0].strip(".,?!:;").lower() not in IDENTIFIERS:
+        joined = joined[0].upper() + joined[1:]
+    return joined if joined[-1] in ".?!" else f"{joined}."
+
+
+def listed(phrases: Sequence[str]) -> str:
+    """Phrases as English lists them.
+
+    >>> listed(["a mug", "a dog", "a lamp"])
+    'a mug, a dog and a lamp'
+    """
+    return " and ".join(one for one in (", ".join(phrases[:-1]), phrases[-1]) if one)
+
+
+def short_phrase(thing: Thing) -> str:
+    """Colour and category alone."""
+    words = noun_phrase(thing.look, accent=False).replace(f"{thing.look.pattern} ", "")
+    return words.replace("a orange", "an orange")

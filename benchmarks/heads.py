@@ -1,6 +1,7 @@
 """How well heads recognise, and what many of them cost.
 
     python benchmarks/heads.py
+    MYVLM_PHOTOS=../shared/photos python benchmarks/heads.py --photos
 
 Objects of tinyworld with and without negatives, small objects, calibration, real photos (with MYVLM_PHOTOS
 and the extra `photos`), a library of ten thousand, and faces drawn with the spread published for them.
@@ -21,6 +22,7 @@ from typing import Annotated
 import numpy as np
 import typer
 from lite2 import photos_weighted_accuracy
+from photos import photos_none
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -52,15 +54,19 @@ def main(
     ] = "none",
     people: Annotated[int, typer.Option(help="People with drawn faces.")] = 200,
     workers: Annotated[int, typer.Option(help="Processes, for tinyworld.")] = 1,
+    photos: Annotated[bool, typer.Option("--photos", help="Real photos without negatives alone.")] = False,
 ) -> None:
     """Measure, print the table, and last one JSON object."""
     figures: Figures = {}
-    if concepts:
+    if photos:
+        figures |= photos_none(splits, "auto")
+    if concepts and not photos:
         figures |= tinyworld(concepts, seeds, tests, workers)
-    figures |= photos_weighted_accuracy(splits, crops)
-    if many:
+    if not photos:
+        figures |= photos_weighted_accuracy(splits, crops)
+    if many and not photos:
         figures |= large_library(many)
-    if people:
+    if people and not photos:
         figures |= drawn_faces(people)
     table = Table("figure", "value")
     for name, value in figures.items():

@@ -53,6 +53,7 @@ class Lite2:
         pairs = list(zip(ours, theirs.values(), strict=False))
         assert all(ours[name].shape == tensor.shape for name, tensor in pairs)
         self.model.visual.trunk.load_state_dict(dict(pairs))
+        self.model.visual.to(memory_format=torch.channels_last)  # half the time on a CPU
 
     def encode(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> np.ndarray:
         rows = []

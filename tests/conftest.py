@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's client
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before anything imports torch
+os.environ["MYVLM_CACHE"] = tempfile.mkdtemp(prefix="myvlm-tests-")
 
 import pytest
 
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
     from myvlm.tinyworld import FewShot
     from tests.support.command import Myvlm
     from tests.support.taught import Taught
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["MYVLM_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

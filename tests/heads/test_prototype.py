@@ -1,0 +1,146 @@
+"""Heads without negatives: everyday photographs, what an encoder saw of them, and the mean of the photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from myvlm.errors import InputError
+from myvlm.heads import ObjectHead
+from myvlm.heads.objects import everyday, prototype
+from myvlm.heads.objects.everyday import PHOTOS, cache_folder, everyday_windows
+from tests.support.fake_encoder import ColourEncoder
+from tests.support.sample_photos import scikit_image_photo
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MYVLM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def views(name: str, seed: int, count: int) -> list[Image.Image]:
+    """Parts of one photo, each about four fifths of it, as further photos of the thing would be."""
+    photo, rng = scikit_image_photo(name).resize((320, 320)), np.random.default_rng(seed)
+    corners = rng.integers(0, 64, (count, 2)).tolist()
+    return [photo.crop((left, top, left + 256, top + 256)) for left, top in corners]
+
+
+def test_each_everyday_photograph_has_its_source_and_all_are_small() -> None:
+    photos = sorted(PHOTOS.glob("*.jpg"))
+    sources = (PHOTOS / "SOURCES.md").read_text(encoding="utf-8")
+    assert len(photos) >= 20
+    assert [photo.name for photo in photos if photo.name not in sources] == []
+    assert sum(photo.stat().st_size for photo in photos) < 4e6
+
+
+def test_an_encoder_sees_them_once_and_what_it_saw_is_kept(cache: Path) -> None:
+    first, again = ColourEncoder("fake/kept"), ColourEncoder("fake/kept")
+    seen = everyday_windows(first)
+    assert 200 < len(seen) < 300
+    assert everyday_windows(first) is seen
+    encoded = sum(first.calls)
+    assert encoded == len(seen) + 1, "and the picture of the fingerprint"
+    [file] = (cache / "everyday").iterdir()
+    assert np.array_equal(load_file(file)["features"], seen)
+    assert np.array_equal(everyday_windows(again), seen)
+    assert sum(again.calls) == 1, "the fingerprint alone"
+
+
+@pytest.mark.parametrize("damage", ["cut", "other weights", "no file"])
+def test_what_is_damaged_or_of_other_weights_is_made_again(cache: Path, damage: str) -> None:
+    seen = everyday_windows(ColourEncoder("fake/damaged"))
+    [file] = (cache / "everyday").iterdir()
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:100])
+    elif damage == "other weights":
+        kept = load_file(file)
+        everyday._write(file, {**kept, "fingerprint": kept["fingerprint"][::-1].copy()})
+    else:
+        file.unlink()
+    again = ColourEncoder("fake/damaged")
+    assert np.array_equal(everyday_windows(again), seen)
+    assert sum(again.calls) == len(seen) + 1
+    assert np.array_equal(load_file(file)["features"], seen)
+
+
+def test_without_a_place_to_write_it_works_all_the_same(cache: Path) -> None:
+    cache.write_text("a file where the folder should be", encoding="utf-8")
+    assert len(everyday_windows(ColourEncoder("fake/nowhere"))) > 200
+
+
+def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("MYVLM_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "myvlm"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "myvlm"
+
+
+def test_the_mean_of_photos_knows_them_and_no_everyday_photograph() -> None:
+    encoder = ColourEncoder("fake/mean")
+    head = ObjectHead(encoder).fit(views("motorcycle_left.png", 0, 3))
+    assert float(np.linalg.norm(head.coef_)) == pytest.approx(1, abs=1e-5)
+    assert head.figures_["left_out_found"] == 1.0
+    assert head.figures_["negative_pictures"] == 0
+    assert head.refine_margin_ == 0
+    seen = [one.present for one in head.score(views("motorcycle_left.png", 1, 10))]
+    assert np.mean(seen) >= 0.9
+    others = head.score(sorted(map(str, PHOTOS.glob("*.jpg"))))
+    assert np.mean([one.present for one in others]) <= 0.1
+    assert head.figures_["left_out_false_alarms"] <= head.false_alarm_rate
+
+
+def test_the_threshold_lies_between_everyday_photographs_and_left_out_photos() -> None:
+    encoder, photos = ColourEncoder("fake/place"), views("motorcycle_left.png", 0, 4)
+    head = ObjectHead(encoder).fit(photos)
+    ceiling = np.quantile(everyday_windows(encoder) @ head.coef_ + head.intercept_, 0.99, method="higher")
+    way = np.median(head.figures_["left_out_scores"]) - ceiling
+    assert head.threshold_ == pytest.approx(ceiling + prototype.PLACE * way, abs=1e-3)
+    assert head.slope_ == pytest.approx(prototype.STEEPNESS / way, rel=1e-3)
+    one = ObjectHead(encoder).fit(photos[0])
+    ceiling = np.quantile(everyday_windows(encoder) @ one.coef_ + one.intercept_, 0.99, method="higher")
+    [own] = one.figures_["left_out_scores"]
+    assert one.threshold_ == pytest.approx(ceiling + prototype.PLACE_OF_ONE * (own - ceiling), abs=1e-3)
+    assert one.boxes_ == [(0, 0, 256, 256)], "nothing says which part of a single photo it is"
+
+
+def test_it_costs_no_encoder_pass_beyond_the_photos_own_windows() -> None:
+    encoder = ColourEncoder("fake/cost")
+    everyday_windows(encoder)
+    encoder.calls.clear()
+    ObjectHead(encoder).fit(views("coffee.png", 0, 3))
+    assert sum(encoder.calls) == 3 * 35
+
+
+def test_photos_that_do_not_agree_make_a_head_that_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    apart = [Image.open(PHOTOS / f"{name}.jpg") for name in ("grass", "rocket", "wine")]
+    head = ObjectHead(ColourEncoder("fake/apart")).fit(apart)
+    assert head.slope_ == pytest.approx(prototype.STEEPNESS / prototype.LEAST_WAY)
+    assert head.figures_["left_out_found"] < 0.5
+    assert "give it more photos" in caplog.text
+
+
+def test_a_head_without_negatives_is_the_same_from_disk() -> None:
+    encoder = ColourEncoder("fake/disk")
+    head = ObjectHead(encoder).fit(views("coffee.png", 0, 3))
+    meta, tensors = head.state()
+    again = ObjectHead.from_state(meta, tensors)
+    again.encoder = encoder
+    unseen = views("coffee.png", 5, 4)
+    assert again.score(unseen) == head.score(unseen)
+
+
+def test_negatives_or_a_strength_ask_for_a_regression() -> None:
+    encoder, photos = ColourEncoder("fake/regression"), views("coffee.png", 0, 3)
+    mean = ObjectHead(encoder).fit(photos)
+    others = views("motorcycle_left.png", 0, 3)
+    assert ObjectHead(encoder).fit(photos, others).figures_["negative_pictures"] == 3
+    assert not np.allclose(ObjectHead(encoder, C=10.0).fit(photos).coef_, mean.coef_)
+    with pytest.raises(InputError, match="C=-1"):
+        ObjectHead(encoder, C=-1).fit(photos)

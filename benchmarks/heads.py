@@ -21,6 +21,7 @@ from typing import Annotated
 
 import numpy as np
 import typer
+from dlib_faces import dlib_faces
 from lite2 import photos_weighted_accuracy
 from photos import photos_none
 from PIL import Image
@@ -68,6 +69,8 @@ def main(
         figures |= large_library(many)
     if people and not photos:
         figures |= drawn_faces(people)
+        for size in (10, 30, 100):
+            figures |= dlib_faces(size)
     table = Table("figure", "value")
     for name, value in figures.items():
         table.add_row(name, "not measured" if value is None else f"{value:.4g}")

@@ -204,8 +204,12 @@ def spoilt_state_is_refused(case: HeadCase) -> None:
 
 
 def gate_is_the_single_heads(case: HeadCase) -> None:
-    """A gate of two heads and of four: what each says alone of a picture that only one of them claims."""
+    """A gate of two heads and of four: what each says alone of a picture that only one of them claims.
+
+    A head that says `stricter_in_company` may be less sure the more heads a gate holds, and never surer.
+    """
     first, second = case.fitted(), case.fitted_other()
+    alike = _no_surer if getattr(first, "stricter_in_company", False) else _close
     pictures = list(case.unseen)
     alone = [first.score(pictures), second.score(pictures)]
     scores = type(first).gate([first, second]).score(pictures)
@@ -215,12 +219,12 @@ def gate_is_the_single_heads(case: HeadCase) -> None:
         if alone[0][picture].present and alone[1][picture].present:
             continue  # a gate may give what both claim to one of them
         for number in (0, 1):
-            _close([scores.at(picture, number)], [alone[number][picture]])
+            alike([scores.at(picture, number)], [alone[number][picture]])
     meta, tensors = second.state()
     many = [type(second).from_state(meta, tensors) for _ in range(3)]
     if all(one.gate_key == first.gate_key for one in many):
         wide = type(first).gate([first, *many]).score(pictures)
-        _close([wide.at(p, 0) for p in range(len(pictures))], [scores.at(p, 0) for p in range(len(pictures))])
+        alike([wide.at(p, 0) for p in range(len(pictures))], [scores.at(p, 0) for p in range(len(pictures))])
     _raises(MyVLMError, lambda: type(first).gate([]), "a gate of no heads")
 
 
@@ -261,6 +265,14 @@ def _close(first: Sequence[HeadScore], second: Sequence[HeadScore]) -> None:
     for one, other in zip(first, second, strict=True):
         assert abs(one.probability - other.probability) < CLOSE, f"{one} and {other}"
         assert abs(one.probability - 0.5) < CLOSE or one.present == other.present, f"{one} and {other}"
+
+
+def _no_surer(many: Sequence[HeadScore], few: Sequence[HeadScore]) -> None:
+    """The same picture by picture, but for what is less sure among many; the boxes are the same ones."""
+    for one, other in zip(many, few, strict=True):
+        assert one.probability <= other.probability + CLOSE, f"{one} and {other}"
+        assert one.box == other.box, f"{one} and {other}"
+        assert other.present or not one.present, f"{one} and {other}"
 
 
 def _raises(kind: type[Exception], use: Callable[[], object], what: str) -> Exception:

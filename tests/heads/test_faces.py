@@ -107,14 +107,36 @@ def test_the_more_people_are_foreseen_the_stricter_it_is() -> None:
 
     limits = [-FaceHead(Stated(), people=people).fit(photos(ANNA)).threshold_ for people in (1, 10, 1000)]
     assert 1.04 >= limits[0] > limits[1] > limits[2] > 0.8
-    head = FaceHead(Stated()).fit(photos(ANNA))
-    assert limits[2] < -head.threshold_ < limits[1], "a hundred by default"
+    head = FaceHead(Stated(), people=100).fit(photos(ANNA))
+    assert limits[2] < -head.threshold_ < limits[1]
     assert "one of 400 keys in 0.05 of cases" in head.figures_["threshold_source"]
     assert "the test says so" in head.figures_["threshold_source"]
     strangers = [photo(person, draw=draw) for person in range(100, 200) for draw in (5, 6, 7)]
     own = head.score(photos(ANNA, first=50, count=30))
     assert np.mean([one.present for one in own]) >= 0.9
     assert not any(one.present for one in head.score(strangers))
+
+
+def test_the_more_people_a_library_holds_the_stricter_it_is_for_every_encoder() -> None:
+    head = learn(ANNA)
+    encoder = FakeFaces()
+    alone, thirty, many = (-head.threshold_among(people, encoder) for people in (1, 30, 10_000))
+    assert alone == 1.04 > thirty > many > 0.5, "no figure of this encoder's but its threshold is known"
+    assert head.threshold_ == -1.04
+    few, crowd = FaceHead.gate([head]), FaceHead.gate([head, *(learn(person) for person in range(40, 69))])
+    assert few._threshold.tolist() == [-1.04]
+    assert crowd._threshold == pytest.approx([-thirty] * 30)
+    for settings, kept in (({"threshold": 0.9}, 0.9), ({"people": None}, 1.04), ({"people": 1}, 1.04)):
+        assert -learn(ANNA, **settings).threshold_among(10_000, encoder) == kept
+
+
+def test_a_measured_spread_goes_before_that_of_other_encoders() -> None:
+    class Measured(FakeFaces):
+        strangers = (1.4, 0.05)
+
+    head = learn(ANNA)
+    assert head.threshold_among(30, Measured()) == -1.04, "strangers are hardly ever so near"
+    assert head.threshold_among(30, FakeFaces()) > -1.04
 
 
 def test_the_published_threshold_can_be_kept_and_older_heads_keep_it() -> None:
@@ -262,7 +284,7 @@ def test_a_face_is_given_to_one_person_only() -> None:
 
 
 def test_the_gate_is_one_matrix_and_agrees_with_single_heads() -> None:
-    heads = [learn(person) for person in range(1, 41)]
+    heads = [learn(person, people=40) for person in range(1, 41)]  # as strict alone as together
     pictures = [photo(person, person + 100, draw=60) for person in range(1, 41)]
     gate = FaceHead.gate(heads)
     ENCODER.calls.clear()

@@ -52,8 +52,15 @@ def test_objects(crops: str) -> None:
 
 def test_faces() -> None:
     unseen = [photo(11, 44, draw=50), photo(0, 22, draw=51), photo(0), photo(77, draw=52)]
-    outcomes = check_head(lambda: FaceHead("fake/contract-faces"), photos(11), photos(22), unseen)
-    assert len(passed(outcomes)) == len(HEAD_CHECKS)
+    for settings in ({}, {"people": 100}, {"people": None}):
+        assert FaceHead("fake/contract-faces", **settings).stricter_in_company is (not settings)  # type: ignore[arg-type]
+        outcomes = check_head(
+            lambda settings=settings: FaceHead("fake/contract-faces", **settings),  # type: ignore[misc]
+            photos(11),
+            photos(22),
+            unseen,
+        )
+        assert len(passed(outcomes)) == len(HEAD_CHECKS)
 
 
 def people(dim: float = 1.0) -> tuple[list[Image.Image], list[Image.Image], list[Image.Image]]:

@@ -33,6 +33,7 @@ class DlibEncoder:
 
     id = "dlib/resnet-v1"
     threshold = 0.6
+    strangers = (0.796, 0.086)
     threshold_source = (
         "0.6 is what dlib's own face recognition example states for this network, whose accuracy on pairs of "
         "Labeled Faces in the Wild is then 99.38 %"

@@ -48,8 +48,9 @@ class FaceEncoder(Protocol):
         threshold: up to this Euclidean distance two descriptors count as one person's.
         threshold_source: where that number comes from, in a sentence.
 
-    One of descriptors of length 1 may also have `threshold_error`: the part of pairs of strangers that is
-    nearer than the threshold. With it heads are stricter where many people are known (`face_limit`).
+    It may also have `strangers`, mean and standard deviation of the distance between two strangers' faces,
+    or, of descriptors of length 1, `threshold_error`, the part of such pairs nearer than the threshold. By
+    them heads are stricter where many people are known (`limit_for`); without, as strict as other encoders'.
     """
 
     threshold: float

@@ -25,14 +25,15 @@ class KnownPerson(Protocol):
     """What the gate reads of a head."""
 
     keys_: FloatArray
-    threshold_: float
     slope_: float
     unsure_: float
     encoder_fingerprint_: FloatArray
 
+    def threshold_among(self, people: int, encoder: FaceEncoder) -> float: ...
+
 
 class FaceGate:
-    """M people as one matrix of all their keys.
+    """M people as one matrix of all their keys; the more they are, the nearer a face must be.
 
     Args:
         encoder: of all of them.
@@ -56,7 +57,7 @@ class FaceGate:
         self._fingerprints = np.stack([head.encoder_fingerprint_ for head in heads])
         self._checked = False
         self._starts = np.cumsum([0] + [len(head.keys_) for head in heads])[:-1]
-        self._threshold = np.array([head.threshold_ for head in heads])
+        self._threshold = np.array([head.threshold_among(len(heads), encoder) for head in heads])
         self._slope = np.array([head.slope_ for head in heads])
         self._unsure = np.array([head.unsure_ for head in heads])
 

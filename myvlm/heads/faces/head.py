@@ -6,7 +6,7 @@ After MyVLM (arXiv 2403.14599, §3.1), with facenet-pytorch in place of insightf
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -50,10 +50,10 @@ class FaceHead(FittedHead[FaceEncoder]):
         encoder: name of a face encoder, "facenet/vggface2" or "dlib/resnet-v1", or one that you hold.
         threshold: Euclidean distance up to which a face is the person's; if None the encoder's published one,
             made stricter for `people`. It is stated with its source in `figures_`.
-        people: how many the library may come to hold. The published threshold has the error of one pair of
+        people: how many people a face is told from. The published threshold has the error of one pair of
             faces, and a stranger is held against the keys of all: so it is lowered until a stranger is taken
-            for one of so many people in 1 of 20 cases (`face_limit`, for encoders that state their error).
-            None for the published threshold.
+            for any of them in 1 of 20 cases (`limit_for`). "library" for as many as are scored beside it, a
+            number for so many whatever there is, None for the published threshold.
         false_alarm_rate: the part of other people's faces that may be taken for this person, where negatives
             are given.
         device: where an encoder given by name runs.
@@ -76,7 +76,7 @@ class FaceHead(FittedHead[FaceEncoder]):
         encoder: str | FaceEncoder = DEFAULT_FACE_ENCODER,
         *,
         threshold: float | None = None,
-        people: int | None = 100,
+        people: int | Literal["library"] | None = "library",
         false_alarm_rate: float = 0.01,
         device: str = "cpu",
     ) -> None:
@@ -149,7 +149,18 @@ class FaceHead(FittedHead[FaceEncoder]):
             return self.threshold, "given by the user"
         if self.people is None:
             return encoder.threshold, encoder.threshold_source
-        return limit_for(encoder, self.people * len(self.keys_))
+        return limit_for(encoder, 1 if self.people == "library" else self.people, len(self.keys_))
+
+    @property
+    def stricter_in_company(self) -> bool:
+        """Whether the more people are scored beside it, the nearer a face must be."""
+        return self.threshold is None and self.people == "library"
+
+    def threshold_among(self, people: int, encoder: FaceEncoder) -> float:
+        """The raw threshold beside so many people, itself included: never laxer than its own."""
+        if not self.stricter_in_company:
+            return self.threshold_
+        return max(self.threshold_, -limit_for(encoder, people, len(self.keys_))[0])
 
     def _calibrate(self, strangers: FloatArray, encoder: FaceEncoder) -> None:
         """Threshold and slope on minus the distance; the limit stands unless other people's faces pass it."""
@@ -172,13 +183,15 @@ class FaceHead(FittedHead[FaceEncoder]):
 
     def _check_settings(self) -> None:
         wrong = self.threshold is not None and not 0 < self.threshold < float("inf")
-        if wrong or not 0 < self.false_alarm_rate < 1 or not (self.people is None or self.people >= 1):
+        counted = isinstance(self.people, int) and self.people >= 1
+        if wrong or not 0 < self.false_alarm_rate < 1 or not (counted or self.people in (None, "library")):
             raise InputError(
                 "A setting of the head is out of range.",
                 got=f"threshold={self.threshold}, people={self.people}, "
                 f"false_alarm_rate={self.false_alarm_rate}",
-                expected="a threshold above 0, people from 1 on (or None), and 0 < false_alarm_rate < 1",
-                fix="leave them at None, 100 and 0.01",
+                expected='a threshold above 0, people from 1 on (or "library", or None), and '
+                "0 < false_alarm_rate < 1",
+                fix='leave them at None, "library" and 0.01',
             )
 
     def _tensors(self) -> dict[str, npt.NDArray[Any]]:

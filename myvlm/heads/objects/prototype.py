@@ -23,7 +23,7 @@ from myvlm.heads.objects.localize import choose_windows, text_direction
 from myvlm.images import LoadedImage
 
 # How these were chosen, on ten subjects of real photos: benchmarks/RESULTS.md.
-PLACE, PLACE_OF_ONE = 0.75, 0.3
+PLACE, PLACE_OF_ONE = 0.58, 0.25
 """Where the threshold goes on the way from everyday photographs to left-out photos, and, where there is one
 photo only, to that photo itself, which no other will come near."""
 STEEPNESS = 14.0

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,11 +74,10 @@ class GeneralBackbone(CausalBackbone):
         self._rope = getattr(base, "get_rope_index", None)
         told = inspect.signature(self._rope).parameters if self._rope else {}
         self._kept = tuple(name for name in told if name.startswith("image_") and name.endswith("thw"))
-        self._uses_prefixes, self._mapped = False, True
+        self._uses_prefixes = False
         super().__init__(model, processor, name=name)
         if next(model.parameters()).device.type != "meta":
             prove(self)
-            self._mapped = maps_are_right(self)
             self._uses_prefixes = True  # as `prefixes_are_right` tries them
             self._uses_prefixes = prefixes_are_right(self)
         if self.model_types:
@@ -142,6 +142,11 @@ class GeneralBackbone(CausalBackbone):
         wanted = inspect.signature(self._rope).parameters
         positions, _ = self._rope(**{name: known[name] for name in wanted if name in known})
         return {**told, "position_ids": positions, **kept}
+
+    @cached_property
+    def _mapped(self) -> bool:
+        """Whether attention maps are right; tried at first need: it takes ten small pictures."""
+        return next(self.model.parameters()).device.type == "meta" or maps_are_right(self)
 
     @property
     def lacks(self) -> Mapping[Lack, str]:  # type: ignore[override]

@@ -115,15 +115,9 @@ def check_place(target: Path, *, what: str, option: str) -> None:
 
 def write_whole(target: Path, text: str, *, what: str, option: str) -> None:
     """All of the text or nothing; arguments and errors as `check_place`."""
-    fresh = target.with_name(f".{target.name}.{uuid4().hex[:8]}.part")
     try:
-        for left in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}.part"):
-            take_away(left)
-        with claimed(fresh, folder=False):
+        with whole_file(target) as fresh:
             fresh.write_text(text, encoding="utf-8")
-            sync(fresh)
-            os.replace(fresh, target)
-            sync(target.parent)
     except OSError as error:
         raise NotWritableError(
             f"The {what} cannot be written to {target}.",
@@ -131,6 +125,24 @@ def write_whole(target: Path, text: str, *, what: str, option: str) -> None:
             expected="a place you may write to",
             fix=f"name another place with {option}",
         ) from error
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """Hand out an empty file that takes the place of `target` when the block ends well, and else is gone.
+
+    Raises:
+        OSError: the place cannot be written.
+    """
+    fresh = target.with_name(f".{target.name}.{uuid4().hex[:8]}.part")
+    try:
+        for left in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}.part"):
+            take_away(left)
+        with claimed(fresh, folder=False):
+            yield fresh
+            sync(fresh)
+            os.replace(fresh, target)
+            sync(target.parent)
     finally:
         with suppress(OSError):
             fresh.unlink(missing_ok=True)

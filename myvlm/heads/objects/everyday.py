@@ -9,16 +9,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from myvlm.files import whole_file
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.heads.features import MIN_COSINE, encoder_fingerprint, features
@@ -75,15 +74,12 @@ def _read(file: Path, now: FloatArray) -> FloatArray | None:
 
 def _write(file: Path, tensors: dict[str, FloatArray]) -> None:
     """Keep it, whole or not at all; without a place to write to it is only made again next time."""
-    fresh = file.with_name(f".{file.name}.{uuid4().hex[:8]}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, fresh)
-        os.replace(fresh, file)
+        with whole_file(file) as fresh:
+            save_file(tensors, fresh)
     except (OSError, SafetensorError) as error:
         _log.info("%s is not kept: %s", file, error)
-        with suppress(OSError):
-            fresh.unlink(missing_ok=True)
 
 
 @cache

@@ -14,7 +14,7 @@ from typing import Any, Self, overload
 
 import torch
 
-from myvlm.backbones import Backbone, ConceptRows, backbone_for
+from myvlm.backbones import Backbone, backbone_for
 from myvlm.backbones.causal.tokens import heard
 from myvlm.backbones.loading import load_model
 from myvlm.checks import check_path
@@ -291,7 +291,7 @@ class MyVLM:
         """
         concept = self.concepts[identifier]
         photo = load_image(image)
-        rows, prompt = [self._rows(concept)], self.backbone.caption_prompt
+        rows, prompt = [self.backbone.rows_of(concept)], self.backbone.caption_prompt
         with naming([photo], self.backbone.encode):
             [said] = self.backbone.generate([photo.image], [prompt], [rows])
         word, box = heard(self.backbone, concept.spoken), self.backbone.field_of_view(photo.image.size)
@@ -351,7 +351,7 @@ class MyVLM:
             weights = self.backbone.fingerprint()
             for concept in self.concepts.values():
                 if concept.learned_elsewhere(weights):
-                    self._rows(concept)
+                    self.backbone.rows_of(concept)
             self._checked = state  # of ten thousand it takes a while: once
 
     def _generate(
@@ -363,7 +363,7 @@ class MyVLM:
         A renamed concept is asked for by the word that its embedding learned, and what that says is renamed.
         """
         prompts = [replace_words(prompt, {c.identifier: c.spoken for c in own}) for own in seen]
-        rows = [[self._rows(concept) for concept in concepts] for concepts in seen]
+        rows = [[self.backbone.rows_of(concept) for concept in concepts] for concepts in seen]
         with naming(photos, self.backbone.encode, first=first):
             said = self.backbone.generate([p.image for p in photos], prompts, rows, **generation)
         names = [{heard(self.backbone, c.spoken): c.identifier for c in own} for own in seen]
@@ -373,10 +373,6 @@ class MyVLM:
     def _recognise(self, photos: list[LoadedImage]) -> list[Detections]:
         concepts = ConceptLibrary() if self._plain else self.concepts
         return concepts.recognise(photos)
-
-    def _rows(self, concept: Concept) -> ConceptRows:
-        embedding = concept.embedding_for(self.backbone.name, self.backbone.fingerprint(), self.backbone.dim)
-        return ConceptRows(torch.from_numpy(embedding.directions), embedding.norm)  # type: ignore[arg-type]
 
     # ------------------------------------------------------------------ learning's checks
 

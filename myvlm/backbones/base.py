@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -79,6 +79,13 @@ class ConceptRows:
         if self.norm == "none":
             return directions
         return functional.normalize(directions, dim=-1) * norms[self.norm]
+
+
+class HasEmbeddings(Protocol):
+    """What has embeddings that were learned on frozen models, one for each: a concept."""
+
+    def embedding_for(self, backbone: str, fingerprint: str, dim: int) -> Any:
+        """The one of these weights: `directions`, R × D, and the rule of its `norm`."""
 
 
 def visual_norms(tokens: Tensor) -> dict[str, Tensor]:
@@ -194,6 +201,15 @@ class Backbone(ABC):
         """
         with frozen(self.model):
             yield
+
+    def rows_of(self, concept: HasEmbeddings) -> ConceptRows:
+        """The rows that a concept learned on these weights.
+
+        Raises:
+            ConceptFileError: it was learned for other models alone.
+        """
+        learned = concept.embedding_for(self.name, self.fingerprint(), self.dim)
+        return ConceptRows(torch.from_numpy(learned.directions), learned.norm)
 
     def fingerprint(self) -> str:
         """A short hash of the frozen weights: the same in every floating point type, and quantised.

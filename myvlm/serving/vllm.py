@@ -21,9 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from myvlm.api import MyVLM
-from myvlm.backbones.base import ConceptRows, visual_norms
+from myvlm.backbones.base import visual_norms
 from myvlm.backbones.causal.backbone import CausalBackbone
-from myvlm.concepts.concept import Concept
+from myvlm.backbones.causal.tokens import heard
 from myvlm.errors import BackboneError, InputError
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSources, LoadedImage, listed, load_images
@@ -56,7 +56,7 @@ class VllmInput:
             seen.
         detections: one for each concept of the library, present or not.
         picture: what it is about.
-        names: the word that a concept's embedding learned → what the user calls it now.
+        names: a concept's learned word, as the model writes it → what the user calls it now.
     """
 
     prompt: str
@@ -210,9 +210,9 @@ def _inputs(
     found = vlm.concepts.recognise(photos)
     encoded = backbone.encode([photo.image for photo in photos])
     for photo, detections, features in zip(photos, found, encoded, strict=True):
-        seen = [vlm.concepts[one.identifier] for one in detections.present]
+        seen = vlm.concepts.present(detections)
         norms = visual_norms(features.tokens)
-        rows = [_rows(backbone, concept).entering(norms) for concept in seen]
+        rows = [backbone.rows_of(concept).entering(norms) for concept in seen]
         asked = replace_words(prompt, {concept.identifier: concept.spoken for concept in seen})
         yield VllmInput(
             backbone.prompter.render(asked),
@@ -220,10 +220,5 @@ def _inputs(
             torch.cat([features.tokens, *rows])[None].cpu(),
             detections,
             photo.image,
-            {concept.spoken: concept.identifier for concept in seen},
+            {heard(backbone, concept.spoken): concept.identifier for concept in seen},
         )
-
-
-def _rows(backbone: CausalBackbone, concept: Concept) -> ConceptRows:
-    embedding = concept.embedding_for(backbone.name, backbone.fingerprint(), backbone.dim)
-    return ConceptRows(torch.from_numpy(embedding.directions), embedding.norm)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 from collections.abc import Iterator
@@ -178,3 +179,14 @@ def test_an_exported_folder_has_the_names_that_vllm_reads_and_no_other_is_writte
     assert (folder / "tokenizer.json").is_file()
     with pytest.raises(InputError, match="not empty"):
         export_vllm("tinyworld/llava", folder)
+
+
+def test_a_name_with_a_capital_that_the_model_writes_small_gets_it_back(
+    speaking: MyVLM, taught: Taught
+) -> None:
+    learned = speaking.concepts[taught.word]
+    named = dataclasses.replace(learned, identifier=taught.word.capitalize(), spoken=taught.word.capitalize())
+    speaking.concepts.remove(taught.word)
+    speaking.concepts.add(named)
+    [one] = vllm_inputs(speaking, seen(taught)[0])
+    assert one.reply(f"a {taught.word} .").text == f"a {taught.word.capitalize()} ."

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from myvlm.api import MyVLM
-from myvlm.backbones import ConceptRows
 from myvlm.backbones.causal.tokens import heard
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.errors import InputError
@@ -128,10 +126,8 @@ class Open:
     """Speaks with a concept's embedding in every picture."""
 
     def __init__(self, vlm: MyVLM, concept: Concept) -> None:
-        backbone = vlm.backbone
-        stored = concept.embedding_for(backbone.name, backbone.fingerprint(), backbone.dim)
         self.vlm, self.concept = vlm, concept
-        self.rows = ConceptRows(torch.from_numpy(stored.directions), stored.norm)  # type: ignore[arg-type]
+        self.rows = vlm.backbone.rows_of(concept)
 
     def caption(self, images: Sequence[ImageSource]) -> list[str]:
         return self._say(images, self.vlm.backbone.caption_prompt)

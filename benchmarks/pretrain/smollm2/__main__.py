@@ -50,6 +50,7 @@ def main(
     minutes: Annotated[
         float, typer.Option(help="The rate falls to nothing by then at the latest.")
     ] = math.inf,
+    bfloat16: Annotated[bool, typer.Option(help="The language model's products in bfloat16.")] = False,
 ) -> None:
     """Train projector and LoRA, from an aligned projector if asked, and write the adapter."""
     torch.set_num_threads(threads)
@@ -93,7 +94,7 @@ def main(
             break
         scenes, texts = draw_batch(seed, number, batch)
         packed = pack(tokenizer, CHAT_TEMPLATE, texts, model.config.image_seq_length).to(device)
-        loss = packed_loss(model, trained, features(model, scenes), packed)
+        loss = packed_loss(model, trained, features(model, scenes), packed, bfloat16=bfloat16)
         schedule.update(loss, [optimiser], number)
         recent = [*recent[-19:], loss.item()]
         step = Step(number + 1, {"loss": loss.item()}, trained, torch.nn.Module(), [optimiser])

@@ -156,15 +156,22 @@ def _pack_one(
     return ids, positions, labels, owner
 
 
-def packed_loss(model: Any, trained: Trained, features: Tensor, packed: Packed) -> Tensor:
-    """Mean cross-entropy of the answers, each token as much as any other."""
+def packed_loss(
+    model: Any, trained: Trained, features: Tensor, packed: Packed, *, bfloat16: bool = False
+) -> Tensor:
+    """Mean cross-entropy of the answers, each token as much as any other; `bfloat16`: the language model's
+    products in it (1.5 times as fast on a CPU that has them), everything else in float32."""
     language = model.model.language_model
     embedded = language.embed_tokens(packed.ids)
     shown = (packed.ids == model.config.image_token_id)[..., None]
     embedded = embedded.masked_scatter(shown, trained.project(features).flatten(0, 1))
-    hidden = language(
-        inputs_embeds=embedded, attention_mask=packed.mask(), position_ids=packed.positions, use_cache=False
-    ).last_hidden_state
     said = packed.labels[:, 1:] != -100
-    logits = model.lm_head(hidden[:, :-1][said])
-    return F.cross_entropy(logits, packed.labels[:, 1:][said])
+    with torch.autocast(embedded.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+        hidden = language(
+            inputs_embeds=embedded,
+            attention_mask=packed.mask(),
+            position_ids=packed.positions,
+            use_cache=False,
+        ).last_hidden_state
+        logits = model.lm_head(hidden[:, :-1][said])
+    return F.cross_entropy(logits.float(), packed.labels[:, 1:][said])

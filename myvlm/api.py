@@ -17,10 +17,9 @@ import torch
 from myvlm.backbones import Backbone, backbone_for
 from myvlm.backbones.causal.tokens import heard
 from myvlm.backbones.loading import load_model
-from myvlm.checks import check_path
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.library import ConceptLibrary, known_concepts, warn_learned_elsewhere
-from myvlm.generic import PlainBlocks
+from myvlm.errors import check_path
 from myvlm.heads.detections import Detections
 from myvlm.heads.encoders import default_encoder
 from myvlm.images import (
@@ -41,6 +40,7 @@ from myvlm.learning.request import Lesson, check_texts, check_together, check_wo
 from myvlm.learning.settings import Settings, as_settings, default_settings
 from myvlm.locating import READING, Location, located
 from myvlm.results import AttentionMap, Reply
+from myvlm.runtime.plain import PlainBlocks
 from myvlm.text import check_written, replace_words
 
 AT_ONCE = 16

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from myvlm.errors import ImageError, InputError, MyVLMError
-from myvlm.photo_files import path_meant, picture_files, unreadable
+from myvlm.files.photos import path_meant, picture_files, unreadable
 
 ORDINARY = (224, 224)
 """Pixels of a picture that every model takes: if this one fails too, no picture is to blame."""

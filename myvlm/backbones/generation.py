@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from myvlm.checks import check_is
-from myvlm.errors import InputError, MyVLMError
+from myvlm.errors import InputError, MyVLMError, check_is
 
 GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 64}
 NOT_OURS = ("num_return_sequences", "return_dict_in_generate", "inputs", "input_ids", "inputs_embeds")

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from myvlm.collections import collection_of
 from myvlm.errors import InputError, UnknownBackboneError
+from myvlm.plugins.collections import collection_of
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token", "trust_remote_code")
 """What says where files come from, and so goes to the processor too."""

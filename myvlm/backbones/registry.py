@@ -9,7 +9,7 @@ from myvlm.backbones.base import Backbone
 from myvlm.backbones.causal.general import GeneralBackbone
 from myvlm.backbones.parts import check_processor, unwrapped
 from myvlm.errors import BackboneError, NameTakenError, UnknownBackboneError
-from myvlm.registry import Registry
+from myvlm.plugins.registry import Registry
 
 ENTRY_POINTS = "myvlm.backbones"
 FAMILIES = (  # modules below this one

@@ -9,7 +9,7 @@ from typing import Any
 
 from myvlm import photo_files
 from myvlm.errors import InputError
-from myvlm.files import read_json
+from myvlm.files.reading import read_json
 
 
 def picture_files(sources: Sequence[str]) -> list[Path]:

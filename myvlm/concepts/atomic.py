@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
-from myvlm.files import claimed, sync, sync_tree, take_away, unclaimed, writing_in
+from myvlm.files.claims import claimed, sync, sync_tree, take_away, unclaimed, writing_in
 
 _log = logging.getLogger(__name__)
 

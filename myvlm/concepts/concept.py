@@ -17,7 +17,6 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from myvlm.checks import check_is, check_path
 from myvlm.concepts.atomic import read_steadily
 from myvlm.concepts.card import card
 from myvlm.concepts.notebook import concept_html
@@ -35,7 +34,7 @@ from myvlm.concepts.storage import (
     read_tensors,
     write_folder,
 )
-from myvlm.errors import ConceptFileError, InputError
+from myvlm.errors import ConceptFileError, InputError, check_is, check_path
 from myvlm.heads import Head, head_class
 from myvlm.images import ImageSources, load_images
 from myvlm.text import check_category, check_identifier, contains_word, replace_word, replace_words

@@ -16,13 +16,19 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.backbones import Backbone
-from myvlm.checks import check_is, check_path
 from myvlm.concepts.concept import Concept, check_identifier
 from myvlm.concepts.gates import Gates, with_another_key
 from myvlm.concepts.notebook import library_html
 from myvlm.concepts.shared import Callback, Listeners, holders, libraries, one_at_a_time
 from myvlm.concepts.storage import concept_folders, erase_folder, is_concept_folder
-from myvlm.errors import ConceptExistsError, InputError, MissingFileError, UnknownConceptError
+from myvlm.errors import (
+    ConceptExistsError,
+    InputError,
+    MissingFileError,
+    UnknownConceptError,
+    check_is,
+    check_path,
+)
 from myvlm.heads import Gate
 from myvlm.heads.detections import Detections, merge
 from myvlm.images import ImageSources, load_images

@@ -7,7 +7,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 from weakref import WeakValueDictionary, ref
 
-from myvlm.locks import Locks
+from myvlm.runtime.locks import Locks
 
 if TYPE_CHECKING:
     from myvlm.concepts.concept import Concept

@@ -23,9 +23,9 @@ from safetensors.numpy import load, save
 
 from myvlm.concepts.atomic import folders_in, leftovers, recover, replacing
 from myvlm.errors import ConceptFileError, MissingFileError, NotWritableError
-from myvlm.files import sync
+from myvlm.files.claims import sync
+from myvlm.files.photos import natural_key
 from myvlm.heads.base import HeadMeta
-from myvlm.photo_files import natural_key
 from myvlm.text import composed
 
 FORMAT_VERSION = 1

@@ -18,12 +18,11 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
-from myvlm.checks import check_is
-from myvlm.collections import collection_of
-from myvlm.errors import InputError
+from myvlm.errors import InputError, check_is
 from myvlm.heads.detections import FloatArray
-from myvlm.precision import float32_default, without_autocast
-from myvlm.registry import SharedRegistry
+from myvlm.plugins.collections import collection_of
+from myvlm.plugins.registry import SharedRegistry
+from myvlm.runtime.precision import float32_default, without_autocast
 
 DEFAULT_ENCODER = "tinyworld/clip"
 SHORT_NAMES = {"paper": "hf-hub:apple/DFN5B-CLIP-ViT-H-14-384"}

@@ -11,7 +11,7 @@ from typing import Any
 
 from myvlm.errors import InputError, UnknownHeadError
 from myvlm.heads.base import Head
-from myvlm.registry import Registry
+from myvlm.plugins.registry import Registry
 
 ENTRY_POINTS = "myvlm.heads"
 

@@ -16,7 +16,7 @@ from myvlm.learning.concept_optimizer import ConceptOptimizer, LearnRequest, Lea
 from myvlm.learning.dataset import Example
 from myvlm.learning.settings import LearnSettings
 from myvlm.learning.view_cache import ViewCache, memory_budget
-from myvlm.precision import without_autocast
+from myvlm.runtime.precision import without_autocast
 
 Report = Callable[[int, float, float], None]
 """Called after every step with its number (from 1), the cross-entropy and the regularizer: the mean over

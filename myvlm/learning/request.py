@@ -10,15 +10,14 @@ from typing import Any
 
 from myvlm.backbones import Backbone
 from myvlm.backbones.causal.tokens import special_words
-from myvlm.checks import check_is
-from myvlm.collections import collection_of
 from myvlm.concepts.concept import Concept, Embedding
-from myvlm.errors import InputError
+from myvlm.errors import InputError, check_is
 from myvlm.heads import Head, head_class
 from myvlm.images import ImageSources
 from myvlm.learning.concept_optimizer import LearnRequest, LearnResult
 from myvlm.learning.dataset import Captions, Example, Questions
 from myvlm.learning.settings import Settings
+from myvlm.plugins.collections import collection_of
 from myvlm.text import caution, check_category, check_identifier, check_written, composed, fold
 
 _log = logging.getLogger(__name__)

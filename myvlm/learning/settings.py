@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from myvlm.backbones.base import NormRule
-from myvlm.collections import collection_of
 from myvlm.errors import InputError
+from myvlm.plugins.collections import collection_of
 
 
 class LearnSettings(BaseModel):

@@ -18,7 +18,7 @@ from PIL import Image
 
 from myvlm.api import MyVLM
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.files import check_place, write_whole
+from myvlm.files.writing import check_place, write_whole
 from myvlm.heads import Detection
 from myvlm.learning.request import check_whole
 from myvlm.results import Reply

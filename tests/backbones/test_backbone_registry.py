@@ -122,7 +122,7 @@ def test_entry_points_add_families_and_a_broken_one_is_named(
         EntryPoint("absent", "no_such_module:Nothing", "myvlm.backbones"),
         EntryPoint("plugin", f"{__name__}:Plugin", "myvlm.backbones"),
     ]
-    monkeypatch.setattr("myvlm.registry.entry_points", lambda group: points)
+    monkeypatch.setattr("myvlm.plugins.registry.entry_points", lambda group: points)
     with caplog.at_level(logging.WARNING):
         assert known_backbones()["plugin"] is plugin
         known_backbones()

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from myvlm import files
 from myvlm.concepts import atomic as folders
 from myvlm.concepts import concept as concept_module
 from myvlm.concepts.atomic import folders_in, recover, replacing
@@ -19,6 +18,7 @@ from myvlm.concepts.concept import Concept, Embedding
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.concepts.storage import concept_folders, erase_folder, is_concept_folder
 from myvlm.errors import ConceptFileError, NotWritableError
+from myvlm.files import claims
 from tests.support.taught import by_hand
 
 OLD, PART = ".sks-mug.0123456789ab.old", ".sks-mug.0123456789ab.part"
@@ -42,7 +42,7 @@ def cut_off(saved: Path) -> Path:
 def test_a_writer_that_another_one_overtakes_has_its_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "fcntl", None)  # where the disk knows locks nobody overtakes
+    monkeypatch.setattr(claims, "fcntl", None)  # where the disk knows locks nobody overtakes
     target = tmp_path / "c"
     _write(target, "first")
     replace, overtaken = os.replace, []
@@ -110,7 +110,7 @@ def test_a_place_that_stays_taken_is_an_error_and_nothing_is_left(
     assert _names(tmp_path) == ["c"]
 
 
-@pytest.mark.skipif(files.fcntl is None, reason="there are no locks on this system; run it on another")
+@pytest.mark.skipif(claims.fcntl is None, reason="there are no locks on this system; run it on another")
 def test_writers_of_one_place_take_turns(tmp_path: Path) -> None:
     """Two at once lost what the user kept in the folder: one copied while the other had it moved aside."""
     target = tmp_path / "c"
@@ -162,22 +162,22 @@ def test_parts_stay_while_somebody_may_be_at_work_on_them(
     saved: Path, concept: Concept, monkeypatch: pytest.MonkeyPatch, locks: bool
 ) -> None:
     if not locks:
-        monkeypatch.setattr(files, "fcntl", None)
+        monkeypatch.setattr(claims, "fcntl", None)
     neighbours = [".sks-mug.notes.old", ".sks.0123456789ab.part"]
     for name in neighbours:
         (saved.parent / name).mkdir()
-    with files.claimed(saved.parent / PART, folder=True):
+    with claims.claimed(saved.parent / PART, folder=True):
         concept.save(saved)
         assert _names(saved.parent) == sorted([PART, "sks-mug", *neighbours])
     if not locks:
         concept.save(saved)
         assert PART in _names(saved.parent)
-        monkeypatch.setattr(files, "STALE", -1)
+        monkeypatch.setattr(claims, "STALE", -1)
     concept.save(saved)
     assert _names(saved.parent) == sorted(["sks-mug", *neighbours])
 
 
-@pytest.mark.skipif(files.fcntl is None, reason="there are no locks on this system; run it on another")
+@pytest.mark.skipif(claims.fcntl is None, reason="there are no locks on this system; run it on another")
 def test_a_part_that_is_taken_before_its_lock_is_made_again(
     saved: Path, concept: Concept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +187,7 @@ def test_a_part_that_is_taken_before_its_lock_is_made_again(
         mkdir(place, *given, **options)
         if place.suffix == folders.PART and not taken:
             taken.append(place)
-            files.take_away(place)
+            claims.take_away(place)
 
     monkeypatch.setattr(Path, "mkdir", quicker)
     concept.category = "cup"

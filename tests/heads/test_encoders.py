@@ -202,7 +202,7 @@ def test_heads_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         kind = "colour"  # type: ignore[misc]
 
     monkeypatch.setattr(EntryPoint, "load", lambda self: ColourHead)
-    monkeypatch.setattr("myvlm.registry.entry_points", lambda group: [point])
+    monkeypatch.setattr("myvlm.plugins.registry.entry_points", lambda group: [point])
     with registry.heads.restored():
         assert "colour" in head_kinds()
         assert head_class("colour") is ColourHead

@@ -190,7 +190,7 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As if a package were installed whose entry point is the mean colour head."""
     point = EntryPoint("mean_colour", "their_package:MeanColourHead", "myvlm.heads")
     monkeypatch.setattr(EntryPoint, "load", lambda self: MeanColourHead)
-    monkeypatch.setattr("myvlm.registry.entry_points", lambda group: [point])
+    monkeypatch.setattr("myvlm.plugins.registry.entry_points", lambda group: [point])
     with registry.heads.restored():
         yield
 

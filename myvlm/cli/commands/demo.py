@@ -12,7 +12,7 @@ from rich.text import Text
 from myvlm.cli.opening import open_model
 from myvlm.cli.options import DEFAULT_BACKBONE, AsJson, Quiet
 from myvlm.cli.screen import screen
-from myvlm.files import check_place
+from myvlm.files.writing import check_place
 
 
 def demo(

@@ -12,7 +12,7 @@ from rich.text import Text
 from myvlm.cli import collection, opening, options
 from myvlm.cli.screen import screen
 from myvlm.errors import InputError
-from myvlm.files import check_place, write_whole
+from myvlm.files.writing import check_place, write_whole
 
 if TYPE_CHECKING:
     from myvlm.evaluation.report.summary import Evaluation

@@ -13,10 +13,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from myvlm import files as page_file
 from myvlm.cli import collection, inputs, opening, options
 from myvlm.cli.screen import screen
 from myvlm.errors import NotWritableError
+from myvlm.files import writing as page_file
 from myvlm.text import check_identifier
 
 Pairs = Sequence[tuple[str, str]]

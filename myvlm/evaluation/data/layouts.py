@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 
 from myvlm.errors import InputError, MissingFileError
 from myvlm.evaluation.data.problems import Problems
-from myvlm.files import as_on_disk, read_json
-from myvlm.photo_files import PHOTO_SUFFIXES, natural_key
+from myvlm.files.photos import PHOTO_SUFFIXES, natural_key
+from myvlm.files.reading import as_on_disk, read_json
 from myvlm.text import composed, replace_words
 
 Location: TypeAlias = tuple[int | str, ...]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from myvlm.evaluation.methods.personalized import Speaker, Teaching
 from myvlm.evaluation.methods.rewriting import SMOLLM2, Rewriter, load_rewriter
-from myvlm.registry import Registry
+from myvlm.plugins.registry import Registry
 
 if TYPE_CHECKING:
     from myvlm.api import MyVLM

@@ -13,7 +13,9 @@ from myvlm.errors import InputError
 from myvlm.evaluation.data.dataset import Dataset
 from myvlm.evaluation.protocol.outcome import Outcome
 from myvlm.evaluation.protocol.plan import Job, Plan
-from myvlm.files import read_text, sync, write_whole
+from myvlm.files.claims import sync
+from myvlm.files.reading import read_text
+from myvlm.files.writing import write_whole
 
 FORMAT = 1
 

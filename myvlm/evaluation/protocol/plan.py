@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from myvlm.errors import InputError
 from myvlm.evaluation.data.dataset import Dataset, Frozen
-from myvlm.files import read_text
+from myvlm.files.reading import read_text
 from myvlm.learning import LearnSettings
 
 OWN_AXES = ("photos", "captions")

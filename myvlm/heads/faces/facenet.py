@@ -19,8 +19,8 @@ from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.features import PictureCache
 from myvlm.images import LoadedImage
-from myvlm.precision import float32_default, without_autocast
-from myvlm.registry import SharedRegistry
+from myvlm.plugins.registry import SharedRegistry
+from myvlm.runtime.precision import float32_default, without_autocast
 
 DEFAULT_FACE_ENCODER = "facenet/vggface2"
 CACHED_PICTURES = 64

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from myvlm.files import whole_file
+from myvlm.files.writing import whole_file
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.heads.features import MIN_COSINE, encoder_fingerprint, features

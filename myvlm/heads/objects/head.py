@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.boxes import Box
-from myvlm.checks import check_is
-from myvlm.errors import InputError
+from myvlm.errors import InputError, check_is
 from myvlm.heads.base import Tensors
 from myvlm.heads.detections import UNSURE, FloatArray
 from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, get_encoder

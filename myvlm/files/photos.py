@@ -10,7 +10,7 @@ from glob import escape, glob, has_magic
 from pathlib import Path
 
 from myvlm.errors import ImageError, InputError, MissingFileError
-from myvlm.files import as_on_disk
+from myvlm.files.reading import as_on_disk
 
 _SUFFIXES = "jpg jpeg jpe jfif png apng webp gif bmp tif tiff avif heic heif jp2 ppm pgm pnm tga mpo qoi ico"
 PHOTO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())

@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from myvlm.errors import InputError, NameTakenError, UnknownNameError
-from myvlm.registry import Registry, SharedRegistry
+from myvlm.plugins.registry import Registry, SharedRegistry
 
 GROUP = "myvlm.drinks"
 
@@ -18,7 +18,7 @@ class Tea:
 
 
 def registry_of(points: list[EntryPoint], monkeypatch: pytest.MonkeyPatch) -> Registry[object]:
-    monkeypatch.setattr("myvlm.registry.entry_points", lambda group: points if group == GROUP else [])
+    monkeypatch.setattr("myvlm.plugins.registry.entry_points", lambda group: points if group == GROUP else [])
     return Registry("drink", add="call register_drink", group=GROUP)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from myvlm.errors import UnknownBackboneError
-from myvlm.registry import Registry
+from myvlm.plugins.registry import Registry
 
 ENTRY_POINTS = "myvlm.models"
 

@@ -1,0 +1,77 @@
+"""Files that users hand in, read with clear errors."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from myvlm.errors import InputError, MissingFileError
+from myvlm.text import composed
+
+
+def as_on_disk(path: Path) -> Path:
+    """The path as the disk spells it: a name that was written on a Mac has its accents apart (NFD).
+
+    Where nothing of that name is there, in either spelling, it is as it was given.
+    """
+    if path.exists() or str(path).isascii() or path.parent == path:
+        return path
+    folder = as_on_disk(path.parent)
+    with suppress(OSError):
+        same = (name for name in os.listdir(folder) if composed(name) == composed(path.name))
+        return folder / next(same, path.name)
+    return path
+
+
+def read_text(file: Path) -> str:
+    """The text of a file in UTF-8, with or without the byte-order mark that Windows puts first.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read, or is in another encoding.
+    """
+    return as_on_disk(file).read_text(encoding="utf-8-sig")
+
+
+def read_json(file: Path, *, expected: str) -> Any:
+    """What a JSON file in UTF-8 says; a byte-order mark, as some editors write it, is passed over.
+
+    Args:
+        file: to read.
+        expected: what it should hold, for the error.
+
+    Raises:
+        MissingFileError: there is no such file.
+        InputError: it cannot be read, or is no JSON; or an object has two entries of one name, however their
+            accents are written, of which JSON alone would keep the last.
+
+    >>> _once([("1.jpg", "a"), ("1.jpg", "b")])
+    Traceback (most recent call last):
+    ValueError: two entries are called '1.jpg'
+    """
+    if not as_on_disk(file).is_file():
+        raise MissingFileError(
+            f"There is no file {file}.",
+            got="a folder" if file.exists() else f"nothing at that path, from {Path.cwd()}",
+            expected="a JSON file",
+            fix="check the path",
+        )
+    try:
+        return json.loads(read_text(file), object_pairs_hook=_once)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{file} is not JSON.",
+            got=str(error),
+            expected=f"{expected}, in UTF-8",
+            fix="mend it at the place that is named",
+        ) from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [composed(name) for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two entries are called {Counter(names).most_common(1)[0][0]!r}")
+    return dict(pairs)

@@ -1,0 +1,1 @@
+"""What others add by name: heads, encoders, families, methods, collections of models."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from myvlm import photo_files
 from myvlm.errors import InputError
+from myvlm.files import photos as photo_files
 from myvlm.files.reading import read_json
 
 

@@ -32,12 +32,11 @@ from myvlm.images import (
     load_images,
     naming,
 )
-from myvlm.learning import LearnRequest, gather_examples, learn_embeddings, relearn
-from myvlm.learning.captions import described, write_captions
 from myvlm.learning.dataset import Captions, Questions
-from myvlm.learning.progress import learning_progress
-from myvlm.learning.request import Lesson, check_texts, check_together, check_words, learned_concept, new_head
-from myvlm.learning.settings import Settings, as_settings, default_settings
+from myvlm.learning.relearn import kept_photos, known_as
+from myvlm.learning.request import Lesson
+from myvlm.learning.settings import Settings, as_settings
+from myvlm.learning.teach import check_lessons, teach, teach_again
 from myvlm.locating import READING, Location, located
 from myvlm.results import AttentionMap, Reply
 from myvlm.runtime.plain import PlainBlocks
@@ -185,22 +184,9 @@ class MyVLM:
           expected: one lesson or more, each of another identifier
           fix:      give every concept a word of its own
         """
-        check_together(lessons)
-        for lesson in lessons:
-            check_words(self.backbone, lesson)
-            self.concepts.check_free(lesson.identifier)
-        heads = [
-            new_head(one.kind, one.head_options, encoder=self.encoder, device=self.concepts.device)
-            for one in lessons
-        ]
-        lessons = [_loaded(lesson) for lesson in lessons]
-        requests = [self._request(lesson) for lesson in lessons]
-        with learning_progress(lessons, requests, shown=progress) as report:
-            for lesson, head in zip(lessons, heads, strict=True):
-                head.fit(lesson.images, lesson.negatives, category=lesson.category)
-            results = learn_embeddings(self.backbone, requests, report=report)
-        parts = zip(lessons, heads, requests, results, strict=True)
-        return self.concepts.add_all([learned_concept(*one, self.backbone) for one in parts])
+        heads = check_lessons(self.backbone, self.concepts, lessons, encoder=self.encoder)
+        loaded = [_loaded(lesson) for lesson in lessons]
+        return self.concepts.add_all(teach(self.backbone, loaded, heads, progress=progress))
 
     def relearn(
         self,
@@ -229,25 +215,16 @@ class MyVLM:
         Raises: as `Concept.load` and `learn`; InputError also where no photos are given or kept.
         """
         as_settings(settings)  # what is wrong in them is said first
-        known = relearn.known_as(concept, self.concepts)
-        default = default_settings(self.backbone.name, family=self.backbone.family, kind=known.kind)
-        photos = load_images(relearn.kept_photos(known) if images is None else images)
-        lesson = relearn.lesson_again(
-            known, photos, kept=images is None, captions=captions, questions=questions,
+        known = known_as(concept, self.concepts)
+        again = teach_again(
+            self.backbone, known, load_images(kept_photos(known) if images is None else images),
+            kept=images is None, captions=captions, questions=questions,
             negatives=None if negatives is None else load_images(negatives),
-            settings=settings or relearn.settings_again(known, self.backbone.name, default),
+            settings=settings, device=self.concepts.device, progress=progress,
         )  # fmt: skip
-        check_words(self.backbone, lesson)
-        request = self._request(lesson)
-        with learning_progress([lesson], [request], shown=progress) as report:
-            head = relearn.head_again(known, photos, lesson.negatives, device=self.concepts.device)
-            [result] = learn_embeddings(self.backbone, [request], report=report)
-        again = learned_concept(lesson, head, request, result, self.backbone)
-        own_recipe = images is None and captions is None and questions is None
-        merged = relearn.learned_again(known, self.backbone.name, again, own_recipe=own_recipe)
         put = self.concepts.replace if known.identifier in self.concepts else self.concepts.add
-        put(merged)
-        return merged
+        put(again)
+        return again
 
     # ------------------------------------------------------------------ speak
 
@@ -373,20 +350,6 @@ class MyVLM:
     def _recognise(self, photos: list[LoadedImage]) -> list[Detections]:
         concepts = ConceptLibrary() if self._plain else self.concepts
         return concepts.recognise(photos)
-
-    # ------------------------------------------------------------------ learning's checks
-
-    def _request(self, lesson: Lesson) -> LearnRequest:
-        """What is learned: the photos of a loaded lesson, each with its texts, and where learning starts."""
-        default = default_settings(self.backbone.name, family=self.backbone.family, kind=lesson.kind)
-        settings = as_settings(lesson.settings).over(default)
-        photos = load_images(lesson.images)
-        name, category, captions = lesson.identifier, lesson.category, lesson.captions
-        if captions is None:
-            captions = write_captions(self.backbone, photos, identifier=name, category=category)
-        examples = check_texts(self.backbone, gather_examples(name, photos, captions, lesson.questions))
-        called = described(self.backbone, photos, category) if settings.start == "words" else ()
-        return LearnRequest(examples, settings, (name, *called))
 
 
 def _loaded(lesson: Lesson) -> Lesson:

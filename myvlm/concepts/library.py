@@ -11,6 +11,7 @@ from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
 from os import PathLike
 from pathlib import Path
 from typing import Self
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from myvlm.backbones import Backbone
 from myvlm.concepts.concept import Concept, check_identifier
 from myvlm.concepts.gates import Gates, with_another_key
 from myvlm.concepts.notebook import library_html
-from myvlm.concepts.shared import Callback, Listeners, holders, libraries, one_at_a_time
+from myvlm.concepts.shared import Callback, Listeners, one_at_a_time
 from myvlm.concepts.storage import concept_folders, erase_folder, is_concept_folder
 from myvlm.errors import (
     ConceptExistsError,
@@ -64,7 +65,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         self._concepts: dict[str, Concept] = {}
         self._taken: dict[str, str] = {}  # each word, folded → the identifier of the concept that has it
         self._gates = Gates()
-        libraries[id(self)] = self
+        _libraries[id(self)] = self
         self.add_all(concepts)
 
     @classmethod
@@ -251,7 +252,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         old, new = concept.identifier, check_identifier(new)
         if old == new:
             return concept
-        others = [one for one in holders(old, concept) if one is not self]
+        others = [one for one in _holders(old, concept) if one is not self]
         for library in (self, *others):
             library.check_free(new, but=old)
         if warning := caution(new):
@@ -312,6 +313,15 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     def _changed(self) -> None:
         self.state = object()
+
+
+_libraries: WeakValueDictionary[int, ConceptLibrary] = WeakValueDictionary()
+"""All libraries that are in use, by `id`: a concept that one of them renames may be in others."""
+
+
+def _holders(identifier: str, concept: Concept) -> list[ConceptLibrary]:
+    """The libraries in which the concept itself, not a copy of it, is called that."""
+    return [one for one in list(_libraries.values()) if one.get(identifier) is concept]
 
 
 def warn_learned_elsewhere(backbone: Backbone, concepts: Iterable[Concept]) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from myvlm.heads import FaceHead
 from myvlm.heads.faces.clustering import distances
 from myvlm.heads.faces.dlib import DlibEncoder
-from myvlm.heads.faces.facenet import Faces
+from myvlm.heads.faces.encoders import Faces
 
 DIMENSIONS = 50
 CENTRE, PHOTO, PHOTO_SPREAD = 0.475, 0.3, 0.2

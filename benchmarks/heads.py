@@ -34,7 +34,8 @@ from tally import in_processes
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.heads import FaceHead, ObjectHead, features
-from myvlm.heads.faces.facenet import FacenetEncoder, Faces
+from myvlm.heads.faces.encoders import Faces
+from myvlm.heads.faces.facenet import FacenetEncoder
 from myvlm.tinyworld import FewShot, few_shot, sample_picture
 from myvlm.tinyworld.fewshot import pictures
 

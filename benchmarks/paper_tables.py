@@ -24,10 +24,10 @@ from rich.progress import Progress
 
 from myvlm.errors import InputError, UnknownBackboneError
 from myvlm.evaluation.data.dataset import Dataset, read_dataset
+from myvlm.evaluation.data.plan import DEFAULT, Plan, read_sweep
 from myvlm.evaluation.methods.registry import Setting, known_methods, make_method
 from myvlm.evaluation.metrics.intervals import Estimate, estimate
 from myvlm.evaluation.metrics.text import MINILM, packaged_minilm
-from myvlm.evaluation.protocol.plan import DEFAULT, Plan, read_sweep
 from myvlm.evaluation.protocol.run import Finished, Opening, run
 from myvlm.evaluation.report.page import page
 from myvlm.evaluation.report.summary import Evaluation, evaluation_of, markdown

@@ -15,8 +15,8 @@ from typing import Any, Self, overload
 import torch
 
 from myvlm.backbones import Backbone, backbone_for
-from myvlm.backbones.causal.tokens import heard
 from myvlm.backbones.loading import load_model
+from myvlm.backbones.tokens import heard
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.library import ConceptLibrary, known_concepts, warn_learned_elsewhere
 from myvlm.errors import check_path

@@ -19,8 +19,8 @@ from PIL import Image
 
 from myvlm import Concept, LearnSettings, MyVLM
 from myvlm.backbones import backbone_for
-from myvlm.backbones.causal.tokens import heard
 from myvlm.backbones.loading import load_model
+from myvlm.backbones.tokens import heard
 from myvlm.cli.collection import place_for
 from myvlm.cli.inputs import captions_for
 from myvlm.concepts.library import ConceptLibrary

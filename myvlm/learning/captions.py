@@ -13,7 +13,7 @@ from functools import lru_cache
 import regex
 
 from myvlm.backbones import Backbone
-from myvlm.backbones.causal.tokens import heard
+from myvlm.backbones.tokens import heard
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage, naming
 from myvlm.learning.dataset import CAPTION_PROMPTS, QuestionAnswer

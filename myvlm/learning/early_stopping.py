@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from myvlm.backbones.base import Backbone, ConceptRows
-from myvlm.backbones.causal.tokens import heard
+from myvlm.backbones.tokens import heard
 from myvlm.learning.dataset import Example, held_out_view
 from myvlm.learning.settings import LearnSettings
 from myvlm.text import contains_word

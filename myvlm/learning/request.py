@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from myvlm.backbones import Backbone
-from myvlm.backbones.causal.tokens import special_words
+from myvlm.backbones.tokens import special_words
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.errors import InputError, check_is
 from myvlm.heads import Head, head_class

@@ -23,7 +23,7 @@ from torch import Tensor
 from myvlm.api import MyVLM
 from myvlm.backbones.base import visual_norms
 from myvlm.backbones.causal.backbone import CausalBackbone
-from myvlm.backbones.causal.tokens import heard
+from myvlm.backbones.tokens import heard
 from myvlm.errors import BackboneError, InputError
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSources, LoadedImage, listed, load_images

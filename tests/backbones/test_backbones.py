@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from myvlm.backbones import ConceptRows, backbone_for
-from myvlm.backbones.causal import tokens as text
+from myvlm.backbones import tokens as text
 from myvlm.backbones.causal.prompts import Prompter
 from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.errors import InputError

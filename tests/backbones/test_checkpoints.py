@@ -16,8 +16,8 @@ from PIL import Image
 from torch import nn
 
 from myvlm.backbones import backbone_for
+from myvlm.backbones import tokens as texts
 from myvlm.backbones.base import ConceptRows, visual_norms
-from myvlm.backbones.causal import tokens as texts
 from myvlm.learning import LearnSettings
 from tests.support.checkpoint_facts import NAMES, facts, published
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from myvlm import LearnSettings, MyVLM
 from myvlm.backbones import ConceptRows, backbone_for, known_backbones, registry
-from myvlm.backbones.causal import tokens as text
+from myvlm.backbones import tokens as text
 from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.cuda_graph import Replay
 from myvlm.backbones.families.humanvlm import CARD, LLAMA3, HumanVLMBackbone

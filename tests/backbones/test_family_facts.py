@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from myvlm import MyVLM
 from myvlm.backbones import ConceptRows, backbone_for
-from myvlm.backbones.causal import tokens as text
+from myvlm.backbones import tokens as text
 from myvlm.backbones.causal.attention import record_attention
 from myvlm.backbones.families.humanvlm import HumanVLMBackbone
 from myvlm.backbones.families.minigpt.adapter import MiniGPTv2Backbone

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from myvlm.backbones.causal import tokens as text
+from myvlm.backbones import tokens as text
 from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.errors import BackboneError
 from tests.support.tiny import pictures, rows, tiny_llava

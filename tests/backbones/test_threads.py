@@ -10,7 +10,7 @@ from typing import TypeVar
 import pytest
 import torch
 
-from myvlm.backbones.causal import tokens as text
+from myvlm.backbones import tokens as text
 from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.backbones.registry import backbone_for
 from tests.support.tiny import pictures, rows

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from myvlm.evaluation.data.plan import read_sweep
 from myvlm.evaluation.metrics.intervals import Estimate
-from myvlm.evaluation.protocol.plan import read_sweep
 from myvlm.evaluation.report.tables import Row, Table
 from myvlm.tinyworld.language import caption
 

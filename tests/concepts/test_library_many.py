@@ -14,7 +14,7 @@ from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptExistsError, ConceptFileError, MissingFileError, NotFittedError
 from myvlm.heads import Detection, FaceHead, ObjectHead
 from myvlm.heads.encoders import register_encoder
-from myvlm.heads.faces.facenet import register_face_encoder
+from myvlm.heads.faces.registry import register_face_encoder
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, scene, scenes
 from tests.support.fake_faces import FakeFaces, photo, photos
 

@@ -12,11 +12,11 @@ from PIL import Image
 
 from myvlm.errors import InputError
 from myvlm.evaluation.data.dataset import Dataset
+from myvlm.evaluation.data.outcome import Answered, Outcome, PictureReply, Shown
+from myvlm.evaluation.data.plan import Plan, jobs_of, read_sweep
 from myvlm.evaluation.metrics.figures import figures_of
 from myvlm.evaluation.protocol import job as trial
 from myvlm.evaluation.protocol.journal import Journal
-from myvlm.evaluation.protocol.outcome import Answered, Outcome, PictureReply, Shown
-from myvlm.evaluation.protocol.plan import Plan, jobs_of, read_sweep
 from myvlm.evaluation.protocol.run import check, run
 from myvlm.evaluation.report.page import page
 from myvlm.evaluation.report.summary import evaluation_of, markdown

@@ -16,7 +16,8 @@ from myvlm.errors import InputError
 from myvlm.heads import FaceHead
 from myvlm.heads.faces import dlib as face_dlib
 from myvlm.heads.faces.dlib import DlibEncoder
-from myvlm.heads.faces.facenet import FaceEncoder, FacenetEncoder
+from myvlm.heads.faces.encoders import FaceEncoder
+from myvlm.heads.faces.facenet import FacenetEncoder
 from tests.support.random_facenet import no_network, random_facenet
 from tests.support.sample_photos import FACE, lfw_face, needs_dlib, scikit_image_photo
 

@@ -14,7 +14,8 @@ from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptFileError, InputError, NotFittedError
 from myvlm.heads import FaceHead, Head, HeadMeta
 from myvlm.heads.faces.clustering import common_person, distances
-from myvlm.heads.faces.facenet import find_faces, get_face_encoder, register_face_encoder
+from myvlm.heads.faces.encoders import find_faces
+from myvlm.heads.faces.registry import get_face_encoder, register_face_encoder
 from myvlm.images import load_images
 from tests.support.fake_faces import DIM, FakeFaces, descriptor, photo, photos
 

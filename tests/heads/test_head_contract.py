@@ -15,7 +15,8 @@ from PIL import Image, ImageEnhance
 from myvlm.errors import InputError
 from myvlm.heads import FaceHead, GateScores, HeadMeta, HeadScore, ObjectHead, registry
 from myvlm.heads.encoders import register_encoder
-from myvlm.heads.faces.facenet import FacenetEncoder, register_face_encoder
+from myvlm.heads.faces.facenet import FacenetEncoder
+from myvlm.heads.faces.registry import register_face_encoder
 from myvlm.heads.fitted import check_fitted, take_tensor
 from myvlm.images import ImageSources, load_images
 from myvlm.testing import HEAD_CHECKS, check_head

@@ -9,7 +9,7 @@ import pytest
 from myvlm import LearnSettings, MyVLM
 from myvlm.errors import InputError, UnknownHeadError
 from myvlm.heads import FaceHead
-from myvlm.heads.faces.facenet import register_face_encoder
+from myvlm.heads.faces.registry import register_face_encoder
 from tests.support.command import Myvlm, files_under
 from tests.support.fake_faces import FakeFaces, photo, photos
 

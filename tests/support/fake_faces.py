@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from myvlm.heads.faces.facenet import FacenetEncoder, Faces
+from myvlm.heads.faces.encoders import Faces
+from myvlm.heads.faces.facenet import FacenetEncoder
 
 SIDE = 20
 DIM = 64

@@ -12,8 +12,9 @@ import pytest
 from myvlm import MyVLM, api
 from myvlm.errors import NotWritableError
 from myvlm.results import highlighted
-from myvlm.tinyworld.demo import Answer, Demo, run_demo
-from myvlm.tinyworld.demo_page import page
+from myvlm.tinyworld.demo.page import page
+from myvlm.tinyworld.demo.results import Answer, Demo
+from myvlm.tinyworld.demo.run import run_demo
 from tests.support.taught import COLOURS, around
 from tests.support.teaching import interrupted_at_two
 

@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from myvlm.backbones import tokens as text
 from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss, SampleLosses
-from myvlm.backbones.causal import tokens as text
 from myvlm.backbones.causal.attention import AttentionRecorder, record_attention
 from myvlm.backbones.causal.cuda_graph import Replay
 from myvlm.backbones.causal.features import (

@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from myvlm.backbones import tokens as text
 from myvlm.backbones.base import ConceptRows
 from myvlm.backbones.boxes import middle_square
-from myvlm.backbones.causal import tokens as text
 from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features, Layout, stacked_inputs
 from myvlm.backbones.causal.prefix_cache import Prefix

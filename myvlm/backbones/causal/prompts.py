@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from myvlm.backbones import tokens as text
 from myvlm.backbones.base import ConceptRows
-from myvlm.backbones.causal import tokens as text
 from myvlm.backbones.frozen import tokenizing
 
 IGNORED = -100  # the label that cross-entropy leaves out

@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from myvlm.backbones import tokens as text
 from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss
-from myvlm.backbones.causal import tokens as text
 from myvlm.backbones.causal.prompts import IGNORED
 from myvlm.backbones.generation import generated
 from myvlm.backbones.probe import Lack

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from myvlm.backbones.causal import tokens as text
+from myvlm.backbones import tokens as text
 from myvlm.backbones.qformer.blip2 import Blip2Backbone
 from myvlm.backbones.qformer.prompts import Blip2Prompter, Taught
 from myvlm.backbones.registry import register_backbone

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from myvlm.backbones.causal import tokens as text
+from myvlm.backbones import tokens as text
 from myvlm.backbones.causal.prompts import IGNORED
 from myvlm.backbones.frozen import tokenizing
 from myvlm.errors import InputError

@@ -28,7 +28,7 @@ def demo(
     with screen(as_json=as_json, quiet=quiet) as out:
         check_place(out_file, what="page", option="--out")
         vlm = open_model(out, DEFAULT_BACKBONE, None, None)
-        from myvlm.tinyworld.demo import run_demo
+        from myvlm.tinyworld.demo.run import run_demo
 
         found = run_demo(out_file, seed=seed, vlm=vlm, progress=not quiet, notify=out.note)
         out.written.append(out_file)

@@ -72,8 +72,8 @@ def evaluate(
         collection.check_writable(keep / "runs")
         with out.busy("reading the data"):
             from myvlm.evaluation.data.dataset import read_dataset
+            from myvlm.evaluation.data.plan import Plan, read_sweep
             from myvlm.evaluation.methods.registry import Setting, known_methods, make_method
-            from myvlm.evaluation.protocol.plan import Plan, read_sweep
             from myvlm.evaluation.protocol.run import Opening, check, run
             from myvlm.evaluation.report.summary import evaluation_of
             from myvlm.tinyworld.dataset import TINYWORLD, lay_out

@@ -8,7 +8,7 @@ from random import Random
 
 from myvlm.errors import InputError
 from myvlm.evaluation.data.dataset import Dataset, Photo, Subject
-from myvlm.evaluation.protocol.plan import Plan
+from myvlm.evaluation.data.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.api import MyVLM
-from myvlm.backbones.causal.tokens import heard
+from myvlm.backbones.tokens import heard
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.errors import InputError
 from myvlm.evaluation.data.dataset import Photo, Subject

@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
+from myvlm.api import MyVLM
+from myvlm.evaluation.data.dataset import Photo, Subject
 from myvlm.evaluation.methods.personalized import Speaker, Teaching
 from myvlm.evaluation.methods.rewriting import SMOLLM2, Rewriter, load_rewriter
 from myvlm.plugins.registry import Registry
-
-if TYPE_CHECKING:
-    from myvlm.api import MyVLM
-    from myvlm.evaluation.data.dataset import Photo, Subject
 
 
 class Method(Protocol):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from myvlm.boxes import iou
 from myvlm.evaluation.data.dataset import Photo, Subject
+from myvlm.evaluation.data.outcome import Outcome, PictureReply
 from myvlm.evaluation.metrics.text import MissingPackageError, References, bleu4, cider, in_general
 from myvlm.evaluation.metrics.words import (
     content_words,
@@ -17,7 +18,6 @@ from myvlm.evaluation.metrics.words import (
     soft_match,
     weighted_accuracy,
 )
-from myvlm.evaluation.protocol.outcome import Outcome, PictureReply
 
 MEANINGS = {
     "recall": "name said in pictures with the subject",

@@ -6,79 +6,27 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from myvlm.api import MyVLM
 from myvlm.boxes import Box
-from myvlm.evaluation.data.dataset import Dataset, Photo, Question, Subject
+from myvlm.evaluation.data.dataset import Photo, Question, Subject
+from myvlm.evaluation.data.outcome import Answered, Outcome, PictureReply
+from myvlm.evaluation.data.plan import Job
 from myvlm.evaluation.data.splits import Split, draw_split
-from myvlm.evaluation.methods.personalized import Speaker, Teaching
-from myvlm.evaluation.methods.registry import Method, Setting, make_method
+from myvlm.evaluation.methods.personalized import Speaker
 from myvlm.evaluation.metrics.pictures import clip_scores
 from myvlm.evaluation.metrics.text import (
-    SentenceEncoder,
     in_general,
-    load_sentence_encoder,
     sentence_similarity,
 )
-from myvlm.evaluation.protocol.outcome import Answered, Outcome, PictureReply
-from myvlm.evaluation.protocol.plan import Job, Plan
-from myvlm.evaluation.report.pictures import recogniser, show
+from myvlm.evaluation.protocol.bench import Bench
+from myvlm.evaluation.protocol.pictures import recogniser, show
 from myvlm.images import load_images
 
 FORGETTING = 4
 """Pictures whose plain captions are compared before and after."""
-
-
-@dataclass(eq=False)
-class Bench:
-    """What the jobs of one process share: the frozen model, the data, the instruments.
-
-    Args:
-        vlm: its own concepts play no part.
-        dataset: what is measured on.
-        plan: how.
-        pictures: folder for what the report shows.
-        methods: made once a variant, so that a lot's jobs can share what was learned.
-    """
-
-    vlm: MyVLM
-    dataset: Dataset
-    plan: Plan
-    pictures: Path
-    methods: dict[tuple[str, str], Method] = field(default_factory=dict)
-    _settings: dict[str, Setting] = field(default_factory=dict)
-    _plain: dict[Path, str] = field(default_factory=dict)
-    _sentences: SentenceEncoder | None = None
-
-    def method(self, job: Job) -> Method:
-        """The job's method; those of one variant have one setting in common."""
-        variant = job.variant
-        if variant.name not in self._settings:
-            teaching = Teaching(variant.settings)
-            self._settings[variant.name] = Setting(teaching=teaching, subjects=self.dataset.subjects)
-        if (job.method, variant.name) not in self.methods:
-            self.methods[job.method, variant.name] = make_method(job.method, self._settings[variant.name])
-        return self.methods[job.method, variant.name]
-
-    def plain(self, files: Sequence[Path]) -> list[str]:
-        """The frozen model's own captions, said once a process."""
-        new = [file for file in dict.fromkeys(files) if file not in self._plain]
-        self._plain |= dict(zip(new, self.plain_anew(new), strict=True))
-        return [self._plain[file] for file in files]
-
-    def plain_anew(self, files: Sequence[Path]) -> list[str]:
-        """The same, said now."""
-        with self.vlm.generic():
-            return [reply.text for reply in self.vlm.caption(list(files))] if files else []
-
-    def sentences(self) -> SentenceEncoder | None:
-        if self.plan.sentences and self._sentences is None:
-            self._sentences = load_sentence_encoder(self.plan.sentences)
-        return self._sentences
 
 
 def run_job(bench: Bench, job: Job) -> Outcome:

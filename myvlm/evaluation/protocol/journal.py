@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from myvlm.errors import InputError
 from myvlm.evaluation.data.dataset import Dataset
-from myvlm.evaluation.protocol.outcome import Outcome
-from myvlm.evaluation.protocol.plan import Job, Plan
+from myvlm.evaluation.data.outcome import Outcome
+from myvlm.evaluation.data.plan import Job, Plan
 from myvlm.files.claims import sync
 from myvlm.files.reading import read_text
 from myvlm.files.writing import write_whole

@@ -12,11 +12,12 @@ from typing import TypeAlias
 
 from myvlm.api import MyVLM
 from myvlm.evaluation.data.dataset import Dataset
+from myvlm.evaluation.data.outcome import Outcome
+from myvlm.evaluation.data.plan import Job, Plan, jobs_of
 from myvlm.evaluation.data.splits import check_photos
-from myvlm.evaluation.protocol.job import Bench, run_job
+from myvlm.evaluation.protocol.bench import Bench
+from myvlm.evaluation.protocol.job import run_job
 from myvlm.evaluation.protocol.journal import Journal
-from myvlm.evaluation.protocol.outcome import Outcome
-from myvlm.evaluation.protocol.plan import Job, Plan, jobs_of
 
 Finished: TypeAlias = tuple[Job, Outcome]
 

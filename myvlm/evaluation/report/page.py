@@ -12,9 +12,9 @@ from string import Template
 
 from PIL import Image
 
+from myvlm.evaluation.data.outcome import Shown
 from myvlm.evaluation.metrics.figures import MEANINGS
 from myvlm.evaluation.metrics.intervals import Estimate
-from myvlm.evaluation.protocol.outcome import Shown
 from myvlm.evaluation.report.summary import Evaluation, used
 from myvlm.evaluation.report.tables import Row, Table
 from myvlm.results import data_url, highlighted

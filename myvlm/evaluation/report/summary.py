@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from myvlm.evaluation.data.dataset import Dataset
+from myvlm.evaluation.data.outcome import Outcome, Shown
+from myvlm.evaluation.data.plan import Job, Plan
 from myvlm.evaluation.metrics.figures import MEANINGS, missing_packages
-from myvlm.evaluation.protocol.outcome import Outcome, Shown
-from myvlm.evaluation.protocol.plan import Job, Plan
 from myvlm.evaluation.report.tables import Table, tables_of
 
 

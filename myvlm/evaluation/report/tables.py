@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from myvlm.evaluation.data.dataset import Dataset, Subject
+from myvlm.evaluation.data.outcome import Outcome
+from myvlm.evaluation.data.plan import DEFAULT, Job, Plan
 from myvlm.evaluation.metrics.figures import MEANINGS, corpus_figures, figures_of
 from myvlm.evaluation.metrics.intervals import Estimate, estimate
-from myvlm.evaluation.protocol.outcome import Outcome
-from myvlm.evaluation.protocol.plan import DEFAULT, Job, Plan
 
 KINDS = {"all": ("object", "face"), "objects": ("object",), "people": ("face",)}
 

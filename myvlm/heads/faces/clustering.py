@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
-from myvlm.heads.faces.facenet import Faces
+from myvlm.heads.faces.encoders import Faces
 from myvlm.images import LoadedImage
 
 _log = logging.getLogger(__name__)

@@ -1,15 +1,11 @@
-"""Face encoders: what finds the faces of a picture and describes each by a point of one space.
-
-A Protocol of two methods, a registry, and the encoder of the paper's kind: facenet-pytorch.
-"""
+"""The face encoder of the paper's kind: facenet-pytorch."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,67 +13,8 @@ from PIL import Image
 from myvlm.boxes import Box
 from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
-from myvlm.heads.features import PictureCache
-from myvlm.images import LoadedImage
-from myvlm.plugins.registry import SharedRegistry
+from myvlm.heads.faces.encoders import SMALLEST_FACE, Faces, inside, reduced
 from myvlm.runtime.precision import float32_default, without_autocast
-
-DEFAULT_FACE_ENCODER = "facenet/vggface2"
-CACHED_PICTURES = 64
-WORKING_SIDE = 1280
-"""Faces are looked for in a picture whose longer side is at most this, and described from the whole one."""
-SMALLEST_FACE = 20
-"""In pixels of the picture that is searched."""
-
-
-@dataclass(frozen=True, eq=False)
-class Faces:
-    """The faces of one picture: `boxes` in its pixels (F of them) and `descriptors`, F × D float32."""
-
-    boxes: tuple[Box, ...]
-    descriptors: FloatArray
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-
-class FaceEncoder(Protocol):
-    """Finds faces and describes each by a point; those of one person lie near each other.
-
-    Attributes:
-        threshold: up to this Euclidean distance two descriptors count as one person's.
-        threshold_source: where that number comes from, in a sentence.
-
-    It may also have `strangers`, mean and standard deviation of the distance between two strangers' faces,
-    or, of descriptors of length 1, `threshold_error`, the part of such pairs nearer than the threshold. By
-    them heads are stricter where many people are known (`limit_for`); without, as strict as other encoders'.
-    """
-
-    threshold: float
-    threshold_source: str
-
-    @property
-    def id(self) -> str:
-        """The name under which `get_face_encoder` finds it again; it is written into concept files."""
-        ...
-
-    def faces(self, images: Sequence[Image.Image]) -> Sequence[Faces]:
-        """All faces of each picture; descriptors 0 × D where there is none."""
-        ...
-
-    def describe(self, faces: Sequence[Image.Image]) -> FloatArray:
-        """F aligned faces, square pictures of any size → F × D float32."""
-        ...
-
-
-_cache: PictureCache[None, Faces] = PictureCache(CACHED_PICTURES)
-
-
-def find_faces(encoder: FaceEncoder, images: Sequence[LoadedImage]) -> list[Faces]:
-    """The faces of each picture; the last 64 pictures are remembered by their pixels, in memory only."""
-    return _cache.look_up(
-        encoder, images, [None] * len(images), lambda new: encoder.faces([image for image, _ in new])
-    )
 
 
 class FacenetEncoder:
@@ -90,7 +27,7 @@ class FacenetEncoder:
         device: where both networks run, such as "cpu" or "cuda".
     """
 
-    id = DEFAULT_FACE_ENCODER
+    id = "facenet/vggface2"
     threshold = 1.04
     threshold_error = 0.0035
     threshold_source = (
@@ -181,69 +118,10 @@ def _no_weights(name: str, error: Exception) -> InputError:
 
     place = Path(get_torch_home()) / "checkpoints" / name
     return InputError(
-        f"The weights that describe faces ({DEFAULT_FACE_ENCODER}) cannot be "
+        f"The weights that describe faces ({FacenetEncoder.id}) cannot be "
         + ("read." if place.is_file() else "fetched."),
         got=f"{type(error).__name__}: {str(error)[:300]}",
         expected=str(place),
         fix=f"take {name} from the release v2.2.9 of facenet-pytorch and put it there whole; or, offline, "
         'pip install "myvlm[dlib]" and name the encoder dlib/resnet-v1',
     )
-
-
-def reduced(image: Image.Image) -> tuple[Image.Image, float]:
-    """The picture as it is searched, and how many of its pixels one of those stands for."""
-    factor = max(1.0, max(image.size) / WORKING_SIDE)
-    if factor == 1:
-        return image, factor
-    size = (max(round(image.width / factor), 1), max(round(image.height / factor), 1))
-    return image.resize(size, reducing_gap=2.0), factor
-
-
-def inside(box: Any, size: tuple[int, int]) -> Box | None:
-    """A box cut to the picture; None if little is left of it."""
-    left, top = max(float(box[0]), 0.0), max(float(box[1]), 0.0)
-    right, bottom = min(float(box[2]), float(size[0])), min(float(box[3]), float(size[1]))
-    return (left, top, right, bottom) if right - left >= 2 and bottom - top >= 2 else None
-
-
-def _dlib(device: str) -> FaceEncoder:
-    from myvlm.heads.faces.dlib import DlibEncoder
-
-    return DlibEncoder()
-
-
-def _facenet(device: str) -> FaceEncoder:
-    return FacenetEncoder(device=device)
-
-
-face_encoders = SharedRegistry[FaceEncoder](
-    "face encoder", add="register it with myvlm.heads.faces.facenet.register_face_encoder"
-)
-face_encoders.register(DEFAULT_FACE_ENCODER, _facenet)
-face_encoders.register("dlib/resnet-v1", _dlib)
-
-
-def register_face_encoder(id: str, factory: Callable[[str], FaceEncoder], *, replace: bool = False) -> None:
-    """Make a face encoder known by its id.
-
-    Args:
-        id: what `get_face_encoder` finds it by; the encoder's own `id`.
-        factory: gets the device and is called at first use.
-        replace: whether it takes the place of another of that id.
-
-    Raises:
-        NameTakenError: the id is another's, and `replace` is not set.
-    """
-    face_encoders.register(id, factory, replace=replace)
-
-
-def get_face_encoder(name: str | FaceEncoder = DEFAULT_FACE_ENCODER, *, device: str = "cpu") -> FaceEncoder:
-    """The one shared face encoder of that name and device; an encoder passes through as it is.
-
-    Raises:
-        UnknownNameError: no such encoder is known; the message lists those that are.
-
-    >>> get_face_encoder().threshold
-    1.04
-    """
-    return face_encoders.shared(name, device) if isinstance(name, str) else name

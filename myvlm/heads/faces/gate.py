@@ -11,7 +11,7 @@ import numpy.typing as npt
 from myvlm.errors import ConceptFileError
 from myvlm.heads.detections import FloatArray, GateScores, sigmoid, within
 from myvlm.heads.faces.clustering import distances
-from myvlm.heads.faces.facenet import FaceEncoder, Faces, find_faces
+from myvlm.heads.faces.encoders import FaceEncoder, Faces, find_faces
 from myvlm.heads.features import drawn_picture
 from myvlm.images import ImageSources, load_images
 

@@ -17,14 +17,9 @@ from myvlm.heads.base import Tensors
 from myvlm.heads.calibration import calibrate
 from myvlm.heads.detections import UNSURE, FloatArray
 from myvlm.heads.faces.clustering import bystanders, common_person, distances
-from myvlm.heads.faces.facenet import (
-    DEFAULT_FACE_ENCODER,
-    FaceEncoder,
-    Faces,
-    find_faces,
-    get_face_encoder,
-)
+from myvlm.heads.faces.encoders import FaceEncoder, Faces, find_faces
 from myvlm.heads.faces.gate import FaceGate, face_encoder_fingerprint
+from myvlm.heads.faces.registry import DEFAULT_FACE_ENCODER, get_face_encoder
 from myvlm.heads.faces.threshold import limit_for
 from myvlm.heads.fitted import FittedHead, check_one_gate, take_tensor
 from myvlm.heads.registry import register_head

@@ -10,7 +10,7 @@ from functools import cache
 
 import numpy as np
 
-from myvlm.heads.faces.facenet import FaceEncoder
+from myvlm.heads.faces.encoders import FaceEncoder
 
 STRANGERS = 0.05
 """The part of strangers' faces that may be taken for somebody in the whole library."""
@@ -35,7 +35,7 @@ def limit_for(encoder: FaceEncoder, people: int, keys: int) -> tuple[float, str]
     Returns:
         The distance, and its source in a sentence.
 
-    >>> from myvlm.heads.faces.facenet import get_face_encoder
+    >>> from myvlm.heads.faces.registry import get_face_encoder
     >>> [round(limit_for(get_face_encoder(), people, 4)[0], 2) for people in (1, 100)]
     [1.04, 0.92]
     >>> [round(limit_for(get_face_encoder("dlib/resnet-v1"), people, 4)[0], 2) for people in (1, 30, 1000)]

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from myvlm.api import MyVLM
 from myvlm.errors import InputError
-from myvlm.evaluation.protocol.outcome import PictureReply, Shown
-from myvlm.evaluation.protocol.plan import DEFAULT, Job
+from myvlm.evaluation.data.dataset import Subject
+from myvlm.evaluation.data.outcome import PictureReply, Shown
+from myvlm.evaluation.data.plan import DEFAULT, Job
+from myvlm.evaluation.methods.personalized import Speaker
+from myvlm.evaluation.protocol.bench import Bench
 from myvlm.heads.detections import Detections
 from myvlm.images import load_images
 from myvlm.results import mark
 from myvlm.text import contains_word
-
-if TYPE_CHECKING:
-    from myvlm.evaluation.data.dataset import Subject
-    from myvlm.evaluation.methods.personalized import Speaker
-    from myvlm.evaluation.protocol.job import Bench
 
 LONGEST_SIDE = 384
 

@@ -9,15 +9,12 @@ import html
 from collections.abc import Iterable
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from myvlm.heads import Detection
 from myvlm.results import data_url, highlighted
-
-if TYPE_CHECKING:
-    from myvlm.heads import Detection
-    from myvlm.tinyworld.demo import Demo, TriedPicture
+from myvlm.tinyworld.demo.results import Demo, TriedPicture
 
 SHOWN = {"present": 6, "look-alike": 4, "other": 2}
 """How many trials of each kind the page shows; the figures count all of them."""
@@ -25,7 +22,7 @@ SHOWN = {"present": 6, "look-alike": 4, "other": 2}
 
 def page(demo: Demo) -> str:
     """The whole page."""
-    template = Template(Path(__file__).with_name("demo_page.html").read_text(encoding="utf-8"))
+    template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     figures = demo.figures
     return template.substitute(
         identifier=html.escape(demo.identifier),

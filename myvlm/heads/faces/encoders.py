@@ -1,0 +1,86 @@
+"""Face encoders: what finds the faces of a picture and describes each by a point of one space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from PIL import Image
+
+from myvlm.boxes import Box
+from myvlm.heads.detections import FloatArray
+from myvlm.heads.features import PictureCache
+from myvlm.images import LoadedImage
+
+CACHED_PICTURES = 64
+WORKING_SIDE = 1280
+"""Faces are looked for in a picture whose longer side is at most this, and described from the whole one."""
+SMALLEST_FACE = 20
+"""In pixels of the picture that is searched."""
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """The faces of one picture: `boxes` in its pixels (F of them) and `descriptors`, F × D float32."""
+
+    boxes: tuple[Box, ...]
+    descriptors: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+class FaceEncoder(Protocol):
+    """Finds faces and describes each by a point; those of one person lie near each other.
+
+    Attributes:
+        threshold: up to this Euclidean distance two descriptors count as one person's.
+        threshold_source: where that number comes from, in a sentence.
+
+    It may also have `strangers`, mean and standard deviation of the distance between two strangers' faces,
+    or, of descriptors of length 1, `threshold_error`, the part of such pairs nearer than the threshold. By
+    them heads are stricter where many people are known (`limit_for`); without, as strict as other encoders'.
+    """
+
+    threshold: float
+    threshold_source: str
+
+    @property
+    def id(self) -> str:
+        """The name under which `get_face_encoder` finds it again; it is written into concept files."""
+        ...
+
+    def faces(self, images: Sequence[Image.Image]) -> Sequence[Faces]:
+        """All faces of each picture; descriptors 0 × D where there is none."""
+        ...
+
+    def describe(self, faces: Sequence[Image.Image]) -> FloatArray:
+        """F aligned faces, square pictures of any size → F × D float32."""
+        ...
+
+
+_cache: PictureCache[None, Faces] = PictureCache(CACHED_PICTURES)
+
+
+def find_faces(encoder: FaceEncoder, images: Sequence[LoadedImage]) -> list[Faces]:
+    """The faces of each picture; the last 64 pictures are remembered by their pixels, in memory only."""
+    return _cache.look_up(
+        encoder, images, [None] * len(images), lambda new: encoder.faces([image for image, _ in new])
+    )
+
+
+def reduced(image: Image.Image) -> tuple[Image.Image, float]:
+    """The picture as it is searched, and how many of its pixels one of those stands for."""
+    factor = max(1.0, max(image.size) / WORKING_SIDE)
+    if factor == 1:
+        return image, factor
+    size = (max(round(image.width / factor), 1), max(round(image.height / factor), 1))
+    return image.resize(size, reducing_gap=2.0), factor
+
+
+def inside(box: Any, size: tuple[int, int]) -> Box | None:
+    """A box cut to the picture; None if little is left of it."""
+    left, top = max(float(box[0]), 0.0), max(float(box[1]), 0.0)
+    right, bottom = min(float(box[2]), float(size[0])), min(float(box[3]), float(size[1]))
+    return (left, top, right, bottom) if right - left >= 2 and bottom - top >= 2 else None

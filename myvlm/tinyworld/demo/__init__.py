@@ -1,0 +1,1 @@
+"""The demonstration: one concept from photos to a page of what was said with it and without."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from myvlm.errors import MyVLMError as MyVLMError
     from myvlm.heads import Detection as Detection
     from myvlm.learning import LearnSettings as LearnSettings
-    from myvlm.learning.request import Lesson as Lesson
+    from myvlm.learning.dataset import Lesson as Lesson
     from myvlm.locating import Location as Location
     from myvlm.results import AttentionMap as AttentionMap
     from myvlm.results import Reply as Reply
@@ -27,7 +27,7 @@ _HOMES = {
     "Detection": "heads",
     "Embedding": "concepts.concept",
     "LearnSettings": "learning",
-    "Lesson": "learning.request",
+    "Lesson": "learning.dataset",
     "Location": "locating",
     "MyVLM": "api",
     "MyVLMError": "errors",

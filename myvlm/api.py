@@ -32,11 +32,10 @@ from myvlm.images import (
     load_images,
     naming,
 )
-from myvlm.learning.dataset import Captions, Questions
-from myvlm.learning.relearn import kept_photos, known_as
-from myvlm.learning.request import Lesson
+from myvlm.learning.dataset import Captions, Lesson, Questions
+from myvlm.learning.relearn import kept_photos, known_as, teach_again
 from myvlm.learning.settings import Settings, as_settings
-from myvlm.learning.teach import check_lessons, teach, teach_again
+from myvlm.learning.teach import check_lessons, teach
 from myvlm.locating import READING, Location, located
 from myvlm.results import AttentionMap, Reply
 from myvlm.runtime.plain import PlainBlocks

@@ -14,6 +14,7 @@ from myvlm.errors import (
     ConceptExistsError,
     InputError,
 )
+from myvlm.learning import teach as learning
 from myvlm.learning.settings import default_settings
 from myvlm.text import contains_word
 from myvlm.tinyworld import FewShot, few_shot
@@ -61,8 +62,8 @@ def test_learning_starts_at_what_the_model_calls_the_thing(
         started.extend(task.words for task in tasks)
         return learn(backbone, tasks, **options)
 
-    learn = api.learn_embeddings
-    monkeypatch.setattr(api, "learn_embeddings", noted)
+    learn = learning.learn_embeddings
+    monkeypatch.setattr(learning, "learn_embeddings", noted)
     for start in ("words", "random"):
         teach(quick, kit, settings=SHORT.model_copy(update={"start": start}))
         quick.concepts.remove(kit.identifier)
@@ -167,7 +168,7 @@ def test_ctrl_c_in_the_middle_of_learning_keeps_what_is_there(
     quick: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = state_of(quick.backbone.model)
-    monkeypatch.setattr(api, "learning_progress", interrupted_at_two)
+    monkeypatch.setattr(learning, "learning_progress", interrupted_at_two)
     concept = teach(quick, kit, settings=LearnSettings(steps=50, views=2))
     figures = concept.embeddings["tinyworld/llava"].figures
     assert (figures["steps"], figures["interrupted"]) == (2, True)
@@ -232,14 +233,14 @@ def test_of_several_concepts_all_are_added_or_none(
         quick.learn_many([one, replace(one, identifier=one.identifier.upper())], progress=False)
     with pytest.raises(InputError, match="no lessons"):
         quick.learn_many([], progress=False)
-    learn = api.learn_embeddings
+    learn = learning.learn_embeddings
 
     def meanwhile(*given: Any, **named: Any) -> Any:
         word = other.identifier
         quick.concepts.add(replace(taught.concept, identifier=word, spoken=word, folder=None))
         return learn(*given, **named)
 
-    monkeypatch.setattr(api, "learn_embeddings", meanwhile)
+    monkeypatch.setattr(learning, "learn_embeddings", meanwhile)
     with pytest.raises(ConceptExistsError):
         quick.learn_many([one, two], progress=False)
     assert list(quick.concepts) == [other.identifier]

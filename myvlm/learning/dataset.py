@@ -16,7 +16,8 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
 from myvlm.errors import InputError
-from myvlm.images import LoadedImage
+from myvlm.images import ImageSources, LoadedImage
+from myvlm.learning.settings import Settings
 from myvlm.text import composed, contains_word
 
 CAPTION_PROMPTS = (
@@ -46,6 +47,29 @@ QuestionAnswer = tuple[str, str]
 Questions = Mapping[str, Sequence[QuestionAnswer]] | Sequence[QuestionAnswer | Sequence[QuestionAnswer]]
 
 Entry = TypeVar("Entry")
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """One concept to learn: the arguments of `MyVLM.learn`, by the same names.
+
+    >>> Lesson("sks", ["1.jpg", "2.jpg"], category="mug").kind
+    'object'
+    """
+
+    identifier: str
+    images: ImageSources
+    category: str
+    captions: Captions | None = None
+    questions: Questions | None = None
+    negatives: ImageSources | None = None
+    kind: str = "object"
+    head_options: Mapping[str, Any] | None = None
+    settings: Settings | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.identifier, str):
+            object.__setattr__(self, "identifier", composed(self.identifier))
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from myvlm.learning.concept_optimizer import LearnRequest
+from myvlm.learning.dataset import Lesson
 from myvlm.learning.optimise import Report
-from myvlm.learning.request import Lesson
 
 IN_NOTEBOOK = 100
 """Characters of a line in a notebook."""

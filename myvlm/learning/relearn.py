@@ -10,15 +10,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from myvlm.backbones import Backbone
 from myvlm.concepts.concept import OTHER_WEIGHTS, Concept
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.concepts.storage import PHOTOS
 from myvlm.errors import ConceptFileError, InputError
 from myvlm.heads import Head
 from myvlm.images import ImageSources, LoadedImage
-from myvlm.learning.dataset import Captions, Questions
-from myvlm.learning.request import Lesson
-from myvlm.learning.settings import LearnSettings, Settings
+from myvlm.learning.dataset import Captions, Lesson, Questions
+from myvlm.learning.optimise import learn_embeddings
+from myvlm.learning.progress import learning_progress
+from myvlm.learning.settings import LearnSettings, Settings, default_settings
+from myvlm.learning.teach import check_words, learn_request, learned_concept
 from myvlm.text import replace_word
 
 _log = logging.getLogger(__name__)
@@ -37,6 +40,42 @@ def known_as(concept: Concept | str | PathLike[str], library: ConceptLibrary) ->
             return known if loaded is known else dataclasses.replace(known, identifier=identifier)
     library.check_free(known.identifier, known.spoken)
     return known
+
+
+def teach_again(
+    backbone: Backbone,
+    concept: Concept,
+    photos: Sequence[LoadedImage],
+    *,
+    kept: bool,
+    captions: Captions | None,
+    questions: Questions | None,
+    negatives: ImageSources | None,
+    settings: Settings | None,
+    device: str,
+    progress: bool,
+) -> Concept:
+    """A concept with what this backbone learned of it beside what others did; see `MyVLM.relearn`.
+
+    Args:
+        kept: whether the photos are those that were kept with the concept.
+        negatives: loaded.
+        device: where its head's encoder runs.
+    """
+    default = default_settings(backbone.name, family=backbone.family, kind=concept.kind)
+    settings = settings or settings_again(concept, backbone.name, default)
+    lesson = lesson_again(
+        concept, photos, kept=kept, captions=captions, questions=questions, negatives=negatives,
+        settings=settings,
+    )  # fmt: skip
+    check_words(backbone, lesson)
+    request = learn_request(backbone, lesson)
+    with learning_progress([lesson], [request], shown=progress) as report:
+        head = head_again(concept, photos, lesson.negatives, device=device)
+        [result] = learn_embeddings(backbone, [request], report=report)
+    again = learned_concept(lesson, head, request, result, backbone)
+    own_recipe = kept and captions is None and questions is None
+    return learned_again(concept, backbone.name, again, own_recipe=own_recipe)
 
 
 def lesson_again(

@@ -1,25 +1,32 @@
-"""Teaching: what is learned of each lesson, and all that is learned of a few at once.
+"""Teaching: what `MyVLM.learn_many` is given of each concept, and the concepts that come of it.
 
 Here a head and a backbone learn from the same photos; neither knows of the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from myvlm.backbones import Backbone
-from myvlm.concepts.concept import Concept
+from myvlm.backbones.tokens import special_words
+from myvlm.concepts.concept import Concept, Embedding
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.heads import Head
-from myvlm.images import ImageSources, LoadedImage, load_images
-from myvlm.learning import relearn
+from myvlm.errors import InputError, check_is
+from myvlm.heads import Head, head_class
+from myvlm.images import load_images
 from myvlm.learning.captions import described, write_captions
-from myvlm.learning.concept_optimizer import LearnRequest
-from myvlm.learning.dataset import Captions, Questions, gather_examples
+from myvlm.learning.concept_optimizer import LearnRequest, LearnResult
+from myvlm.learning.dataset import Example, Lesson, gather_examples
 from myvlm.learning.optimise import learn_embeddings
 from myvlm.learning.progress import learning_progress
-from myvlm.learning.request import Lesson, check_texts, check_together, check_words, learned_concept, new_head
-from myvlm.learning.settings import Settings, as_settings, default_settings
+from myvlm.learning.settings import as_settings, default_settings
+from myvlm.plugins.collections import collection_of
+from myvlm.text import caution, check_category, check_identifier, check_written, fold
+
+_log = logging.getLogger(__name__)
 
 
 def check_lessons(
@@ -49,42 +56,6 @@ def teach(
     return [learned_concept(*one, backbone) for one in parts]
 
 
-def teach_again(
-    backbone: Backbone,
-    concept: Concept,
-    photos: Sequence[LoadedImage],
-    *,
-    kept: bool,
-    captions: Captions | None,
-    questions: Questions | None,
-    negatives: ImageSources | None,
-    settings: Settings | None,
-    device: str,
-    progress: bool,
-) -> Concept:
-    """A concept with what this backbone learned of it beside what others did; arguments as of `relearn`.
-
-    Args:
-        kept: whether the photos are those that were kept with the concept.
-        negatives: loaded.
-        device: where its head's encoder runs.
-    """
-    default = default_settings(backbone.name, family=backbone.family, kind=concept.kind)
-    settings = settings or relearn.settings_again(concept, backbone.name, default)
-    lesson = relearn.lesson_again(
-        concept, photos, kept=kept, captions=captions, questions=questions, negatives=negatives,
-        settings=settings,
-    )  # fmt: skip
-    check_words(backbone, lesson)
-    request = learn_request(backbone, lesson)
-    with learning_progress([lesson], [request], shown=progress) as report:
-        head = relearn.head_again(concept, photos, lesson.negatives, device=device)
-        [result] = learn_embeddings(backbone, [request], report=report)
-    again = learned_concept(lesson, head, request, result, backbone)
-    own_recipe = kept and captions is None and questions is None
-    return relearn.learned_again(concept, backbone.name, again, own_recipe=own_recipe)
-
-
 def learn_request(backbone: Backbone, lesson: Lesson) -> LearnRequest:
     """What is learned: the photos of a loaded lesson, each with its texts, and where learning starts."""
     default = default_settings(backbone.name, family=backbone.family, kind=lesson.kind)
@@ -96,3 +67,142 @@ def learn_request(backbone: Backbone, lesson: Lesson) -> LearnRequest:
     examples = check_texts(backbone, gather_examples(name, photos, captions, lesson.questions))
     called = described(backbone, photos, category) if settings.start == "words" else ()
     return LearnRequest(examples, settings, (name, *called))
+
+
+def learned_concept(
+    lesson: Lesson, head: Head, request: LearnRequest, result: LearnResult, backbone: Backbone
+) -> Concept:
+    """The concept that a lesson gives, once its head is fitted and its embedding learned."""
+    embedding = Embedding(
+        directions=result.directions.numpy(),
+        norm=request.settings.norm,
+        prompt=backbone.caption_prompt,
+        fingerprint=backbone.fingerprint(),
+        settings=request.settings.model_dump(),
+        figures=_figures(result),
+    )
+    photos = [example.photo for example in request.examples]
+    recipe = {
+        "captions": [list(example.captions) for example in request.examples],
+        "captions_by": "model" if lesson.captions is None else "user",
+        "questions": [[list(pair) for pair in example.questions] for example in request.examples],
+        "photos": [photo.path.name if photo.path else photo.name for photo in photos],
+    }
+    return Concept(lesson.identifier, lesson.category, head, {backbone.name: embedding}, recipe)
+
+
+def _figures(learned: LearnResult) -> dict[str, Any]:
+    figures: dict[str, Any] = {
+        "cross_entropy": learned.cross_entropy,
+        "attention": learned.attention,
+        "steps": learned.steps,
+    }
+    if learned.said is not None:
+        figures["said"] = learned.said
+    if learned.interrupted:
+        figures["interrupted"] = True
+    return figures
+
+
+def check_whole(concept: Concept) -> Concept:
+    """The concept that was just learned; what is measured must not be one that Ctrl-C left half learned.
+
+    Raises:
+        KeyboardInterrupt: it did.
+    """
+    if any(one.figures.get("interrupted") for one in concept.embeddings.values()):
+        raise KeyboardInterrupt
+    return concept
+
+
+def check_together(lessons: Sequence[Lesson]) -> None:
+    """Raise InputError unless there are lessons, each of an identifier that can be one, and no two of one."""
+    check_is(lessons, Sequence, what="lessons", expected="a list of Lesson")
+    for lesson in lessons:
+        check_is(lesson, Lesson, what="lesson", expected="a Lesson")
+        check_is(lesson.kind, str, what="kind of a head", expected='a word, such as "object"')
+        options = {} if lesson.head_options is None else lesson.head_options
+        check_is(options, Mapping, what="head_options", expected='a dict, such as {"encoder": name}')
+    names = [fold(check_identifier(lesson.identifier)) for lesson in lessons]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not lessons or twice:
+        raise InputError(
+            "These concepts cannot be learned together.",
+            got=f"{twice[0]!r} twice" if twice else "no lessons",
+            expected="one lesson or more, each of another identifier",
+            fix="give every concept a word of its own",
+        )
+
+
+def new_head(kind: str, options: Mapping[str, Any] | None = None, *, encoder: str, device: str) -> Head:
+    """A head of a kind, with the defaults that go with a model where the options do not say another.
+
+    Args:
+        options: of the head's class; an encoder that is None is the default one.
+        encoder: of objects, the model's default.
+        device: where encoders run.
+
+    Raises:
+        UnknownHeadError: no such kind is known.
+        InputError: its class has no such options.
+    """
+    defaults: dict[str, Any] = {} if kind not in ("object", "face") else {"device": device}
+    if kind == "object":
+        defaults["encoder"] = encoder
+    given = dict(options or {})
+    if given.get("encoder", "") is None:
+        del given["encoder"]
+    try:
+        return head_class(kind)(**defaults | given)
+    except TypeError as error:
+        raise InputError(
+            f"A head of kind {kind!r} cannot be made with these options.",
+            got=str(error),
+            expected=str(inspect.signature(head_class(kind))),
+            fix="check the spelling of head_options",
+        ) from error
+
+
+def check_text(backbone: Backbone, text: str, what: str) -> None:
+    """Raise InputError if a text of a lesson holds a special token of the model's own, such as `<image>`."""
+    check_written(text, what[:1].lower() + what[1:])
+    if special := special_words(backbone.processor, text):
+        raise InputError(
+            f"{what} holds a special token of the model: it would not be read, or be cut from every reply.",
+            got=", ".join(special),
+            expected="words",
+            fix="leave it out, or write it in another way; a name of your own is added to a tokenizer "
+            "as a word: tokenizer.add_tokens",
+        )
+
+
+def check_texts(backbone: Backbone, examples: list[Example]) -> list[Example]:
+    """The examples; raises InputError if a caption, question or answer holds a special token."""
+    for example in examples:
+        for caption in example.captions:
+            check_text(backbone, caption, f"Caption of {example.photo.name}")
+        for pair in example.questions:
+            for text in pair:
+                check_text(backbone, text, f"Question or answer about {example.photo.name}")
+    return examples
+
+
+def check_words(backbone: Backbone, lesson: Lesson) -> None:
+    """Raise InputError unless identifier and category can be such, and the tokenizer can write the first."""
+    check_category(lesson.category)
+    identifier = check_identifier(lesson.identifier)
+    for word in (identifier, lesson.category):
+        check_text(backbone, word, f"Word {word!r}")
+    if warning := caution(identifier):
+        _log.warning(warning)
+    ids = backbone.word_ids(identifier)
+    unknown = getattr(backbone.processor.tokenizer, "unk_token_id", None)
+    if not ids or unknown in ids:
+        found = collection_of(backbone.name)
+        known = ", ".join(found[0].identifiers) if found else ""
+        raise InputError(
+            f"The model's tokenizer cannot write {identifier!r}.",
+            got="no tokens" if not ids else "its sign for unknown words",
+            expected="a word that the tokenizer knows, or can spell",
+            fix="choose another identifier" + (f", such as {known}" if known else ""),
+        )

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from myvlm import api
 from myvlm.cli import opening
 from myvlm.cli.commands import demo
 from myvlm.concepts import storage as concept_folder
 from myvlm.concepts.concept import Concept
+from myvlm.learning import teach
 from tests.support.command import Myvlm, files_under
 from tests.support.taught import Taught
 
@@ -161,7 +161,7 @@ def test_ctrl_c_writes_the_best_so_far_and_says_so(
 
         yield report
 
-    monkeypatch.setattr(api, "learning_progress", interrupted)
+    monkeypatch.setattr(teach, "learning_progress", interrupted)
     learn = ["learn", taught.word, taught.photos, "--category", "mug", "--out", "stopped"]
     run = myvlm(*learn, "--json")
     assert run.code == 130
@@ -189,7 +189,7 @@ def test_ctrl_c_before_the_first_step_writes_nothing(
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "learn_embeddings", interrupted)
+    monkeypatch.setattr(teach, "learn_embeddings", interrupted)
     before = files_under(tmp_path)
     run = myvlm("learn", taught.word, taught.photos, "--category", "mug")
     assert run.code == 130

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from myvlm import MyVLM
 from myvlm.cli import app
-from myvlm.evaluation.protocol import job as trial
+from myvlm.evaluation.protocol import bench as trial
 from tests.support.pretending import FAILS, TAUGHT, Pretending, PretendVLM, subject
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from myvlm import Concept, LearnSettings, MyVLM, api
+from myvlm import Concept, LearnSettings, MyVLM
 from myvlm.errors import InputError, NameTakenError
 from myvlm.evaluation.data.dataset import Photo, Question, Subject
 from myvlm.evaluation.methods import baselines
@@ -18,6 +18,7 @@ from myvlm.evaluation.methods.controls import PlainAnswers
 from myvlm.evaluation.methods.personalized import Teaching
 from myvlm.evaluation.methods.registry import Setting, known_methods, make_method, register_method
 from myvlm.heads import Head
+from myvlm.learning import teach
 from myvlm.learning.settings import default_settings
 from myvlm.text import contains_word
 from myvlm.tinyworld.fewshot import pictures
@@ -333,7 +334,7 @@ def test_what_ctrl_c_left_half_learned_is_not_measured(
 ) -> None:
     teaching = Teaching(LearnSettings(steps=5, views=2))
     with monkeypatch.context() as patched:
-        patched.setattr(api, "learning_progress", interrupted_at_two)
+        patched.setattr(teach, "learning_progress", interrupted_at_two)
         with pytest.raises(KeyboardInterrupt):
             teaching.concept(quick, subject, subject.photos[:1], seed=0)
     whole = teaching.concept(quick, subject, subject.photos[:1], seed=0)

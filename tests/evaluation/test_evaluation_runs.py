@@ -15,7 +15,7 @@ from myvlm.evaluation.data.dataset import Dataset
 from myvlm.evaluation.data.outcome import Answered, Outcome, PictureReply, Shown
 from myvlm.evaluation.data.plan import Plan, jobs_of, read_sweep
 from myvlm.evaluation.metrics.figures import figures_of
-from myvlm.evaluation.protocol import job as trial
+from myvlm.evaluation.protocol import bench as trial
 from myvlm.evaluation.protocol.journal import Journal
 from myvlm.evaluation.protocol.run import check, run
 from myvlm.evaluation.report.page import page

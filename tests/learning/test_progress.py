@@ -15,7 +15,7 @@ from myvlm.images import load_images
 from myvlm.learning import LearnRequest, LearnSettings
 from myvlm.learning.dataset import Example
 from myvlm.learning.progress import learning_progress
-from myvlm.learning.request import Lesson
+from myvlm.learning.dataset import Lesson
 
 [photo] = load_images(Image.new("RGB", (4, 4)))
 lesson = Lesson("sks", [photo], category="mug")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from myvlm import MyVLM, api
+from myvlm import MyVLM
 from myvlm.errors import NotWritableError
+from myvlm.learning import teach
 from myvlm.results import highlighted
 from myvlm.tinyworld.demo.page import page
 from myvlm.tinyworld.demo.results import Answer, Demo
@@ -61,7 +62,7 @@ def test_the_users_library_is_not_touched(vlm: MyVLM, tmp_path: Path) -> None:
 def test_ctrl_c_while_it_learns_ends_it_without_a_page(
     vlm: MyVLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api, "learning_progress", interrupted_at_two)
+    monkeypatch.setattr(teach, "learning_progress", interrupted_at_two)
     with pytest.raises(KeyboardInterrupt):
         run_demo(tmp_path / "page.html", vlm=around(vlm, encoder=COLOURS), tests=1, progress=False)
     assert list(tmp_path.iterdir()) == []

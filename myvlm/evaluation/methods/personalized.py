@@ -13,8 +13,8 @@ from myvlm.evaluation.data.dataset import Photo, Subject
 from myvlm.heads import Head
 from myvlm.images import ImageSource
 from myvlm.learning import LearnSettings
-from myvlm.learning.request import check_whole, new_head
 from myvlm.learning.settings import Settings, as_settings, default_settings
+from myvlm.learning.teach import check_whole, new_head
 
 KEPT = 8
 """Concepts that are kept: those that the methods of one table, one after the other, ask for again."""

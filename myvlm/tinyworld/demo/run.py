@@ -18,7 +18,7 @@ from PIL import Image
 from myvlm.api import MyVLM
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.files.writing import check_place, write_whole
-from myvlm.learning.request import check_whole
+from myvlm.learning.teach import check_whole
 from myvlm.tinyworld import FewShot, few_shot
 from myvlm.tinyworld.demo.page import page
 from myvlm.tinyworld.demo.results import Answer, Demo, Figures, Share, TriedPicture

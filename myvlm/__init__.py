@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from myvlm.learning.dataset import Lesson as Lesson
     from myvlm.locating import Location as Location
     from myvlm.results import AttentionMap as AttentionMap
+    from myvlm.results import Replies as Replies
     from myvlm.results import Reply as Reply
 
 _HOMES = {
@@ -31,6 +32,7 @@ _HOMES = {
     "Location": "locating",
     "MyVLM": "api",
     "MyVLMError": "errors",
+    "Replies": "results",
     "Reply": "results",
 }
 

@@ -37,7 +37,7 @@ from myvlm.learning.relearn import kept_photos, known_as, teach_again
 from myvlm.learning.settings import Settings, as_settings
 from myvlm.learning.teach import check_lessons, teach
 from myvlm.locating import READING, Location, located
-from myvlm.results import AttentionMap, Reply
+from myvlm.results import AttentionMap, Replies, Reply
 from myvlm.runtime.plain import PlainBlocks
 from myvlm.text import check_written, replace_words
 
@@ -232,11 +232,11 @@ class MyVLM:
     @overload
     def caption(
         self, images: Sequence[ImageSource], *, prompt: str | None = ..., **generation: Any
-    ) -> list[Reply]: ...
+    ) -> Replies: ...
     def caption(
         self, images: ImageSources, *, prompt: str | None = None, **generation: Any
-    ) -> Reply | list[Reply]:
-        """Describe one picture (a `Reply`) or many (a list), naming the concepts that are in them.
+    ) -> Reply | Replies:
+        """Describe one picture (a `Reply`) or many (a list of them), naming the concepts that are in them.
 
         Args:
             images: paths, folders, patterns, PIL images or arrays; many are batched. Of more than 16 every
@@ -253,8 +253,8 @@ class MyVLM:
     @overload
     def ask(self, images: ImageSource, question: str, **generation: Any) -> Reply: ...
     @overload
-    def ask(self, images: Sequence[ImageSource], question: str, **generation: Any) -> list[Reply]: ...
-    def ask(self, images: ImageSources, question: str, **generation: Any) -> Reply | list[Reply]:
+    def ask(self, images: Sequence[ImageSource], question: str, **generation: Any) -> Replies: ...
+    def ask(self, images: ImageSources, question: str, **generation: Any) -> Reply | Replies:
         """Answer a question about one picture or many; concepts go by their identifiers in both texts."""
         return self._speak(images, check_written(question, "question"), generation)
 
@@ -307,12 +307,12 @@ class MyVLM:
 
     # ------------------------------------------------------------------ the walk
 
-    def _speak(self, images: ImageSources, prompt: str, generation: dict[str, Any]) -> Reply | list[Reply]:
+    def _speak(self, images: ImageSources, prompt: str, generation: dict[str, Any]) -> Reply | Replies:
         """Photo → heads → embeddings of those present → backbone → text."""
         sources, single = listed(images)
         self._check_learned()
         album = len(sources) > AT_ONCE
-        replies: list[Reply] = []
+        replies = Replies()
         for photos in a_few_at_once(sources, AT_ONCE):
             detections = self._recognise(photos)
             seen = [self.concepts.present(found) for found in detections]

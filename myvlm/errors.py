@@ -6,6 +6,7 @@ Each message says what went wrong, what was got, what was expected and what to d
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import Any
 
 
@@ -86,6 +87,10 @@ class UnknownNameError(InputError, LookupError):
     """Nothing of that name is registered, or the package that brings it cannot be loaded."""
 
 
+class MissingPackageError(InputError, ImportError):
+    """What was asked for needs a package that is not installed."""
+
+
 class NameTakenError(InputError):
     """Something else is registered under that name."""
 
@@ -116,6 +121,35 @@ class UnknownHeadError(UnknownNameError):
 
 class BackboneError(MyVLMError, RuntimeError):
     """The frozen model did not behave as its adapter expects; nothing of it was changed."""
+
+
+def import_extra(module: str, *, what: str, install: str) -> Any:
+    """A module of a package that only some need.
+
+    Args:
+        module: as in `import`.
+        what: needs it; the beginning of the message.
+        install: what pip is told, such as `myvlm[app]`.
+
+    Raises:
+        MissingPackageError: it is not installed.
+
+    >>> import_extra("no_such_package.pages", what="A page", install="myvlm[app]")
+    Traceback (most recent call last):
+    myvlm.errors.MissingPackageError: A page needs a package that is not here.
+      got:      No module named 'no_such_package'
+      expected: no_such_package
+      fix:      pip install "myvlm[app]"
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{what} needs a package that is not here.",
+            got=str(error),
+            expected=module.split(".")[0],
+            fix=f'pip install "{install}"',
+        ) from error
 
 
 def check_is(value: object, kinds: type | tuple[type, ...], *, what: str, expected: str) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from myvlm.backbones import Backbone
 from myvlm.boxes import Box
+from myvlm.display.page import figure, picture
 from myvlm.heads import Detection
-from myvlm.results import SHOWN, data_url, outline
 
 READING: dict[str, float] = {"max_new_tokens": 128, "repetition_penalty": 1.0}
 """How a reply with a box is generated. Some checkpoints (Qwen2-VL, 2.5) punish repetition by default, and so
 a name that stands in the question, and a digit that a box has twice."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Location:
     """Where one concept is.
 
@@ -37,15 +37,19 @@ class Location:
     image: Image.Image
     point: tuple[float, float] | None = None
 
+    def __repr__(self) -> str:
+        if self.box is None:
+            found = "not found"
+            if self.point is not None:
+                found = f"at ({self.point[0]:.0f}, {self.point[1]:.0f}), by the model"
+            return f"Location({found})"
+        return f"Location({', '.join(f'{edge:.0f}' for edge in self.box)}, by the {self.by})"
+
     def _repr_html_(self) -> str:
-        marked = self.image.copy()
-        if self.box:
-            outline(ImageDraw.Draw(marked), self.box, marked.size)
+        words = [f"“{self.said}”"] if self.said and self.by == "model" else []
         where = f"by the {self.by}" if self.box else "not found"
-        picture = data_url(marked, at_most=SHOWN)
-        return (
-            f'<figure><img src="{picture}" style="max-width:320px"><figcaption>{where}</figcaption></figure>'
-        )
+        shown = picture(self.image, [(self.box, "")] if self.box else (), alt=where)
+        return figure(shown, [where, *words])
 
 
 def located(backbone: Backbone, detection: Detection | None, said: str, image: Image.Image) -> Location:

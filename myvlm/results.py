@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from myvlm.boxes import Box
+from myvlm.display.page import Cell, Markup, coloured, emphasised, figure, grid, joined, picture
+from myvlm.display.pictures import Mark, marked
+from myvlm.errors import MyVLMError, import_extra
 from myvlm.heads import Detection
 from myvlm.images import load_images
-from myvlm.text import find_words
 
-MARK = (214, 40, 90)
-SHOWN = 640
-"""Pixels that a notebook gets of a picture's longer side, at the most; it shows half as many."""
+MOST_REPLIES = 60
+"""Replies of a list that a notebook shows."""
+MOST_WRITTEN = 10
+"""Replies of a list that its text shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,23 +54,53 @@ class Reply:
     @property
     def seen(self) -> tuple[str, ...]:
         """Identifiers of the concepts that were recognised."""
-        return tuple(d.identifier for d in self.detections if d.present)
+        return tuple(d.identifier for d in _present(self.detections))
 
     def _repr_html_(self) -> str:
-        present = [d for d in self.detections if d.present]
-        seen = ", ".join(f"{html.escape(d.identifier)} {d.probability:.0%}" for d in present)
-        picture = data_url(mark(self.image, self.detections), at_most=SHOWN)
-        return (
-            f'<figure><img src="{picture}" style="max-width:320px"><figcaption>{html.escape(self.text)}<br>'
-            f"<small>{'seen: ' + seen if seen else 'no concept seen'}</small></figcaption></figure>"
-        )
+        return self._figure(320)
+
+    def _figure(self, width: int) -> Markup:
+        """The picture with its boxes, at most so many pixels wide on the screen, and the text below."""
+        present = _present(self.detections)
+        text = emphasised(self.text, [one.identifier for one in present])
+        seen = [_sure(one, number) for number, one in enumerate(present)]
+        try:
+            shown = picture(self.image, marks_of(present), alt=self.text, width=width)
+        except MyVLMError as error:  # of a file that is gone since
+            shown = joined([Markup("<small>"), error.what, Markup("</small>")])
+        return figure(shown, [text, joined(["seen: ", joined(seen, ", ")]) if seen else "no concept seen"])
 
 
-@dataclass(frozen=True, eq=False)
+class Replies(list[Reply]):
+    """What `caption` and `ask` give for many pictures: a list, which a notebook shows as a grid.
+
+    >>> Replies([Reply("a mug", (), Image.new("RGB", (2, 2)))])
+    [Reply('a mug', seen=[])]
+    """
+
+    def __repr__(self) -> str:
+        if len(self) <= MOST_WRITTEN:
+            return super().__repr__()
+        first = ", ".join(map(repr, self[:MOST_WRITTEN]))
+        return f"[{first}, … {len(self) - MOST_WRITTEN:,} more]"
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Reply: ...
+    @overload
+    def __getitem__(self, index: slice) -> Replies: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Reply | Replies:
+        return Replies(super().__getitem__(index)) if isinstance(index, slice) else super().__getitem__(index)
+
+    def _repr_html_(self) -> str:
+        return grid([one._figure(220) for one in self[:MOST_REPLIES]], of=len(self))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class AttentionMap:
     """Where a concept looks: `values`, h × w float32 over the tokens of the picture's part in `box`, sum 1.
 
-    `np.asarray(map)` is `values`; `overlay()` is the picture with the map on it; a notebook shows that.
+    `np.asarray(map)` is `values`; `overlay()` is the picture with the map on it; a notebook shows that;
+    `plot()` draws into axes of matplotlib.
     """
 
     values: npt.NDArray[np.float32]
@@ -80,6 +110,22 @@ class AttentionMap:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.array(self.values, dtype=dtype)
+
+    def __repr__(self) -> str:
+        height, width = self.values.shape
+        across, down = self.peak
+        return f"AttentionMap({self.identifier!r}, {height} × {width}, most at ({across:.0f}, {down:.0f}))"
+
+    @property
+    def peak(self) -> tuple[float, float]:
+        """The middle of the cell that is looked at most, in pixels from the left and from above."""
+        row, column = np.unravel_index(int(self.values.argmax()), self.values.shape)
+        left, top, right, bottom = self.box
+        height, width = self.values.shape
+        return (
+            float(left + (column + 0.5) * (right - left) / width),
+            float(top + (row + 0.5) * (bottom - top) / height),
+        )
 
     def overlay(self, strength: float = 0.65) -> Image.Image:
         """The picture, dark where nothing is looked at and tinted where much is."""
@@ -93,50 +139,52 @@ class AttentionMap:
         warm = Image.blend(self.image, Image.new("RGB", self.image.size, (255, 120, 30)), 0.25)
         return Image.composite(warm, dim, mask)
 
+    def plot(self, ax: Any = None, *, cmap: str = "inferno", alpha: float = 0.6) -> Any:
+        """Draw the picture and the map over it into axes of matplotlib, in pixels of the picture.
+
+        Args:
+            ax: the axes; those of a new figure where not given.
+            cmap: name of a colour map.
+            alpha: how much the map covers the picture, from 0 to 1.
+
+        Returns:
+            The axes.
+
+        Raises:
+            MissingPackageError: matplotlib is not installed.
+        """
+        pyplot = import_extra("matplotlib.pyplot", what="A plot", install="matplotlib")
+        axes = pyplot.subplots()[1] if ax is None else ax
+        left, top, right, bottom = self.box
+        axes.imshow(self.image)
+        axes.imshow(self.values, cmap=cmap, alpha=alpha, extent=(left, right, bottom, top))
+        axes.set_xlim(0, self.image.width)
+        axes.set_ylim(self.image.height, 0)
+        axes.set_title(f"where {self.identifier} looks")
+        axes.set_axis_off()
+        return axes
+
     def _repr_html_(self) -> str:
-        picture, name = data_url(self.overlay(), at_most=SHOWN), html.escape(self.identifier)
-        return f'<img src="{picture}" style="max-width:320px" alt="where {name} looks">'
+        what = f"where {self.identifier} looks"
+        return figure(picture(self.overlay(), alt=what), [what])
 
 
-def mark(image: Image.Image, detections: Sequence[Detection]) -> Image.Image:
+def mark(image: Image.Image, detections: Iterable[Detection]) -> Image.Image:
     """A copy of the picture with a box around every present concept that has one."""
-    marked = image.copy()
-    draw = ImageDraw.Draw(marked)
-    for detection in detections:
-        if detection.present and detection.box:
-            outline(draw, detection.box, image.size)
-    return marked
+    return marked(image, marks_of(_present(detections)))
 
 
-def outline(draw: ImageDraw.ImageDraw, box: Box, size: tuple[int, int]) -> None:
-    """A box around something in a picture of that size; edges in the wrong order are put right."""
-    left, top, right, bottom = box
-    edges = (min(left, right), min(top, bottom), max(left, right), max(top, bottom))
-    draw.rectangle(edges, outline=MARK, width=max(1, min(size) // 100))
+def marks_of(detections: Sequence[Detection]) -> list[Mark | None]:
+    """The boxes to draw, one a detection, so that each keeps its colour; None where there is none."""
+    return [(one.box, one.identifier) if one.box else None for one in detections]
 
 
-def data_url(image: Image.Image, *, at_least: int = 0, at_most: int | None = None) -> str:
-    """The picture as a `data:` address, enlarged without blur to `at_least` pixels a side or shrunk."""
-    factor = -(-at_least // min(image.size)) if at_least else 1
-    if factor > 1:
-        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    if at_most and max(image.size) > at_most:
-        factor_down = at_most / max(image.size)  # ImageOps.contain makes a side of nothing of a strip
-        width, height = (max(1, round(side * factor_down)) for side in image.size)
-        image = image.resize((width, height))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _present(detections: Iterable[Detection]) -> list[Detection]:
+    """Those that count as seen; of ten thousand, without making the others."""
+    own = getattr(detections, "present", None)
+    return own if isinstance(own, list) else [one for one in detections if one.present]
 
 
-def highlighted(text: str, word: str) -> str:
-    """The text as HTML, with the word marked wherever it stands as a word.
-
-    >>> highlighted("sks & asks", "sks")
-    '<mark>sks</mark> &amp; asks'
-    """
-    marked, end = "", 0
-    for start, end_of_word, _ in find_words(text, word):
-        marked += f"{html.escape(text[end:start])}<mark>{html.escape(text[start:end_of_word])}</mark>"
-        end = end_of_word
-    return marked + html.escape(text[end:])
+def _sure(detection: Detection, number: int) -> Cell:
+    unsure = ", unsure" if detection.unsure else ""
+    return joined([coloured(detection.identifier, number), f" {detection.probability:.0%}{unsure}"])

@@ -83,7 +83,7 @@ def test_an_album_is_read_before_it_is_described_and_not_kept(
 def test_a_notebook_shows_a_large_photo_small(vlm: MyVLM) -> None:
     photo = Image.effect_noise((3000, 2000), 60).convert("RGB")
     reply = Reply("a <b>", (), photo)
-    [encoded] = re.findall(r'src="data:image/png;base64,([^"]+)"', reply._repr_html_())
+    [encoded] = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', reply._repr_html_())
     assert Image.open(io.BytesIO(base64.b64decode(encoded))).size == (640, 427)
     assert "a &lt;b&gt;" in reply._repr_html_()
 

@@ -14,7 +14,8 @@ import typer
 from PIL import Image, ImageDraw, ImageFont
 
 from myvlm.api import MyVLM
-from myvlm.results import MARK, Reply
+from myvlm.display.pictures import MARK
+from myvlm.results import Reply
 from myvlm.text import contains_word
 from myvlm.tinyworld.fewshot import few_shot, pictures
 

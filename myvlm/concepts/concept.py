@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from myvlm.concepts.atomic import read_steadily
 from myvlm.concepts.card import card
-from myvlm.concepts.notebook import concept_html
+from myvlm.concepts.notebook import Thumbnail, concept_html
 from myvlm.concepts.storage import (
     CARD,
     HEAD_FILE,
@@ -52,7 +52,7 @@ OTHER_WEIGHTS = "@"
 """Between a backbone's name and a fingerprint, in the name of an embedding for other weights of that name."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Embedding:
     """What is appended to one backbone's visual tokens.
 
@@ -87,6 +87,10 @@ class Embedding:
             )
         # a copy of its own: the optimiser's buffer would go on changing
         object.__setattr__(self, "directions", np.array(directions, dtype=np.float32))
+
+    def __repr__(self) -> str:
+        rows, dim = self.directions.shape
+        return f"Embedding({rows} × {dim}, norm={self.norm!r}, weights {self.fingerprint[:12]})"
 
 
 class StoredEmbedding(Embedding):
@@ -125,6 +129,8 @@ class Concept:
         kind: the head's kind; filled in from the head.
         spoken: the word that the embeddings make a backbone say; the identifier, until it is renamed.
         folder: where it was last loaded from or saved to, if anywhere.
+        thumbnails: small copies of the photos it was just learned from, with where its head found it, for
+            notebooks; in memory alone: they are never saved.
 
     Raises:
         InputError: the identifier or category cannot be one, or the kind is not the head's.
@@ -138,6 +144,7 @@ class Concept:
     kind: str = ""
     spoken: str = ""
     folder: Path | None = None
+    thumbnails: list[Thumbnail] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_is(self.head, Head, what="head of a concept", expected="a fitted head, such as an ObjectHead")

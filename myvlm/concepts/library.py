@@ -374,4 +374,4 @@ def _erase(concept: Concept) -> None:
     if concept.folder is None or not erase_folder(concept.folder, concept.spoken):
         why = f"nothing is at {concept.folder}" if concept.folder else "no folder of it is known"
         _log.warning("nothing on disk was erased of %r: %s", concept.identifier, why)
-    concept.folder = None
+    concept.folder, concept.thumbnails = None, []

@@ -1,18 +1,32 @@
-"""How a concept and a library show themselves in a notebook: small tables, scores by the threshold."""
+"""How a concept and a library show themselves in a notebook: a card with photos and scores, a table."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from myvlm.errors import NotFittedError
+from PIL import Image
+
+from myvlm.boxes import Box
+from myvlm.concepts.storage import PHOTOS
+from myvlm.display.page import Cell, Markup, grid, joined, picture, table
+from myvlm.display.pictures import resized
+from myvlm.display.plots import scores_plot
+from myvlm.errors import MyVLMError, NotFittedError
 from myvlm.heads.base import Head, HeadMeta
+from myvlm.images import load_images
 
 MOST_ROWS = 50
 """Concepts of a library that a table shows."""
 MOST_CAPTIONS = 3
+MOST_PHOTOS = 8
+
+THUMBNAIL = 320
+"""Pixels of a thumbnail's longer side."""
+
+Thumbnail: TypeAlias = tuple[Image.Image, Box | None]
+"""A small copy of a photo, and where in it the concept is, in pixels of the copy."""
 
 
 class Shown(Protocol):
@@ -27,23 +41,45 @@ class Shown(Protocol):
     recipe: dict[str, Any]
     folder: Path | None
 
+    thumbnails: list[Thumbnail]
 
-def concept_html(concept: Shown) -> str:
-    """What it is, what it was learned for and from, and how well its head tells it apart."""
+
+def thumbnail(image: Image.Image, box: Box | None) -> Thumbnail:
+    """A small copy of a photo with a box in it.
+
+    >>> thumbnail(Image.new("RGB", (640, 480)), (20.0, 40.0, 60.0, 80.0))[1]
+    (10.0, 20.0, 30.0, 40.0)
+    """
+    small = resized(image, at_most=THUMBNAIL)
+    if box is None or small is image:
+        return small, box
+    across, down = small.width / image.width, small.height / image.height
+    left, top, right, bottom = box
+    return small, (left * across, top * down, right * across, bottom * down)
+
+
+def concept_html(concept: Shown, *, near: Iterable[str] = ()) -> str:
+    """What it is, what it was learned from and for, and how well its head tells it apart.
+
+    Args:
+        near: identifiers of concepts beside it that it may be taken for.
+    """
     head = _meta(concept)
     renamed = "" if concept.spoken == concept.identifier else f" (models say {concept.spoken})"
-    rows = [
+    rows: list[tuple[Cell, Cell]] = [
         ("concept", f"{concept.identifier}{renamed}"),
         ("is a", f"{concept.category} ({concept.kind})"),
-        ("learned for", "; ".join(concept.embeddings) or "no model yet"),
         ("learned from", _learned_from(concept)),
-        ("folder", str(concept.folder or "not saved yet")),
+        ("learned for", _learned_for(concept)),
     ]
     if head is not None:
-        rows.insert(3, ("recognised by", f"{head.encoder}, at a score of {head.threshold:.3g}"))
-    body = "".join(_row([name, value], first="th") for name, value in rows)
-    plot = _plot_row(concept)
-    return f'<table style="text-align:left">{body}{plot}</table>'
+        rows.append(("recognised by", f"{head.encoder}, at a score of {head.threshold:.3g}"))
+    if scores := _scores(head):
+        rows.append(("scores", scores))
+    if confused := ", ".join(near):
+        rows.append(("near to", confused))
+    rows.append(("folder", str(concept.folder or "not saved yet")))
+    return joined([_photos(concept), table(rows, first="th")])
 
 
 def library_html(concepts: Iterable[Shown]) -> str:
@@ -51,22 +87,37 @@ def library_html(concepts: Iterable[Shown]) -> str:
     known = list(concepts)
     if not known:
         return "<p>No concepts yet.</p>"
-    head = _row(["concept", "is a", "kind", "learned for", "folder"], cell="th")
-    body = "".join(
-        _row(
-            [
-                one.identifier,
-                one.category,
-                one.kind,
-                "; ".join(one.embeddings),
-                str(one.folder or "not saved"),
-            ]
-        )
+    rows = [
+        [
+            one.identifier,
+            one.category,
+            one.kind,
+            "; ".join(one.embeddings) or "no model yet",
+            str(one.folder or "not saved"),
+        ]
         for one in known[:MOST_ROWS]
-    )
+    ]
     more = len(known) - MOST_ROWS
-    note = f"<p>and {more} more</p>" if more > 0 else ""
-    return f'<table style="text-align:left">{head}{body}</table>{note}'
+    note = Markup(f"<p>and {more:,} more</p>") if more > 0 else ""
+    return joined([table(rows, heads=["concept", "is a", "kind", "learned for", "folder"]), note])
+
+
+def _photos(concept: Shown) -> Cell:
+    """The photos with the boxes in which the head found the thing."""
+    kept = concept.thumbnails or (_photos_in(concept.folder / PHOTOS) if concept.folder else [])
+    shown = [
+        picture(image, [(box, "")] if box else (), alt=concept.identifier, width=140)
+        for image, box in kept[:MOST_PHOTOS]
+    ]
+    return grid(shown, of=len(kept), width=140) if shown else ""
+
+
+def _photos_in(folder: Path) -> list[Thumbnail]:
+    """The photos that were put beside a concept; none where the folder is gone or holds something else."""
+    try:
+        return [(one.image, None) for one in load_images(folder)] if folder.is_dir() else []
+    except MyVLMError:
+        return []
 
 
 def _meta(concept: Shown) -> HeadMeta | None:
@@ -77,65 +128,50 @@ def _meta(concept: Shown) -> HeadMeta | None:
         return None
 
 
-def _learned_from(concept: Shown) -> str:
+def _learned_from(concept: Shown) -> Cell:
     captions = [text for own in concept.recipe.get("captions", []) for text in own]
-    if not captions:
-        return "what its head was given"
-    by = (
-        "captions that the model wrote itself" if concept.recipe.get("captions_by") == "model" else "captions"
-    )
-    more = f" … ({len(captions)})" if len(captions) > MOST_CAPTIONS else ""
-    return f"{by}: " + " / ".join(captions[:MOST_CAPTIONS]) + more
+    photos = concept.recipe.get("photos", [])
+    count = len(photos) if isinstance(photos, list) else photos  # once it was their number
+    lines = [f"{count} photo{'s' * (count != 1)}" if count else "what its head was given"]
+    if captions:
+        model = concept.recipe.get("captions_by") == "model"
+        by = "captions that the model wrote itself" if model else "captions"
+        more = f" … ({len(captions)})" if len(captions) > MOST_CAPTIONS else ""
+        lines.append(f"{by}: " + " / ".join(captions[:MOST_CAPTIONS]) + more)
+    if questions := sum(len(own) for own in concept.recipe.get("questions", [])):
+        lines.append(f"{questions} question/answer pairs")
+    return joined(lines, "<br/>")
 
 
-def _row(cells: Sequence[str], *, cell: str = "td", first: str | None = None) -> str:
-    tags = [first or cell, *[cell] * (len(cells) - 1)]
-    inside = (
-        f'<{tag} style="text-align:left;vertical-align:top">{html.escape(text)}</{tag}>'
-        for tag, text in zip(tags, cells, strict=True)
-    )
-    return f"<tr>{''.join(inside)}</tr>"
+def _learned_for(concept: Shown) -> Cell:
+    lines = [_line(name, one.figures) for name, one in concept.embeddings.items()]
+    return joined(lines or ["no model yet"], "<br/>")
 
 
-def _plot_row(concept: Shown) -> str:
+def _line(backbone: str, figures: dict[str, Any]) -> str:
+    """A model, and how learning for it ended."""
+    told = []
+    if isinstance(steps := figures.get("steps"), int):
+        told.append(f"{steps} steps")
+    if isinstance(loss := figures.get("cross_entropy"), float):
+        told.append(f"loss {loss:.2f}")
+    if isinstance(said := figures.get("said"), float):
+        told.append(f"named in {said:.0%} of held-out captions")
+    if figures.get("interrupted"):
+        told.append("stopped early by Ctrl-C")
+    return f"{backbone}: {', '.join(told)}" if told else backbone
+
+
+def _scores(meta: HeadMeta | None) -> Cell:
     """The head's scores of photos that were left out, against its threshold, where it measured them."""
-    meta = _meta(concept)
     figures: dict[str, Any] = dict(meta.figures) if meta else {}
-    if meta is None or not figures.get("left_out_scores"):
+    scores = figures.get("left_out_scores")
+    if meta is None or not scores:
         return ""
-    plot = scores_plot(figures["left_out_scores"], meta.threshold, figures.get("highest_negative_score"))
-    return f'<tr><th style="text-align:left;vertical-align:top">scores</th><td>{plot}</td></tr>'
-
-
-def scores_plot(scores: Sequence[float], threshold: float, highest_negative: float | None = None) -> str:
-    """An SVG: a dot for each photo that was left out, a line at the threshold, a cross at the worst negative.
-
-    >>> scores_plot([5.2, 5.5], 4.5, 0.6).count("<circle")
-    2
-    """
-    low, high = min([*scores, threshold, highest_negative or threshold]), max([*scores, threshold])
-    span = (high - low) or 1.0
-
-    def place(score: float) -> float:
-        return 20 + 280 * (score - low) / span
-
-    dots = "".join(
-        f'<circle cx="{place(score):.1f}" cy="20" r="4" fill="#1a7f4b" fill-opacity=".7">'
-        f"<title>a photo that was left out: {score:.3g}</title></circle>"
-        for score in scores
-    )
-    line = place(threshold)
-    cross = ""
-    if highest_negative is not None:
-        at = place(highest_negative)
-        cross = (
-            f'<path d="M{at - 4:.1f} 16l8 8m0 -8l-8 8" stroke="#c0392b" stroke-width="2">'
-            f"<title>the highest score of anything else: {highest_negative:.3g}</title></path>"
-        )
-    return (
-        '<svg width="320" height="48" role="img" aria-label="scores against the threshold">'
-        '<path d="M20 20h280" stroke="#bbb"/>'
-        f'<path d="M{line:.1f} 8v24" stroke="#555" stroke-dasharray="3 2"/>'
-        f'<text x="{line:.1f}" y="44" font-size="10" text-anchor="middle" fill="#555">{threshold:.3g}</text>'
-        f"{cross}{dots}</svg>"
-    )
+    negative = figures.get("highest_negative_score")
+    found = sum(score >= meta.threshold for score in scores)
+    words = f"{found} of {len(scores)} photos found when they were left out (dots, right of the line)"
+    if negative is not None:
+        words += "; the cross is the highest score of anything else"
+    plot = scores_plot(scores, meta.threshold, negative)
+    return joined([plot, Markup("<br/><small>"), words, Markup("</small>")])

@@ -18,8 +18,9 @@ from myvlm.learning.settings import LearnSettings
 from myvlm.learning.view_cache import ViewCache, memory_budget
 from myvlm.runtime.precision import without_autocast
 
-Report = Callable[[int, float, float], None]
-"""Called after every step with its number (from 1), the cross-entropy and the regularizer: the mean over
+Report = Callable[[int, float, float, float | None], None]
+"""Called after every step with its number (from 1), the cross-entropy, the regularizer, and the part of
+held-out captions that name the concept so far, None where nobody looks (`steps="auto"` does): the mean over
 concepts, where several are learned."""
 
 _log = logging.getLogger(__name__)
@@ -82,8 +83,9 @@ def learn_embeddings(
             while active := [optimizer for optimizer in optimizers if not optimizer.progress.done]:
                 losses = batches.step(active)
                 if report:
-                    means = (sum(parts) / len(parts) for parts in zip(*losses, strict=True))
-                    report(max(optimizer.progress.step for optimizer in active), *means)
+                    cross_entropy, attention = (sum(own) / len(own) for own in zip(*losses, strict=True))
+                    step = max(optimizer.progress.step for optimizer in active)
+                    report(step, cross_entropy, attention, _said(active))
         except KeyboardInterrupt:
             if any(optimizer.progress.step == 0 for optimizer in optimizers):
                 raise
@@ -94,6 +96,11 @@ def learn_embeddings(
                 max(optimizer.progress.end for optimizer in optimizers),
             )
     return [optimizer.learned(interrupted) for optimizer in optimizers]
+
+
+def _said(optimizers: Sequence[ConceptOptimizer]) -> float | None:
+    known = [one.progress.said for one in optimizers if one.progress.said is not None]
+    return sum(known) / len(known) if known else None
 
 
 class _Batches:

@@ -164,7 +164,8 @@ def learned_again(concept: Concept, backbone: str, again: Concept, *, own_recipe
     """
     known = concept.with_embedding(backbone, again.embeddings[backbone])
     recipe = concept.recipe if own_recipe else again.recipe
-    return dataclasses.replace(known, head=again.head, recipe=dict(recipe))
+    thumbnails = known.thumbnails or again.thumbnails
+    return dataclasses.replace(known, head=again.head, recipe=dict(recipe), thumbnails=thumbnails)
 
 
 def kept_photos(concept: Concept) -> str:

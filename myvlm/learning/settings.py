@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from myvlm.backbones.base import NormRule
+from myvlm.display.page import table
 from myvlm.errors import InputError
 from myvlm.plugins.collections import collection_of
 
@@ -57,6 +59,18 @@ class LearnSettings(BaseModel):
     questions_per_step: int = Field(default=1, ge=0)
     budget: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """What differs from the defaults: `repr` of it makes it again."""
+        return ((name, value) for name, value in self if value != type(self).model_fields[name].default)
+
+    def _repr_html_(self) -> str:
+        defaults = {name: one.default for name, one in type(self).model_fields.items()}
+        rows = [
+            (name, str(value), "" if value == defaults[name] else f"instead of {defaults[name]}")
+            for name, value in self
+        ]
+        return table(rows, heads=["setting", "value", ""])
 
     def over(self, default: Self) -> Self:
         """These settings where they were set, and the default's where they were not.

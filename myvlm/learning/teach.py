@@ -14,6 +14,7 @@ from myvlm.backbones import Backbone
 from myvlm.backbones.tokens import special_words
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.concepts.library import ConceptLibrary
+from myvlm.concepts.notebook import thumbnail
 from myvlm.errors import InputError, check_is
 from myvlm.heads import Head, head_class
 from myvlm.images import load_images
@@ -88,7 +89,11 @@ def learned_concept(
         "questions": [[list(pair) for pair in example.questions] for example in request.examples],
         "photos": [photo.path.name if photo.path else photo.name for photo in photos],
     }
-    return Concept(lesson.identifier, lesson.category, head, {backbone.name: embedding}, recipe)
+    boxes = getattr(head, "boxes_", None) or [None] * len(photos)  # a head of others may not say where
+    shown = [thumbnail(photo.image, box) for photo, box in zip(photos, boxes, strict=True)]
+    return Concept(
+        lesson.identifier, lesson.category, head, {backbone.name: embedding}, recipe, thumbnails=shown
+    )
 
 
 def _figures(learned: LearnResult) -> dict[str, Any]:

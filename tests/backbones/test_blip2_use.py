@@ -226,7 +226,9 @@ def test_the_tower_runs_once_a_photo_and_only_the_embedding_moves(backbone: Blip
     backbone.model.qformer.register_forward_hook(count("qformer"))
     steps: list[float] = []
     settings = LearnSettings(steps=30, views=2, regularizer=0.04)
-    learned = learn_embedding(backbone, taught_examples(), settings, report=lambda n, ce, _: steps.append(ce))
+    learned = learn_embedding(
+        backbone, taught_examples(), settings, report=lambda n, ce, *_: steps.append(ce)
+    )
     assert runs == {"tower": 2, "qformer": 30}
     assert prompts == {"", "What is next to sks?"}
     assert learned.directions.shape == (1, WIDTH)

@@ -58,7 +58,7 @@ def losses_of_learning(backbone: Backbone) -> list[float]:
         backbone,
         examples,
         LearnSettings(steps=50, views=2, learning_rate=0.2, augment=False, regularizer=0.0),
-        report=lambda step, cross_entropy, attention: losses.append(cross_entropy),
+        report=lambda step, cross_entropy, *_: losses.append(cross_entropy),
     )
     assert learned.directions.dtype == torch.float32
     assert torch.isfinite(learned.directions).all()

@@ -7,7 +7,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from myvlm import Concept, ConceptLibrary
-from myvlm.concepts.notebook import MOST_ROWS, scores_plot
+from myvlm.concepts.notebook import MOST_ROWS
+from myvlm.display.plots import scores_plot
 from tests.support.taught import Taught
 
 

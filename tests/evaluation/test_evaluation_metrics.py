@@ -13,9 +13,9 @@ from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score
 from torchvision.ops import box_iou
 
+from myvlm import errors
 from myvlm.boxes import iou
 from myvlm.errors import InputError
-from myvlm.evaluation.metrics import text as text_metrics
 from myvlm.evaluation.metrics.intervals import estimate
 from myvlm.evaluation.metrics.pictures import clip_scores
 from myvlm.evaluation.metrics.text import (
@@ -202,7 +202,7 @@ def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.Mo
     def missing(name: str) -> None:
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr(text_metrics, "import_module", missing)
+    monkeypatch.setattr(errors, "import_module", missing)
     with pytest.raises(ImportError, match=r"myvlm\[evaluation\]"):
         cider(TEXTS, REFERENCES)
 

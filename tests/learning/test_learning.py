@@ -334,7 +334,7 @@ def test_a_half_precision_model_learns_a_float32_embedding(backbone, dtype) -> N
         half,
         examples(),
         LearnSettings(steps=30, views=2, learning_rate=0.2),
-        report=lambda step, cross_entropy, _: losses.append(cross_entropy),
+        report=lambda step, cross_entropy, *_: losses.append(cross_entropy),
     )
     assert learned.directions.dtype == torch.float32
     assert not torch.equal(learned.directions, learned.directions.to(dtype).float())

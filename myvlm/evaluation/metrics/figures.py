@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from myvlm.boxes import iou
+from myvlm.errors import MissingPackageError
 from myvlm.evaluation.data.dataset import Photo, Subject
 from myvlm.evaluation.data.outcome import Outcome, PictureReply
-from myvlm.evaluation.metrics.text import MissingPackageError, References, bleu4, cider, in_general
+from myvlm.evaluation.metrics.text import References, bleu4, cider, in_general
 from myvlm.evaluation.metrics.words import (
     content_words,
     exact_match,

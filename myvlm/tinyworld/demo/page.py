@@ -12,8 +12,9 @@ from string import Template
 
 from PIL import Image
 
+from myvlm.display.page import highlighted
+from myvlm.display.pictures import data_url
 from myvlm.heads import Detection
-from myvlm.results import data_url, highlighted
 from myvlm.tinyworld.demo.results import Demo, TriedPicture
 
 SHOWN = {"present": 6, "look-alike": 4, "other": 2}

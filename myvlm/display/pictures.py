@@ -1,0 +1,106 @@
+"""Pictures for people: boxes with names drawn on them, and the picture as an address for HTML."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from PIL import Image, ImageDraw, ImageFont
+
+from myvlm.boxes import Box
+
+COLOURS = ((214, 40, 90), (22, 120, 190), (225, 128, 0), (20, 140, 90), (130, 70, 190), (110, 90, 60))
+"""Of boxes, in turn: no two that are next to each other are taken for one by most who see few colours."""
+MARK = COLOURS[0]
+SHOWN = 640
+"""Pixels that a notebook gets of a picture's longer side, at the most; it shows half as many."""
+SMALL = 288
+"""Pixels that a notebook gets of a picture's shorter side, at the least."""
+PHOTO = 500 * 400
+"""Pixels from which on a picture is sent as JPEG: as PNG a photo takes ten times as much."""
+
+Mark: TypeAlias = tuple[Box, str]
+"""A box in pixels of the picture, and the name of what is in it."""
+
+
+def marked(
+    image: Image.Image, marks: Sequence[Mark | None], *, at_least: int = 0, at_most: int | None = None
+) -> Image.Image:
+    """A copy of the picture, scaled to those sides, with a box in a colour of its own around each thing.
+
+    The names are written at the boxes where there are several. A mark that is None is not drawn; it keeps the
+    colours of the others what they are elsewhere.
+
+    >>> marked(Image.new("RGB", (10, 10)), [((2, 2, 8, 8), "sks")], at_least=20).getpixel((4, 10))
+    (214, 40, 90)
+    """
+    scaled = resized(image, at_least=at_least, at_most=at_most)
+    picture = scaled.copy() if scaled is image else scaled
+    draw = ImageDraw.Draw(picture)
+    across, down = picture.width / image.width, picture.height / image.height
+    for number, mark in enumerate(marks):
+        if mark is None:
+            continue
+        (left, top, right, bottom), name = mark
+        own = (left * across, top * down, right * across, bottom * down)
+        outline(
+            draw, own, picture.size, colour=COLOURS[number % len(COLOURS)], name=name if marks[1:] else ""
+        )
+    return picture
+
+
+def outline(
+    draw: ImageDraw.ImageDraw,
+    box: Box,
+    size: tuple[int, int],
+    *,
+    colour: tuple[int, int, int] = MARK,
+    name: str = "",
+) -> None:
+    """A box around something in a picture of that size; edges in the wrong order are put right."""
+    left, top, right, bottom = box
+    edges = (min(left, right), min(top, bottom), max(left, right), max(top, bottom))
+    draw.rectangle(edges, outline=colour, width=max(1, min(size) // 100))
+    if name and _writable(name):
+        font = ImageFont.load_default(max(11, min(size) // 20))
+        corner = (max(0, edges[0]), max(0, edges[1]))
+        draw.rectangle(draw.textbbox(corner, f" {name} ", font=font), fill=colour)
+        draw.text(corner, f" {name} ", fill="white", font=font)
+
+
+def _writable(name: str) -> bool:
+    """Whether the font that comes with Pillow has its letters."""
+    return all(ord(letter) < 0x180 for letter in name)
+
+
+def resized(image: Image.Image, *, at_least: int = 0, at_most: int | None = None) -> Image.Image:
+    """The picture, enlarged without blur so that no side is shorter, then shrunk so that none is longer.
+
+    >>> resized(Image.new("RGB", (96, 96)), at_least=200).size
+    (288, 288)
+    >>> resized(Image.new("RGB", (96, 4)), at_most=8).size
+    (8, 1)
+    """
+    factor = -(-at_least // min(image.size)) if at_least else 1
+    if factor > 1:
+        if at_most:  # a strip of one row would be enlarged to a picture that no memory holds
+            factor = max(1, min(factor, at_most // max(image.size)))
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    if at_most and max(image.size) > at_most:
+        factor_down = at_most / max(image.size)  # ImageOps.contain makes a side of nothing of a strip
+        width, height = (max(1, round(side * factor_down)) for side in image.size)
+        image = image.resize((width, height))
+    return image
+
+
+def data_url(image: Image.Image, *, at_least: int = 0, at_most: int | None = None) -> str:
+    """The picture as a `data:` address, `resized`; a large one as JPEG."""
+    image = resized(image, at_least=at_least, at_most=at_most)
+    form, options = (
+        ("jpeg", {"quality": 88}) if image.width * image.height >= PHOTO else ("png", {"optimize": True})
+    )
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return f"data:image/{form};base64," + base64.b64encode(buffer.getvalue()).decode()

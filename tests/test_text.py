@@ -6,8 +6,8 @@ import unicodedata
 
 import pytest
 
+from myvlm.display.page import highlighted
 from myvlm.errors import InputError
-from myvlm.results import highlighted
 from myvlm.text import (
     caution,
     check_identifier,

@@ -6,9 +6,12 @@ import dataclasses
 from pathlib import Path
 from xml.etree import ElementTree
 
-from myvlm import Concept, ConceptLibrary
+from PIL import Image
+
+from myvlm import Concept, ConceptLibrary, MyVLM
 from myvlm.concepts.notebook import MOST_ROWS
 from myvlm.display.plots import scores_plot
+from myvlm.tinyworld import FewShot
 from tests.support.taught import Taught
 
 
@@ -29,6 +32,32 @@ def test_a_learned_concept_tells_what_it_is_and_how_sure_its_head_was(taught: Ta
     dots = list(parsed(page).iter("circle"))
     assert len(dots) == len(meta.figures["left_out_scores"])
     assert len(repr(taught.concept)) < 120
+
+
+def test_a_concept_that_was_just_learned_shows_its_photos_and_where_the_thing_is(
+    quick: MyVLM, kit: FewShot, tmp_path: Path
+) -> None:
+    concept = quick.learn(
+        kit.identifier, kit.photos(), category=kit.category, captions=kit.captions(),
+        settings={"steps": 1}, progress=False,
+    )  # fmt: skip
+    assert [box for _, box in concept.thumbnails] == concept.head.boxes_
+    page = concept._repr_html_()
+    assert len(list(parsed(page).iter("img"))) == len(kit.photos()) == 4
+    assert "4 photos" in words(page)
+    assert len(repr(concept)) < 120
+    folder = concept.save(tmp_path / "mug")
+    assert not [one for one in folder.rglob("*") if one.suffix in (".png", ".jpg")], "they are never saved"
+    assert not list(parsed(Concept.load(folder)._repr_html_()).iter("img"))
+    quick.concepts.remove(kit.identifier, erase=True)
+    assert concept.thumbnails == []
+
+
+def test_photos_that_were_put_beside_a_concept_are_shown(concept: Concept, tmp_path: Path) -> None:
+    folder = concept.save(tmp_path / "mug", include_photos=Image.new("RGB", (8, 8)))
+    assert len(list(parsed(Concept.load(folder)._repr_html_()).iter("img"))) == 1
+    (folder / "photos" / "1.png").write_bytes(b"no picture")
+    assert not list(parsed(Concept.load(folder)._repr_html_()).iter("img"))
 
 
 def test_what_the_user_wrote_cannot_become_markup(concept: Concept) -> None:

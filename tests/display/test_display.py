@@ -1,4 +1,4 @@
-"""What calls give shows itself: boxes in their places and colours, text that cannot become markup, short words."""
+"""What calls give shows itself: boxes in their places, text that cannot become markup, short words."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_reply_shows_who_is_where_in_one_colour_in_words_and_picture() -> None
     ]
     page = Reply(f"Bo sees Mia {SCRIPT}", detections, WHITE)._repr_html_()
     assert "<script" not in page
-    words = " ".join(parsed(page).itertext())
+    words = "".join(parsed(page).itertext())
     assert SCRIPT in words
     assert "Bo 90%" in words
     assert "Mia 60%, unsure" in words

@@ -10,8 +10,8 @@ import regex
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from myvlm.display.page import highlighted
 from myvlm.errors import InputError
-from myvlm.results import highlighted
 from myvlm.text import (
     check_identifier,
     contains_word,

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from myvlm import MyVLM
+from myvlm.display.page import highlighted
 from myvlm.errors import NotWritableError
 from myvlm.learning import teach
-from myvlm.results import highlighted
 from myvlm.tinyworld.demo.page import page
 from myvlm.tinyworld.demo.results import Answer, Demo
 from myvlm.tinyworld.demo.run import run_demo

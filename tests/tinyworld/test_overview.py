@@ -5,8 +5,9 @@ from __future__ import annotations
 from PIL import Image
 
 from benchmarks.pretrain.overview import GAP, SIDE, draw_overview
+from myvlm.display.pictures import MARK
 from myvlm.heads import Detection
-from myvlm.results import MARK, Reply
+from myvlm.results import Reply
 
 
 def test_it_shows_photos_boxes_and_captions() -> None:

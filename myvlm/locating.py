@@ -10,6 +10,7 @@ from PIL import Image
 from myvlm.backbones import Backbone
 from myvlm.boxes import Box
 from myvlm.display.page import figure, picture
+from myvlm.display.pictures import Mark
 from myvlm.heads import Detection
 
 READING: dict[str, float] = {"max_new_tokens": 128, "repetition_penalty": 1.0}
@@ -48,7 +49,7 @@ class Location:
     def _repr_html_(self) -> str:
         words = [f"“{self.said}”"] if self.said and self.by == "model" else []
         where = f"by the {self.by}" if self.box else "not found"
-        shown = picture(self.image, [(self.box, "")] if self.box else (), alt=where)
+        shown = picture(self.image, [Mark(self.box)] if self.box else (), alt=where)
         return figure(shown, [where, *words])
 
 

@@ -16,6 +16,7 @@ from myvlm.display.page import Cell, Markup, coloured, emphasised, figure, grid,
 from myvlm.display.pictures import Mark, marked
 from myvlm.errors import MyVLMError, import_extra
 from myvlm.heads import Detection
+from myvlm.heads.detections import Detections
 from myvlm.images import load_images
 
 MOST_REPLIES = 60
@@ -54,7 +55,7 @@ class Reply:
     @property
     def seen(self) -> tuple[str, ...]:
         """Identifiers of the concepts that were recognised."""
-        return tuple(d.identifier for d in _present(self.detections))
+        return tuple(one.identifier for _, one in _present(self.detections))
 
     def _repr_html_(self) -> str:
         return self._figure(320)
@@ -62,8 +63,8 @@ class Reply:
     def _figure(self, width: int) -> Markup:
         """The picture with its boxes, at most so many pixels wide on the screen, and the text below."""
         present = _present(self.detections)
-        text = emphasised(self.text, [one.identifier for one in present])
-        seen = [_sure(one, number) for number, one in enumerate(present)]
+        text = emphasised(self.text, {one.identifier: number for number, one in present})
+        seen = [_sure(one, number) for number, one in present]
         try:
             shown = picture(self.image, marks_of(present), alt=self.text, width=width)
         except MyVLMError as error:  # of a file that is gone since
@@ -174,15 +175,16 @@ def mark(image: Image.Image, detections: Iterable[Detection]) -> Image.Image:
     return marked(image, marks_of(_present(detections)))
 
 
-def marks_of(detections: Sequence[Detection]) -> list[Mark | None]:
-    """The boxes to draw, one a detection, so that each keeps its colour; None where there is none."""
-    return [(one.box, one.identifier) if one.box else None for one in detections]
+def marks_of(detections: Iterable[tuple[int, Detection]]) -> list[Mark]:
+    """The boxes to draw of numbered detections, each in the colour of its number."""
+    return [Mark(one.box, one.identifier, number) for number, one in detections if one.box]
 
 
-def _present(detections: Iterable[Detection]) -> list[Detection]:
-    """Those that count as seen; of ten thousand, without making the others."""
-    own = getattr(detections, "present", None)
-    return own if isinstance(own, list) else [one for one in detections if one.present]
+def _present(detections: Iterable[Detection]) -> list[tuple[int, Detection]]:
+    """Those that count as seen, with their places; of ten thousand, without making the others."""
+    if isinstance(detections, Detections):
+        return [(place, detections[place]) for place in detections.places]
+    return [(place, one) for place, one in enumerate(detections) if one.present]
 
 
 def _sure(detection: Detection, number: int) -> Cell:

@@ -11,7 +11,7 @@ from PIL import Image
 from myvlm.boxes import Box
 from myvlm.concepts.storage import PHOTOS
 from myvlm.display.page import Cell, Markup, grid, joined, picture, table
-from myvlm.display.pictures import resized
+from myvlm.display.pictures import Mark, resized
 from myvlm.display.plots import scores_plot
 from myvlm.errors import MyVLMError, NotFittedError
 from myvlm.heads.base import Head, HeadMeta
@@ -106,7 +106,7 @@ def _photos(concept: Shown) -> Cell:
     """The photos with the boxes in which the head found the thing."""
     kept = concept.thumbnails or (_photos_in(concept.folder / PHOTOS) if concept.folder else [])
     shown = [
-        picture(image, [(box, "")] if box else (), alt=concept.identifier, width=140)
+        picture(image, [Mark(box)] if box else (), alt=concept.identifier, width=140)
         for image, box in kept[:MOST_PHOTOS]
     ]
     return grid(shown, of=len(kept), width=140) if shown else ""

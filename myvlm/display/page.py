@@ -6,12 +6,12 @@ What is here needs no script and no style sheet, and takes the notebook's own co
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from PIL import Image
 
-from myvlm.display.pictures import COLOURS, SHOWN, SMALL, Mark, data_url, marked
+from myvlm.display.pictures import SHOWN, SMALL, Mark, colour, data_url, marked
 from myvlm.text import find_words
 
 
@@ -50,14 +50,14 @@ def highlighted(text: str, word: str) -> str:
     return marked_up + html.escape(text[end:])
 
 
-def emphasised(text: str, words: Sequence[str]) -> Markup:
-    """The text with each of the words, where it stands as a word, in bold and in the colour of its box.
+def emphasised(text: str, words: Mapping[str, int]) -> Markup:
+    """The text with each of the words, where it stands as a word, in bold and in the colour of that number.
 
-    >>> emphasised("sks & asks", ["sks"])
+    >>> emphasised("sks & asks", {"sks": 0})
     '<b style="color:rgb(214,40,90)">sks</b> &amp; asks'
     """
     found = sorted(
-        (start, end, number) for number, word in enumerate(words) for start, end, _ in find_words(text, word)
+        (start, end, number) for word, number in words.items() for start, end, _ in find_words(text, word)
     )
     made, done = "", 0
     for start, end, number in found:
@@ -68,14 +68,12 @@ def emphasised(text: str, words: Sequence[str]) -> Markup:
 
 
 def coloured(name: str, number: int) -> Markup:
-    """A name in bold, in the colour of the box with that number."""
-    red, green, blue = COLOURS[number % len(COLOURS)]
+    """A name in bold, in the colour of that number, as its box is."""
+    red, green, blue = colour(number)
     return Markup(f'<b style="color:rgb({red},{green},{blue})">{html.escape(name)}</b>')
 
 
-def picture(
-    image: Image.Image, marks: Sequence[Mark | None] = (), *, alt: str = "", width: int = 320
-) -> Markup:
+def picture(image: Image.Image, marks: Sequence[Mark] = (), *, alt: str = "", width: int = 320) -> Markup:
     """A picture with boxes, at most `width` pixels wide on the screen."""
     address = data_url(marked(image, marks, at_least=min(SMALL, width), at_most=min(SHOWN, 2 * width)))
     return Markup(f'<img src="{address}" style="max-width:{width}px" alt="{html.escape(alt)}"/>')

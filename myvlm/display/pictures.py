@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -21,33 +21,42 @@ SMALL = 288
 PHOTO = 500 * 400
 """Pixels from which on a picture is sent as JPEG: as PNG a photo takes ten times as much."""
 
-Mark: TypeAlias = tuple[Box, str]
-"""A box in pixels of the picture, and the name of what is in it."""
+
+class Mark(NamedTuple):
+    """A box to draw.
+
+    Attributes:
+        box: in pixels of the picture.
+        name: of what is in it; written at it where there are several.
+        colour: the number of its colour: the same thing has the same in every picture.
+    """
+
+    box: Box
+    name: str = ""
+    colour: int = 0
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """The colour with that number; after the last comes the first."""
+    return COLOURS[number % len(COLOURS)]
 
 
 def marked(
-    image: Image.Image, marks: Sequence[Mark | None], *, at_least: int = 0, at_most: int | None = None
+    image: Image.Image, marks: Sequence[Mark], *, at_least: int = 0, at_most: int | None = None
 ) -> Image.Image:
-    """A copy of the picture, scaled to those sides, with a box in a colour of its own around each thing.
+    """A copy of the picture, scaled to those sides, with a box in its colour around each thing.
 
-    The names are written at the boxes where there are several. A mark that is None is not drawn; it keeps the
-    colours of the others what they are elsewhere.
-
-    >>> marked(Image.new("RGB", (10, 10)), [((2, 2, 8, 8), "sks")], at_least=20).getpixel((4, 10))
+    >>> marked(Image.new("RGB", (10, 10)), [Mark((2, 2, 8, 8))], at_least=20).getpixel((4, 10))
     (214, 40, 90)
     """
     scaled = resized(image, at_least=at_least, at_most=at_most)
     picture = scaled.copy() if scaled is image else scaled
     draw = ImageDraw.Draw(picture)
     across, down = picture.width / image.width, picture.height / image.height
-    for number, mark in enumerate(marks):
-        if mark is None:
-            continue
-        (left, top, right, bottom), name = mark
-        own = (left * across, top * down, right * across, bottom * down)
-        outline(
-            draw, own, picture.size, colour=COLOURS[number % len(COLOURS)], name=name if marks[1:] else ""
-        )
+    for one in marks:
+        left, top, right, bottom = one.box
+        box = (left * across, top * down, right * across, bottom * down)
+        outline(draw, box, picture.size, ink=colour(one.colour), name=one.name if marks[1:] else "")
     return picture
 
 
@@ -56,17 +65,17 @@ def outline(
     box: Box,
     size: tuple[int, int],
     *,
-    colour: tuple[int, int, int] = MARK,
+    ink: tuple[int, int, int] = MARK,
     name: str = "",
 ) -> None:
     """A box around something in a picture of that size; edges in the wrong order are put right."""
     left, top, right, bottom = box
     edges = (min(left, right), min(top, bottom), max(left, right), max(top, bottom))
-    draw.rectangle(edges, outline=colour, width=max(1, min(size) // 100))
+    draw.rectangle(edges, outline=ink, width=max(1, min(size) // 100))
     if name and _writable(name):
         font = ImageFont.load_default(max(11, min(size) // 20))
         corner = (max(0, edges[0]), max(0, edges[1]))
-        draw.rectangle(draw.textbbox(corner, f" {name} ", font=font), fill=colour)
+        draw.rectangle(draw.textbbox(corner, f" {name} ", font=font), fill=ink)
         draw.text(corner, f" {name} ", fill="white", font=font)
 
 

@@ -139,7 +139,12 @@ class Detections(Sequence[Detection]):
     @property
     def present(self) -> list[Detection]:
         """Those of concepts that count as seen."""
-        return [self[int(index)] for index in np.flatnonzero(self._scores.present[self._picture])]
+        return [self[place] for place in self.places]
+
+    @property
+    def places(self) -> list[int]:
+        """Where among all those of concepts that count as seen stand."""
+        return [int(index) for index in np.flatnonzero(self._scores.present[self._picture])]
 
     def __len__(self) -> int:
         return len(self._identifiers)

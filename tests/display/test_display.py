@@ -14,7 +14,7 @@ from PIL import Image
 
 from myvlm import AttentionMap, Detection, LearnSettings, Location, Replies, Reply
 from myvlm.display.page import emphasised, escaped, grid, table
-from myvlm.display.pictures import COLOURS, data_url, marked
+from myvlm.display.pictures import COLOURS, Mark, data_url, marked
 from myvlm.results import MOST_REPLIES, MOST_WRITTEN
 
 WHITE = Image.new("RGB", (100, 50), "white")
@@ -31,11 +31,11 @@ def shown(page: str) -> list[Image.Image]:
 
 
 def test_each_box_has_its_place_and_a_colour_of_its_own() -> None:
-    boxes = [((10, 10, 30, 40), "one"), None, ((60, 10, 90, 40), "two")]
+    boxes = [Mark((10, 10, 30, 40), "one", 0), Mark((60, 10, 90, 40), "two", 2)]
     picture = marked(WHITE, boxes, at_least=100)
     assert picture.size == (200, 100)
     assert picture.getpixel((60, 50)) == COLOURS[0]
-    assert picture.getpixel((180, 50)) == COLOURS[2], "the second has no box, and keeps its colour"
+    assert picture.getpixel((180, 50)) == COLOURS[2]
     assert picture.getpixel((90, 50)) == (255, 255, 255)
     assert WHITE.getpixel((30, 40)) == (255, 255, 255), "the picture itself is as it was"
 
@@ -64,7 +64,7 @@ def test_a_reply_shows_who_is_where_in_one_colour_in_words_and_picture() -> None
     assert "Rex" not in words
     [picture] = shown(page)
     scale = picture.width / WHITE.width
-    for column, colour in ((30, COLOURS[0]), (90, COLOURS[1])):
+    for column, colour in ((30, COLOURS[0]), (90, COLOURS[2])):
         assert picture.getpixel((round(column * scale), round(35 * scale))) == colour
         assert f"rgb({','.join(map(str, colour))})" in page
 
@@ -138,7 +138,7 @@ def test_without_matplotlib_it_is_said_what_to_install(monkeypatch: pytest.Monke
 
 
 def test_pieces_escape_what_is_given() -> None:
-    for page in (table([[SCRIPT]], heads=[SCRIPT]), grid([SCRIPT]), emphasised(SCRIPT, ["alert"])):
+    for page in (table([[SCRIPT]], heads=[SCRIPT]), grid([SCRIPT]), emphasised(SCRIPT, {"alert": 0})):
         assert "<script" not in page
         assert "alert" in " ".join(parsed(page).itertext())
     assert escaped(escaped("<")) == "&lt;"

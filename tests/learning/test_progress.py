@@ -10,12 +10,12 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
+from myvlm import Lesson
 from myvlm.images import load_images
 from myvlm.learning import LearnRequest, LearnSettings
 from myvlm.learning import progress as shows
 from myvlm.learning.dataset import Example
 from myvlm.learning.progress import learning_progress
-from myvlm.learning.request import Lesson
 
 CELLS = (
     """

@@ -33,13 +33,15 @@ from myvlm.images import (
     naming,
 )
 from myvlm.learning.dataset import Captions, Lesson, Questions
+from myvlm.learning.introduce import introduce
 from myvlm.learning.relearn import kept_photos, known_as, teach_again
 from myvlm.learning.settings import Settings, as_settings
 from myvlm.learning.teach import check_lessons, teach
 from myvlm.locating import READING, Location, located
 from myvlm.results import AttentionMap, Replies, Reply
 from myvlm.runtime.plain import PlainBlocks
-from myvlm.text import check_written, replace_words
+from myvlm.speaking import address, speak
+from myvlm.text import check_written
 
 AT_ONCE = 16
 """Pictures that are open together."""
@@ -185,7 +187,42 @@ class MyVLM:
         """
         heads = check_lessons(self.backbone, self.concepts, lessons, encoder=self.encoder)
         loaded = [_loaded(lesson) for lesson in lessons]
-        return self.concepts.add_all(teach(self.backbone, loaded, heads, progress=progress))
+        return self.concepts.add_learned(teach(self.backbone, loaded, heads, progress=progress))
+
+    def introduce(
+        self,
+        identifier: str,
+        images: ImageSources,
+        *,
+        category: str,
+        description: str | None = None,
+        negatives: ImageSources | None = None,
+        kind: str = "object",
+        head_options: Mapping[str, Any] | None = None,
+    ) -> Concept:
+        """Make a concept known in words, at once: a head and a description, and no optimisation.
+
+        Where the head sees it the model is told "sks is the dotted purple mug." before the instruction. It
+        works with every model, names the concept less often than one that was learned, and gives way to
+        `learn` with the same identifier, or `relearn`.
+
+        Args:
+            description: a noun phrase with its article; by the model's own captions where not given.
+            identifier, images, category, negatives, kind, head_options: see `learn`.
+
+        Raises: as `learn`.
+
+        >>> from myvlm.tinyworld import few_shot
+        >>> vlm, kit = MyVLM.from_pretrained("tinyworld/llava"), few_shot(0)
+        >>> vlm.introduce(kit.identifier, kit.photos(), category=kit.category).description
+        'the dotted purple mug'
+        """
+        lesson = Lesson(
+            identifier, images, category=category, negatives=negatives, kind=kind, head_options=head_options
+        )
+        [head] = check_lessons(self.backbone, self.concepts, [lesson], encoder=self.encoder)
+        concept = introduce(self.backbone, _loaded(lesson), head, description=description)
+        return self.concepts.add_learned([concept])[0]
 
     def relearn(
         self,
@@ -263,11 +300,14 @@ class MyVLM:
 
         Raises:
             UnknownConceptError: there is no such concept.
-            InputError: there are several pictures.
+            ConceptFileError: it was learned for other models alone.
+            InputError: there are several pictures; or it was only introduced, and the model does not say it.
         """
         concept = self.concepts[identifier]
         photo = load_image(image)
-        rows, prompt = [self.backbone.rows_of(concept)], self.backbone.caption_prompt
+        if concept.learned_elsewhere(self.backbone.fingerprint()):
+            self.backbone.rows_of(concept)  # words alone may go unsaid; the error says how it is learned
+        prompt, rows = address(self.backbone, self.backbone.caption_prompt, [concept])
         with naming([photo], self.backbone.encode):
             [said] = self.backbone.generate([photo.image], [prompt], [rows])
         word, box = heard(self.backbone, concept.spoken), self.backbone.field_of_view(photo.image.size)
@@ -289,7 +329,7 @@ class MyVLM:
         said = ""
         if prompt and detection and detection.present:
             # Its own rows alone: with those of the others that are there a small model points at these too.
-            [(said, _)] = self._generate([photo], [[concept]], prompt, READING)
+            [(said, _)] = speak(self.backbone, [photo], [[concept]], prompt, READING)
         return located(self.backbone, detection, said, photo.image)
 
     @contextmanager
@@ -316,7 +356,7 @@ class MyVLM:
         for photos in a_few_at_once(sources, AT_ONCE):
             detections = self._recognise(photos)
             seen = [self.concepts.present(found) for found in detections]
-            said = self._generate(photos, seen, prompt, generation, len(replies))
+            said = speak(self.backbone, photos, seen, prompt, generation, first=len(replies))
             for (text, ids), found, photo in zip(said, detections, photos, strict=True):
                 replies.append(Reply(text, found, photo.path if album and photo.path else photo.image, ids))
         return replies[0] if single else replies
@@ -326,25 +366,9 @@ class MyVLM:
         if not self._plain and self._checked is not (state := self.concepts.state):
             weights = self.backbone.fingerprint()
             for concept in self.concepts.values():
-                if concept.learned_elsewhere(weights):
+                if concept.learned_elsewhere(weights) and concept.description is None:
                     self.backbone.rows_of(concept)
             self._checked = state  # of ten thousand it takes a while: once
-
-    def _generate(
-        self, photos: list[LoadedImage], seen: list[list[Concept]], prompt: str,
-        generation: Mapping[str, Any], first: int = 0,
-    ) -> list[tuple[str, tuple[int, ...]]]:  # fmt: skip
-        """Text and token ids of each picture with the rows of these concepts, in the user's identifiers.
-
-        A renamed concept is asked for by the word that its embedding learned, and what that says is renamed.
-        """
-        prompts = [replace_words(prompt, {c.identifier: c.spoken for c in own}) for own in seen]
-        rows = [[self.backbone.rows_of(concept) for concept in concepts] for concepts in seen]
-        with naming(photos, self.backbone.encode, first=first):
-            said = self.backbone.generate([p.image for p in photos], prompts, rows, **generation)
-        names = [{heard(self.backbone, c.spoken): c.identifier for c in own} for own in seen]
-        each = zip(said, names, strict=True)
-        return [(replace_words(g.text, own), tuple(g.token_ids.tolist())) for g, own in each]
 
     def _recognise(self, photos: list[LoadedImage]) -> list[Detections]:
         concepts = ConceptLibrary() if self._plain else self.concepts

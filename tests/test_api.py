@@ -238,6 +238,7 @@ def test_a_concept_that_was_learned_for_another_model(taught: Taught, fresh: MyV
     file = tmp_path / "other" / "concept.json"
     record = json.loads(file.read_text())
     record["embeddings"]["tinyworld/llava"]["fingerprint"] = "0" * 64
+    del record["recipe"]["description"]  # with which it would be told of it in words
     file.write_text(json.dumps(record))
     fresh.concepts.add(tmp_path / "other")
     with pytest.raises(ConceptFileError, match="another model than tinyworld/llava"):

@@ -49,6 +49,10 @@ class World:
         given = {**right, "settings": LearnSettings(steps=1, views=1), "progress": False, **wrong}
         return self.vlm.learn(**given)
 
+    def introduce(self, **wrong: Any) -> object:
+        given: dict[str, Any] = {"identifier": "ohwx", "images": [PHOTO], "category": "mug", **wrong}
+        return self.vlm.introduce(**given)
+
 
 CALLS: dict[str, Callable[[World, Any], object]] = {
     "caption images": lambda w, odd: w.vlm.caption(odd),
@@ -89,6 +93,13 @@ CALLS: dict[str, Callable[[World, Any], object]] = {
     },
     "learn_many": lambda w, odd: w.vlm.learn_many(odd),
     "learn_many one": lambda w, odd: w.vlm.learn_many([odd]),
+    "introduce identifier": lambda w, odd: w.introduce(identifier=odd),
+    "introduce images": lambda w, odd: w.introduce(images=odd),
+    "introduce category": lambda w, odd: w.introduce(category=odd),
+    "introduce description": lambda w, odd: w.introduce(description=odd),
+    "introduce negatives": lambda w, odd: w.introduce(negatives=odd),
+    "introduce kind": lambda w, odd: w.introduce(kind=odd),
+    "introduce head_options": lambda w, odd: w.introduce(head_options=odd),
     "relearn concept": lambda w, odd: w.vlm.relearn(odd, [PHOTO], progress=False),
     "relearn images": lambda w, odd: w.vlm.relearn(w.folder, odd, progress=False),
     "relearn captions": lambda w, odd: w.vlm.relearn(w.folder, [PHOTO], captions=odd, progress=False),
@@ -177,6 +188,10 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
     "learn into another": (["learn", "sks", "1.png", "--category", "mug", "--out", "album"], 2),
     "learn negatives": (["learn", "sks", "1.png", "--category", "mug", "--negatives", "gone"], 2),
     "learn steps": (["learn", "sks", "1.png", "--category", "mug", "--steps", "0"], 2),
+    "introduce a slash": (["introduce", "a/b", "1.png", "--category", "mug"], 2),
+    "introduce no photo": (["introduce", "sks", "gone.jpg", "--category", "mug"], 2),
+    "introduce a token": (["introduce", "sks", "1.png", "--category", "mug", "--description", "<image>"], 2),
+    "introduce onto a file": (["introduce", "sks", "1.png", "--category", "mug", "--out", "notes.txt"], 2),
     "relearn nothing": (["relearn", "gone", "1.png"], 2),
     "relearn a file": (["relearn", "notes.txt", "1.png"], 2),
     "relearn no photos": (["relearn", "known"], 2),

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from myvlm.cli.commands import concepts, demo, evaluate, learn, locate, questions, relearn, speak
+from myvlm.cli.commands import concepts, demo, evaluate, introduce, learn, locate, questions, relearn, speak
 
 app = typer.Typer(
     name="myvlm",
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("learn")(learn.learn)
+app.command("introduce")(introduce.introduce)
 app.command("questions")(questions.questions)
 app.command("relearn")(relearn.relearn)
 app.command("caption")(speak.caption)

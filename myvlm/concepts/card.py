@@ -13,6 +13,8 @@ def card(record: ConceptRecord, privacy: str, *, photos: bool) -> str:
     rows = "\n".join(_row(name, one) for name, one in record.embeddings.items()) or "| none yet | | | |"
     figures = "\n".join(f"- {name}: {value}" for name, value in meta.figures.items()) or "- none"
     renamed = f" (the models say `{record.spoken}`)" if record.spoken != record.identifier else ""
+    words = record.recipe.get("description")
+    called = f" Models that have not learned it are told that it is {words}." if words else ""
     kept = (
         "The folder holds photos, because that was asked for: share it only as you would share them."
         if photos
@@ -22,7 +24,7 @@ def card(record: ConceptRecord, privacy: str, *, photos: bool) -> str:
 
 A concept for [MyVLM](https://arxiv.org/abs/2403.14599): one {record.category} that a frozen vision-language
 model can recognise and name. Identifier `{record.identifier}`{renamed}, category `{record.category}`, kind
-`{record.kind}`.
+`{record.kind}`.{called}
 
 ## Load it
 

@@ -166,6 +166,12 @@ class Concept:
     def _repr_html_(self) -> str:
         return concept_html(self)
 
+    @property
+    def description(self) -> str | None:
+        """What it is called in words, such as `the dotted purple mug`; None where nobody has said."""
+        words = self.recipe.get("description")
+        return words if isinstance(words, str) and words else None
+
     def embedding_for(self, backbone: str, fingerprint: str, dim: int) -> Embedding:
         """The embedding that was learned on this frozen model, under this name or as another copy of it.
 

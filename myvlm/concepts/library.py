@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from os import PathLike
 from pathlib import Path
 from typing import Self
@@ -191,6 +191,25 @@ class ConceptLibrary(Mapping[str, Concept]):
         return new
 
     @one_at_a_time
+    def add_learned(self, concepts: Sequence[Concept]) -> list[Concept]:
+        """Add many concepts, all or none; one that was only introduced gives way to the one of its name.
+
+        Raises:
+            ConceptExistsError, NotFittedError: see `add`.
+        """
+        gone = [self.remove(one.identifier) for one in concepts if self.is_introduced(one.identifier)]
+        try:
+            return self._add_all(list(concepts))
+        except Exception:
+            self._add_all(gone)
+            raise
+
+    def is_introduced(self, identifier: str) -> bool:
+        """Whether a concept is here that was introduced in words, and learned for no model."""
+        concept = self.get(identifier)
+        return concept is not None and not concept.embeddings and concept.description is not None
+
+    @one_at_a_time
     def replace(self, concept: Concept) -> Concept:
         """Put a concept in the place of the one that has its identifier, which is handed over.
 
@@ -330,8 +349,10 @@ def warn_learned_elsewhere(backbone: Backbone, concepts: Iterable[Concept]) -> N
     if lacking := [concept for concept in concepts if concept.learned_elsewhere(weights)]:
         more = f", and {len(lacking) - 1} more" if lacking[1:] else ""
         _log.warning(
-            "The concept %r was learned for another model than %s%s. Learn it again with this model, %s.",
-            *(lacking[0].identifier, backbone.name, more, lacking[0].how_again(backbone.name)),
+            "The concept %r was learned for another model than %s%s. %sLearn it again with this model, %s.",
+            *(lacking[0].identifier, backbone.name, more),
+            "Until then the model is told of it in words. " if lacking[0].description else "",
+            lacking[0].how_again(backbone.name),
         )
 
 

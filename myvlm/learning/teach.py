@@ -25,7 +25,7 @@ from myvlm.learning.optimise import learn_embeddings
 from myvlm.learning.progress import learning_progress
 from myvlm.learning.settings import as_settings, default_settings
 from myvlm.plugins.collections import collection_of
-from myvlm.text import caution, check_category, check_identifier, check_written, fold
+from myvlm.text import caution, check_category, check_identifier, check_written, composed, fold
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ def check_lessons(
     check_together(lessons)
     for lesson in lessons:
         check_words(backbone, lesson)
-        library.check_free(lesson.identifier)
+        introduced = library.is_introduced(lesson.identifier)  # it gives way to what is learned
+        library.check_free(lesson.identifier, but=composed(lesson.identifier) if introduced else None)
     return [new_head(one.kind, one.head_options, encoder=encoder, device=library.device) for one in lessons]
 
 
@@ -83,17 +84,28 @@ def learned_concept(
         figures=_figures(result),
     )
     photos = [example.photo for example in request.examples]
-    recipe = {
+    recipe: dict[str, Any] = {
         "captions": [list(example.captions) for example in request.examples],
         "captions_by": "model" if lesson.captions is None else "user",
         "questions": [[list(pair) for pair in example.questions] for example in request.examples],
         "photos": [photo.path.name if photo.path else photo.name for photo in photos],
     }
+    if called := request.words[1:]:
+        recipe["description"] = describing(called)
     boxes = getattr(head, "boxes_", None) or [None] * len(photos)  # a head of others may not say where
     shown = [thumbnail(photo.image, box) for photo, box in zip(photos, boxes, strict=True)]
     return Concept(
         lesson.identifier, lesson.category, head, {backbone.name: embedding}, recipe, thumbnails=shown
     )
+
+
+def describing(words: Sequence[str]) -> str:
+    """The noun phrase of the words that a thing is called by, the category's last.
+
+    >>> describing(("dotted", "purple", "mug"))
+    'the dotted purple mug'
+    """
+    return " ".join(["the", *words])
 
 
 def _figures(learned: LearnResult) -> dict[str, Any]:

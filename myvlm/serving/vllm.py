@@ -28,6 +28,7 @@ from myvlm.errors import BackboneError, InputError
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSources, LoadedImage, listed, load_images
 from myvlm.results import Reply
+from myvlm.speaking import address
 from myvlm.text import replace_words
 
 if TYPE_CHECKING:
@@ -212,8 +213,8 @@ def _inputs(
     for photo, detections, features in zip(photos, found, encoded, strict=True):
         seen = vlm.concepts.present(detections)
         norms = visual_norms(features.tokens)
-        rows = [backbone.rows_of(concept).entering(norms) for concept in seen]
-        asked = replace_words(prompt, {concept.identifier: concept.spoken for concept in seen})
+        asked, own = address(backbone, prompt, seen)
+        rows = [one.entering(norms) for one in own]
         yield VllmInput(
             backbone.prompter.render(asked),
             backbone.instruction(asked),

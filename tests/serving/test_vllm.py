@@ -153,9 +153,14 @@ def test_a_family_that_vllm_takes_no_embeddings_of_is_refused() -> None:
 
 def test_a_concept_of_another_model_is_named(speaking: MyVLM, taught: Taught, llava: Any) -> None:
     other = MyVLM(*llava)
-    other.concepts.add(taught.concept)
+    other.concepts.add(dataclasses.replace(taught.concept, recipe={}, folder=None))
     with pytest.raises(ConceptFileError, match="learned for another model"):
         list(vllm_inputs(other, seen(taught)[0]))
+    other.concepts.replace(dataclasses.replace(taught.concept, folder=None))
+    [told] = vllm_inputs(other, seen(taught)[0])
+    [plain] = vllm_inputs(MyVLM(*llava), seen(taught)[0])
+    assert f"{taught.word} is {taught.concept.description}." in told.prompt
+    assert told.embeddings.shape == plain.embeddings.shape
 
 
 def test_an_input_has_one_picture_and_a_batch_axis(speaking: MyVLM, taught: Taught) -> None:

@@ -1,0 +1,89 @@
+"""`myvlm introduce`: photos on disk to a concept folder that any model can be told of in words."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from time import monotonic
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from myvlm.cli import collection, inputs, opening, options
+from myvlm.cli.screen import screen
+from myvlm.text import check_category, check_identifier
+
+
+def introduce(
+    identifier: Annotated[str, typer.Argument(help="An uncommon word (sks), or a person's name (Anna).")],
+    photos: Annotated[
+        list[str], typer.Argument(metavar="PHOTOS...", help="1 to 5 photos: files, a folder, patterns.")
+    ],
+    category: Annotated[str, typer.Option(help="What it is in general, such as mug.")],
+    description: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help='Such as "the dotted purple mug"; the model\'s own words without.'),
+    ] = None,
+    negatives: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PICTURES", help="Pictures without it; the option again for more."),
+    ] = None,
+    kind: Annotated[
+        str, typer.Option(help="How it is recognised: object; or face, for a person.")
+    ] = "object",
+    encoder: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What the head sees with, as of `myvlm learn`.")
+    ] = None,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Its folder; concepts/IDENTIFIER-CATEGORY if not given."),
+    ] = None,
+    backbone: options.BackboneName = options.DEFAULT_BACKBONE,
+    keep_photos: Annotated[bool, typer.Option("--keep-photos", help="Put the photos beside it.")] = False,
+    device: options.Device = None,
+    dtype: options.Precision = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a concept known in words, at once: a head and a description, and nothing optimised.
+
+    It works with every model, names the concept less often than a learned one, and `myvlm relearn` or
+    `myvlm learn` put a learned one in its place.
+
+    myvlm introduce sks mug/*.jpg --category mug
+    """
+    with screen(as_json=as_json, quiet=quiet) as out:
+        identifier = check_identifier(identifier)
+        check_category(category)
+        files = inputs.picture_files(photos)
+        others: list[Any] | None = inputs.picture_files(negatives) if negatives else None
+        folder = out_folder or collection.place_for(identifier, category)
+        collection.check_place(folder, identifier)
+        collection.mention_damaged(folder.parent, out.note)
+        vlm = opening.open_model(out, backbone, device, dtype)
+        begun = monotonic()
+        concept = vlm.introduce(
+            identifier, files, category=category, description=description, negatives=others, kind=kind,
+            head_options={"encoder": encoder} if encoder else None,
+        )  # fmt: skip
+        seconds = monotonic() - begun
+        concept.save(folder, include_photos=files if keep_photos else None)
+        out.written.append(folder)
+        document = {
+            "command": "introduce",
+            "identifier": concept.identifier,
+            "category": concept.category,
+            "kind": concept.kind,
+            "description": concept.description,
+            "folder": str(folder),
+            "backbone": vlm.backbone.name,
+            "seconds": round(seconds, 2),
+        }
+        use = shlex.join(["--concepts", str(folder), *options.naming(vlm.backbone.name)])
+        told = Text.assemble(
+            "Introduced ", (concept.identifier, "bold magenta"),
+            f" as {concept.description} in {seconds:.0f} s: {folder}\n",
+            (f"Now: myvlm caption PICTURE {use}", "dim"),
+        )  # fmt: skip
+        out.show(document, told)

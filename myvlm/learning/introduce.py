@@ -1,0 +1,30 @@
+"""Introduced in words: a concept with a head and a description, and no embedding; nothing is optimised."""
+
+from __future__ import annotations
+
+from myvlm.backbones import Backbone
+from myvlm.concepts.concept import Concept
+from myvlm.heads import Head
+from myvlm.images import load_images
+from myvlm.learning.captions import described
+from myvlm.learning.dataset import Lesson
+from myvlm.learning.teach import check_text, describing
+
+
+def introduce(backbone: Backbone, lesson: Lesson, head: Head, *, description: str | None) -> Concept:
+    """The concept of a loaded lesson with its head fitted and a description; no embedding.
+
+    Args:
+        description: such as `the dotted purple mug`; where not given, by the frozen model's own captions of
+            the photos (`described`).
+
+    Raises:
+        InputError: the description is no text, or holds a special token of the model's.
+    """
+    photos = load_images(lesson.images)
+    if description is not None:
+        check_text(backbone, description, "Description")
+    head.fit(photos, lesson.negatives, category=lesson.category)
+    words = description or describing(described(backbone, photos, lesson.category))
+    names = [photo.path.name if photo.path else photo.name for photo in photos]
+    return Concept(lesson.identifier, lesson.category, head, recipe={"description": words, "photos": names})

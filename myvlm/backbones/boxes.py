@@ -1,9 +1,10 @@
-"""Boxes that a model says in words, as pixels of the picture as given."""
+"""Parts of a picture in pixels of the picture as given: what a model is shown of it, boxes that it says."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from myvlm.boxes import Box
 
@@ -12,15 +13,35 @@ BETWEEN = r"[\s,()\[\]<>]+"
 FOUR = re.compile(rf"[<(\[]\s*{NUMBER}{BETWEEN}{NUMBER}{BETWEEN}{NUMBER}{BETWEEN}{NUMBER}\s*[>)\]]")
 
 
-def middle_square(size: tuple[int, int]) -> Box:
-    """What is left of a picture whose shorter side is resized to a square that is cut out of the middle.
+def kept_part(image_processor: Any, size: tuple[int, int]) -> Box:
+    """The part of a picture that an image processor hands on, in the picture's pixels.
 
-    >>> middle_square((200, 100))
+    All of it, or the middle that it cuts out of the resized picture: in whole pixels, each rounded down.
+
+    >>> from transformers import CLIPImageProcessor
+    >>> sizes = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
+    >>> kept_part(CLIPImageProcessor(**sizes), (200, 100))
     (50.0, 0.0, 150.0, 100.0)
+    >>> [round(side, 1) for side in kept_part(CLIPImageProcessor(**sizes), (70, 30))]  # 18 to 46 of 65
+    [19.4, 0.0, 49.5, 30.0]
     """
-    side = float(min(size))
-    left, top = (size[0] - side) / 2, (size[1] - side) / 2
-    return left, top, left + side, top + side
+    if not getattr(image_processor, "do_center_crop", False):
+        return 0.0, 0.0, float(size[0]), float(size[1])
+    wanted, cut = image_processor.size, image_processor.crop_size
+    shortest = getattr(wanted, "shortest_edge", None)
+    resized = (wanted.width, wanted.height)
+    if shortest:
+        resized = (int(shortest * size[0] / min(size)), int(shortest * size[1] / min(size)))
+    (left, right), (top, bottom) = (
+        _middle(*sides) for sides in zip(size, resized, (cut.width, cut.height), strict=True)
+    )
+    return left, top, right, bottom
+
+
+def _middle(side: int, resized: int, cut: int) -> tuple[float, float]:
+    """Where the middle of a side begins and ends, as it was before it was resized."""
+    first = int((resized - cut) / 2)
+    return first * side / resized, (first + cut) * side / resized
 
 
 def four_numbers(said: str) -> tuple[float, float, float, float] | None:

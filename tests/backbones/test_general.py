@@ -20,9 +20,11 @@ SIZES = [(40, 40), (70, 30), (30, 64)]
 SHAPES = [picture.resize(size) for picture, size in zip(pictures(3), SIZES, strict=True)]
 UNKEPT = ["kept_prefixes_change_nothing"]
 TILED = ["attention_map_is_a_map", "grid_lies_over_the_picture"]
+KINDS = [("aya_vision", []), ("ovis2", TILED), ("qwen3_5", UNKEPT), ("vipllava", [])]
+"""Types, and the checks that have nothing to check."""
 
 
-@pytest.mark.parametrize(("kind", "skipped"), [("aya_vision", []), ("ovis2", TILED), ("qwen3_5", UNKEPT)])
+@pytest.mark.parametrize(("kind", "skipped"), KINDS)
 def test_a_type_without_a_family_file_keeps_the_contract(
     kind: str, skipped: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:

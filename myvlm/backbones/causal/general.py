@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from myvlm.backbones import tokens as text
 from myvlm.backbones.base import ConceptRows
-from myvlm.backbones.boxes import middle_square
+from myvlm.backbones.boxes import kept_part
 from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features, Layout, stacked_inputs
 from myvlm.backbones.causal.prefix_cache import Prefix
@@ -172,8 +172,7 @@ class GeneralBackbone(CausalBackbone):
         return super().prefixes(features) if self._uses_prefixes else None
 
     def field_of_view(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        cropped = getattr(self.processor.image_processor, "do_center_crop", False)
-        return middle_square(size) if cropped else super().field_of_view(size)
+        return kept_part(self.processor.image_processor, size)
 
     def grid(self, features: Features) -> tuple[int, int, int]:
         mark = self.processor.tokenizer.convert_ids_to_tokens(self.image_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from myvlm.backbones.boxes import four_numbers, middle_square, on_grid
+from myvlm.backbones.boxes import four_numbers, kept_part, on_grid
 from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features
 from myvlm.backbones.registry import register_backbone
@@ -30,10 +30,7 @@ class LlavaBackbone(CausalBackbone):
         super().__init__(model, counting(processor, model.config), name=name)
 
     def field_of_view(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        images = self.processor.image_processor
-        if not getattr(images, "do_center_crop", False):
-            return super().field_of_view(size)
-        return middle_square(size)
+        return kept_part(self.processor.image_processor, size)
 
     def refer(self, name: str) -> str | None:
         # Not every LLaVA can ground; one whose vocabulary has the task's own word was trained to (tinyworld).

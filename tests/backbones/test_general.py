@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from myvlm import MyVLM
 from myvlm.backbones import backbone_for
@@ -69,3 +70,22 @@ def test_what_a_processor_cannot_read_is_named() -> None:
     processor.image_processor = None
     with pytest.raises(BackboneError, match=r"(?s)adapter cannot take it.*AyaVisionProcessor: "):
         backbone_for(model, processor)
+
+
+def test_a_model_that_plain_transformers_cannot_run_is_told_from_one_that_we_cannot_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, processor = TYPES["aya_vision"]()
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise AttributeError("no attribute 'image_outputs'")
+
+    monkeypatch.setattr(type(model.model.language_model), "forward", broken)
+    with pytest.raises(BackboneError, match=r"(?s)Plain transformers cannot run.*'image_outputs'.*release"):
+        backbone_for(model, processor)
+
+
+@pytest.mark.skipif(transformers.__version__ != "5.24.0", reason="a fault of transformers 5.24.0")
+def test_llama_4_is_such_a_one() -> None:
+    with pytest.raises(BackboneError, match=r"(?s)Plain transformers cannot run.*5\.24\.0.*image_outputs"):
+        backbone_for(*TYPES["llama4"]())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from PIL import Image
 from torch import Tensor
@@ -102,7 +105,7 @@ def _try(backbone: CausalBackbone) -> None:
     )
     inputs = inputs.to(backbone.device, backbone.dtype)
     with backbone.frozen(), torch.no_grad():
-        before = model(**inputs).logits
+        before = _plain(model, inputs)
         pixels = {name: inputs[name] for name in seen}
         logits = model(
             input_ids=batch.ids.to(backbone.device),
@@ -120,6 +123,27 @@ def _try(backbone: CausalBackbone) -> None:
         raise not_taken("the same loss with rows as without")
     if not torch.equal(before, after):
         raise not_taken("other plain logits after a concept than before")
+
+
+def _plain(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """The logits of plain transformers.
+
+    Raises:
+        BackboneError: its own forward raises on what its own processor made.
+    """
+    try:
+        logits: Tensor = model(**inputs).logits
+    except Exception as error:  # whatever a model raises
+        from transformers import __version__
+
+        raise BackboneError(
+            "Plain transformers cannot run this model on a picture: nothing of ours was in that pass.",
+            got=f"in transformers {__version__} its own forward raises "
+            f"{type(error).__name__}: {error}",
+            expected="logits for what the model's own processor makes of a prompt and a picture",
+            fix="try another release of transformers that is supported (README.md, 'Families')",
+        ) from error
+    return logits
 
 
 def _equal(backbone: CausalBackbone, one: Tensor, other: Tensor) -> bool:

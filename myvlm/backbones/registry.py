@@ -15,7 +15,7 @@ ENTRY_POINTS = "myvlm.backbones"
 FAMILIES = (  # modules below this one
     *(f"families.{name}" for name in ("llava", "humanvlm", "llava_next", "qwen", "internvl", "gemma3")),
     *(f"families.{name}" for name in ("paligemma", "mistral3", "idefics3", "minigpt.adapter")),
-    *(f"families.{name}" for name in ("glm", "molmo")),
+    *(f"families.{name}" for name in ("glm", "molmo", "mllama.adapter")),
     *("qformer.blip2", "qformer.instructblip"),
 )
 HOW = "README.md, 'How to extend', says how; examples/04_new_backbone.py does it in one file"

@@ -15,6 +15,7 @@ from myvlm.backbones.frozen import tokenizing, weight_of
 from myvlm.errors import BackboneError, InputError
 from myvlm.text import check_written, find_word, fold
 
+IGNORED = -100  # the label that cross-entropy leaves out
 _REPLY = {"role": "assistant", "content": [{"type": "text", "text": "myvlm"}]}
 _WRITTEN_ON = datetime(2025, 3, 17)
 """The day that templates are told it is: with another, a concept would be used under an unlearned prompt."""
@@ -60,6 +61,14 @@ def check_template(processor: Any, template: str | None) -> None:
         expected=f"one image placeholder ({mark}) for a turn with an image and a text",
         fix="set processor.chat_template to the checkpoint's own; a language model's has no images",
     )
+
+
+def eos_ids(model: Any, tokenizer: Any, ends: Sequence[str] = ()) -> list[int]:
+    """The ids that end a reply: those tokens that the vocabulary has, then the generation settings'."""
+    vocabulary, eos = tokenizer.get_vocab(), model.generation_config.eos_token_id
+    eos = tokenizer.eos_token_id if eos is None else eos
+    settled = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    return list(dict.fromkeys([*(vocabulary[end] for end in ends if end in vocabulary), *settled]))
 
 
 def end_of_turn_first(processor: Any, eos_ids: Sequence[int]) -> list[int]:

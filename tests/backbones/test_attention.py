@@ -82,6 +82,16 @@ def test_it_is_sdpa_and_records_what_eager_would(padding: str, key_heads: int) -
     assert max(p.max().item() for p in recorder.probabilities) > 0.2
 
 
+def test_of_chosen_layers_alone_what_they_give_is_recorded() -> None:
+    model, keys = language_model(), torch.tensor([[2, 4]])
+    with record_attention(model.config, queries=torch.tensor([[5, 9]]), keys=keys) as every:
+        model(inputs_embeds=embeddings(1))
+    chosen = [model.layers[2].self_attn]
+    with record_attention(model.config, queries=every.queries, keys=keys, modules=chosen) as recorder:
+        model(inputs_embeds=embeddings(1))
+    assert torch.equal(recorder.stacked(), every.stacked()[2:])
+
+
 def test_the_gradient_is_the_one_of_eager_maps() -> None:
     model, eager = language_model(), language_model(implementation="eager")
     queries, keys = torch.tensor([[5, 9]]), torch.tensor([[2, 4]])

@@ -136,6 +136,15 @@ RECIPES: dict[str, Recipe] = {
                 "projector_input_dim": 32,
                 "projector_output_dim": 32},
     ),
+    "mllama": Recipe(
+        ("MllamaImageProcessor", {"size": SQUARE, "max_image_tiles": 4}),
+        ("MllamaProcessor", {}),
+        image="<|image|>", special=("<|python_tag|>",), ids={"image_token_index": "<|image|>"},
+        text={"num_hidden_layers": 4, "cross_attention_layers": [1, 3], "dropout": 0.5},
+        vision={"num_global_layers": 1, "intermediate_layers_indices": [0], "vision_output_dim": 48,
+                "initializer_range": 0.1},
+        drawn=("gate",),
+    ),
     "aria": Recipe(
         ("AriaImageProcessor", {}),
         ("AriaProcessor", {"size_conversion": {980: 4}}),

@@ -49,7 +49,7 @@ class Recipe:
         ids: of the configuration: the names of ids, and their tokens.
         text, vision, top: what is set in the configuration's parts beside what makes them small.
         parts: further parts of the configuration, as they are.
-        ends: tokens that end a reply.
+        drawn: parts of the names of weights that begin at nought, and are drawn.
     """
 
     images: tuple[str, dict[str, Any]]
@@ -63,6 +63,7 @@ class Recipe:
     vision: Mapping[str, Any] = field(default_factory=dict)
     top: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Any] = field(default_factory=dict)
+    drawn: tuple[str, ...] = ()
     bos: str | None = "<s>"
 
 
@@ -91,7 +92,7 @@ def build(kind: str, recipe: Recipe) -> Built:
         parts["vision_config"] = _small(default, "vision_config", SMALL_VISION, recipe.vision)
     config = type(default)(**{**parts, **ids, **recipe.top})
     model = made(hf.AutoModelForImageTextToText._model_mapping[type(config)], config, tokenizer)
-    return model, processor
+    return randomised(model, *recipe.drawn), processor
 
 
 def _small(default: Any, part: str, small: Mapping[str, Any], own: Mapping[str, Any]) -> Any:

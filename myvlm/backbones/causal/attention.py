@@ -8,7 +8,7 @@ does (Gemma 2) runs as its own eager attention does.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from myvlm.errors import InputError
+from myvlm.errors import BackboneError, InputError
 
 IMPLEMENTATION = "myvlm_recording_sdpa"
 
@@ -30,12 +30,14 @@ class AttentionRecorder:
         config: configuration object of the language model, the very one that its layers hold.
         queries: `B × Q` indices of the query positions; -1 is none.
         keys: `B × K` indices of the key columns; -1 is none.
+        modules: the attentions that are recorded; None for every one that holds `config`.
         probabilities: one tensor a layer, `B × H × Q × K` float32, differentiable; zero at a -1.
     """
 
     config: Any
     queries: Tensor
     keys: Tensor
+    modules: Collection[Any] | None = None
     probabilities: list[Tensor] = field(default_factory=list)
     _biases: dict[Any, tuple[Tensor | None, Tensor]] = field(default_factory=dict)
 
@@ -49,6 +51,27 @@ class AttentionRecorder:
             self._biases[wanted] = mask, bias  # the mask is held, so that no other gets its id
         return self._biases[wanted][1]
 
+    def hears(self, module: Any) -> bool:
+        """Whether an attention is one of those that are recorded."""
+        own = getattr(module, "config", None) is self.config
+        return own and (self.modules is None or module in self.modules)
+
+    def stacked(self) -> Tensor:
+        """All that was recorded, `layers × B × H × Q × K`, on the first layer's device.
+
+        Raises:
+            BackboneError: nothing was.
+        """
+        if not self.probabilities:
+            raise BackboneError(
+                "The language model's attention could not be recorded.",
+                got="no layer called the attention that its configuration names",
+                expected="layers that look their attention up in transformers' AttentionInterface",
+                fix="load the model with attn_implementation='sdpa', without remote code",
+            )
+        device = self.probabilities[0].device
+        return torch.stack([layer.to(device) for layer in self.probabilities])
+
     @property
     def valid(self) -> Tensor:
         """`B × Q × K` bool: where neither the query nor the key is -1."""
@@ -61,7 +84,9 @@ _SWITCHED: dict[int, tuple[str | None, int]] = {}  # id of config: implementatio
 
 
 @contextmanager
-def record_attention(config: Any, *, queries: Tensor, keys: Tensor) -> Iterator[AttentionRecorder]:
+def record_attention(
+    config: Any, *, queries: Tensor, keys: Tensor, modules: Collection[Any] | None = None
+) -> Iterator[AttentionRecorder]:
     """Within it, every layer that holds `config` records the probability that `queries` give to `keys`.
 
     The output of the layers is bit for bit SDPA's; eager models run SDPA meanwhile. Afterwards the
@@ -71,6 +96,7 @@ def record_attention(config: Any, *, queries: Tensor, keys: Tensor) -> Iterator[
         config: configuration of the language model (`language_model.config`), not of the vision tower.
         queries: `B × Q` long, positions along the query axis; -1 is none.
         keys: `B × K` long, columns along the key axis (with a cache that is longer); -1 is none.
+        modules: the attentions to record, where not all of them are meant.
 
     Yields: the `AttentionRecorder`; its `probabilities` are filled layer by layer.
 
@@ -85,7 +111,7 @@ def record_attention(config: Any, *, queries: Tensor, keys: Tensor) -> Iterator[
             fix="pad shorter samples with -1",
         )
     _register()
-    recorder = AttentionRecorder(config, queries, keys)
+    recorder = AttentionRecorder(config, queries, keys, modules)
     token = _RECORDER.set(recorder)
     _switch(config)
     try:
@@ -142,7 +168,7 @@ def _recording_sdpa(
             query, key, value, attention_mask, scale=scale, softcap=softcap, causal=causal
         )
     recorder = _RECORDER.get()
-    if recorder is not None and getattr(module, "config", None) is recorder.config:
+    if recorder is not None and recorder.hears(module):
         recorder.probabilities.append(
             attention_columns(
                 query,

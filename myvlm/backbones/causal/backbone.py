@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from myvlm.backbones import tokens as text
-from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss, SampleLosses
+from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss
 from myvlm.backbones.causal.attention import AttentionRecorder, record_attention
 from myvlm.backbones.causal.cuda_graph import Replay
 from myvlm.backbones.causal.features import (
@@ -33,8 +33,9 @@ from myvlm.backbones.causal.features import (
 from myvlm.backbones.causal.hooks import InsertedRows
 from myvlm.backbones.causal.prefix_cache import Prefix, cache_argument, cache_of, prefill, stacked, tail_of
 from myvlm.backbones.causal.probe import CausalProbe
-from myvlm.backbones.causal.prompts import IGNORED, Prompter, TeacherForced
+from myvlm.backbones.causal.prompts import Prompter, TeacherForced
 from myvlm.backbones.generation import generated
+from myvlm.backbones.objective import objective
 from myvlm.errors import BackboneError
 
 
@@ -64,12 +65,8 @@ class CausalBackbone(Backbone):
             )
         tokenizer = processor.tokenizer
         template = self.prompt_template()
-        eos = model.generation_config.eos_token_id
-        eos = tokenizer.eos_token_id if eos is None else eos
-        eos_ids: list[int] = eos if isinstance(eos, list) else [] if eos is None else [eos]
         text.check_template(processor, template)
-        vocabulary = tokenizer.get_vocab()
-        eos_ids = list(dict.fromkeys([*(vocabulary[e] for e in self.ends if e in vocabulary), *eos_ids]))
+        eos_ids = text.eos_ids(model, tokenizer, self.ends)
         ends = {tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, self.image_id}
         said = text.said_by_template(processor, template)
         taken = {*ends, *eos_ids, *said, *text.marks_of(processor)}
@@ -157,7 +154,7 @@ class CausalBackbone(Backbone):
         batch = self.prompter.teacher_forced([f.layout.text for f in features], prompts, answers, rows)
         logits, recorder = self._forward(features, batch, rows, queries=batch.later, keys=batch.rows)
         labels = batch.labels[:, -logits.shape[1] :]
-        return _loss(logits, labels, _recorded(recorder), batch.later, batch.rows)
+        return objective(logits, labels, recorder.stacked(), batch.later, batch.rows)
 
     def prefixes(self, features: Sequence[Features]) -> list[Prefix] | None:
         kept = []
@@ -211,7 +208,7 @@ class CausalBackbone(Backbone):
             logits, given = replay(tail, prefixes)
         else:
             logits, given = self._continued(*tail.inputs, stacked(prefixes, tail.prefix_length))
-        return _loss(logits[:, :-1], tail.labels[:, 1:], given, tail.queries, tail.keys)
+        return objective(logits[:, :-1], tail.labels[:, 1:], given, tail.queries, tail.keys)
 
     def _continued(
         self,
@@ -234,7 +231,7 @@ class CausalBackbone(Backbone):
                 use_cache=True,
                 **{cache_argument(self.model): cache_of(past)},
             ).logits
-        return logits, _recorded(recorder)
+        return logits, recorder.stacked()
 
     def attention_map(
         self, image: Image.Image, prompt: str, answer: str, word: str, rows: Sequence[ConceptRows]
@@ -356,40 +353,3 @@ class CausalBackbone(Backbone):
         """`arguments`, where the model is."""
         told = self.arguments(ids.to(self.device), mask.to(self.device), starts, layouts)
         return {name: value.to(self.device) for name, value in told.items()}
-
-
-def _recorded(recorder: AttentionRecorder) -> Tensor:
-    """All that was recorded, `layers × B × H × Q × K`, on the first layer's device."""
-    if not recorder.probabilities:
-        raise BackboneError(
-            "The language model's attention could not be recorded.",
-            got="no layer called the attention that its configuration names",
-            expected="layers that look their attention up in transformers' AttentionInterface",
-            fix="load the model with attn_implementation='sdpa', without remote code",
-        )
-    device = recorder.probabilities[0].device
-    return torch.stack([layer.to(device) for layer in recorder.probabilities])
-
-
-def _loss(logits: Tensor, targets: Tensor, given: Tensor, queries: Tensor, keys: Tensor) -> Loss:
-    """Cross-entropy of logits `B × N × V` against the `B × N` tokens that follow, and the penalty.
-
-    This is `Σ_layers mean(p²)` over heads, queries and keys, the mean over the samples that have any.
-
-    Args:
-        given: `layers × B × H × Q × K` probabilities, zero at a -1.
-        queries: `B × Q`; -1 is none.
-        keys: `B × K`; -1 is none.
-    """
-    targets = targets.to(logits.device)
-    # Once for the batch and for its samples: it is as wide as the vocabulary.
-    likely = logits.flatten(0, 1).float().log_softmax(-1)
-    of_tokens = partial(functional.nll_loss, likely, targets.flatten(), ignore_index=IGNORED)
-    pairs = ((queries >= 0).sum(1) * (keys >= 0).sum(1)).to(logits.device)
-    attention = given.pow(2).mean(2).sum((0, 2, 3)).to(logits.device) / pairs.clamp(min=1)
-
-    def by_sample() -> SampleLosses:
-        tokens = of_tokens(reduction="none").view_as(targets)
-        return SampleLosses(tokens.sum(1), (targets != IGNORED).sum(1), attention)
-
-    return Loss(of_tokens(), attention.sum() / (pairs > 0).sum().clamp(min=1), by_sample)

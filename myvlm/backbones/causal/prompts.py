@@ -12,8 +12,8 @@ from torch import Tensor
 from myvlm.backbones import tokens as text
 from myvlm.backbones.base import ConceptRows
 from myvlm.backbones.frozen import tokenizing
+from myvlm.backbones.tokens import IGNORED
 
-IGNORED = -100  # the label that cross-entropy leaves out
 KNOWN = 2048  # texts whose ids are kept
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from myvlm.backbones.base import ConceptRows
 from myvlm.backbones.causal.backbone import CausalBackbone
-from myvlm.backbones.causal.prompts import IGNORED
+from myvlm.backbones.tokens import IGNORED
 from myvlm.errors import BackboneError
 
 PROMPT, ANSWER = "Describe the image.", "a photo of a mug"
@@ -138,8 +138,7 @@ def _plain(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
 
         raise BackboneError(
             "Plain transformers cannot run this model on a picture: nothing of ours was in that pass.",
-            got=f"in transformers {__version__} its own forward raises "
-            f"{type(error).__name__}: {error}",
+            got=f"in transformers {__version__} its own forward raises {type(error).__name__}: {error}",
             expected="logits for what the model's own processor makes of a prompt and a picture",
             fix="try another release of transformers that is supported (README.md, 'Families')",
         ) from error

@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from myvlm.backbones import tokens as text
 from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss
-from myvlm.backbones.causal.prompts import IGNORED
 from myvlm.backbones.generation import generated
 from myvlm.backbones.probe import Lack
 from myvlm.backbones.qformer.attention import query_token_attention
@@ -26,6 +25,7 @@ from myvlm.backbones.qformer.hooks import QFormerRows, features_of_words, value_
 from myvlm.backbones.qformer.probe import QFormerProbe
 from myvlm.backbones.qformer.prompts import Blip2Prompter, Taught
 from myvlm.backbones.registry import register_backbone
+from myvlm.backbones.tokens import IGNORED
 from myvlm.errors import BackboneError
 
 

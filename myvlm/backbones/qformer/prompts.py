@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from myvlm.backbones import tokens as text
-from myvlm.backbones.causal.prompts import IGNORED
 from myvlm.backbones.frozen import tokenizing
+from myvlm.backbones.tokens import IGNORED
 from myvlm.errors import InputError
 
 QUESTION = "Question: {} Answer:"

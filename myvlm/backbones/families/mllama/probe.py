@@ -1,0 +1,162 @@
+"""The inside of an Mllama, for the contract of `myvlm.testing`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from myvlm.backbones.probe import Entered, Probe, Rows, TaughtText
+
+
+class MllamaProbe(Probe):
+    """What the cross-attentions look at, and what the language model makes of it, from pixels.
+
+    Args:
+        backbone: a `MllamaBackbone`, whose module imports this one.
+    """
+
+    def __init__(self, backbone: Any) -> None:
+        self.backbone = backbone
+
+    @property
+    def eos_ids(self) -> list[int]:
+        return list(self.backbone.prompter.eos_ids)
+
+    @property
+    def special_ids(self) -> list[int]:
+        return [self.backbone.prompter.image_id]
+
+    def inputs(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
+        processed = self.backbone.prompter.processed(images, prompts)
+        return processed.to(self.backbone.device, self.backbone.dtype)
+
+    def reply_ids(self, output: Tensor, inputs: Mapping[str, Tensor]) -> list[list[int]]:
+        new = output[:, inputs["input_ids"].shape[1] :]
+        return [self.backbone.prompter.reply(ids)[1].tolist() for ids in new]
+
+    def next_logits(
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        rows: Rows,
+        said: Sequence[Sequence[int]],
+    ) -> Tensor:
+        inputs = dict(self.inputs(images, prompts))
+        new = torch.tensor(said, dtype=torch.long, device=self.backbone.device)
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], new], dim=1)
+        inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(new)], dim=1)
+        looks = inputs["cross_attention_mask"]
+        behind = looks[:, -1:].expand(-1, new.shape[1], -1, -1)
+        inputs["cross_attention_mask"] = torch.cat([looks, behind], dim=1)
+        with (
+            self.backbone.frozen(),
+            torch.no_grad(),
+            self.backbone.inserted(rows) if any(rows) else nullcontext(),
+        ):
+            logits: Tensor = self.backbone.model(**inputs).logits[:, -1].float()
+        return logits
+
+    def taught(
+        self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str]
+    ) -> list[TaughtText]:
+        batch = self.backbone.read(prompts, answers)
+        samples = []
+        for ids, mask, labels, start in zip(
+            batch.ids, batch.attention_mask, batch.labels, batch.starts, strict=True
+        ):
+            read, answer = ids[:start].tolist(), ids[start : int(mask.sum())].tolist()
+            samples.append(TaughtText(read, answer, labels.tolist(), start))
+        return samples
+
+    def pixel_loss(
+        self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str], rows: Rows
+    ) -> Tensor:
+        loss: Tensor = self._pass(images, prompts, answers, rows).loss
+        return loss
+
+    def entered(
+        self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str], rows: Rows
+    ) -> list[list[Entered]]:
+        seen: list[Tensor] = []
+        handle = self.backbone.language_model.register_forward_hook(
+            lambda module, args, kwargs, output: seen.append(kwargs["cross_attention_states"].detach()),
+            with_kwargs=True,
+        )
+        try:
+            with torch.no_grad():
+                self._pass(images, prompts, answers, rows)
+        finally:
+            handle.remove()
+        place = len(self.backbone.encode(images[:1])[0].states)
+        counts = [sum(concept.count for concept in sample) for sample in rows]
+        return [
+            [Entered(states[: place + count], place)] for states, count in zip(seen[-1], counts, strict=True)
+        ]
+
+    def visual_tokens(self, features: Any) -> Tensor:
+        tokens: Tensor = features.states[: len(features)]
+        return tokens
+
+    def penalty(
+        self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str], rows: Rows
+    ) -> Tensor:
+        backbone, maps = self.backbone, []
+        config: Any = backbone.language_model.config
+        before, config._attn_implementation = config._attn_implementation, "eager"
+        try:
+            with torch.no_grad(), ExitStack() as hooks:
+                for attention in backbone.cross_attentions:
+                    hook = attention.register_forward_hook(
+                        lambda module, args, output: maps.append(output[1])
+                    )
+                    hooks.callback(hook.remove)
+                self._pass(images, prompts, answers, rows)
+        finally:
+            config._attn_implementation = before
+        batch, samples = backbone.read(prompts, answers), []
+        place = len(backbone.encode(images[:1])[0].states)
+        for index, sample in enumerate(rows):
+            first = batch.ids[index].tolist().index(backbone.prompter.image_id)
+            looking = slice(first, int(batch.attention_mask[index].sum()))
+            columns = slice(place, place + sum(concept.count for concept in sample))
+            if sample:
+                samples.append(sum(layer[index][:, looking, columns].pow(2).mean() for layer in maps))
+        return torch.stack(samples).mean()
+
+    def arranged(self, features: Any, values: Tensor) -> Tensor:
+        arranged: Tensor = self.backbone.arranged(features, values)
+        return arranged
+
+    def misuses(
+        self, images: Sequence[Image.Image], prompts: Sequence[str], rows: Rows
+    ) -> Mapping[str, Callable[[], object]]:
+        inputs = self.inputs(images, prompts)
+
+        def forward(others: Rows, **instead: Any) -> None:
+            with self.backbone.frozen(), torch.no_grad(), self.backbone.inserted(others):
+                self.backbone.model(**{**inputs, **instead})
+
+        return {
+            "rows for fewer pictures": partial(forward, rows[:-1]),
+            "rows for more pictures": partial(forward, [*rows, *rows]),
+            "a prompt that looks at no picture": partial(forward, rows, cross_attention_mask=None),
+        }
+
+    def _pass(
+        self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str], rows: Rows
+    ) -> Any:
+        """The model's own output for prompts with their answers, from pixels."""
+        backbone = self.backbone
+        batch, features = backbone.read(prompts, answers), backbone.encode(images)
+        inputs = self.inputs(images, prompts)
+        pixels = {name: inputs[name] for name in ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")}
+        with backbone.frozen(), backbone.inserted(rows):
+            return backbone.model(
+                **backbone.told(batch, features), **pixels, labels=batch.labels.to(backbone.device)
+            )

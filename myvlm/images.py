@@ -51,6 +51,19 @@ class LoadedImage:
         digest.update(self.image.tobytes())
         return digest.digest()
 
+    def reduced(self, factor: float) -> Image.Image:
+        """The picture with that many times fewer pixels a side; made once for each factor above 1."""
+        if factor <= 1:
+            return self.image
+        if factor not in self._reduced:
+            size = (max(round(self.image.width / factor), 1), max(round(self.image.height / factor), 1))
+            self._reduced[factor] = self.image.resize(size, reducing_gap=2.0)
+        return self._reduced[factor]
+
+    @cached_property
+    def _reduced(self) -> dict[float, Image.Image]:
+        return {}
+
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | LoadedImage"
 ImageSources: TypeAlias = "ImageSource | Sequence[ImageSource]"

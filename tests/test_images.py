@@ -201,6 +201,13 @@ def test_what_may_not_be_read_is_said_so(call: str, tmp_path: Path, monkeypatch:
         load_images(tmp_path if call == "iterdir" else tmp_path / "1.png")
 
 
+def test_a_picture_is_reduced_once() -> None:
+    photo = LoadedImage(Image.new("RGB", (400, 300), "teal"), "a")
+    assert photo.reduced(1) is photo.image
+    assert photo.reduced(2.5).size == (160, 120)
+    assert photo.reduced(2.5) is photo.reduced(2.5)
+
+
 def test_a_digest_is_of_size_and_pixels() -> None:
     tall, wide, dark = (
         LoadedImage(Image.new("RGB", size, colour), "a") for size, colour in

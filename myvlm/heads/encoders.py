@@ -95,10 +95,12 @@ class OpenClipEncoder:
         import torch
 
         model, preprocess, _ = self._loaded
+        side = int(np.max(model.visual.image_size))
         rows = []
         with torch.inference_mode(), without_autocast(self.device):
             for start in range(0, len(images), batch_size):
-                pixels = torch.stack([preprocess(image) for image in images[start : start + batch_size]])
+                near = [_nearer(image, side) for image in images[start : start + batch_size]]
+                pixels = torch.stack([preprocess(image) for image in near])
                 rows.append(model.encode_image(pixels.to(self.device), normalize=True).float().cpu())
         features: FloatArray = torch.cat(rows).numpy()
         return features
@@ -190,6 +192,13 @@ def _load(source: _Source, device: str) -> tuple[Any, Any, Any]:
             fix="check the name, the folder and, for a first download, the network",
         ) from error
     return model.eval().requires_grad_(False), _in_float32(preprocess), tokenizer
+
+
+def _nearer(image: Image.Image, side: int) -> Image.Image:
+    """A picture of more than four times an encoder's input averaged to about twice that: what is sampled from
+    it then is the same to the eye (Pillow's `reducing_gap`), in a tenth of the time."""
+    factor = min(image.size) // (2 * side)
+    return image.reduce(factor) if factor > 1 else image
 
 
 def _in_float32(preprocess: Any) -> Callable[[Image.Image], Any]:

@@ -161,16 +161,14 @@ class PictureCache(Generic[Variant, Seen]):
         encoder: object,
         images: Sequence[LoadedImage],
         variants: Sequence[Variant],
-        look: Callable[[list[tuple[Image.Image, Variant]]], Sequence[Seen]],
+        look: Callable[[list[tuple[LoadedImage, Variant]]], Sequence[Seen]],
     ) -> list[Seen]:
         """What `look` finds in each picture looked at in its way, asked only for what is not remembered."""
         keys = [(one.digest, variant) for one, variant in zip(images, variants, strict=True)]
         with self._lock:
             remembered = self._by_encoder.setdefault(encoder, OrderedDict())
             found = {key: remembered[key] for key in keys if key in remembered}
-        missing = {
-            key: (one.image, key[1]) for key, one in zip(keys, images, strict=True) if key not in found
-        }
+        missing = {key: (one, key[1]) for key, one in zip(keys, images, strict=True) if key not in found}
         if missing:
             found |= dict(zip(missing, look(list(missing.values())), strict=True))
         with self._lock:
@@ -226,10 +224,10 @@ def whiten(encoder: ImageEncoder, rows: FloatArray) -> FloatArray:
 
 
 def _encode_windows(
-    encoder: ImageEncoder, pictures: Sequence[tuple[Image.Image, Crops]]
+    encoder: ImageEncoder, pictures: Sequence[tuple[LoadedImage, Crops]]
 ) -> list[PictureFeatures]:
-    images = [image for image, _ in pictures]
-    boxes = [windows(*image.size, crops) for image, crops in pictures]
+    images = [photo for photo, _ in pictures]
+    boxes = [windows(*photo.image.size, crops) for photo, crops in pictures]
     encoded: list[PictureFeatures] = []
     while len(encoded) < len(images):
         # a batch of pictures at a time: the crops of all of them together may be gigabytes
@@ -247,9 +245,9 @@ def _encode_windows(
 
 
 def _encode_variations(
-    encoder: ImageEncoder, new: Sequence[tuple[Image.Image, Box]]
+    encoder: ImageEncoder, new: Sequence[tuple[LoadedImage, Box]]
 ) -> list[PictureFeatures]:
-    varied = [variations(box, image.size) for image, box in new]
+    varied = [variations(box, photo.image.size) for photo, box in new]
     step = max(1, CROPS_AT_ONCE // (len(ZOOMS) * len(ASIDE) ** 2))
     seen: list[PictureFeatures] = []
     for start in range(0, len(new), step):
@@ -262,11 +260,10 @@ def _encode_variations(
     return seen
 
 
-def cut(image: Image.Image, boxes: Sequence[Box]) -> list[Image.Image]:
+def cut(photo: LoadedImage, boxes: Sequence[Box]) -> list[Image.Image]:
     """The pieces of a picture inside the boxes, of a very large picture at a reduced size."""
-    factor = max(1.0, min(image.size) / WORKING_SIDE)
-    size = (round(image.width / factor), round(image.height / factor))
-    small = image.resize(size, reducing_gap=2.0) if factor > 1 else image
+    factor = max(1.0, min(photo.image.size) / WORKING_SIDE)
+    small = photo.reduced(factor)
     return [small.crop(tuple(round(edge / factor) for edge in box)) for box in boxes]  # type: ignore[arg-type]
 
 

@@ -16,7 +16,7 @@ from myvlm.backbones import Backbone
 from myvlm.backbones.tokens import heard
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage, naming
-from myvlm.learning.dataset import CAPTION_PROMPTS, QuestionAnswer
+from myvlm.learning.dataset import CAPTION_PROMPTS, LONG_SIDE, QuestionAnswer
 from myvlm.text import (
     CASE_FLAGS,
     check_category,
@@ -265,10 +265,11 @@ def write_questions(
 
 
 def _answers(backbone: Backbone, photos: Sequence[LoadedImage], prompts: Sequence[str]) -> list[list[str]]:
-    """What the plain model says to each prompt, by photo."""
+    """What the plain model says to each prompt, by photo; a large one is looked at as its views are."""
     if not photos or not prompts:
         return [[] for _ in photos]
-    images = [photo.image for photo in photos for _ in prompts]
+    small = [photo.reduced(max(photo.image.size) / LONG_SIDE) for photo in photos]
+    images = [image for image in small for _ in prompts]
     with naming(photos, backbone.encode):
         said = backbone.generate(images, [*prompts] * len(photos), [[] for _ in images])
     texts = iter([one.text for one in said])

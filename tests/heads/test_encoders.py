@@ -100,6 +100,17 @@ def test_open_clip_features_are_unit_and_batches_agree(clip: OpenClipEncoder) ->
     assert clip.bank() is None
 
 
+def test_open_clip_averages_what_is_far_larger_than_its_input(clip: OpenClipEncoder) -> None:
+    sizes: list[tuple[int, int]] = []
+    model, preprocess, tokenizer = clip._loaded
+    clip._model = (model, lambda image: sizes.append(image.size) or preprocess(image), tokenizer)
+    [scene] = scenes(0, 1)
+    rows = clip.encode([scene.resize((1300, 1000), Image.Resampling.LANCZOS), scene.resize((120, 100))])
+    assert sizes == [(87, 67), (120, 100)]  # of an input of 32: under four times it nothing is averaged
+    whole = clip.encode([scene.resize((130, 100), Image.Resampling.LANCZOS)])
+    assert float((rows[0] * whole[0]).sum()) > 0.999
+
+
 def test_open_clip_head_learns_from_random_features(clip: OpenClipEncoder) -> None:
     head = ObjectHead(clip, crops=10).fit(scenes(0, 3), scenes(700, 6, None), category="red square")
     assert [0 <= one.probability <= 1 for one in head.score(scenes(50, 2))] == [True, True]

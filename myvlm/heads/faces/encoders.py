@@ -66,7 +66,7 @@ _cache: PictureCache[None, Faces] = PictureCache(CACHED_PICTURES)
 def find_faces(encoder: FaceEncoder, images: Sequence[LoadedImage]) -> list[Faces]:
     """The faces of each picture; the last 64 pictures are remembered by their pixels, in memory only."""
     return _cache.look_up(
-        encoder, images, [None] * len(images), lambda new: encoder.faces([image for image, _ in new])
+        encoder, images, [None] * len(images), lambda new: encoder.faces([photo.image for photo, _ in new])
     )
 
 

@@ -17,6 +17,7 @@ import torch
 from myvlm.backbones import Backbone, backbone_for
 from myvlm.backbones.loading import load_model
 from myvlm.backbones.tokens import heard
+from myvlm.batches import AT_ONCE, OnError, check_on_error, made_of_each
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.library import ConceptLibrary, known_concepts, warn_learned_elsewhere
 from myvlm.errors import check_path
@@ -26,7 +27,6 @@ from myvlm.images import (
     ImageSource,
     ImageSources,
     LoadedImage,
-    a_few_at_once,
     listed,
     load_image,
     load_images,
@@ -42,9 +42,6 @@ from myvlm.results import AttentionMap, Replies, Reply
 from myvlm.runtime.plain import PlainBlocks
 from myvlm.speaking import address, speak
 from myvlm.text import check_written
-
-AT_ONCE = 16
-"""Pictures that are open together."""
 
 
 class MyVLM:
@@ -265,13 +262,20 @@ class MyVLM:
     # ------------------------------------------------------------------ speak
 
     @overload
-    def caption(self, images: ImageSource, *, prompt: str | None = ..., **generation: Any) -> Reply: ...
+    def caption(
+        self, images: ImageSource, *, prompt: str | None = ..., errors: OnError = ..., **generation: Any
+    ) -> Reply: ...
     @overload
     def caption(
-        self, images: Sequence[ImageSource], *, prompt: str | None = ..., **generation: Any
+        self,
+        images: Sequence[ImageSource],
+        *,
+        prompt: str | None = ...,
+        errors: OnError = ...,
+        **generation: Any,
     ) -> Replies: ...
     def caption(
-        self, images: ImageSources, *, prompt: str | None = None, **generation: Any
+        self, images: ImageSources, *, prompt: str | None = None, errors: OnError = "raise", **generation: Any
     ) -> Reply | Replies:
         """Describe one picture (a `Reply`) or many (a list of them), naming the concepts that are in them.
 
@@ -279,21 +283,36 @@ class MyVLM:
             images: paths, folders, patterns, PIL images or arrays; many are batched. Of more than 16 every
                 file is read once before the first is described, and none is kept in memory.
             prompt: an instruction instead of the family's own.
+            errors: with `"keep"` a picture that cannot be used gets a reply that holds its `error`, and the
+                others go on; else it is raised, and has the `replies` to those before it.
             generation: passed on to transformers' `generate`; greedy, up to 64 tokens, where not given.
+
+        Raises:
+            ImageError, MissingFileError: a picture cannot be used; the error names it.
+            InputError: an option or the prompt cannot be, as one with special tokens of the model in it.
         """
         if prompt is None or (isinstance(prompt, str) and not prompt):
             prompt = self.backbone.caption_prompt
         else:
             check_written(prompt, "prompt")
-        return self._speak(images, prompt, generation)
+        return self._speak(images, prompt, errors, generation)
 
     @overload
-    def ask(self, images: ImageSource, question: str, **generation: Any) -> Reply: ...
+    def ask(
+        self, images: ImageSource, question: str, *, errors: OnError = ..., **generation: Any
+    ) -> Reply: ...
     @overload
-    def ask(self, images: Sequence[ImageSource], question: str, **generation: Any) -> Replies: ...
-    def ask(self, images: ImageSources, question: str, **generation: Any) -> Reply | Replies:
-        """Answer a question about one picture or many; concepts go by their identifiers in both texts."""
-        return self._speak(images, check_written(question, "question"), generation)
+    def ask(
+        self, images: Sequence[ImageSource], question: str, *, errors: OnError = ..., **generation: Any
+    ) -> Replies: ...
+    def ask(
+        self, images: ImageSources, question: str, *, errors: OnError = "raise", **generation: Any
+    ) -> Reply | Replies:
+        """Answer a question about one picture or many; concepts go by their identifiers in both texts.
+
+        The rest is as in `caption`.
+        """
+        return self._speak(images, check_written(question, "question"), errors, generation)
 
     def attention(self, image: ImageSource, identifier: str) -> AttentionMap:
         """Where the model looks in a picture as it names the concept, whether or not the head sees it there.
@@ -347,19 +366,26 @@ class MyVLM:
 
     # ------------------------------------------------------------------ the walk
 
-    def _speak(self, images: ImageSources, prompt: str, generation: dict[str, Any]) -> Reply | Replies:
+    def _speak(
+        self, images: ImageSources, prompt: str, errors: OnError, generation: dict[str, Any]
+    ) -> Reply | Replies:
         """Photo → heads → embeddings of those present → backbone → text."""
-        sources, single = listed(images)
+        keep = check_on_error(errors)
+        sources, single = listed(images, keep_errors=keep)
         self._check_learned()
         album = len(sources) > AT_ONCE
-        replies = Replies()
-        for photos in a_few_at_once(sources, AT_ONCE):
+
+        def replies(photos: list[LoadedImage]) -> list[Reply]:
             detections = self._recognise(photos)
             seen = [self.concepts.present(found) for found in detections]
-            said = speak(self.backbone, photos, seen, prompt, generation, first=len(replies))
-            for (text, ids), found, photo in zip(said, detections, photos, strict=True):
-                replies.append(Reply(text, found, photo.path if album and photo.path else photo.image, ids))
-        return replies[0] if single else replies
+            said = zip(speak(self.backbone, photos, seen, prompt, generation), detections, photos, strict=True)
+            return [
+                Reply(text, found, photo.path if album and photo.path else photo.image, ids)
+                for (text, ids), found, photo in said
+            ]
+
+        made = made_of_each(sources, replies, Reply.instead if keep else None)
+        return made[0] if single else Replies(made)
 
     def _check_learned(self) -> None:
         """Raise ConceptFileError for a concept that this model has yet to learn, be it seen or not."""

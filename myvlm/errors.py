@@ -6,6 +6,7 @@ Each message says what went wrong, what was got, what was expected and what to d
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -55,7 +56,9 @@ class ImageError(InputError):
     """A picture is missing, unreadable, no picture, or of a shape that a model cannot take.
 
     Attributes:
-        number: its place among the pictures of the call, where it was read well and the model refused it.
+        number: its place among the pictures of the call, where there are several.
+        replies: what was made of the pictures before it in a call with many, some at a time: the first
+            `len(replies)` are done.
     """
 
     def __init__(
@@ -69,10 +72,11 @@ class ImageError(InputError):
     ) -> None:
         super().__init__(what, got=got, expected=expected, fix=fix)
         self.number = number
+        self.replies: Sequence[Any] = ()
 
     def __reduce__(self) -> tuple[object, ...]:
         rebuild, arguments, *_ = super().__reduce__()
-        return rebuild, arguments, {"number": self.number}
+        return rebuild, arguments, {"number": self.number, "replies": self.replies}
 
 
 class MissingFileError(InputError, FileNotFoundError):

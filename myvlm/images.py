@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, TypeAlias, overload
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from myvlm.errors import ImageError, InputError, MyVLMError
+from myvlm.errors import ImageError, InputError, MissingFileError, MyVLMError
 from myvlm.files.photos import path_meant, picture_files, unreadable
 
 ORDINARY = (224, 224)
@@ -69,6 +69,18 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray[Any,
 ImageSources: TypeAlias = "ImageSource | Sequence[ImageSource]"
 
 
+@dataclass(frozen=True, eq=False)
+class Unusable:
+    """What is known of a picture that cannot be used before any file is read: what is wrong, and its path."""
+
+    error: ImageError | MissingFileError
+    path: Path | None
+
+
+Source: TypeAlias = Path | LoadedImage | Unusable
+"""A file that is yet to be read, a picture, or what is wrong with one."""
+
+
 def load_images(source: ImageSources) -> list[LoadedImage]:
     """Load one picture or many as RGB, in natural order (`2.jpg` before `10.jpg`) within a folder or pattern.
 
@@ -86,7 +98,7 @@ def load_images(source: ImageSources) -> list[LoadedImage]:
     >>> picture.image.size, picture.name
     ((6, 4), 'images[0]')
     """
-    return [_loaded(one) for one in listed(source)[0]]
+    return [loaded(one) for one in listed(source)[0]]
 
 
 def load_image(source: ImageSource) -> LoadedImage:
@@ -102,14 +114,22 @@ def load_image(source: ImageSource) -> LoadedImage:
             expected="one picture",
             fix="call it for each of them",
         )
-    return _loaded(sources[0])
+    return loaded(sources[0])
 
 
-def listed(one_or_many: ImageSources) -> tuple[list[Path | LoadedImage], bool]:
+@overload
+def listed(one_or_many: ImageSources) -> tuple[list[Path | LoadedImage], bool]: ...
+@overload
+def listed(one_or_many: ImageSources, *, keep_errors: bool) -> tuple[list[Source], bool]: ...
+def listed(one_or_many: ImageSources, *, keep_errors: bool = False) -> tuple[list[Any], bool]:
     """The files and pictures that are meant, none of the files read yet.
 
     The flag says whether one single picture was meant (a reply, not a list). A folder, a pattern and a list
     stand for many, even where they hold one.
+
+    Args:
+        one_or_many: see `load_images`.
+        keep_errors: of a picture that cannot be used the error stands in its place.
 
     Raises: as `load_images`, but for what only reading a file can tell.
 
@@ -119,16 +139,20 @@ def listed(one_or_many: ImageSources) -> tuple[list[Path | LoadedImage], bool]:
     is_list = isinstance(one_or_many, Sequence) and not isinstance(one_or_many, str | bytes)
     sources: Sequence[Any] = one_or_many if is_list else [one_or_many]  # type: ignore[assignment]
     was_single = not is_list
-    found: list[Path | LoadedImage] = []
+    found: list[Source] = []
     for position, one in enumerate(sources):
-        if isinstance(one, str) and one[:5].casefold() == "data:":
-            found.append(_from_address(one, f"images[{position}]"))
-        elif isinstance(one, str | os.PathLike):
-            files = picture_files(one)
-            was_single = was_single and files == [path_meant(one)]
-            found += files
-        else:
-            found.append(_from_memory(one, f"images[{position}]"))
+        named = isinstance(one, str | os.PathLike) and not _is_address(one)
+        try:
+            if named:
+                files = picture_files(one)
+                was_single = was_single and files == [path_meant(one)]
+                found += files
+            else:
+                found.append(_in_memory(one, f"images[{position}]"))
+        except (ImageError, MissingFileError) as error:
+            if not keep_errors:
+                raise
+            found.append(Unusable(error, Path(os.fsdecode(one)) if named else None))
     if not found:
         raise InputError(
             "There are no photos.",
@@ -139,28 +163,16 @@ def listed(one_or_many: ImageSources) -> tuple[list[Path | LoadedImage], bool]:
     return found, was_single
 
 
-def a_few_at_once(sources: Sequence[Path | LoadedImage], count: int) -> Iterator[list[LoadedImage]]:
-    """Load pictures some at a time, so that a whole album needs no more memory than a few.
-
-    Of more than `count` every file is read once before the first are handed out, and none is kept: long work
-    does not find a broken one in its midst.
-
-    Raises:
-        ImageError: a file is no picture, cut short, or too large to be an honest photo.
-    """
-    for one in sources if len(sources) > count else ():
-        _loaded(one)
-    for start in range(0, len(sources), count):
-        yield [_loaded(one) for one in sources[start : start + count]]
-
-
-def _loaded(one: Path | LoadedImage) -> LoadedImage:
-    return one if isinstance(one, LoadedImage) else LoadedImage(_read(one), str(one), one)
+def loaded(source: Source) -> LoadedImage:
+    """The picture of a file, or itself. Raises ImageError or MissingFileError where it cannot be used."""
+    if isinstance(source, Unusable):
+        raise source.error
+    return source if isinstance(source, LoadedImage) else LoadedImage(_read(source), str(source), source)
 
 
 @contextmanager
 def naming(
-    photos: Sequence[LoadedImage], encode: Callable[[Sequence[Image.Image]], object], *, first: int = 0
+    photos: Sequence[LoadedImage], encode: Callable[[Sequence[Image.Image]], object]
 ) -> Iterator[None]:
     """Within it an error that one of the pictures causes in a model becomes an `ImageError` that names it.
 
@@ -170,14 +182,16 @@ def naming(
     Args:
         photos: those that are worked on.
         encode: what a model does with pictures.
-        first: the number that the first of them has among the caller's; the error's `number` counts on.
+
+    Raises:
+        ImageError: its `number` is the picture's place among the photos.
     """
     try:
         yield
     except (MyVLMError, MemoryError):
         raise
     except Exception:  # of a processor or a model: they raise almost anything
-        for number, photo in enumerate(photos, start=first):
+        for number, photo in enumerate(photos):
             fault = _fault(encode, photo.image)
             if fault is not None and _fault(encode, Image.new("RGB", ORDINARY)) is None:
                 size = f"{photo.image.width} by {photo.image.height} pixels"
@@ -250,9 +264,15 @@ def _decoded(source: Path | IO[bytes], name: str, size: int) -> Image.Image:
         ) from error
 
 
-def _from_memory(one: object, name: str) -> LoadedImage:
+def _is_address(one: object) -> bool:
+    return isinstance(one, str) and one[:5].casefold() == "data:"
+
+
+def _in_memory(one: object, name: str) -> LoadedImage:
     if isinstance(one, LoadedImage):
         return one
+    if isinstance(one, str) and _is_address(one):
+        return _from_address(one, name)
     if isinstance(one, np.ndarray):
         return LoadedImage(_from_array(one, name), name)
     if not isinstance(one, Image.Image):

@@ -17,7 +17,7 @@ from myvlm.display.pictures import Mark, marked
 from myvlm.errors import MyVLMError, import_extra
 from myvlm.heads import Detection
 from myvlm.heads.detections import Detections
-from myvlm.images import load_images
+from myvlm.images import LoadedImage, Source, Unusable, load_image
 
 MOST_REPLIES = 60
 """Replies of a list that a notebook shows."""
@@ -32,24 +32,44 @@ class Reply:
     Attributes:
         text: the caption or answer, naming concepts by their identifiers.
         detections: one for each concept of the library, present or not.
-        picture: what it is about: the picture, or, of a long list, its file.
+        picture: what it is about: the picture, or, of a long list, its file; None where there is none.
         token_ids: the new token ids as the model chose them.
+        error: with `errors="keep"`, what is wrong with a picture that cannot be used: then there is no text,
+            and nothing was looked for.
     """
 
     text: str
     detections: Sequence[Detection]
-    picture: Image.Image | Path
+    picture: Image.Image | Path | None
     token_ids: tuple[int, ...] = ()
+    error: MyVLMError | None = None
+
+    @classmethod
+    def instead(cls, error: MyVLMError, source: Source) -> Reply:
+        """What stands in the place of a reply to a picture that cannot be used."""
+        match source:
+            case LoadedImage():
+                return cls("", (), source.image, error=error)
+            case Unusable():
+                return cls("", (), source.path, error=error)
+        return cls("", (), source, error=error)
 
     @property
     def image(self) -> Image.Image:
-        """The picture it is about, RGB; read from its file where only that is kept."""
-        return self.picture if isinstance(self.picture, Image.Image) else load_images(self.picture)[0].image
+        """The picture it is about, RGB; read from its file where only that is kept.
+
+        Raises: as `myvlm.images.load_images`; the reply's `error`, where there is no picture.
+        """
+        if self.picture is None:
+            raise self.error or ValueError("a reply to no picture")
+        return self.picture if isinstance(self.picture, Image.Image) else load_image(self.picture).image
 
     def __str__(self) -> str:
         return self.text
 
     def __repr__(self) -> str:
+        if self.error:
+            return f"Reply(error={self.error.what!r})"
         return f"Reply({self.text!r}, seen={list(self.seen)})"
 
     @property
@@ -69,6 +89,8 @@ class Reply:
             shown = picture(self.image, marks_of(present), alt=self.text, width=width)
         except MyVLMError as error:  # of a file that is gone since
             shown = joined([Markup("<small>"), error.what, Markup("</small>")])
+        if self.error:
+            return figure(shown, [self.error.what, f"got: {self.error.got}"])
         return figure(shown, [text, joined(["seen: ", joined(seen, ", ")]) if seen else "no concept seen"])
 
 

@@ -28,18 +28,15 @@ class Address(NamedTuple):
 
 def speak(
     backbone: Backbone, photos: Sequence[LoadedImage], seen: Sequence[Sequence[Concept]], prompt: str,
-    generation: Mapping[str, Any], *, first: int = 0,
+    generation: Mapping[str, Any],
 ) -> list[tuple[str, tuple[int, ...]]]:  # fmt: skip
     """Text and token ids of each picture, with the concepts that are seen in it, in the user's identifiers.
 
     A renamed concept is asked for by the word that its embedding learned, and what that says is renamed.
-
-    Args:
-        first: the number of the first picture, for errors.
     """
     addressed = [address(backbone, prompt, concepts) for concepts in seen]
     prompts, rows = [one.prompt for one in addressed], [one.rows for one in addressed]
-    with naming(photos, backbone.encode, first=first):
+    with naming(photos, backbone.encode):
         said = backbone.generate([photo.image for photo in photos], prompts, rows, **generation)
     each = zip(said, seen, strict=True)
     return [(named(backbone, one.text, own), tuple(one.token_ids.tolist())) for one, own in each]

@@ -18,8 +18,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM
 
 from myvlm import Concept, MyVLM, Reply
-from myvlm.api import AT_ONCE
 from myvlm.backbones import loading
+from myvlm.batches import AT_ONCE
 from myvlm.errors import (
     ConceptExistsError,
     ConceptFileError,

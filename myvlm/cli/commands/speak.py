@@ -12,14 +12,14 @@ from rich.text import Text
 
 from myvlm.cli import inputs, opening, options
 from myvlm.cli.screen import Screen, as_document, screen
-from myvlm.errors import ImageError, InputError, MissingFileError, MyVLMError
+from myvlm.errors import InputError, MyVLMError
 
 if TYPE_CHECKING:
     from myvlm.api import MyVLM
-    from myvlm.images import LoadedImage
+    from myvlm.batches import OnError
     from myvlm.results import Reply
 
-Speak: TypeAlias = "Callable[[MyVLM, Sequence[LoadedImage]], list[Reply]]"
+Speak: TypeAlias = "Callable[[MyVLM, Sequence[Path], OnError], list[Reply]]"
 
 Batch = Annotated[int, typer.Option(min=1, help="Pictures at a time.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Load no concepts: what the frozen model says.")]
@@ -75,8 +75,8 @@ def caption(
     myvlm caption desk.jpg · myvlm caption holiday/ --concepts concepts/sks-mug --json
     """
 
-    def speak(vlm: MyVLM, photos: Sequence[LoadedImage]) -> list[Reply]:
-        return vlm.caption(photos, prompt=prompt)
+    def speak(vlm: MyVLM, photos: Sequence[Path], errors: OnError) -> list[Reply]:
+        return vlm.caption(photos, prompt=prompt, errors=errors)
 
     with screen(as_json=as_json, quiet=quiet) as out:
         files, folders = _early(pictures, concepts, plain)
@@ -102,8 +102,8 @@ def ask(
     myvlm ask desk.jpg "What is next to sks?"
     """
 
-    def speak(vlm: MyVLM, photos: Sequence[LoadedImage]) -> list[Reply]:
-        return vlm.ask(photos, question)
+    def speak(vlm: MyVLM, photos: Sequence[Path], errors: OnError) -> list[Reply]:
+        return vlm.ask(photos, question, errors=errors)
 
     with screen(as_json=as_json, quiet=quiet) as out:
         if not question.strip() or Path(question).is_file():
@@ -143,50 +143,10 @@ def _speak(out: Screen, vlm: MyVLM, files: Sequence[Path], batch: int, speak: Sp
     """Batch by batch; of a picture that cannot be used it is said so in its place, and the others go on."""
     for start in range(0, len(files), batch):
         some = files[start : start + batch]
-        loaded = [_load(out, file, alone=len(files) == 1) for file in some]
-        photos = [one for one in loaded if not isinstance(one, AlbumEntry)]
-        said = iter(_replies(out, vlm, photos, speak, alone=len(files) == 1))
-        for file, one in zip(some, loaded, strict=True):
-            if isinstance(one, AlbumEntry):
-                yield one
-            else:
-                reply = next(said)
-                yield AlbumEntry(file, error=reply) if isinstance(reply, ImageError) else _said(file, reply)
-
-
-def _replies(
-    out: Screen, vlm: MyVLM, photos: Sequence[LoadedImage], speak: Speak, *, alone: bool
-) -> list[Reply | ImageError]:
-    """A reply to each photo; of one that the model cannot take, as a strip, the error that says so."""
-    refused: dict[int, ImageError] = {}
-    while len(refused) < len(photos):
-        taken = [place for place in range(len(photos)) if place not in refused]
-        try:
-            replies = dict(zip(taken, speak(vlm, [photos[place] for place in taken]), strict=True))
-            return [refused[place] if place in refused else replies[place] for place in range(len(photos))]
-        except ImageError as error:
-            if alone or error.number is None:
-                raise
-            out.fail(error)
-            refused[taken[error.number]] = error
-    return [refused[place] for place in range(len(photos))]
-
-
-def _load(out: Screen, file: Path, *, alone: bool) -> LoadedImage | AlbumEntry:
-    from myvlm.images import load_images
-
-    try:
-        [photo] = load_images(file)
-        return photo
-    except (ImageError, MissingFileError) as error:
-        if alone:
-            raise
-        out.fail(error)
-        return AlbumEntry(file, error=error)
-
-
-def _said(file: Path, reply: Reply) -> AlbumEntry:
-    return AlbumEntry(file, reply.text, reply.detections)
+        for file, reply in zip(some, speak(vlm, some, "keep" if files[1:] else "raise"), strict=True):
+            if reply.error:
+                out.fail(reply.error)
+            yield AlbumEntry(file, reply.text, reply.detections, reply.error)
 
 
 def _show(

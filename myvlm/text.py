@@ -32,8 +32,9 @@ _UNSPACED = (
     )
     + r"\u30fc\uff70"
 )
-_LETTER = rf"(?:(?![{_UNSPACED}])[_\p{{L}}\p{{N}}]|[\p{{Mn}}\p{{Mc}}{JOINERS}])"
-_A_LETTER = regex.compile(_LETTER)
+_MARK = rf"[\p{{Mn}}\p{{Mc}}{JOINERS}]"
+_LETTER = rf"(?![{_UNSPACED}])[_\p{{L}}\p{{N}}]"
+_IS_LETTER, _IS_MARK = regex.compile(_LETTER), regex.compile(_MARK)
 _SAYS_SOMETHING = regex.compile(r"[\p{L}\p{N}\p{So}]")
 CASE_FLAGS = regex.IGNORECASE | regex.FULLCASE
 
@@ -261,7 +262,7 @@ def replace_words(text: str, new_by_old: Mapping[str, str]) -> str:
 
 def word_source(word: str) -> str:
     """A pattern for `regex` with `CASE_FLAGS`: a word where it stands as one, in any case, in NFC texts."""
-    return rf"(?<!{_LETTER}){regex.escape(composed(word))}(?!{_LETTER})"
+    return rf"(?<!{_LETTER}{_MARK}*){regex.escape(composed(word))}(?!{_LETTER}|{_MARK})"
 
 
 class _Folded(NamedTuple):
@@ -286,7 +287,7 @@ def _folded_with_places(text: str) -> _Folded:
 def _word(word: str) -> tuple[str, tuple[int, ...]]:
     """A word as in `_Folded`, and where there the capitals are that its parts begin with."""
     known = _folded_with_places(word)
-    begin = {at for at, place in known.places.items() if not (place and _goes_on(word[place - 1]))}
+    begin = {at for at, place in known.places.items() if _can_begin(word, place)}
     return known.folded, tuple(at for at in sorted(begin) if _is_capital(word[known.places[at] :]))
 
 
@@ -300,18 +301,34 @@ def _spans(known: _Folded, word: str) -> Iterator[tuple[int, int]]:
         if (
             start is not None
             and stop is not None
-            and not (start and _goes_on(text[start - 1]))
-            and not (stop < len(text) and _goes_on(text[stop]))
+            and _can_begin(text, start)
+            and _can_end(text, stop)
             and all(at + one in places and _is_capital(text[places[at + one] :]) for one in capitals)
         ):
             yield start, stop
         at = known.folded.find(sought, at + 1)
 
 
+def _can_begin(text: str, at: int) -> bool:
+    """Whether a word can begin there: a mark before it is that of the letter it stands on, of any script."""
+    while at and _is_mark(text[at - 1]):
+        at -= 1
+    return not (at and _is_letter(text[at - 1]))
+
+
+def _can_end(text: str, at: int) -> bool:
+    """Whether a word can end there: a mark behind it would be one of its own last letter."""
+    return at == len(text) or not (_is_letter(text[at]) or _is_mark(text[at]))
+
+
 @lru_cache(maxsize=4096)
-def _goes_on(sign: str) -> bool:
-    """Whether a sign makes a word beside it longer."""
-    return _A_LETTER.match(sign) is not None
+def _is_letter(sign: str) -> bool:
+    return _IS_LETTER.match(sign) is not None
+
+
+@lru_cache(maxsize=4096)
+def _is_mark(sign: str) -> bool:
+    return _IS_MARK.match(sign) is not None
 
 
 def _is_capital(text: str) -> bool:

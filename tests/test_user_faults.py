@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from myvlm import Concept, LearnSettings, MyVLM
+from myvlm import Concept, LearnSettings, MyVLM, MyVLMError
 from myvlm.backbones import backbone_for
 from myvlm.backbones.loading import load_model
 from myvlm.backbones.tokens import heard
@@ -33,6 +33,7 @@ from myvlm.locating import Location
 from myvlm.results import AttentionMap, Reply
 from myvlm.tinyworld import assets, few_shot
 from tests.support.command import Myvlm
+from tests.support.errors import check_said
 from tests.support.taught import by_hand
 from tests.support.tiny_families import FAMILIES
 
@@ -80,6 +81,32 @@ def test_a_path_is_a_models_name(tmp_path: Path) -> None:
     folder = tmp_path / "llava"
     shutil.copytree(assets.path("llava"), folder)
     assert MyVLM.from_pretrained(folder, device="cpu").backbone.family == "llava"
+
+
+@pytest.mark.parametrize("older", [torch.bfloat16, "bfloat16"])
+def test_the_older_name_of_dtype_counts(older: torch.dtype | str) -> None:
+    assert (
+        MyVLM.from_pretrained("tinyworld/llava", device="cpu", torch_dtype=older).backbone.dtype
+        == torch.bfloat16
+    )
+    with pytest.raises(InputError, match=r"(?s)Two types are asked for.*torch_dtype"):
+        MyVLM.from_pretrained("tinyworld/llava", device="cpu", dtype="float32", torch_dtype=older)
+
+
+def test_whatever_is_wrong_with_a_models_files_or_options_is_an_error_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(UnknownBackboneError, match=r"(?s)no_such_option.*spelling of the options"):
+        MyVLM.from_pretrained("tinyworld/llava", device="cpu", no_such_option=1)
+    folder = tmp_path / "llava"
+    shutil.copytree(assets.path("llava"), folder)
+    for file in sorted(folder.glob("*.json")):
+        whole = file.read_bytes()
+        for spoilt in (b"", b"[]", b"{}", b"null", whole[: len(whole) // 2]):
+            file.write_bytes(spoilt)
+            try:
+                MyVLM.from_pretrained(folder, device="cpu")
+            except MyVLMError as error:
+                check_said(error)
+        file.write_bytes(whole)
 
 
 def test_names_are_one_however_their_accents_are_written() -> None:

@@ -71,6 +71,8 @@ def load_model(
         UnknownBackboneError: nothing of that name can be found, or its architecture is unknown here.
         InputError: device or dtype cannot be; see `check_device` and `check_dtype`.
     """
+    options = dict(model_options)
+    dtype = _one_dtype(dtype, options.pop("torch_dtype", None))
     check_device(device)
     check_dtype(dtype)
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -82,7 +84,6 @@ def load_model(
         import_module("myvlm.backbones.families.minigpt.model")
     device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
-    options = dict(model_options)
     if found and (put_together := found[0].assembled.get(found[1])):
         _check_no_options(name, options)
         model, processor = put_together()
@@ -97,7 +98,11 @@ def load_model(
     try:
         processor = AutoProcessor.from_pretrained(source, **from_where)
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **options)
-    except (OSError, ValueError, ImportError, SafetensorError) as error:  # a package or the weights too
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except (
+        Exception
+    ) as error:  # of a spoilt file or an option that is none transformers raises almost anything
         raise UnknownBackboneError(
             f"The model {name!r} cannot be loaded.",
             got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
@@ -110,6 +115,22 @@ def load_model(
     if "device_map" not in options:
         model = model.to(device)
     return model.eval(), processor
+
+
+def _one_dtype(dtype: str | torch.dtype | None, older: str | torch.dtype | None) -> str | torch.dtype | None:
+    """The type that is asked for, by either of the names that transformers has had for it.
+
+    >>> _one_dtype(None, "bfloat16")
+    'bfloat16'
+    """
+    if dtype is not None and older is not None and str(dtype) != str(older):
+        raise InputError(
+            "Two types are asked for.",
+            got=f"dtype {dtype!r}, torch_dtype {older!r}",
+            expected="one of them",
+            fix="leave torch_dtype out: it is the older name for dtype",
+        )
+    return older if dtype is None else dtype
 
 
 def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -135,6 +156,8 @@ def _check_no_options(name: str, options: Mapping[str, Any]) -> None:
 def _how_to_load(error: Exception) -> str:
     if isinstance(error, ImportError):
         return "install the package that it names, or leave out the option that asks for it"
+    if isinstance(error, TypeError | AttributeError):
+        return "check the spelling of the options; if there are none, fetch the model's files again"
     if isinstance(error, SafetensorError):
         return "fetch the weights again: the file is cut, damaged, or a pointer that Git LFS left"
     return "check the spelling; without a network pass a folder, or MyVLM(model, processor)"

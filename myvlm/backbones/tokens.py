@@ -165,34 +165,62 @@ def heard(backbone: Any, word: str) -> str:
     return said if fold(said) == fold(word) else word
 
 
-def refuse_placeholder(prompt: str, image_token: str) -> None:
-    """Raise InputError where a bare instruction holds an image placeholder, or is no text."""
+def check_prompt(processor: Any, prompt: str, fine: set[str]) -> None:
+    """Raise InputError where a bare instruction is no text, or holds a special token of the model.
+
+    Args:
+        fine: prompts that were looked at before; this one joins them. Learners ask again and again.
+    """
+    if isinstance(prompt, str) and prompt in fine:
+        return
     if not isinstance(prompt, str) or prompt.strip():
         check_written(prompt, "prompt")
-    if image_token in prompt:
+    refuse_special(processor, prompt, "The prompt")
+    if len(fine) >= MANY_PROMPTS:
+        fine.clear()
+    fine.add(prompt)
+
+
+def refuse_special(processor: Any, text: str, what: str) -> None:
+    """Raise InputError where a text of a user holds a special token of the model: it is not read as words.
+
+    Args:
+        what: the text is, to begin a sentence, such as `The prompt`.
+    """
+    if special := special_words(processor, text):
         raise InputError(
-            "The prompt holds an image placeholder of its own.",
-            got=repr(prompt),
-            expected="a bare instruction",
-            fix=f"leave {image_token!r} out",
+            f"{what} holds a special token of the model: it would not be read, or be cut from every reply.",
+            got=f"{', '.join(special)} in {text[:80]!r}",
+            expected="words",
+            fix="leave it out, or write it in another way; a name of your own is added to a tokenizer "
+            "as a word: tokenizer.add_tokens",
         )
 
 
+MANY_PROMPTS = 2048
 SHORTEST_SPECIAL = 3
 """Letters: shorter words that a tokenizer calls special, as `!` for padding, are words of texts too."""
 
 
 def special_words(processor: Any, text: str) -> list[str]:
     """The model's own special tokens that a text of a user holds: they would not be read as words."""
-    tokenizer = processor.tokenizer
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    special = {*tokenizer.all_special_tokens, *(str(token) for token in added.values() if token.special)}
-    held = [word for word in special if len(word) >= SHORTEST_SPECIAL and word in text]
-    if held:  # in a text that is cut up otherwise they may be no tokens
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        held = [word for word in held if tokenizer.convert_tokens_to_ids(word) in ids]
-    image = str(processor.image_token)  # a processor finds it itself, token or not
-    return sorted({*held, image} if image in text else held)
+    # A processor finds the marks of pictures itself, tokens or not.
+    held = {word for word in _marks(processor) if word in text}
+    for tokenizer in (processor.tokenizer, getattr(processor, "qformer_tokenizer", None)):
+        if tokenizer is not None:
+            added = getattr(tokenizer, "added_tokens_decoder", {})
+            special = {token: str(word) for token, word in added.items() if word.special}
+            special |= {tokenizer.convert_tokens_to_ids(word): word for word in tokenizer.all_special_tokens}
+            found = special.keys() & _ids(tokenizer, text, False)
+            # The sign for what it does not know also stands for words that are fine.
+            held |= {special[t] for t in found if t != tokenizer.unk_token_id or special[t] in text}
+    return sorted(word for word in held if len(word) >= SHORTEST_SPECIAL)
+
+
+def _marks(processor: Any) -> set[str]:
+    """What a processor writes around and between the parts of a picture, and in its place."""
+    words = {str(value) for name, value in vars(processor).items() if name.endswith(("_token", "_tag"))}
+    return {*words, str(processor.image_token)}
 
 
 def pad_id(tokenizer: Any, eos_ids: Sequence[int]) -> int:
@@ -271,9 +299,9 @@ def pad(sequences: Sequence[Sequence[int]], value: int, *, left: bool = False) -
 
 def marks_of(processor: Any) -> set[int]:
     """Ids of the marks that a processor writes around and between the parts of a picture."""
-    words = [value for name, value in vars(processor).items() if name.endswith(("_token", "_tag"))]
+    words = _marks(processor)
     numbers = [value for name, value in vars(processor).items() if name.endswith(("_token_id", "_ids"))]
-    ids = [processor.tokenizer.convert_tokens_to_ids(word) for word in words if isinstance(word, str)]
+    ids = [processor.tokenizer.convert_tokens_to_ids(word) for word in words]
     for value in numbers:
         ids.extend(value if isinstance(value, list) else [value])
     return {token for token in ids if isinstance(token, int)} - {processor.tokenizer.unk_token_id}

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from myvlm.backbones import Backbone
-from myvlm.backbones.tokens import special_words
+from myvlm.backbones.tokens import refuse_special
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.concepts.notebook import thumbnail
@@ -183,14 +183,7 @@ def new_head(kind: str, options: Mapping[str, Any] | None = None, *, encoder: st
 def check_text(backbone: Backbone, text: str, what: str) -> None:
     """Raise InputError if a text of a lesson holds a special token of the model's own, such as `<image>`."""
     check_written(text, what[:1].lower() + what[1:])
-    if special := special_words(backbone.processor, text):
-        raise InputError(
-            f"{what} holds a special token of the model: it would not be read, or be cut from every reply.",
-            got=", ".join(special),
-            expected="words",
-            fix="leave it out, or write it in another way; a name of your own is added to a tokenizer "
-            "as a word: tokenizer.add_tokens",
-        )
+    refuse_special(backbone.processor, text, what)
 
 
 def check_texts(backbone: Backbone, examples: list[Example]) -> list[Example]:

@@ -105,6 +105,21 @@ def test_a_name_in_a_longer_word_is_not_found(name: str, more: str, form: str) -
         assert not contains_word(spelled(f"({more}{name})", form), name)
 
 
+@given(
+    st.text(st.sampled_from(SCRIPTS[4] + SCRIPTS[5]), min_size=1, max_size=6),
+    st.text(st.sampled_from("\u0e39\u0e48\u3099\u102d\u17b7"), max_size=2),
+    st.text(st.sampled_from(SCRIPTS[4] + SCRIPTS[5] + SCRIPTS[0]), min_size=1, max_size=6),
+)
+def test_scripts_without_spaces_have_names_behind_any_letter_and_its_marks(
+    before: str, marks: str, name: str
+) -> None:
+    name = possible(name)
+    text = before + marks + name
+    assume(len(regex.findall(r"\X", before[-1] + marks + name[0])) > 1)  # else the name begins in the midst
+    assume(fold(text).find(fold(name)) + len(fold(name)) == len(fold(text)))  # it stands there alone
+    assert [found.end for found in find_words(text, name)] == [len(text)]
+
+
 @given(st.text(st.sampled_from("".join(SCRIPTS[:2]) + "\u0301\u0323"), min_size=1, max_size=6))
 def test_a_capital_counts_and_no_other_case_does(name: str) -> None:
     name = possible(name)

@@ -74,6 +74,7 @@ class Prompter:
         self.completed = completed
         self._apart = template is None and text.replies_right_behind(processor)
         self._known: dict[tuple[str, ...], list[int]] = {}
+        self._fine: set[str] = set()
 
     @property
     def pad_id(self) -> int:
@@ -82,14 +83,14 @@ class Prompter:
 
     def render(self, prompt: str) -> str:
         """The bare instruction as the model expects it, with one image placeholder."""
-        text.refuse_placeholder(prompt, self.processor.image_token)
+        text.check_prompt(self.processor, prompt, self._fine)
         return text.render(self.processor, self.template, self.instruction(prompt))
 
     def processed(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
         """The processor's own output for plain transformers, a list padded on the left.
 
         Raises:
-            InputError: a prompt holds an image placeholder, or several come without a token to pad with.
+            InputError: a prompt holds a special token, or several come without a token to pad with.
         """
         rendered = [self.render(prompt) for prompt in prompts]
         text.refuse_unpadded(self.tokenizer, rendered)

@@ -19,7 +19,7 @@ class InstructBlipPrompter(Blip2Prompter):
     """As BLIP-2's, with what the Q-Former reads beside the picture; an instruction is taken as it is."""
 
     def render(self, prompt: str) -> str:
-        text.refuse_placeholder(prompt, str(self.processor.image_token))
+        text.check_prompt(self.processor, prompt, self._fine)
         return prompt
 
     def read_beside(self, prompts: Sequence[str]) -> dict[str, Tensor]:

@@ -49,6 +49,7 @@ class Blip2Prompter:
     def __init__(self, model: Any, processor: Any) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
+        self._fine: set[str] = set()
         self.image_id = model.config.image_token_id
         self.image_tokens = int(model.config.num_query_tokens)
         self.causal = bool(model.config.use_decoder_only_language_model)
@@ -67,7 +68,7 @@ class Blip2Prompter:
 
         Without a text the model writes a caption; a text without a question mark is one to go on with.
         """
-        text.refuse_placeholder(prompt, str(self.processor.image_token))
+        text.check_prompt(self.processor, prompt, self._fine)
         asked = "?" in prompt and not re.match(r"\s*question\s*:", prompt, flags=re.IGNORECASE)
         return QUESTION.format(prompt.strip()) if asked else prompt
 
@@ -78,8 +79,8 @@ class Blip2Prompter:
         processor puts padding behind the picture's placeholders, and a T5 counts the distance to them.
 
         Raises:
-            InputError: the processor put no place for the picture into the text, a prompt holds an image
-                placeholder, or several prompts come without a token to pad with.
+            InputError: the processor put no place for the picture into the text, a prompt holds a special
+                token, or several prompts come without a token to pad with.
         """
         rendered = [self.render(prompt) for prompt in prompts]
         text.refuse_unpadded(self.tokenizer, rendered)

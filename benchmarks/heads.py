@@ -11,6 +11,7 @@ Times are of one process, and CPU time where the ratio of two is taken. The last
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import tempfile
 import time
@@ -33,6 +34,7 @@ from tally import in_processes
 
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.concepts.library import ConceptLibrary
+from myvlm.concepts.storage import sealed
 from myvlm.heads import FaceHead, ObjectHead, features
 from myvlm.heads.faces.encoders import Faces
 from myvlm.heads.faces.facenet import FacenetEncoder
@@ -213,14 +215,11 @@ def different(concepts: Iterable[Concept], learned: ObjectHead) -> list[Concept]
 def copies(concept: Concept, folder: Path, count: int) -> None:
     """Folders c0, c1, … that differ in the identifier."""
     first = concept.save(folder / "c0")
-    files = {str(one.relative_to(first)): one.read_bytes() for one in first.rglob("*") if one.is_file()}
+    record = json.loads((first / "concept.json").read_bytes())
     for number in range(1, count):
-        for name, data in files.items():
-            file = folder / f"c{number}" / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(
-                data.replace(b'"c0"', f'"c{number}"'.encode()) if name == "concept.json" else data
-            )
+        word = f"c{number}"
+        shutil.copytree(first, folder / word)
+        (folder / word / "concept.json").write_bytes(sealed({**record, "identifier": word, "spoken": word}))
 
 
 def cpu_seconds(library: ConceptLibrary, shown: Sequence[Image.Image]) -> float:

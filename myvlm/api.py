@@ -378,7 +378,9 @@ class MyVLM:
         def replies(photos: list[LoadedImage]) -> list[Reply]:
             detections = self._recognise(photos)
             seen = [self.concepts.present(found) for found in detections]
-            said = zip(speak(self.backbone, photos, seen, prompt, generation), detections, photos, strict=True)
+            said = zip(
+                speak(self.backbone, photos, seen, prompt, generation), detections, photos, strict=True
+            )
             return [
                 Reply(text, found, photo.path if album and photo.path else photo.image, ids)
                 for (text, ids), found, photo in said

@@ -33,6 +33,7 @@ from myvlm.errors import (
 from myvlm.text import contains_word
 from myvlm.tinyworld import FewShot, sample_picture
 from myvlm.tinyworld.fewshot import pictures
+from tests.support.records import rewrite
 from tests.support.taught import Taught
 from tests.support.teaching import teach
 
@@ -235,11 +236,12 @@ def test_a_concept_file_that_is_not_whole(taught: Taught, fresh: MyVLM, tmp_path
 
 def test_a_concept_that_was_learned_for_another_model(taught: Taught, fresh: MyVLM, tmp_path: Path) -> None:
     shutil.copytree(taught.folder, tmp_path / "other")
-    file = tmp_path / "other" / "concept.json"
-    record = json.loads(file.read_text())
-    record["embeddings"]["tinyworld/llava"]["fingerprint"] = "0" * 64
-    del record["recipe"]["description"]  # with which it would be told of it in words
-    file.write_text(json.dumps(record))
+
+    def other(record: dict[str, Any]) -> None:
+        record["embeddings"]["tinyworld/llava"]["fingerprint"] = "0" * 64
+        del record["recipe"]["description"]  # with which it would be told of it in words
+
+    rewrite(tmp_path / "other", other)
     fresh.concepts.add(tmp_path / "other")
     with pytest.raises(ConceptFileError, match="another model than tinyworld/llava"):
         fresh.attention(pictures(taught.kit.present[:1])[0], taught.word)

@@ -1,4 +1,4 @@
-"""The concept folder on disk: what `concept.json` says, and tensor files with their digests.
+"""The concept folder on disk: what `concept.json` says, with its own digest, and tensor files with theirs.
 
 Plain data only: JSON and safetensors, never pickle, never a class name.
 """
@@ -28,7 +28,7 @@ from myvlm.files.photos import natural_key
 from myvlm.heads.base import HeadMeta
 from myvlm.text import composed
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RECORD = "concept.json"
 HEAD_FILE = "head.safetensors"
 CARD = "README.md"
@@ -63,11 +63,11 @@ class EmbeddingRecord(BaseModel):
 
 
 class ConceptRecord(BaseModel):
-    """All of `concept.json`. A change of these fields is a new `format_version`."""
+    """All of `concept.json`. A change of these fields is a new `format_version`; 1 has no `sha256`."""
 
     model_config = _STRICT
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2
     identifier: Annotated[str, AfterValidator(composed)]  # older releases kept it as it was written
     spoken: str
     category: str
@@ -75,6 +75,27 @@ class ConceptRecord(BaseModel):
     head: HeadRecord
     embeddings: dict[str, EmbeddingRecord]
     recipe: dict[str, JsonValue]
+    sha256: str | None = None
+
+
+def sealed(said: Mapping[str, Any]) -> bytes:
+    """`concept.json` of these fields; `sha256`, the last of them, is the digest of the text without it."""
+    text = json.dumps({**said, "sha256": ""}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    before, after = text[: -len(_BEHIND)], text[-len(_BEHIND) :]
+    return f"{before}{_digest(before, after)}{after}".encode()
+
+
+def _as_sealed(record: ConceptRecord, data: bytes) -> bool:
+    """Whether it says what it said when it was written, as far as its version can tell."""
+    if record.format_version == 1 or not record.sha256:
+        return record.format_version == 1 and record.sha256 is None
+    # Git may have given it the line ends of Windows.
+    before, _, after = data.decode().replace("\r\n", "\n").rpartition(record.sha256)
+    return _digest(before, after) == record.sha256
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("".join(texts).encode()).hexdigest()
 
 
 def embedding_file(backbone: str) -> str:
@@ -131,9 +152,13 @@ def read_record(path: Path) -> ConceptRecord:
     try:
         # the whole file in one step, which is what a library of thousands takes its time for
         with open(os.path.join(path, RECORD), "rb") as opened:  # pathlib would take half of the time
-            return ConceptRecord.model_validate_json(opened.read())
+            data = opened.read()
+        record = ConceptRecord.model_validate_json(data)
+        if _as_sealed(record, data):
+            return record
     except (ValidationError, OSError):
-        return _explain(path)  # whatever it was: said so that a user can mend it
+        pass
+    return _explain(path)  # whatever it was: said so that a user can mend it
 
 
 def _explain(path: Path) -> ConceptRecord:
@@ -152,7 +177,8 @@ def _explain(path: Path) -> ConceptRecord:
             expected=f"a folder with {RECORD}",
             fix="pass the folder that concept.save wrote",
         )
-    parsed = _parse(path / RECORD)
+    data = (path / RECORD).read_bytes()
+    parsed = _parsed(data, path / RECORD)
     version = parsed.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise ConceptFileError(
@@ -162,7 +188,7 @@ def _explain(path: Path) -> ConceptRecord:
             fix="pip install --upgrade myvlm",
         )
     try:
-        return ConceptRecord.model_validate(parsed)
+        record = ConceptRecord.model_validate(parsed)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3])
         raise ConceptFileError(
@@ -171,6 +197,16 @@ def _explain(path: Path) -> ConceptRecord:
             expected=f"the fields of format_version {FORMAT_VERSION}, and no others",
             fix=_RESTORE,
         ) from error
+    if not _as_sealed(record, data):
+        raise ConceptFileError(
+            f"{path / RECORD} was altered.",
+            got="another text than was written",
+            expected=f"the text of sha256 {record.sha256}"
+            if record.sha256
+            else "its sha256, the last of its lines",
+            fix=f"{_RESTORE}; a new name is given by `myvlm concepts rename` or vlm.concepts.rename",
+        )
+    return record
 
 
 def check_not_saved_since(folder: Path, backbone: str, record: EmbeddingRecord) -> None:
@@ -228,13 +264,13 @@ def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) 
     Raises:
         NotWritableError: the place cannot be written, or holds something else, such as another concept.
     """
-    text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = sealed(record.model_dump(mode="json"))
     target = path.resolve()
     try:
         with replacing(target) as fresh:
             _check_same(target, record)
             _keep_what_is_the_users(target, fresh, any(name.startswith(f"{PHOTOS}/") for name in files))
-            for name, data in {**files, RECORD: text.encode()}.items():
+            for name, data in {**files, RECORD: text}.items():
                 (fresh / name).parent.mkdir(parents=True, exist_ok=True)
                 (fresh / name).write_bytes(data)
     except NotWritableError:
@@ -283,8 +319,12 @@ def erase_folder(path: Path, spoken: str) -> bool:
 
 
 def _parse(file: Path) -> dict[str, Any]:
+    return _parsed(file.read_bytes(), file)
+
+
+def _parsed(data: bytes, file: Path) -> dict[str, Any]:
     try:
-        parsed = json.loads(file.read_bytes())
+        parsed = json.loads(data)
     except ValueError as error:
         raise ConceptFileError(
             f"{file} is not JSON.", got=str(error), expected="the JSON that concept.save wrote", fix=_RESTORE
@@ -328,4 +368,6 @@ def _keep_what_is_the_users(target: Path, fresh: Path, new_photos: bool) -> None
                 shutil.copy2(one, fresh / one.name, follow_symlinks=False)
 
 
+_BEHIND = '"\n}\n'
+"""What a record's text ends with behind its digest."""
 _RESTORE = "use an unaltered copy of the concept folder, or learn the concept again"

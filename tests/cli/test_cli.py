@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import shutil
@@ -16,6 +15,7 @@ import pytest
 from myvlm import MyVLM
 from myvlm.tinyworld.fewshot import pictures
 from tests.support.command import Myvlm
+from tests.support.records import rewrite
 from tests.support.taught import Taught
 
 
@@ -201,10 +201,12 @@ def test_a_concept_for_another_model(myvlm: Myvlm, taught: Taught, album: Path, 
     foreign = tmp_path / "mixed" / "my cup"
     shutil.copytree(taught.folder, foreign)
     shutil.copytree(taught.photos, foreign / "photos")
-    record = json.loads((foreign / "concept.json").read_text())
-    record["embeddings"]["tinyworld/llava"]["fingerprint"] = "0" * 64
-    record["embeddings"]["tinyworld/llava"]["settings"]["steps"] = 2
-    (foreign / "concept.json").write_text(json.dumps(record))
+
+    def other(record: dict[str, Any]) -> None:
+        record["embeddings"]["tinyworld/llava"]["fingerprint"] = "0" * 64
+        record["embeddings"]["tinyworld/llava"]["settings"]["steps"] = 2
+
+    rewrite(foreign, other)
     named = myvlm("caption", album / "1.png", "--concepts", foreign)
     assert named.code == 2
     assert "learned for another model" in named.stderr

@@ -19,6 +19,7 @@ from myvlm.concepts import storage as concept_folder
 from myvlm.concepts.concept import Concept
 from myvlm.learning import teach
 from tests.support.command import Myvlm, files_under
+from tests.support.records import rewrite
 from tests.support.taught import Taught
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "photos"
@@ -134,9 +135,7 @@ def test_a_concept_is_learned_again_with_captions_of_ones_own(
     myvlm: Myvlm, taught: Taught, tmp_path: Path
 ) -> None:
     shutil.copytree(taught.folder, "mug")
-    record = json.loads(Path("mug/concept.json").read_text())
-    record["embeddings"]["tinyworld/llava"]["settings"]["steps"] = 2
-    Path("mug/concept.json").write_text(json.dumps(record))
+    rewrite(Path("mug"), lambda record: record["embeddings"]["tinyworld/llava"]["settings"].update(steps=2))
     (tmp_path / "own.json").write_text(json.dumps({"1.png": f"{taught.word} here"}))
     again = ["relearn", "mug", taught.photos / "1.png"]
     for captions in (tmp_path / "own.json", f"{taught.word} here"):

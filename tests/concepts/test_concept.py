@@ -30,7 +30,7 @@ from myvlm.errors import (
 from myvlm.heads.objects.head import ObjectHead
 from tests.support.fake_encoder import scene
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "format-1"
+GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("format-*"))
 
 
 def _tree(folder: Path) -> dict[str, bytes]:
@@ -40,8 +40,9 @@ def _tree(folder: Path) -> dict[str, bytes]:
 # saved and loaded
 
 
-def test_golden_folder_of_format_1_loads_with_its_exact_values() -> None:
-    concept = Concept.load(GOLDEN)
+@pytest.mark.parametrize("golden", GOLDEN, ids=lambda one: one.name)
+def test_golden_folders_load_with_their_exact_values(golden: Path) -> None:
+    concept = Concept.load(golden)
     assert (concept.identifier, concept.spoken, concept.category, concept.kind) == (
         "ohwx",
         "sks",
@@ -70,9 +71,10 @@ def test_golden_folder_of_format_1_loads_with_its_exact_values() -> None:
     assert second.directions.tolist() == [[1.0, -1.0]]
 
 
-def test_this_release_writes_the_golden_folder_byte_for_byte(tmp_path: Path) -> None:
-    Concept.load(GOLDEN).save(tmp_path / "again")
-    mine, golden = _tree(tmp_path / "again"), _tree(GOLDEN)
+@pytest.mark.parametrize("loaded", GOLDEN, ids=lambda one: one.name)
+def test_this_release_writes_the_newest_golden_folder_byte_for_byte(tmp_path: Path, loaded: Path) -> None:
+    Concept.load(loaded).save(tmp_path / "again")
+    mine, golden = _tree(tmp_path / "again"), _tree(GOLDEN[-1])
     assert sorted(mine) == sorted(golden)
     assert {name for name in golden if mine[name] != golden[name]} <= {"README.md"}
 

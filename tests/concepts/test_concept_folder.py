@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,17 +19,23 @@ from myvlm.errors import (
     MissingFileError,
     UnknownHeadError,
 )
+from tests.support.records import rewrite
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "format-1"
 
-
-def _edit(change: Callable[[dict[str, object]], object]) -> Callable[[Path], None]:
+def _edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         record = json.loads((folder / "concept.json").read_text())
         change(record)
-        (folder / "concept.json").write_text(json.dumps(record))
+        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        (folder / "concept.json").write_text(text, encoding="utf-8")
 
     return spoil
+
+
+def _written(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """As `_edit`, with the digest of what it says then, as of a release that writes such a thing."""
+
+    return lambda folder: rewrite(folder, change)
 
 
 def _flip(name: str) -> Callable[[Path], None]:
@@ -51,7 +58,7 @@ def _swap_in(directions: np.ndarray) -> Callable[[Path], None]:
         data = save({"directions": directions})
         (folder / EMBEDDING).write_bytes(data)
         digest = concept_folder.hashlib.sha256(data).hexdigest()
-        _edit(lambda record: record["embeddings"]["org/model"].update(sha256=digest))(folder)  # type: ignore[index]
+        _written(lambda record: record["embeddings"]["org/model"].update(sha256=digest))(folder)
 
     return spoil
 
@@ -60,8 +67,8 @@ EMBEDDING = "embeddings/org--model.safetensors"
 
 SPOILT = {
     "newer": (
-        _edit(lambda r: r.update(format_version=2)),
-        r"newer release(.|\n)*format_version 2(.|\n)*upgrade",
+        _edit(lambda r: r.update(format_version=3)),
+        r"newer release(.|\n)*format_version 3(.|\n)*upgrade",
     ),
     "no version": (
         _edit(lambda r: r.pop("format_version") and r.update(format_version="?")),
@@ -70,10 +77,17 @@ SPOILT = {
     "a field too many": (_edit(lambda r: r.update(klass="os.system")), r"klass: Extra inputs"),
     "a field too few": (_edit(lambda r: r.pop("category")), r"category: Field required"),
     "an impossible identifier": (
-        _edit(lambda r: r.update(identifier="a/b")),
+        _written(lambda r: r.update(identifier="a/b")),
         r"impossible concept(.|\n)*'a/b'",
     ),
-    "another kind of head": (_edit(lambda r: r["head"]["meta"].update(kind="face")), "impossible concept"),  # type: ignore[index]
+    "another kind of head": (_written(lambda r: r["head"]["meta"].update(kind="face")), "impossible concept"),
+    "another threshold": (
+        _edit(lambda r: r["head"]["meta"].update(threshold=0.7)),
+        r"json was altered(.|\n)*rename",
+    ),
+    "another name": (_edit(lambda r: r.update(identifier="zwx")), r"json was altered"),
+    "no digest": (_edit(lambda r: r.pop("sha256")), r"json was altered"),
+    "called older": (_edit(lambda r: r.update(format_version=1)), r"json was altered"),
     "a threshold of nan": (
         _edit(lambda r: r["head"]["meta"].update(threshold=float("nan"))),
         "finite number",
@@ -111,6 +125,12 @@ def test_spoilt_folders_are_refused_with_what_is_wrong(saved: Path, case: str) -
     assert caught.value.fix is not None
 
 
+def test_the_line_ends_of_windows_are_as_good(saved: Path) -> None:
+    file = saved / "concept.json"
+    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    assert Concept.load(saved).identifier == "sks"
+
+
 def test_a_spoilt_folder_can_still_be_replaced(concept: Concept, saved: Path) -> None:
     _flip("head.safetensors")(saved)
     concept.save(saved)
@@ -118,7 +138,7 @@ def test_a_spoilt_folder_can_still_be_replaced(concept: Concept, saved: Path) ->
 
 
 def test_a_kind_that_is_not_installed(saved: Path) -> None:
-    _edit(lambda record: record.update(kind="gait"))(saved)
+    _written(lambda record: record.update(kind="gait"))(saved)
     with pytest.raises(UnknownHeadError, match="'gait'"):
         Concept.load(saved)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.concepts.library import ConceptLibrary
+from myvlm.concepts.storage import sealed
 from myvlm.errors import ConceptExistsError, ConceptFileError, MissingFileError, NotFittedError
 from myvlm.heads import Detection, FaceHead, ObjectHead
 from myvlm.heads.encoders import register_encoder
@@ -146,11 +148,12 @@ def test_detections_are_a_sequence_made_on_demand(head: ObjectHead) -> None:
 
 def test_thousands_load_and_are_scored_as_one(head: ObjectHead, tmp_path: Path) -> None:
     first = concept("c0", head).save(tmp_path / "c0")
-    text = (first / "concept.json").read_text(encoding="utf-8")
+    record = json.loads((first / "concept.json").read_bytes())
     for number in range(1, 1000):
         folder = tmp_path / f"c{number}"
         folder.mkdir()
-        (folder / "concept.json").write_text(text.replace('"c0"', f'"c{number}"'), encoding="utf-8")
+        name = f"c{number}"
+        (folder / "concept.json").write_bytes(sealed({**record, "identifier": name, "spoken": name}))
         (folder / "head.safetensors").write_bytes((first / "head.safetensors").read_bytes())
     started = time.process_time()
     library = ConceptLibrary.load(tmp_path)

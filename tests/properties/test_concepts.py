@@ -138,19 +138,14 @@ def test_a_damaged_folder_is_an_error_of_ours_or_loads_exactly(whole: Path, data
         elif how == "json":
             file = Path("concept.json")
             changed = other_json(json.loads((whole / file).read_bytes()), data)
-            (folder / file).write_text(json.dumps(changed), encoding="utf-8")
+            text = json.dumps(changed, indent=2, ensure_ascii=False) + "\n"  # as it is written
+            (folder / file).write_text(text, encoding="utf-8")
         try:
             loaded = Concept.load(folder)
         except MyVLMError as error:
             check_said(error)
         else:
-            # What concept.json says in words is a user's to edit; numbers are checked by their digests.
-            got = state(loaded)
-            assert got["head"] == expected["head"]
-            for name, one in got["embeddings"].items():
-                assert one[:2] == expected["embeddings"][name][:2]
-            if file.name != "concept.json":
-                assert got == expected
+            assert state(loaded) == expected
 
 
 def other_json(record: dict[str, Any], data: st.DataObject) -> dict[str, Any]:

@@ -1,0 +1,18 @@
+"""Changing what the `concept.json` of a folder says, as a release that writes such a thing would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from myvlm.concepts.storage import sealed
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the record, and give it the digest of what it says then."""
+    file = folder / "concept.json"
+    record = json.loads(file.read_bytes())
+    change(record)
+    file.write_bytes(sealed(record))

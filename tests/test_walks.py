@@ -9,7 +9,7 @@ from tests.support.walks import walks
 CAPTION, LEARN = 24, 41
 """Files of the package; they were 26 and 41, the aims are 15 and 24. A new hop needs a reason: `speaking.py`,
 words for what is not learned; `notebook.py` and `pictures.py`, the small photos of a concept's card;
-`results.py`, the grid of a list; `batches.py`, what becomes of the others where one picture cannot be used."""
+`results.py`, the grid of a list; `batches.py`, the others where one picture cannot be used."""
 
 
 def test_a_caption_and_a_lesson_cross_few_files(fresh: MyVLM, kit: FewShot) -> None:

@@ -6,7 +6,8 @@ The paper's step (`paper_step.py`) runs the whole model forward and backward wit
 by transformers' public API alone; ours starts from the kept prefix of each photo. Both losses and gradients
 are compared. The presets of real size need a GPU. The last line is one JSON object; `learn_seconds` is the
 wall time of four photos × eight views × 100 steps, encoding and prefixes included, and with `--preset cpu`
-that of a whole concept of `tinyworld/llava`, its head included.
+that of a whole concept of `tinyworld/llava`, its head included. What a user waits for beside that,
+`waiting.py`, is measured with `--preset cpu` too.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from paper_step import PROMPTS, Batch, PaperStep
 from random_models import PRESETS, Preset, photos
 from rich.console import Console
 from rich.table import Table
+from waiting import Step, launches_per_layer, waiting
 
 from myvlm import LearnSettings, MyVLM
 from myvlm.backbones import Backbone, ConceptRows, backbone_for
@@ -37,7 +39,6 @@ from myvlm.tinyworld import few_shot
 PHOTOS, WEIGHT = 4, 0.25
 WARM_UP = 3
 """Steps of each side before those that are timed: on a GPU ours are then replayed as a graph."""
-Step = Callable[[torch.Tensor], torch.Tensor]
 
 
 def main(
@@ -65,10 +66,13 @@ def main(
         print(where_time_goes(backbone, ours))
     figures |= generate(backbone, batch, tokens, repeats) if tokens else {}
     if whole:
-        figures |= learn(backbone, chosen) if chosen.gpu else learn_tinyworld()
+        figures |= learn(backbone, chosen) if chosen.gpu else learn_tinyworld() | waiting(repeats)
+    if not chosen.gpu:
+        figures["launches_per_layer"] = launches_per_layer(chosen, preset_step)
     order = (
         "step_ratio", "loss_difference", "gradient_difference", "learn_seconds", "peak_over_weights",
-        "generate_ratio", "limit_part",
+        "generate_ratio", "limit_part", "learn_whole_seconds", "learn_whole_seconds_12mp",
+        "launches_per_layer", "gate_ratio_of_caption", "ms_per_token",
     )  # fmt: skip
     print(json.dumps({name: figures.get(name) for name in order}))
 
@@ -109,6 +113,18 @@ def our_step(backbone: Backbone, batch: Batch) -> Step:
         return loss.cross_entropy + WEIGHT * loss.attention
 
     return step
+
+
+def preset_step(preset: Preset) -> tuple[Step, int]:
+    """Our step on a preset's model on the CPU, and the width of its direction."""
+    backbone = backbone_for(*preset.build("cpu"), name="random")
+    step = our_step(backbone, make_batch(preset, preset.samples))
+
+    def frozen(direction: torch.Tensor) -> torch.Tensor:
+        with backbone.frozen():
+            return step(direction)
+
+    return frozen, backbone.dim
 
 
 # ---------------------------------------------------------------- both sides

@@ -13,6 +13,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaModel
 
 from myvlm.backbones.causal.attention import (
     IMPLEMENTATION,
+    Places,
     attention_bias,
     attention_columns,
     record_attention,
@@ -186,15 +187,16 @@ def test_an_additive_mask_is_read_like_a_boolean_one() -> None:
     query, key = torch.randn(2, 4, 6, 8), torch.randn(2, 2, 6, 8)
     allowed = torch.ones(6, 6, dtype=torch.bool).tril()[None, None].clone()
     allowed[..., 0] = False
-    places = {
-        "queries": torch.tensor([[5, 0], [3, 2]]),
-        "keys": torch.tensor([[4], [1]]),
-        "scale": 0.3,
-    }
+    queries = torch.tensor([[5, 0], [3, 2]])
+    places = Places.of(queries, torch.tensor([[4], [1]]))
     additive = torch.zeros(1, 1, 6, 6).masked_fill(~allowed, -torch.inf)
     by_bool, by_number = (
         attention_columns(
-            query, key, attention_bias(mask, places["queries"], length=6, columns=6, causal=True), **places
+            query,
+            key,
+            attention_bias(mask, queries, length=6, columns=6, causal=True),
+            places=places,
+            scale=0.3,
         )
         for mask in (allowed, additive)
     )

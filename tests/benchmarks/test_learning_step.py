@@ -11,10 +11,14 @@ import random_models
 import torch
 import typer
 from paper_step import PaperStep
+from waiting import launches_per_layer
 
+LAUNCHES = 124
+"""Kernels of a layer in bfloat16; 80 are wanted. Fewer is better: then write the new number here."""
 FIGURES = [
     "step_ratio", "loss_difference", "gradient_difference", "learn_seconds", "peak_over_weights",
-    "generate_ratio", "limit_part",
+    "generate_ratio", "limit_part", "learn_whole_seconds", "learn_whole_seconds_12mp",
+    "launches_per_layer", "gate_ratio_of_caption", "ms_per_token",
 ]  # fmt: skip
 
 
@@ -38,6 +42,13 @@ def test_the_cpu_preset_is_what_it_says() -> None:
     assert (text.num_hidden_layers, text.hidden_size) == (32, 256)
     step = PaperStep(model, processor, learning_step.make_batch(preset, preset.samples), 1.0)
     assert step.ids.shape == (4, 700)
+
+
+def test_a_layer_of_a_step_launches_no_more_than_it_did() -> None:
+    preset = replace(
+        random_models.PRESETS["cpu"], configuration=small_llava, processor=small_processor, side=20
+    )
+    assert 80 < launches_per_layer(preset, learning_step.preset_step) <= LAUNCHES
 
 
 def test_both_sides_agree_and_the_last_line_is_json(

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,26 @@ from torch import Tensor
 from myvlm.errors import BackboneError, InputError
 
 IMPLEMENTATION = "myvlm_recording_sdpa"
+
+
+class Places(NamedTuple):
+    """Which probabilities are recorded, on one device.
+
+    Args:
+        queries: `B × Q` positions along the query axis, 0 for none.
+        keys: `B × 1 × 1 × K` columns along the key axis, 0 for none.
+        none: `B × 1 × Q × K` bool, where the query or the key is none.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    none: Tensor
+
+    @classmethod
+    def of(cls, queries: Tensor, keys: Tensor) -> Self:
+        """From `B × Q` and `B × K` indices, -1 for none."""
+        none = (queries < 0)[:, None, :, None] | (keys < 0)[:, None, None, :]
+        return cls(queries.clamp(min=0), keys.clamp(min=0)[:, None, None, :], none)
 
 
 @dataclass(eq=False)
@@ -40,6 +60,13 @@ class AttentionRecorder:
     modules: Collection[Any] | None = None
     probabilities: list[Tensor] = field(default_factory=list)
     _biases: dict[Any, tuple[Tensor | None, Tensor]] = field(default_factory=dict)
+    _places: dict[torch.device, Places] = field(default_factory=dict)
+
+    def places(self, device: torch.device) -> Places:
+        """The recorded places, made once for all layers of a device."""
+        if device not in self._places:
+            self._places[device] = Places.of(self.queries.to(device), self.keys.to(device))
+        return self._places[device]
 
     def bias(self, mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> Tensor:
         """`attention_bias` of the recorded queries; layers that are given one mask have it made once."""
@@ -174,8 +201,7 @@ def _recording_sdpa(
                 query,
                 key,
                 recorder.bias(attention_mask, query, key, causal),
-                queries=recorder.queries,
-                keys=recorder.keys,
+                places=recorder.places(query.device),
                 scale=scale,
                 softcap=softcap,
             )
@@ -223,8 +249,7 @@ def attention_columns(
     key: Tensor,
     bias: Tensor,
     *,
-    queries: Tensor,
-    keys: Tensor,
+    places: Places,
     scale: float,
     softcap: float | None = None,
 ) -> Tensor:
@@ -234,31 +259,27 @@ def attention_columns(
         query: `B × H × S × d`.
         key: `B × G × L × d`, `G` key/value heads, `H` a multiple of `G`.
         bias: `B × 1 × Q × L` float32, what is added to the scores: `attention_bias`.
-        queries: `B × Q` positions in `S`; -1 is none.
-        keys: `B × K` columns in `L`; -1 is none.
+        places: of `Q` queries and `K` keys.
         scale: factor of the scores.
         softcap: what the scores are capped at, if at anything.
 
-    Returns: `B × H × Q × K` float32; zero at a -1.
+    Returns: `B × H × Q × K` float32; zero where there is none.
 
     >>> one, last = torch.zeros(1, 2, 4, 8), torch.tensor([[3]])
     >>> bias = attention_bias(None, last, length=4, columns=4, causal=True)
-    >>> keys = torch.tensor([[0, -1]])
-    >>> attention_columns(one, one, bias, queries=last, keys=keys, scale=1.0)[0, :, 0].tolist()
+    >>> places = Places.of(last, torch.tensor([[0, -1]]))
+    >>> attention_columns(one, one, bias, places=places, scale=1.0)[0, :, 0].tolist()
     [[0.25, 0.0], [0.25, 0.0]]
     """
     batch, heads, _, width = query.shape
-    groups, columns = key.shape[1], key.shape[2]
-    queries, keys = queries.to(query.device), keys.to(query.device)
-    rows = queries.clamp(min=0)
-    chosen = query.gather(2, rows[:, None, :, None].expand(-1, heads, -1, width))
+    groups, columns, chosen = key.shape[1], key.shape[2], places.queries
+    picked = query.gather(2, chosen[:, None, :, None].expand(-1, heads, -1, width))
     # Query heads side by side over their shared key head: no repeated copy of the keys.
-    grouped = chosen.reshape(batch, groups, -1, width)
-    scores = (grouped @ key.transpose(-1, -2)).reshape(batch, heads, rows.shape[1], columns) * scale
+    grouped = picked.reshape(batch, groups, -1, width)
+    scores = (grouped @ key.transpose(-1, -2)).reshape(batch, heads, chosen.shape[1], columns) * scale
     probabilities = (capped(scores, softcap).float() + bias).softmax(-1)
-    index = keys.clamp(min=0)[:, None, None, :].expand(-1, heads, rows.shape[1], -1)
-    valid = (queries >= 0)[:, None, :, None] & (keys >= 0)[:, None, None, :]
-    return probabilities.gather(-1, index).masked_fill(~valid, 0.0)
+    index = places.keys.expand(-1, heads, chosen.shape[1], -1)
+    return probabilities.gather(-1, index).masked_fill(places.none, 0.0)
 
 
 def attention_bias(

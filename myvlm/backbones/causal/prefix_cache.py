@@ -194,7 +194,8 @@ def stacked(prefixes: Sequence[Prefix], longest: int) -> list[Tensor]:
     """The batch's `Prefix.parts`: `B × H × longest × d` each."""
 
     def padded(part: Tensor) -> Tensor:
-        return functional.pad(part, (0, 0, longest - part.shape[1], 0))
+        missing = longest - part.shape[1]
+        return functional.pad(part, (0, 0, missing, 0)) if missing else part  # padding by nothing copies
 
     own = zip(*(prefix.parts for prefix in prefixes), strict=True)
     return [torch.stack([padded(part) for part in parts]) for parts in own]

@@ -1,0 +1,127 @@
+"""What a user waits for that a step does not show: a whole `learn`, the gate, a token, and launches a layer.
+
+`learning_step.py --preset cpu` measures them on `tinyworld/llava` and puts them among its figures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from random_models import Preset
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from myvlm import MyVLM
+from myvlm.heads.features import forget_pictures
+from myvlm.tinyworld import FewShot, few_shot
+from myvlm.tinyworld.fewshot import pictures
+
+SMALL, LARGE = (336, 336), (4000, 3000)
+"""Photos as a tower takes them, and as a phone does."""
+NO_LAUNCH = (
+    "empty",
+    "new_empty",
+    "detach",
+    "alias",
+    "lift",
+    "_unsafe_view",
+    "scalar_tensor",
+    "is_",
+    "_local",
+)
+"""Operations that start no kernel on a GPU, beside those that return views."""
+
+Step = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations that would each be a kernel on a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        returns = func._schema.returns
+        view = any(one.alias_info is not None and not one.alias_info.is_write for one in returns)
+        self.count += not view and not func.__name__.startswith(NO_LAUNCH)
+        return func(*args, **(kwargs or {}))
+
+
+def launches_per_layer(preset: Preset, step_of: Callable[[Preset], tuple[Step, int]]) -> int:
+    """Kernels of one decoder layer in a step, forward and backward, in bfloat16: of three layers less of two.
+
+    Args:
+        preset: its widths do not matter.
+        step_of: builds the preset's step, and the width of its direction.
+    """
+    counts = []
+    for layers in (2, 3):
+        step, width = step_of(
+            dataclasses.replace(preset, configuration=_of_depth(preset, layers), dtype=torch.bfloat16)
+        )
+        direction = torch.ones(1, width, requires_grad=True)
+        for launches in (Launches(), Launches()):  # the second is warm
+            with launches:
+                torch.autograd.grad(step(direction), [direction])
+        counts.append(launches.count)
+    return counts[1] - counts[0]
+
+
+def _of_depth(preset: Preset, layers: int) -> Callable[[], Any]:
+    def configuration() -> Any:
+        made = preset.configuration()
+        made.text_config.num_hidden_layers = layers
+        return made
+
+    return configuration
+
+
+def waiting(repeats: int) -> dict[str, float]:
+    """Seconds of a whole `learn` without captions, of small and large photos; gate and token of a caption."""
+    vlm, kit, other = MyVLM.from_pretrained("tinyworld/llava", device="cpu"), few_shot(0), few_shot(1)
+    _learned(vlm, other, SMALL, settings={"steps": 1, "views": 1})
+    figures = {
+        "learn_whole_seconds": _learned(vlm, kit, SMALL),
+        "learn_whole_seconds_12mp": _learned(vlm, kit, LARGE),
+    }
+    vlm.learn(kit.identifier, kit.photos(), category=kit.category, progress=False)
+    return figures | _speaking(vlm, pictures(kit.present), repeats)
+
+
+def _learned(
+    vlm: MyVLM, kit: FewShot, size: tuple[int, int], settings: dict[str, Any] | None = None
+) -> float:
+    """Seconds from photos to a concept, head and the model's own captions included; it is taken out again."""
+    photos = [photo.resize(size, Image.Resampling.LANCZOS) for photo in kit.photos()]
+    forget_pictures()
+    begun = time.perf_counter()
+    vlm.learn(kit.identifier, photos, category=kit.category, settings=settings, progress=False)
+    seconds = time.perf_counter() - begun
+    vlm.concepts.remove(kit.identifier)
+    return round(seconds, 3)
+
+
+def _speaking(vlm: MyVLM, shown: list[Image.Image], repeats: int) -> dict[str, float]:
+    """The gate's part of the time that a caption behind it takes, and milliseconds a token with rows."""
+    gates, captions, tokens = [], [], []
+    for _ in range(repeats):
+        for picture in shown:
+            forget_pictures()
+            begun = time.perf_counter()
+            vlm.concepts.recognise(picture)
+            gates.append(time.perf_counter() - begun)
+            begun = time.perf_counter()  # the gate remembers the picture
+            reply = vlm.caption(picture)
+            captions.append(time.perf_counter() - begun)
+            tokens.append(1000 * captions[-1] / len(reply.token_ids))
+    gate, caption = statistics.median(gates), statistics.median(captions)
+    return {
+        "gate_ratio_of_caption": round(gate / caption, 3),
+        "ms_per_token": round(statistics.median(tokens), 2),
+    }

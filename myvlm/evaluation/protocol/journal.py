@@ -13,9 +13,7 @@ from myvlm.errors import InputError
 from myvlm.evaluation.data.dataset import Dataset
 from myvlm.evaluation.data.outcome import Outcome
 from myvlm.evaluation.data.plan import Job, Plan
-from myvlm.files.claims import sync
-from myvlm.files.reading import read_text
-from myvlm.files.writing import write_whole
+from myvlm.files.lines import add_lines, drop_cut_line, whole_lines, write_lines
 
 FORMAT = 1
 
@@ -47,25 +45,23 @@ class Journal:
         self.pictures = folder / "pictures"
         self.done: dict[tuple[str, int, str, int, str], tuple[Job, Outcome]] = {}
         about = _about(dataset, plan, backbone)
-        lines = read_text(self.file).split("\n") if self.file.exists() else []
-        if len(lines) > 1:
+        if lines := whole_lines(self.file):
             self._check(lines[0], about)
             self._read(lines[1:])
+            drop_cut_line(self.file)
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            self.file.write_text(json.dumps(about) + "\n", encoding="utf-8")
+            write_lines(self.file, [about])
 
     def add(self, job: Job, outcome: Outcome) -> None:
         """Keep a finished job."""
-        line = json.dumps({"job": job.model_dump(mode="json"), "outcome": outcome.model_dump(mode="json")})
-        with self.file.open("a", encoding="utf-8") as lines:
-            lines.write(line + "\n")
-        sync(self.file)
+        add_lines(
+            self.file, [{"job": job.model_dump(mode="json"), "outcome": outcome.model_dump(mode="json")}]
+        )
         self.done[job.key] = job, outcome
 
     def _read(self, lines: list[str]) -> None:
-        *whole, last = lines
-        for number, line in enumerate(whole, start=2):
+        for number, line in enumerate(lines, start=2):
             try:
                 entry = json.loads(line)
                 job, outcome = Job.model_validate(entry["job"]), Outcome.model_validate(entry["outcome"])
@@ -74,9 +70,6 @@ class Journal:
                     f"line {number}: {type(error).__name__}", "a line a finished job"
                 ) from error
             self.done[job.key] = job, outcome
-        if last:  # it was being written as the run was killed: that job is not done
-            kept = read_text(self.file)
-            write_whole(self.file, kept[: len(kept) - len(last)], what="record", option="--keep")
 
     def _check(self, line: str, about: dict[str, Any]) -> None:
         try:

@@ -12,7 +12,18 @@ from typing import Annotated
 
 import typer
 
-from myvlm.cli.commands import concepts, demo, evaluate, introduce, learn, locate, questions, relearn, speak
+from myvlm.cli.commands import (
+    album,
+    concepts,
+    demo,
+    evaluate,
+    introduce,
+    learn,
+    locate,
+    questions,
+    relearn,
+    speak,
+)
 
 app = typer.Typer(
     name="myvlm",
@@ -29,6 +40,7 @@ app.command("relearn")(relearn.relearn)
 app.command("caption")(speak.caption)
 app.command("ask")(speak.ask)
 app.command("locate")(locate.locate)
+app.command("album")(album.album)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(concepts.app, name="concepts")
 

@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +31,7 @@ from myvlm.concepts.storage import (
 from myvlm.errors import (
     ConceptExistsError,
     ConceptFileError,
+    InputError,
     MissingFileError,
     NotWritableError,
     UnknownConceptError,
@@ -77,6 +78,22 @@ def chosen(collection: Path | None) -> Path:
             fix="check the path, or learn a concept into it first",
         )
     return collection or DEFAULT
+
+
+def only_one(given: Sequence[Path] | None) -> Path:
+    """The collection that concepts are put into: the one named, or `concepts`; it need not be there yet.
+
+    Raises:
+        InputError: several are named, or what is named is a concept.
+    """
+    if given and (len(given) > 1 or (given[0] / RECORD).exists()):
+        raise InputError(
+            "Concepts go into one collection.",
+            got=", ".join(map(str, given)),
+            expected="one folder of concept folders",
+            fix="name one with --concepts",
+        )
+    return given[0] if given else DEFAULT
 
 
 def entries(collection: Path) -> list[Entry]:

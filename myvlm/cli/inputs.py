@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ def picture_files(sources: Sequence[str]) -> list[Path]:
         MissingFileError: one of them stands for no picture.
     """
     return [file for source in sources for file in photo_files.picture_files(source)]
+
+
+def album_files(sources: Sequence[str]) -> list[Path]:
+    """The same by their absolute paths and once each, the pictures in folders of folders too."""
+    found = [file for source in sources for file in photo_files.album_files(source)]
+    return list(dict.fromkeys(Path(os.path.abspath(file)) for file in found))
 
 
 def captions_for(photos: Sequence[Path], given: Sequence[str] | None) -> list[list[str]] | None:

@@ -51,6 +51,34 @@ def picture_files(source: str | os.PathLike[str]) -> list[Path]:
         ) from error
 
 
+PASSED_OVER = ".nomedia"
+"""A file of this name keeps the pictures of its folder, and of those below, out of albums, as in phones."""
+
+
+def album_files(source: str | os.PathLike[str]) -> list[Path]:
+    """As `picture_files`, but of a folder also the pictures in its folders, hidden ones left out.
+
+    A folder with a file `.nomedia` is passed over, and links to folders are not followed.
+
+    Raises: as `picture_files`.
+    """
+    folder = path_meant(source) if os.fsdecode(source) else Path()
+    if not folder.is_dir() or not os.fsdecode(source):
+        return picture_files(source)
+    try:
+        return _photos_among(_walk(folder), f"The folder {folder}")
+    except PermissionError as error:
+        raise unreadable(folder, error) from error
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    os.listdir(folder)  # one that may not be read says so; those in it are passed over
+    for place, folders, names in os.walk(folder):
+        hidden = PASSED_OVER in names and Path(place) != folder
+        folders[:] = [] if hidden else [one for one in folders if not one.startswith(".")]
+        yield from (Path(place, name) for name in names if not hidden)
+
+
 def path_meant(source: str | os.PathLike[str]) -> Path:
     """The path as the disk spells it, or in the home folder where it begins with `~`."""
     path = as_on_disk(Path(os.fsdecode(source)))

@@ -1,0 +1,130 @@
+"""The journal of an album: what was seen in each photo, so that a second run reads only what is new."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from myvlm.album.regions import Size, Stored
+from myvlm.api import MyVLM
+from myvlm.boxes import Box
+from myvlm.files.lines import add_lines, drop_cut_line, whole_lines, write_lines
+
+
+class Seen(BaseModel):
+    """One concept that was seen in a photo; `box` in pixels of the photo, turned as its EXIF tag says."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    probability: float
+    unsure: bool = False
+    box: Box | None = None
+
+
+class Row(BaseModel):
+    """One photo of an album.
+
+    Attributes:
+        file: its absolute path.
+        stamp: bytes and time of the last change, in ns, as it was read.
+        by: what it was read by; see `reader`.
+        size, turn, taken: see `Stored`.
+        text: the caption.
+        seen: the concepts that are in it.
+        error: why it could not be used; then nothing else is known of it.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    file: Path
+    stamp: tuple[int, int]
+    by: str
+    size: Size = (0, 0)
+    turn: int = 1
+    taken: str = ""
+    text: str = ""
+    seen: tuple[Seen, ...] = ()
+    error: str = ""
+
+    @property
+    def stored(self) -> Stored:
+        return Stored(self.size, self.turn, self.taken)
+
+
+class Journal:
+    """The rows of an album, each on the disk the moment its photo is read.
+
+    Args:
+        file: of JSON lines; made when the first row comes. Lines that are no rows are passed over: a photo
+            is read once more, and nothing is lost.
+        by: see `reader`; rows that something else read do not count.
+    """
+
+    def __init__(self, file: Path, by: str) -> None:
+        self.file = file
+        self.by = by
+        self._rows: dict[Path, Row] = {}
+        self._lines = 0
+        if file.exists():
+            for line in whole_lines(file):
+                self._lines += 1
+                try:
+                    row = Row.model_validate(json.loads(line))
+                except (ValueError, ValidationError):
+                    continue
+                self._rows[row.file] = row
+            drop_cut_line(file)
+
+    def row(self, file: Path) -> Row | None:
+        """What is known of a photo; None where it is new, has changed, or was read by something else."""
+        row = self._rows.get(file)
+        return row if row and row.by == self.by and row.stamp == stamp(file) else None
+
+    def rows(self, files: Iterable[Path]) -> Iterator[Row]:
+        """What is known of these photos, in their order."""
+        known = (self.row(file) for file in files)
+        return (row for row in known if row)
+
+    def add(self, row: Row) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        add_lines(self.file, [row.model_dump(mode="json")])
+        self._rows[row.file] = row
+        self._lines += 1
+
+    def changed(self, file: Path) -> None:
+        """Know a photo again whose metadata was written to just now: its pixels are the same."""
+        if row := self._rows.get(file):
+            self.add(row.model_copy(update={"stamp": stamp(file)}))
+
+    def tidy(self) -> None:
+        """Leave out rows that newer ones replaced, and those of photos that are gone."""
+        kept = [row for row in self._rows.values() if row.file.exists()]
+        if len(kept) < self._lines:
+            write_lines(self.file, (row.model_dump(mode="json") for row in kept))
+            self._rows, self._lines = {row.file: row for row in kept}, len(kept)
+
+
+def stamp(file: Path) -> tuple[int, int]:
+    """By which it is known that a file is as it was; zeros for one that is gone."""
+    try:
+        found = file.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
+def reader(vlm: MyVLM, prompt: str | None) -> str:
+    """A digest of what a row depends on beside its photo: the model, the prompt, what concepts learned."""
+    parts: list[object] = [vlm.backbone.name, vlm.backbone.fingerprint(), prompt]
+    for concept in vlm.concepts.values():
+        rows = vlm.backbone.rows_of(concept).directions
+        head, tensors = concept.head.state()
+        learned = [tensors[name].tobytes() for name in sorted(tensors)]
+        digest = hashlib.sha256(b"".join([*learned, rows.detach().float().cpu().numpy().tobytes()]))
+        parts += [concept.identifier, concept.spoken, head.model_dump_json(), digest.hexdigest()]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

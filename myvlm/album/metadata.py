@@ -1,0 +1,238 @@
+"""What a photo's metadata says of who is in it, and what makes it say more or less; no file is touched.
+
+All that we write is marked in a list beside it, `myvlm:Wrote`, so that exactly that can be taken back, from
+any machine, whatever other programs wrote meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from myvlm.album.regions import Region, Size, Stored, same_shape
+from myvlm.boxes import iou
+from myvlm.text import contains_word, fold
+
+REGIONS, SUBJECT, PEOPLE = "XMP-mwg-rs:RegionInfo", "XMP-dc:Subject", "XMP-iptcExt:PersonInImage"
+DESCRIPTION, WROTE, BEFORE = "XMP-dc:Description", "XMP-myvlm:Wrote", "XMP-myvlm:Before"
+MADE = "whole"
+"""The mark of a sidecar, or of the XMP inside a picture, that was not there before."""
+SAME_PLACE = 0.5
+"""Intersection over union from which a region that someone else named shows the same thing."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the metadata of a file says; `wrote` are the marks of what is ours, `before` what it replaced."""
+
+    regions: tuple[Region, ...] = ()
+    applied: Size | None = None
+    subjects: tuple[str, ...] = ()
+    people: tuple[str, ...] = ()
+    description: str = ""
+    wrote: frozenset[str] = frozenset()
+    before: str = ""
+
+    @property
+    def marks(self) -> frozenset[str]:
+        """Of all that it says."""
+        found = {f"subject {name}" for name in self.subjects} | {f"person {name}" for name in self.people}
+        found |= {region_mark(region) for region in self.regions}
+        return frozenset(found | ({description_mark(self.description)} if self.description else set()))
+
+    @property
+    def ours(self) -> frozenset[str]:
+        """The marks of what we wrote and nobody has changed since."""
+        return self.wrote & self.marks
+
+    @property
+    def theirs(self) -> frozenset[str]:
+        return self.marks - self.wrote
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a photo is to say of one concept that was seen in it."""
+
+    name: str
+    person: bool
+    region: Region | None
+
+
+def said(tags: Mapping[str, Any]) -> Said:
+    """The tags of exiftool, read.
+
+    >>> said({"XMP-dc:Subject": ["sks", "desk"], "XMP-myvlm:Wrote": ["subject sks", "subject gone"]}).ours
+    frozenset({'subject sks'})
+    """
+    info = tags.get(REGIONS)
+    info = info if isinstance(info, dict) else {}
+    size = info.get("AppliedToDimensions") or {}
+    applied = (_whole(size.get("W")), _whole(size.get("H"))) if size else None
+    description = next((str(tags[key]) for key in tags if key.startswith(DESCRIPTION)), "")
+    regions = tuple(filter(None, map(_region, _listed(info.get("RegionList")))))
+    return Said(
+        regions, applied, _texts(tags.get(SUBJECT)), _texts(tags.get(PEOPLE)), description,
+        frozenset(_texts(tags.get(WROTE))), str(tags.get(BEFORE, "")),
+    )  # fmt: skip
+
+
+def to_write(wanted: Iterable[Wanted], found: Said, elsewhere: Said, stored: Stored) -> frozenset[str]:
+    """The marks of what is to be said and nobody else says, in this file or elsewhere.
+
+    Where someone else gave the same place another name, that is a person's word, and ours is not written.
+    Nor is a region where those that are there belong to a picture of another shape.
+    """
+    both = (found, elsewhere)
+    named = [r for one in both for r in one.regions if r.name and region_mark(r) not in one.wrote]
+    fits = found.applied is None or same_shape(found.applied, stored.size)
+    marks: set[str] = set()
+    for one in wanted:
+        there = [r for r in named if one.region and iou(r.box, one.region.box) >= SAME_PLACE]
+        if any(fold(r.name) != fold(one.name) for r in there):
+            continue
+        marks |= {f"subject {one.name}"} | ({f"person {one.name}"} if one.person else set())
+        if one.region and fits and not any(fold(r.name) == fold(one.name) for r in named):
+            marks.add(region_mark(one.region))
+    return frozenset(marks - found.theirs - elsewhere.theirs)
+
+
+def about(marks: Iterable[str], names: Iterable[str], description: str = "") -> frozenset[str]:
+    """Those of the marks that are about these names; that of our description where it says one of them."""
+    known = frozenset(names)
+    told = any(contains_word(description, name) for name in known)
+    return frozenset(
+        mark
+        for mark in marks
+        if (told if mark.startswith("description ") else name_of(mark) in known and mark != MADE)
+    )
+
+
+def arguments(
+    found: Said, add: frozenset[str], remove: frozenset[str], *, size: Size, kinds: Mapping[str, str],
+    description: str = "",
+) -> list[str]:  # fmt: skip
+    """What exiftool is told, so that a file says what is added and no more what is removed.
+
+    Args:
+        found: what it says now.
+        add, remove: marks.
+        size: of the stored picture.
+        kinds: the MWG's word for the region of each name, if it has one.
+        description: whose mark is added, if one is.
+    """
+    told = _region_arguments(found, add, remove, size=size, kinds=kinds)
+    for tag, kind in ((SUBJECT, "subject"), (PEOPLE, "person")):
+        told += [f"-{tag}-={name_of(mark)}" for mark in sorted(remove) if mark.startswith(f"{kind} ")]
+        told += [f"-{tag}+={name_of(mark)}" for mark in sorted(add) if mark.startswith(f"{kind} ")]
+    if any(mark.startswith("description ") for mark in add):
+        told.append(f"-{DESCRIPTION}={description}")
+    elif any(mark.startswith("description ") for mark in remove):
+        told.append(f"-{DESCRIPTION}=")
+    if left := (found.ours - remove) | add:
+        told += [f"-{WROTE}-={mark}" for mark in sorted(found.wrote - left - {MADE})]
+        told += [f"-{WROTE}+={mark}" for mark in sorted(left - found.wrote)]
+    else:
+        told.append("-XMP-myvlm:all=")
+    return told
+
+
+def without_ours(tags: Mapping[str, Any], found: Said) -> dict[str, Any]:
+    """All XMP tags of a file that others wrote; two files that are equal in these say the same."""
+    rest = {key: value for key, value in tags.items() if key.startswith("XMP") and "XMPToolkit" not in key}
+    for key in [key for key in rest if key.startswith("XMP-myvlm:")]:
+        del rest[key]
+    for tag, kind in ((SUBJECT, "subject"), (PEOPLE, "person")):
+        rest[tag] = [text for text in _texts(rest.get(tag)) if f"{kind} {text}" not in found.ours]
+    if description_mark(found.description) in found.ours:
+        rest = {key: value for key, value in rest.items() if not key.startswith(DESCRIPTION)}
+    if isinstance(info := rest.get(REGIONS), dict) and info.get("RegionList"):
+        left = [one for one in _listed(info["RegionList"]) if not _is_ours(one, found)]
+        rest[REGIONS] = {**info, "RegionList": left} if left else None
+    return {key: value for key, value in rest.items() if value}
+
+
+def region_mark(region: Region) -> str:
+    """By its place and its name, as they are written.
+
+    >>> region_mark(Region("sks", 0.5, 0.25, 0.1, 0.2))
+    'region 0.500000 0.250000 0.100000 0.200000 sks'
+    """
+    return f"region {region.x:.6f} {region.y:.6f} {region.width:.6f} {region.height:.6f} {region.name}"
+
+
+def description_mark(text: str) -> str:
+    return f"description {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def name_of(mark: str) -> str:
+    """The name that a mark is about; nothing of a description's.
+
+    >>> name_of("subject Anna Maria"), name_of("region 0.5 0.2 0.1 0.2 Anna Maria")
+    ('Anna Maria', 'Anna Maria')
+    """
+    kind, _, rest = mark.partition(" ")
+    return rest.split(" ", 4)[-1] if kind == "region" else rest if kind in ("subject", "person") else ""
+
+
+def _region_arguments(
+    found: Said, add: frozenset[str], remove: frozenset[str], *, size: Size, kinds: Mapping[str, str]
+) -> list[str]:
+    new = [mark for mark in sorted(add) if mark.startswith("region ")]
+    gone = [mark for mark in sorted(remove) if mark.startswith("region ")]
+    if not new and not gone:
+        return []
+    left = [region for region in found.regions if region_mark(region) not in remove]
+    if left:
+        return [f"-XMP-mwg-rs:RegionList-={{{_struct(mark)}}}" for mark in gone] + [
+            f"-XMP-mwg-rs:RegionList+={{{_struct(mark, kinds)}}}" for mark in new
+        ]
+    if not new:
+        return [f"-{REGIONS}="]
+    listed = ",".join(f"{{{_struct(mark, kinds)}}}" for mark in new)
+    width, height = size
+    dimensions = f"AppliedToDimensions={{W={width},H={height},Unit=pixel}}"
+    return [f"-{REGIONS}={{{dimensions},RegionList=[{listed}]}}"]
+
+
+def _struct(mark: str, kinds: Mapping[str, str] | None = None) -> str:
+    """A region as exiftool writes structures; signs that mean something in these are escaped."""
+    _, x, y, width, height, name = mark.split(" ", 5)
+    kind = f",Type={kinds[name]}" if kinds and kinds.get(name) else ""
+    escaped = re.sub(r"([|,}\]\[{])", r"|\1", name)
+    return f"Area={{X={x},Y={y},W={width},H={height},Unit=normalized}},Name={escaped}{kind}"
+
+
+def _is_ours(region: Any, found: Said) -> bool:
+    read = _region(region)
+    return read is not None and region_mark(read) in found.ours
+
+
+def _region(told: Any) -> Region | None:
+    if not isinstance(told, dict) or not isinstance(area := told.get("Area"), dict):
+        return None
+    if area.get("Unit", "normalized") != "normalized" or "W" not in area:  # points and circles are not ours
+        return None
+    try:
+        x, y, width, height = (float(area[key]) for key in "XYWH")
+    except (KeyError, ValueError):
+        return None
+    return Region(str(told.get("Name", "")), x, y, width, height, str(told.get("Type", "")))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(str(one) for one in _listed(value))
+
+
+def _whole(text: Any) -> int:
+    try:
+        return round(float(text))
+    except (TypeError, ValueError):
+        return 0

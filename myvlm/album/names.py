@@ -1,0 +1,214 @@
+"""Names written into the metadata of photos, in sidecars or in the files, and taken back again.
+
+Others' words stay; a second run writes nothing. Once ours are taken back a file is to the byte as it was, if
+nobody else has written since.
+"""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from myvlm.album.exiftool import AT_ONCE, ExifTool, NotChangedError
+from myvlm.album.journal import Row
+from myvlm.album.metadata import (
+    BEFORE,
+    MADE,
+    WROTE,
+    Said,
+    Wanted,
+    about,
+    arguments,
+    description_mark,
+    said,
+    to_write,
+    without_ours,
+)
+from myvlm.album.page import Shown
+from myvlm.files.writing import whole_file
+from myvlm.learning.captions import is_person
+
+Into: TypeAlias = Literal["sidecars", "files"]
+PETS = frozenset("pet dog puppy cat kitten bird parrot horse pony rabbit hamster".split())
+LARGEST_BEFORE = 1 << 20
+"""Bytes of others' XMP that is kept as it was beside ours; of a larger one only its words come back."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """What became of one photo: whether its metadata changed, or why it could not be."""
+
+    file: Path
+    changed: bool = False
+    error: NotChangedError | None = None
+
+
+def sidecar_of(file: Path) -> Path:
+    """The sidecar that a photo has or would get: `IMG.jpg.xmp`; `IMG.xmp` where it is there and no other's.
+
+    >>> sidecar_of(Path("nowhere/IMG.jpg")).name
+    'IMG.jpg.xmp'
+    """
+    own = file.with_name(f"{file.name}.xmp")
+    by_stem = file.with_suffix(".xmp")
+    if own.exists() or not by_stem.exists():
+        return own
+    others = [one for one in file.parent.glob("*") if one.stem == file.stem and one not in (file, by_stem)]
+    return own if others else by_stem  # beside a raw file of the same name it is that file's
+
+
+def write_names(
+    tool: ExifTool, rows: Iterable[Row], concepts: Sequence[Shown], *, into: Into, captions: bool
+) -> Iterator[Named]:
+    """Write into each photo's metadata who is in it: regions, subjects and people.
+
+    Names of which the head is unsure are left out. What an earlier run wrote of these concepts and no longer
+    holds goes; what it wrote of others stays.
+
+    Args:
+        captions: also the caption, where there is no description.
+    """
+    kinds = {one.name: _kind(one) for one in concepts}
+    people = {one.name for one in concepts if is_person(one.category, one.kind)}
+    for some in _some(row for row in rows if not row.error):
+        beside = {row.file: sidecar_of(row.file) for row in some}
+        known = tool.read([*beside, *(one for one in beside.values() if one.exists())])
+        for row in some:
+            inside = said(known[row.file])
+            if into == "files":
+                target, found, elsewhere = row.file, inside, said(known.get(beside[row.file], {}))
+            else:  # a new sidecar begins as a copy of what the photo says
+                target, elsewhere = beside[row.file], inside
+                found = said(known[target]) if target in known else inside
+            wanted = [
+                Wanted(one.name, one.name in people, one.box and row.stored.region(one.name, one.box))
+                for one in row.seen
+                if one.name in kinds and not one.unsure
+            ]
+            marks, ours = to_write(wanted, found, elsewhere, row.stored), about(found.ours, kinds)
+            text = " ".join(row.text.split()) if captions else ""
+            if text and description_mark(elsewhere.description) not in elsewhere.theirs:
+                own = {description_mark(found.description)} & found.ours
+                marks |= {description_mark(text)} if own or not found.description else set()
+                ours |= own
+            add, remove = marks - ours, ours - marks
+            if not add and not remove:
+                yield Named(row.file)
+                continue
+            told = arguments(found, add, remove, size=row.stored.size, kinds=kinds, description=text)
+            yield _changed(row.file, partial(_write, tool, row.file, target, found, told))
+
+
+def erase_names(
+    tool: ExifTool, files: Iterable[Path], names: Sequence[str], *, captions: bool = False
+) -> Iterator[Named]:
+    """Take back what was written of these names, in photos and sidecars alike, and nothing else.
+
+    Args:
+        captions: also every description that was written; else those that say one of the names.
+    """
+    for some in _some(files):
+        beside = [one for file in some for one in sidecars(file)]
+        known = tool.read([*some, *beside])
+        for file in some:
+            for target in (file, *sidecars(file)):
+                found = said(known[target])
+                remove = about(found.ours, names, found.description)
+                if captions:
+                    remove |= {description_mark(found.description)} & found.ours
+                if not remove:
+                    continue
+                yield _changed(file, partial(_erase, tool, file, target, found, remove))
+
+
+def _write(tool: ExifTool, file: Path, target: Path, found: Said, told: list[str]) -> None:
+    inside = target == file
+    if not inside and not target.exists():
+        told = [*told, f"-{WROTE}+={MADE}"]
+        if packet := tool.packet(
+            file
+        ):  # many programs read the sidecar alone: it must say all that the photo does
+            with whole_file(target) as fresh:
+                fresh.write_bytes(packet)
+    elif not found.wrote:
+        before = tool.packet(file) if inside else target.read_bytes()
+        if not before:
+            told = [*told, f"-{WROTE}+={MADE}"]
+        elif len(before) <= LARGEST_BEFORE:
+            told = [*told, f"-{BEFORE}={base64.b64encode(zlib.compress(before)).decode()}"]
+    tool.change(target, told, keep_time=inside)
+
+
+def _erase(tool: ExifTool, file: Path, target: Path, found: Said, remove: frozenset[str]) -> None:
+    """Take these away; where nothing of ours is left and nobody else wrote since, put back what was there."""
+    inside = target == file
+    if not found.ours - remove:
+        everything = tool.read([target, file], ["-XMP:all"])
+        rest = without_ours(everything[target], found)
+        if MADE in found.wrote:
+            there = {} if inside else without_ours(everything[file], said(everything[file]))
+            if rest == there:
+                return tool.change(target, ["-XMP:all="], keep_time=True) if inside else target.unlink()
+        elif found.before and (before := _unpacked(found.before)):
+            with tempfile.TemporaryDirectory() as folder:
+                kept = Path(folder, "before.xmp")
+                kept.write_bytes(before)
+                if rest == without_ours(tool.read([kept], ["-XMP:all"])[kept], Said()):
+                    if inside:
+                        return tool.change(target, [f"-XMP<={kept}"], keep_time=True)
+                    with whole_file(target) as fresh:
+                        fresh.write_bytes(before)
+                    return None
+    told = arguments(found, frozenset(), remove, size=(0, 0), kinds={})
+    return tool.change(target, told, keep_time=inside)
+
+
+def _changed(file: Path, work: Callable[[], None]) -> Named:
+    try:
+        work()
+        return Named(file, changed=True)
+    except NotChangedError as error:
+        return Named(file, error=error)
+    except OSError as error:
+        why = NotChangedError(
+            f"The metadata of {file} cannot be changed.",
+            got=f"{type(error).__name__}: {error.strerror or error}",
+            expected="a folder where you may write",
+            fix="check its permissions",
+        )
+        return Named(file, error=why)
+
+
+def sidecars(file: Path) -> list[Path]:
+    """Those that a photo has, of either name."""
+    return [one for one in (file.with_name(f"{file.name}.xmp"), file.with_suffix(".xmp")) if one.exists()]
+
+
+def _kind(concept: Shown) -> str:
+    """The word that the guidelines have for such a region; they have none for things."""
+    return "Face" if concept.kind == "face" else "Pet" if concept.category in PETS else ""
+
+
+def _unpacked(text: str) -> bytes:
+    try:
+        return zlib.decompress(base64.b64decode(text))
+    except (ValueError, zlib.error):  # somebody cut it
+        return b""
+
+
+def _some(many: Iterable[Any]) -> Iterator[list[Any]]:
+    """A hundred at a time."""
+    part: list[Any] = []
+    for one in many:
+        part.append(one)
+        if len(part) == AT_ONCE:
+            yield part
+            part = []
+    if part:
+        yield part

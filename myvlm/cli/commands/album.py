@@ -1,0 +1,218 @@
+"""`myvlm album`: an album as one page; names in its photos' metadata written, taken back or learned from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from myvlm.cli import collection, importing, inputs, opening, options
+from myvlm.cli.screen import Screen, screen
+from myvlm.errors import InputError
+from myvlm.files.writing import check_place
+
+if TYPE_CHECKING:
+    from myvlm.album.journal import Journal, Row
+    from myvlm.album.names import Named
+    from myvlm.album.page import Place, Shown
+    from myvlm.api import MyVLM
+
+
+class Into(StrEnum):
+    """Where names are written."""
+
+    sidecars = "sidecars"
+    files = "files"
+
+
+def album(
+    photos: Annotated[
+        list[str],
+        typer.Argument(metavar="PHOTOS...", help="Folders with all that is in them, files or patterns."),
+    ],
+    concepts: options.ConceptFolders = None,
+    report: Annotated[
+        Path, typer.Option(metavar="FILE.html", help="The page; small pictures go into a folder beside it.")
+    ] = Path("album.html"),
+    write_names: Annotated[
+        bool, typer.Option("--write-names", help="Write who is where into the photos' metadata, by exiftool.")
+    ] = False,
+    into: Annotated[
+        Into,
+        typer.Option(help="Where names go: IMG.jpg.xmp beside each photo, or the photos themselves."),
+    ] = Into.sidecars,
+    captions: Annotated[
+        bool,
+        typer.Option("--captions", help="Captions too: written where no description is, or erased."),
+    ] = False,
+    erase_names: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Take back what was written of it, no more; again for more names."),
+    ] = None,
+    import_names: Annotated[
+        bool,
+        typer.Option("--import-names", help="Learn concepts from the names that regions of the photos have."),
+    ] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Import this name alone; again for more.")
+    ] = None,
+    category: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=WORD", help="What an imported name is, such as Bo=dog; again for more."),
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="An instruction instead of the model's own.")] = None,
+    backbone: options.BackboneName = options.DEFAULT_BACKBONE,
+    device: options.Device = None,
+    dtype: options.Precision = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Say who and what is in each photo of an album, in a page with search and filters.
+
+    What was read is kept beside the page: the same command goes on where it was stopped, and reads only
+    photos that are new or have changed. A photo that cannot be read is shown with the reason.
+
+    myvlm album holiday/ --concepts concepts --report holiday.html --write-names
+
+    myvlm album holiday/ --erase-names sks
+
+    myvlm album holiday/ --import-names --concepts concepts --category Bo=dog
+    """
+    with screen(as_json=as_json, quiet=quiet) as out:
+        if sum((write_names, bool(erase_names), import_names)) > 1:
+            raise InputError(
+                "Names are written, taken back or imported, one at a time.",
+                got="several of --write-names, --erase-names and --import-names",
+                expected="one of them",
+                fix="run the command once for each",
+            )
+        files = inputs.album_files(photos)
+        if write_names or erase_names or import_names:
+            from myvlm.album.exiftool import check_exiftool
+
+            check_exiftool()
+        if erase_names:
+            return _erase(out, files, erase_names, captions)
+        if import_names:
+            wanted = importing.Wanted(collection.only_one(concepts), only or (), category or ())
+            return importing.learn_names(
+                out, files, wanted, lambda: opening.open_model(out, backbone, device, dtype)
+            )
+        check_place(report, what="page", option="--report")
+        folders = opening.chosen_folders(concepts)
+        vlm = opening.open_model(out, backbone, device, dtype)
+        with out.busy("loading concepts"):
+            opening.add_concepts(out, vlm, folders)
+        _album(out, vlm, files, report, prompt, batch, into if write_names else None, captions)
+
+
+def _album(
+    out: Screen, vlm: MyVLM, files: Sequence[Path], report: Path, prompt: str | None, batch: int,
+    into: Into | None, captions: bool,
+) -> None:  # fmt: skip
+    from myvlm.album.journal import Journal, reader
+    from myvlm.album.page import Place, Shown
+
+    place = Place(report)
+    journal = Journal(place.journal, reader(vlm, prompt))
+    known = [Shown(c.identifier, c.category, c.kind) for c in vlm.concepts.values()]
+    read = _read(out, vlm, files, journal, place, known, prompt, batch)
+    rows = list(journal.rows(files))
+    named = _write(out, rows, known, journal, into, captions) if into else None
+    counts = Counter(one.name for row in rows for one in row.seen)
+    broken = [row for row in rows if row.error]
+    document = {
+        "command": "album",
+        "page": str(report),
+        "backbone": vlm.backbone.name,
+        "concepts": list(vlm.concepts),
+        "photos": len(files),
+        "read": read,
+        "seen": dict(counts.most_common()),
+        "unusable": [{"picture": str(row.file), "error": row.error} for row in broken],
+        "written": named,
+    }
+    table = Table("who or what", "photos", box=None, pad_edge=False)
+    for name, count in counts.most_common():
+        table.add_row(Text(name, style="bold magenta"), str(count))
+    told = f"{report.resolve()}: {len(files):,} photos, {read:,} of them read now"
+    told += f", {len(broken):,} that cannot be read" if broken else ""
+    told += f"\nnames written to {named['changed']:,} photos" if named else ""
+    out.show(document, *([table] if counts else []), Text(told))
+
+
+def _read(
+    out: Screen, vlm: MyVLM, files: Sequence[Path], journal: Journal, place: Place, known: Sequence[Shown],
+    prompt: str | None, batch: int,
+) -> int:  # fmt: skip
+    """Read what is not known yet and write the page, also where it is stopped; how many were read."""
+    from myvlm.album.reading import read_album, unread
+
+    todo = unread(files, journal, place)
+    if len(todo) < len(files):
+        out.note(f"{len(files) - len(todo):,} of {len(files):,} photos are known: {place.journal}")
+    title = files[0].parent.name if len({file.parent for file in files}) == 1 else "Album"
+    read = 0
+    try:
+        with out.progress("looking", len(todo)) as bar:
+            for row in read_album(vlm, todo, journal, place, prompt=prompt, batch=batch):
+                read += 1
+                bar.advance(bar.task_ids[0])
+                if row.error:
+                    out.note(f"not used: {row.error}")
+        journal.tidy()
+    finally:
+        if any(True for _ in journal.rows(files)):
+            place.write(list(journal.rows(files)), known, title=title or "Album")
+            out.written.append(place.page)
+        if read < len(todo):
+            out.note(f"{read:,} of {len(todo):,} were read; the same command goes on from there.")
+    return read
+
+
+def _write(
+    out: Screen, rows: Sequence[Row], known: Sequence[Shown], journal: Journal, into: Into, captions: bool
+) -> dict[str, Any]:
+    from myvlm.album.exiftool import exiftool
+    from myvlm.album.names import write_names
+
+    with exiftool() as tool:
+        made = write_names(tool, rows, known, into=into.value, captions=captions)
+        return _changed(out, "writing names", made, sum(not row.error for row in rows), journal)
+
+
+def _erase(out: Screen, files: Sequence[Path], names: Sequence[str], captions: bool) -> None:
+    from myvlm.album.exiftool import exiftool
+    from myvlm.album.names import erase_names
+
+    with exiftool() as tool:
+        made = erase_names(tool, files, names, captions=captions)
+        erased = _changed(out, "taking names back", made, len(files), None)
+    told = (
+        f"{', '.join(names)} taken back from the metadata of {erased['changed']:,} of {len(files):,} photos"
+    )
+    out.show({"command": "album", "erased": list(names), "photos": len(files), **erased}, Text(told))
+
+
+def _changed(
+    out: Screen, what: str, made: Iterable[Named], total: int, journal: Journal | None
+) -> dict[str, Any]:
+    """Have photos' metadata changed one by one; those that could not be are said, and the others go on."""
+    changed = 0
+    with out.progress(what, total) as bar:
+        for one in made:
+            bar.advance(bar.task_ids[0])
+            if one.error:
+                out.fail(one.error)
+            elif one.changed:
+                changed += 1
+                if journal:
+                    journal.changed(one.file)
+    return {"changed": changed, "not_changed": out.failures}

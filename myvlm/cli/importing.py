@@ -1,0 +1,110 @@
+"""`myvlm album --import-names`: concepts from the names that photos have already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from myvlm.cli import collection
+from myvlm.cli.screen import Screen
+from myvlm.errors import ConceptExistsError, InputError
+from myvlm.text import check_category, check_identifier, composed
+
+if TYPE_CHECKING:
+    from myvlm.album.importing import Tagged
+    from myvlm.api import MyVLM
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be learned: into which collection, which names alone, and `NAME=WORD` for what some are."""
+
+    collection: Path
+    only: Sequence[str]
+    categories: Sequence[str]
+
+
+def learn_names(out: Screen, files: Sequence[Path], wanted: Wanted, load: Callable[[], MyVLM]) -> None:
+    """Learn every name that regions have, from the places cut out; what is known already stays as it is.
+
+    Raises:
+        InputError: no photo has a name, or a name that was asked for.
+    """
+    from myvlm.album.exiftool import exiftool
+    from myvlm.album.importing import tagged
+
+    categories = _categories(wanted.categories)
+    with exiftool() as tool, out.busy(f"reading the names in {len(files):,} photos"):
+        found = tagged(tool, files)
+    _check(found, [*wanted.only, *categories])
+    chosen = [one for one in found if not wanted.only or one.name in map(composed, wanted.only)]
+    vlm, learned, passed = load(), list[dict[str, Any]](), list[dict[str, str]]()
+    with out.progress("learning names", len(chosen)) as bar:
+        for one in chosen:
+            begun = monotonic()
+            try:
+                folder = _learn(vlm, one, categories.get(one.name, one.category), wanted.collection)
+            except InputError as error:  # the other names go on
+                out.note(f"passing over {one.name!r}: {error}")
+                passed.append({"name": one.name, "error": error.what})
+            else:
+                out.written.append(folder)
+                seconds = round(monotonic() - begun, 1)
+                known = {"name": one.name, "folder": str(folder), "kind": one.kind, "seconds": seconds}
+                learned.append({**known, "tagged": len(one.places)})
+            bar.advance(bar.task_ids[0])
+    table = Table("name", "tagged photos", "concept", box=None, pad_edge=False)
+    for row in learned:
+        table.add_row(Text(row["name"], style="bold magenta"), str(row["tagged"]), Text(row["folder"]))
+    told = f"{len(learned)} of {len(chosen)} names learned"
+    out.show({"command": "album", "imported": learned, "passed": passed}, table, Text(told))
+
+
+def _learn(vlm: MyVLM, one: Tagged, category: str, place: Path) -> Path:
+    name = check_identifier(one.name)
+    folder = place / collection.place_for(name, category).name
+    collection.check_free(place, name)
+    if folder.exists():
+        raise ConceptExistsError(
+            f"There is a {folder} already.",
+            got="a folder of that name",
+            expected="a name that is not taken",
+            fix="move it elsewhere",
+        )
+    concept = vlm.learn(name, one.pictures(), category=category, kind=one.kind, progress=False)
+    return concept.save(folder)
+
+
+def _categories(given: Sequence[str]) -> dict[str, str]:
+    pairs = [text.rpartition("=") for text in given]
+    for text, (name, _, word) in zip(given, pairs, strict=True):
+        if not name:
+            raise InputError(
+                "That says of no name what it is.",
+                got=f"--category {text}",
+                expected="--category NAME=WORD",
+                fix="write it as in --category Bo=dog",
+            )
+        check_category(word)
+    return {composed(name): word for name, _, word in pairs}
+
+
+def _check(found: Sequence[Tagged], asked: Sequence[str]) -> None:
+    known = {one.name: len(one.places) for one in found}
+    unknown = [name for name in asked if composed(name) not in known]
+    if unknown or not found:
+        some = ", ".join(f"{name} ({count})" for name, count in list(known.items())[:12])
+        raise InputError(
+            f"No region of these photos is named {unknown[0]!r}."
+            if unknown
+            else "No region of these photos has a name.",
+            got=some or "photos and sidecars without named regions",
+            expected="names as digiKam, Lightroom or Picasa write them into photos or sidecars",
+            fix="have that program write its face tags to the files, then try again",
+        )

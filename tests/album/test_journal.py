@@ -1,0 +1,99 @@
+"""The journal of an album: what is known is not read again, whatever happened to the run that wrote it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from myvlm import MyVLM
+from myvlm.album.journal import Journal, Row, Seen, reader, stamp
+from myvlm.album.page import Place
+from myvlm.album.reading import read_album, unread
+from myvlm.files.photos import album_files
+from myvlm.tinyworld import sample_picture
+from tests.support.taught import Taught
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    (folder := tmp_path / "album" / "2024").mkdir(parents=True)
+    for number in range(3):
+        sample_picture(number).save(folder / f"{number}.png")
+    (folder / "1.png").write_bytes(b"\x89PNG nothing")
+    return folder.parent
+
+
+def read(vlm: MyVLM, album: Path) -> tuple[Journal, list[Row]]:
+    place = Place(album.parent / "page.html")
+    journal = Journal(place.journal, reader(vlm, None))
+    todo = unread(album_files(album), journal, place)
+    return journal, list(read_album(vlm, todo, journal, place, prompt=None, batch=2))
+
+
+def test_only_new_and_changed_photos_are_read_again(fresh: MyVLM, album: Path, taught: Taught) -> None:
+    _, rows = read(fresh, album)
+    assert [row.file.name for row in rows] == ["0.png", "1.png", "2.png"]
+    assert [bool(row.error) for row in rows] == [False, True, False]
+    assert "1.png cannot be read" in rows[1].error
+    assert str(album) not in rows[1].error
+    again, nothing = read(fresh, album)
+    assert nothing == []
+    assert list(again.rows(album_files(album))) == rows
+    sample_picture(9).save(album / "2024" / "1.png")
+    sample_picture(8).save(album / "new.png")
+    os.utime(album / "2024" / "2.png", ns=(5, 5))
+    _, rows = read(fresh, album)
+    assert sorted(row.file.name for row in rows) == ["1.png", "2.png", "new.png"]
+    assert not any(row.error for row in rows)
+    Place(album.parent / "page.html").thumb(album / "new.png").unlink()
+    assert [row.file.name for row in read(fresh, album)[1]] == ["new.png"]
+    fresh.concepts.add(taught.folder)
+    assert len(read(fresh, album)[1]) == 4  # who is known is another question
+
+
+def test_a_line_cut_short_is_read_again_and_no_more(fresh: MyVLM, album: Path) -> None:
+    journal, rows = read(fresh, album)
+    whole = journal.file.read_bytes()
+    journal.file.write_bytes(whole[:-40])  # killed while it wrote
+    _, again = read(fresh, album)
+    assert [row.file for row in again] == [rows[-1].file]
+    assert journal.file.read_bytes().count(b"\n") == 3
+    journal.file.write_text("not mine\n" + journal.file.read_text())
+    assert read(fresh, album)[1] == []
+
+
+def test_tidying_leaves_one_line_a_photo_that_is_there(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "files" / "journal.jsonl", "me")
+    (kept := tmp_path / "kept.jpg").write_bytes(b"1")
+    for file in (kept, tmp_path / "gone.jpg", kept):
+        journal.add(Row(file=file, stamp=stamp(file), by="me", text="a mug"))
+    journal.tidy()
+    assert journal.file.read_text().count("\n") == 1
+    assert [row.text for row in Journal(journal.file, "me").rows([kept])] == ["a mug"]
+    assert list(Journal(journal.file, "another").rows([kept])) == []
+
+
+def test_metadata_written_by_us_does_not_make_a_photo_new(tmp_path: Path) -> None:
+    (file := tmp_path / "one.jpg").write_bytes(b"1")
+    journal = Journal(tmp_path / "journal.jsonl", "me")
+    seen = (Seen(name="sks", probability=0.9),)
+    journal.add(Row(file=file, stamp=stamp(file), by="me", seen=seen))
+    file.write_bytes(b"1 and names")
+    assert journal.row(file) is None
+    journal.changed(file)
+    found = Journal(journal.file, "me").row(file)
+    assert found
+    assert found.seen == seen
+
+
+def test_folders_in_folders_are_walked_but_not_hidden_ones(album: Path) -> None:
+    for name in (".hidden", "thumbs"):
+        (album / name).mkdir()
+        sample_picture(0).save(album / name / "small.png")
+    (album / "thumbs" / ".nomedia").touch()
+    assert [file.name for file in album_files(album)] == ["0.png", "1.png", "2.png"]
+    (album / ".nomedia").touch()  # of the folder that was named itself it says nothing
+    assert len(album_files(album)) == 3
+    assert [file.name for file in album_files(album / "2024" / "0.png")] == ["0.png"]

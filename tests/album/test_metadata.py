@@ -1,0 +1,88 @@
+"""What is to be written beside what others wrote: rules, without a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from myvlm.album.metadata import Said, Wanted, about, description_mark, name_of, region_mark, said, to_write
+from myvlm.album.regions import Region, Stored
+
+STORED = Stored((400, 300))
+OURS = Region("sks", 0.5, 0.5, 0.2, 0.2)
+SAYS_IT = {"subject sks", region_mark(OURS)}
+
+
+def wanted(person: bool = False, region: Region | None = OURS) -> list[Wanted]:
+    return [Wanted("sks", person, region)]
+
+
+def test_all_is_written_where_nobody_says_anything() -> None:
+    assert to_write(wanted(), Said(), Said(), STORED) == SAYS_IT
+    assert to_write(wanted(person=True), Said(), Said(), STORED) == {*SAYS_IT, "person sks"}
+    assert to_write(wanted(region=None), Said(), Said(), STORED) == {"subject sks"}
+    assert to_write([], Said(), Said(), STORED) == frozenset()
+
+
+def test_what_someone_else_says_is_not_said_again() -> None:
+    theirs = Said(subjects=("sks",), regions=(Region("SKS", 0.3, 0.3, 0.1, 0.1),))
+    for found, elsewhere in ((theirs, Said()), (Said(), theirs)):
+        assert to_write(wanted(), found, elsewhere, STORED) == frozenset()
+
+
+def test_the_word_of_a_person_goes_before_the_heads() -> None:
+    near = Said(regions=(Region("Bo", 0.51, 0.5, 0.2, 0.2),))
+    assert to_write(wanted(), near, Said(), STORED) == frozenset()
+    far = Said(regions=(Region("Bo", 0.8, 0.5, 0.2, 0.2),))
+    assert to_write(wanted(), far, Said(), STORED) == SAYS_IT
+    unnamed = Said(regions=(Region("", 0.5, 0.5, 0.2, 0.2),))  # a camera found a face and knows no name
+    assert to_write(wanted(), unnamed, Said(), STORED) == SAYS_IT
+
+
+def test_regions_of_a_picture_of_another_shape_are_left_alone() -> None:
+    cut = Said(applied=(300, 300))
+    assert to_write(wanted(), cut, Said(), STORED) == {"subject sks"}
+    shrunk = Said(applied=(4000, 3000))
+    assert to_write(wanted(), shrunk, Said(), STORED) == SAYS_IT
+
+
+def test_ours_is_what_we_wrote_and_nobody_changed() -> None:
+    marks = frozenset({*SAYS_IT, description_mark("sks on a desk"), "whole"})
+    moved = Region("sks", 0.4, 0.5, 0.2, 0.2)
+    found = Said(regions=(moved,), subjects=("sks", "desk"), description="sks, my mug", wrote=marks)
+    assert found.ours == {"subject sks"}
+    assert found.theirs == {"subject desk", region_mark(moved), description_mark("sks, my mug")}
+
+
+def test_marks_are_about_names() -> None:
+    text = "Anna Maria holds sks"
+    marks = {"subject Anna", "subject Anna Maria", "person Anna Maria", description_mark(text), "whole"}
+    marks |= {region_mark(Region("Anna Maria", 0.5, 0.5, 0.1, 0.1))}
+    assert about(marks, ["Anna"], text) == {"subject Anna", description_mark(text)}
+    assert {name_of(mark) for mark in about(marks, ["Anna Maria"], "nothing of it")} == {"Anna Maria"}
+    assert len(about(marks, ["Anna Maria"], "nothing of it")) == 3
+    assert about(marks, ["whole", ""], "") == frozenset()
+
+
+def test_tags_of_all_kinds_are_read() -> None:
+    area = {"X": "0.5", "Y": "0.5", "W": "0.2", "H": "0.2", "Unit": "normalized"}
+    tags: dict[str, Any] = {
+        "XMP-dc:Subject": "desk",  # one word is no list
+        "XMP-dc:Description-de": "ein Tisch",
+        "XMP-mwg-rs:RegionInfo": {
+            "AppliedToDimensions": {"W": "400", "H": "300.0", "Unit": "pixel"},
+            "RegionList": [
+                {"Area": area, "Name": "007", "Type": "Face"},
+                {"Area": {"X": "0.5", "Y": "0.5", "D": "0.1", "Unit": "normalized"}, "Name": "circle"},
+                {"Area": {**area, "Unit": "pixel"}, "Name": "pixels"},
+                {"Area": {**area, "X": "wide"}, "Name": "no number"},
+                {"Name": "no area"},
+                "nonsense",
+            ],
+        },
+    }
+    found = said(tags)
+    assert found.subjects == ("desk",)
+    assert found.description == "ein Tisch"
+    assert found.applied == (400, 300)
+    assert found.regions == (Region("007", 0.5, 0.5, 0.2, 0.2, "Face"),)
+    assert said({"XMP-mwg-rs:RegionInfo": "cut"}).regions == ()

@@ -122,9 +122,10 @@ def reader(vlm: MyVLM, prompt: str | None) -> str:
     """A digest of what a row depends on beside its photo: the model, the prompt, what concepts learned."""
     parts: list[object] = [vlm.backbone.name, vlm.backbone.fingerprint(), prompt]
     for concept in vlm.concepts.values():
-        rows = vlm.backbone.rows_of(concept).directions
+        learned = concept.embeddings.get(vlm.backbone.name)
         head, tensors = concept.head.state()
-        learned = [tensors[name].tobytes() for name in sorted(tensors)]
-        digest = hashlib.sha256(b"".join([*learned, rows.detach().float().cpu().numpy().tobytes()]))
-        parts += [concept.identifier, concept.spoken, head.model_dump_json(), digest.hexdigest()]
+        numbers = [tensors[name].tobytes() for name in sorted(tensors)]
+        digest = hashlib.sha256(b"".join([*numbers, learned.directions.tobytes() if learned else b""]))
+        parts += [concept.identifier, concept.spoken, concept.description, head.model_dump_json()]
+        parts.append(digest.hexdigest())
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from myvlm.album.batches import Unusable, each_reply
 from myvlm.album.journal import Journal, Row, Seen, stamp
 from myvlm.album.page import Place
 from myvlm.album.regions import read_stored

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from myvlm.album.batches import Unusable, each_reply
 from myvlm.album.journal import Journal, Row, Seen, stamp
 from myvlm.album.page import Place
 from myvlm.album.regions import read_stored
@@ -31,7 +30,6 @@ def read_album(
     Args:
         batch: pictures that are open together.
     """
-
     for start in range(0, len(files), batch):
         some = files[start : start + batch]
         stamps = [stamp(file) for file in some]  # before: what changes meanwhile is read again

@@ -47,7 +47,7 @@ def test_an_album_is_a_page_and_is_read_once(
     words = ["album", album, "--concepts", taught.folder, "--report", album / "page.html", "--json"]
     first = myvlm(*words, "--batch", 3)
     assert first.code == 0, first.stderr
-    assert asked == [3, 1]
+    assert asked == [3, 2]
     assert "broken.jpg cannot be read" in first.stderr
     document = first.document
     assert (document["photos"], document["read"], document["written"]) == (5, 5, None)
@@ -58,7 +58,7 @@ def test_an_album_is_a_page_and_is_read_once(
     assert "2024/1.png" in page
     again = myvlm(*words)
     assert again.document == {**document, "read": 0}
-    assert asked == [3, 1]
+    assert asked == [3, 2]
     assert (album / "page.html").read_text() == page
     shown = myvlm(*words[:-1], "--quiet")
     assert shown.code == 0
@@ -85,7 +85,7 @@ def test_a_stopped_album_goes_on_where_it_was(
     assert Path("album.html").exists()
     run = myvlm("album", album, "--concepts", taught.folder, "--batch", 2, "--json")
     assert (run.document["photos"], run.document["read"]) == (5, 3)
-    assert asked == [2, 2]
+    assert asked == [2, 2, 1]
 
 
 @needs_exiftool

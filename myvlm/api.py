@@ -1,50 +1,30 @@
-"""`MyVLM`: a frozen vision-language model that learns the things of one person's life.
-
-Here heads, which recognise, and backbones, which speak, meet; neither knows of the other.
-"""
+"""`MyVLM`: a frozen vision-language model that learns the things of one person's life, and speaks of them."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, Self, overload
+from typing import Any, Self
 
 import torch
 
-from myvlm.backbones import Backbone, backbone_for
+from myvlm.backbones import backbone_for
 from myvlm.backbones.loading import load_model
-from myvlm.backbones.tokens import heard
-from myvlm.batches import AT_ONCE, OnError, check_on_error, made_of_each
 from myvlm.concepts.concept import Concept
-from myvlm.concepts.library import ConceptLibrary, known_concepts, warn_learned_elsewhere
+from myvlm.concepts.library import ConceptLibrary, known_concepts
 from myvlm.errors import check_path
-from myvlm.heads.detections import Detections
 from myvlm.heads.encoders import default_encoder
-from myvlm.images import (
-    ImageSource,
-    ImageSources,
-    LoadedImage,
-    listed,
-    load_image,
-    load_images,
-    naming,
-)
+from myvlm.images import ImageSources, load_images
 from myvlm.learning.dataset import Captions, Lesson, Questions
 from myvlm.learning.introduce import introduce
 from myvlm.learning.relearn import kept_photos, known_as, teach_again
 from myvlm.learning.settings import Settings, as_settings
 from myvlm.learning.teach import check_lessons, teach
-from myvlm.locating import READING, Location, located
-from myvlm.results import AttentionMap, Replies, Reply
-from myvlm.runtime.plain import PlainBlocks
-from myvlm.speaking import address, speak
-from myvlm.text import check_written
+from myvlm.speaker import Speaker
 
 
-class MyVLM:
+class MyVLM(Speaker):
     """A frozen vision-language model with a library of concepts.
 
     Args:
@@ -76,13 +56,10 @@ class MyVLM:
         encoder: str | None = None,
         concepts: ConceptLibrary | str | PathLike[str] | None = None,
     ) -> None:
-        self.backbone: Backbone = backbone_for(model, processor, name=name)
-        device = str(self.backbone.device)
-        self.encoder = encoder or default_encoder(self.backbone.name, device)
-        self.concepts = known_concepts(concepts, device=device)
-        self.concepts.on_add(warn_learned_elsewhere, of=self.backbone)
-        self._plain = PlainBlocks()
-        self._checked: object = self  # the state of the library in which all were found to be learned
+        backbone = backbone_for(model, processor, name=name)
+        device = str(backbone.device)
+        super().__init__(backbone, known_concepts(concepts, device=device))
+        self.encoder = encoder or default_encoder(backbone.name, device)
 
     @classmethod
     def from_pretrained(
@@ -111,8 +88,6 @@ class MyVLM:
         name = check_path(name, "model's name")
         model, processor = load_model(name, device=device, dtype=dtype, model_options=model_options)
         return cls(model, processor, name=name, encoder=encoder, concepts=concepts)
-
-    # ------------------------------------------------------------------ learn
 
     def learn(
         self,
@@ -258,149 +233,6 @@ class MyVLM:
         put = self.concepts.replace if known.identifier in self.concepts else self.concepts.add
         put(again)
         return again
-
-    # ------------------------------------------------------------------ speak
-
-    @overload
-    def caption(
-        self, images: ImageSource, *, prompt: str | None = ..., errors: OnError = ..., **generation: Any
-    ) -> Reply: ...
-    @overload
-    def caption(
-        self,
-        images: Sequence[ImageSource],
-        *,
-        prompt: str | None = ...,
-        errors: OnError = ...,
-        **generation: Any,
-    ) -> Replies: ...
-    def caption(
-        self, images: ImageSources, *, prompt: str | None = None, errors: OnError = "raise", **generation: Any
-    ) -> Reply | Replies:
-        """Describe one picture (a `Reply`) or many (a list of them), naming the concepts that are in them.
-
-        Args:
-            images: paths, folders, patterns, PIL images or arrays; many are batched. Of more than 16 every
-                file is read once before the first is described, and none is kept in memory.
-            prompt: an instruction instead of the family's own.
-            errors: with `"keep"` a picture that cannot be used gets a reply that holds its `error`, and the
-                others go on; else it is raised, and has the `replies` to those before it.
-            generation: passed on to transformers' `generate`; greedy, up to 64 tokens, where not given.
-
-        Raises:
-            ImageError, MissingFileError: a picture cannot be used; the error names it.
-            InputError: an option or the prompt cannot be, as one with special tokens of the model in it.
-        """
-        if prompt is None or (isinstance(prompt, str) and not prompt):
-            prompt = self.backbone.caption_prompt
-        else:
-            check_written(prompt, "prompt")
-        return self._speak(images, prompt, errors, generation)
-
-    @overload
-    def ask(
-        self, images: ImageSource, question: str, *, errors: OnError = ..., **generation: Any
-    ) -> Reply: ...
-    @overload
-    def ask(
-        self, images: Sequence[ImageSource], question: str, *, errors: OnError = ..., **generation: Any
-    ) -> Replies: ...
-    def ask(
-        self, images: ImageSources, question: str, *, errors: OnError = "raise", **generation: Any
-    ) -> Reply | Replies:
-        """Answer a question about one picture or many; concepts go by their identifiers in both texts.
-
-        The rest is as in `caption`.
-        """
-        return self._speak(images, check_written(question, "question"), errors, generation)
-
-    def attention(self, image: ImageSource, identifier: str) -> AttentionMap:
-        """Where the model looks in a picture as it names the concept, whether or not the head sees it there.
-
-        Raises:
-            UnknownConceptError: there is no such concept.
-            ConceptFileError: it was learned for other models alone.
-            InputError: there are several pictures; or it was only introduced, and the model does not say it.
-        """
-        concept = self.concepts[identifier]
-        photo = load_image(image)
-        if concept.learned_elsewhere(self.backbone.fingerprint()):
-            self.backbone.rows_of(concept)  # words alone may go unsaid; the error says how it is learned
-        prompt, rows = address(self.backbone, self.backbone.caption_prompt, [concept])
-        with naming([photo], self.backbone.encode):
-            [said] = self.backbone.generate([photo.image], [prompt], [rows])
-        word, box = heard(self.backbone, concept.spoken), self.backbone.field_of_view(photo.image.size)
-        values = self.backbone.attention_map(photo.image, prompt, said.text, word, rows)
-        return AttentionMap(values, photo.image, concept.identifier, box)
-
-    def locate(self, image: ImageSource, identifier: str) -> Location:
-        """Where a concept is in a picture, by the model's own words, or by the head where it has none.
-
-        Raises:
-            UnknownConceptError: there is no such concept.
-            InputError: there are several pictures.
-        """
-        concept = self.concepts[identifier]
-        photo = load_image(image)
-        [found] = self._recognise([photo])
-        detection = next((d for d in found if d.identifier == concept.identifier), None)
-        prompt = self.backbone.refer(concept.identifier)
-        said = ""
-        if prompt and detection and detection.present:
-            # Its own rows alone: with those of the others that are there a small model points at these too.
-            [(said, _)] = speak(self.backbone, [photo], [[concept]], prompt, READING)
-        return located(self.backbone, detection, said, photo.image)
-
-    @contextmanager
-    def generic(self) -> Iterator[Self]:
-        """Within it `caption` and `ask` are the frozen model's own: nothing is recognised, nothing appended.
-
-        That goes for the thread or asyncio task that is in the block, until it ends. For others, and in a
-        generator, whose steps may run anywhere, `with vlm.generic() as plain` gives one that always is.
-        `locate` finds nothing. `attention` is about one concept, whose rows it appends in any case.
-        """
-        plain = copy.copy(self)
-        plain._plain = PlainBlocks(always=True)
-        with self._plain.block():
-            yield plain
-
-    # ------------------------------------------------------------------ the walk
-
-    def _speak(
-        self, images: ImageSources, prompt: str, errors: OnError, generation: dict[str, Any]
-    ) -> Reply | Replies:
-        """Photo → heads → embeddings of those present → backbone → text."""
-        keep = check_on_error(errors)
-        sources, single = listed(images, keep_errors=keep)
-        self._check_learned()
-        album = len(sources) > AT_ONCE
-
-        def replies(photos: list[LoadedImage]) -> list[Reply]:
-            detections = self._recognise(photos)
-            seen = [self.concepts.present(found) for found in detections]
-            said = zip(
-                speak(self.backbone, photos, seen, prompt, generation), detections, photos, strict=True
-            )
-            return [
-                Reply(text, found, photo.path if album and photo.path else photo.image, ids)
-                for (text, ids), found, photo in said
-            ]
-
-        made = made_of_each(sources, replies, Reply.instead if keep else None)
-        return made[0] if single else Replies(made)
-
-    def _check_learned(self) -> None:
-        """Raise ConceptFileError for a concept that this model has yet to learn, be it seen or not."""
-        if not self._plain and self._checked is not (state := self.concepts.state):
-            weights = self.backbone.fingerprint()
-            for concept in self.concepts.values():
-                if concept.learned_elsewhere(weights) and concept.description is None:
-                    self.backbone.rows_of(concept)
-            self._checked = state  # of ten thousand it takes a while: once
-
-    def _recognise(self, photos: list[LoadedImage]) -> list[Detections]:
-        concepts = ConceptLibrary() if self._plain else self.concepts
-        return concepts.recognise(photos)
 
 
 def _loaded(lesson: Lesson) -> Lesson:

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from myvlm.addressing import address
 from myvlm.api import MyVLM
 from myvlm.backbones.base import visual_norms
 from myvlm.backbones.causal.backbone import CausalBackbone
@@ -28,7 +29,6 @@ from myvlm.errors import BackboneError, InputError
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSources, LoadedImage, listed, load_images
 from myvlm.results import Reply
-from myvlm.speaking import address
 from myvlm.text import replace_words
 
 if TYPE_CHECKING:

@@ -1,0 +1,180 @@
+"""A frozen model that speaks of pictures and of the concepts in them.
+
+Here heads, which recognise, and backbones, which speak, meet; neither knows of the other.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self, overload
+
+from myvlm.addressing import address, speak
+from myvlm.backbones import Backbone
+from myvlm.backbones.tokens import heard
+from myvlm.batches import AT_ONCE, OnError, check_on_error, made_of_each
+from myvlm.concepts.library import ConceptLibrary, warn_learned_elsewhere
+from myvlm.heads.detections import Detections
+from myvlm.images import ImageSource, ImageSources, LoadedImage, listed, load_image, naming
+from myvlm.locating import READING, Location, located
+from myvlm.results import AttentionMap, Replies, Reply
+from myvlm.runtime.plain import PlainBlocks
+from myvlm.text import check_written
+
+
+class Speaker:
+    """What `MyVLM` says: captions, answers, places and attention, with a library of concepts.
+
+    Args:
+        backbone: the frozen model, behind its family's adapter.
+        concepts: the library; it tells of concepts that this model has yet to learn.
+    """
+
+    def __init__(self, backbone: Backbone, concepts: ConceptLibrary) -> None:
+        self.backbone = backbone
+        self.concepts = concepts
+        self.concepts.on_add(warn_learned_elsewhere, of=backbone)
+        self._plain = PlainBlocks()
+        self._checked: object = self  # the state of the library in which all were found to be learned
+
+    @overload
+    def caption(
+        self, images: ImageSource, *, prompt: str | None = ..., errors: OnError = ..., **generation: Any
+    ) -> Reply: ...
+    @overload
+    def caption(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        prompt: str | None = ...,
+        errors: OnError = ...,
+        **generation: Any,
+    ) -> Replies: ...
+    def caption(
+        self, images: ImageSources, *, prompt: str | None = None, errors: OnError = "raise", **generation: Any
+    ) -> Reply | Replies:
+        """Describe one picture (a `Reply`) or many (a list of them), naming the concepts that are in them.
+
+        Args:
+            images: paths, folders, patterns, PIL images or arrays; many are batched. Of more than 16 every
+                file is read once before the first is described, and none is kept in memory.
+            prompt: an instruction instead of the family's own.
+            errors: with `"keep"` a picture that cannot be used gets a reply that holds its `error`, and the
+                others go on; else it is raised, and has the `replies` to those before it.
+            generation: passed on to transformers' `generate`; greedy, up to 64 tokens, where not given.
+
+        Raises:
+            ImageError, MissingFileError: a picture cannot be used; the error names it.
+            InputError: an option or the prompt cannot be, as one with special tokens of the model in it.
+        """
+        if prompt is None or (isinstance(prompt, str) and not prompt):
+            prompt = self.backbone.caption_prompt
+        else:
+            check_written(prompt, "prompt")
+        return self._speak(images, prompt, errors, generation)
+
+    @overload
+    def ask(
+        self, images: ImageSource, question: str, *, errors: OnError = ..., **generation: Any
+    ) -> Reply: ...
+    @overload
+    def ask(
+        self, images: Sequence[ImageSource], question: str, *, errors: OnError = ..., **generation: Any
+    ) -> Replies: ...
+    def ask(
+        self, images: ImageSources, question: str, *, errors: OnError = "raise", **generation: Any
+    ) -> Reply | Replies:
+        """Answer a question about one picture or many; concepts go by their identifiers in both texts.
+
+        The rest is as in `caption`.
+        """
+        return self._speak(images, check_written(question, "question"), errors, generation)
+
+    def attention(self, image: ImageSource, identifier: str) -> AttentionMap:
+        """Where the model looks in a picture as it names the concept, whether or not the head sees it there.
+
+        Raises:
+            UnknownConceptError: there is no such concept.
+            ConceptFileError: it was learned for other models alone.
+            InputError: there are several pictures; or it was only introduced, and the model does not say it.
+        """
+        concept = self.concepts[identifier]
+        photo = load_image(image)
+        if concept.learned_elsewhere(self.backbone.fingerprint()):
+            self.backbone.rows_of(concept)  # words alone may go unsaid; the error says how it is learned
+        prompt, rows = address(self.backbone, self.backbone.caption_prompt, [concept])
+        with naming([photo], self.backbone.encode):
+            [said] = self.backbone.generate([photo.image], [prompt], [rows])
+        word, box = heard(self.backbone, concept.spoken), self.backbone.field_of_view(photo.image.size)
+        values = self.backbone.attention_map(photo.image, prompt, said.text, word, rows)
+        return AttentionMap(values, photo.image, concept.identifier, box)
+
+    def locate(self, image: ImageSource, identifier: str) -> Location:
+        """Where a concept is in a picture, by the model's own words, or by the head where it has none.
+
+        Raises:
+            UnknownConceptError: there is no such concept.
+            InputError: there are several pictures.
+        """
+        concept = self.concepts[identifier]
+        photo = load_image(image)
+        [found] = self._recognise([photo])
+        detection = next((d for d in found if d.identifier == concept.identifier), None)
+        prompt = self.backbone.refer(concept.identifier)
+        said = ""
+        if prompt and detection and detection.present:
+            # Its own rows alone: with those of the others that are there a small model points at these too.
+            [(said, _)] = speak(self.backbone, [photo], [[concept]], prompt, READING)
+        return located(self.backbone, detection, said, photo.image)
+
+    @contextmanager
+    def generic(self) -> Iterator[Self]:
+        """Within it `caption` and `ask` are the frozen model's own: nothing is recognised, nothing appended.
+
+        That goes for the thread or asyncio task that is in the block, until it ends. For others, and in a
+        generator, whose steps may run anywhere, `with vlm.generic() as plain` gives one that always is.
+        `locate` finds nothing. `attention` is about one concept, whose rows it appends in any case.
+        """
+        plain = copy.copy(self)
+        plain._plain = PlainBlocks(always=True)
+        with self._plain.block():
+            yield plain
+
+    # ------------------------------------------------------------------ the walk
+
+    def _speak(
+        self, images: ImageSources, prompt: str, errors: OnError, generation: dict[str, Any]
+    ) -> Reply | Replies:
+        """Photo → heads → embeddings of those present → backbone → text."""
+        keep = check_on_error(errors)
+        sources, single = listed(images, keep_errors=keep)
+        self._check_learned()
+        album = len(sources) > AT_ONCE
+
+        def replies(photos: list[LoadedImage]) -> list[Reply]:
+            detections = self._recognise(photos)
+            seen = [self.concepts.present(found) for found in detections]
+            said = zip(
+                speak(self.backbone, photos, seen, prompt, generation), detections, photos, strict=True
+            )
+            return [
+                Reply(text, found, photo.path if album and photo.path else photo.image, ids)
+                for (text, ids), found, photo in said
+            ]
+
+        made = made_of_each(sources, replies, Reply.instead if keep else None)
+        return made[0] if single else Replies(made)
+
+    def _check_learned(self) -> None:
+        """Raise ConceptFileError for a concept that this model has yet to learn, be it seen or not."""
+        if not self._plain and self._checked is not (state := self.concepts.state):
+            weights = self.backbone.fingerprint()
+            for concept in self.concepts.values():
+                if concept.learned_elsewhere(weights) and concept.description is None:
+                    self.backbone.rows_of(concept)
+            self._checked = state  # of ten thousand it takes a while: once
+
+    def _recognise(self, photos: list[LoadedImage]) -> list[Detections]:
+        concepts = ConceptLibrary() if self._plain else self.concepts
+        return concepts.recognise(photos)

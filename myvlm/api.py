@@ -18,6 +18,7 @@ from myvlm.heads.encoders import default_encoder
 from myvlm.images import ImageSources, load_images
 from myvlm.learning.dataset import Captions, Lesson, Questions
 from myvlm.learning.introduce import introduce
+from myvlm.learning.progress import Shown
 from myvlm.learning.relearn import kept_photos, known_as, teach_again
 from myvlm.learning.settings import Settings, as_settings
 from myvlm.learning.teach import check_lessons, teach
@@ -101,7 +102,7 @@ class MyVLM(Speaker):
         kind: str = "object",
         head_options: Mapping[str, Any] | None = None,
         settings: Settings | None = None,
-        progress: bool = True,
+        progress: Shown = True,
     ) -> Concept:
         """Learn a concept from a few photos and add it to `concepts`.
 
@@ -120,7 +121,8 @@ class MyVLM(Speaker):
             head_options: settings of the head, such as `{"encoder": "dlib/resnet-v1"}`; see `ObjectHead` and
                 `FaceHead`.
             settings: how to learn, a `LearnSettings` or a dict; what is not set is the model's default.
-            progress: show a bar with the losses and the time left.
+            progress: show a bar with the losses and the time left; or a callback of yours that is given a
+                `LearningProgress`, and may end learning by raising KeyboardInterrupt.
 
         Ctrl-C while the embedding is learned ends learning, not the program: the best embedding so far is
         kept, a warning is logged, and the embedding's `figures` have `"interrupted": True`. Before the first
@@ -137,7 +139,7 @@ class MyVLM(Speaker):
         )  # fmt: skip
         return self.learn_many([lesson], progress=progress)[0]
 
-    def learn_many(self, lessons: Sequence[Lesson], *, progress: bool = True) -> list[Concept]:
+    def learn_many(self, lessons: Sequence[Lesson], *, progress: Shown = True) -> list[Concept]:
         """Learn several concepts side by side, in one batch a step, and add them to `concepts`.
 
         Each learns what it would learn alone, to float32 rounding, with its own settings and seed; the memory
@@ -205,7 +207,7 @@ class MyVLM(Speaker):
         questions: Questions | None = None,
         negatives: ImageSources | None = None,
         settings: Settings | None = None,
-        progress: bool = True,
+        progress: Shown = True,
     ) -> Concept:
         """Learn a concept for this model that was learned for another, by its own recipe; its head stays.
 

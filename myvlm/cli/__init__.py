@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from myvlm.cli.commands import app as page
 from myvlm.cli.commands import (
     album,
     concepts,
@@ -33,6 +34,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 unexpected, 2 bad input, 3 no such concept or model, 130 Ctrl-C.",
 )
 app.command("demo")(demo.demo)
+app.command("app")(page.app)
 app.command("learn")(learn.learn)
 app.command("introduce")(introduce.introduce)
 app.command("questions")(questions.questions)

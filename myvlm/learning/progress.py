@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -27,7 +27,7 @@ PIPE_PAUSE = 10.0
 
 
 @dataclass
-class State:
+class LearningProgress:
     """How far learning is.
 
     Attributes:
@@ -67,7 +67,7 @@ class State:
     def time(self) -> str:
         """Time left, by the steps since the first, or, at the end, time taken.
 
-        >>> State("sks", 10, step=5, began=0.0, ended=75.0).time
+        >>> LearningProgress("sks", 10, step=5, began=0.0, ended=75.0).time
         'in 1:15'
         """
         if self.ended is not None:
@@ -80,7 +80,7 @@ class State:
     def words(self) -> str:
         """The loss, how often the name is said, the time.
 
-        >>> State("sks", 10, step=5, loss="1.2", said=0.5, began=0.0, ended=2.0).words
+        >>> LearningProgress("sks", 10, step=5, loss="1.2", said=0.5, began=0.0, ended=2.0).words
         'loss 1.2 · said in 50% · in 0:02'
         """
         said = "" if self.said is None else f"said in {self.said:.0%}"
@@ -92,15 +92,20 @@ class State:
         return " · ".join(filter(None, [f"{self.doing} {self.step}/{self.longest}", self.words]))
 
 
+Shown: TypeAlias = "bool | Callable[[LearningProgress], None]"
+"""Whether it is shown; or what shows it, called at the start, after every step and at the end. If it raises
+KeyboardInterrupt, learning ends as by Ctrl-C."""
+
+
 @contextmanager
 def learning_progress(
-    lessons: Sequence[Lesson], requests: Sequence[LearnRequest], *, shown: bool
+    lessons: Sequence[Lesson], requests: Sequence[LearnRequest], *, shown: Shown
 ) -> Iterator[Report]:
     """Yield what `learn_embeddings` reports to, below captions that a model wrote; silent unless `shown`."""
     settings = max((request.settings for request in requests), key=lambda own: own.longest)
     each = zip(lessons, requests, strict=True)
     notes = [line for lesson, request in each for line in _written_captions(lesson, request)]
-    state = State(", ".join(lesson.identifier for lesson in lessons), settings.longest)
+    state = LearningProgress(", ".join(lesson.identifier for lesson in lessons), settings.longest)
 
     def report(step: int, cross_entropy: float, attention: float, said: float | None = None) -> None:
         state.advance(step, f"{cross_entropy:.3f} + {settings.regularizer:g}·{attention:.4f}", said)
@@ -118,8 +123,10 @@ def learning_progress(
             draw(True)
 
 
-def _drawing(state: State, notes: Sequence[str], shown: bool) -> Any:
+def _drawing(state: LearningProgress, notes: Sequence[str], shown: Shown) -> Any:
     """What draws the state where this process shows things: now, or if a while has passed."""
+    if callable(shown):
+        return _by(shown, state)
     console = Console(stderr=True)
     if not shown:
         return _nowhere()
@@ -137,7 +144,12 @@ def _nowhere() -> Iterator[Draw]:
 
 
 @contextmanager
-def _on_terminal(console: Console, state: State, notes: Sequence[str]) -> Iterator[Draw]:
+def _by(callback: Callable[[LearningProgress], None], state: LearningProgress) -> Iterator[Draw]:
+    yield lambda now: callback(state)
+
+
+@contextmanager
+def _on_terminal(console: Console, state: LearningProgress, notes: Sequence[str]) -> Iterator[Draw]:
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -152,7 +164,7 @@ def _on_terminal(console: Console, state: State, notes: Sequence[str]) -> Iterat
 
 
 @contextmanager
-def _in_pipe(console: Console, state: State, notes: Sequence[str]) -> Iterator[Draw]:
+def _in_pipe(console: Console, state: LearningProgress, notes: Sequence[str]) -> Iterator[Draw]:
     for note in notes:
         console.print(Text(note), soft_wrap=True)
     drawn = 0.0
@@ -167,7 +179,7 @@ def _in_pipe(console: Console, state: State, notes: Sequence[str]) -> Iterator[D
 
 
 @contextmanager
-def _in_notebook(state: State, notes: Sequence[str]) -> Iterator[Draw]:
+def _in_notebook(state: LearningProgress, notes: Sequence[str]) -> Iterator[Draw]:
     """By the notebook's own means, in Jupyter, VS Code and Colab: rich wants ipywidgets, which many lack."""
     from IPython.display import display
 
@@ -189,7 +201,7 @@ def _in_notebook(state: State, notes: Sequence[str]) -> Iterator[Draw]:
     yield draw
 
 
-def _page(state: State, notes: Sequence[str]) -> str:
+def _page(state: LearningProgress, notes: Sequence[str]) -> str:
     written = f'<pre style="white-space:pre-wrap">{escaped(chr(10).join(notes))}</pre>' if notes else ""
     bar = f'<progress value="{state.step}" max="{state.longest}" style="width:16em"></progress>'
     counted = f"{state.step}/{state.longest}"

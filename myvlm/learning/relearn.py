@@ -19,7 +19,7 @@ from myvlm.heads import Head
 from myvlm.images import ImageSources, LoadedImage
 from myvlm.learning.dataset import Captions, Lesson, Questions
 from myvlm.learning.optimise import learn_embeddings
-from myvlm.learning.progress import learning_progress
+from myvlm.learning.progress import Shown, learning_progress
 from myvlm.learning.settings import LearnSettings, Settings, default_settings
 from myvlm.learning.teach import check_words, learn_request, learned_concept
 from myvlm.text import replace_word
@@ -53,7 +53,7 @@ def teach_again(
     negatives: ImageSources | None,
     settings: Settings | None,
     device: str,
-    progress: bool,
+    progress: Shown,
 ) -> Concept:
     """A concept with what this backbone learned of it beside what others did; see `MyVLM.relearn`.
 

@@ -22,7 +22,7 @@ from myvlm.learning.captions import described, write_captions
 from myvlm.learning.concept_optimizer import LearnRequest, LearnResult
 from myvlm.learning.dataset import Example, Lesson, gather_examples
 from myvlm.learning.optimise import learn_embeddings
-from myvlm.learning.progress import learning_progress
+from myvlm.learning.progress import Shown, learning_progress
 from myvlm.learning.settings import as_settings, default_settings
 from myvlm.plugins.collections import collection_of
 from myvlm.text import caution, check_category, check_identifier, check_written, composed, fold
@@ -46,7 +46,7 @@ def check_lessons(
 
 
 def teach(
-    backbone: Backbone, lessons: Sequence[Lesson], heads: Sequence[Head], *, progress: bool
+    backbone: Backbone, lessons: Sequence[Lesson], heads: Sequence[Head], *, progress: Shown
 ) -> list[Concept]:
     """The concepts of lessons whose pictures are loaded; their heads are fitted, their embeddings learned."""
     requests = [learn_request(backbone, lesson) for lesson in lessons]

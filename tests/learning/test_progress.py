@@ -23,6 +23,8 @@ import sys
 
 sys.modules["ipywidgets"] = None  # as where it is not installed
 from PIL import Image
+from myvlm import MyVLM
+import transformers, huggingface_hub, open_clip
 from myvlm.images import load_images
 from myvlm.learning import LearnRequest, LearnSettings
 from myvlm.learning.dataset import Example
@@ -119,3 +121,16 @@ def test_what_fails_is_not_said_to_be_learned(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ValueError, match="no"), learning_progress([lesson], [request], shown=True):
         raise ValueError("no")
     assert screen.getvalue().splitlines()[-1].startswith("stopped learning sks")
+
+
+def test_a_callback_is_told_of_every_step_and_of_the_end() -> None:
+    [photo] = load_images(Image.new("RGB", (4, 4)))
+    request = LearnRequest([Example(photo, ("sks",))], LearnSettings(steps=4), ("sks",))
+    lesson = Lesson("sks", [photo], category="mug", captions=["sks"])
+    told: list[str] = []
+    with learning_progress([lesson], [request], shown=lambda state: told.append(state.line)) as report:
+        report(1, 0.5, 0.01, None)
+        report(2, 0.5, 0.01, 0.5)
+    assert [one.split(" · ")[0] for one in told] == [
+        "looking at sks 0/4", "learning sks 1/4", "learning sks 2/4", "learned sks 2/4",
+    ]  # fmt: skip

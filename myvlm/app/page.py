@@ -1,0 +1,154 @@
+"""How the page looks: gradio's blocks around a desk. What is done is in `desk`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from myvlm.app.desk import Desk
+from myvlm.app.shown import concepts_html, fault_html, looks_html
+from myvlm.errors import MyVLMError, import_extra
+from myvlm.learning.progress import LearningProgress
+
+ONE_AT_A_TIME = "model"
+"""All that uses the model waits in one line, whichever page it comes from."""
+
+CSS = """
+.columns {display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start}
+.column {max-width: 330px}
+.card {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px; min-width: 90px}
+.look {border-top: 1px solid var(--border-color-primary); padding: 8px 0}
+[role=alert] {border-left: 4px solid #c0392b; padding: 4px 10px}
+"""
+
+
+def build(desk: Desk) -> Any:
+    """The page, as gradio's `Blocks`.
+
+    Raises:
+        MissingPackageError: gradio is not installed.
+    """
+    gr = import_extra("gradio", what="The page", install="myvlm[app]")
+    with gr.Blocks(title="MyVLM", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.Markdown(
+            f"# MyVLM\nTeach **{desk.vlm.backbone.name}** the things in your life. "
+            "Everything stays on this machine."
+        )
+        with gr.Row():
+            with gr.Column(scale=2):
+                taught = _teaching(gr, desk)
+            with gr.Column(scale=3):
+                _looking(gr, desk)
+        known = gr.HTML(concepts_html(desk.vlm.concepts), elem_id="concepts")
+        with gr.Accordion("Rename or remove", open=False):
+            chosen = _keeping(gr, desk, known)
+
+        def renewed() -> tuple[str, Any]:
+            return concepts_html(desk.vlm.concepts), gr.Dropdown(choices=desk.names)
+
+        taught.then(renewed, outputs=[known, chosen], api_visibility="private")
+        page.load(renewed, outputs=[known, chosen], api_visibility="private")
+    return page
+
+
+def _teaching(gr: Any, desk: Desk) -> Any:
+    """The left side; the event after which the list of concepts is another."""
+    gr.Markdown("### 1. Teach")
+    photos = gr.File(
+        label="3 to 5 photos of it", file_count="multiple", file_types=["image"], elem_id="photos", height=160
+    )
+    name = gr.Textbox(label="Name", placeholder="sks, or Anna", elem_id="name")
+    category = gr.Textbox(
+        label="What is it?", placeholder="mug, dog, woman …", elem_id="category", max_length=60
+    )
+    person = gr.Checkbox(label="A person, known by the face", elem_id="person")
+    with gr.Accordion("Captions (optional)", open=False):
+        captions = gr.Textbox(
+            label="A line a photo, in their order, each with the name; the model writes them if it is empty",
+            lines=4, elem_id="captions",
+        )  # fmt: skip
+    with gr.Row():
+        learn = gr.Button("Learn", variant="primary", elem_id="learn")
+        stop = gr.Button("Stop here", elem_id="stop")
+    told = gr.HTML(elem_id="taught")
+
+    def teach(
+        files: list[str] | None, word: str, what: str, face: bool, texts: str,
+        bar: Any = gr.Progress(),  # noqa: B008
+    ) -> str:  # fmt: skip
+        def show(state: LearningProgress) -> None:
+            bar((state.step, state.longest), desc=f"{state.doing} · {state.words}", unit="steps")
+
+        return _or_fault(
+            lambda: desk.teach(
+                word, files or [], category=what, captions=texts, person=face, show=show
+            )._repr_html_()
+        )
+
+    stop.click(desk.stop, queue=False, api_visibility="private")
+    return learn.click(
+        teach, [photos, name, category, person, captions], told,
+        concurrency_id=ONE_AT_A_TIME, concurrency_limit=1, api_visibility="private",
+    )  # fmt: skip
+
+
+def _looking(gr: Any, desk: Desk) -> None:
+    gr.Markdown("### 2. Look")
+    pictures = gr.File(
+        label="Other pictures", file_count="multiple", file_types=["image"], elem_id="pictures", height=160
+    )
+    question = gr.Textbox(
+        label="Question (a caption if left empty)", placeholder="What is next to sks?", elem_id="question"
+    )
+    attention = gr.Checkbox(label="Show where each concept looks", elem_id="attention")
+    look = gr.Button("Look", variant="primary", elem_id="look")
+    seen = gr.HTML(elem_id="looks")
+
+    def see(files: list[str] | None, asked: str, maps: bool) -> str:
+        return _or_fault(lambda: looks_html(desk.look(files or [], asked, attention=maps)))
+
+    gr.on(
+        [look.click, question.submit], see, [pictures, question, attention], seen,
+        concurrency_id=ONE_AT_A_TIME, concurrency_limit=1, api_visibility="private",
+    )  # fmt: skip
+
+
+def _keeping(gr: Any, desk: Desk, known: Any) -> Any:
+    """What changes concepts that are there; the choice of one."""
+    with gr.Row():
+        chosen = gr.Dropdown(desk.names, label="Concept", elem_id="chosen", interactive=True, value=None)
+        new = gr.Textbox(label="New name", elem_id="new-name")
+        rename = gr.Button("Rename", elem_id="rename")
+    with gr.Row():
+        erase = gr.Checkbox(label="Erase its files for good", elem_id="erase")
+        remove = gr.Button("Remove", variant="stop", elem_id="remove")
+    told = gr.HTML(elem_id="kept")
+
+    def change(done: Callable[[], str]) -> tuple[str, str, Any]:
+        text = _or_fault(done)
+        return text, concepts_html(desk.vlm.concepts), gr.Dropdown(choices=desk.names, value=None)
+
+    def call(old: str | None, word: str) -> tuple[str, str, Any]:
+        def done() -> str:
+            desk.rename(old or "", word)
+            return "<p>Renamed.</p>"
+
+        return change(done)
+
+    def take_out(name: str | None, for_good: bool) -> tuple[str, str, Any]:
+        return change(lambda: f"<p>{desk.remove(name or '', erase=for_good)}</p>")
+
+    line = {"concurrency_id": ONE_AT_A_TIME, "concurrency_limit": 1, "api_visibility": "private"}
+    rename.click(call, [chosen, new], [told, known, chosen], **line)
+    remove.click(take_out, [chosen, erase], [told, known, chosen], **line)
+    return chosen
+
+
+def _or_fault(done: Callable[[], str]) -> str:
+    """What was done, or what was wrong with what was asked for, in words."""
+    try:
+        return done()
+    except KeyboardInterrupt:
+        return "<p>Stopped before the first step; nothing was learned.</p>"
+    except MyVLMError as error:
+        return fault_html(error)

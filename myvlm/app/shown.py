@@ -1,0 +1,58 @@
+"""What the desk gives, as HTML for the page. Every text that enters is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from myvlm.app.desk import Look
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.library import ConceptLibrary
+from myvlm.display.page import Markup, escaped, figure, joined, picture
+from myvlm.errors import MyVLMError
+
+
+def looks_html(looks: Sequence[Look]) -> str:
+    """A row a picture: with the concepts and without, side by side, and where each concept looks."""
+    if not looks:
+        return "<p>Drop a picture first.</p>"
+    return joined(map(_look, looks))
+
+
+def _look(one: Look) -> Markup:
+    if one.plain is None or one.personal is None:
+        parts = [Markup(f'<p role="alert">⚠ {escaped(one.fault)}</p>')]
+    else:
+        parts = [
+            _column("with your concepts", Markup(one.personal._repr_html_())),
+            _column("the plain model", Markup(one.plain._repr_html_())),
+            *(
+                _column(f"where {looks.identifier} looks", Markup(looks._repr_html_()))
+                for looks in one.attention
+            ),
+        ]
+    columns = f'<div class="columns">{joined(parts)}</div>'
+    return Markup(f'<section class="look"><h4>{escaped(one.name)}</h4>{columns}</section>')
+
+
+def _column(head: str, body: Markup) -> Markup:
+    return Markup(f'<div class="column"><b>{escaped(head)}</b>{body}</div>')
+
+
+def concepts_html(library: ConceptLibrary) -> str:
+    """A card a concept: its first photo, its name, what it is."""
+    if not library:
+        return "<p>Nothing is learned yet.</p>"
+    return Markup(f'<div class="columns">{joined(map(_card, library.values()))}</div>')
+
+
+def _card(concept: Concept) -> Markup:
+    shown = [picture(image, alt=concept.identifier, width=96) for image, _ in concept.thumbnails[:1]]
+    return Markup(f'<div class="card">{figure(joined(shown), [concept.identifier, concept.category])}</div>')
+
+
+def fault_html(error: MyVLMError) -> str:
+    """What went wrong, and what to do."""
+    fix = f"<br/>{escaped(error.fix)}" if error.fix else ""
+    return Markup(
+        f'<p role="alert">⚠ {escaped(error.what)}<br/><small>got: {escaped(str(error.got))}</small>{fix}</p>'
+    )

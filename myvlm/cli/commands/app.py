@@ -1,0 +1,74 @@
+"""`myvlm app`: a page in the browser to teach concepts and to try them."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from myvlm.cli import collection as disk
+from myvlm.cli import opening, options
+from myvlm.cli.screen import screen
+
+if TYPE_CHECKING:
+    from myvlm.concepts.concept import Concept
+
+
+def app(
+    concepts: options.Collection = None,
+    backbone: options.BackboneName = options.DEFAULT_BACKBONE,
+    device: options.Device = None,
+    dtype: options.Precision = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="7860, or the next free one.")] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+    quiet: options.Quiet = False,
+) -> None:
+    """Teach concepts and try them in the browser; the page is for this machine alone.
+
+    myvlm app --backbone llava-hf/llava-1.5-7b-hf
+    """
+    with screen(as_json=False, quiet=quiet) as out:
+        from myvlm.errors import import_extra
+
+        with out.busy("starting"):
+            import_extra("gradio", what="The page", install="myvlm[app]")
+        place = concepts or disk.DEFAULT
+        disk.check_writable(place / "any")
+        vlm = opening.open_model(out, backbone, device, dtype)
+        with out.busy("loading concepts"):
+            inside = opening.chosen_folders([place]) if disk.entries(place) else []
+            opening.add_concepts(out, vlm, [(folder, False) for folder, _ in inside])
+        from myvlm.app.desk import Desk
+        from myvlm.app.server import running
+
+        with running(Desk(vlm, Folder(place)), port=port, browser=browser) as address:
+            out.note(f"The page is at {address}; Ctrl-C ends it.")
+            threading.Event().wait()
+
+
+class Folder:
+    """A collection on disk, as the page keeps its concepts there."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def check(self, identifier: str, category: str) -> None:
+        """Raise before anything is learned if a concept of that name cannot be kept."""
+        disk.check_place(self._folder(identifier, category), identifier)
+
+    def keep(self, concept: Concept) -> None:
+        """Write it to its folder, or to a new one."""
+        concept.save(concept.folder or self._folder(concept.identifier, concept.category))
+
+    def put_aside(self, identifier: str) -> str:
+        """Move it to the hidden folder of what was removed."""
+        return f"{identifier} is removed; its folder is {disk.remove(self.place, identifier)}."
+
+    def erase(self, identifier: str) -> None:
+        """Delete it, here and among what was removed before."""
+        disk.erase(self.place, identifier)
+
+    def _folder(self, identifier: str, category: str) -> Path:
+        return self.place / disk.place_for(identifier, category).name

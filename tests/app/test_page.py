@@ -1,0 +1,243 @@
+"""The page in a real browser: teach, look, ask, rename, remove; two tabs; a huge and a broken picture.
+
+Screenshots lie in the test's own folder; with MYVLM_SCREENSHOTS set they are kept there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from myvlm import MyVLM
+from myvlm.app.desk import Desk
+from myvlm.app.server import running
+from myvlm.cli.commands.app import Folder
+from myvlm.tinyworld import FewShot, few_shot
+from myvlm.tinyworld.fewshot import pictures
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # of gradio, at its own pace
+
+pytest.importorskip("gradio", reason='no gradio here: pip install "myvlm[app]"')
+playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here: pip install playwright")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+LEARNING = 300_000
+"""Milliseconds."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser here: install one of {', '.join(BROWSERS)}")
+    with playwright.sync_playwright() as plays:
+        opened = plays.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def owner() -> FewShot:
+    return few_shot(0, photos=4, tests=3)
+
+
+@pytest.fixture(scope="module")
+def files(owner: FewShot, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    """Photos to teach with, and pictures to try."""
+    folder = tmp_path_factory.mktemp("dropped")
+    made: dict[str, list[Path]] = {"photos": [], "present": [], "other": []}
+    for kind, shown in (
+        ("photos", owner.photos()), ("present", pictures(owner.present)), ("other", pictures(owner.other)),
+    ):  # fmt: skip
+        for number, picture in enumerate(shown):
+            made[kind].append(folder / f"{kind}-{number}.png")
+            picture.save(made[kind][-1])
+    return made
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home") / "concepts"
+
+
+@pytest.fixture(scope="module")
+def address(vlm: MyVLM, shelf: Path) -> Iterator[str]:
+    from tests.support import taught
+
+    with running(Desk(taught.around(vlm), Folder(shelf))) as found:
+        yield found
+
+
+@pytest.fixture
+def tab(browser: Any, address: str) -> Iterator[Any]:
+    with browser.new_context(viewport={"width": 1400, "height": 1500}) as context:
+        page = context.new_page()
+        page.goto(address)
+        page.wait_for_selector("#learn")
+        yield page
+
+
+def shot(page: Any, name: str, folder: Path) -> None:
+    kept = Path(os.environ.get("MYVLM_SCREENSHOTS") or folder)
+    kept.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=kept / f"{name}.png", full_page=True)
+
+
+def drop(page: Any, where: str, some: list[Path]) -> None:
+    if page.locator(f"#{where} button[aria-label='Clear']").count():
+        page.locator(f"#{where} button[aria-label='Clear']").click()
+    page.locator(f"#{where} input[type=file]").set_input_files(some)
+    playwright.expect(page.locator(f"#{where}")).to_contain_text(some[-1].stem)
+
+
+def write(page: Any, where: str, text: str) -> None:
+    page.locator(f"#{where} textarea, #{where} input").first.fill(text)
+
+
+def choose(page: Any, name: str) -> None:
+    page.locator("#chosen input").click()
+    page.get_by_role("option", name=name, exact=True).click()
+
+
+def says(page: Any, where: str, text: str, wait: int = 60_000) -> None:
+    playwright.expect(page.locator(f"#{where}")).to_contain_text(text, timeout=wait)
+
+
+def test_teach_look_ask_rename_and_remove(
+    tab: Any, address: str, owner: FewShot, files: dict[str, list[Path]], shelf: Path, tmp_path: Path
+) -> None:
+    fetched: list[str] = []
+    tab.on("requestfinished", lambda request: fetched.append(request.url))
+    tab.reload()
+    says(tab, "concepts", "Nothing is learned yet")
+
+    drop(tab, "photos", files["photos"])
+    write(tab, "name", owner.identifier)
+    write(tab, "category", "mug")
+    tab.locator("#learn").click()
+    playwright.expect(tab.get_by_text(f"learning {owner.identifier}").first).to_be_visible(timeout=LEARNING)
+    shot(tab, "learning", tmp_path)
+    says(tab, "taught", "tinyworld/llava", LEARNING)
+    assert tab.locator("#taught img").count() == 4
+    says(tab, "concepts", owner.identifier)
+    [kept] = shelf.iterdir()
+    assert (kept / "concept.json").is_file()
+    shot(tab, "learned", tmp_path)
+
+    drop(tab, "pictures", [files["present"][0], files["other"][0]])
+    tab.get_by_label("Show where each concept looks").check()
+    tab.locator("#look").click()
+    says(tab, "looks", f"where {owner.identifier} looks")
+    seen, unseen = tab.locator("#looks .look").all()
+    ours, plain, _ = (column.inner_text() for column in seen.locator(".column").all())
+    assert owner.identifier in ours
+    assert owner.identifier not in plain
+    ours, plain = (column.inner_text() for column in unseen.locator(".column").all())
+    assert ours.split("\n")[1:] == plain.split("\n")[1:]
+    assert owner.identifier not in ours
+    shot(tab, "looked", tmp_path)
+
+    write(tab, "question", f"what colour is {owner.identifier} ?")
+    tab.locator("#question textarea, #question input").first.press("Enter")
+    playwright.expect(tab.locator("#looks .look").first).to_contain_text(owner.look.colour, timeout=60_000)
+
+    tab.get_by_text("Rename or remove").click()
+    choose(tab, owner.identifier)
+    write(tab, "new-name", "Gustav")
+    tab.locator("#rename").click()
+    says(tab, "concepts", "Gustav")
+    choose(tab, "Gustav")
+    tab.get_by_label("Erase its files for good").check()
+    shot(tab, "renamed", tmp_path)
+    tab.locator("#remove").click()
+    says(tab, "concepts", "Nothing is learned yet")
+    assert not kept.exists()
+    assert fetched
+    assert [url for url in fetched if not url.startswith((address, "data:", "blob:"))] == []
+
+
+def test_a_huge_and_a_broken_picture_are_named_and_the_others_go_on(
+    tab: Any, files: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    huge, broken = tmp_path / "huge.png", tmp_path / "broken.jpg"
+    Image.new("1", (20_000, 20_000)).save(huge)
+    broken.write_bytes(files["present"][0].read_bytes()[:400])
+    drop(tab, "pictures", [huge, broken, files["present"][0]])
+    tab.locator("#look").click()
+    says(tab, "looks", "the plain model")
+    faults = [one.inner_text() for one in tab.locator("#looks [role=alert]").all()]
+    assert len(faults) == 2
+    assert "huge.png" in faults[0]
+    assert "pixels" in faults[0] or "larger" in faults[0]
+    assert "broken.jpg cannot be read" in faults[1]
+    assert "/" not in faults[1].replace("PNG/JPEG", ""), "where it lies on the server is of no use"
+    shot(tab, "faults", tmp_path)
+
+    drop(tab, "photos", [broken])
+    write(tab, "name", "sks")
+    write(tab, "category", "mug")
+    tab.locator("#learn").click()
+    says(tab, "taught", "cannot be read as a picture")
+    says(tab, "concepts", "Nothing is learned yet")
+
+
+def test_what_is_missing_is_said(tab: Any, files: dict[str, list[Path]]) -> None:
+    tab.locator("#learn").click()
+    playwright.expect(tab.locator("#taught [role=alert]")).to_be_visible(timeout=60_000)
+    tab.locator("#look").click()
+    says(tab, "looks", "Drop a picture first")
+
+
+def test_two_tabs_at_once(
+    browser: Any, address: str, owner: FewShot, files: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    tabs = [browser.new_context().new_page() for _ in range(2)]
+    for page, name in zip(tabs, ("sks", "ohwx"), strict=True):
+        page.goto(address)
+        page.wait_for_selector("#learn")
+        drop(page, "photos", files["photos"][:1])
+        write(page, "name", name)
+        write(page, "category", "mug")
+    for page in tabs:
+        page.locator("#learn").click()
+    for page, name in zip(tabs, ("sks", "ohwx"), strict=True):
+        says(page, "taught", "tinyworld/llava", LEARNING)
+        says(page, "taught", name)
+    tabs[0].reload()
+    says(tabs[0], "concepts", "sks")
+    says(tabs[0], "concepts", "ohwx")
+    shot(tabs[0], "two-tabs", tmp_path)
+    for page in tabs:
+        page.context.close()
+
+
+def test_only_this_machine_is_answered(address: str) -> None:
+    import http.client
+
+    host = address.split("//")[1].rstrip("/")
+    assert host.startswith("127.0.0.1:")
+    for name, status in ((host, 200), ("evil.example", 400)):
+        connection = http.client.HTTPConnection(host, timeout=30)
+        connection.request("GET", "/", headers={"Host": name})
+        answer = connection.getresponse()
+        assert answer.status == status
+        if status == 200:
+            assert "default-src 'self'" in (answer.getheader("content-security-policy") or "")
+        connection.close()
+
+
+def test_it_can_be_stopped(tab: Any, files: dict[str, list[Path]], owner: FewShot) -> None:
+    drop(tab, "photos", files["photos"][:2])
+    write(tab, "name", "vrr")
+    write(tab, "category", "mug")
+    tab.locator("#learn").click()
+    playwright.expect(tab.get_by_text("learning vrr").first).to_be_visible(timeout=LEARNING)
+    tab.locator("#stop").click()
+    says(tab, "taught", "stopped early", LEARNING)
+    assert threading.active_count() > 1

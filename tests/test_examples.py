@@ -84,7 +84,7 @@ PROMISED = {
     "02_a_family": r"everybody right in ([789]|10) of 10 pictures",
     "03_questions": r"[456] of 6 places right",
     "04_is_it_any_good": "LearnedLater",
-    "05_another_model": r"ConceptFileError: .* was learned for another model(.|\n)*blip2:",
+    "05_another_model": r"llava:(.|\n)*blip2:",
     "06_what_it_looks_at": "inside its box",
 }
 """What the outputs of a notebook say, beside being of the same kinds as those that are kept in its file."""

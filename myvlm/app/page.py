@@ -73,17 +73,19 @@ def _teaching(gr: Any, desk: Desk) -> Any:
     told = gr.HTML(elem_id="taught")
 
     def teach(
-        files: list[str] | None, word: str, what: str, face: bool, texts: str,
+        files: list[str] | None, word: str | None, what: str | None, face: bool, texts: str | None,
         bar: Any = gr.Progress(),  # noqa: B008
     ) -> str:  # fmt: skip
         def show(state: LearningProgress) -> None:
             bar((state.step, state.longest), desc=f"{state.doing} · {state.words}", unit="steps")
 
-        return _or_fault(
-            lambda: desk.teach(
-                word, files or [], category=what, captions=texts, person=face, show=show
-            )._repr_html_()
-        )
+        def learned() -> str:
+            concept = desk.teach(
+                word or "", files or [], category=what or "", captions=texts or "", person=face, show=show
+            )
+            return concept._repr_html_()
+
+        return _or_fault(learned)
 
     stop.click(desk.stop, queue=False, api_visibility="private")
     return learn.click(
@@ -104,8 +106,8 @@ def _looking(gr: Any, desk: Desk) -> None:
     look = gr.Button("Look", variant="primary", elem_id="look")
     seen = gr.HTML(elem_id="looks")
 
-    def see(files: list[str] | None, asked: str, maps: bool) -> str:
-        return _or_fault(lambda: looks_html(desk.look(files or [], asked, attention=maps)))
+    def see(files: list[str] | None, asked: str | None, maps: bool) -> str:
+        return _or_fault(lambda: looks_html(desk.look(files or [], asked or "", attention=maps)))
 
     gr.on(
         [look.click, question.submit], see, [pictures, question, attention], seen,
@@ -128,9 +130,9 @@ def _keeping(gr: Any, desk: Desk, known: Any) -> Any:
         text = _or_fault(done)
         return text, concepts_html(desk.vlm.concepts), gr.Dropdown(choices=desk.names, value=None)
 
-    def call(old: str | None, word: str) -> tuple[str, str, Any]:
+    def call(old: str | None, word: str | None) -> tuple[str, str, Any]:
         def done() -> str:
-            desk.rename(old or "", word)
+            desk.rename(old or "", word or "")
             return "<p>Renamed.</p>"
 
         return change(done)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -15,7 +15,7 @@ from myvlm.display.pictures import Mark, resized
 from myvlm.display.plots import scores_plot
 from myvlm.errors import MyVLMError, NotFittedError
 from myvlm.heads.base import Head, HeadMeta
-from myvlm.images import load_images
+from myvlm.images import LoadedImage, load_images
 
 MOST_ROWS = 50
 """Concepts of a library that a table shows."""
@@ -42,6 +42,15 @@ class Shown(Protocol):
     folder: Path | None
 
     thumbnails: list[Thumbnail]
+
+    @property
+    def description(self) -> str | None: ...
+
+
+def thumbnails_of(photos: Sequence[LoadedImage], head: Head) -> list[Thumbnail]:
+    """Small copies of the photos that a head was just fitted to, with where it found the thing."""
+    boxes = getattr(head, "boxes_", None) or [None] * len(photos)  # a head of others may not say where
+    return [thumbnail(photo.image, box) for photo, box in zip(photos, boxes, strict=True)]
 
 
 def thumbnail(image: Image.Image, box: Box | None) -> Thumbnail:
@@ -72,6 +81,8 @@ def concept_html(concept: Shown, *, near: Iterable[str] = ()) -> str:
         ("learned from", _learned_from(concept)),
         ("learned for", _learned_for(concept)),
     ]
+    if concept.description:
+        rows.append(("in words", concept.description))
     if head is not None:
         rows.append(("recognised by", f"{head.encoder}, at a score of {head.threshold:.3g}"))
     if scores := _scores(head):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from myvlm.backbones import Backbone
 from myvlm.concepts.concept import Concept
+from myvlm.concepts.notebook import thumbnails_of
 from myvlm.heads import Head
 from myvlm.images import load_images
 from myvlm.learning.captions import described
@@ -27,4 +28,6 @@ def introduce(backbone: Backbone, lesson: Lesson, head: Head, *, description: st
     head.fit(photos, lesson.negatives, category=lesson.category)
     words = description or describing(described(backbone, photos, lesson.category))
     names = [photo.path.name if photo.path else photo.name for photo in photos]
-    return Concept(lesson.identifier, lesson.category, head, recipe={"description": words, "photos": names})
+    recipe = {"description": words, "photos": names}
+    shown = thumbnails_of(photos, head)
+    return Concept(lesson.identifier, lesson.category, head, recipe=recipe, thumbnails=shown)

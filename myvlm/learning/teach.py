@@ -14,7 +14,7 @@ from myvlm.backbones import Backbone
 from myvlm.backbones.tokens import refuse_special
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.concepts.notebook import thumbnail
+from myvlm.concepts.notebook import thumbnails_of
 from myvlm.errors import InputError, check_is
 from myvlm.heads import Head, head_class
 from myvlm.images import load_images
@@ -92,11 +92,9 @@ def learned_concept(
     }
     if called := request.words[1:]:
         recipe["description"] = describing(called)
-    boxes = getattr(head, "boxes_", None) or [None] * len(photos)  # a head of others may not say where
-    shown = [thumbnail(photo.image, box) for photo, box in zip(photos, boxes, strict=True)]
-    return Concept(
-        lesson.identifier, lesson.category, head, {backbone.name: embedding}, recipe, thumbnails=shown
-    )
+    learned = {backbone.name: embedding}
+    shown = thumbnails_of(photos, head)
+    return Concept(lesson.identifier, lesson.category, head, learned, recipe, thumbnails=shown)
 
 
 def describing(words: Sequence[str]) -> str:

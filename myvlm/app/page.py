@@ -14,10 +14,10 @@ ONE_AT_A_TIME = "model"
 """All that uses the model waits in one line, whichever page it comes from."""
 
 CSS = """
-.columns {display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start}
-.column {max-width: 330px}
-.card {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px; min-width: 90px}
-.look {border-top: 1px solid var(--border-color-primary); padding: 8px 0}
+.myvlm-row {display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start}
+.myvlm-row > div {max-width: 330px}
+.myvlm-card {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px; min-width: 96px}
+.myvlm-look {border-top: 1px solid var(--border-color-primary); padding: 8px 0}
 [role=alert] {border-left: 4px solid #c0392b; padding: 4px 10px}
 """
 
@@ -70,7 +70,7 @@ def _teaching(gr: Any, desk: Desk) -> Any:
     with gr.Row():
         learn = gr.Button("Learn", variant="primary", elem_id="learn")
         stop = gr.Button("Stop here", elem_id="stop")
-    told = gr.HTML(elem_id="taught")
+    told = gr.HTML(elem_id="taught", min_height=90)
 
     def teach(
         files: list[str] | None, word: str | None, what: str | None, face: bool, texts: str | None,
@@ -104,7 +104,7 @@ def _looking(gr: Any, desk: Desk) -> None:
     )
     attention = gr.Checkbox(label="Show where each concept looks", elem_id="attention")
     look = gr.Button("Look", variant="primary", elem_id="look")
-    seen = gr.HTML(elem_id="looks")
+    seen = gr.HTML(elem_id="looks", min_height=90)
 
     def see(files: list[str] | None, asked: str | None, maps: bool) -> str:
         return _or_fault(lambda: looks_html(desk.look(files or [], asked or "", attention=maps)))

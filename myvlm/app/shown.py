@@ -30,24 +30,26 @@ def _look(one: Look) -> Markup:
                 for looks in one.attention
             ),
         ]
-    columns = f'<div class="columns">{joined(parts)}</div>'
-    return Markup(f'<section class="look"><h4>{escaped(one.name)}</h4>{columns}</section>')
+    columns = f'<div class="myvlm-row">{joined(parts)}</div>'
+    return Markup(f'<section class="myvlm-look"><h4>{escaped(one.name)}</h4>{columns}</section>')
 
 
 def _column(head: str, body: Markup) -> Markup:
-    return Markup(f'<div class="column"><b>{escaped(head)}</b>{body}</div>')
+    return Markup(f'<div class="myvlm-column"><b>{escaped(head)}</b>{body}</div>')
 
 
 def concepts_html(library: ConceptLibrary) -> str:
     """A card a concept: its first photo, its name, what it is."""
     if not library:
         return "<p>Nothing is learned yet.</p>"
-    return Markup(f'<div class="columns">{joined(map(_card, library.values()))}</div>')
+    return Markup(f'<div class="myvlm-row">{joined(map(_card, library.values()))}</div>')
 
 
 def _card(concept: Concept) -> Markup:
     shown = [picture(image, alt=concept.identifier, width=96) for image, _ in concept.thumbnails[:1]]
-    return Markup(f'<div class="card">{figure(joined(shown), [concept.identifier, concept.category])}</div>')
+    return Markup(
+        f'<div class="myvlm-card">{figure(joined(shown), [concept.identifier, concept.category])}</div>'
+    )
 
 
 def fault_html(error: MyVLMError) -> str:

@@ -88,7 +88,7 @@ class Reply:
         try:
             shown = picture(self.image, marks_of(present), alt=self.text, width=width)
         except MyVLMError as error:  # of a file that is gone since
-            shown = joined([Markup("<small>"), error.what, Markup("</small>")])
+            shown = Markup("") if self.error else joined([Markup("<small>"), error.what, Markup("</small>")])
         if self.error:
             return figure(shown, [self.error.what, f"got: {self.error.got}"])
         return figure(shown, [text, joined(["seen: ", joined(seen, ", ")]) if seen else "no concept seen"])

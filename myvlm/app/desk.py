@@ -146,7 +146,8 @@ class Desk:
             after = self._say(self.vlm, photo, question)
             maps = [self.vlm.attention(photo, name) for name in after.seen] if attention else []
         except MyVLMError as error:
-            return Look(file.name, fault=f"{error.what} {error.fix or ''}".replace(str(file), file.name))
+            fix = f" {error.fix[:1].upper()}{error.fix[1:]}." if error.fix else ""
+            return Look(file.name, fault=f"{error.what}{fix}".replace(str(file), file.name))
         return Look(file.name, before, after, tuple(maps))
 
     def _say(self, vlm: MyVLM, photo: LoadedImage, question: str) -> Reply:

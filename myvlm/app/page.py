@@ -7,6 +7,7 @@ from typing import Any
 
 from myvlm.app.desk import Desk
 from myvlm.app.shown import concepts_html, fault_html, looks_html
+from myvlm.display.page import Markup, escaped
 from myvlm.errors import MyVLMError, import_extra
 from myvlm.learning.progress import LearningProgress
 
@@ -15,7 +16,8 @@ ONE_AT_A_TIME = "model"
 
 CSS = """
 .myvlm-row {display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start}
-.myvlm-row > div {max-width: 330px}
+.myvlm-row > div {max-width: 270px}
+.myvlm-row img {max-width: 100% !important}
 .myvlm-card {border: 1px solid var(--border-color-primary); border-radius: 8px; padding: 8px; min-width: 96px}
 .myvlm-look {border-top: 1px solid var(--border-color-primary); padding: 8px 0}
 [role=alert] {border-left: 4px solid #c0392b; padding: 4px 10px}
@@ -39,6 +41,7 @@ def build(desk: Desk) -> Any:
                 taught = _teaching(gr, desk)
             with gr.Column(scale=3):
                 _looking(gr, desk)
+        gr.Markdown("### What it knows")
         known = gr.HTML(concepts_html(desk.vlm.concepts), elem_id="concepts")
         with gr.Accordion("Rename or remove", open=False):
             chosen = _keeping(gr, desk, known)
@@ -138,7 +141,7 @@ def _keeping(gr: Any, desk: Desk, known: Any) -> Any:
         return change(done)
 
     def take_out(name: str | None, for_good: bool) -> tuple[str, str, Any]:
-        return change(lambda: f"<p>{desk.remove(name or '', erase=for_good)}</p>")
+        return change(lambda: Markup(f"<p>{escaped(desk.remove(name or '', erase=for_good))}</p>"))
 
     line = {"concurrency_id": ONE_AT_A_TIME, "concurrency_limit": 1, "api_visibility": "private"}
     rename.click(call, [chosen, new], [told, known, chosen], **line)

@@ -16,9 +16,12 @@ from myvlm.text import find_words
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """Text that is HTML already; a notebook shows it as such."""
 
     __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        return str(self)
 
 
 Cell: TypeAlias = "str | Markup"

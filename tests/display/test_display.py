@@ -142,3 +142,4 @@ def test_pieces_escape_what_is_given() -> None:
         assert "<script" not in page
         assert "alert" in " ".join(parsed(page).itertext())
     assert escaped(escaped("<")) == "&lt;"
+    assert table([["a"]])._repr_html_() == table([["a"]])

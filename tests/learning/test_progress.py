@@ -134,3 +134,32 @@ def test_a_callback_is_told_of_every_step_and_of_the_end() -> None:
     assert [one.split(" · ")[0] for one in told] == [
         "looking at sks 0/4", "learning sks 1/4", "learning sks 2/4", "learned sks 2/4",
     ]  # fmt: skip
+
+
+STOPPED = """
+import os, signal
+from myvlm import MyVLM
+from myvlm.tinyworld import few_shot
+
+vlm, kit = MyVLM.from_pretrained("tinyworld/llava"), few_shot(0, photos=1)
+
+def stop(state):  # as the button of a notebook does
+    if state.step == 2 and state.ended is None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+photos, captions = kit.photos(), kit.captions()
+settings = {"views": 1}
+concept = vlm.learn(
+    kit.identifier, photos, category="mug", captions=captions, settings=settings, progress=stop
+)
+print(concept.embeddings["tinyworld/llava"].figures["interrupted"], kit.identifier in vlm.concepts)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # jupyter_client warns of its own later versions
+def test_the_stop_button_of_a_notebook_keeps_the_best_so_far() -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(STOPPED)])
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    said = [one.text for one in notebook.cells[0].outputs if one.get("name") == "stdout"]
+    assert said == ["True True\n"]

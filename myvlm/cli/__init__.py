@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-from myvlm.cli.commands import app as page
 from myvlm.cli.commands import (
     album,
     concepts,
@@ -25,6 +24,7 @@ from myvlm.cli.commands import (
     relearn,
     speak,
 )
+from myvlm.cli.commands import app as page
 
 app = typer.Typer(
     name="myvlm",

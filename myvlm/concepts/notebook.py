@@ -11,7 +11,7 @@ from PIL import Image
 from myvlm.boxes import Box
 from myvlm.concepts.storage import PHOTOS
 from myvlm.display.page import Cell, Markup, grid, joined, picture, table
-from myvlm.display.pictures import Mark, resized
+from myvlm.display.pictures import Mark
 from myvlm.display.plots import scores_plot
 from myvlm.errors import MyVLMError, NotFittedError
 from myvlm.heads.base import Head, HeadMeta
@@ -59,9 +59,10 @@ def thumbnail(image: Image.Image, box: Box | None) -> Thumbnail:
     >>> thumbnail(Image.new("RGB", (640, 480)), (20.0, 40.0, 60.0, 80.0))[1]
     (10.0, 20.0, 30.0, 40.0)
     """
-    small = resized(image, at_most=THUMBNAIL)
-    if box is None or small is image:
-        return small, box
+    small = image.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    if box is None:
+        return small, None
     across, down = small.width / image.width, small.height / image.height
     left, top, right, bottom = box
     return small, (left * across, top * down, right * across, bottom * down)

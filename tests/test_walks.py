@@ -9,7 +9,7 @@ from tests.support.walks import walks
 CAPTION, LEARN = 23, 42
 """Files of the package; they were 26 and 41, the aims are 15 and 24. A new hop needs a reason: `speaker.py`,
 what a model says, beside `api.py`, what it learns; `addressing.py`, words for what is not learned;
-`notebook.py` and `pictures.py`, the small photos of a concept's card; `results.py`, the grid of a list;
+`notebook.py`, the small photos of a concept's card; `results.py`, the grid of a list;
 `batches.py`, the others where one picture cannot be used; `objective.py`, the loss that kinds share."""
 
 

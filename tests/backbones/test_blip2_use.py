@@ -333,4 +333,8 @@ def test_from_photos_to_captions_and_back_from_a_file(language: str, tmp_path: P
     stranger = MyVLM(other_model, processor, name="tiny/blip2", encoder="tinyworld/clip")
     stranger.concepts.add(Concept.load(folder))
     with pytest.raises(ConceptFileError, match="learned for another model"):
-        stranger.caption(seen_picture, **SHORT)
+        stranger.attention(seen_picture, "sks")
+    told = stranger.caption(seen_picture, **SHORT)  # in words
+    with stranger.generic() as plain_stranger:
+        hint = f"sks is {concept.description}. {stranger.backbone.caption_prompt}".strip()
+        assert told.token_ids == plain_stranger.caption(seen_picture, prompt=hint, **SHORT).token_ids

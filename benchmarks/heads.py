@@ -34,7 +34,7 @@ from tally import in_processes
 
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.concepts.storage import sealed
+from myvlm.concepts.record import sealed
 from myvlm.heads import FaceHead, ObjectHead, features
 from myvlm.heads.faces.encoders import Faces
 from myvlm.heads.faces.facenet import FacenetEncoder

@@ -188,9 +188,11 @@ def naming(
     """
     try:
         yield
-    except (MyVLMError, MemoryError):
+    except MemoryError:
         raise
-    except Exception:  # of a processor or a model: they raise almost anything
+    except Exception as error:  # of a processor or a model: they raise almost anything
+        if isinstance(error, MyVLMError) and error.__cause__ is None:
+            raise  # nothing of theirs
         for number, photo in enumerate(photos):
             fault = _fault(encode, photo.image)
             if fault is not None and _fault(encode, Image.new("RGB", ORDINARY)) is None:
@@ -292,7 +294,9 @@ def _in_memory(one: object, name: str) -> LoadedImage:
     try:
         one.load()
         return LoadedImage(_to_rgb(one), name)
-    except (OSError, ValueError, SyntaxError) as error:
+    except (Warning, MemoryError):
+        raise
+    except Exception as error:  # of one that is closed Pillow raises AssertionError, ValueError …
         raise ImageError(
             f"{name} cannot be read as a picture.",
             got=f"{type(error).__name__}: {error}",

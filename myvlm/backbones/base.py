@@ -295,6 +295,9 @@ class Backbone(ABC):
         """
         self._check(rows, images=images, prompts=prompts)
         options = generate_options(generation)
+        config = options.get("generation_config") or getattr(self.model, "generation_config", None)
+        if options.get("stop_strings") or getattr(config, "stop_strings", None):
+            options.setdefault("tokenizer", self.processor.tokenizer)  # which finds them
         replies: dict[int, Generation] = {}
         plain = [index for index, concepts in enumerate(rows) if not concepts]
         taught = [index for index, concepts in enumerate(rows) if concepts]

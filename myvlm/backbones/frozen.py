@@ -7,12 +7,14 @@ share and one changes for a moment, tokenizers and some models, they use in turn
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
-from threading import Lock
+from dataclasses import dataclass, field
+from threading import get_ident
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from myvlm.errors import BackboneError
-from myvlm.runtime.locks import Locks
+from myvlm.runtime.locks import Locks, OneAtATime
 
 # Only the innermost of this thread acts on a module: nested use suspends the outer one, and a forward
 # pass of the same model in another thread is left alone.
@@ -34,15 +36,15 @@ OF_LAST_INPUT = "rope_deltas"
 
 @dataclass(eq=False)
 class _Before:
-    """What was in training mode and what required grad before the first came in; how many are in."""
+    """What was in training mode and what required grad before the first came in; who is in, by thread."""
 
     training: list[nn.Module]
     learning: list[nn.Parameter]
     kept: dict[str, Any]
-    inside: int = 0
+    inside: Counter[int] = field(default_factory=Counter)
 
 
-_LOCK = Lock()
+_LOCK = OneAtATime()
 _BEFORE: dict[Any, _Before] = {}
 
 
@@ -65,34 +67,47 @@ def frozen(model: Any) -> Iterator[None]:
     >>> model.training, model.weight.requires_grad
     (True, True)
     """
+    thread = get_ident()
     try:
         with _LOCK:
-            _enter(model)
+            _enter(model, thread)
         yield
     finally:
         with _LOCK:
-            _leave(model)
+            _leave(model, thread)
 
 
-def _enter(model: Any) -> None:
+def _enter(model: Any, thread: int) -> None:
     if model not in _BEFORE:
         training = [module for module in model.modules() if module.training]
         learning = [weight for weight in model.parameters() if weight.requires_grad]
         kept = vars(keeper_of(model))
         _BEFORE[model] = _Before(training, learning, {n: kept[n] for n in (OF_LAST_INPUT,) if n in kept})
     before = _BEFORE[model]
-    before.inside += 1
-    if before.inside == 1:
+    before.inside[thread] += 1
+    if before.inside.total() == 1:
         _set(before, False)
 
 
-def _leave(model: Any) -> None:
+def _leave(model: Any, thread: int) -> None:
     before = _BEFORE[model]
-    before.inside -= 1
-    if not before.inside:
-        del _BEFORE[model]
+    before.inside[thread] -= 1
+    if not before.inside.total():
         _set(before, True)
         vars(keeper_of(model)).update(before.kept)
+        del _BEFORE[model]
+
+
+def _forked() -> None:
+    """Of all that were at work with a model only the thread that forked is in the child."""
+    thread = get_ident()
+    for model, before in list(_BEFORE.items()):
+        before.inside = Counter({thread: before.inside[thread] + 1})
+        _leave(model, thread)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _set(before: _Before, value: bool) -> None:

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from myvlm.errors import InputError, MyVLMError, check_is
 
-GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 64}
+GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 64, "num_return_sequences": 1}
+OURS = ("suppress_tokens", "tokenizer")
+"""Options that we add."""
 NOT_OURS = ("num_return_sequences", "return_dict_in_generate", "inputs", "input_ids", "inputs_embeds")
 
 
 def generated(model: Any, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    """What the model generates; what it makes of options that it does not check becomes an InputError."""
-    said = [name for name in options if name != "suppress_tokens" and options[name] is not GREEDY.get(name)]
+    """What the model generates.
+
+    Raises:
+        InputError: transformers makes an error of the caller's options, or of the model's own settings.
+    """
+    said = [name for name in options if name not in OURS and options[name] is not GREEDY.get(name)]
+    settings = [f"model.generation_config.{name}" for name in _set_on(model)]
     try:
         return model.generate(**inputs, **options)
-    except (TypeError, ValueError, AttributeError) as error:
-        if not said or isinstance(error, MyVLMError):
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        if not (said or settings) or isinstance(error, MyVLMError):
             raise
         raise InputError(
-            "The model cannot generate with these options.",
-            got=f"{', '.join(said)}; {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            f"The model cannot generate with {'these options' if said else 'the settings it came with'}.",
+            got=f"{', '.join(said or settings)}; {type(error).__name__}: {str(error).partition(chr(10))[0]}",
             expected="arguments of transformers' `generate`, such as max_new_tokens=64, num_beams=3",
             fix="check their names and values, or leave them out",
         ) from error
+
+
+def _set_on(model: Any) -> list[str]:
+    """What a model's own generation settings say but for tokens: how the next one is chosen."""
+    config = getattr(model, "generation_config", None)
+    said = config.to_diff_dict() if config is not None else {}
+    others = re.compile(r".*_id|transformers_version|_from_model_config|output_.*|use_cache")
+    return sorted(name for name in said if not others.fullmatch(name))
 
 
 def generate_options(generation: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,7 +50,7 @@ def generate_options(generation: Mapping[str, Any]) -> dict[str, Any]:
         InputError: one of them would change what is returned.
 
     >>> generate_options({"num_beams": 3})
-    {'do_sample': False, 'num_beams': 3, 'max_new_tokens': 64}
+    {'do_sample': False, 'num_beams': 3, 'max_new_tokens': 64, 'num_return_sequences': 1}
     """
     config = generation.get("generation_config")
     if config is not None and not hasattr(config, "num_return_sequences"):

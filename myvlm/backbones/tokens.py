@@ -171,14 +171,15 @@ def check_prompt(processor: Any, prompt: str, fine: set[str]) -> None:
     Args:
         fine: prompts that were looked at before; this one joins them. Learners ask again and again.
     """
-    if isinstance(prompt, str) and prompt in fine:
+    known = f"{len(processor.tokenizer)} {prompt}"  # it may have got new words
+    if known in fine:
         return
     if not isinstance(prompt, str) or prompt.strip():
         check_written(prompt, "prompt")
     refuse_special(processor, prompt, "The prompt")
     if len(fine) >= MANY_PROMPTS:
         fine.clear()
-    fine.add(prompt)
+    fine.add(known)
 
 
 def refuse_special(processor: Any, text: str, what: str) -> None:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from myvlm.concepts.atomic import recover, replacing
 from myvlm.concepts.card import card
+from myvlm.concepts.record import ConceptRecord
 from myvlm.concepts.storage import (
     CARD,
     HEAD_FILE,
     PHOTOS,
     RECORD,
-    ConceptRecord,
     concept_folders,
     embedding_file,
     erase_folder,
@@ -36,6 +36,7 @@ from myvlm.errors import (
     NotWritableError,
     UnknownConceptError,
 )
+from myvlm.files.reading import absolute
 from myvlm.text import check_identifier, composed, folded
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def find(collection: Path, identifier: str) -> Entry:
 def check_free(collection: Path, *words: str, but: Path | None = None) -> None:
     """Raise ConceptExistsError if another folder than `but` holds a concept that has one of the words."""
     for entry in entries(collection):
-        same_place = but is not None and entry.folder.resolve() == but.resolve()
+        same_place = but is not None and absolute(entry.folder) == absolute(but)
         shared = folded(*words) & entry.words
         if shared and not same_place:
             raise ConceptExistsError(
@@ -215,7 +216,7 @@ def check_place(folder: Path, identifier: str) -> None:
 
 def check_writable(place: Path) -> None:
     """Raise NotWritableError, before any work is done, unless a file or folder may be put in that place."""
-    above = next(one for one in place.resolve().parents if one.exists())
+    above = next(one for one in absolute(place).parents if one.exists())
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         raise NotWritableError(
             f"{place} cannot be written.",
@@ -242,8 +243,8 @@ def add(collection: Path, folder: Path) -> Entry:
     """
     concept = check_whole(folder)
     check_free(collection, concept.identifier, concept.spoken)
-    target = collection / folder.resolve().name.lstrip(".")
-    if recover(target.resolve()):
+    target = collection / absolute(folder).name.lstrip(".")
+    if recover(absolute(target)):
         raise ConceptExistsError(
             f"There is a {target} already.",
             got="a folder of that name",
@@ -349,7 +350,7 @@ def _tensor_files(record: ConceptRecord) -> Iterable[str]:
 
 def _copy(folder: Path, target: Path) -> None:
     try:
-        with replacing(target.resolve()) as fresh:
+        with replacing(absolute(target)) as fresh:
             shutil.copytree(folder, fresh, symlinks=True, dirs_exist_ok=True)
     except OSError as error:
         raise _not_writable(target, error) from error

@@ -11,6 +11,7 @@ from myvlm.cli.options import Dtype
 from myvlm.cli.screen import Screen
 from myvlm.concepts.storage import concept_folders
 from myvlm.errors import ConceptFileError, MissingFileError
+from myvlm.files.reading import absolute
 
 if TYPE_CHECKING:
     from myvlm.api import MyVLM
@@ -42,10 +43,10 @@ def chosen_folders(folders: Sequence[Path] | None) -> list[tuple[Path, bool]]:
     for folder in folders:
         inside = concept_folders(folder)
         if (folder / "concept.json").exists() or not folder.is_dir():
-            found[folder.resolve()] = folder, True  # what is no concept folder says so when it is loaded
+            found[absolute(folder)] = folder, True  # what is no concept folder says so when it is loaded
         elif inside:
             for one in inside:
-                found.setdefault(one.resolve(), (one, False))
+                found.setdefault(absolute(one), (one, False))
         else:
             raise MissingFileError(
                 f"{folder} holds no concept.",

@@ -103,7 +103,7 @@ def leftovers(target: Path) -> list[Path]:
 def folders_in(parent: Path) -> list[str]:
     """The names of the folders in a folder, each recovered first; hidden ones are passed over."""
     with os.scandir(parent) as entries:
-        names = {one.name for one in entries if one.is_dir()}
+        names = {one.name for one in entries if os.path.isdir(one)}  # of a link in a loop it is False
     beside = {one[1] for one in map(_BESIDE.fullmatch, names) if one}
     names |= {name for name in beside if recover(parent / name)}
     return [name for name in names if not name.startswith(".")]

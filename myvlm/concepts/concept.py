@@ -20,13 +20,11 @@ import numpy.typing as npt
 from myvlm.concepts.atomic import read_steadily
 from myvlm.concepts.card import card
 from myvlm.concepts.notebook import Thumbnail, concept_html
+from myvlm.concepts.record import ConceptRecord, EmbeddingRecord, HeadRecord
 from myvlm.concepts.storage import (
     CARD,
     HEAD_FILE,
     PHOTOS,
-    ConceptRecord,
-    EmbeddingRecord,
-    HeadRecord,
     check_not_saved_since,
     embedding_file,
     pack,
@@ -35,6 +33,7 @@ from myvlm.concepts.storage import (
     write_folder,
 )
 from myvlm.errors import ConceptFileError, InputError, check_is, check_path
+from myvlm.files.reading import absolute
 from myvlm.heads import Head, head_class
 from myvlm.images import ImageSources, load_images
 from myvlm.text import check_category, check_identifier, contains_word, replace_word, replace_words
@@ -264,7 +263,7 @@ class Concept:
         photos = include_photos is not None or isdir(target / PHOTOS)  # those that are there stay there
         files[CARD] = card(record, self.head.privacy, photos=photos).encode()
         write_folder(target, record, files)
-        self.folder = target.resolve()
+        self.folder = absolute(target)
         return target
 
     @classmethod
@@ -302,7 +301,7 @@ class Concept:
                 recipe=dict(record.recipe),
                 kind=record.head.meta.kind,
                 spoken=record.spoken,
-                folder=folder if lazy and folder.is_absolute() else folder.resolve(),
+                folder=folder if lazy and folder.is_absolute() else absolute(folder),
             )
         except InputError as error:
             raise ConceptFileError(

@@ -30,6 +30,7 @@ from myvlm.errors import (
     check_is,
     check_path,
 )
+from myvlm.files.reading import absolute
 from myvlm.heads import Gate
 from myvlm.heads.detections import Detections, merge
 from myvlm.images import ImageSources, load_images
@@ -99,7 +100,7 @@ class ConceptLibrary(Mapping[str, Concept]):
                 expected="a folder of concept folders",
                 fix=f"load the folder that it lies in, or add it: concepts.add({str(folder)!r})",
             )
-        inside = concept_folders(Path(folder).resolve())
+        inside = concept_folders(absolute(folder))
         return cls((Concept.load(one, device=device, lazy=True) for one in inside), device=device)
 
     def on_add(self, callback: Callback, *, of: object = None) -> None:

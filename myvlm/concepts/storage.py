@@ -1,4 +1,4 @@
-"""The concept folder on disk: what `concept.json` says, with its own digest, and tensor files with theirs.
+"""The concept folder on disk: what `concept.json` says, and tensor files with their digests.
 
 Plain data only: JSON and safetensors, never pickle, never a class name.
 """
@@ -13,89 +13,27 @@ import shutil
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from myvlm.concepts.atomic import folders_in, leftovers, recover, replacing
-from myvlm.errors import ConceptFileError, MissingFileError, NotWritableError
+from myvlm.concepts.record import FORMAT_VERSION, ConceptRecord, EmbeddingRecord, as_sealed, sealed
+from myvlm.errors import ConceptFileError, MissingFileError, MyVLMError, NotWritableError
 from myvlm.files.claims import sync
 from myvlm.files.photos import natural_key
-from myvlm.heads.base import HeadMeta
+from myvlm.files.reading import absolute
 from myvlm.text import composed
 
-FORMAT_VERSION = 2
 RECORD = "concept.json"
 HEAD_FILE = "head.safetensors"
 CARD = "README.md"
 EMBEDDINGS = "embeddings"
 PHOTOS = "photos"
-
-_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class HeadRecord(BaseModel):
-    """The head: its numbers, and the digest of its tensor file."""
-
-    model_config = _STRICT
-
-    meta: HeadMeta
-    sha256: str
-
-
-class EmbeddingRecord(BaseModel):
-    """One backbone's embedding: rows × dim, how it was learned, and the digest of its tensor file."""
-
-    model_config = _STRICT
-
-    rows: int
-    dim: int
-    norm: str
-    prompt: str
-    fingerprint: str
-    settings: dict[str, JsonValue]
-    figures: dict[str, JsonValue]
-    sha256: str
-
-
-class ConceptRecord(BaseModel):
-    """All of `concept.json`. A change of these fields is a new `format_version`; 1 has no `sha256`."""
-
-    model_config = _STRICT
-
-    format_version: Literal[1, 2] = 2
-    identifier: Annotated[str, AfterValidator(composed)]  # older releases kept it as it was written
-    spoken: str
-    category: str
-    kind: str
-    head: HeadRecord
-    embeddings: dict[str, EmbeddingRecord]
-    recipe: dict[str, JsonValue]
-    sha256: str | None = None
-
-
-def sealed(said: Mapping[str, Any]) -> bytes:
-    """`concept.json` of these fields; `sha256`, the last of them, is the digest of the text without it."""
-    text = json.dumps({**said, "sha256": ""}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    before, after = text[: -len(_BEHIND)], text[-len(_BEHIND) :]
-    return f"{before}{_digest(before, after)}{after}".encode()
-
-
-def _as_sealed(record: ConceptRecord, data: bytes) -> bool:
-    """Whether it says what it said when it was written, as far as its version can tell."""
-    if record.format_version == 1 or not record.sha256:
-        return record.format_version == 1 and record.sha256 is None
-    # Git may have given it the line ends of Windows.
-    before, _, after = data.decode().replace("\r\n", "\n").rpartition(record.sha256)
-    return _digest(before, after) == record.sha256
-
-
-def _digest(*texts: str) -> str:
-    return hashlib.sha256("".join(texts).encode()).hexdigest()
 
 
 def embedding_file(backbone: str) -> str:
@@ -120,7 +58,7 @@ def pack(tensors: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, str]:
 def is_concept_folder(path: Path) -> bool:
     """Whether a folder calls itself a concept, of whatever version."""
     try:
-        return recover(path.resolve()) and "format_version" in _parse(path / RECORD)
+        return recover(absolute(path)) and "format_version" in _parse(path / RECORD)
     except (OSError, ConceptFileError):
         return False
 
@@ -129,10 +67,17 @@ def concept_folders(folder: str | PathLike[str]) -> list[Path]:
     """The concept folders that lie in a folder, whole or not, in natural order; hidden ones are passed over.
 
     There are none in a folder that is not there.
+
+    Raises:
+        ConceptFileError: it may not be read.
     """
     if not os.path.isdir(folder):
         return []
-    inside = [os.path.join(folder, name) for name in sorted(folders_in(Path(folder)), key=natural_key)]
+    try:
+        names = sorted(folders_in(Path(folder)), key=natural_key)
+    except OSError as error:
+        raise _unreadable(Path(folder), error) from error
+    inside = [os.path.join(folder, name) for name in names]
     return [Path(one) for one in inside if _has_record(one)]
 
 
@@ -154,16 +99,21 @@ def read_record(path: Path) -> ConceptRecord:
         with open(os.path.join(path, RECORD), "rb") as opened:  # pathlib would take half of the time
             data = opened.read()
         record = ConceptRecord.model_validate_json(data)
-        if _as_sealed(record, data):
+        if as_sealed(record, data):
             return record
     except (ValidationError, OSError):
         pass
-    return _explain(path)  # whatever it was: said so that a user can mend it
+    try:
+        return _explain(path)  # whatever it was: said so that a user can mend it
+    except OSError as error:
+        if isinstance(error, MyVLMError):
+            raise
+        raise _unreadable(path, error) from error
 
 
 def _explain(path: Path) -> ConceptRecord:
     """Read `concept.json` step by step, and say at which one it fails. Raises as `read_record` does."""
-    if not recover(path.resolve()):
+    if not recover(absolute(path)):
         raise MissingFileError(
             f"There is no concept folder {path}.",
             got="nothing at that path",
@@ -197,7 +147,7 @@ def _explain(path: Path) -> ConceptRecord:
             expected=f"the fields of format_version {FORMAT_VERSION}, and no others",
             fix=_RESTORE,
         ) from error
-    if not _as_sealed(record, data):
+    if not as_sealed(record, data):
         raise ConceptFileError(
             f"{path / RECORD} was altered.",
             got="another text than was written",
@@ -207,6 +157,15 @@ def _explain(path: Path) -> ConceptRecord:
             fix=f"{_RESTORE}; a new name is given by `myvlm concepts rename` or vlm.concepts.rename",
         )
     return record
+
+
+def _unreadable(path: Path, error: OSError) -> ConceptFileError:
+    return ConceptFileError(
+        f"{path} cannot be read.",
+        got=f"{type(error).__name__}: {error.strerror or error}",
+        expected="a folder and files that you may read",
+        fix="check who owns it and its permissions",
+    )
 
 
 def check_not_saved_since(folder: Path, backbone: str, record: EmbeddingRecord) -> None:
@@ -265,7 +224,14 @@ def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) 
         NotWritableError: the place cannot be written, or holds something else, such as another concept.
     """
     text = sealed(record.model_dump(mode="json"))
-    target = path.resolve()
+    target = absolute(path)
+    if os.path.islink(target):
+        raise NotWritableError(
+            f"{path} is not written: it is a link that leads nowhere.",
+            got=f"a link to {os.readlink(target)}",
+            expected="a folder, or a new place",
+            fix="delete the link",
+        )
     try:
         with replacing(target) as fresh:
             _check_same(target, record)
@@ -292,7 +258,7 @@ def erase_folder(path: Path, spoken: str) -> bool:
     Raises:
         NotWritableError: it is not the folder of that concept (any more), or something of it remains.
     """
-    target = path.resolve()
+    target = absolute(path)
     left = leftovers(target)
     if recover(target) and (not is_concept_folder(target) or _parse(target / RECORD).get("spoken") != spoken):
         raise NotWritableError(
@@ -368,6 +334,4 @@ def _keep_what_is_the_users(target: Path, fresh: Path, new_photos: bool) -> None
                 shutil.copy2(one, fresh / one.name, follow_symlinks=False)
 
 
-_BEHIND = '"\n}\n'
-"""What a record's text ends with behind its digest."""
 _RESTORE = "use an unaltered copy of the concept folder, or learn the concept again"

@@ -10,7 +10,7 @@ from glob import escape, glob, has_magic
 from pathlib import Path
 
 from myvlm.errors import ImageError, InputError, MissingFileError
-from myvlm.files.reading import as_on_disk
+from myvlm.files.reading import as_on_disk, working_folder
 
 _SUFFIXES = "jpg jpeg jpe jfif png apng webp gif bmp tif tiff avif heic heif jp2 ppm pgm pnm tga mpo qoi ico"
 PHOTO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
@@ -115,7 +115,7 @@ def _files(source: str | os.PathLike[str]) -> Iterator[Path]:
     else:
         raise MissingFileError(
             f"There is no file {path}.",
-            got=f"working folder {Path.cwd()}",
+            got=working_folder(),
             expected="a picture, a folder of pictures, or a pattern such as photos/*.jpg",
             fix="check the spelling, or pass the full path",
         )

@@ -27,6 +27,31 @@ def as_on_disk(path: Path) -> Path:
     return path
 
 
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """The path from the root, links followed as far as they lead: one that is a loop stays as it is.
+
+    Raises:
+        MissingFileError: the folder that the process works in was deleted.
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except FileNotFoundError as error:
+        raise MissingFileError(
+            f"Where {os.fspath(path)} is cannot be said.",
+            got=working_folder(),
+            expected="a working folder that is there, or a path from the root",
+            fix="change into another folder",
+        ) from error
+
+
+def working_folder() -> str:
+    """The folder that relative paths start from, for messages."""
+    try:
+        return f"working folder {os.getcwd()}"
+    except OSError:
+        return "a working folder that was deleted"
+
+
 def read_text(file: Path) -> str:
     """The text of a file in UTF-8, with or without the byte-order mark that Windows puts first.
 
@@ -55,7 +80,7 @@ def read_json(file: Path, *, expected: str) -> Any:
     if not as_on_disk(file).is_file():
         raise MissingFileError(
             f"There is no file {file}.",
-            got="a folder" if file.exists() else f"nothing at that path, from {Path.cwd()}",
+            got="a folder" if file.exists() else f"nothing at that path; {working_folder()}",
             expected="a JSON file",
             fix="check the path",
         )

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from myvlm.errors import NotWritableError
 from myvlm.files.claims import claimed, sync, take_away
+from myvlm.files.reading import absolute
 
 
 def check_place(target: Path, *, what: str, option: str) -> None:
@@ -24,7 +25,7 @@ def check_place(target: Path, *, what: str, option: str) -> None:
     Raises:
         NotWritableError: `target` is a folder, or lies in none that may be written to.
     """
-    folder = target.resolve().parent
+    folder = absolute(target).parent
     if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise NotWritableError(
             f"The {what} cannot be written to {target}.",

@@ -6,7 +6,6 @@ Users have photos of their mug, not of other mugs. The bank of negatives beside 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from myvlm.errors import InputError, check_is
 from myvlm.heads.detections import FloatArray
 from myvlm.plugins.collections import collection_of
 from myvlm.plugins.registry import SharedRegistry
+from myvlm.runtime.locks import OneAtATime
 from myvlm.runtime.precision import float32_default, without_autocast
 
 DEFAULT_ENCODER = "tinyworld/clip"
@@ -82,7 +82,7 @@ class OpenClipEncoder:
     def __init__(self, name: str = DEFAULT_ENCODER, *, device: str = "cpu") -> None:
         self.name = name
         self.device = device
-        self._lock = threading.Lock()
+        self._lock = OneAtATime()
 
     @property
     def id(self) -> str:

@@ -7,7 +7,6 @@ zoomed, since an object that sits across two windows looks like another one.
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from myvlm.errors import ConceptFileError, InputError
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.images import LoadedImage
+from myvlm.runtime.locks import OneAtATime
 
 Crops: TypeAlias = Literal["auto", "none"] | int
 
@@ -154,7 +154,7 @@ class PictureCache(Generic[Variant, Seen]):
         self._by_encoder: WeakKeyDictionary[Any, OrderedDict[tuple[bytes, Variant], Seen]] = (
             WeakKeyDictionary()
         )
-        self._lock = threading.Lock()
+        self._lock = OneAtATime()
 
     def look_up(
         self,

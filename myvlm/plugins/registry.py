@@ -6,7 +6,6 @@ Heads, encoders, backbones, methods of the evaluation and collections of models 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -15,6 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from myvlm.errors import InputError, NameTakenError, UnknownNameError
+from myvlm.runtime.locks import OneAtATime
 
 _log = logging.getLogger(__name__)
 
@@ -211,7 +211,7 @@ class SharedRegistry(Registry[Callable[[str], Made]]):
     def __init__(self, what: str, *, add: str, forms: str = "") -> None:
         super().__init__(what, add=add, forms=forms, replaceable=True)
         self._made: dict[tuple[str, str], Made] = {}
-        self._making = threading.RLock()
+        self._making = OneAtATime()
 
     def register(self, name: str, thing: Callable[[str], Made], *, replace: bool = False) -> None:
         """As of any registry; what a replaced one had made is made anew when it is next asked for."""

@@ -1,10 +1,50 @@
-"""A lock for each thing that several threads share and one of them changes for a moment."""
+"""Locks of what several threads share: free in a forked process, and of its own in a copy.
+
+Whoever held one where a process was forked is not in the child, which would wait for ever.
+"""
 
 from __future__ import annotations
 
 import os
 import threading
-from weakref import WeakKeyDictionary
+from types import TracebackType
+from weakref import WeakKeyDictionary, WeakSet
+
+
+class OneAtATime:
+    """A lock that one thread holds at a time, and may take again.
+
+    >>> lock = OneAtATime()
+    >>> with lock, lock:
+    ...     pass
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        _all.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type[OneAtATime], tuple[()]]:
+        return OneAtATime, ()
+
+
+_all: WeakSet[OneAtATime] = WeakSet()
+
+
+def _free_all() -> None:
+    for one in list(_all):
+        one._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_all)
 
 
 class Locks:

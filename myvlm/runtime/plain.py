@@ -32,6 +32,9 @@ class PlainBlocks:
     def __bool__(self) -> bool:
         return self.always or not self._open.isdisjoint(self._entered.get())
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _fresh, (self.always,)  # whoever gets a copy is in no block of it
+
     @contextmanager
     def block(self) -> Iterator[None]:
         """Within it the model is plain here."""
@@ -44,3 +47,7 @@ class PlainBlocks:
             # The context may be another than at the start: a generator's steps run where they are asked for.
             self._open.discard(mine)
             self._entered.set(tuple(one for one in self._entered.get() if one in self._open))
+
+
+def _fresh(always: bool) -> PlainBlocks:
+    return PlainBlocks(always=always)

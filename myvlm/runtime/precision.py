@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from threading import Lock
 from typing import Any
 
-_LOCK = Lock()
+from myvlm.runtime.locks import OneAtATime
+
+_LOCK = OneAtATime()
 
 
 def without_autocast(device: str) -> AbstractContextManager[Any]:

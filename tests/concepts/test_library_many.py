@@ -12,7 +12,7 @@ from PIL import Image
 
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.concepts.storage import sealed
+from myvlm.concepts.record import sealed
 from myvlm.errors import ConceptExistsError, ConceptFileError, MissingFileError, NotFittedError
 from myvlm.heads import Detection, FaceHead, ObjectHead
 from myvlm.heads.encoders import register_encoder

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from myvlm.concepts.concept import Concept, Embedding
-from myvlm.concepts.storage import FORMAT_VERSION
+from myvlm.concepts.record import FORMAT_VERSION
 from myvlm.heads.base import HeadMeta
 from myvlm.heads.objects.head import ObjectHead
 

@@ -7,7 +7,6 @@ does (Gemma 2) runs as its own eager attention does.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from myvlm.errors import BackboneError, InputError
+from myvlm.runtime.locks import OneAtATime
 
 IMPLEMENTATION = "myvlm_recording_sdpa"
 
@@ -106,7 +106,7 @@ class AttentionRecorder:
 
 
 _RECORDER: ContextVar[AttentionRecorder | None] = ContextVar("myvlm_attention_recorder", default=None)
-_LOCK = threading.Lock()
+_LOCK = OneAtATime()
 _SWITCHED: dict[int, tuple[str | None, int]] = {}  # id of config: implementation before, contexts open
 
 

@@ -74,7 +74,7 @@ class CausalBackbone(Backbone):
             processor,
             template=template,
             image_id=self.image_id,
-            sentinel_id=text.sentinel_id(model, tokenizer, taken),
+            sentinel_id=partial(text.sentinel_id, model, tokenizer, taken),
             eos_ids=eos_ids if template is not None else text.end_of_turn_first(processor, eos_ids),
             instruction=self.instruction,
             completed=self.completed,

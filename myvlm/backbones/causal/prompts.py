@@ -47,7 +47,8 @@ class Prompter:
         processor: the model's processor.
         template: the prompt, with `{image}` and `{prompt}`; None for the processor's chat template.
         image_id: id of the image placeholder.
-        sentinel_id: id that stands where a concept row goes.
+        sentinel_id: id that stands where a concept row goes; or what finds one, again whenever the
+            tokenizer has got new words, which it may be one of.
         eos_ids: ids that end a reply; the first is the one that is learned.
         instruction: what the family makes of a bare instruction.
         completed: what the processor itself adds to a rendered prompt.
@@ -59,7 +60,7 @@ class Prompter:
         *,
         template: str | None,
         image_id: int,
-        sentinel_id: int,
+        sentinel_id: int | Callable[[], int],
         eos_ids: Sequence[int],
         instruction: Callable[[str], str] = str,
         completed: Callable[[str], str] = str,
@@ -68,18 +69,34 @@ class Prompter:
         self.tokenizer = processor.tokenizer
         self.template = template
         self.image_id = image_id
-        self.sentinel_id = sentinel_id
+        self._find_sentinel = sentinel_id
         self.eos_ids = list(eos_ids)
         self.instruction = instruction
         self.completed = completed
         self._apart = template is None and text.replies_right_behind(processor)
         self._known: dict[tuple[str, ...], list[int]] = {}
         self._fine: set[str] = set()
+        self._words = -1
+        self._renew()
 
     @property
     def pad_id(self) -> int:
         """What fills a batch: masked out, so that any id would do."""
         return text.pad_id(self.tokenizer, self.eos_ids)
+
+    @property
+    def sentinel_id(self) -> int:
+        """Id that stands where a concept row goes: no word of the tokenizer."""
+        self._renew()
+        return self._sentinel
+
+    def _renew(self) -> None:
+        """Forget what was found of the tokenizer once it has got new words."""
+        if self._words != (words := len(self.tokenizer)):
+            found = self._find_sentinel
+            self._sentinel = found if isinstance(found, int) else found()
+            self._known.clear()
+            self._words = words
 
     def render(self, prompt: str) -> str:
         """The bare instruction as the model expects it, with one image placeholder."""
@@ -148,6 +165,7 @@ class Prompter:
 
     def _once(self, ids_of: Callable[..., list[int]], *texts: str) -> list[int]:
         """Ids of texts, as a learner asks for them again and again: a thousand placeholders take a while."""
+        self._renew()
         key = (ids_of.__name__, *texts)
         if key not in self._known:
             if len(self._known) >= KNOWN:

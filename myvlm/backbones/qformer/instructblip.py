@@ -11,12 +11,16 @@ from torch import Tensor
 
 from myvlm.backbones import tokens as text
 from myvlm.backbones.qformer.blip2 import Blip2Backbone
-from myvlm.backbones.qformer.prompts import Blip2Prompter, Taught
+from myvlm.backbones.qformer.prompts import Blip2Prompter, Taught, check_length
 from myvlm.backbones.registry import register_backbone
 
 
 class InstructBlipPrompter(Blip2Prompter):
     """As BLIP-2's, with what the Q-Former reads beside the picture; an instruction is taken as it is."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        super().__init__(model, processor)
+        self.qformer_positions = int(model.config.qformer_config.max_position_embeddings)
 
     def render(self, prompt: str) -> str:
         text.check_prompt(self.processor, prompt, self._fine)
@@ -30,6 +34,7 @@ class InstructBlipPrompter(Blip2Prompter):
             padding_side="right",
             return_tensors="pt",
         )
+        check_length(read["input_ids"].shape[1], self.qformer_positions)
         return {f"qformer_{name}": read[name] for name in ("input_ids", "attention_mask")}
 
     def processed(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:

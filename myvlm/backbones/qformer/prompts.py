@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from myvlm.backbones import tokens as text
 from myvlm.backbones.frozen import tokenizing
@@ -50,6 +50,7 @@ class Blip2Prompter:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self._fine: set[str] = set()
+        self.positions = _learned_positions(model.language_model)
         self.image_id = model.config.image_token_id
         self.image_tokens = int(model.config.num_query_tokens)
         self.causal = bool(model.config.use_decoder_only_language_model)
@@ -80,7 +81,7 @@ class Blip2Prompter:
 
         Raises:
             InputError: the processor put no place for the picture into the text, a prompt holds a special
-                token, or several prompts come without a token to pad with.
+                token or is too long, or several prompts come without a token to pad with.
         """
         rendered = [self.render(prompt) for prompt in prompts]
         text.refuse_unpadded(self.tokenizer, rendered)
@@ -89,6 +90,7 @@ class Blip2Prompter:
         with tokenizing(self.tokenizer):
             inputs = self.processor(images=list(images), text=rendered, return_tensors="pt", **options)
         self.check_places(inputs["input_ids"])
+        check_length(inputs["input_ids"].shape[1], self.positions)
         return inputs
 
     def check_places(self, ids: Tensor) -> None:
@@ -129,7 +131,7 @@ class Blip2Prompter:
         """Prompts and answers as one batch.
 
         Raises:
-            InputError: the model keeps no place for the picture in its text.
+            InputError: the model keeps no place for the picture in its text, or the text is too long.
         """
         asked = [self.prompt_ids(prompt) for prompt in prompts]
         said = [[*self.answer_ids(*pair), *self.eos_ids[:1]] for pair in zip(prompts, answers, strict=True)]
@@ -143,6 +145,7 @@ class Blip2Prompter:
             "attention_mask": text.pad([[1] * len(sample) for sample in ids], 0),
         }
         self.check_places(inputs["input_ids"])
+        check_length(inputs["input_ids"].shape[1], self.positions)
         padded = text.pad(labels, IGNORED)
         if not self.causal:
             inputs["labels"] = padded
@@ -160,3 +163,27 @@ class Blip2Prompter:
     def reply(self, new_ids: Tensor) -> tuple[str, Tensor]:
         """The text and the ids of what was generated, without end of sequence and what follows it."""
         return text.reply(self.tokenizer, new_ids, self.eos_ids)
+
+
+def check_length(tokens: int, most: int | None) -> None:
+    """Raise InputError where a text has more tokens than a model has places for; None is no bound.
+
+    On a GPU it would be an assertion after which the process can use the device no more.
+    """
+    if most is not None and tokens > most:
+        raise InputError(
+            "The text is longer than the model has places for.",
+            got=f"{tokens:,} tokens, the picture's included",
+            expected=f"at most {most:,}",
+            fix="write a shorter prompt or caption",
+        )
+
+
+def _learned_positions(language_model: nn.Module) -> int | None:
+    """The most tokens that a model with a table of positions takes; None where positions are computed."""
+    tables = [
+        part.num_embeddings - getattr(part, "offset", 0)
+        for name, part in language_model.named_modules()
+        if isinstance(part, nn.Embedding) and name.endswith("embed_positions")
+    ]
+    return min(tables, default=None)

@@ -12,6 +12,7 @@ from rich.text import Text
 from myvlm.cli.opening import open_model
 from myvlm.cli.options import DEFAULT_BACKBONE, AsJson, Quiet
 from myvlm.cli.screen import screen
+from myvlm.files.reading import absolute
 from myvlm.files.writing import check_place
 
 
@@ -40,13 +41,13 @@ def demo(
             "output identical to the plain model's, where it was not seen", str(figures.plain_identical)
         )
         table.add_row("seconds to learn", f"{figures.learn_seconds:.1f}")
-        table.add_row("page", Text(str(out_file.resolve()), style="bold"))
+        table.add_row("page", Text(str(absolute(out_file)), style="bold"))
         document = {
             "command": "demo",
             "identifier": name,
             "category": found.category,
             "seed": seed,
-            "page": str(out_file.resolve()),
+            "page": str(absolute(out_file)),
             **figures.as_document(),
         }
         out.show(document, table)

@@ -7,7 +7,6 @@ landmarks. The 68-point file of that package is never opened: its training photo
 from __future__ import annotations
 
 import importlib.util
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from myvlm.boxes import Box
 from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.faces.encoders import Faces, inside, reduced
+from myvlm.runtime.locks import OneAtATime
 
 LEAST_SURE = 0.25
 """Least score of dlib's detector; its own 0 takes patterns for faces (0.12 on the astronaut's suit)."""
@@ -43,7 +43,7 @@ class DlibEncoder:
     _SIDE, _MARGIN = 150, 0.25
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # dlib's objects are not for several threads
+        self._lock = OneAtATime()  # dlib's objects are not for several threads
         self._parts: tuple[Any, Any, Any] | None = None
 
     def __repr__(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from myvlm.boxes import Box
 from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.faces.encoders import SMALLEST_FACE, Faces, inside, reduced
+from myvlm.runtime.locks import OneAtATime
 from myvlm.runtime.precision import float32_default, without_autocast
 
 
@@ -39,7 +39,7 @@ class FacenetEncoder:
 
     def __init__(self, *, device: str = "cpu") -> None:
         self.device = device
-        self._lock = threading.Lock()
+        self._lock = OneAtATime()
         self._finder: Any = None
         self._descriptor: Any = None
 

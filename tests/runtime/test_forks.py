@@ -1,0 +1,130 @@
+"""A process that was forked while other threads were at work: nothing waits, and the model is whole."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import os
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from myvlm import MyVLM
+from myvlm.backbones.frozen import frozen
+from myvlm.runtime.locks import OneAtATime
+from myvlm.tinyworld import sample_picture
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing can be forked here; run it on Linux"),
+    pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning"),
+]
+
+
+def in_child(work: Callable[[], Any]) -> Any:
+    """What a forked process makes of it, within a minute."""
+    context = multiprocessing.get_context("fork")
+    made = context.Queue()
+    child = context.Process(target=lambda: made.put(work()))
+    child.start()
+    try:
+        return made.get(timeout=60)
+    finally:
+        child.kill()
+        child.join()
+
+
+def held_elsewhere(lock: Any, work: Callable[[], Any]) -> Any:
+    """What is made while another thread is within the lock."""
+    inside, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            inside.set()
+            done.wait()
+
+    other = threading.Thread(target=hold)
+    other.start()
+    inside.wait()
+    try:
+        return work()
+    finally:
+        done.set()
+        other.join()
+
+
+def test_a_lock_is_free_in_a_child_and_its_own_in_a_copy() -> None:
+    lock = OneAtATime()
+
+    def taken() -> bool:
+        with lock:
+            return True
+
+    assert held_elsewhere(lock, lambda: in_child(taken))
+    for copied in (copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))):
+
+        def own(copied: Callable[[Any], Any] = copied) -> bool:
+            with copied(lock):
+                return True
+
+        assert held_elsewhere(lock, own)
+
+
+def test_no_lock_of_the_package_is_a_plain_one() -> None:
+    """A plain one that is held where a process is forked makes the child wait for ever."""
+    from tests.test_package import ROOT
+
+    plain = [
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "myvlm").rglob("*.py")
+        if file.name != "locks.py" and ("Lock()" in file.read_text(encoding="utf-8"))
+    ]
+    assert plain == []
+
+
+def test_a_child_has_the_model_as_it_was_before_other_threads_froze_it() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    model[0].bias.requires_grad_(False)
+
+    def flags() -> tuple[list[bool], list[bool]]:
+        return [part.training for part in model.modules()], [one.requires_grad for one in model.parameters()]
+
+    before = flags()
+
+    def work() -> Any:
+        found = [flags()]
+        with frozen(model):
+            found.append(flags())
+        return [*found, flags()]
+
+    off = ([False] * 3, [False] * 2)
+    assert held_elsewhere(frozen(model), lambda: in_child(work)) == [before, off, before]
+    assert flags() == before
+    with frozen(model):
+        assert in_child(flags) == off  # the thread that forks is itself in the block
+
+
+def test_a_child_speaks_while_threads_of_its_parent_do(vlm: MyVLM) -> None:
+    picture = sample_picture(0)
+    expected = vlm.caption(picture, max_new_tokens=3).text
+    stop = threading.Event()
+
+    def busy() -> None:
+        while not stop.is_set():
+            vlm.caption(picture, max_new_tokens=3)
+
+    threads = [threading.Thread(target=busy) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        torch.set_num_threads(1)
+        for _ in range(3):
+            assert in_child(lambda: vlm.caption(picture, max_new_tokens=3).text) == expected
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

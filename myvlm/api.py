@@ -11,11 +11,13 @@ import torch
 
 from myvlm.backbones import backbone_for
 from myvlm.backbones.loading import load_model
+from myvlm.boxes import Box
 from myvlm.concepts.concept import Concept
-from myvlm.concepts.library import ConceptLibrary, known_concepts
-from myvlm.errors import check_path
+from myvlm.concepts.correcting import Correction
+from myvlm.concepts.library import ConceptLibrary
+from myvlm.errors import InputError, check_path
 from myvlm.heads.encoders import default_encoder
-from myvlm.images import ImageSources, load_images
+from myvlm.images import ImageSource, ImageSources, load_images
 from myvlm.learning.dataset import Captions, Lesson, Questions
 from myvlm.learning.introduce import introduce
 from myvlm.learning.progress import Shown
@@ -59,7 +61,7 @@ class MyVLM(Speaker):
     ) -> None:
         backbone = backbone_for(model, processor, name=name)
         device = str(backbone.device)
-        super().__init__(backbone, known_concepts(concepts, device=device))
+        super().__init__(backbone, _known_concepts(concepts, device=device))
         self.encoder = encoder or default_encoder(backbone.name, device)
 
     @classmethod
@@ -236,8 +238,50 @@ class MyVLM(Speaker):
         put(again)
         return again
 
+    def correct(
+        self, image: ImageSource, identifier: str, *, present: bool | None, box: Box | None = None
+    ) -> Correction:
+        """Say of a picture whether it shows a concept: its head learns that at once, without the photos.
+
+        No photo that it was taught is lost by it; `held` is False where the two cannot be had together. The
+        folder knows of it when the concept is saved again: it keeps features of the picture, not the picture.
+
+        Args:
+            image: the picture.
+            identifier: of the concept.
+            present: True: it is there. False: it is not. None: take back what was said of this picture.
+            box: left, top, right, bottom in pixels: say it of this part alone.
+
+        Returns:
+            What has changed; its `undo()` takes it back.
+
+        Raises:
+            UnknownConceptError: there is no such concept.
+            InputError: its file is of an older release, or it is open which of several faces is meant.
+        """
+        return self.concepts.correct(image, identifier, present=present, box=box)
+
 
 def _loaded(lesson: Lesson) -> Lesson:
     """The lesson with its pictures read: from here on nothing opens a file."""
     negatives = None if lesson.negatives is None else load_images(lesson.negatives)
     return dataclasses.replace(lesson, images=load_images(lesson.images), negatives=negatives)
+
+
+def _known_concepts(given: ConceptLibrary | str | PathLike[str] | None, *, device: str) -> ConceptLibrary:
+    """What a model knows to begin with: the library itself, that of a folder, or an empty one.
+
+    Raises:
+        MissingFileError, ConceptFileError: see `ConceptLibrary.load`.
+        InputError: it is neither.
+    """
+    if isinstance(given, ConceptLibrary):
+        return given
+    if given is not None and not isinstance(given, str | PathLike):
+        raise InputError(
+            "That is no library of concepts.",
+            got=type(given).__name__,
+            expected="a ConceptLibrary, or a folder of concept folders",
+            fix="for some concepts or their folders pass ConceptLibrary([...])",
+        )
+    return ConceptLibrary.load(given, device=device) if given else ConceptLibrary(device=device)

@@ -14,7 +14,8 @@ from myvlm.addressing import address, speak
 from myvlm.backbones import Backbone
 from myvlm.backbones.tokens import heard
 from myvlm.batches import AT_ONCE, OnError, check_on_error, made_of_each
-from myvlm.concepts.library import ConceptLibrary, warn_learned_elsewhere
+from myvlm.concepts.library import ConceptLibrary
+from myvlm.concepts.shared import warn_learned_elsewhere
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSource, ImageSources, LoadedImage, listed, load_image, naming
 from myvlm.locating import READING, Location, located

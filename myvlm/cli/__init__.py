@@ -15,6 +15,7 @@ import typer
 from myvlm.cli.commands import (
     album,
     concepts,
+    correct,
     demo,
     evaluate,
     introduce,
@@ -43,6 +44,7 @@ app.command("caption")(speak.caption)
 app.command("ask")(speak.ask)
 app.command("locate")(locate.locate)
 app.command("album")(album.album)
+app.command("correct")(correct.correct)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(concepts.app, name="concepts")
 

@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +19,12 @@ from myvlm.concepts.card import card
 from myvlm.concepts.record import ConceptRecord
 from myvlm.concepts.storage import (
     CARD,
-    HEAD_FILE,
     PHOTOS,
     RECORD,
     concept_folders,
-    embedding_file,
     erase_folder,
     read_record,
+    tensor_files,
     write_folder,
 )
 from myvlm.errors import (
@@ -267,7 +266,7 @@ def rename(collection: Path, old: str, new: str) -> Entry:
     check_free(collection, new, but=entry.folder)
     whole = check_whole(entry.folder)  # a folder that was cut or altered is not written again
     record = entry.record.model_copy(update={"identifier": new})
-    files = {name: (entry.folder / name).read_bytes() for name in _tensor_files(record)}
+    files = {name: (entry.folder / name).read_bytes() for name in tensor_files(record)}
     photos = (entry.folder / PHOTOS).is_dir()
     files[CARD] = card(record, whole.head.privacy, photos=photos).encode()
     try:
@@ -342,10 +341,6 @@ def _identifier_there(folder: Path) -> str:
     except ConceptFileError as error:
         fix = f"move {folder} elsewhere, or name another folder with --out"
         raise ConceptFileError(error.what, got=error.got, expected=error.expected, fix=fix) from error
-
-
-def _tensor_files(record: ConceptRecord) -> Iterable[str]:
-    return [HEAD_FILE, *(embedding_file(name) for name in record.embeddings)]
 
 
 def _copy(folder: Path, target: Path) -> None:

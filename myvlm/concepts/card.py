@@ -48,7 +48,7 @@ Image encoder `{meta.encoder}`, threshold {meta.threshold:.4g}. Measured while i
 
 {figures}
 
-## Privacy
+{_corrections(record)}## Privacy
 
 {privacy} {kept} The recipe in `concept.json` keeps the captions and prompts it was learned with. Nothing here
 is ever uploaded. `vlm.concepts.remove("{record.identifier}", erase=True)` deletes this folder.
@@ -64,6 +64,20 @@ def _captions(record: ConceptRecord) -> str:
     return f"""## Captions
 
 It was learned from captions that the model wrote itself, with the name put in; nobody looked them through:
+
+{lines}
+
+"""
+
+
+def _corrections(record: ConceptRecord) -> str:
+    """What a user has said of pictures since it was learned; nothing where nobody has."""
+    if record.examples is None or not record.examples.meta.corrections:
+        return ""
+    lines = "\n".join(f"- {one.summary}" for one in record.examples.meta.corrections)
+    return f"""## Corrections
+
+Its owner said of these pictures whether they show it. Their features are kept, not they:
 
 {lines}
 

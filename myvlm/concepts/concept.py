@@ -20,9 +20,10 @@ import numpy.typing as npt
 from myvlm.concepts.atomic import read_steadily
 from myvlm.concepts.card import card
 from myvlm.concepts.notebook import Thumbnail, concept_html
-from myvlm.concepts.record import ConceptRecord, EmbeddingRecord, HeadRecord
+from myvlm.concepts.record import ConceptRecord, EmbeddingRecord, ExamplesRecord, HeadRecord
 from myvlm.concepts.storage import (
     CARD,
+    EXAMPLES_FILE,
     HEAD_FILE,
     PHOTOS,
     check_not_saved_since,
@@ -35,6 +36,7 @@ from myvlm.concepts.storage import (
 from myvlm.errors import ConceptFileError, InputError, check_is, check_path
 from myvlm.files.reading import absolute
 from myvlm.heads import Head, head_class
+from myvlm.heads.examples import Correctable, StoredExamples
 from myvlm.images import ImageSources, load_images
 from myvlm.text import check_category, check_identifier, contains_word, replace_word, replace_words
 
@@ -243,6 +245,11 @@ class Concept:
         files: dict[str, bytes] = {}
         meta, tensors = self.head.state()
         files[HEAD_FILE], head_digest = pack(tensors)
+        examples = getattr(self.head, "examples_", None)
+        kept = None
+        if examples is not None:
+            files[EXAMPLES_FILE], digest = pack(examples.tensors)
+            kept = ExamplesRecord(meta=examples.meta, sha256=digest)
         records = {}
         for name, one in self.embeddings.items():
             file = embedding_file(name)
@@ -254,6 +261,7 @@ class Concept:
             category=self.category,
             kind=self.kind,
             head=HeadRecord(meta=meta, sha256=head_digest),
+            examples=kept,
             embeddings=records,
             recipe=_plain(self.recipe, "recipe"),
         )
@@ -288,6 +296,11 @@ class Concept:
         record = read_record(folder)
         tensors = read_tensors(folder, HEAD_FILE, record.head.sha256)
         head = head_class(record.kind).from_state(record.head.meta, tensors, device=device)
+        if record.examples is not None and isinstance(head, Correctable):
+            read = partial(read_tensors, folder, EXAMPLES_FILE, record.examples.sha256)
+            head.examples_ = StoredExamples(record.examples.meta, read)
+            if not lazy:
+                _ = head.examples_.tensors
         stored = {name: StoredEmbedding(folder, name, one) for name, one in record.embeddings.items()}
         if not lazy:
             for one in stored.values():

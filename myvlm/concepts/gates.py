@@ -92,6 +92,10 @@ class Gates:
             }
         return [(self._columns[group], self._gate(group)) for group in self._groups]
 
+    def gated(self) -> list[tuple[list[Concept], Gate]]:
+        """The concepts of each gate, in its order."""
+        return [(list(members.values()), self._gate(group)) for group, members in self._groups.items()]
+
     def _others(self, group: Group, but: Concept | None) -> Iterable[Concept]:
         return (one for one in self._groups.get(group, {}).values() if one is not but)
 

@@ -5,6 +5,8 @@ Everything is checked before anything is changed.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import logging
 import os
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
@@ -16,11 +18,13 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 
-from myvlm.backbones import Backbone
+from myvlm.boxes import Box
 from myvlm.concepts.concept import Concept, check_identifier
+from myvlm.concepts.confusable import SEEN, ConfusablePair, confusable, separate
+from myvlm.concepts.correcting import Correction, correct
 from myvlm.concepts.gates import Gates, with_another_key
 from myvlm.concepts.notebook import library_html
-from myvlm.concepts.shared import Callback, Listeners, one_at_a_time
+from myvlm.concepts.shared import Callback, Listeners, check_new, one_at_a_time, words_of
 from myvlm.concepts.storage import concept_folders, erase_folder, is_concept_folder
 from myvlm.errors import (
     ConceptExistsError,
@@ -31,9 +35,9 @@ from myvlm.errors import (
     check_path,
 )
 from myvlm.files.reading import absolute
-from myvlm.heads import Gate
+from myvlm.heads import Gate, Head
 from myvlm.heads.detections import Detections, merge
-from myvlm.images import ImageSources, load_images
+from myvlm.images import ImageSource, ImageSources, load_image, load_images
 from myvlm.text import caution, composed, fold, folded
 
 _log = logging.getLogger(__name__)
@@ -181,8 +185,8 @@ class ConceptLibrary(Mapping[str, Concept]):
         taken: dict[str, Concept] = {}
         for concept in new:
             self.check_free(concept.identifier, concept.spoken)
-            _check_new(concept, taken)
-            taken |= dict.fromkeys(_words(concept), concept)
+            check_new(concept, taken)
+            taken |= dict.fromkeys(words_of(concept), concept)
         gates = self._gates.check(new)  # fails here and now if they cannot be scored together
         self._gates.add(new, gates)
         self._concepts |= {concept.identifier: concept for concept in new}
@@ -226,7 +230,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         self._gates.replace(old, concept)
         self._concepts = with_another_key(self._concepts, identifier, identifier, concept)
         self._free_words(identifier, old)
-        self._taken |= dict.fromkeys(_words(concept), identifier)
+        self._taken |= dict.fromkeys(words_of(concept), identifier)
         self._changed()
         self._listeners([concept])
         return old
@@ -282,6 +286,28 @@ class ConceptLibrary(Mapping[str, Concept]):
         concept.identifier = new
         return concept
 
+    @one_at_a_time
+    def set_head(self, concept: Concept, head: Head, *, instead_of: Head) -> bool:
+        """Give a concept another head in each library that holds it; False if it has yet another by now.
+
+        Raises:
+            UnknownConceptError: it is not here.
+            NotFittedError, InputError: the head cannot be scored with the others; nothing has changed.
+        """
+        if self[concept.identifier] is not concept or concept.head is not instead_of:
+            return False
+        before, after = copy.copy(concept), dataclasses.replace(concept, head=head)
+        self._gates.check([after], but=concept)
+        concept.head = head
+        for library in _holders(concept.identifier, concept):
+            library._gates.replace(before, concept)
+        return True
+
+    @one_at_a_time
+    def gated(self) -> list[tuple[list[Concept], Gate]]:
+        """The concepts by what scores them together, each gate with its concepts in its order."""
+        return self._gates.gated()
+
     def _rekey(self, old: str, new: str, concept: Concept) -> None:
         self._concepts = with_another_key(self._concepts, old, new, concept)
         self._gates.rename(old, new, concept)
@@ -300,6 +326,29 @@ class ConceptLibrary(Mapping[str, Concept]):
                     expected="a word that differs from those of the others in more than upper and lower case",
                     fix="choose another identifier, or learn one of the two again with another word",
                 )
+
+    def correct(
+        self, image: ImageSource, identifier: str, *, present: bool | None, box: Box | None = None
+    ) -> Correction:
+        """Say of a picture whether it shows a concept; see `MyVLM.correct`."""
+        return correct(self, self[identifier], load_image(image), present, box)
+
+    def confusable(self, *, at_least: float = SEEN) -> list[ConfusablePair]:
+        """Pairs of concepts of which one is seen in photos of the other with a probability from that on.
+
+        By the kept features: no encoder runs. Concepts of older files, which keep none, are passed over.
+        """
+        return confusable(self, at_least)
+
+    def separate(self, *identifiers: str) -> list[Correction]:
+        """Train concepts against each other: the photos of one do not show the other. None loses a photo.
+
+        People are left as they are: a face is given to one of them in any case.
+
+        Args:
+            identifiers: which, each from each; the confusable ones where none is given.
+        """
+        return separate(self, [self[one].identifier for one in identifiers], self)
 
     def _free_words(self, identifier: str, concept: Concept) -> None:
         for word in folded(identifier, concept.spoken):
@@ -342,54 +391,6 @@ _libraries: WeakValueDictionary[int, ConceptLibrary] = WeakValueDictionary()
 def _holders(identifier: str, concept: Concept) -> list[ConceptLibrary]:
     """The libraries in which the concept itself, not a copy of it, is called that."""
     return [one for one in list(_libraries.values()) if one.get(identifier) is concept]
-
-
-def warn_learned_elsewhere(backbone: Backbone, concepts: Iterable[Concept]) -> None:
-    """Log of concepts that were just added that this model has yet to learn them, and how that is done."""
-    weights = backbone.fingerprint()
-    if lacking := [concept for concept in concepts if concept.learned_elsewhere(weights)]:
-        more = f", and {len(lacking) - 1} more" if lacking[1:] else ""
-        _log.warning(
-            "The concept %r was learned for another model than %s%s. %sLearn it again with this model, %s.",
-            *(lacking[0].identifier, backbone.name, more),
-            "Until then the model is told of it in words. " if lacking[0].description else "",
-            lacking[0].how_again(backbone.name),
-        )
-
-
-def known_concepts(given: ConceptLibrary | str | PathLike[str] | None, *, device: str) -> ConceptLibrary:
-    """What a model knows to begin with: the library itself, that of a folder, or an empty one.
-
-    Raises:
-        MissingFileError, ConceptFileError: see `ConceptLibrary.load`.
-        InputError: it is neither.
-    """
-    if isinstance(given, ConceptLibrary):
-        return given
-    if given is not None and not isinstance(given, str | PathLike):
-        raise InputError(
-            "That is no library of concepts.",
-            got=type(given).__name__,
-            expected="a ConceptLibrary, or a folder of concept folders",
-            fix="for some concepts or their folders pass ConceptLibrary([...])",
-        )
-    return ConceptLibrary.load(given, device=device) if given else ConceptLibrary(device=device)
-
-
-def _words(concept: Concept) -> set[str]:
-    return folded(concept.identifier, concept.spoken)
-
-
-def _check_new(concept: Concept, taken: Mapping[str, Concept]) -> None:
-    for word in (concept.identifier, concept.spoken):
-        twin = taken.get(fold(word))
-        if twin is not None:
-            raise ConceptExistsError(
-                f"Two of the concepts have the word {word!r}.",
-                got=" and ".join(str(one.folder or one.identifier) for one in (twin, concept)),
-                expected="words of its own for each concept: what it is called, and what it was learned with",
-                fix="learn one of the two again with another word, or leave it out",
-            )
 
 
 def _erase(concept: Concept) -> None:

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue
 
 from myvlm.heads.base import HeadMeta
+from myvlm.heads.examples import ExamplesMeta
 from myvlm.text import composed
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -23,6 +24,15 @@ class HeadRecord(BaseModel):
     model_config = _STRICT
 
     meta: HeadMeta
+    sha256: str
+
+
+class ExamplesRecord(BaseModel):
+    """What the head was learned from and corrected by: its numbers, and the digest of its tensor file."""
+
+    model_config = _STRICT
+
+    meta: ExamplesMeta
     sha256: str
 
 
@@ -42,16 +52,20 @@ class EmbeddingRecord(BaseModel):
 
 
 class ConceptRecord(BaseModel):
-    """All of `concept.json`. A change of these fields is a new `format_version`; 1 has no `sha256`."""
+    """All of `concept.json`. A change of these fields is a new `format_version`.
+
+    1 has no `sha256`, 1 and 2 have no `examples`.
+    """
 
     model_config = _STRICT
 
-    format_version: Literal[1, 2] = 2
+    format_version: Literal[1, 2, 3] = 3
     identifier: Annotated[str, AfterValidator(composed)]  # older releases kept it as it was written
     spoken: str
     category: str
     kind: str
     head: HeadRecord
+    examples: ExamplesRecord | None = None
     embeddings: dict[str, EmbeddingRecord]
     recipe: dict[str, JsonValue]
     sha256: str | None = None

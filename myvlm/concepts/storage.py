@@ -31,6 +31,7 @@ from myvlm.text import composed
 
 RECORD = "concept.json"
 HEAD_FILE = "head.safetensors"
+EXAMPLES_FILE = "examples.safetensors"
 CARD = "README.md"
 EMBEDDINGS = "embeddings"
 PHOTOS = "photos"
@@ -47,6 +48,11 @@ def embedding_file(backbone: str) -> str:
     if safe != readable or "--" in backbone:
         safe += "-" + hashlib.sha256(backbone.encode()).hexdigest()[:8]
     return f"{EMBEDDINGS}/{safe}.safetensors"
+
+
+def tensor_files(record: ConceptRecord) -> list[str]:
+    """The files of a folder that hold tensors."""
+    return [HEAD_FILE, *([EXAMPLES_FILE] if record.examples else []), *map(embedding_file, record.embeddings)]
 
 
 def pack(tensors: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, str]:
@@ -223,7 +229,7 @@ def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) 
     Raises:
         NotWritableError: the place cannot be written, or holds something else, such as another concept.
     """
-    text = sealed(record.model_dump(mode="json"))
+    text = sealed(record.model_copy(update={"format_version": FORMAT_VERSION}).model_dump(mode="json"))
     target = absolute(path)
     if os.path.islink(target):
         raise NotWritableError(
@@ -325,7 +331,7 @@ def _keep_what_is_the_users(target: Path, fresh: Path, new_photos: bool) -> None
             expected="a new folder, an empty one or a concept folder",
             fix="save to another folder",
         )
-    ours = {RECORD, HEAD_FILE, CARD, EMBEDDINGS} | ({PHOTOS} if new_photos else set())
+    ours = {RECORD, HEAD_FILE, EXAMPLES_FILE, CARD, EMBEDDINGS} | ({PHOTOS} if new_photos else set())
     for one in target.iterdir():
         if one.name not in ours:
             if one.is_dir() and not one.is_symlink():

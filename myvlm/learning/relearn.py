@@ -16,6 +16,7 @@ from myvlm.concepts.library import ConceptLibrary
 from myvlm.concepts.storage import PHOTOS
 from myvlm.errors import ConceptFileError, InputError
 from myvlm.heads import Head
+from myvlm.heads.examples import Correctable
 from myvlm.images import ImageSources, LoadedImage
 from myvlm.learning.dataset import Captions, Lesson, Questions
 from myvlm.learning.optimise import learn_embeddings
@@ -142,11 +143,15 @@ def head_again(
 ) -> Head:
     """The concept's head, as it is; fitted again to the photos where its encoder has other weights now.
 
+    One of an older file comes to know what it was learned from, so that it can be corrected.
+
     Raises:
         MyVLMError: its encoder cannot be had.
     """
     try:
         concept.head.score(photos[:1])
+        if isinstance(concept.head, Correctable) and concept.head.examples_ is None:
+            return concept.head.remembering(photos, negatives)
         return concept.head
     except ConceptFileError as error:
         _log.warning("The head of %r is fitted again: %s", concept.identifier, error.what)

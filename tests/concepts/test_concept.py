@@ -79,6 +79,24 @@ def test_this_release_writes_the_newest_golden_folder_byte_for_byte(tmp_path: Pa
     assert {name for name in golden if mine[name] != golden[name]} <= {"README.md"}
 
 
+def test_a_golden_folder_that_was_corrected_knows_what_it_was_learned_from(tmp_path: Path) -> None:
+    corrected = GOLDEN[-1].with_name("corrected-3")
+    head = Concept.load(corrected).head
+    assert isinstance(head, ObjectHead)
+    assert head.coef_.tolist() == [0.5, -0.25, 2.0]
+    examples = head.known_examples()
+    assert examples.photos.tolist()[1] == [[0.75, 0.875, 1.0], [1.125, 1.25, 1.375]]
+    assert examples.others.tolist() == [[0.5, 0.0, -0.5]]
+    [said] = examples.corrections
+    assert (said.picture, said.digest, said.present, said.box) == ("dèsk.jpg", "0f", False, (1, 2, 30, 40))
+    assert [rows.tolist() for rows in examples.rows] == [[[-1.0, 0.25, 0.0], [0.5, 0.5, 0.5]]]
+    start = head.refitted(examples.without("0f"))
+    assert (start.coef_.tolist(), start.intercept_, start.threshold_) == ([1.0, 0.5, 0.25], -1.0, 0.5)
+    Concept.load(corrected).save(tmp_path / "again")
+    mine, golden = _tree(tmp_path / "again"), _tree(corrected)
+    assert {name for name in golden if mine[name] != golden[name]} <= {"README.md"}
+
+
 def test_round_trip(concept: Concept, saved: Path) -> None:
     again = Concept.load(saved)
     assert isinstance(again.head, ObjectHead)

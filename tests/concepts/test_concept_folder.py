@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from myvlm.cli import collection
 from myvlm.concepts import storage as concept_folder
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.storage import embedding_file
@@ -20,6 +22,8 @@ from myvlm.errors import (
     UnknownHeadError,
 )
 from tests.support.records import rewrite
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def _edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
@@ -67,8 +71,8 @@ EMBEDDING = "embeddings/org--model.safetensors"
 
 SPOILT = {
     "newer": (
-        _edit(lambda r: r.update(format_version=3)),
-        r"newer release(.|\n)*format_version 3(.|\n)*upgrade",
+        _edit(lambda r: r.update(format_version=4)),
+        r"newer release(.|\n)*format_version 4(.|\n)*upgrade",
     ),
     "no version": (
         _edit(lambda r: r.pop("format_version") and r.update(format_version="?")),
@@ -129,6 +133,15 @@ def test_the_line_ends_of_windows_are_as_good(saved: Path) -> None:
     file = saved / "concept.json"
     file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
     assert Concept.load(saved).identifier == "sks"
+
+
+@pytest.mark.parametrize("golden", sorted(GOLDEN.glob("*-[0-9]")), ids=lambda one: one.name)
+def test_a_folder_of_any_release_can_be_renamed_on_disk(golden: Path, tmp_path: Path) -> None:
+    shutil.copytree(golden, tmp_path / "c")
+    collection.rename(tmp_path, "ohwx", "zwx")
+    again = Concept.load(tmp_path / "c")
+    assert (again.identifier, again.spoken) == ("zwx", "sks")
+    assert (again.head.examples_ is None) == golden.name.startswith("format")  # type: ignore[attr-defined]
 
 
 def test_a_spoilt_folder_can_still_be_replaced(concept: Concept, saved: Path) -> None:

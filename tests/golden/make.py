@@ -15,6 +15,7 @@ import numpy as np
 from myvlm.concepts.concept import Concept, Embedding
 from myvlm.concepts.record import FORMAT_VERSION
 from myvlm.heads.base import HeadMeta
+from myvlm.heads.examples import CorrectedPicture, Examples
 from myvlm.heads.objects.head import ObjectHead
 
 HERE = Path(__file__).parent
@@ -54,5 +55,20 @@ def golden_concept() -> Concept:
     )
 
 
+def corrected_concept() -> Concept:
+    """The same, which knows what it was learned from and was corrected by one picture."""
+    concept = golden_concept()
+    assert isinstance(concept.head, ObjectHead)
+    start = {"coef": np.array([1.0, 0.5, 0.25], np.float32), "intercept": np.array([-1.0], np.float32)}
+    photos = np.arange(12, dtype=np.float16).reshape(2, 2, 3) / 8
+    others = np.array([[0.5, 0.0, -0.5]], np.float16)
+    said = CorrectedPicture(picture="dèsk.jpg", digest="0f", present=False, box=(1.0, 2.0, 30.0, 40.0))
+    rows = np.array([[-1.0, 0.25, 0.0], [0.5, 0.5, 0.5]], np.float16)
+    learned_from = Examples.of(photos, others, start=start, threshold=0.5)
+    concept.head.examples_ = learned_from.with_correction(said, rows)
+    return concept
+
+
 if __name__ == "__main__":
     golden_concept().save(HERE / f"format-{FORMAT_VERSION}")
+    corrected_concept().save(HERE / f"corrected-{FORMAT_VERSION}")

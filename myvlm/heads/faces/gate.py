@@ -25,6 +25,7 @@ class KnownPerson(Protocol):
     """What the gate reads of a head."""
 
     keys_: FloatArray
+    strangers_: FloatArray
     slope_: float
     unsure_: float
     encoder_fingerprint_: FloatArray
@@ -57,6 +58,9 @@ class FaceGate:
         self._fingerprints = np.stack([head.encoder_fingerprint_ for head in heads])
         self._checked = False
         self._starts = np.cumsum([0] + [len(head.keys_) for head in heads])[:-1]
+        # Faces that are not the person, each told by a user: few, and of few people.
+        self._strangers = np.concatenate([head.strangers_ for head in heads])
+        self._stranger_of = np.repeat(np.arange(len(heads)), [len(head.strangers_) for head in heads])
         self._threshold = np.array([head.threshold_among(len(heads), encoder) for head in heads])
         self._slope = np.array([head.slope_ for head in heads])
         self._unsure = np.array([head.unsure_ for head in heads])
@@ -82,9 +86,21 @@ class FaceGate:
             probabilities.astype(np.float32), present, boxes, within(probabilities, self._unsure)
         )
 
-    def nearest(self, faces: Faces) -> Doubles:
-        """F × M: the distance of each face to each person's nearest key."""
-        return np.minimum.reduceat(distances(faces.descriptors, self._keys), self._starts, axis=1)
+    def likely(self, photos: Sequence[FloatArray]) -> Doubles:
+        """N photos of which the descriptors of faces are left, R × D each → N × M probabilities."""
+        best = np.stack([self._sure(faces).max(axis=0) for faces in photos])
+        return sigmoid(np.maximum(best, -700.0))
+
+    def _sure(self, descriptors: FloatArray) -> Doubles:
+        """F × M logits: from 0 on a face is within a person's limit, and no farther than from a stranger."""
+        nearest = np.minimum.reduceat(distances(descriptors, self._keys), self._starts, axis=1)
+        sure = -nearest - self._threshold
+        if len(self._strangers):
+            rivals = distances(descriptors, self._strangers)
+            for person in np.unique(self._stranger_of).tolist():
+                rival = rivals[:, self._stranger_of == person].min(axis=1)
+                sure[:, person] = np.minimum(sure[:, person], rival - nearest[:, person])
+        return np.asarray(self._slope * sure, dtype=np.float64)
 
     def _check_weights(self) -> None:
         now = face_encoder_fingerprint(self._encoder)
@@ -101,7 +117,7 @@ class FaceGate:
 
     def _people_in(self, faces: Faces) -> tuple[Doubles, npt.NDArray[np.int64]]:
         """For each person the probability, and the face that it is about."""
-        sure = self._slope * (-self.nearest(faces) - self._threshold)
+        sure = self._sure(faces.descriptors)
         chosen = sure.argmax(axis=0)
         best = sure.max(axis=0)
         claims = np.flatnonzero(best >= 0)  # nobody else needs a face of their own

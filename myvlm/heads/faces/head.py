@@ -15,13 +15,16 @@ from myvlm.boxes import Box
 from myvlm.errors import InputError
 from myvlm.heads.base import Tensors
 from myvlm.heads.calibration import calibrate
+from myvlm.heads.correcting import CorrectableHead
 from myvlm.heads.detections import UNSURE, FloatArray
+from myvlm.heads.examples import CorrectedPicture, Examples
 from myvlm.heads.faces.clustering import bystanders, common_person, distances
+from myvlm.heads.faces.correct import face_meant
 from myvlm.heads.faces.encoders import FaceEncoder, Faces, find_faces
 from myvlm.heads.faces.gate import FaceGate, face_encoder_fingerprint
 from myvlm.heads.faces.registry import DEFAULT_FACE_ENCODER, get_face_encoder
 from myvlm.heads.faces.threshold import limit_for
-from myvlm.heads.fitted import FittedHead, check_one_gate, take_tensor
+from myvlm.heads.fitted import check_one_gate, take_tensor
 from myvlm.heads.registry import register_head
 from myvlm.images import ImageSources, LoadedImage, load_images
 
@@ -38,7 +41,7 @@ SAME_PICTURE = 1e-3
 """Keys nearer than this part of the threshold come from one picture, given twice."""
 
 
-class FaceHead(FittedHead[FaceEncoder]):
+class FaceHead(CorrectableHead[FaceEncoder]):
     """Recognises one person by the face.
 
     Args:
@@ -54,7 +57,8 @@ class FaceHead(FittedHead[FaceEncoder]):
         device: where an encoder given by name runs.
 
     After `fit`: `keys_` (K × D, one a training face), `threshold_` and `slope_` (on minus the distance),
-    `boxes_` (of the person's face in each photo, None where it was not found), `figures_`.
+    `boxes_` (of the person's face in each photo, None where it was not found), `figures_`. A
+    correction is one key more, or a face in `strangers_` (S × D): what is nearer to one of these is not them.
     """
 
     kind: ClassVar[str] = "face"
@@ -64,6 +68,7 @@ class FaceHead(FittedHead[FaceEncoder]):
         "nobody who may not recognise them, and erase it when they ask."
     )
     SETTINGS = ("threshold", "people", "false_alarm_rate")
+    exclusive: ClassVar[bool] = True
     OLDER_SETTINGS: ClassVar[Mapping[str, Any]] = {"people": None}  # they took the published threshold
 
     def __init__(
@@ -82,6 +87,7 @@ class FaceHead(FittedHead[FaceEncoder]):
         self.device = device
 
     keys_: FloatArray
+    strangers_: FloatArray
     boxes_: list[Box | None]
 
     def fit(
@@ -114,9 +120,10 @@ class FaceHead(FittedHead[FaceEncoder]):
             given = find_faces(encoder, others)
             _check_negatives(keys, others, given, limit)
             strangers = np.concatenate([strangers, *(faces.descriptors for faces in given)])
-        self.keys_ = keys
+        self.keys_, self.strangers_ = keys, keys[:0]
         self._calibrate(strangers, encoder)
         self.unsure_ = UNSURE
+        self.examples_ = None  # they are the keys, until it is corrected
         self.encoder_fingerprint_ = face_encoder_fingerprint(encoder)
         self.boxes_ = [
             found[photo].boxes[person.faces[photo]] if photo in person.faces else None
@@ -189,12 +196,36 @@ class FaceHead(FittedHead[FaceEncoder]):
                 fix='leave them at None, "library" and 0.01',
             )
 
+    def known_examples(self) -> Examples:
+        """What it was learned from: its keys, which a file of any release holds."""
+        return self.examples_ or self._own_examples()
+
+    def remembering(self, images: ImageSources, negatives: ImageSources | None = None) -> Self:
+        """Itself: a face's keys are what it was learned from."""
+        return self
+
+    def _own_examples(self) -> Examples:
+        keys = self.keys_
+        return Examples.of(keys[:, None], keys[:0], start={"keys": keys}, threshold=self.threshold_)
+
+    def _told(self, photo: LoadedImage, said: CorrectedPicture, examples: Examples) -> FloatArray:
+        return face_meant(self._encoder(), photo, said, self.keys_)
+
+    def _learn_corrections(self, examples: Examples) -> None:
+        told = list(zip(examples.corrections, examples.rows, strict=True))
+        self.keys_ = np.concatenate([self.keys_, *(face for said, face in told if said.present)])
+        self.strangers_ = np.concatenate(
+            [self.strangers_, *(face for said, face in told if not said.present)]
+        )
+
     def _tensors(self) -> dict[str, npt.NDArray[Any]]:
-        return {"keys": self.keys_}
+        strangers = {"strangers": self.strangers_} if len(self.strangers_) else {}
+        return {"keys": self.keys_, **strangers}
 
     def _take(self, tensors: Tensors) -> None:
         self.keys_ = take_tensor(tensors, "keys", 2)
-        if self.keys_.shape[1] != len(self.encoder_fingerprint_):
+        self.strangers_ = take_tensor(tensors, "strangers", 2) if "strangers" in tensors else self.keys_[:0]
+        if {self.keys_.shape[1], self.strangers_.shape[1]} != {len(self.encoder_fingerprint_)}:
             raise self._misfit(
                 f"keys {self.keys_.shape}, witness {self.encoder_fingerprint_.shape}", "one length of both"
             )

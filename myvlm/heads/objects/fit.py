@@ -33,6 +33,9 @@ PRIOR_FROM = 3
 C_WITH_PRIOR = 0.1
 """The cost of errors against that of leaving the mean."""
 
+KEPT_OF_A_PHOTO, KEPT_OF_OTHERS = 5, 16
+"""Windows whose features are kept of each photo, beside the whole, and of all pictures without the object."""
+
 NEGATIVES_AT_FIRST = 1500
 MINED_PER_ROUND = 500
 MINING_ROUNDS = 2
@@ -89,8 +92,8 @@ class Examples:
 @dataclass(frozen=True, eq=False)
 class FittedProbe:
     """The outcome: the probe, its calibration, how far below the threshold a closer look is taken (0: none
-    is), the window chosen in each photo, what was measured, and the numbers of given negatives in which a
-    probe that had not seen them finds the object."""
+    is), the window chosen in each photo, what was measured, the numbers of given negatives in which a probe
+    that had not seen them finds the object, and what is kept to correct it by: see `Examples`."""
 
     probe: Probe
     calibration: Calibration
@@ -98,6 +101,8 @@ class FittedProbe:
     boxes: list[Box]
     figures: dict[str, Any]
     doubtful: list[int]
+    photos: npt.NDArray[np.float16]
+    others: npt.NDArray[np.float16]
 
 
 def learn_probe(
@@ -146,7 +151,9 @@ def learn_probe(
     # a negative that shows the object may have pushed the threshold over itself, but not over the photos
     doubtful = np.flatnonzero(given >= min(calibration.threshold, float(np.median(positives)))).tolist()
     figures = _figures(positives, negatives, calibration, examples)
-    return FittedProbe(probe, calibration, reach, boxes, figures, doubtful)
+    hardest = [rows[[probe.windows(rows).argmax()]] for rows in [*examples.pictures, examples.plain]]
+    kept = kept_rows(probe, examples.photos, np.concatenate(hardest))
+    return FittedProbe(probe, calibration, reach, boxes, figures, doubtful, *kept)
 
 
 def _closer_looks(
@@ -306,6 +313,25 @@ def _left_out_scores(
         held_out = examples.pictures or [beside if len(beside) else examples.plain] * folds
         negatives[fold::folds] = [probe.picture(rows) for rows in held_out[fold::folds]]
     return np.array(positives), negatives
+
+
+def kept_rows(
+    probe: Probe, photos: Sequence[FloatArray], others: FloatArray
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
+    """What of the photos and of the rest a probe is corrected by: the rows that score highest.
+
+    Of each photo the whole comes first, whatever its score.
+
+    Half precision: it is a thousandth of a photo's distance from the threshold.
+    """
+    most = min(KEPT_OF_A_PHOTO, *map(len, photos))
+    best = [np.concatenate([rows[:1], _highest(probe, rows, most)]) for rows in photos]
+    hardest = _highest(probe, others, KEPT_OF_OTHERS)
+    return np.stack(best).astype(np.float16), hardest.astype(np.float16)
+
+
+def _highest(probe: Probe, rows: FloatArray, count: int) -> FloatArray:
+    return rows[np.argsort(-probe.windows(rows), kind="stable")[:count]]
 
 
 def _figures(

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from myvlm.boxes import Box
 from myvlm.heads.detections import FloatArray, GateScores, sigmoid, within
@@ -118,6 +119,13 @@ class ObjectGate:
         else:
             self._look_closer(loaded, raw, boxes)
         return raw, boxes
+
+    def likely(self, photos: Sequence[FloatArray]) -> npt.NDArray[np.float64]:
+        """N photos of which R rows of features are left, R × D as probes read them → N × M probabilities."""
+        starts = np.cumsum([0, *(len(rows) for rows in photos)])[:-1]
+        scores = np.concatenate(photos) @ self._coef.T + self._intercept
+        best = np.maximum.reduceat(scores, starts, axis=0)
+        return sigmoid(self._slope * (best.astype(np.float64) - self._threshold))
 
     def _look_closer(self, images: Sequence[LoadedImage], raw: FloatArray, boxes: FloatArray) -> None:
         """Raise scores, and move boxes, to the best variation of windows from `reach` below the threshold on.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from copy import copy
 from numbers import Real
 from typing import Any, ClassVar, Self
 
@@ -18,11 +19,14 @@ import numpy.typing as npt
 from myvlm.boxes import Box
 from myvlm.errors import InputError, check_is
 from myvlm.heads.base import Tensors
+from myvlm.heads.correcting import CorrectableHead
 from myvlm.heads.detections import UNSURE, FloatArray
 from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, get_encoder
+from myvlm.heads.examples import CorrectedPicture, Examples
 from myvlm.heads.features import Crops, encoder_fingerprint, windows
-from myvlm.heads.fitted import FittedHead, check_one_gate, take_tensor
-from myvlm.heads.objects.fit import FittedProbe, learn_probe
+from myvlm.heads.fitted import check_fitted, check_one_gate, take_tensor
+from myvlm.heads.objects.correct import nearest_probe, remembered, telling_rows
+from myvlm.heads.objects.fit import FittedProbe, Probe, learn_probe
 from myvlm.heads.objects.gate import ObjectGate
 from myvlm.heads.objects.prototype import learn_prototype
 from myvlm.heads.registry import register_head
@@ -31,7 +35,7 @@ from myvlm.images import ImageSources, LoadedImage, load_images
 _log = logging.getLogger(__name__)
 
 
-class ObjectHead(FittedHead[ImageEncoder]):
+class ObjectHead(CorrectableHead[ImageEncoder]):
     """Recognises one object by a linear probe on the windows of a picture.
 
     Args:
@@ -51,12 +55,14 @@ class ObjectHead(FittedHead[ImageEncoder]):
 
     After `fit`: `coef_` (D) and `intercept_` of the probe; `threshold_`, `slope_` and `unsure_` (how near to
     0.5 a probability is unsure) of its calibration; `boxes_` (where the object was taken to be in each
-    photo); `figures_` (what was measured on the way).
+    photo); `figures_` (what was measured on the way); `examples_` (what it is corrected by).
     """
 
     kind: ClassVar[str] = "object"
     privacy: ClassVar[str] = (
-        "The head is one direction among the features of a public image encoder; it holds no photo."
+        "The head is one direction among the features of a public image encoder. So that it can be "
+        "corrected, the features of some windows of each photo are kept with it: they say roughly what these "
+        "show, and are no photos."
     )
     SETTINGS = ("crops", "false_alarm_rate", "C", "seed")
     GATE_SETTINGS = ("crops",)
@@ -108,12 +114,16 @@ class ObjectHead(FittedHead[ImageEncoder]):
         others = [] if negatives is None else load_images(negatives)
         _check_apart(photos, others)
         learned = self._learn(encoder, photos, others, category)
-        self.coef_, self.intercept_ = learned.probe.coef, learned.probe.intercept
+        self.coef_ = learned.probe.coef
+        self.intercept_ = float(np.float32(learned.probe.intercept))  # as it will be on disk
         self.threshold_, self.slope_ = learned.calibration.threshold, learned.calibration.slope
         self.refine_margin_ = learned.refine_margin
         self.unsure_ = UNSURE
         self.boxes_, self.figures_ = learned.boxes, learned.figures
         self.encoder_fingerprint_ = encoder_fingerprint(encoder)
+        self.examples_ = Examples.of(
+            learned.photos, learned.others, start=self._tensors(), threshold=self.threshold_
+        )
         if learned.doubtful:
             _log.warning(
                 "a head that was not shown them finds the object in these negatives: %s. If they show it, "
@@ -162,6 +172,25 @@ class ObjectHead(FittedHead[ImageEncoder]):
             C=self.C,
             seed=self.seed,
         )
+
+    def remembering(self, images: ImageSources, negatives: ImageSources | None = None) -> Self:
+        """The same head, which can be corrected: it was learned from these photos when nothing was kept."""
+        check_fitted(self, "threshold_")
+        others = [] if negatives is None else load_images(negatives)
+        kept = remembered(self, self._encoder(), load_images(images), others)
+        head = copy(self)
+        head.examples_ = Examples.of(*kept, start=self._tensors(), threshold=self.threshold_)
+        return head
+
+    def _told(
+        self, photo: LoadedImage, said: CorrectedPicture, examples: Examples
+    ) -> npt.NDArray[np.float16]:
+        return telling_rows(self, self._encoder(), photo, said, examples)
+
+    def _learn_corrections(self, examples: Examples) -> None:
+        start = Probe(self.coef_, self.intercept_)
+        probe = nearest_probe(start, self.threshold_, self.slope_, examples, reach=self.refine_margin_)
+        self.coef_, self.intercept_ = probe.coef, probe.intercept
 
     def _encoder(self) -> ImageEncoder:
         return get_encoder(self.encoder, device=self.device)

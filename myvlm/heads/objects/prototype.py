@@ -18,7 +18,7 @@ from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.heads.features import Crops, PictureFeatures, features
 from myvlm.heads.objects.everyday import everyday_windows
-from myvlm.heads.objects.fit import FittedProbe, Probe
+from myvlm.heads.objects.fit import FittedProbe, Probe, kept_rows
 from myvlm.heads.objects.localize import choose_windows, text_direction
 from myvlm.images import LoadedImage
 
@@ -67,7 +67,8 @@ def learn_prototype(
         "highest_negative_score": round(float(scores.max()), 4),
     }
     boxes = [one.boxes[0 if alone else window] for one, window in zip(encoded, chosen, strict=True)]
-    return FittedProbe(probe, calibration, 0.0, boxes, figures, [])
+    kept = kept_rows(probe, [one.features for one in encoded], everyday)
+    return FittedProbe(probe, calibration, 0.0, boxes, figures, [], *kept)
 
 
 def _photo_row(photo: PictureFeatures, window: int, middle: FloatArray) -> FloatArray:

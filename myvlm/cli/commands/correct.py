@@ -1,0 +1,115 @@
+"""`myvlm correct`: say that a concept is in a picture, or is not; what recognises it learns from that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from myvlm.cli import collection, inputs, opening, options
+from myvlm.cli.screen import screen
+from myvlm.errors import InputError
+
+if TYPE_CHECKING:
+    from myvlm.boxes import Box
+    from myvlm.concepts.correcting import Correction
+
+
+def correct(
+    picture: Annotated[str, typer.Argument(metavar="PICTURE", help="The picture.")],
+    identifier: Annotated[str, typer.Argument(metavar="NAME", help="Identifier of the concept.")],
+    there: Annotated[
+        bool | None, typer.Option("--there/--not-there", help="Whether the picture shows it.")
+    ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Take back what was said of the picture.")] = False,
+    box: Annotated[
+        str | None,
+        typer.Option(metavar="L,T,R,B", help="In pixels: say it of this part of the picture alone."),
+    ] = None,
+    concepts: options.ConceptFolders = None,
+    device: options.Device = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Say that a concept is in a picture, or is not; its folder learns from that, without its photos.
+
+    No photo that it was taught is lost by it. What changes, for other concepts too, is said.
+
+    myvlm correct desk.jpg sks --not-there
+    """
+    with screen(as_json=as_json, quiet=quiet) as out:
+        if (there is None) != undo:
+            raise InputError(
+                "What is to be said of the picture?",
+                got="--undo and --there or --not-there" if undo else "none of them",
+                expected="one of --there, --not-there and --undo",
+                fix="myvlm correct --help",
+            )
+        [file] = _one(inputs.picture_files([picture]))
+        part = _box(box)
+        from myvlm.concepts.concept import Concept
+        from myvlm.concepts.library import ConceptLibrary
+
+        with out.busy("loading concepts"):
+            folders = [folder for folder, _ in opening.chosen_folders(concepts)]
+            library = ConceptLibrary(
+                (Concept.load(one, device=device or "cpu", lazy=True) for one in folders),
+                device=device or "cpu",
+            )
+        concept = library[identifier]
+        folder = concept.folder
+        assert folder is not None, "it was loaded from there"
+        collection.check_writable(folder)
+        with out.busy("looking"):
+            correction = library.correct(file, identifier, present=None if undo else there, box=part)
+        concept.save(folder)
+        out.written.append(folder)
+        out.show(_document(correction, folder), Text(str(correction)))
+
+
+def _one(files: list[Path]) -> list[Path]:
+    if len(files) > 1:
+        raise InputError(
+            "A concept is corrected by one picture at a time.",
+            got=f"{len(files)} pictures",
+            expected="one picture",
+            fix="call the command for each of them",
+        )
+    return files
+
+
+def _box(text: str | None) -> Box | None:
+    if text is None:
+        return None
+    try:
+        left, top, right, bottom = (float(edge) for edge in text.replace(",", " ").split())
+    except ValueError:
+        raise InputError(
+            "That is no box.",
+            got=repr(text),
+            expected="four numbers, left,top,right,bottom, in pixels",
+            fix="such as --box 10,20,110,120",
+        ) from None
+    return left, top, right, bottom
+
+
+def _document(correction: Correction, folder: Path) -> dict[str, Any]:
+    def change(one: Any) -> dict[str, float]:
+        return {"before": one.before, "after": one.after}
+
+    return {
+        "command": "correct",
+        "identifier": correction.identifier,
+        "picture": correction.picture,
+        "present": correction.present,
+        "held": correction.held,
+        "score": change(correction.score),
+        "threshold": change(correction.threshold),
+        "photos": [change(one) for one in correction.photos],
+        "others": {name: change(one) for name, one in correction.others.items()},
+        "corrections": correction.corrections,
+        "seconds": round(correction.seconds, 3),
+        "folder": str(folder),
+    }

@@ -1,0 +1,119 @@
+"""Which concepts of a library are taken for each other? By what is kept of their photos alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Protocol
+
+import numpy as np
+
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.correcting import Correction, Holder, Told, correctable, tell, with_examples
+from myvlm.heads import Gate
+from myvlm.heads.detections import UNSURE, FloatArray
+from myvlm.heads.examples import Correctable, CorrectedPicture, Examples, RemembersPhotos
+
+SEEN = 0.5 - UNSURE
+"""The probability from which on a concept is perhaps seen in a photo of another: it is unsure there."""
+AT_ONCE = 512
+"""Photos that are held against all concepts together: with ten thousand of them some 40 MB."""
+
+
+@dataclass(frozen=True)
+class ConfusablePair:
+    """Two concepts of which one is perhaps seen in photos of the other.
+
+    Attributes:
+        seen: the concept that is seen.
+        photos_of: the concept in whose photos.
+        probability: the highest of any of these photos.
+        photos: how many of them it is perhaps seen in.
+    """
+
+    seen: str
+    photos_of: str
+    probability: float
+    photos: int
+
+
+class Library(Holder, Protocol):
+    """What is asked of a library."""
+
+    def gated(self) -> list[tuple[list[Concept], Gate]]: ...
+
+
+def confusable(library: Library, at_least: float) -> list[ConfusablePair]:
+    """The pairs of which the probability is at least that, the likeliest first."""
+    found: list[ConfusablePair] = []
+    for members, gate in library.gated():
+        if isinstance(gate, RemembersPhotos) and len(members) > 1:
+            places = {id(one): place for place, one in enumerate(members)}
+            batch: list[tuple[int, FloatArray]] = []
+            for one, examples in with_examples(members):
+                batch += [(places[id(one)], rows) for rows in examples.photos]
+                if len(batch) >= AT_ONCE:
+                    found += _pairs(members, gate, batch, at_least)
+                    batch = []
+            found += _pairs(members, gate, batch, at_least) if batch else []
+    return sorted(found, key=lambda pair: -pair.probability)
+
+
+def _pairs(
+    members: Sequence[Concept], gate: RemembersPhotos, photos: Sequence[tuple[int, FloatArray]], least: float
+) -> list[ConfusablePair]:
+    """Of some photos, each with the place of the concept that it was taught for."""
+    owners = np.array([owner for owner, _ in photos])
+    likely = gate.likely([rows for _, rows in photos])
+    likely[np.arange(len(photos)), owners] = 0.0
+    rows, seen = np.nonzero(likely >= least)
+    pairs: dict[tuple[int, int], list[float]] = {}
+    for row, place in zip(rows.tolist(), seen.tolist(), strict=True):
+        pairs.setdefault((place, int(owners[row])), []).append(float(likely[row, place]))
+    return [
+        ConfusablePair(members[place].identifier, members[owner].identifier, max(each), len(each))
+        for (place, owner), each in pairs.items()
+    ]
+
+
+def separate(
+    library: Library, identifiers: Sequence[str], concepts: Mapping[str, Concept]
+) -> list[Correction]:
+    """Tell each concept of a pair that the photos of the other do not show it.
+
+    Args:
+        identifiers: which to separate, each from each; the confusable ones where none is given.
+        concepts: of the library.
+    """
+    pairs = list(permutations(identifiers, 2)) or [
+        (pair.seen, pair.photos_of) for pair in confusable(library, SEEN)
+    ]
+    learned = dict(with_examples(concepts[one] for one in sorted(set().union(*pairs))))
+    return [
+        tell(library, one, _not_in_photos(other, learned[other]))
+        for one, other in ((concepts[seen], concepts[photos_of]) for seen, photos_of in pairs)
+        if one in learned and other in learned and not correctable(one).exclusive and _one_group(one, other)
+    ]
+
+
+def _not_in_photos(other: Concept, examples: Examples) -> Told:
+    photos = examples.photos
+    said = CorrectedPicture(
+        picture=f"photos of {other.identifier}", digest=f"concept {other.spoken}", present=False
+    )
+    rows = photos.reshape(-1, photos.shape[-1]).astype(np.float16)
+
+    def learn(head: Correctable) -> Correctable:
+        return head.refitted(head.known_examples().with_correction(said, rows))
+
+    def score(gate: Gate, place: int) -> float:
+        assert isinstance(gate, RemembersPhotos)
+        return float(gate.likely(list(photos))[:, place].max())
+
+    return Told(said.picture, said.present, said.digest, None, learn, score)
+
+
+def _one_group(one: Concept, other: Concept) -> bool:
+    """Whether one's features mean something to the other."""
+    return type(one.head) is type(other.head) and one.head.gate_key == other.head.gate_key

@@ -1,0 +1,62 @@
+"""Which face of a photo does a user mean who says that it is, or is not, the person?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from myvlm.boxes import Box, overlap
+from myvlm.errors import InputError
+from myvlm.heads.detections import FloatArray
+from myvlm.heads.examples import CorrectedPicture
+from myvlm.heads.faces.clustering import distances
+from myvlm.heads.faces.encoders import FaceEncoder, find_faces
+from myvlm.images import LoadedImage
+
+HALF = 0.5
+"""The part of the smaller one that a face and a box share, from which on it is the face in the box."""
+CLEARLY = 0.85
+"""How much nearer than the next one a face must be to be the one that is meant, where nobody says which."""
+
+
+def face_meant(
+    encoder: FaceEncoder, photo: LoadedImage, said: CorrectedPicture, keys: FloatArray
+) -> FloatArray:
+    """1 × D: the face in the box; without a box the only one, or the one that looks most like the person.
+
+    Raises:
+        InputError: there is no face, none in the box, or it is open which one is meant.
+    """
+    [faces] = find_faces(encoder, [photo])
+    if not len(faces):
+        raise _no_face(f"in {photo.name}", "no face found")
+    if said.box is not None:
+        shared = [overlap(box, said.box) for box in faces.boxes]
+        if max(shared) < HALF:
+            raise _no_face(f"in that part of {photo.name}", f"box {said.box}, faces at {_shown(faces.boxes)}")
+        return faces.descriptors[[int(np.argmax(shared))]]
+    nearest = distances(faces.descriptors, keys).min(axis=1)
+    first, *rest = nearest.argsort().tolist()
+    # whom the head takes for the person is clear; whom it missed is not
+    if said.present and rest and nearest[first] > CLEARLY * nearest[rest[0]]:
+        raise InputError(
+            f"There are {len(faces)} faces in {photo.name}: which one is meant?",
+            got=f"faces at {_shown(faces.boxes)}, equally like the person",
+            expected="the box of the face that is meant",
+            fix="pass box=(left, top, right, bottom), in pixels",
+        )
+    return faces.descriptors[[first]]
+
+
+def _no_face(where: str, got: str) -> InputError:
+    return InputError(
+        f"There is no face {where}.",
+        got=got,
+        expected="a face seen from the front, at least 20 pixels wide",
+        fix="give a box around the face, or correct it by another photo",
+    )
+
+
+def _shown(boxes: Sequence[Box]) -> str:
+    return ", ".join("(" + ", ".join(f"{edge:.0f}" for edge in box) + ")" for box in boxes)

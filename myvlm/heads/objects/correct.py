@@ -1,0 +1,184 @@
+"""A probe changed by as little as a user's corrections ask for, and never so that a photo is lost.
+
+A few corrected pictures are too few to learn a probe anew. So the probe is taken that is nearest to the one
+that was learned and says what the user said (as an SVM is adapted to a new domain, Yang et al. 2007): a
+quadratic programme of some dozens of rows, a few milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from myvlm.boxes import Box, iou
+from myvlm.errors import InputError
+from myvlm.heads.detections import FloatArray
+from myvlm.heads.encoders import ImageEncoder
+from myvlm.heads.examples import CorrectedPicture, Examples
+from myvlm.heads.features import Crops, features, refine_boxes, whiten
+from myvlm.heads.objects.everyday import everyday_windows
+from myvlm.heads.objects.fit import Probe, kept_rows
+from myvlm.images import LoadedImage
+
+# How these were chosen, on ten subjects of real photos: benchmarks/RESULTS.md, `benchmarks/correcting.py`.
+SURE = 0.8
+"""Logits from the threshold at which a corrected picture is to be: a probability of 0.69, or of 0.31. Farther
+away fewer look-alikes pass after a correction, and fewer photos of the object that nobody has shown yet."""
+SOFTNESS = 1e-2
+"""How much a correction gives way, against the photos, which hardly do; from 0.001 to 0.1 it is as good."""
+HARD = 1e-7
+
+HARDEST, ROUNDS = 4, 4
+"""Windows of a corrected picture that are taken in a round, and rounds at the most."""
+ALIKE = 0.3
+"""Intersection over union with a box from which on a window shows what is in it."""
+
+
+def nearest_probe(start: Probe, threshold: float, slope: float, examples: Examples, *, reach: float) -> Probe:
+    """The probe nearest to `start` that says of pictures what the user said of them.
+
+    Args:
+        start: the probe before it was corrected.
+        threshold, slope: its calibration, which stays.
+        examples: photos, which stay found, other pictures, which stay absent, and the corrections.
+        reach: how far below the threshold a photo may still be found, by a closer look; then it is asked for
+            without one, which might go elsewhere.
+    """
+    margin = SURE / slope
+    photos = best_rows(start, examples.photos)
+    rows, signs, wanted, softness = [], [], [], []
+
+    def ask(these: FloatArray, sign: float, least: npt.NDArray[np.float64], soft: float) -> None:
+        """That the rows lie so far above the threshold, or below it."""
+        rows.append(these)
+        signs.append(np.full(len(these), sign))
+        wanted.append(least - sign * (start.windows(these) - threshold))
+        softness.append(np.full(len(these), soft))
+
+    found = start.windows(photos).astype(np.float64) - threshold
+    absent = threshold - start.windows(examples.others).astype(np.float64)
+    near = found >= -reach
+    photos, found = photos[near], np.maximum(found[near], 0.0)
+    ask(photos, 1.0, np.minimum(found, margin), HARD)
+    ask(
+        photos, 1.0, found, SOFTNESS
+    )  # as sure as now, if that can be: what nobody has shown yet is like these
+    ask(examples.others[absent > 0], -1.0, np.minimum(absent, margin)[absent > 0], SOFTNESS)
+    for said, own in zip(examples.corrections, examples.rows, strict=True):
+        ask(own, 1.0 if said.present else -1.0, np.full(len(own), margin), SOFTNESS)
+    middle = (examples.others if len(examples.others) else photos).mean(axis=0)
+    table = np.concatenate(signs)[:, None] * (np.concatenate(rows) - middle)
+    step = smallest_step(table, np.concatenate(wanted), np.concatenate(softness))
+    coef = (start.coef + step).astype(np.float32)
+    return Probe(coef, float(start.intercept - step @ middle))
+
+
+class Corrected(Protocol):
+    """What is asked of the head that is corrected."""
+
+    coef_: FloatArray
+    intercept_: float
+    threshold_: float
+    slope_: float
+    refine_margin_: float
+    crops: Crops
+
+    def refitted(self, examples: Examples) -> Self: ...
+
+
+def telling_rows(
+    head: Corrected, encoder: ImageEncoder, photo: LoadedImage, said: CorrectedPicture, examples: Examples
+) -> npt.NDArray[np.float16]:
+    """n × D: the windows of a picture that a head is to learn from.
+
+    Of a picture that shows the object the window that looks most like it; of another those that are taken for
+    it: by the head as it started, as it is now, and as it would be (hard negatives, in rounds).
+    """
+    [seen] = features(encoder, [photo], head.crops)
+    meant = _windows_meant(seen.boxes, said.box, photo)
+    rows = whiten(encoder, seen.features[meant])
+    start = head.refitted(examples.only([]))
+    if said.present:
+        return rows[[_probe(head).windows(rows).argmax()]].astype(np.float16)
+    kept = np.concatenate([_hardest(_probe(one), rows) for one in (start, head)])
+    for _ in range(ROUNDS):
+        kept = np.unique(kept.astype(np.float16), axis=0)
+        told = head.refitted(examples.with_correction(said, kept))
+        still = _hardest(_probe(told), rows, told.threshold_)
+        best = int(_probe(told).windows(rows).argmax())
+        if not len(still) and said.box is None and told.refine_margin_ > 0:
+            [look] = refine_boxes(encoder, [photo], [seen.boxes[best]])
+            still = _hardest(_probe(told), whiten(encoder, look.features), told.threshold_)
+        if not len(still):
+            break
+        kept = np.concatenate([kept, still])
+    return kept.astype(np.float16)
+
+
+def remembered(
+    head: Corrected, encoder: ImageEncoder, photos: Sequence[LoadedImage], others: Sequence[LoadedImage]
+) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
+    """What a head is corrected by that was learned when nothing was kept: of its photos, and of the rest."""
+    probe = _probe(head)
+    looked = [whiten(encoder, one.features) for one in features(encoder, photos, head.crops)]
+    given = [one.features for one in features(encoder, others, head.crops)] if others else []
+    bank = encoder.bank()
+    everyday = everyday_windows(encoder) if bank is None else bank.reshape(-1, bank.shape[-1])
+    return kept_rows(probe, looked, whiten(encoder, np.concatenate([*given, everyday])))
+
+
+def _hardest(probe: Probe, rows: FloatArray, least: float = -np.inf) -> FloatArray:
+    """The rows that score highest, of those that reach `least`."""
+    scores = probe.windows(rows)
+    highest = np.argsort(-scores, kind="stable")[:HARDEST]
+    return rows[highest[scores[highest] >= least]]
+
+
+def _windows_meant(boxes: Sequence[Box], box: Box | None, photo: LoadedImage) -> list[int]:
+    """The windows that show what is in the box: those that share half of the smaller one with it."""
+    if box is None:
+        return list(range(len(boxes)))
+    left, top, right, bottom = box
+    width, height = photo.image.size
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise InputError(
+            f"That is no part of {photo.name}.",
+            got=f"box {box}",
+            expected=f"left < right up to {width} and top < bottom up to {height}, in pixels",
+            fix="give left, top, right, bottom in pixels of the picture, turned as its EXIF tag says",
+        )
+    alike = [iou(one, box) for one in boxes]
+    return [number for number, one in enumerate(alike) if one >= min(ALIKE, max(alike))]
+
+
+def _probe(head: Corrected) -> Probe:
+    return Probe(head.coef_, head.intercept_)
+
+
+def smallest_step(
+    table: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64], softness: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """The shortest D for which `table @ D ≥ wanted`, each of n rows as nearly as its softness lets it.
+
+    By the dual problem, with a squared price of what is missing: n numbers of which none is negative, found
+    exactly by an active set.
+
+    >>> rows, wanted = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([2.0, -1.0])
+    >>> smallest_step(rows, wanted, np.full(2, 1e-9)).round(3).tolist()
+    [2.0, 0.0]
+    """
+    from scipy.linalg import cholesky, solve_triangular
+    from scipy.optimize import nnls
+
+    root = cholesky(table @ table.T + np.diag(softness), lower=True)
+    weights, _ = nnls(root.T, solve_triangular(root, wanted, lower=True))
+    return np.asarray(weights @ table, dtype=np.float64)
+
+
+def best_rows(probe: Probe, photos: FloatArray) -> FloatArray:
+    """N × R × D photos → N × D: of each the row that scores highest."""
+    best = np.stack([probe.windows(rows).argmax() for rows in photos])
+    return photos[np.arange(len(photos)), best]

@@ -14,6 +14,7 @@ import typer
 
 from myvlm.cli.commands import (
     album,
+    completeness,
     concepts,
     correct,
     demo,
@@ -46,6 +47,7 @@ app.command("locate")(locate.locate)
 app.command("album")(album.album)
 app.command("correct")(correct.correct)
 app.command("evaluate")(evaluate.evaluate)
+app.add_typer(completeness.app, name="completeness")
 app.add_typer(concepts.app, name="concepts")
 
 

@@ -1,0 +1,149 @@
+"""`myvlm completeness`: of how many photos of an album a concept is in, by a few that you look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from myvlm.cli import collection, inputs, opening, options
+from myvlm.cli.screen import Screen, screen
+from myvlm.errors import ImageError, InputError
+from myvlm.files.reading import read_json
+from myvlm.files.writing import whole_file
+
+if TYPE_CHECKING:
+    from myvlm.concepts.concept import Concept
+    from myvlm.heads import HeadScore
+
+app = typer.Typer(
+    no_args_is_help=True, help="How many photos of a concept an album holds, by a few that you look at."
+)
+
+
+@app.command()
+def draw(
+    pictures: options.Pictures,
+    identifier: Annotated[str, typer.Argument(metavar="NAME", help="Identifier of the concept.")],
+    out_file: Annotated[Path, typer.Option("--out", metavar="FILE.json", help="Where the sample goes.")],
+    labels: Annotated[int, typer.Option(min=1, help="How many photos you will look at.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    concepts: options.ConceptFolders = None,
+    device: options.Device = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Look through an album, and draw the photos that you are to look at: fill in true or false for each.
+
+    myvlm completeness draw album Bo --out bo.json
+    """
+    with screen(as_json=as_json, quiet=quiet) as out:
+        files = inputs.picture_files(pictures)
+        collection.check_writable(out_file)
+        from myvlm.evaluation.completeness import STRATA, draw_sample
+
+        concept = _concept(out, concepts, identifier, device)
+        known, scores = _scored(out, concept, files)
+        sample = draw_sample(scores, labels=labels, seed=seed)
+        document = {
+            "identifier": concept.identifier,
+            "album": dict(zip(STRATA, sample.sizes, strict=True)),
+            "photos": {
+                str(known[n]): {"part": STRATA[part], "shows": None} for n, part in sample.drawn.items()
+            },
+        }
+        with whole_file(out_file) as fresh:
+            fresh.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        out.written.append(out_file)
+        told = (
+            f"{len(sample.drawn)} of {len(known)} photos are in {out_file}: put true or false behind "
+            f'"shows", from the first on, then `myvlm completeness count {out_file}`.'
+        )
+        out.show({"command": "completeness draw", "sample": str(out_file), **document}, Text(told))
+
+
+@app.command()
+def count(
+    file: Annotated[Path, typer.Argument(metavar="FILE.json", help="The sample, filled in.")],
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Count what you said of the sample up to the album.
+
+    myvlm completeness count bo.json
+    """
+    with screen(as_json=as_json, quiet=quiet) as out:
+        from myvlm.evaluation.completeness import STRATA, Sample, completeness
+
+        document = _sample(file)
+        photos = list(document["photos"].values())
+        sizes = tuple(document["album"][part] for part in STRATA)
+        sample = Sample(sizes, {n: STRATA.index(one["part"]) for n, one in enumerate(photos)})
+        said = {n: one["shows"] for n, one in enumerate(photos) if one["shows"] is not None}
+        found = completeness(sample, said)
+        name = document["identifier"]
+        out.show(
+            {
+                "command": "completeness count",
+                "identifier": name,
+                **vars(found),
+                "recall": round(found.recall, 4),
+            },
+            Text(f"{found.of(name)}; {found.labelled} of {found.album} photos looked at."),
+        )
+
+
+def _concept(out: Screen, folders: list[Path] | None, identifier: str, device: str | None) -> Concept:
+    from myvlm.concepts.concept import Concept
+    from myvlm.concepts.library import ConceptLibrary
+
+    with out.busy("loading concepts"):
+        found = [folder for folder, _ in opening.chosen_folders(folders)]
+        loaded = (Concept.load(one, device=device or "cpu", lazy=True) for one in found)
+        return ConceptLibrary(loaded, device=device or "cpu")[identifier]
+
+
+def _scored(out: Screen, concept: Concept, files: Sequence[Path]) -> tuple[list[Path], list[HeadScore]]:
+    """What the head says of each picture; one that cannot be read is said so, and left out."""
+    known: list[Path] = []
+    scores: list[HeadScore] = []
+    with out.progress("looking", len(files)) as bar:
+        for file in files:
+            try:
+                scores += concept.head.score(str(file))
+                known.append(file)
+            except ImageError as error:
+                out.note(f"left out: {error.what}")
+            bar.advance(bar.task_ids[0])
+    return known, scores
+
+
+def _sample(file: Path) -> dict[str, Any]:
+    """The sample in a file. Raises InputError where it is none, or an answer is neither true nor false."""
+    from myvlm.evaluation.completeness import STRATA
+
+    expected = 'what `myvlm completeness draw` wrote, with true or false behind each "shows"'
+    document = read_json(file, expected=expected)
+    try:
+        whole = all(isinstance(document["album"][part], int) for part in STRATA) and document["photos"]
+        wrong = [
+            name
+            for name, one in document["photos"].items()
+            if one["part"] not in STRATA or not isinstance(one["shows"], bool | None)
+        ]
+        str(document["identifier"])
+    except (KeyError, TypeError, AttributeError):
+        whole, wrong = False, []
+    if not whole or wrong:
+        raise InputError(
+            f"{file} is no sample of an album.",
+            got=f"{wrong[0]}: {document['photos'][wrong[0]]}" if wrong else "other JSON",
+            expected=expected,
+            fix="fill in true, false or null, and change nothing else",
+        )
+    read: dict[str, Any] = document
+    return read

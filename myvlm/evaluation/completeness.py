@@ -1,0 +1,190 @@
+"""How complete is it? Of how many photos in an album a concept is in, by a few that a person looks at.
+
+Nobody looks through ten thousand photos. The album is parted by what the head says (seen, unsure, not seen),
+some photos of each part are drawn at random, and what a person says of them is counted up to the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from myvlm.errors import InputError
+from myvlm.heads import HeadScore
+
+STRATA = ("seen", "unsure", "not seen")
+LEAST = 10
+"""Photos of a part that are drawn at the least, or all of a smaller one."""
+DOUBT = 0.01
+"""Variance of an answer that is assumed at the least, however sure the head is of itself."""
+PRIOR = 1 / 3
+"""Of the beta distribution that stands for a part before anybody looked: neutral, so that what was found is
+the median of what is believed then (Kerman 2011, Electronic Journal of Statistics 5)."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Photos of an album that a person is to look at.
+
+    Attributes:
+        sizes: how many photos of the album are in each part of `STRATA`.
+        drawn: for each photo that is to be looked at, by its number in the album, which part it is of. In the
+            order in which they are best looked at: whoever stops half way has a sample all the same.
+    """
+
+    sizes: tuple[int, int, int]
+    drawn: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """Of how many photos a concept is in, and how many of these it was seen in.
+
+    Attributes:
+        found: of the photos that it was seen in, in how many it is.
+        total: in how many photos of the album it is.
+        low, high: the 95 % interval of `total`.
+        labelled: photos that were looked at.
+        album: photos in the album.
+
+    >>> str(Completeness(412, 430, 420, 441, labelled=120, album=3000))
+    '412 of about 430 photos, 95 % interval 420 to 441'
+    """
+
+    found: int
+    total: int
+    low: int
+    high: int
+    labelled: int
+    album: int
+
+    @property
+    def recall(self) -> float:
+        """The part of its photos that it was seen in; 1 where there is none."""
+        return self.found / self.total if self.total else 1.0
+
+    def __str__(self) -> str:
+        return self.of()
+
+    def of(self, identifier: str | None = None) -> str:
+        """In words, with the name where it is given."""
+        whose = f" of {identifier}" if identifier else ""
+        return f"{self.found} of about {self.total} photos{whose}, 95 % interval {self.low} to {self.high}"
+
+
+def draw_sample(scores: Sequence[HeadScore], *, labels: int = 100, seed: int = 0) -> Sample:
+    """Draw the photos that a person is to look at.
+
+    More of a part is drawn the larger it is and the less the head is sure of it (Neyman allocation).
+
+    Args:
+        scores: what the head says of each photo of the album.
+        labels: how many photos somebody will look at.
+        seed: of the draw.
+
+    Raises:
+        InputError: there is no photo, or nobody is to look at one.
+
+    >>> album = [HeadScore(0.9, True, None)] * 40 + [HeadScore(0.1, False, None)] * 500
+    >>> sample = draw_sample(album, labels=60)
+    >>> sample.sizes, len(sample.drawn)
+    ((40, 0, 500), 60)
+    """
+    if not scores or labels < 1:
+        raise InputError(
+            "There is nothing to draw a sample from.",
+            got=f"{len(scores)} photos, {labels} labels",
+            expected="an album, and 1 photo or more to look at",
+            fix="pass the scores of all photos of the album, and labels=100",
+        )
+    part = np.array([_stratum(score) for score in scores])
+    likely = np.array([score.probability for score in scores])
+    sizes = np.bincount(part, minlength=len(STRATA))
+    counts = _allocation(sizes, [likely[part == one] for one in range(len(STRATA))], labels)
+    rng = np.random.default_rng(seed)
+    turns: list[tuple[float, int, int]] = []
+    for stratum, count in enumerate(counts.tolist()):
+        own = rng.permutation(np.flatnonzero(part == stratum))[:count].tolist()
+        turns += [((turn + 0.5) / count, photo, stratum) for turn, photo in enumerate(own)]
+    return Sample(tuple(sizes.tolist()), {photo: stratum for _, photo, stratum in sorted(turns)})
+
+
+def completeness(sample: Sample, labels: Mapping[int, bool]) -> Completeness:
+    """Count what a person said of the sample up to the whole album.
+
+    Each part is a finite population, of which so many were drawn and so many of these show the concept: the
+    rest of it is beta-binomial. The parts are independent, so the distributions are convolved, exactly.
+
+    Args:
+        sample: what was drawn.
+        labels: photo, by its number in the album → whether it shows the concept; of all that were drawn, or
+            of the first so many.
+
+    Raises:
+        InputError: of a part that has photos no label is given, or a label is of a photo that was not drawn.
+
+    >>> sample = Sample((100, 0, 900), {0: 0, 1: 0, 2: 2, 3: 2})
+    >>> print(completeness(sample, {0: True, 1: True, 2: False, 3: False}).found)
+    100
+    """
+    strange = [photo for photo in labels if photo not in sample.drawn]
+    looked = [[labels[photo] for photo, own in sample.drawn.items() if own == part and photo in labels]
+              for part in range(len(STRATA))]  # fmt: skip
+    bare = [STRATA[part] for part, size in enumerate(sample.sizes) if size and not looked[part]]
+    if strange or bare:
+        raise InputError(
+            "These labels are not those of the sample.",
+            got=f"a label of photo {strange[0]}, which was not drawn" if strange
+            else f"no label of the photos where it is {', '.join(bare)}",
+            expected="yes or no for the photos that were drawn, from the first on",
+            fix="label what the sample names; a few photos of each part will do",
+        )  # fmt: skip
+    drawn, found = [len(own) for own in looked], [sum(own) for own in looked]
+    estimates = [
+        size * yes / max(count, 1) for size, count, yes in zip(sample.sizes, drawn, found, strict=True)
+    ]
+    low, high = _interval(sample.sizes, drawn, found)
+    total = min(max(round(sum(estimates)), low), high)
+    return Completeness(
+        min(round(estimates[0]), total), total, low, high,
+        labelled=sum(drawn), album=sum(sample.sizes),
+    )  # fmt: skip
+
+
+def _stratum(score: HeadScore) -> int:
+    return 1 if score.unsure else 0 if score.present else 2
+
+
+def _allocation(
+    sizes: npt.NDArray[np.int64], likely: Sequence[npt.NDArray[np.float64]], labels: int
+) -> npt.NDArray[np.int64]:
+    """How many of each part are drawn."""
+    spread = np.array([max(float(np.mean(own * (1 - own))), DOUBT) if len(own) else 0.0 for own in likely])
+    weights = sizes * np.sqrt(spread)
+    least = np.minimum(sizes, LEAST)
+    shares = np.round(labels * weights / weights.sum()).astype(np.int64)
+    counts: npt.NDArray[np.int64] = np.minimum(sizes, np.maximum(shares, least))
+    over = int(counts.sum()) - labels  # what small parts got more, the largest gives
+    largest = int(counts.argmax())
+    counts[largest] = max(counts[largest] - max(over, 0), least[largest])
+    return counts
+
+
+def _interval(sizes: Sequence[int], drawn: Sequence[int], found: Sequence[int]) -> tuple[int, int]:
+    """The middle 95 % of what the sum of all parts may be."""
+    from scipy.signal import fftconvolve
+    from scipy.stats import betabinom
+
+    chances: npt.NDArray[Any] = np.ones(1)
+    for size, looked, yes in zip(sizes, drawn, found, strict=True):
+        if size > looked:
+            left, no = size - looked, looked - yes
+            rest = betabinom.pmf(np.arange(left + 1), left, yes + PRIOR, no + PRIOR)
+            chances = np.maximum(fftconvolve(chances, rest), 0.0)
+    up_to = np.cumsum(chances) / chances.sum()
+    low, high = np.searchsorted(up_to, [0.025, 0.975])
+    return sum(found) + int(low), sum(found) + int(high)

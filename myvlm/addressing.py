@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from myvlm.backbones import Backbone
 from myvlm.backbones.base import ConceptRows
-from myvlm.backbones.tokens import heard
+from myvlm.backbones.tokens import Prompt, heard, turns_of
 from myvlm.concepts.concept import Concept
 from myvlm.images import LoadedImage, naming
 from myvlm.learning.captions import name_in_caption, noun_phrases
@@ -20,24 +20,24 @@ from myvlm.text import contains_word, replace_words
 
 
 class Address(NamedTuple):
-    """An instruction, and the rows behind the picture's tokens."""
+    """An instruction or a conversation's turns, and the rows behind the picture's tokens."""
 
-    prompt: str
+    prompt: Prompt
     rows: list[ConceptRows]
 
 
 def speak(
-    backbone: Backbone, photos: Sequence[LoadedImage], seen: Sequence[Sequence[Concept]], prompt: str,
-    generation: Mapping[str, Any],
+    backbone: Backbone, photos: Sequence[LoadedImage], seen: Sequence[Sequence[Concept]],
+    prompts: Sequence[Prompt], generation: Mapping[str, Any],
 ) -> list[tuple[str, tuple[int, ...]]]:  # fmt: skip
     """Text and token ids of each picture, with the concepts that are seen in it, in the user's identifiers.
 
     A renamed concept is asked for by the word that its embedding learned, and what that says is renamed.
     """
-    addressed = [address(backbone, prompt, concepts) for concepts in seen]
-    prompts, rows = [one.prompt for one in addressed], [one.rows for one in addressed]
+    addressed = [address(backbone, prompt, own) for prompt, own in zip(prompts, seen, strict=True)]
+    asked, rows = [one.prompt for one in addressed], [one.rows for one in addressed]
     with naming(photos, backbone.encode):
-        said = backbone.generate([photo.image for photo in photos], prompts, rows, **generation)
+        said = backbone.generate([photo.image for photo in photos], asked, rows, **generation)
     each = zip(said, seen, strict=True)
     return [(named(backbone, one.text, own), tuple(one.token_ids.tolist())) for one, own in each]
 
@@ -49,25 +49,32 @@ def only_introduced(backbone: Backbone, concept: Concept) -> bool:
     return not learned and concept.description is not None
 
 
-def address(backbone: Backbone, prompt: str, concepts: Sequence[Concept]) -> Address:
-    """The instruction for a picture with these concepts in it, in the words that the model knows them by.
+def address(backbone: Backbone, prompt: Prompt, concepts: Sequence[Concept]) -> Address:
+    """The prompt for a picture with these concepts in it, in the words that the model knows them by.
 
-    Those that it learned go by their rows; before the instruction stands in words who the others are. A
+    Those that it learned go by their rows; before the first instruction stands in words who the others are. A
     family that takes no hint (`Backbone.hinted`) is asked about "the mug".
 
     Raises:
         ConceptFileError: a concept was learned for other models alone, and there is no description of it.
     """
-    prompt = replace_words(prompt, {concept.identifier: concept.spoken for concept in concepts})
+    prompt = _in_words(prompt, {concept.identifier: concept.spoken for concept in concepts})
     told = [concept for concept in concepts if only_introduced(backbone, concept)]
     rows = [backbone.rows_of(concept) for concept in concepts if concept not in told]
     if told:
         hint = " ".join(f"{concept.spoken} is {concept.description}." for concept in told)
-        hinted = backbone.hinted(hint, prompt)
+        first, *later = turns_of(prompt)
+        hinted = backbone.hinted(hint, first)
         if hinted is not None:
-            return Address(hinted, rows)
-        prompt = replace_words(prompt, {one.spoken: f"the {one.category}" for one in told})
+            return Address((hinted, *later) if later else hinted, rows)
+        prompt = _in_words(prompt, {one.spoken: f"the {one.category}" for one in told})
     return Address(prompt, rows)
+
+
+def _in_words(prompt: Prompt, words: Mapping[str, str]) -> Prompt:
+    """A prompt with words replaced, in all of its turns."""
+    turns = tuple(replace_words(turn, words) for turn in turns_of(prompt))
+    return turns[0] if isinstance(prompt, str) else turns
 
 
 def named(backbone: Backbone, text: str, concepts: Sequence[Concept]) -> str:

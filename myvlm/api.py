@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -92,6 +93,16 @@ class MyVLM(Speaker):
         model, processor = load_model(name, device=device, dtype=dtype, model_options=model_options)
         return cls(model, processor, name=name, encoder=encoder, concepts=concepts)
 
+    def with_concepts(self, concepts: ConceptLibrary | str | PathLike[str] | None = None) -> Self:
+        """The same frozen model with another library, such as another person's: nothing is loaded again.
+
+        Args:
+            concepts: see `MyVLM`; an empty library where not given.
+        """
+        other = copy.copy(self)
+        Speaker.__init__(other, self.backbone, _known_concepts(concepts, device=self.concepts.device))
+        return other
+
     def learn(
         self,
         identifier: str,
@@ -149,7 +160,7 @@ class MyVLM(Speaker):
 
         Args:
             lessons: one a concept; see `Lesson`, whose arguments are those of `learn`.
-            progress: show one bar for all of them.
+            progress: show one bar for all of them; or a function, see `learn`.
 
         Raises: as `learn`, and as there Ctrl-C keeps the best so far; InputError also where two lessons have
         one identifier.

@@ -12,10 +12,11 @@ from typing import Any, Self, overload
 
 from myvlm.addressing import address, speak
 from myvlm.backbones import Backbone
-from myvlm.backbones.tokens import heard
+from myvlm.backbones.tokens import heard, only_turn
 from myvlm.batches import AT_ONCE, OnError, check_on_error, made_of_each
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.concepts.shared import warn_learned_elsewhere
+from myvlm.conversation import Conversation
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSource, ImageSources, LoadedImage, listed, load_image, naming
 from myvlm.locating import READING, Location, located
@@ -92,6 +93,17 @@ class Speaker:
         """
         return self._speak(images, check_written(question, "question"), errors, generation)
 
+    def chat(self, image: ImageSource) -> Conversation:
+        """A conversation about one picture: `chat.ask(…)` again and again, each behind what was said before.
+
+        Raises:
+            InputError: there are several pictures.
+        """
+        self._check_learned()
+        photo = load_image(image)
+        [found] = self._recognise([photo])
+        return Conversation(self.backbone, photo, found, self.concepts.present(found))
+
     def attention(self, image: ImageSource, identifier: str) -> AttentionMap:
         """Where the model looks in a picture as it names the concept, whether or not the head sees it there.
 
@@ -108,7 +120,7 @@ class Speaker:
         with naming([photo], self.backbone.encode):
             [said] = self.backbone.generate([photo.image], [prompt], [rows])
         word, box = heard(self.backbone, concept.spoken), self.backbone.field_of_view(photo.image.size)
-        values = self.backbone.attention_map(photo.image, prompt, said.text, word, rows)
+        values = self.backbone.attention_map(photo.image, only_turn(prompt), said.text, word, rows)
         return AttentionMap(values, photo.image, concept.identifier, box)
 
     def locate(self, image: ImageSource, identifier: str) -> Location:
@@ -126,7 +138,7 @@ class Speaker:
         said = ""
         if prompt and detection and detection.present:
             # Its own rows alone: with those of the others that are there a small model points at these too.
-            [(said, _)] = speak(self.backbone, [photo], [[concept]], prompt, READING)
+            [(said, _)] = speak(self.backbone, [photo], [[concept]], [prompt], READING)
         return located(self.backbone, detection, said, photo.image)
 
     @contextmanager
@@ -156,9 +168,8 @@ class Speaker:
         def replies(photos: list[LoadedImage]) -> list[Reply]:
             detections = self._recognise(photos)
             seen = [self.concepts.present(found) for found in detections]
-            said = zip(
-                speak(self.backbone, photos, seen, prompt, generation), detections, photos, strict=True
-            )
+            spoken = speak(self.backbone, photos, seen, [prompt] * len(photos), generation)
+            said = zip(spoken, detections, photos, strict=True)
             return [
                 Reply(text, found, photo.path if album and photo.path else photo.image, ids)
                 for (text, ids), found, photo in said

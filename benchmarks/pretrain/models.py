@@ -29,7 +29,7 @@ VOCABULARY_ROWS = 320
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}<s> user : {% else %} {% endif %}"
+    "{% if message['role'] == 'user' %}<s> user : {% else %} assistant : {% endif %}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
     "{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image> {% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"

@@ -279,11 +279,13 @@ class Backbone(ABC):
     def generate(
         self,
         images: Sequence[Image.Image],
-        prompts: Sequence[str],
+        prompts: Sequence[text.Prompt],
         rows: Sequence[Sequence[ConceptRows]],
         **generation: Any,
     ) -> list[Generation]:
         """Replies to one prompt an image, in the order given; any number, run `images_at_once` at a time.
+
+        A prompt is a bare instruction, or the turns of a conversation about the image, the question last.
 
         Samples without rows run apart, exactly as in plain transformers. Greedy unless `generation`, the
         keyword arguments of transformers' `generate`, says otherwise.
@@ -312,7 +314,7 @@ class Backbone(ABC):
     def _replies(
         self,
         images: Sequence[Image.Image],
-        prompts: Sequence[str],
+        prompts: Sequence[text.Prompt],
         rows: Sequence[Sequence[ConceptRows]],
         options: Mapping[str, Any],
     ) -> list[Generation]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from myvlm.backbones.frozen import tokenizing, weight_of
 from myvlm.errors import BackboneError, InputError
 from myvlm.text import check_written, find_word, fold
 
+Prompt: TypeAlias = str | tuple[str, ...]
+"""A bare instruction; or a conversation's turns: a question, its reply, a question …, a question last."""
+
 IGNORED = -100  # the label that cross-entropy leaves out
 _REPLY = {"role": "assistant", "content": [{"type": "text", "text": "myvlm"}]}
 _WRITTEN_ON = datetime(2025, 3, 17)
@@ -23,16 +26,50 @@ _CLOCK = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _RESERVED = re.compile(r"reserved|unused|<SPECIAL_\d", re.IGNORECASE)
 
 
-def render(processor: Any, template: str | None, prompt: str) -> str:
+def turns_of(prompt: Prompt) -> tuple[str, ...]:
+    """The turns of a prompt, the user's at even places.
+
+    >>> turns_of("What is this?"), turns_of(("What is this?", "a mug", "Whose?"))
+    (('What is this?',), ('What is this?', 'a mug', 'Whose?'))
+    """
+    return (prompt,) if isinstance(prompt, str) else prompt
+
+
+def only_turn(prompt: Prompt) -> str:
+    """The one instruction that it is, for models without a form for conversations.
+
+    Raises:
+        BackboneError: there are several turns.
+    """
+    first, *later = turns_of(prompt)
+    if later:
+        raise BackboneError(
+            "This model's prompt has no place for what was said before.",
+            got=f"{len(later) + 1} turns",
+            expected="one question",
+            fix="ask each question on its own, or give the processor the checkpoint's chat template",
+        )
+    return first
+
+
+def render(processor: Any, template: str | None, prompt: Prompt) -> str:
     """The prompt as the model expects it: by the template, or by the processor's chat template for None.
 
-    One user turn, image before text, and the start of the assistant's turn. A template that writes the date
-    (Mistral Small 3.1, Llama 3) gets one and the same, in learning and in use.
+    The user's turn, image before text, what was said since, and the start of the assistant's turn. A template
+    that writes the date (Mistral Small 3.1, Llama 3) gets one and the same, in learning and in use.
+
+    Raises:
+        BackboneError: there are several turns, and no chat template to write them by.
     """
     if template is not None:
-        return template.format(image=processor.image_token, prompt=prompt)
+        return template.format(image=processor.image_token, prompt=only_turn(prompt))
+    first, *later = turns_of(prompt)
+    said = [
+        {"role": "user" if place % 2 else "assistant", "content": [{"type": "text", "text": turn}]}
+        for place, turn in enumerate(later)
+    ]
     rendered: str = processor.apply_chat_template(
-        [_turn(prompt)], add_generation_prompt=True, tokenize=False, **_dated(processor)
+        [_turn(first), *said], add_generation_prompt=True, tokenize=False, **_dated(processor)
     )
     return rendered
 

@@ -24,7 +24,7 @@ from myvlm.addressing import address
 from myvlm.api import MyVLM
 from myvlm.backbones.base import visual_norms
 from myvlm.backbones.causal.backbone import CausalBackbone
-from myvlm.backbones.tokens import heard
+from myvlm.backbones.tokens import heard, only_turn
 from myvlm.errors import BackboneError, InputError
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSources, LoadedImage, listed, load_images
@@ -217,7 +217,7 @@ def _inputs(
         rows = [one.entering(norms) for one in own]
         yield VllmInput(
             backbone.prompter.render(asked),
-            backbone.instruction(asked),
+            backbone.instruction(only_turn(asked)),
             torch.cat([features.tokens, *rows])[None].cpu(),
             detections,
             photo.image,

@@ -286,7 +286,7 @@ class CausalBackbone(Backbone):
     def _replies(
         self,
         images: Sequence[Image.Image],
-        prompts: Sequence[str],
+        prompts: Sequence[text.Prompt],
         rows: Sequence[Sequence[ConceptRows]],
         options: Mapping[str, Any],
     ) -> list[Generation]:

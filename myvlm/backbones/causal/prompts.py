@@ -98,12 +98,15 @@ class Prompter:
             self._known.clear()
             self._words = words
 
-    def render(self, prompt: str) -> str:
-        """The bare instruction as the model expects it, with one image placeholder."""
-        text.check_prompt(self.processor, prompt, self._fine)
-        return text.render(self.processor, self.template, self.instruction(prompt))
+    def render(self, prompt: text.Prompt) -> str:
+        """The bare instruction, or conversation, as the model expects it, with one image placeholder."""
+        turns = text.turns_of(prompt)
+        for turn in turns:
+            text.check_prompt(self.processor, turn, self._fine)
+        written = (turn if place % 2 else self.instruction(turn) for place, turn in enumerate(turns))
+        return text.render(self.processor, self.template, tuple(written))
 
-    def processed(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
+    def processed(self, images: Sequence[Image.Image], prompts: Sequence[text.Prompt]) -> Any:
         """The processor's own output for plain transformers, a list padded on the left.
 
         Raises:

@@ -152,7 +152,7 @@ class Blip2Backbone(Backbone):
     def _replies(
         self,
         images: Sequence[Image.Image],
-        prompts: Sequence[str],
+        prompts: Sequence[text.Prompt],
         rows: Sequence[Sequence[ConceptRows]],
         options: Mapping[str, Any],
     ) -> list[Generation]:

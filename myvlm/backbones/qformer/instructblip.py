@@ -22,11 +22,12 @@ class InstructBlipPrompter(Blip2Prompter):
         super().__init__(model, processor)
         self.qformer_positions = int(model.config.qformer_config.max_position_embeddings)
 
-    def render(self, prompt: str) -> str:
-        text.check_prompt(self.processor, prompt, self._fine)
-        return prompt
+    def render(self, prompt: text.Prompt) -> str:
+        asked = text.only_turn(prompt)
+        text.check_prompt(self.processor, asked, self._fine)
+        return asked
 
-    def read_beside(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def read_beside(self, prompts: Sequence[text.Prompt]) -> dict[str, Tensor]:
         """The instructions in the Q-Former's own ids, padded on the right: positions count from the left."""
         read = self.processor.qformer_tokenizer(
             [self.render(prompt) for prompt in prompts],
@@ -37,7 +38,7 @@ class InstructBlipPrompter(Blip2Prompter):
         check_length(read["input_ids"].shape[1], self.qformer_positions)
         return {f"qformer_{name}": read[name] for name in ("input_ids", "attention_mask")}
 
-    def processed(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
+    def processed(self, images: Sequence[Image.Image], prompts: Sequence[text.Prompt]) -> Any:
         if not self.processor.num_query_tokens:
             self.check_places(torch.zeros(len(prompts), 1, dtype=torch.long))
         inputs = super().processed(images, prompts)

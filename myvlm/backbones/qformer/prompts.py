@@ -64,16 +64,23 @@ class Blip2Prompter:
         """What fills a batch: masked out, so that any id would do."""
         return text.pad_id(self.tokenizer, self.eos_ids)
 
-    def render(self, prompt: str) -> str:
+    def render(self, prompt: text.Prompt) -> str:
         """The prompt as the checkpoints document it: a question in its form, any other text as it is.
 
-        Without a text the model writes a caption; a text without a question mark is one to go on with.
+        Without a text the model writes a caption; a text without a question mark is one to go on with. What
+        was asked and answered before stands before it, in the form of a question.
         """
-        text.check_prompt(self.processor, prompt, self._fine)
+        *before, prompt = text.turns_of(prompt)
+        for turn in (*before, prompt):
+            text.check_prompt(self.processor, turn, self._fine)
+        if before:
+            pairs = zip(before[::2], before[1::2], strict=True)
+            told = " ".join(f"{QUESTION.format(asked.strip())} {said.strip()}." for asked, said in pairs)
+            return f"{told} {QUESTION.format(prompt.strip())}"
         asked = "?" in prompt and not re.match(r"\s*question\s*:", prompt, flags=re.IGNORECASE)
         return QUESTION.format(prompt.strip()) if asked else prompt
 
-    def processed(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
+    def processed(self, images: Sequence[Image.Image], prompts: Sequence[text.Prompt]) -> Any:
         """The processor's own output for plain transformers, several padded.
 
         Padded on the left for a causal model, which goes on at the right. On the right for an encoder: the

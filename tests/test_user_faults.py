@@ -21,8 +21,8 @@ from myvlm import Concept, LearnSettings, MyVLM, MyVLMError
 from myvlm.backbones import backbone_for
 from myvlm.backbones.loading import load_model
 from myvlm.backbones.tokens import heard
-from myvlm.cli.collection import place_for
 from myvlm.cli.inputs import captions_for
+from myvlm.concepts.collection import place_for
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptExistsError, ImageError, InputError, UnknownBackboneError
 from myvlm.evaluation.data.dataset import read_dataset

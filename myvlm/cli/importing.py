@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from myvlm.cli import collection
 from myvlm.cli.screen import Screen
+from myvlm.concepts import collection
 from myvlm.errors import ConceptExistsError, InputError
 from myvlm.text import check_category, check_identifier, composed
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from myvlm.cli import collection
 from myvlm.cli.options import Dtype
 from myvlm.cli.screen import Screen
+from myvlm.concepts import collection
 from myvlm.concepts.storage import concept_folders
 from myvlm.errors import ConceptFileError, MissingFileError
 from myvlm.files.reading import absolute

@@ -165,7 +165,7 @@ def test_what_may_not_be_read_is_bad_input(myvlm: Myvlm, monkeypatch: pytest.Mon
     def forbidden(*_: object) -> None:
         raise PermissionError(13, "Permission denied", "concepts/secret")
 
-    monkeypatch.setattr("myvlm.cli.collection.concept_folders", forbidden)
+    monkeypatch.setattr("myvlm.concepts.collection.concept_folders", forbidden)
     run = myvlm("concepts", "list", "--json")
     assert run.code == 2
     assert "concepts/secret may not be used." in run.stderr

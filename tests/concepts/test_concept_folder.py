@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from myvlm.cli import collection
+from myvlm.concepts import collection
 from myvlm.concepts import storage as concept_folder
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.storage import embedding_file

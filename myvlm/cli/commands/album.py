@@ -12,8 +12,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from myvlm.cli import collection, importing, inputs, opening, options
+from myvlm.cli import importing, inputs, opening, options
 from myvlm.cli.screen import Screen, screen
+from myvlm.concepts import collection
 from myvlm.errors import InputError
 from myvlm.files.writing import check_place
 

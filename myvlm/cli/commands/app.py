@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from myvlm.cli import collection as disk
 from myvlm.cli import opening, options
 from myvlm.cli.screen import screen
+from myvlm.concepts import collection as disk
 
 if TYPE_CHECKING:
     from myvlm.concepts.concept import Concept

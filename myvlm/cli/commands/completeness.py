@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from myvlm.cli import collection, inputs, opening, options
+from myvlm.cli import inputs, opening, options
 from myvlm.cli.screen import Screen, screen
+from myvlm.concepts import collection
 from myvlm.errors import ImageError, InputError
 from myvlm.files.reading import read_json
 from myvlm.files.writing import whole_file

@@ -9,9 +9,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from myvlm.cli import collection as disk
 from myvlm.cli.options import AsJson, Collection, Quiet
 from myvlm.cli.screen import Screen, screen
+from myvlm.concepts import collection as disk
 
 app = typer.Typer(no_args_is_help=True, help="The concepts on disk: list, show, add, rename, remove.")
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from myvlm.cli import collection, inputs, opening, options
+from myvlm.cli import inputs, opening, options
 from myvlm.cli.screen import screen
+from myvlm.concepts import collection
 from myvlm.errors import InputError
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ import typer
 from rich.table import Table as Shown
 from rich.text import Text
 
-from myvlm.cli import collection, opening, options
+from myvlm.cli import opening, options
 from myvlm.cli.screen import screen
+from myvlm.concepts import collection
 from myvlm.errors import InputError
 from myvlm.files.writing import check_place, write_whole
 

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from myvlm.cli import collection, inputs, opening, options
+from myvlm.cli import inputs, opening, options
 from myvlm.cli.screen import screen
+from myvlm.concepts import collection
 from myvlm.text import check_category, check_identifier
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from myvlm.cli import collection, inputs, opening, options
+from myvlm.cli import inputs, opening, options
 from myvlm.cli.screen import STOPPED, Screen, screen
+from myvlm.concepts import collection
 from myvlm.concepts.storage import CARD, is_concept_folder
 from myvlm.text import check_category, check_identifier
 

@@ -13,8 +13,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from myvlm.cli import collection, inputs, opening, options
+from myvlm.cli import inputs, opening, options
 from myvlm.cli.screen import screen
+from myvlm.concepts import collection
 from myvlm.errors import NotWritableError
 from myvlm.files import writing as page_file
 from myvlm.text import check_identifier

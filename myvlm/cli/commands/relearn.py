@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from myvlm.cli import collection, inputs, opening, options
+from myvlm.cli import inputs, opening, options
 from myvlm.cli.commands import learn
 from myvlm.cli.screen import screen
+from myvlm.concepts import collection
 
 
 def relearn(

@@ -1,4 +1,4 @@
-"""Stock vLLM with concepts against this library, and against itself without: the same words, at what price.
+"""Concepts served: by stock vLLM, and by `myvlm serve`; the same words, at what price, under what load.
 
     python benchmarks/serving.py --export FOLDER                  # once: weights with names that vLLM reads
     python -m vllm.entrypoints.openai.api_server --model FOLDER --dtype float32 --enable-mm-embeds \\
@@ -9,7 +9,10 @@ Pictures of tinyworld with none, one and three of a user's concepts in turn, gre
 share of replies with rows that are word for word what `MyVLM.caption` says, `vllm_plain_identical` of replies
 where nothing is seen; every reply that differs is printed. `throughput_ratio` is requests a second with rows
 over requests a second without on the same pictures, both encoded before, in turn, the median of the rounds.
-The last line is JSON.
+
+    python benchmarks/serving.py --only served --only tenants --only overload --only hostile [--seconds 60]
+
+are the figures of `myvlm serve`, each of so many seconds; see `served/figures.py`. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -19,17 +22,19 @@ import json
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
+from served import figures
 
 from myvlm import Lesson, MyVLM
 from myvlm.serving.checkpoint import export_vllm
@@ -47,12 +52,39 @@ def main(
     count: Annotated[int, typer.Option("--pictures", help="How many pictures.")] = 200,
     rounds: Annotated[int, typer.Option(help="Rounds of requests with rows and without.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the user.")] = 0,
+    only: Annotated[
+        list[str] | None, typer.Option(help="vllm, served, tenants, overload or hostile; again for more.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Of each of the server's figures.")] = 60.0,
+    owners: Annotated[int, typer.Option(help="Of the tenants.")] = 1000,
     out: Annotated[Path | None, typer.Option(help="Write the figures here too.")] = None,
 ) -> None:
     """Compare; see the module."""
     if export:
         console.print(export_vllm(NAME, export))
         return
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "vllm": lambda: _vllm(url, count, rounds, seed),
+        "served": lambda: figures.served(seconds),
+        "tenants": lambda: figures.tenants(seconds, owners),
+        "overload": lambda: figures.overload(seconds),
+        "hostile": figures.hostile,
+    }
+    measured: dict[str, Any] = {}
+    for name in only or parts:
+        measured |= parts[name]()
+    measured |= {
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads here",
+        "versions": {name: version(name) for name in ("torch", "transformers", "openai")},
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    if out:
+        out.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(measured))
+
+
+def _vllm(url: str, count: int, rounds: int, seed: int) -> dict[str, Any]:
+    """The same words from vLLM, and its price."""
     vlm = MyVLM.from_pretrained(NAME, device="cpu")
     shown = _pictures(vlm, count, seed)
     server = VllmServer(vlm, url)
@@ -65,20 +97,14 @@ def main(
             console.print(f"{here.seen}\n  here:  {here.text}\n  there: {there.text}")
     plain = same.pop(0, [])
     with_rows = [one for own in same.values() for one in own]
-    figures = {
+    return {
         "vllm_identical": statistics.mean(with_rows),
         "vllm_plain_identical": statistics.mean(plain),
         "by_concepts_seen": {str(n): [sum(own), len(own)] for n, own in sorted({0: plain, **same}.items())},
         "throughput_ratio": _throughput_ratio(server, list(vllm_inputs(vlm, shown)), rounds),
         "pictures": len(shown),
         "seed": seed,
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads here",
-        "versions": {name: version(name) for name in ("torch", "transformers", "openai")},
-        "date": datetime.now(UTC).date().isoformat(),
     }
-    if out:
-        out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(figures))
 
 
 def _pictures(vlm: MyVLM, count: int, seed: int) -> list[Image.Image]:

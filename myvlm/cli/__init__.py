@@ -24,6 +24,7 @@ from myvlm.cli.commands import (
     locate,
     questions,
     relearn,
+    serve,
     speak,
 )
 from myvlm.cli.commands import app as page
@@ -46,6 +47,8 @@ app.command("ask")(speak.ask)
 app.command("locate")(locate.locate)
 app.command("album")(album.album)
 app.command("correct")(correct.correct)
+app.command("serve")(serve.serve)
+app.command("token")(serve.token)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(completeness.app, name="completeness")
 app.add_typer(concepts.app, name="concepts")

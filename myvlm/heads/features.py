@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 from PIL import Image
@@ -142,6 +142,9 @@ def _inside(box: Box, zoom: float, across: float, down: float, size: tuple[int, 
     return edges[0][0], edges[1][0], edges[0][1], edges[1][1]
 
 
+_caches: WeakSet[PictureCache[Any, Any]] = WeakSet()
+
+
 class PictureCache(Generic[Variant, Seen]):
     """For each encoder what it found in the last pictures; gone with the encoder.
 
@@ -155,6 +158,7 @@ class PictureCache(Generic[Variant, Seen]):
             WeakKeyDictionary()
         )
         self._lock = OneAtATime()
+        _caches.add(self)
 
     def look_up(
         self,
@@ -212,9 +216,9 @@ def refine_boxes(
 
 
 def forget_pictures() -> None:
-    """Let go of all remembered pictures: to measure, or to be rid of them."""
-    _windows.clear()
-    _variations.clear()
+    """Let go of all remembered pictures, of faces too: to measure, or to be rid of them."""
+    for cache in list(_caches):
+        cache.clear()
 
 
 def whiten(encoder: ImageEncoder, rows: FloatArray) -> FloatArray:

@@ -1,0 +1,1 @@
+"""What `benchmarks/serving.py` does to `myvlm serve`: load, owners, more than it can take, and malice."""

@@ -1,0 +1,163 @@
+"""The four figures of `myvlm serve`: its price, many owners, too much, and malice."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from myvlm import MyVLM
+from myvlm.heads.features import forget_pictures
+from myvlm.serving.http.app import create_app, running
+from myvlm.serving.http.limits import Limits
+from myvlm.serving.http.owners import Access, Tokens, digest
+from myvlm.tinyworld import sample_picture
+from served.hostile import bad_requests, refused_all, watched
+from served.load import MODEL, Server, asked_by, hammer, libraries, messages, serving, shown
+
+console = Console(stderr=True)
+CLIENTS = 16
+
+
+def served(seconds: float) -> dict[str, Any]:
+    """`served_over_direct`: requests a second of 16 clients over those of `vlm.caption(picture)` in a loop.
+
+    The same pictures, each new to the process that sees it, in turn; the server in a process of its own, its
+    clients in this one, on the same cores. `served_over_batched` is against one call with all of them.
+    """
+    with tempfile.TemporaryDirectory() as folder, serving(_place(folder, 1), ["o0"]) as server:
+        vlm = MyVLM.from_pretrained(MODEL, concepts=Path(folder) / "people" / "o0")
+        warm = shown(CLIENTS, seed=99)
+        vlm.caption(warm)
+        asked_by(server, "o0", [messages(one) for one in warm], CLIENTS)
+        begun, rounds = time.monotonic(), []
+        while not rounds or time.monotonic() < begun + seconds:
+            seen = shown(64, seed=len(rounds))
+            asked = [messages(one) for one in seen]
+            forget_pictures()
+            alone = _timed(lambda seen=seen: [vlm.caption(one) for one in seen])
+            forget_pictures()
+            together = _timed(lambda seen=seen: vlm.caption(seen))
+            over = _timed(lambda asked=asked: asked_by(server, "o0", asked, CLIENTS))
+            rounds.append((alone / over, together / over, 64 / over))
+            console.print(f"served: {rounds[-1][0]:.2f} of direct, {rounds[-1][2]:.1f} a second")
+    each = [statistics.median(values) for values in zip(*rounds, strict=True)]
+    return {
+        "served_over_direct": round(each[0], 3),
+        "served_over_batched": round(each[1], 3),
+        "served_requests_a_second": round(each[2], 2),
+        "served_rounds": len(rounds),
+    }
+
+
+def tenants(seconds: float, owners: int) -> dict[str, Any]:
+    """`tenants`: requests a second of random owners of ten concepts each, over those of one owner.
+
+    One server knows all; half of the time it is asked by one of them, half by all. Every reply is looked
+    through for words of other owners' concepts.
+    """
+    names = [f"o{number}" for number in range(owners)]
+    bodies = [{"model": MODEL, "messages": messages(one)} for one in shown(256)]
+    everyone = [(owner, body) for owner in names for body in bodies[:8]]
+    spread = [(names[place % owners], body) for place, body in enumerate(bodies * max(1, owners // 256))]
+    one = [(names[0], body) for body in bodies]
+    with tempfile.TemporaryDirectory() as folder, serving(_place(folder, owners), names) as server:
+        hammer(server, one, clients=CLIENTS, seconds=min(seconds, 10))
+        rates: dict[str, list[float]] = {"one": [], "all": []}
+        memory, leaks, failed = [], 0, 0
+        for _ in range(3):
+            for name, requests in (("one", one), ("all", spread)):
+                begun = time.monotonic()
+                statuses = hammer(server, requests, clients=CLIENTS, seconds=seconds / 6)
+                rates[name].append(statuses[200] / (time.monotonic() - begun))
+                leaks += statuses[1200]
+                failed += sum(n for status, n in statuses.items() if status not in (200, 429, 1200))
+            memory.append(round(server.mib))
+            console.print(f"tenants: {rates}, {memory[-1]} MiB")
+        hammer(server, everyone, clients=CLIENTS, seconds=min(seconds / 6, 10))
+        memory.append(round(server.mib))
+    ratio = statistics.median(rates["all"]) / statistics.median(rates["one"])
+    return {
+        "tenants": round(ratio, 3),
+        "tenants_leaks": leaks,
+        "tenants_failed": failed,
+        "tenants_memory_mib": memory,
+        "tenants_owners": owners,
+    }
+
+
+def overload(seconds: float) -> dict[str, Any]:
+    """`overload`: ten times the clients that its queue has room for, for so long; then as before."""
+    bodies = [{"model": MODEL, "messages": messages(one)} for one in shown(128)]
+    requests = [("o0", body) for body in bodies]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(_place(folder, 1), ["o0"], "--requests", str(CLIENTS)) as server,
+    ):
+        hammer(server, requests, clients=CLIENTS, seconds=min(seconds, 10))
+        before = _rate(server, requests, seconds / 4)
+        memory = [round(server.mib)]
+        statuses = hammer(server, requests, clients=10 * CLIENTS, seconds=seconds)
+        memory.append(round(server.mib))
+        after = _rate(server, requests, seconds / 4)
+        memory.append(round(server.mib))
+    return {
+        "overload": sum(statuses[one] for one in (200, 429)) / sum(statuses.values()),
+        "overload_statuses": {str(status): count for status, count in sorted(statuses.items())},
+        "overload_rate_after_over_before": round(after / before, 3),
+        "overload_memory_mib": memory,
+    }
+
+
+def hostile() -> dict[str, Any]:
+    """`hostile`: bad requests that were refused with a 4xx, of how many; what was opened for them; alive."""
+    vlm = MyVLM.from_pretrained(MODEL, device="cpu")
+    limits = Limits(body_bytes=4 * 2**20)
+    with tempfile.TemporaryDirectory() as folder:
+        canary = Path(folder) / "secret" / "canary.png"
+        canary.parent.mkdir()
+        sample_picture(1).save(canary)
+        libraries(Path(folder) / "people", ["ulmo"], concepts=1)
+        tokens = Tokens({digest("token"): Access("ulmo", may_change=True)})
+        app = create_app(vlm, tokens, {"ulmo": Path(folder) / "people" / "ulmo"}, limits=limits)
+        with running(app) as url:
+            bad = bad_requests(canary, "http://127.0.0.1:9", limits.body_bytes)
+            port = url.rsplit(":", 1)[1].partition("/")[0]
+            with watched() as touched:
+                statuses = refused_all(url, "token", bad)
+            forbidden = ("canary", "secret", "passwd", "environ", "/dev/", "win.ini", ".ssh")
+            read = [one for one in touched if any(word in one for word in forbidden)]
+            read += [one for one in touched if one.startswith("connect") and port not in one]
+            server = Server(url, None, {"ulmo": "token"})  # type: ignore[arg-type]
+            alive = bool(asked_by(server, "ulmo", [messages(sample_picture(1))], 1)[0])
+    others = {why: status for why, status in statuses.items() if not 400 <= status < 500}
+    return {
+        "hostile": len(statuses) - len(others),
+        "hostile_of": len(statuses),
+        "hostile_others": others,
+        "hostile_read": read,
+        "hostile_alive": alive,
+    }
+
+
+def _place(folder: str, owners: int) -> Path:
+    place = Path(folder) / "people"
+    libraries(place, [f"o{number}" for number in range(owners)])
+    return place
+
+
+def _timed(work: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def _rate(server: Server, requests: list[tuple[str, Any]], seconds: float) -> float:
+    begun = time.monotonic()
+    done = hammer(server, requests, clients=CLIENTS, seconds=seconds)[200]
+    return done / (time.monotonic() - begun)

@@ -1,0 +1,102 @@
+"""`myvlm serve` and `myvlm token`: an OpenAI-style server of a model and its owners' concepts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from myvlm.cli import opening, options
+from myvlm.cli.screen import Screen, screen
+from myvlm.concepts import collection
+from myvlm.errors import InputError, MissingFileError, import_extra
+
+OwnersFile = Annotated[
+    Path | None, typer.Option("--owners", metavar="FILE.json", help="Who may come in; see `myvlm token`.")
+]
+
+
+def serve(
+    backbone: options.BackboneName = options.DEFAULT_BACKBONE,
+    concepts: options.Collection = None,
+    owners: OwnersFile = None,
+    libraries: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="With --owners: where each has a folder."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="One that others reach needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="MYVLM_TOKEN", help="Asked of every client; best set in the environment."),
+    ] = None,
+    may_change: Annotated[
+        bool, typer.Option("--may-change", help="Clients may learn, rename, remove and erase concepts.")
+    ] = False,
+    requests: Annotated[int, typer.Option(min=1, help="Under way at once; more are answered 429.")] = 64,
+    device: options.Device = None,
+    dtype: options.Precision = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Serve a model and its concepts to OpenAI's clients, on this computer unless told otherwise.
+
+    myvlm serve --concepts concepts · then OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none")
+    """
+    with screen(as_json=False, quiet=quiet) as out:
+        for name in ("fastapi", "uvicorn", "python_multipart"):
+            import_extra(name, what="The server", install="myvlm[serve]")
+        from myvlm.serving.http.app import check_address, create_app, server
+        from myvlm.serving.http.limits import Limits
+        from myvlm.serving.http.owners import LOCAL, Access, Tokens, digest, read_tokens
+
+        if owners is None:
+            access = Access(LOCAL, may_change)
+            tokens = Tokens({digest(token): access}) if token else Tokens({}, anonymous=access)
+            folders = {LOCAL: collection.chosen(concepts)}
+        else:
+            if token or may_change or concepts or libraries is None:
+                raise InputError(
+                    "With --owners each has a token, rights and a folder of their own.",
+                    got="--token, --may-change or --concepts, or no --libraries",
+                    expected="--owners FILE.json --libraries DIR",
+                    fix="leave the others out; `myvlm token` writes the file",
+                )
+            if not libraries.is_dir():
+                raise MissingFileError(
+                    f"There is no folder {libraries}.", expected="a folder", fix=f"mkdir {libraries}"
+                )
+            tokens = read_tokens(owners)
+            folders = {owner: libraries / owner for owner in tokens.owners}
+        check_address(host, tokens)
+        vlm = opening.open_model(out, backbone, device, dtype)
+        app = create_app(vlm, tokens, folders, limits=Limits(requests=requests))
+        _log_to_stderr(out)
+        out.note(f"{backbone} for {len(folders)} owner(s) at http://{host}:{port}/v1; Ctrl-C ends it.")
+        server(app, host, port).run()
+
+
+def token(
+    owner: Annotated[str, typer.Argument(help="Whose concepts it opens.")],
+    owners: Annotated[Path, typer.Option("--owners", metavar="FILE.json", help="Made if not there.")],
+    may_change: Annotated[
+        bool, typer.Option("--may-change", help="It may learn, rename, remove and erase them too.")
+    ] = False,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a token for an owner of concepts. It is shown once: the file holds only its digest."""
+    with screen(as_json=as_json, quiet=quiet) as out:
+        from myvlm.serving.http.owners import new_token
+
+        made = new_token(owners, owner, may_change=may_change)
+        out.written.append(owners)
+        out.show({"owner": owner, "token": made, "may_change": may_change}, Text(made))
+
+
+def _log_to_stderr(out: Screen) -> None:
+    if not out.quiet:
+        logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+        logging.getLogger("myvlm.serving").setLevel(logging.INFO)

@@ -1,0 +1,101 @@
+"""The application: a frozen model and its owners' libraries behind OpenAI's interface; and running it."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from threading import Thread
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from myvlm.api import MyVLM
+from myvlm.errors import InputError
+from myvlm.serving.http import chat, concepts, pictures
+from myvlm.serving.http.errors import add_handlers
+from myvlm.serving.http.guard import LOOPBACK, Guard
+from myvlm.serving.http.learning import Learner
+from myvlm.serving.http.limits import Limits
+from myvlm.serving.http.owners import Owners, Tokens
+from myvlm.serving.http.speaking import Speaker
+
+
+def create_app(
+    vlm: MyVLM, tokens: Tokens, folders: Mapping[str, Path], *, limits: Limits | None = None
+) -> FastAPI:
+    """An application for uvicorn, or any other ASGI server, in one process.
+
+    Args:
+        vlm: speaks and learns; its own library is not used.
+        tokens: who may come in.
+        folders: of concept folders, by owner.
+        limits: of all that clients send.
+    """
+    limits = limits or Limits()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        app.state.speaker.close()
+        app.state.learner.close()
+
+    app = FastAPI(title="myvlm", lifespan=lifespan, docs_url=None, redoc_url=None)
+    device = str(vlm.backbone.device)
+    owners = Owners(
+        folders, fingerprint=vlm.backbone.fingerprint(), device=device, at_most=limits.libraries_bytes
+    )
+    app.state.vlm, app.state.limits, app.state.owners = vlm, limits, owners
+    app.state.begun = int(time.time())
+    app.state.pictures = pictures.Pictures(limits)
+    app.state.speaker = Speaker(vlm, at_once=limits.batch)
+    app.state.learner = Learner(vlm, owners, limits)
+    for room in (chat, concepts, pictures):
+        app.include_router(room.router)
+    add_handlers(app)
+    app.add_middleware(Guard, tokens=tokens, limits=limits)
+    return app
+
+
+def check_address(host: str, tokens: Tokens) -> None:
+    """Raise InputError where others than this computer could come in without a token.
+
+    >>> check_address("127.0.0.1", Tokens({}))
+    """
+    if host not in LOOPBACK and (tokens.anonymous or not tokens.by_digest):
+        raise InputError(
+            "Other computers could talk to this server without a token.",
+            got=f"the address {host}, and no token",
+            expected="127.0.0.1, or a token",
+            fix="set MYVLM_TOKEN, or give --owners, or leave --host out",
+        )
+
+
+def server(app: ASGIApp, host: str, port: int) -> uvicorn.Server:
+    """The server that runs it; it logs no address, no query and no header."""
+    config = uvicorn.Config(
+        app, host=host, port=port, access_log=False, log_level="warning", log_config=None,
+        server_header=False, proxy_headers=False, timeout_graceful_shutdown=5,
+    )  # fmt: skip
+    return uvicorn.Server(config)
+
+
+@contextmanager
+def running(app: ASGIApp, host: str = "127.0.0.1") -> Iterator[str]:
+    """Within it the application runs in a thread, on a free port; its address, which ends in `/v1`."""
+    own = server(app, host, 0)
+    with socket.socket() as listening:
+        listening.bind((host, 0))
+        port = listening.getsockname()[1]
+        thread = Thread(target=own.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not own.started and thread.is_alive():
+            time.sleep(0.01)
+        try:
+            yield f"http://{host}:{port}/v1"
+        finally:
+            own.should_exit = True
+            thread.join(30)

@@ -1,0 +1,319 @@
+"""`/v1/chat/completions` and `/v1/models`: what OpenAI's clients send, and what they are given back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from uuid import uuid4
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from myvlm.api import MyVLM
+from myvlm.backbones.tokens import Prompt
+from myvlm.concepts.concept import Concept
+from myvlm.heads.detections import Detection
+from myvlm.images import LoadedImage
+from myvlm.serving.http.errors import Plain, Refusal, Streamed, as_refusal, error_body
+from myvlm.serving.http.limits import Limits
+from myvlm.serving.http.owners import Access, Owners
+from myvlm.serving.http.pictures import Pictures
+from myvlm.serving.http.speaking import Ask, Look, Options, Said, Speaker, check_usable, present
+from myvlm.text import check_written
+
+router = APIRouter()
+
+_STRICT = ConfigDict(extra="forbid")
+TOKENS = 64
+"""Of a reply, where a request says no other number."""
+
+
+class _Url(BaseModel):
+    model_config = _STRICT
+
+    url: str
+    detail: str | None = None
+
+
+class _ImagePart(BaseModel):
+    model_config = _STRICT
+
+    type: Literal["image_url"]
+    image_url: _Url
+
+
+class _TextPart(BaseModel):
+    model_config = _STRICT
+
+    type: Literal["text"]
+    text: str
+
+
+class _Message(BaseModel):
+    model_config = _STRICT
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Annotated[_TextPart | _ImagePart, Field(discriminator="type")]]
+    name: str | None = None
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content if isinstance(part, _TextPart))
+
+    @property
+    def pictures(self) -> list[str]:
+        parts = [] if isinstance(self.content, str) else self.content
+        return [part.image_url.url for part in parts if isinstance(part, _ImagePart)]
+
+
+class _StreamOptions(BaseModel):
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class ChatRequest(BaseModel):
+    """What is asked, as OpenAI's clients write it; `concepts` names those that are looked for, all if None.
+
+    What would change a reply and is not known here is refused rather than passed over.
+    """
+
+    model_config = _STRICT
+
+    model: str
+    messages: list[_Message] = Field(min_length=1)
+    concepts: list[str] | None = None
+    stream: bool = False
+    stream_options: _StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    n: Literal[1] | None = None
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    store: Literal[False] | None = None
+
+    def tokens(self, limits: Limits) -> int:
+        """Of the reply at the most."""
+        wanted = self.max_completion_tokens or self.max_tokens or TOKENS
+        if wanted > limits.tokens:
+            raise Refusal(400, f"A reply has at most {limits.tokens} tokens.")
+        return wanted
+
+    def options(self, limits: Limits) -> Options:
+        """Of transformers' `generate`: greedy, but where a temperature is given."""
+        options: dict[str, Any] = {"max_new_tokens": self.tokens(limits)}
+        if self.temperature:
+            options |= {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p or 1.0}
+        return tuple(options.items())
+
+    def picture(self) -> str:
+        """The one picture, which the first of the user's messages holds."""
+        asked = [one for one in self.messages if one.role == "user"]
+        pictures = [one.pictures for one in self.messages]
+        if sum(map(len, pictures)) != 1 or not asked or not asked[0].pictures:
+            raise Refusal(400, "A conversation is about one picture, which the user's first message holds.")
+        return asked[0].pictures[0]
+
+    def prompt(self, caption: str, limits: Limits) -> Prompt:
+        """The turns, the user's first and last; a first one without words asks for a caption."""
+        told = [one.text for one in self.messages if one.role in ("system", "developer")]
+        said = [one for one in self.messages if one.role in ("user", "assistant")]
+        roles = [one.role for one in said]
+        if roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
+            raise Refusal(400, "The messages are the user's and the assistant's in turn, the user's last.")
+        if any(one.role in ("system", "developer") for one in self.messages[len(told) :]):
+            raise Refusal(400, "What the system says comes before all other messages.")
+        if len(roles) > limits.turns:
+            raise Refusal(400, f"A conversation has at most {limits.turns} messages.")
+        turns = [one.text for one in said]
+        turns[0] = turns[0] if turns[0].strip() else caption
+        if told:
+            turns[0] = "\n".join([*told, turns[0]])
+        for turn in turns:
+            check_written(turn, "message")
+            if len(turn) > limits.characters:
+                raise Refusal(400, f"A message has at most {limits.characters} characters.")
+        return turns[0] if len(turns) == 1 else tuple(turns)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    photo: LoadedImage
+    detections: Sequence[Detection]
+    concepts: Sequence[Concept]
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> Plain:
+    """The one model."""
+    return Plain({"object": "list", "data": [_model(request)]})
+
+
+@router.get("/v1/models/{name:path}")
+async def model(request: Request, name: str) -> Plain:
+    """The one model, by its name."""
+    if name != request.app.state.vlm.backbone.name:
+        raise Refusal(404, "There is no such model here.")
+    return Plain(_model(request))
+
+
+@router.post("/v1/chat/completions")
+async def complete(request: Request, asked: ChatRequest) -> Response:
+    """A reply about a picture, whole or in pieces; `myvlm` beside it says who was seen, how sure, where."""
+    state = request.app.state
+    access: Access = request.state.access
+    vlm: MyVLM = state.vlm
+    limits: Limits = state.limits
+    pictures: Pictures = state.pictures
+    if asked.model != vlm.backbone.name:
+        raise Refusal(404, f"There is no such model here: it is {vlm.backbone.name}.")
+    prompt, options = asked.prompt(vlm.backbone.caption_prompt, limits), asked.options(limits)
+    state.speaker.check_room(prompt, asked.tokens(limits))
+    reply = _Reply(vlm.backbone.name, asked.tokens(limits))
+    async with AsyncExitStack() as stack:
+        async with asyncio.timeout(limits.seconds):
+            [photo] = await stack.enter_async_context(pictures.read(access.owner, [asked.picture()]))
+            seen = await _seen(state, access.owner, photo, asked.concepts)
+            reply.detections = list(seen.detections)
+            if not asked.stream:
+                said = await state.speaker.speaking.do(Ask(photo, prompt, seen.concepts, options))
+                return Plain(reply.whole(said))
+        usage = asked.stream_options is not None and asked.stream_options.include_usage
+        words = _words(state.speaker, photo, prompt, seen.concepts, options)
+        return Streamed(_stream(reply, words, usage=usage, seconds=limits.seconds), kept=stack.pop_all())
+
+
+async def _seen(state: Any, owner: str, photo: LoadedImage, chosen: list[str] | None) -> _Seen:
+    owners: Owners = state.owners
+    speaker: Speaker = state.speaker
+    for again in (True, False):
+        library = await asyncio.to_thread(owners.library, owner)
+        for name in chosen or ():
+            library[name]  # says so where there is none
+        if chosen == [] or not library:
+            return _Seen(photo, [], [])
+        found = await speaker.looking.do(Look(library, photo))
+        concepts = present(library, found, chosen)
+        if await asyncio.to_thread(check_usable, state.vlm, concepts):
+            names = {concept.identifier for concept in concepts}
+            return _Seen(photo, [one for one in found if one.identifier in names], concepts)
+        if again:
+            owners.let_go(owner)
+    raise Refusal(409, "The concepts are being changed: ask again.")
+
+
+async def _words(
+    speaker: Speaker, photo: LoadedImage, prompt: Prompt, seen: Sequence[Concept], options: Options
+) -> AsyncGenerator[str | Said]:
+    """The reply so far, again and again, and at the end what was said in all."""
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[str] = asyncio.Queue()
+
+    def on_text(text: str) -> None:
+        loop.call_soon_threadsafe(queue.put_nowait, text)
+
+    done = asyncio.ensure_future(speaker.speaking.do(Ask(photo, prompt, seen, options, on_text)))
+    grown = asyncio.ensure_future(queue.get())
+    try:
+        while not done.done():
+            await asyncio.wait({done, grown}, return_when=asyncio.FIRST_COMPLETED)
+            if grown.done():
+                yield grown.result()
+                grown = asyncio.ensure_future(queue.get())
+        yield done.result()
+    finally:
+        grown.cancel()
+        done.cancel()
+
+
+async def _stream(
+    reply: _Reply, words: AsyncGenerator[str | Said], *, usage: bool, seconds: float
+) -> AsyncIterator[str]:
+    yield _event({**reply.chunk({"role": "assistant", "content": ""}), "myvlm": reply.seen()})
+    told = ""
+    try:
+        async with asyncio.timeout(seconds), aclosing(words):
+            async for so_far in words:
+                text = so_far.text if isinstance(so_far, Said) else so_far
+                if text.startswith(told) and len(text) > len(told):
+                    yield _event(reply.chunk({"content": text[len(told) :]}))
+                    told = text
+                if isinstance(so_far, Said):
+                    yield _event(reply.chunk({}, finish=reply.finish(so_far)))
+                    if usage:
+                        yield _event({**reply.chunk({}), "choices": [], "usage": _usage(so_far)})
+    except Exception as error:
+        refusal = as_refusal(error)
+        yield _event(error_body(refusal.status_code, refusal.detail))
+    yield "data: [DONE]\n\n"
+
+
+class _Reply:
+    """What is said of one reply, whole and in pieces."""
+
+    def __init__(self, model: str, tokens: int) -> None:
+        self.tokens = tokens
+        self.detections: list[Detection] = []
+        self._head = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": model}
+
+    def whole(self, said: Said) -> dict[str, Any]:
+        message = {"role": "assistant", "content": said.text, "refusal": None}
+        choice = {"index": 0, "message": message, "finish_reason": self.finish(said), "logprobs": None}
+        return {
+            **self._head,
+            "object": "chat.completion",
+            "choices": [choice],
+            "usage": _usage(said),
+            "myvlm": self.seen(),
+        }
+
+    def chunk(self, delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+        return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+
+    def finish(self, said: Said) -> str:
+        return "length" if said.written >= self.tokens else "stop"
+
+    def seen(self) -> dict[str, Any]:
+        return {
+            "seen": [
+                {
+                    "identifier": one.identifier,
+                    "probability": round(one.probability, 4),
+                    "verdict": one.verdict,
+                    "box": None if one.box is None else [round(edge, 1) for edge in one.box],
+                }
+                for one in self.detections
+            ]
+        }
+
+
+def _usage(said: Said) -> dict[str, int]:
+    return {
+        "prompt_tokens": said.read,
+        "completion_tokens": said.written,
+        "total_tokens": said.read + said.written,
+    }
+
+
+def _model(request: Request) -> dict[str, Any]:
+    state = request.app.state
+    return {
+        "id": state.vlm.backbone.name,
+        "object": "model",
+        "created": state.begun,
+        "owned_by": "myvlm",
+    }
+
+
+def _event(document: dict[str, Any]) -> str:
+    return f"data: {json.dumps(document)}\n\n"

@@ -1,0 +1,167 @@
+"""`/v1/concepts`: list, learn with progress as it goes, rename, take out, erase; each owner's own alone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from myvlm.concepts import collection
+from myvlm.concepts.concept import Concept
+from myvlm.heads.features import forget_pictures
+from myvlm.learning.dataset import Lesson
+from myvlm.serving.http.errors import Plain, Refusal, Streamed, as_refusal, error_body
+from myvlm.serving.http.learning import Enrolment, Learner
+from myvlm.serving.http.limits import Limits
+from myvlm.serving.http.owners import Access, Owners
+from myvlm.text import check_category, check_identifier
+
+router = APIRouter()
+
+
+class _Enrol(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    identifier: str
+    category: str = Field(max_length=200)
+    photos: list[str] = Field(min_length=1)
+    captions: list[str | list[str]] | None = None
+    questions: list[tuple[str, str]] | None = None
+    kind: str = "object"
+    stream: bool = False
+
+
+class _Rename(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    identifier: str
+
+
+@router.get("/v1/concepts")
+async def show(request: Request) -> Plain:
+    """The concepts of who asks."""
+    owners: Owners = request.app.state.owners
+    access: Access = request.state.access
+    library = await asyncio.to_thread(owners.library, access.owner)
+    return Plain({"object": "list", "data": [_document(one) for one in library.values()]})
+
+
+@router.post("/v1/concepts")
+async def enrol(request: Request, wanted: _Enrol) -> Response:
+    """Learn a concept from photos; with `stream`, its progress comes as server-sent events."""
+    state = request.app.state
+    owner = _who_may_change(request)
+    limits: Limits = state.limits
+    learner: Learner = state.learner
+    if len(wanted.photos) > limits.photos:
+        raise Refusal(400, f"A concept is learned from at most {limits.photos} photos.")
+    for text in _texts(wanted):
+        if len(text) > limits.characters:
+            raise Refusal(400, f"A text has at most {limits.characters} characters.")
+    async with AsyncExitStack() as stack:
+        async with asyncio.timeout(limits.seconds):
+            photos = await stack.enter_async_context(state.pictures.read(owner, wanted.photos))
+        lesson = Lesson(
+            check_identifier(wanted.identifier),
+            photos,
+            category=check_category(wanted.category),
+            captions=wanted.captions,
+            questions=wanted.questions,
+            kind=wanted.kind,
+        )
+        enrolment = Enrolment(owner, lesson)
+        await asyncio.to_thread(learner.check, enrolment)
+        stack.enter_context(learner.place())
+        made = learner.learn(enrolment)
+        if wanted.stream:
+            return Streamed(_events(made), kept=stack.pop_all())
+        async with aclosing(made):
+            [concept] = [one async for one in made if isinstance(one, Concept)]
+        return Plain(_document(concept), 201)
+
+
+@router.patch("/v1/concepts/{identifier}")
+async def rename(request: Request, identifier: str, wanted: _Rename) -> Plain:
+    """Call a concept by another word."""
+    owners: Owners = request.app.state.owners
+    owner = _who_may_change(request)
+
+    def change() -> Concept:
+        with owners.lock(owner):
+            collection.rename(owners.folders[owner], identifier, wanted.identifier)
+            owners.let_go(owner)
+        return owners.library(owner)[wanted.identifier]
+
+    return Plain(_document(await asyncio.to_thread(change)))
+
+
+@router.delete("/v1/concepts/{identifier}")
+async def remove(request: Request, identifier: str, erase: bool = False) -> Plain:
+    """Take a concept out, put aside on the server's disk; or erase it, what was put aside before included.
+
+    With what is erased goes all that was remembered of pictures, and what its owner has uploaded.
+    """
+    state = request.app.state
+    owners: Owners = state.owners
+    owner = _who_may_change(request)
+
+    def change() -> None:
+        with owners.lock(owner):
+            if erase:
+                collection.erase(owners.folders[owner], identifier)
+                forget_pictures()
+            else:
+                collection.remove(owners.folders[owner], identifier)
+            owners.let_go(owner)
+
+    await asyncio.to_thread(change)
+    if erase:
+        state.pictures.forget(owner)
+    return Plain({"identifier": identifier, "object": "concept", "deleted": True, "erased": erase})
+
+
+def _who_may_change(request: Request) -> str:
+    access: Access = request.state.access
+    if not access.may_change:
+        raise Refusal(403, "This token may speak with concepts, and not learn, rename, remove or erase them.")
+    return access.owner
+
+
+def _texts(wanted: _Enrol) -> list[str]:
+    captions = [[one] if isinstance(one, str) else one for one in wanted.captions or ()]
+    several = [*captions, *(wanted.questions or ())]
+    return [text for own in several for text in own]
+
+
+async def _events(made: AsyncGenerator[Any]) -> AsyncIterator[str]:
+    try:
+        async with aclosing(made):
+            async for one in made:
+                done = isinstance(one, Concept)
+                yield _event("done" if done else "progress", _document(one) if done else one)
+    except Exception as error:
+        refusal = as_refusal(error)
+        yield _event("error", error_body(refusal.status_code, refusal.detail))
+
+
+def _event(kind: str, document: dict[str, Any]) -> str:
+    return f"event: {kind}\ndata: {json.dumps(document)}\n\n"
+
+
+def _document(concept: Concept) -> dict[str, Any]:
+    return {
+        "identifier": concept.identifier,
+        "object": "concept",
+        "learned_as": concept.spoken,
+        "category": concept.category,
+        "kind": concept.kind,
+        "models": list(concept.embeddings),
+        "captions": concept.recipe.get("captions"),
+        "captions_by": concept.recipe.get("captions_by"),
+    }

@@ -1,0 +1,138 @@
+"""Errors as OpenAI's clients expect them, saying nothing of the server's disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from myvlm.errors import (
+    BackboneError,
+    ConceptExistsError,
+    InputError,
+    MissingFileError,
+    MyVLMError,
+    UnknownConceptError,
+)
+
+_log = logging.getLogger(__name__)
+
+AGAIN_AFTER = "1"
+"""Seconds after which who was turned away may ask again."""
+SHOWN = 500
+"""Characters of a message at the most: what a client sent may be in it."""
+
+
+class Refusal(HTTPException):
+    """A request that is answered with an error, in words.
+
+    >>> Refusal(429, "Too much is asked at once.").headers
+    {'Retry-After': '1'}
+    """
+
+    def __init__(self, status: int, what: str) -> None:
+        super().__init__(status, what, {"Retry-After": AGAIN_AFTER} if status == 429 else None)
+
+
+class Plain(Response):
+    """JSON in ASCII alone: a text may hold halves of characters, which nothing else can write."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False).encode("ascii")
+
+
+class Streamed(StreamingResponse):
+    """Server-sent events, and what is held for as long as they go on, also where nobody waits for them."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[str], *, kept: AsyncExitStack) -> None:
+        super().__init__(events)
+        self.kept = kept
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self.kept:
+            await super().__call__(scope, receive, send)
+
+
+def error_body(status: int, what: str) -> dict[str, Any]:
+    """The body of an error.
+
+    >>> error_body(404, "No such concept.")["error"]["type"]
+    'invalid_request_error'
+    """
+    known = {429: "rate_limit_error", 401: "authentication_error", 403: "permission_error"}
+    kind = "server_error" if status >= 500 else known.get(status, "invalid_request_error")
+    return {"error": {"message": what[:SHOWN], "type": kind, "param": None, "code": None}}
+
+
+def refused(status: int, what: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The response that an error is."""
+    return Plain(error_body(status, what), status, dict(headers or {}))
+
+
+def as_refusal(error: Exception) -> Refusal:
+    """What a client is told of an error: of its own faults all, of ours nothing but that there was one.
+
+    >>> as_refusal(UnknownConceptError("No concept 'sks'.", got="'sks'")).status_code
+    404
+    >>> as_refusal(OSError("/home/anna/secret")).detail
+    'The server failed. The request may be sent again.'
+    """
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, TimeoutError):
+        return Refusal(504, "The reply took too long.")
+    if isinstance(error, UnknownConceptError):
+        return Refusal(404, f"There is no concept {error.got} here.")
+    if isinstance(error, ConceptExistsError):
+        return Refusal(409, f"{error.what} Expected {error.expected}.")
+    if isinstance(error, InputError) and not isinstance(error, MissingFileError):
+        return Refusal(400, str(error))
+    if isinstance(error, BackboneError) and "no place for what was said" in error.what:
+        return Refusal(400, str(error))
+    _note(error)
+    if isinstance(error, MyVLMError):
+        return Refusal(500, "A concept or the model cannot be used here; who runs the server can see why.")
+    return Refusal(500, "The server failed. The request may be sent again.")
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Have all errors of an application answered this way."""
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return refused(error.status_code, str(error.detail), error.headers)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3])
+        return refused(400, wrong)
+
+    async def failed(request: Request, error: Exception) -> Response:
+        refusal = as_refusal(error)
+        return refused(refusal.status_code, refusal.detail, refusal.headers)
+
+    app.add_exception_handler(HTTPException, refuse)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(MyVLMError, failed)
+    app.add_exception_handler(TimeoutError, failed)
+
+
+def _note(error: Exception) -> None:
+    """Log where something failed, not what with: an error's text may hold what a client sent."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    where = "\n".join(f"  {frame.filename}:{frame.lineno} {frame.name}" for frame in frames)
+    what = error.what if isinstance(error, MyVLMError) else ""
+    _log.error("%s %s\n%s", type(error).__name__, what, where)

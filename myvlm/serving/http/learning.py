@@ -1,0 +1,143 @@
+"""Learning beside speaking: one concept at a time, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from myvlm.api import MyVLM
+from myvlm.concepts import collection
+from myvlm.concepts.concept import Concept
+from myvlm.errors import ConceptExistsError
+from myvlm.learning.dataset import Lesson
+from myvlm.learning.progress import LearningProgress
+from myvlm.serving.http.errors import Refusal
+from myvlm.serving.http.limits import Limits
+from myvlm.serving.http.owners import Owners
+
+Progress = dict[str, Any]
+
+
+class _Stopped(Exception):
+    """Nobody waits any more for what is being learned."""
+
+
+@dataclass(frozen=True, eq=False)
+class Enrolment:
+    """A concept to learn, and for whom."""
+
+    owner: str
+    lesson: Lesson
+
+
+class Learner:
+    """Learns concepts for owners and writes them into their folders, one at a time.
+
+    Args:
+        vlm: whose backbone learns; its own library is not touched.
+        owners: whose folders they are.
+        limits: of how many may wait.
+    """
+
+    def __init__(self, vlm: MyVLM, owners: Owners, limits: Limits) -> None:
+        self.vlm, self.owners, self.limits = vlm, owners, limits
+        self.inside = 0
+        self._thread = ThreadPoolExecutor(1)
+
+    def close(self) -> None:
+        """Begin nothing more."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Within it one more is in the queue. Raises Refusal if it is full."""
+        if self.inside >= self.limits.learners:
+            raise Refusal(429, "Too many concepts are being learned.")
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+    def check(self, enrolment: Enrolment) -> None:
+        """Raise what would be raised at the end of learning, before its first step.
+
+        Raises:
+            Refusal: the owner has too many concepts.
+            ConceptExistsError: the owner has a concept of that word.
+        """
+        known = self.owners.library(enrolment.owner)
+        if len(known) >= self.limits.concepts:
+            raise Refusal(409, f"An owner has at most {self.limits.concepts} concepts: erase some.")
+        known.check_free(enrolment.lesson.identifier)
+
+    async def learn(self, enrolment: Enrolment) -> AsyncGenerator[Progress | Concept]:
+        """How far it is, again and again, and at the end the concept, which is on disk by then.
+
+        Where nobody asks for more, learning stops and nothing is kept.
+        """
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[Progress] = asyncio.Queue()
+        stopped = Event()
+
+        def report(learned: LearningProgress) -> None:
+            if stopped.is_set():
+                raise _Stopped
+            if learned.step:
+                progress = {
+                    "step": learned.step,
+                    "of": learned.longest,
+                    "loss": learned.loss,
+                    "said": learned.said,
+                }
+                loop.call_soon_threadsafe(queue.put_nowait, progress)
+
+        done = loop.run_in_executor(self._thread, self._learn, enrolment, report)
+        coming = asyncio.ensure_future(queue.get())
+        try:
+            while not done.done():
+                both: set[asyncio.Future[Any]] = {done, coming}
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+                if coming.done():
+                    yield coming.result()
+                    coming = asyncio.ensure_future(queue.get())
+            yield done.result()
+        finally:
+            stopped.set()
+            coming.cancel()
+            done.cancel()
+
+    def _learn(self, enrolment: Enrolment, report: Callable[[LearningProgress], None]) -> Concept:
+        alone = self.vlm.with_concepts()
+        [concept] = alone.learn_many([enrolment.lesson], progress=report)
+        owner = enrolment.owner
+        folder = self.owners.folders[owner]
+        with self.owners.lock(owner):
+            folder.mkdir(parents=True, exist_ok=True)
+            collection.check_free(folder, concept.identifier)
+            concept.save(place_in(folder, concept.identifier))
+            self.owners.let_go(owner)
+        return concept
+
+
+def place_in(folder: Path, identifier: str) -> Path:
+    """Where a concept of that identifier goes: a name that every disk takes, and that leads nowhere else.
+
+    >>> place_in(Path("anna"), "sks").name, place_in(Path("anna"), "..").name[:8]
+    ('sks-6557b92f', 'concept-')
+    """
+    readable = re.sub(r"[^a-z0-9]+", "-", identifier.lower())[:40].strip("-") or "concept"
+    place = folder / f"{readable}-{hashlib.sha256(identifier.encode()).hexdigest()[:8]}"
+    if place.exists():
+        raise ConceptExistsError(
+            "There is a concept in that place already.", got=identifier, expected="a word that is free"
+        )
+    return place

@@ -1,0 +1,100 @@
+"""Requests that wait are worked on together: as many as came while the last ones were at work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
+
+
+@dataclass(eq=False)
+class _Waiting(Generic[Item, Made]):
+    item: Item
+    made: asyncio.Future[Made]
+
+
+class Batches(Generic[Item, Made]):
+    """One thread that works on what waits, a batch at a time, those that came first first.
+
+    Where a batch fails each of its items is tried alone: what one client sent is no fault of another's.
+
+    Args:
+        work: makes something of each item of a batch.
+        key: items go together where it is one.
+        at_most: items of a batch.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Item]], Sequence[Made]],
+        *,
+        key: Callable[[Item], Hashable],
+        at_most: int,
+    ) -> None:
+        self.work, self.key, self.at_most = work, key, at_most
+        self.sizes: deque[int] = deque(maxlen=1000)
+        self._waiting: deque[_Waiting[Item, Made]] = deque()
+        self._thread = ThreadPoolExecutor(1)
+        self._runner: asyncio.Task[None] | None = None
+
+    async def do(self, item: Item) -> Made:
+        """What was made of the item. Who no longer waits is passed over."""
+        one: _Waiting[Item, Made] = _Waiting(item, asyncio.get_running_loop().create_future())
+        self._waiting.append(one)
+        if self._runner is None or self._runner.done():
+            self._runner = asyncio.create_task(self._run())
+        return await one.made
+
+    def close(self) -> None:
+        """Begin no more work."""
+        self._waiting.clear()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self) -> None:
+        while batch := self._next():
+            self.sizes.append(len(batch))
+            loop = asyncio.get_running_loop()
+            try:
+                made = await loop.run_in_executor(self._thread, self.work, [one.item for one in batch])
+            except Exception as error:
+                await self._alone(batch, error)
+            else:
+                for one, result in zip(batch, made, strict=True):
+                    if not one.made.done():
+                        one.made.set_result(result)
+
+    async def _alone(self, batch: list[_Waiting[Item, Made]], error: Exception) -> None:
+        for one in batch:
+            if one.made.done():
+                continue
+            if len(batch) == 1:
+                one.made.set_exception(error)
+                continue
+            try:
+                loop = asyncio.get_running_loop()
+                [result] = await loop.run_in_executor(self._thread, self.work, [one.item])
+            except Exception as own:
+                if not one.made.done():
+                    one.made.set_exception(own)
+            else:
+                if not one.made.done():
+                    one.made.set_result(result)
+
+    def _next(self) -> list[_Waiting[Item, Made]]:
+        """The first that waits, and those behind it that go with it."""
+        batch: list[_Waiting[Item, Made]] = []
+        others: list[_Waiting[Item, Made]] = []
+        while self._waiting and len(batch) < self.at_most:
+            one = self._waiting.popleft()
+            if one.made.done():
+                continue  # its client is gone
+            goes_with = not batch or self.key(one.item) == self.key(batch[0].item)
+            (batch if goes_with else others).append(one)
+        self._waiting.extendleft(reversed(others))
+        return batch

@@ -1,0 +1,83 @@
+"""`myvlm serve` and `myvlm token`: what is served to whom, and what is refused before a model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
+
+from myvlm.serving.http import app as serving
+from tests.support.command import Myvlm
+from tests.support.taught import Taught
+
+
+class Stub:
+    """Stands for uvicorn's server: it ends at once."""
+
+    def __init__(self, app: Any, host: str, port: int) -> None:
+        self.app, self.host, self.port = app, host, port
+        started.append(self)
+
+    def run(self) -> None:
+        pass
+
+
+started: list[Stub] = []
+
+
+@pytest.fixture(autouse=True)
+def stub(monkeypatch: pytest.MonkeyPatch) -> None:
+    started.clear()
+    monkeypatch.setattr(serving, "server", Stub)
+
+
+def test_a_folder_of_concepts_is_served_on_this_computer(myvlm: Myvlm, taught: Taught) -> None:
+    done = myvlm("serve", "--concepts", taught.folder.parent, "--requests", 5)
+    assert done.code == 0, done.stderr
+    [server] = started
+    assert (server.host, server.port) == ("127.0.0.1", 8000)
+    state = server.app.state
+    assert list(state.owners.library("local")) == [taught.word]
+    assert state.limits.requests == 5
+
+
+def test_each_owner_has_a_folder_and_a_token(myvlm: Myvlm, tmp_path: Path) -> None:
+    made = myvlm("token", "anna", "--owners", tmp_path / "owners.json", "--json")
+    assert made.code == 0, made.stderr
+    assert made.document["owner"] == "anna"
+    assert made.document["token"] not in (tmp_path / "owners.json").read_text()
+    done = myvlm("serve", "--owners", tmp_path / "owners.json", "--libraries", tmp_path, "--host", "0.0.0.0")
+    assert done.code == 0, done.stderr
+    assert started[0].app.state.owners.folders == {"anna": tmp_path / "anna"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--host", "0.0.0.0"], "without a token"),
+        (["--concepts", "nothing"], "no folder nothing"),
+        (["--owners", "owners.json"], "a folder of their own"),
+        (["--owners", "owners.json", "--libraries", "."], "no file owners.json"),
+        (["--owners", "owners.json", "--libraries", "nothing"], "no folder nothing"),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_a_model_is_loaded(
+    myvlm: Myvlm, words: list[str], said: str
+) -> None:
+    done = myvlm("serve", *words)
+    assert done.code == 2
+    assert said in done.stderr
+    assert started == []
+
+
+def test_a_token_comes_from_the_environment_and_opens_other_addresses(
+    myvlm: Myvlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MYVLM_TOKEN", "sesame")
+    done = myvlm("serve", "--host", "0.0.0.0")
+    assert done.code == 0, done.stderr
+    assert "sesame" not in done.stdout + done.stderr
+    assert started[0].host == "0.0.0.0"

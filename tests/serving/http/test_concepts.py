@@ -1,0 +1,149 @@
+"""Concepts over the wire: learned with progress, beside speaking; renamed, taken out, erased."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
+
+import httpx
+
+from myvlm import Concept, MyVLM
+from myvlm.heads import features
+from myvlm.serving.http.limits import Limits
+from myvlm.tinyworld import few_shot, sample_picture
+from myvlm.tinyworld.fewshot import pictures
+from tests.support.served import MODEL, Served, about, data_url, library_of, served
+from tests.support.taught import COLOURS, Taught, around
+
+
+@pytest.fixture
+def server(vlm: MyVLM, tmp_path: Path) -> Iterator[Served]:
+    """One that learns in a moment: its heads see only colours."""
+    quick = around(vlm, encoder=COLOURS)
+    with served(quick, {"anna": tmp_path / "anna"}, limits=Limits(learners=1)) as running:
+        yield running
+
+
+@pytest.fixture
+def http(server: Served) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, headers={"authorization": "Bearer anna"}, timeout=120) as client:
+        yield client
+
+
+def enrolment(**changed: Any) -> dict[str, Any]:
+    kit = few_shot(0)
+    body = {
+        "identifier": kit.identifier,
+        "category": kit.category,
+        "photos": [data_url(photo) for photo in kit.photos()],
+        "captions": kit.captions(),
+    }
+    return {**body, **changed}
+
+
+def events(answer: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
+    kind = ""
+    for line in answer.iter_lines():
+        name, _, value = line.partition(": ")
+        if name == "event":
+            kind = value
+        elif name == "data":
+            yield kind, json.loads(value)
+
+
+def test_a_concept_is_learned_while_its_progress_comes_and_is_then_named(
+    http: httpx.Client, server: Served
+) -> None:
+    kit = few_shot(0)
+    with http.stream("POST", "/concepts", json=enrolment(stream=True)) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        told = list(events(answer))
+    assert [kind for kind, _ in told[:-1]] == ["progress"] * (len(told) - 1)
+    steps = [event["step"] for kind, event in told if kind == "progress"]
+    assert len(steps) > 5
+    assert steps == sorted(steps)
+    kind, concept = told[-1]
+    assert kind == "done"
+    assert concept["identifier"] == kit.identifier
+    [folder] = server.folders["anna"].iterdir()
+    assert Concept.load(folder).identifier == kit.identifier
+    assert not (folder / "photos").exists()
+    with server.client("anna") as client:
+        made: Any = client.chat.completions.create(model=MODEL, messages=about(kit.photos()[0]))
+        assert [one["identifier"] for one in made.myvlm["seen"]] == [kit.identifier]
+    assert http.post("/concepts", json=enrolment()).status_code == 409
+
+
+def test_one_is_learned_beside_speaking_and_no_other_and_who_leaves_stops_it(
+    http: httpx.Client, server: Served
+) -> None:
+    learner = server.app.state.learner
+    with http.stream("POST", "/concepts", json=enrolment(stream=True)) as answer:
+        told = events(answer)  # kept: where it is let go of, the connection is closed
+        assert next(told)[0] == "progress"
+        again = http.post("/concepts", json=enrolment(identifier="fnord", captions=None))
+        assert again.status_code == 429
+        assert again.headers["retry-after"]
+        with server.client("anna") as client:
+            made = client.chat.completions.create(model=MODEL, messages=about(sample_picture(1)))
+            assert made.choices[0].message.content
+        assert learner.inside == 1
+        assert next(told)[0] == "progress"
+    learner._thread.submit(lambda: None).result(60)  # what was at work in the one thread has ended
+    assert learner.inside == 0
+    assert not server.folders["anna"].exists() or not list(server.folders["anna"].iterdir())
+
+
+def test_a_fault_in_a_stream_is_an_event(http: httpx.Client) -> None:
+    wrong = enrolment(stream=True, captions=["no name in it"] * 4)
+    with http.stream("POST", "/concepts", json=wrong) as answer:
+        [(kind, error)] = list(events(answer))
+    assert kind == "error"
+    assert error["error"]["type"] == "invalid_request_error"
+
+
+def test_a_concept_is_renamed_taken_out_and_erased(vlm: MyVLM, taught: Taught, tmp_path: Path) -> None:
+    folder = library_of(tmp_path / "anna", taught.folder)
+    picture = pictures(taught.kit.present)[0]
+    with (
+        served(around(vlm), {"anna": folder}) as server,
+        httpx.Client(base_url=server.url, headers={"authorization": "Bearer anna"}, timeout=60) as client,
+        server.client("anna") as speaker,
+    ):
+
+        def seen() -> list[str]:
+            made: Any = speaker.chat.completions.create(model=MODEL, messages=about(picture))
+            return [one["identifier"] for one in made.myvlm["seen"]]
+
+        assert seen() == [taught.word]
+        renamed = client.patch(f"/concepts/{taught.word}", json={"identifier": "Jösé Mug"}).json()
+        assert (renamed["identifier"], renamed["learned_as"]) == ("Jösé Mug", taught.word)
+        assert seen() == ["Jösé Mug"]
+        assert client.delete("/concepts/J%C3%B6s%C3%A9%20Mug").json()["erased"] is False
+        assert seen() == []
+        assert list((folder / ".removed").iterdir())
+        speaker.files.create(file=("a.png", _png(picture)), purpose="vision")
+        assert _remembered()
+        assert client.delete("/concepts/J%C3%B6s%C3%A9%20Mug?erase=true").json()["erased"] is True
+        assert [one for one in folder.rglob("*") if one.is_file()] == []
+        assert list(speaker.files.list()) == []
+        assert not _remembered()
+        assert client.delete("/concepts/J%C3%B6s%C3%A9%20Mug?erase=true").status_code == 404
+
+
+def _remembered() -> bool:
+    return any(kept for cache in features._caches for kept in cache._by_encoder.values())
+
+
+def _png(picture: Any) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()

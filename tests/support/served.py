@@ -1,0 +1,74 @@
+"""A server of the embedded model in a thread, and OpenAI's own client of it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from openai import OpenAI
+from PIL import Image
+
+from myvlm import MyVLM
+from myvlm.serving.http.app import create_app, running
+from myvlm.serving.http.limits import Limits
+from myvlm.serving.http.owners import Access, Tokens, digest
+
+MODEL = "tinyworld/llava"
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """A running server: its address, its application and the folders of its owners."""
+
+    url: str
+    app: FastAPI
+    folders: Mapping[str, Path]
+
+    def client(self, token: str = "none") -> OpenAI:
+        return OpenAI(base_url=self.url, api_key=token, max_retries=0, timeout=60)
+
+
+@contextmanager
+def served(
+    vlm: MyVLM,
+    folders: Mapping[str, Path],
+    *,
+    access: Mapping[str, Access] | None = None,
+    limits: Limits | None = None,
+) -> Iterator[Served]:
+    """Serve libraries in these folders: each owner by a token of their own name, or by what `access` says."""
+    known = {owner: Access(owner, True) for owner in folders} if access is None else dict(access)
+    tokens = Tokens({digest(token): one for token, one in known.items()})
+    app = create_app(vlm, tokens, folders, limits=limits)
+    with running(app) as url:
+        yield Served(url, app, folders)
+
+
+def library_of(folder: Path, *concepts: Path) -> Path:
+    """A folder of copies of these concept folders."""
+    folder.mkdir(parents=True)
+    for one in concepts:
+        shutil.copytree(one, folder / one.name)
+    return folder
+
+
+def data_url(picture: Image.Image, kind: str = "PNG") -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def about(picture: Image.Image | str, text: str = "") -> list[dict[str, Any]]:
+    """The messages of a first question about a picture."""
+    url = picture if isinstance(picture, str) else data_url(picture)
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}}]
+    if text:
+        parts.append({"type": "text", "text": text})
+    return [{"role": "user", "content": parts}]

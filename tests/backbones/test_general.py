@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,9 @@ from myvlm.errors import BackboneError
 from myvlm.testing import BACKBONE_CHECKS, check_backbone
 from tests.support.tiny import pictures
 from tests.support.tiny_recipes import TYPES
+
+# Some processors ask numpy to look at tensors in a way that numpy 2 has renamed.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 SIZES = [(40, 40), (70, 30), (30, 64)]
 SHAPES = [picture.resize(size) for picture, size in zip(pictures(3), SIZES, strict=True)]
@@ -89,3 +93,25 @@ def test_a_model_that_plain_transformers_cannot_run_is_told_from_one_that_we_can
 def test_llama_4_is_such_a_one() -> None:
     with pytest.raises(BackboneError, match=r"(?s)Plain transformers cannot run.*5\.24\.0.*image_outputs"):
         backbone_for(*TYPES["llama4"]())
+
+
+def test_all_that_a_processor_says_of_each_token_is_told() -> None:
+    backbone = backbone_for(*TYPES["ernie4_5_vl_moe"]())
+    inputs = backbone.prompter.processed(SHAPES[:1], ["Where?"])
+    layouts = [feature.layout for feature in backbone.encode(SHAPES[:1])]
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    told = backbone.arguments(ids, mask, [ids.shape[1]], layouts)
+    said = [name for name, value in inputs.items() if value.shape == ids.shape and name in told]
+    assert said == ["mm_token_type_ids", "moe_mm_token_type_ids"]  # the second chooses the experts
+    assert all(torch.equal(told[name], inputs[name]) for name in said)
+
+
+def test_a_model_that_learning_would_tell_less_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = GeneralBackbone.arguments
+
+    def fewer(self: GeneralBackbone, *given: Any) -> dict[str, torch.Tensor]:
+        return {name: own for name, own in arguments(self, *given).items() if not name.startswith("moe")}
+
+    monkeypatch.setattr(GeneralBackbone, "arguments", fewer)
+    with pytest.raises(BackboneError, match=r"(?s)adapter cannot take it.*other logits for a prompt"):
+        backbone_for(*TYPES["ernie4_5_vl_moe"]())

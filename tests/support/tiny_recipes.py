@@ -23,7 +23,6 @@ LINEAR: dict[str, Any] = {
 }  # fmt: skip
 SLIDING = {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 CALM = {"initializer_range": 0.1}  # random weights of 0.3 overflow some types in half precision
-LOUD = {"initializer_range": 0.5}  # and in some a gradient drowns in the rounding of bfloat16
 LATENT: dict[str, Any] = {
     "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
     "head_dim": "-", "num_key_value_heads": 4, "first_k_dense_replace": 1, "n_shared_experts": 1,
@@ -253,8 +252,9 @@ RECIPES: dict[str, Recipe] = {
         named={**TOKEN, "boi_token": "<boi>", "eoi_token": "<eoi>", "audio_token": "<audio>",
                "boa_token": "<boa>",
                "eoa_token": "<eoa>"}, special=("<|video|>",),
-        text={"hidden_size_per_layer_input": 8, **SLIDING, **LOUD, "num_experts": "-", "top_k_experts": "-",
+        text={"hidden_size_per_layer_input": 8, **SLIDING, "num_experts": "-", "top_k_experts": "-",
               "moe_intermediate_size": "-"},
+        calmed=r"language_model.*q_norm",
         vision={"initializer_range": 0.3, "model_type": "gemma4_vision", "patch_size": 4, "head_dim": 12,
                 "num_key_value_heads": 2,
                 "pooling_kernel_size": 2, "position_embedding_size": 64},
@@ -282,7 +282,8 @@ RECIPES: dict[str, Recipe] = {
                             special=("<v>", "</v>", "<w>", "</w>"),
                             ids={**IDS, "image_start_token_id": "<v>", "image_end_token_id": "</v>",
                                  "video_start_token_id": "<w>", "video_end_token_id": "</w>"},
-                            text={"moe_intermediate_size": [16, 16], "rope_parameters": MROPE,
+                            text={"moe_intermediate_size": [16, 16],
+                                  "rope_parameters": {**MROPE, "mrope_section": [1, 1, 2]},
                                   "mlp_layer_types": ["dense", "sparse", "sparse"]},
                             vision={"hidden_size": 32, "patch_size": 7}),
     "cosmos3_edge": qwen("",
@@ -347,7 +348,7 @@ RECIPES: dict[str, Recipe] = {
                                     "@video_processor": "Gemma4UnifiedVideoProcessor"}),
         named={**TOKEN, "boi_token": "<boi>", "eoi_token": "<eoi>", "audio_token": "<audio>",
                "boa_token": "<boa>", "eoa_token": "<eoa>"}, special=("<|video|>",),
-        text={**SLIDING, **LOUD},
+        text=SLIDING, calmed=r"language_model.*q_norm",
         vision={"initializer_range": 0.3, "model_type": "gemma4_unified_vision", "patch_size": 4,
                 "pooling_kernel_size": 2},
     ),

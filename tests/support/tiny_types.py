@@ -5,6 +5,7 @@ Of a configuration only what makes it small is set; all else is the type's own d
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +51,8 @@ class Recipe:
         text, vision, top: what is set in the configuration's parts beside what makes them small.
         parts: further parts of the configuration, as they are.
         drawn: parts of the names of weights that begin at nought, and are drawn.
+        calmed: names, as a pattern, of the norms of queries where scores are not scaled: training makes
+            them small. At one, scores are so large that rounding decides between them.
     """
 
     images: tuple[str, dict[str, Any]]
@@ -64,6 +67,7 @@ class Recipe:
     top: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Any] = field(default_factory=dict)
     drawn: tuple[str, ...] = ()
+    calmed: str = "nothing"
     bos: str | None = "<s>"
 
 
@@ -92,7 +96,7 @@ def build(kind: str, recipe: Recipe) -> Built:
         parts["vision_config"] = _small(default, "vision_config", SMALL_VISION, recipe.vision)
     config = type(default)(**{**parts, **ids, **recipe.top})
     model = made(hf.AutoModelForImageTextToText._model_mapping[type(config)], config, tokenizer)
-    return randomised(model, *recipe.drawn), processor
+    return calmed(randomised(model, *recipe.drawn), recipe.calmed), processor
 
 
 def _small(default: Any, part: str, small: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
@@ -129,6 +133,15 @@ def randomised(model: Any, *names: str, std: float = 0.3) -> Any:
         for name, weight in model.named_parameters():
             if any(part in name for part in names):
                 weight.normal_(std=std)
+    return model
+
+
+def calmed(model: Any, pattern: str) -> Any:
+    """The model with those norms so small that scores of random queries and keys are about one."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if re.search(pattern, name):
+                weight.mul_(len(weight) ** -0.5)
     return model
 
 

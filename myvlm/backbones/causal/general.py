@@ -34,8 +34,8 @@ _log = logging.getLogger(__name__)
 
 IMAGE_IDS = ("image_token_id", "image_token_index", "image_patch_id", "media_placeholder_token_id")
 """What configurations call the id of the image placeholder."""
-TYPES = ("mm_token_type_ids", "token_type_ids")
-"""What models are told of each token: whether it is an image's."""
+OF_TEXT = ("input_ids", "attention_mask")
+"""What every model is told of each token. Some are told too whether it is an image's."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,12 @@ class Asked:
 
     Args:
         image_id: the placeholder of a visual token.
-        types: the inputs that are 1 at an image's tokens and 0 elsewhere.
-        typed: the ids that are an image's tokens by them: placeholders, in some models marks too.
+        types: the inputs that are 1 at an image's tokens and 0 elsewhere, each with the ids of these:
+            placeholders, in some models marks too.
     """
 
     image_id: int
-    types: tuple[str, ...]
-    typed: tuple[int, ...]
+    types: dict[str, tuple[int, ...]]
 
 
 class GeneralBackbone(CausalBackbone):
@@ -133,12 +132,15 @@ class GeneralBackbone(CausalBackbone):
     def arguments(
         self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]
     ) -> dict[str, Tensor]:
-        types = torch.isin(ids, torch.tensor(self._asked.typed, device=ids.device)).int()
-        told: dict[str, Tensor] = dict.fromkeys(self._asked.types, types)
+        told = {
+            name: torch.isin(ids, torch.tensor(typed, device=ids.device)).int()
+            for name, typed in self._asked.types.items()
+        }
         if self._rope is None:
             return told
         kept = stacked_inputs(layouts, ids.device)
-        known = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": types, **kept}
+        images = (ids == self.image_id).int()
+        known = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": images, **told, **kept}
         wanted = inspect.signature(self._rope).parameters
         positions, _ = self._rope(**{name: known[name] for name in wanted if name in known})
         return {**told, "position_ids": positions, **kept}
@@ -199,12 +201,14 @@ def ask(model: Any, processor: Any) -> Asked:
     if image_id is None:
         tried = sorted({own for own in said if own is not None})
         raise not_taken(f"a prompt without any of the image placeholders {tried}")
-    types = tuple(name for name in TYPES if name in inputs)
-    typed = [ids[inputs[name] == 1].unique() for name in types]
-    for name, own in zip(types, typed, strict=True):
-        if not torch.equal(inputs[name], torch.isin(ids, own).to(inputs[name].dtype)) or len(typed) > 1:
-            raise not_taken(f"{', '.join(types)} that do not follow from the ids")
-    return Asked(image_id, types, tuple(typed[0].tolist()) if typed else (image_id,))
+    types: dict[str, tuple[int, ...]] = {}
+    for name, own in inputs.items():
+        if name not in OF_TEXT and isinstance(own, Tensor) and own.shape == ids.shape:
+            typed = ids[own == 1].unique()
+            if not torch.equal(own, torch.isin(ids, typed).to(own.dtype)):
+                raise not_taken(f"{name} that do not follow from the ids")
+            types[name] = tuple(typed.tolist())
+    return Asked(image_id, types)
 
 
 def whole_view(written: str, mark: str, count: int, sizes: Tensor | None) -> tuple[int, int, int]:

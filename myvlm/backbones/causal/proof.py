@@ -112,6 +112,8 @@ def _try(backbone: CausalBackbone) -> None:
             attention_mask=batch.attention_mask.to(backbone.device),
             **{**pixels, **told},
         ).logits
+        if not _equal(backbone, logits[0, : len(used)], before[0]):
+            raise not_taken("other logits for a prompt by what its processor tells than by what we tell")
         targets = batch.labels[0, 1:].to(logits.device)
         whole = functional.cross_entropy(logits[0, :-1].float(), targets, ignore_index=IGNORED)
         plain = backbone.answer_loss(features, [PROMPT], [ANSWER], [[]]).cross_entropy

@@ -57,7 +57,7 @@ def published(
             config[part] = {**config[part], count: layers}
     config = hf.AutoConfig.for_model(**config)
     config._name_or_path = known["checkpoint"]
-    if config.vision_config.model_type == "blip_2_vision_model":
+    if config.vision_config.model_type in ("blip_2_vision_model", "instructblip_vision_model"):
         # The tower's own initial weights are so small that all its features would be nought.
         config.vision_config.initializer_range = 0.02
     with torch.device(device):
@@ -77,11 +77,16 @@ def _processor(known: dict[str, Any]) -> Any:
         images.image_seq_length = length
     options = dict(known["processor"])
     parts = [images, tokenizer]
+    if "reader" in known:  # the Q-Former's
+        parts.append(_tokenizer(known["reader"]))
     if "video_processor" in known:
         parts.append(getattr(hf, known["video_processor"])())
     template = TEMPLATES[known["chat_template"]] if known["chat_template"] else None
-    processor = getattr(hf, options.pop("kind"))(*parts, chat_template=template, **options)
-    if isinstance(processor, hf.Blip2Processor):
+    kind = getattr(hf, options.pop("kind"))
+    if kind is hf.Molmo2Processor:  # in another order
+        parts = [parts[0], parts[2], parts[1]]
+    processor = kind(*parts, chat_template=template, **options)
+    if isinstance(processor, (hf.Blip2Processor, hf.InstructBlipProcessor)):
         # It writes placeholders from a token object, but takes a string where the tokenizer names the token.
         processor.image_token = AddedToken(str(processor.image_token), normalized=False, special=True)
     return processor

@@ -114,6 +114,22 @@ TEMPLATES = {
         + _PARTS.replace("IMAGE", "[IMG]")
         + "{% endfor %}{% if m['role'] == 'user' %}[/INST]{% else %}{{ eos_token }}{% endif %}{% endfor %}"
     ),
+    "llama3 vision": (
+        "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+        + _PARTS.replace("IMAGE", "<|image|>")
+        + "{% endfor %}<|eot_id|>{% endfor %}{% if add_generation_prompt %}"
+        "<|start_header_id|>assistant<|end_header_id|>{{ '\n\n' }}{% endif %}"
+    ),
+    "glm4v": (
+        "[gMASK]<sop>{% for m in messages %}{{ '<|' + m['role'] + '|>\n' }}"
+        + _PARTS.replace("IMAGE", "<|begin_of_image|><|image|><|end_of_image|>")
+        + "{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+    ),
+    "molmo": (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+        + _PARTS.replace("IMAGE", "<|image|>")
+        + "{% endfor %}<|im_end|>\n{% endfor %}" + _REPLY
+    ),
     "smolvlm": (
         "<|im_start|>{% for m in messages %}{{ m['role'] | capitalize }}"
         "{% if m['content'][0]['type'] == 'image' %}{{ ':' }}{% else %}{{ ': ' }}{% endif %}"

@@ -14,6 +14,7 @@ class GlmBackbone(GeneralBackbone):
 
     family = "glm_v"
     model_types = ("glm4v", "glm4v_moe", "glm46v", "glmga", "glm_ocr")
+    ends = ("<|user|>",)  # the mark of the next turn, which the template writes there alone
 
     def refer(self, name: str) -> str:
         return f"Help me to locate {name} in the image and give me its bounding boxes."

@@ -21,6 +21,8 @@ class InstructBlipPrompter(Blip2Prompter):
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__(model, processor)
         self.qformer_positions = int(model.config.qformer_config.max_position_embeddings)
+        # Configurations of Vicuna name other ids as the end than the one that it was trained to say.
+        self.eos_ids = list(dict.fromkeys([processor.tokenizer.eos_token_id, *self.eos_ids]))
 
     def render(self, prompt: text.Prompt) -> str:
         asked = text.only_turn(prompt)

@@ -49,6 +49,11 @@ class Seen:
         return self.tiles[0] * self.tiles[1] * self.tile_tokens
 
     @property
+    def tokens(self) -> Tensor:
+        """`T × D`, those of the picture's own tiles."""
+        return self.states[: len(self)]
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the tensor."""
         return self.states.nbytes

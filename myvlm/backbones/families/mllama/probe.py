@@ -100,7 +100,7 @@ class MllamaProbe(Probe):
         ]
 
     def visual_tokens(self, features: Any) -> Tensor:
-        tokens: Tensor = features.states[: len(features)]
+        tokens: Tensor = features.tokens
         return tokens
 
     def penalty(

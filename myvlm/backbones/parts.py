@@ -11,11 +11,12 @@ def unwrapped(model: Any) -> Any:
     """The transformers model, without what PEFT or `torch.compile` put around it; adapters stay active in it.
 
     Raises:
-        BackboneError: the model was compiled in place, where hooks go unheard.
+        BackboneError: it was compiled in place, where hooks go unheard, or PEFT's tokens are not in it.
         UnknownBackboneError: it is a language model alone.
     """
     model = getattr(model, "_orig_mod", model)  # of torch.compile
     if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+        _refuse_virtual_tokens(model)
         model = getattr(model.get_base_model(), "_orig_mod", model.get_base_model())
     if getattr(model, "_compiled_call_impl", None) is not None:
         raise BackboneError(
@@ -32,6 +33,18 @@ def unwrapped(model: Any) -> Any:
             fix="load it by AutoModelForImageTextToText, and pass the whole of it",
         )
     return model
+
+
+def _refuse_virtual_tokens(model: Any) -> None:
+    """Raise BackboneError for PEFT's prompt and prefix tuning: what they learned is in the wrapper alone."""
+    learned = getattr(model, "active_peft_config", None)
+    if getattr(learned, "is_prompt_learning", False):
+        raise BackboneError(
+            "PEFT's virtual tokens are not in the model: without its wrapper they would be lost.",
+            got=f"{type(model).__name__} with {type(learned).__name__}",
+            expected="an adapter that is in the model's layers, such as LoRA, or none",
+            fix="pass model.get_base_model(), which is the model without them",
+        )
 
 
 def check_processor(processor: Any) -> None:

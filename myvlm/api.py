@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from types import NoneType
 from typing import Any, Self
 
 import torch
@@ -16,7 +17,7 @@ from myvlm.boxes import Box
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.correcting import Correction
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.errors import InputError, check_path
+from myvlm.errors import InputError, check_is, check_path
 from myvlm.heads.encoders import default_encoder
 from myvlm.images import ImageSource, ImageSources, load_images
 from myvlm.learning.dataset import Captions, Lesson, Questions
@@ -60,6 +61,8 @@ class MyVLM(Speaker):
         encoder: str | None = None,
         concepts: ConceptLibrary | str | PathLike[str] | None = None,
     ) -> None:
+        name = None if name is None else check_path(name, "model's name")
+        check_is(encoder, (str, NoneType), what="encoder", expected='the name of one, such as "paper"')
         backbone = backbone_for(model, processor, name=name)
         device = str(backbone.device)
         super().__init__(backbone, _known_concepts(concepts, device=device))

@@ -14,7 +14,7 @@ from PIL import Image
 from myvlm.boxes import Box
 from myvlm.display.page import Cell, Markup, coloured, emphasised, figure, grid, joined, picture
 from myvlm.display.pictures import Mark, marked
-from myvlm.errors import MyVLMError, import_extra
+from myvlm.errors import MyVLMError, check_is, import_extra
 from myvlm.heads import Detection
 from myvlm.heads.detections import Detections
 from myvlm.images import LoadedImage, Source, Unusable, load_image
@@ -152,6 +152,7 @@ class AttentionMap:
 
     def overlay(self, strength: float = 0.65) -> Image.Image:
         """The picture, dark where nothing is looked at and tinted where much is."""
+        check_is(strength, (int, float), what="strength of an overlay", expected="a number from 0 to 1")
         level = self.values / max(float(self.values.max()), 1e-12)
         left, top, right, bottom = (round(edge) for edge in self.box)
         seen = Image.fromarray((255 * level).astype(np.uint8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from myvlm import Concept, ConceptLibrary, Embedding, LearnSettings, Lesson, MyVLM, MyVLMError
+import myvlm as package
+from myvlm import (
+    AttentionMap,
+    Concept,
+    ConceptLibrary,
+    Embedding,
+    LearnSettings,
+    Lesson,
+    MyVLM,
+    MyVLMError,
+)
 from tests.support.command import Myvlm
 from tests.support.taught import COLOURS, Taught, around, by_hand
 
@@ -54,19 +65,41 @@ class World:
         return self.vlm.introduce(**given)
 
 
+LLAVA = "tinyworld/llava"
+RIGHT_EMBEDDING: dict[str, Any] = {
+    "directions": np.ones((1, 2), np.float32), "norm": "none", "prompt": "", "fingerprint": "f",
+}  # fmt: skip
+RIGHT_LESSON: dict[str, Any] = {
+    "identifier": "ohwx", "images": [PHOTO], "category": "mug", "captions": ["ohwx on a table ."],
+    "settings": {"steps": 1, "views": 1},
+}  # fmt: skip
+
+
+def saved(world: World, **wrong: Any) -> object:
+    """A concept made by hand with something wrong in it, saved."""
+    return Concept("zwx", "mug", by_hand().head, **wrong).save(world.place / "by hand")
+
+
 CALLS: dict[str, Callable[[World, Any], object]] = {
     "caption images": lambda w, odd: w.vlm.caption(odd),
     "caption one of images": lambda w, odd: w.vlm.caption([PHOTO, odd]),
     "caption prompt": lambda w, odd: w.vlm.caption(PHOTO, prompt=odd, max_new_tokens=1),
+    "caption errors": lambda w, odd: w.vlm.caption(PHOTO, errors=odd, max_new_tokens=1),
     "ask images": lambda w, odd: w.vlm.ask(odd, "where is it ?"),
     "ask question": lambda w, odd: w.vlm.ask(PHOTO, odd, max_new_tokens=1),
-    "generation max_new_tokens": lambda w, odd: w.vlm.caption(PHOTO, max_new_tokens=odd),
-    "generation num_beams": lambda w, odd: w.vlm.caption(PHOTO, num_beams=odd, max_new_tokens=1),
-    "generation temperature": lambda w, odd: w.vlm.caption(
+    "caption generation max_new_tokens": lambda w, odd: w.vlm.caption(PHOTO, max_new_tokens=odd),
+    "caption generation num_beams": lambda w, odd: w.vlm.caption(PHOTO, num_beams=odd, max_new_tokens=1),
+    "caption generation temperature": lambda w, odd: w.vlm.caption(
         PHOTO, do_sample=True, temperature=odd, max_new_tokens=1
     ),
-    "generation unknown": lambda w, odd: w.vlm.caption(PHOTO, no_such_option=odd),
-    "generation config": lambda w, odd: w.vlm.caption(PHOTO, generation_config=odd, max_new_tokens=1),
+    "caption generation unknown": lambda w, odd: w.vlm.caption(PHOTO, no_such_option=odd),
+    "caption generation generation_config": lambda w, odd: w.vlm.caption(
+        PHOTO, generation_config=odd, max_new_tokens=1
+    ),
+    "ask errors": lambda w, odd: w.vlm.ask(PHOTO, "where is it ?", errors=odd, max_new_tokens=1),
+    "ask generation": lambda w, odd: w.vlm.ask(
+        PHOTO, "where is it ?", top_k=odd, do_sample=True, max_new_tokens=1
+    ),
     "locate image": lambda w, odd: w.vlm.locate(odd, w.word),
     "locate identifier": lambda w, odd: w.vlm.locate(PHOTO, odd),
     "attention image": lambda w, odd: w.vlm.attention(odd, w.word),
@@ -91,8 +124,8 @@ CALLS: dict[str, Callable[[World, Any], object]] = {
         )
         for name in LearnSettings.model_fields
     },
-    "learn_many": lambda w, odd: w.vlm.learn_many(odd),
-    "learn_many one": lambda w, odd: w.vlm.learn_many([odd]),
+    "learn_many lessons": lambda w, odd: w.vlm.learn_many(odd),
+    "learn_many lessons one": lambda w, odd: w.vlm.learn_many([odd]),
     "introduce identifier": lambda w, odd: w.introduce(identifier=odd),
     "introduce images": lambda w, odd: w.introduce(images=odd),
     "introduce category": lambda w, odd: w.introduce(category=odd),
@@ -103,33 +136,74 @@ CALLS: dict[str, Callable[[World, Any], object]] = {
     "relearn concept": lambda w, odd: w.vlm.relearn(odd, [PHOTO], progress=False),
     "relearn images": lambda w, odd: w.vlm.relearn(w.folder, odd, progress=False),
     "relearn captions": lambda w, odd: w.vlm.relearn(w.folder, [PHOTO], captions=odd, progress=False),
+    "relearn questions": lambda w, odd: w.vlm.relearn(w.folder, [PHOTO], questions=odd, progress=False),
+    "relearn negatives": lambda w, odd: w.vlm.relearn(
+        w.folder, [PHOTO], negatives=odd, settings={"steps": 1, "views": 1}, progress=False
+    ),
     "relearn settings": lambda w, odd: w.vlm.relearn(w.folder, [PHOTO], settings=odd, progress=False),
     "from_pretrained name": lambda w, odd: MyVLM.from_pretrained(odd),
     "from_pretrained device": lambda w, odd: MyVLM.from_pretrained("tinyworld/llava", device=odd),
     "from_pretrained dtype": lambda w, odd: MyVLM.from_pretrained("tinyworld/llava", device="cpu", dtype=odd),
+    "from_pretrained encoder": lambda w, odd: MyVLM.from_pretrained(LLAVA, device="cpu", encoder=odd),
+    "from_pretrained concepts": lambda w, odd: MyVLM.from_pretrained(LLAVA, device="cpu", concepts=odd),
+    "from_pretrained model_options": lambda w, odd: MyVLM.from_pretrained(
+        LLAVA, device="cpu", torch_dtype=odd
+    ),
+    "from_pretrained model_options attn_implementation": lambda w, odd: MyVLM.from_pretrained(
+        LLAVA, device="cpu", attn_implementation=odd
+    ),
+    "MyVLM name": lambda w, odd: MyVLM(w.vlm.backbone.model, w.vlm.backbone.processor, name=odd),
+    "MyVLM encoder": lambda w, odd: MyVLM(w.vlm.backbone.model, w.vlm.backbone.processor, encoder=odd),
+    "MyVLM concepts": lambda w, odd: MyVLM(w.vlm.backbone.model, w.vlm.backbone.processor, concepts=odd),
     "MyVLM model": lambda w, odd: MyVLM(odd, w.vlm.backbone.processor),
     "MyVLM processor": lambda w, odd: MyVLM(w.vlm.backbone.model, odd),
-    "concepts add": lambda w, odd: w.vlm.concepts.add(odd),
-    "concepts add_all": lambda w, odd: w.vlm.concepts.add_all(odd),
-    "concepts remove": lambda w, odd: w.vlm.concepts.remove(odd),
+    "concepts add concept_or_path": lambda w, odd: w.vlm.concepts.add(odd),
+    "concepts add_all concepts_or_paths": lambda w, odd: w.vlm.concepts.add_all(odd),
+    "concepts remove identifier": lambda w, odd: w.vlm.concepts.remove(odd),
     "concepts get": lambda w, odd: w.vlm.concepts[odd],
-    "concepts replace": lambda w, odd: w.vlm.concepts.replace(odd),
-    "concepts rename": lambda w, odd: w.vlm.concepts.rename(odd, "zwx"),
-    "concepts rename to": lambda w, odd: w.vlm.concepts.rename(w.word, odd),
-    "concepts recognise": lambda w, odd: w.vlm.concepts.recognise(odd),
-    "library": lambda w, odd: ConceptLibrary(odd),
-    "library load": lambda w, odd: ConceptLibrary.load(odd),
-    "concept load": lambda w, odd: Concept.load(odd),
-    "concept save": lambda w, odd: by_hand().save(odd),
-    "concept save photos": lambda w, odd: by_hand().save(w.place / "photos", include_photos=odd),
+    "concepts replace concept": lambda w, odd: w.vlm.concepts.replace(odd),
+    "concepts rename old": lambda w, odd: w.vlm.concepts.rename(odd, "zwx"),
+    "concepts rename new": lambda w, odd: w.vlm.concepts.rename(w.word, odd),
+    "concepts recognise images": lambda w, odd: w.vlm.concepts.recognise(odd),
+    "library concepts": lambda w, odd: ConceptLibrary(odd),
+    "concepts load folder": lambda w, odd: ConceptLibrary.load(odd),
+    "concept load path": lambda w, odd: Concept.load(odd),
+    "concept save path": lambda w, odd: by_hand().save(odd),
+    "concept save include_photos": lambda w, odd: by_hand().save(w.place / "photos", include_photos=odd),
     "concept identifier": lambda w, odd: Concept(odd, "mug", by_hand().head),
     "concept category": lambda w, odd: Concept("sks", odd, by_hand().head),
     "concept head": lambda w, odd: Concept("sks", "mug", odd),
+    "library device": lambda w, odd: ConceptLibrary(device=odd),
+    "concepts load device": lambda w, odd: ConceptLibrary.load(w.folder.parent, device=odd),
+    "concepts is_introduced identifier": lambda w, odd: w.vlm.concepts.is_introduced(odd),
+    "concept load device": lambda w, odd: Concept.load(w.folder, device=odd),
+    "concept embeddings": lambda w, odd: saved(w, embeddings={"a": odd}),
+    "concept kind": lambda w, odd: saved(w, kind=odd),
+    "concept spoken": lambda w, odd: saved(w, spoken=odd),
+    "concept thumbnails": lambda w, odd: saved(w, thumbnails=odd),
+    "concept folder": lambda w, odd: saved(w, folder=odd),
+    **{
+        f"embedding {name}": lambda w, odd, name=name: saved(
+            w, embeddings={"a": Embedding(**{**RIGHT_EMBEDDING, name: odd})}
+        )
+        for name in ("norm", "prompt", "fingerprint", "settings", "figures")
+    },
+    **{
+        f"lesson {name}": lambda w, odd, name=name: w.vlm.learn_many(
+            [Lesson(**{**RIGHT_LESSON, name: odd})], progress=False
+        )
+        for name in ("images category captions questions negatives kind head_options settings".split())
+    },
+    "attention map overlay strength": lambda w, odd: AttentionMap(
+        np.full((2, 2), 0.25, np.float32), PHOTO, "sks", (0, 0, 40, 40)
+    ).overlay(odd),
     "concept recipe": lambda w, odd: Concept("sks", "mug", by_hand().head, recipe={"a": odd}).save(
         w.place / "recipe"
     ),
-    "embedding": lambda w, odd: Embedding(odd, "none", "", "f"),
-    "lesson": lambda w, odd: w.vlm.learn_many([Lesson(odd, [PHOTO], category="mug")], progress=False),
+    "embedding directions": lambda w, odd: Embedding(odd, "none", "", "f"),
+    "lesson identifier": lambda w, odd: w.vlm.learn_many(
+        [Lesson(odd, [PHOTO], category="mug")], progress=False
+    ),
 }
 
 
@@ -156,6 +230,50 @@ def test_no_call_lets_a_raw_error_through(
                 raw.append(f"{call}, {odd}: {type(error).__name__}: {error}")
     assert raw == []
     assert refused > 350
+
+
+TRUTH = {"progress", "erase", "lazy"}
+"""Arguments that are asked for their truth alone: any value has one."""
+BETWEEN_ROOMS = {
+    "concepts on_add", "concepts check_free", "concepts present", "concepts add_learned",
+    "concept embedding_for", "concept with_embedding", "concept learned_elsewhere", "concept how_again",
+    "lesson settings over", "lesson settings view_seed", "reply instead",
+    "attention map plot",
+}  # fmt: skip
+"""What other rooms call, with what they made themselves; and matplotlib's own arguments."""
+LABELS = {
+    "MyVLM": "MyVLM", "ConceptLibrary": "library", "Concept": "concept", "Embedding": "embedding",
+    "Lesson": "lesson",
+}  # fmt: skip
+"""The rows of what is made by its name; all the others are results, or pydantic's to check."""
+METHODS = {
+    "MyVLM": "", "ConceptLibrary": "concepts ", "Concept": "concept ", "AttentionMap": "attention map ",
+    "LearnSettings": "lesson settings ", "Reply": "reply ",
+}  # fmt: skip
+
+
+def public_arguments() -> set[str]:
+    """All arguments of all public calls, as rows are called."""
+    needed = set()
+    for name in package.__all__:
+        kind = getattr(package, name)
+        if name in LABELS:
+            made = list(inspect.signature(kind).parameters)
+            needed |= {f"{LABELS[name]} {argument}" for argument in made}
+        ours = [base for base in kind.__mro__ if base.__module__.startswith("myvlm.")]
+        for method, found in [pair for base in ours for pair in vars(base).items()]:
+            found = getattr(found, "__func__", found)
+            if inspect.isfunction(found) and not method.startswith("_"):
+                _, *arguments = inspect.signature(found).parameters
+                call = f"{METHODS.get(name, f'{name} ')}{method}"
+                needed |= {f"{call} {argument}" for argument in arguments if call not in BETWEEN_ROOMS}
+    return {row for row in needed if row.rpartition(" ")[2] not in TRUTH}
+
+
+def test_every_argument_of_every_call_has_a_row() -> None:
+    needed = public_arguments()
+    assert len(needed) > 60
+    assert sorted(row for row in needed if not any(f"{own} ".startswith(f"{row} ") for own in CALLS)) == []
 
 
 COMMANDS: dict[str, tuple[list[str], int]] = {

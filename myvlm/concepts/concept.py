@@ -77,6 +77,8 @@ class Embedding:
     figures: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for part in ("norm", "prompt", "fingerprint"):
+            _check_text(getattr(self, part), f"{part} of an embedding")
         directions = np.asarray(self.directions)
         finite = directions.dtype.kind == "f" and bool(np.isfinite(directions).all())
         if directions.ndim != 2 or 0 in directions.shape or not finite:
@@ -149,6 +151,13 @@ class Concept:
 
     def __post_init__(self) -> None:
         check_is(self.head, Head, what="head of a concept", expected="a fitted head, such as an ObjectHead")
+        check_is(self.kind, str, what="kind of a concept", expected="the head's, or nothing")
+        check_is(self.spoken, str, what="spoken word of a concept", expected="a word, or nothing")
+        check_is(
+            self.embeddings, Mapping, what="embeddings of a concept", expected="a dict of Embedding by name"
+        )
+        for one in self.embeddings.values():
+            check_is(one, Embedding, what="embedding of a concept", expected="an Embedding")
         self.kind = self.kind or self.head.kind
         self.identifier = check_identifier(self.identifier)
         self.spoken = self.spoken or self.identifier
@@ -289,6 +298,7 @@ class Concept:
             UnknownHeadError: its kind of head is not installed.
         """
         folder = Path(check_path(path, "folder of a concept"))
+        check_is(device, str, what="device of a head", expected='a name, such as "cpu"')
         return read_steadily(folder, lambda: cls._load(folder, device, lazy))
 
     @classmethod
@@ -323,6 +333,18 @@ class Concept:
                 expected=error.expected,
                 fix=error.fix,
             ) from error
+
+
+def _check_text(text: object, what: str) -> None:
+    """Raise InputError unless it is a text that a file can hold; it may be empty."""
+    check_is(text, str, what=what, expected="a text")
+    if isinstance(text, str) and any("\ud800" <= sign <= "\udfff" for sign in text):
+        raise InputError(
+            f"The {what} holds half of a character.",
+            got=ascii(text)[:80],
+            expected="a text that can be written",
+            fix="decode it with errors='replace'",
+        )
 
 
 def _record_of(name: str, one: Embedding, digest: str) -> EmbeddingRecord:

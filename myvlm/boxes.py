@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from math import isfinite
+from typing import Any, TypeAlias
+
+from myvlm.errors import InputError
 
 Box: TypeAlias = tuple[float, float, float, float]
 """left, top, right, bottom in pixels of the picture."""
@@ -44,4 +47,24 @@ def _shared(first: Box, second: Box) -> float:
             min(first[2], second[2]),
             min(first[3], second[3]),
         )
+    )
+
+
+def check_box(box: Any) -> Box:
+    """The box, if it is four numbers that are finite. Raises InputError where it is not.
+
+    >>> check_box([0, 0, 20, 10])
+    (0.0, 0.0, 20.0, 10.0)
+    """
+    try:
+        left, top, right, bottom = (float(edge) for edge in box)
+        if all(map(isfinite, (left, top, right, bottom))):
+            return left, top, right, bottom
+    except (TypeError, ValueError):
+        pass
+    raise InputError(
+        "That is no box.",
+        got=repr(box)[:80],
+        expected="four numbers: left, top, right and bottom in pixels",
+        fix="leave it out for the whole picture",
     )

@@ -94,8 +94,8 @@ def check_category(category: str) -> str:
 def check_identifier(identifier: str) -> str:
     """The identifier in its composed spelling (NFC), if it can be one.
 
-    It has 1 to 64 printable characters, a letter, digit or symbol among them, no slashes, and no space or
-    combining mark where it begins.
+    It has 1 to 64 printable characters, a letter, digit or symbol among them, no slashes, and where it begins
+    no space and nothing that clings to the letter before it.
 
     Raises:
         InputError: it cannot.
@@ -109,6 +109,7 @@ def check_identifier(identifier: str) -> str:
         not 1 <= size <= LONGEST_IDENTIFIER
         or not (word == word.strip(" " + JOINERS) and _prints(word))
         or unicodedata.category(word[0]).startswith("M")
+        or len(regex.match(r"\X", f"a{word}")[0]) > 1  # as Thai's sara am clings to what is before it
         or not _SAYS_SOMETHING.search(word)
         or set(word) & SLASHES
     ):

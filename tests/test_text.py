@@ -94,7 +94,7 @@ def test_names_are_kept_composed() -> None:
     assert folded(DECOMPOSED) == folded(JOSE.upper()) == folded(JOSE)
 
 
-@pytest.mark.parametrize("word", ["!", "--", "...", "\u0301a", "\u200da", "a\u200c"])
+@pytest.mark.parametrize("word", ["!", "--", "...", "\u0301a", "\u200da", "a\u200c", "\u0e33a"])
 def test_what_is_no_word_cannot_be_a_name(word: str) -> None:
     with pytest.raises(InputError, match="cannot be the identifier"):
         check_identifier(word)

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from time import perf_counter
+from types import NoneType
 from typing import Protocol
 
 import numpy as np
 
-from myvlm.boxes import Box
+from myvlm.boxes import Box, check_box
 from myvlm.concepts.concept import Concept
-from myvlm.errors import InputError, UnknownConceptError
+from myvlm.errors import InputError, UnknownConceptError, check_is
 from myvlm.heads import Gate, Head
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.examples import Correctable, Examples, RemembersPhotos
@@ -147,6 +148,8 @@ def correct(
     Raises:
         InputError: the head cannot be corrected, or cannot tell what is meant; nothing has changed.
     """
+    check_is(present, (bool, NoneType), what="answer", expected="True, False, or None to take it back")
+    box = None if box is None else check_box(box)
     name, digest = photo.path.name if photo.path else photo.name, photo.digest.hex()
 
     def learn(head: Correctable) -> Correctable:

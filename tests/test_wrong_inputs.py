@@ -340,6 +340,8 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
     "evaluate a report": (["evaluate", "tinyworld", "--report", "out.pdf"], 2),
     "evaluate a sweep": (["evaluate", "tinyworld", "--sweep", "nonsense"], 2),
     "evaluate a sweep file": (["evaluate", "tinyworld", "--sweep-file", "gone.yaml"], 2),
+    "completeness draw nothing": (["completeness", "draw", "gone.jpg", "sks", "--out", "bo.json"], 2),
+    "completeness count nothing": (["completeness", "count", "gone"], 2),
     "demo onto a folder": (["demo", "--out", "empty"], 2),
     "demo nowhere": (["demo", "--out", "gone/page.html"], 2),
     "list nothing": (["concepts", "list", "--concepts", "gone"], 2),
@@ -384,5 +386,7 @@ def test_every_command_has_a_row() -> None:
         inside = getattr(command, "commands", {})
         return [leaf for name, one in inside.items() for leaf in leaves(one, (*words, name))] or [words]
 
-    typed = {tuple(words[: 2 if words[0] == "concepts" else 1]) for words, _ in COMMANDS.values()}
+    typed = {
+        tuple(words[: 2 if words[0] in ("concepts", "completeness") else 1]) for words, _ in COMMANDS.values()
+    }
     assert typed == set(leaves(get_command(app)))

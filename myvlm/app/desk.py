@@ -10,6 +10,7 @@ from typing import Protocol
 
 from myvlm.api import MyVLM
 from myvlm.concepts.concept import Concept
+from myvlm.concepts.correcting import Correction
 from myvlm.errors import InputError, MyVLMError
 from myvlm.images import LoadedImage, load_images
 from myvlm.learning.progress import LearningProgress
@@ -153,6 +154,27 @@ class Desk:
     def _say(self, vlm: MyVLM, photo: LoadedImage, question: str) -> Reply:
         [reply] = vlm.ask([photo], question) if question else vlm.caption([photo])
         return reply
+
+    def correct(self, file: str | Path, identifier: str, *, present: bool) -> Correction:
+        """Say of a picture whether it shows a concept: its head learns that at once, and its folder knows.
+
+        Raises: as `MyVLM.correct`.
+        """
+        [photo] = load_images(file)
+        named = LoadedImage(photo.image, Path(file).name)  # where it was dropped is of no use in the file
+        correction = self.vlm.correct(named, identifier, present=present)
+        try:
+            self.shelf.keep(self.vlm.concepts[identifier])
+        except MyVLMError:
+            correction.undo()
+            raise
+        return correction
+
+    def undo(self, correction: Correction) -> Correction:
+        """Take a correction back, here and on disk."""
+        undone = correction.undo()
+        self.shelf.keep(self.vlm.concepts[correction.identifier])
+        return undone
 
     def rename(self, old: str, new: str) -> None:
         """Call a concept by another word, here and on disk."""

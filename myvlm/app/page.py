@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from myvlm.app.desk import Desk
-from myvlm.app.shown import concepts_html, fault_html, looks_html
+from myvlm.app.shown import concepts_html, correction_html, fault_html, looks_html
+from myvlm.concepts.correcting import Correction
 from myvlm.display.page import Markup, escaped
 from myvlm.errors import MyVLMError, import_extra
 from myvlm.learning.progress import LearningProgress
 
-ONE_AT_A_TIME = "model"
+IN_LINE: dict[str, Any] = {
+    "concurrency_id": "model",
+    "concurrency_limit": 1,
+    "api_visibility": "private",
+}
 """All that uses the model waits in one line, whichever page it comes from."""
 
 CSS = """
@@ -40,17 +46,19 @@ def build(desk: Desk) -> Any:
             with gr.Column(scale=2):
                 taught = _teaching(gr, desk)
             with gr.Column(scale=3):
-                _looking(gr, desk)
+                wrong = _looking(gr, desk)
         gr.Markdown("### What it knows")
         known = gr.HTML(concepts_html(desk.vlm.concepts), elem_id="concepts")
         with gr.Accordion("Rename or remove", open=False):
-            chosen = _keeping(gr, desk, known)
+            chosen, changes = _keeping(gr, desk)
 
-        def renewed() -> tuple[str, Any]:
-            return concepts_html(desk.vlm.concepts), gr.Dropdown(choices=desk.names)
+        def renewed() -> tuple[str, Any, Any]:
+            names = gr.Dropdown(choices=desk.names, value=None)
+            return concepts_html(desk.vlm.concepts), names, names
 
-        taught.then(renewed, outputs=[known, chosen], api_visibility="private")
-        page.load(renewed, outputs=[known, chosen], api_visibility="private")
+        for event in (taught, *changes):
+            event.then(renewed, outputs=[known, chosen, wrong], api_visibility="private")
+        page.load(renewed, outputs=[known, chosen, wrong], api_visibility="private")
     return page
 
 
@@ -91,13 +99,11 @@ def _teaching(gr: Any, desk: Desk) -> Any:
         return _or_fault(learned)
 
     stop.click(desk.stop, queue=False, api_visibility="private")
-    return learn.click(
-        teach, [photos, name, category, person, captions], told,
-        concurrency_id=ONE_AT_A_TIME, concurrency_limit=1, api_visibility="private",
-    )  # fmt: skip
+    return learn.click(teach, [photos, name, category, person, captions], told, **IN_LINE)
 
 
-def _looking(gr: Any, desk: Desk) -> None:
+def _looking(gr: Any, desk: Desk) -> Any:
+    """The right side; the choice of the concept that was wrong."""
     gr.Markdown("### 2. Look")
     pictures = gr.File(
         label="Other pictures", file_count="multiple", file_types=["image"], elem_id="pictures", height=160
@@ -112,14 +118,54 @@ def _looking(gr: Any, desk: Desk) -> None:
     def see(files: list[str] | None, asked: str | None, maps: bool) -> str:
         return _or_fault(lambda: looks_html(desk.look(files or [], asked or "", attention=maps)))
 
-    gr.on(
-        [look.click, question.submit], see, [pictures, question, attention], seen,
-        concurrency_id=ONE_AT_A_TIME, concurrency_limit=1, api_visibility="private",
-    )  # fmt: skip
+    gr.on([look.click, question.submit], see, [pictures, question, attention], seen, **IN_LINE)
+    return _correcting(gr, desk, pictures)
 
 
-def _keeping(gr: Any, desk: Desk, known: Any) -> Any:
-    """What changes concepts that are there; the choice of one."""
+def _correcting(gr: Any, desk: Desk, pictures: Any) -> Any:
+    """What is said of a picture by somebody who sees better; the choice of the concept."""
+    last = gr.State(None)
+    with gr.Accordion("Was it wrong?", open=True), gr.Row():
+        file = gr.Dropdown([], label="In this picture", elem_id="wrong-picture", interactive=True)
+        name = gr.Dropdown(desk.names, label="this concept", elem_id="wrong", interactive=True, value=None)
+    with gr.Row():
+        absent = gr.Button("Not this one", elem_id="absent")
+        present = gr.Button("You missed it here", elem_id="present")
+        undo = gr.Button("Undo", elem_id="undo")
+    told = gr.HTML(elem_id="corrected")
+
+    def listed(files: list[str] | None) -> Any:
+        known = [(Path(one).name, one) for one in files or []]
+        return gr.Dropdown(choices=known, value=known[0][1] if known else None)
+
+    def say(there: bool) -> Callable[[str | None, str | None], tuple[str, Any]]:
+        def correct(path: str | None, word: str | None) -> tuple[str, Any]:
+            made: list[Correction] = []
+
+            def done() -> str:
+                if not path:
+                    return "<p>Drop a picture first.</p>"
+                made.append(desk.correct(path, word or "", present=there))
+                return correction_html(made[0])
+
+            return _or_fault(done), made[0] if made else None
+
+        return correct
+
+    def take_back(correction: Correction | None) -> tuple[str, None]:
+        if correction is None:
+            return "<p>There is nothing to undo.</p>", None
+        return _or_fault(lambda: correction_html(desk.undo(correction))), None
+
+    pictures.change(listed, pictures, file, api_visibility="private")
+    absent.click(say(False), [file, name], [told, last], **IN_LINE)
+    present.click(say(True), [file, name], [told, last], **IN_LINE)
+    undo.click(take_back, last, [told, last], **IN_LINE)
+    return name
+
+
+def _keeping(gr: Any, desk: Desk) -> tuple[Any, list[Any]]:
+    """What changes concepts that are there: the choice of one, and the events after which they are others."""
     with gr.Row():
         chosen = gr.Dropdown(desk.names, label="Concept", elem_id="chosen", interactive=True, value=None)
         new = gr.Textbox(label="New name", elem_id="new-name")
@@ -129,24 +175,21 @@ def _keeping(gr: Any, desk: Desk, known: Any) -> Any:
         remove = gr.Button("Remove", variant="stop", elem_id="remove")
     told = gr.HTML(elem_id="kept")
 
-    def change(done: Callable[[], str]) -> tuple[str, str, Any]:
-        text = _or_fault(done)
-        return text, concepts_html(desk.vlm.concepts), gr.Dropdown(choices=desk.names, value=None)
-
-    def call(old: str | None, word: str | None) -> tuple[str, str, Any]:
+    def call(old: str | None, word: str | None) -> str:
         def done() -> str:
             desk.rename(old or "", word or "")
             return "<p>Renamed.</p>"
 
-        return change(done)
+        return _or_fault(done)
 
-    def take_out(name: str | None, for_good: bool) -> tuple[str, str, Any]:
-        return change(lambda: Markup(f"<p>{escaped(desk.remove(name or '', erase=for_good))}</p>"))
+    def take_out(name: str | None, for_good: bool) -> str:
+        return _or_fault(lambda: Markup(f"<p>{escaped(desk.remove(name or '', erase=for_good))}</p>"))
 
-    line = {"concurrency_id": ONE_AT_A_TIME, "concurrency_limit": 1, "api_visibility": "private"}
-    rename.click(call, [chosen, new], [told, known, chosen], **line)
-    remove.click(take_out, [chosen, erase], [told, known, chosen], **line)
-    return chosen
+    events = [
+        rename.click(call, [chosen, new], told, **IN_LINE),
+        remove.click(take_out, [chosen, erase], told, **IN_LINE),
+    ]
+    return chosen, events
 
 
 def _or_fault(done: Callable[[], str]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from myvlm.app.desk import Look
 from myvlm.concepts.concept import Concept
+from myvlm.concepts.correcting import Correction
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.display.page import Markup, escaped, figure, joined, picture
 from myvlm.errors import MyVLMError
@@ -50,6 +51,11 @@ def _card(concept: Concept) -> Markup:
     return Markup(
         f'<div class="myvlm-card">{figure(joined(shown), [concept.identifier, concept.category])}</div>'
     )
+
+
+def correction_html(correction: Correction) -> str:
+    """What a correction changed."""
+    return correction._repr_html_()
 
 
 def fault_html(error: MyVLMError) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from myvlm import MyVLM
+from myvlm import Concept, MyVLM
 from myvlm.app.desk import Desk
 from myvlm.app.server import running
 from myvlm.cli.commands.app import Folder
@@ -100,8 +100,16 @@ def write(page: Any, where: str, text: str) -> None:
     page.locator(f"#{where} textarea, #{where} input").first.fill(text)
 
 
-def choose(page: Any, name: str) -> None:
-    page.locator("#chosen input").click()
+def corrections(folder: Path) -> int:
+    """How many corrections the concept's folder knows of."""
+    meta, _ = Concept.load(folder).head.state()
+    found = meta.figures.get("corrections", 0)
+    assert isinstance(found, int)
+    return found
+
+
+def choose(page: Any, name: str, where: str = "chosen") -> None:
+    page.locator(f"#{where} input").click()
     page.get_by_role("option", name=name, exact=True).click()
 
 
@@ -148,6 +156,18 @@ def test_teach_look_ask_rename_and_remove(
     playwright.expect(tab.locator("#looks .myvlm-look").first).to_contain_text(
         owner.look.colour, timeout=60_000
     )
+
+    choose(tab, owner.identifier, "wrong")
+    tab.locator("#present").click()
+    says(tab, "corrected", owner.identifier)
+    assert tab.locator("#corrected [role=alert]").count() == 0
+    shot(tab, "corrected", tmp_path)
+    assert corrections(kept) == 1
+    tab.locator("#undo").click()
+    says(tab, "corrected", "taken back")
+    assert corrections(kept) == 0
+    tab.locator("#undo").click()
+    says(tab, "corrected", "nothing to undo")
 
     tab.get_by_text("Rename or remove").click()
     choose(tab, owner.identifier)

@@ -23,7 +23,7 @@ from myvlm.concepts.concept import Concept, check_identifier
 from myvlm.concepts.confusable import SEEN, ConfusablePair, confusable, separate
 from myvlm.concepts.correcting import Correction, correct
 from myvlm.concepts.gates import Gates, with_another_key
-from myvlm.concepts.notebook import library_html
+from myvlm.concepts.notebook import held_by, library_html
 from myvlm.concepts.shared import Callback, Listeners, check_new, one_at_a_time, words_of
 from myvlm.concepts.storage import concept_folders, erase_folder, is_concept_folder
 from myvlm.errors import (
@@ -71,6 +71,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         self._taken: dict[str, str] = {}  # each word, folded → the identifier of the concept that has it
         self._gates = Gates()
         _libraries[id(self)] = self
+        self.on_add(held_by, of=self)
         self.add_all(concepts)
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
+from weakref import WeakKeyDictionary, ref
 
 from PIL import Image
 
@@ -19,6 +20,8 @@ from myvlm.images import LoadedImage, load_images
 
 MOST_ROWS = 50
 """Concepts of a library that a table shows."""
+MOST_COMPARED = 200
+"""Concepts of a library in which a card says whom its concept is taken for."""
 MOST_CAPTIONS = 3
 MOST_PHOTOS = 8
 
@@ -47,6 +50,28 @@ class Shown(Protocol):
     def description(self) -> str | None: ...
 
 
+class Pair(Protocol):
+    """Two concepts, of which one is perhaps seen in photos of the other."""
+
+    @property
+    def seen(self) -> str: ...
+    @property
+    def photos_of(self) -> str: ...
+    @property
+    def probability(self) -> float: ...
+
+
+class Holder(Protocol):
+    """What is asked of the library that holds a concept."""
+
+    def __len__(self) -> int: ...
+    def __contains__(self, identifier: object) -> bool: ...
+    def confusable(self) -> Sequence[Pair]: ...
+
+
+_holders: WeakKeyDictionary[Shown, ref[Holder]] = WeakKeyDictionary()
+
+
 def thumbnails_of(photos: Sequence[LoadedImage], head: Head) -> list[Thumbnail]:
     """Small copies of the photos that a head was just fitted to, with where it found the thing."""
     boxes = getattr(head, "boxes_", None) or [None] * len(photos)  # a head of others may not say where
@@ -68,12 +93,14 @@ def thumbnail(image: Image.Image, box: Box | None) -> Thumbnail:
     return small, (left * across, top * down, right * across, bottom * down)
 
 
-def concept_html(concept: Shown, *, near: Iterable[str] = ()) -> str:
-    """What it is, what it was learned from and for, and how well its head tells it apart.
+def held_by(library: Holder, concepts: Iterable[Shown]) -> None:
+    """Remember in which library concepts are, so that a card can say which others they are taken for."""
+    for concept in concepts:
+        _holders[concept] = ref(library)
 
-    Args:
-        near: identifiers of concepts beside it that it may be taken for.
-    """
+
+def concept_html(concept: Shown) -> str:
+    """What it is, what it was learned from and for, how well its head tells it apart, and from whom less."""
     head = _meta(concept)
     renamed = "" if concept.spoken == concept.identifier else f" (models say {concept.spoken})"
     rows: list[tuple[Cell, Cell]] = [
@@ -88,8 +115,8 @@ def concept_html(concept: Shown, *, near: Iterable[str] = ()) -> str:
         rows.append(("recognised by", f"{head.encoder}, at a score of {head.threshold:.3g}"))
     if scores := _scores(head):
         rows.append(("scores", scores))
-    if confused := ", ".join(near):
-        rows.append(("near to", confused))
+    if confused := _confused(concept):
+        rows.append(("taken for", confused))
     rows.append(("folder", str(concept.folder or "not saved yet")))
     return joined([_photos(concept), table(rows, first="th")])
 
@@ -138,6 +165,19 @@ def _meta(concept: Shown) -> HeadMeta | None:
         return concept.head.state()[0]
     except NotFittedError:
         return None
+
+
+def _confused(concept: Shown) -> str:
+    """The concepts of its library that are perhaps seen where it is, or it where they are, and how likely."""
+    library = holder() if (holder := _holders.get(concept)) else None
+    if library is None or concept.identifier not in library or len(library) > MOST_COMPARED:
+        return ""
+    likely: dict[str, float] = {}
+    for pair in library.confusable():
+        if concept.identifier in (pair.seen, pair.photos_of):
+            other = pair.photos_of if pair.seen == concept.identifier else pair.seen
+            likely[other] = max(likely.get(other, 0.0), pair.probability)
+    return ", ".join(f"{other} ({share:.0%})" for other, share in likely.items())
 
 
 def _learned_from(concept: Shown) -> Cell:

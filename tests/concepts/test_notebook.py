@@ -53,6 +53,24 @@ def test_a_concept_that_was_just_learned_shows_its_photos_and_where_the_thing_is
     assert concept.thumbnails == []
 
 
+def test_a_card_says_whom_the_concept_is_taken_for(quick: MyVLM, kit: FewShot) -> None:
+    def learn(word: str) -> Concept:
+        captions = [[text.replace(kit.identifier, word) for text in own] for own in kit.captions()]
+        return quick.learn(
+            word, kit.photos(), category=kit.category, captions=captions,
+            settings={"steps": 1, "views": 1}, progress=False,
+        )  # fmt: skip
+
+    first = learn("sks")
+    assert "taken for" not in words(first._repr_html_())
+    second = learn("ohwx")
+    assert "taken for ohwx (" in " ".join(words(first._repr_html_()).split())
+    assert "taken for sks (" in " ".join(words(second._repr_html_()).split())
+    quick.concepts.remove("sks")
+    assert "taken for" not in words(first._repr_html_())
+    assert "taken for" not in words(second._repr_html_())
+
+
 def test_photos_that_were_put_beside_a_concept_are_shown(concept: Concept, tmp_path: Path) -> None:
     folder = concept.save(tmp_path / "mug", include_photos=Image.new("RGB", (8, 8)))
     assert len(list(parsed(Concept.load(folder)._repr_html_()).iter("img"))) == 1

@@ -59,10 +59,7 @@ class ConceptLibrary(Mapping[str, Concept]):
     """
 
     def __init__(
-        self,
-        concepts: Iterable[Concept | str | PathLike[str]] = (),
-        *,
-        device: str = "cpu",
+        self, concepts: Iterable[Concept | str | PathLike[str]] = (), *, device: str = "cpu"
     ) -> None:
         self.device = device
         self.state: object = None

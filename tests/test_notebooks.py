@@ -1,0 +1,49 @@
+"""Every notebook of `examples/notebooks/` runs, in an empty working folder, and shows what it promises."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from tests.support.notebooks import NOTEBOOKS, executed, shapes, text_of
+
+PROMISED = {
+    "01_your_mug_in_five_minutes": r"different +\('ulmo',\)(.|\n)*the same +\(\)(.|\n)* on disk(.|\n)*ulmo",
+    "02_a_family": r"everybody right in ([789]|10) of 10 pictures",
+    "03_questions": r"[456] of 6 places right",
+    "04_is_it_any_good": "seen 10, said 10",
+    "05_another_model": r"llava:(.|\n)*blip2:",
+    "06_what_it_looks_at": "inside its box",
+}
+"""What the outputs of a notebook say, beside being of the same kinds as those that are kept in its file."""
+
+
+def test_notebooks_keep_what_they_showed_and_nothing_of_where_they_ran() -> None:
+    files = sorted(NOTEBOOKS.iterdir())
+    assert [file.stem for file in files] == sorted(PROMISED)
+    for file in files:
+        notebook: Any = nbformat.read(file, as_version=4)
+        assert any(shapes(notebook)), f"{file.name} was kept without its outputs"
+        assert re.search(PROMISED[file.stem], text_of(notebook)), file.name
+        words = re.sub(r"[A-Za-z0-9+/]{200,}", "", file.read_text(encoding="utf-8"))  # no pictures
+        for place in ("/tmp", "/home", "/work", "site-packages"):
+            assert place not in words, f"{file.name} names a place of one machine"
+
+
+# jupyter_client warns of its own later versions, and the kernel's sockets are closed by the collector
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", PROMISED)
+def test_notebook(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "2"))
+    file = NOTEBOOKS / f"{name}.ipynb"
+    kept: Any = nbformat.read(file, as_version=4)
+    notebook = executed(file, tmp_path)
+    assert shapes(notebook) == shapes(kept), "run `python -m tests.support.notebooks` and look at it"
+    assert re.search(PROMISED[name], text_of(notebook))
+    assert list(tmp_path.iterdir()) == []

@@ -28,7 +28,7 @@ from myvlm.backbones.tokens import heard, only_turn
 from myvlm.errors import BackboneError, InputError
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSources, LoadedImage, listed, load_images
-from myvlm.results import Reply
+from myvlm.results import Replies, Reply
 from myvlm.text import replace_words
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class VllmServer:
         self.client = _client(url, api_key)
         self.model = model or next(iter(self.client.models.list())).id
 
-    def caption(self, images: ImageSources, *, prompt: str | None = None, **sampling: Any) -> list[Reply]:
+    def caption(self, images: ImageSources, *, prompt: str | None = None, **sampling: Any) -> Replies:
         """Describe pictures, naming the concepts that are in them.
 
         Args:
@@ -166,9 +166,9 @@ class VllmServer:
         with ThreadPoolExecutor(self.at_once) as pool:
             # The next pictures are encoded here while the last are spoken of there.
             waiting = [pool.submit(self.reply, one, options) for one in vllm_inputs(self.vlm, images, prompt)]
-            return [reply.result() for reply in waiting]
+            return Replies(reply.result() for reply in waiting)
 
-    def ask(self, images: ImageSources, question: str, **sampling: Any) -> list[Reply]:
+    def ask(self, images: ImageSources, question: str, **sampling: Any) -> Replies:
         """Answer a question about pictures; see `caption`."""
         return self.caption(images, prompt=question, **sampling)
 

@@ -96,6 +96,8 @@ CALLS: dict[str, Callable[[World, Any], object]] = {
     "caption generation generation_config": lambda w, odd: w.vlm.caption(
         PHOTO, generation_config=odd, max_new_tokens=1
     ),
+    "chat image": lambda w, odd: w.vlm.chat(odd),
+    "with_concepts concepts": lambda w, odd: w.vlm.with_concepts(odd),
     "ask errors": lambda w, odd: w.vlm.ask(PHOTO, "where is it ?", errors=odd, max_new_tokens=1),
     "ask generation": lambda w, odd: w.vlm.ask(
         PHOTO, "where is it ?", top_k=odd, do_sample=True, max_new_tokens=1

@@ -18,6 +18,7 @@ from myvlm.cli.commands import (
     concepts,
     correct,
     demo,
+    doctor,
     evaluate,
     introduce,
     learn,
@@ -51,6 +52,7 @@ app.command("serve")(serve.serve)
 app.command("token")(serve.token)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(completeness.app, name="completeness")
+app.command("doctor")(doctor.doctor)
 app.add_typer(concepts.app, name="concepts")
 
 

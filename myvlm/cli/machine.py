@@ -1,0 +1,132 @@
+"""What a machine can run: its devices, the models of the README that fit, weights on disk, extras."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+GIB = 1 << 30
+WORKING = 2 * GIB
+"""Bytes beside a model's weights: the encoder of the heads, activations, and kept prefixes of a few views."""
+BYTES = {"float32": 4.0, "bfloat16": 2.0, "8 bits": 1.1, "4 bits": 0.65}
+"""A parameter takes so many; quantised, what stays in bfloat16 is counted in."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a model can run; `total` and `free` in bytes."""
+
+    name: str
+    what: str
+    total: int
+    free: int
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        return tuple(BYTES) if self.name.startswith("cuda") else ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint of the README, and its parameters in billions."""
+
+    name: str
+    family: str
+    billions: float
+
+    def needs(self, precision: str) -> int:
+        """Bytes for weights and work.
+
+        >>> round(Model("llava-hf/llava-1.5-7b-hf", "LLaVA 1.5", 7.06).needs("bfloat16") / GIB, 1)
+        15.2
+        """
+        return round(self.billions * 1e9 * BYTES[precision]) + WORKING
+
+    def fits(self, device: Device) -> tuple[str, ...]:
+        """The precisions in which it fits into what is free there, the most exact first.
+
+        >>> seven = Model("llava-hf/llava-1.5-7b-hf", "LLaVA 1.5", 7.06)
+        >>> seven.fits(Device("cuda:0", "a GPU", 24 * GIB, 23 * GIB))
+        ('bfloat16', '8 bits', '4 bits')
+        """
+        return tuple(one for one in device.precisions if self.needs(one) <= device.free)
+
+
+MODELS = (
+    Model("OpenGVLab/InternVL3-1B-hf", "InternVL", 0.8),
+    Model("HuggingFaceTB/SmolVLM-Instruct", "Idefics3, SmolVLM", 2.25),
+    Model("google/paligemma-3b-mix-224", "PaliGemma", 2.92),
+    Model("Salesforce/blip2-opt-2.7b", "BLIP-2", 3.74),
+    Model("Salesforce/blip2-flan-t5-xl", "BLIP-2", 3.88),
+    Model("google/gemma-3-4b-it", "Gemma 3", 4.3),
+    Model("llava-hf/llava-1.5-7b-hf", "LLaVA 1.5", 7.06),
+    Model("llava-hf/llava-v1.6-vicuna-7b-hf", "LLaVA-NeXT", 7.06),
+    Model("llava-hf/llava-v1.6-mistral-7b-hf", "LLaVA-NeXT", 7.57),
+    Model("MiniGPT-v2", "MiniGPT-v2", 7.75),
+    Model("llava-hf/llava-onevision-qwen2-7b-ov-hf", "LLaVA-OneVision", 8.03),
+    Model("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen2.5-VL", 8.29),
+    Model("OpenFace-CQUPT/Human_LLaVA", "HumanVLM", 8.47),
+    Model("llava-hf/llava-1.5-13b-hf", "LLaVA 1.5", 13.35),
+    Model("mistralai/Mistral-Small-3.1-24B-Instruct-2503", "Mistral 3", 23.34),
+)
+
+
+def devices() -> list[Device]:
+    """All that torch can use here, GPUs first."""
+    import psutil
+    import torch
+
+    found = []
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        free, total = torch.cuda.mem_get_info(number)
+        found.append(Device(f"cuda:{number}", torch.cuda.get_device_name(number), total, free))
+    memory = psutil.virtual_memory()
+    if torch.backends.mps.is_available():
+        found.append(Device("mps", "Apple's GPU, which shares the memory", memory.total, memory.available))
+    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
+    return [*found, Device("cpu", f"{cores} cores", memory.total, memory.available)]
+
+
+def weights_on_disk() -> dict[str, int]:
+    """The models in the hub's cache, with the bytes that they take there."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        return {one.repo_id: one.size_on_disk for one in scan_cache_dir().repos if one.repo_type == "model"}
+    except CacheNotFound:
+        return {}
+
+
+def encoder_on_disk(encoder: str, hub: Mapping[str, int]) -> bool:
+    """Whether an encoder's weights are here, so that it works without a network."""
+    if encoder.startswith("facenet/"):
+        from facenet_pytorch.models.inception_resnet_v1 import get_torch_home
+
+        from myvlm.heads.faces.facenet import FacenetEncoder
+
+        return Path(get_torch_home(), "checkpoints", FacenetEncoder.weights_file).is_file()
+    if encoder.startswith("dlib/"):
+        return find_spec("face_recognition_models") is not None
+    if encoder.startswith("hf-hub:"):
+        return encoder.removeprefix("hf-hub:") in hub
+    from open_clip.pretrained import get_pretrained_cfg
+
+    model, _, tag = encoder.partition("@")
+    return str(get_pretrained_cfg(model, tag).get("hf_hub", "")).rstrip("/") in hub
+
+
+def extras() -> dict[str, bool]:
+    """What can be used beside: each extra of the package, and whether all that it needs is here."""
+    needs = {"dlib": ("dlib",), "quantised": ("bitsandbytes", "accelerate"), "album": ("exiftool",)}
+    found = {extra: all(map(find_spec, packages)) for extra, packages in needs.items()}
+    return {**found, "album": found["album"] and shutil.which("exiftool") is not None}
+
+
+def largest(models: Sequence[Model], device: Device) -> Model | None:
+    """The largest model that fits on a device in a precision that is not quantised."""
+    fitting = [one for one in models if {"float32", "bfloat16"} & set(one.fits(device))]
+    return max(fitting, key=lambda one: one.billions, default=None)

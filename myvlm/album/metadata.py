@@ -20,6 +20,8 @@ REGIONS, SUBJECT, PEOPLE = "XMP-mwg-rs:RegionInfo", "XMP-dc:Subject", "XMP-iptcE
 DESCRIPTION, WROTE, BEFORE = "XMP-dc:Description", "XMP-myvlm:Wrote", "XMP-myvlm:Before"
 MADE = "whole"
 """The mark of a sidecar, or of the XMP inside a picture, that was not there before."""
+FILE = "file"
+"""What begins the mark of a picture's bytes before names were written into it: their number and digest."""
 SAME_PLACE = 0.5
 """Intersection over union from which a region that someone else named shows the same thing."""
 
@@ -133,7 +135,8 @@ def arguments(
     elif any(mark.startswith("description ") for mark in remove):
         told.append(f"-{DESCRIPTION}=")
     if left := (found.ours - remove) | add:
-        told += [f"-{WROTE}-={mark}" for mark in sorted(found.wrote - left - {MADE})]
+        gone = (mark for mark in found.wrote - left if mark != MADE and not mark.startswith(f"{FILE} "))
+        told += [f"-{WROTE}-={mark}" for mark in sorted(gone)]
         told += [f"-{WROTE}+={mark}" for mark in sorted(left - found.wrote)]
     else:
         told.append("-XMP-myvlm:all=")
@@ -162,6 +165,10 @@ def region_mark(region: Region) -> str:
     'region 0.500000 0.250000 0.100000 0.200000 sks'
     """
     return f"region {region.x:.6f} {region.y:.6f} {region.width:.6f} {region.height:.6f} {region.name}"
+
+
+def file_mark(data: bytes) -> str:
+    return f"{FILE} {len(data)} {hashlib.sha256(data).hexdigest()}"
 
 
 def description_mark(text: str) -> str:

@@ -7,6 +7,7 @@ nobody else has written since.
 from __future__ import annotations
 
 import base64
+import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from myvlm.album.exiftool import AT_ONCE, ExifTool, NotChangedError
 from myvlm.album.journal import Row
 from myvlm.album.metadata import (
     BEFORE,
+    FILE,
     MADE,
     WROTE,
     Said,
@@ -26,6 +28,7 @@ from myvlm.album.metadata import (
     about,
     arguments,
     description_mark,
+    file_mark,
     said,
     to_write,
     without_ours,
@@ -138,6 +141,8 @@ def _write(tool: ExifTool, file: Path, target: Path, found: Said, told: list[str
                 fresh.write_bytes(packet)
     elif not found.wrote:
         before = tool.packet(file) if inside else target.read_bytes()
+        if inside:
+            told = [*told, f"-{WROTE}+={file_mark(file.read_bytes())}"]
         if not before:
             told = [*told, f"-{WROTE}+={MADE}"]
         elif len(before) <= LARGEST_BEFORE:
@@ -147,26 +152,43 @@ def _write(tool: ExifTool, file: Path, target: Path, found: Said, told: list[str
 
 def _erase(tool: ExifTool, file: Path, target: Path, found: Said, remove: frozenset[str]) -> None:
     """Take these away; where nothing of ours is left and nobody else wrote since, put back what was there."""
-    inside = target == file
-    if not found.ours - remove:
-        everything = tool.read([target, file], ["-XMP:all"])
-        rest = without_ours(everything[target], found)
-        if MADE in found.wrote:
-            there = {} if inside else without_ours(everything[file], said(everything[file]))
-            if rest == there:
-                return tool.change(target, ["-XMP:all="], keep_time=True) if inside else target.unlink()
-        elif found.before and (before := _unpacked(found.before)):
-            with tempfile.TemporaryDirectory() as folder:
-                kept = Path(folder, "before.xmp")
-                kept.write_bytes(before)
-                if rest == without_ours(tool.read([kept], ["-XMP:all"])[kept], Said()):
-                    if inside:
-                        return tool.change(target, [f"-XMP<={kept}"], keep_time=True)
-                    with whole_file(target) as fresh:
-                        fresh.write_bytes(before)
-                    return None
     told = arguments(found, frozenset(), remove, size=(0, 0), kinds={})
-    return tool.change(target, told, keep_time=inside)
+    inside = target == file
+    if found.ours - remove:
+        return tool.change(target, told, keep_time=inside)
+    everything = tool.read([target, file], ["-XMP:all"])
+    rest, before = without_ours(everything[target], found), _unpacked(found.before)
+    with tempfile.TemporaryDirectory() as folder:
+        kept = Path(folder, "before.xmp")
+        kept.write_bytes(before)
+        if before and rest == without_ours(tool.read([kept], ["-XMP:all"])[kept], Said()):
+            if not inside:
+                with whole_file(target) as fresh:
+                    fresh.write_bytes(before)
+                return
+            told = [f"-XMP<={kept}"]
+        elif MADE in found.wrote and inside and not rest:
+            told = ["-XMP:all="]
+        elif (
+            MADE in found.wrote
+            and not inside
+            and rest == without_ours(everything[file], said(everything[file]))
+        ):
+            return target.unlink()
+        tool.change(target, told, keep_time=inside)
+        _cut_off(target, found)
+
+
+def _cut_off(target: Path, found: Said) -> None:
+    """Take off what exiftool left at the end of a file, as it does of a TIFF with an odd number of bytes."""
+    data = target.read_bytes()
+    for mark in found.wrote:
+        size = mark.split(" ")[1] if mark.startswith(f"{FILE} ") else ""
+        if size.isdecimal() and int(size) < len(data) and file_mark(data[: int(size)]) == mark:
+            times = target.stat()
+            with target.open("rb+") as opened:
+                opened.truncate(int(size))
+            os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def _changed(file: Path, work: Callable[[], None]) -> Named:

@@ -1,0 +1,279 @@
+"""An album of thousands: is it read once, shown at once, and are names in its photos where they should be?
+
+    python benchmarks/album.py [--photos 10000] [--inside 1000] [--spoken 40]
+
+The album is copies of tinyworld's pictures in many sizes, stored in all eight turns of EXIF, in four formats;
+beside every tenth lies a sidecar that another program wrote. Who is where is the truth of the scenes, not what
+a head thinks: what is measured is the album, not recognition. So a row is read, made small and kept as in
+`myvlm album`, without the model; `--spoken` says how many of the photos `tinyworld/llava` describes too.
+
+Names are written into sidecars of all photos, and into the files of `--inside` of them; regions are read back
+by exiv2 and held against the true boxes, in parts of the picture's sides. A second run must write nothing, and
+erasing must leave all files as they were, to the byte. The page is opened in Chromium. The last line is one
+JSON object; the exit code is 1 where a bound does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psutil
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from myvlm import MyVLM, Reply
+from myvlm.album.exiftool import exiftool
+from myvlm.album.journal import Journal, Row
+from myvlm.album.names import erase_names, write_names
+from myvlm.album.page import Place, Shown
+from myvlm.album.reading import read_album, unread
+from myvlm.boxes import Box
+from myvlm.heads import Detection
+from myvlm.images import load_images
+from myvlm.tinyworld import few_shot
+from myvlm.tinyworld.fewshot import pictures
+from myvlm.tinyworld.world.scenes import Scene
+
+UNTURNED = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
+"""For EXIF's Orientation the transposition by Pillow that undoes it."""
+FORMATS = ("jpg",) * 7 + ("png", "webp", "tif")
+THEIRS = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:subject><rdf:Bag>
+<rdf:li>holiday</rdf:li></rdf:Bag></dc:subject></rdf:Description></rdf:RDF></x:xmpmeta>
+"""
+BOUNDS = {
+    "worst_region": 0.01,
+    "written_again": 0,
+    "not_as_before": 0,
+    "page_seconds": 3.0,
+    "memory_grown": 1.25,
+}
+FIELD = re.compile(r"^(.*?)\s*Xmp\.mwg-rs\..*RegionList\[(\d+)\]/mwg-rs:(?:Area/stArea:)?(\w+)\s+(.*)$")
+"""A line of exiv2: the file, the number of the region, the name of the field, the value."""
+Truth = dict[Path, dict[str, Box]]
+console = Console(stderr=True)
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--photos", type=int, default=10_000, help="in the album")
+    options.add_argument("--inside", type=int, default=1_000, help="of them with names in the files too")
+    options.add_argument("--spoken", type=int, default=40, help="of them given to the model")
+    options.add_argument(
+        "--folder", type=Path, help="where the album is made; a temporary folder if not given"
+    )
+    chosen = options.parse_args()
+    folder = chosen.folder or Path(tempfile.mkdtemp(prefix="myvlm-album-"))
+    try:
+        figures = measure(folder, chosen.photos, chosen.inside, chosen.spoken)
+    finally:
+        if not chosen.folder:
+            shutil.rmtree(folder)
+    failed = [name for name, most in BOUNDS.items() if figures.get(name, most) > most]
+    table = Table("figure", "measured", "at most")
+    for name, value in figures.items():
+        table.add_row(name, str(value), str(BOUNDS.get(name, "")))
+    Console().print(table)
+    print(json.dumps({**figures, "failed": failed}))
+    return int(bool(failed))
+
+
+def measure(folder: Path, photos: int, inside: int, spoken: int) -> dict[str, Any]:
+    """All figures of an album of so many photos, made in the folder."""
+    album = folder / "album"
+    truth = make(album, photos)
+    before, files = digests(album), list(truth)
+    figures: dict[str, Any] = {"photos": photos}
+    place = Place(folder / "album.html")
+    rows = read(truth, place, figures)
+    concepts = [Shown(n, n, "object") for n in sorted({name for boxes in truth.values() for name in boxes})]
+    place.write(rows, concepts, title="Album")
+    figures |= {"page_mib": round(place.page.stat().st_size / 2**20, 2), **opened(place.page)}
+    worst: dict[int, float] = defaultdict(float)
+    with exiftool() as tool:
+        for into, some in (("sidecars", rows), ("files", rows[:inside])):
+            begun = time.perf_counter()
+            made = write_names(tool, some, concepts, into=into, captions=False)
+            changed = sum(one.changed for one in track(made, f"writing {into}", len(some), console=console))
+            figures[f"{into}_ms_a_photo"] = round(1000 * (time.perf_counter() - begun) / max(1, len(some)), 1)
+            figures[f"{into}_written"] = changed
+            for turn, error in errors(some, truth, into):
+                worst[turn] = max(worst[turn], error)
+            written = digests(album)
+            again = write_names(tool, some, concepts, into=into, captions=False)
+            twice = sum(one.changed or bool(one.error) for one in again)
+            differing = sum(written[name] != one for name, one in digests(album).items())
+            figures["written_again"] = figures.get("written_again", 0) + twice + differing
+            names = [one.name for one in concepts]
+            list(track(erase_names(tool, files, names), "erasing", changed, console=console))
+            after = digests(album)
+            unlike = sum(before.get(name) != after.get(name) for name in before.keys() | after.keys())
+            figures["not_as_before"] = figures.get("not_as_before", 0) + unlike
+    figures["worst_region"] = round(max(worst.values()), 6)
+    figures["worst_region_by_turn"] = {turn: round(error, 6) for turn, error in sorted(worst.items())}
+    if spoken:
+        figures["spoken_seconds_a_photo"] = speak(files[:spoken], folder)
+    return figures
+
+
+def make(album: Path, photos: int) -> Truth:
+    """Write the album; for each photo the true box of each thing in it, in pixels of what is seen."""
+    kit = few_shot(0, photos=4, tests=6)
+    scenes: Sequence[Scene] = [*kit.present, *kit.other]
+    shown, truth = pictures(scenes), {}
+    for number in track(range(photos), "making the album", console=console):
+        scene, picture = scenes[number % len(scenes)], shown[number % len(scenes)]
+        width, height = 160 + 37 * (number % 13), 160 + 29 * (number % 11)
+        turn = number % 8 + 1
+        file = album / f"{2010 + number % 12}" / f"IMG_{number:05d}.{FORMATS[number % len(FORMATS)]}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        seen, undo = picture.resize((width, height)), UNTURNED[turn]
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        (seen if undo is None else seen.transpose(Image.Transpose(undo))).save(file, exif=exif)
+        across, down = width / picture.width, height / picture.height
+        truth[file] = {}
+        for thing in scene.things:
+            left, top, right, bottom = thing.box
+            name = kit.identifier if thing.look == kit.look else thing.look.category
+            truth[file][name] = (left * across, top * down, right * across, bottom * down)
+        if number % 10 == 9:
+            file.with_name(f"{file.name}.xmp").write_text(THEIRS)
+    return truth
+
+
+class Truthful:
+    """Says of a photo what is true, in place of a model."""
+
+    def __init__(self, truth: Truth) -> None:
+        self.truth = truth
+
+    def caption(self, files: Sequence[Path], **_: Any) -> list[Reply]:
+        return [self._reply(file) for file in files]
+
+    def _reply(self, file: Path) -> Reply:
+        [photo] = load_images(file)
+        boxes = self.truth[file]
+        return Reply(
+            f"{' next to '.join(boxes)}.",
+            [Detection(name, 0.99, True, box) for name, box in boxes.items()],
+            photo.image,
+        )
+
+
+def read(truth: Truth, place: Place, figures: dict[str, Any]) -> list[Row]:
+    """Read the album as the command does; memory is what it has grown to, late against early."""
+    journal, process, used = Journal(place.journal, "truth"), psutil.Process(), []
+    vlm: Any = Truthful(truth)
+    begun = time.perf_counter()
+    todo = unread(list(truth), journal, place)
+    made = read_album(vlm, todo, journal, place, prompt=None, batch=8)
+    for _ in track(made, "reading", len(todo), console=console):
+        used.append(process.memory_info().rss)
+    figures["read_ms_a_photo"] = round(1000 * (time.perf_counter() - begun) / max(1, len(todo)), 1)
+    fifth = max(1, len(used) // 5)
+    figures["memory_mib"] = round(max(used) / 2**20)
+    figures["memory_grown"] = round(max(used[-fifth:]) / max(used[:fifth]), 3)
+    again = Journal(place.journal, "truth")
+    figures["read_again"] = len(unread(list(truth), again, place))
+    return list(again.rows(truth))
+
+
+def opened(page: Path) -> dict[str, float]:
+    """Seconds from the address to the first pictures, and for all that the browser does; medians of three."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if not browser:
+        console.print("no Chromium: the page was not opened")
+        return {}
+    ready, whole = [], []
+    for _ in range(3):
+        begun = time.perf_counter()
+        words = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", page.as_uri()]
+        said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=300).stdout
+        whole.append(time.perf_counter() - begun)
+        [found] = re.findall(r'data-ready="(\d+)"', said)
+        ready.append(int(found) / 1000)
+    return {"page_seconds": round(median(ready), 2), "browser_seconds": round(median(whole), 2)}
+
+
+def errors(rows: Sequence[Row], truth: Truth, into: str) -> Iterable[tuple[int, float]]:
+    """Of every true box how far the region's edges are off, in parts of the sides, with the photo's turn.
+
+    One that was not written, or read by nobody, is off by 1.
+    """
+    for start in range(0, len(rows), 200):
+        some = rows[start : start + 200]
+        targets = {
+            r.file: r.file if into == "files" else r.file.with_name(f"{r.file.name}.xmp") for r in some
+        }
+        known = regions(list(targets.values()))
+        for row in some:
+            found, stored = known[str(targets[row.file])], row.stored
+            for name, box in truth[row.file].items():
+                true, got = turned(box, stored.seen_size, row.turn), found.get(name)
+                pairs = zip(true, got, strict=True) if got else ()
+                yield row.turn, max((abs(a - b) for a, b in pairs), default=1.0)
+
+
+def turned(box: Box, size: tuple[int, int], turn: int) -> Box:
+    """Where a box of what is seen is stored, in parts: by Pillow's transposing a mask, not by our formulas."""
+    width, height = size
+    edges = [
+        round(1000 * part) for part in (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
+    ]
+    mask = Image.new("L", (1000, 1000))
+    mask.paste(255, tuple(edges))
+    undo = UNTURNED[turn]
+    bounds = (mask if undo is None else mask.transpose(Image.Transpose(undo))).getbbox() or (0, 0, 0, 0)
+    left, top, right, bottom = (edge / 1000 for edge in bounds)
+    return left, top, right, bottom
+
+
+def regions(files: Sequence[Path]) -> dict[str, dict[str, Box]]:
+    """By file the named regions as exiv2 reads them: edges in parts of the stored picture."""
+    done = subprocess.run(["exiv2", "-PXkv", *map(str, files)], capture_output=True, text=True, check=False)
+    fields: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+    for line in done.stdout.splitlines():
+        if found := FIELD.search(line):
+            name = found[1] or str(files[0])
+            fields[name][found[2]][found[3]] = found[4]
+    boxes: dict[str, dict[str, Box]] = defaultdict(dict)
+    for file, listed in fields.items():
+        for one in listed.values():
+            if {"x", "y", "w", "h", "Name"} <= one.keys():
+                x, y, w, h = (float(one[key]) for key in "xywh")
+                boxes[file][one["Name"]] = (x - w / 2, y - h / 2, x + w / 2, y + h / 2)
+    return boxes
+
+
+def digests(folder: Path) -> dict[str, str]:
+    found = (one for one in folder.rglob("*") if one.is_file())
+    return {str(one.relative_to(folder)): hashlib.sha256(one.read_bytes()).hexdigest() for one in found}
+
+
+def speak(files: Sequence[Path], folder: Path) -> float:
+    """Seconds a photo, from reading to the journal, with a model and no concepts."""
+    vlm, place = MyVLM.from_pretrained("tinyworld/llava"), Place(folder / "spoken.html")
+    journal = Journal(place.journal, "tinyworld/llava")
+    begun = time.perf_counter()
+    rows = list(read_album(vlm, files, journal, place, prompt=None, batch=8))
+    return round((time.perf_counter() - begun) / len(rows), 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,10 +16,6 @@ from myvlm.errors import InputError, MyVLMError
 CONFIG = Path(__file__).with_name("exiftool.config")
 AT_ONCE = 100
 """Files that are asked about in one go."""
-READ = (
-    "-XMP-mwg-rs:RegionInfo", "-XMP-MP:RegionInfoMP", "-XMP-dc:Subject", "-XMP-iptcExt:PersonInImage",
-    "-XMP-dc:Description", "-XMP-myvlm:all",
-)  # fmt: skip
 
 
 class NotChangedError(MyVLMError, OSError):
@@ -32,13 +28,15 @@ class ExifTool:
     def __init__(self, running: Any) -> None:
         self._running = running
 
-    def read(self, files: Sequence[Path], tags: Sequence[str] = READ) -> dict[Path, dict[str, Any]]:
-        """The tags of each file, `{"XMP-dc:Subject": [...]}`, numbers as texts; none of a broken one."""
+    def read(self, files: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+        """The XMP of each file, `{"XMP-dc:Subject": [...]}`, numbers as texts; none of a broken one."""
         found: dict[Path, dict[str, Any]] = {file: {} for file in files}
         sayable = [file for file in files if _sayable(file)]
         for start in range(0, len(sayable), AT_ONCE):
             some = sayable[start : start + AT_ONCE]
-            said = self._running.execute("-q", "-q", "-j", "-struct", "-G1", "-n", *tags, *map(str, some))
+            said = self._running.execute(
+                "-q", "-q", "-j", "-struct", "-G1", "-n", "-XMP:all", *map(str, some)
+            )
             for one in json.loads(said, parse_int=str, parse_float=str) if said.strip() else ():
                 found[Path(one.pop("SourceFile"))] = one
         return found

@@ -105,7 +105,8 @@ def write_names(
                 yield Named(row.file)
                 continue
             told = arguments(found, add, remove, size=row.stored.size, kinds=kinds, description=text)
-            yield _changed(row.file, partial(_write, tool, row.file, target, found, told))
+            has_xmp = any(key.startswith("XMP") for key in known[row.file])
+            yield _changed(row.file, partial(_write, tool, row.file, target, found, told, has_xmp))
 
 
 def erase_names(
@@ -127,22 +128,23 @@ def erase_names(
                     remove |= {description_mark(found.description)} & found.ours
                 if not remove:
                     continue
-                yield _changed(file, partial(_erase, tool, file, target, found, remove))
+                here, inside = known[target], None if target == file else known[file]
+                yield _changed(file, partial(_erase, tool, target, here, inside, remove))
 
 
-def _write(tool: ExifTool, file: Path, target: Path, found: Said, told: list[str]) -> None:
+def _write(
+    tool: ExifTool, file: Path, target: Path, found: Said, told: list[str], has_xmp: bool
+) -> None:  # fmt: skip
     inside = target == file
     if not inside and not target.exists():
         told = [*told, f"-{WROTE}+={MADE}"]
-        if packet := tool.packet(
-            file
-        ):  # many programs read the sidecar alone: it must say all that the photo does
+        if has_xmp:  # many programs read the sidecar alone: it must say all
             with whole_file(target) as fresh:
-                fresh.write_bytes(packet)
+                fresh.write_bytes(tool.packet(file))
     elif not found.wrote:
-        before = tool.packet(file) if inside else target.read_bytes()
         if inside:
             told = [*told, f"-{WROTE}+={file_mark(file.read_bytes())}"]
+        before = target.read_bytes() if not inside else tool.packet(file) if has_xmp else b""
         if not before:
             told = [*told, f"-{WROTE}+={MADE}"]
         elif len(before) <= LARGEST_BEFORE:
@@ -150,33 +152,37 @@ def _write(tool: ExifTool, file: Path, target: Path, found: Said, told: list[str
     tool.change(target, told, keep_time=inside)
 
 
-def _erase(tool: ExifTool, file: Path, target: Path, found: Said, remove: frozenset[str]) -> None:
-    """Take these away; where nothing of ours is left and nobody else wrote since, put back what was there."""
+def _erase(
+    tool: ExifTool, target: Path, here: dict[str, Any], inside: dict[str, Any] | None, remove: frozenset[str]
+) -> None:
+    """Take these away; where nothing of ours is left and nobody else wrote since, put back what was there.
+
+    Args:
+        here: what the XMP of the file says.
+        inside: where it is a sidecar, what that inside its photo says.
+        remove: marks.
+    """
+    found = said(here)
     told = arguments(found, frozenset(), remove, size=(0, 0), kinds={})
-    inside = target == file
     if found.ours - remove:
-        return tool.change(target, told, keep_time=inside)
-    everything = tool.read([target, file], ["-XMP:all"])
-    rest, before = without_ours(everything[target], found), _unpacked(found.before)
+        return tool.change(target, told, keep_time=inside is None)
+    rest, before = without_ours(here, found), _unpacked(found.before)
+    if MADE in found.wrote and inside is not None:
+        if rest == without_ours(inside, said(inside)):
+            return target.unlink()
+    elif MADE in found.wrote and not rest:
+        told = ["-XMP:all="]
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder, "before.xmp")
         kept.write_bytes(before)
-        if before and rest == without_ours(tool.read([kept], ["-XMP:all"])[kept], Said()):
-            if not inside:
+        if before and rest == without_ours(tool.read([kept])[kept], Said()):
+            if inside is not None:
                 with whole_file(target) as fresh:
                     fresh.write_bytes(before)
                 return
             told = [f"-XMP<={kept}"]
-        elif MADE in found.wrote and inside and not rest:
-            told = ["-XMP:all="]
-        elif (
-            MADE in found.wrote
-            and not inside
-            and rest == without_ours(everything[file], said(everything[file]))
-        ):
-            return target.unlink()
-        tool.change(target, told, keep_time=inside)
-        _cut_off(target, found)
+        tool.change(target, told, keep_time=inside is None)
+    _cut_off(target, found)
 
 
 def _cut_off(target: Path, found: Said) -> None:

@@ -1,16 +1,16 @@
 """An album of thousands: is it read once, shown at once, and are names in its photos where they should be?
 
-    python benchmarks/album.py [--photos 10000] [--inside 1000] [--spoken 40]
+    python benchmarks/album.py [--photos 10000] [--inside 1000] [--spoken 40] [--page 10000]
 
 The album is copies of tinyworld's pictures in many sizes, stored in all eight turns of EXIF, in four formats;
-beside every tenth lies a sidecar that another program wrote. Who is where is the truth of the scenes, not what
-a head thinks: what is measured is the album, not recognition. So a row is read, made small and kept as in
+beside every tenth lies a sidecar of another program. Who is where is the truth of the scenes, not what a head
+thinks: what is measured is the album, not recognition. So a row is read, made small and kept as in
 `myvlm album`, without the model; `--spoken` says how many of the photos `tinyworld/llava` describes too.
 
-Names are written into sidecars of all photos, and into the files of `--inside` of them; regions are read back
-by exiv2 and held against the true boxes, in parts of the picture's sides. A second run must write nothing, and
-erasing must leave all files as they were, to the byte. The page is opened in Chromium. The last line is one
-JSON object; the exit code is 1 where a bound does not hold.
+Names are written into sidecars of all photos, and into the files of `--inside` of them; regions are read by
+exiv2 and held against the true boxes, in parts of the picture's sides. A second run must write nothing, and
+erasing must leave all files as they were, to the byte. The page is opened in Chromium, with its rows
+over again until they are `--page` where there are fewer. The last line is one JSON object; the exit code is 1 where a bound does not hold.
 """
 
 from __future__ import annotations
@@ -74,13 +74,14 @@ def main() -> int:
     options.add_argument("--photos", type=int, default=10_000, help="in the album")
     options.add_argument("--inside", type=int, default=1_000, help="of them with names in the files too")
     options.add_argument("--spoken", type=int, default=40, help="of them given to the model")
+    options.add_argument("--page", type=int, default=10_000, help="photos of the page that is opened")
     options.add_argument(
         "--folder", type=Path, help="where the album is made; a temporary folder if not given"
     )
     chosen = options.parse_args()
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="myvlm-album-"))
     try:
-        figures = measure(folder, chosen.photos, chosen.inside, chosen.spoken)
+        figures = measure(folder, chosen.photos, chosen.inside, chosen.spoken, chosen.page)
     finally:
         if not chosen.folder:
             shutil.rmtree(folder)
@@ -93,7 +94,7 @@ def main() -> int:
     return int(bool(failed))
 
 
-def measure(folder: Path, photos: int, inside: int, spoken: int) -> dict[str, Any]:
+def measure(folder: Path, photos: int, inside: int, spoken: int, page: int) -> dict[str, Any]:
     """All figures of an album of so many photos, made in the folder."""
     album = folder / "album"
     truth = make(album, photos)
@@ -102,7 +103,8 @@ def measure(folder: Path, photos: int, inside: int, spoken: int) -> dict[str, An
     place = Place(folder / "album.html")
     rows = read(truth, place, figures)
     concepts = [Shown(n, n, "object") for n in sorted({name for boxes in truth.values() for name in boxes})]
-    place.write(rows, concepts, title="Album")
+    place.write([rows[number % photos] for number in range(max(page, photos))], concepts, title="Album")
+    figures["page_photos"] = max(page, photos)
     figures |= {"page_mib": round(place.page.stat().st_size / 2**20, 2), **opened(place.page)}
     worst: dict[int, float] = defaultdict(float)
     with exiftool() as tool:
@@ -231,7 +233,7 @@ def errors(rows: Sequence[Row], truth: Truth, into: str) -> Iterable[tuple[int, 
 
 
 def turned(box: Box, size: tuple[int, int], turn: int) -> Box:
-    """Where a box of what is seen is stored, in parts: by Pillow's transposing a mask, not by our formulas."""
+    """Where a box of what is seen is stored, in parts: by Pillow's transposing a mask, not by formulas."""
     width, height = size
     edges = [
         round(1000 * part) for part in (box[0] / width, box[1] / height, box[2] / width, box[3] / height)

@@ -14,7 +14,7 @@ from tests.support.exif import needs_exiftool, needs_exiv2
 @needs_exiv2
 def test_a_small_album_keeps_all_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(album, "opened", lambda page: {"page_seconds": 0.0})  # tests/album opens one
-    figures = album.measure(tmp_path, photos=20, inside=10, spoken=0)
+    figures = album.measure(tmp_path, photos=20, inside=10, spoken=0, page=20)
     assert figures["worst_region"] <= album.BOUNDS["worst_region"]
     assert set(figures["worst_region_by_turn"]) == set(range(1, 9))
     assert (figures["sidecars_written"], figures["files_written"]) == (20, 10)

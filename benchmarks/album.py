@@ -9,8 +9,9 @@ thinks: what is measured is the album, not recognition. So a row is read, made s
 
 Names are written into sidecars of all photos, and into the files of `--inside` of them; regions are read by
 exiv2 and held against the true boxes, in parts of the picture's sides. A second run must write nothing, and
-erasing must leave all files as they were, to the byte. The page is opened in Chromium, with its rows
-over again until they are `--page` where there are fewer. The last line is one JSON object; the exit code is 1 where a bound does not hold.
+erasing must leave all files as they were, to the byte. The page is opened in Chromium, with its rows over and
+over until they are `--page` where there are fewer. The last line is one JSON object; the exit code is 1 where
+a bound does not hold.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ class FaceHead(CorrectableHead[FaceEncoder]):
     privacy: ClassVar[str] = (
         "The head holds face descriptors, which are biometric data: with them this person can be recognised "
         "in any photo. Ask the person first, keep this folder as you would keep their photos, share it with "
-        "nobody who may not recognise them, and erase it when they ask. A face of somebody else that was said "
-        "not to be theirs is kept with them."
+        "nobody who may not recognise them, and erase it when they ask. A face of somebody else that was "
+        "said not to be theirs is kept with them."
     )
     SETTINGS = ("threshold", "people", "false_alarm_rate")
     exclusive: ClassVar[bool] = True

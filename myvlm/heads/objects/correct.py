@@ -28,7 +28,7 @@ SURE = 0.8
 """Logits from the threshold at which a corrected picture is to be: a probability of 0.69, or of 0.31. Farther
 away fewer look-alikes pass after a correction, and fewer photos of the object that nobody has shown yet."""
 SOFTNESS = 1e-2
-"""How much a correction gives way, against the photos, which hardly do; from 0.001 to 0.1 it is as good."""
+"""How much a correction gives way, and how much the photos' surplus does; from 0.003 on as good, to 0.01."""
 HARD = 1e-7
 
 HARDEST, ROUNDS = 4, 4

@@ -99,9 +99,7 @@ def separate(
 
 def _not_in_photos(other: Concept, examples: Examples) -> Told:
     photos = examples.photos
-    said = CorrectedPicture(
-        picture=f"photos of {other.identifier}", digest=f"concept {other.spoken}", present=False
-    )
+    said = CorrectedPicture.photos_of(other.identifier, other.spoken)
     rows = photos.reshape(-1, photos.shape[-1]).astype(np.float16)
 
     def learn(head: Correctable) -> Correctable:

@@ -21,6 +21,7 @@ from myvlm.heads.base import Gate, Head, Tensors
 from myvlm.heads.detections import FloatArray
 from myvlm.images import ImageSources, LoadedImage
 
+_CONCEPT = "concept "  # a digest of pixels has no space
 _PHOTOS, _OTHERS, _START, _CORRECTION = "photos", "others", "start.", "correction."
 
 
@@ -29,7 +30,7 @@ class CorrectedPicture(BaseModel):
 
     Attributes:
         picture: the name of its file, or what else it is called.
-        digest: of its pixels, by which it is known again.
+        digest: of its pixels, by which it is known again; for the photos of another concept see `photos_of`.
         present: whether it shows the concept.
         box: left, top, right, bottom in its pixels: the part of it that is meant; None for all of it.
     """
@@ -40,6 +41,16 @@ class CorrectedPicture(BaseModel):
     digest: str
     present: bool
     box: Box | None = None
+
+    @classmethod
+    def photos_of(cls, identifier: str, spoken: str) -> Self:
+        """The photos of another concept, by the word that it was learned with: they do not show this one."""
+        return cls(picture=f"photos of {identifier}", digest=f"{_CONCEPT}{spoken}", present=False)
+
+    @property
+    def of_concept(self) -> bool:
+        """Whether it stands for the photos of another concept."""
+        return self.digest.startswith(_CONCEPT)
 
     @property
     def summary(self) -> str:

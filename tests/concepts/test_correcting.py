@@ -242,7 +242,10 @@ def test_separated_concepts_are_told_apart_and_lose_no_photo(library: ConceptLib
 
 
 def test_named_ones_are_separated_each_from_each(library: ConceptLibrary) -> None:
+    before = library["sks"].head.known_examples()  # type: ignore[attr-defined]
     changes = library.separate("sks", "zwx")
+    assert before.corrections == []
+    assert all(one.score.after <= max(one.score.before, 0.05) for one in changes), "far apart, not just so"
     assert [(one.identifier, one.picture) for one in changes] == [
         ("sks", "photos of zwx"),
         ("zwx", "photos of sks"),

@@ -27,6 +27,8 @@ from myvlm.images import LoadedImage
 SURE = 0.8
 """Logits from the threshold at which a corrected picture is to be: a probability of 0.69, or of 0.31. Farther
 away fewer look-alikes pass after a correction, and fewer photos of the object that nobody has shown yet."""
+APART = 4.0
+"""The same for the photos of another concept: a probability of 0.02. Of that one there will be many more."""
 SOFTNESS = 1e-2
 """How much a correction gives way, and how much the photos' surplus does; from 0.003 on as good, to 0.01."""
 HARD = 1e-7
@@ -68,7 +70,8 @@ def nearest_probe(start: Probe, threshold: float, slope: float, examples: Exampl
     )  # as sure as now, if that can be: what nobody has shown yet is like these
     ask(examples.others[absent > 0], -1.0, np.minimum(absent, margin)[absent > 0], SOFTNESS)
     for said, own in zip(examples.corrections, examples.rows, strict=True):
-        ask(own, 1.0 if said.present else -1.0, np.full(len(own), margin), SOFTNESS)
+        least = APART / slope if said.of_concept else margin
+        ask(own, 1.0 if said.present else -1.0, np.full(len(own), least), SOFTNESS)
     middle = (examples.others if len(examples.others) else photos).mean(axis=0)
     table = np.concatenate(signs)[:, None] * (np.concatenate(rows) - middle)
     step = smallest_step(table, np.concatenate(wanted), np.concatenate(softness))

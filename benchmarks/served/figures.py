@@ -22,6 +22,8 @@ from served.load import MODEL, Server, asked_by, hammer, libraries, messages, se
 
 console = Console(stderr=True)
 CLIENTS = 16
+PICTURES = 32
+"""Of a round of `served`."""
 
 
 def served(seconds: float) -> dict[str, Any]:
@@ -37,14 +39,14 @@ def served(seconds: float) -> dict[str, Any]:
         asked_by(server, "o0", [messages(one) for one in warm], CLIENTS)
         begun, rounds = time.monotonic(), []
         while not rounds or time.monotonic() < begun + seconds:
-            seen = shown(64, seed=len(rounds))
+            seen = shown(PICTURES, seed=len(rounds))
             asked = [messages(one) for one in seen]
             forget_pictures()
             alone = _timed(lambda seen=seen: [vlm.caption(one) for one in seen])
             forget_pictures()
             together = _timed(lambda seen=seen: vlm.caption(seen))
             over = _timed(lambda asked=asked: asked_by(server, "o0", asked, CLIENTS))
-            rounds.append((alone / over, together / over, 64 / over))
+            rounds.append((alone / over, together / over, PICTURES / over))
             console.print(f"served: {rounds[-1][0]:.2f} of direct, {rounds[-1][2]:.1f} a second")
     each = [statistics.median(values) for values in zip(*rounds, strict=True)]
     return {

@@ -68,7 +68,7 @@ class Speaker:
     def __init__(self, vlm: MyVLM, *, at_once: int) -> None:
         self.backbone = vlm.backbone
         self.looking: Batches[Look, Sequence[Detection]] = Batches(
-            _look, key=lambda one: id(one.library), at_most=at_once
+            _look, key=lambda one: None, at_most=at_once
         )
         self.speaking: Batches[Ask, Said] = Batches(
             self._speak,
@@ -125,8 +125,15 @@ def check_usable(vlm: MyVLM, seen: Sequence[Concept]) -> bool:
 
 
 def _look(asked: Sequence[Look]) -> Sequence[Sequence[Detection]]:
-    found = asked[0].library.recognise([one.photo for one in asked])
-    return [own.present for own in found]
+    """One pass a library, all in one batch: those who are looked at together are spoken of together."""
+    places: dict[int, list[int]] = {}
+    for place, one in enumerate(asked):
+        places.setdefault(id(one.library), []).append(place)
+    found: dict[int, Sequence[Detection]] = {}
+    for own in places.values():
+        seen = asked[own[0]].library.recognise([asked[place].photo for place in own])
+        found.update((place, one.present) for place, one in zip(own, seen, strict=True))
+    return [found[place] for place in range(len(asked))]
 
 
 @dataclass(eq=False)

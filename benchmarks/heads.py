@@ -32,9 +32,10 @@ from scipy.optimize import brentq
 from scipy.stats import chi
 from tally import in_processes
 
-from myvlm.concepts.concept import Concept, Embedding
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.disk.record import sealed
+from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.concepts.record import sealed
 from myvlm.heads import FaceHead, ObjectHead, features
 from myvlm.heads.faces.encoders import Faces
 from myvlm.heads.faces.facenet import FacenetEncoder

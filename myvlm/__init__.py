@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from myvlm.api import MyVLM as MyVLM
     from myvlm.concepts.concept import Concept as Concept
-    from myvlm.concepts.concept import Embedding as Embedding
+    from myvlm.concepts.embedding import Embedding as Embedding
     from myvlm.concepts.library import ConceptLibrary as ConceptLibrary
     from myvlm.errors import MyVLMError as MyVLMError
     from myvlm.heads import Detection as Detection
     from myvlm.learning import LearnSettings as LearnSettings
     from myvlm.learning.dataset import Lesson as Lesson
-    from myvlm.locating import Location as Location
     from myvlm.results import AttentionMap as AttentionMap
     from myvlm.results import Replies as Replies
     from myvlm.results import Reply as Reply
+    from myvlm.speaking.locating import Location as Location
 
 _HOMES = {
     "AttentionMap": "results",
     "Concept": "concepts.concept",
     "ConceptLibrary": "concepts.library",
     "Detection": "heads",
-    "Embedding": "concepts.concept",
+    "Embedding": "concepts.embedding",
     "LearnSettings": "learning",
     "Lesson": "learning.dataset",
-    "Location": "locating",
+    "Location": "speaking.locating",
     "MyVLM": "api",
     "MyVLMError": "errors",
     "Replies": "results",

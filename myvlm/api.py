@@ -26,7 +26,7 @@ from myvlm.learning.progress import Shown
 from myvlm.learning.relearn import kept_photos, known_as, teach_again
 from myvlm.learning.settings import Settings, as_settings
 from myvlm.learning.teach import check_lessons, teach
-from myvlm.speaker import Speaker
+from myvlm.speaking.speaker import Speaker
 
 
 class MyVLM(Speaker):

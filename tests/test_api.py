@@ -19,7 +19,6 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig
 
 from myvlm import Concept, MyVLM, Reply
 from myvlm.backbones import loading
-from myvlm.batches import AT_ONCE
 from myvlm.errors import (
     ConceptExistsError,
     ConceptFileError,
@@ -30,6 +29,7 @@ from myvlm.errors import (
     UnknownBackboneError,
     UnknownConceptError,
 )
+from myvlm.speaking.batches import AT_ONCE
 from myvlm.text import contains_word
 from myvlm.tinyworld import FewShot, sample_picture
 from myvlm.tinyworld.fewshot import pictures

@@ -29,8 +29,8 @@ from myvlm.evaluation.data.dataset import read_dataset
 from myvlm.heads import Detection
 from myvlm.images import load_images, naming
 from myvlm.learning.dataset import in_order
-from myvlm.locating import Location
 from myvlm.results import AttentionMap, Reply
+from myvlm.speaking.locating import Location
 from myvlm.tinyworld import assets, few_shot
 from tests.support.command import Myvlm
 from tests.support.errors import check_said

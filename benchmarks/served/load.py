@@ -26,7 +26,7 @@ from openai import OpenAI
 from PIL import Image
 
 from myvlm import Concept
-from myvlm.concepts.storage import RECORD, read_record, sealed
+from myvlm.concepts.disk.storage import RECORD, read_record, sealed
 from myvlm.serving.http.owners import new_token
 from myvlm.tinyworld import few_shot
 from myvlm.tinyworld.fewshot import pictures

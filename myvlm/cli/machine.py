@@ -66,9 +66,13 @@ MODELS = (
     Model("llava-hf/llava-v1.6-vicuna-7b-hf", "LLaVA-NeXT", 7.06),
     Model("llava-hf/llava-v1.6-mistral-7b-hf", "LLaVA-NeXT", 7.57),
     Model("MiniGPT-v2", "MiniGPT-v2", 7.75),
+    Model("Salesforce/instructblip-vicuna-7b", "InstructBLIP", 7.91),
     Model("llava-hf/llava-onevision-qwen2-7b-ov-hf", "LLaVA-OneVision", 8.03),
     Model("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen2.5-VL", 8.29),
     Model("OpenFace-CQUPT/Human_LLaVA", "HumanVLM", 8.47),
+    Model("allenai/Molmo2-8B", "Molmo 2", 8.66),
+    Model("zai-org/GLM-4.1V-9B-Thinking", "GLM-4.1V", 10.29),
+    Model("meta-llama/Llama-3.2-11B-Vision-Instruct", "Mllama", 10.67),
     Model("llava-hf/llava-1.5-13b-hf", "LLaVA 1.5", 13.35),
     Model("mistralai/Mistral-Small-3.1-24B-Instruct-2503", "Mistral 3", 23.34),
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from myvlm.cli.options import Dtype
 from myvlm.cli.screen import Screen
 from myvlm.concepts import collection
-from myvlm.concepts.storage import concept_folders
+from myvlm.concepts.disk.storage import concept_folders
 from myvlm.errors import ConceptFileError, MissingFileError
 from myvlm.files.reading import absolute
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from myvlm.concepts.record import ConceptRecord, EmbeddingRecord
+from myvlm.concepts.disk.record import ConceptRecord, EmbeddingRecord
 
 
 def card(record: ConceptRecord, privacy: str, *, photos: bool) -> str:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from myvlm.concepts.atomic import recover, replacing
 from myvlm.concepts.card import card
-from myvlm.concepts.record import ConceptRecord
-from myvlm.concepts.storage import (
+from myvlm.concepts.disk.atomic import recover, replacing
+from myvlm.concepts.disk.record import ConceptRecord
+from myvlm.concepts.disk.storage import (
     CARD,
     PHOTOS,
     RECORD,

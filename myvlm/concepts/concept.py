@@ -4,119 +4,40 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from os import PathLike
 from os.path import isdir
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
-
-from myvlm.concepts.atomic import read_steadily
 from myvlm.concepts.card import card
-from myvlm.concepts.notebook import Thumbnail, concept_html
-from myvlm.concepts.record import ConceptRecord, EmbeddingRecord, ExamplesRecord, HeadRecord
-from myvlm.concepts.storage import (
+from myvlm.concepts.disk.atomic import read_steadily
+from myvlm.concepts.disk.record import ConceptRecord, ExamplesRecord, HeadRecord
+from myvlm.concepts.disk.storage import (
     CARD,
     EXAMPLES_FILE,
     HEAD_FILE,
     PHOTOS,
-    check_not_saved_since,
     embedding_file,
     pack,
     read_record,
     read_tensors,
     write_folder,
 )
+from myvlm.concepts.embedding import Embedding, StoredEmbedding, plain_values, record_of
+from myvlm.concepts.notebook import Thumbnail, concept_html
 from myvlm.errors import ConceptFileError, InputError, check_is, check_path
 from myvlm.files.reading import absolute
 from myvlm.heads import Head, head_class
 from myvlm.heads.examples import Correctable, StoredExamples
 from myvlm.images import ImageSources, load_images
-from myvlm.text import check_category, check_identifier, contains_word, replace_word, replace_words
-
-__all__ = [
-    "Concept",
-    "Embedding",
-    "check_identifier",
-    "contains_word",
-    "replace_word",
-    "replace_words",
-]
+from myvlm.text import check_category, check_identifier
 
 OTHER_WEIGHTS = "@"
 """Between a backbone's name and a fingerprint, in the name of an embedding for other weights of that name."""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Embedding:
-    """What is appended to one backbone's visual tokens.
-
-    Attributes:
-        directions: rows × dim float32, finite, at least one row.
-        norm: the rule by which the backbone scales each row.
-        prompt: the instruction it was learned with.
-        fingerprint: of the frozen weights it was learned against.
-        settings: how it was learned; plain JSON values.
-        figures: what was measured on the way; plain JSON values.
-
-    Raises:
-        InputError: the directions are not such an array.
-    """
-
-    directions: npt.NDArray[np.float32]
-    norm: str
-    prompt: str
-    fingerprint: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    figures: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for part in ("norm", "prompt", "fingerprint"):
-            _check_text(getattr(self, part), f"{part} of an embedding")
-        directions = np.asarray(self.directions)
-        finite = directions.dtype.kind == "f" and bool(np.isfinite(directions).all())
-        if directions.ndim != 2 or 0 in directions.shape or not finite:
-            raise InputError(
-                "That is no concept embedding.",
-                got=f"shape {directions.shape}, {directions.dtype}" + ("" if finite else ", not all finite"),
-                expected="rows by dim floats, at least one row, all finite",
-                fix="learn with a smaller learning rate if it holds NaN",
-            )
-        # a copy of its own: the optimiser's buffer would go on changing
-        object.__setattr__(self, "directions", np.array(directions, dtype=np.float32))
-
-    def __repr__(self) -> str:
-        rows, dim = self.directions.shape
-        return f"Embedding({rows} × {dim}, norm={self.norm!r}, weights {self.fingerprint[:12]})"
-
-
-class StoredEmbedding(Embedding):
-    """An embedding in a concept folder; its directions are read and checked when they are first asked for.
-
-    Args:
-        folder: of the concept.
-        name: of the backbone.
-        record: what `concept.json` says of it.
-    """
-
-    _read: Callable[[], npt.NDArray[np.float32]]
-
-    def __init__(self, folder: Path, name: str, record: EmbeddingRecord) -> None:
-        for one in dataclasses.fields(Embedding):
-            if one.name != "directions":
-                object.__setattr__(self, one.name, getattr(record, one.name))  # it is frozen
-        object.__setattr__(self, "_read", partial(_stored_directions, folder, name, record))
-
-    @cached_property
-    def directions(self) -> npt.NDArray[np.float32]:
-        """Raises ConceptFileError if the file is not as it was written."""
-        return self._read()
 
 
 @dataclass(eq=False, repr=False)
@@ -263,7 +184,7 @@ class Concept:
         for name, one in self.embeddings.items():
             file = embedding_file(name)
             files[file], digest = pack({"directions": one.directions})
-            records[name] = _record_of(name, one, digest)
+            records[name] = record_of(name, one, digest)
         record = ConceptRecord(
             identifier=self.identifier,
             spoken=self.spoken,
@@ -272,7 +193,7 @@ class Concept:
             head=HeadRecord(meta=meta, sha256=head_digest),
             examples=kept,
             embeddings=records,
-            recipe=_plain(self.recipe, "recipe"),
+            recipe=plain_values(self.recipe, "recipe"),
         )
         if include_photos is not None:
             for number, photo in enumerate(load_images(include_photos), start=1):
@@ -333,71 +254,6 @@ class Concept:
                 expected=error.expected,
                 fix=error.fix,
             ) from error
-
-
-def _check_text(text: object, what: str) -> None:
-    """Raise InputError unless it is a text that a file can hold; it may be empty."""
-    check_is(text, str, what=what, expected="a text")
-    if isinstance(text, str) and any("\ud800" <= sign <= "\udfff" for sign in text):
-        raise InputError(
-            f"The {what} holds half of a character.",
-            got=ascii(text)[:80],
-            expected="a text that can be written",
-            fix="decode it with errors='replace'",
-        )
-
-
-def _record_of(name: str, one: Embedding, digest: str) -> EmbeddingRecord:
-    return EmbeddingRecord(
-        rows=one.directions.shape[0],
-        dim=one.directions.shape[1],
-        norm=one.norm,
-        prompt=one.prompt,
-        fingerprint=one.fingerprint,
-        settings=_plain(one.settings, f"settings for {name}"),
-        figures=_plain(one.figures, f"figures for {name}"),
-        sha256=digest,
-    )
-
-
-def _stored_directions(folder: Path, name: str, record: EmbeddingRecord) -> npt.NDArray[np.float32]:
-    def read() -> npt.NDArray[np.float32]:
-        try:
-            return _directions_of(folder, name, record)
-        except ConceptFileError:
-            check_not_saved_since(folder, name, record)
-            raise
-
-    return read_steadily(folder, read)
-
-
-def _directions_of(folder: Path, name: str, record: EmbeddingRecord) -> npt.NDArray[np.float32]:
-    file = embedding_file(name)
-    directions = read_tensors(folder, file, record.sha256).get("directions")
-    found = None if directions is None else directions.shape
-    if directions is None or found != (record.rows, record.dim) or not np.isfinite(directions).all():
-        raise ConceptFileError(
-            f"{folder / file} does not hold the embedding it should.",
-            got="no directions" if found is None else f"shape {found}, or values that are not finite",
-            expected=f"rows {record.rows} by dim {record.dim}, all finite",
-            fix="use an unaltered copy of the concept folder, or learn the concept again",
-        )
-    return np.array(directions, dtype=np.float32)
-
-
-def _plain(values: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """A copy as JSON will give it back. Raises InputError for what JSON cannot hold."""
-    try:
-        text = json.dumps(dict(values), allow_nan=False, ensure_ascii=False)
-        plain: dict[str, Any] = json.loads(text.encode())
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"The {what} of a concept must be plain values.",
-            got=str(error),
-            expected="text, numbers (not NaN), true or false, None, and lists and dicts of these",
-            fix="convert arrays with .tolist() and paths with str()",
-        ) from error
-    return plain
 
 
 def _png(image: Any) -> bytes:

@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.boxes import Box
-from myvlm.concepts.concept import Concept, check_identifier
+from myvlm.concepts.concept import Concept
 from myvlm.concepts.confusable import SEEN, ConfusablePair, confusable, separate
 from myvlm.concepts.correcting import Correction, correct
+from myvlm.concepts.disk.storage import concept_folders, erase_folder, is_concept_folder
 from myvlm.concepts.gates import Gates, with_another_key
 from myvlm.concepts.notebook import held_by, library_html
 from myvlm.concepts.shared import Callback, Listeners, check_new, one_at_a_time, words_of
-from myvlm.concepts.storage import concept_folders, erase_folder, is_concept_folder
 from myvlm.errors import (
     ConceptExistsError,
     InputError,
@@ -38,7 +38,7 @@ from myvlm.files.reading import absolute
 from myvlm.heads import Gate, Head
 from myvlm.heads.detections import Detections, merge
 from myvlm.images import ImageSource, ImageSources, load_image, load_images
-from myvlm.text import caution, composed, fold, folded
+from myvlm.text import caution, check_identifier, composed, fold, folded
 
 _log = logging.getLogger(__name__)
 

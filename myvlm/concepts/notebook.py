@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary, ref
 from PIL import Image
 
 from myvlm.boxes import Box
-from myvlm.concepts.storage import PHOTOS
+from myvlm.concepts.disk.storage import PHOTOS
 from myvlm.display.page import Cell, Markup, grid, joined, picture, table
 from myvlm.display.pictures import Mark
 from myvlm.display.plots import scores_plot

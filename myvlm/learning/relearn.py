@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from myvlm.backbones import Backbone
 from myvlm.concepts.concept import OTHER_WEIGHTS, Concept
+from myvlm.concepts.disk.storage import PHOTOS
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.concepts.storage import PHOTOS
 from myvlm.errors import ConceptFileError, InputError
 from myvlm.heads import Head
 from myvlm.heads.examples import Correctable

@@ -12,7 +12,8 @@ from typing import Any
 
 from myvlm.backbones import Backbone
 from myvlm.backbones.tokens import refuse_special
-from myvlm.concepts.concept import Concept, Embedding
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.concepts.notebook import thumbnails_of
 from myvlm.errors import InputError, check_is

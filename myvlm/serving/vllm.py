@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from myvlm.addressing import address
 from myvlm.api import MyVLM
 from myvlm.backbones.base import visual_norms
 from myvlm.backbones.causal.backbone import CausalBackbone
@@ -29,6 +28,7 @@ from myvlm.errors import BackboneError, InputError
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSources, LoadedImage, listed, load_images
 from myvlm.results import Replies, Reply
+from myvlm.speaking.addressing import address
 from myvlm.text import replace_words
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from myvlm.boxes import iou
 from myvlm.cli import app
 from myvlm.errors import InputError, UnknownConceptError
 from myvlm.heads import Detection
-from myvlm.locating import located
+from myvlm.speaking.locating import located
 from myvlm.tinyworld.fewshot import pictures
 from tests.support.taught import Taught, around
 from tests.support.tiny import tiny_llava

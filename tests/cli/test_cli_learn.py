@@ -15,8 +15,8 @@ import pytest
 
 from myvlm.cli import opening
 from myvlm.cli.commands import demo
-from myvlm.concepts import storage as concept_folder
 from myvlm.concepts.concept import Concept
+from myvlm.concepts.disk import storage as concept_folder
 from myvlm.learning import teach
 from tests.support.command import Myvlm, files_under
 from tests.support.records import rewrite
@@ -324,7 +324,7 @@ def test_renaming_keeps_every_number_and_what_is_the_users(myvlm: Myvlm, taught:
     (Path("concepts/mug") / "notes.txt").write_text("from grandma")
     before = {name: (Path("concepts/mug") / name).read_bytes() for name in _tensors(Path("concepts/mug"))}
     assert myvlm("concepts", "rename", taught.word, "Cuppa").code == 0
-    assert len(before) == 2
+    assert len(before) == 3
     assert {name: (Path("concepts/mug") / name).read_bytes() for name in before} == before
     assert (Path("concepts/mug") / "notes.txt").read_text() == "from grandma"
 

@@ -12,15 +12,9 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from myvlm.concepts import atomic as folders
-from myvlm.concepts.concept import (
-    Concept,
-    Embedding,
-    check_identifier,
-    contains_word,
-    replace_word,
-    replace_words,
-)
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.disk import atomic as folders
+from myvlm.concepts.embedding import Embedding
 from myvlm.errors import (
     ConceptFileError,
     InputError,
@@ -28,6 +22,7 @@ from myvlm.errors import (
     NotWritableError,
 )
 from myvlm.heads.objects.head import ObjectHead
+from myvlm.text import check_identifier, contains_word, replace_word, replace_words
 from tests.support.fake_encoder import scene
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("format-*"))

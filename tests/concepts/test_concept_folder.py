@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import save
 
 from myvlm.concepts import collection
-from myvlm.concepts import storage as concept_folder
 from myvlm.concepts.concept import Concept
-from myvlm.concepts.storage import embedding_file
+from myvlm.concepts.disk import storage as concept_folder
+from myvlm.concepts.disk.storage import embedding_file
 from myvlm.errors import (
     ConceptFileError,
     MissingFileError,

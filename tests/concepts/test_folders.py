@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from myvlm.concepts import atomic as folders
 from myvlm.concepts import concept as concept_module
-from myvlm.concepts.atomic import folders_in, recover, replacing
-from myvlm.concepts.concept import Concept, Embedding
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.disk import atomic as folders
+from myvlm.concepts.disk.atomic import folders_in, recover, replacing
+from myvlm.concepts.disk.storage import concept_folders, erase_folder, is_concept_folder
+from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.concepts.storage import concept_folders, erase_folder, is_concept_folder
 from myvlm.errors import ConceptFileError, NotWritableError
 from myvlm.files import claims
 from tests.support.taught import by_hand

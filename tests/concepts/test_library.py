@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from myvlm.concepts.concept import Concept, Embedding
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import (
     ConceptExistsError,

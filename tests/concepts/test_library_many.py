@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from myvlm.concepts.concept import Concept, Embedding
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.disk.record import sealed
+from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.concepts.record import sealed
 from myvlm.errors import ConceptExistsError, ConceptFileError, MissingFileError, NotFittedError
 from myvlm.heads import Detection, FaceHead, ObjectHead
 from myvlm.heads.encoders import register_encoder

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from myvlm.concepts.concept import Concept, Embedding
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptExistsError
 from myvlm.heads.encoders import register_encoder

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from myvlm.concepts.concept import Concept, Embedding
-from myvlm.concepts.record import FORMAT_VERSION
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.disk.record import FORMAT_VERSION
+from myvlm.concepts.embedding import Embedding
 from myvlm.heads.base import HeadMeta
 from myvlm.heads.examples import CorrectedPicture, Examples
 from myvlm.heads.objects.head import ObjectHead

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from myvlm import Concept
-from myvlm.concepts.concept import Embedding
+from myvlm.concepts.embedding import Embedding
 from myvlm.errors import MyVLMError
 from myvlm.text import check_category, check_identifier
 from tests.support.errors import check_said

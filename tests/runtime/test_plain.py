@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from myvlm import MyVLM
-from myvlm.concepts.concept import Concept, Embedding
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.tinyworld.fewshot import pictures
 from tests.support.taught import Taught, around

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from myvlm.concepts.record import sealed
+from myvlm.concepts.disk.record import sealed
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from myvlm import Concept, MyVLM
-from myvlm.concepts.concept import Embedding
+from myvlm.concepts.embedding import Embedding
 from myvlm.heads.base import HeadMeta
 from myvlm.heads.encoders import register_encoder
 from myvlm.heads.objects.head import ObjectHead

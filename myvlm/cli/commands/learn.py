@@ -14,7 +14,7 @@ from rich.text import Text
 from myvlm.cli import inputs, opening, options
 from myvlm.cli.screen import STOPPED, Screen, screen
 from myvlm.concepts import collection
-from myvlm.concepts.storage import CARD, is_concept_folder
+from myvlm.concepts.disk.storage import CARD, is_concept_folder
 from myvlm.text import check_category, check_identifier
 
 if TYPE_CHECKING:

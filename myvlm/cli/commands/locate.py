@@ -14,7 +14,7 @@ from myvlm.errors import ImageError, InputError, MissingFileError, MyVLMError
 
 if TYPE_CHECKING:
     from myvlm.api import MyVLM
-    from myvlm.locating import Location
+    from myvlm.speaking.locating import Location
 
 
 def locate(

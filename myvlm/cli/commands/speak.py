@@ -16,8 +16,8 @@ from myvlm.errors import InputError, MyVLMError
 
 if TYPE_CHECKING:
     from myvlm.api import MyVLM
-    from myvlm.batches import OnError
     from myvlm.results import Reply
+    from myvlm.speaking.batches import OnError
 
 Speak: TypeAlias = "Callable[[MyVLM, Sequence[Path], OnError], list[Reply]]"
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from myvlm.api import MyVLM
 from myvlm.backbones.tokens import heard
-from myvlm.concepts.concept import Concept, Embedding
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.embedding import Embedding
 from myvlm.errors import InputError
 from myvlm.evaluation.data.dataset import Photo, Subject
 from myvlm.evaluation.methods.personalized import Personal, Teaching, alone

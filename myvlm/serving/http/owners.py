@@ -17,8 +17,8 @@ from threading import Lock
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from myvlm.concepts.concept import Concept
+from myvlm.concepts.disk.storage import concept_folders
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.concepts.storage import concept_folders
 from myvlm.errors import ConceptFileError, InputError, MyVLMError
 from myvlm.files.reading import read_json
 from myvlm.files.writing import write_whole

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from myvlm.addressing import address, named, only_introduced, speak
 from myvlm.api import MyVLM
 from myvlm.backbones.tokens import Prompt, heard
 from myvlm.concepts.concept import Concept
@@ -18,6 +17,7 @@ from myvlm.errors import ConceptFileError, InputError
 from myvlm.heads.detections import Detection
 from myvlm.images import LoadedImage
 from myvlm.serving.http.queue import Batches
+from myvlm.speaking.addressing import address, named, only_introduced, speak
 
 Options = tuple[tuple[str, Any], ...]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from myvlm.addressing import speak
 from myvlm.backbones import Backbone
 from myvlm.concepts.concept import Concept
 from myvlm.heads.detections import Detections
 from myvlm.images import LoadedImage
 from myvlm.results import Reply
+from myvlm.speaking.addressing import speak
 from myvlm.text import check_written
 
 

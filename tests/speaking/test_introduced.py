@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from myvlm import Concept, LearnSettings, MyVLM
-from myvlm.concepts.concept import Embedding
+from myvlm.concepts.embedding import Embedding
 from myvlm.errors import ConceptExistsError, InputError, NotFittedError
 from myvlm.tinyworld import FewShot
 from myvlm.tinyworld.fewshot import pictures

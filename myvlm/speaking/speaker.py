@@ -10,18 +10,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, overload
 
-from myvlm.addressing import address, speak
 from myvlm.backbones import Backbone
 from myvlm.backbones.tokens import heard, only_turn
-from myvlm.batches import AT_ONCE, OnError, check_on_error, made_of_each
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.concepts.shared import warn_learned_elsewhere
-from myvlm.conversation import Conversation
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSource, ImageSources, LoadedImage, listed, load_image, naming
-from myvlm.locating import READING, Location, located
 from myvlm.results import AttentionMap, Replies, Reply
 from myvlm.runtime.plain import PlainBlocks
+from myvlm.speaking.addressing import address, speak
+from myvlm.speaking.batches import AT_ONCE, OnError, check_on_error, made_of_each
+from myvlm.speaking.conversation import Conversation
+from myvlm.speaking.locating import READING, Location, located
 from myvlm.text import check_written
 
 

@@ -21,8 +21,8 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from myvlm.concepts.atomic import folders_in, leftovers, recover, replacing
-from myvlm.concepts.record import FORMAT_VERSION, ConceptRecord, EmbeddingRecord, as_sealed, sealed
+from myvlm.concepts.disk.atomic import folders_in, leftovers, recover, replacing
+from myvlm.concepts.disk.record import FORMAT_VERSION, ConceptRecord, EmbeddingRecord, as_sealed, sealed
 from myvlm.errors import ConceptFileError, MissingFileError, MyVLMError, NotWritableError
 from myvlm.files.claims import sync
 from myvlm.files.photos import natural_key

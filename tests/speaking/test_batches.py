@@ -12,8 +12,8 @@ from PIL import Image
 
 from myvlm import MyVLM, Reply
 from myvlm.backbones.families.llava import LlavaBackbone
-from myvlm.batches import AT_ONCE
 from myvlm.errors import ImageError, InputError, MissingFileError
+from myvlm.speaking.batches import AT_ONCE
 from myvlm.tinyworld import sample_picture
 from tests.support.errors import check_said
 

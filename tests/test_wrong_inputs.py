@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -333,7 +334,10 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
     "album nothing": (["album", "gone"], 2),
     "album no concepts": (["album", "1.png", "--concepts", "gone"], 2),
     "album a category": (["album", "1.png", "--import-names", "--category", "dog"], 2),
-    "app no model": (["app", "--backbone", "tinyworld/nothing", "--no-browser"], 3),
+    "app no model": (
+        ["app", "--backbone", "tinyworld/nothing", "--no-browser"],
+        3 if find_spec("gradio") else 2,
+    ),
     "app concepts of a file": (["app", "--concepts", "notes.txt", "--no-browser"], 2),
     "evaluate nothing": (["evaluate", "gone"], 2),
     "evaluate a file": (["evaluate", "notes.txt"], 2),

@@ -132,6 +132,7 @@ class Concept:
         Where the name stands for other weights already, as when a model of that name was trained further,
         the older embedding goes on as `name@fingerprint`: it is found by its fingerprint.
 
+        >>> import numpy as np
         >>> from myvlm.heads import ObjectHead
         >>> old, new = (Embedding(np.ones((1, 2)), "none", "", print) for print in ("a1", "b2"))
         >>> list(Concept("sks", "mug", ObjectHead(), {"llava": old}).with_embedding("llava", new).embeddings)

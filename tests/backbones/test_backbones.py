@@ -109,7 +109,7 @@ def test_samples_without_concepts_never_meet_a_hook(
     assert len(replies) == 2
     assert set(seen[0]) == {
         *("input_ids", "attention_mask", "pixel_values"),
-        *("do_sample", "num_beams", "max_new_tokens"),
+        *("do_sample", "num_beams", "max_new_tokens", "num_return_sequences"),
     }
 
 

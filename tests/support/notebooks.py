@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,16 @@ def executed(file: Path, folder: Path) -> Any:
 
 
 def shapes(notebook: Any) -> list[list[tuple[str, ...]]]:
-    """For each code cell what kinds of outputs it has: their types and forms, not what they say."""
-    return [
+    """For each code cell what kinds of outputs it has: their types and forms, not what they say.
+
+    What is printed in a row is one output, in however many pieces the kernel sends it.
+    """
+    kinds = (
         [(one.output_type, *sorted(one.get("data", ()))) for one in cell.outputs]
         for cell in notebook.cells
         if cell.cell_type == "code"
-    ]
+    )
+    return [[kind for kind, _ in groupby(own)] for own in kinds]
 
 
 def text_of(notebook: Any) -> str:

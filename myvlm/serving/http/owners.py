@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
@@ -22,6 +21,7 @@ from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptFileError, InputError, MyVLMError
 from myvlm.files.reading import read_json
 from myvlm.files.writing import write_whole
+from myvlm.runtime.locks import OneAtATime
 
 _log = logging.getLogger(__name__)
 
@@ -153,8 +153,8 @@ class Owners:
         self.at_most = at_most
         self._fingerprint, self._device = fingerprint, device
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
-        self._lock = Lock()
-        self._locks = {owner: Lock() for owner in folders}
+        self._lock = OneAtATime()
+        self._locks = {owner: OneAtATime() for owner in folders}
 
     @property
     def nbytes(self) -> int:
@@ -168,7 +168,7 @@ class Owners:
         with self._lock:
             return list(self._loaded)
 
-    def lock(self, owner: str) -> Lock:
+    def lock(self, owner: str) -> OneAtATime:
         """Held by whoever changes the folder."""
         return self._locks[owner]
 

@@ -103,10 +103,18 @@ def leftovers(target: Path) -> list[Path]:
 def folders_in(parent: Path) -> list[str]:
     """The names of the folders in a folder, each recovered first; hidden ones are passed over."""
     with os.scandir(parent) as entries:
-        names = {one.name for one in entries if os.path.isdir(one)}  # of a link in a loop it is False
+        names = {one.name for one in entries if _is_folder(one)}
     beside = {one[1] for one in map(_BESIDE.fullmatch, names) if one}
     names |= {name for name in beside if recover(parent / name)}
     return [name for name in names if not name.startswith(".")]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """As the folder's own list has it: by its path one is not there while another takes its place."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a loop
+        return False
 
 
 @contextlib.contextmanager

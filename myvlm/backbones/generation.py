@@ -15,16 +15,17 @@ NOT_OURS = ("num_return_sequences", "return_dict_in_generate", "inputs", "input_
 
 
 def generated(model: Any, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    """What the model generates.
+    """The ids that the model generates, behind those of the prompt where it repeats these.
 
     Raises:
         InputError: transformers makes an error of the caller's options, or of the model's own settings.
     """
     said = [name for name in options if name not in OURS and options[name] is not GREEDY.get(name)]
-    settings = [f"model.generation_config.{name}" for name in _set_on(model)]
     try:
-        return model.generate(**inputs, **options)
+        output = model.generate(**inputs, **options)
+        return getattr(output, "sequences", output)  # a generation config may ask for more than the ids
     except (TypeError, ValueError, AttributeError, IndexError) as error:
+        settings = [f"model.generation_config.{name}" for name in _set_on(model)]
         if not (said or settings) or isinstance(error, MyVLMError):
             raise
         raise InputError(

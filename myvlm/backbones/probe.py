@@ -7,7 +7,8 @@ promises of `Backbone` on a family whose mechanism it has never seen.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -54,6 +55,16 @@ class Entered:
     place: int
     mapped: Tensor | None = None
     rescaled: Tensor | None = None
+
+
+@contextmanager
+def eager_attention(config: Any) -> Iterator[None]:
+    """Within it the layers that hold a configuration build their attention maps."""
+    before, config._attn_implementation = config._attn_implementation, "eager"
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 class Probe(ABC):

@@ -299,7 +299,6 @@ class CausalBackbone(Backbone):
         else:
             inputs = inputs.to(self.device, self.dtype)
             output = self._generated(inputs, options)
-        output = getattr(output, "sequences", output)  # a generation config may ask for more than the ids
         new = output[:, inputs["input_ids"].shape[1] :]
         return [Generation(*self.prompter.reply(ids)) for ids in new]
 

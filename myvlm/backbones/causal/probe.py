@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from myvlm.backbones.causal.prompts import TeacherForced
-from myvlm.backbones.probe import Entered, Probe, Rows, TaughtText
+from myvlm.backbones.probe import Entered, Probe, Rows, TaughtText, eager_attention
 
 
 class CausalProbe(Probe):
@@ -123,13 +123,8 @@ class CausalProbe(Probe):
         self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str], rows: Rows
     ) -> Tensor:
         batch = self._batch(images, prompts, answers, rows)
-        config: Any = self.backbone.language_model.config
-        before, config._attn_implementation = config._attn_implementation, "eager"
-        try:
-            with torch.no_grad():
-                maps = self._pass(images, prompts, rows, batch, output_attentions=True).attentions
-        finally:
-            config._attn_implementation = before
+        with eager_attention(self.backbone.language_model.config), torch.no_grad():
+            maps = self._pass(images, prompts, rows, batch, output_attentions=True).attentions
         samples = []
         for index in range(len(rows)):
             later, columns = (part[index][part[index] >= 0] for part in (batch.later, batch.rows))

@@ -159,7 +159,6 @@ class Blip2Backbone(Backbone):
         inputs = self.prompter.processed(images, prompts).to(self.device, self.dtype)
         with self.inserted(rows) if any(rows) else nullcontext():
             output = generated(self.model, inputs, options)
-        output = getattr(output, "sequences", output)  # a generation config may ask for more than the ids
         return [Generation(*self.prompter.reply(ids)) for ids in self.prompter.new_ids(output, inputs)]
 
     def _forward(

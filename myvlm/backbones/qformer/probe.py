@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from myvlm.backbones.probe import Entered, Probe, Rows, TaughtText
+from myvlm.backbones.probe import Entered, Probe, Rows, TaughtText, eager_attention
 
 
 class QFormerProbe(Probe):
@@ -115,17 +115,12 @@ class QFormerProbe(Probe):
     def penalty(
         self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str], rows: Rows
     ) -> Tensor:
-        config: Any = self.backbone.model.qformer.config
-        before, maps = config._attn_implementation, []
-        config._attn_implementation = "eager"
-        try:
-            with torch.no_grad(), ExitStack() as hooks:
-                for layer in self.backbone.inserted(rows).layers:
-                    hook = layer.register_forward_hook(lambda module, args, output: maps.append(output[1]))
-                    hooks.callback(hook.remove)
-                self._pass(images, prompts, answers, rows)
-        finally:
-            config._attn_implementation = before
+        maps: list[Any] = []
+        with eager_attention(self.backbone.model.qformer.config), torch.no_grad(), ExitStack() as hooks:
+            for layer in self.backbone.inserted(rows).layers:
+                hook = layer.register_forward_hook(lambda module, args, output: maps.append(output[1]))
+                hooks.callback(hook.remove)
+            self._pass(images, prompts, answers, rows)
         samples, tokens = [], len(self.backbone.encode(images[:1])[0])
         for index, sample in enumerate(rows):
             columns = slice(tokens, tokens + sum(concept.count for concept in sample))

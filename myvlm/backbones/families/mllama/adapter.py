@@ -261,7 +261,6 @@ class MllamaBackbone(Backbone):
         inputs = self.prompter.processed(images, prompts).to(self.device, self.dtype)
         with self.inserted(rows) if any(rows) else nullcontext():
             output = generated(self.model, inputs, options)
-        output = getattr(output, "sequences", output)  # a generation config may ask for more than the ids
         new = output[:, inputs["input_ids"].shape[1] :]
         return [Generation(*self.prompter.reply(ids)) for ids in new]
 

@@ -11,34 +11,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from myvlm.backbones.probe import Entered, Probe, Rows, TaughtText
+from myvlm.backbones.causal.probe import CausalProbe
+from myvlm.backbones.causal.prompts import TeacherForced
+from myvlm.backbones.probe import Entered, Rows, eager_attention
 
 
-class MllamaProbe(Probe):
-    """What the cross-attentions look at, and what the language model makes of it, from pixels.
+class MllamaProbe(CausalProbe):
+    """What the cross-attentions look at; the language model reads what any causal one does.
 
     Args:
         backbone: a `MllamaBackbone`, whose module imports this one.
     """
 
-    def __init__(self, backbone: Any) -> None:
-        self.backbone = backbone
-
-    @property
-    def eos_ids(self) -> list[int]:
-        return list(self.backbone.prompter.eos_ids)
-
     @property
     def special_ids(self) -> list[int]:
         return [self.backbone.prompter.image_id]
-
-    def inputs(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
-        processed = self.backbone.prompter.processed(images, prompts)
-        return processed.to(self.backbone.device, self.backbone.dtype)
-
-    def reply_ids(self, output: Tensor, inputs: Mapping[str, Tensor]) -> list[list[int]]:
-        new = output[:, inputs["input_ids"].shape[1] :]
-        return [self.backbone.prompter.reply(ids)[1].tolist() for ids in new]
 
     def next_logits(
         self,
@@ -62,24 +49,6 @@ class MllamaProbe(Probe):
             logits: Tensor = self.backbone.model(**inputs).logits[:, -1].float()
         return logits
 
-    def taught(
-        self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str]
-    ) -> list[TaughtText]:
-        batch = self.backbone.read(prompts, answers)
-        samples = []
-        for ids, mask, labels, start in zip(
-            batch.ids, batch.attention_mask, batch.labels, batch.starts, strict=True
-        ):
-            read, answer = ids[:start].tolist(), ids[start : int(mask.sum())].tolist()
-            samples.append(TaughtText(read, answer, labels.tolist(), start))
-        return samples
-
-    def pixel_loss(
-        self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str], rows: Rows
-    ) -> Tensor:
-        loss: Tensor = self._pass(images, prompts, answers, rows).loss
-        return loss
-
     def entered(
         self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str], rows: Rows
     ) -> list[list[Entered]]:
@@ -90,7 +59,7 @@ class MllamaProbe(Probe):
         )
         try:
             with torch.no_grad():
-                self._pass(images, prompts, answers, rows)
+                self._pass(images, prompts, rows, self._batch(images, prompts, answers, rows))
         finally:
             handle.remove()
         place = len(self.backbone.encode(images[:1])[0].states)
@@ -106,20 +75,14 @@ class MllamaProbe(Probe):
     def penalty(
         self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str], rows: Rows
     ) -> Tensor:
-        backbone, maps = self.backbone, []
-        config: Any = backbone.language_model.config
-        before, config._attn_implementation = config._attn_implementation, "eager"
-        try:
-            with torch.no_grad(), ExitStack() as hooks:
-                for attention in backbone.cross_attentions:
-                    hook = attention.register_forward_hook(
-                        lambda module, args, output: maps.append(output[1])
-                    )
-                    hooks.callback(hook.remove)
-                self._pass(images, prompts, answers, rows)
-        finally:
-            config._attn_implementation = before
-        batch, samples = backbone.read(prompts, answers), []
+        backbone, batch = self.backbone, self._batch(images, prompts, answers, rows)
+        maps: list[Any] = []
+        with eager_attention(backbone.language_model.config), torch.no_grad(), ExitStack() as hooks:
+            for attention in backbone.cross_attentions:
+                hook = attention.register_forward_hook(lambda module, args, output: maps.append(output[1]))
+                hooks.callback(hook.remove)
+            self._pass(images, prompts, rows, batch)
+        samples = []
         place = len(backbone.encode(images[:1])[0].states)
         for index, sample in enumerate(rows):
             first = batch.ids[index].tolist().index(backbone.prompter.image_id)
@@ -128,10 +91,6 @@ class MllamaProbe(Probe):
             if sample:
                 samples.append(sum(layer[index][:, looking, columns].pow(2).mean() for layer in maps))
         return torch.stack(samples).mean()
-
-    def arranged(self, features: Any, values: Tensor) -> Tensor:
-        arranged: Tensor = self.backbone.arranged(features, values)
-        return arranged
 
     def misuses(
         self, images: Sequence[Image.Image], prompts: Sequence[str], rows: Rows
@@ -148,15 +107,27 @@ class MllamaProbe(Probe):
             "a prompt that looks at no picture": partial(forward, rows, cross_attention_mask=None),
         }
 
-    def _pass(
+    def _batch(
         self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str], rows: Rows
+    ) -> TeacherForced:
+        batch: TeacherForced = self.backbone.read(prompts, answers)
+        return batch
+
+    def _pass(
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        rows: Rows,
+        batch: TeacherForced,
+        **options: Any,
     ) -> Any:
-        """The model's own output for prompts with their answers, from pixels."""
-        backbone = self.backbone
-        batch, features = backbone.read(prompts, answers), backbone.encode(images)
+        backbone, features = self.backbone, self.backbone.encode(images)
         inputs = self.inputs(images, prompts)
         pixels = {name: inputs[name] for name in ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")}
         with backbone.frozen(), backbone.inserted(rows):
             return backbone.model(
-                **backbone.told(batch, features), **pixels, labels=batch.labels.to(backbone.device)
+                **backbone.told(batch, features),
+                **pixels,
+                labels=batch.labels.to(backbone.device),
+                **options,
             )

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from myvlm.concepts.concept import Concept
-from myvlm.concepts.correcting import Correction, Holder, Told, correctable, tell, with_examples
+from myvlm.concepts.correcting import Correction, Feedback, Holder, apply_feedback, correctable, with_examples
 from myvlm.heads import Gate
 from myvlm.heads.detections import UNSURE, FloatArray
 from myvlm.heads.examples import Correctable, CorrectedPicture, Examples, RemembersPhotos
@@ -91,13 +91,13 @@ def separate(
     ]
     learned = dict(with_examples(concepts[one] for one in sorted(set().union(*pairs))))
     return [
-        tell(library, one, _not_in_photos(other, learned[other]))
+        apply_feedback(library, one, _not_in_photos(other, learned[other]))
         for one, other in ((concepts[seen], concepts[photos_of]) for seen, photos_of in pairs)
         if one in learned and other in learned and not correctable(one).exclusive and _one_group(one, other)
     ]
 
 
-def _not_in_photos(other: Concept, examples: Examples) -> Told:
+def _not_in_photos(other: Concept, examples: Examples) -> Feedback:
     photos = examples.photos
     said = CorrectedPicture.photos_of(other.identifier, other.spoken)
     rows = photos.reshape(-1, photos.shape[-1]).astype(np.float16)
@@ -109,7 +109,7 @@ def _not_in_photos(other: Concept, examples: Examples) -> Told:
         assert isinstance(gate, RemembersPhotos)
         return float(gate.likely(list(photos))[:, place].max())
 
-    return Told(said.picture, said.present, said.digest, None, learn, score)
+    return Feedback(said.picture, said.present, said.digest, None, learn, score)
 
 
 def _one_group(one: Concept, other: Concept) -> bool:

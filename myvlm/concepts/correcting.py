@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ import numpy as np
 
 from myvlm.boxes import Box, check_box
 from myvlm.concepts.concept import Concept
+from myvlm.display.page import table
 from myvlm.errors import InputError, UnknownConceptError, check_is
 from myvlm.heads import Gate, Head
 from myvlm.heads.detections import FloatArray
@@ -118,17 +118,16 @@ class Correction:
               for other, change in self.others.items()),
             ("corrections so far", str(self.corrections)),
         ]  # fmt: skip
-        cells = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in rows)
-        return f'<table style="text-align:left">{cells}</table>'
+        return table(rows, first="th")
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
-    """What a head is told, and how it is then scored.
+class Feedback:
+    """What a user says of a picture, how a head learns it and how it is then scored.
 
     Attributes:
         name, present, digest, box: see `CorrectedPicture`; present is None for what is taken back.
-        learn: makes the head that was told of the one that was not.
+        learn: makes the head that has learned it of the one that has not.
         score: the probability, by a gate and the concept's place in it, that the picture shows the concept.
     """
 
@@ -170,11 +169,11 @@ def correct(
     def score(gate: Gate, place: int) -> float:
         return gate.score(photo).at(0, place).probability
 
-    return tell(library, concept, Told(name, present, digest, box, learn, score))
+    return apply_feedback(library, concept, Feedback(name, present, digest, box, learn, score))
 
 
-def tell(library: Holder, concept: Concept, told: Told) -> Correction:
-    """Put the head that was told something in the place of the concept's, and say what that changes.
+def apply_feedback(library: Holder, concept: Concept, feedback: Feedback) -> Correction:
+    """Put the head that learned it in the place of the concept's, and say what that changes.
 
     Raises: as `correct`.
     """
@@ -183,24 +182,24 @@ def tell(library: Holder, concept: Concept, told: Told) -> Correction:
     while True:
         head = correctable(concept)
         photos = [head.known_examples().photos, *(examples.photos for _, examples in beside)]
-        before = _look(library, concept, told, photos)
-        new = told.learn(head)
+        before = _look(library, concept, feedback, photos)
+        new = feedback.learn(head)
         if library.set_head(concept, new, instead_of=head):
             break  # or another thread has corrected it meanwhile
-    after = _look(library, concept, told, photos)
+    after = _look(library, concept, feedback, photos)
     others = zip((one.identifier for one, _ in beside), before.others, after.others, strict=False)
     return Correction(
         concept.identifier,
-        told.name,
-        told.present,
-        held=told.present is None or (after.score >= 0.5) == told.present,
+        feedback.name,
+        feedback.present,
+        held=feedback.present is None or (after.score >= 0.5) == feedback.present,
         score=Change(before.score, after.score),
         threshold=Change(before.threshold, after.threshold),
         photos=tuple(map(Change, before.photos, after.photos)),
         others={name: Change(seen, now) for name, seen, now in others if seen != now},
         corrections=len(new.known_examples().corrections),
         seconds=perf_counter() - begun,
-        _undo=partial(_undo, library, concept, told, head.known_examples()),
+        _undo=partial(_undo, library, concept, feedback, head.known_examples()),
     )
 
 
@@ -234,14 +233,14 @@ class _Seen:
     others: list[int]
 
 
-def _look(library: Holder, concept: Concept, told: Told, photos: Sequence[FloatArray]) -> _Seen:
+def _look(library: Holder, concept: Concept, feedback: Feedback, photos: Sequence[FloatArray]) -> _Seen:
     """As the library sees it, where a head may be stricter than alone.
 
     Args:
         photos: those of the concept, then of others, each N × R × D.
     """
     gate, place = _gate_of(library, concept)
-    score, threshold = told.score(gate, place), concept.head.state()[0].threshold
+    score, threshold = feedback.score(gate, place), concept.head.state()[0].threshold
     if not isinstance(gate, RemembersPhotos):
         return _Seen(score, threshold, [], [])
     likely = gate.likely([rows for own in photos for rows in own])[:, place]
@@ -270,18 +269,19 @@ def _beside(library: Holder, concept: Concept) -> list[Concept]:
     return sorted(others, key=lambda one: one.category != concept.category)
 
 
-def _undo(library: Holder, concept: Concept, told: Told, before: Examples) -> Correction:
+def _undo(library: Holder, concept: Concept, feedback: Feedback, before: Examples) -> Correction:
     """Say of the picture again what was said before, or nothing."""
+    others = before.without(feedback.digest, feedback.box).corrections
     earlier = before.only(
         number
         for number, one in enumerate(before.corrections)
-        if one.digest == told.digest and one not in before.without(told.digest, told.box).corrections
+        if one.digest == feedback.digest and one not in others
     )
 
     def learn(head: Correctable) -> Correctable:
-        examples = head.known_examples().without(told.digest, told.box)
+        examples = head.known_examples().without(feedback.digest, feedback.box)
         for said, rows in zip(earlier.corrections, earlier.rows, strict=True):
             examples = examples.with_correction(said, rows)
         return head.refitted(examples)
 
-    return tell(library, concept, replace(told, present=None, learn=learn))
+    return apply_feedback(library, concept, replace(feedback, present=None, learn=learn))

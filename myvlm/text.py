@@ -135,7 +135,7 @@ def check_written(text: str, what: str) -> str:
     >>> check_written("What is that?", "question")
     'What is that?'
     """
-    broken = isinstance(text, str) and any("\ud800" <= sign <= "\udfff" for sign in text)
+    broken = isinstance(text, str) and holds_half_of_a_character(text)
     if not isinstance(text, str) or not text.strip() or broken:
         raise InputError(
             f"The {what} is empty, or no text.",
@@ -144,6 +144,15 @@ def check_written(text: str, what: str) -> str:
             fix="write it anew, or decode it with errors='replace'" if broken else "write some words",
         )
     return text
+
+
+def holds_half_of_a_character(text: str) -> bool:
+    """Whether it cannot be written in any encoding, as a file's name that was in none.
+
+    >>> holds_half_of_a_character("caf\\udce9")
+    True
+    """
+    return any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def _prints(text: str) -> bool:

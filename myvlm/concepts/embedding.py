@@ -17,6 +17,7 @@ from myvlm.concepts.disk.atomic import read_steadily
 from myvlm.concepts.disk.record import EmbeddingRecord
 from myvlm.concepts.disk.storage import check_not_saved_since, embedding_file, read_tensors
 from myvlm.errors import ConceptFileError, InputError, check_is
+from myvlm.text import holds_half_of_a_character
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -141,7 +142,7 @@ def plain_values(values: Mapping[str, Any], what: str) -> dict[str, Any]:
 def check_storable(text: object, what: str) -> None:
     """Raise InputError unless it is a text that a file can hold; it may be empty."""
     check_is(text, str, what=what, expected="a text")
-    if isinstance(text, str) and any("\ud800" <= sign <= "\udfff" for sign in text):
+    if isinstance(text, str) and holds_half_of_a_character(text):
         raise InputError(
             f"The {what} holds half of a character.",
             got=ascii(text)[:80],

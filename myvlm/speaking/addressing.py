@@ -44,9 +44,8 @@ def speak(
 
 def only_introduced(backbone: Backbone, concept: Concept) -> bool:
     """Whether a model has no embedding of the concept, and is told of it in words."""
-    weights = backbone.fingerprint()
-    learned = any(one.fingerprint == weights for one in concept.embeddings.values())
-    return not learned and concept.description is not None
+    unlearned = not concept.embeddings or concept.learned_elsewhere(backbone.fingerprint())
+    return unlearned and concept.description is not None
 
 
 def address(backbone: Backbone, prompt: Prompt, concepts: Sequence[Concept]) -> Address:

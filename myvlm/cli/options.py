@@ -37,6 +37,19 @@ Pictures: TypeAlias = Annotated[
         metavar="PICTURES...", help="Files, folders (what is in folders in them is left out) or patterns."
     ),
 ]
+Identifier: TypeAlias = Annotated[
+    str, typer.Argument(help="An uncommon word (sks), or a person's name (Anna).")
+]
+Category: TypeAlias = Annotated[str, typer.Option(help="What it is in general, such as mug.")]
+Negatives: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PICTURES", help="Pictures without it; the option again for more."),
+]
+Kind: TypeAlias = Annotated[str, typer.Option(help="How it is recognised: object; or face, for a person.")]
+OutFolder: TypeAlias = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Its folder; concepts/IDENTIFIER-CATEGORY if not given.")
+]
+KeepPhotos: TypeAlias = Annotated[bool, typer.Option("--keep-photos", help="Put the photos beside it.")]
 Captions: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(

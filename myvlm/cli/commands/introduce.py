@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from time import monotonic
 from typing import Annotated, Any
 
@@ -17,31 +16,23 @@ from myvlm.text import check_category, check_identifier
 
 
 def introduce(
-    identifier: Annotated[str, typer.Argument(help="An uncommon word (sks), or a person's name (Anna).")],
+    identifier: options.Identifier,
     photos: Annotated[
         list[str], typer.Argument(metavar="PHOTOS...", help="1 to 5 photos: files, a folder, patterns.")
     ],
-    category: Annotated[str, typer.Option(help="What it is in general, such as mug.")],
+    category: options.Category,
     description: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help='Such as "the dotted purple mug"; the model\'s own words without.'),
     ] = None,
-    negatives: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PICTURES", help="Pictures without it; the option again for more."),
-    ] = None,
-    kind: Annotated[
-        str, typer.Option(help="How it is recognised: object; or face, for a person.")
-    ] = "object",
+    negatives: options.Negatives = None,
+    kind: options.Kind = "object",
     encoder: Annotated[
         str | None, typer.Option(metavar="NAME", help="What the head sees with, as of `myvlm learn`.")
     ] = None,
-    out_folder: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Its folder; concepts/IDENTIFIER-CATEGORY if not given."),
-    ] = None,
+    out_folder: options.OutFolder = None,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
-    keep_photos: Annotated[bool, typer.Option("--keep-photos", help="Put the photos beside it.")] = False,
+    keep_photos: options.KeepPhotos = False,
     device: options.Device = None,
     dtype: options.Precision = None,
     as_json: options.AsJson = False,

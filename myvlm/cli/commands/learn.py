@@ -28,33 +28,25 @@ def _steps(given: str | None) -> str | None:
 
 
 def learn(
-    identifier: Annotated[str, typer.Argument(help="An uncommon word (sks), or a person's name (Anna).")],
+    identifier: options.Identifier,
     photos: Annotated[
         list[str], typer.Argument(metavar="PHOTOS...", help="3 to 5 photos: files, a folder, patterns.")
     ],
-    category: Annotated[str, typer.Option(help="What it is in general, such as mug.")],
+    category: options.Category,
     captions: options.Captions = None,
     questions: Annotated[
         Path | None,
         typer.Option(metavar="FILE.json", help="Question/answer pairs, by photo or one list for all."),
     ] = None,
-    negatives: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PICTURES", help="Pictures without it; the option again for more."),
-    ] = None,
-    kind: Annotated[
-        str, typer.Option(help="How it is recognised: object; or face, for a person.")
-    ] = "object",
+    negatives: options.Negatives = None,
+    kind: options.Kind = "object",
     encoder: Annotated[
         str | None,
         typer.Option(
             metavar="NAME", help="What the head sees with, such as ViT-B-32@openai, dlib/resnet-v1."
         ),
     ] = None,
-    out_folder: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Its folder; concepts/IDENTIFIER-CATEGORY if not given."),
-    ] = None,
+    out_folder: options.OutFolder = None,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
     steps: Annotated[
         str | None,
@@ -64,7 +56,7 @@ def learn(
     ] = None,
     rows: Annotated[int | None, typer.Option(min=1, max=64, help="Concept vectors.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything drawn.")] = 0,
-    keep_photos: Annotated[bool, typer.Option("--keep-photos", help="Put the photos beside it.")] = False,
+    keep_photos: options.KeepPhotos = False,
     device: options.Device = None,
     dtype: options.Precision = None,
     as_json: options.AsJson = False,

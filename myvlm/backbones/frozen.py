@@ -208,6 +208,13 @@ def _held(module: nn.Module, name: str, weight: Tensor) -> Tensor:
         if weight.is_meta and kept is not None:
             value: Tensor = kept[name]
             return value
+    if weight.is_meta:
+        raise BackboneError(
+            "The model's weights have no values.",
+            got=f"{type(module).__name__}.{name} on the device meta",
+            expected="weights in memory, or kept elsewhere by accelerate (device_map)",
+            fix="load it with from_pretrained, not within torch.device('meta') or init_empty_weights()",
+        )
     return weight
 
 

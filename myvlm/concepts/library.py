@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Self
@@ -141,6 +142,10 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     def __len__(self) -> int:
         return len(self._concepts)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A copy is a library of its own, of copies: nobody listens to it yet, its gates are made when needed.
+        return partial(type(self), device=self.device), (list(self.values()),)
 
     def __repr__(self) -> str:
         return f"ConceptLibrary({', '.join(self._concepts) or 'empty'})"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,6 +87,9 @@ class OpenClipEncoder:
     @property
     def id(self) -> str:
         return self.name
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(get_encoder, device=self.device), (self.name,)  # the shared one, wherever it is read
 
     def __repr__(self) -> str:
         return f"OpenClipEncoder({self.name!r}, device={self.device!r})"

@@ -8,12 +8,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self, overload
+from typing import Any, NoReturn, Self, overload
 
 from myvlm.backbones import Backbone
 from myvlm.backbones.tokens import heard, only_turn
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.concepts.shared import warn_learned_elsewhere
+from myvlm.errors import InputError
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSource, ImageSources, LoadedImage, listed, load_image, naming
 from myvlm.results import AttentionMap, Replies, Reply
@@ -39,6 +40,25 @@ class Speaker:
         self.concepts.on_add(warn_learned_elsewhere, of=backbone)
         self._plain = PlainBlocks()
         self._checked: object = self  # the state of the library in which all were found to be learned
+
+    def __copy__(self) -> Self:
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        twin = memo[id(self)] = object.__new__(type(self))
+        vars(twin).update(copy.deepcopy(vars(self), memo))
+        return twin
+
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            f"A {type(self).__name__} cannot be pickled: it holds a model.",
+            got=f"{self.backbone.name}, as for another process",
+            expected="its concepts alone",
+            fix=f"pickle `vlm.concepts`, or save them; in the other process: "
+            f"MyVLM.from_pretrained({self.backbone.name!r}, concepts=...)",
+        )
 
     @overload
     def caption(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +17,7 @@ from PIL import Image
 from myvlm import MyVLM
 from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.registry import backbone_for
-from myvlm.errors import ImageError, InputError
+from myvlm.errors import BackboneError, ImageError, InputError
 from myvlm.images import load_images, naming
 from tests.support.taught import Taught
 from tests.support.tiny import pictures, rows
@@ -32,6 +36,35 @@ def test_a_copy_speaks_and_has_a_library_of_its_own(fresh: MyVLM, taught: Taught
     twin.concepts.rename(taught.word, "zork")
     assert list(fresh.concepts) == [taught.word]
     assert twin.backbone.model is not fresh.backbone.model
+
+
+def test_another_process_is_sent_the_concepts_and_not_the_model(
+    fresh: MyVLM, taught: Taught, tmp_path: Path
+) -> None:
+    fresh.concepts.add(taught.folder)
+    shown = tmp_path / "shown.png"
+    taught.kit.photos()[0].save(shown)
+    [[found]] = fresh.concepts.recognise(shown)  # the encoder is loaded, and the gate made
+    sent = pickle.dumps(fresh.concepts)
+    assert len(sent) < 200_000, "an encoder was sent"
+    read = f"""
+import pickle, sys
+library = pickle.loads(sys.stdin.buffer.read())
+[[found]] = library.recognise({str(shown)!r})
+library.rename({taught.word!r}, "zork")
+library.remove("zork")
+print(found.probability, len(library))
+"""
+    other = subprocess.run([sys.executable, "-c", read], input=sent, capture_output=True, check=True)
+    assert other.stdout.decode().split() == [str(found.probability), "0"]
+    with pytest.raises(InputError, match=r"(?s)cannot be pickled.*its concepts alone.*from_pretrained"):
+        pickle.dumps(fresh)
+
+
+def test_a_model_whose_weights_have_no_values_is_refused() -> None:
+    model, processor = FAMILIES["LLaVA-1.5"]()
+    with pytest.raises(BackboneError, match=r"(?s)no values.*on the device meta.*from_pretrained"):
+        MyVLM(model.to("meta"), processor)
 
 
 @pytest.mark.parametrize("name", ["LLaVA-1.5", "Qwen2.5-VL"])

@@ -8,6 +8,7 @@ import os
 import pickle
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from myvlm import MyVLM
+from myvlm.backbones.causal.attention import IMPLEMENTATION, record_attention
 from myvlm.backbones.frozen import frozen
 from myvlm.runtime.locks import OneAtATime
 from myvlm.tinyworld import sample_picture
@@ -106,6 +108,26 @@ def test_a_child_has_the_model_as_it_was_before_other_threads_froze_it() -> None
     assert flags() == before
     with frozen(model):
         assert in_child(flags) == off  # the thread that forks is itself in the block
+
+
+def test_a_child_has_the_attention_as_it_was_before_other_threads_recorded_it() -> None:
+    config = SimpleNamespace(_attn_implementation="eager")
+    places = torch.zeros(1, 1, dtype=torch.long)
+
+    def implementation() -> str:
+        return config._attn_implementation
+
+    def work() -> Any:
+        found = [implementation()]
+        with record_attention(config, queries=places, keys=places):
+            found.append(implementation())
+        return [*found, implementation()]
+
+    recording = record_attention(config, queries=places, keys=places)
+    assert held_elsewhere(recording, lambda: in_child(work)) == ["eager", IMPLEMENTATION, "eager"]
+    assert implementation() == "eager"
+    with record_attention(config, queries=places, keys=places):
+        assert in_child(implementation) == IMPLEMENTATION  # the thread that forks is itself in the block
 
 
 def test_a_child_speaks_while_threads_of_its_parent_do(vlm: MyVLM) -> None:

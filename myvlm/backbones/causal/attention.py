@@ -7,10 +7,13 @@ does (Gemma 2) runs as its own eager attention does.
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -107,7 +110,7 @@ class AttentionRecorder:
 
 _RECORDER: ContextVar[AttentionRecorder | None] = ContextVar("myvlm_attention_recorder", default=None)
 _LOCK = OneAtATime()
-_SWITCHED: dict[int, tuple[str | None, int]] = {}  # id of config: implementation before, contexts open
+_SWITCHED: dict[int, _Switched] = {}  # by the id of the configuration
 
 
 @contextmanager
@@ -148,22 +151,42 @@ def record_attention(
         _RECORDER.reset(token)
 
 
+@dataclass(eq=False)
+class _Switched:
+    """A configuration that records: its implementation before, and the open contexts of each thread."""
+
+    config: Any
+    before: str | None
+    opened: Counter[int] = field(default_factory=Counter)
+
+
 def _switch(config: Any) -> None:
     """Select the recording implementation; counted, so that overlapping threads restore the right one."""
     with _LOCK:
-        before, opened = _SWITCHED.get(id(config), (config._attn_implementation, 0))
-        _SWITCHED[id(config)] = (before, opened + 1)
+        one = _SWITCHED.setdefault(id(config), _Switched(config, config._attn_implementation))
+        one.opened[get_ident()] += 1
         config._attn_implementation = IMPLEMENTATION
 
 
 def _switch_back(config: Any) -> None:
     with _LOCK:
-        before, opened = _SWITCHED[id(config)]
-        if opened > 1:
-            _SWITCHED[id(config)] = (before, opened - 1)
-        else:
+        one = _SWITCHED[id(config)]
+        one.opened[get_ident()] -= 1
+        if not one.opened.total():
             del _SWITCHED[id(config)]
-            config._attn_implementation = before
+            config._attn_implementation = one.before
+
+
+def _forked() -> None:
+    """Of all that recorded only the thread that forked is in the child."""
+    thread = get_ident()
+    for one in list(_SWITCHED.values()):
+        one.opened = Counter({thread: one.opened[thread] + 1})
+        _switch_back(one.config)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _register() -> None:

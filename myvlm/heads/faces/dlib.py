@@ -46,6 +46,9 @@ class DlibEncoder:
         self._lock = OneAtATime()  # dlib's objects are not for several threads
         self._parts: tuple[Any, Any, Any] | None = None
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return DlibEncoder, ()  # dlib's own objects cannot be copied
+
     def __repr__(self) -> str:
         return "DlibEncoder()"
 

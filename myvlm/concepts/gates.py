@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from myvlm.concepts.concept import Concept
 from myvlm.heads import Gate, Head
-from myvlm.heads.base import RenewableGate
+from myvlm.heads.base import CalibratedGate, RenewableGate
 
 Group: TypeAlias = tuple[type[Head], Hashable]
 
@@ -19,15 +19,26 @@ Group: TypeAlias = tuple[type[Head], Hashable]
 class Gates:
     """Concepts by group, and a gate for each group; what it is told of was checked before.
 
+    Attributes:
+        false_names: how many concepts at most are expected to be seen in a picture of none of them, shared
+            among the gates by their concepts; None to take each head as it is.
+
     >>> Gates().of([])
     []
     """
 
-    def __init__(self) -> None:
+    def __init__(self, false_names: float | None = None) -> None:
+        self.false_names = false_names
         self._groups: dict[Group, dict[str, Concept]] = {}
         self._gates: dict[Group, Gate] = {}
         self._outdated: set[Group] = set()  # their gates lack heads, or have some too many
         self._columns: dict[Group, npt.NDArray[np.int64]] = {}
+        self._held: dict[Group, Gate] = {}  # the gates, held to their shares
+
+    def hold_to(self, false_names: float | None) -> None:
+        """From now on so many at most."""
+        self.false_names = false_names
+        self._held.clear()
 
     def check(self, concepts: Iterable[Concept], *, but: Concept | None = None) -> dict[Group, Gate]:
         """A gate of each group of these with one that is here already, other than `but`.
@@ -53,7 +64,7 @@ class Gates:
                 self._gates[group] = gate
         for concept in concepts:
             self._groups.setdefault(_group(concept), {})[concept.identifier] = concept
-        self._columns.clear()
+        self._forget()
 
     def replace(self, old: Concept, concept: Concept) -> None:
         """Put a concept in the place of one of its identifier."""
@@ -64,7 +75,7 @@ class Gates:
             self.remove(identifier, old)
             self._groups.setdefault(after, {})[identifier] = concept
         self._outdate(after)
-        self._columns.clear()
+        self._forget()
 
     def rename(self, old: str, new: str, concept: Concept) -> None:
         """Call one by another identifier."""
@@ -80,7 +91,7 @@ class Gates:
             del self._groups[group]
             self._gates.pop(group, None)
             self._outdated.discard(group)
-        self._columns.clear()
+        self._forget()
 
     def of(self, identifiers: Iterable[str]) -> list[tuple[npt.NDArray[np.int64], Gate]]:
         """Each gate, and where its concepts stand among all identifiers."""
@@ -95,6 +106,11 @@ class Gates:
     def gated(self) -> list[tuple[list[Concept], Gate]]:
         """The concepts of each gate, in its order."""
         return [(list(members.values()), self._gate(group)) for group, members in self._groups.items()]
+
+    def _forget(self) -> None:
+        """What depends on all concepts: where each stands, and how strict their number asks to be."""
+        self._columns.clear()
+        self._held.clear()
 
     def _others(self, group: Group, but: Concept | None) -> Iterable[Concept]:
         return (one for one in self._groups.get(group, {}).values() if one is not but)
@@ -114,7 +130,14 @@ class Gates:
         elif group in self._outdated and isinstance(gate, RenewableGate):
             self._gates[group] = gate.renewed([one.head for one in members])
         self._outdated.discard(group)
-        return self._gates[group]
+        if group not in self._held:
+            self._held[group] = self._held_to_its_share(self._gates[group], len(members))
+        return self._held[group]
+
+    def _held_to_its_share(self, gate: Gate, concepts: int) -> Gate:
+        if self.false_names is None or not isinstance(gate, CalibratedGate):
+            return gate
+        return gate.held_to(self.false_names * concepts / sum(map(len, self._groups.values())))
 
 
 def with_another_key(

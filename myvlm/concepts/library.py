@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-import os
 from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from functools import partial
 from os import PathLike
@@ -23,18 +22,22 @@ from myvlm.boxes import Box
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.confusable import SEEN, ConfusablePair, confusable, separate
 from myvlm.concepts.correcting import Correction, correct
-from myvlm.concepts.disk.storage import concept_folders, erase_folder, is_concept_folder
+from myvlm.concepts.disk.storage import concept_folders
 from myvlm.concepts.gates import Gates, with_another_key
 from myvlm.concepts.notebook import held_by, library_html
-from myvlm.concepts.shared import Callback, Listeners, check_new, one_at_a_time, words_of
-from myvlm.errors import (
-    ConceptExistsError,
-    InputError,
-    MissingFileError,
-    UnknownConceptError,
-    check_is,
-    check_path,
+from myvlm.concepts.shared import (
+    FALSE_NAMES_PER_1000,
+    Callback,
+    Listeners,
+    check_false_names,
+    check_library_folder,
+    check_new,
+    erase_from_disk,
+    one_at_a_time,
+    word_taken,
+    words_of,
 )
+from myvlm.errors import UnknownConceptError, check_is, check_path
 from myvlm.files.reading import absolute
 from myvlm.heads import Gate, Head
 from myvlm.heads.detections import Detections, merge
@@ -53,6 +56,7 @@ class ConceptLibrary(Mapping[str, Concept]):
     Args:
         concepts: concepts or concept folders to begin with.
         device: where the encoders of concepts loaded from folders run.
+        false_names_per_1000: see the property.
 
     >>> library = ConceptLibrary()
     >>> len(library), "sks" in library
@@ -60,14 +64,18 @@ class ConceptLibrary(Mapping[str, Concept]):
     """
 
     def __init__(
-        self, concepts: Iterable[Concept | str | PathLike[str]] = (), *, device: str = "cpu"
+        self,
+        concepts: Iterable[Concept | str | PathLike[str]] = (),
+        *,
+        device: str = "cpu",
+        false_names_per_1000: float | None = FALSE_NAMES_PER_1000,
     ) -> None:
         self.device = device
         self.state: object = None
         self._listeners = Listeners()
         self._concepts: dict[str, Concept] = {}
         self._taken: dict[str, str] = {}  # each word, folded → the identifier of the concept that has it
-        self._gates = Gates()
+        self._gates = Gates(check_false_names(false_names_per_1000))
         _libraries[id(self)] = self
         self.on_add(held_by, of=self)
         self.add_all(concepts)
@@ -89,20 +97,7 @@ class ConceptLibrary(Mapping[str, Concept]):
             ConceptExistsError, ConceptFileError, UnknownHeadError: see `add_all`.
         """
         folder = check_path(folder, "folder of concept folders")
-        if not os.path.isdir(folder):
-            raise MissingFileError(
-                f"There is no folder {folder}.",
-                got="a file" if os.path.exists(folder) else "nothing at that path",
-                expected="a folder of concept folders",
-                fix="check the path, or save concepts there first",
-            )
-        if is_concept_folder(Path(folder)):
-            raise InputError(
-                f"{folder} is a concept itself.",
-                got="a folder with a concept.json",
-                expected="a folder of concept folders",
-                fix=f"load the folder that it lies in, or add it: concepts.add({str(folder)!r})",
-            )
+        check_library_folder(Path(folder))
         inside = concept_folders(absolute(folder))
         return cls((Concept.load(one, device=device, lazy=True) for one in inside), device=device)
 
@@ -152,6 +147,21 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     def _repr_html_(self) -> str:
         return library_html(self.values())
+
+    @property
+    def false_names_per_1000(self) -> float | None:
+        """How many false names are expected at most in a thousand pictures that show none of the concepts.
+
+        The more concepts there are the stricter they are, the laxest first; none is laxer than as learned.
+        That is of everyday pictures, or strangers' faces, not of look-alikes. None: each head as learned.
+        """
+        return None if self._gates.false_names is None else 1000 * self._gates.false_names
+
+    @false_names_per_1000.setter
+    @one_at_a_time
+    def false_names_per_1000(self, value: float | None) -> None:
+        self._gates.hold_to(check_false_names(value))
+        self._changed()
 
     @property
     def paths(self) -> dict[str, Path | None]:
@@ -255,7 +265,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         concept = self[identifier]
         identifier = concept.identifier
         if erase:
-            _erase(concept)
+            erase_from_disk(concept)
         del self._concepts[identifier]
         self._free_words(identifier, concept)
         self._gates.remove(identifier, concept)
@@ -322,13 +332,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         for word in words:
             taken = self._taken.get(fold(word))
             if taken is not None and taken != but:
-                spoken = self[taken].spoken
-                raise ConceptExistsError(
-                    f"The word {word!r} is taken.",
-                    got=repr(taken) + (f", which was learned as {spoken!r}" if spoken != taken else ""),
-                    expected="a word that differs from those of the others in more than upper and lower case",
-                    fix="choose another identifier, or learn one of the two again with another word",
-                )
+                raise word_taken(word, self[taken])
 
     def correct(
         self, image: ImageSource, identifier: str, *, present: bool | None, box: Box | None = None
@@ -394,10 +398,3 @@ _libraries: WeakValueDictionary[int, ConceptLibrary] = WeakValueDictionary()
 def _holders(identifier: str, concept: Concept) -> list[ConceptLibrary]:
     """The libraries in which the concept itself, not a copy of it, is called that."""
     return [one for one in list(_libraries.values()) if one.get(identifier) is concept]
-
-
-def _erase(concept: Concept) -> None:
-    if concept.folder is None or not erase_folder(concept.folder, concept.spoken):
-        why = f"nothing is at {concept.folder}" if concept.folder else "no folder of it is known"
-        _log.warning("nothing on disk was erased of %r: %s", concept.identifier, why)
-    concept.folder, concept.thumbnails = None, []

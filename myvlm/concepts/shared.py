@@ -5,16 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
+from numbers import Real
+from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 from weakref import ref
 
 from myvlm.backbones import Backbone
 from myvlm.concepts.concept import Concept
-from myvlm.errors import ConceptExistsError
+from myvlm.concepts.disk.storage import erase_folder, is_concept_folder
+from myvlm.errors import ConceptExistsError, InputError, MissingFileError, check_is
 from myvlm.runtime.locks import Locks
 from myvlm.text import fold, folded
 
 _log = logging.getLogger(__name__)
+
+FALSE_NAMES_PER_1000 = 50.0
+"""As of faces alone (`myvlm.heads.faces.threshold.STRANGERS`). On real photos ten heads of three photos, or
+of one, stay as they are; at 20 those of one find 5 % less (benchmarks/RESULTS.md)."""
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
@@ -69,6 +76,17 @@ def words_of(concept: Concept) -> set[str]:
     return folded(concept.identifier, concept.spoken)
 
 
+def word_taken(word: str, by: Concept) -> ConceptExistsError:
+    """The error where a word belongs to a concept that is there already."""
+    learned = f", which was learned as {by.spoken!r}" if by.spoken != by.identifier else ""
+    return ConceptExistsError(
+        f"The word {word!r} is taken.",
+        got=repr(by.identifier) + learned,
+        expected="a word that differs from those of the others in more than upper and lower case",
+        fix="choose another identifier, or learn one of the two again with another word",
+    )
+
+
 def check_new(concept: Concept, taken: Mapping[str, Concept]) -> None:
     """Raise ConceptExistsError if one of the concepts that are added with it has a word of it."""
     for word in (concept.identifier, concept.spoken):
@@ -80,6 +98,47 @@ def check_new(concept: Concept, taken: Mapping[str, Concept]) -> None:
                 expected="words of its own for each concept: what it is called, and what it was learned with",
                 fix="learn one of the two again with another word, or leave it out",
             )
+
+
+def erase_from_disk(concept: Concept) -> None:
+    """Delete a concept's folder, and log a warning where there is none to delete."""
+    if concept.folder is None or not erase_folder(concept.folder, concept.spoken):
+        why = f"nothing is at {concept.folder}" if concept.folder else "no folder of it is known"
+        _log.warning("nothing on disk was erased of %r: %s", concept.identifier, why)
+    concept.folder, concept.thumbnails = None, []
+
+
+def check_library_folder(folder: Path) -> None:
+    """Raise MissingFileError, or InputError, unless it can be a folder of concept folders."""
+    if not folder.is_dir():
+        raise MissingFileError(
+            f"There is no folder {folder}.",
+            got="a file" if folder.exists() else "nothing at that path",
+            expected="a folder of concept folders",
+            fix="check the path, or save concepts there first",
+        )
+    if is_concept_folder(folder):
+        raise InputError(
+            f"{folder} is a concept itself.",
+            got="a folder with a concept.json",
+            expected="a folder of concept folders",
+            fix=f"load the folder that it lies in, or add it: concepts.add({str(folder)!r})",
+        )
+
+
+def check_false_names(per_1000: float | None) -> float | None:
+    """The same a picture. Raises InputError unless it is a number above 0, or None."""
+    if per_1000 is None:
+        return None
+    check_is(per_1000, Real, what="rate of false names", expected="a number above 0, or None")
+    if not 0 < per_1000 < float("inf"):
+        raise InputError(
+            "That is no rate of false names.",
+            got=f"false_names_per_1000={per_1000}",
+            expected="a number above 0, or None for each head's own threshold",
+            fix=f"leave it at {FALSE_NAMES_PER_1000:g}",
+        )
+    return per_1000 / 1000
 
 
 def warn_learned_elsewhere(backbone: Backbone, concepts: Iterable[Concept]) -> None:

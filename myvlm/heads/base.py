@@ -58,6 +58,18 @@ class RenewableGate(Gate, Protocol):
 
 
 @runtime_checkable
+class CalibratedGate(Gate, Protocol):
+    """A gate that knows how often it errs, and can be held to a rate however many heads it has."""
+
+    def held_to(self, false_names: float) -> Gate:
+        """The same heads, of which so many at most are expected to be seen in a picture of none of them.
+
+        No head is laxer than it was; this gate stays as it is.
+        """
+        ...
+
+
+@runtime_checkable
 class Head(Protocol):
     """Recognises one concept. Scikit-learn manners: `__init__` only stores, what `fit` learns ends in `_`.
 

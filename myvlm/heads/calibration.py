@@ -39,16 +39,33 @@ ENOUGH = 20
 """Fewer negatives than this say nothing of a rate; if they overlap with the positives, both err alike."""
 
 
+TAIL = 0.2
+"""The part of pictures without the concept whose scores are the tail; a tenth gives the same scale."""
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The part of pictures without the concept that reaches a score: `exp((location − score) / scale)`.
+
+    Exponential, as tails of maxima are (Gumbel's domain). A scale of 0: nothing is known.
+    """
+
+    location: float = 0.0
+    scale: float = 0.0
+
+
 @dataclass(frozen=True)
 class Calibration:
     """`probability = 1 / (1 + exp(−slope · (score − threshold)))`; present from the threshold on.
 
-    `ceiling` is what pictures without the concept reach, but for the false alarm rate.
+    `ceiling` is what pictures without the concept reach, but for the false alarm rate; `tail` says how often
+    they reach what lies above.
     """
 
     threshold: float
     slope: float
     ceiling: float = 0.0
+    tail: Tail = Tail()
 
     def probability(self, scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Raw scores of any shape → probabilities of that shape.
@@ -126,6 +143,21 @@ def calibrate_whitened(
             min(hard / NEGATIVES_FOR_FULL_SHIFT, 1.0) * NEGATIVES_SHIFT * (top - NEUTRAL_NEARNESS) * way
         )
     return Calibration(threshold, WHITENED_SLOPE / way, found.ceiling)
+
+
+def fit_tail(scores: npt.NDArray[Any]) -> Tail:
+    """From one score a picture without the concept; nothing is known from fewer than twenty.
+
+    >>> drawn = np.random.default_rng(0).exponential(2.0, 10_000) + 5
+    >>> found = fit_tail(drawn)
+    >>> round(found.location, 1), round(found.scale, 1)
+    (4.9, 2.0)
+    """
+    if len(scores) < ENOUGH:
+        return Tail()
+    start = float(np.quantile(scores, 1 - TAIL))
+    scale = float(np.mean(scores[scores >= start] - start))
+    return Tail(start + scale * float(np.log(TAIL)), scale)
 
 
 def _slope(positives: npt.NDArray[Any], negatives: npt.NDArray[Any]) -> float:

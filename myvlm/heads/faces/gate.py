@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from myvlm.errors import ConceptFileError
 from myvlm.heads.detections import FloatArray, GateScores, sigmoid, within
 from myvlm.heads.faces.clustering import distances
 from myvlm.heads.faces.encoders import FaceEncoder, Faces, find_faces
+from myvlm.heads.faces.threshold import STRANGERS
 from myvlm.heads.features import drawn_picture
 from myvlm.images import ImageSources, load_images
 
@@ -30,7 +32,7 @@ class KnownPerson(Protocol):
     unsure_: float
     encoder_fingerprint_: FloatArray
 
-    def threshold_among(self, people: int, encoder: FaceEncoder) -> float: ...
+    def threshold_among(self, people: int, encoder: FaceEncoder, strangers: float = ...) -> float: ...
 
 
 class FaceGate:
@@ -45,7 +47,7 @@ class FaceGate:
     """
 
     def __init__(self, encoder: FaceEncoder, heads: Sequence[KnownPerson]) -> None:
-        self._encoder = encoder
+        self._encoder, self._heads = encoder, heads
         sizes = {head.keys_.shape[1] for head in heads}
         if len(sizes) != 1:
             raise ConceptFileError(
@@ -64,6 +66,17 @@ class FaceGate:
         self._threshold = np.array([head.threshold_among(len(heads), encoder) for head in heads])
         self._slope = np.array([head.slope_ for head in heads])
         self._unsure = np.array([head.unsure_ for head in heads])
+
+    def held_to(self, false_names: float) -> FaceGate:
+        """The same people, for any of whom that part of strangers' faces is taken, expected.
+
+        A threshold that the user gave, or that is published, stays.
+        """
+        held, rate = copy(self), min(false_names, STRANGERS)
+        held._threshold = np.array(
+            [head.threshold_among(len(self._heads), self._encoder, rate) for head in self._heads]
+        )
+        return held
 
     def score(self, images: ImageSources) -> GateScores:
         """N pictures → N × M probabilities, presence and boxes of faces; NaN where no face is.

@@ -23,7 +23,7 @@ from myvlm.heads.faces.correct import face_meant
 from myvlm.heads.faces.encoders import FaceEncoder, Faces, find_faces
 from myvlm.heads.faces.gate import FaceGate, face_encoder_fingerprint
 from myvlm.heads.faces.registry import DEFAULT_FACE_ENCODER, get_face_encoder
-from myvlm.heads.faces.threshold import limit_for
+from myvlm.heads.faces.threshold import STRANGERS, limit_for
 from myvlm.heads.fitted import check_one_gate, take_tensor
 from myvlm.heads.registry import register_head
 from myvlm.images import ImageSources, LoadedImage, load_images
@@ -159,11 +159,14 @@ class FaceHead(CorrectableHead[FaceEncoder]):
         """Whether the more people are scored beside it, the nearer a face must be."""
         return self.threshold is None and self.people == "library"
 
-    def threshold_among(self, people: int, encoder: FaceEncoder) -> float:
-        """The raw threshold beside so many people, itself included: never laxer than its own."""
+    def threshold_among(self, people: int, encoder: FaceEncoder, strangers: float = STRANGERS) -> float:
+        """The raw threshold beside so many people, itself included: never laxer than its own.
+
+        `strangers` is the part of strangers' faces that may be taken for any of the people.
+        """
         if not self.stricter_in_company:
             return self.threshold_
-        return max(self.threshold_, -limit_for(encoder, people, len(self.keys_))[0])
+        return max(self.threshold_, -limit_for(encoder, people, len(self.keys_), strangers)[0])
 
     def _calibrate(self, strangers: FloatArray, encoder: FaceEncoder) -> None:
         """Threshold and slope on minus the distance; the limit stands unless other people's faces pass it."""

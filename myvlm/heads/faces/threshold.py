@@ -25,12 +25,15 @@ KEYS_POWER = 0.5
 dlib a stranger is within 0.523 of one of four in 0.001 of cases, within 0.569 in 0.01, as of 1.4 and 2.5."""
 
 
-def limit_for(encoder: FaceEncoder, people: int, keys: int) -> tuple[float, str]:
+def limit_for(
+    encoder: FaceEncoder, people: int, keys: int, strangers: float = STRANGERS
+) -> tuple[float, str]:
     """The distance up to which a face is somebody's, where so many people are known by so many keys each.
 
     The published threshold of one pair is the most it can be. It is tightened by how far strangers are apart:
     as the encoder measured it (`strangers`), as its error at the threshold says (`threshold_error`, of
-    descriptors of length 1), or else as for other encoders with that threshold.
+    descriptors of length 1), or else as for other encoders with that threshold. `strangers` is the part of
+    strangers' faces that may be taken for somebody.
 
     Returns:
         The distance, and its source in a sentence.
@@ -45,19 +48,19 @@ def limit_for(encoder: FaceEncoder, people: int, keys: int) -> tuple[float, str]
     error: float | None = getattr(encoder, "threshold_error", None)
     measured: tuple[float, float] | None = getattr(encoder, "strangers", None)
     if measured is None and error is not None:
-        limit = _chi_quantile(published, error, STRANGERS, people * keys)
+        limit = _chi_quantile(published, error, strangers, people * keys)
         spread = f"as {error:g} of pairs below {published:g} say (chi distribution about √2)"
     else:
         mean = MEAN_OVER_THRESHOLD * published
         mean, deviation = measured or (mean, SPREAD_OVER_MEAN * mean)
-        limit = _normal_quantile(mean, deviation, STRANGERS, people, keys)
+        limit = _normal_quantile(mean, deviation, strangers, people, keys)
         spread = f"about {mean:.3g} with a deviation of {deviation:.2g}" + (
             "" if measured else ", as for other encoders with its threshold"
         )
     if limit >= published:
         return published, source
     return limit, (
-        f"a stranger is taken for one of {people * keys} keys in {STRANGERS:g} of cases, if distances are "
+        f"a stranger is taken for one of {people * keys} keys in {strangers:g} of cases, if distances are "
         f"spread {spread}; {source}"
     )
 

@@ -14,13 +14,15 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from myvlm.files.writing import whole_file
+from myvlm.heads.calibration import Tail, fit_tail
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder
-from myvlm.heads.features import MIN_COSINE, encoder_fingerprint, features
+from myvlm.heads.features import MIN_COSINE, encoder_fingerprint, features, windows
 from myvlm.images import load_images
 
 PHOTOS = Path(__file__).with_name("everyday")
@@ -47,6 +49,31 @@ def everyday_windows(encoder: ImageEncoder) -> FloatArray:
             _write(file, {"features": rows, "fingerprint": now})
         _seen[encoder] = rows
     return _seen[encoder]
+
+
+def everyday_tail(encoder: ImageEncoder, windows_a_picture: float) -> Tail:
+    """How high pictures score for what they do not show, in deviations from the mean of everyday windows.
+
+    Each photograph in turn stands for a thing that was learned from it, and all others for pictures without:
+    no photo of a user is asked, and each encoder has a tail of its own.
+
+    Args:
+        encoder: of the features.
+        windows_a_picture: of the pictures that will be scored; of more windows the best one scores higher.
+    """
+    pictures = np.split(everyday_windows(encoder), _ends()[:-1])
+    scores: list[float] = []
+    for number, shown in enumerate(pictures):
+        others = [*pictures[:number], *pictures[number + 1 :]]
+        rows = np.concatenate(others)
+        middle = rows.mean(axis=0)
+        direction = shown[0] - middle
+        along = (rows - middle) @ direction
+        deviation = max(float(along.std()), 1e-6)
+        scores += [float(((own - middle) @ direction).max()) / deviation for own in others]
+    found = fit_tail(np.array(scores))
+    more = np.log(windows_a_picture / np.mean([len(one) for one in pictures]))
+    return Tail(found.location + found.scale * float(more), found.scale)
 
 
 def cache_folder() -> Path:
@@ -80,6 +107,16 @@ def _write(file: Path, tensors: dict[str, FloatArray]) -> None:
             save_file(tensors, fresh)
     except (OSError, SafetensorError) as error:
         _log.info("%s is not kept: %s", file, error)
+
+
+@cache
+def _ends() -> list[int]:
+    """Where the windows of each photograph end among those of all."""
+    counts = []
+    for photo in sorted(PHOTOS.glob("*.jpg")):
+        with Image.open(photo) as image:
+            counts.append(len(windows(*image.size, WINDOWS)))
+    return [int(end) for end in np.cumsum(counts)]
 
 
 @cache

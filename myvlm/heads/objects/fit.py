@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageEnhance, ImageOps
 
 from myvlm.boxes import Box
-from myvlm.heads.calibration import Calibration, calibrate, calibrate_whitened
+from myvlm.heads.calibration import Calibration, calibrate, calibrate_whitened, fit_tail
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.heads.features import Crops, PictureFeatures, cut, features, refine_boxes, whiten
@@ -146,6 +146,8 @@ def learn_probe(
         calibration = calibrate_whitened(positives, everyday, given, false_alarm_rate, len(photos))
     else:
         calibration = calibrate_whitened(positives, given, everyday, false_alarm_rate, len(photos))
+    # pictures that the user gave are no sample of what there is
+    calibration = replace(calibration, tail=fit_tail(everyday))
     # Where no picture without the object comes near, a closer look would cost for nothing.
     reach = 0.0 if examples.closer is None else max(calibration.threshold - calibration.ceiling, 0.0)
     # a negative that shows the object may have pushed the threshold over itself, but not over the photos

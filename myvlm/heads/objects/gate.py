@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from copy import copy
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +34,8 @@ class FittedProbe(Protocol):
     slope_: float
     refine_margin_: float
     unsure_: float
+    tail_location_: float
+    tail_scale_: float
     encoder_fingerprint_: FloatArray
 
     @property
@@ -84,6 +87,8 @@ class ObjectGate:
         self._refine_margin = np.array([head.refine_margin_ for head in heads])
         self._slope = np.array([head.slope_ for head in heads])
         self._unsure = np.array([head.unsure_ for head in heads])
+        self._tail_location = np.array([head.tail_location_ for head in heads])
+        self._tail_scale = np.array([head.tail_scale_ for head in heads])
 
     def renewed(self, heads: Sequence[FittedProbe]) -> ObjectGate:
         """The gate of these heads: the rows of those that are in this one are copied, not made again.
@@ -96,6 +101,27 @@ class ObjectGate:
         new = [head for head in heads if id(getattr(head, "coef_", None)) not in have]
         check_one_gate(new, (id(self._encoder), self._crops))
         return ObjectGate(self._encoder, self._crops, heads, self)
+
+    def false_names(self) -> npt.NDArray[np.float64]:
+        """M: how often each head is expected to see its object in a picture without it; 0 where unknown."""
+        above = (self._threshold - self._tail_location) / np.where(
+            self._tail_scale > 0, self._tail_scale, 1.0
+        )
+        return np.where(self._tail_scale > 0, np.exp(-np.maximum(above, 0.0)), 0.0)
+
+    def held_to(self, false_names: float) -> ObjectGate:
+        """The same heads, all of which are expected to name so many at most in a picture of none of them.
+
+        The laxest are made stricter, until it is no more; none is made laxer.
+        """
+        most = highest_share(self.false_names(), false_names)
+        stricter = copy(self)
+        if most < 1:
+            least = self._tail_location - self._tail_scale * np.log(most)
+            stricter._threshold = np.where(
+                self._tail_scale > 0, np.maximum(self._threshold, least), self._threshold
+            )
+        return stricter
 
     def score(self, images: ImageSources) -> GateScores:
         """N pictures → N × M probabilities, presence and boxes; no boxes where only whole pictures count."""
@@ -153,7 +179,21 @@ class ObjectGate:
     def _check_weights(self) -> None:
         if self._unchecked:
             check_encoder_fingerprint(self._encoder, self._unchecked)
-            self._unchecked = []
+            self._unchecked.clear()  # of all gates that were made of this one
+
+
+def highest_share(own: npt.NDArray[np.float64], total: float) -> float:
+    """The most that each may have of what all ask for, so that together they have no more than the total.
+
+    >>> highest_share(np.array([0.1, 0.5, 0.9]), 0.9), highest_share(np.array([0.1, 0.2]), 0.5)
+    (0.4, 1.0)
+    """
+    asked = np.sort(own)
+    before = np.concatenate([[0.0], np.cumsum(asked)])
+    if before[-1] <= total:
+        return 1.0
+    shares = (total - before[:-1]) / np.arange(len(asked), 0, -1)
+    return float(shares[shares <= asked][0])
 
 
 def _best(scores: FloatArray, picture: PictureFeatures) -> tuple[FloatArray, FloatArray]:

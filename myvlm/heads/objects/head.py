@@ -54,8 +54,10 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         device: where an encoder given by name runs.
 
     After `fit`: `coef_` (D) and `intercept_` of the probe; `threshold_`, `slope_` and `unsure_` (how near to
-    0.5 a probability is unsure) of its calibration; `boxes_` (where the object was taken to be in each
-    photo); `figures_` (what was measured on the way); `examples_` (what it is corrected by).
+    0.5 a probability is unsure) of its calibration, `tail_location_` and `tail_scale_` (how often pictures
+    without the object reach a score, see `Tail`; not known of an encoder without a bank where negatives were
+    given); `boxes_` (where the object was taken to be in each photo); `figures_` (what was measured on the
+    way); `examples_` (what it is corrected by).
     """
 
     kind: ClassVar[str] = "object"
@@ -70,6 +72,8 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         "slope": "slope_",
         "reach": "refine_margin_",  # older files were not calibrated on refined boxes
         "unsure": "unsure_",
+        "tail_location": "tail_location_",
+        "tail_scale": "tail_scale_",
     }
 
     def __init__(
@@ -92,6 +96,8 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
     coef_: FloatArray
     intercept_: float
     refine_margin_: float
+    tail_location_: float
+    tail_scale_: float
     boxes_: list[Box]
 
     def fit(
@@ -119,6 +125,10 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         self.threshold_, self.slope_ = learned.calibration.threshold, learned.calibration.slope
         self.refine_margin_ = learned.refine_margin
         self.unsure_ = UNSURE
+        self.tail_location_, self.tail_scale_ = (
+            learned.calibration.tail.location,
+            learned.calibration.tail.scale,
+        )
         self.boxes_, self.figures_ = learned.boxes, learned.figures
         self.encoder_fingerprint_ = encoder_fingerprint(encoder)
         self.examples_ = Examples.of(

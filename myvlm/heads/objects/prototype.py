@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from myvlm.heads.calibration import Calibration
+from myvlm.heads.calibration import Calibration, Tail
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.heads.features import Crops, PictureFeatures, features
-from myvlm.heads.objects.everyday import everyday_windows
+from myvlm.heads.objects.everyday import everyday_tail, everyday_windows
 from myvlm.heads.objects.fit import FittedProbe, Probe, kept_rows
 from myvlm.heads.objects.localize import choose_windows, text_direction
 from myvlm.images import LoadedImage
@@ -57,7 +57,10 @@ def learn_prototype(
     positives = _left_out(encoded, each, middle)
     way = max(float(np.median(positives)) - ceiling, LEAST_WAY)
     place = PLACE if len(photos) > 1 else PLACE_OF_ONE
-    calibration = Calibration(ceiling + place * way, STEEPNESS / way, ceiling)
+    usual = everyday_tail(encoder, float(np.mean([len(one.boxes) for one in encoded])))
+    mean, deviation = float(scores.mean()), float(scores.std())
+    tail = Tail(mean + deviation * usual.location, deviation * usual.scale)
+    calibration = Calibration(ceiling + place * way, STEEPNESS / way, ceiling, tail)
     figures = {
         "photos": len(photos),
         "negative_pictures": 0,

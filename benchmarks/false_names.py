@@ -1,0 +1,80 @@
+"""Is the stated rate of false names kept? On photos of other things, and of pictures that show none of them.
+
+Heads are taken by the tails that they learned alone (`Tail`): each is given its part of a stated number of
+false names per thousand pictures, large enough to be counted on few pictures. What is counted over what was
+stated comes with a 95 % interval, by drawing pictures again: pictures, not names, are what there are few of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from myvlm.heads import ObjectHead
+from myvlm.heads.features import features
+from myvlm.images import LoadedImage
+
+STATED = (50, 200)
+"""Names per thousand pictures."""
+DRAWS = 2000
+
+
+class Counted:
+    """False names, and how many were stated, by picture.
+
+    Args:
+        stated: names per thousand pictures, of all heads of a library together.
+    """
+
+    def __init__(self, stated: float) -> None:
+        self.stated = stated
+        self._by_picture: dict[bytes, list[float]] = {}
+
+    def add(
+        self, photo: LoadedImage, scores: np.ndarray, heads: Sequence[ObjectHead], counts: np.ndarray
+    ) -> None:
+        """One picture in a library of M heads: M scores, and which of them the picture does not show."""
+        each = self.stated / 1000 / len(heads)
+        location = np.array([one.tail_location_ for one in heads])
+        scale = np.array([one.tail_scale_ for one in heads])
+        named = scores >= location - scale * np.log(each)
+        row = self._by_picture.setdefault(photo.digest, [0.0, 0.0])
+        row[0] += float((named & counts).sum())
+        row[1] += each * int(counts.sum())
+
+    def over_stated(self) -> tuple[float, float, float]:
+        """The ratio, and the ends of its 95 % interval."""
+        rows = np.array(list(self._by_picture.values()))
+        drawn = np.random.default_rng(0).integers(0, len(rows), (DRAWS, len(rows)))
+        sums = rows[drawn].sum(axis=1)
+        low, high = np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])
+        return float(rows[:, 0].sum() / rows[:, 1].sum()), float(low), float(high)
+
+
+def counted_figures(counted: Mapping[str, Counted]) -> dict[str, float]:
+    """By the name of each."""
+    figures = {}
+    for name, one in counted.items():
+        for end, value in zip(("", "_low", "_high"), one.over_stated(), strict=True):
+            figures[f"{name}{end}"] = round(value, 3)
+    return figures
+
+
+def count_strangers(
+    libraries: Sequence[Sequence[ObjectHead]], strangers: Sequence[LoadedImage]
+) -> dict[str, Counted]:
+    """Pictures that show none of the heads' objects, each encoded once, against several libraries."""
+    counted = {f"strangers_{stated}": Counted(stated) for stated in STATED}
+    first = libraries[0][0]
+    for photo in strangers:
+        [seen] = features(first._encoder(), [photo], first.crops)
+        for heads in libraries:
+            coef, intercept = (
+                np.stack([one.coef_ for one in heads]),
+                np.array([one.intercept_ for one in heads]),
+            )
+            scores = (seen.features @ coef.T + intercept).max(axis=0)
+            for one in counted.values():
+                one.add(photo, scores, heads, np.ones(len(heads), dtype=bool))
+    return counted

@@ -1,0 +1,161 @@
+"""How many false names a library gives: the tail of what heads score, and all heads held to one number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.library import ConceptLibrary
+from myvlm.concepts.shared import FALSE_NAMES_PER_1000
+from myvlm.errors import InputError
+from myvlm.heads import FaceHead, ObjectHead
+from myvlm.heads.calibration import Tail, fit_tail
+from myvlm.heads.objects.everyday import everyday_tail
+from myvlm.heads.objects.gate import ObjectGate
+from tests.support.fake_encoder import ColourEncoder, everyday_bank, scenes
+from tests.support.fake_faces import FakeFaces, photos
+
+ENCODER = ColourEncoder("fake/false-names", bank=everyday_bank())
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MYVLM_CACHE", str(tmp_path))
+
+
+KNOWN = Tail(0.0, 0.1)
+
+
+def head(seed: int, tail: Tail = KNOWN, threshold: float = 0.3) -> ObjectHead:
+    fitted = ObjectHead(ENCODER).fit(scenes(0, 2))
+    fitted.coef_ = np.random.default_rng(seed).normal(size=fitted.coef_.shape).astype(np.float32)
+    fitted.intercept_ = 0.0
+    fitted.threshold_, fitted.tail_location_, fitted.tail_scale_ = threshold, tail.location, tail.scale
+    return fitted
+
+
+@pytest.fixture(scope="module")
+def heads() -> list[ObjectHead]:
+    return [head(seed) for seed in range(10)]
+
+
+def thresholds(library: ConceptLibrary) -> list[float]:
+    [(_, gate)] = library.gated()
+    assert isinstance(gate, ObjectGate)
+    return gate._threshold.tolist()
+
+
+def library_of(heads: list[ObjectHead], **settings: float | None) -> ConceptLibrary:
+    return ConceptLibrary([Concept(f"c{n}", "square", one) for n, one in enumerate(heads)], **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("per_1000", "least"), [(20, 0.5), (5, 0.5), (1, 0.1)])
+def test_a_tail_of_a_few_hundred_pictures_says_how_often_rarer_scores_come(
+    per_1000: float, least: float
+) -> None:
+    rng = np.random.default_rng(0)
+    ratios = []
+    for _ in range(20):
+        tail = fit_tail(rng.normal(size=(500, 40)).max(axis=1))
+        threshold = tail.location - tail.scale * np.log(per_1000 / 1000)
+        ratios.append((rng.normal(size=(20_000, 40)).max(axis=1) >= threshold).mean() * 1000 / per_1000)
+    assert least < np.mean(ratios) < 1.5, "rarer ones are rarer still: a normal has no such tail"
+
+
+def test_of_too_few_pictures_no_tail_is_known() -> None:
+    assert fit_tail(np.arange(19.0)) == Tail() != fit_tail(np.arange(20.0))
+
+
+def test_many_heads_together_keep_to_the_number_and_the_laxest_give_way(heads: list[ObjectHead]) -> None:
+    gate = ObjectHead.gate([*heads, head(10, threshold=1.0)])
+    own = gate.false_names()
+    assert own == pytest.approx([np.exp(-3)] * 10 + [np.exp(-10)])
+    held = gate.held_to(0.05)
+    assert held.false_names().sum() == pytest.approx(0.05)
+    assert held._threshold[-1] == 1.0, "strict enough as it is"
+    assert len(set(held._threshold[:-1])) == 1
+    assert held._threshold[0] > 0.3 == gate._threshold[0]
+    assert gate.held_to(1.0)._threshold.tolist() == gate._threshold.tolist()
+
+
+def test_a_head_of_which_nothing_is_known_stays_as_it_is(heads: list[ObjectHead]) -> None:
+    older = head(11, Tail())
+    held = ObjectHead.gate([*heads, older]).held_to(1e-6)
+    assert held.false_names()[-1] == 0.0
+    assert held._threshold[-1] == 0.3 < held._threshold[0]
+    meta, tensors = older.state()
+    assert set(meta.calibration) & {"tail_location", "tail_scale"} == set()
+    assert ObjectHead.from_state(meta, tensors).tail_scale_ == 0.0
+
+
+def test_a_library_is_held_to_its_number_whoever_comes_and_goes(heads: list[ObjectHead]) -> None:
+    alone = library_of(heads[:1])
+    assert alone.false_names_per_1000 == FALSE_NAMES_PER_1000
+    assert thresholds(alone) == [0.3], "one head in twenty pictures, and no more is stated"
+    library = library_of(heads)
+    stricter = thresholds(library)
+    assert min(stricter) > 0.3
+    library.false_names_per_1000 = 1.0
+    assert library.false_names_per_1000 == 1.0
+    assert min(thresholds(library)) > max(stricter)
+    for name in [f"c{number}" for number in range(1, 10)]:
+        library.remove(name)
+    assert thresholds(library) == pytest.approx([-0.1 * np.log(0.001)])
+    library.add(Concept("another", "square", heads[1]))
+    assert thresholds(library) == pytest.approx([-0.1 * np.log(0.0005)] * 2)
+    library.false_names_per_1000 = None
+    assert thresholds(library) == [0.3, 0.3]
+    assert thresholds(library_of(heads, false_names_per_1000=None)) == [0.3] * 10
+
+
+def test_fewer_false_names_are_fewer_names() -> None:
+    pictures = scenes(50, 20)
+    lax = [head(seed, Tail(-1.0, 0.3), -0.3) for seed in range(10)]
+    seen = {}
+    for rate in (None, 50.0, 0.01):
+        library = library_of(lax, false_names_per_1000=rate)
+        seen[rate] = [len(found.present) for found in library.recognise(pictures)]
+    assert sum(seen[None]) >= sum(seen[50.0]) > sum(seen[0.01])
+
+
+def test_faces_and_objects_share_the_number_by_their_concepts(heads: list[ObjectHead]) -> None:
+    class Stated(FakeFaces):
+        threshold_error = 0.0035
+
+    encoder = Stated("fake/stated")
+    people = [FaceHead(encoder).fit(photos(person)) for person in range(40, 44)]
+    library = ConceptLibrary([Concept(f"p{n}", "woman", one) for n, one in enumerate(people)])
+    [(_, gate)] = library.gated()
+    assert gate._threshold.tolist() == FaceHead.gate(people)._threshold.tolist()  # type: ignore[attr-defined]
+    library.add(Concept("sks", "square", heads[0]))
+    shared = next(gate for _, gate in library.gated() if not isinstance(gate, ObjectGate))
+    wanted = [one.threshold_among(4, encoder, 0.05 * 4 / 5) for one in people]
+    assert shared._threshold.tolist() == wanted  # type: ignore[attr-defined]
+    assert min(wanted) > FaceHead.gate(people)._threshold.min()
+    library.false_names_per_1000 = 1000.0
+    lax = next(gate for _, gate in library.gated() if not isinstance(gate, ObjectGate))
+    assert lax._threshold.tolist() == FaceHead.gate(people)._threshold.tolist()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0, float("nan"), float("inf"), "1", True and "many"])
+def test_what_is_no_rate_is_refused(wrong: object) -> None:
+    with pytest.raises(InputError, match="rate of false names"):
+        ConceptLibrary(false_names_per_1000=wrong)  # type: ignore[arg-type]
+    library = ConceptLibrary()
+    with pytest.raises(InputError, match="rate of false names"):
+        library.false_names_per_1000 = wrong  # type: ignore[assignment]
+    assert library.false_names_per_1000 == FALSE_NAMES_PER_1000
+
+
+def test_an_encoder_has_a_tail_of_everyday_photographs_and_more_windows_reach_higher() -> None:
+    encoder = ColourEncoder("fake/tail")
+    few, many = everyday_tail(encoder, 12), everyday_tail(encoder, 48)
+    assert few.scale == many.scale > 0
+    assert many.location - few.location == pytest.approx(few.scale * np.log(4))
+    learned = ObjectHead(encoder).fit(scenes(0, 3))
+    assert learned.tail_scale_ > 0
+    taught = ObjectHead(encoder).fit(scenes(0, 3), scenes(100, 3, "lime"))
+    assert taught.tail_scale_ == 0, "the negatives that a user gives are no everyday pictures"

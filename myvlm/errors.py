@@ -111,6 +111,10 @@ class NotWritableError(MyVLMError, PermissionError):
     """The folder cannot be written; nothing was."""
 
 
+class RemoteError(MyVLMError, ConnectionError):
+    """A store elsewhere cannot be reached, or answers otherwise than it should."""
+
+
 class NotFittedError(MyVLMError, ValueError, AttributeError):
     """A head was used before `fit`."""
 

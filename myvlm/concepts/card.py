@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from myvlm.concepts.disk.record import ConceptRecord, EmbeddingRecord
 
 
-def card(record: ConceptRecord, privacy: str, *, photos: bool) -> str:
-    """The card as Markdown. `privacy` is the head's own sentence on what its numbers may reveal."""
+def card(record: ConceptRecord, privacy: str, *, photos: bool, url: str | None = None) -> str:
+    """The card as Markdown.
+
+    Args:
+        record: what `concept.json` says.
+        privacy: the head's own sentence on what its numbers may reveal.
+        photos: whether photos lie beside it.
+        url: the address that it is put at; None for a folder on this machine.
+    """
     meta = record.head.meta
     rows = "\n".join(_row(name, one) for name, one in record.embeddings.items()) or "| none yet | | | |"
     figures = "\n".join(f"- {name}: {value}" for name, value in meta.figures.items()) or "- none"
@@ -20,7 +28,16 @@ def card(record: ConceptRecord, privacy: str, *, photos: bool) -> str:
         if photos
         else "It holds no photo, unless you put one here."
     )
-    return f"""# {record.identifier}
+    place = url or "path/to/this/folder"
+    erased = (
+        "Who may write here can delete it; the hub keeps older commits until the repository is deleted."
+        if url and url.startswith("hf://")
+        else "Who may write here can delete it."
+        if url
+        else "Nothing here is uploaded unless you put it somewhere yourself. "
+        f'`vlm.concepts.remove("{record.identifier}", erase=True)` deletes this folder.'
+    )
+    return f"""{_metadata(record) if url else ""}# {record.identifier}
 
 A concept for [MyVLM](https://arxiv.org/abs/2403.14599): one {record.category} that a frozen vision-language
 model can recognise and name. Identifier `{record.identifier}`{renamed}, category `{record.category}`, kind
@@ -32,7 +49,7 @@ model can recognise and name. Identifier `{record.identifier}`{renamed}, categor
 from myvlm import MyVLM
 
 vlm = MyVLM.from_pretrained("{next(iter(record.embeddings), "tinyworld/llava")}")
-vlm.concepts.add("path/to/this/folder")
+vlm.concepts.add("{place}")
 print(vlm.caption("photo.jpg"))
 ```
 
@@ -50,9 +67,20 @@ Image encoder `{meta.encoder}`, threshold {meta.threshold:.4g}. Measured while i
 
 {_corrections(record)}## Privacy
 
-{privacy} {kept} The recipe in `concept.json` keeps the captions and prompts it was learned with. Nothing here
-is ever uploaded. `vlm.concepts.remove("{record.identifier}", erase=True)` deletes this folder.
+{privacy} {kept} The recipe in `concept.json` keeps the captions and prompts it was learned with.
+{erased}
 """
+
+
+def _metadata(record: ConceptRecord) -> str:
+    """What the hub reads at the head of a card: YAML, whose texts are JSON's."""
+    bases = [name.split("@")[0] for name in record.embeddings]
+    known = [
+        name for name in dict.fromkeys(bases) if name.count("/") == 1 and not name.startswith("tinyworld/")
+    ]
+    lines = [f"base_model: {json.dumps(known)}"] if known else []
+    tags = json.dumps(["myvlm", "concept", record.category], ensure_ascii=False)
+    return "\n".join(["---", "library_name: myvlm", f"tags: {tags}", *lines, "---", "", ""])
 
 
 def _captions(record: ConceptRecord) -> str:

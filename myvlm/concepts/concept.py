@@ -11,7 +11,7 @@ from functools import partial
 from os import PathLike
 from os.path import isdir
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, overload
 
 from myvlm.concepts.card import card
 from myvlm.concepts.disk.atomic import read_steadily
@@ -29,6 +29,8 @@ from myvlm.concepts.disk.storage import (
 )
 from myvlm.concepts.embedding import Embedding, StoredEmbedding, plain_values, record_of
 from myvlm.concepts.notebook import Thumbnail, concept_html
+from myvlm.concepts.remote.address import check_may_leave, place_of
+from myvlm.concepts.remote.transfer import Packed, fetched, publish
 from myvlm.errors import ConceptFileError, InputError, check_is, check_path
 from myvlm.files.reading import absolute
 from myvlm.heads import Head, head_class
@@ -52,7 +54,8 @@ class Concept:
         recipe: captions, prompts and settings it was learned with, as plain JSON values; no photos.
         kind: the head's kind; filled in from the head.
         spoken: the word that the embeddings make a backbone say; the identifier, until it is renamed.
-        folder: where it was last loaded from or saved to, if anywhere.
+        folder: where on this machine it was last loaded from or saved to, if anywhere.
+        url: the address elsewhere that it was last loaded from or saved to, if any.
         thumbnails: small copies of the photos it was just learned from, with where its head found it, for
             notebooks; in memory alone: they are never saved.
 
@@ -68,6 +71,7 @@ class Concept:
     kind: str = ""
     spoken: str = ""
     folder: Path | None = None
+    url: str | None = None
     thumbnails: list[Thumbnail] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -159,20 +163,92 @@ class Concept:
         command = f"myvlm relearn {words} --backbone {shlex.quote(backbone)}"
         return f'by vlm.relearn("{self.folder}"{photos}), or `{command}`'
 
-    def save(self, path: str | PathLike[str], include_photos: ImageSources | None = None) -> Path:
+    @overload
+    def save(
+        self, path: PathLike[str], include_photos: ImageSources | None = None, *, face_consent: bool = False
+    ) -> Path: ...
+
+    @overload
+    def save(
+        self, path: str, include_photos: ImageSources | None = None, *, face_consent: bool = False
+    ) -> Path | str: ...
+
+    def save(
+        self,
+        path: str | PathLike[str],
+        include_photos: ImageSources | None = None,
+        *,
+        face_consent: bool = False,
+    ) -> Path | str:
         """Write the concept as a folder of some kilobytes; all of it or nothing.
 
         Args:
-            path: a new folder, an empty one, or one of this concept, which is replaced.
+            path: a new folder, an empty one, or one of this concept, which is replaced; or an address:
+                `hf://user/repository`, `s3://bucket/sks-mug` or another that fsspec knows. What was at an
+                address can be read until all of the new is there.
             include_photos: photos to put beside it, as bare pixels: what a camera notes in a file (place,
-                time) is left out. None, the default, writes no photo.
+                time) is left out. None, the default, writes no photo. None go to an address.
+            face_consent: the person agrees that the descriptors of their face go to that address; they stay
+                on this machine unless that is said here and the environment variable `MYVLM_SHARE_FACES`
+                names the address, or what it lies under.
+
+        Returns:
+            The place, as it was given.
 
         Raises:
             NotFittedError: the head has learned nothing.
-            InputError: a setting, figure or recipe is no plain JSON value.
-            NotWritableError: the folder cannot be written, or is something else; it is as it was.
+            InputError: a setting, figure or recipe is no plain JSON value; a face or photos may not leave.
+            NotWritableError: the place cannot be written, or holds something else; it is as it was.
+            MissingPackageError, RemoteError: an address that nothing here knows, or cannot be reached.
         """
-        target = Path(check_path(path, "folder of a concept"))
+        target = place_of(path, "folder of a concept")
+        if isinstance(target, str):
+            self._publish(target, include_photos, face_consent=face_consent, private=True)
+            return target
+        pictures = None if include_photos is None else load_images(include_photos)
+        packed = self.packed(photos=pictures is not None or isdir(target / PHOTOS))  # those there stay there
+        photos = {f"{PHOTOS}/{n}.png": _png(one.image) for n, one in enumerate(pictures or (), start=1)}
+        write_folder(target, packed.record, {**packed.files, **photos})
+        self.folder = absolute(target)
+        return target
+
+    def push_to_hub(self, repo_id: str, *, private: bool = True, face_consent: bool = False) -> str:
+        """Put the concept on the Hugging Face hub in one commit, its card as README; the address.
+
+        Args:
+            repo_id: `user/repository`, which is made where there is none; `user/repository/folder` puts it
+                into a folder.
+            private: make a private repository, and refuse one that everybody can see.
+            face_consent: see `save`.
+
+        Raises: as `save`.
+        """
+        url = f"hf://{check_path(repo_id, 'repository').removeprefix('hf://').rstrip('/')}"
+        self._publish(url, None, face_consent=face_consent, private=private)
+        return url
+
+    def _publish(self, url: str, photos: ImageSources | None, *, face_consent: bool, private: bool) -> None:
+        check_may_leave([(self.identifier, self.head)], url, face_consent=face_consent)
+        if photos is not None:
+            raise InputError(
+                "Photos stay on this machine.",
+                got=f"include_photos, to {url}",
+                expected="no photos",
+                fix="leave them out, and copy them there yourself where that is wanted",
+            )
+        publish(url, {"": self.packed(url=url)}, private=private)
+        self.url = url
+
+    def packed(self, *, photos: bool = False, url: str | None = None) -> Packed:
+        """What is written of it: `concept.json`, and the bytes of the other files.
+
+        Args:
+            photos: whether photos lie beside it.
+            url: the address that it is put at, for its card.
+
+        Raises:
+            NotFittedError, InputError: see `save`.
+        """
         files: dict[str, bytes] = {}
         meta, tensors = self.head.state()
         files[HEAD_FILE], head_digest = pack(tensors)
@@ -196,21 +272,15 @@ class Concept:
             embeddings=records,
             recipe=plain_values(self.recipe, "recipe"),
         )
-        if include_photos is not None:
-            for number, photo in enumerate(load_images(include_photos), start=1):
-                files[f"{PHOTOS}/{number}.png"] = _png(photo.image)
-        photos = include_photos is not None or isdir(target / PHOTOS)  # those that are there stay there
-        files[CARD] = card(record, self.head.privacy, photos=photos).encode()
-        write_folder(target, record, files)
-        self.folder = absolute(target)
-        return target
+        files[CARD] = card(record, self.head.privacy, photos=photos, url=url).encode()
+        return Packed(record, files)
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu", lazy: bool = False) -> Self:
         """Read a concept folder and check all of it; loads no encoder and no model.
 
         Args:
-            path: the folder.
+            path: the folder; or an address, see `save`. What is there is read into memory: no copy is kept.
             device: where the head's encoder will run.
             lazy: read each embedding when it is first used, and check it then; for libraries of thousands.
 
@@ -218,10 +288,22 @@ class Concept:
             MissingFileError: nothing is at that path.
             ConceptFileError: it is no concept folder, or newer than this release, cut or altered.
             UnknownHeadError: its kind of head is not installed.
+            InputError, MissingPackageError, RemoteError: an address that nothing here knows, or that cannot
+                be reached.
         """
-        folder = Path(check_path(path, "folder of a concept"))
         check_is(device, str, what="device of a head", expected='a name, such as "cpu"')
+        folder = place_of(path, "folder of a concept")
+        if isinstance(folder, str):
+            with fetched(folder) as copy:
+                return cls.from_copy(copy, folder, device=device)
         return read_steadily(folder, lambda: cls._load(folder, device, lazy))
+
+    @classmethod
+    def from_copy(cls, folder: Path, url: str, *, device: str) -> Self:
+        """The concept of an address, of which the folder is a copy that will be gone. Raises as `load`."""
+        concept = cls._load(folder, device, lazy=False)
+        concept.folder, concept.url = None, url
+        return concept
 
     @classmethod
     def _load(cls, folder: Path, device: str, lazy: bool) -> Self:

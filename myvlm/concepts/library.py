@@ -22,7 +22,7 @@ from myvlm.boxes import Box
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.confusable import SEEN, ConfusablePair, confusable, separate
 from myvlm.concepts.correcting import Correction, correct
-from myvlm.concepts.disk.storage import concept_folders
+from myvlm.concepts.folders import load_folders, save_folders
 from myvlm.concepts.gates import Gates, with_another_key
 from myvlm.concepts.notebook import held_by, library_html
 from myvlm.concepts.shared import (
@@ -30,15 +30,14 @@ from myvlm.concepts.shared import (
     Callback,
     Listeners,
     check_false_names,
-    check_library_folder,
     check_new,
     erase_from_disk,
     one_at_a_time,
+    unknown,
     word_taken,
     words_of,
 )
-from myvlm.errors import UnknownConceptError, check_is, check_path
-from myvlm.files.reading import absolute
+from myvlm.errors import check_is
 from myvlm.heads import Gate, Head
 from myvlm.heads.detections import Detections, merge
 from myvlm.images import ImageSource, ImageSources, load_image, load_images
@@ -88,7 +87,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         seconds.
 
         Args:
-            folder: the folder of concept folders.
+            folder: the folder of concept folders; or an address (see `Concept.save`): all is read now.
             device: where the encoders will run.
 
         Raises:
@@ -96,10 +95,15 @@ class ConceptLibrary(Mapping[str, Concept]):
             InputError: it is a concept folder itself.
             ConceptExistsError, ConceptFileError, UnknownHeadError: see `add_all`.
         """
-        folder = check_path(folder, "folder of concept folders")
-        check_library_folder(Path(folder))
-        inside = concept_folders(absolute(folder))
-        return cls((Concept.load(one, device=device, lazy=True) for one in inside), device=device)
+        return cls(load_folders(folder, device=device), device=device)
+
+    def save(self, folder: str | PathLike[str], *, face_consent: bool = False) -> None:
+        """Save each concept as a folder in a folder, or at an address; what else is there stays.
+
+        One that is there already is replaced. On the hub all of it is one commit; elsewhere each concept is
+        whole or as it was. `face_consent`, and what is raised: as of `Concept.save`.
+        """
+        save_folders(self.values(), folder, face_consent=face_consent)
 
     def on_add(self, callback: Callback, *, of: object = None) -> None:
         """Call back with the concepts that are here now, and again with those that come later.
@@ -113,12 +117,7 @@ class ConceptLibrary(Mapping[str, Concept]):
     def __getitem__(self, identifier: str) -> Concept:
         concept = self._concepts.get(composed(identifier)) if isinstance(identifier, str) else None
         if concept is None:
-            raise UnknownConceptError(
-                f"No concept {identifier!r} is in this library.",
-                got=repr(identifier),
-                expected=f"one of {', '.join(self._concepts)}" if self._concepts else "the library is empty",
-                fix="add it first, or check the spelling",
-            )
+            raise unknown(identifier, self._concepts)
         return concept
 
     def __contains__(self, identifier: object) -> bool:

@@ -6,14 +6,13 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from numbers import Real
-from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 from weakref import ref
 
 from myvlm.backbones import Backbone
 from myvlm.concepts.concept import Concept
-from myvlm.concepts.disk.storage import erase_folder, is_concept_folder
-from myvlm.errors import ConceptExistsError, InputError, MissingFileError, check_is
+from myvlm.concepts.disk.storage import erase_folder
+from myvlm.errors import ConceptExistsError, InputError, UnknownConceptError, check_is
 from myvlm.runtime.locks import Locks
 from myvlm.text import fold, folded
 
@@ -100,30 +99,25 @@ def check_new(concept: Concept, taken: Mapping[str, Concept]) -> None:
             )
 
 
+def unknown(identifier: str, known: Iterable[str]) -> UnknownConceptError:
+    """What is raised of a concept that is not among those."""
+    names = ", ".join(known)
+    return UnknownConceptError(
+        f"No concept {identifier!r} is in this library.",
+        got=repr(identifier),
+        expected=f"one of {names}" if names else "the library is empty",
+        fix="add it first, or check the spelling",
+    )
+
+
 def erase_from_disk(concept: Concept) -> None:
-    """Delete a concept's folder, and log a warning where there is none to delete."""
+    """Delete a concept's folder; log a warning where there is none, and where it is still elsewhere."""
+    if concept.url is not None:
+        _log.warning("%r is still at %s: delete it there", concept.identifier, concept.url)
     if concept.folder is None or not erase_folder(concept.folder, concept.spoken):
         why = f"nothing is at {concept.folder}" if concept.folder else "no folder of it is known"
         _log.warning("nothing on disk was erased of %r: %s", concept.identifier, why)
     concept.folder, concept.thumbnails = None, []
-
-
-def check_library_folder(folder: Path) -> None:
-    """Raise MissingFileError, or InputError, unless it can be a folder of concept folders."""
-    if not folder.is_dir():
-        raise MissingFileError(
-            f"There is no folder {folder}.",
-            got="a file" if folder.exists() else "nothing at that path",
-            expected="a folder of concept folders",
-            fix="check the path, or save concepts there first",
-        )
-    if is_concept_folder(folder):
-        raise InputError(
-            f"{folder} is a concept itself.",
-            got="a folder with a concept.json",
-            expected="a folder of concept folders",
-            fix=f"load the folder that it lies in, or add it: concepts.add({str(folder)!r})",
-        )
 
 
 def check_false_names(per_1000: float | None) -> float | None:

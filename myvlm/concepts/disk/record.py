@@ -78,6 +78,11 @@ def sealed(said: Mapping[str, Any]) -> bytes:
     return f"{before}{_digest(before, after)}{after}".encode()
 
 
+def text_of(record: ConceptRecord) -> bytes:
+    """`concept.json` of a record, in the format of this release."""
+    return sealed(record.model_copy(update={"format_version": FORMAT_VERSION}).model_dump(mode="json"))
+
+
 def as_sealed(record: ConceptRecord, data: bytes) -> bool:
     """Whether it says what it said when it was written, as far as its version can tell."""
     if record.format_version == 1 or not record.sha256:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from myvlm.concepts.disk.atomic import folders_in, leftovers, recover, replacing
-from myvlm.concepts.disk.record import FORMAT_VERSION, ConceptRecord, EmbeddingRecord, as_sealed, sealed
+from myvlm.concepts.disk.record import FORMAT_VERSION, ConceptRecord, EmbeddingRecord, as_sealed, text_of
 from myvlm.errors import ConceptFileError, MissingFileError, MyVLMError, NotWritableError
 from myvlm.files.claims import sync
 from myvlm.files.photos import natural_key
@@ -50,9 +50,11 @@ def embedding_file(backbone: str) -> str:
     return f"{EMBEDDINGS}/{safe}.safetensors"
 
 
-def tensor_files(record: ConceptRecord) -> list[str]:
-    """The files of a folder that hold tensors."""
-    return [HEAD_FILE, *([EXAMPLES_FILE] if record.examples else []), *map(embedding_file, record.embeddings)]
+def tensor_files(record: ConceptRecord) -> dict[str, str]:
+    """The files of a folder that hold tensors, with the digest of each."""
+    examples = {EXAMPLES_FILE: record.examples.sha256} if record.examples else {}
+    embeddings = {embedding_file(name): one.sha256 for name, one in record.embeddings.items()}
+    return {HEAD_FILE: record.head.sha256, **examples, **embeddings}
 
 
 def pack(tensors: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, str]:
@@ -229,7 +231,7 @@ def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) 
     Raises:
         NotWritableError: the place cannot be written, or holds something else, such as another concept.
     """
-    text = sealed(record.model_copy(update={"format_version": FORMAT_VERSION}).model_dump(mode="json"))
+    text = text_of(record)
     target = absolute(path)
     if os.path.islink(target):
         raise NotWritableError(
@@ -240,7 +242,8 @@ def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) 
         )
     try:
         with replacing(target) as fresh:
-            _check_same(target, record)
+            if is_concept_folder(target):
+                check_same((target / RECORD).read_bytes(), target / RECORD, record)
             _keep_what_is_the_users(target, fresh, any(name.startswith(f"{PHOTOS}/") for name in files))
             for name, data in {**files, RECORD: text}.items():
                 (fresh / name).parent.mkdir(parents=True, exist_ok=True)
@@ -254,6 +257,24 @@ def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) 
             expected="a new folder, an empty one or a concept folder, in a place you may write to",
             fix="save to another folder",
         ) from error
+
+
+def check_same(data: bytes, file: Path | str, record: ConceptRecord) -> None:
+    """Raise NotWritableError where the `concept.json` in a place is that of another concept.
+
+    Raises:
+        ConceptFileError: it is none.
+    """
+    there = _parsed(data, file)
+    words = [composed(str(there.get(name))) for name in ("identifier", "spoken")]
+    if not {record.identifier, composed(record.spoken)} & set(words):
+        place = str(file).removesuffix(RECORD).rstrip("/\\")
+        raise NotWritableError(
+            f"{place} is not overwritten: it holds another concept.",
+            got=repr(words[0]),
+            expected=repr(record.identifier),
+            fix="save to another folder, or delete that one first",
+        )
 
 
 def erase_folder(path: Path, spoken: str) -> bool:
@@ -294,7 +315,7 @@ def _parse(file: Path) -> dict[str, Any]:
     return _parsed(file.read_bytes(), file)
 
 
-def _parsed(data: bytes, file: Path) -> dict[str, Any]:
+def _parsed(data: bytes, file: Path | str) -> dict[str, Any]:
     try:
         parsed = json.loads(data)
     except ValueError as error:
@@ -306,19 +327,6 @@ def _parsed(data: bytes, file: Path) -> dict[str, Any]:
             f"{file} holds no record.", got=type(parsed).__name__, expected="an object", fix=_RESTORE
         )
     return parsed
-
-
-def _check_same(target: Path, record: ConceptRecord) -> None:
-    """Raise NotWritableError for the folder of another concept: its photos would become this one's."""
-    there = _parse(target / RECORD) if is_concept_folder(target) else {}
-    words = [composed(str(there.get(name))) for name in ("identifier", "spoken")]
-    if there and not {record.identifier, composed(record.spoken)} & set(words):
-        raise NotWritableError(
-            f"{target} is not overwritten: it holds another concept.",
-            got=repr(words[0]),
-            expected=repr(record.identifier),
-            fix="save to another folder, or delete that one first",
-        )
 
 
 def _keep_what_is_the_users(target: Path, fresh: Path, new_photos: bool) -> None:

@@ -1,0 +1,71 @@
+"""The concepts of a library, read from the folder that they lie in and saved to one, here or elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from itertools import count
+from os import PathLike
+
+from myvlm.concepts import collection
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.disk.record import ConceptRecord
+from myvlm.concepts.disk.storage import concept_folders, is_concept_folder
+from myvlm.concepts.remote.address import check_may_leave, place_of
+from myvlm.concepts.remote.transfer import fetched_all, publish, records_at
+from myvlm.errors import InputError, MissingFileError
+from myvlm.files.reading import absolute
+from myvlm.text import fold, folded
+
+WHAT = "folder of concept folders"
+
+
+def load_folders(folder: str | PathLike[str], *, device: str) -> list[Concept]:
+    """The concepts that lie in a folder or at an address, by name. Raises as `ConceptLibrary.load`."""
+    place = place_of(folder, WHAT)
+    if isinstance(place, str):
+        with fetched_all(place) as copies:
+            return [Concept.from_copy(copy, url, device=device) for copy, url in copies]
+    if not os.path.isdir(place):
+        raise MissingFileError(
+            f"There is no folder {folder}.",
+            got="a file" if os.path.exists(place) else "nothing at that path",
+            expected="a folder of concept folders",
+            fix="check the path, or save concepts there first",
+        )
+    if is_concept_folder(place):
+        raise InputError(
+            f"{folder} is a concept itself.",
+            got="a folder with a concept.json",
+            expected="a folder of concept folders",
+            fix=f"load the folder that it lies in, or add it: concepts.add({str(folder)!r})",
+        )
+    return [Concept.load(one, device=device, lazy=True) for one in concept_folders(absolute(place))]
+
+
+def save_folders(concepts: Iterable[Concept], folder: str | PathLike[str], *, face_consent: bool) -> None:
+    """Save concepts to folders in one, or at an address. Raises as `ConceptLibrary.save`."""
+    place, known = place_of(folder, WHAT), list(concepts)
+    if isinstance(place, str):
+        check_may_leave([(one.identifier, one.head) for one in known], place, face_consent=face_consent)
+        names = _names(known, records_at(place))
+        packed = {name: one.packed(url=f"{place}/{name}") for name, one in names.items()}
+        publish(place, packed)
+        for name, one in names.items():
+            one.url = f"{place}/{name}"
+        return
+    there = {one.folder.name: one.record for one in collection.entries(place)}
+    for name, one in _names(known, there).items():
+        one.save(place / name)
+
+
+def _names(concepts: Iterable[Concept], there: Mapping[str, ConceptRecord]) -> dict[str, Concept]:
+    """A folder's name for each: the one that it has there, or one that is free."""
+    known = {word: name for name, one in there.items() for word in folded(one.identifier, one.spoken)}
+    names: dict[str, Concept] = {}
+    for concept in concepts:
+        own = known.get(fold(concept.spoken)) or known.get(fold(concept.identifier))
+        wanted = collection.place_for(concept.identifier, concept.category).name
+        free = (wanted if n == 1 else f"{wanted}-{n}" for n in count(1))
+        names[own or next(name for name in free if name not in names and name not in there)] = concept
+    return names

@@ -1,0 +1,113 @@
+"""Whether a place is a path on this machine or an address elsewhere, and whether a face may go there."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from myvlm.errors import InputError, check_is, check_path
+from myvlm.heads import Head
+
+SETTING = "MYVLM_SHARE_FACES"
+"""The environment variable that names the addresses under which descriptors of faces may be put."""
+
+# A scheme has two letters or more: `C:` is a disk.
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)(?:://|::)")
+_SQUEEZED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+
+
+def place_of(given: str | os.PathLike[str], what: str) -> Path | str:
+    """A path on this machine, or else the address as text, without a slash at its end.
+
+    Args:
+        given: a path or an address; `file://` is a path.
+        what: it is called in an error.
+
+    Raises:
+        InputError: it can be neither, or is an address that was made a path.
+
+    >>> place_of("s3://bucket/sks-mug/", "folder"), place_of("file:///home/me/sks", "folder").as_posix()
+    ('s3://bucket/sks-mug', '/home/me/sks')
+    """
+    text = check_path(given, what)
+    found = _ADDRESS.match(text)
+    if found and found[1].lower() in ("file", "local") and found[0].endswith("://"):
+        return Path(unquote(urlsplit(text).path))
+    if found:
+        return text.rstrip("/")
+    first = Path(text).parts[:1]
+    if first and _SQUEEZED.fullmatch(first[0]) and not Path(first[0]).exists():
+        raise InputError(
+            f"{text} was an address before it was made a path.",
+            got=type(given).__name__,
+            expected=f"text, such as {re.sub(':/+', '://', text, count=1)!r}",
+            fix="pass the address as text",
+        )
+    return Path(text)
+
+
+def on_this_machine(given: str | os.PathLike[str], what: str) -> Path:
+    """A path. Raises InputError for an address, where something works on files of this machine."""
+    place = place_of(given, what)
+    if isinstance(place, str):
+        raise InputError(
+            f"The {what} must be on this machine.",
+            got=place,
+            expected="a path",
+            fix=f"fetch it first: myvlm concepts add {place}",
+        )
+    return place
+
+
+def check_may_leave(heads: Iterable[tuple[str, Head]], url: str, *, face_consent: bool) -> None:
+    """Raise InputError unless descriptors of faces, where there are any, may be put at that address.
+
+    That must be said twice: in the call, that the person agrees; and in the setting `MYVLM_SHARE_FACES` of
+    the machine, which addresses are meant for it, with spaces between them.
+
+    Args:
+        heads: identifiers and heads of the concepts.
+        url: the address.
+        face_consent: what was said in the call.
+    """
+    check_is(face_consent, bool, what="face_consent", expected="True or False")
+    people = [identifier for identifier, head in heads if is_biometric(head)]
+    allowed = os.environ.get(SETTING, "").split()
+    lacking = [
+        *(["face_consent=True in the call (--face-consent)"] if not face_consent else []),
+        *([f"{url} under one of the addresses in {SETTING}"] if not _under(url, allowed) else []),
+    ]
+    if people and lacking:
+        raise InputError(
+            f"The face of {people[0]!r} stays on this machine.",
+            got=f"not said: {' and '.join(lacking)}; {SETTING} is {' '.join(allowed) or 'not set'}",
+            expected="both: the person's consent, said in the call, and the place, named in the environment",
+            fix=f"ask the person; then set {SETTING}={_base(url)} and pass face_consent=True",
+        )
+
+
+def is_biometric(head: Head) -> bool:
+    """Whether what the head keeps is a measure of somebody's body, such as descriptors of a face.
+
+    A head of another kind says so by `biometric = True`.
+    """
+    said: Any = getattr(head, "biometric", head.kind == "face")
+    return bool(said)
+
+
+def _under(url: str, allowed: Iterable[str]) -> bool:
+    """Whether an address is one of these, or lies under one.
+
+    >>> _under("s3://family/anna", ["s3://family"]), _under("s3://family-album/anna", ["s3://family"])
+    (True, False)
+    """
+    return any(f"{url}/".startswith(f"{one.rstrip('/')}/") for one in allowed if _ADDRESS.match(one))
+
+
+def _base(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.split('/')[0]}"

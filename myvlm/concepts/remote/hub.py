@@ -1,0 +1,134 @@
+"""Concepts on the Hugging Face hub: what is put there is one commit, so all of it is there or none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from myvlm.concepts.remote.faults import reaching
+from myvlm.errors import InputError, NotWritableError, RemoteError, import_extra
+
+_REPOSITORY = re.compile(
+    r"hf://(?:(models|datasets|spaces)/)?([\w.-]+/[\w.-]+)(?:@(refs/pr/\d+|[^/]+))?(?:/(.+))?", re.ASCII
+)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A place on the hub.
+
+    Attributes:
+        kind: `model`, `dataset` or `space`.
+        id: `user/name`.
+        revision: the branch; None for the main one.
+        folder: inside it; "" for all of it.
+    """
+
+    kind: str
+    id: str
+    revision: str | None
+    folder: str
+
+
+def parsed(url: str) -> Repository | None:
+    """The place on the hub that an address means; None for addresses that are none of a repository's.
+
+    Raises:
+        InputError: it is an address of the hub, but of no repository.
+
+    >>> parsed("hf://me/things@main/mug")
+    Repository(kind='model', id='me/things', revision='main', folder='mug')
+    """
+    if not url.startswith("hf://") or url.startswith("hf://buckets/"):
+        return None
+    found = _REPOSITORY.fullmatch(url)
+    if found is None:
+        raise InputError(
+            "That is no place on the hub.",
+            got=url,
+            expected="hf://user/repository or hf://user/repository/folder",
+            fix="name the user too",
+        )
+    kind = (found[1] or "models").removesuffix("s")
+    return Repository(kind, found[2], found[3], found[4] or "")
+
+
+def ready(place: Repository, url: str, *, private: bool) -> None:
+    """Make the repository where there is none.
+
+    Raises:
+        NotWritableError: it is there and everybody can see it, while it should be private; or you may not.
+        RemoteError: the hub cannot be reached.
+    """
+    api = _api(url)
+    with reaching(url, writing=True):
+        if not api.repo_exists(place.id, repo_type=place.kind):
+            api.create_repo(place.id, repo_type=place.kind, private=private, exist_ok=True)
+        public = api.repo_info(place.id, repo_type=place.kind).private is False
+    if private and public:
+        raise NotWritableError(
+            f"{url} is not written: everybody can see it.",
+            got=f"a public repository, {place.id}",
+            expected="a private one, unless you say otherwise",
+            fix=f'concept.push_to_hub("{url.removeprefix("hf://")}", private=False), or --public',
+        )
+
+
+def commit(
+    place: Repository, url: str, put: Mapping[str, bytes], gone: Iterable[str], *, message: str
+) -> None:
+    """Put files there and take others away, in one commit.
+
+    Args:
+        place: where.
+        url: the same, as it was given.
+        put, gone: files by their names inside the place.
+        message: of the commit.
+
+    Raises:
+        NotWritableError, RemoteError: see `reaching`; nothing has changed.
+    """
+    hub = import_extra("huggingface_hub", what=url, install="myvlm[share]")
+    api = _api(url)
+    folder = f"{place.folder}/" if place.folder else ""
+    with reaching(url, writing=True), _without_bars(hub.utils):
+        head = api.repo_info(place.id, repo_type=place.kind, revision=place.revision).sha
+        done = api.create_commit(
+            place.id,
+            [
+                *(hub.CommitOperationAdd(f"{folder}{name}", data) for name, data in put.items()),
+                *(hub.CommitOperationDelete(f"{folder}{name}") for name in gone),
+            ],
+            commit_message=message,
+            repo_type=place.kind,
+            revision=place.revision,
+            parent_commit=head,  # or the concept of another writer would be lost
+        )
+        there = set(api.list_repo_files(place.id, repo_type=place.kind, revision=done.oid))
+    if lost := [name for name in put if f"{folder}{name}" not in there]:
+        raise RemoteError(
+            f"{url} is not whole.",
+            got=f"no {', '.join(lost)} in commit {done.oid[:12]}",
+            expected="all that was put there",
+            fix="see whether the repository's .gitignore leaves them out, and save again",
+        )
+
+
+@contextmanager
+def _without_bars(utils: Any) -> Iterator[None]:
+    """No bars within it: these are kilobytes."""
+    shown = not utils.are_progress_bars_disabled()
+    if shown:
+        utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            utils.enable_progress_bars()
+
+
+def _api(url: str) -> Any:
+    return import_extra("huggingface_hub", what=url, install="myvlm[share]").HfApi()

@@ -1,0 +1,283 @@
+"""Concepts between an address and this machine: fetched into a folder that is gone afterwards, and put there.
+
+At an address `concept.json` is what it is on disk, and says the digest of every other file. A file of tensors
+has the beginning of its digest in its name, `head.0f3c….safetensors`, and `concept.json` comes last: until
+then the concept that was there is there, whatever becomes of the upload. A folder that was copied there by
+other means, under its plain names, is read as well. On the hub the names are plain: all is one commit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from myvlm.concepts.disk.record import ConceptRecord, text_of
+from myvlm.concepts.disk.storage import (
+    CARD,
+    RECORD,
+    check_same,
+    read_record,
+    tensor_files,
+)
+from myvlm.concepts.remote import hub
+from myvlm.concepts.remote.store import Store
+from myvlm.errors import ConceptFileError, InputError, MissingFileError, MyVLMError, NotWritableError
+
+_log = logging.getLogger(__name__)
+
+TRIES = 3
+"""Readings of a concept that is replaced while it is read."""
+
+_OURS = re.compile(
+    r"(?:head|examples|embeddings/[^/]+?)(?:\.[0-9a-f]{16})?\.safetensors|concept\.json|README\.md"
+)
+_BESIDE = frozenset({".gitattributes"})
+"""What the hub puts into each repository."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A concept as it is put somewhere: what `concept.json` says, and the other files by name."""
+
+    record: ConceptRecord
+    files: Mapping[str, bytes]
+
+
+@contextmanager
+def fetched(url: str) -> Iterator[Path]:
+    """Within it the concept at an address is a folder on this machine; errors name the address.
+
+    Raises:
+        MissingFileError, ConceptFileError, RemoteError: see `reaching`.
+    """
+    with _named_after(url) as folder:
+        store = Store(url)
+        for left in reversed(range(TRIES)):
+            missing = _fetch(store, {"": folder})
+            if not missing or not left:
+                break
+        if not (folder / RECORD).exists():
+            raise MissingFileError(
+                f"There is no concept at {url}.",
+                got=f"no {RECORD}",
+                expected="a concept that you may see",
+                fix="check the spelling; where it is private, log in first",
+            )
+        yield folder
+
+
+@contextmanager
+def fetched_all(url: str) -> Iterator[list[tuple[Path, str]]]:
+    """Within it the concepts that lie at an address are folders here, each with its address; as `fetched`."""
+    with _named_after(url) as folder:
+        store = Store(url)
+        if store.read([RECORD], or_denied=True):
+            raise InputError(
+                f"{url} is a concept itself.",
+                got=f"a {RECORD}",
+                expected="concepts in folders at that address",
+                fix=f"load the address that it lies under, or add it: concepts.add({url!r})",
+            )
+        wanted = {name: folder / name for name in store.folders()}
+        for left in reversed(range(TRIES)):
+            wanted = _fetch(store, wanted)
+            if not wanted or not left:
+                break
+        found = sorted(one.parent.name for one in folder.glob(f"*/{RECORD}"))
+        yield [(folder / name, f"{url}/{name}") for name in found]
+
+
+def is_concept(url: str) -> bool:
+    """Whether there is a concept at that very address."""
+    return RECORD in Store(url).read([RECORD], or_denied=True)
+
+
+def records_at(url: str) -> dict[str, ConceptRecord]:
+    """What the concepts that lie at an address say, by the names of their folders."""
+    store = Store(url)
+    with suppress(MissingFileError):
+        names = store.folders()
+        found = store.read([f"{name}/{RECORD}" for name in names], or_denied=True)
+        with TemporaryDirectory() as place:
+            return {
+                name.split("/")[0]: _record(data, Path(place) / name.split("/")[0])
+                for name, data in found.items()
+            }
+    return {}
+
+
+def check_room(url: str, records: Mapping[str, ConceptRecord]) -> None:
+    """Raise NotWritableError unless concepts may be put there: nothing is, or earlier ones of theirs.
+
+    Args:
+        url: the address.
+        records: what they say, by their names there; see `publish`.
+    """
+    _check_room(Store(url), records)
+
+
+def publish(url: str, packed: Mapping[str, Packed], *, private: bool = True) -> None:
+    """Put concepts at an address, each under a name there, or one at the address itself, named "".
+
+    Args:
+        url: the address.
+        packed: by name.
+        private: on the hub, refuse a repository that everybody can see, and make none such.
+
+    Raises:
+        NotWritableError: it may not be written there, or something else is there; that is as it was.
+        InputError, MissingPackageError, RemoteError: see `reaching`.
+    """
+    store, place = Store(url), hub.parsed(url)
+    before = _check_room(store, {name: one.record for name, one in packed.items()})
+    if place is None:
+        _put(store, packed, before)
+        return
+    hub.ready(place, url, private=private)
+    put: dict[str, bytes] = {}
+    for name, one in packed.items():
+        put |= {_in(name, file): data for file, data in one.files.items()}
+        put[_in(name, RECORD)] = text_of(one.record)
+    there = store.names()
+    gone = {one for name in packed for one in there if _is_ours(name, one)} - set(put)
+    words = ", ".join(one.record.identifier for one in packed.values())
+    hub.commit(place, url, put, sorted(gone), message=f"Save {words} with myvlm")
+
+
+def _put(store: Store, packed: Mapping[str, Packed], before: Mapping[str, bytes]) -> None:
+    fresh = {name: _fresh(one) for name, one in packed.items()}
+    waiting = dict(fresh)
+    try:
+        store.write({_in(name, file): data for name, files in fresh.items() for file, data in files.items()})
+        for name, one in packed.items():
+            store.write({_in(name, CARD): one.files[CARD]})
+            store.write({_in(name, RECORD): text_of(one.record)})
+            del waiting[name]
+    except BaseException:
+        for name, files in waiting.items():
+            kept = _named_in(before.get(name))
+            with suppress(MyVLMError):
+                store.delete(_in(name, file) for file in files if file not in kept)
+        raise
+    try:
+        _tidy(store, fresh)
+    except MyVLMError as error:
+        _log.warning("What was replaced at %s is not taken away: %s", store.url, error.what)
+
+
+def _tidy(store: Store, fresh: Mapping[str, Mapping[str, bytes]]) -> None:
+    """Take away what no `concept.json` names any more, and put back what another writer took away."""
+    there = store.names()
+    now = store.read([_in(name, RECORD) for name in fresh])
+    for name, files in fresh.items():
+        if _named_in(now.get(_in(name, RECORD))) != set(files):
+            continue  # another writer was quicker, and takes away what it replaced
+        store.write({_in(name, one): data for one, data in files.items() if _in(name, one) not in there})
+        kept = {_in(name, one) for one in (*files, RECORD, CARD)}
+        store.delete(one for one in there if _is_ours(name, one) and one not in kept)
+
+
+def _fetch(store: Store, wanted: Mapping[str, Path]) -> dict[str, Path]:
+    """Read concepts into folders; those of which a file was missing or another, as while one is replaced."""
+    records = store.read([_in(name, RECORD) for name in wanted])
+    files: dict[str, tuple[str, str, str]] = {}  # its name there, with its digest → the concept's, its own
+    for name, folder in wanted.items():
+        data = records.get(_in(name, RECORD))
+        with suppress(ConceptFileError):  # whoever reads the folder says what is wrong with it
+            for file, digest in (tensor_files(_record(data, folder)) if data is not None else {}).items():
+                files[_in(name, _fresh_name(file, digest))] = name, file, digest
+    found = store.read(files, or_denied=True)
+    plain = {_in(files[one][0], files[one][1]): one for one in files if one not in found}
+    found |= {plain[one]: data for one, data in store.read(plain).items()}
+    incomplete = {}
+    for one, (name, file, digest) in files.items():
+        data = found.get(one)
+        if data is not None:
+            (wanted[name] / file).parent.mkdir(parents=True, exist_ok=True)
+            (wanted[name] / file).write_bytes(data)
+        if data is None or hashlib.sha256(data).hexdigest() != digest:
+            incomplete[name] = wanted[name]
+    return incomplete
+
+
+def _record(data: bytes, folder: Path) -> ConceptRecord:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD).write_bytes(data)
+    return read_record(folder)
+
+
+@contextmanager
+def _named_after(url: str) -> Iterator[Path]:
+    """A folder of its own, that is gone afterwards; an error that names it is made to name the address."""
+    with TemporaryDirectory(prefix="myvlm-") as place:
+        folder = Path(place) / (
+            re.sub(r"[^A-Za-z0-9._-]", "_", url.rpartition("/")[2]).lstrip(".") or "concept"
+        )
+        folder.mkdir()
+        try:
+            yield folder
+        except MyVLMError as error:
+            said = (error.what, str(error.got), str(error.expected), str(error.fix))
+            if not any(str(folder) in one for one in said):
+                raise
+            what, got, expected, fix = (one.replace(str(folder), url) for one in said)
+            raise type(error)(what, got=got, expected=expected, fix=fix) from error
+
+
+def _check_room(store: Store, records: Mapping[str, ConceptRecord]) -> dict[str, bytes]:
+    """What `concept.json` says of those that are there already. Raises NotWritableError; see `check_room`."""
+    found = store.read([_in(name, RECORD) for name in records], or_denied=True)
+    before = {name: found[_in(name, RECORD)] for name in records if _in(name, RECORD) in found}
+    for name, data in before.items():
+        check_same(data, _in(store.url, name, RECORD), records[name])
+    there = store.names() if len(before) < len(records) else []
+    for name in records.keys() - before.keys():
+        inside = f"{name}/" if name else ""
+        others = [one for one in there if one.startswith(inside) and not _is_ours(name, one)]
+        if others := [one for one in others if one not in _BESIDE]:
+            raise NotWritableError(
+                f"{_in(store.url, name)} is not overwritten: it is no concept.",
+                got=", ".join(others[:5]),
+                expected="an address under which nothing is, or an earlier copy of the concept",
+                fix=f"save to one under it, such as {_in(store.url, name, records[name].identifier)}",
+            )
+    return before
+
+
+def _fresh(packed: Packed) -> dict[str, bytes]:
+    digests = tensor_files(packed.record)
+    return {_fresh_name(file, digest): packed.files[file] for file, digest in digests.items()}
+
+
+def _fresh_name(file: str, digest: str) -> str:
+    return f"{file.removesuffix('.safetensors')}.{digest[:16]}.safetensors"
+
+
+def _named_in(data: bytes | None) -> set[str]:
+    """The names, digests in them, of the tensor files that a `concept.json` speaks of."""
+    if data is None:
+        return set()
+    with TemporaryDirectory() as place, suppress(MyVLMError):
+        digests = tensor_files(_record(data, Path(place)))
+        return {_fresh_name(file, digest) for file, digest in digests.items()}
+    return set()
+
+
+def _is_ours(name: str, path: str) -> bool:
+    """Whether a file there is one that was written for the concept of that name.
+
+    >>> _is_ours("sks-mug", "sks-mug/embeddings/llava.safetensors"), _is_ours("", "sks-mug/concept.json")
+    (True, False)
+    """
+    inside = f"{name}/" if name else ""
+    return path.startswith(inside) and _OURS.fullmatch(path.removeprefix(inside)) is not None
+
+
+def _in(*names: str) -> str:
+    return "/".join(name for name in names if name)

@@ -1,0 +1,273 @@
+"""Concepts at an address: in memory, in a local S3, on a local stand-in of the hub; one contract for all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from myvlm import Concept, ConceptLibrary, MyVLM
+from myvlm.concepts.embedding import Embedding
+from myvlm.concepts.remote.store import Store
+from myvlm.concepts.remote.transfer import publish
+from myvlm.errors import ConceptFileError, InputError, MissingFileError, MyVLMError, NotWritableError
+from tests.support.errors import check_said
+from tests.support.stores import BUCKET, fresh_address, local_hub, s3_server, use_hub, use_s3
+from tests.support.taught import by_hand
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Use 'content=:DeprecationWarning"
+)  # of the hub's client itself
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[dict[str, Any]]:
+    """Those that were started, by kind."""
+    with local_hub() as hub:
+        yield {"hub": hub}
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(params=["memory", "s3", "hub"])
+def url(request: pytest.FixtureRequest, servers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
+    """An address at which nothing is yet."""
+    if request.param == "s3":
+        files = use_s3(monkeypatch, request.getfixturevalue("s3"))
+        if not files.exists(BUCKET):
+            files.mkdir(BUCKET)
+    if request.param == "hub":
+        use_hub(monkeypatch, servers["hub"].url)
+    return fresh_address(request.param)
+
+
+def other(concept: Concept, number: int = 2) -> Concept:
+    """The same concept, learned anew."""
+    rows = np.full((2, 5), number, np.float32)
+    again = Embedding(rows, "image", "Describe.", "f00d", {"steps": 3}, {"loss": 0.25})
+    return dataclasses.replace(concept, embeddings={"org/model": again}, folder=None, url=None)
+
+
+def same(one: Concept, two: Concept) -> bool:
+    """Whether they hold the same, to the byte."""
+    packed, again = one.packed(url="x"), two.packed(url="x")
+    return packed.record == again.record and packed.files == again.files
+
+
+def test_a_concept_comes_back_as_it_was(url: str, concept: Concept) -> None:
+    assert concept.save(url) == url
+    assert concept.url == url
+    assert concept.folder is None
+    again = Concept.load(f"{url}/")
+    assert same(concept, again)
+    assert (again.folder, again.url) == (None, url)
+
+
+def test_a_later_one_takes_its_place_and_leaves_nothing_of_the_old(url: str, concept: Concept) -> None:
+    concept.save(url)
+    before = Store(url).names()
+    new = other(concept)
+    new.save(url)
+    assert same(Concept.load(url), new)
+    assert len(Store(url).names()) == len(before) >= 4
+    assert not same(Concept.load(url), concept)
+
+
+@pytest.mark.parametrize("files", [1, 2, 3, 4])
+def test_an_upload_that_breaks_off_leaves_the_old_one(
+    url: str, concept: Concept, files: int, servers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each file in turn, the last of them `concept.json`; on the hub at the uploads and at the commit."""
+    concept.save(url)
+    before = Store(url).names()
+    with monkeypatch.context() as broken:
+        if url.startswith("hf:"):
+            at = ["/preupload/", "/lfs/objects/batch", "PUT /lfs/", "/commit/"][files - 1]
+            broken.setattr(servers["hub"], "refuse", lambda request: at in request and "GET" not in request)
+            broken.setattr("time.sleep", lambda seconds: None)  # the client tries again, and waits
+        else:
+            _break_at(broken, files)
+        with pytest.raises(MyVLMError) as raised:
+            other(concept).save(url)
+    check_said(raised.value)
+    assert url in str(raised.value)
+    assert same(Concept.load(url), concept)
+    assert Store(url).names() == before
+    other(concept).save(url)
+    assert same(Concept.load(url), other(concept))
+
+
+def _break_at(monkeypatch: pytest.MonkeyPatch, file: int) -> None:
+    written = [0]
+    made = Store.__init__
+
+    def breaking(store: Store, url: str) -> None:
+        made(store, url)
+        put = store._files.pipe_file
+
+        def pipe_file(path: str, data: bytes) -> None:
+            written[0] += 1
+            if written[0] == file:
+                raise ConnectionResetError("the line went dead")
+            put(path, data)
+
+        store._files = _With(store._files, pipe_file=pipe_file)
+
+    monkeypatch.setattr(Store, "__init__", breaking)
+    monkeypatch.setattr("myvlm.concepts.remote.store.AT_ONCE", 1)
+
+
+class _With:
+    """A file system of which some methods are others."""
+
+    def __init__(self, files: Any, **methods: Any) -> None:
+        self._files = files
+        self.__dict__ |= methods
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._files, name)
+
+
+def test_the_first_upload_that_broke_off_is_no_concept_and_no_hindrance(
+    concept: Concept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = fresh_address("memory")
+    with monkeypatch.context() as broken:
+        _break_at(broken, 4)
+        with pytest.raises(MyVLMError):
+            concept.save(url)
+    assert Store(url).names() == ["README.md"]
+    with pytest.raises(MissingFileError) as raised:
+        Concept.load(url)
+    check_said(raised.value)
+    concept.save(url)
+    assert same(Concept.load(url), concept)
+
+
+@pytest.mark.parametrize("altered", ["head", "embeddings/", "concept.json"])
+def test_a_byte_that_was_changed_there_is_found(url: str, concept: Concept, altered: str) -> None:
+    concept.save(url)
+    [name] = [one for one in Store(url).names() if one.startswith(altered)]
+    data = bytearray(Store(url).read([name])[name])
+    data[data.index(b"0.5") if altered == "concept.json" else -1] ^= 1
+    _overwrite(url, name, bytes(data))
+    with pytest.raises(ConceptFileError) as raised:
+        Concept.load(url)
+    check_said(raised.value)
+    assert url in raised.value.what, "not the copy that it was fetched into"
+
+
+def _overwrite(url: str, name: str, data: bytes) -> None:
+    if url.startswith("hf:"):
+        from huggingface_hub import HfApi
+
+        HfApi().upload_file(
+            path_or_fileobj=data, path_in_repo=name, repo_id=url.removeprefix("hf://"), commit_message="alter"
+        )
+    else:
+        Store(url).write({name: data})
+
+
+def test_another_concept_and_other_things_are_left_alone(url: str, concept: Concept) -> None:
+    concept.save(url)
+    with pytest.raises(NotWritableError, match="another concept") as raised:
+        dataclasses.replace(by_hand(), identifier="ohwx", spoken="ohwx").save(url)
+    check_said(raised.value)
+    _notes(f"{url}-notes")
+    with pytest.raises(NotWritableError, match="no concept") as raised:
+        concept.save(f"{url}-notes")
+    check_said(raised.value)
+    concept.save(f"{url}-notes/sks")
+    assert same(Concept.load(f"{url}-notes/sks"), concept)
+
+
+def _notes(url: str) -> None:
+    if url.startswith("hf:"):
+        from huggingface_hub import HfApi
+
+        HfApi().create_repo(url.removeprefix("hf://"), private=True)
+        _overwrite(url, "notes.txt", b"mine")
+    else:
+        Store(url).write({"notes.txt": b"mine"})
+
+
+def test_a_library_is_saved_and_loaded_whole(url: str, concept: Concept) -> None:
+    mug, dog = concept, dataclasses.replace(by_hand(), identifier="ohwx", spoken="ohwx", category="dog")
+    library = ConceptLibrary([mug, dog])
+    library.save(url)
+    again = ConceptLibrary.load(url)
+    assert sorted(again) == ["ohwx", "sks"]
+    assert same(again["sks"], mug)
+    assert again["ohwx"].url == f"{url}/ohwx-dog"
+    library.rename("ohwx", "Bo")
+    library.save(url)
+    assert sorted(ConceptLibrary.load(url)) == ["Bo", "sks"], "the renamed one was saved beside itself"
+    with pytest.raises(InputError, match="a concept itself"):
+        ConceptLibrary.load(f"{url}/sks-mug")
+    assert same(ConceptLibrary([f"{url}/sks-mug"])["sks"], mug)
+
+
+def test_what_was_copied_there_by_other_means_is_read(url: str, concept: Concept, tmp_path: Any) -> None:
+    folder = concept.save(tmp_path / "sks")
+    plain = {
+        one.relative_to(folder).as_posix(): one.read_bytes() for one in folder.rglob("*") if one.is_file()
+    }
+    if url.startswith("hf:"):
+        pytest.skip("the hub's names are plain in any case")
+    Store(url).write(plain)
+    assert same(Concept.load(url), concept)
+    concept.save(url)
+    assert "head.safetensors" not in Store(url).names()
+    assert same(Concept.load(url), concept)
+
+
+def test_one_that_is_replaced_while_it_is_read_is_read_again(
+    concept: Concept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, new = fresh_address("memory"), other(concept)
+    concept.save(url)
+    read, once = Store.read, [True]
+
+    def reading(store: Store, names: Any, *, or_denied: bool = False) -> dict[str, bytes]:
+        found = read(store, names, or_denied=or_denied)
+        if once and "concept.json" in found:
+            once.clear()
+            publish(url, {"": new.packed(url=url)})
+        return found
+
+    monkeypatch.setattr(Store, "read", reading)
+    assert same(Concept.load(url), new)
+
+
+def test_the_card_says_where_it_loads_from(url: str, concept: Concept) -> None:
+    concept.save(url)
+    card = Store(url).read(["README.md"])["README.md"].decode()
+    assert f'vlm.concepts.add("{url}")' in card
+    head = card.split("---\n")[1]
+    assert json.loads(head.split("base_model: ")[1]) == ["org/model"]
+    assert "library_name: myvlm" in head
+
+
+def test_the_readmes_lines_on_sharing_do_what_they_say(
+    fresh: MyVLM, concept: Concept, s3: str, servers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"## Share.*?```python\n(.*?)```", readme, flags=re.DOTALL)
+    use_hub(monkeypatch, servers["hub"].url)
+    use_s3(monkeypatch, s3).mkdir("family")
+    names = {"mug": concept, "vlm": fresh}
+    exec(compile(code, "README.md", "exec"), names)
+    assert list(names["vlm"].concepts) == ["sks"]
+    assert names["vlm"].concepts["sks"].url == "s3://family/concepts/sks-mug"
+    assert names["vlm"].backbone is fresh.backbone
+    assert "me/sks-mug" in servers["hub"].repositories

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import os
 import random
 import shutil
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,12 @@ class Server:
     def mib(self) -> float:
         """Memory of the process, resident."""
         return float(self.process.memory_info().rss) / 2**20
+
+    @property
+    def cpu_seconds(self) -> float:
+        """What the process has used of the cores so far."""
+        used = self.process.cpu_times()
+        return float(used.user + used.system)
 
 
 @contextmanager
@@ -116,6 +123,24 @@ def shown(count: int, *, seed: int = 0) -> list[Image.Image]:
     return made
 
 
+class Fresh:
+    """Requests about pictures that no server has seen: those of `shown` in turn, one pixel of each anew.
+
+    A server remembers what it saw in the last pictures, and would be asked less the second time.
+    """
+
+    def __init__(self, count: int, *, seed: int = 0) -> None:
+        self._made = [np.asarray(one.convert("RGB")) for one in shown(count, seed=seed)]
+        self._numbers = itertools.count()
+
+    def __call__(self) -> dict[str, Any]:
+        """The body of one more request."""
+        number = next(self._numbers)
+        pixels = self._made[number % len(self._made)].copy()
+        pixels[0, 0] = number % 256, number // 256 % 256, number // 65536
+        return {"model": MODEL, "messages": messages(Image.fromarray(pixels))}
+
+
 def messages(picture: Image.Image) -> list[dict[str, Any]]:
     """What is asked of a picture: to describe it."""
     buffer = io.BytesIO()
@@ -143,9 +168,9 @@ def asked_by(server: Server, owner: str, asked: Sequence[list[dict[str, Any]]], 
 
 
 def hammer(
-    server: Server, requests: Sequence[tuple[str, Any]], *, clients: int, seconds: float
+    server: Server, owners: Sequence[str], body: Callable[[], Any], *, clients: int, seconds: float
 ) -> Counter[int]:
-    """Ask on and on for so long, each client the next of the requests as soon as it is answered.
+    """Ask on and on for so long, each client for a random owner as soon as it is answered.
 
     Returns how often which status was given; 0 is no answer, and 1000 more a reply about what is not the
     owner's, by `leaks_in`.
@@ -156,10 +181,10 @@ def hammer(
         rng = random.Random(number)
         with httpx.Client(base_url=server.url, timeout=300) as client:
             while time.monotonic() < until:
-                owner, body = rng.choice(requests)
+                owner = rng.choice(owners)
                 headers = {"authorization": f"Bearer {server.tokens[owner]}"}
                 try:
-                    answer = client.post("/chat/completions", json=body, headers=headers)
+                    answer = client.post("/chat/completions", json=body(), headers=headers)
                     statuses[answer.status_code] += 1
                     if answer.status_code == 200 and leaks_in(owner, answer.json()):
                         statuses[1000 + answer.status_code] += 1

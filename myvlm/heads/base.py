@@ -70,6 +70,15 @@ class CalibratedGate(Gate, Protocol):
 
 
 @runtime_checkable
+class EncodingGate(Gate, Protocol):
+    """A gate whose encoder remembers pictures, so that it can see those of several gates in one pass."""
+
+    def encode(self, images: ImageSources) -> None:
+        """Have the encoder see N pictures; what it found is there when a gate of its scores them next."""
+        ...
+
+
+@runtime_checkable
 class Head(Protocol):
     """Recognises one concept. Scikit-learn manners: `__init__` only stores, what `fit` learns ends in `_`.
 

@@ -78,6 +78,10 @@ class FaceGate:
         )
         return held
 
+    def encode(self, images: ImageSources) -> None:
+        """Find and describe the faces of N pictures in one pass; the last pictures are remembered."""
+        find_faces(self._encoder, load_images(images))
+
     def score(self, images: ImageSources) -> GateScores:
         """N pictures → N × M probabilities, presence and boxes of faces; NaN where no face is.
 

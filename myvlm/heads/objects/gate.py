@@ -123,6 +123,10 @@ class ObjectGate:
             )
         return stricter
 
+    def encode(self, images: ImageSources) -> None:
+        """See the windows of N pictures in one pass; the last pictures are remembered."""
+        features(self._encoder, load_images(images), self._crops)
+
     def score(self, images: ImageSources) -> GateScores:
         """N pictures → N × M probabilities, presence and boxes; no boxes where only whole pictures count."""
         raw, boxes = self.raw(images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from myvlm.backbones.tokens import Prompt, heard
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptFileError, InputError
+from myvlm.heads.base import EncodingGate
 from myvlm.heads.detections import Detection
 from myvlm.images import LoadedImage
 from myvlm.serving.http.queue import Batches
@@ -125,7 +126,8 @@ def check_usable(vlm: MyVLM, seen: Sequence[Concept]) -> bool:
 
 
 def _look(asked: Sequence[Look]) -> Sequence[Sequence[Detection]]:
-    """One pass a library, all in one batch: those who are looked at together are spoken of together."""
+    """All in one batch: those who are looked at together are spoken of together."""
+    _encode(asked)
     places: dict[int, list[int]] = {}
     for place, one in enumerate(asked):
         places.setdefault(id(one.library), []).append(place)
@@ -134,6 +136,19 @@ def _look(asked: Sequence[Look]) -> Sequence[Sequence[Detection]]:
         seen = asked[own[0]].library.recognise([asked[place].photo for place in own])
         found.update((place, one.present) for place, one in zip(own, seen, strict=True))
     return [found[place] for place in range(len(asked))]
+
+
+def _encode(asked: Sequence[Look]) -> None:
+    """One pass of each encoder over the pictures of all libraries that use it."""
+    together: dict[Hashable, tuple[EncodingGate, dict[int, LoadedImage]]] = {}
+    for one in asked:
+        for members, gate in one.library.gated():
+            if isinstance(gate, EncodingGate):
+                head = members[0].head
+                _, photos = together.setdefault((type(head), head.gate_key), (gate, {}))
+                photos[id(one.photo)] = one.photo
+    for gate, photos in together.values():
+        gate.encode(list(photos.values()))
 
 
 @dataclass(eq=False)

@@ -15,12 +15,17 @@ pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 import httpx
 from openai import NotFoundError, PermissionDeniedError
 
-from myvlm import MyVLM
+from myvlm import Concept, ConceptLibrary, MyVLM
 from myvlm.concepts import collection
+from myvlm.heads import ObjectHead
+from myvlm.heads.features import forget_pictures
+from myvlm.images import load_images
 from myvlm.serving.http.owners import OF_A_CONCEPT, Access, Owners
+from myvlm.serving.http.speaking import Look, Speaker
 from myvlm.text import contains_word
 from myvlm.tinyworld import sample_picture
 from myvlm.tinyworld.fewshot import pictures
+from tests.support.fake_encoder import ColourEncoder, scene, scenes
 from tests.support.served import MODEL, Served, about, library_of, served
 from tests.support.taught import Taught, around
 
@@ -125,6 +130,27 @@ def test_to_change_concepts_is_a_right_of_its_own(server: Served, taught: Taught
         ):
             with pytest.raises(PermissionDeniedError):
                 change()
+
+
+def test_the_pictures_of_several_owners_are_encoded_in_one_pass(vlm: MyVLM) -> None:
+    encoder = ColourEncoder()
+    head = ObjectHead(encoder).fit(scenes(0, 3), scenes(50, 20, None))
+    libraries = [ConceptLibrary([Concept(word, "toy", head)]) for word in ("sks", "fnord", "ulmo")]
+    shown = load_images([scene(200)[0], scene(201, colour=None)[0], scene(202)[0]])
+    alone = [library.recognise(photo)[0].present for library, photo in zip(libraries, shown, strict=True)]
+    forget_pictures()
+    encoder.calls.clear()
+    speaker = Speaker(vlm, at_once=4)
+    looks = [Look(library, photo) for library, photo in zip(libraries, shown, strict=True)]
+    found = speaker.looking.work(looks)
+    speaker.close()
+    assert encoder.calls[0] == 3 * 35, "the windows of all three"
+    assert max(encoder.calls[1:], default=0) < 35, "what is left is to look closer"
+    names = [[one.identifier for one in own] for own in found]
+    assert names == [["sks"], [], ["ulmo"]]
+    assert [[one.probability for one in own] for own in found] == [
+        [one.probability for one in own] for own in alone
+    ]
 
 
 def test_libraries_are_let_go_of_by_a_bound_and_read_again(

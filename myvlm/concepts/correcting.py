@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice
 from time import perf_counter
 from types import NoneType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -91,6 +91,25 @@ class Correction:
     def lost(self) -> int:
         """Photos that were found before and are not now: none."""
         return sum(one.before >= 0.5 > one.after for one in self.photos)
+
+    def document(self) -> dict[str, Any]:
+        """All of it as plain JSON values."""
+
+        def change(one: Change) -> dict[str, float]:
+            return {"before": one.before, "after": one.after}
+
+        return {
+            "identifier": self.identifier,
+            "picture": self.picture,
+            "present": self.present,
+            "held": self.held,
+            "score": change(self.score),
+            "threshold": change(self.threshold),
+            "photos": [change(one) for one in self.photos],
+            "others": {name: change(one) for name, one in self.others.items()},
+            "corrections": self.corrections,
+            "seconds": round(self.seconds, 3),
+        }
 
     def __repr__(self) -> str:
         return f"Correction({self})"

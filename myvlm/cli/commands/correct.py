@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -15,7 +15,6 @@ from myvlm.errors import InputError
 
 if TYPE_CHECKING:
     from myvlm.boxes import Box
-    from myvlm.concepts.correcting import Correction
 
 
 def correct(
@@ -67,7 +66,8 @@ def correct(
             correction = library.correct(file, identifier, present=None if undo else there, box=part)
         concept.save(folder)
         out.written.append(folder)
-        out.show(_document(correction, folder), Text(str(correction)))
+        document = {"command": "correct", **correction.document(), "folder": str(folder)}
+        out.show(document, Text(str(correction)))
 
 
 def _one(files: list[Path]) -> list[Path]:
@@ -94,23 +94,3 @@ def _box(text: str | None) -> Box | None:
             fix="such as --box 10,20,110,120",
         ) from None
     return left, top, right, bottom
-
-
-def _document(correction: Correction, folder: Path) -> dict[str, Any]:
-    def change(one: Any) -> dict[str, float]:
-        return {"before": one.before, "after": one.after}
-
-    return {
-        "command": "correct",
-        "identifier": correction.identifier,
-        "picture": correction.picture,
-        "present": correction.present,
-        "held": correction.held,
-        "score": change(correction.score),
-        "threshold": change(correction.threshold),
-        "photos": [change(one) for one in correction.photos],
-        "others": {name: change(one) for name, one in correction.others.items()},
-        "corrections": correction.corrections,
-        "seconds": round(correction.seconds, 3),
-        "folder": str(folder),
-    }

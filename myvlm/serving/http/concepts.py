@@ -1,4 +1,4 @@
-"""`/v1/concepts`: list, learn with progress as it goes, rename, take out, erase; each owner's own alone."""
+"""`/v1/concepts`: list, learn with progress, correct, rename, take out, erase; each owner's own alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from starlette.responses import Response
 
 from myvlm.concepts import collection
 from myvlm.concepts.concept import Concept
+from myvlm.concepts.correcting import Correction
 from myvlm.heads.features import forget_pictures
+from myvlm.images import LoadedImage
 from myvlm.learning.dataset import Lesson
 from myvlm.serving.http.errors import Plain, Refusal, Streamed, as_refusal, error_body
 from myvlm.serving.http.learning import Enrolment, Learner
@@ -41,6 +43,14 @@ class _Rename(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     identifier: str
+
+
+class _Correct(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    photo: str
+    present: bool | None
+    box: tuple[float, float, float, float] | None = None
 
 
 @router.get("/v1/concepts")
@@ -86,6 +96,33 @@ async def enrol(request: Request, wanted: _Enrol) -> Response:
         return Plain(_document(concept), 201)
 
 
+@router.post("/v1/concepts/{identifier}/correct")
+async def correct(request: Request, identifier: str, said: _Correct) -> Plain:
+    """Say of a picture, or the part of it in the box, whether it shows a concept; None takes that back.
+
+    What recognises the concept learns from that, and what has changed is answered; see `MyVLM.correct`.
+    """
+    state = request.app.state
+    owners: Owners = state.owners
+    owner = _who_may_change(request)
+
+    def change(photo: LoadedImage) -> Correction:
+        with owners.lock(owner):
+            library = owners.library(owner)
+            try:
+                correction = library.correct(photo, identifier, present=said.present, box=said.box)
+                concept = library[identifier]
+                assert concept.folder is not None, "it was loaded from there"
+                concept.save(concept.folder)
+            finally:
+                owners.let_go(owner)  # the folder is what counts, also where it could not be written
+            return correction
+
+    async with asyncio.timeout(state.limits.seconds), state.pictures.read(owner, [said.photo]) as [photo]:
+        correction = await asyncio.to_thread(change, photo)
+    return Plain({"object": "concept.correction", **correction.document()})
+
+
 @router.patch("/v1/concepts/{identifier}")
 async def rename(request: Request, identifier: str, wanted: _Rename) -> Plain:
     """Call a concept by another word."""
@@ -129,7 +166,9 @@ async def remove(request: Request, identifier: str, erase: bool = False) -> Plai
 def _who_may_change(request: Request) -> str:
     access: Access = request.state.access
     if not access.may_change:
-        raise Refusal(403, "This token may speak with concepts, and not learn, rename, remove or erase them.")
+        raise Refusal(
+            403, "This token may speak with concepts, and not learn, correct, rename, remove or erase them."
+        )
     return access.owner
 
 

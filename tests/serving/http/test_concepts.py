@@ -12,10 +12,13 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 
 import httpx
+from openai import BadRequestError, InternalServerError, NotFoundError, PermissionDeniedError
 
 from myvlm import Concept, MyVLM
+from myvlm.errors import NotWritableError
 from myvlm.heads import features
 from myvlm.serving.http.limits import Limits
+from myvlm.serving.http.owners import Access
 from myvlm.tinyworld import few_shot, sample_picture
 from myvlm.tinyworld.fewshot import pictures
 from tests.support.served import MODEL, Served, about, data_url, library_of, served
@@ -135,6 +138,70 @@ def test_a_concept_is_renamed_taken_out_and_erased(vlm: MyVLM, taught: Taught, t
         assert list(speaker.files.list()) == []
         assert not _remembered()
         assert client.delete("/concepts/J%C3%B6s%C3%A9%20Mug?erase=true").status_code == 404
+
+
+def test_a_concept_is_corrected_by_a_picture_and_that_is_taken_back(
+    vlm: MyVLM, taught: Taught, tmp_path: Path
+) -> None:
+    folder = library_of(tmp_path / "anna", taught.folder)
+    picture = pictures(taught.kit.present)[0]
+    access = {"anna": Access("anna", True), "reader": Access("anna")}
+    with (
+        served(around(vlm), {"anna": folder}, access=access) as server,
+        server.client("anna") as client,
+        server.client("reader") as reader,
+    ):
+        place = f"/concepts/{taught.word}/correct"
+
+        def seen() -> list[str]:
+            made: Any = client.chat.completions.create(model=MODEL, messages=about(picture))
+            return [one["identifier"] for one in made.myvlm["seen"]]
+
+        def correct(present: bool | None, **more: Any) -> Any:
+            body = {"photo": data_url(picture), "present": present, **more}
+            return client.post(place, body=body, cast_to=dict)
+
+        assert seen() == [taught.word]
+        with pytest.raises(PermissionDeniedError, match="correct"):
+            reader.post(place, body={"photo": data_url(picture), "present": False}, cast_to=dict)
+        assert seen() == [taught.word]
+        said = correct(False)
+        assert (said["object"], said["identifier"]) == ("concept.correction", taught.word)
+        assert (said["present"], said["held"], said["corrections"]) == (False, True, 1)
+        assert said["score"]["before"] >= 0.5 > said["score"]["after"]
+        assert str(tmp_path) not in json.dumps(said)
+        assert seen() == []
+        assert not Concept.load(folder / taught.folder.name).head.score(picture)[0].present
+        assert correct(None)["corrections"] == 0
+        assert seen() == [taught.word]
+        with pytest.raises(BadRequestError, match="Nothing was said of"):
+            correct(None)
+        with pytest.raises(BadRequestError, match="is no part"):
+            correct(False, box=[0, 0, 9999, 1])
+        with pytest.raises(BadRequestError, match="box"):
+            correct(False, box=[1, 2])
+        body = {"photo": data_url(picture), "present": True}
+        with pytest.raises(NotFoundError):
+            client.post("/concepts/fnord/correct", body=body, cast_to=dict)
+        assert seen() == [taught.word]
+
+
+def test_a_correction_that_cannot_be_kept_changes_nothing(
+    vlm: MyVLM, taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = library_of(tmp_path / "anna", taught.folder)
+    picture = pictures(taught.kit.present)[0]
+
+    def full(*_: Any, **__: Any) -> None:
+        raise NotWritableError("No space is left.")
+
+    with served(around(vlm), {"anna": folder}) as server, server.client("anna") as client:
+        monkeypatch.setattr(Concept, "save", full)
+        with pytest.raises(InternalServerError):
+            client.post(f"/concepts/{taught.word}/correct",
+                        body={"photo": data_url(picture), "present": False}, cast_to=dict)  # fmt: skip
+        made: Any = client.chat.completions.create(model=MODEL, messages=about(picture))
+    assert [one["identifier"] for one in made.myvlm["seen"]] == [taught.word]
 
 
 def _remembered() -> bool:

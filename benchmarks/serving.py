@@ -10,6 +10,11 @@ share of replies with rows that are word for word what `MyVLM.caption` says, `vl
 where nothing is seen; every reply that differs is printed. `throughput_ratio` is requests a second with rows
 over requests a second without on the same pictures, both encoded before, in turn, the median of the rounds.
 
+    python benchmarks/serving.py --only engine [--url …]
+
+is the same through `myvlm serve --engine`, sixteen clients at once: `engine_identical` and, for pictures in
+which nothing is seen, which go to vLLM as they are, `engine_plain_identical`.
+
     python benchmarks/serving.py --only served --only tenants --only overload --only hostile [--seconds 60]
 
 are the figures of `myvlm serve`, each of so many seconds; see `served/figures.py`. The last line is JSON.
@@ -21,6 +26,7 @@ import dataclasses
 import json
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +41,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from served import figures
+from served.load import asked_by, messages, serving
 
 from myvlm import Lesson, MyVLM
 from myvlm.serving.checkpoint import export_vllm
@@ -53,7 +60,8 @@ def main(
     rounds: Annotated[int, typer.Option(help="Rounds of requests with rows and without.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the user.")] = 0,
     only: Annotated[
-        list[str] | None, typer.Option(help="vllm, served, tenants, overload or hostile; again for more.")
+        list[str] | None,
+        typer.Option(help="One of the figures above, such as engine; again for more."),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Of each of the server's figures.")] = 60.0,
     owners: Annotated[int, typer.Option(help="Of the tenants.")] = 1000,
@@ -65,6 +73,7 @@ def main(
         return
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "vllm": lambda: _vllm(url, count, rounds, seed),
+        "engine": lambda: _engine(url, count, seed),
         "served": lambda: figures.served(seconds),
         "tenants": lambda: figures.tenants(seconds, owners),
         "overload": lambda: figures.overload(seconds),
@@ -88,22 +97,47 @@ def _vllm(url: str, count: int, rounds: int, seed: int) -> dict[str, Any]:
     vlm = MyVLM.from_pretrained(NAME, device="cpu")
     shown = _pictures(vlm, count, seed)
     server = VllmServer(vlm, url)
+    theirs = [reply.text for reply in server.caption(shown)]
+    return {
+        **_identical("vllm", vlm, shown, theirs),
+        "throughput_ratio": _throughput_ratio(server, list(vllm_inputs(vlm, shown)), rounds),
+        "seed": seed,
+    }
+
+
+def _engine(url: str, count: int, seed: int) -> dict[str, Any]:
+    """The same words through `myvlm serve` in front of vLLM."""
+    vlm = MyVLM.from_pretrained(NAME, device="cpu")
+    shown = _pictures(vlm, count, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "people"
+        for number, concept in enumerate(vlm.concepts.values()):
+            concept.save(place / "o0" / f"c{number}")
+        with serving(place, ["o0"], "--engine", url) as server:
+            begun = time.monotonic()
+            theirs = asked_by(server, "o0", [messages(one) for one in shown], figures.CLIENTS)
+            seconds = time.monotonic() - begun
+    identical = _identical("engine", vlm, shown, theirs)
+    return {**identical, "engine_requests_a_second": round(len(shown) / seconds, 2), "seed": seed}
+
+
+def _identical(name: str, vlm: MyVLM, shown: list[Image.Image], theirs: list[str]) -> dict[str, Any]:
+    """How many of these replies are ours, word for word; those that are not are printed."""
     ours = [vlm.caption(picture) for picture in track(shown, "this library", console=console)]
-    theirs = server.caption(shown)
     same: dict[int, list[bool]] = {}
     for here, there in zip(ours, theirs, strict=True):
-        same.setdefault(len(here.seen), []).append(here.text == there.text)
-        if here.text != there.text:
-            console.print(f"{here.seen}\n  here:  {here.text}\n  there: {there.text}")
+        same.setdefault(len(here.seen), []).append(here.text == there)
+        if here.text != there:
+            console.print(f"{here.seen}\n  here:  {here.text}\n  there: {there}")
     plain = same.pop(0, [])
     with_rows = [one for own in same.values() for one in own]
     return {
-        "vllm_identical": statistics.mean(with_rows),
-        "vllm_plain_identical": statistics.mean(plain),
-        "by_concepts_seen": {str(n): [sum(own), len(own)] for n, own in sorted({0: plain, **same}.items())},
-        "throughput_ratio": _throughput_ratio(server, list(vllm_inputs(vlm, shown)), rounds),
-        "pictures": len(shown),
-        "seed": seed,
+        f"{name}_identical": statistics.mean(with_rows),
+        f"{name}_plain_identical": statistics.mean(plain),
+        f"{name}_by_concepts_seen": {
+            str(n): [sum(own), len(own)] for n, own in sorted({0: plain, **same}.items())
+        },
+        f"{name}_pictures": len(shown),
     }
 
 

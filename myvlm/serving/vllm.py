@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -73,10 +73,7 @@ class VllmInput:
 
     def content(self) -> list[dict[str, str]]:
         """The content of a user's message to `/v1/chat/completions` of a server with `--enable-mm-embeds`."""
-        buffer = io.BytesIO()
-        torch.save(self.embeddings, buffer)
-        picture = base64.b64encode(buffer.getvalue()).decode()
-        return [{"type": "image_embeds", "image_embeds": picture}, {"type": "text", "text": self.instruction}]
+        return [embeds_part(self.embeddings), {"type": "text", "text": self.instruction}]
 
     def reply(self, said: str) -> Reply:
         """What vLLM said of it, in the user's names, as `MyVLM.caption` gives it back."""
@@ -103,7 +100,7 @@ def vllm_inputs(vlm: MyVLM, images: ImageSources, prompt: str | None = None) -> 
     >>> tuple(one.embeddings.shape), one.prompt
     ((1, 64, 192), '<s> user : <image> Describe the image. assistant :')
     """
-    backbone = _takes_embeddings(vlm)
+    backbone = takes_embeddings(vlm)
     asked = prompt or backbone.caption_prompt
     sources, _ = listed(images)
     for start in range(0, len(sources), AT_ONCE):
@@ -121,10 +118,35 @@ def engine_options(vlm: MyVLM) -> dict[str, int | bool]:
     >>> engine_options(MyVLM.from_pretrained("tinyworld/llava", device="cpu"))
     {'enable_mm_embeds': True, 'max_num_batched_tokens': 127, 'max_num_seqs': 127}
     """
-    backbone = _takes_embeddings(vlm)
+    backbone = takes_embeddings(vlm)
     [features] = backbone.encode([Image.new("RGB", (64, 64))])
     tokens = 2 * len(features) - 1
     return {"enable_mm_embeds": True, "max_num_batched_tokens": tokens, "max_num_seqs": min(tokens, 256)}
+
+
+def takes_embeddings(vlm: MyVLM) -> CausalBackbone:
+    """The backbone of a model whose embeddings vLLM takes. Raises BackboneError for one of another family."""
+    backbone = vlm.backbone
+    if isinstance(backbone, CausalBackbone) and backbone.family in FAMILIES:
+        return backbone
+    raise BackboneError(
+        "vLLM takes no image embeddings of this family to which concepts could be added.",
+        got=f"{backbone.name} ({backbone.family})",
+        expected=f"a model of {', '.join(FAMILIES)}",
+        fix="speak with it through `MyVLM` itself",
+    )
+
+
+def with_rows(tokens: Tensor, rows: Sequence[Tensor]) -> Tensor:
+    """A picture's `T × D` projected tokens and the rows of what is seen → `1 × (T + R) × D` on the CPU."""
+    return torch.cat([tokens, *rows])[None].cpu()
+
+
+def embeds_part(embeddings: Tensor) -> dict[str, str]:
+    """Image embeddings as a part of a message to a server with `--enable-mm-embeds`."""
+    buffer = io.BytesIO()
+    torch.save(embeddings, buffer)
+    return {"type": "image_embeds", "image_embeds": base64.b64encode(buffer.getvalue()).decode()}
 
 
 class VllmServer:
@@ -148,7 +170,7 @@ class VllmServer:
     def __init__(
         self, vlm: MyVLM, url: str, *, model: str | None = None, api_key: str = "none", at_once: int = AT_ONCE
     ) -> None:
-        _takes_embeddings(vlm)
+        takes_embeddings(vlm)
         self.vlm = vlm
         self.at_once = at_once
         self.client = _client(url, api_key)
@@ -179,18 +201,6 @@ class VllmServer:
         return one.reply(said.choices[0].message.content or "")
 
 
-def _takes_embeddings(vlm: MyVLM) -> CausalBackbone:
-    backbone = vlm.backbone
-    if isinstance(backbone, CausalBackbone) and backbone.family in FAMILIES:
-        return backbone
-    raise BackboneError(
-        "vLLM takes no image embeddings of this family to which concepts could be added.",
-        got=f"{backbone.name} ({backbone.family})",
-        expected=f"a model of {', '.join(FAMILIES)}",
-        fix="speak with it through `MyVLM` itself",
-    )
-
-
 def _client(url: str, api_key: str) -> OpenAI:
     try:
         from openai import OpenAI
@@ -218,7 +228,7 @@ def _inputs(
         yield VllmInput(
             backbone.prompter.render(asked),
             backbone.instruction(only_turn(asked)),
-            torch.cat([features.tokens, *rows])[None].cpu(),
+            with_rows(features.tokens, rows),
             detections,
             photo.image,
             {heard(backbone, concept.spoken): concept.identifier for concept in seen},

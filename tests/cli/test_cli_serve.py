@@ -73,6 +73,13 @@ def test_what_cannot_be_served_is_said_before_a_model_is_loaded(
     assert started == []
 
 
+def test_an_engine_that_is_not_there_is_said(myvlm: Myvlm) -> None:
+    done = myvlm("serve", "--engine", "http://127.0.0.1:9/v1")
+    assert done.code == 2
+    assert "no vLLM server" in done.stderr
+    assert started == []
+
+
 def test_a_token_comes_from_the_environment_and_opens_other_addresses(
     myvlm: Myvlm, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,13 +5,8 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
-import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
 from typing import Any
 
 import pytest
@@ -24,36 +19,7 @@ from myvlm.serving.vllm import VllmInput, VllmServer, vllm_inputs
 from myvlm.tinyworld.fewshot import pictures as draw
 from tests.support.taught import Taught, around
 from tests.support.tiny_blip2 import tiny_blip2
-
-
-class StandIn:
-    """What vLLM does with image embeddings, done by the frozen model: replaces the placeholder by as many."""
-
-    def __init__(self, vlm: MyVLM) -> None:
-        self.model, self.processor = vlm.backbone.model, vlm.backbone.processor
-        self.lock = Lock()
-
-    def generate(self, prompt: str, embeddings: torch.Tensor, tokens: int = 64) -> str:
-        image, tokenizer = self.processor.image_token, self.processor.tokenizer
-        ids = tokenizer(prompt.replace(image, image * embeddings.shape[1]), add_special_tokens=False)
-        ids = torch.tensor([ids["input_ids"]])
-        table = self.model.get_input_embeddings()
-        with self.lock, torch.no_grad():
-            embeds = table(ids)
-            embeds[ids == tokenizer.convert_tokens_to_ids(image)] = embeddings[0].to(embeds)
-            new = self.model.generate(inputs_embeds=embeds, do_sample=False, max_new_tokens=tokens)
-        return str(tokenizer.decode(new[0], skip_special_tokens=True))
-
-    def chat(self, body: dict[str, Any]) -> str:
-        [message] = body["messages"]
-        picture, text = message["content"]
-        embeddings = torch.load(io.BytesIO(base64.b64decode(picture["image_embeds"])), weights_only=True)
-        content = [{"type": "image"}, text]
-        prompt = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
-        assert body["temperature"] == 0
-        return self.generate(prompt, embeddings, body["max_completion_tokens"])
+from tests.support.vllm_stand_in import StandIn
 
 
 @pytest.fixture
@@ -65,37 +31,11 @@ def speaking(vlm: MyVLM, taught: Taught) -> MyVLM:
 
 @pytest.fixture
 def server(speaking: MyVLM) -> Iterator[str]:
-    engine = StandIn(speaking)
+    pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
+    from tests.support.vllm_stand_in import serving
 
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self, value: dict[str, Any]) -> None:
-            body = json.dumps(value).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_GET(self) -> None:
-            self.answer({"object": "list", "data": [{"id": "tiny", "object": "model"}]})
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            assert body["model"] == "tiny"
-            message = {"role": "assistant", "content": " " + engine.chat(body)}
-            choice = {"index": 0, "finish_reason": "stop", "message": message}
-            self.answer(
-                {"id": "1", "object": "chat.completion", "created": 0, "model": "tiny", "choices": [choice]}
-            )
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=http.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{http.server_address[1]}/v1"
-    http.shutdown()
-    http.server_close()
+    with serving(StandIn(speaking)) as url:
+        yield url
 
 
 def seen(taught: Taught) -> list[Any]:
@@ -140,9 +80,11 @@ def test_a_renamed_concept_is_asked_for_and_named_by_its_new_name(speaking: MyVL
 
 def test_a_server_is_spoken_with_by_the_official_client(speaking: MyVLM, taught: Taught, server: str) -> None:
     shown = pictures(taught) * 3
-    replies = VllmServer(speaking, server, at_once=4).caption(shown)
+    four, tiny = VllmServer(speaking, server, at_once=4), VllmServer(speaking, server, model="tiny")
+    with four.client, tiny.client:
+        replies = four.caption(shown)
+        answers = tiny.ask(shown[:2], "where is the mug ?")
     assert [reply.text for reply in replies] == [reply.text for reply in speaking.caption(shown)]
-    answers = VllmServer(speaking, server, model="tiny").ask(shown[:2], "where is the mug ?")
     assert [a.text for a in answers] == [a.text for a in speaking.ask(shown[:2], "where is the mug ?")]
 
 

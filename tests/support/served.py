@@ -19,6 +19,7 @@ from myvlm import MyVLM
 from myvlm.serving.http.app import create_app, running
 from myvlm.serving.http.limits import Limits
 from myvlm.serving.http.owners import Access, Tokens, digest
+from myvlm.serving.http.speaking.asking import Engine
 
 MODEL = "tinyworld/llava"
 
@@ -42,11 +43,12 @@ def served(
     *,
     access: Mapping[str, Access] | None = None,
     limits: Limits | None = None,
+    engine: Engine | None = None,
 ) -> Iterator[Served]:
     """Serve libraries in these folders: each owner by a token of their own name, or by what `access` says."""
     known = {owner: Access(owner, True) for owner in folders} if access is None else dict(access)
     tokens = Tokens({digest(token): one for token, one in known.items()})
-    app = create_app(vlm, tokens, folders, limits=limits)
+    app = create_app(vlm, tokens, folders, limits=limits, engine=engine)
     with running(app) as url:
         yield Served(url, app, folders)
 

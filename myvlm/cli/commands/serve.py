@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,10 @@ def serve(
     may_change: Annotated[
         bool, typer.Option("--may-change", help="Clients may learn, rename, remove and erase concepts.")
     ] = False,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A vLLM server that speaks, such as http://127.0.0.1:8001/v1."),
+    ] = None,
     requests: Annotated[int, typer.Option(min=1, help="Under way at once; more are answered 429.")] = 64,
     device: options.Device = None,
     dtype: options.Precision = None,
@@ -46,11 +51,12 @@ def serve(
     myvlm serve --concepts concepts · then OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none")
     """
     with screen(as_json=False, quiet=quiet) as out:
-        for name in ("fastapi", "uvicorn", "python_multipart"):
+        for name in ("fastapi", "uvicorn", "python_multipart", "httpx"):
             import_extra(name, what="The server", install="myvlm[serve]")
         from myvlm.serving.http.app import check_address, create_app, server
         from myvlm.serving.http.limits import Limits
         from myvlm.serving.http.owners import LOCAL, Access, Tokens, digest, read_tokens
+        from myvlm.serving.http.speaking.engine import VllmEngine
 
         if owners is None:
             access = Access(LOCAL, may_change)
@@ -72,9 +78,14 @@ def serve(
             folders = {owner: libraries / owner for owner in tokens.owners}
         check_address(host, tokens)
         vlm = opening.open_model(out, backbone, device, dtype)
-        app = create_app(vlm, tokens, folders, limits=Limits(requests=requests))
+        limits = Limits(requests=requests)
+        speaks = VllmEngine(vlm, engine, key=_engine_key(), at_once=limits.batch) if engine else None
+        app = create_app(vlm, tokens, folders, limits=limits, engine=speaks)
         _log_to_stderr(out)
-        out.note(f"{backbone} for {len(folders)} owner(s) at http://{host}:{port}/v1; Ctrl-C ends it.")
+        through = f", spoken by {engine}" if engine else ""
+        out.note(
+            f"{backbone} for {len(folders)} owner(s) at http://{host}:{port}/v1{through}; Ctrl-C ends it."
+        )
         server(app, host, port).run()
 
 
@@ -94,6 +105,11 @@ def token(
         made = new_token(owners, owner, may_change=may_change)
         out.written.append(owners)
         out.show({"owner": owner, "token": made, "may_change": may_change}, Text(made))
+
+
+def _engine_key() -> str | None:
+    """Of the environment alone: an option would stand in the list of processes."""
+    return os.environ.get("MYVLM_ENGINE_KEY") or None
 
 
 def _log_to_stderr(out: Screen) -> None:

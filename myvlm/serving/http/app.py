@@ -21,11 +21,18 @@ from myvlm.serving.http.guard import LOOPBACK, Guard
 from myvlm.serving.http.learning import Learner
 from myvlm.serving.http.limits import Limits
 from myvlm.serving.http.owners import Owners, Tokens
-from myvlm.serving.http.speaking import Speaker
+from myvlm.serving.http.speaking.asking import Engine
+from myvlm.serving.http.speaking.in_process import InProcess
+from myvlm.serving.http.speaking.looking import looking
 
 
 def create_app(
-    vlm: MyVLM, tokens: Tokens, folders: Mapping[str, Path], *, limits: Limits | None = None
+    vlm: MyVLM,
+    tokens: Tokens,
+    folders: Mapping[str, Path],
+    *,
+    limits: Limits | None = None,
+    engine: Engine | None = None,
 ) -> FastAPI:
     """An application for uvicorn, or any other ASGI server, in one process.
 
@@ -34,13 +41,15 @@ def create_app(
         tokens: who may come in.
         folders: of concept folders, by owner.
         limits: of all that clients send.
+        engine: speaks in the place of `vlm`, such as a `VllmEngine`.
     """
     limits = limits or Limits()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        app.state.speaker.close()
+        app.state.looking.close()
+        await app.state.engine.close()
         app.state.learner.close()
 
     app = FastAPI(title="myvlm", lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -51,7 +60,8 @@ def create_app(
     app.state.vlm, app.state.limits, app.state.owners = vlm, limits, owners
     app.state.begun = int(time.time())
     app.state.pictures = pictures.Pictures(limits)
-    app.state.speaker = Speaker(vlm, at_once=limits.batch)
+    app.state.looking = looking(at_once=limits.batch)
+    app.state.engine = engine or InProcess(vlm, at_once=limits.batch)
     app.state.learner = Learner(vlm, owners, limits)
     for room in (chat, concepts, pictures):
         app.include_router(room.router)

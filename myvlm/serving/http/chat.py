@@ -24,7 +24,8 @@ from myvlm.serving.http.errors import Plain, Refusal, Streamed, as_refusal, erro
 from myvlm.serving.http.limits import Limits
 from myvlm.serving.http.owners import Access, Owners
 from myvlm.serving.http.pictures import Pictures
-from myvlm.serving.http.speaking import Ask, Look, Options, Said, Speaker, check_usable, present
+from myvlm.serving.http.speaking.asking import Ask, Engine, Options, Said, check_room, check_usable
+from myvlm.serving.http.speaking.looking import Look, Looking, present
 from myvlm.text import check_written
 
 router = APIRouter()
@@ -177,7 +178,7 @@ async def complete(request: Request, asked: ChatRequest) -> Response:
     if asked.model != vlm.backbone.name:
         raise Refusal(404, f"There is no such model here: it is {vlm.backbone.name}.")
     prompt, options = asked.prompt(vlm.backbone.caption_prompt, limits), asked.options(limits)
-    state.speaker.check_room(prompt, asked.tokens(limits))
+    check_room(vlm.backbone, prompt, asked.tokens(limits))
     reply = _Reply(vlm.backbone.name, asked.tokens(limits))
     async with AsyncExitStack() as stack:
         async with asyncio.timeout(limits.seconds):
@@ -185,23 +186,23 @@ async def complete(request: Request, asked: ChatRequest) -> Response:
             seen = await _seen(state, access.owner, photo, asked.concepts)
             reply.detections = list(seen.detections)
             if not asked.stream:
-                said = await state.speaker.speaking.do(Ask(photo, prompt, seen.concepts, options))
+                said = await state.engine.say(Ask(photo, prompt, seen.concepts, options))
                 return Plain(reply.whole(said))
         usage = asked.stream_options is not None and asked.stream_options.include_usage
-        words = _words(state.speaker, photo, prompt, seen.concepts, options)
+        words = _words(state.engine, photo, prompt, seen.concepts, options)
         return Streamed(_stream(reply, words, usage=usage, seconds=limits.seconds), kept=stack.pop_all())
 
 
 async def _seen(state: Any, owner: str, photo: LoadedImage, chosen: list[str] | None) -> _Seen:
     owners: Owners = state.owners
-    speaker: Speaker = state.speaker
+    looking: Looking = state.looking
     for again in (True, False):
         library = await asyncio.to_thread(owners.library, owner)
         for name in chosen or ():
             library[name]  # says so where there is none
         if chosen == [] or not library:
             return _Seen(photo, [], [])
-        found = await speaker.looking.do(Look(library, photo))
+        found = await looking.do(Look(library, photo))
         concepts = present(library, found, chosen)
         if await asyncio.to_thread(check_usable, state.vlm, concepts):
             names = {concept.identifier for concept in concepts}
@@ -212,7 +213,7 @@ async def _seen(state: Any, owner: str, photo: LoadedImage, chosen: list[str] | 
 
 
 async def _words(
-    speaker: Speaker, photo: LoadedImage, prompt: Prompt, seen: Sequence[Concept], options: Options
+    engine: Engine, photo: LoadedImage, prompt: Prompt, seen: Sequence[Concept], options: Options
 ) -> AsyncGenerator[str | Said]:
     """The reply so far, again and again, and at the end what was said in all."""
     loop = asyncio.get_running_loop()
@@ -221,7 +222,7 @@ async def _words(
     def on_text(text: str) -> None:
         loop.call_soon_threadsafe(queue.put_nowait, text)
 
-    done = asyncio.ensure_future(speaker.speaking.do(Ask(photo, prompt, seen, options, on_text)))
+    done = asyncio.ensure_future(engine.say(Ask(photo, prompt, seen, options, on_text)))
     grown = asyncio.ensure_future(queue.get())
     try:
         while not done.done():

@@ -115,7 +115,7 @@ def test_many_clients_at_once_each_get_their_own_reply_and_are_spoken_of_togethe
 ) -> None:
     shown = pictures([*taught.kit.present[:3], *taught.kit.other[:3]]) * 2
     expected = [here.caption(picture).text for picture in shown]
-    server.app.state.speaker.speaking.sizes.clear()
+    server.app.state.engine.batches.sizes.clear()
 
     def ask(picture: Any) -> str:
         with server.client("anna") as own:
@@ -124,7 +124,7 @@ def test_many_clients_at_once_each_get_their_own_reply_and_are_spoken_of_togethe
 
     with ThreadPoolExecutor(12) as pool:
         assert list(pool.map(ask, shown)) == expected
-    sizes = list(server.app.state.speaker.speaking.sizes)
+    sizes = list(server.app.state.engine.batches.sizes)
     assert sum(sizes) == len(shown)
     assert max(sizes) > 1, "requests that wait together are one batch"
 
@@ -133,7 +133,7 @@ def test_one_picture_that_the_model_cannot_take_is_no_fault_of_the_others(
     server: Served, here: MyVLM, taught: Taught, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = pictures(taught.kit.other)[:4]
-    speaker = server.app.state.speaker.speaking
+    speaker = server.app.state.engine.batches
     work = speaker.work
 
     def fails_with_the_second(asked: Any) -> Any:

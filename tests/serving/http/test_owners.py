@@ -21,7 +21,7 @@ from myvlm.heads import ObjectHead
 from myvlm.heads.features import forget_pictures
 from myvlm.images import load_images
 from myvlm.serving.http.owners import OF_A_CONCEPT, Access, Owners
-from myvlm.serving.http.speaking import Look, Speaker
+from myvlm.serving.http.speaking.looking import Look, looking
 from myvlm.text import contains_word
 from myvlm.tinyworld import sample_picture
 from myvlm.tinyworld.fewshot import pictures
@@ -73,7 +73,7 @@ def test_owners_ask_about_one_picture_at_once_and_each_sees_their_own(
     with ThreadPoolExecutor(12) as pool:
         said = list(pool.map(lambda owner: ask(server, owner, picture), asked))
     assert said == [expected[owner] for owner in asked]
-    assert max(server.app.state.speaker.speaking.sizes) > 1, "owners are spoken for in one batch"
+    assert max(server.app.state.engine.batches.sizes) > 1, "owners are spoken for in one batch"
     for owner, (text, _) in zip(asked, said, strict=True):
         assert contains_word(text, taught.word) == (owner == "anna")
         assert contains_word(text, OTHER) == (owner == "bert")
@@ -132,7 +132,7 @@ def test_to_change_concepts_is_a_right_of_its_own(server: Served, taught: Taught
                 change()
 
 
-def test_the_pictures_of_several_owners_are_encoded_in_one_pass(vlm: MyVLM) -> None:
+def test_the_pictures_of_several_owners_are_encoded_in_one_pass() -> None:
     encoder = ColourEncoder()
     head = ObjectHead(encoder).fit(scenes(0, 3), scenes(50, 20, None))
     libraries = [ConceptLibrary([Concept(word, "toy", head)]) for word in ("sks", "fnord", "ulmo")]
@@ -140,10 +140,9 @@ def test_the_pictures_of_several_owners_are_encoded_in_one_pass(vlm: MyVLM) -> N
     alone = [library.recognise(photo)[0].present for library, photo in zip(libraries, shown, strict=True)]
     forget_pictures()
     encoder.calls.clear()
-    speaker = Speaker(vlm, at_once=4)
-    looks = [Look(library, photo) for library, photo in zip(libraries, shown, strict=True)]
-    found = speaker.looking.work(looks)
-    speaker.close()
+    look = looking(at_once=4)
+    found = look.work([Look(library, photo) for library, photo in zip(libraries, shown, strict=True)])
+    look.close()
     assert encoder.calls[0] == 3 * 35, "the windows of all three"
     assert max(encoder.calls[1:], default=0) < 35, "what is left is to look closer"
     names = [[one.identifier for one in own] for own in found]

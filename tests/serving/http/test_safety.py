@@ -103,7 +103,7 @@ def test_a_reply_that_takes_too_long_is_given_up(
         server.client("anna") as client,
     ):
         go_on = Event()
-        monkeypatch.setattr(server.app.state.speaker.speaking, "work", lambda asked: go_on.wait(60))
+        monkeypatch.setattr(server.app.state.engine.batches, "work", lambda asked: go_on.wait(60))
         messages: Any = about(sample_picture(1))
         with pytest.raises(Exception, match="took too long") as error:
             client.chat.completions.create(model=MODEL, messages=messages)
@@ -145,7 +145,7 @@ def test_logs_hold_no_picture_no_token_and_no_question(
 
     with server.client("anna") as client:
         client.chat.completions.create(model=MODEL, messages=messages)
-        monkeypatch.setattr(server.app.state.speaker.speaking, "work", fails)
+        monkeypatch.setattr(server.app.state.engine.batches, "work", fails)
         with pytest.raises(Exception, match="server failed"):
             client.chat.completions.create(model=MODEL, messages=messages)
     with pytest.raises(Exception, match="token"), server.client("sesame") as client:

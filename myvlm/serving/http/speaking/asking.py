@@ -1,0 +1,97 @@
+"""What is asked about a picture and what is said of it, whichever engine speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from myvlm.api import MyVLM
+from myvlm.backbones import Backbone
+from myvlm.backbones.tokens import Prompt, heard, turns_of
+from myvlm.concepts.concept import Concept
+from myvlm.errors import ConceptFileError, InputError
+from myvlm.images import LoadedImage
+from myvlm.speaking.addressing import address, named
+
+Options = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Ask:
+    """What is asked about a picture, and those that are seen in it.
+
+    Args:
+        photo, prompt: of the request; a prompt is an instruction or a conversation's turns.
+        seen: the concepts that are there, of one owner.
+        options: of transformers' `generate`.
+        on_text: given the reply so far, whenever it has grown by a word; called in any thread.
+    """
+
+    photo: LoadedImage
+    prompt: Prompt
+    seen: Sequence[Concept]
+    options: Options
+    on_text: Callable[[str], None] | None = None
+
+
+@dataclass(frozen=True)
+class Said:
+    """A reply, and how many tokens were read and written."""
+
+    text: str
+    read: int
+    written: int
+
+
+class Engine(Protocol):
+    """What makes replies of pictures, prompts and the rows of what is seen."""
+
+    async def say(self, asked: Ask) -> Said:
+        """The reply, once it is whole; `asked.on_text` has its beginnings before."""
+        ...
+
+    async def close(self) -> None:
+        """Begin no more work."""
+        ...
+
+
+def check_room(backbone: Backbone, prompt: Prompt, tokens: int) -> None:
+    """Raise InputError where the model's context has no room for a prompt and so many tokens of reply."""
+    config = backbone.model.config.get_text_config()
+    room = getattr(config, "max_position_embeddings", None)
+    long = sum(len(backbone.word_ids(turn)) for turn in turns_of(prompt) if turn.strip())
+    if room and long + tokens > room:
+        raise InputError(
+            "The conversation is longer than the model can read.",
+            got=f"{long} tokens of text, and up to {tokens} of reply",
+            expected=f"{room} in all",
+            fix="begin a new one, or ask for a shorter reply",
+        )
+
+
+def check_usable(vlm: MyVLM, seen: Sequence[Concept]) -> bool:
+    """Whether the rows of these concepts can be read now: one may have been erased a moment ago."""
+    try:
+        address(vlm.backbone, "", seen)
+    except ConceptFileError:
+        return False
+    return True
+
+
+class Settled:
+    """The part of a reply that can be told while it grows.
+
+    Its last words may go on, and be one that is called otherwise now once they are whole.
+    """
+
+    def __init__(self, backbone: Backbone, asked: Ask) -> None:
+        self.backbone, self.asked = backbone, asked
+        words = [heard(backbone, concept.spoken) for concept in asked.seen]
+        self.held = max([1, *(len(word.split()) for word in words)])
+
+    def tell(self, so_far: str) -> None:
+        """Call `on_text` with what is settled of a reply that the model has said so far."""
+        settled = named(self.backbone, so_far, self.asked.seen).rsplit(None, self.held)
+        if self.asked.on_text and len(settled) > self.held:
+            self.asked.on_text(settled[0])

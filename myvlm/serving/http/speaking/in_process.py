@@ -1,0 +1,80 @@
+"""Transformers as the engine: the frozen model of this process speaks of several pictures at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from myvlm.api import MyVLM
+from myvlm.serving.http.speaking.asking import Ask, Said, Settled
+from myvlm.serving.http.speaking.queue import Batches
+from myvlm.speaking.addressing import only_introduced, speak
+
+
+class InProcess:
+    """Speaks in a thread of its own: meanwhile others are looked at.
+
+    Args:
+        vlm: whose backbone speaks.
+        at_once: pictures of a batch.
+    """
+
+    def __init__(self, vlm: MyVLM, *, at_once: int) -> None:
+        self.backbone = vlm.backbone
+        self.batches: Batches[Ask, Said] = Batches(
+            self._speak,
+            key=lambda one: (one.options, self._has_rows(one)),
+            at_most=min(at_once, vlm.backbone.images_at_once),
+        )
+
+    async def say(self, asked: Ask) -> Said:
+        """The reply, with those that wait beside it."""
+        return await self.batches.do(asked)
+
+    async def close(self) -> None:
+        """Begin no more work."""
+        self.batches.close()
+
+    def _has_rows(self, one: Ask) -> bool:
+        return not all(only_introduced(self.backbone, concept) for concept in one.seen)
+
+    def _speak(self, asked: Sequence[Ask]) -> list[Said]:
+        streamed = _Streamed(self.backbone, asked)
+        options = {**dict(asked[0].options), "streamer": streamed}
+        photos, prompts = [one.photo for one in asked], [one.prompt for one in asked]
+        said = speak(self.backbone, photos, [one.seen for one in asked], prompts, options)
+        read = streamed.read or [0] * len(asked)
+        return [Said(text, own, len(ids)) for (text, ids), own in zip(said, read, strict=True)]
+
+
+@dataclass(eq=False)
+class _Streamed:
+    """What transformers hands each new token to: prompts first, `B × S`, then `B` tokens a step."""
+
+    backbone: Any
+    asked: Sequence[Ask]
+    read: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._ids: list[list[int]] = [[] for _ in self.asked]
+        self._settled = [Settled(self.backbone, one) for one in self.asked]
+        self._begun = False
+
+    def put(self, tokens: Tensor) -> None:
+        if not self._begun:
+            self._begun = True
+            pad = self.backbone.processor.tokenizer.pad_token_id
+            self.read = [sum(token != pad for token in own) for own in tokens.tolist()]
+            return
+        for ids, settled, token in zip(self._ids, self._settled, tokens.tolist(), strict=True):
+            ids.append(token)
+            if settled.asked.on_text and hasattr(self.backbone, "prompter"):
+                text, _ = self.backbone.prompter.reply(torch.tensor(ids))
+                settled.tell(text)
+
+    def end(self) -> None:
+        """Nothing is left to do: who waits gets the whole reply."""

@@ -1,0 +1,133 @@
+"""What vLLM does with pictures and image embeddings, done by the frozen model; and its server."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from threading import Lock
+from typing import Any
+
+import torch
+from PIL import Image
+
+from myvlm import MyVLM
+
+MODEL = "tiny"
+
+
+class StandIn:
+    """Replaces the placeholder of a prompt by as many as it is given embeddings.
+
+    Attributes:
+        asked: the bodies of requests, in their order.
+        tokens: of each of them, how many stood in the picture's place.
+        key: what clients must have, where they must have any.
+        fails, says: the status that is answered instead, and its message.
+    """
+
+    def __init__(self, vlm: MyVLM) -> None:
+        self.model, self.processor = vlm.backbone.model, vlm.backbone.processor
+        self.lock = Lock()
+        self.asked: list[dict[str, Any]] = []
+        self.tokens: list[int] = []
+        self.key: str | None = None
+        self.fails, self.says = 0, ""
+
+    def generate(self, prompt: str, embeddings: torch.Tensor, tokens: int = 64) -> str:
+        return self._decoded(self._generated(prompt, embeddings, tokens))
+
+    def chat(self, body: dict[str, Any]) -> tuple[list[str], int]:
+        """The reply in pieces of a token, and how many tokens were read."""
+        assert body["model"] == MODEL
+        assert body["temperature"] == 0
+        [first, *later] = body["messages"]
+        part, text = first["content"]
+        embeddings = self._embeddings(part)
+        turns = [{"role": "user", "content": [{"type": "image"}, text]}]
+        turns += [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in later]
+        prompt = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        self.asked.append(body)
+        self.tokens.append(embeddings.shape[1])
+        ids = self._generated(prompt, embeddings, body["max_completion_tokens"])
+        grown = [self._decoded(ids[:end]) for end in range(len(ids) + 1)]
+        pieces = [now[len(before) :] for before, now in itertools.pairwise(grown)]
+        return [" ", *pieces], embeddings.shape[1] + len(text["text"].split())
+
+    def _embeddings(self, part: dict[str, Any]) -> torch.Tensor:
+        if part["type"] == "image_embeds":
+            data = io.BytesIO(base64.b64decode(part["image_embeds"]))
+            embeddings: torch.Tensor = torch.load(data, weights_only=True)
+            width = self.model.get_input_embeddings().weight.shape[1]
+            assert embeddings.ndim == 3
+            assert (embeddings.shape[0], embeddings.shape[2]) == (1, width)
+            return embeddings
+        assert part["type"] == "image_url"
+        data = io.BytesIO(base64.b64decode(part["image_url"]["url"].partition("base64,")[2]))
+        pixels = self.processor.image_processor(Image.open(data).convert("RGB"), return_tensors="pt")
+        with self.lock, torch.no_grad():
+            features = self.model.get_image_features(**pixels)
+        features = getattr(features, "pooler_output", features)
+        return torch.stack(list(features))
+
+    def _generated(self, prompt: str, embeddings: torch.Tensor, tokens: int) -> list[int]:
+        image, tokenizer = self.processor.image_token, self.processor.tokenizer
+        ids = tokenizer(prompt.replace(image, image * embeddings.shape[1]), add_special_tokens=False)
+        ids = torch.tensor([ids["input_ids"]])
+        table = self.model.get_input_embeddings()
+        with self.lock, torch.no_grad():
+            embeds = table(ids)
+            embeds[ids == tokenizer.convert_tokens_to_ids(image)] = embeddings[0].to(embeds)
+            new = self.model.generate(inputs_embeds=embeds, do_sample=False, max_new_tokens=tokens)
+        return [int(one) for one in new[0]]
+
+    def _decoded(self, ids: list[int]) -> str:
+        return str(self.processor.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def serving(engine: StandIn) -> AbstractContextManager[str]:
+    """Within it the stand-in answers as vLLM's server does; its address."""
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse, Response, StreamingResponse
+    from starlette.routing import Route
+
+    from myvlm.serving.http.app import running
+
+    def models(request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+
+    async def complete(request: Request) -> Response:
+        if engine.key and request.headers.get("authorization") != f"Bearer {engine.key}":
+            return JSONResponse({"error": {"message": "Unauthorized"}}, 401)
+        if engine.fails:
+            return JSONResponse({"error": {"message": engine.says}}, engine.fails)
+        body = await request.json()
+        pieces, read = await run_in_threadpool(engine.chat, body)
+        written = len(pieces) - 1
+        usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+        head = {"id": "1", "created": 0, "model": MODEL}
+        if body.get("stream"):
+            return StreamingResponse(_events(head, pieces, usage), media_type="text/event-stream")
+        message = {"role": "assistant", "content": "".join(pieces)}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+
+    routes = [Route("/v1/models", models), Route("/v1/chat/completions", complete, methods=["POST"])]
+    return running(Starlette(routes=routes))
+
+
+def _events(head: dict[str, Any], pieces: list[str], usage: dict[str, int]) -> Iterator[str]:
+    def event(document: dict[str, Any]) -> str:
+        return f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', **document})}\n\n"
+
+    for piece in pieces:
+        delta = {"role": "assistant", "content": piece}
+        yield event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+    yield event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    yield event({"choices": [], "usage": usage})
+    yield "data: [DONE]\n\n"

@@ -113,22 +113,22 @@ class Loss:
 
 @dataclass(frozen=True, eq=False)
 class SampleLosses:
-    """The two parts of the objective by sample, `B` each.
+    """The two parts of the objective by sample.
 
     Args:
-        cross_entropy: the sum over a sample's answer tokens.
-        tokens: how many these are.
-        attention: `Σ_layers mean(p²)`; zero where a sample has no rows.
+        by_token: `B × N`, the loss of each of an answer's tokens; zero elsewhere.
+        targets: `B × N`, the ids of these tokens; -100 elsewhere.
+        attention: `B`, `Σ_layers mean(p²)`; zero where a sample has no rows.
     """
 
-    cross_entropy: Tensor
-    tokens: Tensor
+    by_token: Tensor
+    targets: Tensor
     attention: Tensor
 
     def of(self, samples: slice) -> Loss:
         """The objective of some samples, all of which have rows, as if they were the whole batch."""
-        tokens = self.tokens[samples].sum()
-        return Loss(self.cross_entropy[samples].sum() / tokens, self.attention[samples].mean())
+        count = (self.targets[samples] != text.IGNORED).sum()
+        return Loss(self.by_token[samples].sum() / count, self.attention[samples].mean())
 
 
 @dataclass(frozen=True, eq=False)

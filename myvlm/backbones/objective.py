@@ -29,7 +29,6 @@ def objective(logits: Tensor, targets: Tensor, given: Tensor, queries: Tensor, k
     attention = given.pow(2).mean(2).sum((0, 2, 3)).to(logits.device) / pairs.clamp(min=1)
 
     def by_sample() -> SampleLosses:
-        tokens = of_tokens(reduction="none").view_as(targets)
-        return SampleLosses(tokens.sum(1), (targets != IGNORED).sum(1), attention)
+        return SampleLosses(of_tokens(reduction="none").view_as(targets), targets, attention)
 
     return Loss(of_tokens(), attention.sum() / (pairs > 0).sum().clamp(min=1), by_sample)

@@ -17,7 +17,7 @@ from myvlm.learning.dataset import CAPTION_PROMPTS, Example, make_views
 from myvlm.learning.early_stopping import ENOUGH, Validation
 from myvlm.learning.settings import LearnSettings
 
-CHECK_EVERY = 10
+CHECK_EVERY = 5
 """Steps between two checks."""
 IN_A_ROW = 2
 """Checks that have to pass, one after the other: one alone may be luck, at the full learning rate."""
@@ -206,7 +206,7 @@ class Progress:
         self.said: float | None = None
         self._passed = 0
         self._best: Tensor | None = None
-        self._score = (-1.0, math.inf)  # said more often, then a lower objective
+        self._score = (-1.0, math.inf)  # said more often, then a lower loss
         self._recent: deque[float] = deque(maxlen=WINDOW)
 
     @property
@@ -225,12 +225,12 @@ class Progress:
             return
         if self.step % CHECK_EVERY and not self.done:
             return
-        said = self.validation.share(direction)
+        said, loss = self.validation.check(direction)
         self._passed = self._passed + 1 if said >= ENOUGH else 0
         if self._passed == IN_A_ROW:
             self.end = min(self.end, 2 * self.step)
-        if (said, -mean) >= (self._score[0], -self._score[1]):
-            self._keep(direction, (said, mean))
+        if (said, -loss) >= (self._score[0], -self._score[1]):
+            self._keep(direction, (said, loss))
             self.said = said
 
     def best(self, direction: Tensor, *, interrupted: bool) -> Tensor:

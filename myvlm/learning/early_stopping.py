@@ -1,32 +1,48 @@
-"""Whether learning may stop: the share of held-out captions that name the concept.
+"""Whether learning may stop: whether held-out views would be described with the concept's name.
 
 The training captions are nearly memorised in the end, under instructions that were trained on (DESIGN §5): so
-what counts is whether the name is said of views that no step saw, under instructions that none held.
+what counts is how likely the captions are of views that no step saw, under instructions that none held. One
+pass over those says it, without a word generated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from PIL import Image
+import torch
 from torch import Tensor
 
-from myvlm.backbones.base import Backbone, ConceptRows
-from myvlm.backbones.tokens import heard
+from myvlm.backbones.base import Backbone, ConceptRows, Loss
+from myvlm.backbones.tokens import IGNORED, heard
+from myvlm.errors import InputError
 from myvlm.learning.dataset import Example, held_out_view
 from myvlm.learning.settings import LearnSettings
-from myvlm.text import contains_word
+from myvlm.text import find_words
 
 UNSEEN_PROMPTS = ("Tell me what you see.", "What is in the image?", "Write about the picture.")
 """Instructions that no step is under."""
 ENOUGH = 0.75
-"""Part of the captions that must name the concept; some views are too dark or too much turned."""
-NEW_TOKENS = 48
-"""The most that a held-out caption is long."""
+"""Part of the captions that must have the name; some views are too dark or too much turned."""
+SURE = math.log(2)
+"""A token with a loss below this is likelier than all others together: greedy replies say it."""
+
+
+class Check(NamedTuple):
+    """What is found of an embedding.
+
+    Attributes:
+        said: part of the held-out captions whose every token of the name is likelier than all others.
+        loss: mean negative log-likelihood of a token of these captions, the name's own among them.
+    """
+
+    said: float
+    loss: float
 
 
 class Validation:
-    """Whether a concept is named in captions of views that were held out; deterministic by seed.
+    """How likely captions are that name the concept, of views that were held out; deterministic by seed.
 
     Args:
         backbone: speaks.
@@ -39,20 +55,58 @@ class Validation:
         self, backbone: Backbone, examples: Sequence[Example], settings: LearnSettings, identifier: str
     ) -> None:
         self.backbone, self.norm, self.word = backbone, settings.norm, heard(backbone, identifier)
-        held_out = [
+        self.views = [
             held_out_view(
                 e.photo.image, settings.views, augment=settings.augment, seed=settings.view_seed(number)
             )
             for number, e in enumerate(examples)
         ]
         prompts = backbone.caption_prompts or UNSEEN_PROMPTS
-        self.asked: list[tuple[Image.Image, str]] = [
-            (view, prompt) for view in held_out for prompt in prompts
+        photos = [number % len(examples) for number in range(max(len(examples), len(prompts)))]
+        self.prompts = [prompts[number % len(prompts)] for number in range(len(photos))]
+        self.captions = [
+            examples[photo].captions[number // len(examples) % len(examples[photo].captions)]
+            for number, photo in enumerate(photos)
         ]
+        features = backbone.encode(self.views)
+        prefixes = backbone.prefixes(features)
+        self.loss: Callable[..., Loss] = backbone.answer_loss if prefixes is None else backbone.tail_loss
+        seen: Sequence[Any] = features if prefixes is None else prefixes
+        self.seen = [seen[photo] for photo in photos]
 
-    def share(self, direction: Tensor) -> float:
-        """Part of the greedy captions that name the concept, with this `rows × dim` embedding."""
-        images, prompts = zip(*self.asked, strict=True)
-        rows = [[ConceptRows(direction.detach(), self.norm)]] * len(images)
-        said = self.backbone.generate(images, prompts, rows, max_new_tokens=NEW_TOKENS)
-        return sum(contains_word(one.text, self.word) for one in said) / len(said)
+    @torch.no_grad()
+    def check(self, direction: Tensor) -> Check:
+        """How likely the captions are with this `rows × dim` embedding.
+
+        Raises:
+            InputError: the family cannot tell the losses of a batch's samples apart.
+        """
+        rows = [[ConceptRows(direction.detach(), self.norm)]] * len(self.seen)
+        loss = self.loss(self.seen, self.prompts, self.captions, rows)
+        if loss.by_sample is None:
+            raise InputError(
+                'steps="auto" needs the losses of single samples.',
+                got=f"none from {self.backbone.family}",
+                expected="Loss.by_sample",
+                fix="say how many steps: LearnSettings(steps=100)",
+            )
+        samples = loss.by_sample()
+        each = zip(samples.by_token.cpu(), samples.targets.cpu(), strict=True)
+        own = [(losses[ids != IGNORED], ids[ids != IGNORED].tolist()) for losses, ids in each]
+        decode = self.backbone.processor.tokenizer.decode
+        said = [bool((losses[_of_word(decode, ids, self.word)] < SURE).all()) for losses, ids in own]
+        return Check(sum(said) / len(said), float(torch.cat([losses for losses, _ in own]).mean()))
+
+
+def _of_word(decode: Callable[[list[int]], str], ids: list[int], word: str) -> slice:
+    """The tokens that write a word, where the text has it first; all, where it has not.
+
+    >>> _of_word(lambda ids: "".join("a |s|k|s| .".split("|")[i] for i in ids), [0, 1, 2, 3, 4], "sks")
+    slice(1, 4, None)
+    """
+    found = next(find_words(decode(ids), word), None)
+    if found is None:
+        return slice(0, len(ids))
+    written = [len(decode(ids[:count])) for count in range(len(ids) + 1)]
+    first = max(count for count, length in enumerate(written) if length <= found.start)
+    return slice(first, next(count for count, length in enumerate(written) if length >= found.end))

@@ -329,8 +329,9 @@ def test_the_samples_losses_are_the_batchs_and_cost_no_second_softmax(backbone: 
         assert loss.by_sample is not None
         samples = loss.by_sample()
     assert calls.softmaxes == 1
-    assert samples.tokens.tolist() == [3, 6]
-    torch.testing.assert_close(samples.cross_entropy.sum() / 9, loss.cross_entropy)
+    assert (samples.targets != -100).sum(1).tolist() == [3, 6]
+    assert samples.by_token[samples.targets == -100].eq(0).all()
+    torch.testing.assert_close(samples.by_token.sum() / 9, loss.cross_entropy)
     torch.testing.assert_close(samples.attention.mean(), loss.attention)
 
 

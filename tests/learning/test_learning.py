@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +24,7 @@ from myvlm.learning import (
 )
 from myvlm.learning.concept_optimizer import Progress
 from myvlm.learning.dataset import CAPTION_PROMPTS
-from myvlm.learning.early_stopping import UNSEEN_PROMPTS, Validation
+from myvlm.learning.early_stopping import UNSEEN_PROMPTS, Check, Validation
 from tests.support.teaching import PHOTOS, examples
 from tests.support.tiny import tiny_llava
 
@@ -99,7 +98,7 @@ def test_one_photos_views_are_made_and_encoded_at_a_time_and_none_twice(backbone
     done.clear()
     auto = LearnSettings(steps="auto", most_steps=1, views=3)
     learn_embedding(backbone, examples(), auto, words=("sks", "mug"))
-    assert done == ["view"] * 2 + ["view", "view", "encode"] * 2, "one more of each photo"
+    assert done == [*["view"] * 2, "encode", *["view", "view", "encode"] * 2], "one more of each photo"
 
 
 def test_the_fast_way_is_the_full_one(backbone, monkeypatch) -> None:
@@ -185,8 +184,8 @@ class _Said:
     def __init__(self, *shares: float) -> None:
         self.shares = list(shares)
 
-    def share(self, direction) -> float:
-        return self.shares.pop(0)
+    def check(self, direction) -> Check:
+        return Check(self.shares.pop(0), 1.0)
 
 
 def _steps_until(validation, most: int = 100) -> tuple[int, Progress]:
@@ -198,36 +197,58 @@ def _steps_until(validation, most: int = 100) -> tuple[int, Progress]:
 
 def test_auto_stops_after_as_many_quiet_steps_as_it_took_to_say_the_name() -> None:
     steps, progress = _steps_until(_Said(0.0, 1.0, 1.0, 1.0, 1.0, 1.0))
-    assert steps == 60  # the checks at 20 and 30 passed
+    assert steps == 30  # the checks at 10 and 15 passed
     assert progress.said == 1.0
-    assert progress.best(torch.zeros(1, 1), interrupted=False).item() == 60
+    assert progress.best(torch.zeros(1, 1), interrupted=False).item() == 30
 
 
 def test_one_check_alone_does_not_stop_it_and_the_best_check_is_the_result() -> None:
-    steps, progress = _steps_until(_Said(0.0, 1.0, 0.5, 0.9, 0.2), most=50)
-    assert steps == 50
+    steps, progress = _steps_until(_Said(0.0, 1.0, 0.5, 0.9, 0.2), most=25)
+    assert steps == 25
     assert progress.said == 1.0
-    assert progress.best(torch.zeros(1, 1), interrupted=False).item() == 20
+    assert progress.best(torch.zeros(1, 1), interrupted=False).item() == 10
 
 
 def test_auto_ends_at_the_most_steps_even_between_checks() -> None:
-    steps, progress = _steps_until(_Said(0.0, 0.0, 0.1), most=23)
+    steps, progress = _steps_until(_Said(0.0, 0.0, 0.0, 0.0, 0.1), most=23)
     assert steps == 23
     assert progress.best(torch.zeros(1, 1), interrupted=False).item() == 23
 
 
-def test_validation_asks_of_views_and_with_words_that_no_step_saw(backbone, monkeypatch) -> None:
+def test_validation_is_of_views_and_under_words_that_no_step_saw(backbone) -> None:
     settings = LearnSettings(steps="auto", views=3, seed=2)
     trained = [make_views(p, 3, augment=True, seed=2000 + n) for n, p in enumerate(PHOTOS)]
     validation = Validation(backbone, examples(), settings, "sks")
-    assert len(validation.asked) == len(PHOTOS) * len(UNSEEN_PROMPTS)
-    for image, prompt in validation.asked:
-        assert prompt not in CAPTION_PROMPTS
-        assert all(image.tobytes() != view.tobytes() for own in trained for view in own)
-    texts = ["sks on it", "asks for a mug", "a sks", "mug", "", "Sks."]
-    said = iter([SimpleNamespace(text=text) for text in texts])
-    monkeypatch.setattr(backbone, "generate", lambda images, *_, **__: [next(said) for _ in images])
-    assert validation.share(torch.ones(1, backbone.dim)) == 0.5
+    assert len(validation.views) == len(PHOTOS)
+    assert all(v.tobytes() != view.tobytes() for v in validation.views for own in trained for view in own)
+    assert validation.prompts == list(UNSEEN_PROMPTS), "as many as there are, of two photos too"
+    assert not {*validation.prompts} & {*CAPTION_PROMPTS}
+
+
+def test_validation_counts_the_captions_whose_whole_name_is_likely(backbone, monkeypatch) -> None:
+    captions = ["sks on it", "a red sks on it"]
+    validation = Validation(backbone, examples(captions=captions), LearnSettings(steps="auto"), "sks")
+    direction = torch.ones(1, backbone.dim)
+    plain = type(backbone).tail_loss
+
+    def losses(by_word):
+        """Ours for the words of each caption, by the tokens that write the name or do not."""
+
+        def made(self, *given):
+            loss = plain(self, *given)
+            own = loss.by_sample()
+            name = self.word_ids("sks")
+            written = torch.isin(own.targets, torch.tensor(name))
+            by_token = torch.where(written, by_word[0], by_word[1]).float() * (own.targets != -100)
+            return dataclasses.replace(loss, by_sample=lambda: dataclasses.replace(own, by_token=by_token))
+
+        return made
+
+    for of_name, of_others, said in ((0.1, 5.0, 1.0), (0.8, 0.0, 0.0)):
+        monkeypatch.setattr(validation, "loss", losses((of_name, of_others)).__get__(backbone))
+        found = validation.check(direction)
+        assert found.said == said
+        assert min(of_name, of_others) < found.loss < max(of_name, of_others)
 
 
 def test_auto_learns_the_same_twice_and_stops_early(backbone) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from myvlm.cli import importing, inputs, opening, options
+from myvlm.cli import importing, inputs, opening, options, tables
 from myvlm.cli.screen import Screen, screen
 from myvlm.concepts import collection
 from myvlm.errors import InputError
@@ -30,6 +29,13 @@ class Into(StrEnum):
 
     sidecars = "sidecars"
     files = "files"
+
+
+class Workers(StrEnum):
+    """Who reads an album into a table."""
+
+    local = "local"
+    ray = "ray"
 
 
 def album(
@@ -67,6 +73,15 @@ def album(
         list[str] | None,
         typer.Option(metavar="NAME=WORD", help="What an imported name is, such as Bo=dog; again for more."),
     ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Instead of a page a table, DIR/album.parquet; needs myvlm[ray]."
+        ),
+    ] = None,
+    workers: Annotated[
+        Workers, typer.Option(help="With --out: this process, or those of a Ray cluster, RAY_ADDRESS.")
+    ] = Workers.local,
     prompt: Annotated[str | None, typer.Option(help="An instruction instead of the model's own.")] = None,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
     device: options.Device = None,
@@ -85,6 +100,8 @@ def album(
     myvlm album holiday/ --erase-names sks
 
     myvlm album holiday/ --import-names --concepts concepts --category Bo=dog
+
+    myvlm album holiday/ --concepts concepts --out holiday --workers ray
     """
     with screen(as_json=as_json, quiet=quiet) as out:
         if sum((write_names, bool(erase_names), import_names)) > 1:
@@ -93,6 +110,11 @@ def album(
                 got="several of --write-names, --erase-names and --import-names",
                 expected="one of them",
                 fix="run the command once for each",
+            )
+        on_ray = workers is Workers.ray
+        if table or on_ray:
+            tables.check_asked(
+                table, on_ray=on_ray, of_names=write_names or bool(erase_names) or import_names
             )
         files = inputs.album_files(photos)
         if write_names or erase_names or import_names:
@@ -106,11 +128,16 @@ def album(
             return importing.learn_names(
                 out, files, wanted, lambda: opening.open_model(out, backbone, device, dtype)
             )
-        check_place(report, what="page", option="--report")
+        if not table:
+            check_place(report, what="page", option="--report")
         folders = opening.chosen_folders(concepts)
         vlm = opening.open_model(out, backbone, device, dtype)
         with out.busy("loading concepts"):
             opening.add_concepts(out, vlm, folders)
+        if table:
+            precision = dtype.value if dtype else None
+            asked = tables.Asked(table, on_ray, backbone, device, precision, prompt, batch)
+            return tables.read_into_table(out, vlm, files, asked)
         _album(out, vlm, files, report, prompt, batch, into if write_names else None, captions)
 
 
@@ -140,9 +167,7 @@ def _album(
         "unusable": [{"picture": str(row.file), "error": row.error} for row in broken],
         "written": named,
     }
-    table = Table("who or what", "photos", box=None, pad_edge=False)
-    for name, count in counts.most_common():
-        table.add_row(Text(name, style="bold magenta"), str(count))
+    table = tables.counted(counts)
     told = f"{report.resolve()}: {len(files):,} photos, {read:,} of them read now"
     told += f", {len(broken):,} that cannot be read" if broken else ""
     told += f"\nnames written to {named['changed']:,} photos" if named else ""

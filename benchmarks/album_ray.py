@@ -1,0 +1,116 @@
+"""An album as a table, by one process and by a Ray cluster of two nodes of a core each; one of them killed.
+
+    PYTHONPATH=. python benchmarks/album_ray.py [--photos 120]    # in an environment with myvlm[ray]
+
+Pictures of tinyworld and the two concepts that ship, an object and a person. `album_ratio` is photos a second
+of the cluster over those of this process with one thread, each from its first row to its last: neither pays
+for its start; `album_ratio_with_start` is of the whole calls. `album_same` is the part of the rows that are
+equal. Then once more with a node killed after a third of the rows: `album_lost`, photos without a row in the
+table, `album_twice`, those with two, and `album_made_twice`, those that were made again for a lost row. The
+load of the machine before and after stands beside. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyarrow import parquet
+from rich.console import Console
+from served.load import KINDS, MODEL, shown
+
+from myvlm import ConceptLibrary, MyVLM
+from myvlm.album.table.cluster import run_on_ray
+from myvlm.album.table.reading import Run, read_table, run_here
+from myvlm.album.table.rows import AlbumTable, PhotoRow, ReadBy
+from myvlm.album.table.stages import Columns, Work
+from tests.support.ray_cluster import Nodes, nodes
+
+console = Console(stderr=True)
+BATCH = 4
+
+
+def main() -> None:
+    """Measure; see the module."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options.add_argument("--photos", type=int, default=120)
+    photos = options.parse_args().photos
+    torch.set_num_threads(1)
+    load = [round(os.getloadavg()[0], 1)]
+    with tempfile.TemporaryDirectory() as place:
+        figures = measure(Path(place), photos)
+    load.append(round(os.getloadavg()[0], 1))
+    print(json.dumps({**figures, "album_photos": photos, "load": load, "cores": os.cpu_count()}))
+
+
+def measure(place: Path, photos: int) -> dict[str, Any]:
+    """All figures of an album of so many photos."""
+    (place / "album").mkdir()
+    paths = [str(place / "album" / f"{number:04}.png") for number in range(photos)]
+    for path, picture in zip(paths, shown(photos, seed=7), strict=True):
+        picture.save(path)
+    vlm = MyVLM.from_pretrained(MODEL, device="cpu", concepts=ConceptLibrary(KINDS))
+    by, work = ReadBy.of(vlm, None), Work(MODEL, "cpu", None, tuple(KINDS), None, BATCH)
+
+    def here(left: Sequence[str], known: frozenset[str]) -> Iterator[Columns]:
+        return run_here(left, known, vlm, None, BATCH)
+
+    def there(left: Sequence[str], known: frozenset[str]) -> Iterator[Columns]:
+        return run_on_ray(left, known, work)
+
+    alone = _timed(AlbumTable(place / "alone", by), paths, here)
+    with nodes(2) as cluster:
+        together = _timed(AlbumTable(place / "together", by), paths, there)
+        console.print(f"alone {alone[1:]}, together {together[1:]}")
+        given = _killed(AlbumTable(place / "killed", by), paths, there, cluster)
+    kept = Counter(parquet.read_table(place / "killed" / "album.parquet")["path"].to_pylist())
+    same = [one == two for one, two in zip(alone[0], together[0], strict=True)]
+    return {
+        "album_ratio": round(together[1] / alone[1], 3),
+        "album_ratio_with_start": round(alone[2] / together[2], 3),
+        "album_photos_a_second": [round(alone[1], 2), round(together[1], 2)],
+        "album_same": sum(same) / len(same),
+        "album_seen": sum(bool(row.seen) for row in alone[0]),
+        "album_lost": sum(kept[path] == 0 for path in paths),
+        "album_twice": sum(count > 1 for count in kept.values()),
+        "album_made_twice": sum(count > 1 for count in given.values()),
+    }
+
+
+def _timed(table: AlbumTable, paths: Sequence[str], run: Run) -> tuple[list[PhotoRow], float, float]:
+    """The rows; photos a second between the first row and the last; seconds of all."""
+    begun = time.perf_counter()
+    came = [time.perf_counter() for _ in read_table(table, paths, run)]
+    rows = table.finish(paths)
+    later = [moment for moment in came if moment > came[0] + 1e-3]
+    # What came with the first row was made before it.
+    return rows, len(later) / (came[-1] - came[0]), time.perf_counter() - begun
+
+
+def _killed(table: AlbumTable, paths: Sequence[str], run: Run, cluster: Nodes) -> Counter[str]:
+    """How often the cluster gave each photo, a node killed after a third of them."""
+    given = Counter[str]()
+
+    def counted(left: Sequence[str], known: frozenset[str]) -> Iterator[Columns]:
+        for columns in run(left, known):
+            given.update(columns["path"])
+            yield columns
+
+    for number, _ in enumerate(read_table(table, paths, counted), start=1):
+        if number == len(paths) // 3:
+            cluster.kill()
+            console.print("a node was killed")
+    table.finish(paths)
+    return given
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Reading an album into its table, by whichever processes: again for what was lost, until all is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+from myvlm.album.table.rows import AlbumTable, PhotoRow
+from myvlm.album.table.stages import Columns, Gate, Read, Speak, finished
+from myvlm.api import MyVLM
+from myvlm.errors import MyVLMError
+
+Run: TypeAlias = Callable[[Sequence[str], frozenset[str]], Iterator[Columns]]
+"""Paths, and hashes of what is known → what the stages make of them, in any order."""
+
+
+class PhotosLostError(MyVLMError, RuntimeError):
+    """The processes that read an album gave nothing for some photos, time and again."""
+
+
+def run_here(
+    paths: Sequence[str], known: frozenset[str], vlm: MyVLM, prompt: str | None, batch: int
+) -> Iterator[Columns]:
+    """What all stages make of these files, one behind the other in this process."""
+    read, gate, speak = Read(known), Gate(vlm.concepts), Speak(vlm, prompt)
+    for start in range(0, len(paths), batch):
+        yield speak(gate(read({"path": list(paths[start : start + batch])})))
+
+
+def read_table(table: AlbumTable, paths: Sequence[str], run: Run) -> Iterator[tuple[PhotoRow, bool]]:
+    """Read these photos into the table; each row as it comes, and whether it was known.
+
+    Raises:
+        PhotosLostError: nothing comes any more for some of them.
+    """
+    known = table.known
+    while left := table.left(paths):
+        for columns in run(left, known):
+            for row in finished(columns):
+                was_known = not row.error and row.hash in known
+                row = table.same_as(row.path, row.hash) if was_known else row
+                if table.add(row):
+                    yield row, was_known
+        if len(table.left(paths)) == len(left):
+            raise PhotosLostError(
+                f"{len(left)} photos were not read: the processes that read them were lost.",
+                got=f"no row of {left[0]} and others",
+                expected="a row of each photo",
+                fix="see the logs of the cluster, and call the command again: it goes on from there",
+            )

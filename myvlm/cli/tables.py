@@ -1,0 +1,113 @@
+"""`myvlm album --out`: an album as a Parquet table, read in this process or by a Ray cluster."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from myvlm.cli.screen import Screen
+from myvlm.errors import InputError, import_extra
+
+if TYPE_CHECKING:
+    from myvlm.album.table.reading import Run
+    from myvlm.api import MyVLM
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Where the table goes, who reads it, and the options of the command that each process needs."""
+
+    folder: Path
+    on_ray: bool
+    backbone: str
+    device: str | None
+    dtype: str | None
+    prompt: str | None
+    batch: int
+
+
+def check_asked(folder: Path | None, *, on_ray: bool, of_names: bool) -> None:
+    """Raise where there can be no such table, before a model is loaded.
+
+    Raises:
+        InputError: there is no folder for it, or names are asked for too.
+        MissingPackageError: what it needs is not installed.
+    """
+    if folder is None or of_names:
+        raise InputError(
+            "Workers make a table, and a table holds no names for photos' metadata.",
+            got="--workers ray without --out" if folder is None else "--out and an option of names",
+            expected="--out DIR, and none of --write-names, --erase-names and --import-names",
+            fix="call the command once for each",
+        )
+    import_extra("pyarrow", what="The table of an album", install="myvlm[ray]")
+    if on_ray:
+        import_extra("ray.data", what="An album on a cluster", install="myvlm[ray]")
+
+
+def read_into_table(out: Screen, vlm: MyVLM, files: Sequence[Path], asked: Asked) -> None:
+    """Read what is new, write the table, and say what is in it; a run that is stopped keeps what it read."""
+    from myvlm.album.table.reading import read_table
+    from myvlm.album.table.rows import AlbumTable, ReadBy
+
+    table = AlbumTable(asked.folder, ReadBy.of(vlm, asked.prompt))
+    paths, run, read = [str(file) for file in files], _run(vlm, asked), 0
+    try:
+        with out.progress("looking", len(files)) as bar:
+            for row, was_known in read_table(table, paths, run):
+                bar.advance(bar.task_ids[0])
+                read += not was_known
+                if row.error:
+                    out.note(f"not used: {row.error}")
+        rows = table.finish(paths)
+        out.written.append(table.file)
+    except BaseException:
+        with suppress(Exception):
+            table.keep()
+        out.note(f"{read:,} of {len(files):,} were read; the same command goes on from there.")
+        raise
+    counts = Counter(name for row in rows for name in row.seen)
+    broken = [row for row in rows if row.error]
+    document = {
+        "command": "album",
+        "table": str(table.file),
+        "backbone": vlm.backbone.name,
+        "concepts": list(vlm.concepts),
+        "photos": len(files),
+        "read": read,
+        "seen": dict(counts.most_common()),
+        "unusable": [{"picture": row.path, "error": row.error} for row in broken],
+    }
+    told = f"{table.file.resolve()}: {len(files):,} photos, {read:,} of them read now"
+    told += f", {len(broken):,} that cannot be read" if broken else ""
+    out.show(document, *([counted(counts)] if counts else []), Text(told))
+
+
+def counted(counts: Counter[str]) -> Table:
+    """Who is in how many photos."""
+    table = Table("who or what", "photos", box=None, pad_edge=False)
+    for name, count in counts.most_common():
+        table.add_row(Text(name, style="bold magenta"), str(count))
+    return table
+
+
+def _run(vlm: MyVLM, asked: Asked) -> Run:
+    if not asked.on_ray:
+        from myvlm.album.table.reading import run_here
+
+        return lambda paths, known: run_here(paths, known, vlm, asked.prompt, asked.batch)
+    from myvlm.album.table.cluster import run_on_ray
+    from myvlm.album.table.stages import Work
+
+    folders = tuple(one.folder.resolve() for one in vlm.concepts.values() if one.folder)
+    own = Path(asked.backbone)
+    backbone = str(own.resolve()) if own.is_dir() else asked.backbone  # others work in other folders
+    work = Work(backbone, asked.device, asked.dtype, folders, asked.prompt, asked.batch)
+    return lambda paths, known: run_on_ray(paths, known, work)

@@ -1,0 +1,44 @@
+"""A Ray cluster of several nodes, all of them on this computer."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(eq=False)
+class Nodes:
+    """A cluster whose nodes can be killed; the first has no core, and holds what all need."""
+
+    cluster: Any
+    workers: list[Any] = field(default_factory=list)
+
+    def kill(self) -> None:
+        """Kill the last of the workers, with all that it holds."""
+        self.cluster.remove_node(self.workers.pop(), allow_graceful=False)
+
+
+@contextmanager
+def nodes(count: int, *, store_mib: int = 200) -> Iterator[Nodes]:
+    """Within it there are so many nodes of a core each, and this process is their driver."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as this process: on a busy computer 15 is never
+    memory = store_mib * 2**20
+    head = {"num_cpus": 0, "object_store_memory": memory, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    made = Nodes(cluster)
+    try:
+        for _ in range(count):
+            made.workers.append(cluster.add_node(num_cpus=1, object_store_memory=memory))
+        cluster.wait_for_nodes(timeout=120)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.WARNING)
+        yield made
+    finally:
+        ray.shutdown()
+        cluster.shutdown()

@@ -34,6 +34,7 @@ class Reply:
         detections: one for each concept of the library, present or not.
         picture: what it is about: the picture, or, of a long list, its file; None where there is none.
         token_ids: the new token ids as the model chose them.
+        absent: concepts that the question names and no head saw: the model was told that they are not there.
         error: with `errors="keep"`, what is wrong with a picture that cannot be used: then there is no text,
             and nothing was looked for.
     """
@@ -43,6 +44,7 @@ class Reply:
     picture: Image.Image | Path | None
     token_ids: tuple[int, ...] = ()
     error: MyVLMError | None = None
+    absent: tuple[str, ...] = ()
 
     @classmethod
     def instead(cls, error: MyVLMError, source: Source) -> Reply:

@@ -21,7 +21,7 @@ from torch.nn import functional
 from myvlm.backbones import tokens as text
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.frozen import device_of, frozen, in_turn, unquantised
-from myvlm.backbones.generation import generate_options
+from myvlm.backbones.generation import Unsaid, generate_options, leaving_unsaid
 from myvlm.backbones.probe import Lack, Probe
 from myvlm.boxes import Box, Point
 from myvlm.errors import InputError
@@ -281,21 +281,23 @@ class Backbone(ABC):
         images: Sequence[Image.Image],
         prompts: Sequence[text.Prompt],
         rows: Sequence[Sequence[ConceptRows]],
+        *,
+        unsaid: Sequence[Unsaid | None] = (),
         **generation: Any,
     ) -> list[Generation]:
         """Replies to one prompt an image, in the order given; any number, run `images_at_once` at a time.
 
         A prompt is a bare instruction, or the turns of a conversation about the image, the question last.
-
         Samples without rows run apart, exactly as in plain transformers. Greedy unless `generation`, the
-        keyword arguments of transformers' `generate`, says otherwise.
+        keyword arguments of transformers' `generate`, says otherwise; words that are `unsaid` are not said.
 
         Raises:
             InputError: the three do not have one length, a row has the wrong width, or an option of
                 `generate` would change what is returned.
             BackboneError: the rows did not land where they should.
         """
-        self._check(rows, images=images, prompts=prompts)
+        words = unsaid or [None] * len(rows)
+        self._check(rows, images=images, prompts=prompts, unsaid=words)
         options = generate_options(generation)
         config = options.get("generation_config") or getattr(self.model, "generation_config", None)
         if options.get("stop_strings") or getattr(config, "stop_strings", None):
@@ -306,7 +308,8 @@ class Backbone(ABC):
         with self.frozen(), in_turn(self.model), torch.no_grad():
             for samples in (*self._at_once(plain), *self._at_once(taught)):
                 shown, asked = [images[i] for i in samples], [prompts[i] for i in samples]
-                made = self._replies(shown, asked, [rows[i] for i in samples], options)
+                own = leaving_unsaid(options, [words[i] for i in samples])
+                made = self._replies(shown, asked, [rows[i] for i in samples], own)
                 replies.update(zip(samples, made, strict=True))
         return [replies[index] for index in range(len(rows))]
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from myvlm.errors import InputError, MyVLMError, check_is
 
@@ -12,6 +16,72 @@ GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 64, "num_return_
 OURS = ("suppress_tokens", "tokenizer")
 """Options that we add."""
 NOT_OURS = ("num_return_sequences", "return_dict_in_generate", "inputs", "input_ids", "inputs_embeds")
+
+
+class SpelledWords:
+    """Words as a tokenizer writes them: which tokens would end one, behind those that were chosen before.
+
+    Args:
+        spellings: each word with the token ids that it may be written by.
+
+    >>> names = SpelledWords({"Bo": [[7]], "Fido": [[3, 4, 5], [9, 5]]})
+    >>> names.ends([1, 3, 4], but=()), names.ends([1, 3, 4], but={"Fido"})
+    ([7, 5], [7])
+    """
+
+    def __init__(self, spellings: Mapping[str, Iterable[Sequence[int]]]) -> None:
+        self._ends: dict[tuple[int, ...], list[tuple[int, str]]] = {}
+        for word, written in spellings.items():
+            for ids in {tuple(ids) for ids in written if ids}:
+                self._ends.setdefault(ids[:-1], []).append((ids[-1], word))
+        self.before = max(map(len, self._ends), default=0)
+        """The most tokens that stand before the last one of a word."""
+
+    def ends(self, chosen: Sequence[int], *, but: Collection[str]) -> list[int]:
+        """The tokens that would end a word now, but for some words."""
+        behind = (tuple(chosen[len(chosen) - count :]) for count in range(min(self.before, len(chosen)) + 1))
+        return [token for tail in behind for token, word in self._ends.get(tail, ()) if word not in but]
+
+
+@dataclass(frozen=True)
+class Unsaid:
+    """What one reply may not say: all of these words but some."""
+
+    words: SpelledWords
+    but: frozenset[str] = field(default_factory=frozenset)
+
+
+class LeftUnsaid:
+    """A logits processor of transformers: each sample's words are left unsaid, in all of its beams.
+
+    Args:
+        samples: what each sample of the batch may not say.
+    """
+
+    def __init__(self, samples: Sequence[Unsaid | None]) -> None:
+        self.samples = samples
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        beams = len(scores) // len(self.samples)
+        before = max(one.words.before for one in self.samples if one)
+        chosen = input_ids[:, max(input_ids.shape[1] - before, 0) :].tolist()
+        places = [
+            (row, end)
+            for row, own in enumerate(chosen)
+            if (one := self.samples[row // beams])
+            for end in one.words.ends(own, but=one.but)
+        ]
+        if not places:
+            return scores
+        rows, ends = torch.tensor(places, device=scores.device).unbind(1)
+        return scores.index_put((rows, ends), scores.new_tensor(-torch.inf))
+
+
+def leaving_unsaid(options: Mapping[str, Any], samples: Sequence[Unsaid | None]) -> dict[str, Any]:
+    """Options of `generate` for a batch, in which each sample's words are left unsaid."""
+    if not any(samples):
+        return dict(options)
+    return {**options, "logits_processor": [*(options.get("logits_processor") or ()), LeftUnsaid(samples)]}
 
 
 def generated(model: Any, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> Any:

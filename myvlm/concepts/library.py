@@ -70,7 +70,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         false_names_per_1000: float | None = FALSE_NAMES_PER_1000,
     ) -> None:
         self.device = device
-        self.state: object = None
+        self.state: object = None  # another one after each change of who is here and what they are called
         self._listeners = Listeners()
         self._concepts: dict[str, Concept] = {}
         self._taken: dict[str, str] = {}  # each word, folded → the identifier of the concept that has it
@@ -296,6 +296,8 @@ class ConceptLibrary(Mapping[str, Concept]):
         for library in (self, *others):
             library._rekey(old, new, concept)
         concept.identifier = new
+        for library in (self, *others):
+            library._changed()
         return concept
 
     @one_at_a_time

@@ -223,7 +223,7 @@ def _inputs(
     for photo, detections, features in zip(photos, found, encoded, strict=True):
         seen = vlm.concepts.present(detections)
         norms = visual_norms(features.tokens)
-        asked, own = address(backbone, prompt, seen)
+        asked, own, _ = address(backbone, prompt, seen)
         rows = [one.entering(norms) for one in own]
         yield VllmInput(
             backbone.prompter.render(asked),

@@ -2,44 +2,119 @@
 
 What it learned goes by rows behind the picture's tokens. What it has only been introduced to stands in words
 before the instruction, "sks is the dotted purple mug.": a model that takes the hint says the name in its own
-sentence. Learned rows do so more often.
+sentence. Learned rows do so more often. A name is said only where its head fired: where something is seen the
+names of all others cannot be generated, and with a question that names one goes "There is no sks in this
+picture."
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from myvlm.backbones import Backbone
 from myvlm.backbones.base import ConceptRows
-from myvlm.backbones.tokens import Prompt, heard, turns_of
+from myvlm.backbones.generation import SpelledWords, Unsaid
+from myvlm.backbones.tokens import MANY_PROMPTS, Prompt, alone_ids, heard, turns_of
 from myvlm.concepts.concept import Concept
 from myvlm.images import LoadedImage, naming
 from myvlm.learning.captions import name_in_caption, noun_phrases
 from myvlm.text import contains_word, replace_words
 
+ABSENT = "There is no {} in this picture."
+"""Of eight wordings, in forms of question that were not taught, the one that tinyworld's models heed most."""
+
 
 class Address(NamedTuple):
-    """An instruction or a conversation's turns, and the rows behind the picture's tokens."""
+    """An instruction or a conversation's turns, the rows behind the picture's tokens, and the identifiers of
+    those of whom it says that they are absent."""
 
     prompt: Prompt
     rows: list[ConceptRows]
+    absent: tuple[str, ...] = ()
+
+
+class Spoken(NamedTuple):
+    """A reply in the user's identifiers, its token ids, and whom the model was told to be absent."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    absent: tuple[str, ...] = ()
+
+
+class Names:
+    """The names of some concepts, as a model reads and writes them.
+
+    Args:
+        backbone: the model.
+        concepts: all whom a user might mean.
+    """
+
+    def __init__(self, backbone: Backbone, concepts: Iterable[Concept] = ()) -> None:
+        self.concepts = tuple(concepts)
+        self._backbone = backbone
+        self._in_prompts: dict[Prompt, tuple[Concept, ...]] = {}
+
+    def in_prompt(self, prompt: Prompt) -> tuple[Concept, ...]:
+        """Those whom the user names in a prompt, by their identifiers."""
+        if prompt not in self._in_prompts:
+            asked = " ".join(turns_of(prompt)[::2])
+            found = tuple(one for one in self.concepts if contains_word(asked, one.identifier))
+            if len(self._in_prompts) >= MANY_PROMPTS:
+                self._in_prompts.clear()
+            self._in_prompts[prompt] = found
+        return self._in_prompts[prompt]
+
+    def unsaid(self, seen: Sequence[Concept]) -> Unsaid | None:
+        """The names that a reply may not hold; None where nothing is seen: the reply is the plain model's."""
+        if not seen or len(seen) == len(self.concepts):
+            return None
+        return Unsaid(self._spelled, frozenset(word for one in seen for word in words_of(one)))
+
+    @cached_property
+    def _spelled(self) -> SpelledWords:
+        words = {word for concept in self.concepts for word in words_of(concept)}
+        tokenizer = self._backbone.processor.tokenizer
+        # within a sentence, and where a reply begins with it
+        return SpelledWords(
+            {word: [self._backbone.word_ids(word), alone_ids(tokenizer, word)] for word in words}
+        )
+
+
+def words_of(concept: Concept) -> tuple[str, str]:
+    """What it is called, and what it was learned with."""
+    return concept.identifier, concept.spoken
 
 
 def speak(
     backbone: Backbone, photos: Sequence[LoadedImage], seen: Sequence[Sequence[Concept]],
-    prompts: Sequence[Prompt], generation: Mapping[str, Any],
-) -> list[tuple[str, tuple[int, ...]]]:  # fmt: skip
-    """Text and token ids of each picture, with the concepts that are seen in it, in the user's identifiers.
+    prompts: Sequence[Prompt], generation: Mapping[str, Any], names: Sequence[Names] = (),
+) -> list[Spoken]:  # fmt: skip
+    """What the model says of each picture, with the concepts that are seen in it, in the user's identifiers.
 
     A renamed concept is asked for by the word that its embedding learned, and what that says is renamed.
+
+    Args:
+        names: for each picture the names that its user knows; where empty, nobody is known to be absent.
     """
-    addressed = [address(backbone, prompt, own) for prompt, own in zip(prompts, seen, strict=True)]
+    known = list(names) or [Names(backbone)] * len(photos)
+    each = list(zip(prompts, seen, known, strict=True))
+    absent = [[one for one in own.in_prompt(prompt) if one not in there] for prompt, there, own in each]
+    addressed = [
+        address(backbone, prompt, there, away) for (prompt, there, _), away in zip(each, absent, strict=True)
+    ]
     asked, rows = [one.prompt for one in addressed], [one.rows for one in addressed]
+    unsaid = [own.unsaid(there) for _, there, own in each]
     with naming(photos, backbone.encode):
-        said = backbone.generate([photo.image for photo in photos], asked, rows, **generation)
-    each = zip(said, seen, strict=True)
-    return [(named(backbone, one.text, own), tuple(one.token_ids.tolist())) for one, own in each]
+        said = backbone.generate(
+            [photo.image for photo in photos], asked, rows, **({"unsaid": unsaid} if any(unsaid) else {}),
+            **generation,
+        )  # fmt: skip
+    return [
+        Spoken(named(backbone, one.text, there), tuple(one.token_ids.tolist()), told.absent)
+        for one, there, told in zip(said, seen, addressed, strict=True)
+    ]
 
 
 def only_introduced(backbone: Backbone, concept: Concept) -> bool:
@@ -48,11 +123,14 @@ def only_introduced(backbone: Backbone, concept: Concept) -> bool:
     return unlearned and concept.description is not None
 
 
-def address(backbone: Backbone, prompt: Prompt, concepts: Sequence[Concept]) -> Address:
+def address(
+    backbone: Backbone, prompt: Prompt, concepts: Sequence[Concept], absent: Sequence[Concept] = ()
+) -> Address:
     """The prompt for a picture with these concepts in it, in the words that the model knows them by.
 
-    Those that it learned go by their rows; before the first instruction stands in words who the others are. A
-    family that takes no hint (`Backbone.hinted`) is asked about "the mug".
+    Those that it learned go by their rows; before the first instruction stands in words who the others are,
+    and who is not there. A family that takes no hint (`Backbone.hinted`) is asked about "the mug", and is not
+    told of those who are absent.
 
     Raises:
         ConceptFileError: a concept was learned for other models alone, and there is no description of it.
@@ -60,12 +138,14 @@ def address(backbone: Backbone, prompt: Prompt, concepts: Sequence[Concept]) -> 
     prompt = _in_words(prompt, {concept.identifier: concept.spoken for concept in concepts})
     told = [concept for concept in concepts if only_introduced(backbone, concept)]
     rows = [backbone.rows_of(concept) for concept in concepts if concept not in told]
-    if told:
-        hint = " ".join(f"{concept.spoken} is {concept.description}." for concept in told)
+    facts = [f"{concept.spoken} is {concept.description}." for concept in told]
+    facts += [ABSENT.format(concept.identifier) for concept in absent]
+    if facts:
         first, *later = turns_of(prompt)
-        hinted = backbone.hinted(hint, first)
+        hinted = backbone.hinted(" ".join(facts), first)
         if hinted is not None:
-            return Address((hinted, *later) if later else hinted, rows)
+            away = tuple(one.identifier for one in absent)
+            return Address((hinted, *later) if later else hinted, rows, away)
         prompt = _in_words(prompt, {one.spoken: f"the {one.category}" for one in told})
     return Address(prompt, rows)
 

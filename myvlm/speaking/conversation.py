@@ -10,7 +10,7 @@ from myvlm.concepts.concept import Concept
 from myvlm.heads.detections import Detections
 from myvlm.images import LoadedImage
 from myvlm.results import Reply
-from myvlm.speaking.addressing import speak
+from myvlm.speaking.addressing import Names, speak
 from myvlm.text import check_written
 
 
@@ -25,6 +25,7 @@ class Conversation:
         photo: what it is about.
         detections: one for each concept of the library.
         concepts: those that are seen.
+        names: of all that the user has.
 
     >>> from myvlm import MyVLM
     >>> from myvlm.tinyworld import sample_picture
@@ -35,11 +36,12 @@ class Conversation:
     """
 
     def __init__(
-        self, backbone: Backbone, photo: LoadedImage, detections: Detections, concepts: Sequence[Concept]
-    ) -> None:
+        self, backbone: Backbone, photo: LoadedImage, detections: Detections, concepts: Sequence[Concept],
+        names: Names,
+    ) -> None:  # fmt: skip
         self.detections = detections
         self.turns: tuple[str, ...] = ()
-        self._backbone, self._photo, self._concepts = backbone, photo, list(concepts)
+        self._backbone, self._photo, self._concepts, self._names = backbone, photo, list(concepts), names
 
     def __repr__(self) -> str:
         return f"Conversation({self._photo.name!r}, {len(self.turns) // 2} questions asked)"
@@ -56,6 +58,6 @@ class Conversation:
             BackboneError: a second question to a family whose prompt has no place for what was said.
         """
         turns = *self.turns, check_written(question, "question")
-        [(text, ids)] = speak(self._backbone, [self._photo], [self._concepts], [turns], generation)
-        self.turns = (*turns, text)
-        return Reply(text, self.detections, self._photo.image, ids)
+        [said] = speak(self._backbone, [self._photo], [self._concepts], [turns], generation, [self._names])
+        self.turns = (*turns, said.text)
+        return Reply(said.text, self.detections, self._photo.image, said.token_ids, absent=said.absent)

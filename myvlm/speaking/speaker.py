@@ -19,7 +19,7 @@ from myvlm.heads.detections import Detections
 from myvlm.images import ImageSource, ImageSources, LoadedImage, listed, load_image, naming
 from myvlm.results import AttentionMap, Replies, Reply
 from myvlm.runtime.plain import PlainBlocks
-from myvlm.speaking.addressing import address, speak
+from myvlm.speaking.addressing import Names, address, speak
 from myvlm.speaking.batches import AT_ONCE, OnError, check_on_error, made_of_each
 from myvlm.speaking.conversation import Conversation
 from myvlm.speaking.locating import READING, Location, located
@@ -39,6 +39,7 @@ class Speaker:
         self.concepts = concepts
         self.concepts.on_add(warn_learned_elsewhere, of=backbone)
         self._plain = PlainBlocks()
+        self._names: tuple[object, Names] = None, Names(backbone)
         self._checked: object = self  # the state of the library in which all were found to be learned
 
     def __copy__(self) -> Self:
@@ -122,7 +123,7 @@ class Speaker:
         self._check_learned()
         photo = load_image(image)
         [found] = self._recognise([photo])
-        return Conversation(self.backbone, photo, found, self.concepts.present(found))
+        return Conversation(self.backbone, photo, found, self.concepts.present(found), self._known())
 
     def attention(self, image: ImageSource, identifier: str) -> AttentionMap:
         """Where the model looks in a picture as it names the concept, whether or not the head sees it there.
@@ -136,7 +137,7 @@ class Speaker:
         photo = load_image(image)
         if concept.learned_elsewhere(self.backbone.fingerprint()):
             self.backbone.rows_of(concept)  # words alone may go unsaid; the error says how it is learned
-        prompt, rows = address(self.backbone, self.backbone.caption_prompt, [concept])
+        prompt, rows, _ = address(self.backbone, self.backbone.caption_prompt, [concept])
         with naming([photo], self.backbone.encode):
             [said] = self.backbone.generate([photo.image], [prompt], [rows])
         word, box = heard(self.backbone, concept.spoken), self.backbone.field_of_view(photo.image.size)
@@ -158,7 +159,8 @@ class Speaker:
         said = ""
         if prompt and detection and detection.present:
             # Its own rows alone: with those of the others that are there a small model points at these too.
-            [(said, _)] = speak(self.backbone, [photo], [[concept]], [prompt], READING)
+            [spoken] = speak(self.backbone, [photo], [[concept]], [prompt], READING)
+            said = spoken.text
         return located(self.backbone, detection, said, photo.image)
 
     @contextmanager
@@ -188,12 +190,14 @@ class Speaker:
         def replies(photos: list[LoadedImage]) -> list[Reply]:
             detections = self._recognise(photos)
             seen = [self.concepts.present(found) for found in detections]
-            spoken = speak(self.backbone, photos, seen, [prompt] * len(photos), generation)
+            count = len(photos)
+            spoken = speak(self.backbone, photos, seen, [prompt] * count, generation, [self._known()] * count)
             said = zip(spoken, detections, photos, strict=True)
             return [
-                Reply(text, found, photo.path if album and photo.path else photo.image, ids)
-                for (text, ids), found, photo in said
-            ]
+                Reply(one.text, found, photo.path if album and photo.path else photo.image, one.token_ids,
+                      absent=one.absent)
+                for one, found, photo in said
+            ]  # fmt: skip
 
         made = made_of_each(sources, replies, Reply.instead if keep else None)
         return made[0] if single else Replies(made)
@@ -206,6 +210,15 @@ class Speaker:
                 if concept.learned_elsewhere(weights) and concept.description is None:
                     self.backbone.rows_of(concept)
             self._checked = state  # of ten thousand it takes a while: once
+
+    def _known(self) -> Names:
+        """The names of the library's concepts, made anew when it has changed; none within `generic`."""
+        if self._plain:
+            return Names(self.backbone)
+        state, names = self._names
+        if state is not self.concepts.state:
+            self._names = state, names = self.concepts.state, Names(self.backbone, self.concepts.values())
+        return names
 
     def _recognise(self, photos: list[LoadedImage]) -> list[Detections]:
         concepts = ConceptLibrary() if self._plain else self.concepts

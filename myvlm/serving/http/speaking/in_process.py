@@ -48,7 +48,7 @@ class InProcess:
         photos, prompts = [one.photo for one in asked], [one.prompt for one in asked]
         said = speak(self.backbone, photos, [one.seen for one in asked], prompts, options)
         read = streamed.read or [0] * len(asked)
-        return [Said(text, own, len(ids)) for (text, ids), own in zip(said, read, strict=True)]
+        return [Said(one.text, own, len(one.token_ids)) for one, own in zip(said, read, strict=True)]
 
 
 @dataclass(eq=False)

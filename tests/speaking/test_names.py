@@ -1,0 +1,96 @@
+"""A name is said only where its head fired: no other can be generated, and questions are told who is away."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from myvlm import Concept, MyVLM
+from myvlm.backbones.generation import LeftUnsaid, SpelledWords, Unsaid
+from myvlm.speaking.addressing import Names
+from myvlm.text import contains_word
+from myvlm.tinyworld.fewshot import pictures
+from tests.support.taught import Taught, by_hand
+
+
+@pytest.fixture
+def knowing(fresh: MyVLM, taught: Taught) -> MyVLM:
+    fresh.concepts.add(taught.folder)
+    return fresh
+
+
+def test_names_of_what_is_not_seen_cannot_be_generated(knowing: MyVLM, taught: Taught) -> None:
+    shown = pictures(taught.kit.present)[:3]
+    before = knowing.caption(shown)
+    assert all(reply.seen == (taught.word,) for reply in before)
+    never = before[0].text.split()[-1]  # the place
+    knowing.concepts.add(_elsewhere(knowing, taught, never))
+    for options in ({}, {"num_beams": 3}):
+        replies = knowing.caption(shown, **options)
+        assert not any(contains_word(reply.text, never) for reply in replies)
+        assert all(contains_word(reply.text, taught.word) for reply in replies), replies
+    one_by_one = [knowing.caption(picture).text for picture in shown]
+    assert one_by_one == [reply.text for reply in knowing.caption(shown)]
+
+
+def test_what_shows_nobody_is_described_as_ever(knowing: MyVLM, taught: Taught) -> None:
+    shown = pictures(taught.kit.other)[:3]
+    with knowing.generic():
+        plain = knowing.caption(shown)
+    word = plain[0].text.split()[-1]
+    knowing.concepts.add(_elsewhere(knowing, taught, word))
+    assert [reply.token_ids for reply in knowing.caption(shown)] == [reply.token_ids for reply in plain]
+
+
+def test_a_question_that_names_somebody_who_is_not_there_is_told_so(knowing: MyVLM, taught: Taught) -> None:
+    away, there = pictures(taught.kit.other)[0], pictures(taught.kit.present)[0]
+    question = f"Is {taught.word} in the picture?"
+    said = knowing.ask(away, question)
+    assert said.absent == (taught.word,)
+    with knowing.generic():
+        assert knowing.ask(away, f"There is no {taught.word} in this picture. {question}").text == said.text
+        assert knowing.ask(away, question).absent == ()
+    assert knowing.ask(there, question).absent == ()
+    assert knowing.caption(away).absent == ()
+    assert knowing.chat(away).ask(question).absent == (taught.word,)
+
+
+def test_the_names_follow_the_library(knowing: MyVLM, taught: Taught) -> None:
+    away = pictures(taught.kit.other)[0]
+    assert knowing.ask(away, "Is zork here?").absent == ()
+    knowing.concepts.rename(taught.word, "zork")
+    assert knowing.ask(away, "Is zork here?").absent == ("zork",)
+    knowing.concepts.remove("zork")
+    assert knowing.ask(away, "Is zork here?").absent == ()
+
+
+def test_each_sample_has_words_of_its_own_in_all_of_its_beams() -> None:
+    words = SpelledWords({"Bo": [[7]], "Fido": [[3, 4], [8, 4]]})
+    ids = torch.tensor([[1, 3], [1, 8], [1, 3], [1, 1]])
+    scores = torch.zeros(4, 9)
+    some = LeftUnsaid([Unsaid(words), Unsaid(words, frozenset({"Fido"}))])(ids, scores)
+    assert [torch.isinf(row).nonzero().flatten().tolist() for row in some] == [[4, 7], [4, 7], [7], [7]]
+    assert not scores.isinf().any()
+    assert LeftUnsaid([None, Unsaid(SpelledWords({}))])(ids, scores) is scores
+
+
+def test_names_are_spelled_once_for_all_pictures(vlm: MyVLM) -> None:
+    first, second, third = (dataclasses.replace(by_hand(), identifier=name) for name in ("sks", "bo", "fido"))
+    names = Names(vlm.backbone, [first, second, third])
+    assert names.unsaid([]) is None
+    assert names.unsaid([first, second, third]) is None
+    one, other = names.unsaid([first]), names.unsaid([second, third])
+    assert one
+    assert other
+    assert one.words is other.words
+    assert (one.but, other.but) == ({"sks"}, {"bo", "fido", "sks"})  # what each was learned with is its own
+
+
+def _elsewhere(vlm: MyVLM, taught: Taught, word: str) -> Concept:
+    """A concept of that name which is in none of the pictures."""
+    concept = Concept.load(taught.folder)
+    concept.identifier = concept.spoken = word
+    concept.head.threshold_ = 1e6
+    return concept

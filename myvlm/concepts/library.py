@@ -83,8 +83,7 @@ class ConceptLibrary(Mapping[str, Concept]):
     def load(cls, folder: str | PathLike[str], *, device: str = "cpu") -> Self:
         """A library of all concept folders that lie in a folder, by name; hidden ones are passed over.
 
-        The heads are read and checked now, each embedding when it is first used, so that thousands load in
-        seconds.
+        Heads are read and checked now, each embedding when it is first used: thousands load in seconds.
 
         Args:
             folder: the folder of concept folders; or an address (see `Concept.save`): all is read now.
@@ -138,8 +137,8 @@ class ConceptLibrary(Mapping[str, Concept]):
         return len(self._concepts)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # A copy is a library of its own, of copies: nobody listens to it yet, its gates are made when needed.
-        return partial(type(self), device=self.device), (list(self.values()),)
+        made = partial(type(self), device=self.device, false_names_per_1000=self.false_names_per_1000)
+        return made, (list(self.values()),)  # nobody listens to a copy yet; its gates are made when needed
 
     def __repr__(self) -> str:
         return f"ConceptLibrary({', '.join(self._concepts) or 'empty'})"

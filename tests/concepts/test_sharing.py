@@ -89,7 +89,9 @@ def test_a_copy_of_a_library_is_one_of_its_own(head: ObjectHead, copied) -> None
     heard: list[Concept] = []
     library = ConceptLibrary([_concept("sks", head)])
     library.on_add(heard.extend)
+    library.false_names_per_1000 = 7
     twin = copied(library)
+    assert twin.false_names_per_1000 == 7
     twin.rename("sks", "zwx")
     twin.add(_concept("ohwx", head))
     assert list(twin) == ["zwx", "ohwx"]

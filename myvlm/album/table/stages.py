@@ -21,7 +21,7 @@ from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import MyVLMError
 from myvlm.heads.detections import Detection
 from myvlm.images import LoadedImage, loaded
-from myvlm.speaking.addressing import speak
+from myvlm.speaking.addressing import Names, speak
 from myvlm.speaking.batches import made_of_each
 
 Columns: TypeAlias = dict[str, list[Any]]
@@ -122,6 +122,7 @@ class Speak:
 
     def __init__(self, vlm: MyVLM, prompt: str | None) -> None:
         self.vlm = vlm
+        self.names = Names(vlm.backbone, vlm.concepts.values())
         self.prompt = prompt or vlm.backbone.caption_prompt
 
     def __call__(self, columns: Columns) -> Columns:
@@ -131,7 +132,9 @@ class Speak:
     def _speak(self, rows: list[dict[str, Any]], photos: list[LoadedImage]) -> list[str]:
         library = self.vlm.concepts
         seen = [[library[one["name"]] for one in json.loads(row["seen"])] for row in rows]
-        return [text for text, _ in speak(self.vlm.backbone, photos, seen, [self.prompt] * len(rows), {})]
+        count = len(rows)
+        spoken = speak(self.vlm.backbone, photos, seen, [self.prompt] * count, {}, [self.names] * count)
+        return [one.text for one in spoken]
 
 
 def finished(columns: Columns) -> list[PhotoRow]:

@@ -27,7 +27,8 @@ from openai import OpenAI
 from PIL import Image
 
 from myvlm import Concept
-from myvlm.concepts.disk.storage import RECORD, read_record, sealed
+from myvlm.concepts.disk.record import sealed
+from myvlm.concepts.disk.storage import RECORD, read_record
 from myvlm.serving.http.owners import new_token
 from myvlm.tinyworld import few_shot
 from myvlm.tinyworld.fewshot import pictures

@@ -1,0 +1,32 @@
+"""What the benchmark of the server asks: pictures that are new to it, of libraries that share no word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
+pytest.importorskip("openai", reason="the extra [vllm] is not installed")
+
+from served.load import OWNED, Fresh, leaks_in, libraries
+
+from myvlm import ConceptLibrary
+
+
+def test_no_picture_is_asked_about_twice() -> None:
+    body = Fresh(3)
+    asked = [body()["messages"][0]["content"][0]["image_url"]["url"] for _ in range(300)]
+    assert len(set(asked)) == 300
+
+
+def test_each_owner_has_words_of_their_own_and_anothers_is_a_leak(tmp_path: Path) -> None:
+    libraries(tmp_path, ["o1", "o2"], concepts=3)
+    words = {owner: list(ConceptLibrary.load(tmp_path / owner)) for owner in ("o1", "o2")}
+    assert words == {owner: [f"{owner}{OWNED}{number}" for number in range(3)] for owner in ("o1", "o2")}
+
+    def answer(text: str) -> object:
+        return {"choices": [{"message": {"content": text}}], "myvlm": {"seen": []}}
+
+    assert leaks_in("o1", answer(f"a {words['o2'][0]}."))
+    assert not leaks_in("o1", answer(f"a {words['o1'][0]}."))

@@ -10,7 +10,7 @@ CAPTION, LEARN = 23, 43
 """Files of the package; they were 26 and 41, the aims are 15 and 24. A new hop needs a reason: `speaker.py`,
 what a model says, beside `api.py`, what it learns; `addressing.py`, words for what is not learned;
 `notebook.py`, the small photos of a concept's card; `results.py`, the grid of a list;
-`batches.py`, the others where one picture cannot be used; `objective.py`, the loss that kinds share;
+`batches.py`, the others where one picture cannot be used; `fused.py`, learning's layers in few operations;
 `heads/examples.py`, what a head is corrected by later; `embedding.py`, beside `concept.py`."""
 
 

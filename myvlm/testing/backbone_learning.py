@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
+from myvlm.backbones import Loss
 from myvlm.testing.backbone_case import SHORT, BackboneCase
 
 STEPS = 4
@@ -68,23 +71,35 @@ def gradient_is_the_full_one(case: BackboneCase) -> None:
 
 
 def kept_prefixes_change_nothing(case: BackboneCase) -> None:
-    """Loss, regularizer and gradient from kept prefixes are those of the full pass, step after step."""
-    features = case.backbone.encode(case.images)
-    prefixes = case.backbone.prefixes(features)
+    """Loss, regularizer and gradient from kept prefixes are those of the full pass, step after step.
+
+    A step may round as far from the gradient in float64 as the full pass does, and as far again.
+    """
+    backbone = case.backbone
+    features = backbone.encode(case.images)
+    prefixes = backbone.prefixes(features)
     case.skip_if_lacking("kept_prefixes", able=prefixes is not None)
     assert prefixes is not None
-    step = case.backbone.tail_losses(list(zip(case.prompts, case.answers, strict=True)), 3)
+    exact = type(backbone)(copy.deepcopy(backbone.model).double(), backbone.processor)
+    exact_features = exact.encode(case.images)
+    step = backbone.tail_losses(list(zip(case.prompts, case.answers, strict=True)), 3)
     for rows in (case.rows(0, 1, 3), case.rows(1, 2, norm="none"), case.rows(2, 1, norm="first_patch")):
         directions = [concept.directions for sample in rows for concept in sample]
-        full = case.backbone.answer_loss(features, case.prompts, case.answers, rows)
-        theirs = torch.autograd.grad(full.cross_entropy + full.attention, directions)
-        for loss_of in (case.backbone.tail_loss, *[step] * STEPS):
+
+        def gradients(loss: Loss, directions: Sequence[Tensor] = directions) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(loss.cross_entropy + loss.attention, directions)
+
+        full = backbone.answer_loss(features, case.prompts, case.answers, rows)
+        theirs = gradients(full)
+        right = gradients(exact.answer_loss(exact_features, case.prompts, case.answers, rows))
+        for loss_of in (backbone.tail_loss, *[step] * STEPS):
             fast = loss_of(prefixes, case.prompts, case.answers, rows)
             torch.testing.assert_close(fast.cross_entropy, full.cross_entropy, rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(fast.attention, full.attention, rtol=1e-5, atol=1e-7)
-            ours = torch.autograd.grad(fast.cross_entropy + fast.attention, directions)
-            for one, other in zip(ours, theirs, strict=True):
-                assert (one - other).norm() <= 1e-5 * other.norm(), "not the gradient of the full pass"
+            for one, other, true in zip(gradients(fast), theirs, right, strict=True):
+                near = (one - other).norm() <= 1e-5 * other.norm()
+                as_near = (one - true).norm() <= 2 * (other - true).norm()
+                assert near or as_near, "not the gradient of the full pass"
 
 
 def attention_is_eager_attention(case: BackboneCase) -> None:

@@ -13,8 +13,8 @@ import typer
 from paper_step import PaperStep
 from waiting import launches_per_layer
 
-LAUNCHES = 124
-"""Kernels of a layer in bfloat16; 80 are wanted. Fewer is better: then write the new number here."""
+LAUNCHES = 77
+"""Kernels of a layer in bfloat16; at most 80 are wanted, and fewer is better: then write the number here."""
 FIGURES = [
     "step_ratio", "loss_difference", "gradient_difference", "learn_seconds", "peak_over_weights",
     "generate_ratio", "limit_part", "learn_whole_seconds", "learn_whole_seconds_12mp",
@@ -48,7 +48,7 @@ def test_a_layer_of_a_step_launches_no_more_than_it_did() -> None:
     preset = replace(
         random_models.PRESETS["cpu"], configuration=small_llava, processor=small_processor, side=20
     )
-    assert 80 < launches_per_layer(preset, learning_step.preset_step) <= LAUNCHES
+    assert launches_per_layer(preset, learning_step.preset_step) == LAUNCHES
 
 
 def test_both_sides_agree_and_the_last_line_is_json(

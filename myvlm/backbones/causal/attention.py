@@ -1,8 +1,8 @@
-"""Records what chosen positions attend to in a language model, without building whole attention maps.
+"""Records what chosen positions attend to in a language model, and the loss that keeps it low (§3.3).
 
-While a recorder is active, transformers' own SDPA runs unchanged, and beside it one small softmax for
-the chosen queries, of which only the chosen columns are kept. SDPA cannot cap scores: a language model that
-does (Gemma 2) runs as its own eager attention does.
+Whole attention maps are not built. While a recorder is active, transformers' own SDPA runs unchanged, and
+beside it one small softmax for the chosen queries, of which only the chosen columns are kept. SDPA cannot cap
+scores: a language model that does (Gemma 2) runs as its own eager attention does.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from threading import get_ident
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from myvlm.backbones.base import Loss, SampleLosses
+from myvlm.backbones.tokens import IGNORED
 from myvlm.errors import BackboneError, InputError
 from myvlm.runtime.locks import OneAtATime
 
@@ -55,6 +59,7 @@ class AttentionRecorder:
         keys: `B × K` indices of the key columns; -1 is none.
         modules: the attentions that are recorded; None for every one that holds `config`.
         probabilities: one tensor a layer, `B × H × Q × K` float32, differentiable; zero at a -1.
+        of_every_query: whether they are `B × H × S × K` of all queries instead, as fused layers give them.
     """
 
     config: Any
@@ -62,6 +67,7 @@ class AttentionRecorder:
     keys: Tensor
     modules: Collection[Any] | None = None
     probabilities: list[Tensor] = field(default_factory=list)
+    of_every_query: bool = False
     _biases: dict[Any, tuple[Tensor | None, Tensor]] = field(default_factory=dict)
     _places: dict[torch.device, Places] = field(default_factory=dict)
 
@@ -100,7 +106,14 @@ class AttentionRecorder:
                 fix="load the model with attn_implementation='sdpa', without remote code",
             )
         device = self.probabilities[0].device
-        return torch.stack([layer.to(device) for layer in self.probabilities])
+        layers = torch.stack([layer.to(device) for layer in self.probabilities])
+        return self.picked(layers) if self.of_every_query else layers
+
+    def picked(self, every: Tensor) -> Tensor:
+        """Of probabilities of every query, `… × B × H × S × K`, those that are recorded."""
+        places = self.places(every.device)
+        rows = places.queries[:, None, :, None].expand(*every.shape[:-2], -1, every.shape[-1])
+        return every.gather(-2, rows).masked_fill(places.none, 0.0)
 
     @property
     def valid(self) -> Tensor:
@@ -329,3 +342,26 @@ def attention_bias(
     if picked.dtype == torch.bool:
         return torch.zeros_like(picked, dtype=torch.float32).masked_fill_(~picked, lowest)
     return picked.float().clamp(min=lowest)
+
+
+def objective(logits: Tensor, targets: Tensor, given: Tensor, queries: Tensor, keys: Tensor) -> Loss:
+    """Cross-entropy of logits `B × N × V` against the `B × N` tokens that follow, and the penalty.
+
+    This is `Σ_layers mean(p²)` over heads, queries and keys, the mean over the samples that have any.
+
+    Args:
+        given: `layers × B × H × Q × K` probabilities, zero at a -1.
+        queries: `B × Q`; -1 is none.
+        keys: `B × K`; -1 is none.
+    """
+    targets = targets.to(logits.device)
+    # Once for the batch and for its samples: it is as wide as the vocabulary.
+    likely = logits.flatten(0, 1).float().log_softmax(-1)
+    of_tokens = partial(functional.nll_loss, likely, targets.flatten(), ignore_index=IGNORED)
+    pairs = ((queries >= 0).sum(1) * (keys >= 0).sum(1)).to(logits.device)
+    attention = given.pow(2).mean(2).sum((0, 2, 3)).to(logits.device) / pairs.clamp(min=1)
+
+    def by_sample() -> SampleLosses:
+        return SampleLosses(of_tokens(reduction="none").view_as(targets), targets, attention)
+
+    return Loss(of_tokens(), attention.sum() / (pairs > 0).sum().clamp(min=1), by_sample)

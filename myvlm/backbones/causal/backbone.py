@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from myvlm.backbones import tokens as text
 from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss
-from myvlm.backbones.causal.attention import AttentionRecorder, record_attention
+from myvlm.backbones.causal.attention import AttentionRecorder, objective, record_attention
 from myvlm.backbones.causal.cuda_graph import Replay
 from myvlm.backbones.causal.features import (
     Features,
@@ -30,12 +30,12 @@ from myvlm.backbones.causal.features import (
     miscount_in,
     read_pictures,
 )
+from myvlm.backbones.causal.fused import FusedLayers
 from myvlm.backbones.causal.hooks import InsertedRows
 from myvlm.backbones.causal.prefix_cache import Prefix, cache_argument, cache_of, prefill, stacked, tail_of
 from myvlm.backbones.causal.probe import CausalProbe
 from myvlm.backbones.causal.prompts import Prompter, TeacherForced
 from myvlm.backbones.generation import generated
-from myvlm.backbones.objective import objective
 from myvlm.errors import BackboneError
 
 
@@ -210,6 +210,10 @@ class CausalBackbone(Backbone):
             logits, given = self._continued(*tail.inputs, stacked(prefixes, tail.prefix_length))
         return objective(logits[:, :-1], tail.labels[:, 1:], given, tail.queries, tail.keys)
 
+    @cached_property
+    def _fused(self) -> FusedLayers:
+        return FusedLayers(self.language_model, self.language_model.config)
+
     def _continued(
         self,
         embeds: Tensor,
@@ -220,18 +224,26 @@ class CausalBackbone(Backbone):
         past: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
         """The model on a tail behind what is cached: logits `B × T × V`, and what was recorded."""
-        with (
-            self.frozen(),
-            record_attention(self.language_model.config, queries=queries, keys=keys) as recorder,
-        ):
-            logits = self.model(
-                inputs_embeds=embeds,
-                attention_mask=mask,
-                position_ids=positions,
-                use_cache=True,
-                **{cache_argument(self.model): cache_of(past)},
-            ).logits
-        return logits, recorder.stacked()
+
+        def run() -> tuple[Tensor, Tensor]:
+            with (
+                record_attention(self.language_model.config, queries=queries, keys=keys) as recorder,
+                self._fused.step(recorder),
+            ):
+                logits = self.model(
+                    inputs_embeds=embeds,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    use_cache=True,
+                    **{cache_argument(self.model): cache_of(list(past) if self._fused.untried else past)},
+                ).logits
+            return logits, recorder.stacked()
+
+        with self.frozen():
+            if self._fused.untried:
+                with torch.no_grad():
+                    run()
+            return run()
 
     def attention_map(
         self, image: Image.Image, prompt: str, answer: str, word: str, rows: Sequence[ConceptRows]

@@ -18,12 +18,11 @@ from torch import Tensor, nn
 
 from myvlm.backbones import tokens as text
 from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss
-from myvlm.backbones.causal.attention import AttentionRecorder, record_attention
+from myvlm.backbones.causal.attention import AttentionRecorder, objective, record_attention
 from myvlm.backbones.causal.prompts import Prompter, TeacherForced
 from myvlm.backbones.families.mllama.hooks import CrossAttentionRows
 from myvlm.backbones.families.mllama.probe import MllamaProbe
 from myvlm.backbones.generation import generated
-from myvlm.backbones.objective import objective
 from myvlm.backbones.probe import Lack
 from myvlm.backbones.registry import register_backbone
 from myvlm.errors import BackboneError

@@ -1,0 +1,373 @@
+"""Learning's layers in fewer and larger operations: the same numbers from half the launches.
+
+A step runs a tail of some dozens of tokens behind a long prefix. Its norms, rotary embeddings, joined keys
+and recorded attention are many small operations, each a launch on a GPU. Here those of the usual kind are
+computed in few, with their gradients written out: scores over prefix and tail are joined instead of keys and
+values, and what the recorder wants is read off the softmax that is there anyway. Nothing is assumed of a
+module: before the first step each one is tried, and what does not give its own output and gradient is never
+replaced.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from myvlm.backbones.causal.attention import AttentionRecorder, attention_bias
+from myvlm.runtime.locks import OneAtATime
+
+TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-9}
+"""How far output and gradient may be from the module's own, relative to their norm."""
+TOLERANCE_OF_HALF = 5e-2
+"""Two right ways to compute a sharp attention in bfloat16 are up to 3e-2 apart."""
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
+OTHERWISE = ("q_norm", "k_norm", "sinks", "attn_logit_softcapping")
+"""What an attention has that computes in another way, be it by ever so little on the input it is tried on."""
+
+_log = logging.getLogger(__name__)
+_STEP: ContextVar[Step | None] = ContextVar("myvlm_fused_step", default=None)
+_LOCK = OneAtATime()
+_OPEN: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""The modules that have a forward of ours, and how many steps are going on with each."""
+
+
+class FusedLayers:
+    """The norms and attentions of one language model that can be run in few operations.
+
+    Attributes:
+        agrees: of each that was tried, whether it gave what the module gives.
+    """
+
+    def __init__(self, language_model: nn.Module, config: Any) -> None:
+        own = list(language_model.modules())
+        self.norms = [one for one in own if _is_norm(one)]
+        self.attentions = [one for one in own if _is_attention(one, config)]
+        of_config = [one for one in language_model.modules() if _attends(one, config)]
+        if len(of_config) != len(self.attentions):  # what is recorded is of all layers in one form
+            self.attentions = []
+        self.agrees: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+    @property
+    def untried(self) -> bool:
+        """Whether there are modules of which it is not yet known; a step tries them all, and fuses none."""
+        return any(one not in self.agrees for one in (*self.norms, *self.attentions))
+
+    @contextmanager
+    def step(self, recorder: AttentionRecorder) -> Iterator[None]:
+        """Within it this thread's passes through the modules are fused; those of other threads are their own.
+
+        Args:
+            recorder: of the same block; what is recorded of fused attentions is of every query.
+        """
+        trying = self.untried
+        norms = [one for one in self.norms if _is_plain(one) and (trying or self.agrees[one])]
+        attentions = self.attentions
+        if not all(_is_plain(one) and (trying or self.agrees[one]) for one in attentions):
+            attentions = []
+        fused: dict[Any, Any] = {**dict.fromkeys(norms, norm), **dict.fromkeys(attentions, attention)}
+        recorder.of_every_query = not trying and bool(attentions)
+        with ExitStack() as after:
+            for one in fused:
+                _open(one)
+                after.callback(_close, one)
+            after.callback(_STEP.reset, _STEP.set(Step(self, fused, recorder, trying=trying)))
+            yield
+        for one in (*self.norms, *self.attentions) if trying else ():
+            self.agrees.setdefault(one, False)  # no pass went through it
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether its forward is that of its class: one that somebody else gave it is left alone."""
+    return module in _OPEN or "forward" not in vars(module)
+
+
+def _open(module: nn.Module) -> None:
+    """Give a module a forward that is its own but in a step; several steps, of several threads, share it."""
+    own = type(module).forward.__get__(module)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        step = _STEP.get()
+        fused = step and step.fused.get(module)
+        return fused(step, module, own, *args, **kwargs) if fused else own(*args, **kwargs)
+
+    with _LOCK:
+        _OPEN[module] = _OPEN.get(module, 0) + 1
+        if _OPEN[module] == 1:
+            module.forward = forward
+
+
+def _close(module: nn.Module) -> None:
+    with _LOCK:
+        _OPEN[module] -= 1
+        if not _OPEN[module]:
+            del _OPEN[module], module.forward
+
+
+class Step:
+    """One step: its recorder, and what all its layers have in common, made once."""
+
+    def __init__(
+        self, layers: FusedLayers, fused: Mapping[Any, Any], recorder: AttentionRecorder, *, trying: bool
+    ) -> None:
+        self.layers, self.fused, self.recorder, self.trying = layers, fused, recorder, trying
+        self._rotary: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
+        self._biases: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def rotary(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`B × 1 × T × d`: cosines, the sines that a half-turned vector takes, and those of the way back."""
+        if self._rotary is None or self._rotary[0] is not cos:
+            half = cos.shape[-1] // 2
+            signed = torch.cat([-sin[..., :half], sin[..., half:]], -1).unsqueeze(1)
+            self._rotary = cos, (cos.unsqueeze(1), signed, signed.roll(half, -1))
+        return self._rotary[1]
+
+    def bias(self, mask: Tensor) -> Tensor:
+        """`B × 1 × T × L` float32, made once for all layers that are given one mask."""
+        if id(mask) not in self._biases:
+            every = torch.arange(mask.shape[2], device=mask.device).expand(len(mask), -1)
+            bias = attention_bias(mask, every, length=mask.shape[2], columns=mask.shape[3], causal=True)
+            self._biases[id(mask)] = mask, bias  # the mask is held, so that no other gets its id
+        return self._biases[id(mask)][1]
+
+
+def _is_norm(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return type(module).__name__.endswith("RMSNorm") and weight is not None and weight.ndim == 1
+
+
+def _attends(module: nn.Module, config: Any) -> bool:
+    return getattr(module, "config", None) is config and hasattr(module, "layer_idx")
+
+
+def _is_attention(module: nn.Module, config: Any) -> bool:
+    usual = all(hasattr(module, name) for name in (*PROJECTIONS, "head_dim", "scaling"))
+    otherwise = any(getattr(module, name, None) is not None for name in OTHERWISE)
+    return _attends(module, config) and usual and not otherwise
+
+
+def _alike(ours: list[Tensor], theirs: list[Tensor], dtype: torch.dtype) -> bool:
+    tolerance = TOLERANCE.get(dtype, TOLERANCE_OF_HALF)
+    return all(
+        one.shape == other.shape
+        and float((one.float() - other.float()).norm()) <= tolerance * float(other.float().norm())
+        for one, other in zip(ours, theirs, strict=True)
+    )
+
+
+def _with_gradient(run: Callable[[Tensor], list[Tensor]], entered: Tensor) -> list[Tensor]:
+    """What a function gives, and the gradient of a sum in which every output has another weight."""
+    leaf = entered.detach().requires_grad_()
+    with torch.enable_grad():
+        given = run(leaf)
+        weights = [torch.arange(one.numel(), device=one.device).sin().view_as(one) for one in given]
+        total = sum((one.float() * weight).sum() for one, weight in zip(given, weights, strict=True))
+        [gradient] = torch.autograd.grad(total, [leaf])  # type: ignore[arg-type]
+    return [*(one.detach() for one in given), gradient]
+
+
+def _tried(ours: Callable[..., list[Tensor]], theirs: Callable[..., list[Tensor]], entered: Tensor) -> bool:
+    """Whether the fused form of a module is the module, on one input, in output and gradient."""
+    try:
+        return _alike(_with_gradient(ours, entered), _with_gradient(theirs, entered), entered.dtype)
+    except Exception as error:  # a module of another build may fail in any way
+        _log.debug("not fused: %s", error)
+        return False
+
+
+# ---------------------------------------------------------------- norms
+
+
+def norm(step: Step, module: nn.Module, own: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+    """A root-mean-square norm."""
+    if not step.trying:
+        return _normed(module, hidden)
+    step.layers.agrees[module] = _tried(lambda x: [_normed(module, x)], lambda x: [own(x)], hidden)
+    return own(hidden)
+
+
+def _normed(module: Any, hidden: Tensor) -> Tensor:
+    eps = float(getattr(module, "variance_epsilon", None) or module.eps)
+    if hidden.is_cuda:  # one kernel there
+        return functional.rms_norm(hidden, hidden.shape[-1:], module.weight, eps)
+    normed: Tensor = _RMSNorm.apply(hidden, module.weight, eps)
+    return normed
+
+
+class _RMSNorm(torch.autograd.Function):
+    """`x · w / sqrt(mean(x²) + eps)` where torch has no kernel for it, in four operations each way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x.dtype))
+        root = x.shape[-1] ** 0.5
+        length = torch.hypot(length, _constant(root * eps**0.5, length.dtype, x.device))  # sqrt(|x|² + D·eps)
+        ctx.nothing = _constant(0.0, length.dtype, x.device)
+        unit = torch.addcdiv(ctx.nothing, x, length, value=root)
+        ctx.save_for_backward(unit, length, weight)
+        return torch.mul(unit, weight, out=torch.empty_like(x))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        unit, length, weight = ctx.saved_tensors
+        width = unit.shape[-1]
+        of_unit = torch.mul(gradient, weight, out=torch.empty_like(unit))
+        along = torch.bmm(of_unit.view(-1, 1, width), unit.view(-1, width, 1)).view_as(length)
+        across = torch.addcmul(of_unit, unit, along, value=-1 / width)
+        out = torch.empty_like(gradient)
+        return torch.addcdiv(ctx.nothing, across, length, value=width**0.5, out=out), None, None
+
+
+@cache
+def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(value, dtype=dtype, device=device)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+# ---------------------------------------------------------------- attentions
+
+
+def attention(
+    step: Step, module: Any, own: Callable[..., Any], hidden_states: Tensor, **given: Any
+) -> tuple[Tensor, None]:
+    """Attention with rotary embeddings, and what is recorded of it."""
+    recorder = step.recorder
+    if not step.trying:
+        output, seen = _attended(step, module, hidden_states, given)
+        recorder.probabilities.append(seen)
+        return output, None
+
+    def theirs(entered: Tensor) -> list[Tensor]:
+        past = _past(module, given)
+        kept = past.keys, past.values
+        output, _ = own(entered, **given)
+        past.keys, past.values = kept  # where it appended its own
+        return [output, recorder.probabilities.pop()]
+
+    def ours(entered: Tensor) -> list[Tensor]:
+        output, seen = _attended(step, module, entered, given)
+        return [output, recorder.picked(seen)]
+
+    step.layers.agrees[module] = _tried(ours, theirs, hidden_states)
+    result: tuple[Tensor, None] = own(hidden_states, **given)
+    return result
+
+
+def _past(module: Any, given: Mapping[str, Any]) -> Any:
+    """The layer's part of the cache: `keys` and `values`, `B × G × P × d` each."""
+    cache = given.get("cache")
+    return (given["past_key_values"] if cache is None else cache).layers[module.layer_idx]
+
+
+def _attended(step: Step, module: Any, hidden: Tensor, given: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """The module's output, and `B × H × T × K` probabilities of the recorded keys."""
+    past, shape = _past(module, given), (*hidden.shape[:-1], -1, module.head_dim)
+    projected = (getattr(module, name)(hidden).view(shape) for name in PROJECTIONS[:3])
+    attended, seen = _TwoParts.apply(
+        *projected,
+        step.rotary(*given["position_embeddings"]),
+        (past.keys, past.values),
+        step.bias(given["attention_mask"]),
+        step.recorder.places(hidden.device).keys,
+        module.scaling,
+    )
+    return module.o_proj(attended.flatten(2)), seen
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
+    """Rotary embeddings, `x · cos + half-turned x · sin`: a roll by half is a half-turn but for signs."""
+    torch.mul(x, cos, out=out)
+    return out.addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
+
+
+class _TwoParts(torch.autograd.Function):
+    """Attention of a tail over a kept prefix and over itself; the prefix gets no gradient.
+
+    Args:
+        query: `B × T × H × d`.
+        key, value: `B × T × G × d`, `G` key/value heads, `H` a multiple of `G`.
+        rotary: as `Step.rotary`.
+        past: keys and values of the prefix, `B × G × P × d` each.
+        bias: `B × 1 × T × (P + T)` float32.
+        columns: `B × 1 × 1 × K`, of `P + T`: which probabilities are wanted.
+        scale: factor of the scores.
+
+    Returns: `B × T × H × d`, and `B × H × T × K` probabilities.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor, key: Tensor, value: Tensor, rotary: tuple[Tensor, Tensor, Tensor],
+        past: tuple[Tensor, Tensor], bias: Tensor, columns: Tensor, scale: float,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        batch, length, heads, width = query.shape
+        groups, before = key.shape[2], past[0].shape[2]
+        cos, sin, _ = rotary
+        turned = _turned(query.transpose(1, 2), cos, sin, query.new_empty(batch, heads, length, width))
+        # Query heads side by side over their shared key head: no repeated copy of the keys.
+        turned = turned.view(batch * groups, -1, width)
+        tail_keys = _turned(key.transpose(1, 2), cos, sin, key.new_empty(batch, groups, length, width))
+        tail_keys = tail_keys.view(batch * groups, length, width)
+        tail_values = value.transpose(1, 2).reshape(batch * groups, length, width)
+        keys, values = (part.reshape(batch * groups, before, width) for part in past)
+        # On a GPU a product of half precision can be given in full; elsewhere there is no such operation.
+        wide = {"out_dtype": torch.float32} if query.is_cuda and query.dtype.itemsize == 2 else {}
+        dtype = wide.get("out_dtype", query.dtype)
+        scores = query.new_empty(batch * groups, turned.shape[1], before + length, dtype=dtype)
+        torch.bmm(turned, keys.transpose(1, 2), out=scores[..., :before], **wide)
+        torch.bmm(turned, tail_keys.transpose(1, 2), out=scores[..., before:], **wide)
+        scores = torch.add(bias, scores.view(batch, heads, length, -1), alpha=scale)
+        p = scores.softmax(-1)
+        seen = p.gather(-1, columns.expand(batch, heads, length, -1))
+        p = p.to(query.dtype).view(batch * groups, -1, before + length)
+        out = torch.bmm(p[..., :before], values)
+        out.baddbmm_(p[..., before:], tail_values)
+        ctx.save_for_backward(turned, tail_keys, tail_values, keys, values, p, columns, *rotary)
+        ctx.scale, ctx.shape = scale, (batch, length, heads, width)
+        return out.view(batch, heads, length, width).transpose(1, 2).contiguous(), seen
+
+    @staticmethod
+    def backward(ctx: Any, of_out: Tensor, of_seen: Tensor) -> tuple[Tensor | None, ...]:
+        turned, tail_keys, tail_values, keys, values, p, columns, cos, _, back = ctx.saved_tensors
+        batch, length, heads, width = ctx.shape
+        before = keys.shape[1]
+        of_out = of_out.transpose(1, 2).reshape(turned.shape)
+        of_values = torch.bmm(p[..., before:].transpose(1, 2), of_out)
+        of_p = torch.empty_like(p)
+        torch.bmm(of_out, values.transpose(1, 2), out=of_p[..., :before])
+        torch.bmm(of_out, tail_values.transpose(1, 2), out=of_p[..., before:])
+        of_p.view(batch, heads, length, -1).scatter_add_(
+            -1, columns.expand(batch, heads, length, -1), of_seen.to(p.dtype)
+        )
+        of_scores = torch._softmax_backward_data(of_p, p, -1, p.dtype)
+        scaled = {
+            "beta": 0,
+            "alpha": ctx.scale,
+        }  # a product times the scale; nought times what it is added to
+        of_query = torch.baddbmm(turned, of_scores[..., :before], keys, **scaled)
+        of_query.baddbmm_(of_scores[..., before:], tail_keys, alpha=ctx.scale)
+        of_keys = torch.baddbmm(tail_keys, of_scores[..., before:].transpose(1, 2), turned, **scaled)
+        of_query = _turned_back(of_query.view(batch, heads, length, width), cos, back)
+        of_keys = _turned_back(of_keys.view(batch, -1, length, width), cos, back)
+        return of_query, of_keys, of_values.view(batch, -1, length, width).transpose(1, 2), *[None] * 5
+
+
+def _turned_back(gradient: Tensor, cos: Tensor, back: Tensor) -> Tensor:
+    """The gradient of `_turned`, `B × T × H × d`."""
+    batch, heads, length, width = gradient.shape
+    out = gradient.new_empty(batch, length, heads, width)
+    _turned(gradient, cos, back, out.transpose(1, 2))
+    return out

@@ -1,0 +1,122 @@
+"""Layers in few operations are the model's own layers, where they say so, and leave no trace."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from myvlm.backbones import ConceptRows, backbone_for
+from myvlm.backbones.causal.attention import AttentionRecorder
+from myvlm.backbones.causal.backbone import CausalBackbone
+from myvlm.backbones.causal.fused import FusedLayers
+from tests.support.tiny import pictures, tiny_llava
+
+TEXTS = [("Describe the image.", "a big red mug with one small dog on a table"), ("Where?", "sks")]
+
+
+@pytest.fixture
+def backbone() -> CausalBackbone:
+    made = backbone_for(*tiny_llava(), name="tiny")
+    assert isinstance(made, CausalBackbone)
+    return made
+
+
+class Learning:
+    """Steps on two pictures, and the layers that run them."""
+
+    def __init__(self, backbone: CausalBackbone) -> None:
+        self.backbone, self.features = backbone, backbone.encode(pictures(2))
+        self.prefixes = backbone.prefixes(self.features)
+        self.layers: FusedLayers = backbone._fused
+        self.direction = torch.randn(2, backbone.dim, generator=torch.Generator().manual_seed(0))
+
+    def losses(self, loss_of: Any, kept: Any) -> Sequence[Tensor]:
+        """Cross-entropy, regularizer and the gradient of both."""
+        leaf = self.direction.clone().requires_grad_()
+        rows = [[ConceptRows(leaf)]] * 2
+        loss = loss_of(kept, *zip(*TEXTS, strict=True), rows)
+        [gradient] = torch.autograd.grad(loss.cross_entropy + 3 * loss.attention, [leaf])
+        return loss.cross_entropy.detach(), loss.attention.detach(), gradient
+
+    def step(self) -> Sequence[Tensor]:
+        return self.losses(self.backbone.tail_loss, self.prefixes)
+
+    def agree(self) -> None:
+        """A step gives what the full pass does, of which nothing is fused; so does the next, to the bit."""
+        full = self.losses(self.backbone.answer_loss, self.features)
+        assert full[1] > 0
+        first, second = self.step(), self.step()
+        torch.testing.assert_close(first, full, rtol=1e-5, atol=1e-6)
+        assert all(map(torch.equal, first, second))
+
+
+def test_all_norms_and_attentions_are_fused_and_give_the_same(backbone: CausalBackbone) -> None:
+    learning = Learning(backbone)
+    learning.agree()
+    layers = backbone.language_model.config.num_hidden_layers
+    assert (len(learning.layers.norms), len(learning.layers.attentions)) == (2 * layers + 1, layers)
+    assert len(learning.layers.agrees) == 3 * layers + 1
+    assert all(learning.layers.agrees.values())
+
+
+def test_a_module_that_computes_otherwise_is_left_to_itself(backbone: CausalBackbone) -> None:
+    other_norm, other_attention = backbone._fused.norms[0], backbone._fused.attentions[1]
+
+    class OtherRMSNorm(type(other_norm)):  # type: ignore[misc]
+        def forward(self, hidden_states: Tensor) -> Tensor:
+            return super().forward(hidden_states) * 1.01
+
+    class OtherAttention(type(other_attention)):  # type: ignore[misc]
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            output, weights = super().forward(*args, **kwargs)
+            return output + 0.1 * output.detach(), weights  # the gradient is the same
+
+    other_norm.__class__, other_attention.__class__ = OtherRMSNorm, OtherAttention
+    learning = Learning(backbone)
+    learning.agree()
+    agrees = learning.layers.agrees
+    assert [one for one, does in agrees.items() if not does] == [other_norm, other_attention]
+
+
+def test_nothing_of_it_is_left_and_another_thread_meets_the_plain_model(
+    backbone: CausalBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learning = Learning(backbone)
+    learning.step()
+    norm = learning.layers.norms[0]
+    entered = torch.randn(1, 3, norm.weight.shape[0])  # type: ignore[operator,union-attr,index]
+    plain, seen = norm(entered), []
+    monkeypatch.setattr("myvlm.backbones.causal.fused._normed", lambda module, hidden: hidden * 0)
+    recorder = AttentionRecorder(None, torch.zeros(1, 1).long(), torch.zeros(1, 1).long())
+    with learning.layers.step(recorder):
+        assert "forward" in vars(norm)
+        assert not norm(entered).any()
+        with FusedLayers(backbone.language_model, None).step(recorder):  # two learn at once
+            thread = threading.Thread(target=lambda: seen.append(norm(entered)))
+            thread.start()
+            thread.join()
+        assert not norm(entered).any()
+    assert torch.equal(seen[0], plain)
+    assert torch.equal(norm(entered), plain)
+    assert not any("forward" in vars(one) for one in backbone.model.modules())
+
+
+def test_a_forward_of_somebody_else_is_never_replaced(backbone: CausalBackbone) -> None:
+    attention: Any = next(one for one in backbone.model.modules() if type(one).__name__ == "LlamaAttention")
+    attention.forward = own = attention.forward
+    learning = Learning(backbone)
+    learning.agree()
+    # what is recorded is of all layers in one form
+    assert not any(learning.layers.agrees[one] for one in learning.layers.attentions)
+    assert vars(attention)["forward"] is own
+    del attention.forward
+    learning.step()
+    norm: Any = learning.layers.norms[0]
+    norm.forward = own = norm.forward  # after it was tried
+    learning.agree()
+    assert vars(norm)["forward"] is own

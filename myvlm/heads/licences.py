@@ -31,6 +31,7 @@ LICENCES = (
     Licence(CPU_ENCODER, "MIT", True, "objects, on a CPU"),
     Licence(CUDA_ENCODER, "Apache-2.0", True, "objects, on a GPU"),
     Licence("ViT-SO400M-16-SigLIP2-384@webli", "Apache-2.0", True),
+    Licence(SHORT_NAMES["dinov2"], "Apache-2.0", True),
     Licence(SHORT_NAMES["paper"], "Apple's, for research only", False, instead=CUDA_ENCODER),
     Licence(
         DEFAULT_FACE_ENCODER,

@@ -18,6 +18,19 @@ def without_autocast(device: str) -> AbstractContextManager[Any]:
     return torch.autocast(torch.device(device).type, enabled=False)
 
 
+def encoder_dtype(device: str) -> Any:
+    """The torch dtype of an image encoder: float32 on a CPU; on a GPU bfloat16, or float16 on an older one.
+
+    >>> encoder_dtype("cpu")
+    torch.float32
+    """
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
 @contextmanager
 def float32_default() -> Iterator[None]:
     """Within it weights are made in float32; for short work alone, since the default is that of all threads.

@@ -20,7 +20,9 @@ from myvlm.heads.encoders import OpenClipEncoder, get_encoder, read_bank
 from myvlm.heads.features import features, windows
 from myvlm.heads.objects.bank import write_bank
 from myvlm.heads.objects.head import ObjectHead
+from myvlm.heads.vision_models import PatchEncoder
 from myvlm.images import load_images
+from myvlm.runtime.precision import encoder_dtype
 from tests.support.fake_encoder import ColourEncoder, scene, scenes
 
 POSITIVES = [scene(seed) for seed in range(1000, 1040)]
@@ -98,6 +100,41 @@ def test_open_clip_features_are_unit_and_batches_agree(clip: OpenClipEncoder) ->
     assert text.shape == (2, 32)
     np.testing.assert_allclose(np.linalg.norm(text, axis=1), 1, atol=1e-5)
     assert clip.bank() is None
+
+
+def test_half_precision_sees_what_float32_sees(clip_folder: Path, clip: OpenClipEncoder) -> None:
+    half = OpenClipEncoder(f"local-dir:{clip_folder}", dtype="bfloat16")
+    assert encoder_dtype("cpu") == torch.float32
+    assert encoder_dtype("cuda:1") in (torch.bfloat16, torch.float16)
+    pictures = scenes(0, 4)
+    rows = half.encode(pictures)
+    assert half._loaded[0].visual.conv1.weight.dtype == torch.bfloat16
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+    assert not np.array_equal(rows, clip.encode(pictures))
+    assert (rows * clip.encode(pictures)).sum(axis=1).min() > 0.999
+    texts = ["a mug", "a dog"]
+    assert (half.encode_text(texts) * clip.encode_text(texts)).sum(axis=1).min() > 0.999  # type: ignore[operator]
+    learned = ObjectHead(clip, crops=10).fit(scenes(0, 3), scenes(700, 6, None))
+    meta, tensors = learned.state()
+    again = ObjectHead.from_state(meta, tensors)
+    again.encoder = half
+    likely = [[one.probability for one in head.score(pictures)] for head in (learned, again)]
+    np.testing.assert_allclose(*likely, atol=0.1)
+
+
+def test_open_clip_gives_patch_tokens_row_by_row(clip: OpenClipEncoder) -> None:
+    assert isinstance(clip, PatchEncoder)
+    left, right = Image.new("RGB", (32, 32), "white"), Image.new("RGB", (32, 32), "white")
+    left.paste((200, 0, 0), (0, 0, 8, 8))
+    right.paste((200, 0, 0), (24, 8, 32, 16))
+    rows = clip.encode_patches([left, right, left], batch_size=2)
+    assert rows.shape == (3, 16, 32)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=2), 1, atol=1e-5)
+    np.testing.assert_allclose(rows[0], rows[2], atol=1e-5)
+    plain = clip.encode_patches([Image.new("RGB", (32, 32), "white")])[0]
+    changed = [int((one * plain).sum(axis=1).argmin()) for one in rows[:2]]
+    assert changed == [0, 7]
 
 
 def test_open_clip_averages_what_is_far_larger_than_its_input(clip: OpenClipEncoder) -> None:

@@ -1,0 +1,140 @@
+"""Vision models of transformers as image encoders: DINOv2, which is best at telling one thing from another.
+
+They read no text. Patch tokens say what each part of a picture shows; a `PatchEncoder` gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from PIL import Image
+
+from myvlm.errors import InputError
+from myvlm.heads.detections import FloatArray
+from myvlm.images import averaged
+from myvlm.runtime.locks import OneAtATime
+from myvlm.runtime.precision import encoder_dtype, float32_default, without_autocast
+
+PREFIX = "transformers:"
+"""Before the name of a checkpoint, or of a folder, in an encoder's id."""
+
+
+@runtime_checkable
+class PatchEncoder(Protocol):
+    """An image encoder that also says what each part of a picture shows."""
+
+    def encode_patches(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
+        """N pictures → N × P × D float32 patch tokens of length 1, row by row over the whole picture."""
+        ...
+
+
+class VisionModelEncoder:
+    """A vision model of transformers with a class token, such as `Dinov2Model`; loaded at first use.
+
+    Pictures are brought to the model's square whatever their shape: nothing at their edges is lost.
+
+    Args:
+        name: "transformers:facebook/dinov2-base", or "transformers:/path" of a folder.
+        device: where it runs, such as "cpu" or "cuda".
+        dtype: of its weights; by the device where not given, see `encoder_dtype`.
+
+    Raises:
+        InputError: at first use, where it cannot be loaded, or has no class token and patches.
+    """
+
+    def __init__(self, name: str, *, device: str = "cpu", dtype: str | None = None) -> None:
+        self.name = name
+        self.device = device
+        self.dtype = dtype
+        self._lock = OneAtATime()
+
+    @property
+    def id(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"VisionModelEncoder({self.name!r}, device={self.device!r})"
+
+    def encode(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
+        """N pictures → N × D: the class token."""
+        return np.concatenate([tokens[:, 0] for tokens in self._tokens(images, batch_size)])
+
+    def encode_patches(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
+        """N pictures → N × P × D: the patch tokens."""
+        return np.concatenate([tokens[:, 1:] for tokens in self._tokens(images, batch_size)])
+
+    def encode_text(self, texts: Sequence[str]) -> None:
+        """It reads none."""
+        return None
+
+    def bank(self) -> None:
+        """None ships with it."""
+        return None
+
+    def whitening(self) -> None:
+        """Its features are taken as they are."""
+        return None
+
+    def _tokens(self, images: Sequence[Image.Image], batch_size: int) -> Iterator[FloatArray]:
+        """n × (1 + P) × D for each batch: the class token, then the patches; each of length 1."""
+        import torch
+        from torch.nn.functional import normalize
+
+        model, side, mean, deviation = self._loaded
+        patches = (side // model.config.patch_size) ** 2
+        for start in range(0, len(images), batch_size):
+            sized = [_square(image, side) for image in images[start : start + batch_size]]
+            pixels = torch.from_numpy((np.stack(sized) - mean) / deviation).permute(0, 3, 1, 2)
+            with torch.inference_mode(), without_autocast(self.device):
+                seen = model(pixel_values=pixels.to(self.device, model.dtype)).last_hidden_state
+            between = seen.shape[1] - patches  # the class token, and registers where there are some
+            if between < 1:
+                raise _unusable(self.name, f"{seen.shape[1]} tokens for {patches} patches")
+            tokens = torch.cat([seen[:, :1], seen[:, between:]], dim=1).float()
+            rows: FloatArray = normalize(tokens, dim=-1).cpu().numpy()
+            yield rows
+
+    @property
+    def _loaded(self) -> tuple[Any, int, FloatArray, FloatArray]:
+        with self._lock:
+            if "_model" not in self.__dict__:
+                self._model = _load(self.name, self.device, self.dtype)
+            return self._model
+
+
+def _square(image: Image.Image, side: int) -> FloatArray:
+    sized = averaged(image.convert("RGB"), side).resize((side, side), Image.Resampling.BICUBIC)
+    return np.asarray(sized, dtype=np.float32) / np.float32(255)
+
+
+def _load(name: str, device: str, dtype: str | None) -> tuple[Any, int, FloatArray, FloatArray]:
+    import torch
+    from transformers import AutoImageProcessor, AutoModel
+
+    checkpoint = name.removeprefix(PREFIX)
+    kind = getattr(torch, dtype) if dtype else encoder_dtype(device)
+    try:
+        # building a model draws random numbers that the weights then replace: leave the caller's as they were
+        with torch.random.fork_rng(devices=[]), float32_default():
+            model = AutoModel.from_pretrained(checkpoint, dtype=kind).to(device)
+        processor = AutoImageProcessor.from_pretrained(checkpoint)
+    except Exception as error:  # config, download, checkpoint and processor each fail in their own way
+        raise _unusable(name, f"{type(error).__name__}: {error}") from error
+    size = getattr(processor, "crop_size", None) or processor.size
+    side = size.get("height") or size.get("shortest_edge")
+    if not side or not getattr(model.config, "patch_size", None):
+        raise _unusable(name, f"a {type(model).__name__} for pictures of size {dict(size)}")
+    mean, deviation = (np.asarray(one, np.float32) for one in (processor.image_mean, processor.image_std))
+    return model.eval().requires_grad_(False), int(side), mean, deviation
+
+
+def _unusable(name: str, got: str) -> InputError:
+    return InputError(
+        f"The image encoder {name} cannot be loaded.",
+        got=got,
+        expected="a vision model of transformers with a class token and patches, such as "
+        "transformers:facebook/dinov2-base",
+        fix="check the name, the folder and, for a first download, the network",
+    )

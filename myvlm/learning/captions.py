@@ -322,6 +322,25 @@ def name_in_caption(text: str, category: str, identifier: str) -> str:
     return named if count else f"{identifier}, {text[:1].lower()}{text[1:]}"
 
 
+def name_in_phrase(text: str, category: str, description: str, identifier: str) -> str:
+    """A text with one noun phrase of the category replaced by the identifier, where there is one.
+
+    The one that shares most words with the description is meant; the first of several.
+
+    >>> name_in_phrase("a red mug next to a dotted purple mug.", "mug", "the dotted purple mug", "sks")
+    'a red mug next to sks.'
+    >>> name_in_phrase("a dog.", "mug", "the dotted purple mug", "sks")
+    'a dog.'
+    """
+    text = composed(text)
+    phrases = list(_noun_phrase(category).finditer(text))
+    if not phrases:
+        return text
+    meant = set(description.lower().split())
+    best = max(phrases, key=lambda found: len(meant.intersection(found.group().lower().split())))
+    return text[: best.start()] + identifier + text[best.end() :]
+
+
 def mentions(text: str, category: str) -> int:
     """How many noun phrases of a text name the category.
 

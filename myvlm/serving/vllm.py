@@ -28,7 +28,7 @@ from myvlm.errors import BackboneError, InputError
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSources, LoadedImage, listed, load_images
 from myvlm.results import Replies, Reply
-from myvlm.speaking.addressing import address
+from myvlm.speaking.addressing import Names, address
 from myvlm.text import replace_words
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class VllmInput:
         detections: one for each concept of the library, present or not.
         picture: what it is about.
         names: a concept's learned word, as the model writes it → what the user calls it now.
+        unsaid: the names of those that are not seen, where something is, for `SamplingParams(bad_words=…)`.
+        absent: those that the prompt names and that are not seen: it says so.
     """
 
     prompt: str
@@ -66,6 +68,8 @@ class VllmInput:
     detections: Detections
     picture: Image.Image
     names: Mapping[str, str] = field(default_factory=dict)
+    unsaid: Sequence[str] = ()
+    absent: tuple[str, ...] = ()
 
     def offline(self) -> dict[str, Any]:
         """What `vllm.LLM(model, **engine_options(vlm)).generate` takes."""
@@ -77,7 +81,8 @@ class VllmInput:
 
     def reply(self, said: str) -> Reply:
         """What vLLM said of it, in the user's names, as `MyVLM.caption` gives it back."""
-        return Reply(replace_words(said.strip(), self.names), self.detections, self.picture)
+        text = replace_words(said.strip(), self.names)
+        return Reply(text, self.detections, self.picture, absent=self.absent)
 
 
 def vllm_inputs(vlm: MyVLM, images: ImageSources, prompt: str | None = None) -> Iterator[VllmInput]:
@@ -149,6 +154,11 @@ def embeds_part(embeddings: Tensor) -> dict[str, str]:
     return {"type": "image_embeds", "image_embeds": base64.b64encode(buffer.getvalue()).decode()}
 
 
+def bad_words(words: Sequence[str]) -> dict[str, list[str]]:
+    """Of a request to vLLM's server: what it may not say, where there is such a word."""
+    return {"bad_words": list(words)} if words else {}
+
+
 class VllmServer:
     """A running vLLM server as the language model of a `MyVLM`: it recognises here and speaks there.
 
@@ -197,6 +207,8 @@ class VllmServer:
     def reply(self, one: VllmInput, options: Mapping[str, Any]) -> Reply:
         """What the server says of one input; `options` are those of the official client's request."""
         messages: Any = [{"role": "user", "content": one.content()}]
+        more = {**bad_words(one.unsaid), **options.get("extra_body", {})}
+        options = {**options, "extra_body": more} if more else options
         said = self.client.chat.completions.create(model=self.model, messages=messages, **options)
         return one.reply(said.choices[0].message.content or "")
 
@@ -218,12 +230,13 @@ def _client(url: str, api_key: str) -> OpenAI:
 def _inputs(
     vlm: MyVLM, backbone: CausalBackbone, photos: list[LoadedImage], prompt: str
 ) -> Iterator[VllmInput]:
+    names = Names(backbone, vlm.concepts.values())
     found = vlm.concepts.recognise(photos)
     encoded = backbone.encode([photo.image for photo in photos])
     for photo, detections, features in zip(photos, found, encoded, strict=True):
         seen = vlm.concepts.present(detections)
         norms = visual_norms(features.tokens)
-        asked, own, _ = address(backbone, prompt, seen)
+        asked, own, absent = address(backbone, prompt, seen, names.absent(prompt, seen))
         rows = [one.entering(norms) for one in own]
         yield VllmInput(
             backbone.prompter.render(asked),
@@ -232,4 +245,6 @@ def _inputs(
             detections,
             photo.image,
             {heard(backbone, concept.spoken): concept.identifier for concept in seen},
+            names.others(seen),
+            absent,
         )

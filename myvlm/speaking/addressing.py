@@ -2,9 +2,10 @@
 
 What it learned goes by rows behind the picture's tokens. What it has only been introduced to stands in words
 before the instruction, "sks is the dotted purple mug.": a model that takes the hint says the name in its own
-sentence. Learned rows do so more often. A name is said only where its head fired: where something is seen the
-names of all others cannot be generated, and with a question that names one goes "There is no sks in this
-picture."
+sentence; else the thing's own noun phrase gives way to it. Learned rows do better.
+
+A name is said only where its head fired: where something is seen the names of all others cannot be generated,
+and with a question that names one goes "There is no sks in this picture."
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from myvlm.backbones.generation import SpelledWords, Unsaid
 from myvlm.backbones.tokens import MANY_PROMPTS, Prompt, alone_ids, heard, turns_of
 from myvlm.concepts.concept import Concept
 from myvlm.images import LoadedImage, naming
-from myvlm.learning.captions import name_in_caption, noun_phrases
+from myvlm.learning.captions import name_in_phrase
 from myvlm.text import contains_word, replace_words
 
 ABSENT = "There is no {} in this picture."
-"""Of eight wordings, in forms of question that were not taught, the one that tinyworld's models heed most."""
+"""Of thirteen wordings, under three forms of question, the one that our three small models heed most, though
+none heeds it always (benchmarks/RESULTS.md)."""
 
 
 class Address(NamedTuple):
@@ -66,11 +68,22 @@ class Names:
             self._in_prompts[prompt] = found
         return self._in_prompts[prompt]
 
+    def absent(self, prompt: Prompt, seen: Sequence[Concept]) -> list[Concept]:
+        """Those whom a prompt names and who are not seen."""
+        there = {one.identifier for one in seen}
+        return [one for one in self.in_prompt(prompt) if one.identifier not in there]
+
     def unsaid(self, seen: Sequence[Concept]) -> Unsaid | None:
         """The names that a reply may not hold; None where nothing is seen: the reply is the plain model's."""
         if not seen or len(seen) == len(self.concepts):
             return None
         return Unsaid(self._spelled, frozenset(word for one in seen for word in words_of(one)))
+
+    def others(self, seen: Sequence[Concept]) -> list[str]:
+        """The same as a list of words, for engines that spell them themselves."""
+        allowed = {word for one in seen for word in words_of(one)}
+        words = {word for one in self.concepts for word in words_of(one)}
+        return sorted(words - allowed) if seen else []
 
     @cached_property
     def _spelled(self) -> SpelledWords:
@@ -100,10 +113,7 @@ def speak(
     """
     known = list(names) or [Names(backbone)] * len(photos)
     each = list(zip(prompts, seen, known, strict=True))
-    absent = [[one for one in own.in_prompt(prompt) if one not in there] for prompt, there, own in each]
-    addressed = [
-        address(backbone, prompt, there, away) for (prompt, there, _), away in zip(each, absent, strict=True)
-    ]
+    addressed = [address(backbone, prompt, there, own.absent(prompt, there)) for prompt, there, own in each]
     asked, rows = [one.prompt for one in addressed], [one.rows for one in addressed]
     unsaid = [own.unsaid(there) for _, there, own in each]
     with naming(photos, backbone.encode):
@@ -112,8 +122,8 @@ def speak(
             **generation,
         )  # fmt: skip
     return [
-        Spoken(named(backbone, one.text, there), tuple(one.token_ids.tolist()), told.absent)
-        for one, there, told in zip(said, seen, addressed, strict=True)
+        Spoken(named(backbone, prompt, one.text, there), tuple(one.token_ids.tolist()), told.absent)
+        for one, (prompt, there, _), told in zip(said, each, addressed, strict=True)
     ]
 
 
@@ -156,15 +166,16 @@ def _in_words(prompt: Prompt, words: Mapping[str, str]) -> Prompt:
     return turns[0] if isinstance(prompt, str) else turns
 
 
-def named(backbone: Backbone, text: str, concepts: Sequence[Concept]) -> str:
-    """A reply to an `address`, with these concepts by their identifiers.
+def named(backbone: Backbone, prompt: Prompt, text: str, concepts: Sequence[Concept]) -> str:
+    """A reply to a user's prompt, with these concepts by their identifiers.
 
-    Where nothing could be said before the instruction, the first noun phrase of a concept's category that
-    the model uses is taken for it, as the head saw it there.
+    Where neither names one that the model was only told of, the noun phrase of its category that fits its
+    description best is taken for it, as the head saw it there.
     """
     text = replace_words(text, {heard(backbone, one.spoken): one.identifier for one in concepts})
+    asked = " ".join(turns_of(prompt)[::2])
     for concept in concepts:
-        unaware = only_introduced(backbone, concept) and backbone.hinted("", "") is None
-        if unaware and noun_phrases(text, concept.category) and not contains_word(text, concept.identifier):
-            text = name_in_caption(text, concept.category, concept.identifier)
+        mentioned = any(contains_word(words, concept.identifier) for words in (asked, text))
+        if not mentioned and only_introduced(backbone, concept):
+            text = name_in_phrase(text, concept.category, concept.description or "", concept.identifier)
     return text

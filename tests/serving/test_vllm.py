@@ -17,7 +17,7 @@ from myvlm.errors import BackboneError, ConceptFileError, InputError
 from myvlm.serving.checkpoint import export_vllm
 from myvlm.serving.vllm import VllmInput, VllmServer, vllm_inputs
 from myvlm.tinyworld.fewshot import pictures as draw
-from tests.support.taught import Taught, around
+from tests.support.taught import Taught, around, elsewhere
 from tests.support.tiny_blip2 import tiny_blip2
 from tests.support.vllm_stand_in import StandIn
 
@@ -76,6 +76,14 @@ def test_a_renamed_concept_is_asked_for_and_named_by_its_new_name(speaking: MyVL
     assert taught.word in one.prompt
     assert "zork" not in one.prompt
     assert one.reply(f" a {taught.word} .").text == "a zork ."
+
+
+def test_the_names_of_others_may_not_be_said(speaking: MyVLM, taught: Taught) -> None:
+    speaking.concepts.add(elsewhere(taught, "zork"))
+    there, away = vllm_inputs(speaking, [seen(taught)[0], draw(taught.kit.other)[0]], "Is zork here?")
+    assert (there.unsaid, away.unsaid) == (["zork"], [])
+    assert there.reply("no").absent == away.reply("no").absent == ("zork",)
+    assert "There is no zork in this picture. Is zork here?" in there.prompt
 
 
 def test_a_server_is_spoken_with_by_the_official_client(speaking: MyVLM, taught: Taught, server: str) -> None:

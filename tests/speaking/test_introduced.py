@@ -74,6 +74,22 @@ def test_a_family_that_takes_no_hint_has_the_name_put_in(
     assert answer.text == "purple"
 
 
+def test_a_model_that_does_not_take_the_hint_has_the_name_put_in(
+    told: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(told.backbone, "hinted", lambda hint, prompt: prompt)
+    shown = pictures(kit.present)
+    with told.generic():
+        plain = told.caption(shown)
+    for reply, before in zip(told.caption(shown), plain, strict=True):
+        assert reply.token_ids == before.token_ids
+        assert (kit.identifier in reply.text) == (kit.category in before.text)
+    assert any(kit.identifier in reply.text for reply in told.caption(shown))
+    [answer] = told.ask(shown[:1], f"what is {kit.identifier} ?")
+    with told.generic():
+        assert told.ask(shown[0], f"what is {kit.identifier} ?").text == answer.text
+
+
 def test_learning_takes_its_place(told: MyVLM, taught: Taught, vlm: MyVLM) -> None:
     other = around(vlm)
     other.concepts.add(replace(told.concepts[taught.word], folder=None))

@@ -7,12 +7,12 @@ import dataclasses
 import pytest
 import torch
 
-from myvlm import Concept, MyVLM
+from myvlm import MyVLM
 from myvlm.backbones.generation import LeftUnsaid, SpelledWords, Unsaid
 from myvlm.speaking.addressing import Names
 from myvlm.text import contains_word
 from myvlm.tinyworld.fewshot import pictures
-from tests.support.taught import Taught, by_hand
+from tests.support.taught import Taught, by_hand, elsewhere
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_names_of_what_is_not_seen_cannot_be_generated(knowing: MyVLM, taught: T
     before = knowing.caption(shown)
     assert all(reply.seen == (taught.word,) for reply in before)
     never = before[0].text.split()[-1]  # the place
-    knowing.concepts.add(_elsewhere(knowing, taught, never))
+    knowing.concepts.add(elsewhere(taught, never))
     for options in ({}, {"num_beams": 3}):
         replies = knowing.caption(shown, **options)
         assert not any(contains_word(reply.text, never) for reply in replies)
@@ -40,7 +40,7 @@ def test_what_shows_nobody_is_described_as_ever(knowing: MyVLM, taught: Taught) 
     with knowing.generic():
         plain = knowing.caption(shown)
     word = plain[0].text.split()[-1]
-    knowing.concepts.add(_elsewhere(knowing, taught, word))
+    knowing.concepts.add(elsewhere(taught, word))
     assert [reply.token_ids for reply in knowing.caption(shown)] == [reply.token_ids for reply in plain]
 
 
@@ -86,11 +86,3 @@ def test_names_are_spelled_once_for_all_pictures(vlm: MyVLM) -> None:
     assert other
     assert one.words is other.words
     assert (one.but, other.but) == ({"sks"}, {"bo", "fido", "sks"})  # what each was learned with is its own
-
-
-def _elsewhere(vlm: MyVLM, taught: Taught, word: str) -> Concept:
-    """A concept of that name which is in none of the pictures."""
-    concept = Concept.load(taught.folder)
-    concept.identifier = concept.spoken = word
-    concept.head.threshold_ = 1e6
-    return concept

@@ -80,6 +80,14 @@ def by_hand() -> Concept:
     return Concept("sks", "mug", head, {"org/model": embedding}, {"captions": [["sks"]]})
 
 
+def elsewhere(taught: Taught, word: str) -> Concept:
+    """A concept of that name which is in no picture."""
+    concept = Concept.load(taught.folder)
+    concept.identifier = concept.spoken = word
+    concept.head.threshold_ = 1e6  # type: ignore[attr-defined]
+    return concept
+
+
 def state_of(model: Any) -> dict[str, Any]:
     """All that a call must leave alone: weights, flags, hooks, attention implementations, tokenizer."""
     return {

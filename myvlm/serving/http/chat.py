@@ -26,6 +26,7 @@ from myvlm.serving.http.owners import Access, Owners
 from myvlm.serving.http.pictures import Pictures
 from myvlm.serving.http.speaking.asking import Ask, Engine, Options, Said, check_room, check_usable
 from myvlm.serving.http.speaking.looking import Look, Looking, present
+from myvlm.speaking.addressing import Names
 from myvlm.text import check_written
 
 router = APIRouter()
@@ -151,6 +152,7 @@ class _Seen:
     photo: LoadedImage
     detections: Sequence[Detection]
     concepts: Sequence[Concept]
+    names: Names
 
 
 @router.get("/v1/models")
@@ -186,10 +188,10 @@ async def complete(request: Request, asked: ChatRequest) -> Response:
             seen = await _seen(state, access.owner, photo, asked.concepts)
             reply.detections = list(seen.detections)
             if not asked.stream:
-                said = await state.engine.say(Ask(photo, prompt, seen.concepts, options))
+                said = await state.engine.say(Ask(photo, prompt, seen.concepts, seen.names, options))
                 return Plain(reply.whole(said))
         usage = asked.stream_options is not None and asked.stream_options.include_usage
-        words = _words(state.engine, photo, prompt, seen.concepts, options)
+        words = _words(state.engine, prompt, seen, options)
         return Streamed(_stream(reply, words, usage=usage, seconds=limits.seconds), kept=stack.pop_all())
 
 
@@ -201,20 +203,19 @@ async def _seen(state: Any, owner: str, photo: LoadedImage, chosen: list[str] | 
         for name in chosen or ():
             library[name]  # says so where there is none
         if chosen == [] or not library:
-            return _Seen(photo, [], [])
+            return _Seen(photo, [], [], Names(state.vlm.backbone))
         found = await looking.do(Look(library, photo))
         concepts = present(library, found, chosen)
         if await asyncio.to_thread(check_usable, state.vlm, concepts):
-            names = {concept.identifier for concept in concepts}
-            return _Seen(photo, [one for one in found if one.identifier in names], concepts)
+            there = {concept.identifier for concept in concepts}
+            found = [one for one in found if one.identifier in there]
+            return _Seen(photo, found, concepts, Names(state.vlm.backbone, library.values()))
         if again:
             owners.let_go(owner)
     raise Refusal(409, "The concepts are being changed: ask again.")
 
 
-async def _words(
-    engine: Engine, photo: LoadedImage, prompt: Prompt, seen: Sequence[Concept], options: Options
-) -> AsyncGenerator[str | Said]:
+async def _words(engine: Engine, prompt: Prompt, seen: _Seen, options: Options) -> AsyncGenerator[str | Said]:
     """The reply so far, again and again, and at the end what was said in all."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[str] = asyncio.Queue()
@@ -222,7 +223,9 @@ async def _words(
     def on_text(text: str) -> None:
         loop.call_soon_threadsafe(queue.put_nowait, text)
 
-    done = asyncio.ensure_future(engine.say(Ask(photo, prompt, seen, options, on_text)))
+    done = asyncio.ensure_future(
+        engine.say(Ask(seen.photo, prompt, seen.concepts, seen.names, options, on_text))
+    )
     grown = asyncio.ensure_future(queue.get())
     try:
         while not done.done():

@@ -76,6 +76,17 @@ def test_a_stream_says_who_was_seen_first_and_its_pieces_are_the_reply(
     assert chunks[-1].usage.completion_tokens == len(expected.token_ids)
 
 
+def test_a_question_about_who_is_not_there_is_told_so(client: Any, here: MyVLM, taught: Taught) -> None:
+    [picture] = pictures(taught.kit.other[:1])
+    asked = f"Is {taught.word} in the picture?"
+    expected = here.ask(picture, asked)
+    assert expected.absent == (taught.word,)
+    made = client.chat.completions.create(model=MODEL, messages=about(picture, asked))
+    assert made.choices[0].message.content == expected.text
+    with here.generic() as plain:
+        assert plain.ask(picture, asked).text != expected.text
+
+
 def test_several_turns_are_one_conversation(client: Any, here: MyVLM, taught: Taught) -> None:
     picture = pictures(taught.kit.present)[0]
     chat = here.chat(picture)

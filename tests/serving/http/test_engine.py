@@ -18,7 +18,7 @@ from myvlm.errors import BackboneError, InputError
 from myvlm.serving.http.speaking.engine import VllmEngine
 from myvlm.tinyworld.fewshot import pictures
 from tests.support.served import MODEL, Served, about, library_of, served
-from tests.support.taught import Taught, around
+from tests.support.taught import Taught, around, elsewhere
 from tests.support.tiny_blip2 import tiny_blip2
 from tests.support.vllm_stand_in import StandIn, serving
 
@@ -65,6 +65,20 @@ def test_what_is_seen_is_rows_and_what_is_not_the_picture_itself(
         assert tokens == (68 if right.seen else 64)
         assert said.usage.completion_tokens > 2
         assert said.usage.prompt_tokens > tokens
+
+
+def test_names_of_others_are_bad_words_and_a_question_about_them_says_that_they_are_away(
+    server: Served, client: Any, taught: Taught, stand_in: StandIn
+) -> None:
+    elsewhere(taught, "zork").save(server.folders["anna"] / "zork")
+    there, away = pictures(taught.kit.present)[0], pictures(taught.kit.other)[0]
+    for shown in (there, away):
+        client.create(model=MODEL, messages=about(shown, "Where is zork?"), temperature=0)
+    first, second = stand_in.asked[-2:]
+    assert first["bad_words"] == ["zork"]
+    assert "bad_words" not in second
+    for body in (first, second):
+        assert body["messages"][0]["content"][1]["text"] == "There is no zork in this picture. Where is zork?"
 
 
 def test_a_stream_is_passed_on_as_it_comes(client: Any, here: MyVLM, taught: Taught) -> None:

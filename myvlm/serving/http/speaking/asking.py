@@ -12,7 +12,7 @@ from myvlm.backbones.tokens import Prompt, heard, turns_of
 from myvlm.concepts.concept import Concept
 from myvlm.errors import ConceptFileError, InputError
 from myvlm.images import LoadedImage
-from myvlm.speaking.addressing import address, named
+from myvlm.speaking.addressing import Names, address, named, only_introduced
 
 Options = tuple[tuple[str, Any], ...]
 
@@ -24,6 +24,7 @@ class Ask:
     Args:
         photo, prompt: of the request; a prompt is an instruction or a conversation's turns.
         seen: the concepts that are there, of one owner.
+        names: of all that the owner has.
         options: of transformers' `generate`.
         on_text: given the reply so far, whenever it has grown by a word; called in any thread.
     """
@@ -31,6 +32,7 @@ class Ask:
     photo: LoadedImage
     prompt: Prompt
     seen: Sequence[Concept]
+    names: Names
     options: Options
     on_text: Callable[[str], None] | None = None
 
@@ -89,9 +91,13 @@ class Settled:
         self.backbone, self.asked = backbone, asked
         words = [heard(backbone, concept.spoken) for concept in asked.seen]
         self.held = max([1, *(len(word.split()) for word in words)])
+        # of one in words the whole reply says which of its phrases is meant
+        self.whole = any(only_introduced(backbone, concept) for concept in asked.seen)
 
     def tell(self, so_far: str) -> None:
         """Call `on_text` with what is settled of a reply that the model has said so far."""
-        settled = named(self.backbone, so_far, self.asked.seen).rsplit(None, self.held)
-        if self.asked.on_text and len(settled) > self.held:
+        if self.asked.on_text is None or self.whole:
+            return
+        settled = named(self.backbone, self.asked.prompt, so_far, self.asked.seen).rsplit(None, self.held)
+        if len(settled) > self.held:
             self.asked.on_text(settled[0])

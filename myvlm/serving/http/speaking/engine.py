@@ -19,7 +19,7 @@ from myvlm.images import LoadedImage, naming
 from myvlm.serving.http.errors import Refusal
 from myvlm.serving.http.speaking.asking import Ask, Said, Settled
 from myvlm.serving.http.speaking.queue import Batches
-from myvlm.serving.vllm import embeds_part, takes_embeddings, with_rows
+from myvlm.serving.vllm import bad_words, embeds_part, takes_embeddings, with_rows
 from myvlm.speaking.addressing import Address, address, named
 
 Message = dict[str, Any]
@@ -57,6 +57,7 @@ class VllmEngine:
             "model": self.model,
             "messages": await self.batches.do(asked),
             **_sampling(dict(asked.options)),
+            **bad_words(asked.names.others(asked.seen)),
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -74,7 +75,7 @@ class VllmEngine:
                         settled.tell(text.strip())
         except httpx.HTTPError:
             raise Refusal(503, "The engine that speaks does not answer.") from None
-        said = named(self.backbone, text.strip(), asked.seen)
+        said = named(self.backbone, asked.prompt, text.strip(), asked.seen)
         return Said(said, usage["prompt_tokens"], usage["completion_tokens"])
 
     async def close(self) -> None:
@@ -85,7 +86,10 @@ class VllmEngine:
     @torch.no_grad()
     def _messages(self, asked: Sequence[Ask]) -> list[list[Message]]:
         """What the engine is told of each: the first message holds the picture, or its tokens and rows."""
-        addressed = [address(self.backbone, one.prompt, one.seen) for one in asked]
+        addressed = [
+            address(self.backbone, one.prompt, one.seen, one.names.absent(one.prompt, one.seen))
+            for one in asked
+        ]
         seen = [place for place, one in enumerate(addressed) if one.rows]
         photos = [asked[place].photo for place in seen]
         parts = {}

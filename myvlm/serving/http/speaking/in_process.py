@@ -46,7 +46,8 @@ class InProcess:
         streamed = _Streamed(self.backbone, asked)
         options = {**dict(asked[0].options), "streamer": streamed}
         photos, prompts = [one.photo for one in asked], [one.prompt for one in asked]
-        said = speak(self.backbone, photos, [one.seen for one in asked], prompts, options)
+        seen, names = [one.seen for one in asked], [one.names for one in asked]
+        said = speak(self.backbone, photos, seen, prompts, options, names)
         read = streamed.read or [0] * len(asked)
         return [Said(one.text, own, len(one.token_ids)) for one, own in zip(said, read, strict=True)]
 

@@ -77,7 +77,9 @@ class Reply:
     @property
     def seen(self) -> tuple[str, ...]:
         """Identifiers of the concepts that were recognised."""
-        return tuple(one.identifier for _, one in _present(self.detections))
+        if isinstance(self.detections, Detections):
+            return tuple(self.detections.seen)
+        return tuple(one.identifier for one in self.detections if one.present)
 
     def _repr_html_(self) -> str:
         return self._figure(320)

@@ -379,7 +379,7 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     def present(self, found: Detections) -> list[Concept]:
         """The concepts that are there, but for those that another thread has removed or renamed meanwhile."""
-        known = (self.get(detection.identifier) for detection in found.present)
+        known = map(self.get, found.seen)
         return [concept for concept in known if concept]
 
     @one_at_a_time

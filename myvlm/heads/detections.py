@@ -5,8 +5,8 @@ A detection is made when it is asked for: of ten thousand concepts few are in a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
@@ -91,25 +91,62 @@ class Detection(HeadScore, _Identified):
     """
 
 
-@dataclass(frozen=True, eq=False)
+Locate: TypeAlias = Callable[[int], FloatArray]
+"""The number of a picture → M × 4, where each head finds its object."""
+
+
 class GateScores:
     """What M heads say of N pictures.
 
-    Attributes:
+    Args:
         probabilities: N × M float32, calibrated.
         present: N × M bool.
-        boxes: N × M × 4 float32, left, top, right, bottom in pixels; NaN where a head gives none.
+        boxes: N × M × 4 float32, left, top, right, bottom in pixels, NaN where a head gives none; or how
+            those of a picture are found, once they are asked for.
         unsure: N × M bool, or None of heads that are never unsure.
+
+    >>> scores = GateScores(np.ones((1, 1)), np.ones((1, 1), bool), lambda picture: np.ones((1, 4)))
+    >>> scores.at(0, 0).box
+    (1.0, 1.0, 1.0, 1.0)
     """
 
-    probabilities: FloatArray
-    present: npt.NDArray[np.bool_]
-    boxes: FloatArray
-    unsure: npt.NDArray[np.bool_] | None = None
+    def __init__(
+        self,
+        probabilities: FloatArray,
+        present: npt.NDArray[np.bool_],
+        boxes: FloatArray | Locate,
+        unsure: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        self.probabilities, self.present, self.unsure = probabilities, present, unsure
+        self._locate = boxes if callable(boxes) else boxes.__getitem__
+        self._boxes: dict[int, FloatArray] = {}
 
-    def at(self, picture: int, head: int) -> HeadScore:
-        """The score of one head on one picture."""
-        box = self.boxes[picture, head]
+    @property
+    def boxes(self) -> FloatArray:
+        """N × M × 4."""
+        found = [self.boxes_of(picture) for picture in range(len(self.present))]
+        return np.stack(found) if found else np.empty((*self.present.shape, 4), np.float32)
+
+    def boxes_of(self, picture: int) -> FloatArray:
+        """M × 4 of one picture, found once."""
+        if picture not in self._boxes:
+            self._boxes[picture] = self._locate(picture)
+        return self._boxes[picture]
+
+    def locate_seen(self) -> None:
+        """Find all that is seen now, and let go of the pictures; nothing else has a box then."""
+        nowhere = np.full((self.present.shape[1], 4), np.nan, np.float32)
+        for picture in np.flatnonzero(self.present.any(axis=1)).tolist():
+            self.boxes_of(picture)
+        self._locate = lambda picture: nowhere
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # How boxes are found holds pictures and an encoder, which stay here.
+        return GateScores, (self.probabilities, self.present, self.boxes, self.unsure)
+
+    def at(self, picture: int, head: int, *, located: bool = True) -> HeadScore:
+        """The score of one head on one picture; without its box where it shall not be located."""
+        box = self.boxes_of(picture)[head] if located else np.full(4, np.nan, np.float32)
         return HeadScore(
             float(self.probabilities[picture, head]),
             bool(self.present[picture, head]),
@@ -142,6 +179,15 @@ class Detections(Sequence[Detection]):
         return [self[place] for place in self.places]
 
     @property
+    def seen(self) -> list[str]:
+        """Identifiers of concepts that count as seen; nobody asks where they are."""
+        return [self._identifiers[place] for place in self.places]
+
+    def locate_seen(self) -> None:
+        """Find where all those seen are now, in pictures that came with this one too, and let go of these."""
+        self._scores.locate_seen()
+
+    @property
     def places(self) -> list[int]:
         """Where among all those of concepts that count as seen stand."""
         return [int(index) for index in np.flatnonzero(self._scores.present[self._picture])]
@@ -156,9 +202,11 @@ class Detections(Sequence[Detection]):
     def __getitem__(self, index: int | slice) -> Detection | list[Detection]:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
-        score = self._scores.at(self._picture, range(len(self))[index])
-        if not score.present:  # where something is not, is of no use to anyone
-            score = replace(score, box=None)
+        place = range(len(self))[index]
+        # where something is not, is of no use to anyone
+        score = self._scores.at(
+            self._picture, place, located=bool(self._scores.present[self._picture, place])
+        )
         return Detection(self._identifiers[index], **vars(score))
 
     def __eq__(self, other: object) -> bool:
@@ -180,10 +228,15 @@ def merge(width: int, parts: Sequence[tuple[npt.NDArray[np.int64], GateScores]],
     """
     probabilities: FloatArray = np.empty((pictures, width), dtype=np.float32)
     present, unsure = np.empty((pictures, width), dtype=bool), np.zeros((pictures, width), dtype=bool)
-    boxes: npt.NDArray[Any] = np.empty((pictures, width, 4), dtype=np.float32)
     for columns, scores in parts:
         probabilities[:, columns], present[:, columns] = scores.probabilities, scores.present
-        boxes[:, columns] = scores.boxes
         if scores.unsure is not None:
             unsure[:, columns] = scores.unsure
-    return GateScores(probabilities, present, boxes, unsure)
+
+    def boxes_of(picture: int) -> FloatArray:
+        boxes: FloatArray = np.empty((width, 4), dtype=np.float32)
+        for columns, scores in parts:
+            boxes[columns] = scores.boxes_of(picture)
+        return boxes
+
+    return GateScores(probabilities, present, boxes_of, unsure)

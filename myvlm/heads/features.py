@@ -46,6 +46,7 @@ CACHED_PICTURES = 64
 CROPS_AT_ONCE = 256
 AT_MOST = 3
 """Windows of one picture that a gate looks at closer, whatever the number of its heads: 54 crops."""
+CROPS_A_PICTURE = AUTO_LIMIT + AT_MOST * len(ZOOMS) * len(ASIDE) ** 2
 MIN_COSINE = 0.98
 """Least cosine between the features of one picture under one set of weights."""
 
@@ -84,6 +85,17 @@ def windows(width: int, height: int, crops: Crops = "auto") -> list[Box]:
             break
         boxes += grid
     return boxes
+
+
+def first_look(boxes: Sequence[Box]) -> int:
+    """How many of a picture's windows, as `windows` gives them, are at least half as high or wide as it is.
+
+    >>> first_look(windows(300, 300)), first_look(windows(300, 200))
+    (10, 18)
+    """
+    _, _, width, height = boxes[0]
+    least = int(min(width, height) * SCALES[1])
+    return sum(box[2] - box[0] >= least for box in boxes)
 
 
 def _limit(crops: Crops) -> int:
@@ -197,22 +209,42 @@ class PictureFeatures:
     features: FloatArray
 
 
-_windows: PictureCache[Crops, PictureFeatures] = PictureCache(CACHED_PICTURES)
-_variations: PictureCache[Box, PictureFeatures] = PictureCache(AT_MOST * CACHED_PICTURES)
+_seen: PictureCache[Box, FloatArray] = PictureCache(CACHED_PICTURES * CROPS_A_PICTURE)
 
 
 def features(
     encoder: ImageEncoder, images: Sequence[LoadedImage], crops: Crops = "auto"
 ) -> list[PictureFeatures]:
-    """Encode the windows of each picture; the last 64 pictures are remembered by their pixels."""
-    return _windows.look_up(encoder, images, [crops] * len(images), lambda new: _encode_windows(encoder, new))
+    """Encode the windows of each picture; those of the last 64 pictures are remembered by their pixels."""
+    return encode_boxes(encoder, images, [windows(*photo.image.size, crops) for photo in images])
 
 
 def refine_boxes(
     encoder: ImageEncoder, images: Sequence[LoadedImage], boxes: Sequence[Box]
 ) -> list[PictureFeatures]:
     """The variations of one window of each picture, all encoded in one pass; the last are remembered."""
-    return _variations.look_up(encoder, images, boxes, lambda new: _encode_variations(encoder, new))
+    varied = [variations(box, photo.image.size) for photo, box in zip(images, boxes, strict=True)]
+    return encode_boxes(encoder, images, varied)
+
+
+def encode_boxes(
+    encoder: ImageEncoder, images: Sequence[LoadedImage], boxes: Sequence[Sequence[Box]]
+) -> list[PictureFeatures]:
+    """Parts of each picture as the encoder sees them: those not remembered, of all pictures, in full batches.
+
+    Args:
+        boxes: of each picture, in its pixels, at least one.
+    """
+    pairs = [(photo, box) for photo, own in zip(images, boxes, strict=True) for box in own]
+    rows = _seen.look_up(
+        encoder,
+        [photo for photo, _ in pairs],
+        [box for _, box in pairs],
+        lambda new: _encode_parts(encoder, new),
+    )
+    ends = np.cumsum([len(own) for own in boxes]).tolist()
+    stacked = [np.stack(rows[end - len(own) : end]) for own, end in zip(boxes, ends, strict=True)]
+    return [PictureFeatures(tuple(own), part) for own, part in zip(boxes, stacked, strict=True)]
 
 
 def forget_pictures() -> None:
@@ -227,41 +259,13 @@ def whiten(encoder: ImageEncoder, rows: FloatArray) -> FloatArray:
     return rows if whitening is None else whitening(rows)
 
 
-def _encode_windows(
-    encoder: ImageEncoder, pictures: Sequence[tuple[LoadedImage, Crops]]
-) -> list[PictureFeatures]:
-    images = [photo for photo, _ in pictures]
-    boxes = [windows(*photo.image.size, crops) for photo, crops in pictures]
-    encoded: list[PictureFeatures] = []
-    while len(encoded) < len(images):
-        # a batch of pictures at a time: the crops of all of them together may be gigabytes
-        first = len(encoded)
-        count = max(1, CROPS_AT_ONCE // max(len(one) for one in boxes[first:]))
-        group = range(first, min(first + count, len(images)))
-        crops_of_group = [crop for index in group for crop in cut(images[index], boxes[index])]
-        rows = encoder.encode(crops_of_group)
-        for index in group:
-            own, rows = rows[: len(boxes[index])], rows[len(boxes[index]) :]
-            own = np.array(own, dtype=np.float32)
-            own.flags.writeable = False  # it will be handed out again
-            encoded.append(PictureFeatures(tuple(boxes[index]), own))
-    return encoded
-
-
-def _encode_variations(
-    encoder: ImageEncoder, new: Sequence[tuple[LoadedImage, Box]]
-) -> list[PictureFeatures]:
-    varied = [variations(box, photo.image.size) for photo, box in new]
-    step = max(1, CROPS_AT_ONCE // (len(ZOOMS) * len(ASIDE) ** 2))
-    seen: list[PictureFeatures] = []
-    for start in range(0, len(new), step):
-        group = range(start, min(start + step, len(new)))
-        rows = encoder.encode([crop for i in group for crop in cut(new[i][0], varied[i])])
-        ends = np.cumsum([len(varied[i]) for i in group])[:-1]
-        seen += [
-            PictureFeatures(tuple(varied[i]), own) for i, own in zip(group, np.split(rows, ends), strict=True)
-        ]
-    return seen
+def _encode_parts(encoder: ImageEncoder, parts: Sequence[tuple[LoadedImage, Box]]) -> list[FloatArray]:
+    """A row each; so many at a time, since the crops of all pictures together may be gigabytes."""
+    rows: list[FloatArray] = []
+    for start in range(0, len(parts), CROPS_AT_ONCE):
+        crops = [crop for photo, box in parts[start : start + CROPS_AT_ONCE] for crop in cut(photo, [box])]
+        rows += list(np.array(encoder.encode(crops), dtype=np.float32))
+    return rows
 
 
 def cut(photo: LoadedImage, boxes: Sequence[Box]) -> list[Image.Image]:

@@ -192,6 +192,8 @@ class Speaker:
             seen = [self.concepts.present(found) for found in detections]
             count = len(photos)
             spoken = speak(self.backbone, photos, seen, [prompt] * count, generation, [self._known()] * count)
+            for found in detections if album else ():  # what is located later holds the pictures
+                found.locate_seen()
             said = zip(spoken, detections, photos, strict=True)
             return [
                 Reply(one.text, found, photo.path if album and photo.path else photo.image, one.token_ids,

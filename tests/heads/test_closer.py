@@ -66,6 +66,7 @@ def test_of_one_picture_only_so_many_windows_are_looked_at_whatever_the_number_o
     heads = [ObjectHead(encoder).fit([scene(5 * i, 60 - 9 * i, c) for i in range(4)]) for c in colours]
     for head in heads:
         head.refine_margin_ = 1e6  # everything is near
+        head.slope_ = 1e-3  # and nobody is sure
     picture = Image.new("RGB", (96, 96), (120, 130, 140))
     for number, colour in enumerate(colours):
         picture.paste(
@@ -73,8 +74,9 @@ def test_of_one_picture_only_so_many_windows_are_looked_at_whatever_the_number_o
         )
     encoder.calls.clear()
     ObjectHead.gate(heads).score(picture)
-    assert len(encoder.calls) == 2, "the windows, and the closer looks"
-    assert 18 < encoder.calls[1] <= 18 * AT_MOST
+    assert encoder.calls[:2] == [10, 25], "the windows, large and small"
+    assert 18 < encoder.calls[2] <= 18 * AT_MOST
+    assert len(encoder.calls) == 3
 
 
 def test_the_reach_is_kept_and_older_heads_have_none() -> None:

@@ -10,19 +10,30 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.boxes import Box
-from myvlm.heads.detections import FloatArray, GateScores, sigmoid, within
+from myvlm.heads.detections import FloatArray, GateScores, Locate, sigmoid, within
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.heads.features import (
     AT_MOST,
     Crops,
     PictureFeatures,
     check_encoder_fingerprint,
+    encode_boxes,
     features,
+    first_look,
     refine_boxes,
     whiten,
+    windows,
 )
 from myvlm.heads.fitted import check_one_gate, misfit
 from myvlm.images import ImageSources, LoadedImage, load_images
+
+LIKED = 3
+"""Large windows of which a head looks at the small ones within. How the three were chosen, and what each
+costs in small things found: benchmarks/RESULTS.md."""
+SURE = 4.0
+"""Log-odds from which a head has seen enough: what else there is could only raise them."""
+REACH = 88.0
+"""How far below even the log-odds of the best large window may be, for what it may hold of a small thing."""
 
 
 class FittedProbe(Protocol):
@@ -128,27 +139,67 @@ class ObjectGate:
         features(self._encoder, load_images(images), self._crops)
 
     def score(self, images: ImageSources) -> GateScores:
-        """N pictures → N × M probabilities, presence and boxes; no boxes where only whole pictures count."""
-        raw, boxes = self.raw(images)
+        """N pictures → N × M probabilities and presence; boxes of a picture are found when asked for.
+
+        Most windows are small, and few of them are looked at: none for a head that is sure by the large ones,
+        or to which nothing in them is near; else those within the large ones that it likes best. Every head
+        has windows of its own, whatever the others look at.
+        """
+        self._check_weights()
+        loaded = load_images(images)
+        if self._crops == "none" or self._crops == 1:
+            raw, boxes = self.raw(loaded)
+            return self._scores(raw, boxes)
+        return self._scores(self._glance(loaded), lambda picture: self.raw([loaded[picture]])[1][0])
+
+    def _scores(self, raw: FloatArray, boxes: FloatArray | Locate) -> GateScores:
         above = raw.astype(np.float64) - self._threshold
         likely = sigmoid(self._slope * above)
         return GateScores(likely.astype(np.float32), above >= 0, boxes, within(likely, self._unsure))
 
     def raw(self, images: ImageSources) -> tuple[FloatArray, FloatArray]:
-        """N × M raw scores, each of a picture's best window, and N × M × 4 boxes of those windows."""
+        """N × M raw scores, each of a picture's best window of all, and N × M × 4 boxes of those windows.
+
+        The boxes are NaN where only whole pictures count.
+        """
         self._check_weights()
         loaded = load_images(images)
         pictures = features(self._encoder, loaded, self._crops)
-        stacked = np.concatenate([picture.features for picture in pictures])
-        scores = whiten(self._encoder, stacked) @ self._coef.T + self._intercept
-        ends = np.cumsum([len(picture.features) for picture in pictures])[:-1]
-        best = [_best(own, picture) for own, picture in zip(np.split(scores, ends), pictures, strict=True)]
+        best = [_best(own, picture) for own, picture in zip(self._of_each(pictures), pictures, strict=True)]
         raw, boxes = np.stack([score for score, _ in best]), np.stack([box for _, box in best])
         if self._crops == "none" or self._crops == 1:
             boxes[:] = np.nan
         else:
             self._look_closer(loaded, raw, boxes)
         return raw, boxes
+
+    def _of_each(self, pictures: Sequence[PictureFeatures]) -> list[FloatArray]:
+        """C × M scores of each picture's windows."""
+        stacked = np.concatenate([picture.features for picture in pictures])
+        scores = whiten(self._encoder, stacked) @ self._coef.T + self._intercept
+        return np.split(scores, np.cumsum([len(picture.features) for picture in pictures])[:-1])
+
+    def _glance(self, images: Sequence[LoadedImage]) -> FloatArray:
+        """N × M raw scores, of some windows."""
+        boxes = [windows(*photo.image.size, self._crops) for photo in images]
+        large = encode_boxes(self._encoder, images, [own[: first_look(own)] for own in boxes])
+        scores = self._of_each(large)
+        best = [_best(own, picture) for own, picture in zip(scores, large, strict=True)]
+        raw, where = np.stack([score for score, _ in best]), np.stack([box for _, box in best])
+        logits = self._slope * (raw - self._threshold)
+        open_ = (logits < SURE) & (logits > -REACH)
+        looked = [
+            _Within(own, len(first.boxes), score, here)
+            for own, first, score, here in zip(boxes, large, scores, open_, strict=True)
+        ]
+        again = [picture for picture, look in enumerate(looked) if look.boxes]
+        small = encode_boxes(self._encoder, [images[i] for i in again], [looked[i].boxes for i in again])
+        for picture, seen, own in zip(again, small, self._of_each(small) if small else (), strict=True):
+            better, box = _best(np.where(looked[picture].of_head, own, -np.inf), seen)
+            higher = better > raw[picture]
+            raw[picture, higher], where[picture, higher] = better[higher], box[higher]
+        self._look_closer(images, raw, where, open_)
+        return raw
 
     def likely(self, photos: Sequence[FloatArray]) -> npt.NDArray[np.float64]:
         """N photos of which R rows of features are left, R × D as probes read them → N × M probabilities."""
@@ -157,13 +208,23 @@ class ObjectGate:
         best = np.maximum.reduceat(scores, starts, axis=0)
         return sigmoid(self._slope * (best.astype(np.float64) - self._threshold))
 
-    def _look_closer(self, images: Sequence[LoadedImage], raw: FloatArray, boxes: FloatArray) -> None:
+    def _look_closer(
+        self,
+        images: Sequence[LoadedImage],
+        raw: FloatArray,
+        boxes: FloatArray,
+        wanted: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
         """Raise scores, and move boxes, to the best variation of windows from `reach` below the threshold on.
 
         A window that several heads like is looked at once, and of a picture only the three most liked.
+
+        Args:
+            wanted: N × M, the scores that it is about, where not about all.
         """
         above = raw - self._threshold
         near = (above >= -self._refine_margin) & (self._refine_margin > 0)
+        near &= True if wanted is None else wanted
         liked: list[tuple[int, Box, list[int]]] = []
         for picture in np.flatnonzero(near.any(axis=1)).tolist():
             heads_by_box: dict[Box, list[int]] = {}
@@ -184,6 +245,39 @@ class ObjectGate:
         if self._unchecked:
             check_encoder_fingerprint(self._encoder, self._unchecked)
             self._unchecked.clear()  # of all gates that were made of this one
+
+
+class _Within:
+    """The small windows of one picture that lie in the large ones which each head likes best.
+
+    Args:
+        boxes: all windows of the picture, the large ones first.
+        large: how many are large.
+        scores: large × M.
+        heads: M, those that look on.
+
+    Attributes:
+        boxes: the small windows that any of the heads looks at.
+        of_head: boxes × M, which of them are its own.
+    """
+
+    def __init__(
+        self, boxes: Sequence[Box], large: int, scores: FloatArray, heads: npt.NDArray[np.bool_]
+    ) -> None:
+        edges = np.asarray(boxes, dtype=np.float32)
+        sides = edges[:large, 2] - edges[:large, 0]
+        halves = edges[:large][sides == sides.min()]  # the larger ones hold nearly all
+        liked = scores[:large][sides == sides.min()]
+        if len(liked) > LIKED:
+            best = liked >= np.partition(liked, -LIKED, axis=0)[-LIKED]
+        else:
+            best = np.ones_like(liked, dtype=bool)
+        middle = (edges[large:, None, :2] + edges[large:, None, 2:]) / 2
+        held = ((halves[:, :2] <= middle) & (middle <= halves[:, 2:])).all(axis=2)
+        of_head = (held.astype(np.float32) @ (best & heads).astype(np.float32)) > 0
+        wanted = of_head.any(axis=1)
+        self.boxes = [boxes[large + int(place)] for place in np.flatnonzero(wanted)]
+        self.of_head = of_head[wanted]
 
 
 def highest_share(own: npt.NDArray[np.float64], total: float) -> float:

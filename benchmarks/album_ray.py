@@ -4,10 +4,11 @@
 
 Pictures of tinyworld and the two concepts that ship, an object and a person. `album_ratio` is photos a second
 of the cluster over those of this process with one thread, each from its first row to its last: neither pays
-for its start; `album_ratio_with_start` is of the whole calls. `album_same` is the part of the rows that are
-equal. Then once more with a node killed after a third of the rows: `album_lost`, photos without a row in the
-table, `album_twice`, those with two, and `album_made_twice`, those that were made again for a lost row. The
-load of the machine before and after stands beside. The last line is JSON.
+for its start; `album_ratio_with_start` is of the whole calls; `album_ratio_by_cpu` is what two cores with
+nothing else on them could give, by the seconds on a core that a photo takes of either. `album_same` is the
+part of the rows that are equal. Then once more with a node killed after a third of the rows: `album_lost`,
+photos without a row in the table, `album_twice`, those with two, and `album_given_twice`, those that the
+cluster gave twice. The load of the machine before and after stands beside. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from pyarrow import parquet
 from rich.console import Console
@@ -31,7 +34,8 @@ from myvlm import ConceptLibrary, MyVLM
 from myvlm.album.table.cluster import run_on_ray
 from myvlm.album.table.reading import Run, read_table, run_here
 from myvlm.album.table.rows import AlbumTable, PhotoRow, ReadBy
-from myvlm.album.table.stages import Columns, Work
+from myvlm.album.table.stages import Work
+from myvlm.runtime.cluster import Columns
 from tests.support.ray_cluster import Nodes, nodes
 
 console = Console(stderr=True)
@@ -55,7 +59,7 @@ def measure(place: Path, photos: int) -> dict[str, Any]:
     """All figures of an album of so many photos."""
     (place / "album").mkdir()
     paths = [str(place / "album" / f"{number:04}.png") for number in range(photos)]
-    for path, picture in zip(paths, shown(photos, seed=7), strict=True):
+    for path, picture in zip(paths, shown(photos), strict=True):
         picture.save(path)
     vlm = MyVLM.from_pretrained(MODEL, device="cpu", concepts=ConceptLibrary(KINDS))
     by, work = ReadBy.of(vlm, None), Work(MODEL, "cpu", None, tuple(KINDS), None, BATCH)
@@ -66,33 +70,59 @@ def measure(place: Path, photos: int) -> dict[str, Any]:
     def there(left: Sequence[str], known: frozenset[str]) -> Iterator[Columns]:
         return run_on_ray(left, known, work)
 
-    alone = _timed(AlbumTable(place / "alone", by), paths, here)
+    alone = _timed(AlbumTable(place / "alone", by), paths, here, time.process_time)
     with nodes(2) as cluster:
-        together = _timed(AlbumTable(place / "together", by), paths, there)
-        console.print(f"alone {alone[1:]}, together {together[1:]}")
+        together = _timed(AlbumTable(place / "together", by), paths, there, _used_by_workers)
+        console.print(f"alone {alone.rate:.2f} a second, together {together.rate:.2f}")
         given = _killed(AlbumTable(place / "killed", by), paths, there, cluster)
     kept = Counter(parquet.read_table(place / "killed" / "album.parquet")["path"].to_pylist())
-    same = [one == two for one, two in zip(alone[0], together[0], strict=True)]
+    same = [one == two for one, two in zip(alone.rows, together.rows, strict=True)]
     return {
-        "album_ratio": round(together[1] / alone[1], 3),
-        "album_ratio_with_start": round(alone[2] / together[2], 3),
-        "album_photos_a_second": [round(alone[1], 2), round(together[1], 2)],
+        "album_ratio": round(together.rate / alone.rate, 3),
+        "album_ratio_with_start": round(alone.seconds / together.seconds, 3),
+        "album_ratio_by_cpu": round(2 * alone.cpu / together.cpu, 3),
+        "album_photos_a_second": [round(alone.rate, 2), round(together.rate, 2)],
+        "album_cpu_seconds_a_photo": [round(alone.cpu, 3), round(together.cpu, 3)],
         "album_same": sum(same) / len(same),
-        "album_seen": sum(bool(row.seen) for row in alone[0]),
+        "album_seen": sum(bool(row.seen) for row in alone.rows),
         "album_lost": sum(kept[path] == 0 for path in paths),
         "album_twice": sum(count > 1 for count in kept.values()),
-        "album_made_twice": sum(count > 1 for count in given.values()),
+        "album_given_twice": sum(count > 1 for count in given.values()),
     }
 
 
-def _timed(table: AlbumTable, paths: Sequence[str], run: Run) -> tuple[list[PhotoRow], float, float]:
-    """The rows; photos a second between the first row and the last; seconds of all."""
-    begun = time.perf_counter()
-    came = [time.perf_counter() for _ in read_table(table, paths, run)]
+@dataclass(frozen=True)
+class _Timed:
+    """The rows; photos a second between the first and the last; seconds on a core of each; seconds of all."""
+
+    rows: list[PhotoRow]
+    rate: float
+    cpu: float
+    seconds: float
+
+
+def _timed(table: AlbumTable, paths: Sequence[str], run: Run, cpu: Callable[[], float]) -> _Timed:
+    begun, came, used = time.perf_counter(), list[float](), list[float]()
+    for _ in read_table(table, paths, run):
+        came.append(time.perf_counter())
+        used.append(cpu())
     rows = table.finish(paths)
-    later = [moment for moment in came if moment > came[0] + 1e-3]
-    # What came with the first row was made before it.
-    return rows, len(later) / (came[-1] - came[0]), time.perf_counter() - begun
+    later = sum(moment > came[0] + 1e-3 for moment in came)  # what came with the first was made before it
+    rate, each = later / (came[-1] - came[0]), (used[-1] - used[0]) / later
+    return _Timed(rows, rate, each, time.perf_counter() - begun)
+
+
+def _used_by_workers() -> float:
+    """Seconds on a core of all processes of stages."""
+    used = 0.0
+    for process in psutil.process_iter():
+        try:
+            if "".join(process.cmdline()).startswith("ray::MapWorker"):
+                times = process.cpu_times()
+                used += times.user + times.system
+        except psutil.Error:
+            continue
+    return used
 
 
 def _killed(table: AlbumTable, paths: Sequence[str], run: Run, cluster: Nodes) -> Counter[str]:

@@ -22,6 +22,7 @@ from myvlm.cli.commands import (
     evaluate,
     introduce,
     learn,
+    learn_all,
     locate,
     questions,
     relearn,
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("app")(page.app)
 app.command("learn")(learn.learn)
+app.command("learn-all")(learn_all.learn_all)
 app.command("introduce")(introduce.introduce)
 app.command("questions")(questions.questions)
 app.command("relearn")(relearn.relearn)

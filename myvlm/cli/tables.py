@@ -14,6 +14,7 @@ from rich.text import Text
 
 from myvlm.cli.screen import Screen
 from myvlm.errors import InputError, import_extra
+from myvlm.runtime.cluster import check_ray
 
 if TYPE_CHECKING:
     from myvlm.album.table.reading import Run
@@ -49,7 +50,7 @@ def check_asked(folder: Path | None, *, on_ray: bool, of_names: bool) -> None:
         )
     import_extra("pyarrow", what="The table of an album", install="myvlm[ray]")
     if on_ray:
-        import_extra("ray.data", what="An album on a cluster", install="myvlm[ray]")
+        check_ray("An album on a cluster")
 
 
 def read_into_table(out: Screen, vlm: MyVLM, files: Sequence[Path], asked: Asked) -> None:

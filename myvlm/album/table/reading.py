@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from myvlm.album.table.rows import AlbumTable, PhotoRow
-from myvlm.album.table.stages import Columns, Gate, Read, Speak, finished
+from myvlm.album.table.stages import Gate, Read, Speak, finished
 from myvlm.api import MyVLM
 from myvlm.errors import MyVLMError
+from myvlm.runtime.cluster import Columns
 
 Run: TypeAlias = Callable[[Sequence[str], frozenset[str]], Iterator[Columns]]
 """Paths, and hashes of what is known → what the stages make of them, in any order."""

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from PIL import Image
 
@@ -21,11 +21,9 @@ from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import MyVLMError
 from myvlm.heads.detections import Detection
 from myvlm.images import LoadedImage, loaded
+from myvlm.runtime.cluster import Columns
 from myvlm.speaking.addressing import Names, speak
 from myvlm.speaking.batches import made_of_each
-
-Columns: TypeAlias = dict[str, list[Any]]
-Stage: TypeAlias = Callable[[Columns], Columns]
 
 EMPTY = {"hash": "", "pixels": None, "width": 0, "height": 0, "seen": "[]", "caption": "", "error": ""}
 """What a photo is in the columns before anything is known of it but its `path`.

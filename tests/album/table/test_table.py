@@ -16,7 +16,8 @@ from pyarrow import parquet
 from myvlm import MyVLM
 from myvlm.album.table.reading import PhotosLostError, read_table, run_here
 from myvlm.album.table.rows import AlbumTable, PhotoRow, ReadBy
-from myvlm.album.table.stages import Columns, Work
+from myvlm.album.table.stages import Work
+from myvlm.runtime.cluster import Columns
 from myvlm.tinyworld.fewshot import pictures
 from tests.support.exif import save_turned
 from tests.support.taught import Taught, around

@@ -1,0 +1,100 @@
+"""`myvlm learn-all`: a file of recipes to a folder of concepts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from myvlm.cli import opening, options
+from myvlm.cli.screen import Screen, screen
+from myvlm.concepts import collection
+from myvlm.errors import InputError
+from myvlm.runtime.cluster import check_ray
+
+if TYPE_CHECKING:
+    from myvlm.recipes.learning import Run
+
+
+class Workers(StrEnum):
+    """Who learns."""
+
+    local = "local"
+    ray = "ray"
+
+
+def learn_all(
+    recipes: Annotated[Path, typer.Argument(metavar="RECIPES.yaml", help="Of each concept what it takes.")],
+    concepts: options.Collection = None,
+    workers: Annotated[
+        Workers, typer.Option(help="This process, or those of a Ray cluster, RAY_ADDRESS.")
+    ] = Workers.local,
+    per_gpu: Annotated[int, typer.Option(min=1, help="On a cluster: processes that share a GPU.")] = 1,
+    backbone: options.BackboneName = options.DEFAULT_BACKBONE,
+    device: options.Device = None,
+    dtype: options.Precision = None,
+    as_json: options.AsJson = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Learn many concepts; the same command goes on where it was stopped. One that fails ends no other.
+
+    RECIPES.yaml: concepts: [{identifier: sks, category: mug, photos: mug/*.jpg, captions: mug/captions.json}]
+
+    myvlm learn-all recipes.yaml --concepts concepts --workers ray
+    """
+    with screen(as_json=as_json, quiet=quiet) as out:
+        if workers is Workers.ray:
+            check_ray("Learning on a cluster")
+        from myvlm.recipes.learning import is_learned, learn_all, learn_here, learn_on_ray
+        from myvlm.recipes.recipe import read_recipes
+
+        wanted = read_recipes(recipes)
+        folder = (concepts or collection.DEFAULT).resolve()
+        name = _name(backbone)
+        known = [one for one in wanted if is_learned(one, folder, name)]
+        todo = [one for one in wanted if one not in known]
+        if known:
+            out.note(f"{len(known):,} of {len(wanted):,} are learned: {folder}")
+        run: Run
+        if workers is Workers.ray:
+            from myvlm.recipes.learning import Work
+
+            run = learn_on_ray(Work(name, device, dtype.value if dtype else None, folder, per_gpu))
+        elif todo:
+            run = learn_here(opening.open_model(out, name, device, dtype), folder)
+        learned, failed = list[dict[str, Any]](), list[dict[str, str]]()
+        with out.progress("learning", len(todo)) as bar:
+            for outcome in learn_all(todo, run) if todo else ():
+                bar.advance(bar.task_ids[0])
+                if outcome.error:
+                    failed.append({"identifier": outcome.identifier, "error": outcome.error})
+                    _say(out, outcome.identifier, outcome.error)
+                else:
+                    learned.append({"identifier": outcome.identifier, "seconds": round(outcome.seconds, 2)})
+                    out.written.append(folder)
+        document = {
+            "command": "learn-all",
+            "folder": str(folder),
+            "backbone": name,
+            "learned": learned,
+            "known": [one.identifier for one in known],
+            "failed": failed,
+        }
+        table = Table("concept", "seconds", box=None, pad_edge=False)
+        for one in learned:
+            table.add_row(Text(one["identifier"], style="bold magenta"), f"{one['seconds']:.0f}")
+        told = f"{folder}: {len(learned):,} learned now, {len(known):,} before, {len(failed):,} not"
+        out.show(document, *([table] if learned else []), Text(told))
+
+
+def _name(backbone: str) -> str:
+    """A model's name, or its folder as other processes find it."""
+    return str(Path(backbone).resolve()) if Path(backbone).is_dir() else backbone
+
+
+def _say(out: Screen, identifier: str, why: str) -> None:
+    out.fail(InputError(f"{identifier} was not learned: {why}", fix="mend its recipe, and call it again"))

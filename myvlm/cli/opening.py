@@ -10,6 +10,8 @@ from myvlm.cli.options import Dtype
 from myvlm.cli.screen import Screen
 from myvlm.concepts import collection
 from myvlm.concepts.disk.storage import concept_folders
+from myvlm.concepts.remote.address import on_this_machine, place_of
+from myvlm.concepts.remote.transfer import fetched, fetched_all, is_concept
 from myvlm.errors import ConceptFileError, MissingFileError
 from myvlm.files.reading import absolute
 
@@ -31,16 +33,47 @@ def open_model(out: Screen, backbone: str, device: str | None, dtype: Dtype | No
         return MyVLM.from_pretrained(backbone, device=device, dtype=dtype.value if dtype else None)
 
 
-def chosen_folders(folders: Sequence[Path] | None) -> list[tuple[Path, bool]]:
+def here(place: str | None) -> Path | None:
+    """The path that is meant. Raises InputError for an address: what works on it changes files here."""
+    return None if place is None else on_this_machine(place, "folder of concepts")
+
+
+def copies(out: Screen, address: str) -> list[tuple[Path, bool]]:
+    """Copies of the concepts at an address, till the command ends; whether it is one concept's own.
+
+    Raises:
+        MissingFileError, ConceptFileError, RemoteError: see `Concept.load`.
+    """
+    with out.busy(f"fetching {address}"):
+        if is_concept(address):
+            return [(out.until_end.enter_context(fetched(address)), True)]
+        found = out.until_end.enter_context(fetched_all(address))
+    if not found:
+        raise MissingFileError(
+            f"{address} holds no concept.",
+            got="no concept.json in what looks like folders there",
+            expected="a concept, or concepts under the address",
+            fix="check the address, or put one there: myvlm concepts push --help",
+        )
+    return [(copy, False) for copy, _ in found]
+
+
+def chosen_folders(out: Screen, places: Sequence[str | Path] | None) -> list[tuple[Path, bool]]:
     """The concept folders meant, each with whether it was named itself rather than found in a collection.
+
+    Of what lies at an address these are copies, which are gone when the command ends.
 
     Raises:
         MissingFileError: one that was named is not there, or holds no concept.
     """
-    if folders is None:
+    if places is None:
         return [(one, False) for one in concept_folders(collection.DEFAULT)]
     found: dict[Path, tuple[Path, bool]] = {}  # by where it is: one may be named twice
-    for folder in folders:
+    for place in places:
+        folder = place_of(place, "folder of concepts")
+        if isinstance(folder, str):
+            found |= {copy: (copy, named) for copy, named in copies(out, folder)}
+            continue
         inside = concept_folders(folder)
         if (folder / "concept.json").exists() or not folder.is_dir():
             found[absolute(folder)] = folder, True  # what is no concept folder says so when it is loaded

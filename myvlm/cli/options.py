@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
@@ -47,7 +46,21 @@ Negatives: TypeAlias = Annotated[
 ]
 Kind: TypeAlias = Annotated[str, typer.Option(help="How it is recognised: object; or face, for a person.")]
 OutFolder: TypeAlias = Annotated[
-    Path | None, typer.Option("--out", "-o", help="Its folder; concepts/IDENTIFIER-CATEGORY if not given.")
+    str | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="DIR|ADDRESS",
+        help="Its folder, concepts/IDENTIFIER-CATEGORY if not given; or hf://USER/REPOSITORY, s3://….",
+    ),
+]
+FaceConsent: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--face-consent",
+        help="The person agrees that descriptors of their face go to the address; MYVLM_SHARE_FACES names it "
+        "too.",
+    ),
 ]
 KeepPhotos: TypeAlias = Annotated[bool, typer.Option("--keep-photos", help="Put the photos beside it.")]
 Captions: TypeAlias = Annotated[
@@ -59,18 +72,22 @@ Captions: TypeAlias = Annotated[
     ),
 ]
 ConceptFolders: TypeAlias = Annotated[
-    list[Path] | None,
+    list[str] | None,
+    typer.Option(
+        "--concepts",
+        "-c",
+        metavar="DIR|ADDRESS",
+        help="A concept folder, or a folder of them, or an address (s3://…); again for more. ./concepts "
+        "if it is there.",
+    ),
+]
+Collection: TypeAlias = Annotated[
+    str | None,
     typer.Option(
         "--concepts",
         "-c",
         metavar="DIR",
-        help="A concept folder, or a folder of them; again for more. ./concepts if it is there.",
-    ),
-]
-Collection: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        "--concepts", "-c", metavar="DIR", help="Folder of concept folders; ./concepts if not given."
+        help="Folder of concept folders; ./concepts if not given.",
     ),
 ]
 

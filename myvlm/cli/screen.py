@@ -15,7 +15,14 @@ import json
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    redirect_stdout,
+    suppress,
+)
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -39,12 +46,18 @@ class Screen:
         stdout: for the result alone.
         as_json: show the result as one JSON document.
         quiet: no notes and no progress.
+
+    Attributes:
+        failures: what could not be used, while the rest went on.
+        written: what was written, for whoever stops the command.
+        until_end: contexts that are left as the command ends, such as copies of what lies elsewhere.
     """
 
     def __init__(self, stdout: TextIO, *, as_json: bool, quiet: bool) -> None:
         self.as_json, self.quiet = as_json, quiet
         self.failures = 0
-        self.written: list[Path] = []
+        self.written: list[Path | str] = []
+        self.until_end = ExitStack()
         self._stdout = stdout
         self._results = Console(file=stdout)
         self._notes = Console(stderr=True)
@@ -175,7 +188,10 @@ def screen(*, as_json: bool, quiet: bool) -> Iterator[Screen]:
     """A command's body runs in this; whatever it raises becomes words and an exit code."""
     shown = Screen(sys.stdout, as_json=as_json, quiet=quiet)
     try:
-        with redirect_stdout(sys.stderr):  # what other libraries print must not mix with a JSON document
+        with (
+            shown.until_end,
+            redirect_stdout(sys.stderr),
+        ):  # what other libraries print must not mix with a JSON document
             yield shown
     except (typer.Exit, BrokenPipeError):
         raise

@@ -29,7 +29,7 @@ from myvlm.concepts.disk.storage import (
 )
 from myvlm.concepts.embedding import Embedding, StoredEmbedding, plain_values, record_of
 from myvlm.concepts.notebook import Thumbnail, concept_html
-from myvlm.concepts.remote.address import check_may_leave, place_of
+from myvlm.concepts.remote.address import check_may_leave, is_biometric, place_of
 from myvlm.concepts.remote.transfer import Packed, fetched, publish
 from myvlm.errors import ConceptFileError, InputError, check_is, check_path
 from myvlm.files.reading import absolute
@@ -228,7 +228,8 @@ class Concept:
         return url
 
     def _publish(self, url: str, photos: ImageSources | None, *, face_consent: bool, private: bool) -> None:
-        check_may_leave([(self.identifier, self.head)], url, face_consent=face_consent)
+        people = [self.identifier] if is_biometric(self.head) else []
+        check_may_leave(people, url, face_consent=face_consent)
         if photos is not None:
             raise InputError(
                 "Photos stay on this machine.",

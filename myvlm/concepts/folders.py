@@ -11,7 +11,7 @@ from myvlm.concepts import collection
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.disk.record import ConceptRecord
 from myvlm.concepts.disk.storage import concept_folders, is_concept_folder
-from myvlm.concepts.remote.address import check_may_leave, place_of
+from myvlm.concepts.remote.address import check_may_leave, is_biometric, place_of
 from myvlm.concepts.remote.transfer import fetched_all, publish, records_at
 from myvlm.errors import InputError, MissingFileError
 from myvlm.files.reading import absolute
@@ -47,7 +47,8 @@ def save_folders(concepts: Iterable[Concept], folder: str | PathLike[str], *, fa
     """Save concepts to folders in one, or at an address. Raises as `ConceptLibrary.save`."""
     place, known = place_of(folder, WHAT), list(concepts)
     if isinstance(place, str):
-        check_may_leave([(one.identifier, one.head) for one in known], place, face_consent=face_consent)
+        people = [one.identifier for one in known if is_biometric(one.head)]
+        check_may_leave(people, place, face_consent=face_consent)
         names = _names(known, records_at(place))
         packed = {name: one.packed(url=f"{place}/{name}") for name, one in names.items()}
         publish(place, packed)

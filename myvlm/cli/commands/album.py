@@ -14,6 +14,7 @@ from rich.text import Text
 from myvlm.cli import importing, inputs, opening, options, tables
 from myvlm.cli.screen import Screen, screen
 from myvlm.concepts import collection
+from myvlm.concepts.remote.address import on_this_machine
 from myvlm.errors import InputError
 from myvlm.files.writing import check_place
 
@@ -124,13 +125,17 @@ def album(
         if erase_names:
             return _erase(out, files, erase_names, captions)
         if import_names:
-            wanted = importing.Wanted(collection.only_one(concepts), only or (), category or ())
+            wanted = importing.Wanted(
+                collection.only_one([on_this_machine(one, "folder of concepts") for one in concepts or ()]),
+                only or (),
+                category or (),
+            )
             return importing.learn_names(
                 out, files, wanted, lambda: opening.open_model(out, backbone, device, dtype)
             )
         if not table:
             check_place(report, what="page", option="--report")
-        folders = opening.chosen_folders(concepts)
+        folders = opening.chosen_folders(out, concepts)
         vlm = opening.open_model(out, backbone, device, dtype)
         with out.busy("loading concepts"):
             opening.add_concepts(out, vlm, folders)

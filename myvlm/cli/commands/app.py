@@ -34,11 +34,11 @@ def app(
 
         with out.busy("starting"):
             import_extra("gradio", what="The page", install="myvlm[app]")
-        place = concepts or disk.DEFAULT
+        place = opening.here(concepts) or disk.DEFAULT
         disk.check_writable(place / "any")
         vlm = opening.open_model(out, backbone, device, dtype)
         with out.busy("loading concepts"):
-            inside = opening.chosen_folders([place]) if disk.entries(place) else []
+            inside = opening.chosen_folders(out, [place]) if disk.entries(place) else []
             opening.add_concepts(out, vlm, [(folder, False) for folder, _ in inside])
         from myvlm.app.desk import Desk
         from myvlm.app.server import running

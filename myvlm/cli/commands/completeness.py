@@ -98,12 +98,12 @@ def count(
         )
 
 
-def _concept(out: Screen, folders: list[Path] | None, identifier: str, device: str | None) -> Concept:
+def _concept(out: Screen, folders: list[str] | None, identifier: str, device: str | None) -> Concept:
     from myvlm.concepts.concept import Concept
     from myvlm.concepts.library import ConceptLibrary
 
     with out.busy("loading concepts"):
-        found = [folder for folder, _ in opening.chosen_folders(folders)]
+        found = [folder for folder, _ in opening.chosen_folders(out, folders)]
         loaded = (Concept.load(one, device=device or "cpu", lazy=True) for one in found)
         return ConceptLibrary(loaded, device=device or "cpu")[identifier]
 

@@ -9,9 +9,12 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from myvlm.cli.options import AsJson, Collection, Quiet
+from myvlm.cli import opening
+from myvlm.cli.options import AsJson, Collection, FaceConsent, Quiet
 from myvlm.cli.screen import Screen, screen
 from myvlm.concepts import collection as disk
+from myvlm.concepts.remote.address import place_of
+from myvlm.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="The concepts on disk: list, show, add, rename, remove.")
 
@@ -22,24 +25,31 @@ Identifier = Annotated[str, typer.Argument(help="Of the concept.")]
 def show_all(collection: Collection = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """List the concepts of a collection."""
     with screen(as_json=as_json, quiet=quiet) as out:
-        place = disk.chosen(collection)
+        place, said = _looked_at(out, collection)
         known, damaged = disk.read(place)
-        disk.mention_damaged(place, out.note, damaged)
+        if said == str(place):  # a copy is not mended
+            disk.mention_damaged(place, out.note, damaged)
         table = Table("identifier", "category", "kind", "learned for", "folder", box=None, pad_edge=False)
         for entry in known:
             record = entry.record
             models = ", ".join(record.embeddings) or "no model"
             table.add_row(
-                *map(Text, (record.identifier, record.category, record.kind, models, str(entry.folder)))
+                *map(
+                    Text,
+                    (record.identifier, record.category, record.kind, models, _at(entry.folder, place, said)),
+                )
             )
         for folder in damaged:
-            table.add_row("–", "–", Text("damaged", style="red"), "–", Text(str(folder)))
+            table.add_row("–", "–", Text("damaged", style="red"), "–", Text(_at(folder, place, said)))
         document = {
-            "collection": str(place),
-            "concepts": [_summary(entry) for entry in known],
-            "damaged": [{"folder": str(folder), "what": wrong} for folder, wrong in damaged.items()],
+            "collection": said,
+            "concepts": [_summary(entry, place, said) for entry in known],
+            "damaged": [
+                {"folder": _at(folder, place, said), "what": _at(wrong, place, said)}
+                for folder, wrong in damaged.items()
+            ],
         }
-        out.show(document, table if known or damaged else Text(f"There are no concepts in {place}."))
+        out.show(document, table if known or damaged else Text(f"There are no concepts in {said}."))
 
 
 @app.command("show")
@@ -48,7 +58,8 @@ def show_one(
 ) -> None:
     """Show all that a concept's folder says, and check that it is whole."""
     with screen(as_json=as_json, quiet=quiet) as out:
-        entry = disk.find(_place(out, collection), identifier)
+        place, said = _looked_at(out, collection)
+        entry = disk.find(place, identifier)
         disk.check_whole(entry.folder)
         record = entry.record
         table = Table.grid(padding=(0, 2))
@@ -57,32 +68,70 @@ def show_one(
         if record.spoken != record.identifier:
             table.add_row("models say", Text(record.spoken))
         table.add_row("category", Text(record.category))
-        table.add_row("folder", Text(str(entry.folder)))
+        table.add_row("folder", Text(_at(entry.folder, place, said)))
         table.add_row("head", Text(f"{record.kind}, {record.head.meta.encoder}"))
         for name, one in record.embeddings.items():
             table.add_row("learned for", Text(f"{name}: {one.rows} × {one.dim}, norm {one.norm}"))
             table.add_row("figures", Text(_figures(one.figures)))
         table.add_row("head's figures", Text(_figures(record.head.meta.figures)))
-        out.show({**_summary(entry), "record": record.model_dump(mode="json")}, table)
+        out.show({**_summary(entry, place, said), "record": record.model_dump(mode="json")}, table)
 
 
 @app.command()
 def add(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDERS...", help="Concept folders.")],
+    folders: Annotated[
+        list[str], typer.Argument(metavar="FOLDERS...", help="Concept folders, or addresses such as hf://….")
+    ],
     collection: Collection = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Copy concept folders into a collection, which is made if it is not there."""
     with screen(as_json=as_json, quiet=quiet) as out:
-        place = collection or disk.DEFAULT
+        place = opening.here(collection) or disk.DEFAULT
         disk.mention_damaged(place, out.note)
         added = []
         for folder in folders:
-            added.append(disk.add(place, folder))
-            out.written.append(added[-1].folder)
+            found = place_of(folder, "folder of a concept")
+            for one in (
+                [found] if isinstance(found, Path) else [copy for copy, _ in opening.copies(out, found)]
+            ):
+                added.append(disk.add(place, one))
+                out.written.append(added[-1].folder)
         told = Text("\n").join(Text(f"Added {one.identifier}: {one.folder}") for one in added)
         out.show({"added": [_summary(one) for one in added]}, told)
+
+
+@app.command()
+def push(
+    identifier: Identifier,
+    address: Annotated[str, typer.Argument(help="hf://USER/REPOSITORY, s3://BUCKET/NAME …")],
+    collection: Collection = None,
+    face_consent: FaceConsent = False,
+    public: Annotated[bool, typer.Option("--public", help="On the hub: where everybody can see it.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put a concept at an address: the hub, S3, or another that fsspec knows."""
+    with screen(as_json=as_json, quiet=quiet) as out:
+        place = place_of(address, "address")
+        if isinstance(place, Path):
+            raise InputError(
+                "That is no address.",
+                got=address,
+                expected="hf://user/repository, s3://bucket/name or another that fsspec knows",
+                fix="to copy it to a folder: myvlm concepts add FOLDER --concepts DIR",
+            )
+        concept = disk.check_whole(disk.find(_place(out, collection), identifier).folder)
+        with out.busy(f"putting it at {place}"):
+            if place.startswith("hf://"):
+                concept.push_to_hub(place, private=not public, face_consent=face_consent)
+            else:
+                concept.save(place, face_consent=face_consent)
+        out.written.append(place)
+        out.show(
+            {"pushed": concept.identifier, "address": place}, Text(f"{concept.identifier} is at {place}.")
+        )
 
 
 @app.command()
@@ -124,14 +173,27 @@ def remove(
             out.show({"removed": identifier, "folder": str(aside)}, Text(told))
 
 
-def _place(out: Screen, collection: Path | None) -> Path:
+def _looked_at(out: Screen, collection: str | None) -> tuple[Path, str]:
+    """A collection that is only looked at, which may lie at an address; and what it is called."""
+    place = disk.DEFAULT if collection is None else place_of(collection, "folder of concepts")
+    if isinstance(place, Path):
+        return disk.chosen(None if collection is None else place), str(place)
+    return opening.copies(out, place)[0][0].parent, place
+
+
+def _at(what: Path | str, place: Path, said: str) -> str:
+    """The same, of what lies in a copy by its address."""
+    return str(what).replace(str(place), said, 1) if said != str(place) else str(what)
+
+
+def _place(out: Screen, collection: str | None) -> Path:
     """The collection that is meant; what is damaged in it is said."""
-    place = disk.chosen(collection)
+    place = disk.chosen(opening.here(collection))
     disk.mention_damaged(place, out.note)
     return place
 
 
-def _summary(entry: disk.Entry) -> dict[str, Any]:
+def _summary(entry: disk.Entry, place: Path | None = None, said: str = "") -> dict[str, Any]:
     record = entry.record
     return {
         "identifier": record.identifier,
@@ -139,7 +201,7 @@ def _summary(entry: disk.Entry) -> dict[str, Any]:
         "category": record.category,
         "kind": record.kind,
         "backbones": list(record.embeddings),
-        "folder": str(entry.folder),
+        "folder": str(entry.folder) if place is None else _at(entry.folder, place, said),
     }
 
 

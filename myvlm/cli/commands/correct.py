@@ -11,6 +11,7 @@ from rich.text import Text
 from myvlm.cli import inputs, opening, options
 from myvlm.cli.screen import screen
 from myvlm.concepts import collection
+from myvlm.concepts.remote.address import on_this_machine
 from myvlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def correct(
         from myvlm.concepts.library import ConceptLibrary
 
         with out.busy("loading concepts"):
-            folders = [folder for folder, _ in opening.chosen_folders(concepts)]
+            folders = [folder for folder, _ in opening.chosen_folders(out, _here(concepts))]
             library = ConceptLibrary(
                 (Concept.load(one, device=device or "cpu", lazy=True) for one in folders),
                 device=device or "cpu",
@@ -68,6 +69,11 @@ def correct(
         out.written.append(folder)
         document = {"command": "correct", **correction.document(), "folder": str(folder)}
         out.show(document, Text(str(correction)))
+
+
+def _here(places: list[str] | None) -> list[Path] | None:
+    """The folders meant: what is corrected is saved again, which addresses are not."""
+    return None if places is None else [on_this_machine(one, "folder of concepts") for one in places]
 
 
 def _one(files: list[Path]) -> list[Path]:

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from myvlm.cli import inputs, opening, options
+from myvlm.cli import inputs, opening, options, saving
 from myvlm.cli.screen import screen
-from myvlm.concepts import collection
 from myvlm.text import check_category, check_identifier
 
 
@@ -31,6 +30,7 @@ def introduce(
         str | None, typer.Option(metavar="NAME", help="What the head sees with, as of `myvlm learn`.")
     ] = None,
     out_folder: options.OutFolder = None,
+    face_consent: options.FaceConsent = False,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
     keep_photos: options.KeepPhotos = False,
     device: options.Device = None,
@@ -50,9 +50,9 @@ def introduce(
         check_category(category)
         files = inputs.picture_files(photos)
         others: list[Any] | None = inputs.picture_files(negatives) if negatives else None
-        folder = out_folder or collection.place_for(identifier, category)
-        collection.check_place(folder, identifier)
-        collection.mention_damaged(folder.parent, out.note)
+        place = saving.place_to_be(
+            out, out_folder, identifier, category, kind, photos=keep_photos, face_consent=face_consent
+        )
         vlm = opening.open_model(out, backbone, device, dtype)
         begun = monotonic()
         concept = vlm.introduce(
@@ -60,22 +60,22 @@ def introduce(
             head_options={"encoder": encoder} if encoder else None,
         )  # fmt: skip
         seconds = monotonic() - begun
-        concept.save(folder, include_photos=files if keep_photos else None)
-        out.written.append(folder)
+        kept = files if keep_photos else None
+        saving.put(out, concept, place, photos=kept, face_consent=face_consent)
         document = {
             "command": "introduce",
             "identifier": concept.identifier,
             "category": concept.category,
             "kind": concept.kind,
             "description": concept.description,
-            "folder": str(folder),
+            "folder": str(place),
             "backbone": vlm.backbone.name,
             "seconds": round(seconds, 2),
         }
-        use = shlex.join(["--concepts", str(folder), *options.naming(vlm.backbone.name)])
+        use = shlex.join(["--concepts", str(place), *options.naming(vlm.backbone.name)])
         told = Text.assemble(
             "Introduced ", (concept.identifier, "bold magenta"),
-            f" as {concept.description} in {seconds:.0f} s: {folder}\n",
+            f" as {concept.description} in {seconds:.0f} s: {place}\n",
             (f"Now: myvlm caption PICTURE {use}", "dim"),
         )  # fmt: skip
         out.show(document, told)

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from myvlm.cli import inputs, opening, options
+from myvlm.cli import inputs, opening, options, saving
 from myvlm.cli.screen import STOPPED, Screen, screen
-from myvlm.concepts import collection
-from myvlm.concepts.disk.storage import CARD, is_concept_folder
+from myvlm.concepts.disk.storage import CARD
 from myvlm.text import check_category, check_identifier
 
 if TYPE_CHECKING:
@@ -47,6 +46,7 @@ def learn(
         ),
     ] = None,
     out_folder: options.OutFolder = None,
+    face_consent: options.FaceConsent = False,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
     steps: Annotated[
         str | None,
@@ -78,9 +78,9 @@ def learn(
         written = inputs.captions_for(files, captions)
         asked = inputs.questions_for(files, questions)
         others: list[Any] | None = inputs.picture_files(negatives) if negatives else None
-        folder = out_folder or collection.place_for(identifier, category)
-        collection.check_place(folder, identifier)
-        collection.mention_damaged(folder.parent, out.note)
+        place = saving.place_to_be(
+            out, out_folder, identifier, category, kind, photos=keep_photos, face_consent=face_consent
+        )
         vlm = opening.open_model(out, backbone, device, dtype)
         wanted = {"steps": steps, "rows": rows, "seed": seed}
         begun = monotonic()
@@ -98,49 +98,51 @@ def learn(
         )
         seconds = monotonic() - begun
         kept = files if keep_photos else None
-        keep(out, concept, folder, vlm.backbone.name, seconds, photos=kept, command="learn")
+        keep(
+            out, concept, place, vlm.backbone.name, seconds,
+            photos=kept, command="learn", face_consent=face_consent,
+        )  # fmt: skip
 
 
 def keep(
     out: Screen,
     concept: Concept,
-    folder: Path,
+    place: Path | str,
     backbone: str,
     seconds: float,
     *,
     photos: Sequence[Path] | None,
     command: str,
+    face_consent: bool = False,
 ) -> None:
-    """Write what was learned to its folder, these photos beside it, and say so.
+    """Write what was learned to its place, these photos beside it, and say so.
 
     Raises:
-        KeyboardInterrupt: it was stopped, and the folder has a concept already: that one stays.
+        KeyboardInterrupt: it was stopped, and there is a concept already: that one stays.
         typer.Exit: it was stopped, and the best so far is written.
     """
     stopped = concept.embeddings[backbone].figures.get("interrupted", False)
-    if stopped and is_concept_folder(folder):
-        raise KeyboardInterrupt(f"{folder} keeps the concept that it had; what was learned now is not kept.")
-    concept.save(folder, include_photos=photos)
-    out.written.append(folder)
-    out.show(*_learned(concept, folder, backbone, seconds, command))
+    if stopped and saving.is_taken(place):
+        raise KeyboardInterrupt(f"{place} keeps the concept that it had; what was learned now is not kept.")
+    size = saving.put(out, concept, place, photos=photos, face_consent=face_consent)
+    out.show(*_learned(concept, place, size, backbone, seconds, command))
     if stopped:
         raise typer.Exit(STOPPED)
 
 
 def _learned(
-    concept: Concept, folder: Path, backbone: str, seconds: float, command: str
+    concept: Concept, place: Path | str, size: int, backbone: str, seconds: float, command: str
 ) -> tuple[dict[str, Any], Text]:
     """What is said of a concept that was learned and written: for programs, and for people."""
     figures = concept.embeddings[backbone].figures
     stopped = figures.get("interrupted", False)
-    use = shlex.join(["--concepts", str(folder), *options.naming(backbone)])
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    use = shlex.join(["--concepts", str(place), *options.naming(backbone)])
     document = {
         "command": command,
         "identifier": concept.identifier,
         "category": concept.category,
         "kind": concept.kind,
-        "folder": str(folder),
+        "folder": str(place),
         "backbone": backbone,
         "seconds": round(seconds, 2),
         "bytes": size,
@@ -153,17 +155,15 @@ def _learned(
         (f"Stopped after {figures['steps']} steps; the best so far is kept.\n" if stopped else "", "yellow"),
         ("Learned ", ""),
         (concept.identifier, "bold magenta"),
-        f" in {seconds:.0f} s: {folder} ({size / 1024:.0f} KiB)\n",
-        _own_captions(concept, folder),
+        f" in {seconds:.0f} s: {place} ({size / 1024:.0f} KiB)\n",
+        _own_captions(concept, place),
         (f"Now: myvlm caption PICTURE {use}", "dim"),
     )
     return document, told
 
 
-def _own_captions(concept: Concept, folder: Path) -> str:
+def _own_captions(concept: Concept, place: Path | str) -> str:
     """Somebody should look at what the model wrote itself."""
     if concept.recipe["captions_by"] != "model":
         return ""
-    return (
-        f"The model wrote the captions itself: read them in {folder / CARD}, or give others (--captions).\n"
-    )
+    return f"The model wrote the captions itself: read them in {place}/{CARD}, or give others (--captions).\n"

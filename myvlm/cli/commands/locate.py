@@ -39,7 +39,7 @@ def locate(
                 expected="myvlm locate PICTURE... NAME",
                 fix="put the concept's identifier last",
             )
-        files, folders = inputs.picture_files(pictures), opening.chosen_folders(concepts)
+        files, folders = inputs.picture_files(pictures), opening.chosen_folders(out, concepts)
         vlm = opening.open_model(out, backbone, device, dtype)
         with out.busy("loading concepts"):
             opening.add_concepts(out, vlm, folders)

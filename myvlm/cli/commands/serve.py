@@ -61,7 +61,7 @@ def serve(
         if owners is None:
             access = Access(LOCAL, may_change)
             tokens = Tokens({digest(token): access}) if token else Tokens({}, anonymous=access)
-            folders = {LOCAL: collection.chosen(concepts)}
+            folders = {LOCAL: collection.chosen(opening.here(concepts))}
         else:
             if token or may_change or concepts or libraries is None:
                 raise InputError(

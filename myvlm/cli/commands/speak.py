@@ -79,7 +79,7 @@ def caption(
         return vlm.caption(photos, prompt=prompt, errors=errors)
 
     with screen(as_json=as_json, quiet=quiet) as out:
-        files, folders = _early(pictures, concepts, plain)
+        files, folders = _early(out, pictures, concepts, plain)
         vlm = _opened(out, backbone, device, dtype, folders)
         said = _speak(out, vlm, files, batch, speak)
         _show(out, vlm, said, {"command": "caption", "prompt": prompt}, files, pictures)
@@ -113,17 +113,17 @@ def ask(
                 expected="myvlm ask PICTURE... QUESTION",
                 fix="put the question last, in quotes",
             )
-        files, folders = _early(pictures, concepts, plain)
+        files, folders = _early(out, pictures, concepts, plain)
         vlm = _opened(out, backbone, device, dtype, folders)
         said = _speak(out, vlm, files, batch, speak)
         _show(out, vlm, said, {"command": "ask", "question": question}, files, pictures)
 
 
 def _early(
-    pictures: Sequence[str], concepts: Sequence[Path] | None, plain: bool
+    out: Screen, pictures: Sequence[str], concepts: Sequence[str] | None, plain: bool
 ) -> tuple[list[Path], list[tuple[Path, bool]]]:
     """What can be wrong is found before the model is loaded."""
-    return inputs.picture_files(pictures), [] if plain else opening.chosen_folders(concepts)
+    return inputs.picture_files(pictures), [] if plain else opening.chosen_folders(out, concepts)
 
 
 def _opened(

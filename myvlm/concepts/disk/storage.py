@@ -243,7 +243,8 @@ def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) 
     try:
         with replacing(target) as fresh:
             if is_concept_folder(target):
-                check_same((target / RECORD).read_bytes(), target / RECORD, record)
+                data = (target / RECORD).read_bytes()
+                check_same(data, target / RECORD, record.identifier, record.spoken)
             _keep_what_is_the_users(target, fresh, any(name.startswith(f"{PHOTOS}/") for name in files))
             for name, data in {**files, RECORD: text}.items():
                 (fresh / name).parent.mkdir(parents=True, exist_ok=True)
@@ -259,7 +260,7 @@ def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) 
         ) from error
 
 
-def check_same(data: bytes, file: Path | str, record: ConceptRecord) -> None:
+def check_same(data: bytes, file: Path | str, identifier: str, spoken: str) -> None:
     """Raise NotWritableError where the `concept.json` in a place is that of another concept.
 
     Raises:
@@ -267,12 +268,12 @@ def check_same(data: bytes, file: Path | str, record: ConceptRecord) -> None:
     """
     there = _parsed(data, file)
     words = [composed(str(there.get(name))) for name in ("identifier", "spoken")]
-    if not {record.identifier, composed(record.spoken)} & set(words):
+    if not {identifier, composed(spoken)} & set(words):
         place = str(file).removesuffix(RECORD).rstrip("/\\")
         raise NotWritableError(
             f"{place} is not overwritten: it holds another concept.",
             got=repr(words[0]),
-            expected=repr(record.identifier),
+            expected=repr(identifier),
             fix="save to another folder, or delete that one first",
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -63,19 +63,18 @@ def on_this_machine(given: str | os.PathLike[str], what: str) -> Path:
     return place
 
 
-def check_may_leave(heads: Iterable[tuple[str, Head]], url: str, *, face_consent: bool) -> None:
+def check_may_leave(people: Sequence[str], url: str, *, face_consent: bool) -> None:
     """Raise InputError unless descriptors of faces, where there are any, may be put at that address.
 
     That must be said twice: in the call, that the person agrees; and in the setting `MYVLM_SHARE_FACES` of
     the machine, which addresses are meant for it, with spaces between them.
 
     Args:
-        heads: identifiers and heads of the concepts.
+        people: identifiers of the concepts that hold such descriptors; see `is_biometric`.
         url: the address.
         face_consent: what was said in the call.
     """
     check_is(face_consent, bool, what="face_consent", expected="True or False")
-    people = [identifier for identifier, head in heads if is_biometric(head)]
     allowed = os.environ.get(SETTING, "").split()
     lacking = [
         *(["face_consent=True in the call (--face-consent)"] if not face_consent else []),
@@ -90,7 +89,7 @@ def check_may_leave(heads: Iterable[tuple[str, Head]], url: str, *, face_consent
         )
 
 
-def is_biometric(head: Head) -> bool:
+def is_biometric(head: Head | type[Head]) -> bool:
     """Whether what the head keeps is a measure of somebody's body, such as descriptors of a face.
 
     A head of another kind says so by `biometric = True`.

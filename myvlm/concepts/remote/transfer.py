@@ -112,14 +112,9 @@ def records_at(url: str) -> dict[str, ConceptRecord]:
     return {}
 
 
-def check_room(url: str, records: Mapping[str, ConceptRecord]) -> None:
-    """Raise NotWritableError unless concepts may be put there: nothing is, or earlier ones of theirs.
-
-    Args:
-        url: the address.
-        records: what they say, by their names there; see `publish`.
-    """
-    _check_room(Store(url), records)
+def check_room(url: str, identifier: str) -> None:
+    """Raise NotWritableError unless a concept of that name may go there: nothing is, or an earlier one."""
+    _check_room(Store(url), {"": (identifier, identifier)})
 
 
 def publish(url: str, packed: Mapping[str, Packed], *, private: bool = True) -> None:
@@ -135,7 +130,9 @@ def publish(url: str, packed: Mapping[str, Packed], *, private: bool = True) -> 
         InputError, MissingPackageError, RemoteError: see `reaching`.
     """
     store, place = Store(url), hub.parsed(url)
-    before = _check_room(store, {name: one.record for name, one in packed.items()})
+    before = _check_room(
+        store, {name: (one.record.identifier, one.record.spoken) for name, one in packed.items()}
+    )
     if place is None:
         _put(store, packed, before)
         return
@@ -230,14 +227,19 @@ def _named_after(url: str) -> Iterator[Path]:
             raise type(error)(what, got=got, expected=expected, fix=fix) from error
 
 
-def _check_room(store: Store, records: Mapping[str, ConceptRecord]) -> dict[str, bytes]:
-    """What `concept.json` says of those that are there already. Raises NotWritableError; see `check_room`."""
-    found = store.read([_in(name, RECORD) for name in records], or_denied=True)
-    before = {name: found[_in(name, RECORD)] for name in records if _in(name, RECORD) in found}
+def _check_room(store: Store, words: Mapping[str, tuple[str, str]]) -> dict[str, bytes]:
+    """What `concept.json` says of those that are there already. Raises NotWritableError; see `check_room`.
+
+    Args:
+        store: where they are put.
+        words: what each is called and was learned with, by its name there.
+    """
+    found = store.read([_in(name, RECORD) for name in words], or_denied=True)
+    before = {name: found[_in(name, RECORD)] for name in words if _in(name, RECORD) in found}
     for name, data in before.items():
-        check_same(data, _in(store.url, name, RECORD), records[name])
-    there = store.names() if len(before) < len(records) else []
-    for name in records.keys() - before.keys():
+        check_same(data, _in(store.url, name, RECORD), *words[name])
+    there = store.names() if len(before) < len(words) else []
+    for name in words.keys() - before.keys():
         inside = f"{name}/" if name else ""
         others = [one for one in there if one.startswith(inside) and not _is_ours(name, one)]
         if others := [one for one in others if one not in _BESIDE]:
@@ -245,7 +247,7 @@ def _check_room(store: Store, records: Mapping[str, ConceptRecord]) -> dict[str,
                 f"{_in(store.url, name)} is not overwritten: it is no concept.",
                 got=", ".join(others[:5]),
                 expected="an address under which nothing is, or an earlier copy of the concept",
-                fix=f"save to one under it, such as {_in(store.url, name, records[name].identifier)}",
+                fix=f"save to one under it, such as {_in(store.url, name, words[name][0])}",
             )
     return before
 

@@ -29,6 +29,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -163,8 +164,11 @@ def make(album: Path, photos: int) -> Truth:
 class Truthful:
     """Says of a photo what is true, in place of a model."""
 
+    backbone = SimpleNamespace(name="truth", fingerprint=lambda: "")
+
     def __init__(self, truth: Truth) -> None:
         self.truth = truth
+        self.concepts: dict[str, Any] = {}
 
     def caption(self, files: Sequence[Path], **_: Any) -> list[Reply]:
         return [self._reply(file) for file in files]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -35,6 +35,7 @@ class Row(BaseModel):
         by: what it was read by; see `reader`.
         size, turn, taken: see `Stored`.
         text: the caption.
+        said_by: what the caption depends on beside the photo; see `speaker`. Empty in rows of older releases.
         seen: the concepts that are in it.
         error: why it could not be used; then nothing else is known of it.
     """
@@ -48,6 +49,7 @@ class Row(BaseModel):
     turn: int = 1
     taken: str = ""
     text: str = ""
+    said_by: str = ""
     seen: tuple[Seen, ...] = ()
     error: str = ""
 
@@ -82,8 +84,13 @@ class Journal:
 
     def row(self, file: Path) -> Row | None:
         """What is known of a photo; None where it is new, has changed, or was read by something else."""
+        row = self.earlier(file)
+        return row if row and row.by == self.by else None
+
+    def earlier(self, file: Path) -> Row | None:
+        """What is known of a photo, whatever read it; None where it is new or has changed."""
         row = self._rows.get(file)
-        return row if row and row.by == self.by and row.stamp == stamp(file) else None
+        return row if row and row.stamp == stamp(file) else None
 
     def rows(self, files: Iterable[Path]) -> Iterator[Row]:
         """What is known of these photos, in their order."""
@@ -128,4 +135,25 @@ def reader(vlm: MyVLM, prompt: str | None) -> str:
         digest = hashlib.sha256(b"".join([*numbers, learned.directions.tobytes() if learned else b""]))
         parts += [concept.identifier, concept.spoken, concept.description, head.model_dump_json()]
         parts.append(digest.hexdigest())
+    return _digest(parts)
+
+
+def speaker(vlm: MyVLM, prompt: str | None) -> Callable[[Iterable[str]], str]:
+    """Gives a digest of what a caption depends on beside its photo, by the names of those who are seen in it.
+
+    That is the model, the prompt and what was learned of these: not the other concepts, and no head.
+    """
+    weights = vlm.backbone.fingerprint()
+    said: dict[str, list[str | None]] = {}
+    for name, concept in vlm.concepts.items():
+        learned = [
+            one.directions.tobytes() for one in concept.embeddings.values() if one.fingerprint == weights
+        ]
+        words = [concept.spoken, concept.category, concept.description]
+        said[name] = [name, *words, *(hashlib.sha256(one).hexdigest() for one in learned)]
+    call = [vlm.backbone.name, weights, prompt]
+    return lambda names: _digest([call, *(said.get(name, [name]) for name in names)])
+
+
+def _digest(parts: Sequence[object]) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

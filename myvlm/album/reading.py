@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from myvlm.album.journal import Journal, Row, Seen, stamp
+from myvlm.album.journal import Journal, Row, Seen, speaker, stamp
 from myvlm.album.page import Place
 from myvlm.album.regions import read_stored
 from myvlm.api import MyVLM
+from myvlm.errors import InputError
+from myvlm.heads import Detection
 from myvlm.results import Reply
 
 
@@ -27,31 +29,63 @@ def read_album(
 ) -> Iterator[Row]:
     """Read these photos; each row is in the journal before it is handed out.
 
+    Of a photo that was read before concepts came, went or were corrected, it is looked who is in it; where
+    these are the same, and say what they said, the caption stays.
+
     Args:
         batch: pictures that are open together.
     """
+    said_by = speaker(vlm, prompt)
     for start in range(0, len(files), batch):
         some = files[start : start + batch]
-        stamps = [stamp(file) for file in some]  # before: what changes meanwhile is read again
-        replies = vlm.caption(some, prompt=prompt, errors="keep")
-        for file, stamped, reply in zip(some, stamps, replies, strict=True):
+        stamps = {file: stamp(file) for file in some}  # before: what changes meanwhile is read again
+        rows = _said_before(vlm, some, journal, place, said_by)
+        new = [file for file in some if file not in rows]
+        for file, reply in zip(
+            new, vlm.caption(new, prompt=prompt, errors="keep") if new else (), strict=True
+        ):
             if not reply.error:
                 place.keep(file, reply.image)
-            journal.add(row := _row(file, stamped, journal.by, reply))
-            yield row
+            rows[file] = _row(file, stamps[file], journal.by, reply, said_by)
+        for file in some:
+            journal.add(rows[file])
+            yield rows[file]
 
 
-def _row(file: Path, stamped: tuple[int, int], by: str, reply: Reply) -> Row:
+def _said_before(
+    vlm: MyVLM, files: Sequence[Path], journal: Journal, place: Place, said_by: Callable[[Iterable[str]], str]
+) -> dict[Path, Row]:
+    """New rows of those photos whose captions would be what they were."""
+    known = {file: row for file in files if (row := journal.earlier(file)) and row.said_by}
+    known = {file: row for file, row in known.items() if place.thumb(file).exists()}
+    try:
+        looked = vlm.concepts.recognise(list(known)) if known else []
+    except InputError:
+        return {}  # one of them cannot be read any more; whoever describes them says which
+    rows = {}
+    for (file, row), found in zip(known.items(), looked, strict=True):
+        seen = _seen(found)
+        if said_by(one.name for one in seen) == row.said_by:
+            rows[file] = row.model_copy(update={"by": journal.by, "seen": seen})
+    return rows
+
+
+def _row(
+    file: Path, stamped: tuple[int, int], by: str, reply: Reply, said_by: Callable[[Iterable[str]], str]
+) -> Row:
     if reply.error:
         reason = f"{reply.error.what} {reply.error.got or ''}".strip().replace(str(file), file.name)
         return Row(file=file, stamp=stamped, by=by, error=reason)
-    stored = read_stored(file)
-    seen = tuple(
-        Seen(name=one.identifier, probability=round(one.probability, 4), unsure=one.unsure, box=one.box)
-        for one in reply.detections
-        if one.present
-    )
+    stored, seen = read_stored(file), _seen(reply.detections)
     return Row(
         file=file, stamp=stamped, by=by, size=stored.size, turn=stored.turn, taken=stored.taken,
-        text=reply.text, seen=seen,
+        text=reply.text, seen=seen, said_by=said_by(one.name for one in seen),
     )  # fmt: skip
+
+
+def _seen(found: Iterable[Detection]) -> tuple[Seen, ...]:
+    return tuple(
+        Seen(name=one.identifier, probability=round(one.probability, 4), unsure=one.unsure, box=one.box)
+        for one in found
+        if one.present
+    )

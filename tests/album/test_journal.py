@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from myvlm.album.page import Place
 from myvlm.album.reading import read_album, unread
 from myvlm.files.photos import album_files
 from myvlm.tinyworld import sample_picture
+from myvlm.tinyworld.fewshot import pictures
 from tests.support.taught import Taught
 
 
@@ -51,6 +54,43 @@ def test_only_new_and_changed_photos_are_read_again(fresh: MyVLM, album: Path, t
     assert [row.file.name for row in read(fresh, album)[1]] == ["new.png"]
     fresh.concepts.add(taught.folder)
     assert len(read(fresh, album)[1]) == 4  # who is known is another question
+
+
+def test_where_nobody_new_is_seen_the_caption_stays(
+    fresh: MyVLM, taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (album := tmp_path / "album").mkdir()
+    scenes = [*taught.kit.present[:2], *taught.kit.other[:3]]
+    for number, picture in enumerate(pictures(scenes)):
+        picture.save(album / f"{number}.png")
+    asked: list[int] = []
+    generate = fresh.backbone.generate
+
+    def counted(images: Sequence[Any], *given: Any, **options: Any) -> Any:
+        asked.append(len(images))
+        return generate(images, *given, **options)
+
+    monkeypatch.setattr(fresh.backbone, "generate", counted)
+    _, plain = read(fresh, album)
+    assert sum(asked) == 5
+    fresh.concepts.add(taught.folder)
+    asked.clear()
+    _, rows = read(fresh, album)
+    assert [bool(row.seen) for row in rows] == [True, True, False, False, False]
+    assert sum(asked) == 2, "those without it were described again"
+    assert [row.text for row in rows[2:]] == [row.text for row in plain[2:]]
+    assert read(fresh, album)[1] == []
+    (tmp_path / "page_files" / "journal.jsonl").unlink()
+    assert read(fresh, album)[1] == rows, "read anew it is the same"
+    asked.clear()
+    fresh.concepts.rename(taught.word, "zwx")
+    _, renamed = read(fresh, album)
+    assert sum(asked) == 2
+    assert all("zwx" in row.text for row in renamed[:2])
+    fresh.concepts.remove("zwx")
+    asked.clear()
+    assert [row.text for row in read(fresh, album)[1]] == [row.text for row in plain]
+    assert sum(asked) == 2
 
 
 def test_a_line_cut_short_is_read_again_and_no_more(fresh: MyVLM, album: Path) -> None:

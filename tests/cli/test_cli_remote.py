@@ -1,4 +1,4 @@
-"""Commands that take addresses: concepts are read from there and put there; a face stays unless told twice."""
+"""Commands that take addresses: concepts come from there and go there; a face stays unless told twice."""
 
 from __future__ import annotations
 

@@ -87,6 +87,8 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
     "add nothing": (["concepts", "add", "gone"], 2),
     "add a file": (["concepts", "add", "notes.txt"], 2),
     "add an empty folder": (["concepts", "add", "empty"], 2),
+    "push nobody": (["concepts", "push", "nobody", "memory://shelf/nobody"], 3),
+    "push to a folder": (["concepts", "push", "sks", "notes.txt"], 2),
     "rename nobody": (["concepts", "rename", "nobody", "sks"], 3),
     "remove nobody": (["concepts", "remove", "nobody"], 3),
     "erase nobody": (["concepts", "remove", "nobody", "--erase"], 3),

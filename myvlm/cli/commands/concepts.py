@@ -59,6 +59,8 @@ def show_one(
     """Show all that a concept's folder says, and check that it is whole."""
     with screen(as_json=as_json, quiet=quiet) as out:
         place, said = _looked_at(out, collection)
+        if said == str(place):
+            disk.mention_damaged(place, out.note)
         entry = disk.find(place, identifier)
         disk.check_whole(entry.folder)
         record = entry.record

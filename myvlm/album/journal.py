@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,6 +13,7 @@ from myvlm.album.regions import Size, Stored
 from myvlm.api import MyVLM
 from myvlm.boxes import Box
 from myvlm.files.lines import add_lines, drop_cut_line, whole_lines, write_lines
+from myvlm.text import contains_word, fold
 
 
 class Seen(BaseModel):
@@ -35,7 +36,7 @@ class Row(BaseModel):
         by: what it was read by; see `reader`.
         size, turn, taken: see `Stored`.
         text: the caption.
-        said_by: what the caption depends on beside the photo; see `speaker`. Empty in rows of older releases.
+        said_by: what the caption depends on beside the photo; see `Captions`. Empty in older rows.
         seen: the concepts that are in it.
         error: why it could not be used; then nothing else is known of it.
     """
@@ -138,21 +139,35 @@ def reader(vlm: MyVLM, prompt: str | None) -> str:
     return _digest(parts)
 
 
-def speaker(vlm: MyVLM, prompt: str | None) -> Callable[[Iterable[str]], str]:
-    """Gives a digest of what a caption depends on beside its photo, by the names of those who are seen in it.
+class Captions:
+    """What captions depend on beside their photos, by who is seen: the model, the prompt, what these learned.
 
-    That is the model, the prompt and what was learned of these: not the other concepts, and no head.
+    Args:
+        vlm: the model, with its concepts.
+        prompt: that of all photos, or None.
     """
-    weights = vlm.backbone.fingerprint()
-    said: dict[str, list[str | None]] = {}
-    for name, concept in vlm.concepts.items():
-        learned = [
-            one.directions.tobytes() for one in concept.embeddings.values() if one.fingerprint == weights
-        ]
-        words = [concept.spoken, concept.category, concept.description]
-        said[name] = [name, *words, *(hashlib.sha256(one).hexdigest() for one in learned)]
-    call = [vlm.backbone.name, weights, prompt]
-    return lambda names: _digest([call, *(said.get(name, [name]) for name in names)])
+
+    def __init__(self, vlm: MyVLM, prompt: str | None) -> None:
+        weights = vlm.backbone.fingerprint()
+        self._said: dict[str, list[str | None]] = {}
+        self._words: dict[str, set[str]] = {}
+        for name, concept in vlm.concepts.items():
+            own = (one for one in concept.embeddings.values() if one.fingerprint == weights)
+            learned = (hashlib.sha256(one.directions.tobytes()).hexdigest() for one in own)
+            self._said[name] = [name, concept.spoken, concept.category, concept.description, *learned]
+            self._words[name] = {name, concept.spoken}
+        asked = [name for name in self._words if prompt and contains_word(prompt, name)]
+        self._call = [vlm.backbone.name, weights, prompt, asked]
+
+    def by(self, seen: Iterable[str]) -> str:
+        """A digest of it where these are seen; neither the other concepts nor any head is in it."""
+        return _digest([self._call, *(self._said.get(name, [name]) for name in seen)])
+
+    def holds(self, text: str, seen: Iterable[str]) -> bool:
+        """Whether a caption names nobody but those who are seen."""
+        shown, there = fold(text), set(seen)
+        words = (word for name, own in self._words.items() if name not in there for word in own)
+        return not any(fold(word) in shown and contains_word(text, word) for word in words)
 
 
 def _digest(parts: Sequence[object]) -> str:

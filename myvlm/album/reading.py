@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from myvlm.album.journal import Journal, Row, Seen, speaker, stamp
+from myvlm.album.journal import Captions, Journal, Row, Seen, stamp
 from myvlm.album.page import Place
 from myvlm.album.regions import read_stored
 from myvlm.api import MyVLM
@@ -30,32 +30,32 @@ def read_album(
     """Read these photos; each row is in the journal before it is handed out.
 
     Of a photo that was read before concepts came, went or were corrected, it is looked who is in it; where
-    these are the same, and say what they said, the caption stays.
+    these are the same and learned nothing else, the caption stays, unless it holds the name of another.
 
     Args:
         batch: pictures that are open together.
     """
-    said_by = speaker(vlm, prompt)
+    captions = Captions(vlm, prompt)
     for start in range(0, len(files), batch):
         some = files[start : start + batch]
         stamps = {file: stamp(file) for file in some}  # before: what changes meanwhile is read again
-        rows = _said_before(vlm, some, journal, place, said_by)
+        rows = _said_before(vlm, some, journal, place, captions)
         new = [file for file in some if file not in rows]
         for file, reply in zip(
             new, vlm.caption(new, prompt=prompt, errors="keep") if new else (), strict=True
         ):
             if not reply.error:
                 place.keep(file, reply.image)
-            rows[file] = _row(file, stamps[file], journal.by, reply, said_by)
+            rows[file] = _row(file, stamps[file], journal.by, reply, captions)
         for file in some:
             journal.add(rows[file])
             yield rows[file]
 
 
 def _said_before(
-    vlm: MyVLM, files: Sequence[Path], journal: Journal, place: Place, said_by: Callable[[Iterable[str]], str]
+    vlm: MyVLM, files: Sequence[Path], journal: Journal, place: Place, captions: Captions
 ) -> dict[Path, Row]:
-    """New rows of those photos whose captions would be what they were."""
+    """New rows of those photos whose captions stay."""
     known = {file: row for file in files if (row := journal.earlier(file)) and row.said_by}
     known = {file: row for file, row in known.items() if place.thumb(file).exists()}
     try:
@@ -65,21 +65,20 @@ def _said_before(
     rows = {}
     for (file, row), found in zip(known.items(), looked, strict=True):
         seen = _seen(found)
-        if said_by(one.name for one in seen) == row.said_by:
+        names = [one.name for one in seen]
+        if captions.by(names) == row.said_by and captions.holds(row.text, names):
             rows[file] = row.model_copy(update={"by": journal.by, "seen": seen})
     return rows
 
 
-def _row(
-    file: Path, stamped: tuple[int, int], by: str, reply: Reply, said_by: Callable[[Iterable[str]], str]
-) -> Row:
+def _row(file: Path, stamped: tuple[int, int], by: str, reply: Reply, captions: Captions) -> Row:
     if reply.error:
         reason = f"{reply.error.what} {reply.error.got or ''}".strip().replace(str(file), file.name)
         return Row(file=file, stamp=stamped, by=by, error=reason)
     stored, seen = read_stored(file), _seen(reply.detections)
     return Row(
         file=file, stamp=stamped, by=by, size=stored.size, turn=stored.turn, taken=stored.taken,
-        text=reply.text, seen=seen, said_by=said_by(one.name for one in seen),
+        text=reply.text, seen=seen, said_by=captions.by(one.name for one in seen),
     )  # fmt: skip
 
 

@@ -86,12 +86,14 @@ def test_concepts_are_pushed_listed_shown_and_fetched(myvlm: Myvlm, taught: Taug
         ["app", "--no-browser", "--concepts"],
         ["correct", "x.png", "sks", "--not-there", "--concepts"],
         ["serve", "--concepts"],
+        ["learn-all", "recipes.yaml", "--concepts"],
     ],
 )
 def test_what_changes_folders_wants_them_here(myvlm: Myvlm, words: list[str], saved: Path) -> None:
     if words[0] == "app":
         pytest.importorskip("gradio", reason='needs gradio: pip install "myvlm[app]"')
     Path("x.png").write_bytes((ROOT / "concepts/ulmo-mug/photos/1.png").read_bytes())
+    Path("recipes.yaml").write_text("concepts: [{identifier: sks, category: mug, photos: x.png}]")
     run = myvlm(*words, "s3://things/concepts")
     assert run.code == 2
     assert "must be on this machine" in run.stderr

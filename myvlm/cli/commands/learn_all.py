@@ -53,7 +53,7 @@ def learn_all(
         from myvlm.recipes.recipe import read_recipes
 
         wanted = read_recipes(recipes)
-        folder = (concepts or collection.DEFAULT).resolve()
+        folder = (opening.here(concepts) or collection.DEFAULT).resolve()
         name = _name(backbone)
         known = [one for one in wanted if is_learned(one, folder, name)]
         todo = [one for one in wanted if one not in known]

@@ -59,13 +59,15 @@ class Calibration:
     """`probability = 1 / (1 + exp(−slope · (score − threshold)))`; present from the threshold on.
 
     `ceiling` is what pictures without the concept reach, but for the false alarm rate; `tail` says how often
-    they reach what lies above.
+    they reach what lies above. `typical` is the score of a left-out photo, where that says how another photo
+    will score; else 0.
     """
 
     threshold: float
     slope: float
     ceiling: float = 0.0
     tail: Tail = Tail()
+    typical: float = 0.0
 
     def probability(self, scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Raw scores of any shape → probabilities of that shape.

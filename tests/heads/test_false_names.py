@@ -159,3 +159,31 @@ def test_an_encoder_has_a_tail_of_everyday_photographs_and_more_windows_reach_hi
     assert learned.tail_scale_ > 0
     taught = ObjectHead(encoder).fit(scenes(0, 3), scenes(100, 3, "lime"))
     assert taught.tail_scale_ == 0, "the negatives that a user gives are no everyday pictures"
+
+
+def test_two_that_look_alike_are_held_apart_in_one_library() -> None:
+    first, like, other = (head(seed, threshold=0.4) for seed in (1, 2, 3))
+    first.coef_, like.coef_, other.coef_ = np.zeros((3, *first.coef_.shape), dtype=np.float32)
+    first.coef_[0], like.coef_[:2], other.coef_[2] = 1.0, (0.3, np.sqrt(1 - 0.3**2)), 1.0
+    for one in (first, like, other):
+        one.typical_ = 0.8
+    gate = ObjectHead.gate([first, like, other])
+    assert gate.held_to(1.0)._threshold == pytest.approx([0.55, 0.55, 0.4])
+    assert gate._threshold.tolist() == [0.4] * 3
+    first.typical_ = 0.0
+    known = ObjectHead.gate([first, like, other]).held_to(1.0)
+    assert known._threshold == pytest.approx([0.4, 0.4, 0.4]), "of one photo nothing is known"
+    like.coef_[:2], like.typical_, first.typical_ = (0.6, 0.8), 0.9, 0.9
+    twins = ObjectHead.gate([first, like]).held_to(1.0)
+    assert twins._threshold.tolist() == [0.4, 0.4], "what passes already is for `separate`"
+
+
+def test_the_mean_of_several_photos_keeps_what_a_left_out_photo_scores() -> None:
+    encoder = ColourEncoder("fake/typical")
+    several = ObjectHead(encoder).fit(scenes(0, 3))
+    assert several.typical_ == pytest.approx(np.median(several.figures_["left_out_scores"]), abs=1e-4)
+    assert several.typical_ > several.threshold_
+    meta, tensors = several.state()
+    assert ObjectHead.from_state(meta, tensors).typical_ == several.typical_
+    assert ObjectHead(encoder).fit(scenes(0, 1)).typical_ == 0.0
+    assert ObjectHead(ENCODER).fit(scenes(0, 3)).typical_ == 0.0, "a regression's scale is its own"

@@ -34,6 +34,8 @@ SURE = 4.0
 """Log-odds from which a head has seen enough: what else there is could only raise them."""
 REACH = 88.0
 """How far below even the log-odds of the best large window may be, for what it may hold of a small thing."""
+COMPARED = 1000
+"""Heads of one gate, at most, that are held apart from each other: with them a few hundredths of a second."""
 
 
 class FittedProbe(Protocol):
@@ -47,6 +49,7 @@ class FittedProbe(Protocol):
     unsure_: float
     tail_location_: float
     tail_scale_: float
+    typical_: float
     encoder_fingerprint_: FloatArray
 
     @property
@@ -100,6 +103,7 @@ class ObjectGate:
         self._unsure = np.array([head.unsure_ for head in heads])
         self._tail_location = np.array([head.tail_location_ for head in heads])
         self._tail_scale = np.array([head.tail_scale_ for head in heads])
+        self._typical = np.array([head.typical_ for head in heads])
 
     def renewed(self, heads: Sequence[FittedProbe]) -> ObjectGate:
         """The gate of these heads: the rows of those that are in this one are copied, not made again.
@@ -123,20 +127,39 @@ class ObjectGate:
     def held_to(self, false_names: float) -> ObjectGate:
         """The same heads, all of which are expected to name so many at most in a picture of none of them.
 
-        The laxest are made stricter, until it is no more; none is made laxer.
+        Each is held apart from the others first; then the laxest are made stricter, until it is no more. None
+        is made laxer.
         """
-        most = highest_share(self.false_names(), false_names)
         stricter = copy(self)
+        stricter._threshold = self._apart()
+        most = highest_share(stricter.false_names(), false_names)
         if most < 1:
             least = self._tail_location - self._tail_scale * np.log(most)
             stricter._threshold = np.where(
-                self._tail_scale > 0, np.maximum(self._threshold, least), self._threshold
+                self._tail_scale > 0, np.maximum(stricter._threshold, least), stricter._threshold
             )
         return stricter
 
     def encode(self, images: ImageSources) -> None:
         """See the windows of N pictures in one pass; the last pictures are remembered."""
         features(self._encoder, load_images(images), self._crops)
+
+    def _apart(self) -> npt.NDArray[np.float64]:
+        """M thresholds, midway at least between an object's photos and what here looks most like it.
+
+        What looks so much like it that it passes already is left to `separate`: its photos may show both. Of
+        many heads none is compared: they are stricter for their number.
+        """
+        known = self._typical > 0
+        if not known.any() or len(known) > COMPARED:
+            return self._threshold
+        lengths = np.maximum(np.linalg.norm(self._coef, axis=1), 1e-6)
+        alike = (self._coef @ (self._coef / lengths[:, None]).T).astype(np.float64)  # heads × objects
+        np.fill_diagonal(alike, -np.inf)
+        alike[:, ~known] = -np.inf  # a regression points elsewhere than to its photos
+        nearest = np.where(alike < self._threshold[:, None], alike, -np.inf).max(axis=1)
+        midway = np.where(known, (nearest + self._typical) / 2, -np.inf)
+        return np.asarray(np.maximum(self._threshold, midway))
 
     def score(self, images: ImageSources) -> GateScores:
         """N pictures → N × M probabilities and presence; boxes of a picture are found when asked for.

@@ -56,8 +56,9 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
     After `fit`: `coef_` (D) and `intercept_` of the probe; `threshold_`, `slope_` and `unsure_` (how near to
     0.5 a probability is unsure) of its calibration, `tail_location_` and `tail_scale_` (how often pictures
     without the object reach a score, see `Tail`; not known of an encoder without a bank where negatives were
-    given); `boxes_` (where the object was taken to be in each photo); `figures_` (what was measured on the
-    way); `examples_` (what it is corrected by).
+    given), `typical_` (the score of a left-out photo; 0 where it is not known); `boxes_` (where the object
+    was taken to be in each photo); `figures_` (what was measured on the way); `examples_` (what it is
+    corrected by).
     """
 
     kind: ClassVar[str] = "object"
@@ -74,6 +75,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         "unsure": "unsure_",
         "tail_location": "tail_location_",
         "tail_scale": "tail_scale_",
+        "typical": "typical_",
     }
 
     def __init__(
@@ -98,6 +100,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
     refine_margin_: float
     tail_location_: float
     tail_scale_: float
+    typical_: float
     boxes_: list[Box]
 
     def fit(
@@ -129,6 +132,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
             learned.calibration.tail.location,
             learned.calibration.tail.scale,
         )
+        self.typical_ = learned.calibration.typical
         self.boxes_, self.figures_ = learned.boxes, learned.figures
         self.encoder_fingerprint_ = encoder_fingerprint(encoder)
         self.examples_ = Examples.of(

@@ -55,12 +55,16 @@ def learn_prototype(
     scores = probe.windows(everyday)
     ceiling = float(np.quantile(scores, 1 - false_alarm_rate, method="higher"))
     positives = _left_out(encoded, each, middle)
-    way = max(float(np.median(positives)) - ceiling, LEAST_WAY)
+    typical = float(np.median(positives))
+    way = max(typical - ceiling, LEAST_WAY)
     place = PLACE if len(photos) > 1 else PLACE_OF_ONE
     usual = everyday_tail(encoder, float(np.mean([len(one.boxes) for one in encoded])))
     mean, deviation = float(scores.mean()), float(scores.std())
     tail = Tail(mean + deviation * usual.location, deviation * usual.scale)
-    calibration = Calibration(ceiling + place * way, STEEPNESS / way, ceiling, tail)
+    calibration = Calibration(
+        # a single photo's own score is no other photo's
+        *(ceiling + place * way, STEEPNESS / way, ceiling, tail, typical if len(photos) > 1 else 0.0)
+    )
     figures = {
         "photos": len(photos),
         "negative_pictures": 0,

@@ -133,7 +133,8 @@ class MyVLM(Speaker):
             questions: question/answer pairs; see `gather_examples`, and `myvlm questions`, which writes some.
             negatives: pictures without it, best of the same category; none are needed.
             kind: of the head: `object`, or `face` for a person (a man, a woman, a child): it learns the face
-                that is common to the photos. A person learned as an object is known by their clothes.
+                that is common to the photos; or `person`: where no face is seen, who looks like them there is
+                `unsure`, to be reviewed, and not named. As an object a person is known by their clothes.
             head_options: settings of the head, such as `{"encoder": "dlib/resnet-v1"}`; see `ObjectHead` and
                 `FaceHead`.
             settings: how to learn, a `LearnSettings` or a dict; what is not set is the model's default.

@@ -220,7 +220,7 @@ def sidecars(file: Path) -> list[Path]:
 
 def _kind(concept: Shown) -> str:
     """The word that the guidelines have for such a region; they have none for things."""
-    return "Face" if concept.kind == "face" else "Pet" if concept.category in PETS else ""
+    return "Face" if concept.kind in ("face", "person") else "Pet" if concept.category in PETS else ""
 
 
 def _unpacked(text: str) -> bytes:

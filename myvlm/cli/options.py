@@ -44,7 +44,12 @@ Negatives: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(metavar="PICTURES", help="Pictures without it; the option again for more."),
 ]
-Kind: TypeAlias = Annotated[str, typer.Option(help="How it is recognised: object; or face, for a person.")]
+Kind: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        help="How it is recognised: object; for a person face, or person, who is also proposed from behind."
+    ),
+]
 OutFolder: TypeAlias = Annotated[
     str | None,
     typer.Option(

@@ -8,6 +8,7 @@ from myvlm.heads.base import Gate, Head, HeadMeta
 from myvlm.heads.detections import Detection, GateScores, HeadScore, Verdict
 from myvlm.heads.faces.head import FaceHead
 from myvlm.heads.objects.head import ObjectHead
+from myvlm.heads.people.head import PersonHead
 from myvlm.heads.registry import head_class, head_kinds, register_head
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "HeadMeta",
     "HeadScore",
     "ObjectHead",
+    "PersonHead",
     "Verdict",
     "head_class",
     "head_kinds",

@@ -30,7 +30,7 @@ def _check(head: Any) -> None:
 heads = Registry[type[Head]](
     "head",
     add="install the package that brings it, or call myvlm.heads.register_head",
-    built_in=("myvlm.heads.objects.head", "myvlm.heads.faces.head"),
+    built_in=("myvlm.heads.objects.head", "myvlm.heads.faces.head", "myvlm.heads.people.head"),
     group=ENTRY_POINTS,
     name_of=lambda head: getattr(head, "kind", None),
     check=_check,

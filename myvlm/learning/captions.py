@@ -96,7 +96,7 @@ def is_person(category: str, kind: str = "object") -> bool:
     >>> is_person("old man"), is_person("mug"), is_person("violinist", "face")
     (True, False, True)
     """
-    return kind == "face" or category.split()[-1].casefold() in PEOPLE
+    return kind in ("face", "person") or category.split()[-1].casefold() in PEOPLE
 
 
 def write_captions(

@@ -155,16 +155,16 @@ def new_head(kind: str, options: Mapping[str, Any] | None = None, *, encoder: st
 
     Args:
         options: of the head's class; an encoder that is None is the default one.
-        encoder: of objects, the model's default.
+        encoder: of objects and of how people look, the model's default.
         device: where encoders run.
 
     Raises:
         UnknownHeadError: no such kind is known.
         InputError: its class has no such options.
     """
-    defaults: dict[str, Any] = {} if kind not in ("object", "face") else {"device": device}
-    if kind == "object":
-        defaults["encoder"] = encoder
+    defaults: dict[str, Any] = {} if kind not in ("object", "face", "person") else {"device": device}
+    if kind in ("object", "person"):
+        defaults["encoder" if kind == "object" else "appearance"] = encoder
     given = dict(options or {})
     if given.get("encoder", "") is None:
         del given["encoder"]

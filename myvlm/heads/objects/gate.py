@@ -141,8 +141,8 @@ class ObjectGate:
         return stricter
 
     def encode(self, images: ImageSources) -> None:
-        """See the windows of N pictures in one pass; the last pictures are remembered."""
-        features(self._encoder, load_images(images), self._crops)
+        """See the windows of N pictures that all heads look at in one pass; they are remembered."""
+        self._large(load_images(images))
 
     def _apart(self) -> npt.NDArray[np.float64]:
         """M thresholds, midway at least between an object's photos and what here looks most like it.
@@ -204,8 +204,7 @@ class ObjectGate:
 
     def _glance(self, images: Sequence[LoadedImage]) -> FloatArray:
         """N × M raw scores, of some windows."""
-        boxes = [windows(*photo.image.size, self._crops) for photo in images]
-        large = encode_boxes(self._encoder, images, [own[: first_look(own)] for own in boxes])
+        boxes, large = self._large(images)
         scores = self._of_each(large)
         best = [_best(own, picture) for own, picture in zip(scores, large, strict=True)]
         raw, where = np.stack([score for score, _ in best]), np.stack([box for _, box in best])
@@ -223,6 +222,11 @@ class ObjectGate:
             raw[picture, higher], where[picture, higher] = better[higher], box[higher]
         self._look_closer(images, raw, where, open_)
         return raw
+
+    def _large(self, images: Sequence[LoadedImage]) -> tuple[list[list[Box]], list[PictureFeatures]]:
+        """All windows of each picture, and what the encoder sees in the large ones."""
+        boxes = [windows(*photo.image.size, self._crops) for photo in images]
+        return boxes, encode_boxes(self._encoder, images, [own[: first_look(own)] for own in boxes])
 
     def likely(self, photos: Sequence[FloatArray]) -> npt.NDArray[np.float64]:
         """N photos of which R rows of features are left, R × D as probes read them → N × M probabilities."""

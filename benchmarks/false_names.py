@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.special import ndtri
 
 from myvlm.heads import ObjectHead
 from myvlm.heads.features import features
@@ -38,7 +39,7 @@ class Counted:
         each = self.stated / 1000 / len(heads)
         location = np.array([one.tail_location_ for one in heads])
         scale = np.array([one.tail_scale_ for one in heads])
-        named = scores >= location - scale * np.log(each)
+        named = scores >= location - scale * ndtri(each)
         row = self._by_picture.setdefault(photo.digest, [0.0, 0.0])
         row[0] += float((named & counts).sum())
         row[1] += each * int(counts.sum())

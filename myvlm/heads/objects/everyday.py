@@ -72,8 +72,7 @@ def everyday_tail(encoder: ImageEncoder, windows_a_picture: float) -> Tail:
         deviation = max(float(along.std()), 1e-6)
         scores += [float(((own - middle) @ direction).max()) / deviation for own in others]
     found = fit_tail(np.array(scores))
-    more = np.log(windows_a_picture / np.mean([len(one) for one in pictures]))
-    return Tail(found.location + found.scale * float(more), found.scale)
+    return found.raised(windows_a_picture / float(np.mean([len(one) for one in pictures])))
 
 
 def cache_folder() -> Path:

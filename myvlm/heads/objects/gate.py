@@ -119,10 +119,11 @@ class ObjectGate:
 
     def false_names(self) -> npt.NDArray[np.float64]:
         """M: how often each head is expected to see its object in a picture without it; 0 where unknown."""
-        above = (self._threshold - self._tail_location) / np.where(
-            self._tail_scale > 0, self._tail_scale, 1.0
-        )
-        return np.where(self._tail_scale > 0, np.exp(-np.maximum(above, 0.0)), 0.0)
+        from scipy.special import ndtr
+
+        known = self._tail_scale > 0
+        above = (self._threshold - self._tail_location) / np.where(known, self._tail_scale, 1.0)
+        return np.where(known, ndtr(-above), 0.0)
 
     def held_to(self, false_names: float) -> ObjectGate:
         """The same heads, all of which are expected to name so many at most in a picture of none of them.
@@ -130,11 +131,13 @@ class ObjectGate:
         Each is held apart from the others first; then the laxest are made stricter, until it is no more. None
         is made laxer.
         """
+        from scipy.special import ndtri
+
         stricter = copy(self)
         stricter._threshold = self._apart()
         most = highest_share(stricter.false_names(), false_names)
         if most < 1:
-            least = self._tail_location - self._tail_scale * np.log(most)
+            least = self._tail_location - self._tail_scale * ndtri(most)
             stricter._threshold = np.where(
                 self._tail_scale > 0, np.maximum(stricter._threshold, least), stricter._threshold
             )

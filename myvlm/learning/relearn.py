@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 def known_as(concept: Concept | str | PathLike[str], library: ConceptLibrary) -> Concept:
-    """The concept that is meant; one of a folder by what the library calls it, where it is loaded there.
+    """The concept that is meant; one of a folder or address by what a library calls it that has loaded it.
 
     Raises:
         MissingFileError, ConceptFileError: see `Concept.load`.
@@ -37,7 +37,8 @@ def known_as(concept: Concept | str | PathLike[str], library: ConceptLibrary) ->
     """
     known = concept if isinstance(concept, Concept) else Concept.load(concept, device=library.device)
     for identifier, loaded in library.items():
-        if loaded is known or (known.folder is not None and loaded.folder == known.folder):
+        shared = {known.folder, known.url} & {loaded.folder, loaded.url} - {None}
+        if loaded is known or shared:
             return known if loaded is known else dataclasses.replace(known, identifier=identifier)
     library.check_free(known.identifier, known.spoken)
     return known

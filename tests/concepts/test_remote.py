@@ -17,6 +17,7 @@ from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.remote.store import Store
 from myvlm.concepts.remote.transfer import publish
 from myvlm.errors import ConceptFileError, InputError, MissingFileError, MyVLMError, NotWritableError
+from myvlm.learning.relearn import known_as
 from tests.support.errors import check_said
 from tests.support.stores import BUCKET, fresh_address, local_hub, s3_server, use_hub, use_s3
 from tests.support.taught import by_hand
@@ -271,3 +272,11 @@ def test_the_readmes_lines_on_sharing_do_what_they_say(
     assert names["vlm"].concepts["sks"].url == "s3://family/concepts/sks-mug"
     assert names["vlm"].backbone is fresh.backbone
     assert "me/sks-mug" in servers["hub"].repositories
+
+
+def test_one_that_is_loaded_is_known_by_its_address(concept: Concept) -> None:
+    url = fresh_address("memory")
+    concept.save(url)
+    library = ConceptLibrary([url])
+    library.rename("sks", "zwx")
+    assert known_as(url, library).identifier == "zwx", "as of a folder: what the library calls it"

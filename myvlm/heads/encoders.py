@@ -104,6 +104,11 @@ class OpenClipEncoder:
     def __repr__(self) -> str:
         return f"OpenClipEncoder({self.name!r}, device={self.device!r})"
 
+    @property
+    def input_side(self) -> int:
+        """Pixels of the longer side of what it looks at."""
+        return int(np.max(self._loaded[0].visual.image_size))
+
     def encode(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
         model, _, _ = self._loaded
         return self._seen(images, batch_size, model.encode_image)
@@ -153,8 +158,8 @@ class OpenClipEncoder:
         from open_clip import get_input_dtype
         from torch.nn.functional import normalize
 
-        model, preprocess, _ = self._loaded
-        side, kind = int(np.max(model.visual.image_size)), get_input_dtype(self._precision)
+        _, preprocess, _ = self._loaded
+        side, kind = self.input_side, get_input_dtype(self._precision)
         rows = []
         with torch.inference_mode(), without_autocast(self.device):
             for start in range(0, len(images), batch_size):

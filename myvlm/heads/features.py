@@ -263,16 +263,30 @@ def _encode_parts(encoder: ImageEncoder, parts: Sequence[tuple[LoadedImage, Box]
     """A row each; so many at a time, since the crops of all pictures together may be gigabytes."""
     rows: list[FloatArray] = []
     for start in range(0, len(parts), CROPS_AT_ONCE):
-        crops = [crop for photo, box in parts[start : start + CROPS_AT_ONCE] for crop in cut(photo, [box])]
+        crops = [
+            crop for photo, box in parts[start : start + CROPS_AT_ONCE] for crop in cut(photo, [box], encoder)
+        ]
         rows += list(np.array(encoder.encode(crops), dtype=np.float32))
     return rows
 
 
-def cut(photo: LoadedImage, boxes: Sequence[Box]) -> list[Image.Image]:
-    """The pieces of a picture inside the boxes, of a very large picture at a reduced size."""
-    factor = max(1.0, min(photo.image.size) / WORKING_SIDE)
-    small = photo.reduced(factor)
-    return [small.crop(tuple(round(edge / factor) for edge in box)) for box in boxes]  # type: ignore[arg-type]
+def cut(photo: LoadedImage, boxes: Sequence[Box], encoder: ImageEncoder) -> list[Image.Image]:
+    """The pieces of a picture inside the boxes, of a very large picture at a reduced size.
+
+    Where the encoder says how many pixels a side it looks at (`input_side`), a piece is cut from a picture so
+    small that it has one and a half to three times as many: a large one is not reduced once a piece.
+    """
+    working = max(1.0, min(photo.image.size) / WORKING_SIDE)
+    photo.reduced(working)  # what is smaller is made of it
+    side = getattr(encoder, "input_side", None)
+    crops = []
+    for box in boxes:
+        factor = working
+        while side and min(box[2] - box[0], box[3] - box[1]) > 3 * side * factor:
+            factor *= 2
+        edges = tuple(round(edge / factor) for edge in box)
+        crops.append(photo.reduced(factor).crop(edges))  # type: ignore[arg-type]
+    return crops
 
 
 def encoder_fingerprint(encoder: ImageEncoder) -> FloatArray:

@@ -57,6 +57,11 @@ class VisionModelEncoder:
     def __repr__(self) -> str:
         return f"VisionModelEncoder({self.name!r}, device={self.device!r})"
 
+    @property
+    def input_side(self) -> int:
+        """Pixels a side of what it looks at."""
+        return self._loaded[1]
+
     def encode(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
         """N pictures → N × D: the class token."""
         return np.concatenate([tokens[:, 0] for tokens in self._tokens(images, batch_size)])

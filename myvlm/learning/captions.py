@@ -16,7 +16,7 @@ from myvlm.backbones import Backbone
 from myvlm.backbones.tokens import heard
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage, naming
-from myvlm.learning.dataset import CAPTION_PROMPTS, LONG_SIDE, QuestionAnswer
+from myvlm.learning.dataset import CAPTION_PROMPTS, LONG_SIDE, QuestionAnswer, as_seen
 from myvlm.text import (
     CASE_FLAGS,
     check_category,
@@ -268,7 +268,7 @@ def _answers(backbone: Backbone, photos: Sequence[LoadedImage], prompts: Sequenc
     """What the plain model says to each prompt, by photo; a large one is looked at as its views are."""
     if not photos or not prompts:
         return [[] for _ in photos]
-    small = [photo.reduced(max(photo.image.size) / LONG_SIDE) for photo in photos]
+    small = [as_seen(backbone.processor, photo, long_side=LONG_SIDE) for photo in photos]
     images = [image for image in small for _ in prompts]
     with naming(photos, backbone.encode):
         said = backbone.generate(images, [*prompts] * len(photos), [[] for _ in images])

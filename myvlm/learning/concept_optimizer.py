@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from myvlm.backbones.base import Backbone
-from myvlm.learning.dataset import CAPTION_PROMPTS, Example, make_views
+from myvlm.learning.dataset import CAPTION_PROMPTS, Example, as_seen, make_views
 from myvlm.learning.early_stopping import ENOUGH, Validation
 from myvlm.learning.settings import LearnSettings
 
@@ -75,6 +75,7 @@ class ConceptOptimizer:
 
     def __init__(self, backbone: Backbone, request: LearnRequest) -> None:
         self.examples, self.settings = request.examples, request.settings
+        self.processor = backbone.processor
         self.prompts = backbone.caption_prompts or CAPTION_PROMPTS
         self.random = Random(f"learn {self.settings.seed}")
         self.direction = torch.nn.Parameter(_start(backbone, self.settings, request.words))
@@ -90,7 +91,7 @@ class ConceptOptimizer:
         """Each photo's views, made as they are asked for: those of all photos would fill the memory."""
         settings = self.settings
         for number, example in enumerate(self.examples):
-            image, seed = example.photo.image, settings.view_seed(number)
+            image, seed = as_seen(self.processor, example.photo), settings.view_seed(number)
             yield make_views(image, settings.views, augment=settings.augment, seed=seed)
 
     def draw(self, views: Sequence[int]) -> list[Sample]:

@@ -5,12 +5,14 @@ Everything the user hands over is checked here, before anything is encoded.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
@@ -41,6 +43,9 @@ The towers of a fixed size see 224 to 896, LLaVA-NeXT up to 1,008, LLaVA-OneVisi
 by 1,152, Idefics3 1,536, Mistral 3 1,540. InternVL makes up to 1,792 by 1,344 of a photo, and Qwen takes up
 to 12 megapixels as they are: they see all of it in the first view, which is the photo itself.
 """
+
+_log = logging.getLogger(__name__)
+_seen: WeakKeyDictionary[Any, dict[tuple[int, int], int]] = WeakKeyDictionary()
 
 Captions = Mapping[str, str | Sequence[str]] | Sequence[str | Sequence[str]]
 QuestionAnswer = tuple[str, str]
@@ -266,6 +271,39 @@ def _is_pair(entry: object) -> bool:
         and len(entry) == 2
         and all(isinstance(part, str) and part.strip() for part in entry)
     )
+
+
+def as_seen(processor: Any, photo: LoadedImage, *, long_side: int | None = None) -> Image.Image:
+    """A photo, or, where a model sees less than a quarter of one `LONG_SIDE` long, as much as it needs.
+
+    That is twice the pixels a side of all that its processor makes of such a photo, tiles included: what is
+    sampled from it then is the same to the eye. A model that sees every pixel is given every pixel.
+
+    Args:
+        processor: of the model.
+        long_side: its longer side at most, where a model that sees every pixel need not have them all.
+    """
+    factor = max(photo.image.size) / LONG_SIDE
+    if factor <= 1:
+        return photo.image
+    width, height = (round(side / factor) for side in photo.image.size)
+    spare = min(width, height) / (2 * max(_pixels_seen(processor, (width, height)), 1) ** 0.5)
+    if spare < 2:
+        return photo.image if long_side is None else photo.reduced(max(photo.image.size) / long_side)
+    return photo.reduced(factor * spare)
+
+
+def _pixels_seen(processor: Any, size: tuple[int, int]) -> int:
+    """How many pixels a processor makes of a picture; as many as it has where it does not say."""
+    known = _seen.setdefault(processor, {})
+    if size not in known:
+        try:
+            made = processor.image_processor(images=[Image.new("RGB", size)], return_tensors="pt")
+            known[size] = made["pixel_values"].numel() // 3
+        except Exception as error:  # of somebody else's processor; what it cannot take is said where it must
+            _log.debug("nothing is known of what %s sees: %s", type(processor).__name__, error)
+            known[size] = size[0] * size[1]
+    return known[size]
 
 
 def make_views(photo: Image.Image, count: int, *, augment: bool, seed: int) -> list[Image.Image]:

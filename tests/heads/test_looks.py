@@ -13,7 +13,7 @@ from PIL import Image
 
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.heads import ObjectHead
-from myvlm.heads.features import first_look, forget_pictures, windows
+from myvlm.heads.features import cut, first_look, forget_pictures, windows
 from myvlm.heads.objects import gate as object_gate
 from myvlm.images import LoadedImage, load_images
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, scenes
@@ -122,3 +122,18 @@ def test_what_is_located_later_can_be_sent_and_lets_go_of_its_pictures(heads: li
 def test_who_is_there_is_known_without_asking_where(heads: list[ObjectHead]) -> None:
     library = ConceptLibrary()
     assert library.recognise(scenes(1, 1))[0].seen == []
+
+
+def test_of_a_large_photo_pieces_are_cut_as_small_as_the_encoder_looks() -> None:
+    photo = LoadedImage(Image.radial_gradient("L").resize((4000, 3000)).convert("RGB"), "large")
+    encoder = ColourEncoder()
+    boxes = [(0.0, 0.0, 4000.0, 3000.0), (1000.0, 500.0, 2500.0, 2000.0), (100.0, 100.0, 190.0, 190.0)]
+    as_before = cut(photo, boxes, encoder)
+    assert [piece.size for piece in as_before[:2]] == [(1536, 1152), (576, 576)]
+    encoder.input_side = 96  # type: ignore[attr-defined]
+    pieces = cut(photo, boxes, encoder)
+    assert all(144 <= min(piece.size) <= 288 for piece in pieces[:2])
+    assert pieces[2].size == as_before[2].size, "one that is small is cut at the size that it has"
+    for small, large in zip(pieces, as_before, strict=True):
+        far = np.asarray(small, float) - np.asarray(large.resize(small.size), float)
+        assert np.abs(far).mean() < 2

@@ -75,6 +75,7 @@ class Prompter:
         self.completed = completed
         self._apart = template is None and text.replies_right_behind(processor)
         self._known: dict[tuple[str, ...], list[int]] = {}
+        self._rendered: dict[tuple[str, text.Prompt] | None, str] = {}
         self._fine: set[str] = set()
         self._words = -1
         self._renew()
@@ -96,10 +97,20 @@ class Prompter:
             found = self._find_sentinel
             self._sentinel = found if isinstance(found, int) else found()
             self._known.clear()
+            self._rendered.clear()
             self._words = words
 
     def render(self, prompt: text.Prompt) -> str:
         """The bare instruction, or conversation, as the model expects it, with one image placeholder."""
+        template = self.template or getattr(self.processor, "chat_template", None)
+        key = (template, prompt) if isinstance(template, str) else None
+        if key not in self._rendered or key is None:
+            if len(self._rendered) >= KNOWN:
+                self._rendered.clear()
+            self._rendered[key] = self._render(prompt)
+        return self._rendered[key]
+
+    def _render(self, prompt: text.Prompt) -> str:
         turns = text.turns_of(prompt)
         for turn in turns:
             text.check_prompt(self.processor, turn, self._fine)

@@ -194,13 +194,19 @@ def _encode_views(
 ) -> list[FloatArray]:
     """V × D for each photo: its window, and the window moved, zoomed, mirrored, lighter and darker."""
     rng = np.random.default_rng(seed)
-    views = [view for photo, box in zip(photos, boxes, strict=True) for view in _draw_views(photo, box, rng)]
+    views = [
+        view
+        for photo, box in zip(photos, boxes, strict=True)
+        for view in _draw_views(encoder, photo, box, rng)
+    ]
     return [np.asarray(rows, dtype=np.float32) for rows in np.split(encoder.encode(views), len(photos))]
 
 
-def _draw_views(photo: LoadedImage, box: Box, rng: np.random.Generator) -> list[Image.Image]:
+def _draw_views(
+    encoder: ImageEncoder, photo: LoadedImage, box: Box, rng: np.random.Generator
+) -> list[Image.Image]:
     moved = [box, box] + [_jitter(box, photo.image.size, rng) for _ in range(VIEWS - 2)]
-    views = cut(photo, moved)
+    views = cut(photo, moved, encoder)
     for index in range(1, VIEWS):
         if index % 2:
             views[index] = ImageOps.mirror(views[index])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from myvlm.boxes import area, overlap
+from myvlm.boxes import Box, area, overlap
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.heads.features import PictureFeatures
@@ -150,12 +150,23 @@ def _total(centred: list[FloatArray], alone: list[FloatArray], chosen: list[int]
 def _standing_out(photo: PictureFeatures, centred: FloatArray) -> FloatArray:
     """How unlike each window is to those of the same photo that show something else."""
     alike = centred @ centred.T
-    apart = np.array([[overlap(a, b) < APART for b in photo.boxes] for a in photo.boxes])
+    apart = _overlaps(photo.boxes) < APART
     counts = apart.sum(axis=1)
     mean = (alike * apart).sum(axis=1) / np.maximum(counts, 1)
     fallback = mean[counts > 0].mean() if (counts > 0).any() else 0.0  # a window that touches all others
     result: FloatArray = -np.where(counts > 0, mean, fallback)
     return result
+
+
+def _overlaps(boxes: Sequence[Box]) -> FloatArray:
+    """C × C: `overlap` of each box with each; a thousand pairs a photo."""
+    edges = np.asarray(boxes)
+    shared = np.minimum(edges[:, None, 2:], edges[None, :, 2:]) - np.maximum(
+        edges[:, None, :2], edges[None, :, :2]
+    )
+    areas = np.prod(edges[:, 2:] - edges[:, :2], axis=1)
+    smaller = np.maximum(np.minimum(areas[:, None], areas[None]), 1e-9)
+    return np.asarray(np.prod(np.maximum(shared, 0), axis=2) / smaller)
 
 
 def _nearness(rows: FloatArray, everyday: FloatArray, nearest: int = 5) -> FloatArray:

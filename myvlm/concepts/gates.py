@@ -20,8 +20,8 @@ class Gates:
     """Concepts by group, and a gate for each group; what it is told of was checked before.
 
     Attributes:
-        false_names: how many concepts at most are expected to be seen in a picture of none of them, shared
-            among the gates by their concepts; None to take each head as it is.
+        false_names: how many concepts of one kind of head are expected at most to be seen in a picture of
+            none of them, shared among the gates of that kind by their concepts; None: each head as it is.
 
     >>> Gates().of([])
     []
@@ -131,13 +131,15 @@ class Gates:
             self._gates[group] = gate.renewed([one.head for one in members])
         self._outdated.discard(group)
         if group not in self._held:
-            self._held[group] = self._held_to_its_share(self._gates[group], len(members))
+            self._held[group] = self._held_to_its_share(group)
         return self._held[group]
 
-    def _held_to_its_share(self, gate: Gate, concepts: int) -> Gate:
+    def _held_to_its_share(self, group: Group) -> Gate:
+        gate = self._gates[group]
         if self.false_names is None or not isinstance(gate, CalibratedGate):
             return gate
-        return gate.held_to(self.false_names * concepts / sum(map(len, self._groups.values())))
+        kind = sum(len(members) for one, members in self._groups.items() if one[0] is group[0])
+        return gate.held_to(self.false_names * len(self._groups[group]) / kind)
 
 
 def with_another_key(

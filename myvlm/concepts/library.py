@@ -150,8 +150,8 @@ class ConceptLibrary(Mapping[str, Concept]):
     def false_names_per_1000(self) -> float | None:
         """How many false names are expected at most in a thousand pictures that show none of the concepts.
 
-        The more concepts there are the stricter they are, the laxest first; none is laxer than as learned.
-        That is of everyday pictures, or strangers' faces, not of look-alikes. None: each head as learned.
+        The more there are the stricter they are, the laxest first; none is laxer than as learned (None). That
+        is of everyday pictures for objects, of strangers' faces for people; of look-alikes it says nothing.
         """
         return None if self._gates.false_names is None else 1000 * self._gates.false_names
 

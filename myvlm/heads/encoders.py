@@ -99,6 +99,8 @@ class OpenClipEncoder:
         return self.name
 
     def __reduce__(self) -> tuple[object, ...]:
+        if self.dtype is not None:
+            return partial(type(self), device=self.device, dtype=self.dtype), (self.name,)
         return partial(get_encoder, device=self.device), (self.name,)  # the shared one, wherever it is read
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ They read no text. Patch tokens say what each part of a picture shows; a `PatchE
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -53,6 +54,9 @@ class VisionModelEncoder:
     @property
     def id(self) -> str:
         return self.name
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(type(self), device=self.device, dtype=self.dtype), (self.name,)  # not the model
 
     def __repr__(self) -> str:
         return f"VisionModelEncoder({self.name!r}, device={self.device!r})"

@@ -14,6 +14,7 @@ from myvlm.concepts.shared import FALSE_NAMES_PER_1000
 from myvlm.errors import InputError
 from myvlm.heads import FaceHead, ObjectHead
 from myvlm.heads.calibration import Tail, fit_tail
+from myvlm.heads.faces.gate import FaceGate
 from myvlm.heads.objects.everyday import everyday_tail
 from myvlm.heads.objects.gate import ObjectGate
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, scenes
@@ -122,23 +123,37 @@ def test_fewer_false_names_are_fewer_names() -> None:
     assert sum(seen[None]) >= sum(seen[50.0]) > sum(seen[0.01])
 
 
-def test_faces_and_objects_share_the_number_by_their_concepts(heads: list[ObjectHead]) -> None:
+def test_faces_are_held_to_it_by_strangers_faces_and_objects_for_themselves(heads: list[ObjectHead]) -> None:
     class Stated(FakeFaces):
         threshold_error = 0.0035
+
+    def limits(library: ConceptLibrary) -> list[float]:
+        return next(one for _, one in library.gated() if isinstance(one, FaceGate))._threshold.tolist()
 
     encoder = Stated("fake/stated")
     people = [FaceHead(encoder).fit(photos(person)) for person in range(40, 44)]
     library = ConceptLibrary([Concept(f"p{n}", "woman", one) for n, one in enumerate(people)])
-    [(_, gate)] = library.gated()
-    assert gate._threshold.tolist() == FaceHead.gate(people)._threshold.tolist()  # type: ignore[attr-defined]
+    usual = FaceHead.gate(people)._threshold.tolist()
+    assert limits(library) == usual
     library.add(Concept("sks", "square", heads[0]))
-    shared = next(gate for _, gate in library.gated() if not isinstance(gate, ObjectGate))
-    wanted = [one.threshold_among(4, encoder, 0.05 * 4 / 5) for one in people]
-    assert shared._threshold.tolist() == wanted  # type: ignore[attr-defined]
-    assert min(wanted) > FaceHead.gate(people)._threshold.min()
+    assert limits(library) == usual
+    library.false_names_per_1000 = 5
+    assert limits(library) == [one.threshold_among(4, encoder, 0.005) for one in people]
+    assert min(limits(library)) > max(usual)
     library.false_names_per_1000 = 1000.0
-    lax = next(gate for _, gate in library.gated() if not isinstance(gate, ObjectGate))
-    assert lax._threshold.tolist() == FaceHead.gate(people)._threshold.tolist()  # type: ignore[attr-defined]
+    assert limits(library) == usual, "never laxer"
+
+
+def test_gates_of_one_kind_share_it_by_their_concepts(heads: list[ObjectHead]) -> None:
+    library = library_of(heads, false_names_per_1000=10)
+    alone = thresholds(library)
+    whole = ObjectHead(ENCODER, crops="none").fit(scenes(0, 2))
+    whole.threshold_, whole.tail_location_, whole.tail_scale_ = 0.0, 0.0, 0.1
+    library.add(Concept("whole", "square", whole))
+    gates = {len(members): gate for members, gate in library.gated()}
+    assert gates[1]._threshold == pytest.approx([-0.1 * ndtri(0.01 / 11)])  # type: ignore[attr-defined]
+    assert gates[10]._threshold == pytest.approx([-0.1 * ndtri(0.01 / 11)] * 10)  # type: ignore[attr-defined]
+    assert alone == pytest.approx([-0.1 * ndtri(0.001)] * 10)
 
 
 @pytest.mark.parametrize("wrong", [0, -1.0, float("nan"), float("inf"), "1", True and "many"])

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from myvlm import LearnSettings, MyVLM
+from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import InputError, UnknownHeadError
-from myvlm.heads import FaceHead
+from myvlm.heads import FaceHead, PersonHead
 from myvlm.heads.faces.registry import register_face_encoder
 from tests.support.command import Myvlm, files_under
 from tests.support.fake_faces import FakeFaces, photo, photos
@@ -45,6 +46,24 @@ def test_two_people_are_learned_and_both_are_found_in_one_picture(fresh: MyVLM, 
     folder = fresh.concepts["anna"].save(tmp_path / "anna")
     fresh.concepts.remove("anna", erase=True)
     assert not folder.exists()
+
+
+def test_a_person_is_named_by_the_face_and_listed_as_unsure_without(fresh: MyVLM, tmp_path: Path) -> None:
+    fresh.learn(
+        "anna", photos(ANNA), category="woman", kind="person", head_options=OPTIONS, settings=SHORT,
+        progress=False,
+    )  # fmt: skip
+    head = fresh.concepts["anna"].head
+    assert isinstance(head, PersonHead)
+    assert (head.encoder, head.appearance) == ("fake/api-faces", "tinyworld/clip")
+    fresh.concepts["anna"].save(tmp_path / "anna")
+    again = fresh.with_concepts(ConceptLibrary([tmp_path / "anna"]))
+    seen, other = again.caption([photo(BEN, 0, ANNA, draw=40), photo(BEN, draw=41)])
+    assert (seen.seen, other.seen) == (("anna",), ())
+    assert [one.verdict for one in seen.detections] == ["present"]
+    [behind] = again.caption([photo(0, draw=42)])
+    assert behind.seen == ()
+    assert [one.verdict for one in behind.detections] in (["absent"], ["unsure"])
 
 
 @pytest.mark.usefixtures("unchanged")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,16 @@ def test_bfloat16_sees_what_float32_sees(dinov2: VisionModelEncoder, folder: Pat
     assert half._loaded[0].dtype == torch.bfloat16
     assert (rows * dinov2.encode(scenes(0, 4))).sum(axis=1).min() > 0.999
     assert not np.array_equal(rows, dinov2.encode(scenes(0, 4)))
+
+
+def test_it_is_sent_to_other_processes_without_its_model(folder: Path) -> None:
+    encoder = VisionModelEncoder(f"transformers:{folder}", dtype="bfloat16")
+    rows = encoder.encode(scenes(0, 1))
+    sent = pickle.dumps(encoder)
+    assert len(sent) < 500
+    again = pickle.loads(sent)
+    assert (again.dtype, "_model" in vars(again)) == ("bfloat16", False)
+    assert np.array_equal(again.encode(scenes(0, 1)), rows)
 
 
 def test_edges_of_a_long_picture_are_seen(dinov2: VisionModelEncoder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
@@ -15,7 +16,7 @@ OLD, NEW = "vision_tower.vision_model.", "vision_tower."
 
 
 def export_vllm(name: str, folder: str | PathLike[str]) -> Path:
-    """Write a model of a LLaVA family to a new folder under the names that vLLM's loader knows.
+    """Write a model to a new folder under the names that vLLM's loader knows.
 
     Checkpoints of the hub that an earlier transformers wrote are read by vLLM as they are.
 
@@ -35,9 +36,15 @@ def export_vllm(name: str, folder: str | PathLike[str]) -> Path:
             expected="a new folder, or an empty one",
             fix="name another folder",
         )
-    model, processor = load_model(name, device="cpu", dtype=None, model_options={})
+    return write_for_vllm(*load_model(name, device="cpu", dtype=None, model_options={}), target)
+
+
+def write_for_vllm(model: Any, processor: Any, target: Path) -> Path:
+    """The same of a model that is loaded; the folder is made, or empty."""
     model.save_pretrained(target)
     processor.save_pretrained(target)
+    if model.config.model_type not in ("llava", "llava_next", "llava_onevision"):
+        return target  # of these vLLM knows the names of now
     weights = {}
     for path in sorted(target.glob("*.safetensors")):
         path.unlink()

@@ -21,8 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from myvlm.api import MyVLM
-from myvlm.backbones.base import visual_norms
+from myvlm.backbones.base import ConceptRows, visual_norms
 from myvlm.backbones.causal.backbone import CausalBackbone
+from myvlm.backbones.qformer.blip2 import Blip2Backbone
 from myvlm.backbones.tokens import heard, only_turn
 from myvlm.errors import BackboneError, InputError
 from myvlm.heads.detections import Detections
@@ -34,14 +35,16 @@ from myvlm.text import replace_words
 if TYPE_CHECKING:
     from openai import OpenAI
 
-FAMILIES = ("llava",)
-"""Families of which vLLM takes plain `T × D` image embeddings of any `T` (read in vLLM 0.32's model files).
+FAMILIES = ("llava", "llava_next", "llava_onevision", "internvl", "blip2")
+"""Families of which vLLM takes `T × D` image embeddings of any `T` (read in vLLM 0.32's model files); of a
+BLIP-2 with OPT, what its Q-Former makes of picture and concept together.
 
-LLaVA-NeXT and LLaVA-OneVision do, but not of two lengths in one step, and their pictures differ in length.
-InternVL's class there is of another checkpoint layout; Gemma 3 refuses embeddings; PaliGemma, Idefics3 and
-Mistral 3 count placeholders by the picture's size; Qwen-VL places tokens by the picture's grid, in which rows
-have no cell.
+Gemma 3 and Cohere's refuse embeddings; the text of PaliGemma's prefix is not bidirectional there; Idefics3
+and Mistral 3 count placeholders by the picture's size; Qwen-VL places tokens by the picture's grid, in which
+rows have no cell.
 """
+ONE_AT_A_TIME = ("llava_next", "llava_onevision")
+"""Of these a step takes embeddings of one length alone, and their pictures differ in length anyway."""
 AT_ONCE = 16
 """Pictures that are encoded together, and requests that are under way together."""
 
@@ -54,7 +57,7 @@ class VllmInput:
         prompt: the rendered prompt, with one image placeholder, for `vllm.LLM.generate`.
         instruction: the bare one, which a server renders by its own chat template.
         embeddings: `1 × (T + R) × D` on the CPU: the picture's projected tokens, and the rows of what is
-            seen.
+            seen; of a Q-Former `1 × Q × D`, what its queries took from both.
         detections: one for each concept of the library, present or not.
         picture: what it is about.
         names: a concept's learned word, as the model writes it → what the user calls it now.
@@ -116,35 +119,68 @@ def vllm_inputs(vlm: MyVLM, images: ImageSources, prompt: str | None = None) -> 
 def engine_options(vlm: MyVLM) -> dict[str, int | bool]:
     """Options of vLLM's engine under which pictures with and without concepts go side by side.
 
-    Its LLaVA class stops the engine where one step takes in embeddings of two lengths, as a picture with a
-    concept and one without are. So a step must have no room for two pictures: fewer tokens than twice a
-    picture's. Prompts that are longer are taken in over several steps.
+    Its LLaVA classes stop the engine where one step takes in embeddings of two lengths, as a picture with a
+    concept and one without are. So a step of LLaVA must have no room for two pictures: fewer tokens than
+    twice a picture's. Prompts that are longer are taken in over several steps. In LLaVA-NeXT and OneVision,
+    whose pictures are of many lengths, one request runs at a time. InternVL and BLIP-2 need neither.
 
     >>> engine_options(MyVLM.from_pretrained("tinyworld/llava", device="cpu"))
     {'enable_mm_embeds': True, 'max_num_batched_tokens': 127, 'max_num_seqs': 127}
     """
     backbone = takes_embeddings(vlm)
+    options: dict[str, int | bool] = {"enable_mm_embeds": True}
+    if backbone.family in ONE_AT_A_TIME:
+        return {**options, "max_num_seqs": 1}
+    if backbone.family != "llava":
+        return options
     [features] = backbone.encode([Image.new("RGB", (64, 64))])
     tokens = 2 * len(features) - 1
-    return {"enable_mm_embeds": True, "max_num_batched_tokens": tokens, "max_num_seqs": min(tokens, 256)}
+    return {**options, "max_num_batched_tokens": tokens, "max_num_seqs": min(tokens, 256)}
 
 
-def takes_embeddings(vlm: MyVLM) -> CausalBackbone:
+def takes_embeddings(vlm: MyVLM) -> CausalBackbone | Blip2Backbone:
     """The backbone of a model whose embeddings vLLM takes. Raises BackboneError for one of another family."""
     backbone = vlm.backbone
-    if isinstance(backbone, CausalBackbone) and backbone.family in FAMILIES:
-        return backbone
+    if backbone.family in FAMILIES:
+        if isinstance(backbone, CausalBackbone):
+            return backbone
+        if isinstance(backbone, Blip2Backbone) and backbone.prompter.causal:
+            return backbone
     raise BackboneError(
         "vLLM takes no image embeddings of this family to which concepts could be added.",
         got=f"{backbone.name} ({backbone.family})",
-        expected=f"a model of {', '.join(FAMILIES)}",
+        expected=f"a model of {', '.join(FAMILIES)}; a BLIP-2 with OPT",
         fix="speak with it through `MyVLM` itself",
     )
 
 
-def with_rows(tokens: Tensor, rows: Sequence[Tensor]) -> Tensor:
-    """A picture's `T × D` projected tokens and the rows of what is seen → `1 × (T + R) × D` on the CPU."""
-    return torch.cat([tokens, *rows])[None].cpu()
+def takes_chat(vlm: MyVLM) -> CausalBackbone:
+    """The same for vLLM's server, whose chat needs a template. Raises BackboneError for a BLIP-2 too."""
+    backbone = takes_embeddings(vlm)
+    if isinstance(backbone, CausalBackbone):
+        return backbone
+    raise BackboneError(
+        "vLLM's server has no form of a chat for this family.",
+        got=f"{backbone.name} ({backbone.family})",
+        expected="a model with a chat template",
+        fix="speak with it offline, by `vllm.LLM`, or through `MyVLM` itself",
+    )
+
+
+@torch.no_grad()
+def embeddings_of(
+    backbone: CausalBackbone | Blip2Backbone,
+    images: Sequence[Image.Image],
+    rows: Sequence[Sequence[ConceptRows]],
+) -> list[Tensor]:
+    """Of each picture with the rows of what is seen in it `1 × T × D` on the CPU, as vLLM takes them."""
+    if isinstance(backbone, Blip2Backbone):
+        return [one[None].cpu() for one in backbone.projected(backbone.encode(images), rows)]
+    made = []
+    for features, own in zip(backbone.encode(images), rows, strict=True):
+        norms = visual_norms(features.tokens)
+        made.append(torch.cat([features.tokens, *(one.entering(norms) for one in own)])[None].cpu())
+    return made
 
 
 def embeds_part(embeddings: Tensor) -> dict[str, str]:
@@ -180,7 +216,7 @@ class VllmServer:
     def __init__(
         self, vlm: MyVLM, url: str, *, model: str | None = None, api_key: str = "none", at_once: int = AT_ONCE
     ) -> None:
-        takes_embeddings(vlm)
+        takes_chat(vlm)
         self.vlm = vlm
         self.at_once = at_once
         self.client = _client(url, api_key)
@@ -226,25 +262,23 @@ def _client(url: str, api_key: str) -> OpenAI:
     return OpenAI(base_url=url, api_key=api_key)
 
 
-@torch.no_grad()
 def _inputs(
-    vlm: MyVLM, backbone: CausalBackbone, photos: list[LoadedImage], prompt: str
+    vlm: MyVLM, backbone: CausalBackbone | Blip2Backbone, photos: list[LoadedImage], prompt: str
 ) -> Iterator[VllmInput]:
     names = Names(backbone, vlm.concepts.values())
     found = vlm.concepts.recognise(photos)
-    encoded = backbone.encode([photo.image for photo in photos])
-    for photo, detections, features in zip(photos, found, encoded, strict=True):
-        seen = vlm.concepts.present(detections)
-        norms = visual_norms(features.tokens)
-        asked, own, absent = address(backbone, prompt, seen, names.absent(prompt, seen))
-        rows = [one.entering(norms) for one in own]
+    seen = [vlm.concepts.present(detections) for detections in found]
+    asked = [address(backbone, prompt, own, names.absent(prompt, own)) for own in seen]
+    pictures = embeddings_of(backbone, [photo.image for photo in photos], [one.rows for one in asked])
+    for photo, detections, own, said, embeddings in zip(photos, found, seen, asked, pictures, strict=True):
+        turn = only_turn(said.prompt)
         yield VllmInput(
-            backbone.prompter.render(asked),
-            backbone.instruction(only_turn(asked)),
-            with_rows(features.tokens, rows),
+            backbone.prompter.render(said.prompt),
+            backbone.instruction(turn) if isinstance(backbone, CausalBackbone) else turn,
+            embeddings,
             detections,
             photo.image,
-            {heard(backbone, concept.spoken): concept.identifier for concept in seen},
-            names.others(seen),
-            absent,
+            {heard(backbone, concept.spoken): concept.identifier for concept in own},
+            names.others(own),
+            said.absent,
         )

@@ -11,14 +11,17 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from myvlm import MyVLM
+from myvlm.backbones import ConceptRows
 from myvlm.errors import BackboneError, ConceptFileError, InputError
 from myvlm.serving.checkpoint import export_vllm
-from myvlm.serving.vllm import VllmInput, VllmServer, vllm_inputs
+from myvlm.serving.vllm import VllmInput, VllmServer, embeddings_of, engine_options, vllm_inputs
 from myvlm.tinyworld.fewshot import pictures as draw
 from tests.support.taught import Taught, around, elsewhere
 from tests.support.tiny_blip2 import tiny_blip2
+from tests.support.tiny_families import FAMILIES
 from tests.support.vllm_stand_in import StandIn
 
 
@@ -98,7 +101,44 @@ def test_a_server_is_spoken_with_by_the_official_client(speaking: MyVLM, taught:
 
 def test_a_family_that_vllm_takes_no_embeddings_of_is_refused() -> None:
     with pytest.raises(BackboneError, match="image embeddings of this family"):
-        next(vllm_inputs(MyVLM(*tiny_blip2(language="opt")), []))
+        next(vllm_inputs(MyVLM(*tiny_blip2(language="t5")), []))
+
+
+def test_of_a_q_former_vllm_takes_what_its_queries_took_from_picture_and_concept() -> None:
+    vlm = MyVLM(*tiny_blip2(language="opt"))
+    backbone: Any = vlm.backbone
+    shown = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    rows = [[ConceptRows(torch.ones(2, backbone.dim))], []]
+    said = backbone.generate(shown, ["Describe the image."] * 2, rows, max_new_tokens=6)
+    plain, with_rows = embeddings_of(backbone, shown[:1], [[]]), embeddings_of(backbone, shown, rows)
+    assert [tuple(one.shape[:2]) for one in with_rows] == [(1, backbone.prompter.image_tokens)] * 2
+    assert not torch.allclose(plain[0], with_rows[0])
+    for picture, own in zip(with_rows, said, strict=True):
+        ids = torch.tensor([backbone.prompter.prompt_ids("Describe the image.")])
+        embeds = backbone.model.get_input_embeddings()(ids)
+        embeds[ids == backbone.prompter.image_id] = picture[0]
+        with torch.no_grad():
+            new = backbone.model.language_model.generate(
+                inputs_embeds=embeds, do_sample=False, max_new_tokens=6
+            )
+        assert new[0].tolist()[: len(own.token_ids)] == own.token_ids.tolist()
+    assert engine_options(vlm) == {"enable_mm_embeds": True}
+    with pytest.raises(BackboneError, match="no form of a chat"):
+        VllmServer(vlm, "http://127.0.0.1:9/v1")
+
+
+@pytest.mark.parametrize("family", ["LLaVA-NeXT, Vicuna", "LLaVA-OneVision", "InternVL"])
+def test_rows_stand_behind_a_pictures_tokens_in_each_family(family: str) -> None:
+    vlm = MyVLM(*FAMILIES[family]())
+    backbone: Any = vlm.backbone
+    shown = [Image.new("RGB", (40, 40), "red"), Image.new("RGB", (80, 40), "blue")]
+    rows = [[ConceptRows(torch.ones(2, backbone.dim))], []]
+    made = embeddings_of(backbone, shown, rows)
+    for own, features, count in zip(made, backbone.encode(shown), (2, 0), strict=True):
+        assert torch.equal(own[0, : len(features)], features.tokens)
+        assert own.shape[1] == len(features) + count
+    one_by_one = {"enable_mm_embeds": True, "max_num_seqs": 1}
+    assert engine_options(vlm) == ({"enable_mm_embeds": True} if family == "InternVL" else one_by_one)
 
 
 def test_a_concept_of_another_model_is_named(speaking: MyVLM, taught: Taught, llava: Any) -> None:

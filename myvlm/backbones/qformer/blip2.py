@@ -175,6 +175,18 @@ class Blip2Backbone(Backbone):
             output = self.model(pixel_values=None, **inputs, mm_encoder_outputs={"image": encoded})
         return output.logits, seen
 
+    @torch.no_grad()
+    def projected(self, features: Sequence[Tensor], rows: Sequence[Sequence[ConceptRows]]) -> Tensor:
+        """What the language model reads of pictures in which these concepts are seen: `B × Q × W`.
+
+        Args:
+            features: of `encode`.
+            rows: of each picture.
+        """
+        images = torch.stack([feature.to(self.device) for feature in features])
+        with self.frozen(), self.inserted(rows) if any(rows) else nullcontext():
+            return self.model.language_projection(self.looked(images, {}).to(images.dtype))  # type: ignore[no-any-return]
+
     def looked(self, images: Tensor, read: dict[str, Tensor]) -> Tensor:
         """What the Q-Former's queries took from pictures: `B × Q × W`.
 

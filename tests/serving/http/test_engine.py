@@ -185,4 +185,4 @@ def test_no_engine_and_no_family_for_one_are_said_at_the_start(vlm: MyVLM) -> No
     with pytest.raises(InputError, match="no vLLM server"):
         VllmEngine(vlm, "no address", at_once=8)
     with pytest.raises(BackboneError, match="image embeddings of this family"):
-        VllmEngine(MyVLM(*tiny_blip2(language="opt")), "http://127.0.0.1:9/v1", at_once=8)
+        VllmEngine(MyVLM(*tiny_blip2(language="t5")), "http://127.0.0.1:9/v1", at_once=8)

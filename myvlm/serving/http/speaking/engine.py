@@ -9,17 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import httpx
-import torch
 
 from myvlm.api import MyVLM
-from myvlm.backbones.base import visual_norms
 from myvlm.backbones.tokens import turns_of
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage, naming
 from myvlm.serving.http.errors import Refusal
 from myvlm.serving.http.speaking.asking import Ask, Said, Settled
 from myvlm.serving.http.speaking.queue import Batches
-from myvlm.serving.vllm import bad_words, embeds_part, takes_embeddings, with_rows
+from myvlm.serving.vllm import bad_words, embeddings_of, embeds_part, takes_chat
 from myvlm.speaking.addressing import Address, address, named
 
 Message = dict[str, Any]
@@ -43,7 +41,7 @@ class VllmEngine:
     """
 
     def __init__(self, vlm: MyVLM, url: str, *, key: str | None = None, at_once: int) -> None:
-        self.backbone = takes_embeddings(vlm)
+        self.backbone = takes_chat(vlm)
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self.model = _model_at(url, headers)
         self.client = httpx.AsyncClient(base_url=url, headers=headers, timeout=None)
@@ -83,7 +81,6 @@ class VllmEngine:
         self.batches.close()
         await self.client.aclose()
 
-    @torch.no_grad()
     def _messages(self, asked: Sequence[Ask]) -> list[list[Message]]:
         """What the engine is told of each: the first message holds the picture, or its tokens and rows."""
         addressed = [
@@ -92,13 +89,12 @@ class VllmEngine:
         ]
         seen = [place for place, one in enumerate(addressed) if one.rows]
         photos = [asked[place].photo for place in seen]
-        parts = {}
+        parts: dict[int, Message] = {}
         if photos:
+            images, rows = [photo.image for photo in photos], [addressed[place].rows for place in seen]
             with naming(photos, self.backbone.encode):
-                encoded = self.backbone.encode([photo.image for photo in photos])
-            for place, features in zip(seen, encoded, strict=True):
-                rows = [one.entering(visual_norms(features.tokens)) for one in addressed[place].rows]
-                parts[place] = embeds_part(with_rows(features.tokens, rows))
+                made = embeddings_of(self.backbone, images, rows)
+            parts = {place: dict(embeds_part(one)) for place, one in zip(seen, made, strict=True)}
         return [
             self._turns(parts.get(place) or _picture_part(asked[place].photo), own)
             for place, own in enumerate(addressed)

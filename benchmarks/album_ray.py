@@ -62,7 +62,7 @@ def measure(place: Path, photos: int) -> dict[str, Any]:
     for path, picture in zip(paths, shown(photos), strict=True):
         picture.save(path)
     vlm = MyVLM.from_pretrained(MODEL, device="cpu", concepts=ConceptLibrary(KINDS))
-    by, work = ReadBy.of(vlm, None), Work(MODEL, "cpu", None, tuple(KINDS), None, BATCH)
+    by, work = ReadBy.of(vlm, None), Work(MODEL, "cpu", None, vlm.concepts, None, BATCH)
 
     def here(left: Sequence[str], known: frozenset[str]) -> Iterator[Columns]:
         return run_here(left, known, vlm, None, BATCH)

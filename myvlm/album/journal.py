@@ -136,6 +136,8 @@ def reader(vlm: MyVLM, prompt: str | None) -> str:
         digest = hashlib.sha256(b"".join([*numbers, learned.directions.tobytes() if learned else b""]))
         parts += [concept.identifier, concept.spoken, concept.description, head.model_dump_json()]
         parts.append(digest.hexdigest())
+    if (held := vlm.concepts.false_names_per_1000) is not None:
+        parts.append(held)
     return _digest(parts)
 
 

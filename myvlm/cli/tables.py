@@ -107,8 +107,7 @@ def _run(vlm: MyVLM, asked: Asked) -> Run:
     from myvlm.album.table.cluster import run_on_ray
     from myvlm.album.table.stages import Work
 
-    folders = tuple(one.folder.resolve() for one in vlm.concepts.values() if one.folder)
     own = Path(asked.backbone)
     backbone = str(own.resolve()) if own.is_dir() else asked.backbone  # others work in other folders
-    work = Work(backbone, asked.device, asked.dtype, folders, asked.prompt, asked.batch)
+    work = Work(backbone, asked.device, asked.dtype, vlm.concepts, asked.prompt, asked.batch)
     return lambda paths, known: run_on_ray(paths, known, work)

@@ -5,6 +5,7 @@ Each takes and gives columns, so that they run one behind the other in one proce
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -16,7 +17,6 @@ from PIL import Image
 
 from myvlm.album.table.rows import PhotoRow
 from myvlm.api import MyVLM
-from myvlm.concepts.concept import Concept
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import MyVLMError
 from myvlm.heads.detections import Detection
@@ -38,7 +38,7 @@ class Work:
 
     Attributes:
         backbone, device, dtype: see `MyVLM.from_pretrained`.
-        folders: of the concepts.
+        concepts: the library; it is sent there.
         prompt: an instruction instead of the model's own.
         batch: pictures that are looked at, and spoken of, together.
     """
@@ -46,17 +46,21 @@ class Work:
     backbone: str
     device: str | None
     dtype: str | None
-    folders: tuple[Path, ...]
+    concepts: ConceptLibrary
     prompt: str | None
     batch: int
 
     def library(self) -> ConceptLibrary:
-        """The concepts; their embeddings are read when they are spoken of."""
+        """The concepts, their encoders on the device of this process."""
         import torch
 
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        concepts = (Concept.load(one, device=device, lazy=True) for one in self.folders)
-        return ConceptLibrary(concepts, device=device)
+        here = [
+            dataclasses.replace(one, head=type(one.head).from_state(*one.head.state(), device=device))
+            for one in self.concepts.values()
+        ]
+        known = self.concepts.false_names_per_1000
+        return ConceptLibrary(here, device=device, false_names_per_1000=known)
 
     def model(self) -> MyVLM:
         """The model with the concepts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -109,10 +110,25 @@ def test_what_was_read_is_not_read_again_wherever_it_lies_now(
     again, count = read(speaking, tmp_path / "out", album)
     assert count == 0, "its content is another photo's"
     assert again[2].caption == again[3].caption
+    before = ReadBy.of(speaking, None)
+    speaking.concepts.false_names_per_1000 = 5
+    assert ReadBy.of(speaking, None) != before, "the same heads, held to less"
     speaking.concepts.remove(taught.word)
     without, count = read(speaking, tmp_path / "out", album)
     assert count == 6, "all were read by other concepts"
     assert not any(row.seen for row in without)
+
+
+def test_a_library_is_sent_as_it_is_and_sees_the_same_there(
+    speaking: MyVLM, taught: Taught, album: list[Path]
+) -> None:
+    speaking.concepts.false_names_per_1000 = 5
+    sent = pickle.loads(pickle.dumps(Work("tinyworld/llava", "cpu", None, speaking.concepts, None, 2)))
+    there = sent.library()
+    assert there.false_names_per_1000 == 5
+    found = [[one.present for one in library.recognise(album[0])] for library in (there, speaking.concepts)]
+    assert [[one.identifier for one in own] for own in found[0]] == [[taught.word]]
+    assert [one.probability for one in found[0][0]] == [one.probability for one in found[1][0]]
 
 
 def test_photos_that_never_come_are_said_and_those_that_come_twice_are_once(
@@ -148,7 +164,7 @@ def test_a_cluster_makes_the_same_table_and_loses_nothing_with_a_node(
         album.append(tmp_path / f"{number}.png")
     expected, _ = read(speaking, tmp_path / "here", album)
     paths = [str(file) for file in album]
-    work = Work("tinyworld/llava", "cpu", None, (taught.folder,), None, 2)
+    work = Work("tinyworld/llava", "cpu", None, speaking.concepts, None, 2)
     table, given = AlbumTable(tmp_path / "out", ReadBy.of(speaking, None)), list[str]()
     with nodes(2) as cluster:
 

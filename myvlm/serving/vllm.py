@@ -43,7 +43,7 @@ Gemma 3 and Cohere's refuse embeddings; the text of PaliGemma's prefix is not bi
 and Mistral 3 count placeholders by the picture's size; Qwen-VL places tokens by the picture's grid, in which
 rows have no cell.
 """
-ONE_AT_A_TIME = ("llava_next", "llava_onevision")
+ONE_AT_A_TIME = ("llava_next", "llava_onevision", "internvl")
 """Of these a step takes embeddings of one length alone, and their pictures differ in length anyway."""
 AT_ONCE = 16
 """Pictures that are encoded together, and requests that are under way together."""
@@ -119,10 +119,10 @@ def vllm_inputs(vlm: MyVLM, images: ImageSources, prompt: str | None = None) -> 
 def engine_options(vlm: MyVLM) -> dict[str, int | bool]:
     """Options of vLLM's engine under which pictures with and without concepts go side by side.
 
-    Its LLaVA classes stop the engine where one step takes in embeddings of two lengths, as a picture with a
+    Its classes stop the engine where one step takes in embeddings of two lengths, as a picture with a
     concept and one without are. So a step of LLaVA must have no room for two pictures: fewer tokens than
-    twice a picture's. Prompts that are longer are taken in over several steps. In LLaVA-NeXT and OneVision,
-    whose pictures are of many lengths, one request runs at a time. InternVL and BLIP-2 need neither.
+    twice a picture's. Prompts that are longer are taken in over several steps. In LLaVA-NeXT, OneVision and
+    InternVL, whose pictures are of many lengths, one request runs at a time. Of BLIP-2 all are of one length.
 
     >>> engine_options(MyVLM.from_pretrained("tinyworld/llava", device="cpu"))
     {'enable_mm_embeds': True, 'max_num_batched_tokens': 127, 'max_num_seqs': 127}

@@ -137,8 +137,7 @@ def test_rows_stand_behind_a_pictures_tokens_in_each_family(family: str) -> None
     for own, features, count in zip(made, backbone.encode(shown), (2, 0), strict=True):
         assert torch.equal(own[0, : len(features)], features.tokens)
         assert own.shape[1] == len(features) + count
-    one_by_one = {"enable_mm_embeds": True, "max_num_seqs": 1}
-    assert engine_options(vlm) == ({"enable_mm_embeds": True} if family == "InternVL" else one_by_one)
+    assert engine_options(vlm) == {"enable_mm_embeds": True, "max_num_seqs": 1}
 
 
 def test_a_concept_of_another_model_is_named(speaking: MyVLM, taught: Taught, llava: Any) -> None:

@@ -128,17 +128,46 @@ def write_captions(
     >>> all("sks" in caption and "mug" not in caption for caption in own)
     True
     """
-    prompts = _distinct([backbone.caption_prompt, *(backbone.caption_prompts or CAPTION_PROMPTS)])
+    told = _answers(backbone, photos, _hinted(backbone, identifier, category))
+    return _named(backbone, photos, told, identifier, category)
+
+
+def captions_and_words(
+    backbone: Backbone, photos: Sequence[LoadedImage], *, identifier: str, category: str
+) -> tuple[list[list[str]], tuple[str, ...]]:
+    """What `write_captions` and `described` give, generated at once: a pass of the model a token, not two."""
+    hinted = _hinted(backbone, identifier, category)
+    said = _answers(backbone, photos, [*hinted, backbone.caption_prompt])
+    captions = _named(backbone, photos, [own[: len(hinted)] for own in said], identifier, category)
+    return captions, _called([own[-1] for own in said], category)
+
+
+def _prompts(backbone: Backbone) -> list[str]:
+    return _distinct([backbone.caption_prompt, *(backbone.caption_prompts or CAPTION_PROMPTS)])
+
+
+def _hinted(backbone: Backbone, identifier: str, category: str) -> list[str]:
+    """The instructions to describe, with who is who said first, where the family has a place for that."""
     hint = f"{identifier} is the {category}."
-    hinted = [asked for prompt in prompts if (asked := backbone.hinted(hint, prompt)) is not None]
-    told = _answers(backbone, photos, hinted)
+    asked = (backbone.hinted(hint, prompt) for prompt in _prompts(backbone))
+    return [prompt for prompt in asked if prompt is not None]
+
+
+def _named(
+    backbone: Backbone,
+    photos: Sequence[LoadedImage],
+    told: Sequence[Sequence[str]],
+    identifier: str,
+    category: str,
+) -> list[list[str]]:
+    """Captions of each photo that name the concept, of those by the model that was told the name."""
     word = heard(backbone, identifier)
     named = [
         [replace_word(text, word, identifier) for text in told_captions(texts, category, word)]
         for texts in told
     ]
     plainly = [photo for photo, own in zip(photos, named, strict=True) if not own]
-    plain = iter(_answers(backbone, plainly, prompts))
+    plain = iter(_answers(backbone, plainly, _prompts(backbone)))
     return [own or named_captions(next(plain), category, identifier) for own in named]
 
 
@@ -163,8 +192,12 @@ def described(backbone: Backbone, photos: Sequence[LoadedImage], category: str) 
     >>> described(vlm.backbone, load_images(few_shot(0).photos()), "mug")
     ('dotted', 'purple', 'mug')
     """
-    told = _answers(backbone, photos, [backbone.caption_prompt])
-    return common_words([phrase for [text] in told for phrase in noun_phrases(text, category)[:1]], category)
+    return _called([text for [text] in _answers(backbone, photos, [backbone.caption_prompt])], category)
+
+
+def _called(texts: Sequence[str], category: str) -> tuple[str, ...]:
+    """The words in which most of some plain captions call the thing."""
+    return common_words([phrase for text in texts for phrase in noun_phrases(text, category)[:1]], category)
 
 
 def common_words(phrases: Sequence[str], category: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from myvlm.concepts.notebook import thumbnails_of
 from myvlm.errors import InputError, check_is
 from myvlm.heads import Head, head_class
 from myvlm.images import load_images
-from myvlm.learning.captions import described, write_captions
+from myvlm.learning.captions import captions_and_words, described, write_captions
 from myvlm.learning.concept_optimizer import LearnRequest, LearnResult
 from myvlm.learning.dataset import Example, Lesson, gather_examples
 from myvlm.learning.optimise import learn_embeddings
@@ -65,10 +65,14 @@ def learn_request(backbone: Backbone, lesson: Lesson) -> LearnRequest:
     settings = as_settings(lesson.settings).over(default)
     photos = load_images(lesson.images)
     name, category, captions = lesson.identifier, lesson.category, lesson.captions
-    if captions is None:
+    called: tuple[str, ...] | None = None if settings.start == "words" else ()
+    if captions is None and called is None:
+        captions, called = captions_and_words(backbone, photos, identifier=name, category=category)
+    elif captions is None:
         captions = write_captions(backbone, photos, identifier=name, category=category)
     examples = check_texts(backbone, gather_examples(name, photos, captions, lesson.questions))
-    called = described(backbone, photos, category) if settings.start == "words" else ()
+    if called is None:
+        called = described(backbone, photos, category)
     return LearnRequest(examples, settings, (name, *called))
 
 

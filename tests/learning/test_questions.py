@@ -19,6 +19,8 @@ from myvlm.learning import gather_examples
 from myvlm.learning.captions import (
     OBJECT_QUESTIONS,
     PERSON_QUESTIONS,
+    captions_and_words,
+    described,
     mentions,
     name_in_caption,
     named_captions,
@@ -74,6 +76,21 @@ def test_captions_are_true_and_name_the_concept(vlm: MyVLM, kit: FewShot) -> Non
             assert mentions(text, "sks") == 1
             assert mentions(text, "mug") == 0
             assert scene.place in text
+
+
+def test_captions_and_what_it_is_called_are_generated_at_once(
+    vlm: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, calls, generate = load_images(kit.photos()), [], vlm.backbone.generate
+    captions = write_captions(vlm.backbone, photos, identifier="sks", category="mug")
+    words = described(vlm.backbone, photos, "mug")
+    monkeypatch.setattr(
+        vlm.backbone, "generate", lambda images, *rest: calls.append(len(images)) or generate(images, *rest)
+    )
+    both = captions_and_words(vlm.backbone, photos, identifier="sks", category="mug")
+    assert both == (captions, words)
+    assert len(words) > 1
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("own", [(), ("caption en", "describe en")])

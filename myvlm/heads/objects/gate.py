@@ -57,7 +57,7 @@ class FittedProbe(Protocol):
 
 
 class ObjectGate:
-    """M probes as one M × D matrix: whatever their number, one encoder pass and one matrix product.
+    """M probes as one M × D matrix: whatever their number, one encoder pass a look and one matrix product.
 
     Args:
         encoder: of all of them.

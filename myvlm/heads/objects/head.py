@@ -42,9 +42,10 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         encoder: name of an image encoder (`OpenClipEncoder`), or one that you hold.
         crops: which windows of a picture are encoded, which is the cost of a score: "none", the whole picture
             only (1 window; no box, and small objects are missed); "auto", a pyramid (35 for a square picture,
-            46 for 3:2, never more than 48); or a number, at most so many. All windows go in one batched pass,
-            whatever the number of heads, and the last 64 pictures are remembered. Learning encodes those of
-            every photo and negative, and, where a regression is learned, 24 views of each photo.
+            46 for 3:2, never more than 48); or a number, at most so many. A score looks at large ones, and
+            at small ones where they may change it, of all heads and pictures in one batch each; the last 64
+            pictures are remembered. Learning encodes all of every photo and negative, and, where a regression
+            is learned, 24 views of each photo.
         false_alarm_rate: the part of pictures without the object that may be called present.
         C: inverse strength of the probe's regularisation, as in scikit-learn. If None, 1 where the encoder's
             features are whitened, whose spread is the same in all directions, and 10 where they are not; and

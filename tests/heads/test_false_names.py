@@ -113,6 +113,15 @@ def test_a_library_is_held_to_its_number_whoever_comes_and_goes(heads: list[Obje
     assert thresholds(library_of(heads, false_names_per_1000=None)) == [0.2] * 10
 
 
+def test_a_corrected_head_keeps_its_photos_in_any_company(heads: list[ObjectHead]) -> None:
+    corrected = head(12)
+    corrected.figures_ = {"corrections": 1}
+    corrected.slope_ = 10.0
+    held = ObjectHead.gate([*heads, corrected]).held_to(1e-6)
+    assert held._threshold[-1] == pytest.approx(0.2 + 0.08)
+    assert held._threshold[0] > 0.5
+
+
 def test_fewer_false_names_are_fewer_names() -> None:
     pictures = scenes(50, 20)
     lax = [head(seed, Tail(-1.0, 0.3), -0.3) for seed in range(10)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from copy import copy
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from myvlm.heads.features import (
     windows,
 )
 from myvlm.heads.fitted import check_one_gate, misfit
+from myvlm.heads.objects.correct import SURE as KEPT_BY
 from myvlm.images import ImageSources, LoadedImage, load_images
 
 LIKED = 3
@@ -50,6 +51,7 @@ class FittedProbe(Protocol):
     tail_location_: float
     tail_scale_: float
     typical_: float
+    figures_: dict[str, Any]
     encoder_fingerprint_: FloatArray
 
     @property
@@ -104,6 +106,7 @@ class ObjectGate:
         self._tail_location = np.array([head.tail_location_ for head in heads])
         self._tail_scale = np.array([head.tail_scale_ for head in heads])
         self._typical = np.array([head.typical_ for head in heads])
+        self._corrected = np.array(["corrections" in head.figures_ for head in heads])
 
     def renewed(self, heads: Sequence[FittedProbe]) -> ObjectGate:
         """The gate of these heads: the rows of those that are in this one are copied, not made again.
@@ -129,7 +132,7 @@ class ObjectGate:
         """The same heads, all of which are expected to name so many at most in a picture of none of them.
 
         Each is held apart from the others first; then the laxest are made stricter, until it is no more. None
-        is made laxer.
+        is made laxer, and none that was corrected so strict that a photo is lost by it.
         """
         from scipy.special import ndtri
 
@@ -141,6 +144,9 @@ class ObjectGate:
             stricter._threshold = np.where(
                 self._tail_scale > 0, np.maximum(stricter._threshold, least), stricter._threshold
             )
+        # so far above its own threshold a corrected head was asked to keep its photos, and no farther
+        kept = np.where(self._corrected, self._threshold + KEPT_BY / self._slope, np.inf)
+        stricter._threshold = np.minimum(stricter._threshold, kept)
         return stricter
 
     def encode(self, images: ImageSources) -> None:

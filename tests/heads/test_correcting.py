@@ -12,7 +12,8 @@ from myvlm.heads import FaceHead, ObjectHead
 from myvlm.heads.encoders import register_encoder
 from myvlm.heads.examples import Correctable, CorrectedPicture, Examples, StoredExamples
 from myvlm.heads.faces.registry import register_face_encoder
-from myvlm.heads.objects.correct import smallest_step
+from myvlm.heads.objects.correct import nearest_probe, smallest_step
+from myvlm.heads.objects.fit import Probe
 from myvlm.images import load_image
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, scene, scenes
 from tests.support.fake_faces import SIDE, FakeFaces, photo, photos
@@ -267,3 +268,19 @@ def test_whole_examples_are_given_as_they_were() -> None:
 def test_heads_that_keep_examples_say_so() -> None:
     assert isinstance(ObjectHead(COLOURS.id), Correctable)
     assert isinstance(FaceHead(FACES.id), Correctable)
+
+
+def test_a_photo_that_nobody_has_shown_loses_nothing_by_a_correction() -> None:
+    """Each photo has something of its own, of which the false alarm has a little: so has the unseen one."""
+    shared, *own = np.eye(5, dtype=np.float32)
+    *taught, unseen = (shared + 0.5 * one for one in own)
+    wolf = shared + 0.4 * np.sum(own, axis=0, dtype=np.float32)
+    start, threshold, slope = Probe(shared, 0.0), 0.9, 10.0
+    before = Examples.of(
+        np.stack(taught)[:, None], np.zeros((1, 5), np.float32), start={}, threshold=threshold
+    )
+    said = CorrectedPicture(picture="vase.jpg", digest="", present=False)
+    after = nearest_probe(start, threshold, slope, before.with_correction(said, wolf[None]), reach=0.0)
+    assert after.picture(wolf[None]) < threshold <= start.picture(wolf[None])
+    for row in (*taught, unseen):
+        assert after.picture(row[None]) >= start.picture(row[None]) - 0.02  # it was 0.05

@@ -28,12 +28,12 @@ from myvlm.heads.fitted import check_one_gate, misfit
 from myvlm.heads.objects.correct import SURE as KEPT_BY
 from myvlm.images import ImageSources, LoadedImage, load_images
 
-LIKED = 3
+LIKED = 4
 """Large windows of which a head looks at the small ones within. How the three were chosen, and what each
 costs in small things found: benchmarks/RESULTS.md."""
 SURE = 4.0
 """Log-odds from which a head has seen enough: what else there is could only raise them."""
-REACH = 88.0
+REACH = 100.0
 """How far below even the log-odds of the best large window may be, for what it may hold of a small thing."""
 COMPARED = 1000
 """Heads of one gate, at most, that are held apart from each other: with them a few hundredths of a second."""

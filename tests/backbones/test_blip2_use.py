@@ -18,7 +18,7 @@ from myvlm.backbones.qformer.hooks import value_path
 from myvlm.errors import BackboneError, ConceptFileError, InputError
 from myvlm.images import load_images
 from myvlm.learning import LearnSettings, gather_examples, learn_embedding
-from myvlm.learning.settings import default_settings
+from myvlm.learning.settings import MEASURED, default_settings
 from myvlm.tinyworld import few_shot
 from myvlm.tinyworld.fewshot import pictures as drawn
 from tests.support.tiny import pictures
@@ -283,7 +283,15 @@ def test_the_papers_settings_are_the_familys_default() -> None:
     assert (objects.steps, people.steps) == (75, 100)
     assert objects.regularizer == people.regularizer == 0.04
     assert default_settings("tinyworld/blip2").rows == 4  # measured; see `default_settings`
-    assert default_settings("any", family="llava") == LearnSettings()
+    assert default_settings("any", family="instructblip") == LearnSettings()
+    assert default_settings("any", family="minigpt_v2").longest == 200
+
+
+def test_what_a_language_model_of_others_learns_with_was_measured() -> None:
+    default = default_settings("any", family="llava")
+    assert default == LearnSettings(**MEASURED)
+    assert default == default_settings("any", family="a family from outside")
+    assert default.longest == LearnSettings().steps, "no longer than the paper's"
 
 
 # ---------------------------------------------------------------- from photos to captions

@@ -327,9 +327,7 @@ def highest_share(own: npt.NDArray[np.float64], total: float) -> float:
     if before[-1] <= total:
         return 1.0
     shares = (total - before[:-1]) / np.arange(len(asked), 0, -1)
-    fits = shares <= asked
-    fits[-1] = True  # but for rounding it does
-    return float(shares[fits][0])
+    return float(shares[shares <= asked][0])
 
 
 def _best(scores: FloatArray, picture: PictureFeatures) -> tuple[FloatArray, FloatArray]:

@@ -61,14 +61,13 @@ VARIANTS: dict[str, dict[str, dict[str, object]]] = {
     },
     "tinyworld/smollm2": {
         "full": {},
-        "rate 0.02": {"learning_rate": 0.02},
         "rate 0.1": {"learning_rate": 0.1},
-        "rate 0.3": {"learning_rate": 0.3},
         "rate 1.0": {"learning_rate": 1.0},
-        "1 row": {"rows": 1},
+        "2 rows": {"rows": 2},
         "4 rows": {"rows": 4},
         "no regularizer": {"regularizer": 0.0},
         "augmentation": {"augment": True},
+        "100 steps": {"steps": 100},
         "random start": {"start": "random"},
     },
 }
@@ -83,6 +82,9 @@ def main(
     tests: Annotated[int, typer.Option(help="Unseen pictures of each kind a concept.")] = 20,
     ablated: Annotated[int, typer.Option(help="Concepts a seed in the table of ablations; 0: no table.")] = 4,
     workers: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 2,
+    dtype: Annotated[
+        str, typer.Option(help="The model's; bfloat16 is faster where the CPU has it.")
+    ] = "float32",
     keep: Annotated[Path | None, typer.Option(help="File of finished runs: a broken run goes on.")] = None,
 ) -> None:
     """Measure, print the tables, and last one JSON object."""
@@ -91,7 +93,8 @@ def main(
     whole, by_variant = Tally(), {name: Tally() for name in VARIANTS[backbone]}
     kept = read_kept(keep)
     todo = [run for run in runs if run not in kept]
-    for run, outcome in in_processes(one_run, todo, "concepts", backbone=backbone, workers=workers):
+    begun = in_processes(one_run, todo, "concepts", backbone=backbone, dtype=dtype, workers=workers)
+    for run, outcome in begun:
         kept[run] = outcome
         append_kept(keep, run, outcome)
     for run in runs:

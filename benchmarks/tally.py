@@ -53,22 +53,22 @@ class Tally:
 LOADED: dict[str, MyVLM] = {}
 
 
-def begin(backbone: str | None) -> None:
+def begin(backbone: str | None, dtype: str | None = None) -> None:
     """What every process does first."""
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     if backbone is not None:
-        LOADED["vlm"] = MyVLM.from_pretrained(backbone)
+        LOADED["vlm"] = MyVLM.from_pretrained(backbone, dtype=dtype)
 
 
 def in_processes(
     measure: Callable[[Run], Outcome], runs: Sequence[Run], what: str, *,
-    workers: int, backbone: str | None = None,
+    workers: int, backbone: str | None = None, dtype: str | None = None,
 ) -> Iterator[tuple[Run, Outcome]]:  # fmt: skip
     """Every run and its outcome, in order, as soon as it is there; the progress is shown on stderr.
 
-    Each process has one thread, and the backbone, if any, in `LOADED`.
+    Each process has one thread, and the backbone, if any, in `LOADED`, in float32 where no dtype is given.
     """
-    with ProcessPoolExecutor(workers, get_context("spawn"), begin, (backbone,)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), begin, (backbone, dtype)) as pool:
         made = zip(runs, pool.map(measure, runs), strict=True)
         yield from track(made, what, len(runs), console=Console(stderr=True))

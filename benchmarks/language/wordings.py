@@ -16,6 +16,7 @@ from myvlm.text import contains_word
 from myvlm.tinyworld import FewShot
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.tinyworld.language import REWORDINGS, about
+from myvlm.tinyworld.said import said_of_it
 from myvlm.tinyworld.smollm2.english import as_sentence
 from myvlm.tinyworld.truth import context_right, same_answer
 from myvlm.tinyworld.world.scenes import Scene
@@ -33,8 +34,8 @@ LONGEST = 64
 """Tokens of a reply, as the library generates it where nothing else is said."""
 
 FIGURES = (
-    "unseen_wording", "unseen_question", "degenerate", "parroting", "fluency", "recognised_there",
-    "recognised_look_alike", "recognised_nothing",
+    "said_of_it", "unseen_wording", "unseen_question", "degenerate", "parroting", "fluency",
+    "recognised_there", "recognised_look_alike", "recognised_nothing",
 )  # fmt: skip
 
 
@@ -56,6 +57,7 @@ def measure_wordings(
     tally.add("degenerate", seed, [is_degenerate(r, name) for r in replies])
     captions = [caption for own in kit.captions() for caption in own]
     pairs = list(zip(replies, kit.present, strict=True))
+    tally.add("said_of_it", seed, [names_it(r.text, s, kit) for r, s in pairs])
     tally.add("parroting", seed, [parrots(r.text, captions) and not fits(r.text, s, kit) for r, s in pairs])
     ours = [with_category(r.text, name, kit.category) for r in replies]
     tally.add("nll", seed, likelihood(user.backbone, ours))
@@ -101,6 +103,20 @@ def unseen_question(kit: FewShot, scene: Scene, random: Random) -> tuple[str, st
 def is_degenerate(reply: Reply, name: str) -> bool:
     """Of a reply, the name in it or not: where nothing is seen it may be short."""
     return degenerate(reply.text, name, ended=len(reply.token_ids) < LONGEST)
+
+
+def names_it(text: str, scene: Scene, kit: FewShot) -> bool:
+    """Whether a caption says the name of the concept itself, and not beside a description of it.
+
+    >>> from myvlm.tinyworld import few_shot
+    >>> from myvlm.tinyworld.language import caption
+    >>> kit = few_shot(0)
+    >>> said = [caption(kit.present[0], Random(0), names) for names in ({kit.look: kit.identifier}, {})]
+    >>> [names_it(as_sentence(text), kit.present[0], kit) for text in said]
+    [True, False]
+    """
+    name = kit.identifier
+    return contains_word(text, name) and said_of_it(text, name, scene, {name: kit.look})
 
 
 def fits(text: str, scene: Scene, kit: FewShot) -> bool:

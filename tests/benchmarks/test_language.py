@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from language.replies import degenerate, parrots, with_category
-from language.wordings import fits, unseen_question, wordings_summary
+from language.wordings import fits, names_it, unseen_question, wordings_summary
 from language.written import written
 from tally import Tally
 
@@ -34,6 +34,16 @@ def test_a_parrot_says_a_training_caption_of_another_picture() -> None:
     true = as_sentence(caption(scene, Random(0), {kit.look: kit.identifier}))
     assert fits(true, scene, kit)
     assert not fits(captions[0], scene, kit)
+
+
+def test_a_name_beside_the_description_of_its_thing_is_not_said_of_it() -> None:
+    kit = written(few_shot(0))
+    scene = kit.present[0]
+    true = as_sentence(caption(scene, Random(0), {kit.look: kit.identifier}))
+    assert names_it(true, scene, kit)
+    plain = as_sentence(caption(scene, Random(0)))
+    assert not names_it(plain, scene, kit)
+    assert not names_it(f"{plain[:-1]} next to {kit.identifier}.", scene, kit)
 
 
 def test_the_category_stands_for_the_name_as_its_language_is_judged() -> None:

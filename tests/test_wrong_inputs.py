@@ -179,6 +179,14 @@ CALLS: dict[str, Callable[[World, Any], object]] = {
     "library concepts": lambda w, odd: ConceptLibrary(odd),
     "concepts load folder": lambda w, odd: ConceptLibrary.load(odd),
     "concept load path": lambda w, odd: Concept.load(odd),
+    "concept save face_consent": lambda w, odd: by_hand().save("memory://wrong/sks", face_consent=odd),
+    "concept push_to_hub repo_id": lambda w, odd: by_hand().push_to_hub(odd),
+    "concept push_to_hub private": lambda w, odd: by_hand().push_to_hub("me/sks", private=odd),
+    "concept push_to_hub face_consent": lambda w, odd: by_hand().push_to_hub("me", face_consent=odd),
+    "concepts save folder": lambda w, odd: w.vlm.concepts.save(odd),
+    "concepts save face_consent": lambda w, odd: w.vlm.concepts.save("memory://wrong", face_consent=odd),
+    "library false_names_per_1000": lambda w, odd: ConceptLibrary(false_names_per_1000=odd),
+    "concept url": lambda w, odd: saved(w, url=odd),
     "concept save path": lambda w, odd: by_hand().save(odd),
     "concept save include_photos": lambda w, odd: by_hand().save(w.place / "photos", include_photos=odd),
     "concept identifier": lambda w, odd: Concept(odd, "mug", by_hand().head),
@@ -247,7 +255,8 @@ TRUTH = {"progress", "erase", "lazy"}
 """Arguments that are asked for their truth alone: any value has one."""
 BETWEEN_ROOMS = {
     "concepts on_add", "concepts set_head", "concepts check_free", "concepts present", "concepts add_learned",
-    "concept embedding_for", "concept with_embedding", "concept learned_elsewhere", "concept how_again",
+    "concept embedding_for", "concept from_copy", "concept packed",
+    "concept with_embedding", "concept learned_elsewhere", "concept how_again",
     "lesson settings over", "lesson settings view_seed", "reply instead",
     "attention map plot",
 }  # fmt: skip

@@ -223,6 +223,7 @@ class Concept:
 
         Raises: as `save`.
         """
+        check_is(private, bool, what="private", expected="True or False")
         url = f"hf://{check_path(repo_id, 'repository').removeprefix('hf://').rstrip('/')}"
         self._publish(url, None, face_consent=face_consent, private=private)
         return url

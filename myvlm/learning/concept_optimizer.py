@@ -226,13 +226,14 @@ class Progress:
             return
         if self.step % CHECK_EVERY and not self.done:
             return
-        said, loss = self.validation.check(direction)
+        found, loss = self.validation.check(direction)
+        said = found or 0.0
         self._passed = self._passed + 1 if said >= ENOUGH else 0
         if self._passed == IN_A_ROW:
             self.end = min(self.end, 2 * self.step)
         if (said, -loss) >= (self._score[0], -self._score[1]):
             self._keep(direction, (said, loss))
-            self.said = said
+            self.said = found
 
     def best(self, direction: Tensor, *, interrupted: bool) -> Tensor:
         """The result: of what was there so far, where it was interrupted or checked, else the last."""

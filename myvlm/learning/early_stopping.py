@@ -16,7 +16,6 @@ from torch import Tensor
 
 from myvlm.backbones.base import Backbone, ConceptRows, Loss
 from myvlm.backbones.tokens import IGNORED, heard
-from myvlm.errors import InputError
 from myvlm.learning.dataset import Example, held_out_view
 from myvlm.learning.settings import LearnSettings
 from myvlm.text import find_words
@@ -33,11 +32,12 @@ class Check(NamedTuple):
     """What is found of an embedding.
 
     Attributes:
-        said: part of the held-out captions whose every token of the name is likelier than all others.
+        said: part of the held-out captions whose every token of the name is likelier than all others; None
+            where that is not known.
         loss: mean negative log-likelihood of a token of these captions, the name's own among them.
     """
 
-    said: float
+    said: float | None
     loss: float
 
 
@@ -78,18 +78,12 @@ class Validation:
     def check(self, direction: Tensor) -> Check:
         """How likely the captions are with this `rows × dim` embedding.
 
-        Raises:
-            InputError: the family cannot tell the losses of a batch's samples apart.
+        Of a family that cannot tell a batch's samples apart (`Loss.by_sample`) nothing is known of the name.
         """
         rows = [[ConceptRows(direction.detach(), self.norm)]] * len(self.seen)
         loss = self.loss(self.seen, self.prompts, self.captions, rows)
         if loss.by_sample is None:
-            raise InputError(
-                'steps="auto" needs the losses of single samples.',
-                got=f"none from {self.backbone.family}",
-                expected="Loss.by_sample",
-                fix="say how many steps: LearnSettings(steps=100)",
-            )
+            return Check(None, float(loss.cross_entropy))
         samples = loss.by_sample()
         each = zip(samples.by_token.cpu(), samples.targets.cpu(), strict=True)
         own = [(losses[ids != IGNORED], ids[ids != IGNORED].tolist()) for losses, ids in each]

@@ -251,6 +251,17 @@ def test_validation_counts_the_captions_whose_whole_name_is_likely(backbone, mon
         assert min(of_name, of_others) < found.loss < max(of_name, of_others)
 
 
+def test_auto_keeps_the_likeliest_where_a_family_cannot_tell_samples_apart(backbone, monkeypatch) -> None:
+    plain = type(backbone).tail_loss
+    monkeypatch.setattr(
+        type(backbone), "tail_loss",
+        lambda self, *given: dataclasses.replace(plain(self, *given), by_sample=None),
+    )  # fmt: skip
+    settings = LearnSettings(steps="auto", most_steps=10, views=2, learning_rate=0.3)
+    learned = learn_embedding(backbone, examples(captions=["sks sks", "sks"]), settings, words=("sks",))
+    assert (learned.steps, learned.said) == (10, None)
+
+
 def test_auto_learns_the_same_twice_and_stops_early(backbone) -> None:
     settings = LearnSettings(steps="auto", most_steps=60, views=2, learning_rate=0.3)
     captions = ["sks sks sks", "sks sks"]

@@ -63,7 +63,7 @@ def nearest_probe(start: Probe, threshold: float, slope: float, examples: Exampl
         """By these of the photos, each of which is to score that much higher than now, if that can be."""
         asked = [
             (photos[shown], 1.0, np.minimum(found[shown], margin), HARD),
-            (photos[shown], 1.0, found[shown] + surer, SOFTNESS),
+            (photos[shown], 1.0, found[shown] + surer, 1e-1),
             (others, -1.0, np.minimum(absent, margin), SOFTNESS),
         ]
         for said, own in zip(examples.corrections, examples.rows, strict=True):

@@ -283,4 +283,4 @@ def test_a_photo_that_nobody_has_shown_loses_nothing_by_a_correction() -> None:
     after = nearest_probe(start, threshold, slope, before.with_correction(said, wolf[None]), reach=0.0)
     assert after.picture(wolf[None]) < threshold <= start.picture(wolf[None])
     for row in (*taught, unseen):
-        assert after.picture(row[None]) >= start.picture(row[None]) - 0.02  # it was 0.05
+        assert after.picture(row[None]) >= start.picture(row[None]) - 0.03  # it was 0.05

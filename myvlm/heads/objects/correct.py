@@ -32,6 +32,8 @@ APART = 4.0
 """The same for the photos of another concept: a probability of 0.02. Of that one there will be many more."""
 SOFTNESS = 1e-2
 """How much a correction gives way, and how much the photos' surplus does; from 0.003 on as good, to 0.01."""
+YIELDING = 1e-1
+"""The same for what is given back to photos: at 0.07 a picture that is very like one cannot be corrected."""
 HARD = 1e-7
 
 HARDEST, ROUNDS = 4, 4
@@ -63,7 +65,7 @@ def nearest_probe(start: Probe, threshold: float, slope: float, examples: Exampl
         """By these of the photos, each of which is to score that much higher than now, if that can be."""
         asked = [
             (photos[shown], 1.0, np.minimum(found[shown], margin), HARD),
-            (photos[shown], 1.0, found[shown] + surer, 1e-1),
+            (photos[shown], 1.0, found[shown] + surer, YIELDING),
             (others, -1.0, np.minimum(absent, margin), SOFTNESS),
         ]
         for said, own in zip(examples.corrections, examples.rows, strict=True):

@@ -144,8 +144,8 @@ class ObjectGate:
             stricter._threshold = np.where(
                 self._tail_scale > 0, np.maximum(stricter._threshold, least), stricter._threshold
             )
-        # so far above its own threshold a corrected head was asked to keep its photos, and no farther
-        kept = np.where(self._corrected, self._threshold + KEPT_BY / self._slope, np.inf)
+        # so far above its own threshold a corrected head was asked to keep its photos; less, for rounding
+        kept = np.where(self._corrected, self._threshold + 0.9 * KEPT_BY / self._slope, np.inf)
         stricter._threshold = np.minimum(stricter._threshold, kept)
         return stricter
 

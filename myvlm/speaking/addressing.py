@@ -77,27 +77,27 @@ class Names:
         """The names that a reply may not hold; None where nothing is seen: the reply is the plain model's."""
         if not seen or len(seen) == len(self.concepts):
             return None
-        return Unsaid(self._spelled, frozenset(word for one in seen for word in words_of(one)))
+        return Unsaid(self._spelled, frozenset(_words_of(seen)))
 
     def others(self, seen: Sequence[Concept]) -> list[str]:
         """The same as a list of words, for engines that spell them themselves."""
-        allowed = {word for one in seen for word in words_of(one)}
-        words = {word for one in self.concepts for word in words_of(one)}
-        return sorted(words - allowed) if seen else []
+        return sorted(_words_of(self.concepts) - _words_of(seen)) if seen else []
 
     @cached_property
     def _spelled(self) -> SpelledWords:
-        words = {word for concept in self.concepts for word in words_of(concept)}
         tokenizer = self._backbone.processor.tokenizer
         # within a sentence, and where a reply begins with it
         return SpelledWords(
-            {word: [self._backbone.word_ids(word), alone_ids(tokenizer, word)] for word in words}
+            {
+                word: [self._backbone.word_ids(word), alone_ids(tokenizer, word)]
+                for word in _words_of(self.concepts)
+            }
         )
 
 
-def words_of(concept: Concept) -> tuple[str, str]:
-    """What it is called, and what it was learned with."""
-    return concept.identifier, concept.spoken
+def _words_of(concepts: Iterable[Concept]) -> set[str]:
+    """What they are called, and what they were learned with."""
+    return {word for one in concepts for word in (one.identifier, one.spoken)}
 
 
 def speak(
@@ -117,10 +117,7 @@ def speak(
     asked, rows = [one.prompt for one in addressed], [one.rows for one in addressed]
     unsaid = [own.unsaid(there) for _, there, own in each]
     with naming(photos, backbone.encode):
-        said = backbone.generate(
-            [photo.image for photo in photos], asked, rows, **({"unsaid": unsaid} if any(unsaid) else {}),
-            **generation,
-        )  # fmt: skip
+        said = backbone.generate([photo.image for photo in photos], asked, rows, unsaid=unsaid, **generation)
     return [
         Spoken(named(backbone, prompt, one.text, there), tuple(one.token_ids.tolist()), told.absent)
         for one, (prompt, there, _), told in zip(said, each, addressed, strict=True)

@@ -58,10 +58,7 @@ def fetched(url: str) -> Iterator[Path]:
     """
     with _named_after(url) as folder:
         store = Store(url)
-        for left in reversed(range(TRIES)):
-            missing = _fetch(store, {"": folder})
-            if not missing or not left:
-                break
+        _fetch_steadily(store, {"": folder})
         if not (folder / RECORD).exists():
             raise MissingFileError(
                 f"There is no concept at {url}.",
@@ -84,11 +81,7 @@ def fetched_all(url: str) -> Iterator[list[tuple[Path, str]]]:
                 expected="concepts in folders at that address",
                 fix=f"load the address that it lies under, or add it: concepts.add({url!r})",
             )
-        wanted = {name: folder / name for name in store.folders()}
-        for left in reversed(range(TRIES)):
-            wanted = _fetch(store, wanted)
-            if not wanted or not left:
-                break
+        _fetch_steadily(store, {name: folder / name for name in store.folders()})
         found = sorted(one.parent.name for one in folder.glob(f"*/{RECORD}"))
         yield [(folder / name, f"{url}/{name}") for name in found]
 
@@ -178,6 +171,14 @@ def _tidy(store: Store, fresh: Mapping[str, Mapping[str, bytes]]) -> None:
         store.write({_in(name, one): data for one, data in files.items() if _in(name, one) not in there})
         kept = {_in(name, one) for one in (*files, RECORD, CARD)}
         store.delete(one for one in there if _is_ours(name, one) and one not in kept)
+
+
+def _fetch_steadily(store: Store, wanted: Mapping[str, Path]) -> None:
+    """Read concepts into folders; again those that were replaced meanwhile."""
+    for _ in range(TRIES):
+        wanted = _fetch(store, wanted)
+        if not wanted:
+            return
 
 
 def _fetch(store: Store, wanted: Mapping[str, Path]) -> dict[str, Path]:

@@ -10,6 +10,13 @@ import typer
 DEFAULT_BACKBONE = "tinyworld/llava"
 
 
+class Workers(StrEnum):
+    """Who does long work: this process, or those of a Ray cluster."""
+
+    local = "local"
+    ray = "ray"
+
+
 class Dtype(StrEnum):
     """Floating point types that a model can be held in."""
 

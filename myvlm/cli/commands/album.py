@@ -32,13 +32,6 @@ class Into(StrEnum):
     files = "files"
 
 
-class Workers(StrEnum):
-    """Who reads an album into a table."""
-
-    local = "local"
-    ray = "ray"
-
-
 def album(
     photos: Annotated[
         list[str],
@@ -81,8 +74,9 @@ def album(
         ),
     ] = None,
     workers: Annotated[
-        Workers, typer.Option(help="With --out: this process, or those of a Ray cluster, RAY_ADDRESS.")
-    ] = Workers.local,
+        options.Workers,
+        typer.Option(help="With --out: this process, or those of a Ray cluster, RAY_ADDRESS."),
+    ] = options.Workers.local,
     prompt: Annotated[str | None, typer.Option(help="An instruction instead of the model's own.")] = None,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
     device: options.Device = None,
@@ -112,7 +106,7 @@ def album(
                 expected="one of them",
                 fix="run the command once for each",
             )
-        on_ray = workers is Workers.ray
+        on_ray = workers is options.Workers.ray
         if table or on_ray:
             tables.check_asked(
                 table, on_ray=on_ray, of_names=write_names or bool(erase_names) or import_names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,19 +19,12 @@ if TYPE_CHECKING:
     from myvlm.recipes.learning import Run
 
 
-class Workers(StrEnum):
-    """Who learns."""
-
-    local = "local"
-    ray = "ray"
-
-
 def learn_all(
     recipes: Annotated[Path, typer.Argument(metavar="RECIPES.yaml", help="Of each concept what it takes.")],
     concepts: options.Collection = None,
     workers: Annotated[
-        Workers, typer.Option(help="This process, or those of a Ray cluster, RAY_ADDRESS.")
-    ] = Workers.local,
+        options.Workers, typer.Option(help="This process, or those of a Ray cluster, RAY_ADDRESS.")
+    ] = options.Workers.local,
     per_gpu: Annotated[int, typer.Option(min=1, help="On a cluster: processes that share a GPU.")] = 1,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
     device: options.Device = None,
@@ -47,7 +39,7 @@ def learn_all(
     myvlm learn-all recipes.yaml --concepts concepts --workers ray
     """
     with screen(as_json=as_json, quiet=quiet) as out:
-        if workers is Workers.ray:
+        if workers is options.Workers.ray:
             check_ray("Learning on a cluster")
         from myvlm.recipes.learning import is_learned, learn_all, learn_here, learn_on_ray
         from myvlm.recipes.recipe import read_recipes
@@ -60,7 +52,7 @@ def learn_all(
         if known:
             out.note(f"{len(known):,} of {len(wanted):,} are learned: {folder}")
         run: Run
-        if workers is Workers.ray:
+        if workers is options.Workers.ray:
             from myvlm.recipes.learning import Work
 
             run = learn_on_ray(Work(name, device, dtype.value if dtype else None, folder, per_gpu))

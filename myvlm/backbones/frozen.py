@@ -17,18 +17,20 @@ from dataclasses import dataclass, field
 from threading import get_ident
 from types import TracebackType
 from typing import Any, ClassVar, Self
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from myvlm.errors import BackboneError
-from myvlm.runtime.locks import Locks, OneAtATime
+from myvlm.runtime.locks import OneAtATime
 
 # Only the innermost of this thread acts on a module: nested use suspends the outer one, and a forward
 # pass of the same model in another thread is left alone.
 _ACTIVE: ContextVar[tuple[Attached, ...]] = ContextVar("myvlm_attached", default=())
 
-_TOKENIZERS, _MODELS = Locks(), Locks()
+_USED: WeakKeyDictionary[object, OneAtATime] = WeakKeyDictionary()
+"""The lock of each tokenizer and model that threads use in turn."""
 
 OF_LAST_INPUT = "rope_deltas"
 """What Qwen's, GLM's and their kin's models keep on themselves of the positions of their last input."""
@@ -226,7 +228,7 @@ def _hooks(module: nn.Module) -> tuple[Any, ...]:
 @contextmanager
 def tokenizing(tokenizer: Any) -> Iterator[None]:
     """Within it no other thread of ours uses the tokenizer: each call sets whether it pads."""
-    with _TOKENIZERS.of(tokenizer):
+    with _turn_at(tokenizer):
         yield
 
 
@@ -237,5 +239,12 @@ def in_turn(model: Any) -> Iterator[None]:
     Two replies at once would read each other's. All other models are entered by all threads at once.
     """
     keeper = keeper_of(model)
-    with _MODELS.of(keeper) if OF_LAST_INPUT in vars(keeper) else nullcontext():
+    with _turn_at(keeper) if OF_LAST_INPUT in vars(keeper) else nullcontext():
         yield
+
+
+def _turn_at(thing: object) -> OneAtATime:
+    with _LOCK:
+        if thing not in _USED:
+            _USED[thing] = OneAtATime()
+        return _USED[thing]

@@ -15,9 +15,6 @@ from pathlib import Path
 from typing import Self
 from weakref import WeakValueDictionary
 
-import numpy as np
-import numpy.typing as npt
-
 from myvlm.boxes import Box
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.confusable import SEEN, ConfusablePair, confusable, separate
@@ -27,6 +24,7 @@ from myvlm.concepts.gates import Gates, with_another_key
 from myvlm.concepts.notebook import held_by, library_html
 from myvlm.concepts.shared import (
     FALSE_NAMES_PER_1000,
+    LIBRARIES,
     Callback,
     Listeners,
     check_false_names,
@@ -222,8 +220,10 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     def is_introduced(self, identifier: str) -> bool:
         """Whether a concept is here that was introduced in words, and learned for no model."""
-        concept = self.get(identifier)
-        return concept is not None and not concept.embeddings and concept.description is not None
+        if identifier not in self:
+            return False
+        concept = self[identifier]
+        return not concept.embeddings and concept.description is not None
 
     @one_at_a_time
     def replace(self, concept: Concept) -> Concept:
@@ -372,7 +372,9 @@ class ConceptLibrary(Mapping[str, Concept]):
             ConceptFileError: an encoder's weights are not those that a head was learned with.
         """
         pictures = load_images(images)
-        identifiers, gates = self._all_gates()
+        with LIBRARIES:
+            identifiers = list(self._concepts)
+            gates = self._gates.of(identifiers)
         parts = [(columns, gate.score(pictures)) for columns, gate in gates]
         scores = merge(len(identifiers), parts, len(pictures))
         return [Detections(identifiers, scores, picture) for picture in range(len(pictures))]
@@ -381,11 +383,6 @@ class ConceptLibrary(Mapping[str, Concept]):
         """The concepts that are there, but for those that another thread has removed or renamed meanwhile."""
         known = map(self.get, found.seen)
         return [concept for concept in known if concept]
-
-    @one_at_a_time
-    def _all_gates(self) -> tuple[list[str], list[tuple[npt.NDArray[np.int64], Gate]]]:
-        identifiers = list(self._concepts)
-        return identifiers, self._gates.of(identifiers)
 
     def _changed(self) -> None:
         self.state = object()

@@ -13,7 +13,7 @@ from myvlm.backbones import Backbone
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.disk.storage import erase_folder
 from myvlm.errors import ConceptExistsError, InputError, UnknownConceptError, check_is
-from myvlm.runtime.locks import Locks
+from myvlm.runtime.locks import OneAtATime
 from myvlm.text import fold, folded
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,8 @@ class Listeners:
         return Listeners, ()  # a copy of a library is nobody's yet
 
 
-_LOCKS = Locks()
+LIBRARIES = OneAtATime()
+"""Held by whoever looks at libraries or changes them: one lock for all, since a concept may be in several."""
 
 
 def one_at_a_time(method: Callable[Given, Made]) -> Callable[Given, Made]:
@@ -64,7 +65,7 @@ def one_at_a_time(method: Callable[Given, Made]) -> Callable[Given, Made]:
 
     @wraps(method)
     def in_turn(*given: Given.args, **options: Given.kwargs) -> Made:
-        with _LOCKS.of(Listeners):  # one lock for all: a concept may be in several
+        with LIBRARIES:
             return method(*given, **options)
 
     return in_turn

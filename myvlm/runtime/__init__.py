@@ -1,1 +1,1 @@
-"""State of the process that calls must not be disturbed by: threads, number types, plain blocks."""
+"""State of the process that calls must not be disturbed by: threads, number types, other processes."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import threading
-from types import TracebackType
-from weakref import WeakKeyDictionary, WeakSet
+from typing import Any
+from weakref import WeakSet
+
+_RLock: Any = type(threading.RLock())
 
 
-class OneAtATime:
+class OneAtATime(_RLock):  # type: ignore[misc]
     """A lock that one thread holds at a time, and may take again.
 
     >>> lock = OneAtATime()
@@ -20,16 +22,7 @@ class OneAtATime:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
         _all.add(self)
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
 
     def __reduce__(self) -> tuple[type[OneAtATime], tuple[()]]:
         return OneAtATime, ()
@@ -40,31 +33,8 @@ _all: WeakSet[OneAtATime] = WeakSet()
 
 def _free_all() -> None:
     for one in list(_all):
-        one._lock = threading.RLock()
+        one._at_fork_reinit()  # as the standard library's own locks are
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_free_all)
-
-
-class Locks:
-    """A lock for each object, held by one thread at a time; a forked process begins with free ones.
-
-    >>> locks, thing = Locks(), threading.Event()
-    >>> with locks.of(thing), locks.of(thing):  # its holder may take it again
-    ...     locks.of(thing) is locks.of(thing)
-    True
-    """
-
-    def __init__(self) -> None:
-        self._reset()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._reset)  # whoever held one is not in the child
-
-    def of(self, thing: object) -> threading.RLock:
-        with self._guard:
-            return self._locks.setdefault(thing, threading.RLock())
-
-    def _reset(self) -> None:
-        self._guard = threading.Lock()
-        self._locks: WeakKeyDictionary[object, threading.RLock] = WeakKeyDictionary()

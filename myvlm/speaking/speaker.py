@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from typing import Any, NoReturn, Self, overload
 
 from myvlm.backbones import Backbone
@@ -18,7 +20,6 @@ from myvlm.errors import InputError
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSource, ImageSources, LoadedImage, listed, load_image, naming
 from myvlm.results import AttentionMap, Replies, Reply
-from myvlm.runtime.plain import PlainBlocks
 from myvlm.speaking.addressing import Names, address, speak
 from myvlm.speaking.batches import AT_ONCE, OnError, check_on_error, made_of_each
 from myvlm.speaking.conversation import Conversation
@@ -225,3 +226,45 @@ class Speaker:
     def _recognise(self, photos: list[LoadedImage]) -> list[Detections]:
         concepts = ConceptLibrary() if self._plain else self.concepts
         return concepts.recognise(photos)
+
+
+class PlainBlocks:
+    """The `generic` blocks in which one model is plain, by context: that of a thread, or of an asyncio task.
+
+    What is handed on with its context, as by `asyncio.to_thread` and to new tasks, is in the block too; and
+    nobody is any more once it has ended, wherever its end was reached.
+
+    Args:
+        always: plain everywhere.
+
+    >>> blocks = PlainBlocks()
+    >>> with blocks.block():
+    ...     bool(blocks)
+    True
+    >>> bool(blocks), bool(PlainBlocks(always=True))
+    (False, True)
+    """
+
+    def __init__(self, *, always: bool = False) -> None:
+        self.always = always
+        self._open: set[object] = set()
+        self._entered: ContextVar[tuple[object, ...]] = ContextVar("myvlm_generic", default=())
+
+    def __bool__(self) -> bool:
+        return self.always or not self._open.isdisjoint(self._entered.get())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(PlainBlocks, always=self.always), ()  # whoever gets a copy is in no block of it
+
+    @contextmanager
+    def block(self) -> Iterator[None]:
+        """Within it the model is plain here."""
+        mine = object()
+        self._open.add(mine)
+        self._entered.set((*self._entered.get(), mine))
+        try:
+            yield
+        finally:
+            # The context may be another than at the start: a generator's steps run where they are asked for.
+            self._open.discard(mine)
+            self._entered.set(tuple(one for one in self._entered.get() if one in self._open))

@@ -1,4 +1,4 @@
-"""How many files of the package one call crosses: `python -m tests.support.walks` prints them.
+"""Which files of the package one call crosses: `python -m tests.support.walks` prints them, in order.
 
 tinyworld is left out: it is the outsider whose pictures and models are used, found by its entry point. What
 runs its image encoder is the package's own code and counts.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import myvlm
@@ -21,39 +22,70 @@ PACKAGE = Path(myvlm.__file__).parent
 OUTSIDER = "tinyworld"
 
 
-def files_crossed(call: Callable[[], object]) -> list[str]:
-    """The files of the package in which a function ran during the call; importing one is no run."""
-    codes: set[tuple[str, str]] = set()
+@dataclass
+class Walk:
+    """The way of one call through the package.
+
+    Attributes:
+        files: each file in which a function ran, and the first that did, in the order of being reached.
+        hops: the pairs of files of which one called into the other, directly or through other packages.
+    """
+
+    files: dict[str, str] = field(default_factory=dict)
+    hops: set[tuple[str, str]] = field(default_factory=set)
+
+    def __str__(self) -> str:
+        named = [f"  {file:32} {function}" for file, function in self.files.items()]
+        return "\n".join([f"{len(self.files)} files, {len(self.hops)} hops", *named])
+
+
+def walk_of(call: Callable[[], object]) -> Walk:
+    """The files that a call crosses; importing one is no run."""
+    walk = Walk()
+    known: dict[CodeType, str | None] = {}
+
+    def file_of(code: CodeType) -> str | None:
+        if code not in known:
+            path = Path(code.co_filename)
+            own = path.is_relative_to(PACKAGE) and code.co_name != "<module>"
+            file = path.relative_to(PACKAGE).as_posix() if own else ""
+            known[code] = None if not own or file.startswith(f"{OUTSIDER}/") else file
+        return known[code]
 
     def note(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call":
-            codes.add((frame.f_code.co_filename, frame.f_code.co_name))
+        file = file_of(frame.f_code) if event == "call" else None
+        if file is None:
+            return
+        walk.files.setdefault(file, frame.f_code.co_qualname)
+        caller = frame.f_back
+        while caller is not None and (before := file_of(caller.f_code)) is None:
+            caller = caller.f_back
+        if caller is not None and before != file:
+            walk.hops.add((str(before), file))
 
-    before = sys.getprofile()
+    profiled = sys.getprofile()
     sys.setprofile(note)
     try:
         call()
     finally:
-        sys.setprofile(before)
-    files = {Path(file) for file, name in codes if name != "<module>"}
-    inside = {file.relative_to(PACKAGE) for file in files if file.is_relative_to(PACKAGE)}
-    return sorted(file.as_posix() for file in inside if file.parts[0] != OUTSIDER)
+        sys.setprofile(profiled)
+    return walk
 
 
-def walks(vlm: MyVLM, kit: FewShot) -> dict[str, list[str]]:
-    """The files that a first `learn` crosses, and those of a `caption` of an unseen picture that shows it."""
+def walks(vlm: MyVLM, kit: FewShot) -> dict[str, Walk]:
+    """The walk of a first `learn`, and that of a `caption` of an unseen picture that shows the concept."""
     photos, [unseen] = kit.photos(), pictures(kit.present[:1])
     settings = {"steps": 3}
-    learn = files_crossed(
+    learn = walk_of(
         lambda: vlm.learn(kit.identifier, photos, category=kit.category, settings=settings, progress=False)
     )
     replies: list[Reply] = []
-    caption = files_crossed(lambda: replies.append(vlm.caption(unseen)))
+    caption = walk_of(lambda: replies.append(vlm.caption(unseen)))
     assert replies[0].seen == (kit.identifier,)  # else its rows were on no walk
     return {"learn": learn, "caption": caption}
 
 
 if __name__ == "__main__":
     model = MyVLM.from_pretrained(*(sys.argv[1:] or ["tinyworld/llava"]))
-    for name, files in walks(model, few_shot(0)).items():
-        sys.stdout.write("\n  ".join([f"{name}: {len(files)} files", *files]) + "\n")
+    for name, walk in walks(model, few_shot(0)).items():
+        sys.stdout.write(f"{name}: {walk}\n")

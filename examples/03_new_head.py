@@ -19,8 +19,8 @@ from myvlm.images import load_images
 from myvlm.testing import check_head
 
 
-def mean_colours(images):
-    return np.stack([np.asarray(one.image, np.float64).mean((0, 1)) for one in load_images(images)])
+def mean_colours(photos):
+    return np.stack([np.asarray(one.image, np.float64).mean((0, 1)) for one in photos])
 
 
 class MeanColourHead:
@@ -35,11 +35,11 @@ class MeanColourHead:
     def fit(self, images, negatives=None, *, category=None):
         if negatives is not None:
             load_images(negatives)  # it has no use for them, but says so if they are no pictures
-        self.colour_ = mean_colours(images).mean(0).astype(np.float32)
+        self.colour_ = mean_colours(load_images(images)).mean(0).astype(np.float32)
         return self
 
     def score(self, images):
-        scores = self.gate([self]).score(images)
+        scores = self.gate([self]).score(load_images(images))
         return [scores.at(picture, 0) for picture in range(len(scores.present))]
 
     def state(self):
@@ -73,9 +73,9 @@ class MeanColourGate:
     def __init__(self, colours, reach):
         self.colours, self.reach = colours, reach
 
-    def score(self, images):
-        """All pictures against all heads at once: pictures × heads."""
-        apart = np.linalg.norm(mean_colours(images)[:, None] - self.colours, axis=-1) / self.reach
+    def score(self, photos):
+        """All pictures, which are loaded, against all heads at once: pictures × heads."""
+        apart = np.linalg.norm(mean_colours(photos)[:, None] - self.colours, axis=-1) / self.reach
         likely = 1 / (1 + np.exp(np.clip(5 * (apart - 1), -30, 30)))
         nowhere = np.full((*likely.shape, 4), np.nan, np.float32)  # it gives no boxes
         return GateScores(likely.astype(np.float32), apart <= 1, nowhere)

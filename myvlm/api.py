@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from types import NoneType
@@ -20,7 +19,7 @@ from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import InputError, check_is, check_path
 from myvlm.heads.encoders import default_encoder
 from myvlm.images import ImageSource, ImageSources, load_images
-from myvlm.learning.dataset import Captions, Lesson, Questions
+from myvlm.learning.dataset import Captions, Lesson, LoadedLesson, Questions
 from myvlm.learning.introduce import introduce
 from myvlm.learning.progress import Shown
 from myvlm.learning.relearn import kept_photos, known_as, teach_again
@@ -277,10 +276,10 @@ class MyVLM(Speaker):
         return self.concepts.correct(image, identifier, present=present, box=box)
 
 
-def _loaded(lesson: Lesson) -> Lesson:
+def _loaded(lesson: Lesson) -> LoadedLesson:
     """The lesson with its pictures read: from here on nothing opens a file."""
     negatives = None if lesson.negatives is None else load_images(lesson.negatives)
-    return dataclasses.replace(lesson, images=load_images(lesson.images), negatives=negatives)
+    return LoadedLesson(**{**vars(lesson), "images": load_images(lesson.images), "negatives": negatives})
 
 
 def _known_concepts(given: ConceptLibrary | str | PathLike[str] | None, *, device: str) -> ConceptLibrary:

@@ -186,7 +186,7 @@ def correct(
         return head.refitted(without)
 
     def score(gate: Gate, place: int) -> float:
-        return gate.score(photo).at(0, place).probability
+        return gate.score([photo]).at(0, place).probability
 
     return apply_feedback(library, concept, Feedback(name, present, digest, box, learn, score))
 

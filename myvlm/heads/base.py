@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from myvlm.heads.detections import GateScores, HeadScore
-from myvlm.images import ImageSources
+from myvlm.images import ImageSources, LoadedImage
 
 Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
@@ -43,7 +43,7 @@ class HeadMeta(BaseModel):
 class Gate(Protocol):
     """Scores many heads of one kind at once: one encoder pass, whatever their number."""
 
-    def score(self, images: ImageSources) -> GateScores:
+    def score(self, images: Sequence[LoadedImage]) -> GateScores:
         """Score N pictures against the gate's M heads, in the order in which the heads were given."""
         ...
 
@@ -73,7 +73,7 @@ class CalibratedGate(Gate, Protocol):
 class EncodingGate(Gate, Protocol):
     """A gate whose encoder remembers pictures, so that it can see those of several gates in one pass."""
 
-    def encode(self, images: ImageSources) -> None:
+    def encode(self, images: Sequence[LoadedImage]) -> None:
         """Have the encoder see N pictures; what it found is there when a gate of its scores them next."""
         ...
 

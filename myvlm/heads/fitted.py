@@ -12,7 +12,7 @@ import numpy.typing as npt
 from myvlm.errors import ConceptFileError, InputError, NotFittedError
 from myvlm.heads.base import Gate, HeadMeta, Tensors
 from myvlm.heads.detections import FloatArray, HeadScore
-from myvlm.images import ImageSources
+from myvlm.images import ImageSources, load_images
 
 
 class NamedEncoder(Protocol):
@@ -70,7 +70,7 @@ class FittedHead(ABC, Generic[Encoder]):
 
     def score(self, images: ImageSources) -> list[HeadScore]:
         """Probability, presence and likeliest box for each picture. Raises NotFittedError before `fit`."""
-        scores = self.gate([self]).score(images)
+        scores = self.gate([self]).score(load_images(images))
         return [scores.at(picture, 0) for picture in range(len(scores.probabilities))]
 
     def state(self) -> tuple[HeadMeta, dict[str, npt.NDArray[Any]]]:

@@ -77,6 +77,14 @@ class Lesson:
             object.__setattr__(self, "identifier", composed(self.identifier))
 
 
+@dataclass(frozen=True, eq=False)
+class LoadedLesson(Lesson):
+    """A lesson whose pictures are read: whoever works with it opens no file."""
+
+    images: Sequence[LoadedImage]
+    negatives: Sequence[LoadedImage] | None = None
+
+
 @dataclass(frozen=True)
 class Example:
     """One photo, its captions (each holds the identifier) and its question/answer pairs."""

@@ -6,14 +6,13 @@ from myvlm.backbones import Backbone
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.notebook import thumbnails_of
 from myvlm.heads import Head
-from myvlm.images import load_images
 from myvlm.learning.captions import described
-from myvlm.learning.dataset import Lesson
+from myvlm.learning.dataset import LoadedLesson
 from myvlm.learning.teach import check_text, describing
 
 
-def introduce(backbone: Backbone, lesson: Lesson, head: Head, *, description: str | None) -> Concept:
-    """The concept of a loaded lesson with its head fitted and a description; no embedding.
+def introduce(backbone: Backbone, lesson: LoadedLesson, head: Head, *, description: str | None) -> Concept:
+    """The concept of a lesson with its head fitted and a description; no embedding.
 
     Args:
         description: such as `the dotted purple mug`; where not given, by the frozen model's own captions of
@@ -22,7 +21,7 @@ def introduce(backbone: Backbone, lesson: Lesson, head: Head, *, description: st
     Raises:
         InputError: the description is no text, or holds a special token of the model's.
     """
-    photos = load_images(lesson.images)
+    photos = lesson.images
     if description is not None:
         check_text(backbone, description, "Description")
     head.fit(photos, lesson.negatives, category=lesson.category)

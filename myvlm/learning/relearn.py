@@ -17,8 +17,8 @@ from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptFileError, InputError
 from myvlm.heads import Head
 from myvlm.heads.examples import Correctable
-from myvlm.images import ImageSources, LoadedImage
-from myvlm.learning.dataset import Captions, Lesson, Questions
+from myvlm.images import LoadedImage
+from myvlm.learning.dataset import Captions, LoadedLesson, Questions
 from myvlm.learning.optimise import learn_embeddings
 from myvlm.learning.progress import Shown, learning_progress
 from myvlm.learning.settings import LearnSettings, Settings, default_settings
@@ -52,7 +52,7 @@ def teach_again(
     kept: bool,
     captions: Captions | None,
     questions: Questions | None,
-    negatives: ImageSources | None,
+    negatives: Sequence[LoadedImage] | None,
     settings: Settings | None,
     device: str,
     progress: Shown,
@@ -61,7 +61,6 @@ def teach_again(
 
     Args:
         kept: whether the photos are those that were kept with the concept.
-        negatives: loaded.
         device: where its head's encoder runs.
     """
     default = default_settings(backbone.name, family=backbone.family, kind=concept.kind)
@@ -87,9 +86,9 @@ def lesson_again(
     kept: bool,
     captions: Captions | None,
     questions: Questions | None,
-    negatives: ImageSources | None,
+    negatives: Sequence[LoadedImage] | None,
     settings: Settings,
-) -> Lesson:
+) -> LoadedLesson:
     """The lesson that teaches a concept's own word again; what is not given is taken from its recipe.
 
     Captions that a model wrote are left out, to be written by the model that learns now.
@@ -107,7 +106,7 @@ def lesson_again(
     if captions is None and written and len(written) != len(photos):
         raise _other_photos(concept, len(photos), len(written))
     asked = _chosen(_entries(concept, "questions"), places)
-    return Lesson(
+    return LoadedLesson(
         concept.spoken,
         photos,
         category=concept.category,
@@ -140,7 +139,7 @@ def settings_again(concept: Concept, backbone: str, default: LearnSettings) -> L
 
 
 def head_again(
-    concept: Concept, photos: Sequence[LoadedImage], negatives: ImageSources | None, *, device: str
+    concept: Concept, photos: Sequence[LoadedImage], negatives: Sequence[LoadedImage] | None, *, device: str
 ) -> Head:
     """The concept's head, as it is; fitted again to the photos where its encoder has other weights now.
 

@@ -18,10 +18,9 @@ from myvlm.concepts.library import ConceptLibrary
 from myvlm.concepts.notebook import thumbnails_of
 from myvlm.errors import InputError, check_is
 from myvlm.heads import Head, head_class
-from myvlm.images import load_images
 from myvlm.learning.captions import captions_and_words, described, write_captions
 from myvlm.learning.concept_optimizer import LearnRequest, LearnResult
-from myvlm.learning.dataset import Example, Lesson, gather_examples
+from myvlm.learning.dataset import Example, Lesson, LoadedLesson, gather_examples
 from myvlm.learning.optimise import learn_embeddings
 from myvlm.learning.progress import Shown, learning_progress
 from myvlm.learning.settings import as_settings, default_settings
@@ -47,9 +46,9 @@ def check_lessons(
 
 
 def teach(
-    backbone: Backbone, lessons: Sequence[Lesson], heads: Sequence[Head], *, progress: Shown
+    backbone: Backbone, lessons: Sequence[LoadedLesson], heads: Sequence[Head], *, progress: Shown
 ) -> list[Concept]:
-    """The concepts of lessons whose pictures are loaded; their heads are fitted, their embeddings learned."""
+    """The concepts of these lessons; their heads are fitted, their embeddings learned."""
     requests = [learn_request(backbone, lesson) for lesson in lessons]
     with learning_progress(lessons, requests, shown=progress) as report:
         for lesson, head in zip(lessons, heads, strict=True):
@@ -59,12 +58,11 @@ def teach(
     return [learned_concept(*one, backbone) for one in parts]
 
 
-def learn_request(backbone: Backbone, lesson: Lesson) -> LearnRequest:
-    """What is learned: the photos of a loaded lesson, each with its texts, and where learning starts."""
+def learn_request(backbone: Backbone, lesson: LoadedLesson) -> LearnRequest:
+    """What is learned: the photos of a lesson, each with its texts, and where learning starts."""
     default = default_settings(backbone.name, family=backbone.family, kind=lesson.kind)
     settings = as_settings(lesson.settings).over(default)
-    photos = load_images(lesson.images)
-    name, category, captions = lesson.identifier, lesson.category, lesson.captions
+    photos, name, category, captions = lesson.images, lesson.identifier, lesson.category, lesson.captions
     called: tuple[str, ...] | None = None if settings.start == "words" else ()
     if captions is None and called is None:
         captions, called = captions_and_words(backbone, photos, identifier=name, category=category)

@@ -20,6 +20,7 @@ from myvlm.errors import ConceptFileError, ImageError, InputError, MyVLMError, N
 from myvlm.heads.base import Head, HeadMeta
 from myvlm.heads.detections import HeadScore
 from myvlm.heads.registry import head_class
+from myvlm.images import load_images
 
 CLOSE = 1e-4
 """How far apart two probabilities of the same picture may be, by the order of sums in a matrix product."""
@@ -212,7 +213,8 @@ def gate_is_the_single_heads(case: HeadCase) -> None:
     alike = _no_surer if getattr(first, "stricter_in_company", False) else _close
     pictures = list(case.unseen)
     alone = [first.score(pictures), second.score(pictures)]
-    scores = type(first).gate([first, second]).score(pictures)
+    loaded = load_images(pictures)
+    scores = type(first).gate([first, second]).score(loaded)
     assert scores.probabilities.shape == scores.present.shape == (len(pictures), 2)
     assert scores.boxes.shape == (len(pictures), 2, 4)
     for picture in range(len(pictures)):
@@ -223,7 +225,7 @@ def gate_is_the_single_heads(case: HeadCase) -> None:
     meta, tensors = second.state()
     many = [type(second).from_state(meta, tensors) for _ in range(3)]
     if all(one.gate_key == first.gate_key for one in many):
-        wide = type(first).gate([first, *many]).score(pictures)
+        wide = type(first).gate([first, *many]).score(loaded)
         alike([wide.at(p, 0) for p in range(len(pictures))], [scores.at(p, 0) for p in range(len(pictures))])
     _raises(MyVLMError, lambda: type(first).gate([]), "a gate of no heads")
 

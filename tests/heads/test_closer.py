@@ -73,7 +73,7 @@ def test_of_one_picture_only_so_many_windows_are_looked_at_whatever_the_number_o
             colour, (32 * (number % 3), 48 * (number // 3), 32 * (number % 3) + 30, 48 * (number // 3) + 40)
         )
     encoder.calls.clear()
-    ObjectHead.gate(heads).score(picture)
+    ObjectHead.gate(heads).score(load_images(picture))
     assert encoder.calls[:2] == [10, 25], "the windows, large and small"
     assert 18 < encoder.calls[2] <= 18 * AT_MOST
     assert len(encoder.calls) == 3

@@ -14,7 +14,7 @@ from myvlm.heads.examples import Correctable, CorrectedPicture, Examples, Stored
 from myvlm.heads.faces.registry import register_face_encoder
 from myvlm.heads.objects.correct import nearest_probe, smallest_step
 from myvlm.heads.objects.fit import Probe
-from myvlm.images import load_image
+from myvlm.images import load_image, load_images
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, scene, scenes
 from tests.support.fake_faces import SIDE, FakeFaces, photo, photos
 
@@ -214,7 +214,7 @@ def test_a_gate_of_people_keeps_each_ones_strangers_apart(anna: FaceHead) -> Non
     ben = FaceHead(FACES.id).fit(photos(22))
     told = anna.corrected(load_image(photo(22, draw=60)), False)
     unseen = photos(22, first=70, count=10)
-    apart = FaceHead.gate([told, ben]).score(unseen)
+    apart = FaceHead.gate([told, ben]).score(load_images(unseen))
     assert apart.present[:, 1].mean() >= 0.9, "Ben is not told to be a stranger to himself"
     likely = FaceHead.gate([told, ben]).likely([one[None] for one in ben.keys_])
     assert (likely[:, 0] < 0.5).all()

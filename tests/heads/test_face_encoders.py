@@ -18,6 +18,7 @@ from myvlm.heads.faces import dlib as face_dlib
 from myvlm.heads.faces.dlib import DlibEncoder
 from myvlm.heads.faces.encoders import FaceEncoder
 from myvlm.heads.faces.facenet import FacenetEncoder
+from myvlm.images import load_images
 from tests.support.random_facenet import no_network, random_facenet
 from tests.support.sample_photos import FACE, lfw_face, needs_dlib, scikit_image_photo
 
@@ -140,7 +141,7 @@ def test_dlib_tells_real_people_apart_in_one_picture(
     group = Image.new("RGB", (1280, 320))
     for place, one in enumerate([faces[1], faces[2], lfw_face(12), faces[0]]):
         group.paste(one, (320 * place, 0))
-    scores = FaceHead.gate(heads).score(ImageEnhance.Brightness(group).enhance(0.9))
+    scores = FaceHead.gate(heads).score(load_images(ImageEnhance.Brightness(group).enhance(0.9)))
     assert scores.present.tolist() == [[False, True, True, True]]
     for person, place in ((1, 3), (2, 0), (3, 1)):
         box = scores.at(0, person).box

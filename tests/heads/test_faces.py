@@ -255,7 +255,7 @@ def test_grouping_never_joins_two_faces_of_one_photo() -> None:
 def test_several_people_in_one_picture_each_with_a_box() -> None:
     heads = [learn(person) for person in (ANNA, BEN, CY)]
     gate = FaceHead.gate(heads)
-    scores = gate.score([photo(BEN, 0, ANNA, 99, draw=40), photo(0), photo(CY, draw=41)])
+    scores = gate.score(load_images([photo(BEN, 0, ANNA, 99, draw=40), photo(0), photo(CY, draw=41)]))
     assert scores.present.tolist() == [[True, True, False], [False] * 3, [False, False, True]]
     assert scores.at(0, 0).box == (40, 0, 60, 20)
     assert scores.at(0, 1).box == (0, 0, 20, 20)
@@ -271,7 +271,7 @@ def test_a_face_is_given_to_one_person_only() -> None:
     assert FaceHead(ENCODER, threshold=1.3).fit(photo(ANNA, draw=2)).score(picture)[0].present
     loose = FaceHead(ENCODER, threshold=1.3).fit(photo(ANNA, draw=2))
     for heads in ([first, loose], [loose, first]):
-        scores = FaceHead.gate(heads).score([picture, photo(ANNA, 0, 0, draw=1)])
+        scores = FaceHead.gate(heads).score(load_images([picture, photo(ANNA, 0, 0, draw=1)]))
         assert scores.present.sum(axis=1).tolist() == [1, 1]
         assert scores.at(0, heads.index(first)).present
         lost = scores.at(0, heads.index(loose))
@@ -279,7 +279,7 @@ def test_a_face_is_given_to_one_person_only() -> None:
     both = Image.new("RGB", (100, 20))
     both.paste(photo(ANNA, draw=1).crop((0, 0, 20, 20)), (0, 0))
     both.paste(photo(ANNA, draw=2).crop((0, 0, 20, 20)), (40, 0))
-    scores = FaceHead.gate([second, first]).score(both)
+    scores = FaceHead.gate([second, first]).score(load_images(both))
     assert scores.present.tolist() == [[True, True]]
     assert (scores.at(0, 0).box, scores.at(0, 1).box) == ((40, 0, 60, 20), (0, 0, 20, 20))
 

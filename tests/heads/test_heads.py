@@ -262,14 +262,14 @@ def test_gate_equals_single_heads_with_three_passes_at_most() -> None:
     alone = np.concatenate([raw_scores(head, pictures)[:, None] for head in heads], axis=1)
     encoder.calls.clear()
     gate = ObjectHead.gate(heads)
-    scores = gate.score(scenes(3000, 4))
+    scores = gate.score(load_images(scenes(3000, 4)))
     assert encoder.calls[0] == 4 * 10, "one pass over the large windows, however many heads"
     assert len(encoder.calls) <= 3, "one over small ones, one over the closer looks"
     assert scores.probabilities.shape == scores.present.shape == (4, 3)
     assert scores.boxes.shape == (4, 3, 4)
-    np.testing.assert_allclose(gate.raw(pictures)[0], alone, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(gate.raw(load_images(pictures))[0], alone, rtol=1e-4, atol=1e-4)
     encoder.calls.clear()
-    gate.score(scenes(3000, 4))
+    gate.score(load_images(scenes(3000, 4)))
     assert encoder.calls == [], "a picture that was just seen is remembered"
 
 
@@ -277,7 +277,7 @@ def test_a_gate_is_renewed_with_the_rows_that_it_has(monkeypatch: pytest.MonkeyP
     encoder = ColourEncoder(bank=BANK)
     colours = ["red", "lime", "blue", "cyan"]
     heads = [ObjectHead(encoder).fit(scenes(10 * i, 3, colour)) for i, colour in enumerate(colours)]
-    pictures = [*scenes(2000, 3), *scenes(2100, 3, "lime")]
+    pictures = load_images([*scenes(2000, 3), *scenes(2100, 3, "lime")])
     gate = ObjectHead.gate(heads[:3])
     before = gate.score(pictures)
     witnesses: list[int] = []

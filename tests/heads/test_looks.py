@@ -47,7 +47,7 @@ def scene_of(colour: str, side: int, place: int = 100) -> Image.Image:
 def test_a_head_that_is_sure_by_the_large_windows_looks_no_further_until_asked_where(
     heads: list[ObjectHead],
 ) -> None:
-    easy, picture = copy(heads[0]), scene_of("red", 80, 40)
+    easy, picture = copy(heads[0]), load_images(scene_of("red", 80, 40))
     easy.threshold_ -= 100.0
     gate = ObjectHead.gate([easy])
     made = calls(gate)
@@ -64,7 +64,7 @@ def test_a_head_that_is_sure_by_the_large_windows_looks_no_further_until_asked_w
 def test_what_is_far_from_everything_is_not_looked_at(
     heads: list[ObjectHead], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate, empty = ObjectHead.gate(heads[:1]), Image.new("RGB", (160, 160), "gray")
+    gate, empty = ObjectHead.gate(heads[:1]), load_images(Image.new("RGB", (160, 160), "gray"))
     made = calls(gate)
     monkeypatch.setattr(object_gate, "REACH", 0.0)
     assert not gate.score(empty).present.any()
@@ -78,23 +78,20 @@ def test_a_small_thing_is_found_where_the_large_windows_alone_do_not(heads: list
     gate = ObjectHead.gate(heads[:1])
     found = 0
     for place in (3, 41, 60, 97, 118):
-        picture = scene_of("red", 30, place)
-        [photo] = load_images(picture)
+        [photo] = load_images(scene_of("red", 30, place))
         boxes = windows(160, 160)
         large = gate._of_each(
             object_gate.encode_boxes(heads[0].encoder, [photo], [boxes[: first_look(boxes)]])  # type: ignore[arg-type]
         )[0]
-        scores = gate.score(picture)
-        assert scores.present[0, 0] == (gate.raw(picture)[0][0, 0] >= heads[0].threshold_)
+        scores = gate.score([photo])
+        assert scores.present[0, 0] == (gate.raw([photo])[0][0, 0] >= heads[0].threshold_)
         found += bool(scores.present[0, 0] and large.max() < heads[0].threshold_)
     assert found
 
 
 def test_what_a_head_looks_at_is_its_own_affair(heads: list[ObjectHead]) -> None:
-    pictures = [
-        *scenes(5000, 3, None),
-        *(scene_of(colour, 34, 15 + 30 * i) for i, colour in enumerate(COLOURS)),
-    ]
+    small = [scene_of(colour, 34, 15 + 30 * i) for i, colour in enumerate(COLOURS)]
+    pictures = load_images([*scenes(5000, 3, None), *small])
     alone = [ObjectHead.gate([head]).score(pictures).probabilities[:, 0] for head in heads]
     forget_pictures()
     together = ObjectHead.gate(heads).score(pictures)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from myvlm.heads import ObjectHead
+from myvlm.images import load_images
 
 OTHERS = ("blue", "green", "yellow", "cyan", "magenta", "grey", "navy", "brown", "orange", "olive", "indigo")
 RED = (255, 0, 0)
@@ -83,4 +84,4 @@ def everyday_bank(count: int = 60) -> npt.NDArray[np.float32]:
 
 def raw_scores(head: ObjectHead, pictures: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
     """N scores of a head before calibration: it says "present" from `threshold_` on."""
-    return head.gate([head]).raw(pictures)[0][:, 0]
+    return head.gate([head]).raw(load_images(pictures))[0][:, 0]

@@ -15,7 +15,7 @@ from myvlm.heads.faces.clustering import distances
 from myvlm.heads.faces.encoders import FaceEncoder, Faces, find_faces
 from myvlm.heads.faces.threshold import STRANGERS
 from myvlm.heads.features import drawn_picture
-from myvlm.images import ImageSources, load_images
+from myvlm.images import LoadedImage
 
 MAX_DRIFT = 0.1
 """Greatest distance, in thresholds, between descriptors of one picture by the same weights on two devices."""
@@ -78,17 +78,17 @@ class FaceGate:
         )
         return held
 
-    def encode(self, images: ImageSources) -> None:
+    def encode(self, images: Sequence[LoadedImage]) -> None:
         """Find and describe the faces of N pictures in one pass; the last pictures are remembered."""
-        find_faces(self._encoder, load_images(images))
+        find_faces(self._encoder, images)
 
-    def score(self, images: ImageSources) -> GateScores:
+    def score(self, images: Sequence[LoadedImage]) -> GateScores:
         """N pictures → N × M probabilities, presence and boxes of faces; NaN where no face is.
 
         Raises:
             ConceptFileError: the keys were learned with other weights of the encoder.
         """
-        pictures = find_faces(self._encoder, load_images(images))
+        pictures = find_faces(self._encoder, images)
         if not self._checked and any(map(len, pictures)):
             self._check_weights()
         count = (len(pictures), len(self._threshold))

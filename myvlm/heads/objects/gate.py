@@ -26,7 +26,7 @@ from myvlm.heads.features import (
 )
 from myvlm.heads.fitted import check_one_gate, misfit
 from myvlm.heads.objects.correct import SURE as KEPT_BY
-from myvlm.images import ImageSources, LoadedImage, load_images
+from myvlm.images import LoadedImage
 
 LIKED = 4
 """Large windows of which a head looks at the small ones within. How the three were chosen, and what each
@@ -149,9 +149,9 @@ class ObjectGate:
         stricter._threshold = np.minimum(stricter._threshold, kept)
         return stricter
 
-    def encode(self, images: ImageSources) -> None:
+    def encode(self, images: Sequence[LoadedImage]) -> None:
         """See the windows of N pictures that all heads look at in one pass; they are remembered."""
-        self._large(load_images(images))
+        self._large(images)
 
     def _apart(self) -> npt.NDArray[np.float64]:
         """M thresholds, midway at least between an object's photos and what here looks most like it.
@@ -170,7 +170,7 @@ class ObjectGate:
         midway = np.where(known, (nearest + self._typical) / 2, -np.inf)
         return np.asarray(np.maximum(self._threshold, midway))
 
-    def score(self, images: ImageSources) -> GateScores:
+    def score(self, images: Sequence[LoadedImage]) -> GateScores:
         """N pictures → N × M probabilities and presence; boxes of a picture are found when asked for.
 
         Most windows are small, and few of them are looked at: none for a head that is sure by the large ones,
@@ -178,31 +178,29 @@ class ObjectGate:
         has windows of its own, whatever the others look at.
         """
         self._check_weights()
-        loaded = load_images(images)
         if self._crops == "none" or self._crops == 1:
-            raw, boxes = self.raw(loaded)
+            raw, boxes = self.raw(images)
             return self._scores(raw, boxes)
-        return self._scores(self._glance(loaded), lambda picture: self.raw([loaded[picture]])[1][0])
+        return self._scores(self._glance(images), lambda picture: self.raw([images[picture]])[1][0])
 
     def _scores(self, raw: FloatArray, boxes: FloatArray | Locate) -> GateScores:
         above = raw.astype(np.float64) - self._threshold
         likely = sigmoid(self._slope * above)
         return GateScores(likely.astype(np.float32), above >= 0, boxes, within(likely, self._unsure))
 
-    def raw(self, images: ImageSources) -> tuple[FloatArray, FloatArray]:
+    def raw(self, images: Sequence[LoadedImage]) -> tuple[FloatArray, FloatArray]:
         """N × M raw scores, each of a picture's best window of all, and N × M × 4 boxes of those windows.
 
         The boxes are NaN where only whole pictures count.
         """
         self._check_weights()
-        loaded = load_images(images)
-        pictures = features(self._encoder, loaded, self._crops)
+        pictures = features(self._encoder, images, self._crops)
         best = [_best(own, picture) for own, picture in zip(self._of_each(pictures), pictures, strict=True)]
         raw, boxes = np.stack([score for score, _ in best]), np.stack([box for _, box in best])
         if self._crops == "none" or self._crops == 1:
             boxes[:] = np.nan
         else:
-            self._look_closer(loaded, raw, boxes)
+            self._look_closer(images, raw, boxes)
         return raw, boxes
 
     def _of_each(self, pictures: Sequence[PictureFeatures]) -> list[FloatArray]:

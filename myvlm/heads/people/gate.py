@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 
 import numpy as np
@@ -11,7 +12,7 @@ from myvlm.heads.detections import UNSURE, GateScores
 from myvlm.heads.faces.encoders import FaceEncoder, find_faces
 from myvlm.heads.faces.gate import FaceGate
 from myvlm.heads.objects.gate import ObjectGate
-from myvlm.images import ImageSources, load_images
+from myvlm.images import LoadedImage
 
 ASIDE, ABOVE, BELOW = 1.0, 0.5, 5.0
 """How far head and body reach from a face, in its width and height: a person is some seven heads tall."""
@@ -41,23 +42,22 @@ class PersonGate:
         held._faces = self._faces.held_to(false_names)
         return held
 
-    def encode(self, images: ImageSources) -> None:
+    def encode(self, images: Sequence[LoadedImage]) -> None:
         """See faces and windows of N pictures; the last pictures are remembered."""
         self._faces.encode(images)
         self._looks.encode(images)
 
-    def score(self, images: ImageSources) -> GateScores:
+    def score(self, images: Sequence[LoadedImage]) -> GateScores:
         """N pictures → N × M probabilities, presence and boxes: of the face, or of the look that proposes."""
-        photos = load_images(images)
-        faces, looks = self._faces.score(photos), self._looks.score(photos)
-        seen = find_faces(self._encoder, photos)
+        faces, looks = self._faces.score(images), self._looks.score(images)
+        seen = find_faces(self._encoder, images)
         probabilities, boxes = faces.probabilities.copy(), faces.boxes.copy()
         assert faces.unsure is not None
         unsure = faces.unsure.copy()
         for picture, person in np.argwhere(looks.present & ~faces.present).tolist():
             box = looks.boxes_of(picture)[person]
             # the face above says better who it is than the coat
-            bodies = [around(face, photos[picture].image.size) for face in seen[picture].boxes]
+            bodies = [around(face, images[picture].image.size) for face in seen[picture].boxes]
             if any(overlap(body, tuple(box.tolist())) >= SHARED for body in bodies):
                 continue
             share = 2 * float(looks.probabilities[picture, person]) - 1

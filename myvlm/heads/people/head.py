@@ -106,7 +106,7 @@ class PersonHead:
 
     def score(self, images: ImageSources) -> list[HeadScore]:
         """Probability, presence and box for each picture. Raises NotFittedError before `fit`."""
-        scores = self.gate([self]).score(images)
+        scores = self.gate([self]).score(load_images(images))
         return [scores.at(picture, 0) for picture in range(len(scores.probabilities))]
 
     @classmethod

@@ -42,7 +42,7 @@ from myvlm import MyVLM, Reply
 from myvlm.album.exiftool import exiftool
 from myvlm.album.journal import Journal, Row
 from myvlm.album.names import erase_names, write_names
-from myvlm.album.page import Place, Shown
+from myvlm.album.page import Place, ShownConcept
 from myvlm.album.reading import read_album, unread
 from myvlm.boxes import Box
 from myvlm.heads import Detection
@@ -104,7 +104,9 @@ def measure(folder: Path, photos: int, inside: int, spoken: int, page: int) -> d
     figures: dict[str, Any] = {"photos": photos}
     place = Place(folder / "album.html")
     rows = read(truth, place, figures)
-    concepts = [Shown(n, n, "object") for n in sorted({name for boxes in truth.values() for name in boxes})]
+    concepts = [
+        ShownConcept(n, n, "object") for n in sorted({name for boxes in truth.values() for name in boxes})
+    ]
     place.write([rows[number % photos] for number in range(max(page, photos))], concepts, title="Album")
     figures["page_photos"] = max(page, photos)
     figures |= {"page_mib": round(place.page.stat().st_size / 2**20, 2), **opened(place.page)}

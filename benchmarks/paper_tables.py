@@ -31,7 +31,7 @@ from myvlm.evaluation.metrics.text import MINILM, packaged_minilm
 from myvlm.evaluation.protocol.run import Finished, Opening, run
 from myvlm.evaluation.report.page import page
 from myvlm.evaluation.report.summary import Evaluation, evaluation_of, markdown
-from myvlm.evaluation.report.tables import Row
+from myvlm.evaluation.report.tables import TableRow
 from myvlm.tinyworld import FewShot, assets
 from myvlm.tinyworld.dataset import lay_out, users
 from myvlm.tinyworld.said import told_apart
@@ -201,11 +201,11 @@ def compared(name: str, figures: Mapping[str, Estimate | None]) -> Summary:
     }
 
 
-def figure(row: Row | None, name: str) -> Estimate | None:
+def figure(row: TableRow | None, name: str) -> Estimate | None:
     return row.figures.get(name) if row else None
 
 
-def difference(left: Row | None, right: Row | None, name: str) -> float | None:
+def difference(left: TableRow | None, right: TableRow | None, name: str) -> float | None:
     one, other = figure(left, name), figure(right, name)
     return round(one.mean - other.mean, 4) if one and other else None
 

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from myvlm.album.exiftool import AT_ONCE, ExifTool
-from myvlm.album.metadata import Said, region_mark, said
+from myvlm.album.metadata import PhotoMetadata, region_mark, said
 from myvlm.album.names import sidecars
 from myvlm.album.regions import Region, Stored, read_stored, same_shape
 from myvlm.boxes import Box, area
@@ -32,7 +32,7 @@ CATEGORIES = {"Face": "person", "Pet": "pet"}
 
 
 @dataclass(frozen=True)
-class Place:
+class NamedRegion:
     """Where someone said that something is: a box in pixels of a photo as it is seen."""
 
     file: Path
@@ -53,9 +53,9 @@ class Tagged:
     name: str
     kind: str
     category: str
-    places: tuple[Place, ...]
+    places: tuple[NamedRegion, ...]
 
-    def best(self, count: int = PHOTOS) -> list[Place]:
+    def best(self, count: int = PHOTOS) -> list[NamedRegion]:
         """Some places to learn from: large, and of all the time that the photos are from."""
         by_time = sorted(self.places, key=lambda place: place.taken)
         large = [one for one in by_time if _shorter(one.box) >= SMALLEST] or by_time
@@ -75,7 +75,7 @@ class Tagged:
 
 def tagged(tool: ExifTool, files: Sequence[Path]) -> list[Tagged]:
     """All names that regions of these photos have, most photos first; what we wrote does not count."""
-    places: dict[str, dict[Path, tuple[Place, str]]] = {}
+    places: dict[str, dict[Path, tuple[NamedRegion, str]]] = {}
     for start in range(0, len(files), AT_ONCE):
         some = files[start : start + AT_ONCE]
         known = tool.read([*some, *(beside for file in some for beside in sidecars(file))])
@@ -86,14 +86,14 @@ def tagged(tool: ExifTool, files: Sequence[Path]) -> list[Tagged]:
     return sorted(found, key=lambda one: (-len(one.places), one.name))
 
 
-def _tagged(name: str, own: Sequence[tuple[Place, str]]) -> Tagged:
+def _tagged(name: str, own: Sequence[tuple[NamedRegion, str]]) -> Tagged:
     kinds = [kind for _, kind in own]
     kind = max(sorted(set(kinds)), key=kinds.count)
     head = "face" if kind == "Face" else "object"
     return Tagged(name, head, CATEGORIES.get(kind, "thing"), tuple(place for place, _ in own))
 
 
-def _places(file: Path, told: Iterable[dict[str, Any]]) -> Iterator[tuple[Region, Place]]:
+def _places(file: Path, told: Iterable[dict[str, Any]]) -> Iterator[tuple[Region, NamedRegion]]:
     named = [(region, found) for tags in told for region, found in _regions(tags)]
     if not named:
         return
@@ -104,10 +104,10 @@ def _places(file: Path, told: Iterable[dict[str, Any]]) -> Iterator[tuple[Region
     for region, found in named:
         frame = _frame(stored, found)
         if frame and region.width > 0 and region.height > 0:
-            yield region, Place(file, frame.box(region), stored.taken)
+            yield region, NamedRegion(file, frame.box(region), stored.taken)
 
 
-def _regions(tags: dict[str, Any]) -> Iterator[tuple[Region, Said]]:
+def _regions(tags: dict[str, Any]) -> Iterator[tuple[Region, PhotoMetadata]]:
     found = said(tags)
     for region in found.regions:
         if region.name.strip() and region_mark(region) not in found.wrote:
@@ -120,7 +120,10 @@ def _regions(tags: dict[str, Any]) -> Iterator[tuple[Region, Said]]:
         except ValueError:
             continue
         if name:
-            yield _neat(Region(str(name), left + width / 2, top + height / 2, width, height, "Face")), Said()
+            yield (
+                _neat(Region(str(name), left + width / 2, top + height / 2, width, height, "Face")),
+                PhotoMetadata(),
+            )
 
 
 def _neat(region: Region) -> Region:
@@ -128,7 +131,7 @@ def _neat(region: Region) -> Region:
     return Region(name, region.x, region.y, region.width, region.height, region.kind)
 
 
-def _frame(stored: Stored, found: Said) -> Stored | None:
+def _frame(stored: Stored, found: PhotoMetadata) -> Stored | None:
     """What the regions are parts of: the stored picture, or, by programs that turn it first, what is seen."""
     if found.applied is None or same_shape(found.applied, stored.size):
         return stored

@@ -27,7 +27,7 @@ SAME_PLACE = 0.5
 
 
 @dataclass(frozen=True)
-class Said:
+class PhotoMetadata:
     """What the metadata of a file says; `wrote` are the marks of what is ours, `before` what it replaced."""
 
     regions: tuple[Region, ...] = ()
@@ -64,7 +64,7 @@ class Wanted:
     region: Region | None
 
 
-def said(tags: Mapping[str, Any]) -> Said:
+def said(tags: Mapping[str, Any]) -> PhotoMetadata:
     """The tags of exiftool, read.
 
     >>> said({"XMP-dc:Subject": ["sks", "desk"], "XMP-myvlm:Wrote": ["subject sks", "subject gone"]}).ours
@@ -76,13 +76,15 @@ def said(tags: Mapping[str, Any]) -> Said:
     applied = (_whole(size.get("W")), _whole(size.get("H"))) if size else None
     description = next((str(tags[key]) for key in tags if key.startswith(DESCRIPTION)), "")
     regions = tuple(filter(None, map(_region, _listed(info.get("RegionList")))))
-    return Said(
+    return PhotoMetadata(
         regions, applied, _texts(tags.get(SUBJECT)), _texts(tags.get(PEOPLE)), description,
         frozenset(_texts(tags.get(WROTE))), str(tags.get(BEFORE, "")),
     )  # fmt: skip
 
 
-def to_write(wanted: Iterable[Wanted], found: Said, elsewhere: Said, stored: Stored) -> frozenset[str]:
+def to_write(
+    wanted: Iterable[Wanted], found: PhotoMetadata, elsewhere: PhotoMetadata, stored: Stored
+) -> frozenset[str]:
     """The marks of what is to be said and nobody else says, in this file or elsewhere.
 
     Where someone else gave the same place another name, that is a person's word, and ours is not written.
@@ -114,7 +116,7 @@ def about(marks: Iterable[str], names: Iterable[str], description: str = "") -> 
 
 
 def arguments(
-    found: Said, add: frozenset[str], remove: frozenset[str], *, size: Size, kinds: Mapping[str, str],
+    found: PhotoMetadata, add: frozenset[str], remove: frozenset[str], *, size: Size, kinds: Mapping[str, str],
     description: str = "",
 ) -> list[str]:  # fmt: skip
     """What exiftool is told, so that a file says what is added and no more what is removed.
@@ -143,7 +145,7 @@ def arguments(
     return told
 
 
-def without_ours(tags: Mapping[str, Any], found: Said) -> dict[str, Any]:
+def without_ours(tags: Mapping[str, Any], found: PhotoMetadata) -> dict[str, Any]:
     """All XMP tags of a file that others wrote; two files that are equal in these say the same."""
     rest = {key: value for key, value in tags.items() if key.startswith("XMP") and "XMPToolkit" not in key}
     for key in [key for key in rest if key.startswith("XMP-myvlm:")]:
@@ -186,7 +188,7 @@ def name_of(mark: str) -> str:
 
 
 def _region_arguments(
-    found: Said, add: frozenset[str], remove: frozenset[str], *, size: Size, kinds: Mapping[str, str]
+    found: PhotoMetadata, add: frozenset[str], remove: frozenset[str], *, size: Size, kinds: Mapping[str, str]
 ) -> list[str]:
     new = [mark for mark in sorted(add) if mark.startswith("region ")]
     gone = [mark for mark in sorted(remove) if mark.startswith("region ")]
@@ -213,7 +215,7 @@ def _struct(mark: str, kinds: Mapping[str, str] | None = None) -> str:
     return f"Area={{X={x},Y={y},W={width},H={height},Unit=normalized}},Name={escaped}{kind}"
 
 
-def _is_ours(region: Any, found: Said) -> bool:
+def _is_ours(region: Any, found: PhotoMetadata) -> bool:
     read = _region(region)
     return read is not None and region_mark(read) in found.ours
 

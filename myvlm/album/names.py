@@ -23,7 +23,7 @@ from myvlm.album.metadata import (
     FILE,
     MADE,
     WROTE,
-    Said,
+    PhotoMetadata,
     Wanted,
     about,
     arguments,
@@ -33,7 +33,7 @@ from myvlm.album.metadata import (
     to_write,
     without_ours,
 )
-from myvlm.album.page import Shown
+from myvlm.album.page import ShownConcept
 from myvlm.files.writing import whole_file
 from myvlm.learning.captions import is_person
 
@@ -67,7 +67,7 @@ def sidecar_of(file: Path) -> Path:
 
 
 def write_names(
-    tool: ExifTool, rows: Iterable[Row], concepts: Sequence[Shown], *, into: Into, captions: bool
+    tool: ExifTool, rows: Iterable[Row], concepts: Sequence[ShownConcept], *, into: Into, captions: bool
 ) -> Iterator[Named]:
     """Write into each photo's metadata who is in it: regions, subjects and people.
 
@@ -133,7 +133,7 @@ def erase_names(
 
 
 def _write(
-    tool: ExifTool, file: Path, target: Path, found: Said, told: list[str], has_xmp: bool
+    tool: ExifTool, file: Path, target: Path, found: PhotoMetadata, told: list[str], has_xmp: bool
 ) -> None:  # fmt: skip
     inside = target == file
     if not inside and not target.exists():
@@ -175,7 +175,7 @@ def _erase(
     with tempfile.TemporaryDirectory() as folder:
         kept = Path(folder, "before.xmp")
         kept.write_bytes(before)
-        if before and rest == without_ours(tool.read([kept])[kept], Said()):
+        if before and rest == without_ours(tool.read([kept])[kept], PhotoMetadata()):
             if inside is not None:
                 with whole_file(target) as fresh:
                     fresh.write_bytes(before)
@@ -185,7 +185,7 @@ def _erase(
     _cut_off(target, found)
 
 
-def _cut_off(target: Path, found: Said) -> None:
+def _cut_off(target: Path, found: PhotoMetadata) -> None:
     """Take off what exiftool left at the end of a file, as it does of a TIFF with an odd number of bytes."""
     data = target.read_bytes()
     for mark in found.wrote:
@@ -218,7 +218,7 @@ def sidecars(file: Path) -> list[Path]:
     return [one for one in (file.with_name(f"{file.name}.xmp"), file.with_suffix(".xmp")) if one.exists()]
 
 
-def _kind(concept: Shown) -> str:
+def _kind(concept: ShownConcept) -> str:
     """The word that the guidelines have for such a region; they have none for things."""
     return "Face" if concept.kind in ("face", "person") else "Pet" if concept.category in PETS else ""
 

@@ -27,7 +27,7 @@ THUMB_SIDE = 400
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownConcept:
     """A concept as the page tells of it."""
 
     name: str
@@ -63,7 +63,7 @@ class Place:
         size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
         picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0).save(self.thumb(file), quality=80)
 
-    def write(self, rows: Sequence[Row], concepts: Sequence[Shown], *, title: str) -> None:
+    def write(self, rows: Sequence[Row], concepts: Sequence[ShownConcept], *, title: str) -> None:
         """Write the page.
 
         Raises:

@@ -37,7 +37,7 @@ class Shelf(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class Sighting:
     """What there is to say of one picture.
 
     Attributes:
@@ -123,7 +123,9 @@ class Desk:
         """End the learning that is under way, with the best embedding so far."""
         self._stop.set()
 
-    def look(self, files: Sequence[str | Path], question: str = "", *, attention: bool = False) -> list[Look]:
+    def look(
+        self, files: Sequence[str | Path], question: str = "", *, attention: bool = False
+    ) -> list[Sighting]:
         """Describe pictures, or answer a question about them, with the concepts and without.
 
         Args:
@@ -139,7 +141,7 @@ class Desk:
             )
         return [self._look(Path(file), question.strip(), attention) for file in files]
 
-    def _look(self, file: Path, question: str, attention: bool) -> Look:
+    def _look(self, file: Path, question: str, attention: bool) -> Sighting:
         try:
             [photo] = load_images(file)
             with self.vlm.generic() as plain:
@@ -148,8 +150,8 @@ class Desk:
             maps = [self.vlm.attention(photo, name) for name in after.seen] if attention else []
         except MyVLMError as error:
             fix = f" {error.fix[:1].upper()}{error.fix[1:]}." if error.fix else ""
-            return Look(file.name, fault=f"{error.what}{fix}".replace(str(file), file.name))
-        return Look(file.name, before, after, tuple(maps))
+            return Sighting(file.name, fault=f"{error.what}{fix}".replace(str(file), file.name))
+        return Sighting(file.name, before, after, tuple(maps))
 
     def _say(self, vlm: MyVLM, photo: LoadedImage, question: str) -> Reply:
         [reply] = vlm.ask([photo], question) if question else vlm.caption([photo])

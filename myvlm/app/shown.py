@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from myvlm.app.desk import Look
+from myvlm.app.desk import Sighting
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.correcting import Correction
 from myvlm.concepts.library import ConceptLibrary
@@ -12,14 +12,14 @@ from myvlm.display.page import Markup, escaped, figure, joined, picture
 from myvlm.errors import MyVLMError
 
 
-def looks_html(looks: Sequence[Look]) -> str:
+def looks_html(looks: Sequence[Sighting]) -> str:
     """A row a picture: with the concepts and without, side by side, and where each concept looks."""
     if not looks:
         return "<p>Drop a picture first.</p>"
     return joined(map(_look, looks))
 
 
-def _look(one: Look) -> Markup:
+def _look(one: Sighting) -> Markup:
     if one.plain is None or one.personal is None:
         parts = [Markup(f'<p role="alert">⚠ {escaped(one.fault)}</p>')]
     else:

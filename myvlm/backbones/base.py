@@ -352,11 +352,11 @@ class Backbone(ABC):
         """The instruction to say where a thing is, as the family was trained on it; None if it was not."""
         return None
 
-    def read_box(self, said: str, size: tuple[int, int]) -> Box | None:
+    def read_box(self, reply: str, size: tuple[int, int]) -> Box | None:
         """The box in a reply to `refer`, in pixels of a picture of that width and height; None for no box."""
         return None
 
-    def read_point(self, said: str, size: tuple[int, int]) -> Point | None:
+    def read_point(self, reply: str, size: tuple[int, int]) -> Point | None:
         """The point in a reply to `refer`, of a family that says where a thing is but not how large."""
         return None
 

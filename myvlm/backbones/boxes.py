@@ -44,7 +44,7 @@ def _middle(side: int, resized: int, cut: int) -> tuple[float, float]:
     return first * side / resized, (first + cut) * side / resized
 
 
-def four_numbers(said: str) -> tuple[float, float, float, float] | None:
+def four_numbers(reply: str) -> tuple[float, float, float, float] | None:
     """The first four numbers in brackets of a text: `{<25><30><75><80>}`, `(1,2),(3,4)`, `[1, 2, 3, 4]`.
 
     >>> four_numbers("ulmo { <0> <26> <50> <100> }")
@@ -55,7 +55,7 @@ def four_numbers(said: str) -> tuple[float, float, float, float] | None:
     (10.0, 20.0, 30.0, 40.0)
     >>> four_numbers("two mugs (1) and 3 dogs")
     """
-    found = FOUR.search(said)
+    found = FOUR.search(reply)
     if not found:
         return None
     left, top, right, bottom = (float(number) for number in found.groups())

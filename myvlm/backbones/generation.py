@@ -90,17 +90,17 @@ def generated(model: Any, inputs: Mapping[str, Any], options: Mapping[str, Any])
     Raises:
         InputError: transformers makes an error of the caller's options, or of the model's own settings.
     """
-    said = [name for name in options if name not in OURS and options[name] is not GREEDY.get(name)]
+    given = [name for name in options if name not in OURS and options[name] is not GREEDY.get(name)]
     try:
         output = model.generate(**inputs, **options)
         return getattr(output, "sequences", output)  # a generation config may ask for more than the ids
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         settings = [f"model.generation_config.{name}" for name in _set_on(model)]
-        if not (said or settings) or isinstance(error, MyVLMError):
+        if not (given or settings) or isinstance(error, MyVLMError):
             raise
         raise InputError(
-            f"The model cannot generate with {'these options' if said else 'the settings it came with'}.",
-            got=f"{', '.join(said or settings)}; {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            f"The model cannot generate with {'these options' if given else 'the settings it came with'}.",
+            got=f"{', '.join(given or settings)}; {type(error).__name__}: {str(error).partition(chr(10))[0]}",
             expected="arguments of transformers' `generate`, such as max_new_tokens=64, num_beams=3",
             fix="check their names and values, or leave them out",
         ) from error
@@ -109,9 +109,9 @@ def generated(model: Any, inputs: Mapping[str, Any], options: Mapping[str, Any])
 def _set_on(model: Any) -> list[str]:
     """What a model's own generation settings say but for tokens: how the next one is chosen."""
     config = getattr(model, "generation_config", None)
-    said = config.to_diff_dict() if config is not None else {}
+    own = config.to_diff_dict() if config is not None else {}
     others = re.compile(r".*_id|transformers_version|_from_model_config|output_.*|use_cache")
-    return sorted(name for name in said if not others.fullmatch(name))
+    return sorted(name for name in own if not others.fullmatch(name))
 
 
 def generate_options(generation: Mapping[str, Any]) -> dict[str, Any]:

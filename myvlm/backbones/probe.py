@@ -97,9 +97,9 @@ class Probe(ABC):
         images: Sequence[Image.Image],
         prompts: Sequence[str],
         rows: Rows,
-        said: Sequence[Sequence[int]],
+        replies: Sequence[Sequence[int]],
     ) -> Tensor:
-        """`B × V` float32: the logits behind what was said in each sample, by one full pass without a cache.
+        """`B × V` float32: the logits behind each sample's reply so far, by one full pass without a cache.
 
         The samples are padded as `generate` pads them. Where no sample has rows, by the plain model.
         """

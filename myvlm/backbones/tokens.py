@@ -64,12 +64,12 @@ def render(processor: Any, template: str | None, prompt: Prompt) -> str:
     if template is not None:
         return template.format(image=processor.image_token, prompt=only_turn(prompt))
     first, *later = turns_of(prompt)
-    said = [
+    after = [
         {"role": "user" if place % 2 else "assistant", "content": [{"type": "text", "text": turn}]}
         for place, turn in enumerate(later)
     ]
     rendered: str = processor.apply_chat_template(
-        [_turn(first), *said], add_generation_prompt=True, tokenize=False, **_dated(processor)
+        [_turn(first), *after], add_generation_prompt=True, tokenize=False, **_dated(processor)
     )
     return rendered
 
@@ -121,8 +121,8 @@ def end_of_turn_first(processor: Any, eos_ids: Sequence[int]) -> list[int]:
 
 def replies_right_behind(processor: Any) -> bool:
     """Whether the chat template writes a reply right behind the prompt, without a space, as Mistral's do."""
-    before, said, _ = _with_reply(processor).partition("myvlm")
-    return bool(said) and not before[-1:].isspace()
+    before, written, _ = _with_reply(processor).partition("myvlm")
+    return bool(written) and not before[-1:].isspace()
 
 
 def _with_reply(processor: Any) -> str:
@@ -198,8 +198,8 @@ def reply(tokenizer: Any, new_ids: Tensor, eos_ids: Sequence[int]) -> tuple[str,
 
 def heard(backbone: Any, word: str) -> str:
     """A word as the model writes it: in lower case where its tokenizer has no capitals."""
-    said = str(backbone.processor.tokenizer.decode(backbone.word_ids(word))).strip()
-    return said if fold(said) == fold(word) else word
+    written = str(backbone.processor.tokenizer.decode(backbone.word_ids(word))).strip()
+    return written if fold(written) == fold(word) else word
 
 
 def check_prompt(processor: Any, prompt: str, fine: set[str]) -> None:
@@ -345,7 +345,7 @@ def marks_of(processor: Any) -> set[int]:
     return {token for token in ids if isinstance(token, int)} - {processor.tokenizer.unk_token_id}
 
 
-def said_by_template(processor: Any, template: str | None) -> set[int]:
+def template_ids(processor: Any, template: str | None) -> set[int]:
     """The ids of a conversation, of its turns' marks too: none of them may mean something else.
 
     An instruction and a reply are in it, so some words are as well.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ImportRequest:
     """What is to be learned: into which collection, which names alone, and `NAME=WORD` for what some are."""
 
     collection: Path
@@ -30,7 +30,7 @@ class Wanted:
     categories: Sequence[str]
 
 
-def learn_names(out: Screen, files: Sequence[Path], wanted: Wanted, load: Callable[[], MyVLM]) -> None:
+def learn_names(out: Screen, files: Sequence[Path], wanted: ImportRequest, load: Callable[[], MyVLM]) -> None:
     """Learn every name that regions have, from the places cut out; what is known already stays as it is.
 
     Raises:

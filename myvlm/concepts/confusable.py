@@ -99,17 +99,17 @@ def separate(
 
 def _not_in_photos(other: Concept, examples: Examples) -> Feedback:
     photos = examples.photos
-    said = CorrectedPicture.photos_of(other.identifier, other.spoken)
+    correction = CorrectedPicture.photos_of(other.identifier, other.spoken)
     rows = photos.reshape(-1, photos.shape[-1]).astype(np.float16)
 
     def learn(head: Correctable) -> Correctable:
-        return head.refitted(head.known_examples().with_correction(said, rows))
+        return head.refitted(head.known_examples().with_correction(correction, rows))
 
     def score(gate: Gate, place: int) -> float:
         assert isinstance(gate, RemembersPhotos)
         return float(gate.likely(list(photos))[:, place].max())
 
-    return Feedback(said.picture, said.present, said.digest, None, learn, score)
+    return Feedback(correction.picture, correction.present, correction.digest, None, learn, score)
 
 
 def _one_group(one: Concept, other: Concept) -> bool:

@@ -115,21 +115,21 @@ class Correction:
         return f"Correction({self})"
 
     def __str__(self) -> str:
-        said = {True: "is", False: "is not", None: "may again be"}[self.present]
+        verdict = {True: "is", False: "is not", None: "may again be"}[self.present]
         but = "" if self.held else ", not held: it is too like a photo of it"
         others = "".join(
             f", seen in {change.after:.0f} photos of {other} after {change.before:.0f}"
             for other, change in self.others.items()
         )
         return (
-            f"{self.identifier} {said} in {self.picture}: {self.score}{but}, "
+            f"{self.identifier} {verdict} in {self.picture}: {self.score}{but}, "
             f"{self.kept} of {self.kept + self.lost} photos kept{others}"
         )
 
     def _repr_html_(self) -> str:
-        said = {True: "is there", False: "is not there", None: "was taken back"}[self.present]
+        verdict = {True: "is there", False: "is not there", None: "was taken back"}[self.present]
         rows = [
-            ("picture", f"{self.picture}: {self.identifier} {said}"),
+            ("picture", f"{self.picture}: {self.identifier} {verdict}"),
             ("probability", f"{self.score}{'' if self.held else ', not held: too like a photo of it'}"),
             ("threshold", f"{self.threshold.before:.4g} → {self.threshold.after:.4g}"),
             ("its photos", "; ".join(map(str, self.photos)) or "not known"),
@@ -299,8 +299,8 @@ def _undo(library: Holder, concept: Concept, feedback: Feedback, before: Example
 
     def learn(head: Correctable) -> Correctable:
         examples = head.known_examples().without(feedback.digest, feedback.box)
-        for said, rows in zip(earlier.corrections, earlier.rows, strict=True):
-            examples = examples.with_correction(said, rows)
+        for correction, rows in zip(earlier.corrections, earlier.rows, strict=True):
+            examples = examples.with_correction(correction, rows)
         return head.refitted(examples)
 
     return apply_feedback(library, concept, replace(feedback, present=None, learn=learn))

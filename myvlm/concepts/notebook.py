@@ -32,7 +32,7 @@ Thumbnail: TypeAlias = tuple[Image.Image, Box | None]
 """A small copy of a photo, and where in it the concept is, in pixels of the copy."""
 
 
-class Shown(Protocol):
+class ShowsItself(Protocol):
     """What a concept shows of itself."""
 
     identifier: str
@@ -61,7 +61,7 @@ class Pair(Protocol):
     def probability(self) -> float: ...
 
 
-class Holder(Protocol):
+class HoldingLibrary(Protocol):
     """What is asked of the library that holds a concept."""
 
     def __len__(self) -> int: ...
@@ -69,7 +69,7 @@ class Holder(Protocol):
     def confusable(self) -> Sequence[Pair]: ...
 
 
-_holders: WeakKeyDictionary[Shown, ref[Holder]] = WeakKeyDictionary()
+_holders: WeakKeyDictionary[ShowsItself, ref[HoldingLibrary]] = WeakKeyDictionary()
 
 
 def thumbnails_of(photos: Sequence[LoadedImage], head: Head) -> list[Thumbnail]:
@@ -93,13 +93,13 @@ def thumbnail(image: Image.Image, box: Box | None) -> Thumbnail:
     return small, (left * across, top * down, right * across, bottom * down)
 
 
-def held_by(library: Holder, concepts: Iterable[Shown]) -> None:
+def held_by(library: HoldingLibrary, concepts: Iterable[ShowsItself]) -> None:
     """Remember in which library concepts are, so that a card can say which others they are taken for."""
     for concept in concepts:
         _holders[concept] = ref(library)
 
 
-def concept_html(concept: Shown) -> str:
+def concept_html(concept: ShowsItself) -> str:
     """What it is, what it was learned from and for, how well its head tells it apart, and from whom less."""
     head = _meta(concept)
     renamed = "" if concept.spoken == concept.identifier else f" (models say {concept.spoken})"
@@ -121,7 +121,7 @@ def concept_html(concept: Shown) -> str:
     return joined([_photos(concept), table(rows, first="th")])
 
 
-def library_html(concepts: Iterable[Shown]) -> str:
+def library_html(concepts: Iterable[ShowsItself]) -> str:
     """One row a concept."""
     known = list(concepts)
     if not known:
@@ -141,7 +141,7 @@ def library_html(concepts: Iterable[Shown]) -> str:
     return joined([table(rows, heads=["concept", "is a", "kind", "learned for", "folder"]), note])
 
 
-def _photos(concept: Shown) -> Cell:
+def _photos(concept: ShowsItself) -> Cell:
     """The photos with the boxes in which the head found the thing."""
     kept = concept.thumbnails or (_photos_in(concept.folder / PHOTOS) if concept.folder else [])
     shown = [
@@ -159,7 +159,7 @@ def _photos_in(folder: Path) -> list[Thumbnail]:
         return []
 
 
-def _meta(concept: Shown) -> HeadMeta | None:
+def _meta(concept: ShowsItself) -> HeadMeta | None:
     """What its head says of itself; nothing before it was fitted."""
     try:
         return concept.head.state()[0]
@@ -167,7 +167,7 @@ def _meta(concept: Shown) -> HeadMeta | None:
         return None
 
 
-def _confused(concept: Shown) -> str:
+def _confused(concept: ShowsItself) -> str:
     """The concepts of its library that are perhaps seen where it is, or it where they are, and how likely."""
     library = holder() if (holder := _holders.get(concept)) else None
     if library is None or concept.identifier not in library or len(library) > MOST_COMPARED:
@@ -180,7 +180,7 @@ def _confused(concept: Shown) -> str:
     return ", ".join(f"{other} ({share:.0%})" for other, share in likely.items())
 
 
-def _learned_from(concept: Shown) -> Cell:
+def _learned_from(concept: ShowsItself) -> Cell:
     captions = [text for own in concept.recipe.get("captions", []) for text in own]
     photos = concept.recipe.get("photos", [])
     count = len(photos) if isinstance(photos, list) else photos  # once it was their number
@@ -195,7 +195,7 @@ def _learned_from(concept: Shown) -> Cell:
     return joined(lines, "<br/>")
 
 
-def _learned_for(concept: Shown) -> Cell:
+def _learned_for(concept: ShowsItself) -> Cell:
     lines = [_line(name, one.figures) for name, one in concept.embeddings.items()]
     return joined(lines or ["no model yet"], "<br/>")
 

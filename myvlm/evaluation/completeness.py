@@ -27,7 +27,7 @@ the median of what is believed then (Kerman 2011, Electronic Journal of Statisti
 
 
 @dataclass(frozen=True)
-class Sample:
+class AlbumSample:
     """Photos of an album that a person is to look at.
 
     Attributes:
@@ -76,7 +76,7 @@ class Completeness:
         return f"{self.found} of about {self.total} photos{whose}, 95 % interval {self.low} to {self.high}"
 
 
-def draw_sample(scores: Sequence[HeadScore], *, labels: int = 100, seed: int = 0) -> Sample:
+def draw_sample(scores: Sequence[HeadScore], *, labels: int = 100, seed: int = 0) -> AlbumSample:
     """Draw the photos that a person is to look at.
 
     More of a part is drawn the larger it is and the less the head is sure of it (Neyman allocation).
@@ -110,10 +110,10 @@ def draw_sample(scores: Sequence[HeadScore], *, labels: int = 100, seed: int = 0
     for stratum, count in enumerate(counts.tolist()):
         own = rng.permutation(np.flatnonzero(part == stratum))[:count].tolist()
         turns += [((turn + 0.5) / count, photo, stratum) for turn, photo in enumerate(own)]
-    return Sample(tuple(sizes.tolist()), {photo: stratum for _, photo, stratum in sorted(turns)})
+    return AlbumSample(tuple(sizes.tolist()), {photo: stratum for _, photo, stratum in sorted(turns)})
 
 
-def completeness(sample: Sample, labels: Mapping[int, bool]) -> Completeness:
+def completeness(sample: AlbumSample, labels: Mapping[int, bool]) -> Completeness:
     """Count what a person said of the sample up to the whole album.
 
     Each part is a finite population, of which so many were drawn and so many of these show the concept: the

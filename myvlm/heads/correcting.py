@@ -44,13 +44,13 @@ class CorrectableHead(FittedHead[Encoder]):
         check_fitted(self, "threshold_")
         self.score(photo)  # checks the encoder's weights
         examples = self.known_examples()
-        said = CorrectedPicture(
+        correction = CorrectedPicture(
             picture=photo.path.name if photo.path else photo.name,
             digest=photo.digest.hex(),
             present=present,
             box=box,
         )
-        return self.refitted(examples.with_correction(said, self._told(photo, said, examples)))
+        return self.refitted(examples.with_correction(correction, self._told(photo, correction, examples)))
 
     def refitted(self, examples: Examples) -> Self:
         """A new head: what these examples, with the corrections in them, make of where it started."""
@@ -82,7 +82,7 @@ class CorrectableHead(FittedHead[Encoder]):
 
     @abstractmethod
     def _told(
-        self, photo: LoadedImage, said: CorrectedPicture, examples: Examples
+        self, photo: LoadedImage, correction: CorrectedPicture, examples: Examples
     ) -> npt.NDArray[np.floating]:
         """n × D: the features of the picture that are to be learned from, and kept."""
 

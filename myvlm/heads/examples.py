@@ -127,12 +127,12 @@ class Examples:
         numbers = range(len(self.meta.corrections))
         return [np.asarray(self.tensors[f"{_CORRECTION}{one}"], dtype=np.float32) for one in numbers]
 
-    def with_correction(self, said: CorrectedPicture, rows: npt.NDArray[Any]) -> Examples:
+    def with_correction(self, correction: CorrectedPicture, rows: npt.NDArray[Any]) -> Examples:
         """One more; what was said before of that picture, or of the same part of it, is dropped."""
-        kept = self.without(said.digest, said.box)
+        kept = self.without(correction.digest, correction.box)
         number = len(kept.meta.corrections)
         return Examples(
-            kept.meta.model_copy(update={"corrections": [*kept.meta.corrections, said]}),
+            kept.meta.model_copy(update={"corrections": [*kept.meta.corrections, correction]}),
             {**kept.tensors, f"{_CORRECTION}{number}": rows},
         )
 

@@ -137,9 +137,9 @@ def captions_and_words(
 ) -> tuple[list[list[str]], tuple[str, ...]]:
     """What `write_captions` and `described` give, generated at once: a pass of the model a token, not two."""
     hinted = _hinted(backbone, identifier, category)
-    said = _answers(backbone, photos, [*hinted, backbone.caption_prompt])
-    captions = _named(backbone, photos, [own[: len(hinted)] for own in said], identifier, category)
-    return captions, _called([own[-1] for own in said], category)
+    replies = _answers(backbone, photos, [*hinted, backbone.caption_prompt])
+    captions = _named(backbone, photos, [own[: len(hinted)] for own in replies], identifier, category)
+    return captions, _called([own[-1] for own in replies], category)
 
 
 def _prompts(backbone: Backbone) -> list[str]:
@@ -288,9 +288,9 @@ def write_questions(
     readable = [form for form in forms if _reads(backbone, form.replace("{}", f"the {category}"))]
     if not readable:
         return [[] for _ in photos]
-    said = _answers(backbone, photos, [form.replace("{}", f"the {category}") for form in readable])
+    replies = _answers(backbone, photos, [form.replace("{}", f"the {category}") for form in readable])
     pairs = []
-    for answers in said:
+    for answers in replies:
         tidied = [_tidy(answer, category, identifier) for answer in answers]
         asked = [form.replace("{}", identifier) for form in readable]
         pairs.append([(q, a) for q, a in zip(asked, tidied, strict=True) if a])
@@ -304,8 +304,8 @@ def _answers(backbone: Backbone, photos: Sequence[LoadedImage], prompts: Sequenc
     small = [as_seen(backbone.processor, photo, long_side=LONG_SIDE) for photo in photos]
     images = [image for image in small for _ in prompts]
     with naming(photos, backbone.encode):
-        said = backbone.generate(images, [*prompts] * len(photos), [[] for _ in images])
-    texts = iter([one.text for one in said])
+        replies = backbone.generate(images, [*prompts] * len(photos), [[] for _ in images])
+    texts = iter([one.text for one in replies])
     return [[next(texts) for _ in prompts] for _ in photos]
 
 

@@ -115,7 +115,7 @@ class ConceptOptimizer:
 
     def texts(self) -> list[tuple[str, str]]:
         """All prompts with their answers that there may be."""
-        told = [(prompt, said) for e in self.examples for prompt in self.prompts for said in e.captions]
+        told = [(prompt, caption) for e in self.examples for prompt in self.prompts for caption in e.captions]
         return [*told, *(pair for e in self.examples for pair in e.questions)]
 
     def largest(self) -> list[Sample]:

@@ -94,7 +94,7 @@ class Example:
     questions: tuple[QuestionAnswer, ...] = ()
 
 
-class Change(NamedTuple):
+class Augmentation(NamedTuple):
     """What makes a view of a photo: mirrored or not, brightness as a factor, rotation in degrees."""
 
     flip: bool
@@ -335,11 +335,13 @@ def held_out_view(photo: Image.Image, count: int, *, augment: bool, seed: int) -
     return _changed(_shrunk(photo), _changes(count, seed)[-1]) if augment else photo
 
 
-def _changes(count: int, seed: int) -> list[Change]:
+def _changes(count: int, seed: int) -> list[Augmentation]:
     random = Random(f"views {seed}")
     darkest, brightest = 1 - BRIGHTNESS, 1 + BRIGHTNESS
     return [
-        Change(random.random() < 0.5, random.uniform(darkest, brightest), random.uniform(-ROTATION, ROTATION))
+        Augmentation(
+            random.random() < 0.5, random.uniform(darkest, brightest), random.uniform(-ROTATION, ROTATION)
+        )
         for _ in range(count)
     ]
 
@@ -350,7 +352,7 @@ def _shrunk(photo: Image.Image) -> Image.Image:
     return small
 
 
-def _changed(photo: Image.Image, change: Change) -> Image.Image:
+def _changed(photo: Image.Image, change: Augmentation) -> Image.Image:
     view = transforms.horizontal_flip(photo) if change.flip else photo
     return _rotated(transforms.adjust_brightness(view, change.brightness), change.degrees)
 

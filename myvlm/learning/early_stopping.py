@@ -88,8 +88,8 @@ class Validation:
         each = zip(samples.by_token.cpu(), samples.targets.cpu(), strict=True)
         own = [(losses[ids != IGNORED], ids[ids != IGNORED].tolist()) for losses, ids in each]
         decode = self.backbone.processor.tokenizer.decode
-        said = [bool((losses[_of_word(decode, ids, self.word)] < SURE).all()) for losses, ids in own]
-        return Check(sum(said) / len(said), float(torch.cat([losses for losses, _ in own]).mean()))
+        named = [bool((losses[_of_word(decode, ids, self.word)] < SURE).all()) for losses, ids in own]
+        return Check(sum(named) / len(named), float(torch.cat([losses for losses, _ in own]).mean()))
 
 
 def _of_word(decode: Callable[[list[int]], str], ids: list[int], word: str) -> slice:

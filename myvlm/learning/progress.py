@@ -214,8 +214,8 @@ def _written_captions(lesson: Lesson, request: LearnRequest) -> list[str]:
     """The captions, in lines, where the model wrote them: nobody has looked them through."""
     if lesson.captions is not None:
         return []
-    said = [f"  {one.photo.name}: {text}" for one in request.examples for text in one.captions]
-    return [f"No captions of {lesson.identifier} were given; the model wrote these:", *said]
+    lines = [f"  {one.photo.name}: {text}" for one in request.examples for text in one.captions]
+    return [f"No captions of {lesson.identifier} were given; the model wrote these:", *lines]
 
 
 def _clock(seconds: float) -> str:

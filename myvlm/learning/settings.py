@@ -154,7 +154,7 @@ def default_settings(backbone: str, *, family: str = "", kind: str = "object") -
     found = collection_of(backbone)
     if found and (own := found[0].settings.get(found[1])):
         return LearnSettings.model_validate(own)
-    said = dict(FAMILY_SETTINGS.get(family, MEASURED))
+    chosen = dict(FAMILY_SETTINGS.get(family, MEASURED))
     if family == "blip2" and kind != "object":
-        said["steps"] = 100
-    return LearnSettings.model_validate(said)
+        chosen["steps"] = 100
+    return LearnSettings.model_validate(chosen)

@@ -20,7 +20,7 @@ DIGEST = "recipe_digest"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RecipeOutcome:
     """What became of a recipe: `error` says why nothing was learned, and is empty where something was."""
 
     identifier: str
@@ -28,7 +28,7 @@ class Outcome:
     error: str = ""
 
 
-Run: TypeAlias = Callable[[Sequence[Recipe]], Iterator[Outcome]]
+Run: TypeAlias = Callable[[Sequence[Recipe]], Iterator[RecipeOutcome]]
 
 
 def is_learned(recipe: Recipe, folder: Path, backbone: str) -> bool:
@@ -53,7 +53,7 @@ def is_learned(recipe: Recipe, folder: Path, backbone: str) -> bool:
     )
 
 
-def learn(vlm: MyVLM, recipe: Recipe, folder: Path) -> Outcome:
+def learn(vlm: MyVLM, recipe: Recipe, folder: Path) -> RecipeOutcome:
     """Learn one concept and write its folder; what is wrong with it alone is said in the outcome.
 
     Raises:
@@ -67,12 +67,14 @@ def learn(vlm: MyVLM, recipe: Recipe, folder: Path) -> Outcome:
         concept.recipe[DIGEST] = recipe.digest(vlm.backbone.name)
         concept.save(recipe.place(folder))
     except MyVLMError as error:
-        return Outcome(recipe.identifier, monotonic() - begun, f"{error.what} {error.got or ''}".strip())
-    return Outcome(recipe.identifier, monotonic() - begun)
+        return RecipeOutcome(
+            recipe.identifier, monotonic() - begun, f"{error.what} {error.got or ''}".strip()
+        )
+    return RecipeOutcome(recipe.identifier, monotonic() - begun)
 
 
 @dataclass(frozen=True)
-class Work:
+class RecipeWork:
     """What a process needs to learn: see `MyVLM.from_pretrained`; and where concepts go."""
 
     backbone: str
@@ -87,24 +89,24 @@ def learn_here(vlm: MyVLM, folder: Path) -> Run:
     return lambda recipes: (learn(vlm, recipe, folder) for recipe in recipes)
 
 
-def learn_on_ray(work: Work) -> Run:
+def learn_on_ray(work: RecipeWork) -> Run:
     """One in each process of a cluster whose nodes see photos and the folder under the same paths.
 
     A concept of a node that is lost is learned again on another; one that was written is not.
     """
 
-    def run(recipes: Sequence[Recipe]) -> Iterator[Outcome]:
+    def run(recipes: Sequence[Recipe]) -> Iterator[RecipeOutcome]:
         rows = [{"recipe": recipe.model_dump_json()} for recipe in recipes]
         stage = Stage(_learner, (work,), kinds={"seconds": "double"})
         on_gpus = work.device != "cpu"
         for columns in run_stages(rows, [stage], batch=1, use_gpus=on_gpus, per_gpu=work.per_gpu):
             for values in zip(columns["identifier"], columns["seconds"], columns["error"], strict=True):
-                yield Outcome(*values)
+                yield RecipeOutcome(*values)
 
     return run
 
 
-def learn_all(recipes: Sequence[Recipe], run: Run) -> Iterator[Outcome]:
+def learn_all(recipes: Sequence[Recipe], run: Run) -> Iterator[RecipeOutcome]:
     """The outcome of each recipe, in any order and once; what a cluster has lost is learned again."""
     left = {recipe.identifier: recipe for recipe in recipes}
     while left:
@@ -114,17 +116,17 @@ def learn_all(recipes: Sequence[Recipe], run: Run) -> Iterator[Outcome]:
                 yield outcome
         if len(left) == before:
             for identifier in left:
-                yield Outcome(identifier, error="The processes that learned it were lost.")
+                yield RecipeOutcome(identifier, error="The processes that learned it were lost.")
             return
 
 
-def _learner(work: Work) -> Callable[[Columns], Columns]:
+def _learner(work: RecipeWork) -> Callable[[Columns], Columns]:
     vlm = MyVLM.from_pretrained(work.backbone, device=work.device, dtype=work.dtype)
 
     def learned(columns: Columns) -> Columns:
         recipes = [Recipe.model_validate_json(one) for one in columns["recipe"]]
         made = [
-            Outcome(recipe.identifier)
+            RecipeOutcome(recipe.identifier)
             if is_learned(recipe, work.folder, vlm.backbone.name)  # by a process that was lost since
             else learn(vlm, recipe, work.folder)
             for recipe in recipes

@@ -12,7 +12,7 @@ from PIL import Image
 from myvlm.album.exiftool import ExifTool, exiftool
 from myvlm.album.importing import tagged
 from myvlm.album.names import write_names
-from myvlm.album.page import Shown
+from myvlm.album.page import ShownConcept
 from myvlm.album.regions import Region, read_stored
 from myvlm.boxes import Box
 from tests.support.exif import needs_exiftool, row, save_turned
@@ -96,7 +96,7 @@ def test_a_photo_that_was_cut_since_or_is_broken_teaches_nothing(tool: ExifTool,
 def test_what_we_wrote_ourselves_is_nobodys_word(tool: ExifTool, tmp_path: Path) -> None:
     file = photo(tmp_path / "one.jpg")
     tag(tool, file, "Bo", (0, 0, 60, 60))
-    known = [Shown("sks", "mug", "object")]
+    known = [ShownConcept("sks", "mug", "object")]
     list(write_names(tool, [row(file, 1, ("sks", BOX))], known, into="files", captions=False))
     assert [one.name for one in tagged(tool, [file])] == ["Bo"]
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from myvlm.album.metadata import Said, Wanted, about, description_mark, name_of, region_mark, said, to_write
+from myvlm.album.metadata import (
+    PhotoMetadata,
+    Wanted,
+    about,
+    description_mark,
+    name_of,
+    region_mark,
+    said,
+    to_write,
+)
 from myvlm.album.regions import Region, Stored
 
 STORED = Stored((400, 300))
@@ -17,38 +26,40 @@ def wanted(person: bool = False, region: Region | None = OURS) -> list[Wanted]:
 
 
 def test_all_is_written_where_nobody_says_anything() -> None:
-    assert to_write(wanted(), Said(), Said(), STORED) == SAYS_IT
-    assert to_write(wanted(person=True), Said(), Said(), STORED) == {*SAYS_IT, "person sks"}
-    assert to_write(wanted(region=None), Said(), Said(), STORED) == {"subject sks"}
-    assert to_write([], Said(), Said(), STORED) == frozenset()
+    assert to_write(wanted(), PhotoMetadata(), PhotoMetadata(), STORED) == SAYS_IT
+    assert to_write(wanted(person=True), PhotoMetadata(), PhotoMetadata(), STORED) == {*SAYS_IT, "person sks"}
+    assert to_write(wanted(region=None), PhotoMetadata(), PhotoMetadata(), STORED) == {"subject sks"}
+    assert to_write([], PhotoMetadata(), PhotoMetadata(), STORED) == frozenset()
 
 
 def test_what_someone_else_says_is_not_said_again() -> None:
-    theirs = Said(subjects=("sks",), regions=(Region("SKS", 0.3, 0.3, 0.1, 0.1),))
-    for found, elsewhere in ((theirs, Said()), (Said(), theirs)):
+    theirs = PhotoMetadata(subjects=("sks",), regions=(Region("SKS", 0.3, 0.3, 0.1, 0.1),))
+    for found, elsewhere in ((theirs, PhotoMetadata()), (PhotoMetadata(), theirs)):
         assert to_write(wanted(), found, elsewhere, STORED) == frozenset()
 
 
 def test_the_word_of_a_person_goes_before_the_heads() -> None:
-    near = Said(regions=(Region("Bo", 0.51, 0.5, 0.2, 0.2),))
-    assert to_write(wanted(), near, Said(), STORED) == frozenset()
-    far = Said(regions=(Region("Bo", 0.8, 0.5, 0.2, 0.2),))
-    assert to_write(wanted(), far, Said(), STORED) == SAYS_IT
-    unnamed = Said(regions=(Region("", 0.5, 0.5, 0.2, 0.2),))  # a camera found a face and knows no name
-    assert to_write(wanted(), unnamed, Said(), STORED) == SAYS_IT
+    near = PhotoMetadata(regions=(Region("Bo", 0.51, 0.5, 0.2, 0.2),))
+    assert to_write(wanted(), near, PhotoMetadata(), STORED) == frozenset()
+    far = PhotoMetadata(regions=(Region("Bo", 0.8, 0.5, 0.2, 0.2),))
+    assert to_write(wanted(), far, PhotoMetadata(), STORED) == SAYS_IT
+    unnamed = PhotoMetadata(
+        regions=(Region("", 0.5, 0.5, 0.2, 0.2),)
+    )  # a camera found a face and knows no name
+    assert to_write(wanted(), unnamed, PhotoMetadata(), STORED) == SAYS_IT
 
 
 def test_regions_of_a_picture_of_another_shape_are_left_alone() -> None:
-    cut = Said(applied=(300, 300))
-    assert to_write(wanted(), cut, Said(), STORED) == {"subject sks"}
-    shrunk = Said(applied=(4000, 3000))
-    assert to_write(wanted(), shrunk, Said(), STORED) == SAYS_IT
+    cut = PhotoMetadata(applied=(300, 300))
+    assert to_write(wanted(), cut, PhotoMetadata(), STORED) == {"subject sks"}
+    shrunk = PhotoMetadata(applied=(4000, 3000))
+    assert to_write(wanted(), shrunk, PhotoMetadata(), STORED) == SAYS_IT
 
 
 def test_ours_is_what_we_wrote_and_nobody_changed() -> None:
     marks = frozenset({*SAYS_IT, description_mark("sks on a desk"), "whole"})
     moved = Region("sks", 0.4, 0.5, 0.2, 0.2)
-    found = Said(regions=(moved,), subjects=("sks", "desk"), description="sks, my mug", wrote=marks)
+    found = PhotoMetadata(regions=(moved,), subjects=("sks", "desk"), description="sks, my mug", wrote=marks)
     assert found.ours == {"subject sks"}
     assert found.theirs == {"subject desk", region_mark(moved), description_mark("sks, my mug")}
 

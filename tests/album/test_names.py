@@ -15,7 +15,7 @@ from myvlm.album import exiftool as module
 from myvlm.album.exiftool import ExifTool, check_exiftool, exiftool
 from myvlm.album.journal import Row
 from myvlm.album.names import Into, erase_names, sidecar_of, write_names
-from myvlm.album.page import Shown
+from myvlm.album.page import ShownConcept
 from myvlm.errors import InputError
 from tests.support.exif import (
     digests,
@@ -31,7 +31,11 @@ from tests.support.exif import (
 pytestmark = [needs_exiftool, needs_exiv2]
 
 ODD = "Zoë, |}{[] A."
-CONCEPTS = (Shown("sks", "mug", "object"), Shown(ODD, "woman", "face"), Shown("Bo", "dog", "object"))
+CONCEPTS = (
+    ShownConcept("sks", "mug", "object"),
+    ShownConcept(ODD, "woman", "face"),
+    ShownConcept("Bo", "dog", "object"),
+)
 BOXES = {"sks": (40.0, 60.0, 120.0, 90.0), ODD: (200.0, 20.0, 280.0, 100.0), "Bo": (0.0, 200.0, 390.0, 300.0)}
 SUBJECT, PERSON, DESCRIPTION = "Xmp.dc.subject", "Xmp.iptcExt.PersonInImage", "Xmp.dc.description"
 

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from myvlm.album.journal import Row, Seen
-from myvlm.album.page import THUMB_SIDE, Place, Shown
+from myvlm.album.page import THUMB_SIDE, Place, ShownConcept
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(not BROWSER, reason="needs a browser: apt install chromium")
-CONCEPTS = (Shown("Zoë", "woman", "face"), Shown("sks", "mug", "object"))
+CONCEPTS = (ShownConcept("Zoë", "woman", "face"), ShownConcept("sks", "mug", "object"))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from myvlm.evaluation.data.plan import read_sweep
 from myvlm.evaluation.metrics.intervals import Estimate
-from myvlm.evaluation.report.tables import Row, Table
+from myvlm.evaluation.report.tables import Table, TableRow
 from myvlm.tinyworld.language import caption
 
 
@@ -24,13 +24,13 @@ def paper_tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return paper_tables
 
 
-def row(label: str, recall: float, **others: float) -> Row:
+def row(label: str, recall: float, **others: float) -> TableRow:
     figures = {"recall": Estimate(recall, recall - 0.05, recall + 0.05, 8)}
     figures |= {name: Estimate(value, value, value, 8) for name, value in others.items()}
-    return Row(label, ("myvlm", 4, label), "all", figures)
+    return TableRow(label, ("myvlm", 4, label), "all", figures)
 
 
-def found(*methods: Row) -> Any:
+def found(*methods: TableRow) -> Any:
     ablation = Table("Ablation", "variant", [row("default", 0.9), row("captions=model", 0.88)])
     return SimpleNamespace(
         tables=[Table("Methods", "method", methods), Table("Photos", "photos", []), ablation]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from myvlm.errors import InputError
-from myvlm.evaluation.completeness import STRATA, Sample, completeness, draw_sample
+from myvlm.evaluation.completeness import STRATA, AlbumSample, completeness, draw_sample
 from myvlm.heads import HeadScore
 
 
@@ -62,7 +62,7 @@ def test_more_labels_narrow_the_interval_and_half_of_them_are_a_sample_too() -> 
 
 
 def test_labels_that_are_not_of_the_sample_are_refused() -> None:
-    sample = Sample((5, 0, 5), {0: 0, 7: 2})
+    sample = AlbumSample((5, 0, 5), {0: 0, 7: 2})
     with pytest.raises(InputError, match=r"photo 3, which was not drawn"):
         completeness(sample, {0: True, 3: True})
     with pytest.raises(InputError, match=r"no label of the photos where it is not seen"):

@@ -98,7 +98,7 @@ def test_methods_go_by_name() -> None:
         make_method("magic")
     with pytest.raises(NameTakenError, match="'plain' is taken"):
         register_method("plain")(lambda setting: baselines.LearnedRows(setting))
-    assert register_method("plain")(baselines.Plain) is baselines.Plain
+    assert register_method("plain")(baselines.PlainModel) is baselines.PlainModel
 
 
 # ---------------------------------------------------------------- the methods

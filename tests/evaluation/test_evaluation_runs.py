@@ -12,11 +12,11 @@ from PIL import Image
 
 from myvlm.errors import InputError
 from myvlm.evaluation.data.dataset import Dataset
-from myvlm.evaluation.data.outcome import Answered, Outcome, PictureReply, Shown
+from myvlm.evaluation.data.outcome import Answered, JobOutcome, MarkedPicture, PictureReply
 from myvlm.evaluation.data.plan import Plan, jobs_of, read_sweep
 from myvlm.evaluation.metrics.figures import figures_of
 from myvlm.evaluation.protocol import bench as trial
-from myvlm.evaluation.protocol.journal import Journal
+from myvlm.evaluation.protocol.journal import JobJournal
 from myvlm.evaluation.protocol.run import check, run
 from myvlm.evaluation.report.page import page
 from myvlm.evaluation.report.summary import evaluation_of, markdown
@@ -36,7 +36,7 @@ def data(tmp_path: Path) -> Dataset:
     return Dataset(subjects=(subject(tmp_path, "mug", "sks"), subject(tmp_path, "dog", "ohwx", kind="face")))
 
 
-def evaluate(data: Dataset, plan: Plan, keep: Path) -> list[tuple[Any, Outcome]]:
+def evaluate(data: Dataset, plan: Plan, keep: Path) -> list[tuple[Any, JobOutcome]]:
     return run(data, plan, PretendVLM, keep=keep, backbone="pretend")  # type: ignore[arg-type]
 
 
@@ -100,12 +100,12 @@ def test_runs_of_another_evaluation_are_not_mixed_in(data: Dataset, tmp_path: Pa
     keep = tmp_path / "kept"
     evaluate(data, PLAN, keep)
     with pytest.raises(InputError, match="backbone pretend") as told:
-        Journal(keep, data, PLAN, "other")
+        JobJournal(keep, data, PLAN, "other")
     assert "--keep" in str(told.value)
     with pytest.raises(InputError, match="most_absent 20"):
-        Journal(keep, data, PLAN.model_copy(update={"most_absent": 5}), "pretend")
+        JobJournal(keep, data, PLAN.model_copy(update={"most_absent": 5}), "pretend")
     with pytest.raises(InputError, match="another evaluation"):
-        Journal(keep, Dataset(subjects=data.subjects[:1]), PLAN, "pretend")
+        JobJournal(keep, Dataset(subjects=data.subjects[:1]), PLAN, "pretend")
 
 
 def test_more_photos_than_can_teach_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
@@ -189,11 +189,11 @@ def evaluation(data: Dataset, tmp_path: Path) -> Any:
         PictureReply(file=photo.file, text="sks & co", seen=True) for photo in data.subjects[0].photos
     )
     shown = (
-        Shown(picture="p.png", overlay="p.png", wanted=True, text="sks <on> grass", plain="a mug"),
-        Shown(picture="p.png", overlay=None, wanted=False, text="sks", plain="grass"),
+        MarkedPicture(picture="p.png", overlay="p.png", wanted=True, text="sks <on> grass", plain="a mug"),
+        MarkedPicture(picture="p.png", overlay=None, wanted=False, text="sks", plain="grass"),
     )
     asked = (Answered(file=said[0].file, question="?", answer="red", truth="red"),)
-    outcome = Outcome(
+    outcome = JobOutcome(
         taught=(), taught_captions=(), present=said, absent=said[:1], answered=asked, shown=shown
     )
     job = next(iter(jobs_of(plan, data)))

@@ -13,7 +13,7 @@ from myvlm.heads.encoders import register_encoder
 from myvlm.heads.examples import Correctable, CorrectedPicture, Examples, StoredExamples
 from myvlm.heads.faces.registry import register_face_encoder
 from myvlm.heads.objects.correct import nearest_probe, smallest_step
-from myvlm.heads.objects.fit import Probe
+from myvlm.heads.objects.fit import LinearProbe
 from myvlm.images import load_image, load_images
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, scene, scenes
 from tests.support.fake_faces import SIDE, FakeFaces, photo, photos
@@ -275,7 +275,7 @@ def test_a_photo_that_nobody_has_shown_loses_nothing_by_a_correction() -> None:
     shared, *own = np.eye(5, dtype=np.float32)
     *taught, unseen = (shared + 0.5 * one for one in own)
     wolf = shared + 0.4 * np.sum(own, axis=0, dtype=np.float32)
-    start, threshold, slope = Probe(shared, 0.0), 0.9, 10.0
+    start, threshold, slope = LinearProbe(shared, 0.0), 0.9, 10.0
     before = Examples.of(
         np.stack(taught)[:, None], np.zeros((1, 5), np.float32), start={}, threshold=threshold
     )

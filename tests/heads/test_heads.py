@@ -14,7 +14,7 @@ from myvlm.heads.detections import GateScores
 from myvlm.heads.encoders import get_encoder, register_encoder
 from myvlm.heads.features import features
 from myvlm.heads.objects import gate as object_gate
-from myvlm.heads.objects.fit import Probe, fit_probe
+from myvlm.heads.objects.fit import LinearProbe, fit_probe
 from myvlm.heads.objects.head import ObjectHead
 from myvlm.heads.objects.localize import choose_windows
 from myvlm.images import load_images
@@ -175,7 +175,7 @@ def test_a_prior_keeps_the_probe_along_the_mean_where_the_photos_share_something
     negatives = (2.5 * thing + 0.3 * rng.normal(size=(60, 8))).astype(np.float32)
     alone, leaning = (fit_probe(positives, negatives, 0.1, 0, prior=prior) for prior in (0.0, 10.0))
 
-    def along(probe: Probe, direction: np.ndarray) -> float:
+    def along(probe: LinearProbe, direction: np.ndarray) -> float:
         return float(probe.coef @ direction / np.linalg.norm(probe.coef))
 
     assert along(alone, companion) > along(alone, thing), "the companion tells photos from look-alikes best"

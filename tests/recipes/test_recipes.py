@@ -12,7 +12,7 @@ import yaml
 
 from myvlm import Concept, MyVLM
 from myvlm.errors import ConceptExistsError, InputError, MissingFileError, MyVLMError
-from myvlm.recipes.learning import Outcome, Work, is_learned, learn_all, learn_here, learn_on_ray
+from myvlm.recipes.learning import RecipeOutcome, RecipeWork, is_learned, learn_all, learn_here, learn_on_ray
 from myvlm.recipes.recipe import Recipe, read_recipes
 from myvlm.tinyworld import few_shot
 from tests.support.command import Myvlm
@@ -87,9 +87,9 @@ def test_what_is_lost_is_learned_again_and_what_never_comes_is_said() -> None:
     recipes = [Recipe(identifier=word, category="mug", photos=["a.png"]) for word in ("sks", "ulmo", "xylo")]
     asked: list[list[str]] = []
 
-    def lossy(left: Sequence[Recipe]) -> Iterator[Outcome]:
+    def lossy(left: Sequence[Recipe]) -> Iterator[RecipeOutcome]:
         asked.append([one.identifier for one in left])
-        yield from [Outcome(left[0].identifier)] * 2 if left[0].identifier != "xylo" else []
+        yield from [RecipeOutcome(left[0].identifier)] * 2 if left[0].identifier != "xylo" else []
 
     outcomes = list(learn_all(recipes, lossy))
     assert asked == [["sks", "ulmo", "xylo"], ["ulmo", "xylo"], ["xylo"]]
@@ -159,7 +159,7 @@ def test_a_cluster_learns_what_one_process_does(vlm: MyVLM, file: Path, tmp_path
     list(learn_all(recipes, learn_here(around(vlm), tmp_path / "here")))
     with nodes(2) as cluster:
         outcomes = []
-        for outcome in learn_all(recipes, learn_on_ray(Work(NAME, "cpu", None, tmp_path / "there"))):
+        for outcome in learn_all(recipes, learn_on_ray(RecipeWork(NAME, "cpu", None, tmp_path / "there"))):
             outcomes.append(outcome)
             if len(outcomes) == 1:
                 cluster.kill()

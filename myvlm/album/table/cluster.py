@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from myvlm.album.table.stages import Gate, Read, Speak, Work
+from myvlm.album.table.stages import Read, Recognise, Speak, Work
 from myvlm.runtime.cluster import Columns, Stage, run_stages
 
 PIXELS = {"pixels": "large_binary", "width": "int64", "height": "int64"}
@@ -24,8 +24,8 @@ def run_on_ray(paths: Sequence[str], known: frozenset[str], work: Work) -> Itera
     return run_stages(rows, stages, batch=work.batch, use_gpus=work.device != "cpu")
 
 
-def _gate(work: Work) -> Gate:
-    return Gate(work.library())
+def _gate(work: Work) -> Recognise:
+    return Recognise(work.library())
 
 
 def _speak(work: Work) -> Speak:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from myvlm.album.table.rows import AlbumTable, PhotoRow
-from myvlm.album.table.stages import Gate, Read, Speak, finished
+from myvlm.album.table.stages import Read, Recognise, Speak, finished
 from myvlm.api import MyVLM
 from myvlm.errors import MyVLMError
 from myvlm.runtime.cluster import Columns
@@ -23,7 +23,7 @@ def run_here(
     paths: Sequence[str], known: frozenset[str], vlm: MyVLM, prompt: str | None, batch: int
 ) -> Iterator[Columns]:
     """What all stages make of these files, one behind the other in this process."""
-    read, gate, speak = Read(known), Gate(vlm.concepts), Speak(vlm, prompt)
+    read, gate, speak = Read(known), Recognise(vlm.concepts), Speak(vlm, prompt)
     for start in range(0, len(paths), batch):
         yield speak(gate(read({"path": list(paths[start : start + batch])})))
 

@@ -96,7 +96,7 @@ class Read:
         return {**row, "pixels": picture.tobytes(), "width": picture.width, "height": picture.height}
 
 
-class Gate:
+class Recognise:
     """Say who is in each picture, how sure, and where.
 
     Args:

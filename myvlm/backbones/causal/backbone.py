@@ -68,8 +68,8 @@ class CausalBackbone(Backbone):
         text.check_template(processor, template)
         eos_ids = text.eos_ids(model, tokenizer, self.ends)
         ends = {tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, self.image_id}
-        said = text.said_by_template(processor, template)
-        taken = {*ends, *eos_ids, *said, *text.marks_of(processor)}
+        written = text.template_ids(processor, template)
+        taken = {*ends, *eos_ids, *written, *text.marks_of(processor)}
         self.prompter = Prompter(
             processor,
             template=template,

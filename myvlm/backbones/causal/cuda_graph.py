@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from myvlm.backbones.causal.prefix_cache import Prefix, Tail, stacked
+from myvlm.backbones.causal.prefix_cache import Prefix, PromptTail, stacked
 
 EAGER_STEPS = 2
 """Steps of one shape that are run as they are: recording one costs some."""
@@ -80,7 +80,7 @@ class Replay:
         self._prefix = max(self._prefix, *map(len, prefixes))
         return self._prefix, self._tail
 
-    def __call__(self, tail: Tail, prefixes: Sequence[Prefix]) -> tuple[Tensor, Tensor]:
+    def __call__(self, tail: PromptTail, prefixes: Sequence[Prefix]) -> tuple[Tensor, Tensor]:
         """Logits and what was recorded; differentiable in the tail's `embeds`."""
         shape = [one.shape for one in tail.inputs]
         self._tail = max(self._tail, tail.embeds.shape[1])
@@ -98,7 +98,7 @@ class Replay:
         self._shape, self._met = shape, 0
         self._replayed, self._past = None, []
 
-    def _record(self, tail: Tail, prefixes: Sequence[Prefix]) -> None:
+    def _record(self, tail: PromptTail, prefixes: Sequence[Prefix]) -> None:
         """Make the graph; where the model cannot be recorded, its steps go on as they are."""
         count = len(tail.inputs)
 

@@ -185,9 +185,9 @@ def stacked_inputs(layouts: Sequence[Layout], device: torch.device) -> dict[str,
 
 def miscount_in(error: ValueError) -> BackboneError | None:
     """Ours for transformers' error of another number of visual tokens than placeholders; None for another."""
-    said = str(error)
-    counted = all(word in said for word in ("features", "tokens", "match"))
-    return _miscount(said, "as many of each") if counted else None
+    message = str(error)
+    counted = all(word in message for word in ("features", "tokens", "match"))
+    return _miscount(message, "as many of each") if counted else None
 
 
 def _miscount(got: str, expected: str) -> BackboneError:

@@ -39,8 +39,8 @@ OF_TEXT = ("input_ids", "attention_mask")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a processor said of a picture.
+class ProcessedPicture:
+    """What a processor makes of a picture.
 
     Args:
         image_id: the placeholder of a visual token.
@@ -182,7 +182,7 @@ class GeneralBackbone(CausalBackbone):
         return whole_view(features.layout.text, mark, len(features), sizes)
 
 
-def ask(model: Any, processor: Any) -> Asked:
+def ask(model: Any, processor: Any) -> ProcessedPicture:
     """What the processor makes of one small picture, in its chat template.
 
     Raises:
@@ -195,11 +195,11 @@ def ask(model: Any, processor: Any) -> Asked:
     except Exception as error:  # whatever a processor raises
         raise not_taken(f"{type(processor).__name__}: {type(error).__name__}: {error}") from error
     ids = inputs["input_ids"]
-    said = [getattr(model.config, name, None) for name in IMAGE_IDS]
-    said += [getattr(processor, name, None) for name in IMAGE_IDS]
-    image_id = next((int(own) for own in said if own is not None and own in ids), None)
+    named = [getattr(model.config, name, None) for name in IMAGE_IDS]
+    named += [getattr(processor, name, None) for name in IMAGE_IDS]
+    image_id = next((int(own) for own in named if own is not None and own in ids), None)
     if image_id is None:
-        tried = sorted({own for own in said if own is not None})
+        tried = sorted({own for own in named if own is not None})
         raise not_taken(f"a prompt without any of the image placeholders {tried}")
     types: dict[str, tuple[int, ...]] = {}
     for name, own in inputs.items():
@@ -208,7 +208,7 @@ def ask(model: Any, processor: Any) -> Asked:
             if not torch.equal(own, torch.isin(ids, typed).to(own.dtype)):
                 raise not_taken(f"{name} that do not follow from the ids")
             types[name] = tuple(typed.tolist())
-    return Asked(image_id, types)
+    return ProcessedPicture(image_id, types)
 
 
 def whole_view(written: str, mark: str, count: int, sizes: Tensor | None) -> tuple[int, int, int]:

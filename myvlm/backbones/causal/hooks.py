@@ -20,7 +20,7 @@ from myvlm.errors import BackboneError
 
 
 @dataclass(frozen=True)
-class Places:
+class RowPlaces:
     """Where things are in a batch of ids: images `B × S` bool; batch and column of each row, `N` each."""
 
     images: Tensor
@@ -67,7 +67,7 @@ class InsertedRows(Attached):
         self.sentinel_id = sentinel_id
         self.counts = [sum(concept.count for concept in sample) for sample in rows]
         self.sentinels = list(sentinels) if sentinels is not None else self.counts
-        self._places: Places | None = None
+        self._places: RowPlaces | None = None
 
     def _attach(self) -> list[Any]:
         return [
@@ -84,7 +84,7 @@ class InsertedRows(Attached):
         if self._acts() and ids is not None and ids.ndim == 2:
             self._places = self._find(ids)
 
-    def _find(self, ids: Tensor) -> Places | None:
+    def _find(self, ids: Tensor) -> RowPlaces | None:
         """Where the rows go in `ids` (`B·k × S`); None while decoding, when the rows are in the cache."""
         if self.passes and ids.shape[1] == 1:
             return None
@@ -111,7 +111,7 @@ class InsertedRows(Attached):
             or not bool(sentinels[batch, column].all())
         ):
             raise _misplaced("rows elsewhere", "every sample's rows right after its last image placeholder")
-        return Places(images, batch, column, sample)
+        return RowPlaces(images, batch, column, sample)
 
     def _write_rows(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -133,7 +133,7 @@ class InsertedRows(Attached):
         values = self._values(embeds, places).to(embeds.dtype)
         return args, {**kwargs, "inputs_embeds": embeds.index_put((places.batch, places.column), values)}
 
-    def _values(self, embeds: Tensor, places: Places) -> Tensor:
+    def _values(self, embeds: Tensor, places: RowPlaces) -> Tensor:
         """The rows as they enter, `N × D` float32, each at the norm that its concept asks for."""
         values: list[Tensor] = []
         for index, sample in enumerate(places.sample):

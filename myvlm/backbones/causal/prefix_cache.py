@@ -108,7 +108,7 @@ def prefill(
 
 
 @dataclass(frozen=True, eq=False)
-class Tail:
+class PromptTail:
     """A batch of what follows its prefixes, which are padded on the left to `P` positions.
 
     Args:
@@ -146,7 +146,7 @@ def tail_of(
     positions: Tensor | None = None,
     *,
     at_least: tuple[int, int] = (0, 0),
-) -> Tail:
+) -> PromptTail:
     """The tail of a teacher-forced batch behind its prefixes; shorter prefixes are padded on the left.
 
     Args:
@@ -180,7 +180,7 @@ def tail_of(
         entering = [c.entering(p.norms) for p, own in zip(prefixes, rows, strict=True) for c in own]
         values = torch.cat(entering)
         embeds = embeds.index_put((spots[0].to(device), columns), values.to(device, embeds.dtype))
-    return Tail(
+    return PromptTail(
         embeds,
         torch.cat([seen, mask], dim=1).to(device),
         _shift_positions(positions.cpu(), starts, length).to(device),

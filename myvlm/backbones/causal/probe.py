@@ -46,15 +46,15 @@ class CausalProbe(Probe):
         images: Sequence[Image.Image],
         prompts: Sequence[str],
         rows: Rows,
-        said: Sequence[Sequence[int]],
+        replies: Sequence[Sequence[int]],
     ) -> Tensor:
         backbone, attach = self.backbone, any(rows)
         inputs, sentinels = backbone.prompter.processed(images, prompts), None
         if attach:
             inputs, sentinels = backbone.prompter.with_rows(inputs, rows)
         inputs = inputs.to(backbone.device, backbone.dtype)
-        if any(said):
-            self._go_on(inputs, images, said)
+        if any(replies):
+            self._go_on(inputs, images, replies)
         with (
             backbone.frozen(),
             torch.no_grad(),
@@ -63,10 +63,10 @@ class CausalProbe(Probe):
             logits: Tensor = backbone.model(**inputs).logits[:, -1].float()
         return logits
 
-    def _go_on(self, inputs: Any, images: Sequence[Image.Image], said: Sequence[Sequence[int]]) -> None:
-        """Put what was said behind the prompts, and tell the model of each token what it must be told."""
+    def _go_on(self, inputs: Any, images: Sequence[Image.Image], replies: Sequence[Sequence[int]]) -> None:
+        """Put replies behind the prompts, and tell the model of each token what it must be told."""
         backbone = self.backbone
-        new = torch.tensor(said, dtype=torch.long, device=backbone.device)
+        new = torch.tensor(replies, dtype=torch.long, device=backbone.device)
         shape = inputs["input_ids"].shape
         for name in [name for name, table in inputs.items() if table.shape == shape]:
             if name not in ("input_ids", "attention_mask"):  # token types are told below, labels are not

@@ -223,7 +223,8 @@ class Prompter:
         asked = {prompt: self.prompt_ids(prompt, picture) for prompt, _ in texts}
         spared = {prompt: text.place_after_last(ids, self.image_id) for prompt, ids in asked.items()}
         lengths = (
-            len(asked[prompt]) - spared[prompt] + len(self.answer_ids(prompt, said)) for prompt, said in texts
+            len(asked[prompt]) - spared[prompt] + len(self.answer_ids(prompt, answer))
+            for prompt, answer in texts
         )
         return rows + 1 + max(lengths)
 

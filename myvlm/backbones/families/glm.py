@@ -19,7 +19,7 @@ class GlmBackbone(GeneralBackbone):
     def refer(self, name: str) -> str:
         return f"Help me to locate {name} in the image and give me its bounding boxes."
 
-    def read_box(self, said: str, size: tuple[int, int]) -> Box | None:
+    def read_box(self, reply: str, size: tuple[int, int]) -> Box | None:
         """`<|begin_of_box|>[816, 162, 838, 172]<|end_of_box|>`; what it thought before has no say."""
-        _, _, boxed = said.rpartition("<|begin_of_box|>")
+        _, _, boxed = reply.rpartition("<|begin_of_box|>")
         return on_grid(four_numbers(boxed), 1000, (0, 0, *size))

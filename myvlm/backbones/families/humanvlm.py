@@ -51,9 +51,9 @@ class HumanVLMBackbone(LlavaBackbone):
     def refer(self, name: str) -> str:
         return f"Please provide the bounding box coordinate of {name}."
 
-    def read_box(self, said: str, size: tuple[int, int]) -> Box | None:
+    def read_box(self, reply: str, size: tuple[int, int]) -> Box | None:
         # `[x1, y1, x2, y2]`. Its documentation does not say of what: up to 1 they are taken for shares of
         # the picture, as LLaVA has it, beyond that for pixels.
-        numbers = four_numbers(said)
+        numbers = four_numbers(reply)
         shares = numbers is not None and max(numbers) <= 1
         return on_grid(numbers, (1.0, 1.0) if shares else size, (0, 0, *size))

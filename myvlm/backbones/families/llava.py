@@ -36,8 +36,8 @@ class LlavaBackbone(CausalBackbone):
         # Not every LLaVA can ground; one whose vocabulary has the task's own word was trained to (tinyworld).
         return f"[refer] {name}" if "[refer]" in self.processor.tokenizer.get_vocab() else None
 
-    def read_box(self, said: str, size: tuple[int, int]) -> Box | None:
-        return on_grid(four_numbers(said), 100, self.field_of_view(size))
+    def read_box(self, reply: str, size: tuple[int, int]) -> Box | None:
+        return on_grid(four_numbers(reply), 100, self.field_of_view(size))
 
     def grid(self, features: Features) -> tuple[int, int, int]:
         vision = self.model.config.vision_config

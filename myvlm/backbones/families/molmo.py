@@ -33,9 +33,9 @@ class MolmoBackbone(GeneralBackbone):
     def refer(self, name: str) -> str:
         return f"Point to {name}."
 
-    def read_point(self, said: str, size: tuple[int, int]) -> Point | None:
+    def read_point(self, reply: str, size: tuple[int, int]) -> Point | None:
         """`<points coords="1 1 308 305 2 752 377">curb ramp</points>`: the first."""
-        found = POINTS.search(said)
+        found = POINTS.search(reply)
         if not found:
             return None
         across, down = (min(int(number), 1000) / 1000 for number in found.groups())

@@ -65,9 +65,9 @@ class PaliGemmaBackbone(CausalBackbone):
     def refer(self, name: str) -> str:
         return f"detect {name}"
 
-    def read_box(self, said: str, size: tuple[int, int]) -> Box | None:
+    def read_box(self, reply: str, size: tuple[int, int]) -> Box | None:
         """`<loc0205><loc0102><loc0819><loc0512> name`: top, left, bottom, right, each of 1024."""
-        found = re.search(r"<loc(\d{4})>" * 4, said)
+        found = re.search(r"<loc(\d{4})>" * 4, reply)
         if not found:
             return None
         top, left, bottom, right = (int(number) for number in found.groups())

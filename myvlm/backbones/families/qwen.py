@@ -44,7 +44,7 @@ class QwenBackbone(CausalBackbone):
             return f"Detect the bounding box of {name}."
         return f"Locate {name}, report the bounding box coordinates in JSON format."
 
-    def read_box(self, said: str, size: tuple[int, int]) -> Box | None:
+    def read_box(self, reply: str, size: tuple[int, int]) -> Box | None:
         """Qwen2-VL and Qwen3-VL count to 1000; Qwen2.5-VL in pixels of the picture as it was resized."""
         scale = (1000.0, 1000.0)
         if self.model.config.model_type == "qwen2_5_vl":
@@ -52,7 +52,7 @@ class QwenBackbone(CausalBackbone):
             _, height, width = inputs["image_grid_thw"][0].tolist()
             patch = self.model.config.vision_config.patch_size
             scale = (float(width * patch), float(height * patch))
-        return on_grid(four_numbers(said), scale, (0, 0, *size))
+        return on_grid(four_numbers(reply), scale, (0, 0, *size))
 
     def grid(self, features: Features) -> tuple[int, int, int]:
         merged = self.model.config.vision_config.spatial_merge_size

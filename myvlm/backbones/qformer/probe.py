@@ -44,10 +44,10 @@ class QFormerProbe(Probe):
         images: Sequence[Image.Image],
         prompts: Sequence[str],
         rows: Rows,
-        said: Sequence[Sequence[int]],
+        replies: Sequence[Sequence[int]],
     ) -> Tensor:
         inputs = dict(self.inputs(images, prompts))
-        new = torch.tensor(said, dtype=torch.long, device=self.backbone.device)
+        new = torch.tensor(replies, dtype=torch.long, device=self.backbone.device)
         if self.prompter.causal:
             inputs["input_ids"] = torch.cat([inputs["input_ids"], new], dim=1)
             inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(new)], dim=1)

@@ -75,7 +75,7 @@ class Blip2Prompter:
             text.check_prompt(self.processor, turn, self._fine)
         if before:
             pairs = zip(before[::2], before[1::2], strict=True)
-            told = " ".join(f"{QUESTION.format(asked.strip())} {said.strip()}." for asked, said in pairs)
+            told = " ".join(f"{QUESTION.format(asked.strip())} {answer.strip()}." for asked, answer in pairs)
             return f"{told} {QUESTION.format(prompt.strip())}"
         asked = "?" in prompt and not re.match(r"\s*question\s*:", prompt, flags=re.IGNORECASE)
         return QUESTION.format(prompt.strip()) if asked else prompt
@@ -141,12 +141,14 @@ class Blip2Prompter:
             InputError: the model keeps no place for the picture in its text, or the text is too long.
         """
         asked = [self.prompt_ids(prompt) for prompt in prompts]
-        said = [[*self.answer_ids(*pair), *self.eos_ids[:1]] for pair in zip(prompts, answers, strict=True)]
+        targets = [
+            [*self.answer_ids(*pair), *self.eos_ids[:1]] for pair in zip(prompts, answers, strict=True)
+        ]
         if self.causal:
-            ids = [[*one, *other] for one, other in zip(asked, said, strict=True)]
-            labels = [[IGNORED] * len(one) + other for one, other in zip(asked, said, strict=True)]
+            ids = [[*one, *other] for one, other in zip(asked, targets, strict=True)]
+            labels = [[IGNORED] * len(one) + other for one, other in zip(asked, targets, strict=True)]
         else:
-            ids, labels = asked, said
+            ids, labels = asked, targets
         inputs = {
             "input_ids": text.pad(ids, self.pad_id),
             "attention_mask": text.pad([[1] * len(sample) for sample in ids], 0),

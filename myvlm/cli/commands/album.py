@@ -21,7 +21,7 @@ from myvlm.files.writing import check_place
 if TYPE_CHECKING:
     from myvlm.album.journal import Journal, Row
     from myvlm.album.names import Named
-    from myvlm.album.page import Place, Shown
+    from myvlm.album.page import Place, ShownConcept
     from myvlm.api import MyVLM
 
 
@@ -119,7 +119,7 @@ def album(
         if erase_names:
             return _erase(out, files, erase_names, captions)
         if import_names:
-            wanted = importing.Wanted(
+            wanted = importing.ImportRequest(
                 collection.only_one([on_this_machine(one, "folder of concepts") for one in concepts or ()]),
                 only or (),
                 category or (),
@@ -145,11 +145,11 @@ def _album(
     into: Into | None, captions: bool,
 ) -> None:  # fmt: skip
     from myvlm.album.journal import Journal, reader
-    from myvlm.album.page import Place, Shown
+    from myvlm.album.page import Place, ShownConcept
 
     place = Place(report)
     journal = Journal(place.journal, reader(vlm, prompt))
-    known = [Shown(c.identifier, c.category, c.kind) for c in vlm.concepts.values()]
+    known = [ShownConcept(c.identifier, c.category, c.kind) for c in vlm.concepts.values()]
     read = _read(out, vlm, files, journal, place, known, prompt, batch)
     rows = list(journal.rows(files))
     named = _write(out, rows, known, journal, into, captions) if into else None
@@ -174,8 +174,8 @@ def _album(
 
 
 def _read(
-    out: Screen, vlm: MyVLM, files: Sequence[Path], journal: Journal, place: Place, known: Sequence[Shown],
-    prompt: str | None, batch: int,
+    out: Screen, vlm: MyVLM, files: Sequence[Path], journal: Journal, place: Place,
+    known: Sequence[ShownConcept], prompt: str | None, batch: int,
 ) -> int:  # fmt: skip
     """Read what is not known yet and write the page, also where it is stopped; how many were read."""
     from myvlm.album.reading import read_album, unread
@@ -203,7 +203,12 @@ def _read(
 
 
 def _write(
-    out: Screen, rows: Sequence[Row], known: Sequence[Shown], journal: Journal, into: Into, captions: bool
+    out: Screen,
+    rows: Sequence[Row],
+    known: Sequence[ShownConcept],
+    journal: Journal,
+    into: Into,
+    captions: bool,
 ) -> dict[str, Any]:
     from myvlm.album.exiftool import exiftool
     from myvlm.album.names import write_names

@@ -78,12 +78,12 @@ def count(
     myvlm completeness count bo.json
     """
     with screen(as_json=as_json, quiet=quiet) as out:
-        from myvlm.evaluation.completeness import STRATA, Sample, completeness
+        from myvlm.evaluation.completeness import STRATA, AlbumSample, completeness
 
         document = _sample(file)
         photos = list(document["photos"].values())
         sizes = tuple(document["album"][part] for part in STRATA)
-        sample = Sample(sizes, {n: STRATA.index(one["part"]) for n, one in enumerate(photos)})
+        sample = AlbumSample(sizes, {n: STRATA.index(one["part"]) for n, one in enumerate(photos)})
         said = {n: one["shows"] for n, one in enumerate(photos) if one["shows"] is not None}
         found = completeness(sample, said)
         name = document["identifier"]

@@ -53,9 +53,9 @@ def learn_all(
             out.note(f"{len(known):,} of {len(wanted):,} are learned: {folder}")
         run: Run
         if workers is options.Workers.ray:
-            from myvlm.recipes.learning import Work
+            from myvlm.recipes.learning import RecipeWork
 
-            run = learn_on_ray(Work(name, device, dtype.value if dtype else None, folder, per_gpu))
+            run = learn_on_ray(RecipeWork(name, device, dtype.value if dtype else None, folder, per_gpu))
         elif todo:
             run = learn_here(opening.open_model(out, name, device, dtype), folder)
         learned, failed = list[dict[str, Any]](), list[dict[str, str]]()

@@ -71,9 +71,9 @@ class ConceptRecord(BaseModel):
     sha256: str | None = None
 
 
-def sealed(said: Mapping[str, Any]) -> bytes:
+def sealed(content: Mapping[str, Any]) -> bytes:
     """`concept.json` of these fields; `sha256`, the last of them, is the digest of the text without it."""
-    text = json.dumps({**said, "sha256": ""}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps({**content, "sha256": ""}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     before, after = text[: -len(_BEHIND)], text[-len(_BEHIND) :]
     return f"{before}{_digest(before, after)}{after}".encode()
 

@@ -94,8 +94,8 @@ def is_biometric(head: Head | type[Head]) -> bool:
 
     A head of another kind says so by `biometric = True`.
     """
-    said: Any = getattr(head, "biometric", head.kind == "face")
-    return bool(said)
+    biometric: Any = getattr(head, "biometric", head.kind == "face")
+    return bool(biometric)
 
 
 def _under(url: str, allowed: Iterable[str]) -> bool:

@@ -48,27 +48,27 @@ def reaching(url: str, *, writing: bool = False) -> Iterator[None]:
 
 
 def _explained(url: str, error: Exception, *, writing: bool) -> MyVLMError:
-    said = " ".join(_chain(error).split())[:400]
+    message = " ".join(_chain(error).split())[:400]
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, ImportError):
-        return _no_package(url, said)
+        return _no_package(url, message)
     if isinstance(error, ValueError) and status is None:
-        return _no_address(url, said)
-    if isinstance(error, PermissionError) or status in (401, 403) or "Credentials" in said:
-        return _refused(url, said, writing=writing)
+        return _no_address(url, message)
+    if isinstance(error, PermissionError) or status in (401, 403) or "Credentials" in message:
+        return _refused(url, message, writing=writing)
     if isinstance(error, FileNotFoundError) or status == 404:
-        return _missing(url, said, writing=writing)
+        return _missing(url, message, writing=writing)
     if isinstance(error, NotImplementedError):
         return NotWritableError(
             f"{url} can only be read.",
-            got=said,
+            got=message,
             expected="an address that takes files, such as s3://bucket/name or hf://user/repository",
             fix="save to such an address, or to a folder",
         )
     return RemoteError(
         f"{url} cannot be reached, or answers otherwise than it should"
         + ("; what was there is as it was." if writing else "."),
-        got=said,
+        got=message,
         expected="an answer of the store",
         fix="check the network and the address, and HF_HUB_OFFLINE for the hub; then the same call again",
     )
@@ -80,48 +80,48 @@ def _chain(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{cause}"
 
 
-def _no_package(url: str, said: str) -> MissingPackageError:
+def _no_package(url: str, message: str) -> MissingPackageError:
     scheme = url.split(":")[0].lower()
     return MissingPackageError(
         f"{scheme}:// needs a package that is not here.",
-        got=said,
+        got=message,
         expected=f"the package that knows {scheme}://",
         fix=f'pip install "{PACKAGES[scheme]}"' if scheme in PACKAGES else "pip install what is named above",
     )
 
 
-def _no_address(url: str, said: str) -> InputError:
+def _no_address(url: str, message: str) -> InputError:
     known = import_module("fsspec.registry").known_implementations
     return InputError(
         f"{url} is no address that is known here.",
-        got=said,
+        got=message,
         expected="a path, hf://user/repository, s3://bucket/name; or another of "
         + ", ".join(sorted(name for name in known if name.isalnum())),
         fix="check the spelling",
     )
 
 
-def _refused(url: str, said: str, *, writing: bool) -> MyVLMError:
+def _refused(url: str, message: str, *, writing: bool) -> MyVLMError:
     kind = NotWritableError if writing else ConceptFileError
     return kind(
         f"{url} may not be {'written' if writing else 'read'} by you.",
-        got=said,
+        got=message,
         expected="an account with the right to do so",
         fix="log in: `hf auth login` for the hub, the store's own settings (such as AWS_PROFILE) elsewhere",
     )
 
 
-def _missing(url: str, said: str, *, writing: bool) -> MyVLMError:
+def _missing(url: str, message: str, *, writing: bool) -> MyVLMError:
     if writing:
         return NotWritableError(
             f"{url} cannot be written: the bucket, repository or branch is not there.",
-            got=said,
+            got=message,
             expected="one that exists, and that you may see",
             fix="check its name, or make it first",
         )
     return MissingFileError(
         f"There is no concept at {url}.",
-        got=said,
+        got=message,
         expected="a concept, or a folder of concepts, that you may see",
         fix="check the spelling; where it is private, log in first",
     )

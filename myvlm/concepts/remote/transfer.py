@@ -221,10 +221,10 @@ def _named_after(url: str) -> Iterator[Path]:
         try:
             yield folder
         except MyVLMError as error:
-            said = (error.what, str(error.got), str(error.expected), str(error.fix))
-            if not any(str(folder) in one for one in said):
+            texts = (error.what, str(error.got), str(error.expected), str(error.fix))
+            if not any(str(folder) in one for one in texts):
                 raise
-            what, got, expected, fix = (one.replace(str(folder), url) for one in said)
+            what, got, expected, fix = (one.replace(str(folder), url) for one in texts)
             raise type(error)(what, got=got, expected=expected, fix=fix) from error
 
 

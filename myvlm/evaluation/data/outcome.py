@@ -33,7 +33,7 @@ class Answered(Frozen):
     truth: str
 
 
-class Shown(Frozen):
+class MarkedPicture(Frozen):
     """A picture for the report: marked with the head's box, and with the attention of the name.
 
     Attributes:
@@ -49,7 +49,7 @@ class Shown(Frozen):
     plain: str
 
 
-class Outcome(Frozen):
+class JobOutcome(Frozen):
     """All that one job found.
 
     Attributes:
@@ -80,4 +80,4 @@ class Outcome(Frozen):
     learn_seconds: float = 0.0
     calls_per_second: float = 0.0
     memory_mib: float = 0.0
-    shown: tuple[Shown, ...] = ()
+    shown: tuple[MarkedPicture, ...] = ()

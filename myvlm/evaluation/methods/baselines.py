@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from myvlm.api import MyVLM
 from myvlm.evaluation.data.dataset import Photo, Subject
-from myvlm.evaluation.methods.personalized import Personal, Speaker, alone
+from myvlm.evaluation.methods.personalized import Personal, PersonalSpeaker, alone
 from myvlm.evaluation.methods.registry import Setting, register_method
 from myvlm.evaluation.methods.rewriting import Rewriter
 from myvlm.images import ImageSource, load_images
@@ -38,7 +38,7 @@ class LearnedRows:
 
 
 @register_method("plain")
-class Plain:
+class PlainModel:
     """The frozen model, which knows no concept; questions go to it as they are."""
 
     name = "plain"
@@ -50,7 +50,7 @@ class Plain:
         return Personal(alone(vlm))
 
 
-class Gated:
+class GatedSpeaker:
     """Speaks as one speaker where the concept is seen, and as the plain model elsewhere.
 
     Args:
@@ -58,7 +58,7 @@ class Gated:
         seen: speaks of pictures in which it is seen.
     """
 
-    def __init__(self, vlm: MyVLM, seen: Speaker) -> None:
+    def __init__(self, vlm: MyVLM, seen: PersonalSpeaker) -> None:
         self.vlm, self.seen, self.unseen = vlm, seen, Personal(alone(vlm))
 
     def caption(self, images: Sequence[ImageSource]) -> list[str]:
@@ -68,7 +68,9 @@ class Gated:
         return self._by_sight(images, lambda speaker, some: speaker.ask(some, question))
 
     def _by_sight(
-        self, images: Sequence[ImageSource], say: Callable[[Speaker, Sequence[ImageSource]], list[str]]
+        self,
+        images: Sequence[ImageSource],
+        say: Callable[[PersonalSpeaker, Sequence[ImageSource]], list[str]],
     ) -> list[str]:
         photos = load_images(list(images))
         found = [bool(detections.present) for detections in self.vlm.concepts.recognise(photos)]
@@ -89,13 +91,13 @@ class InWords:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
 
-    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Speaker:
+    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> PersonalSpeaker:
         speaker = self.speaker(alone(vlm), subject, photos)
         if not self.headed:
             return speaker
-        return Gated(alone(vlm, self.setting.teaching.bare_concept(vlm, subject, photos)), speaker)
+        return GatedSpeaker(alone(vlm, self.setting.teaching.bare_concept(vlm, subject, photos)), speaker)
 
-    def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Speaker:
+    def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> PersonalSpeaker:
         """What speaks of every picture as if the subject were in it; of a model without concepts."""
         raise NotImplementedError
 
@@ -110,7 +112,7 @@ class Keyword(InWords):
 
     name = "keyword"
 
-    def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Speaker:
+    def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> PersonalSpeaker:
         return ByKeyword(vlm, subject.identifier, keywords_of(subject.category, self.setting))
 
 
@@ -147,7 +149,7 @@ class Rewritten(Keyword):
         super().__init__(setting)
         self.rewriter = setting.rewriter
 
-    def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Speaker:
+    def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> PersonalSpeaker:
         keywords = keywords_of(subject.category, self.setting)
         return ByChatModel(vlm, subject.identifier, keywords, subject.category, self.rewriter)
 
@@ -169,7 +171,7 @@ class TextPrompt(InWords):
 
     name = "text_prompt"
 
-    def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Speaker:
+    def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> PersonalSpeaker:
         described = self.setting.descriptions.get(subject.name) or describe(vlm, subject, photos)
         return Told(vlm, f"{subject.identifier} is {described}.")
 

@@ -20,7 +20,7 @@ KEPT = 8
 """Concepts that are kept: those that the methods of one table, one after the other, ask for again."""
 
 
-class Speaker(Protocol):
+class PersonalSpeaker(Protocol):
     """What speaks of pictures once it is taught."""
 
     def caption(self, images: Sequence[ImageSource]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from myvlm.api import MyVLM
 from myvlm.evaluation.data.dataset import Photo, Subject
-from myvlm.evaluation.methods.personalized import Speaker, Teaching
+from myvlm.evaluation.methods.personalized import PersonalSpeaker, Teaching
 from myvlm.evaluation.methods.rewriting import SMOLLM2, Rewriter, load_rewriter
 from myvlm.plugins.registry import Registry
 
@@ -22,7 +22,7 @@ class Method(Protocol):
 
     name: str
 
-    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Speaker:
+    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> PersonalSpeaker:
         """What speaks of the subject after so many photos.
 
         Args:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from myvlm.boxes import iou
 from myvlm.errors import MissingPackageError
 from myvlm.evaluation.data.dataset import Photo, Subject
-from myvlm.evaluation.data.outcome import Outcome, PictureReply
+from myvlm.evaluation.data.outcome import JobOutcome, PictureReply
 from myvlm.evaluation.metrics.text import References, bleu4, cider, in_general
 from myvlm.evaluation.metrics.words import (
     content_words,
@@ -44,7 +44,7 @@ MEANINGS = {
 """Every figure and what it says, in the order of the tables."""
 
 
-def figures_of(outcome: Outcome, subject: Subject) -> dict[str, float]:
+def figures_of(outcome: JobOutcome, subject: Subject) -> dict[str, float]:
     """The figures of one job; those that it has nothing for are left out.
 
     Args:
@@ -75,19 +75,19 @@ def figures_of(outcome: Outcome, subject: Subject) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items() if value is not None}
 
 
-def _head(outcome: Outcome) -> dict[str, float | None]:
+def _head(outcome: JobOutcome) -> dict[str, float | None]:
     recall = share([one.seen for one in outcome.present if one.seen is not None])
     rejection = share([not one.seen for one in outcome.absent if one.seen is not None])
     both = None if recall is None or rejection is None else weighted_accuracy(recall, rejection)
     return {"head_recall": recall, "head_rejection": rejection, "head_weighted": both}
 
 
-def _same(outcome: Outcome) -> list[bool]:
+def _same(outcome: JobOutcome) -> list[bool]:
     pairs = zip(outcome.plain_before, outcome.plain_after, strict=True)
     return [before == after for before, after in pairs]
 
 
-def _leakage(outcome: Outcome, subject: Subject) -> float | None:
+def _leakage(outcome: JobOutcome, subject: Subject) -> float | None:
     own = (subject.identifier, subject.category)
     taught = content_words(outcome.taught_captions, without=own)
     photos = _photos(subject)
@@ -114,7 +114,7 @@ def _photos(subject: Subject) -> Mapping[object, Photo]:
 # ---------------------------------------------------------------- a corpus
 
 
-Corpus = Sequence[tuple[Subject, Outcome]]
+Corpus = Sequence[tuple[Subject, JobOutcome]]
 
 
 def corpus_figures(jobs: Corpus) -> dict[str, float]:

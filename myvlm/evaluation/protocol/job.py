@@ -12,10 +12,10 @@ import torch
 
 from myvlm.boxes import Box
 from myvlm.evaluation.data.dataset import Photo, Question, Subject
-from myvlm.evaluation.data.outcome import Answered, Outcome, PictureReply
+from myvlm.evaluation.data.outcome import Answered, JobOutcome, PictureReply
 from myvlm.evaluation.data.plan import Job
 from myvlm.evaluation.data.splits import Split, draw_split
-from myvlm.evaluation.methods.personalized import Speaker
+from myvlm.evaluation.methods.personalized import PersonalSpeaker
 from myvlm.evaluation.metrics.pictures import clip_scores
 from myvlm.evaluation.metrics.text import (
     in_general,
@@ -29,7 +29,7 @@ FORGETTING = 4
 """Pictures whose plain captions are compared before and after."""
 
 
-def run_job(bench: Bench, job: Job) -> Outcome:
+def run_job(bench: Bench, job: Job) -> JobOutcome:
     """Teach, speak, measure.
 
     Raises:
@@ -55,7 +55,7 @@ def run_job(bench: Bench, job: Job) -> Outcome:
     calls_per_second = len(files) / max(time.perf_counter() - started, 1e-9)
     present = _with_boxes(speaker, subject, split.validation, present) if plan.boxes else present
     absent = _said(speaker, subject, list(split.absent))
-    return Outcome(
+    return JobOutcome(
         taught=tuple(photo.file for photo in train),
         taught_captions=tuple(text for photo in split.train[: job.photos] for text in photo.captions),
         present=present,
@@ -76,7 +76,7 @@ def _as_given(photo: Photo, captions: str) -> Photo:
     return photo.model_copy(update={"captions": ()}) if captions == "model" else photo
 
 
-def _said(speaker: Speaker, subject: Subject, files: Sequence[Path]) -> tuple[PictureReply, ...]:
+def _said(speaker: PersonalSpeaker, subject: Subject, files: Sequence[Path]) -> tuple[PictureReply, ...]:
     if not files:
         return ()
     texts = speaker.caption(files)
@@ -84,7 +84,7 @@ def _said(speaker: Speaker, subject: Subject, files: Sequence[Path]) -> tuple[Pi
     return tuple(PictureReply(file=f, text=t, seen=s) for f, t, s in zip(files, texts, seen, strict=True))
 
 
-def _seen(speaker: Speaker, subject: Subject, files: Sequence[Path]) -> list[bool | None]:
+def _seen(speaker: PersonalSpeaker, subject: Subject, files: Sequence[Path]) -> list[bool | None]:
     """What the head says, of a speaker that is a `MyVLM` with the subject's concept."""
     vlm = recogniser(speaker, subject.identifier)
     if vlm is None:
@@ -94,7 +94,7 @@ def _seen(speaker: Speaker, subject: Subject, files: Sequence[Path]) -> list[boo
 
 
 def _with_boxes(
-    speaker: Speaker, subject: Subject, photos: Sequence[Photo], said: tuple[PictureReply, ...]
+    speaker: PersonalSpeaker, subject: Subject, photos: Sequence[Photo], said: tuple[PictureReply, ...]
 ) -> tuple[PictureReply, ...]:
     vlm = recogniser(speaker, subject.identifier, speaks=True)
     if vlm is None:
@@ -110,7 +110,7 @@ def _with_boxes(
 # ---------------------------------------------------------------- questions
 
 
-def _answered(speaker: Speaker, split: Split, most: int) -> tuple[Answered, ...]:
+def _answered(speaker: PersonalSpeaker, split: Split, most: int) -> tuple[Answered, ...]:
     """Questions in turn over the photos, those with the same words asked of all their photos at once."""
     asked = [
         (photo.file, photo.questions[turn])
@@ -128,7 +128,7 @@ def _answered(speaker: Speaker, split: Split, most: int) -> tuple[Answered, ...]
     )
 
 
-def _chosen(speaker: Speaker, words: str, group: Sequence[tuple[Path, Question]]) -> list[str]:
+def _chosen(speaker: PersonalSpeaker, words: str, group: Sequence[tuple[Path, Question]]) -> list[str]:
     from myvlm.evaluation.metrics.words import chosen
 
     said = speaker.ask([file for file, _ in group], words)

@@ -11,14 +11,14 @@ from pydantic import ValidationError
 
 from myvlm.errors import InputError
 from myvlm.evaluation.data.dataset import Dataset
-from myvlm.evaluation.data.outcome import Outcome
+from myvlm.evaluation.data.outcome import JobOutcome
 from myvlm.evaluation.data.plan import Job, Plan
 from myvlm.files.lines import add_lines, drop_cut_line, whole_lines, write_lines
 
 FORMAT = 1
 
 
-class Journal:
+class JobJournal:
     """Finished jobs in a folder, each written the moment it is done.
 
     Args:
@@ -43,7 +43,7 @@ class Journal:
         self.folder = folder
         self.file = folder / "runs.jsonl"
         self.pictures = folder / "pictures"
-        self.done: dict[tuple[str, int, str, int, str], tuple[Job, Outcome]] = {}
+        self.done: dict[tuple[str, int, str, int, str], tuple[Job, JobOutcome]] = {}
         about = _about(dataset, plan, backbone)
         if lines := whole_lines(self.file):
             self._check(lines[0], about)
@@ -53,7 +53,7 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             write_lines(self.file, [about])
 
-    def add(self, job: Job, outcome: Outcome) -> None:
+    def add(self, job: Job, outcome: JobOutcome) -> None:
         """Keep a finished job."""
         add_lines(
             self.file, [{"job": job.model_dump(mode="json"), "outcome": outcome.model_dump(mode="json")}]
@@ -64,7 +64,7 @@ class Journal:
         for number, line in enumerate(lines, start=2):
             try:
                 entry = json.loads(line)
-                job, outcome = Job.model_validate(entry["job"]), Outcome.model_validate(entry["outcome"])
+                job, outcome = Job.model_validate(entry["job"]), JobOutcome.model_validate(entry["outcome"])
             except (ValueError, KeyError, TypeError, ValidationError) as error:
                 raise self._refused(
                     f"line {number}: {type(error).__name__}", "a line a finished job"

@@ -10,9 +10,9 @@ from PIL import Image
 from myvlm.api import MyVLM
 from myvlm.errors import InputError
 from myvlm.evaluation.data.dataset import Subject
-from myvlm.evaluation.data.outcome import PictureReply, Shown
+from myvlm.evaluation.data.outcome import MarkedPicture, PictureReply
 from myvlm.evaluation.data.plan import DEFAULT, Job
-from myvlm.evaluation.methods.personalized import Speaker
+from myvlm.evaluation.methods.personalized import PersonalSpeaker
 from myvlm.evaluation.protocol.bench import Bench
 from myvlm.heads.detections import Detections
 from myvlm.images import load_images
@@ -22,7 +22,7 @@ from myvlm.text import contains_word
 LONGEST_SIDE = 384
 
 
-def recogniser(speaker: Speaker, identifier: str, *, speaks: bool = False) -> MyVLM | None:
+def recogniser(speaker: PersonalSpeaker, identifier: str, *, speaks: bool = False) -> MyVLM | None:
     """The `MyVLM` inside a speaker, if there is one that holds the concept.
 
     Args:
@@ -39,8 +39,13 @@ def recogniser(speaker: Speaker, identifier: str, *, speaks: bool = False) -> My
 
 
 def show(
-    bench: Bench, job: Job, speaker: Speaker, subject: Subject, said: Sequence[PictureReply], present: int
-) -> tuple[Shown, ...]:
+    bench: Bench,
+    job: Job,
+    speaker: PersonalSpeaker,
+    subject: Subject,
+    said: Sequence[PictureReply],
+    present: int,
+) -> tuple[MarkedPicture, ...]:
     """Save some failures and some successes of a job, of the first split's main method alone.
 
     Args:
@@ -63,7 +68,9 @@ def show(
     )
 
 
-def _shown(bench: Bench, vlm: MyVLM, identifier: str, said: PictureReply, wanted: bool, plain: str) -> Shown:
+def _shown(
+    bench: Bench, vlm: MyVLM, identifier: str, said: PictureReply, wanted: bool, plain: str
+) -> MarkedPicture:
     [photo] = load_images(said.file)
     [found] = vlm.concepts.recognise([photo])
     name = hashlib.sha256(f"{identifier} {said.file}".encode()).hexdigest()[:16]
@@ -72,7 +79,7 @@ def _shown(bench: Bench, vlm: MyVLM, identifier: str, said: PictureReply, wanted
     _save(mark(photo.image, found.present), bench.pictures / f"{name}.png")
     if overlay:
         _save(overlay, bench.pictures / f"{name}-looks.png")
-    return Shown(
+    return MarkedPicture(
         picture=f"{name}.png",
         overlay=f"{name}-looks.png" if overlay else None,
         wanted=wanted,

@@ -12,14 +12,14 @@ from typing import TypeAlias
 
 from myvlm.api import MyVLM
 from myvlm.evaluation.data.dataset import Dataset
-from myvlm.evaluation.data.outcome import Outcome
+from myvlm.evaluation.data.outcome import JobOutcome
 from myvlm.evaluation.data.plan import Job, Plan, jobs_of
 from myvlm.evaluation.data.splits import check_photos
 from myvlm.evaluation.protocol.bench import Bench
 from myvlm.evaluation.protocol.job import run_job
-from myvlm.evaluation.protocol.journal import Journal
+from myvlm.evaluation.protocol.journal import JobJournal
 
-Finished: TypeAlias = tuple[Job, Outcome]
+Finished: TypeAlias = tuple[Job, JobOutcome]
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Opening:
         return MyVLM.from_pretrained(self.backbone, device=self.device, dtype=self.dtype)
 
 
-def check(dataset: Dataset, plan: Plan, *, keep: Path, backbone: str) -> Journal:
+def check(dataset: Dataset, plan: Plan, *, keep: Path, backbone: str) -> JobJournal:
     """The journal of an evaluation, and all that can be wrong with it before a model is loaded.
 
     Raises:
         InputError: a subject has too few photos, or `keep` holds another evaluation.
     """
     check_photos(dataset, plan)
-    return Journal(keep, dataset, plan, backbone)
+    return JobJournal(keep, dataset, plan, backbone)
 
 
 def run(

@@ -14,11 +14,11 @@ from PIL import Image
 
 from myvlm.display.page import highlighted
 from myvlm.display.pictures import data_url
-from myvlm.evaluation.data.outcome import Shown
+from myvlm.evaluation.data.outcome import MarkedPicture
 from myvlm.evaluation.metrics.figures import MEANINGS
 from myvlm.evaluation.metrics.intervals import Estimate
 from myvlm.evaluation.report.summary import Evaluation, used
-from myvlm.evaluation.report.tables import Row, Table
+from myvlm.evaluation.report.tables import Table, TableRow
 from myvlm.text import contains_word
 
 SMALLEST_SIDE = 192
@@ -49,7 +49,7 @@ def _table(table: Table) -> str:
     )
 
 
-def _row(row: Row, columns: Iterable[str]) -> str:
+def _row(row: TableRow, columns: Iterable[str]) -> str:
     cells = _join(_cell(row.figures.get(name)) for name in columns)
     return f"<tr><td>{html.escape(row.label)}</td>{cells}</tr>"
 
@@ -75,11 +75,11 @@ def _examples(evaluation: Evaluation) -> str:
     )
 
 
-def _right(identifier: str, one: Shown) -> bool:
+def _right(identifier: str, one: MarkedPicture) -> bool:
     return contains_word(one.text, identifier) == one.wanted
 
 
-def _card(folder: Path, identifier: str, one: Shown) -> str:
+def _card(folder: Path, identifier: str, one: MarkedPicture) -> str:
     right = _right(identifier, one)
     verdict = (
         ("named where it is" if one.wanted else "not named where it is not")

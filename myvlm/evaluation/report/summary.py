@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from myvlm.evaluation.data.dataset import Dataset
-from myvlm.evaluation.data.outcome import Outcome, Shown
+from myvlm.evaluation.data.outcome import JobOutcome, MarkedPicture
 from myvlm.evaluation.data.plan import Job, Plan
 from myvlm.evaluation.metrics.figures import MEANINGS, missing_packages
 from myvlm.evaluation.report.tables import Table, tables_of
@@ -36,7 +36,7 @@ class Evaluation:
     dataset: Dataset
     plan: Plan
     tables: Sequence[Table]
-    shown: Sequence[tuple[str, Shown]]
+    shown: Sequence[tuple[str, MarkedPicture]]
     pictures: Path
     notes: Sequence[str]
 
@@ -76,7 +76,7 @@ class Evaluation:
 def evaluation_of(
     dataset: Dataset,
     plan: Plan,
-    finished: Sequence[tuple[Job, Outcome]],
+    finished: Sequence[tuple[Job, JobOutcome]],
     *,
     data: str,
     backbone: str,

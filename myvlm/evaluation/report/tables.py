@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from myvlm.evaluation.data.dataset import Dataset, Subject
-from myvlm.evaluation.data.outcome import Outcome
+from myvlm.evaluation.data.outcome import JobOutcome
 from myvlm.evaluation.data.plan import DEFAULT, Job, Plan
 from myvlm.evaluation.metrics.figures import MEANINGS, corpus_figures, figures_of
 from myvlm.evaluation.metrics.intervals import Estimate, estimate
@@ -16,7 +16,7 @@ KINDS = {"all": ("object", "face"), "objects": ("object",), "people": ("face",)}
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row.
 
     Attributes:
@@ -38,14 +38,14 @@ class Table:
 
     title: str
     first: str
-    rows: Sequence[Row]
+    rows: Sequence[TableRow]
 
     @property
     def columns(self) -> list[str]:
         return [name for name in MEANINGS if any(name in row.figures for row in self.rows)]
 
 
-Finished = Sequence[tuple[Job, Outcome]]
+Finished = Sequence[tuple[Job, JobOutcome]]
 
 
 def tables_of(dataset: Dataset, plan: Plan, finished: Finished) -> list[Table]:
@@ -91,7 +91,9 @@ def _both_kinds(dataset: Dataset, kinds: Sequence[str]) -> bool:
     return 0 < own < len(dataset.subjects)
 
 
-def _row(dataset: Dataset, finished: Finished, which: tuple[str, int, str], kind: str, label: str) -> Row:
+def _row(
+    dataset: Dataset, finished: Finished, which: tuple[str, int, str], kind: str, label: str
+) -> TableRow:
     subjects = {subject.name: subject for subject in dataset.subjects if subject.kind in KINDS[kind]}
     own = [
         (job, subjects[job.subject], outcome)
@@ -99,7 +101,7 @@ def _row(dataset: Dataset, finished: Finished, which: tuple[str, int, str], kind
         if job.subject in subjects and (job.method, job.photos, job.variant.name) == which
     ]
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    corpora: dict[int, list[tuple[Subject, Outcome]]] = defaultdict(list)
+    corpora: dict[int, list[tuple[Subject, JobOutcome]]] = defaultdict(list)
     for job, subject, outcome in own:
         corpora[job.split].append((subject, outcome))
         for name, value in figures_of(outcome, subject).items():
@@ -107,4 +109,4 @@ def _row(dataset: Dataset, finished: Finished, which: tuple[str, int, str], kind
     for split, jobs in corpora.items():
         for name, value in corpus_figures(jobs).items():
             values[name][f"split {split}"].append(value)
-    return Row(label, which, kind, {name: estimate(by_subject) for name, by_subject in values.items()})
+    return TableRow(label, which, kind, {name: estimate(by_subject) for name, by_subject in values.items()})

@@ -21,7 +21,7 @@ CLEARLY = 0.85
 
 
 def face_meant(
-    encoder: FaceEncoder, photo: LoadedImage, said: CorrectedPicture, keys: FloatArray
+    encoder: FaceEncoder, photo: LoadedImage, correction: CorrectedPicture, keys: FloatArray
 ) -> FloatArray:
     """1 × D: the face in the box; without a box the only one, or the one that looks most like the person.
 
@@ -31,15 +31,17 @@ def face_meant(
     [faces] = find_faces(encoder, [photo])
     if not len(faces):
         raise _no_face(f"in {photo.name}", "no face found")
-    if said.box is not None:
-        shared = [overlap(box, said.box) for box in faces.boxes]
+    if correction.box is not None:
+        shared = [overlap(box, correction.box) for box in faces.boxes]
         if max(shared) < HALF:
-            raise _no_face(f"in that part of {photo.name}", f"box {said.box}, faces at {_shown(faces.boxes)}")
+            raise _no_face(
+                f"in that part of {photo.name}", f"box {correction.box}, faces at {_shown(faces.boxes)}"
+            )
         return faces.descriptors[[int(np.argmax(shared))]]
     nearest = distances(faces.descriptors, keys).min(axis=1)
     first, *rest = nearest.argsort().tolist()
     # whom the head takes for the person is clear; whom it missed is not
-    if said.present and rest and nearest[first] > CLEARLY * nearest[rest[0]]:
+    if correction.present and rest and nearest[first] > CLEARLY * nearest[rest[0]]:
         raise InputError(
             f"There are {len(faces)} faces in {photo.name}: which one is meant?",
             got=f"faces at {_shown(faces.boxes)}, equally like the person",

@@ -212,14 +212,14 @@ class FaceHead(CorrectableHead[FaceEncoder]):
         keys = self.keys_
         return Examples.of(keys[:, None], keys[:0], start={"keys": keys}, threshold=self.threshold_)
 
-    def _told(self, photo: LoadedImage, said: CorrectedPicture, examples: Examples) -> FloatArray:
-        return face_meant(self._encoder(), photo, said, self.keys_)
+    def _told(self, photo: LoadedImage, correction: CorrectedPicture, examples: Examples) -> FloatArray:
+        return face_meant(self._encoder(), photo, correction, self.keys_)
 
     def _learn_corrections(self, examples: Examples) -> None:
         told = list(zip(examples.corrections, examples.rows, strict=True))
-        self.keys_ = np.concatenate([self.keys_, *(face for said, face in told if said.present)])
+        self.keys_ = np.concatenate([self.keys_, *(face for correction, face in told if correction.present)])
         self.strangers_ = np.concatenate(
-            [self.strangers_, *(face for said, face in told if not said.present)]
+            [self.strangers_, *(face for correction, face in told if not correction.present)]
         )
 
     def _tensors(self) -> dict[str, npt.NDArray[Any]]:

@@ -21,7 +21,7 @@ from myvlm.heads.encoders import ImageEncoder
 from myvlm.heads.examples import CorrectedPicture, Examples
 from myvlm.heads.features import Crops, features, refine_boxes, whiten
 from myvlm.heads.objects.everyday import everyday_windows
-from myvlm.heads.objects.fit import Probe, kept_rows
+from myvlm.heads.objects.fit import LinearProbe, kept_rows
 from myvlm.images import LoadedImage
 
 # How these were chosen, on ten subjects of real photos: benchmarks/RESULTS.md, `benchmarks/correcting.py`.
@@ -42,7 +42,9 @@ ALIKE = 0.3
 """Intersection over union with a box from which on a window shows what is in it."""
 
 
-def nearest_probe(start: Probe, threshold: float, slope: float, examples: Examples, *, reach: float) -> Probe:
+def nearest_probe(
+    start: LinearProbe, threshold: float, slope: float, examples: Examples, *, reach: float
+) -> LinearProbe:
     """The probe nearest to `start` that says of pictures what the user said of them.
 
     Args:
@@ -68,9 +70,9 @@ def nearest_probe(start: Probe, threshold: float, slope: float, examples: Exampl
             (photos[shown], 1.0, found[shown] + surer, YIELDING),
             (others, -1.0, np.minimum(absent, margin), SOFTNESS),
         ]
-        for said, own in zip(examples.corrections, examples.rows, strict=True):
-            least = np.full(len(own), APART / slope if said.of_concept else margin)
-            asked.append((own, 1.0 if said.present else -1.0, least, SOFTNESS))
+        for correction, own in zip(examples.corrections, examples.rows, strict=True):
+            least = np.full(len(own), APART / slope if correction.of_concept else margin)
+            asked.append((own, 1.0 if correction.present else -1.0, least, SOFTNESS))
         table = [sign * (rows - middle) for rows, sign, _, _ in asked]
         wanted = [least - sign * (start.windows(rows) - threshold) for rows, sign, least, _ in asked]
         softness = [np.full(len(rows), soft) for rows, _, _, soft in asked]
@@ -78,7 +80,7 @@ def nearest_probe(start: Probe, threshold: float, slope: float, examples: Exampl
 
     everyone = np.ones(len(photos), dtype=bool)
     change = step(everyone, _lost_unseen(step, photos - middle))
-    return Probe((start.coef + change).astype(np.float32), float(start.intercept - change @ middle))
+    return LinearProbe((start.coef + change).astype(np.float32), float(start.intercept - change @ middle))
 
 
 def _lost_unseen(
@@ -106,7 +108,11 @@ class Corrected(Protocol):
 
 
 def telling_rows(
-    head: Corrected, encoder: ImageEncoder, photo: LoadedImage, said: CorrectedPicture, examples: Examples
+    head: Corrected,
+    encoder: ImageEncoder,
+    photo: LoadedImage,
+    correction: CorrectedPicture,
+    examples: Examples,
 ) -> npt.NDArray[np.float16]:
     """n × D: the windows of a picture that a head is to learn from.
 
@@ -114,18 +120,18 @@ def telling_rows(
     it: by the head as it started, as it is now, and as it would be (hard negatives, in rounds).
     """
     [seen] = features(encoder, [photo], head.crops)
-    meant = _windows_meant(seen.boxes, said.box, photo)
+    meant = _windows_meant(seen.boxes, correction.box, photo)
     rows = whiten(encoder, seen.features[meant])
     start = head.refitted(examples.only([]))
-    if said.present:
+    if correction.present:
         return rows[[_probe(head).windows(rows).argmax()]].astype(np.float16)
     kept = np.concatenate([_hardest(_probe(one), rows) for one in (start, head)])
     for _ in range(ROUNDS):
         kept = np.unique(kept.astype(np.float16), axis=0)
-        told = head.refitted(examples.with_correction(said, kept))
+        told = head.refitted(examples.with_correction(correction, kept))
         still = _hardest(_probe(told), rows, told.threshold_)
         best = int(_probe(told).windows(rows).argmax())
-        if not len(still) and said.box is None and told.refine_margin_ > 0:
+        if not len(still) and correction.box is None and told.refine_margin_ > 0:
             [look] = refine_boxes(encoder, [photo], [seen.boxes[best]])
             still = _hardest(_probe(told), whiten(encoder, look.features), told.threshold_)
         if not len(still):
@@ -146,7 +152,7 @@ def remembered(
     return kept_rows(probe, looked, whiten(encoder, np.concatenate([*given, everyday])))
 
 
-def _hardest(probe: Probe, rows: FloatArray, least: float = -np.inf) -> FloatArray:
+def _hardest(probe: LinearProbe, rows: FloatArray, least: float = -np.inf) -> FloatArray:
     """The rows that score highest, of those that reach `least`."""
     scores = probe.windows(rows)
     highest = np.argsort(-scores, kind="stable")[:HARDEST]
@@ -170,8 +176,8 @@ def _windows_meant(boxes: Sequence[Box], box: Box | None, photo: LoadedImage) ->
     return [number for number, one in enumerate(alike) if one >= min(ALIKE, max(alike))]
 
 
-def _probe(head: Corrected) -> Probe:
-    return Probe(head.coef_, head.intercept_)
+def _probe(head: Corrected) -> LinearProbe:
+    return LinearProbe(head.coef_, head.intercept_)
 
 
 def smallest_step(
@@ -194,7 +200,7 @@ def smallest_step(
     return np.asarray(weights @ table, dtype=np.float64)
 
 
-def best_rows(probe: Probe, photos: FloatArray) -> FloatArray:
+def best_rows(probe: LinearProbe, photos: FloatArray) -> FloatArray:
     """N × R × D photos → N × D: of each the row that scores highest."""
     best = np.stack([probe.windows(rows).argmax() for rows in photos])
     return photos[np.arange(len(photos)), best]

@@ -43,7 +43,7 @@ EVERYDAY_AT_MOST = 4000
 
 
 @dataclass(frozen=True, eq=False)
-class Probe:
+class LinearProbe:
     """A linear score on a window's features: `features @ coef + intercept`."""
 
     coef: FloatArray
@@ -59,7 +59,7 @@ class Probe:
 
 
 @dataclass(frozen=True, eq=False)
-class Examples:
+class TrainingSet:
     """What there is to learn from.
 
     Attributes:
@@ -80,7 +80,7 @@ class Examples:
     closer: Callable[[int, int], FloatArray] | None
     prior: float = 0.0
 
-    def left_out(self, photo: int, probe: Probe) -> float:
+    def left_out(self, photo: int, probe: LinearProbe) -> float:
         """The score that a gate would give the photo: of the best window or of a variation of it."""
         scores = probe.windows(self.photos[photo])
         best = int(scores.argmax())
@@ -90,12 +90,12 @@ class Examples:
 
 
 @dataclass(frozen=True, eq=False)
-class FittedProbe:
+class LearnedProbe:
     """The outcome: the probe, its calibration, how far below the threshold a closer look is taken (0: none
     is), the window chosen in each photo, what was measured, the numbers of given negatives in which a probe
-    that had not seen them finds the object, and what is kept to correct it by: see `Examples`."""
+    that had not seen them finds the object, and what is kept to correct it by: see `TrainingSet`."""
 
-    probe: Probe
+    probe: LinearProbe
     calibration: Calibration
     refine_margin: float
     boxes: list[Box]
@@ -115,7 +115,7 @@ def learn_probe(
     false_alarm_rate: float,
     C: float | None,
     seed: int,
-) -> FittedProbe:
+) -> LearnedProbe:
     """Learn one object; see `ObjectHead` for the arguments."""
     prior = PRIOR if encoder.whitening() is not None and len(photos) >= PRIOR_FROM else 0.0
     if C is None:
@@ -124,7 +124,7 @@ def learn_probe(
     pictures = _without_the_object(encoder, others, crops)
     chosen = choose_windows(encoded, _everyday(pictures, seed), text_direction(encoder, category))
     boxes = [one.boxes[window] for one, window in zip(encoded, chosen, strict=True)]
-    examples = Examples(
+    examples = TrainingSet(
         photos=[whiten(encoder, one.features) for one in encoded],
         views=[whiten(encoder, rows) for rows in _encode_views(encoder, photos, boxes, seed)],
         beside=[
@@ -155,7 +155,7 @@ def learn_probe(
     figures = _figures(positives, negatives, calibration, examples)
     hardest = [rows[[probe.windows(rows).argmax()]] for rows in [*examples.pictures, examples.plain]]
     kept = kept_rows(probe, examples.photos, np.concatenate(hardest))
-    return FittedProbe(probe, calibration, reach, boxes, figures, doubtful, *kept)
+    return LearnedProbe(probe, calibration, reach, boxes, figures, doubtful, *kept)
 
 
 def _closer_looks(
@@ -249,7 +249,9 @@ def _plain_pictures() -> list[Image.Image]:
     ]
 
 
-def _fit_on(examples: Examples, photos: Sequence[int], pictures: Sequence[int], C: float, seed: int) -> Probe:
+def _fit_on(
+    examples: TrainingSet, photos: Sequence[int], pictures: Sequence[int], C: float, seed: int
+) -> LinearProbe:
     """A probe learned from some of the photos and some of the pictures without the object."""
     positives = np.concatenate([examples.views[i] for i in photos])
     beside = [examples.beside[i] for i in photos]
@@ -259,7 +261,7 @@ def _fit_on(examples: Examples, photos: Sequence[int], pictures: Sequence[int], 
 
 def fit_probe(
     positives: FloatArray, negatives: FloatArray, C: float, seed: int, *, prior: float = 0.0
-) -> Probe:
+) -> LinearProbe:
     """Class-balanced logistic regression, with the hardest negatives mined from the pool.
 
     Args:
@@ -278,7 +280,7 @@ def fit_probe(
     return probe
 
 
-def _logistic_regression(positives: FloatArray, negatives: FloatArray, C: float, prior: float) -> Probe:
+def _logistic_regression(positives: FloatArray, negatives: FloatArray, C: float, prior: float) -> LinearProbe:
     from sklearn.linear_model import LogisticRegression
 
     rows = np.concatenate([positives, negatives]).astype(np.float64)
@@ -292,11 +294,11 @@ def _logistic_regression(positives: FloatArray, negatives: FloatArray, C: float,
     model = LogisticRegression(C=C, class_weight="balanced", max_iter=2000).fit(table, labels)
     *own, shared = model.coef_[0]
     coef = np.asarray(own) + shared * along
-    return Probe(coef.astype(np.float32), float(model.intercept_[0] - coef @ mean))
+    return LinearProbe(coef.astype(np.float32), float(model.intercept_[0] - coef @ mean))
 
 
 def _left_out_scores(
-    examples: Examples, C: float, seed: int
+    examples: TrainingSet, C: float, seed: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """One score a photo and one a picture without the object, each by a probe that has not seen it.
 
@@ -324,7 +326,7 @@ def _left_out_scores(
 
 
 def kept_rows(
-    probe: Probe, photos: Sequence[FloatArray], others: FloatArray
+    probe: LinearProbe, photos: Sequence[FloatArray], others: FloatArray
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
     """What of the photos and of the rest a probe is corrected by: the rows that score highest.
 
@@ -338,7 +340,7 @@ def kept_rows(
     return np.stack(best).astype(np.float16), hardest.astype(np.float16)
 
 
-def _highest(probe: Probe, rows: FloatArray, count: int) -> FloatArray:
+def _highest(probe: LinearProbe, rows: FloatArray, count: int) -> FloatArray:
     return rows[np.argsort(-probe.windows(rows), kind="stable")[:count]]
 
 
@@ -346,7 +348,7 @@ def _figures(
     positives: npt.NDArray[np.float64],
     negatives: npt.NDArray[np.float64],
     calibration: Calibration,
-    examples: Examples,
+    examples: TrainingSet,
 ) -> dict[str, Any]:
     return {
         "photos": len(examples.photos),

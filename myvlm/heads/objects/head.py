@@ -26,7 +26,7 @@ from myvlm.heads.examples import CorrectedPicture, Examples
 from myvlm.heads.features import Crops, encoder_fingerprint, windows
 from myvlm.heads.fitted import check_fitted, check_one_gate, take_tensor
 from myvlm.heads.objects.correct import nearest_probe, remembered, telling_rows
-from myvlm.heads.objects.fit import FittedProbe, Probe, learn_probe
+from myvlm.heads.objects.fit import LearnedProbe, LinearProbe, learn_probe
 from myvlm.heads.objects.gate import ObjectGate
 from myvlm.heads.objects.prototype import learn_prototype
 from myvlm.heads.registry import register_head
@@ -167,7 +167,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         photos: Sequence[LoadedImage],
         others: Sequence[LoadedImage],
         category: str | None,
-    ) -> FittedProbe:
+    ) -> LearnedProbe:
         """By regression where there is something to tell the object from; else by the photos' mean."""
         if not others and self.C is None and encoder.bank() is None:
             return learn_prototype(
@@ -198,12 +198,12 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         return head
 
     def _told(
-        self, photo: LoadedImage, said: CorrectedPicture, examples: Examples
+        self, photo: LoadedImage, correction: CorrectedPicture, examples: Examples
     ) -> npt.NDArray[np.float16]:
-        return telling_rows(self, self._encoder(), photo, said, examples)
+        return telling_rows(self, self._encoder(), photo, correction, examples)
 
     def _learn_corrections(self, examples: Examples) -> None:
-        start = Probe(self.coef_, self.intercept_)
+        start = LinearProbe(self.coef_, self.intercept_)
         probe = nearest_probe(start, self.threshold_, self.slope_, examples, reach=self.refine_margin_)
         self.coef_, self.intercept_ = probe.coef, probe.intercept
 

@@ -18,7 +18,7 @@ from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.heads.features import Crops, PictureFeatures, features
 from myvlm.heads.objects.everyday import everyday_tail, everyday_windows
-from myvlm.heads.objects.fit import FittedProbe, Probe, kept_rows
+from myvlm.heads.objects.fit import LearnedProbe, LinearProbe, kept_rows
 from myvlm.heads.objects.localize import choose_windows, text_direction
 from myvlm.images import LoadedImage
 
@@ -39,7 +39,7 @@ def learn_prototype(
     category: str | None,
     crops: Crops,
     false_alarm_rate: float,
-) -> FittedProbe:
+) -> LearnedProbe:
     """Learn one object; see `ObjectHead` for the arguments."""
     everyday = everyday_windows(encoder)
     middle = everyday.mean(axis=0)
@@ -75,7 +75,7 @@ def learn_prototype(
     }
     boxes = [one.boxes[0 if alone else window] for one, window in zip(encoded, chosen, strict=True)]
     kept = kept_rows(probe, [one.features for one in encoded], everyday)
-    return FittedProbe(probe, calibration, 0.0, boxes, figures, [], *kept)
+    return LearnedProbe(probe, calibration, 0.0, boxes, figures, [], *kept)
 
 
 def _photo_row(photo: PictureFeatures, window: int, middle: FloatArray) -> FloatArray:
@@ -84,10 +84,10 @@ def _photo_row(photo: PictureFeatures, window: int, middle: FloatArray) -> Float
     return _unit(whole + part)
 
 
-def _prototype(each: FloatArray, middle: FloatArray) -> Probe:
+def _prototype(each: FloatArray, middle: FloatArray) -> LinearProbe:
     """P × D photos → a probe whose score of a window is its part along their mean, off the everyday mean."""
     coef = _unit(each.mean(axis=0))
-    return Probe(coef, float(-coef @ middle))
+    return LinearProbe(coef, float(-coef @ middle))
 
 
 def _left_out(

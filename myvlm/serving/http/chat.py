@@ -20,11 +20,11 @@ from myvlm.backbones.tokens import Prompt
 from myvlm.concepts.concept import Concept
 from myvlm.heads.detections import Detection
 from myvlm.images import LoadedImage
-from myvlm.serving.http.errors import Plain, Refusal, Streamed, as_refusal, error_body
+from myvlm.serving.http.errors import AsciiJson, Refusal, Streamed, as_refusal, error_body
 from myvlm.serving.http.limits import Limits
 from myvlm.serving.http.owners import Access, Owners
 from myvlm.serving.http.pictures import Pictures
-from myvlm.serving.http.speaking.asking import Ask, Engine, Options, Said, check_room, check_usable
+from myvlm.serving.http.speaking.asking import Ask, CountedReply, Engine, Options, check_room, check_usable
 from myvlm.serving.http.speaking.looking import Look, Looking, present
 from myvlm.speaking.addressing import Names
 from myvlm.text import check_written
@@ -156,17 +156,17 @@ class _Seen:
 
 
 @router.get("/v1/models")
-async def models(request: Request) -> Plain:
+async def models(request: Request) -> AsciiJson:
     """The one model."""
-    return Plain({"object": "list", "data": [_model(request)]})
+    return AsciiJson({"object": "list", "data": [_model(request)]})
 
 
 @router.get("/v1/models/{name:path}")
-async def model(request: Request, name: str) -> Plain:
+async def model(request: Request, name: str) -> AsciiJson:
     """The one model, by its name."""
     if name != request.app.state.vlm.backbone.name:
         raise Refusal(404, "There is no such model here.")
-    return Plain(_model(request))
+    return AsciiJson(_model(request))
 
 
 @router.post("/v1/chat/completions")
@@ -189,7 +189,7 @@ async def complete(request: Request, asked: ChatRequest) -> Response:
             reply.detections = list(seen.detections)
             if not asked.stream:
                 said = await state.engine.say(Ask(photo, prompt, seen.concepts, seen.names, options))
-                return Plain(reply.whole(said))
+                return AsciiJson(reply.whole(said))
         usage = asked.stream_options is not None and asked.stream_options.include_usage
         words = _words(state.engine, prompt, seen, options)
         return Streamed(_stream(reply, words, usage=usage, seconds=limits.seconds), kept=stack.pop_all())
@@ -215,7 +215,9 @@ async def _seen(state: Any, owner: str, photo: LoadedImage, chosen: list[str] | 
     raise Refusal(409, "The concepts are being changed: ask again.")
 
 
-async def _words(engine: Engine, prompt: Prompt, seen: _Seen, options: Options) -> AsyncGenerator[str | Said]:
+async def _words(
+    engine: Engine, prompt: Prompt, seen: _Seen, options: Options
+) -> AsyncGenerator[str | CountedReply]:
     """The reply so far, again and again, and at the end what was said in all."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[str] = asyncio.Queue()
@@ -240,18 +242,18 @@ async def _words(engine: Engine, prompt: Prompt, seen: _Seen, options: Options) 
 
 
 async def _stream(
-    reply: _Reply, words: AsyncGenerator[str | Said], *, usage: bool, seconds: float
+    reply: _Reply, words: AsyncGenerator[str | CountedReply], *, usage: bool, seconds: float
 ) -> AsyncIterator[str]:
     yield _event({**reply.chunk({"role": "assistant", "content": ""}), "myvlm": reply.seen()})
     told = ""
     try:
         async with asyncio.timeout(seconds), aclosing(words):
             async for so_far in words:
-                text = so_far.text if isinstance(so_far, Said) else so_far
+                text = so_far.text if isinstance(so_far, CountedReply) else so_far
                 if text.startswith(told) and len(text) > len(told):
                     yield _event(reply.chunk({"content": text[len(told) :]}))
                     told = text
-                if isinstance(so_far, Said):
+                if isinstance(so_far, CountedReply):
                     yield _event(reply.chunk({}, finish=reply.finish(so_far)))
                     if usage:
                         yield _event({**reply.chunk({}), "choices": [], "usage": _usage(so_far)})
@@ -269,7 +271,7 @@ class _Reply:
         self.detections: list[Detection] = []
         self._head = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": model}
 
-    def whole(self, said: Said) -> dict[str, Any]:
+    def whole(self, said: CountedReply) -> dict[str, Any]:
         message = {"role": "assistant", "content": said.text, "refusal": None}
         choice = {"index": 0, "message": message, "finish_reason": self.finish(said), "logprobs": None}
         return {
@@ -284,7 +286,7 @@ class _Reply:
         choice = {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
         return {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
 
-    def finish(self, said: Said) -> str:
+    def finish(self, said: CountedReply) -> str:
         return "length" if said.written >= self.tokens else "stop"
 
     def seen(self) -> dict[str, Any]:
@@ -301,7 +303,7 @@ class _Reply:
         }
 
 
-def _usage(said: Said) -> dict[str, int]:
+def _usage(said: CountedReply) -> dict[str, int]:
     return {
         "prompt_tokens": said.read,
         "completion_tokens": said.written,

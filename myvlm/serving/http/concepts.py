@@ -18,7 +18,7 @@ from myvlm.concepts.correcting import Correction
 from myvlm.heads.features import forget_pictures
 from myvlm.images import LoadedImage
 from myvlm.learning.dataset import Lesson
-from myvlm.serving.http.errors import Plain, Refusal, Streamed, as_refusal, error_body
+from myvlm.serving.http.errors import AsciiJson, Refusal, Streamed, as_refusal, error_body
 from myvlm.serving.http.learning import Enrolment, Learner
 from myvlm.serving.http.limits import Limits
 from myvlm.serving.http.owners import Access, Owners
@@ -54,12 +54,12 @@ class _Correct(BaseModel):
 
 
 @router.get("/v1/concepts")
-async def show(request: Request) -> Plain:
+async def show(request: Request) -> AsciiJson:
     """The concepts of who asks."""
     owners: Owners = request.app.state.owners
     access: Access = request.state.access
     library = await asyncio.to_thread(owners.library, access.owner)
-    return Plain({"object": "list", "data": [_document(one) for one in library.values()]})
+    return AsciiJson({"object": "list", "data": [_document(one) for one in library.values()]})
 
 
 @router.post("/v1/concepts")
@@ -93,11 +93,11 @@ async def enrol(request: Request, wanted: _Enrol) -> Response:
             return Streamed(_events(made), kept=stack.pop_all())
         async with aclosing(made):
             [concept] = [one async for one in made if isinstance(one, Concept)]
-        return Plain(_document(concept), 201)
+        return AsciiJson(_document(concept), 201)
 
 
 @router.post("/v1/concepts/{identifier}/correct")
-async def correct(request: Request, identifier: str, said: _Correct) -> Plain:
+async def correct(request: Request, identifier: str, said: _Correct) -> AsciiJson:
     """Say of a picture, or the part of it in the box, whether it shows a concept; None takes that back.
 
     What recognises the concept learns from that, and what has changed is answered; see `MyVLM.correct`.
@@ -120,11 +120,11 @@ async def correct(request: Request, identifier: str, said: _Correct) -> Plain:
 
     async with asyncio.timeout(state.limits.seconds), state.pictures.read(owner, [said.photo]) as [photo]:
         correction = await asyncio.to_thread(change, photo)
-    return Plain({"object": "concept.correction", **correction.document()})
+    return AsciiJson({"object": "concept.correction", **correction.document()})
 
 
 @router.patch("/v1/concepts/{identifier}")
-async def rename(request: Request, identifier: str, wanted: _Rename) -> Plain:
+async def rename(request: Request, identifier: str, wanted: _Rename) -> AsciiJson:
     """Call a concept by another word."""
     owners: Owners = request.app.state.owners
     owner = _who_may_change(request)
@@ -135,11 +135,11 @@ async def rename(request: Request, identifier: str, wanted: _Rename) -> Plain:
             owners.let_go(owner)
         return owners.library(owner)[wanted.identifier]
 
-    return Plain(_document(await asyncio.to_thread(change)))
+    return AsciiJson(_document(await asyncio.to_thread(change)))
 
 
 @router.delete("/v1/concepts/{identifier}")
-async def remove(request: Request, identifier: str, erase: bool = False) -> Plain:
+async def remove(request: Request, identifier: str, erase: bool = False) -> AsciiJson:
     """Take a concept out, put aside on the server's disk; or erase it, what was put aside before included.
 
     With what is erased goes all that was remembered of pictures, and what its owner has uploaded.
@@ -160,7 +160,7 @@ async def remove(request: Request, identifier: str, erase: bool = False) -> Plai
     await asyncio.to_thread(change)
     if erase:
         state.pictures.forget(owner)
-    return Plain({"identifier": identifier, "object": "concept", "deleted": True, "erased": erase})
+    return AsciiJson({"identifier": identifier, "object": "concept", "deleted": True, "erased": erase})
 
 
 def _who_may_change(request: Request) -> str:

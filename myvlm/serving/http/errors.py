@@ -43,7 +43,7 @@ class Refusal(HTTPException):
         super().__init__(status, what, {"Retry-After": AGAIN_AFTER} if status == 429 else None)
 
 
-class Plain(Response):
+class AsciiJson(Response):
     """JSON in ASCII alone: a text may hold halves of characters, which nothing else can write."""
 
     media_type = "application/json"
@@ -79,7 +79,7 @@ def error_body(status: int, what: str) -> dict[str, Any]:
 
 def refused(status: int, what: str, headers: Mapping[str, str] | None = None) -> Response:
     """The response that an error is."""
-    return Plain(error_body(status, what), status, dict(headers or {}))
+    return AsciiJson(error_body(status, what), status, dict(headers or {}))
 
 
 def as_refusal(error: Exception) -> Refusal:

@@ -22,7 +22,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from myvlm.images import LoadedImage, load_images
-from myvlm.serving.http.errors import Plain, Refusal
+from myvlm.serving.http.errors import AsciiJson, Refusal
 from myvlm.serving.http.limits import Limits
 from myvlm.serving.http.owners import Access
 
@@ -190,33 +190,33 @@ def _decoded(content: bytes, place: int) -> LoadedImage:
 
 
 @router.post("/v1/files")
-async def upload(request: Request) -> Plain:
+async def upload(request: Request) -> AsciiJson:
     """Keep a picture in memory, to be named in later requests; it comes as one file of a form."""
     pictures: Pictures = request.app.state.pictures
     access: Access = request.state.access
     content = await _file(request, pictures.limits)
     name = await asyncio.to_thread(pictures.upload, access.owner, content)
-    return Plain(_document(name, len(content), int(time.time())))
+    return AsciiJson(_document(name, len(content), int(time.time())))
 
 
 @router.get("/v1/files")
-async def uploads(request: Request) -> Plain:
+async def uploads(request: Request) -> AsciiJson:
     """The uploads of who asks."""
     pictures: Pictures = request.app.state.pictures
     access: Access = request.state.access
     known = pictures.uploads(access.owner).items()
     documents = [_document(name, *about) for name, about in known]
-    return Plain({"object": "list", "data": documents, "has_more": False})
+    return AsciiJson({"object": "list", "data": documents, "has_more": False})
 
 
 @router.delete("/v1/files/{name}")
-async def forget(request: Request, name: str) -> Plain:
+async def forget(request: Request, name: str) -> AsciiJson:
     """Let go of an upload of who asks."""
     pictures: Pictures = request.app.state.pictures
     access: Access = request.state.access
     if not pictures.forget(access.owner, name):
         raise Refusal(404, "No such upload.")
-    return Plain({"id": name, "object": "file", "deleted": True})
+    return AsciiJson({"id": name, "object": "file", "deleted": True})
 
 
 async def _file(request: Request, limits: Limits) -> bytes:

@@ -48,8 +48,8 @@ class MiniGPTv2Backbone(CausalBackbone):
     def refer(self, name: str) -> str:
         return f"[refer] give me the location of {name}"
 
-    def read_box(self, said: str, size: tuple[int, int]) -> Box | None:
-        return on_grid(four_numbers(said), 100, (0, 0, *size))
+    def read_box(self, reply: str, size: tuple[int, int]) -> Box | None:
+        return on_grid(four_numbers(reply), 100, (0, 0, *size))
 
     def grid(self, features: Features) -> tuple[int, int, int]:
         side = math.isqrt(4 * len(features))  # patches; a token is four of them in a row

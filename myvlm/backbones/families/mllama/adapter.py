@@ -29,7 +29,7 @@ from myvlm.errors import BackboneError
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class CrossFeatures:
     """What the cross-attentions look at of one picture.
 
     Args:
@@ -124,8 +124,8 @@ class MllamaBackbone(Backbone):
     def dim(self) -> int:
         return int(self.model.config.text_config.hidden_size)
 
-    def encode(self, images: Sequence[Image.Image]) -> list[Seen]:
-        seen: list[Seen] = []
+    def encode(self, images: Sequence[Image.Image]) -> list[CrossFeatures]:
+        seen: list[CrossFeatures] = []
         vision = self.model.model.vision_model
         with self.frozen(), torch.no_grad():
             for batch in self._at_once(images):
@@ -137,12 +137,12 @@ class MllamaBackbone(Backbone):
                 states = self.model.model.multi_modal_projector(vision(**inputs).last_hidden_state)
                 for image, own in zip(batch, states, strict=True):
                     tiles, patches, _ = self._laid_out(image.size)
-                    seen.append(Seen(own.flatten(0, -2), tiles, patches, vision.num_patches))
+                    seen.append(CrossFeatures(own.flatten(0, -2), tiles, patches, vision.num_patches))
         return seen
 
     def answer_loss(
         self,
-        features: Sequence[Seen],
+        features: Sequence[CrossFeatures],
         prompts: Sequence[str],
         answers: Sequence[str],
         rows: Sequence[Sequence[ConceptRows]],
@@ -187,7 +187,7 @@ class MllamaBackbone(Backbone):
         patches = self.arranged(feature, weights @ given[:, :own])
         return np.asarray(patches / patches.sum(), dtype=np.float32)
 
-    def arranged(self, feature: Seen, values: Tensor) -> Tensor:
+    def arranged(self, feature: CrossFeatures, values: Tensor) -> Tensor:
         """`h × w × …`: values of a picture's tokens, arranged over it; each tile begins with a [CLS]."""
         down, across = feature.tiles
         side = self.model.config.vision_config.image_size // self.model.config.vision_config.patch_size
@@ -218,7 +218,7 @@ class MllamaBackbone(Backbone):
         pictures = [str(self.processor.image_token)] * len(prompts)
         return self.prompter.teacher_forced(pictures, prompts, answers, [[] for _ in prompts])
 
-    def told(self, batch: TeacherForced, features: Sequence[Seen]) -> dict[str, Tensor]:
+    def told(self, batch: TeacherForced, features: Sequence[CrossFeatures]) -> dict[str, Tensor]:
         """The model's inputs for a batch, without its pictures: from the placeholder on each token may look
         at the tiles of its picture, as the processor has it."""
         mask = torch.zeros(*batch.ids.shape, 1, self.model.config.vision_config.max_num_tiles)
@@ -265,7 +265,7 @@ class MllamaBackbone(Backbone):
 
     def _forward(
         self,
-        features: Sequence[Seen],
+        features: Sequence[CrossFeatures],
         batch: TeacherForced,
         rows: Sequence[Sequence[ConceptRows]],
         *,

@@ -32,10 +32,10 @@ class MllamaProbe(CausalProbe):
         images: Sequence[Image.Image],
         prompts: Sequence[str],
         rows: Rows,
-        said: Sequence[Sequence[int]],
+        replies: Sequence[Sequence[int]],
     ) -> Tensor:
         inputs = dict(self.inputs(images, prompts))
-        new = torch.tensor(said, dtype=torch.long, device=self.backbone.device)
+        new = torch.tensor(replies, dtype=torch.long, device=self.backbone.device)
         inputs["input_ids"] = torch.cat([inputs["input_ids"], new], dim=1)
         inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(new)], dim=1)
         looks = inputs["cross_attention_mask"]

@@ -38,7 +38,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Said:
+class CountedReply:
     """A reply, and how many tokens were read and written."""
 
     text: str
@@ -49,7 +49,7 @@ class Said:
 class Engine(Protocol):
     """What makes replies of pictures, prompts and the rows of what is seen."""
 
-    async def say(self, asked: Ask) -> Said:
+    async def say(self, asked: Ask) -> CountedReply:
         """The reply, once it is whole; `asked.on_text` has its beginnings before."""
         ...
 

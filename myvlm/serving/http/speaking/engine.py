@@ -15,7 +15,7 @@ from myvlm.backbones.tokens import turns_of
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage, naming
 from myvlm.serving.http.errors import Refusal
-from myvlm.serving.http.speaking.asking import Ask, Said, Settled
+from myvlm.serving.http.speaking.asking import Ask, CountedReply, Settled
 from myvlm.serving.http.speaking.queue import Batches
 from myvlm.serving.vllm import bad_words, embeddings_of, embeds_part, takes_chat
 from myvlm.speaking.addressing import Address, address, named
@@ -49,7 +49,7 @@ class VllmEngine:
             self._messages, key=lambda one: None, at_most=at_once
         )
 
-    async def say(self, asked: Ask) -> Said:
+    async def say(self, asked: Ask) -> CountedReply:
         """The reply, in the owner's words."""
         body = {
             "model": self.model,
@@ -74,7 +74,7 @@ class VllmEngine:
         except httpx.HTTPError:
             raise Refusal(503, "The engine that speaks does not answer.") from None
         said = named(self.backbone, asked.prompt, text.strip(), asked.seen)
-        return Said(said, usage["prompt_tokens"], usage["completion_tokens"])
+        return CountedReply(said, usage["prompt_tokens"], usage["completion_tokens"])
 
     async def close(self) -> None:
         """Begin no more work."""

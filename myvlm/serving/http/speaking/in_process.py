@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from myvlm.api import MyVLM
-from myvlm.serving.http.speaking.asking import Ask, Said, Settled
+from myvlm.serving.http.speaking.asking import Ask, CountedReply, Settled
 from myvlm.serving.http.speaking.queue import Batches
 from myvlm.speaking.addressing import only_introduced, speak
 
@@ -25,13 +25,13 @@ class InProcess:
 
     def __init__(self, vlm: MyVLM, *, at_once: int) -> None:
         self.backbone = vlm.backbone
-        self.batches: Batches[Ask, Said] = Batches(
+        self.batches: Batches[Ask, CountedReply] = Batches(
             self._speak,
             key=lambda one: (one.options, self._has_rows(one)),
             at_most=min(at_once, vlm.backbone.images_at_once),
         )
 
-    async def say(self, asked: Ask) -> Said:
+    async def say(self, asked: Ask) -> CountedReply:
         """The reply, with those that wait beside it."""
         return await self.batches.do(asked)
 
@@ -42,14 +42,14 @@ class InProcess:
     def _has_rows(self, one: Ask) -> bool:
         return not all(only_introduced(self.backbone, concept) for concept in one.seen)
 
-    def _speak(self, asked: Sequence[Ask]) -> list[Said]:
+    def _speak(self, asked: Sequence[Ask]) -> list[CountedReply]:
         streamed = _Streamed(self.backbone, asked)
         options = {**dict(asked[0].options), "streamer": streamed}
         photos, prompts = [one.photo for one in asked], [one.prompt for one in asked]
         seen, names = [one.seen for one in asked], [one.names for one in asked]
         said = speak(self.backbone, photos, seen, prompts, options, names)
         read = streamed.read or [0] * len(asked)
-        return [Said(one.text, own, len(one.token_ids)) for one, own in zip(said, read, strict=True)]
+        return [CountedReply(one.text, own, len(one.token_ids)) for one, own in zip(said, read, strict=True)]
 
 
 @dataclass(eq=False)

@@ -116,8 +116,8 @@ def about(marks: Iterable[str], names: Iterable[str], description: str = "") -> 
 
 
 def arguments(
-    found: PhotoMetadata, add: frozenset[str], remove: frozenset[str], *, size: Size, kinds: Mapping[str, str],
-    description: str = "",
+    found: PhotoMetadata, add: frozenset[str], remove: frozenset[str], *, size: Size,
+    kinds: Mapping[str, str], description: str = "",
 ) -> list[str]:  # fmt: skip
     """What exiftool is told, so that a file says what is added and no more what is removed.
 

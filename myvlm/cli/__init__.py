@@ -12,24 +12,10 @@ from typing import Annotated
 
 import typer
 
-from myvlm.cli.commands import (
-    album,
-    completeness,
-    concepts,
-    correct,
-    demo,
-    doctor,
-    evaluate,
-    introduce,
-    learn,
-    learn_all,
-    locate,
-    questions,
-    relearn,
-    serve,
-    speak,
-)
 from myvlm.cli.commands import app as page
+from myvlm.cli.commands import demo, doctor, serve
+from myvlm.cli.commands.concepts import correct, introduce, learn, learn_all, manage, questions, relearn
+from myvlm.cli.commands.pictures import album, completeness, evaluate, locate, speak
 
 app = typer.Typer(
     name="myvlm",
@@ -55,7 +41,7 @@ app.command("token")(serve.token)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(completeness.app, name="completeness")
 app.command("doctor")(doctor.doctor)
-app.add_typer(concepts.app, name="concepts")
+app.add_typer(manage.app, name="concepts")
 
 
 @app.callback()

@@ -289,7 +289,7 @@ def test_the_gate_is_one_matrix_and_agrees_with_single_heads() -> None:
     pictures = [photo(person, person + 100, draw=60) for person in range(1, 41)]
     gate = FaceHead.gate(heads)
     ENCODER.calls.clear()
-    together = gate.score(pictures)
+    together = gate.score(load_images(pictures))
     assert ENCODER.calls == [40], "one pass, however many heads"
     alone = [head.score(pictures) for head in heads]
     assert ENCODER.calls == [40], "pictures that were just seen are remembered"

@@ -317,8 +317,8 @@ def test_a_renewed_gate_checks_what_is_new(fitted: ObjectHead) -> None:
     strange = ObjectHead.from_state(meta, {**tensors, "witness": -tensors["witness"]})
     strange.encoder = fitted.encoder
     with pytest.raises(ConceptFileError, match="other weights"):
-        gate.renewed([fitted, strange]).score(scenes(0, 1))
-    assert gate.score(scenes(0, 1)).present.all()
+        gate.renewed([fitted, strange]).score(load_images(scenes(0, 1)))
+    assert gate.score(load_images(scenes(0, 1))).present.all()
 
 
 def assert_same(found: GateScores, expected: GateScores) -> None:

@@ -29,7 +29,7 @@ def heads() -> list[ObjectHead]:
 
 def calls(gate: object_gate.ObjectGate) -> list[int]:
     """How many crops each pass of the encoder takes from now on; all but its fingerprint is forgotten."""
-    gate.score(Image.new("RGB", (9, 9)))
+    gate.score(load_images(Image.new("RGB", (9, 9))))
     made: list[int] = gate._encoder.calls  # type: ignore[attr-defined]
     forget_pictures()
     made.clear()

@@ -12,7 +12,7 @@ import torch
 from myvlm import Concept, LearnSettings, MyVLM
 from myvlm.backbones import Generation
 from myvlm.backbones.families.llava import LlavaBackbone
-from myvlm.cli.commands import questions
+from myvlm.cli.commands.concepts import questions
 from myvlm.errors import InputError, NotWritableError
 from myvlm.images import load_images
 from myvlm.learning import gather_examples

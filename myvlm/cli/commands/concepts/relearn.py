@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from myvlm.cli import inputs, opening, options
-from myvlm.cli.commands import learn
+from myvlm.cli.commands.concepts import learn
 from myvlm.cli.screen import screen
 from myvlm.concepts import collection
 

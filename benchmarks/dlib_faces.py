@@ -16,6 +16,7 @@ from myvlm.heads import FaceHead
 from myvlm.heads.faces.clustering import distances
 from myvlm.heads.faces.dlib import DlibEncoder
 from myvlm.heads.faces.encoders import Faces
+from myvlm.images import load_images
 
 DIMENSIONS = 50
 CENTRE, PHOTO, PHOTO_SPREAD = 0.475, 0.3, 0.2
@@ -82,8 +83,8 @@ def dlib_faces(people: int, keys: int = 4, tests: int = 10, others: int = 500) -
     gate = FaceHead.gate(heads)
     shown = [picture_of(one, 500 + face) for one in range(people) for face in range(tests)]
     strangers = [picture_of(people + one, 0) for one in range(others)]
-    present = gate.score(shown).present
+    present = gate.score(load_images(shown)).present
     right = present[np.arange(len(shown)), np.repeat(np.arange(people), tests)]
-    named = gate.score(strangers).present.any(axis=1)
+    named = gate.score(load_images(strangers)).present.any(axis=1)
     found = {"right": right, "wrong": present.any(axis=1) & ~right, "strangers": named}
     return {f"dlib_{name}_{people}": round(float(values.mean()), 4) for name, values in found.items()}

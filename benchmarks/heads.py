@@ -39,6 +39,7 @@ from myvlm.concepts.library import ConceptLibrary
 from myvlm.heads import FaceHead, ObjectHead, features
 from myvlm.heads.faces.encoders import Faces
 from myvlm.heads.faces.facenet import FacenetEncoder
+from myvlm.images import load_images
 from myvlm.tinyworld import FewShot, few_shot, sample_picture
 from myvlm.tinyworld.fewshot import pictures
 
@@ -303,13 +304,13 @@ def drawn_faces(people: int, keys: int = 4, tests: int = 10) -> Figures:
     for suffix, kind, negatives in kinds:
         heads = [copy(kind).fit(photos, negatives) for photos in own]
         gate = FaceHead.gate(heads)
-        present = gate.score(faces).present
+        present = gate.score(load_images(faces)).present
         truth = np.repeat(np.arange(people), tests)
         right = present[np.arange(len(faces)), truth]
         figures[f"faces_right{suffix}"] = round(float(right.mean()), 4)
         figures[f"faces_wrong{suffix}"] = round(float((present.any(axis=1) & ~right).mean()), 4)
         figures[f"faces_strangers{suffix}"] = round(
-            float(gate.score(strangers).present.any(axis=1).mean()), 4
+            float(gate.score(load_images(strangers)).present.any(axis=1).mean()), 4
         )
     return figures
 

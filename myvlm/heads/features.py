@@ -284,8 +284,8 @@ def cut(photo: LoadedImage, boxes: Sequence[Box], encoder: ImageEncoder) -> list
         factor = working
         while side and min(box[2] - box[0], box[3] - box[1]) > 3 * side * factor:
             factor *= 2
-        edges = tuple(round(edge / factor) for edge in box)
-        crops.append(photo.reduced(factor).crop(edges))  # type: ignore[arg-type]
+        left, top, right, bottom = (round(edge / factor) for edge in box)
+        crops.append(photo.reduced(factor).crop((left, top, right, bottom)))
     return crops
 
 

@@ -10,6 +10,7 @@ import random
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -147,16 +148,21 @@ def score_changes_nothing(case: HeadCase) -> None:
     head = case.fitted()
     meta, tensors = head.state()
     before = [image.tobytes() for image in case.unseen]
-    drawn = (torch.random.get_rng_state(), np.random.get_state()[1], random.getstate())  # type: ignore[index]
+    drawn = torch.random.get_rng_state(), _numpys_state(), random.getstate()
     first = head.score(list(case.unseen))
     assert head.score(list(case.unseen)) == first, "a second look sees something else"
     assert torch.equal(drawn[0], torch.random.get_rng_state()), "torch's random numbers moved"
-    assert np.array_equal(drawn[1], np.random.get_state()[1]), "numpy's random numbers moved"  # type: ignore[index]
+    assert np.array_equal(drawn[1], _numpys_state()), "numpy's random numbers moved"
     assert drawn[2] == random.getstate(), "Python's random numbers moved"
     assert [image.tobytes() for image in case.unseen] == before, "a picture was changed"
     after, again = head.state()
     assert after == meta
     assert all(np.array_equal(tensors[name], again[name]) for name in tensors)
+
+
+def _numpys_state() -> np.ndarray:
+    state: np.ndarray = np.random.get_state(legacy=False)["state"]["key"]
+    return state
 
 
 def the_same_seed_is_the_same_head(case: HeadCase) -> None:
@@ -199,7 +205,7 @@ def spoilt_state_is_refused(case: HeadCase) -> None:
         if array.dtype.kind == "f":
             wrong += [{**tensors, name: np.full_like(array, np.nan)}]
         for spoilt in wrong:
-            _raises(ConceptFileError, lambda s=spoilt: type(head).from_state(meta, s), f"spoilt {name}")  # type: ignore[misc]
+            _raises(ConceptFileError, partial(type(head).from_state, meta, spoilt), f"spoilt {name}")
     bare = meta.model_copy(update={"settings": {"no such": 1}})
     _raises(ConceptFileError, lambda: type(head).from_state(bare, tensors), "settings of another head")
 

@@ -169,8 +169,8 @@ def _with_gradient(run: Callable[[Tensor], list[Tensor]], entered: Tensor) -> li
     with torch.enable_grad():
         given = run(leaf)
         weights = [torch.arange(one.numel(), device=one.device).sin().view_as(one) for one in given]
-        total = sum((one.float() * weight).sum() for one, weight in zip(given, weights, strict=True))
-        [gradient] = torch.autograd.grad(total, [leaf])  # type: ignore[arg-type]
+        total: Any = sum((one.float() * weight).sum() for one, weight in zip(given, weights, strict=True))
+        [gradient] = torch.autograd.grad(total, [leaf])
     return [*(one.detach() for one in given), gradient]
 
 

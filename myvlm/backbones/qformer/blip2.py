@@ -185,7 +185,8 @@ class Blip2Backbone(Backbone):
         """
         images = torch.stack([feature.to(self.device) for feature in features])
         with self.frozen(), self.inserted(rows) if any(rows) else nullcontext():
-            return self.model.language_projection(self.looked(images, {}).to(images.dtype))  # type: ignore[no-any-return]
+            projected: Tensor = self.model.language_projection(self.looked(images, {}).to(images.dtype))
+        return projected
 
     def looked(self, images: Tensor, read: dict[str, Tensor]) -> Tensor:
         """What the Q-Former's queries took from pictures: `B × Q × W`.

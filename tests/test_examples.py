@@ -19,7 +19,7 @@ WORD = few_shot(0).identifier
 
 def test_all_examples_are_run_here() -> None:
     files = sorted(one.name for one in EXAMPLES.iterdir() if one.suffix in (".py", ".ipynb"))
-    assert files == ["01_learn_a_mug.py", "03_new_head.py", "04_new_backbone.py"]
+    assert files == ["01_learn_a_mug.py", "02_in_words.py", "03_new_head.py", "04_new_backbone.py"]
 
 
 @pytest.mark.slow
@@ -38,6 +38,23 @@ def test_learn_a_mug(tmp_path: Path) -> None:
     assert not contains_word(said["without it"], WORD)
     assert said["a question"]
     assert list(tmp_path.iterdir()) == [], "it writes nothing where it runs"
+
+
+def test_in_words(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "02_in_words.py")],
+        cwd=tmp_path, capture_output=True, text=True, timeout=600, env=_environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shown = {line[:10].strip(" :"): line[10:].strip() for line in done.stdout.splitlines()}
+    assert list(shown) == ["in words", "seen", "how sure", "where", "not there", "corrected"]
+    assert shown["in words"] == "the dotted purple mug"
+    assert contains_word(shown["seen"], WORD)
+    assert shown["how sure"] == "present"
+    assert shown["where"].count(".") == 4
+    assert shown["not there"] == f"({WORD!r},)"
+    assert shown["corrected"] == "held"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_new_head(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """The windows of a picture, and what an image encoder sees in them, remembered by the picture's pixels.
 
 A small object is a few pixels of the whole picture to an encoder, and most of one window: the window that
-scores best is the box. A head scores the windows of a grid, then looks closer: the best one is moved and
+scores best is the box. A head scores the windows of a grid, then refines: the best one is moved and
 zoomed, since an object that sits across two windows looks like another one.
 """
 
@@ -45,7 +45,7 @@ WORKING_SIDE = 1152
 CACHED_PICTURES = 64
 CROPS_AT_ONCE = 256
 AT_MOST = 3
-"""Windows of one picture that a gate looks at closer, whatever the number of its heads: 54 crops."""
+"""Windows of one picture that a gate refines, whatever the number of its heads: 54 crops."""
 CROPS_A_PICTURE = AUTO_LIMIT + AT_MOST * len(ZOOMS) * len(ASIDE) ** 2
 MIN_COSINE = 0.98
 """Least cosine between the features of one picture under one set of weights."""
@@ -291,7 +291,9 @@ def cut(photo: LoadedImage, boxes: Sequence[Box], encoder: ImageEncoder) -> list
 
 def encoder_fingerprint(encoder: ImageEncoder) -> FloatArray:
     """D: the whitened features of the drawn picture. They are remembered like any picture's."""
-    drawn: FloatArray = features(encoder, [LoadedImage(drawn_picture(), "witness")], "none")[0].features
+    drawn: FloatArray = features(encoder, [LoadedImage(drawn_picture(), "the drawn picture")], "none")[
+        0
+    ].features
     whitened: FloatArray = whiten(encoder, drawn)[0]
     return whitened
 

@@ -66,7 +66,7 @@ def test_recognises_each_in_one_pass(library: ConceptLibrary) -> None:
     both.paste(scene(1006, colour="lime")[0], (160, 0))
     ENCODER.calls.clear()
     single, pair, none = library.recognise([scene(1002, colour="red")[0], both, scene(1003, colour=None)[0]])
-    assert len(ENCODER.calls) <= 4, "one pass over all pictures a look, and one over the witness"
+    assert len(ENCODER.calls) <= 4, "one pass over all pictures a look, and one over the drawn picture"
     assert [one.identifier for one in single] == ["sks", "ohwx", "zwx"]
     assert [one.present for one in single] == [True, False, False]
     assert [one.present for one in pair] == [True, True, False]
@@ -298,7 +298,7 @@ def test_thousands_of_concepts_are_one_product(heads: dict[str, ObjectHead]) -> 
     [found] = library.recognise(scene(7777)[0])
     first, *later = ENCODER.calls
     assert first == 10
-    assert len(later) <= 2, "small windows, and closer looks, once for all"
+    assert len(later) <= 2, "small windows, and refined ones, once for all"
     assert [one.identifier for one in found[:2]] == ["c0", "c1"]
     assert len(found) == 2000
     assert all(one.present for one in found)

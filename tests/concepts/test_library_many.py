@@ -163,7 +163,7 @@ def test_thousands_load_and_are_scored_as_one(head: ObjectHead, tmp_path: Path) 
     [found] = library.recognise(scene(4321)[0])
     first, *later = ENCODER.calls
     assert first == 10
-    assert len(later) <= 2, "small windows, and closer looks, once for all"
+    assert len(later) <= 2, "small windows, and refined ones, once for all"
     assert len(found) == 1000
     assert len(found.present) in (0, 1000)
     assert [one.identifier for one in found[:3]] == ["c0", "c1", "c2"]

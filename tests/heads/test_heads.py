@@ -264,7 +264,7 @@ def test_gate_equals_single_heads_with_three_passes_at_most() -> None:
     gate = ObjectHead.gate(heads)
     scores = gate.score(load_images(scenes(3000, 4)))
     assert encoder.calls[0] == 4 * 10, "one pass over the large windows, however many heads"
-    assert len(encoder.calls) <= 3, "one over small ones, one over the closer looks"
+    assert len(encoder.calls) <= 3, "one over small ones, one over the refined ones"
     assert scores.probabilities.shape == scores.present.shape == (4, 3)
     assert scores.boxes.shape == (4, 3, 4)
     np.testing.assert_allclose(gate.raw(load_images(pictures))[0], alone, rtol=1e-4, atol=1e-4)
@@ -280,17 +280,17 @@ def test_a_gate_is_renewed_with_the_rows_that_it_has(monkeypatch: pytest.MonkeyP
     pictures = load_images([*scenes(2000, 3), *scenes(2100, 3, "lime")])
     gate = ObjectHead.gate(heads[:3])
     before = gate.score(pictures)
-    witnesses: list[int] = []
+    checked: list[int] = []
     check = object_gate.check_encoder_fingerprint
     monkeypatch.setattr(
         object_gate,
         "check_encoder_fingerprint",
-        lambda who, kept: (witnesses.append(len(kept)), check(who, kept)),
+        lambda who, kept: (checked.append(len(kept)), check(who, kept)),
     )
     turned = [heads[3], heads[2], heads[0]]  # one added, one removed, in another order
     renewed = gate.renewed(turned)
     assert_same(renewed.score(pictures), ObjectHead.gate(turned).score(pictures))
-    assert witnesses == [1, 3], "of the renewed gate only the new head is checked"
+    assert checked == [1, 3], "of the renewed gate only the new head is checked"
     assert_same(gate.score(pictures), before)
 
     heads[0].fit(scenes(500, 3, "lime"))

@@ -231,7 +231,8 @@ class FaceHead(CorrectableHead[FaceEncoder]):
         self.strangers_ = take_tensor(tensors, "strangers", 2) if "strangers" in tensors else self.keys_[:0]
         if {self.keys_.shape[1], self.strangers_.shape[1]} != {len(self.encoder_fingerprint_)}:
             raise self._misfit(
-                f"keys {self.keys_.shape}, witness {self.encoder_fingerprint_.shape}", "one length of both"
+                f"keys {self.keys_.shape}, fingerprint {self.encoder_fingerprint_.shape}",
+                "one length of both",
             )
 
 

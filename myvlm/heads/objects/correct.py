@@ -51,7 +51,7 @@ def nearest_probe(
         start: the probe before it was corrected.
         threshold, slope: its calibration, which stays.
         examples: photos, which stay found, other pictures, which stay absent, and the corrections.
-        reach: how far below the threshold a photo may still be found, by a closer look; then it is asked for
+        reach: how far below the threshold a photo may still be found, by a refined box; then it is asked for
             without one, which might go elsewhere.
     """
     margin = SURE / slope

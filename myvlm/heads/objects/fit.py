@@ -68,7 +68,7 @@ class TrainingSet:
         beside: n arrays, windows of the same photos that miss the object (maybe none).
         pictures: arrays C × D, the windows of each picture without the object, given or from the bank.
         plain: R × D, drawn pictures of nothing; learned from, too easy to calibrate on.
-        closer: the variations (V × D) of a photo's window, by the numbers of both; None: no closer looks.
+        refined: the variations (V × D) of a photo's window, by the numbers of both; None: boxes are as found.
         prior: how freely the probe may go along the mean of the views, see `PRIOR`; 0: as anywhere.
     """
 
@@ -77,21 +77,21 @@ class TrainingSet:
     beside: list[FloatArray]
     pictures: list[FloatArray]
     plain: FloatArray
-    closer: Callable[[int, int], FloatArray] | None
+    refined: Callable[[int, int], FloatArray] | None
     prior: float = 0.0
 
     def left_out(self, photo: int, probe: LinearProbe) -> float:
         """The score that a gate would give the photo: of the best window or of a variation of it."""
         scores = probe.windows(self.photos[photo])
         best = int(scores.argmax())
-        if self.closer is None:
+        if self.refined is None:
             return float(scores[best])
-        return max(float(scores[best]), probe.picture(self.closer(photo, best)))
+        return max(float(scores[best]), probe.picture(self.refined(photo, best)))
 
 
 @dataclass(frozen=True, eq=False)
 class LearnedProbe:
-    """The outcome: the probe, its calibration, how far below the threshold a closer look is taken (0: none
+    """The outcome: the probe, its calibration, how far below the threshold boxes are refined (0: none
     is), the window chosen in each photo, what was measured, the numbers of given negatives in which a probe
     that had not seen them finds the object, and what is kept to correct it by: see `TrainingSet`."""
 
@@ -133,8 +133,8 @@ def learn_probe(
         ],
         pictures=[whiten(encoder, rows) for rows in pictures],
         plain=whiten(encoder, encoder.encode(_plain_pictures())),
-        # Without a picture to hold against it, nothing says how far a closer look lifts what it is not.
-        closer=_closer_looks(encoder, photos, encoded) if pictures and crops not in ("none", 1) else None,
+        # Without a picture to hold against it, nothing says how far refining lifts what it is not.
+        refined=_refined(encoder, photos, encoded) if pictures and crops not in ("none", 1) else None,
         prior=prior,
     )
     probe = _fit_on(examples, range(len(photos)), range(len(pictures)), C, seed)
@@ -148,8 +148,8 @@ def learn_probe(
         calibration = calibrate_whitened(positives, given, everyday, false_alarm_rate, len(photos))
     # pictures that the user gave are no sample of what there is
     calibration = replace(calibration, tail=fit_tail(everyday))
-    # Where no picture without the object comes near, a closer look would cost for nothing.
-    reach = 0.0 if examples.closer is None else max(calibration.threshold - calibration.ceiling, 0.0)
+    # Where no picture without the object comes near, refining would cost for nothing.
+    reach = 0.0 if examples.refined is None else max(calibration.threshold - calibration.ceiling, 0.0)
     # a negative that shows the object may have pushed the threshold over itself, but not over the photos
     doubtful = np.flatnonzero(given >= min(calibration.threshold, float(np.median(positives)))).tolist()
     figures = _figures(positives, negatives, calibration, examples)
@@ -158,14 +158,14 @@ def learn_probe(
     return LearnedProbe(probe, calibration, reach, boxes, figures, doubtful, *kept)
 
 
-def _closer_looks(
+def _refined(
     encoder: ImageEncoder, photos: Sequence[LoadedImage], encoded: Sequence[PictureFeatures]
 ) -> Callable[[int, int], FloatArray]:
-    def closer(photo: int, window: int) -> FloatArray:
+    def variations_of(photo: int, window: int) -> FloatArray:
         [look] = refine_boxes(encoder, [photos[photo]], [encoded[photo].boxes[window]])
         return whiten(encoder, look.features)
 
-    return closer
+    return variations_of
 
 
 def _without_the_object(

@@ -200,7 +200,7 @@ class ObjectGate:
         if self._crops == "none" or self._crops == 1:
             boxes[:] = np.nan
         else:
-            self._look_closer(images, raw, boxes)
+            self._refine(images, raw, boxes)
         return raw, boxes
 
     def _of_each(self, pictures: Sequence[PictureFeatures]) -> list[FloatArray]:
@@ -227,7 +227,7 @@ class ObjectGate:
             better, box = _best(np.where(looked[picture].of_head, own, -np.inf), seen)
             higher = better > raw[picture]
             raw[picture, higher], where[picture, higher] = better[higher], box[higher]
-        self._look_closer(images, raw, where, open_)
+        self._refine(images, raw, where, open_)
         return raw
 
     def _large(self, images: Sequence[LoadedImage]) -> tuple[list[list[Box]], list[PictureFeatures]]:
@@ -242,7 +242,7 @@ class ObjectGate:
         best = np.maximum.reduceat(scores, starts, axis=0)
         return sigmoid(self._slope * (best.astype(np.float64) - self._threshold))
 
-    def _look_closer(
+    def _refine(
         self,
         images: Sequence[LoadedImage],
         raw: FloatArray,

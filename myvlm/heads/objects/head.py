@@ -230,8 +230,8 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         sizes = len(self.coef_), len(self.encoder_fingerprint_), len(intercept)
         if sizes[0] != sizes[1] or sizes[2] != 1:
             raise self._misfit(
-                f"coef {sizes[0]}, witness {sizes[1]}, intercept {sizes[2]}",
-                "coef and witness of one length, one intercept",
+                f"coef {sizes[0]}, fingerprint {sizes[1]}, intercept {sizes[2]}",
+                "coef and encoder fingerprint of one length, one intercept",
             )
         self.intercept_ = float(intercept[0])
 

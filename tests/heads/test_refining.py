@@ -46,7 +46,7 @@ def test_looks_of_many_pictures_take_one_pass_and_are_remembered() -> None:
     np.testing.assert_allclose(looks[1].features[at], alone[0], atol=1e-6)
 
 
-def test_a_closer_look_raises_scores_only_and_only_where_something_is_near() -> None:
+def test_refining_raises_scores_only_and_only_where_something_is_near() -> None:
     head = ObjectHead(ColourEncoder()).fit([scene(5 * i, 60 - 9 * i) for i in range(4)], OTHERS)
     pictures = [scene(37, 37), scene(13, 29), scene(0, 0, "blue"), Image.new("RGB", (96, 96), "gray")]
     assert head.refine_margin_ > 0

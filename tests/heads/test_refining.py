@@ -1,4 +1,4 @@
-"""Closer looks: the best window varied, encoded once, bounded, and never a lower score."""
+"""Refining: the best window varied, encoded once, bounded, and never a lower score."""
 
 from __future__ import annotations
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent / "myvlm"
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+PACKAGE = ROOT / "myvlm"
 SOURCES = {file.relative_to(PACKAGE).as_posix(): file for file in PACKAGE.rglob("*.py")}
 FILES = {name: file.read_text(encoding="utf-8") for name, file in SOURCES.items()}
 TREES = {file: ast.parse(text) for file, text in FILES.items()}
@@ -62,3 +66,16 @@ def test_no_file_takes_a_private_name_of_another() -> None:
 def test_behind_the_doors_no_picture_is_read() -> None:
     reading = {file for file in FILES if imported(file) & {"load_image", "load_images"}}
     assert {file for file in reading if file.startswith(BEHIND)} == DOORS
+
+
+def test_texts_and_pictures_and_their_tests_import_no_torch() -> None:
+    files = [*PACKAGE.glob("files/*.py"), *PACKAGE.glob("plugins/*.py"), *PACKAGE.glob("display/*.py")]
+    files += [PACKAGE / name for name in ("text.py", "images.py", "boxes.py", "errors.py")]
+    files += [TESTS / name for name in ("test_text.py", "test_images.py", "conftest.py")]
+    files += TESTS.glob("plugins/test_*.py")
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
+    code = f"import sys; {'; '.join(f'import {name}' for name in names)}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {"myvlm.text", "tests.test_text"} <= set(done.stdout.split())
+    assert not {"torch", "torchvision", "transformers", "open_clip"} & set(done.stdout.split())

@@ -33,7 +33,8 @@ _all: WeakSet[OneAtATime] = WeakSet()
 
 def _free_all() -> None:
     for one in list(_all):
-        one._at_fork_reinit()  # as the standard library's own locks are
+        if not one._is_owned():  # what the thread that forked holds, it holds here too
+            one._at_fork_reinit()  # as the standard library's own locks are
 
 
 if hasattr(os, "register_at_fork"):

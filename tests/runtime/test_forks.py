@@ -76,6 +76,18 @@ def test_a_lock_is_free_in_a_child_and_its_own_in_a_copy() -> None:
         assert held_elsewhere(lock, own)
 
 
+def test_what_the_thread_that_forks_holds_it_holds_and_lets_go_of_in_the_child() -> None:
+    lock, failed, child = OneAtATime(), 1, 0
+    try:
+        with lock:
+            child = os.fork()
+        failed = 0
+    finally:
+        if not child:
+            os._exit(failed)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_no_lock_of_the_package_is_a_plain_one() -> None:
     """A plain one that is held where a process is forked makes the child wait for ever."""
     from tests.test_package import ROOT

@@ -86,21 +86,21 @@ class LmmsModel:
             for group in alike.values():
                 for start in range(0, len(group), self.batch_size):
                     some = group[start : start + self.batch_size]
-                    for index, said in zip(some, self._said([requests[i] for i in some]), strict=True):
-                        replies[index] = said
+                    for index, reply in zip(some, self._replies([requests[i] for i in some]), strict=True):
+                        replies[index] = reply
                     bar.advance(task, len(some))
         return replies
 
-    def _said(self, requests: Sequence[Any]) -> list[str]:
+    def _replies(self, requests: Sequence[Any]) -> list[str]:
         """Answers to requests that ask the same with the same settings."""
         question, settings = requests[0].args[:2]
         pictures = [self._picture(request) for request in requests]
         options = generation_options(settings, longest=LONGEST)
-        said = answers(self.vlm, pictures, question, options, plain=self.plain)
-        said = [until(text, settings.get("until")) for text in said]
-        for text in said:
+        texts = answers(self.vlm, pictures, question, options, plain=self.plain)
+        texts = [until(text, settings.get("until")) for text in texts]
+        for text in texts:
             self.cache_hook.add_partial("generate_until", (question, settings), text)
-        return said
+        return texts
 
     def _picture(self, request: Any) -> Any:
         _, _, doc_to_visual, doc_id, task, split = request.args

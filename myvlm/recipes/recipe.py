@@ -59,8 +59,8 @@ class Recipe(BaseModel):
 
     def digest(self, backbone: str) -> str:
         """Of all that is said here, of the model's name and of what its pictures hold."""
-        said = self.model_dump(mode="json", exclude={"photos", "negatives"})
-        digest = hashlib.sha256(json.dumps([backbone, said], sort_keys=True).encode())
+        content = self.model_dump(mode="json", exclude={"photos", "negatives"})
+        digest = hashlib.sha256(json.dumps([backbone, content], sort_keys=True).encode())
         for pictures in (self.photos, self.negatives or []):
             for picture in pictures:
                 digest.update(hashlib.sha256(Path(picture).read_bytes()).digest())
@@ -98,8 +98,8 @@ def read_recipes(file: Path) -> list[Recipe]:
     return recipes
 
 
-def _recipe(folder: Path, said: dict[str, Any]) -> Recipe:
-    found = dict(said)
+def _recipe(folder: Path, content: dict[str, Any]) -> Recipe:
+    found = dict(content)
     for name in ("photos", "negatives"):
         if isinstance(found.get(name), str):
             found[name] = [found[name]]

@@ -117,10 +117,12 @@ def speak(
     asked, rows = [one.prompt for one in addressed], [one.rows for one in addressed]
     unsaid = [own.unsaid(there) for _, there, own in each]
     with naming(photos, backbone.encode):
-        said = backbone.generate([photo.image for photo in photos], asked, rows, unsaid=unsaid, **generation)
+        replies = backbone.generate(
+            [photo.image for photo in photos], asked, rows, unsaid=unsaid, **generation
+        )
     return [
         Spoken(named(backbone, prompt, one.text, there), tuple(one.token_ids.tolist()), told.absent)
-        for one, (prompt, there, _), told in zip(said, each, addressed, strict=True)
+        for one, (prompt, there, _), told in zip(replies, each, addressed, strict=True)
     ]
 
 

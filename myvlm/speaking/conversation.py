@@ -58,6 +58,6 @@ class Conversation:
             BackboneError: a second question to a family whose prompt has no place for what was said.
         """
         turns = *self.turns, check_written(question, "question")
-        [said] = speak(self._backbone, [self._photo], [self._concepts], [turns], generation, [self._names])
-        self.turns = (*turns, said.text)
-        return Reply(said.text, self.detections, self._photo.image, said.token_ids, absent=said.absent)
+        [spoken] = speak(self._backbone, [self._photo], [self._concepts], [turns], generation, [self._names])
+        self.turns = (*turns, spoken.text)
+        return Reply(spoken.text, self.detections, self._photo.image, spoken.token_ids, absent=spoken.absent)

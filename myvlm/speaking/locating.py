@@ -53,16 +53,16 @@ class Location:
         return figure(shown, [where, *words])
 
 
-def located(backbone: Backbone, detection: Detection | None, said: str, image: Image.Image) -> Location:
+def located(backbone: Backbone, detection: Detection | None, reply: str, image: Image.Image) -> Location:
     """Put together what the head and the model say of one concept in one picture.
 
     Args:
         detection: the head's; None where nothing was recognised at all.
-        said: the model's answer to `backbone.refer`; empty where it was not asked.
+        reply: the model's answer to `backbone.refer`; empty where it was not asked.
     """
     if detection is None or not detection.present:
-        return Location(None, None, said, image)
-    if said and (box := backbone.read_box(said, image.size)):
-        return Location(box, "model", said, image)
-    point = backbone.read_point(said, image.size) if said else None
-    return Location(detection.box, "head" if detection.box else None, said, image, point)
+        return Location(None, None, reply, image)
+    if reply and (box := backbone.read_box(reply, image.size)):
+        return Location(box, "model", reply, image)
+    point = backbone.read_point(reply, image.size) if reply else None
+    return Location(detection.box, "head" if detection.box else None, reply, image, point)

@@ -140,9 +140,9 @@ class Speaker:
             self.backbone.rows_of(concept)  # words alone may go unsaid; the error says how it is learned
         prompt, rows, _ = address(self.backbone, self.backbone.caption_prompt, [concept])
         with naming([photo], self.backbone.encode):
-            [said] = self.backbone.generate([photo.image], [prompt], [rows])
+            [reply] = self.backbone.generate([photo.image], [prompt], [rows])
         word, box = heard(self.backbone, concept.spoken), self.backbone.field_of_view(photo.image.size)
-        values = self.backbone.attention_map(photo.image, only_turn(prompt), said.text, word, rows)
+        values = self.backbone.attention_map(photo.image, only_turn(prompt), reply.text, word, rows)
         return AttentionMap(values, photo.image, concept.identifier, box)
 
     def locate(self, image: ImageSource, identifier: str) -> Location:
@@ -157,12 +157,12 @@ class Speaker:
         [found] = self._recognise([photo])
         detection = next((d for d in found if d.identifier == concept.identifier), None)
         prompt = self.backbone.refer(concept.identifier)
-        said = ""
+        words = ""
         if prompt and detection and detection.present:
             # Its own rows alone: with those of the others that are there a small model points at these too.
             [spoken] = speak(self.backbone, [photo], [[concept]], [prompt], READING)
-            said = spoken.text
-        return located(self.backbone, detection, said, photo.image)
+            words = spoken.text
+        return located(self.backbone, detection, words, photo.image)
 
     @contextmanager
     def generic(self) -> Iterator[Self]:
@@ -195,11 +195,11 @@ class Speaker:
             spoken = speak(self.backbone, photos, seen, [prompt] * count, generation, [self._known()] * count)
             for found in detections if album else ():  # what is located later holds the pictures
                 found.locate_seen()
-            said = zip(spoken, detections, photos, strict=True)
+            parts = zip(spoken, detections, photos, strict=True)
             return [
                 Reply(one.text, found, photo.path if album and photo.path else photo.image, one.token_ids,
                       absent=one.absent)
-                for one, found, photo in said
+                for one, found, photo in parts
             ]  # fmt: skip
 
         made = made_of_each(sources, replies, Reply.instead if keep else None)

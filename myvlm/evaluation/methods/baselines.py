@@ -74,11 +74,11 @@ class GatedSpeaker:
     ) -> list[str]:
         photos = load_images(list(images))
         found = [bool(detections.present) for detections in self.vlm.concepts.recognise(photos)]
-        said = {}
+        replies = {}
         for present, speaker in ((True, self.seen), (False, self.unseen)):
             some = [photo for photo, here in zip(photos, found, strict=True) if here == present]
-            said[present] = iter(say(speaker, some) if some else [])
-        return [next(said[present]) for present in found]
+            replies[present] = iter(say(speaker, some) if some else [])
+        return [next(replies[present]) for present in found]
 
 
 class InWords:
@@ -252,8 +252,8 @@ def replace_keyword(text: str, keywords: Sequence[str], identifier: str) -> str:
 
 def describe(vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> str:
     """What the model most often calls the thing in its captions of the photos, such as `the red mug`."""
-    said = plain_captions(vlm, [photo.file for photo in photos])
-    phrases = [phrase for text in said for phrase in noun_phrases(text, subject.category)]
+    captions = plain_captions(vlm, [photo.file for photo in photos])
+    phrases = [phrase for text in captions for phrase in noun_phrases(text, subject.category)]
     if not phrases:
         return f"the {subject.category}"
     [(phrase, _)] = Counter(phrases).most_common(1)

@@ -138,13 +138,13 @@ class Open:
 
     def _say(self, images: Sequence[ImageSource], prompt: str) -> list[str]:
         shown = [photo.image for photo in load_images(list(images))]
-        said: list[str] = []
+        texts: list[str] = []
         for start in range(0, len(shown), 16):
             some = shown[start : start + 16]
             replies = self.vlm.backbone.generate(some, [prompt] * len(some), [[self.rows]] * len(some))
-            said += [reply.text for reply in replies]
+            texts += [reply.text for reply in replies]
         word = heard(self.vlm.backbone, self.concept.spoken)
-        return [replace_word(text, word, self.concept.identifier) for text in said]
+        return [replace_word(text, word, self.concept.identifier) for text in texts]
 
 
 class PlainAnswers:

@@ -115,8 +115,8 @@ class ChatRewriter:
                 pad_token_id=self.tokenizer.pad_token_id,
             )
         new = made[:, inputs["input_ids"].shape[1] :]
-        said = self.tokenizer.batch_decode(new, skip_special_tokens=True)
-        return [first_line(text) for text in said]
+        texts = self.tokenizer.batch_decode(new, skip_special_tokens=True)
+        return [first_line(text) for text in texts]
 
 
 def conversation(caption: str, identifier: str, category: str) -> list[dict[str, str]]:

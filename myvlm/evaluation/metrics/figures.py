@@ -99,9 +99,9 @@ def _leakage(outcome: JobOutcome, subject: Subject) -> float | None:
     return share(leaking) if taught else None
 
 
-def _iou(said: Sequence[PictureReply], subject: Subject) -> float | None:
+def _iou(replies: Sequence[PictureReply], subject: Subject) -> float | None:
     photos = _photos(subject)
-    boxed = [(one.box, box) for one in said if (box := photos[one.file].box)]
+    boxed = [(one.box, box) for one in replies if (box := photos[one.file].box)]
     if not any(found for found, _ in boxed):
         return None  # a method that locates nothing is not measured by it
     return share([iou(found, box) if found else 0.0 for found, box in boxed])

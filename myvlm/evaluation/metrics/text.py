@@ -74,9 +74,9 @@ def cider(texts: Sequence[str], references: References) -> float:
     """
     _check(texts, references)
     scorer = import_extra("pycocoevalcap.cider.cider", what="CIDEr", install="myvlm[evaluation]").Cider()
-    said = {number: [tokens(text)] for number, text in enumerate(texts)}
+    hypotheses = {number: [tokens(text)] for number, text in enumerate(texts)}
     true = {number: [tokens(text) for text in own] for number, own in enumerate(references)}
-    score, _ = scorer.compute_score(true, said)
+    score, _ = scorer.compute_score(true, hypotheses)
     return float(score)
 
 
@@ -130,9 +130,9 @@ def sentence_similarity(
     _check(texts, references)
     flat = [one for own in references for one in own]
     rows = _unit(encoder.encode([*texts, *flat]))
-    said, rest = rows[: len(texts)], rows[len(texts) :]
+    captions, rest = rows[: len(texts)], rows[len(texts) :]
     similarities, start = [], 0
-    for row, own in zip(said, references, strict=True):
+    for row, own in zip(captions, references, strict=True):
         similarities.append(float((rest[start : start + len(own)] @ row).mean()))
         start += len(own)
     return similarities

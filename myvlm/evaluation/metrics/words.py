@@ -95,11 +95,11 @@ def soft_match(answer: str, truth: str) -> float:
     >>> soft_match("a red mug", "red")
     0.6666666666666666
     """
-    said, true = normal_words(answer), normal_words(truth)
-    if not said or not true:
-        return float(said == true)
-    shared = sum((Counter(said) & Counter(true)).values())
-    return 2 * shared / (len(said) + len(true))
+    given, true = normal_words(answer), normal_words(truth)
+    if not given or not true:
+        return float(given == true)
+    shared = sum((Counter(given) & Counter(true)).values())
+    return 2 * shared / (len(given) + len(true))
 
 
 def chosen(answer: str, options: Sequence[str]) -> str:

@@ -51,10 +51,10 @@ def run_job(bench: Bench, job: Job) -> JobOutcome:
     speaker = bench.method(job).teach(bench.vlm, known, train, seed=job.split)
     learn_seconds = time.perf_counter() - started
     started = time.perf_counter()
-    present = _said(speaker, subject, files)
+    present = _replies(speaker, subject, files)
     calls_per_second = len(files) / max(time.perf_counter() - started, 1e-9)
     present = _with_boxes(speaker, subject, split.validation, present) if plan.boxes else present
-    absent = _said(speaker, subject, list(split.absent))
+    absent = _replies(speaker, subject, list(split.absent))
     return JobOutcome(
         taught=tuple(photo.file for photo in train),
         taught_captions=tuple(text for photo in split.train[: job.photos] for text in photo.captions),
@@ -76,7 +76,7 @@ def _as_given(photo: Photo, captions: str) -> Photo:
     return photo.model_copy(update={"captions": ()}) if captions == "model" else photo
 
 
-def _said(speaker: PersonalSpeaker, subject: Subject, files: Sequence[Path]) -> tuple[PictureReply, ...]:
+def _replies(speaker: PersonalSpeaker, subject: Subject, files: Sequence[Path]) -> tuple[PictureReply, ...]:
     if not files:
         return ()
     texts = speaker.caption(files)
@@ -94,16 +94,16 @@ def _seen(speaker: PersonalSpeaker, subject: Subject, files: Sequence[Path]) -> 
 
 
 def _with_boxes(
-    speaker: PersonalSpeaker, subject: Subject, photos: Sequence[Photo], said: tuple[PictureReply, ...]
+    speaker: PersonalSpeaker, subject: Subject, photos: Sequence[Photo], replies: tuple[PictureReply, ...]
 ) -> tuple[PictureReply, ...]:
     vlm = recogniser(speaker, subject.identifier, speaks=True)
     if vlm is None:
-        return said
+        return replies
 
     def box(photo: Photo) -> Box | None:
         return vlm.locate(photo.file, subject.identifier).box if photo.box else None
 
-    pairs = zip(said, photos, strict=True)
+    pairs = zip(replies, photos, strict=True)
     return tuple(one.model_copy(update={"box": box(photo)}) for one, photo in pairs)
 
 
@@ -122,17 +122,17 @@ def _answered(speaker: PersonalSpeaker, split: Split, most: int) -> tuple[Answer
     for file, question in asked:
         by_words.setdefault(with_options(question), []).append((file, question))
     return tuple(
-        Answered(file=file, question=question.question, answer=said, truth=question.answer)
+        Answered(file=file, question=question.question, answer=answer, truth=question.answer)
         for words, group in by_words.items()
-        for (file, question), said in zip(group, _chosen(speaker, words, group), strict=True)
+        for (file, question), answer in zip(group, _chosen(speaker, words, group), strict=True)
     )
 
 
 def _chosen(speaker: PersonalSpeaker, words: str, group: Sequence[tuple[Path, Question]]) -> list[str]:
     from myvlm.evaluation.metrics.words import chosen
 
-    said = speaker.ask([file for file, _ in group], words)
-    pairs = zip(said, group, strict=True)
+    replies = speaker.ask([file for file, _ in group], words)
+    pairs = zip(replies, group, strict=True)
     return [chosen(text, question.options) if question.options else text for text, (_, question) in pairs]
 
 
@@ -151,18 +151,18 @@ def with_options(question: Question) -> str:
 # ---------------------------------------------------------------- instruments
 
 
-def _clip_scores(bench: Bench, subject: Subject, said: Sequence[PictureReply]) -> tuple[float, ...]:
-    if bench.plan.clip is None or not said:
+def _clip_scores(bench: Bench, subject: Subject, replies: Sequence[PictureReply]) -> tuple[float, ...]:
+    if bench.plan.clip is None or not replies:
         return ()
-    texts = [in_general(one.text, subject.identifier, subject.category) for one in said]
+    texts = [in_general(one.text, subject.identifier, subject.category) for one in replies]
     device = str(bench.vlm.backbone.device)
-    return tuple(clip_scores([one.file for one in said], texts, encoder=bench.plan.clip, device=device))
+    return tuple(clip_scores([one.file for one in replies], texts, encoder=bench.plan.clip, device=device))
 
 
 def _similarities(
-    bench: Bench, subject: Subject, photos: Sequence[Photo], said: Sequence[PictureReply]
+    bench: Bench, subject: Subject, photos: Sequence[Photo], replies: Sequence[PictureReply]
 ) -> tuple[float, ...]:
-    pairs = [(one.text, photo.captions) for one, photo in zip(said, photos, strict=True) if photo.captions]
+    pairs = [(one.text, photo.captions) for one, photo in zip(replies, photos, strict=True) if photo.captions]
     encoder = bench.sentences() if pairs else None
     if encoder is None:
         return ()

@@ -43,38 +43,38 @@ def show(
     job: Job,
     speaker: PersonalSpeaker,
     subject: Subject,
-    said: Sequence[PictureReply],
+    replies: Sequence[PictureReply],
     present: int,
 ) -> tuple[MarkedPicture, ...]:
     """Save some failures and some successes of a job, of the first split's main method alone.
 
     Args:
-        said: of all pictures; the first `present` of them show the subject.
+        replies: of all pictures; the first `present` of them show the subject.
     """
     plan, vlm = bench.plan, recogniser(speaker, subject.identifier, speaks=True)
     main = (0, plan.methods[0], max(plan.photos), DEFAULT)
     if job.key[1:] != main or vlm is None:
         return ()
-    wanted = [number < present for number in range(len(said))]
+    wanted = [number < present for number in range(len(replies))]
     right = [
-        contains_word(one.text, subject.identifier) == want for one, want in zip(said, wanted, strict=True)
+        contains_word(one.text, subject.identifier) == want for one, want in zip(replies, wanted, strict=True)
     ]
     wrong = [number for number, good in enumerate(right) if not good][: plan.shown]
     good = [number for number, good in enumerate(right) if good and wanted[number]][: plan.shown]
-    plain = bench.plain([said[number].file for number in (*wrong, *good)])
+    plain = bench.plain([replies[number].file for number in (*wrong, *good)])
     return tuple(
-        _shown(bench, vlm, subject.identifier, said[number], wanted[number], before)
+        _shown(bench, vlm, subject.identifier, replies[number], wanted[number], before)
         for number, before in zip((*wrong, *good), plain, strict=True)
     )
 
 
 def _shown(
-    bench: Bench, vlm: MyVLM, identifier: str, said: PictureReply, wanted: bool, plain: str
+    bench: Bench, vlm: MyVLM, identifier: str, reply: PictureReply, wanted: bool, plain: str
 ) -> MarkedPicture:
-    [photo] = load_images(said.file)
+    [photo] = load_images(reply.file)
     [found] = vlm.concepts.recognise([photo])
-    name = hashlib.sha256(f"{identifier} {said.file}".encode()).hexdigest()[:16]
-    overlay = _overlay(vlm, identifier, said, found)
+    name = hashlib.sha256(f"{identifier} {reply.file}".encode()).hexdigest()[:16]
+    overlay = _overlay(vlm, identifier, reply, found)
     bench.pictures.mkdir(parents=True, exist_ok=True)
     _save(mark(photo.image, found.present), bench.pictures / f"{name}.png")
     if overlay:
@@ -83,17 +83,17 @@ def _shown(
         picture=f"{name}.png",
         overlay=f"{name}-looks.png" if overlay else None,
         wanted=wanted,
-        text=said.text,
+        text=reply.text,
         plain=plain,
     )
 
 
-def _overlay(vlm: MyVLM, identifier: str, said: PictureReply, found: Detections) -> Image.Image | None:
+def _overlay(vlm: MyVLM, identifier: str, reply: PictureReply, found: Detections) -> Image.Image | None:
     """The attention of the name; there is none where the name was not said."""
-    if not found.present or not contains_word(said.text, identifier):
+    if not found.present or not contains_word(reply.text, identifier):
         return None
     try:
-        return vlm.attention(said.file, identifier).overlay()
+        return vlm.attention(reply.file, identifier).overlay()
     except InputError:  # the words about the picture alone, without its neighbours in a batch, lack the name
         return None
 

@@ -25,9 +25,9 @@ Identifier = Annotated[str, typer.Argument(help="Of the concept.")]
 def show_all(collection: Collection = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """List the concepts of a collection."""
     with screen(as_json=as_json, quiet=quiet) as out:
-        place, said = _looked_at(out, collection)
+        place, called = _looked_at(out, collection)
         known, damaged = disk.read(place)
-        if said == str(place):  # a copy is not mended
+        if called == str(place):  # a copy is not mended
             disk.mention_damaged(place, out.note, damaged)
         table = Table("identifier", "category", "kind", "learned for", "folder", box=None, pad_edge=False)
         for entry in known:
@@ -36,20 +36,26 @@ def show_all(collection: Collection = None, as_json: AsJson = False, quiet: Quie
             table.add_row(
                 *map(
                     Text,
-                    (record.identifier, record.category, record.kind, models, _at(entry.folder, place, said)),
+                    (
+                        record.identifier,
+                        record.category,
+                        record.kind,
+                        models,
+                        _at(entry.folder, place, called),
+                    ),
                 )
             )
         for folder in damaged:
-            table.add_row("–", "–", Text("damaged", style="red"), "–", Text(_at(folder, place, said)))
+            table.add_row("–", "–", Text("damaged", style="red"), "–", Text(_at(folder, place, called)))
         document = {
-            "collection": said,
-            "concepts": [_summary(entry, place, said) for entry in known],
+            "collection": called,
+            "concepts": [_summary(entry, place, called) for entry in known],
             "damaged": [
-                {"folder": _at(folder, place, said), "what": _at(wrong, place, said)}
+                {"folder": _at(folder, place, called), "what": _at(wrong, place, called)}
                 for folder, wrong in damaged.items()
             ],
         }
-        out.show(document, table if known or damaged else Text(f"There are no concepts in {said}."))
+        out.show(document, table if known or damaged else Text(f"There are no concepts in {called}."))
 
 
 @app.command("show")
@@ -58,8 +64,8 @@ def show_one(
 ) -> None:
     """Show all that a concept's folder says, and check that it is whole."""
     with screen(as_json=as_json, quiet=quiet) as out:
-        place, said = _looked_at(out, collection)
-        if said == str(place):
+        place, called = _looked_at(out, collection)
+        if called == str(place):
             disk.mention_damaged(place, out.note)
         entry = disk.find(place, identifier)
         disk.check_whole(entry.folder)
@@ -70,13 +76,13 @@ def show_one(
         if record.spoken != record.identifier:
             table.add_row("models say", Text(record.spoken))
         table.add_row("category", Text(record.category))
-        table.add_row("folder", Text(_at(entry.folder, place, said)))
+        table.add_row("folder", Text(_at(entry.folder, place, called)))
         table.add_row("head", Text(f"{record.kind}, {record.head.meta.encoder}"))
         for name, one in record.embeddings.items():
             table.add_row("learned for", Text(f"{name}: {one.rows} × {one.dim}, norm {one.norm}"))
             table.add_row("figures", Text(_figures(one.figures)))
         table.add_row("head's figures", Text(_figures(record.head.meta.figures)))
-        out.show({**_summary(entry, place, said), "record": record.model_dump(mode="json")}, table)
+        out.show({**_summary(entry, place, called), "record": record.model_dump(mode="json")}, table)
 
 
 @app.command()
@@ -183,9 +189,9 @@ def _looked_at(out: Screen, collection: str | None) -> tuple[Path, str]:
     return opening.copies(out, place)[0][0].parent, place
 
 
-def _at(what: Path | str, place: Path, said: str) -> str:
+def _at(what: Path | str, place: Path, called: str) -> str:
     """The same, of what lies in a copy by its address."""
-    return str(what).replace(str(place), said, 1) if said != str(place) else str(what)
+    return str(what).replace(str(place), called, 1) if called != str(place) else str(what)
 
 
 def _place(out: Screen, collection: str | None) -> Path:
@@ -195,7 +201,7 @@ def _place(out: Screen, collection: str | None) -> Path:
     return place
 
 
-def _summary(entry: disk.Entry, place: Path | None = None, said: str = "") -> dict[str, Any]:
+def _summary(entry: disk.Entry, place: Path | None = None, called: str = "") -> dict[str, Any]:
     record = entry.record
     return {
         "identifier": record.identifier,
@@ -203,7 +209,7 @@ def _summary(entry: disk.Entry, place: Path | None = None, said: str = "") -> di
         "category": record.category,
         "kind": record.kind,
         "backbones": list(record.embeddings),
-        "folder": str(entry.folder) if place is None else _at(entry.folder, place, said),
+        "folder": str(entry.folder) if place is None else _at(entry.folder, place, called),
     }
 
 

@@ -84,8 +84,8 @@ def count(
         photos = list(document["photos"].values())
         sizes = tuple(document["album"][part] for part in STRATA)
         sample = AlbumSample(sizes, {n: STRATA.index(one["part"]) for n, one in enumerate(photos)})
-        said = {n: one["shows"] for n, one in enumerate(photos) if one["shows"] is not None}
-        found = completeness(sample, said)
+        answers = {n: one["shows"] for n, one in enumerate(photos) if one["shows"] is not None}
+        found = completeness(sample, answers)
         name = document["identifier"]
         out.show(
             {

@@ -69,8 +69,8 @@ def _document(file: Path, found: Location | MyVLMError) -> dict[str, Any]:
 
 def _cells(file: Path, found: Location | MyVLMError) -> list[Text]:
     if isinstance(found, MyVLMError):
-        edges, said = [""] * 4, Text(f"not used: {found.what}", style="red")
+        edges, by = [""] * 4, Text(f"not used: {found.what}", style="red")
     else:
         edges = [f"{edge:.0f}" for edge in found.box] if found.box else ["–"] * 4
-        said = Text(f"the {found.by}" if found.by else "nobody: not seen")
-    return [Text(str(file)), *map(Text, edges), said]
+        by = Text(f"the {found.by}" if found.by else "nobody: not seen")
+    return [Text(str(file)), *map(Text, edges), by]

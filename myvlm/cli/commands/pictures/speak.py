@@ -81,8 +81,8 @@ def caption(
     with screen(as_json=as_json, quiet=quiet) as out:
         files, folders = _early(out, pictures, concepts, plain)
         vlm = _opened(out, backbone, device, dtype, folders)
-        said = _speak(out, vlm, files, batch, speak)
-        _show(out, vlm, said, {"command": "caption", "prompt": prompt}, files, pictures)
+        entries = _speak(out, vlm, files, batch, speak)
+        _show(out, vlm, entries, {"command": "caption", "prompt": prompt}, files, pictures)
 
 
 def ask(
@@ -115,8 +115,8 @@ def ask(
             )
         files, folders = _early(out, pictures, concepts, plain)
         vlm = _opened(out, backbone, device, dtype, folders)
-        said = _speak(out, vlm, files, batch, speak)
-        _show(out, vlm, said, {"command": "ask", "question": question}, files, pictures)
+        entries = _speak(out, vlm, files, batch, speak)
+        _show(out, vlm, entries, {"command": "ask", "question": question}, files, pictures)
 
 
 def _early(
@@ -152,7 +152,7 @@ def _speak(out: Screen, vlm: MyVLM, files: Sequence[Path], batch: int, speak: Sp
 def _show(
     out: Screen,
     vlm: MyVLM,
-    said: Iterator[AlbumEntry],
+    entries: Iterator[AlbumEntry],
     call: dict[str, Any],
     files: Sequence[Path],
     sources: Sequence[str],
@@ -160,21 +160,21 @@ def _show(
     call = {**call, "backbone": vlm.backbone.name, "concepts": list(vlm.concepts)}
     if [str(file) for file in files] == sources[:1]:
         with out.busy("looking"):
-            [one] = said
+            [one] = entries
         out.show({**call, "interrupted": False, "pictures": [one.as_document()]}, _one(one))
     else:
         columns = ("picture", "seen", "caption" if call["command"] == "caption" else "answer")
-        out.show_each(call, columns, ((one.as_document(), _cells(one)) for one in said), len(files))
+        out.show_each(call, columns, ((one.as_document(), _cells(one)) for one in entries), len(files))
 
 
-def _one(said: AlbumEntry) -> Text:
-    text = Text(said.text)
-    for detection in said.detections:
+def _one(entry: AlbumEntry) -> Text:
+    text = Text(entry.text)
+    for detection in entry.detections:
         if detection.present:
             text.highlight_words([detection.identifier], style="bold magenta", case_sensitive=False)
-    return Text.assemble(text, (f"\nseen: {said.seen}", "dim")) if said.seen else text
+    return Text.assemble(text, (f"\nseen: {entry.seen}", "dim")) if entry.seen else text
 
 
-def _cells(said: AlbumEntry) -> tuple[Text, Text, Text]:
-    text = Text(f"not used: {said.error.what}", style="red") if said.error else Text(said.text)
-    return Text(str(said.picture)), Text(said.seen or "–"), text
+def _cells(entry: AlbumEntry) -> tuple[Text, Text, Text]:
+    text = Text(f"not used: {entry.error.what}", style="red") if entry.error else Text(entry.text)
+    return Text(str(entry.picture)), Text(entry.seen or "–"), text

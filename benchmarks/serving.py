@@ -8,7 +8,11 @@
 Pictures of tinyworld with none, one and three of a user's concepts in turn, greedy. `vllm_identical` is the
 share of replies with rows that are word for word what `MyVLM.caption` says, `vllm_plain_identical` of replies
 where nothing is seen; every reply that differs is printed. `throughput_ratio` is requests a second with rows
-over requests a second without on the same pictures, both encoded before, in turn, the median of the rounds.
+over requests a second without on the same pictures, both encoded before, in turn, the median of the rounds;
+`throughput_ratio_as_many_tokens` over pictures of as many tokens as picture and rows. With `--prompts-url`,
+a second server of the same weights that is started with `--enable-prompt-embeds` and no bound on its steps,
+`throughput_ratio_by_prompts` is the first where both sides go there as embeddings of the whole prompt, and
+`throughput_prompts_over_images` requests a second without rows there over those here.
 
     python benchmarks/serving.py --only engine [--url …]
 
@@ -45,6 +49,7 @@ from served.load import asked_by, messages, serving
 
 from myvlm import Lesson, MyVLM
 from myvlm.serving.checkpoint import export_vllm
+from myvlm.serving.entering import ImageEmbeddings, WholePrompt
 from myvlm.serving.vllm import VllmInput, VllmServer, vllm_inputs
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.tinyworld.multi_concept_user import multi_concept_user
@@ -56,6 +61,7 @@ NAME = "tinyworld/llava"
 def main(
     export: Annotated[Path | None, typer.Option(help="Write the weights for vLLM here, and stop.")] = None,
     url: Annotated[str, typer.Option(help="vLLM's OpenAI interface.")] = "http://127.0.0.1:8000/v1",
+    prompts_url: Annotated[str | None, typer.Option(help="The same of one that takes prompts.")] = None,
     count: Annotated[int, typer.Option("--pictures", help="How many pictures.")] = 200,
     rounds: Annotated[int, typer.Option(help="Rounds of requests with rows and without.")] = 5,
     seed: Annotated[int, typer.Option(help="Of the user.")] = 0,
@@ -72,7 +78,7 @@ def main(
         console.print(export_vllm(NAME, export))
         return
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "vllm": lambda: _vllm(url, count, rounds, seed),
+        "vllm": lambda: _vllm(url, prompts_url, count, rounds, seed),
         "engine": lambda: _engine(url, count, seed),
         "served": lambda: figures.served(seconds),
         "tenants": lambda: figures.tenants(seconds, owners),
@@ -92,15 +98,16 @@ def main(
     print(json.dumps(measured))
 
 
-def _vllm(url: str, count: int, rounds: int, seed: int) -> dict[str, Any]:
+def _vllm(url: str, prompts_url: str | None, count: int, rounds: int, seed: int) -> dict[str, Any]:
     """The same words from vLLM, and its price."""
     vlm = MyVLM.from_pretrained(NAME, device="cpu")
     shown = _pictures(vlm, count, seed)
     server = VllmServer(vlm, url)
     theirs = [reply.text for reply in server.caption(shown)]
+    prompts = VllmServer(vlm, prompts_url) if prompts_url else None
     return {
         **_identical("vllm", vlm, shown, theirs),
-        "throughput_ratio": _throughput_ratio(server, list(vllm_inputs(vlm, shown)), rounds),
+        **_throughput(server, prompts, list(vllm_inputs(vlm, shown)), rounds),
         "seed": seed,
     }
 
@@ -153,23 +160,61 @@ def _pictures(vlm: MyVLM, count: int, seed: int) -> list[Image.Image]:
     return pictures(scenes[:count])
 
 
-def _throughput_ratio(server: VllmServer, inputs: list[VllmInput], rounds: int) -> float:
+def _throughput(
+    server: VllmServer, prompts: VllmServer | None, inputs: list[VllmInput], rounds: int
+) -> dict[str, float]:
     """Requests a second with rows over those without, of the pictures that have some."""
     with_rows = [one for one in inputs if one.names]
     tokens = min(one.embeddings.shape[1] for one in inputs)
-    without = [
-        dataclasses.replace(one, embeddings=one.embeddings[:, :tokens].contiguous()) for one in with_rows
-    ]
-    ratios = []
+    without = [_with(one, one.embeddings[:, :tokens]) for one in with_rows]
+    as_many = [_with(one, _wrapped(one.embeddings, tokens)) for one in with_rows]
+    ways = {"without": (server, without), "with": (server, with_rows), "as many": (server, as_many)}
+    if prompts:
+        ways["prompts without"] = prompts, [_as_prompt(prompts.vlm.backbone, one) for one in without]
+        ways["prompts with"] = prompts, [_as_prompt(prompts.vlm.backbone, one) for one in with_rows]
+    seconds: list[dict[str, float]] = []
     for _ in track(range(rounds), "throughput", console=console):
-        seconds = [_seconds(server, one) for one in (without, with_rows)]
-        ratios.append(seconds[0] / seconds[1])
-    return statistics.median(ratios)
+        seconds.append({name: _seconds(*way) for name, way in ways.items()})
+        console.print(seconds[-1])
+
+    def ratio(one: str, other: str) -> float:
+        return round(statistics.median(own[other] / own[one] for own in seconds), 3)
+
+    figures = {
+        "throughput_ratio": ratio("with", "without"),
+        "throughput_ratio_as_many_tokens": ratio("with", "as many"),
+    }
+    if prompts:
+        figures["throughput_ratio_by_prompts"] = ratio("prompts with", "prompts without")
+        figures["throughput_prompts_over_images"] = ratio("prompts without", "without")
+        figures["throughput_prompts_over_images_with_rows"] = ratio("prompts with", "with")
+    return figures
+
+
+def _with(one: VllmInput, embeddings: torch.Tensor) -> VllmInput:
+    """The same picture of other tokens."""
+    return dataclasses.replace(one, given=dataclasses.replace(one.given, embeddings=embeddings))
+
+
+def _wrapped(embeddings: torch.Tensor, tokens: int) -> torch.Tensor:
+    """A picture's tokens, and its first ones again in the place of rows: `1 × N × D`."""
+    return embeddings[:, [place % tokens for place in range(embeddings.shape[1])]]
+
+
+def _as_prompt(backbone: Any, one: VllmInput) -> VllmInput:
+    """The same as the embeddings of the whole prompt."""
+    given = one.given
+    assert isinstance(given, ImageEmbeddings)
+    ids = torch.tensor(backbone.processor.tokenizer(given.prompt, add_special_tokens=False)["input_ids"])
+    [place] = (ids == backbone.image_id).nonzero()[:, 0].tolist()
+    read = backbone.model.get_input_embeddings()(ids).detach()
+    whole = torch.cat([read[:place], given.embeddings[0], read[place + 1 :]])
+    return dataclasses.replace(one, given=WholePrompt(whole))
 
 
 def _seconds(server: VllmServer, inputs: list[VllmInput]) -> float:
     """Of all requests, sixteen under way together, each of as many tokens."""
-    options = {"temperature": 0, "max_completion_tokens": 16, "extra_body": {"ignore_eos": True}}
+    options = {"temperature": 0, "max_tokens": 16, "ignore_eos": True}
     began = time.perf_counter()
     with ThreadPoolExecutor(server.at_once) as pool:
         list(pool.map(lambda one: server.reply(one, options), inputs))

@@ -5,24 +5,31 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 from collections.abc import Iterator
 from typing import Any
 
+import jinja2
 import pytest
 import torch
 from PIL import Image
 
 from myvlm import MyVLM
 from myvlm.backbones import ConceptRows
+from myvlm.backbones.base import visual_norms
 from myvlm.errors import BackboneError, ConceptFileError, InputError
 from myvlm.serving.checkpoint import export_vllm
-from myvlm.serving.vllm import VllmInput, VllmServer, embeddings_of, engine_options, vllm_inputs
+from myvlm.serving.entering import engine_inputs
+from myvlm.serving.vllm import VllmInput, VllmServer, engine_options, server_flags, vllm_inputs
 from myvlm.tinyworld.fewshot import pictures as draw
 from tests.support.taught import Taught, around, elsewhere
 from tests.support.tiny_blip2 import tiny_blip2
 from tests.support.tiny_families import FAMILIES
 from tests.support.vllm_stand_in import StandIn
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # of a processor
 
 
 @pytest.fixture
@@ -76,8 +83,8 @@ def test_a_renamed_concept_is_asked_for_and_named_by_its_new_name(speaking: MyVL
     speaking.concepts.rename(taught.word, "zork")
     picture = seen(taught)[0]
     [one] = vllm_inputs(speaking, picture, prompt="what is zork next to ?")
-    assert taught.word in one.prompt
-    assert "zork" not in one.prompt
+    assert taught.word in one.offline()["prompt"]
+    assert "zork" not in one.offline()["prompt"]
     assert one.reply(f" a {taught.word} .").text == "a zork ."
 
 
@@ -86,7 +93,7 @@ def test_the_names_of_others_may_not_be_said(speaking: MyVLM, taught: Taught) ->
     there, away = vllm_inputs(speaking, [seen(taught)[0], draw(taught.kit.other)[0]], "Is zork here?")
     assert (there.unsaid, away.unsaid) == (["zork"], [])
     assert there.reply("no").absent == away.reply("no").absent == ("zork",)
-    assert "There is no zork in this picture. Is zork here?" in there.prompt
+    assert "There is no zork in this picture. Is zork here?" in there.offline()["prompt"]
 
 
 def test_a_server_is_spoken_with_by_the_official_client(speaking: MyVLM, taught: Taught, server: str) -> None:
@@ -99,45 +106,140 @@ def test_a_server_is_spoken_with_by_the_official_client(speaking: MyVLM, taught:
     assert [a.text for a in answers] == [a.text for a in speaking.ask(shown[:2], "where is the mug ?")]
 
 
-def test_a_family_that_vllm_takes_no_embeddings_of_is_refused() -> None:
-    with pytest.raises(BackboneError, match="image embeddings of this family"):
-        next(vllm_inputs(MyVLM(*tiny_blip2(language="t5")), []))
-
-
-def test_of_a_q_former_vllm_takes_what_its_queries_took_from_picture_and_concept() -> None:
-    vlm = MyVLM(*tiny_blip2(language="opt"))
-    backbone: Any = vlm.backbone
-    shown = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
-    rows = [[ConceptRows(torch.ones(2, backbone.dim))], []]
-    said = backbone.generate(shown, ["Describe the image."] * 2, rows, max_new_tokens=6)
-    plain, with_rows = embeddings_of(backbone, shown[:1], [[]]), embeddings_of(backbone, shown, rows)
-    assert [tuple(one.shape[:2]) for one in with_rows] == [(1, backbone.prompter.image_tokens)] * 2
-    assert not torch.allclose(plain[0], with_rows[0])
-    for picture, own in zip(with_rows, said, strict=True):
-        ids = torch.tensor([backbone.prompter.prompt_ids("Describe the image.")])
-        embeds = backbone.model.get_input_embeddings()(ids)
-        embeds[ids == backbone.prompter.image_id] = picture[0]
-        with torch.no_grad():
-            new = backbone.model.language_model.generate(
-                inputs_embeds=embeds, do_sample=False, max_new_tokens=6
-            )
-        assert new[0].tolist()[: len(own.token_ids)] == own.token_ids.tolist()
-    assert engine_options(vlm) == {"enable_mm_embeds": True}
-    with pytest.raises(BackboneError, match="no form of a chat"):
+@pytest.mark.parametrize("family", ["Gemma 3", "PaliGemma", "GLM-4.1V", "T5"])
+def test_a_family_that_vllm_takes_no_embeddings_of_is_refused(family: str) -> None:
+    vlm = MyVLM(*(tiny_blip2(language="t5") if family == "T5" else FAMILIES[family]()))
+    with pytest.raises(BackboneError, match="no embeddings of this family"):
+        next(vllm_inputs(vlm, []))
+    with pytest.raises(BackboneError, match="no embeddings of this family"):
         VllmServer(vlm, "http://127.0.0.1:9/v1")
 
 
-@pytest.mark.parametrize("family", ["LLaVA-NeXT, Vicuna", "LLaVA-OneVision", "InternVL"])
-def test_rows_stand_behind_a_pictures_tokens_in_each_family(family: str) -> None:
+WHOLE = [*(name for name in FAMILIES if name.startswith("LLaVA-")), "InternVL", "Mistral 3", "Idefics3",
+         "SmolVLM2", "HumanVLM", "BLIP-2"]  # fmt: skip
+WHOLE.remove("LLaVA-1.5")
+
+
+@pytest.mark.parametrize("family", WHOLE)
+def test_a_whole_prompts_embeddings_say_what_the_library_says(family: str) -> None:
+    vlm = MyVLM(*(tiny_blip2(language="opt") if family == "BLIP-2" else FAMILIES[family]()))
+    backbone: Any = vlm.backbone
+    shown = [Image.new("RGB", (40, 40), "red"), Image.new("RGB", (80, 40), "blue")]
+    rows = [[ConceptRows(torch.ones(2, backbone.dim)), ConceptRows(-torch.ones(1, backbone.dim))], []]
+    prompts = ["Describe the image.", "What is on the table?"]
+    said = backbone.generate(shown, prompts, rows, max_new_tokens=6)
+    suppressed = [] if family == "BLIP-2" else [backbone.prompter.sentinel_id]
+    for entry, own, seen in zip(engine_inputs(backbone, shown, prompts, rows), said, rows, strict=True):
+        assert set(entry.offline()) == {"prompt_embeds"}
+        given = entry.embeddings[None]
+        with torch.no_grad():
+            speaks = backbone.model.language_model if family == "BLIP-2" else backbone.model
+            ids = speaks.generate(
+                inputs_embeds=given, attention_mask=torch.ones(given.shape[:2], dtype=torch.long),
+                do_sample=False, max_new_tokens=6, suppress_tokens=suppressed if seen else None,
+            )  # fmt: skip
+        assert ids[0].tolist()[: len(own.token_ids)] == own.token_ids.tolist()
+    assert engine_options(vlm) == {"enable_prompt_embeds": True}
+    assert server_flags(vlm) == ["--enable-prompt-embeds"]
+
+
+@pytest.mark.parametrize("family", ["Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL"])
+def test_a_row_is_a_picture_of_one_token_in_the_place_of_a_word(family: str) -> None:
     vlm = MyVLM(*FAMILIES[family]())
     backbone: Any = vlm.backbone
     shown = [Image.new("RGB", (40, 40), "red"), Image.new("RGB", (80, 40), "blue")]
-    rows = [[ConceptRows(torch.ones(2, backbone.dim))], []]
-    made = embeddings_of(backbone, shown, rows)
-    for own, features, count in zip(made, backbone.encode(shown), (2, 0), strict=True):
-        assert torch.equal(own[0, : len(features)], features.tokens)
-        assert own.shape[1] == len(features) + count
-    assert engine_options(vlm) == {"enable_mm_embeds": True, "max_num_seqs": 1}
+    rows = [[ConceptRows(torch.ones(2, backbone.dim)), ConceptRows(-torch.ones(1, backbone.dim))], []]
+    said = list(
+        zip(
+            engine_inputs(backbone, shown, ["Describe."] * 2, rows), backbone.encode(shown), rows, strict=True
+        )
+    )
+    for entry, features, own in said:
+        count = sum(one.count for one in own)
+        given = entry.offline()["multi_modal_data"]["image"]
+        tokens, grids = given["image_embeds"], given["image_grid_thw"]
+        assert torch.equal(tokens[: len(features), : backbone.dim], features.tokens)
+        deeper = tokens[: len(features), backbone.dim :].split(backbone.dim, 1) if features.deepstack else ()
+        assert all(torch.equal(a, b) for a, b in zip(deeper, features.deepstack, strict=True))
+        norms = visual_norms(features.tokens)
+        if own:
+            assert torch.equal(
+                tokens[len(features) :, : backbone.dim], torch.cat([r.entering(norms) for r in own])
+            )
+        assert not tokens[len(features) :, backbone.dim :].any()
+        merged = backbone.model.config.vision_config.spatial_merge_size
+        lengths = (grids.prod(-1) // merged**2).tolist()
+        assert lengths == [len(features), *[1] * count]
+        ids, places = placeholders(backbone, entry.offline()["prompt"], lengths)
+        here = backbone.prompter.prompt_ids("Describe.", features.layout.text)
+        here = torch.tensor([backbone.prompter.with_sentinels(here, own)])
+        told = backbone.arguments(here, torch.ones_like(here), [here.shape[1]], [features.layout])
+        assert ids == [
+            backbone.image_id if one == backbone.prompter.sentinel_id else one for one in here[0].tolist()
+        ]
+        assert torch.equal(mrope(len(ids), places, (grids // torch.tensor([1, merged, merged])).tolist()),
+                           told["position_ids"][-3:, 0])  # fmt: skip
+    assert server_flags(vlm) == ["--enable-mm-embeds", "--trust-request-chat-template"]
+    path, body = said[0][0].request()
+    [message] = body["messages"]
+    *pictures, text = message["content"]
+    assert path == "/chat/completions"
+    assert len(pictures) == 4
+    assert text["text"] == said[0][0].offline()["prompt"]
+    rendered = jinja2.Template(body["chat_template"]).render(messages=body["messages"])
+    assert rendered == text["text"]
+    grids = [loaded(one["image_embeds"]["image_grid_thw"]) for one in pictures]
+    assert torch.equal(
+        torch.stack(grids), said[0][0].offline()["multi_modal_data"]["image"]["image_grid_thw"]
+    )
+    sent = torch.cat([loaded(one["image_embeds"]["image_embeds"]) for one in pictures])
+    assert torch.equal(sent, said[0][0].embeddings)
+
+
+def placeholders(backbone: Any, prompt: str, lengths: list[int]) -> tuple[list[int], list[int]]:
+    """The prompt's ids with as many placeholders for each picture as it has tokens, and where each begins."""
+    ids, places, left = [], [], list(lengths)
+    for one in backbone.processor.tokenizer(prompt, add_special_tokens=False)["input_ids"]:
+        if one == backbone.image_id:
+            places.append(len(ids))
+            ids += [one] * left.pop(0)
+        else:
+            ids.append(one)
+    assert not left
+    return ids, places
+
+
+def mrope(length: int, places: list[int], grids: list[list[int]]) -> torch.Tensor:
+    """Positions as vLLM's Qwen classes count them: 3 × S."""
+    positions, at, start = [], 0, 0
+    for place, grid in zip(places, grids, strict=True):
+        positions.append(torch.arange(start, start + place - at).expand(3, -1))
+        start += place - at
+        cells = torch.cartesian_prod(*(torch.arange(side) for side in grid)).reshape(-1, 3).T
+        positions.append(cells + start)
+        start += max(grid)
+        at = place + cells.shape[1]
+    positions.append(torch.arange(start, start + length - at).expand(3, -1))
+    return torch.cat(positions, 1)
+
+
+def loaded(sent: str) -> torch.Tensor:
+    tensor: torch.Tensor = torch.load(io.BytesIO(base64.b64decode(sent)), weights_only=True)
+    return tensor
+
+
+def test_a_prompt_that_is_embeddings_is_spoken_of_by_a_server_too() -> None:
+    pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
+    from tests.support.vllm_stand_in import serving
+
+    vlm = MyVLM(*FAMILIES["InternVL"]())
+    shown = [Image.new("RGB", (40, 40), "red"), Image.new("RGB", (80, 40), "blue")]
+    expected = vlm.caption(shown, max_new_tokens=8)
+    engine = StandIn(vlm)
+    with serving(engine) as url, (server := VllmServer(vlm, url)).client:
+        said = server.caption(shown, max_tokens=8)
+    assert [one.text for one in said] == [one.text for one in expected]
+    assert [body["max_tokens"] for body in engine.asked] == [8, 8]
 
 
 def test_a_concept_of_another_model_is_named(speaking: MyVLM, taught: Taught, llava: Any) -> None:
@@ -148,7 +250,7 @@ def test_a_concept_of_another_model_is_named(speaking: MyVLM, taught: Taught, ll
     other.concepts.replace(dataclasses.replace(taught.concept, folder=None))
     [told] = vllm_inputs(other, seen(taught)[0])
     [plain] = vllm_inputs(MyVLM(*llava), seen(taught)[0])
-    assert f"{taught.word} is {taught.concept.description}." in told.prompt
+    assert f"{taught.word} is {taught.concept.description}." in told.offline()["prompt"]
     assert told.embeddings.shape == plain.embeddings.shape
 
 
@@ -157,7 +259,9 @@ def test_an_input_has_one_picture_and_a_batch_axis(speaking: MyVLM, taught: Taug
     assert isinstance(one, VllmInput)
     assert one.embeddings.shape[0] == 1
     assert not one.embeddings.requires_grad
-    assert one.content()[1] == {"type": "text", "text": speaking.backbone.caption_prompt}
+    path, body = one.given.request()
+    assert path == "/chat/completions"
+    assert body["messages"][0]["content"][1] == {"type": "text", "text": speaking.backbone.caption_prompt}
 
 
 def test_an_exported_folder_has_the_names_that_vllm_reads_and_no_other_is_written_over(tmp_path: Any) -> None:

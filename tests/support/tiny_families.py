@@ -130,13 +130,15 @@ def qwen(version: str) -> Built:
         vision |= {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": TEXT["hidden_size"]}
     if version == "Qwen2_5_VL":
         vision |= {"window_size": 28, "fullatt_block_indexes": [1]}
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+    head = TEXT["hidden_size"] // TEXT["num_attention_heads"]
+    sections = [head // 4, head // 8, head // 8]
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": sections}
     if version == "Qwen3VL":
         vision |= {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
         rope |= {"mrope_interleaved": True}
     config = getattr(hf, f"{version}Config")(
         vision_config=vision,
-        text_config={**TEXT, **words(tokenizer), "rope_parameters": rope, "head_dim": 8},
+        text_config={**TEXT, **words(tokenizer), "rope_parameters": rope, "head_dim": head},
         **ids,
     )
     size = {"shortest_edge": 14 * 14, "longest_edge": 56 * 56}
@@ -230,7 +232,9 @@ def mistral3() -> Built:
     tokenizer = bpe_tokenizer(special, bos="<s>", adds_bos=True)
     config = hf.Mistral3Config(
         vision_config=hf.PixtralVisionConfig(**{**VISION, "image_size": 56, "num_attention_heads": 3}),
-        text_config=hf.MistralConfig(**TEXT, **words(tokenizer), head_dim=8),
+        text_config=hf.MistralConfig(
+            **TEXT, **words(tokenizer), head_dim=TEXT["hidden_size"] // TEXT["num_attention_heads"]
+        ),
         image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
         spatial_merge_size=2,
         tie_word_embeddings=False,

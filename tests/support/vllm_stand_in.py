@@ -57,6 +57,24 @@ class StandIn:
         pieces = [now[len(before) :] for before, now in itertools.pairwise(grown)]
         return [" ", *pieces], embeddings.shape[1] + len(text["text"].split())
 
+    def complete(self, body: dict[str, Any]) -> tuple[list[str], int]:
+        """The same of a prompt that is embeddings."""
+        assert body["model"] == MODEL
+        assert body["temperature"] == 0
+        assert body["prompt"] == ""
+        data = io.BytesIO(base64.b64decode(body["prompt_embeds"]))
+        embeds: torch.Tensor = torch.load(data, weights_only=True)
+        self.asked.append(body)
+        self.tokens.append(len(embeds))
+        with self.lock, torch.no_grad():
+            new = self.model.generate(
+                inputs_embeds=embeds[None], attention_mask=torch.ones(1, len(embeds), dtype=torch.long),
+                do_sample=False, max_new_tokens=body["max_tokens"],
+            )  # fmt: skip
+        grown = [self._decoded(new[0].tolist()[:end]) for end in range(new.shape[1] + 1)]
+        pieces = [now[len(before) :] for before, now in itertools.pairwise(grown)]
+        return [" ", *pieces], len(embeds)
+
     def _embeddings(self, part: dict[str, Any]) -> torch.Tensor:
         if part["type"] == "image_embeds":
             data = io.BytesIO(base64.b64decode(part["image_embeds"]))
@@ -107,27 +125,33 @@ def serving(engine: StandIn) -> AbstractContextManager[str]:
         if engine.fails:
             return JSONResponse({"error": {"message": engine.says}}, engine.fails)
         body = await request.json()
-        pieces, read = await run_in_threadpool(engine.chat, body)
+        chats = "messages" in body
+        pieces, read = await run_in_threadpool(engine.chat if chats else engine.complete, body)
         written = len(pieces) - 1
         usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
         head = {"id": "1", "created": 0, "model": MODEL}
         if body.get("stream"):
-            return StreamingResponse(_events(head, pieces, usage), media_type="text/event-stream")
-        message = {"role": "assistant", "content": "".join(pieces)}
-        choice = {"index": 0, "finish_reason": "stop", "message": message}
+            events = _events(head, pieces, usage, chats)
+            return StreamingResponse(events, media_type="text/event-stream")
+        said = "".join(pieces)
+        own = {"message": {"role": "assistant", "content": said}} if chats else {"text": said}
+        choice = {"index": 0, "finish_reason": "stop", **own}
         return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
 
-    routes = [Route("/v1/models", models), Route("/v1/chat/completions", complete, methods=["POST"])]
-    return running(Starlette(routes=routes))
+    asking = [
+        Route(f"/v1/{path}", complete, methods=["POST"]) for path in ("chat/completions", "completions")
+    ]
+    return running(Starlette(routes=[Route("/v1/models", models), *asking]))
 
 
-def _events(head: dict[str, Any], pieces: list[str], usage: dict[str, int]) -> Iterator[str]:
+def _events(head: dict[str, Any], pieces: list[str], usage: dict[str, int], chats: bool) -> Iterator[str]:
     def event(document: dict[str, Any]) -> str:
         return f"data: {json.dumps({**head, 'object': 'chat.completion.chunk', **document})}\n\n"
 
     for piece in pieces:
-        delta = {"role": "assistant", "content": piece}
-        yield event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
-    yield event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        own = {"delta": {"role": "assistant", "content": piece}} if chats else {"text": piece}
+        yield event({"choices": [{"index": 0, **own, "finish_reason": None}]})
+    own = {"delta": {}} if chats else {"text": ""}
+    yield event({"choices": [{"index": 0, **own, "finish_reason": "stop"}]})
     yield event({"choices": [], "usage": usage})
     yield "data: [DONE]\n\n"

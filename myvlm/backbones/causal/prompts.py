@@ -166,7 +166,7 @@ class Prompter:
         count = sum(concept.count for concept in rows)
         return text.insert_after_last(ids, self.image_id, [self.sentinel_id] * count)
 
-    def prompt_ids(self, prompt: str, picture: str) -> list[int]:
+    def prompt_ids(self, prompt: text.Prompt, picture: str) -> list[int]:
         """The ids that the processor makes of a prompt, `picture` being what it writes for its image."""
         rendered = self.completed(self.render(prompt)).replace(self.processor.image_token, picture)
         return self._once(text.prompt_ids, rendered)

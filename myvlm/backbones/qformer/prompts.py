@@ -119,7 +119,7 @@ class Blip2Prompter:
         """What the Q-Former reads beside the pictures, as the model's inputs: nothing in BLIP-2."""
         return {}
 
-    def prompt_ids(self, prompt: str) -> list[int]:
+    def prompt_ids(self, prompt: text.Prompt) -> list[int]:
         """The ids that the processor makes of a prompt: the picture's places, then the text."""
         with tokenizing(self.tokenizer):
             ids: list[int] = self.tokenizer(self.render(prompt))["input_ids"]

@@ -184,5 +184,5 @@ def test_no_engine_and_no_family_for_one_are_said_at_the_start(vlm: MyVLM) -> No
         VllmEngine(vlm, "http://127.0.0.1:9/v1", at_once=8)
     with pytest.raises(InputError, match="no vLLM server"):
         VllmEngine(vlm, "no address", at_once=8)
-    with pytest.raises(BackboneError, match="image embeddings of this family"):
+    with pytest.raises(BackboneError, match="no embeddings of this family"):
         VllmEngine(MyVLM(*tiny_blip2(language="t5")), "http://127.0.0.1:9/v1", at_once=8)

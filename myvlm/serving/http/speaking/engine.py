@@ -11,23 +11,23 @@ from typing import Any
 import httpx
 
 from myvlm.api import MyVLM
-from myvlm.backbones.tokens import turns_of
+from myvlm.backbones.causal.backbone import CausalBackbone
+from myvlm.backbones.tokens import Prompt, turns_of
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage, naming
+from myvlm.serving.entering import Body, EngineInput, engine_inputs, messages, way_of
 from myvlm.serving.http.errors import Refusal
 from myvlm.serving.http.speaking.asking import Ask, CountedReply, Settled
 from myvlm.serving.http.speaking.queue import Batches
-from myvlm.serving.vllm import bad_words, embeddings_of, embeds_part, takes_chat
-from myvlm.speaking.addressing import Address, address, named
-
-Message = dict[str, Any]
+from myvlm.serving.vllm import bad_words, body_of
+from myvlm.speaking.addressing import address, named
 
 
 class VllmEngine:
-    """A vLLM server that holds the weights of the model here, started with `engine_options`.
+    """A vLLM server that holds the weights of the model here, started with `server_flags`.
 
     A picture with concepts goes there as its projected tokens with their rows behind them; one in which
-    nothing is seen as it is.
+    nothing is seen as it is, where the model has a chat template for it.
 
     Args:
         vlm: of a family that vLLM takes embeddings of; its vision tower and projector are used here.
@@ -41,35 +41,40 @@ class VllmEngine:
     """
 
     def __init__(self, vlm: MyVLM, url: str, *, key: str | None = None, at_once: int) -> None:
-        self.backbone = takes_chat(vlm)
+        way_of(vlm.backbone)
+        self.backbone = vlm.backbone
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self.model = _model_at(url, headers)
         self.client = httpx.AsyncClient(base_url=url, headers=headers, timeout=None)
-        self.batches: Batches[Ask, list[Message]] = Batches(
-            self._messages, key=lambda one: None, at_most=at_once
+        self.batches: Batches[Ask, tuple[str, Body]] = Batches(
+            self._requests, key=lambda one: None, at_most=at_once
         )
 
     async def say(self, asked: Ask) -> CountedReply:
         """The reply, in the owner's words."""
+        path, about = await self.batches.do(asked)
+        sampling = dict(asked.options)
         body = {
             "model": self.model,
-            "messages": await self.batches.do(asked),
-            **_sampling(dict(asked.options)),
+            **about,
+            "temperature": sampling.get("temperature", 0),
+            "top_p": sampling.get("top_p", 1.0),
             **bad_words(asked.names.others(asked.seen)),
             "stream": True,
             "stream_options": {"include_usage": True},
         }
+        body = body_of(path, body, sampling["max_new_tokens"])
         text, usage = "", {"prompt_tokens": 0, "completion_tokens": 0}
         settled = Settled(self.backbone, asked)
         try:
-            async with self.client.stream("POST", "/chat/completions", json=body) as answer:
+            async with self.client.stream("POST", path, json=body) as answer:
                 if answer.status_code != 200:
                     raise _refusal(answer.status_code, await answer.aread())
                 async for line in answer.aiter_lines():
                     event = _event(line)
                     usage = event.get("usage") or usage
                     for choice in event.get("choices", ()):
-                        text += choice["delta"].get("content") or ""
+                        text += choice.get("text") or choice.get("delta", {}).get("content") or ""
                         settled.tell(text.strip())
         except httpx.HTTPError:
             raise Refusal(503, "The engine that speaks does not answer.") from None
@@ -81,33 +86,35 @@ class VllmEngine:
         self.batches.close()
         await self.client.aclose()
 
-    def _messages(self, asked: Sequence[Ask]) -> list[list[Message]]:
-        """What the engine is told of each: the first message holds the picture, or its tokens and rows."""
+    def _requests(self, asked: Sequence[Ask]) -> list[tuple[str, Body]]:
+        """What the engine is told of each: the picture, or its tokens and rows."""
         addressed = [
             address(self.backbone, one.prompt, one.seen, one.names.absent(one.prompt, one.seen))
             for one in asked
         ]
-        seen = [place for place, one in enumerate(addressed) if one.rows]
-        photos = [asked[place].photo for place in seen]
-        parts: dict[int, Message] = {}
-        if photos:
-            images, rows = [photo.image for photo in photos], [addressed[place].rows for place in seen]
+        entering = [place for place, one in enumerate(addressed) if one.rows or not self._chats]
+        made: dict[int, EngineInput] = {}
+        if entering:
+            photos = [asked[place].photo for place in entering]
+            prompts = [addressed[place].prompt for place in entering]
             with naming(photos, self.backbone.encode):
-                made = embeddings_of(self.backbone, images, rows)
-            parts = {place: dict(embeds_part(one)) for place, one in zip(seen, made, strict=True)}
+                images, rows = [photo.image for photo in photos], [addressed[at].rows for at in entering]
+                made = dict(zip(entering, engine_inputs(self.backbone, images, prompts, rows), strict=True))
         return [
-            self._turns(parts.get(place) or _picture_part(asked[place].photo), own)
+            made[place].request() if place in made else self._plain(asked[place].photo, own.prompt)
             for place, own in enumerate(addressed)
         ]
 
-    def _turns(self, part: Message, own: Address) -> list[Message]:
-        first, *later = turns_of(own.prompt)
-        text = {"type": "text", "text": self.backbone.instruction(first)}
-        said = [
-            {"role": "user" if place % 2 else "assistant", "content": turn}
-            for place, turn in enumerate(later)
-        ]
-        return [{"role": "user", "content": [part, text]}, *said]
+    @property
+    def _chats(self) -> bool:
+        """Whether the server can write the prompt around a picture itself."""
+        return isinstance(self.backbone, CausalBackbone) and self.backbone.prompt_template() is None
+
+    def _plain(self, photo: LoadedImage, prompt: Prompt) -> tuple[str, Body]:
+        assert isinstance(self.backbone, CausalBackbone)
+        first, *later = turns_of(prompt)
+        turns = [self.backbone.instruction(first), *later]
+        return "/chat/completions", {"messages": messages(_picture_part(photo), turns)}
 
 
 def _model_at(url: str, headers: dict[str, str]) -> str:
@@ -119,20 +126,11 @@ def _model_at(url: str, headers: dict[str, str]) -> str:
             "There is no vLLM server to speak through.",
             got=f"{url}: {type(error).__name__}",
             expected="the address of its OpenAI interface, such as http://127.0.0.1:8001/v1",
-            fix="start it, with --enable-mm-embeds; its key goes into MYVLM_ENGINE_KEY",
+            fix="start it, with what `server_flags` says; its key goes into MYVLM_ENGINE_KEY",
         ) from None
 
 
-def _sampling(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of transformers' `generate` as OpenAI's interface has them."""
-    return {
-        "max_completion_tokens": options["max_new_tokens"],
-        "temperature": options.get("temperature", 0),
-        "top_p": options.get("top_p", 1.0),
-    }
-
-
-def _picture_part(photo: LoadedImage) -> Message:
+def _picture_part(photo: LoadedImage) -> Body:
     """The picture as it was measured and turned here, pixel by pixel."""
     buffer = io.BytesIO()
     photo.image.save(buffer, "PNG", compress_level=1)

@@ -1,0 +1,90 @@
+"""vLLM itself says what we say: offline, by its server, and behind `myvlm serve`.
+
+It wants an environment of its own, with a torch of its own; without one these tests are left out, and what
+vLLM is given is read in `test_vllm.py` as vLLM reads it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from myvlm import MyVLM
+from myvlm.backbones import ConceptRows
+from myvlm.serving.checkpoint import export_vllm
+from myvlm.serving.entering import engine_inputs
+from myvlm.serving.vllm import VllmServer, body_of, server_flags
+from myvlm.tinyworld.fewshot import pictures as draw
+from tests.support import stock_vllm
+from tests.support.taught import Taught, around
+from tests.support.tiny import pictures
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not stock_vllm.PYTHON, reason="MYVLM_VLLM names no Python that has vLLM (.github/CONTRIBUTING.md)"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny models: one that is given whole prompts, one that is given rows as pictures of a token."""
+    folder = tmp_path_factory.mktemp("models")
+    stock_vllm.made(folder, "smolvlm", "qwen3_vl")
+    return folder
+
+
+def test_offline_it_says_token_by_token_what_we_say(models: Path, tmp_path: Path) -> None:
+    figures = stock_vllm.run(models, tmp_path)
+    assert figures["vllm_same"] == {"qwen3_vl": "6 of 6", "smolvlm": "6 of 6"}
+    assert figures["vllm_families"] == 2
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "qwen3_vl"])
+def test_its_server_says_it_too(family: str, models: Path, tmp_path: Path) -> None:
+    vlm = MyVLM.from_pretrained(str(models / family), device="cpu")
+    backbone: Any = vlm.backbone
+    shown = pictures(3)
+    rows = [[ConceptRows(backbone.word_direction("mug")[None].repeat(n, 1))] if n else [] for n in (0, 1, 4)]
+    prompts = ["Describe the image."] * 3
+    expected = backbone.generate(shown, prompts, rows, max_new_tokens=8)
+    with stock_vllm.serving(models / family, tmp_path, server_flags(vlm)) as url, httpx.Client() as client:
+        for entry, own in zip(engine_inputs(backbone, shown, prompts, rows), expected, strict=True):
+            path, asked = entry.request()
+            more = {"temperature": 0, "logit_bias": {str(backbone.prompter.sentinel_id): -100}}
+            body = body_of(path, {"model": str(models / family), **asked, **more}, 8)
+            answer = client.post(f"{url}{path}", json=body, timeout=120)
+            assert answer.status_code == 200, answer.text
+            [choice] = answer.json()["choices"]
+            said = choice["text"] if path == "/completions" else choice["message"]["content"]
+            assert said.strip() == own.text
+
+
+def test_a_taught_model_is_spoken_for_by_its_server_and_behind_ours(
+    vlm: MyVLM, taught: Taught, tmp_path: Path
+) -> None:
+    pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
+    from myvlm.serving.http.speaking.engine import VllmEngine
+    from tests.support.served import MODEL, about, library_of, served
+
+    speaking = around(vlm)
+    speaking.concepts.add(taught.folder)
+    shown = [*draw(taught.kit.present)[:4], *draw(taught.kit.other)[:4]]
+    expected = speaking.caption(shown)
+    assert {bool(one.seen) for one in expected} == {True, False}
+    folder = export_vllm("tinyworld/llava", tmp_path / "llava")
+    with stock_vllm.serving(folder, tmp_path, [*server_flags(vlm), "--max-model-len", "384"]) as url:
+        server = VllmServer(speaking, url)
+        with server.client:
+            assert [one.text for one in server.caption(shown)] == [one.text for one in expected]
+        engine = VllmEngine(around(vlm), url, at_once=8)
+        library = library_of(tmp_path / "anna", taught.folder)
+        with served(around(vlm), {"anna": library}, engine=engine) as ours, ours.client("anna") as client:
+            for picture, right in zip(shown, expected, strict=True):
+                made: Any = client.chat.completions.create(model=MODEL, messages=about(picture))  # type: ignore[arg-type]
+                assert made.choices[0].message.content == right.text
+                assert [one["identifier"] for one in made.myvlm["seen"]] == list(right.seen)

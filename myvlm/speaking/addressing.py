@@ -60,13 +60,14 @@ class Names:
 
     def in_prompt(self, prompt: Prompt) -> tuple[Concept, ...]:
         """Those whom the user names in a prompt, by their identifiers."""
-        if prompt not in self._in_prompts:
+        found = self._in_prompts.get(prompt)
+        if found is None:
             asked = " ".join(turns_of(prompt)[::2])
             found = tuple(one for one in self.concepts if contains_word(asked, one.identifier))
             if len(self._in_prompts) >= MANY_PROMPTS:
                 self._in_prompts.clear()
             self._in_prompts[prompt] = found
-        return self._in_prompts[prompt]
+        return found
 
     def absent(self, prompt: Prompt, seen: Sequence[Concept]) -> list[Concept]:
         """Those whom a prompt names and who are not seen."""

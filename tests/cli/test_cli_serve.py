@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 
 from myvlm.serving.http import app as serving
+from myvlm.serving.http.libraries import FolderLibrary
 from tests.support.command import Myvlm
 from tests.support.taught import Taught
 
@@ -51,7 +52,19 @@ def test_each_owner_has_a_folder_and_a_token(myvlm: Myvlm, tmp_path: Path) -> No
     assert made.document["token"] not in (tmp_path / "owners.json").read_text()
     done = myvlm("serve", "--owners", tmp_path / "owners.json", "--libraries", tmp_path, "--host", "0.0.0.0")
     assert done.code == 0, done.stderr
-    assert started[0].app.state.owners.folders == {"anna": tmp_path / "anna"}
+    assert started[0].app.state.owners.place("anna") == FolderLibrary(tmp_path / "anna")
+
+
+def test_concepts_and_libraries_may_lie_at_an_address(myvlm: Myvlm, tmp_path: Path, taught: Taught) -> None:
+    pytest.importorskip("fsspec", reason="the extra [share] is not installed")
+    place = f"memory://{tmp_path.name}"
+    taught.concept.save(f"{place}/sks")
+    assert myvlm("serve", "--concepts", place).code == 0
+    assert list(started[0].app.state.owners.library("local")) == [taught.word]
+    myvlm("token", "anna", "--owners", tmp_path / "owners.json")
+    assert myvlm("serve", "--owners", tmp_path / "owners.json", "--libraries", place).code == 0
+    assert started[1].app.state.owners.place("anna").url == f"{place}/anna"
+    assert list(started[1].app.state.owners.library("anna")) == []
 
 
 @pytest.mark.parametrize(
@@ -62,6 +75,10 @@ def test_each_owner_has_a_folder_and_a_token(myvlm: Myvlm, tmp_path: Path) -> No
         (["--owners", "owners.json"], "a folder of their own"),
         (["--owners", "owners.json", "--libraries", "."], "no file owners.json"),
         (["--owners", "owners.json", "--libraries", "nothing"], "no folder nothing"),
+        (["--owners", "owners.json", "--libraries", "hf://me/people"], "history keeps what is erased"),
+        (["--concepts", "sftp://me:secret@there/people"], "a password in it"),
+        (["--concepts", "simplecache::s3://things"], "copies may stay"),
+        (["--concepts", "nowhere://things"], "no address that is known here"),
     ],
 )
 def test_what_cannot_be_served_is_said_before_a_model_is_loaded(

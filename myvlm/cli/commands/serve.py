@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from rich.text import Text
 from myvlm.cli import opening, options
 from myvlm.cli.screen import Screen, screen
 from myvlm.concepts import collection
+from myvlm.concepts.remote.address import place_of
 from myvlm.errors import InputError, MissingFileError, import_extra
 
 OwnersFile = Annotated[
@@ -25,8 +27,8 @@ def serve(
     concepts: options.Collection = None,
     owners: OwnersFile = None,
     libraries: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="With --owners: where each has a folder."),
+        str | None,
+        typer.Option(metavar="DIR", help="With --owners: where each has a folder; or an address."),
     ] = None,
     host: Annotated[str, typer.Option(help="One that others reach needs a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
@@ -61,7 +63,7 @@ def serve(
         if owners is None:
             access = Access(LOCAL, may_change)
             tokens = Tokens({digest(token): access}) if token else Tokens({}, anonymous=access)
-            folders = {LOCAL: collection.chosen(opening.here(concepts))}
+            folders = {LOCAL: _place_of_concepts(concepts)}
         else:
             if token or may_change or concepts or libraries is None:
                 raise InputError(
@@ -70,12 +72,12 @@ def serve(
                     expected="--owners FILE.json --libraries DIR",
                     fix="leave the others out; `myvlm token` writes the file",
                 )
-            if not libraries.is_dir():
-                raise MissingFileError(
-                    f"There is no folder {libraries}.", expected="a folder", fix=f"mkdir {libraries}"
-                )
+            place = _place_of_libraries(libraries)
             tokens = read_tokens(owners)
-            folders = {owner: libraries / owner for owner in tokens.owners}
+            folders = {
+                owner: place / owner if isinstance(place, Path) else f"{place}/{owner}"
+                for owner in tokens.owners
+            }
         check_address(host, tokens)
         vlm = opening.open_model(out, backbone, device, dtype)
         limits = Limits(requests=requests)
@@ -105,6 +107,31 @@ def token(
         made = new_token(owners, owner, may_change=may_change)
         out.written.append(owners)
         out.show({"owner": owner, "token": made, "may_change": may_change}, Text(made))
+
+
+def _place_of_concepts(given: str | None) -> Path | str:
+    place = None if given is None else place_of(given, "folder of concepts")
+    return _reached(place) if isinstance(place, str) else collection.chosen(place)
+
+
+def _place_of_libraries(given: str) -> Path | str:
+    place = place_of(given, "folder of libraries")
+    if isinstance(place, str):
+        return _reached(place)
+    if not place.is_dir():
+        raise MissingFileError(f"There is no folder {place}.", expected="a folder", fix=f"mkdir {place}")
+    return place
+
+
+def _reached(url: str) -> str:
+    """The address, once it has answered. Raises InputError, MissingPackageError, RemoteError."""
+    from myvlm.concepts.remote.store import Store
+    from myvlm.serving.http.libraries import library_at
+
+    library_at(url)
+    with suppress(MissingFileError):  # nothing is there yet
+        Store(url).folders()
+    return url
 
 
 def _engine_key() -> str | None:

@@ -15,6 +15,12 @@ AT_ONCE = 16
 WITH_FOLDERS = frozenset("sftp ssh ftp smb hdfs webhdfs webdav".split())
 """Schemes under which a folder must be made before a file is put into it."""
 
+_VERSION = (
+    "ETag", "etag", "md5Hash", "content_md5", "checksum", "LastModified", "last_modified", "mtime",
+    "modified", "created", "size",
+)  # fmt: skip
+"""What stores call what tells one content of a file from another."""
+
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
@@ -54,6 +60,21 @@ class Store:
         # Some file systems give back what they were asked for with another beginning.
         inside = f"{self._root.strip('/')}/"
         return sorted(one.strip("/")[len(inside) :] for one in found if one.strip("/").startswith(inside))
+
+    def versions(self, name: str) -> dict[str, str]:
+        """What the store says of each file of that name, somewhere under the address: what it holds, or when
+        it was put there."""
+        with reaching(self.url):
+            try:
+                self._files.invalidate_cache()
+                found = self._files.find(self._root, detail=True)
+            except FileNotFoundError:
+                return {}
+        return {
+            path: " ".join(str(about[one]) for one in _VERSION if one in about)
+            for path, about in found.items()
+            if path.rpartition("/")[2] == name
+        }
 
     def folders(self) -> list[str]:
         """The names of what looks like a folder right under the address; hidden ones are passed over."""

@@ -29,7 +29,7 @@ from myvlm.serving.http.speaking.looking import looking
 def create_app(
     vlm: MyVLM,
     tokens: Tokens,
-    folders: Mapping[str, Path],
+    folders: Mapping[str, Path | str],
     *,
     limits: Limits | None = None,
     engine: Engine | None = None,
@@ -39,7 +39,7 @@ def create_app(
     Args:
         vlm: speaks and learns; its own library is not used.
         tokens: who may come in.
-        folders: of concept folders, by owner.
+        folders: of concept folders, or addresses, by owner.
         limits: of all that clients send.
         engine: speaks in the place of `vlm`, such as a `VllmEngine`.
     """

@@ -199,7 +199,8 @@ async def _seen(state: Any, owner: str, photo: LoadedImage, chosen: list[str] | 
     owners: Owners = state.owners
     looking: Looking = state.looking
     for again in (True, False):
-        library = await asyncio.to_thread(owners.library, owner)
+        loaded = await asyncio.to_thread(owners.loaded, owner)
+        library = loaded.library
         for name in chosen or ():
             library[name]  # says so where there is none
         if chosen == [] or not library:
@@ -209,7 +210,7 @@ async def _seen(state: Any, owner: str, photo: LoadedImage, chosen: list[str] | 
         if await asyncio.to_thread(check_usable, state.vlm, concepts):
             there = {concept.identifier for concept in concepts}
             found = [one for one in found if one.identifier in there]
-            return _Seen(photo, found, concepts, Names(state.vlm.backbone, library.values()))
+            return _Seen(photo, found, concepts, loaded.names(state.vlm.backbone))
         if again:
             owners.let_go(owner)
     raise Refusal(409, "The concepts are being changed: ask again.")

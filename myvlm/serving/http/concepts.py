@@ -12,7 +12,6 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from myvlm.concepts import collection
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.correcting import Correction
 from myvlm.heads.features import forget_pictures
@@ -36,6 +35,7 @@ class _Enrol(BaseModel):
     captions: list[str | list[str]] | None = None
     questions: list[tuple[str, str]] | None = None
     kind: str = "object"
+    face_consent: bool = False
     stream: bool = False
 
 
@@ -64,7 +64,10 @@ async def show(request: Request) -> AsciiJson:
 
 @router.post("/v1/concepts")
 async def enrol(request: Request, wanted: _Enrol) -> Response:
-    """Learn a concept from photos; with `stream`, its progress comes as server-sent events."""
+    """Learn a concept from photos; with `stream`, its progress comes as server-sent events.
+
+    Where the owner's library lies at an address, `face_consent` says that a person agrees to be there.
+    """
     state = request.app.state
     owner = _who_may_change(request)
     limits: Limits = state.limits
@@ -85,7 +88,7 @@ async def enrol(request: Request, wanted: _Enrol) -> Response:
             questions=wanted.questions,
             kind=wanted.kind,
         )
-        enrolment = Enrolment(owner, lesson)
+        enrolment = Enrolment(owner, lesson, face_consent=wanted.face_consent)
         await asyncio.to_thread(learner.check, enrolment)
         stack.enter_context(learner.place())
         made = learner.learn(enrolment)
@@ -111,11 +114,9 @@ async def correct(request: Request, identifier: str, said: _Correct) -> AsciiJso
             library = owners.library(owner)
             try:
                 correction = library.correct(photo, identifier, present=said.present, box=said.box)
-                concept = library[identifier]
-                assert concept.folder is not None, "it was loaded from there"
-                concept.save(concept.folder)
+                owners.place(owner).replace(library[identifier])
             finally:
-                owners.let_go(owner)  # the folder is what counts, also where it could not be written
+                owners.let_go(owner)  # what lies there is what counts, also where it could not be written
             return correction
 
     async with asyncio.timeout(state.limits.seconds), state.pictures.read(owner, [said.photo]) as [photo]:
@@ -131,7 +132,7 @@ async def rename(request: Request, identifier: str, wanted: _Rename) -> AsciiJso
 
     def change() -> Concept:
         with owners.lock(owner):
-            collection.rename(owners.folders[owner], identifier, wanted.identifier)
+            owners.place(owner).rename(identifier, wanted.identifier)
             owners.let_go(owner)
         return owners.library(owner)[wanted.identifier]
 
@@ -150,12 +151,13 @@ async def remove(request: Request, identifier: str, erase: bool = False) -> Asci
 
     def change() -> None:
         with owners.lock(owner):
+            place = owners.place(owner)
+            try:
+                place.erase(identifier) if erase else place.remove(identifier)
+            finally:
+                owners.let_go(owner)
             if erase:
-                collection.erase(owners.folders[owner], identifier)
                 forget_pictures()
-            else:
-                collection.remove(owners.folders[owner], identifier)
-            owners.let_go(owner)
 
     await asyncio.to_thread(change)
     if erase:

@@ -21,6 +21,7 @@ from myvlm.errors import (
     InputError,
     MissingFileError,
     MyVLMError,
+    RemoteError,
     UnknownConceptError,
 )
 
@@ -103,6 +104,8 @@ def as_refusal(error: Exception) -> Refusal:
     if isinstance(error, BackboneError) and "no place for what was said" in error.what:
         return Refusal(400, str(error))
     _note(error)
+    if isinstance(error, RemoteError):
+        return Refusal(503, "Where the concepts lie cannot be reached. The request may be sent again.")
     if isinstance(error, MyVLMError):
         return Refusal(500, "A concept or the model cannot be used here; who runs the server can see why.")
     return Refusal(500, "The server failed. The request may be sent again.")

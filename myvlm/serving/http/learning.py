@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import re
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
 from typing import Any
 
 from myvlm.api import MyVLM
-from myvlm.concepts import collection
 from myvlm.concepts.concept import Concept
-from myvlm.errors import ConceptExistsError
 from myvlm.learning.dataset import Lesson
 from myvlm.learning.progress import LearningProgress
 from myvlm.serving.http.errors import Refusal
@@ -36,10 +31,11 @@ class Enrolment:
 
     owner: str
     lesson: Lesson
+    face_consent: bool = False
 
 
 class Learner:
-    """Learns concepts for owners and writes them into their folders, one at a time.
+    """Learns concepts for owners and puts them where the owners' lie, one at a time.
 
     Args:
         vlm: whose backbone learns; its own library is not touched.
@@ -73,7 +69,10 @@ class Learner:
         Raises:
             Refusal: the owner has too many concepts.
             ConceptExistsError: the owner has a concept of that word.
+            InputError: there is no such kind of head, or a face may not go where the owner's concepts lie.
         """
+        kind, consent = enrolment.lesson.kind, enrolment.face_consent
+        self.owners.place(enrolment.owner).check_may_hold(kind, face_consent=consent)
         known = self.owners.library(enrolment.owner)
         if len(known) >= self.limits.concepts:
             raise Refusal(409, f"An owner has at most {self.limits.concepts} concepts: erase some.")
@@ -119,25 +118,7 @@ class Learner:
         alone = self.vlm.with_concepts()
         [concept] = alone.learn_many([enrolment.lesson], progress=report)
         owner = enrolment.owner
-        folder = self.owners.folders[owner]
         with self.owners.lock(owner):
-            folder.mkdir(parents=True, exist_ok=True)
-            collection.check_free(folder, concept.identifier)
-            concept.save(place_in(folder, concept.identifier))
+            self.owners.place(owner).add(concept, face_consent=enrolment.face_consent)
             self.owners.let_go(owner)
         return concept
-
-
-def place_in(folder: Path, identifier: str) -> Path:
-    """Where a concept of that identifier goes: a name that every disk takes, and that leads nowhere else.
-
-    >>> place_in(Path("anna"), "sks").name, place_in(Path("anna"), "..").name[:8]
-    ('sks-6557b92f', 'concept-')
-    """
-    readable = re.sub(r"[^a-z0-9]+", "-", identifier.lower())[:40].strip("-") or "concept"
-    place = folder / f"{readable}-{hashlib.sha256(identifier.encode()).hexdigest()[:8]}"
-    if place.exists():
-        raise ConceptExistsError(
-            "There is a concept in that place already.", got=identifier, expected="a word that is free"
-        )
-    return place

@@ -15,13 +15,15 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
+from myvlm.backbones import Backbone
 from myvlm.concepts.concept import Concept
-from myvlm.concepts.disk.storage import concept_folders
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptFileError, InputError, MyVLMError
 from myvlm.files.reading import read_json
 from myvlm.files.writing import write_whole
 from myvlm.runtime.locks import OneAtATime
+from myvlm.serving.http.libraries import OwnedLibrary, library_at
+from myvlm.speaking.addressing import Names
 
 _log = logging.getLogger(__name__)
 
@@ -128,31 +130,50 @@ def new_token(file: Path, owner: str, *, may_change: bool) -> str:
     return token
 
 
-@dataclass(frozen=True, eq=False)
-class _Loaded:
-    library: ConceptLibrary
-    state: object
-    nbytes: int
+class Loaded:
+    """A library in memory, and the names in it as the model reads and writes them.
+
+    Args:
+        library: of one owner.
+        state: of where it lies, when it was read.
+        nbytes: about.
+    """
+
+    def __init__(self, library: ConceptLibrary, state: object, nbytes: int) -> None:
+        self.library, self.state, self.nbytes = library, state, nbytes
+        self._names: tuple[object, Names] | None = None
+
+    def names(self, backbone: Backbone) -> Names:
+        """Made anew once the library has changed: of ten thousand concepts it takes a second."""
+        known, state = self._names, self.library.state
+        if known is None or known[0] is not state:
+            self._names = known = state, Names(backbone, self.library.values())
+        return known[1]
 
 
 class Owners:
-    """The libraries of all owners, each read from its folder when it is asked for.
+    """The libraries of all owners, each read from where it lies when it is asked for.
 
-    The folder is what counts: a library is read again once something was added to it, replaced or taken out,
-    by whomever. Concepts that are damaged or were learned for another model are passed over, with a note.
+    What lies there is what counts: a library is read again once something was added to it, replaced or taken
+    out, by whomever. Concepts that are damaged or were learned for another model are passed over with a note.
 
     Args:
-        folders: of concept folders, by owner; one that is not there is an empty library.
+        folders: of concept folders, or addresses, by owner; one that is not there is an empty library.
         fingerprint: of the model.
         device: where encoders run.
         at_most: bytes of all libraries in memory, about.
+
+    Raises:
+        InputError: an address that no library of a server can be at.
     """
 
-    def __init__(self, folders: Mapping[str, Path], *, fingerprint: str, device: str, at_most: int) -> None:
-        self.folders = dict(folders)
+    def __init__(
+        self, folders: Mapping[str, Path | str], *, fingerprint: str, device: str, at_most: int
+    ) -> None:
+        self._places = {owner: library_at(folder) for owner, folder in folders.items()}
         self.at_most = at_most
         self._fingerprint, self._device = fingerprint, device
-        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
+        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._lock = OneAtATime()
         self._locks = {owner: OneAtATime() for owner in folders}
 
@@ -168,59 +189,64 @@ class Owners:
         with self._lock:
             return list(self._loaded)
 
+    def place(self, owner: str) -> OwnedLibrary:
+        """Where the owner's concepts lie."""
+        return self._places[owner]
+
     def lock(self, owner: str) -> OneAtATime:
-        """Held by whoever changes the folder."""
+        """Held by whoever changes what lies there."""
         return self._locks[owner]
 
     def library(self, owner: str) -> ConceptLibrary:
-        """The library of one owner and of no other, as its folder is now."""
-        folder = self.folders[owner]
-        state = _state_of(folder)
+        """The library of one owner and of no other, as it lies there now. Raises RemoteError."""
+        return self.loaded(owner).library
+
+    def loaded(self, owner: str) -> Loaded:
+        """The same, with its names."""
+        place = self._places[owner]
+        state = place.state()
         with self._lock:
             known = self._loaded.get(owner)
             if known is not None and known.state == state:
                 self._loaded.move_to_end(owner)
-                return known.library
-        library = self._read(folder)
-        loaded = _Loaded(library, state, sum(map(_bytes_of, library.values())))
+                return known
+        library, nbytes = self._read(place)
+        loaded = Loaded(library, state, nbytes)
         with self._lock:
             self._loaded[owner] = loaded
             self._loaded.move_to_end(owner)
             while len(self._loaded) > 1 and sum(one.nbytes for one in self._loaded.values()) > self.at_most:
                 self._loaded.popitem(last=False)
-        return library
+        return loaded
 
     def let_go(self, owner: str) -> None:
         """Have the library read anew when it is next asked for."""
         with self._lock:
             self._loaded.pop(owner, None)
 
-    def _read(self, folder: Path) -> ConceptLibrary:
-        library = ConceptLibrary(device=self._device)
-        for one in concept_folders(folder.resolve()):
-            try:
-                concept = Concept.load(one, device=self._device, lazy=True)
-                if concept.learned_elsewhere(self._fingerprint):
-                    raise ConceptFileError("It was learned for another model.")
-                library.add(concept)
-            except MyVLMError as error:
-                _log.warning("passing over %s: %s", one, error.what)
-        return library
+    def _read(self, place: OwnedLibrary) -> tuple[ConceptLibrary, int]:
+        library, nbytes = ConceptLibrary(device=self._device), 0
+        with place.found() as found:
+            for path, url in found:
+                try:
+                    if url is None:
+                        concept = Concept.load(path, device=self._device, lazy=True)
+                    else:
+                        concept = Concept.from_copy(path, url, device=self._device)
+                    if concept.learned_elsewhere(self._fingerprint):
+                        raise ConceptFileError("It was learned for another model.")
+                    library.add(concept)
+                    nbytes += OF_A_CONCEPT + 2 * _bytes_in(path)
+                except MyVLMError as error:
+                    _log.warning("passing over %s: %s", url or path, error.what)
+        return library, nbytes
 
 
-def _state_of(folder: Path) -> object:
-    try:
-        found = os.stat(folder)
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
-
-
-def _bytes_of(concept: Concept) -> int:
-    folder = concept.folder
+def _bytes_in(folder: Path) -> int:
+    """Of a concept's arrays."""
     arrays = 0
-    if folder is not None:
-        for place in (folder, folder / "embeddings"):
+    for place in (folder, folder / "embeddings"):
+        if place.is_dir():
             with os.scandir(place) as inside:
                 arrays += sum(one.stat().st_size for one in inside if one.name.endswith(".safetensors"))
-    return OF_A_CONCEPT + 2 * arrays
+    return arrays

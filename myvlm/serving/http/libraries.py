@@ -1,0 +1,297 @@
+"""Where an owner's concepts lie: a folder of this machine, or an address that fsspec knows.
+
+At an address nothing can be locked, and nothing is told of what others write there. So one server writes a
+library: two that learn one word at once leave two concepts, of which the second is passed over. What others
+change is seen when the address is listed next, a few seconds later; a concept is whole or as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
+from dataclasses import dataclass, field
+from hashlib import sha256
+from os import stat
+from pathlib import Path
+from re import sub
+from time import monotonic
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from myvlm.concepts import collection
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.disk.storage import RECORD, concept_folders, read_record
+from myvlm.concepts.remote.address import check_may_leave, is_biometric, place_of
+from myvlm.concepts.remote.store import Store
+from myvlm.concepts.remote.transfer import fetched_all
+from myvlm.errors import (
+    ConceptExistsError,
+    ConceptFileError,
+    InputError,
+    MissingFileError,
+    NotWritableError,
+    UnknownConceptError,
+)
+from myvlm.heads import head_class
+from myvlm.text import check_identifier, composed, folded
+
+LISTED_EVERY = 5.0
+"""Seconds between two looks at whether an address holds something else than before."""
+
+
+class OwnedLibrary(Protocol):
+    """The concepts of one owner, where they lie. What cannot be written or reached is an error of ours."""
+
+    def state(self) -> object:
+        """Another one once something was added, replaced or taken out, by whomever."""
+        ...
+
+    @contextmanager
+    def found(self) -> Iterator[list[tuple[Path, str | None]]]:
+        """Within it the concepts are folders here, each with its address where it is a copy of one there."""
+        ...
+
+    def check_may_hold(self, kind: str, *, face_consent: bool) -> None:
+        """Raise InputError unless a concept of that kind of head may be put there."""
+        ...
+
+    def add(self, concept: Concept, *, face_consent: bool = False) -> None:
+        """Put a concept there that is new. Raises ConceptExistsError where a word of it is taken."""
+        ...
+
+    def replace(self, concept: Concept) -> None:
+        """Put one there again, which came from there."""
+        ...
+
+    def rename(self, old: str, new: str) -> None:
+        """Call one by another word. Raises UnknownConceptError, ConceptExistsError."""
+        ...
+
+    def remove(self, identifier: str) -> None:
+        """Put one aside. Raises UnknownConceptError."""
+        ...
+
+    def erase(self, identifier: str) -> None:
+        """Delete one with all that was put aside of it, and look that it is gone. Raises as `remove`."""
+        ...
+
+
+def library_at(given: Path | str) -> OwnedLibrary:
+    """The library in a folder or at an address, which need not be there yet.
+
+    Raises:
+        InputError: an address that no library of a server can be at.
+
+    >>> library_at("s3://people/anna"), library_at(Path("people/anna"))
+    (RemoteLibrary(url='s3://people/anna'), FolderLibrary(folder=PosixPath('people/anna')))
+    """
+    place = place_of(given, "folder of concept folders")
+    if isinstance(place, Path):
+        return FolderLibrary(place)
+    why = None
+    if place.startswith("hf://"):
+        why = "a hub, whose history keeps what is erased"
+    elif "::" in place:
+        why = "a chain, of which copies may stay"
+    elif urlsplit(place).password:
+        why = "an address with a password in it, which errors and logs would quote"
+    if why:
+        raise InputError(
+            "No library of a server can lie there.",
+            got=why,
+            expected="a folder, or an address such as s3://bucket/people",
+            fix="put the libraries elsewhere; what a store asks of its users goes into its own settings",
+        )
+    return RemoteLibrary(place)
+
+
+@dataclass(frozen=True)
+class FolderLibrary:
+    """A library in a folder."""
+
+    folder: Path
+
+    def state(self) -> object:
+        try:
+            found = stat(self.folder)
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+    @contextmanager
+    def found(self) -> Iterator[list[tuple[Path, str | None]]]:
+        yield [(one, None) for one in concept_folders(self.folder.resolve())]
+
+    def check_may_hold(self, kind: str, *, face_consent: bool) -> None:
+        """Everything may stay on this machine."""
+
+    def add(self, concept: Concept, *, face_consent: bool = False) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        collection.check_free(self.folder, concept.identifier)
+        place = self.folder / name_of(concept.identifier)
+        if place.exists():
+            raise _taken(concept.identifier)
+        concept.save(place)
+
+    def replace(self, concept: Concept) -> None:
+        assert concept.folder is not None, "it was loaded from there"
+        concept.save(concept.folder)
+
+    def rename(self, old: str, new: str) -> None:
+        collection.rename(self.folder, old, new)
+
+    def remove(self, identifier: str) -> None:
+        collection.remove(self.folder, identifier)
+
+    def erase(self, identifier: str) -> None:
+        collection.erase(self.folder, identifier)
+
+
+@dataclass(eq=False)
+class RemoteLibrary:
+    """A library at an address."""
+
+    url: str
+    _listed: tuple[float, object] | None = field(default=None, init=False, repr=False)
+    _changes: int = field(default=0, init=False, repr=False)
+
+    def state(self) -> object:
+        listed, changes = self._listed, self._changes
+        if listed is None or monotonic() - listed[0] > LISTED_EVERY:
+            listed = monotonic(), Store(self.url).versions(RECORD)
+            if changes == self._changes:  # else it may be of before a change of our own
+                self._listed = listed
+        return listed[1]
+
+    @contextmanager
+    def found(self) -> Iterator[list[tuple[Path, str | None]]]:
+        with ExitStack() as stack:
+            copies: list[tuple[Path, str]] = []
+            with suppress(MissingFileError):
+                copies = stack.enter_context(fetched_all(self.url))
+            yield list(copies)
+
+    def check_may_hold(self, kind: str, *, face_consent: bool) -> None:
+        if is_biometric(head_class(kind)):
+            check_may_leave(["that person"], self.url, face_consent=face_consent)
+
+    def add(self, concept: Concept, *, face_consent: bool = False) -> None:
+        self._check_free(concept.identifier)
+        name = name_of(concept.identifier)
+        if f"{name}/{RECORD}" in Store(self.url).names():
+            raise _taken(concept.identifier)
+        self._save(concept, f"{self.url}/{name}", face_consent=face_consent)
+
+    def replace(self, concept: Concept) -> None:
+        assert concept.url is not None, "it was loaded from there"
+        self._save(concept, concept.url, face_consent=True)  # which was said when it was put there
+
+    def rename(self, old: str, new: str) -> None:
+        concept = self._loaded(old)
+        new = check_identifier(new)
+        self._check_free(new, but=concept.identifier)
+        renamed = copy(concept)
+        renamed.identifier = new
+        self.replace(renamed)
+
+    def remove(self, identifier: str) -> None:
+        name, store = self._name(identifier), Store(self.url)
+        there = store.names()
+        aside = (
+            f"{collection.REMOVED}/{name}{number}" for number in ["", *(f"-{n}" for n in range(2, 1000))]
+        )
+        target = next(one for one in aside if f"{one}/{RECORD}" not in there)
+        files = store.read(one for one in there if one.startswith(f"{name}/"))
+        record = {f"{name}/{RECORD}": files.pop(f"{name}/{RECORD}")}
+        for some in (files, record):
+            store.write({one.replace(name, target, 1): data for one, data in some.items()})
+        self._delete(store, name)
+
+    def erase(self, identifier: str) -> None:
+        doomed, store = self._names_aside(identifier), Store(self.url)
+        try:
+            doomed.append(self._name(identifier))
+        except UnknownConceptError:
+            if not doomed:
+                raise
+        for name in [*doomed, name_of(identifier)]:  # and what an upload that broke off may have left
+            if name in doomed or f"{name}/{RECORD}" not in store.names():
+                self._delete(store, name)
+
+    def _delete(self, store: Store, name: str) -> None:
+        """Take away all that lies under a name, so that it is no concept from the first file on."""
+        inside = [one for one in store.names() if one.startswith(f"{name}/")]
+        with self._changing():
+            store.delete(one for one in inside if one == f"{name}/{RECORD}")
+            store.delete(one for one in inside if one != f"{name}/{RECORD}")
+        if left := [one for one in store.names() if one.startswith(f"{name}/")]:
+            raise NotWritableError(
+                f"{self.url} could not be erased whole.",
+                got=", ".join(left[:5]),
+                expected="nothing under that name",
+                fix="delete it by hand",
+            )
+
+    def _save(self, concept: Concept, url: str, *, face_consent: bool) -> None:
+        with self._changing():
+            concept.save(url, face_consent=face_consent)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """After it the address is listed anew, whatever was listed meanwhile."""
+        try:
+            yield
+        finally:
+            self._changes += 1
+            self._listed = None
+
+    def _words(self) -> dict[str, tuple[str, str]]:
+        """What the concepts are called and were learned with, by their names there."""
+        words = {}
+        with self.found() as found:
+            for path, _ in found:
+                with suppress(ConceptFileError):
+                    record = read_record(path)
+                    words[path.name] = record.identifier, record.spoken
+        return words
+
+    def _check_free(self, word: str, *, but: str | None = None) -> None:
+        for identifier, spoken in self._words().values():
+            if identifier != but and folded(word) & folded(identifier, spoken):
+                raise ConceptExistsError(
+                    f"The word {word!r} is taken.", got=repr(identifier), expected="a word that is free"
+                )
+
+    def _name(self, identifier: str) -> str:
+        for name, (known, _) in self._words().items():
+            if known == composed(identifier):
+                return name
+        raise UnknownConceptError(f"No concept {identifier!r} is at {self.url}.", got=identifier)
+
+    def _names_aside(self, identifier: str) -> list[str]:
+        aside = RemoteLibrary(f"{self.url}/{collection.REMOVED}")._words()
+        return [
+            f"{collection.REMOVED}/{name}"
+            for name, (known, _) in aside.items()
+            if known == composed(identifier)
+        ]
+
+    def _loaded(self, identifier: str) -> Concept:
+        return Concept.load(f"{self.url}/{self._name(identifier)}")
+
+
+def name_of(identifier: str) -> str:
+    """What the folder of a concept is called: a name that every disk takes, and that leads nowhere else.
+
+    >>> name_of("sks"), name_of("..")[:8]
+    ('sks-6557b92f', 'concept-')
+    """
+    readable = sub(r"[^a-z0-9]+", "-", identifier.lower())[:40].strip("-") or "concept"
+    return f"{readable}-{sha256(identifier.encode()).hexdigest()[:8]}"
+
+
+def _taken(identifier: str) -> ConceptExistsError:
+    return ConceptExistsError(
+        "There is a concept in that place already.", got=identifier, expected="a word that is free"
+    )

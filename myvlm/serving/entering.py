@@ -179,7 +179,7 @@ class WholePrompt(EngineInput):
         return {"prompt_embeds": self.embeddings}
 
     def request(self) -> tuple[str, Body]:
-        return "/completions", {"prompt": "", "prompt_embeds": encoded(self.embeddings)}
+        return "/completions", {"prompt_embeds": encoded(self.embeddings)}  # "prompt" would be another one
 
 
 Way = type[ImageEmbeddings] | type[PicturesOfRows] | type[WholePrompt]

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Protocol
 
 from myvlm.api import MyVLM
+from myvlm.boxes import Box
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.correcting import Correction
 from myvlm.errors import InputError, MyVLMError
 from myvlm.images import LoadedImage, load_images
+from myvlm.learning.captions import is_person
 from myvlm.learning.progress import LearningProgress
 from myvlm.results import AttentionMap, Reply
 
@@ -82,14 +84,15 @@ class Desk:
         *,
         category: str,
         captions: str = "",
-        person: bool = False,
+        kind: str | None = None,
         show: Callable[[LearningProgress], None] = lambda state: None,
     ) -> Concept:
         """Learn a concept from photos and keep it; all of it or nothing.
 
         Args:
             captions: a line a photo; none, and the model writes them.
-            person: known by the face.
+            kind: of its head, such as `object` or `face`; by what it is where not given: a person's category
+                is known by the face.
             show: told how far it is.
 
         Raises: as `MyVLM.learn`.
@@ -109,7 +112,7 @@ class Desk:
             list(photos),
             category=category,
             captions=lines or None,
-            kind="face" if person else "object",
+            kind=kind or ("face" if category and is_person(category) else "object"),
             progress=told,
         )
         try:
@@ -157,14 +160,19 @@ class Desk:
         [reply] = vlm.ask([photo], question) if question else vlm.caption([photo])
         return reply
 
-    def correct(self, file: str | Path, identifier: str, *, present: bool) -> Correction:
+    def correct(
+        self, file: str | Path, identifier: str, *, present: bool, box: Box | None = None
+    ) -> Correction:
         """Say of a picture whether it shows a concept: its head learns that at once, and its folder knows.
+
+        Args:
+            box: left, top, right, bottom of the part that is meant, in pixels of the picture.
 
         Raises: as `MyVLM.correct`.
         """
         [photo] = load_images(file)
         named = LoadedImage(photo.image, Path(file).name)  # where it was dropped is of no use in the file
-        correction = self.vlm.correct(named, identifier, present=present)
+        correction = self.vlm.correct(named, identifier, present=present, box=box)
         try:
             self.shelf.keep(self.vlm.concepts[identifier])
         except MyVLMError:

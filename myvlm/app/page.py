@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from myvlm.app.desk import Desk
+from myvlm.app.pointing import Corners, box_between, pointed
 from myvlm.app.shown import concepts_html, correction_html, fault_html, looks_html
 from myvlm.concepts.correcting import Correction
 from myvlm.display.page import Markup, escaped
@@ -19,6 +20,9 @@ IN_LINE: dict[str, Any] = {
     "api_visibility": "private",
 }
 """All that uses the model waits in one line, whichever page it comes from."""
+
+KINDS = {"decide by what it is": None, "as a thing": "object", "as a person, by the face": "face"}
+"""What can be chosen of how a concept is recognised, and the kind of head that it stands for."""
 
 CSS = """
 .myvlm-row {display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start}
@@ -72,7 +76,9 @@ def _teaching(gr: Any, desk: Desk) -> Any:
     category = gr.Textbox(
         label="What is it?", placeholder="mug, dog, woman …", elem_id="category", max_length=60
     )
-    person = gr.Checkbox(label="A person, known by the face", elem_id="person")
+    kind = gr.Radio(
+        list(KINDS), value=next(iter(KINDS)), label="How is it recognised?", elem_id="kind"
+    )  # fmt: skip
     with gr.Accordion("Captions (optional)", open=False):
         captions = gr.Textbox(
             label="A line a photo, in their order, each with the name; the model writes them if it is empty",
@@ -84,7 +90,7 @@ def _teaching(gr: Any, desk: Desk) -> Any:
     told = gr.HTML(elem_id="taught", min_height=90)
 
     def teach(
-        files: list[str] | None, word: str | None, what: str | None, face: bool, texts: str | None,
+        files: list[str] | None, word: str | None, what: str | None, known: str, texts: str | None,
         bar: Any = gr.Progress(),  # noqa: B008
     ) -> str:  # fmt: skip
         def show(state: LearningProgress) -> None:
@@ -92,14 +98,19 @@ def _teaching(gr: Any, desk: Desk) -> Any:
 
         def learned() -> str:
             concept = desk.teach(
-                word or "", files or [], category=what or "", captions=texts or "", person=face, show=show
+                word or "",
+                files or [],
+                category=what or "",
+                captions=texts or "",
+                kind=KINDS[known],
+                show=show,
             )
             return concept._repr_html_()
 
         return _or_fault(learned)
 
     stop.click(desk.stop, queue=False, api_visibility="private")
-    return learn.click(teach, [photos, name, category, person, captions], told, **IN_LINE)
+    return learn.click(teach, [photos, name, category, kind, captions], told, **IN_LINE)
 
 
 def _looking(gr: Any, desk: Desk) -> Any:
@@ -126,8 +137,13 @@ def _correcting(gr: Any, desk: Desk, pictures: Any) -> Any:
     """What is said of a picture by somebody who sees better; the choice of the concept."""
     last = gr.State(None)
     with gr.Accordion("Was it wrong?", open=True), gr.Row():
-        file = gr.Dropdown([], label="In this picture", elem_id="wrong-picture", interactive=True)
-        name = gr.Dropdown(desk.names, label="this concept", elem_id="wrong", interactive=True, value=None)
+        with gr.Column(min_width=200):
+            file = gr.Dropdown([], label="In this picture", elem_id="wrong-picture", interactive=True)
+            name = gr.Dropdown(
+                desk.names, label="this concept", elem_id="wrong", interactive=True, value=None
+            )
+        with gr.Column(min_width=200):
+            corners = _pointing(gr, file)
     with gr.Row():
         absent = gr.Button("Not this one", elem_id="absent")
         present = gr.Button("You missed it here", elem_id="present")
@@ -138,14 +154,15 @@ def _correcting(gr: Any, desk: Desk, pictures: Any) -> Any:
         known = [(Path(one).name, one) for one in files or []]
         return gr.Dropdown(choices=known, value=known[0][1] if known else None)
 
-    def say(there: bool) -> Callable[[str | None, str | None], tuple[str, Any]]:
-        def correct(path: str | None, word: str | None) -> tuple[str, Any]:
+    def say(there: bool) -> Callable[[str | None, str | None, Corners], tuple[str, Any]]:
+        def correct(path: str | None, word: str | None, places: Corners) -> tuple[str, Any]:
             made: list[Correction] = []
 
             def done() -> str:
                 if not path:
                     return "<p>Drop a picture first.</p>"
-                made.append(desk.correct(path, word or "", present=there))
+                box = box_between(path, places)
+                made.append(desk.correct(path, word or "", present=there, box=box))
                 return correction_html(made[0])
 
             return _or_fault(done), made[0] if made else None
@@ -158,10 +175,27 @@ def _correcting(gr: Any, desk: Desk, pictures: Any) -> Any:
         return _or_fault(lambda: correction_html(desk.undo(correction))), None
 
     pictures.change(listed, pictures, file, api_visibility="private")
-    absent.click(say(False), [file, name], [told, last], **IN_LINE)
-    present.click(say(True), [file, name], [told, last], **IN_LINE)
+    absent.click(say(False), [file, name, corners], [told, last], **IN_LINE)
+    present.click(say(True), [file, name, corners], [told, last], **IN_LINE)
     undo.click(take_back, last, [told, last], **IN_LINE)
     return name
+
+
+def _pointing(gr: Any, file: Any) -> Any:
+    """The chosen picture, on which two corners of a part can be clicked; the state with the corners."""
+    corners = gr.State(())
+    gr.Markdown("Where in it? Click two corners of it, or none.")
+    place = gr.Image(
+        show_label=False, interactive=False, type="pil", format="png", height=220, elem_id="place", buttons=[]
+    )  # fmt: skip
+
+    def click(path: str | None, known: Corners, event: Any) -> tuple[Any, Corners]:
+        return pointed(path, known, event.index)
+
+    click.__annotations__["event"] = gr.SelectData  # gradio looks for it here
+    file.change(lambda path: pointed(path), file, [place, corners], api_visibility="private")
+    place.select(click, [file, corners], [place, corners], api_visibility="private")
+    return corners
 
 
 def _keeping(gr: Any, desk: Desk) -> tuple[Any, list[Any]]:

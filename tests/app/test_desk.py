@@ -10,6 +10,7 @@ from PIL import Image
 
 from myvlm import MyVLM
 from myvlm.app.desk import MOST_PICTURES, Desk
+from myvlm.app.pointing import box_between, pointed
 from myvlm.app.shown import concepts_html, fault_html, looks_html
 from myvlm.cli.commands.app import Folder
 from myvlm.errors import ConceptExistsError, InputError, NotWritableError, UnknownConceptError
@@ -116,3 +117,54 @@ def test_what_users_write_cannot_become_markup(desk: Desk, tmp_path: Path) -> No
     for page in (looks_html(desk.look([evil])), fault_html(error), concepts_html(desk.vlm.concepts)):
         assert "<script>" not in page
         assert "<img src=x" not in page
+
+
+def test_a_persons_category_is_known_by_the_face_unless_something_else_is_chosen(
+    desk: Desk, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def learn(identifier: str, images: object, *, kind: str, **rest: object) -> None:
+        asked.append(kind)
+        raise InputError("No.", got="", expected="", fix="")
+
+    monkeypatch.setattr(desk.vlm, "learn", learn)
+    for category, kind in (
+        ("old woman", None),
+        ("mug", None),
+        ("mug", "face"),
+        ("woman", "object"),
+        ("", None),
+    ):
+        with pytest.raises(InputError):
+            desk.teach("Anna", photos, category=category, kind=kind)
+    assert asked == ["face", "object", "face", "object", "object"]
+
+
+def test_two_clicks_are_a_box_whichever_corner_comes_first(tmp_path: Path) -> None:
+    Image.new("RGB", (2000, 1000)).save(file := str(tmp_path / "wide.png"))
+    shown, corners = pointed(file)
+    assert shown is not None
+    assert shown.size == (640, 320)
+    assert (corners, box_between(file, corners)) == ((), None)
+    dotted, corners = pointed(file, corners, (320, 160))
+    assert dotted is not None
+    assert dotted.getbbox() is not None, "what was clicked is seen"
+    assert box_between(file, corners) is None
+    boxed, corners = pointed(file, corners, (160, 32))
+    assert box_between(file, corners) == (500.0, 100.0, 1000.0, 500.0)
+    assert boxed is not None
+    assert boxed.getpixel((160, 100)) != (0, 0, 0) == boxed.getpixel((240, 100))
+    _, corners = pointed(file, corners, (0, 0))
+    assert corners == ((0.0, 0.0),), "a third click begins anew"
+    assert pointed(None) == pointed(str(tmp_path / "gone.png")) == (None, ())
+
+
+def test_a_part_of_a_picture_can_be_corrected(
+    desk: Desk, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.teach("sks", photos, category="mug", captions="a sks .\na sks .")
+    box = box_between(str(photos[0]), ((0.5, 0.5), (0.0, 0.0)))
+    desk.correct(photos[0], "sks", present=True, box=box)
+    [said] = desk.vlm.concepts["sks"].head.known_examples().corrections
+    assert said.box == box

@@ -5,6 +5,8 @@ Screenshots lie in the test's own folder; with MYVLM_SCREENSHOTS set they are ke
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import shutil
 import threading
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -19,9 +22,12 @@ from myvlm import Concept, MyVLM
 from myvlm.app.desk import Desk
 from myvlm.app.server import running
 from myvlm.cli.commands.app import Folder
+from myvlm.display.pictures import MARK
+from myvlm.heads.faces.registry import register_face_encoder
 from myvlm.tinyworld import FewShot, few_shot
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.tinyworld.world.scenes import COLOURS
+from tests.support.scene_faces import SceneFaces, head_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # of gradio, at its own pace
 
@@ -30,6 +36,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="no playwright he
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LEARNING = 300_000
 """Milliseconds."""
+FACES = "scenes/page"
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +75,27 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(vlm: MyVLM, shelf: Path) -> Iterator[str]:
+def woman() -> FewShot:
+    """Somebody; in all pictures of others but the last, who has her face, is somebody else."""
+    return few_shot(11, photos=4, tests=3)
+
+
+@pytest.fixture(scope="module")
+def address(vlm: MyVLM, shelf: Path, woman: FewShot) -> Iterator[str]:
     from tests.support import taught
 
-    with running(Desk(taught.around(vlm), Folder(shelf))) as found:
+    scenes = [*woman.train, *woman.present, *woman.look_alike]
+    twin = next(one.look for one in woman.look_alike[-1].things if one.category == woman.category)
+    register_face_encoder(FACES, lambda _: SceneFaces(FACES, scenes, {twin: woman.look}), replace=True)
+    model = taught.around(vlm)
+    learn = model.learn
+
+    def learn_by_these_faces(*given: Any, kind: str, **rest: Any) -> Concept:
+        options = {"encoder": FACES} if kind == "face" else None
+        return learn(*given, kind=kind, head_options=options, **rest)
+
+    model.learn = learn_by_these_faces  # type: ignore[method-assign]
+    with running(Desk(model, Folder(shelf))) as found:
         yield found
 
 
@@ -184,6 +208,106 @@ def test_teach_look_ask_rename_and_remove(
     assert not kept.exists()
     assert fetched
     assert [url for url in fetched if not url.startswith((address, "data:", "blob:"))] == []
+
+
+def test_a_person_is_known_by_the_face_shown_with_its_box_and_corrected(
+    tab: Any, woman: FewShot, shelf: Path, tmp_path: Path
+) -> None:
+    files = {"anna": woman.train, "here": woman.present[:1], "other": woman.look_alike[:1],
+             "twin": woman.look_alike[-1:]}  # fmt: skip
+    dropped: dict[str, list[Path]] = {}
+    for kind, scenes in files.items():
+        dropped[kind] = [tmp_path / f"{kind}-{number}.png" for number in range(len(scenes))]
+        for file, picture in zip(dropped[kind], pictures(scenes), strict=True):
+            picture.save(file)
+    drop(tab, "photos", dropped["anna"])
+    write(tab, "name", woman.identifier)
+    write(tab, "category", "woman")
+    tab.locator("#learn").click()
+    says(tab, "taught", "tinyworld/llava", LEARNING)
+    [kept] = shelf.iterdir()
+    assert Concept.load(kept).kind == "face", "found by what she is"
+    shot(tab, "person-learned", tmp_path)
+
+    drop(tab, "pictures", [*dropped["here"], *dropped["other"], *dropped["twin"]])
+    tab.locator("#look").click()
+    says(tab, "looks", "twin-0.png")
+    here, other, twin = (seen_in(look) for look in tab.locator("#looks .myvlm-look").all())
+    assert (woman.identifier in here, woman.identifier in other, woman.identifier in twin) == (
+        True,
+        False,
+        True,
+    )
+    head = head_of(next(one for one in woman.present[0].things if one.look == woman.look))
+    assert box_drawn(tab.locator("#looks .myvlm-look").first, pictures(woman.present[:1])[0].size) == (
+        pytest.approx(head, abs=1.0)
+    )
+    shot(tab, "person-seen", tmp_path)
+
+    choose(tab, "twin-0.png", "wrong-picture")
+    choose(tab, woman.identifier, "wrong")
+    tab.locator("#absent").click()
+    says(tab, "corrected", "is not there")
+    assert corrections(kept) == 1
+    tab.locator("#look").click()
+    playwright.expect(tab.locator("#looks .myvlm-look").last).not_to_contain_text("seen: ", timeout=60_000)
+    here, other, twin = (seen_in(look) for look in tab.locator("#looks .myvlm-look").all())
+    assert (woman.identifier in here, woman.identifier in other, woman.identifier in twin) == (
+        True,
+        False,
+        False,
+    )
+    shot(tab, "person-corrected", tmp_path)
+    tab.locator("#undo").click()
+    says(tab, "corrected", "taken back")
+
+    choose(tab, "here-0.png", "wrong-picture")
+    shown = tab.locator("#place img")
+    playwright.expect(shown).to_be_visible()
+    for corner in (head[:2], head[2:]):
+        source = shown.get_attribute("src")
+        shown.click(position=on_screen(shown, corner, pictures(woman.present[:1])[0].size))
+        playwright.expect(shown).not_to_have_attribute("src", source)
+    shot(tab, "person-pointed", tmp_path)
+    tab.locator("#present").click()
+    says(tab, "corrected", "is there")
+    assert tab.locator("#corrected [role=alert]").count() == 0
+    examples = Concept.load(kept).head.examples_  # type: ignore[attr-defined]
+    assert examples.corrections[0].box == pytest.approx(head, abs=2.0)
+
+    tab.get_by_text("Rename or remove").click()
+    choose(tab, woman.identifier)
+    tab.get_by_label("Erase its files for good").check()
+    tab.locator("#remove").click()
+    says(tab, "concepts", "Nothing is learned yet")
+
+
+def seen_in(look: Any) -> str:
+    """What is said with the concepts, of one picture."""
+    text: str = look.locator(".myvlm-column").first.inner_text()
+    return text
+
+
+def on_screen(shown: Any, point: tuple[float, float], size: tuple[int, int]) -> dict[str, float]:
+    """Where a point of a picture is in the element that shows it, whole and in the middle."""
+    area = shown.bounding_box()
+    natural = shown.evaluate("one => one.naturalWidth")
+    factor = min(area["width"] / size[0], area["height"] / size[1], natural / size[0])
+    return {
+        name: factor * at + (area[side] - factor * whole) / 2
+        for name, at, side, whole in zip("xy", point, ("width", "height"), size, strict=True)
+    }
+
+
+def box_drawn(look: Any, size: tuple[int, int]) -> tuple[float, ...]:
+    """The middle of the lines of the box on the picture that is shown, in pixels of the picture itself."""
+    source = look.locator(".myvlm-column img").first.get_attribute("src")
+    shown = Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB")
+    lines = np.argwhere((np.asarray(shown) == MARK).all(axis=2))
+    assert len(lines), "no box"
+    (top, left), (bottom, right) = lines.min(axis=0), lines.max(axis=0)
+    factor = shown.width / size[0]
+    return tuple(float(edge) / factor for edge in (left, top, right, bottom))
 
 
 def test_a_huge_and_a_broken_picture_are_named_and_the_others_go_on(

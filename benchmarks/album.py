@@ -1,6 +1,6 @@
 """An album of thousands: is it read once, shown at once, and are names in its photos where they should be?
 
-    python benchmarks/album.py [--photos 10000] [--inside 1000] [--spoken 40] [--page 10000]
+    python benchmarks/album.py [--photos 10000] [--inside 1000] [--spoken 40] [--page 10000] [--folder DIR]
 
 The album is copies of tinyworld's pictures in many sizes, stored in all eight turns of EXIF, in four formats;
 beside every tenth lies a sidecar of another program. Who is where is the truth of the scenes, not what a head
@@ -12,6 +12,9 @@ exiv2 and held against the true boxes, in parts of the picture's sides. A second
 erasing must leave all files as they were, to the byte. The page is opened in Chromium, with its rows over and
 over until they are `--page` where there are fewer. The last line is one JSON object; the exit code is 1 where
 a bound does not hold.
+
+With `--folder` the same command goes on where it was stopped: what is measured is kept there stage by stage.
+`memory_grown` is of the last `memory_photos` that were read in one go.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -26,7 +30,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -41,10 +46,11 @@ from rich.table import Table
 from myvlm import MyVLM, Reply
 from myvlm.album.exiftool import exiftool
 from myvlm.album.journal import Journal, Row
-from myvlm.album.names import erase_names, write_names
+from myvlm.album.names import Into, erase_names, write_names
 from myvlm.album.page import Place, ShownConcept
 from myvlm.album.reading import read_album, unread
 from myvlm.boxes import Box
+from myvlm.files.writing import write_whole
 from myvlm.heads import Detection
 from myvlm.images import load_images
 from myvlm.tinyworld import few_shot
@@ -83,7 +89,7 @@ def main() -> int:
     chosen = options.parse_args()
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="myvlm-album-"))
     try:
-        figures = measure(folder, chosen.photos, chosen.inside, chosen.spoken, chosen.page)
+        figures = Run(folder, chosen.photos).measure(chosen.inside, chosen.spoken, chosen.page)
     finally:
         if not chosen.folder:
             shutil.rmtree(folder)
@@ -96,45 +102,85 @@ def main() -> int:
     return int(bool(failed))
 
 
-def measure(folder: Path, photos: int, inside: int, spoken: int, page: int) -> dict[str, Any]:
-    """All figures of an album of so many photos, made in the folder."""
-    album = folder / "album"
-    truth = make(album, photos)
-    before, files = digests(album), list(truth)
-    figures: dict[str, Any] = {"photos": photos}
-    place = Place(folder / "album.html")
-    rows = read(truth, place, figures)
-    concepts = [
-        ShownConcept(n, n, "object") for n in sorted({name for boxes in truth.values() for name in boxes})
-    ]
-    place.write([rows[number % photos] for number in range(max(page, photos))], concepts, title="Album")
-    figures["page_photos"] = max(page, photos)
-    figures |= {"page_mib": round(place.page.stat().st_size / 2**20, 2), **opened(place.page)}
-    worst: dict[int, float] = defaultdict(float)
-    with exiftool() as tool:
+class Run:
+    """The stages of a run in a folder; one that was done there is not done again, its figures are known."""
+
+    def __init__(self, folder: Path, photos: int) -> None:
+        self.folder, self.album, self.place = folder, folder / "album", Place(folder / "album.html")
+        self.truth = make(self.album, photos)
+        names = sorted({name for boxes in self.truth.values() for name in boxes})
+        self.concepts = [ShownConcept(name, name, "object") for name in names]
+        self._kept = folder / "stages.json"
+        self._stages: dict[str, Any] = json.loads(self._kept.read_text()) if self._kept.exists() else {}
+        self.before = self._stage("before", lambda: digests(self.album))
+
+    def measure(self, inside: int, spoken: int, page: int) -> dict[str, Any]:
+        """All figures: names in all sidecars, then in so many files; so many described, and so many shown."""
+        photos = list(self.truth)
+        figures: dict[str, Any] = {"photos": len(photos), "load": [round(os.getloadavg()[0], 1)]}
+        figures |= self._stage("read", lambda: read(self.truth, self.place))
+        rows = list(Journal(self.place.journal, "truth").rows(photos))
+        figures |= self._stage("page", lambda: self._page(rows, max(page, len(rows))))
+        worst: dict[str, float] = {}
         for into, some in (("sidecars", rows), ("files", rows[:inside])):
-            begun = time.perf_counter()
-            made = write_names(tool, some, concepts, into=into, captions=False)
-            changed = sum(one.changed for one in track(made, f"writing {into}", len(some), console=console))
-            figures[f"{into}_ms_a_photo"] = round(1000 * (time.perf_counter() - begun) / max(1, len(some)), 1)
-            figures[f"{into}_written"] = changed
-            for turn, error in errors(some, truth, into):
-                worst[turn] = max(worst[turn], error)
-            written = digests(album)
-            again = write_names(tool, some, concepts, into=into, captions=False)
+            figures |= self._stage(f"write {into}", partial(self._write, into, some))
+            for turn, error in self._stage(f"regions {into}", partial(self._regions, into, some)).items():
+                worst[turn] = max(worst.get(turn, 0.0), error)
+            for name, work in (("written_again", self._write_again), ("not_as_before", self._erase)):
+                found = self._stage(f"{name} {into}", partial(work, into, some))
+                figures[name] = figures.get(name, 0) + found
+        figures["worst_region"] = max(worst.values())
+        figures["worst_region_by_turn"] = dict(sorted(worst.items()))
+        if spoken:
+            seconds = self._stage(f"spoken {spoken}", lambda: speak(photos[:spoken], self.folder))
+            figures["spoken_seconds_a_photo"] = seconds
+        figures["load"].append(round(os.getloadavg()[0], 1))
+        return figures
+
+    def _stage(self, name: str, work: Callable[[], Any]) -> Any:
+        if name not in self._stages:
+            console.print(f"{time.strftime('%H:%M:%S')} {name}")
+            self._stages[name] = work()
+            write_whole(self._kept, json.dumps(self._stages), what="figures", option="--folder")
+        return self._stages[name]
+
+    def _page(self, rows: Sequence[Row], count: int) -> dict[str, Any]:
+        self.place.write([rows[at % len(rows)] for at in range(count)], self.concepts, title="Album")
+        size = round(self.place.page.stat().st_size / 2**20, 2)
+        return {"page_photos": count, "page_mib": size, **opened(self.place.page)}
+
+    def _write(self, into: Into, rows: Sequence[Row]) -> dict[str, Any]:
+        begun, changed = time.perf_counter(), 0
+        with exiftool() as tool:
+            made = write_names(tool, rows, self.concepts, into=into, captions=False)
+            for one in track(made, f"writing {into}", len(rows), console=console):
+                changed += one.changed
+        took = 1000 * (time.perf_counter() - begun) / max(1, changed)
+        written = sum(digest != self.before.get(name) for name, digest in digests(self.album).items())
+        return {f"{into}_ms_a_photo": round(took, 1), f"{into}_written": written}
+
+    def _regions(self, into: Into, rows: Sequence[Row]) -> dict[str, float]:
+        """By turn how far a region is from the true box at the most."""
+        worst: dict[str, float] = defaultdict(float)
+        for turn, error in errors(rows, self.truth, into):
+            worst[str(turn)] = max(worst[str(turn)], round(error, 6))
+        return worst
+
+    def _write_again(self, into: Into, rows: Sequence[Row]) -> int:
+        written = digests(self.album)
+        with exiftool() as tool:
+            again = write_names(tool, rows, self.concepts, into=into, captions=False)
             twice = sum(one.changed or bool(one.error) for one in again)
-            differing = sum(written[name] != one for name, one in digests(album).items())
-            figures["written_again"] = figures.get("written_again", 0) + twice + differing
-            names = [one.name for one in concepts]
-            list(track(erase_names(tool, files, names), "erasing", changed, console=console))
-            after = digests(album)
-            unlike = sum(before.get(name) != after.get(name) for name in before.keys() | after.keys())
-            figures["not_as_before"] = figures.get("not_as_before", 0) + unlike
-    figures["worst_region"] = round(max(worst.values()), 6)
-    figures["worst_region_by_turn"] = {turn: round(error, 6) for turn, error in sorted(worst.items())}
-    if spoken:
-        figures["spoken_seconds_a_photo"] = speak(files[:spoken], folder)
-    return figures
+        return twice + sum(written[name] != digest for name, digest in digests(self.album).items())
+
+    def _erase(self, into: Into, rows: Sequence[Row]) -> int:
+        """How many files are not as they were before any name was written."""
+        with exiftool() as tool:
+            made = erase_names(tool, list(self.truth), [one.name for one in self.concepts])
+            for _ in track(made, f"erasing {into}", len(rows), console=console):
+                pass
+        after = digests(self.album)
+        return sum(self.before.get(name) != after.get(name) for name in self.before.keys() | after.keys())
 
 
 def make(album: Path, photos: int) -> Truth:
@@ -147,20 +193,27 @@ def make(album: Path, photos: int) -> Truth:
         width, height = 160 + 37 * (number % 13), 160 + 29 * (number % 11)
         turn = number % 8 + 1
         file = album / f"{2010 + number % 12}" / f"IMG_{number:05d}.{FORMATS[number % len(FORMATS)]}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        seen, undo = picture.resize((width, height)), UNTURNED[turn]
-        exif = Image.Exif()
-        exif[0x0112] = turn
-        (seen if undo is None else seen.transpose(Image.Transpose(undo))).save(file, exif=exif)
+        if not file.exists():
+            save(picture.resize((width, height)), turn, file)
+            if number % 10 == 9:
+                file.with_name(f"{file.name}.xmp").write_text(THEIRS)
         across, down = width / picture.width, height / picture.height
         truth[file] = {}
         for thing in scene.things:
             left, top, right, bottom = thing.box
             name = kit.identifier if thing.look == kit.look else thing.look.category
             truth[file][name] = (left * across, top * down, right * across, bottom * down)
-        if number % 10 == 9:
-            file.with_name(f"{file.name}.xmp").write_text(THEIRS)
     return truth
+
+
+def save(seen: Image.Image, turn: int, file: Path) -> None:
+    """Store a picture turned, with the tag that turns it back; beside it, or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    exif, undo = Image.Exif(), UNTURNED[turn]
+    exif[0x0112] = turn
+    beside = file.with_suffix(f".part{file.suffix}")
+    (seen if undo is None else seen.transpose(Image.Transpose(undo))).save(beside, exif=exif)
+    beside.replace(file)
 
 
 class Truthful:
@@ -185,22 +238,24 @@ class Truthful:
         )
 
 
-def read(truth: Truth, place: Place, figures: dict[str, Any]) -> list[Row]:
+def read(truth: Truth, place: Place) -> dict[str, Any]:
     """Read the album as the command does; memory is what it has grown to, late against early."""
     journal, process, used = Journal(place.journal, "truth"), psutil.Process(), []
     vlm: Any = Truthful(truth)
-    begun = time.perf_counter()
+    begun, busy = time.perf_counter(), time.process_time()
     todo = unread(list(truth), journal, place)
     made = read_album(vlm, todo, journal, place, prompt=None, batch=8)
     for _ in track(made, "reading", len(todo), console=console):
         used.append(process.memory_info().rss)
-    figures["read_ms_a_photo"] = round(1000 * (time.perf_counter() - begun) / max(1, len(todo)), 1)
     fifth = max(1, len(used) // 5)
-    figures["memory_mib"] = round(max(used) / 2**20)
-    figures["memory_grown"] = round(max(used[-fifth:]) / max(used[:fifth]), 3)
-    again = Journal(place.journal, "truth")
-    figures["read_again"] = len(unread(list(truth), again, place))
-    return list(again.rows(truth))
+    return {
+        "read_ms_a_photo": round(1000 * (time.perf_counter() - begun) / len(todo), 1),
+        "read_cpu_ms_a_photo": round(1000 * (time.process_time() - busy) / len(todo), 1),
+        "memory_mib": round(max(used) / 2**20),
+        "memory_grown": round(max(used[-fifth:]) / max(used[:fifth]), 3),
+        "memory_photos": len(todo),
+        "read_again": len(unread(list(truth), Journal(place.journal, "truth"), place)),
+    }
 
 
 def opened(page: Path) -> dict[str, float]:
@@ -220,7 +275,7 @@ def opened(page: Path) -> dict[str, float]:
     return {"page_seconds": round(median(ready), 2), "browser_seconds": round(median(whole), 2)}
 
 
-def errors(rows: Sequence[Row], truth: Truth, into: str) -> Iterable[tuple[int, float]]:
+def errors(rows: Sequence[Row], truth: Truth, into: Into) -> Iterable[tuple[int, float]]:
     """Of every true box how far the region's edges are off, in parts of the sides, with the photo's turn.
 
     One that was not written, or read by nobody, is off by 1.

@@ -93,6 +93,11 @@ class Journal:
         row = self._rows.get(file)
         return row if row and row.stamp == stamp(file) else None
 
+    @property
+    def files(self) -> list[Path]:
+        """All photos of which something is known, whatever read them."""
+        return list(self._rows)
+
     def rows(self, files: Iterable[Path]) -> Iterator[Row]:
         """What is known of these photos, in their order."""
         known = (self.row(file) for file in files)

@@ -36,7 +36,7 @@ class ShownConcept:
 
 
 class Place:
-    """Where an album lies: the page, and beside it a folder with the small pictures and the journal.
+    """Where an album lies: the page, and beside it a folder: small pictures, the journal, features of photos.
 
     Args:
         page: the HTML file.
@@ -50,6 +50,7 @@ class Place:
         self.folder = page.with_name(f"{page.stem}_files")
         self.journal = self.folder / "journal.jsonl"
         self.thumbs = self.folder / "thumbs"
+        self.features = self.folder / "features"
 
     def thumb(self, file: Path) -> Path:
         """The small picture of a photo."""

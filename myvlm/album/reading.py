@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from myvlm.album.features import KeptFeatures
 from myvlm.album.journal import Captions, Journal, Row, Seen, stamp
 from myvlm.album.page import Place
 from myvlm.album.regions import read_stored
 from myvlm.api import MyVLM
 from myvlm.errors import InputError
 from myvlm.heads import Detection
+from myvlm.images import LoadedImage, load_images
 from myvlm.results import Reply
 
 
@@ -30,22 +32,24 @@ def read_album(
     """Read these photos; each row is in the journal before it is handed out.
 
     Of a photo that was read before concepts came, went or were corrected, it is looked who is in it; where
-    these are the same and learned nothing else, the caption stays, unless it holds the name of another.
+    these are the same and learned nothing else, the caption stays, unless it holds the name of another. What
+    encoders saw in it is kept, so that they look no more at what they have seen (`KeptFeatures`).
 
     Args:
         batch: pictures that are open together.
     """
-    captions = Captions(vlm, prompt)
+    captions, kept = Captions(vlm, prompt), KeptFeatures(place, vlm.concepts)
     for start in range(0, len(files), batch):
         some = files[start : start + batch]
         stamps = {file: stamp(file) for file in some}  # before: what changes meanwhile is read again
-        rows = _said_before(vlm, some, journal, place, captions)
+        rows = _said_before(vlm, some, journal, place, captions, kept)
         new = [file for file in some if file not in rows]
         for file, reply in zip(
             new, vlm.caption(new, prompt=prompt, errors="keep") if new else (), strict=True
         ):
             if not reply.error:
                 place.keep(file, reply.image)
+                kept.keep(file, LoadedImage(reply.image, file.name))
             rows[file] = _row(file, stamps[file], journal.by, reply, captions)
         for file in some:
             journal.add(rows[file])
@@ -53,17 +57,21 @@ def read_album(
 
 
 def _said_before(
-    vlm: MyVLM, files: Sequence[Path], journal: Journal, place: Place, captions: Captions
+    vlm: MyVLM, files: Sequence[Path], journal: Journal, place: Place, captions: Captions, kept: KeptFeatures
 ) -> dict[Path, Row]:
     """New rows of those photos whose captions stay."""
     known = {file: row for file in files if (row := journal.earlier(file)) and row.said_by}
     known = {file: row for file, row in known.items() if place.thumb(file).exists()}
     try:
-        looked = vlm.concepts.recognise(list(known)) if known else []
+        photos = load_images(list(known)) if known else []
+        for file, photo in zip(known, photos, strict=True):
+            kept.lend(file, photo)
+        looked = vlm.concepts.recognise(photos) if known else []
     except InputError:
         return {}  # one of them cannot be read any more; whoever describes them says which
     rows = {}
-    for (file, row), found in zip(known.items(), looked, strict=True):
+    for (file, row), photo, found in zip(known.items(), photos, looked, strict=True):
+        kept.keep(file, photo)
         seen = _seen(found)
         names = [one.name for one in seen]
         if captions.by(names) == row.said_by and captions.holds(row.text, names):

@@ -195,6 +195,13 @@ class PictureCache(Generic[Variant, Seen]):
                 remembered.popitem(last=False)
         return [found[key] for key in keys]
 
+    def known(self, encoder: object, image: LoadedImage, variants: Sequence[Variant]) -> dict[Variant, Seen]:
+        """What is remembered of a picture, of these ways to look at it."""
+        with self._lock:
+            remembered = self._by_encoder.get(encoder) or OrderedDict()
+            keys = [(image.digest, variant) for variant in variants]
+            return {key[1]: remembered[key] for key in keys if key in remembered}
+
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
@@ -245,6 +252,18 @@ def encode_boxes(
     ends = np.cumsum([len(own) for own in boxes]).tolist()
     stacked = [np.stack(rows[end - len(own) : end]) for own, end in zip(boxes, ends, strict=True)]
     return [PictureFeatures(tuple(own), part) for own, part in zip(boxes, stacked, strict=True)]
+
+
+def remembered_parts(encoder: ImageEncoder, photo: LoadedImage, boxes: Sequence[Box]) -> PictureFeatures:
+    """Those of these parts of a picture whose features are remembered; nothing is encoded."""
+    known = _seen.known(encoder, photo, boxes)
+    return PictureFeatures(tuple(known), np.array(list(known.values()), dtype=np.float32))
+
+
+def remember_parts(encoder: ImageEncoder, photo: LoadedImage, parts: PictureFeatures) -> None:
+    """Remember features of parts of a picture that were encoded at another time."""
+    rows = dict(zip(parts.boxes, parts.features, strict=True))
+    _seen.look_up(encoder, [photo] * len(rows), list(rows), lambda new: [rows[box] for _, box in new])
 
 
 def forget_pictures() -> None:

@@ -178,6 +178,7 @@ def _read(
     known: Sequence[ShownConcept], prompt: str | None, batch: int,
 ) -> int:  # fmt: skip
     """Read what is not known yet and write the page, also where it is stopped; how many were read."""
+    from myvlm.album.features import tidy_features
     from myvlm.album.reading import read_album, unread
 
     todo = unread(files, journal, place)
@@ -193,6 +194,7 @@ def _read(
                 if row.error:
                     out.note(f"not used: {row.error}")
         journal.tidy()
+        tidy_features(place, journal.files)
     finally:
         if any(True for _ in journal.rows(files)):
             place.write(list(journal.rows(files)), known, title=title or "Album")

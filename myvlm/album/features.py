@@ -1,0 +1,131 @@
+"""What encoders saw in an album's photos, so that a new concept asks them only for what nobody has looked at.
+
+It lies in the folder beside the page, with the small pictures, and goes with it: features of the windows that
+heads look at, rounded to half precision, and no pixels. Of faces nothing is kept: a descriptor of everybody
+in an album is biometric data of people whom nobody has taught.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from myvlm.album.page import Place
+from myvlm.concepts.library import ConceptLibrary
+from myvlm.errors import ConceptFileError
+from myvlm.heads import ObjectHead
+from myvlm.heads.encoders import ImageEncoder, get_encoder
+from myvlm.heads.features import (
+    PictureFeatures,
+    check_encoder_fingerprint,
+    encoder_fingerprint,
+    remember_parts,
+    remembered_parts,
+    windows,
+)
+from myvlm.images import LoadedImage
+
+AT_MOST = 1 << 30
+"""Bytes that are kept of an album; of its further photos nothing is."""
+FINGERPRINT = "encoder.npy"
+
+
+class KeptFeatures:
+    """The features of an album's photos, by the encoders of the objects that a library knows.
+
+    Args:
+        place: of the album.
+        concepts: whose encoders are meant. What other weights of one of them saw is deleted.
+    """
+
+    def __init__(self, place: Place, concepts: ConceptLibrary) -> None:
+        self._place = place
+        heads = (one.head for one in concepts.values())
+        named = {(head.encoder, head.device) for head in heads if isinstance(head, ObjectHead)}
+        self._encoders = [(get_encoder(name, device=device), self._folder(name)) for name, device in named]
+        for encoder, folder in self._encoders:
+            _claim(encoder, folder)
+        self._bytes = sum(one.stat().st_size for one in place.features.glob("*/*"))
+
+    def lend(self, file: Path, photo: LoadedImage) -> None:
+        """Have the encoders remember what they saw in a photo, if it is the one that they saw."""
+        for encoder, folder in self._encoders:
+            seen = _read(self._file(folder, file), photo)
+            if seen:
+                remember_parts(encoder, photo, seen)
+
+    def keep(self, file: Path, photo: LoadedImage) -> None:
+        """Keep what the encoders saw in a photo by now, where that is more than what is kept."""
+        for encoder, folder in self._encoders:
+            seen = remembered_parts(encoder, photo, windows(*photo.image.size))
+            known = _read(target := self._file(folder, file), photo)
+            if not seen.boxes or (known and len(known.boxes) >= len(seen.boxes)):
+                continue
+            before = target.stat().st_size if target.exists() else 0
+            if self._bytes - before + len(seen.boxes) * (2 * seen.features.shape[1] + 8 * 4) > AT_MOST:
+                continue
+            _write(target, photo, seen)
+            self._bytes += (target.stat().st_size if target.exists() else 0) - before
+
+    def _folder(self, encoder: str | ImageEncoder) -> Path:
+        name = encoder if isinstance(encoder, str) else encoder.id
+        return self._place.features / hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+
+    def _file(self, folder: Path, file: Path) -> Path:
+        return folder / f"{self._place.thumb(file).stem}.npz"
+
+
+def tidy_features(place: Place, files: Iterable[Path]) -> None:
+    """Delete what was kept of photos that are not among these."""
+    there = {place.thumb(file).stem for file in files}
+    for one in place.features.glob("*/*.npz"):
+        if one.stem not in there:
+            one.unlink(missing_ok=True)
+
+
+def _claim(encoder: ImageEncoder, folder: Path) -> None:
+    """Make the folder one of these weights."""
+    try:
+        check_encoder_fingerprint(encoder, [np.load(folder / FINGERPRINT)])
+    except (OSError, ValueError, EOFError, ConceptFileError):
+        for one in folder.glob("*"):
+            one.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / FINGERPRINT, encoder_fingerprint(encoder))
+
+
+def _read(file: Path, photo: LoadedImage) -> PictureFeatures | None:
+    """None where nothing is kept, it was of other pixels, or was cut short."""
+    with (
+        suppress(OSError, ValueError, KeyError, EOFError, BadZipFile),
+        file.open("rb") as opened,
+        np.load(opened) as kept,
+    ):
+        if kept["digest"].tobytes() == photo.digest:
+            boxes = tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in kept["boxes"])
+            rows = kept["features"].astype(np.float32)
+            if len(rows) == len(boxes) and np.isfinite(rows).all():
+                return PictureFeatures(boxes, rows)
+    return None
+
+
+def _write(file: Path, photo: LoadedImage, seen: PictureFeatures) -> None:
+    """Whole or not at all; on a full disk not at all, since it is no more than a saving."""
+    beside = file.with_suffix(".part")
+    try:
+        with beside.open("wb") as opened:
+            np.savez(
+                opened,
+                digest=np.frombuffer(photo.digest, np.uint8),
+                boxes=np.array(seen.boxes),
+                features=seen.features.astype(np.float16),
+            )
+        os.replace(beside, file)
+    except OSError:
+        beside.unlink(missing_ok=True)

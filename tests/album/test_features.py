@@ -1,0 +1,126 @@
+"""What is kept of an album's photos: a new concept asks the encoder only for what it has not seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from myvlm import MyVLM
+from myvlm.album import features as kept_features
+from myvlm.album.features import KeptFeatures, tidy_features
+from myvlm.album.journal import Journal, reader
+from myvlm.album.page import Place
+from myvlm.album.reading import read_album, unread
+from myvlm.files.photos import album_files
+from myvlm.heads.features import first_look, forget_pictures, windows
+from myvlm.images import load_images
+from myvlm.tinyworld import sample_picture
+from tests.support.fake_encoder import ColourEncoder
+
+FOR_TWO = 2 * 40 * (2 * 125 + 8 * 4)
+"""Bytes of all windows of two photos, which have 35, and no more."""
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    (folder := tmp_path / "album").mkdir()
+    for number in range(3):
+        sample_picture(number).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def encoder() -> ColourEncoder:
+    return ColourEncoder("fake/album")
+
+
+def teach(vlm: MyVLM, encoder: ColourEncoder, word: str, number: int) -> None:
+    vlm.introduce(word, [sample_picture(number)], category="mug", head_options={"encoder": encoder})
+
+
+def read(vlm: MyVLM, album: Path) -> tuple[list[tuple[str, ...]], Place]:
+    """Who is in each photo, by a process that remembers nothing of an earlier one."""
+    forget_pictures()
+    place = Place(album.parent / "page.html")
+    journal = Journal(place.journal, reader(vlm, None))
+    files = album_files(album)
+    list(read_album(vlm, unread(files, journal, place), journal, place, prompt=None, batch=2))
+    return [tuple(one.name for one in row.seen) for row in journal.rows(files)], place
+
+
+def test_a_new_concept_is_looked_for_in_what_was_seen(
+    fresh: MyVLM, encoder: ColourEncoder, album: Path
+) -> None:
+    read(fresh, album)
+    assert not Place(album.parent / "page.html").features.exists(), "no concept, no encoder"
+    teach(fresh, encoder, "sks", 0)
+    read(fresh, album)
+    teach(fresh, encoder, "ohwx", 1)
+    encoder.calls.clear()
+    seen, place = read(fresh, album)
+    asked = sum(encoder.calls)
+    assert {"sks", "ohwx"} <= {name for names in seen for name in names}
+    for file in (*place.features.rglob("*.npz"), place.journal):
+        file.unlink()
+    encoder.calls.clear()
+    assert read(fresh, album)[0] == seen, "anew it finds the same"
+    large = sum(first_look(windows(*one.image.size)) for one in load_images(album_files(album)))
+    assert asked <= sum(encoder.calls) - large, "no large window is looked at again"
+
+
+def test_it_holds_features_and_no_pixels_and_goes_with_its_photo(
+    fresh: MyVLM, encoder: ColourEncoder, album: Path
+) -> None:
+    teach(fresh, encoder, "sks", 0)
+    _, place = read(fresh, album)
+    [folder] = place.features.iterdir()
+    files = sorted(folder.glob("*.npz"))
+    assert {file.stem for file in files} == {place.thumb(one).stem for one in album_files(album)}
+    with np.load(files[0]) as one:
+        assert sorted(one) == ["boxes", "digest", "features"]
+        assert one["features"].dtype == np.float16
+        assert one["features"].shape[1] == 125
+        assert 10 <= len(one["boxes"]) == len(one["features"]) <= 48
+    (gone := album / "2.png").unlink()
+    (journal := Journal(place.journal, "")).tidy()
+    tidy_features(place, journal.files)
+    assert {one.stem for one in folder.glob("*.npz")} == {one.stem for one in files} - {
+        place.thumb(gone).stem
+    }
+
+
+def test_of_other_pixels_other_weights_or_a_cut_file_nothing_is_believed(
+    fresh: MyVLM, encoder: ColourEncoder, album: Path
+) -> None:
+    teach(fresh, encoder, "sks", 0)
+    _, place = read(fresh, album)
+    [folder] = place.features.iterdir()
+    first, second, third = album_files(album)
+    sample_picture(7).save(first)
+    kept = folder / f"{place.thumb(second).stem}.npz"
+    kept.write_bytes(kept.read_bytes()[:-200])
+    store = KeptFeatures(place, fresh.concepts)
+    for file, known in ((first, False), (second, False), (third, True)):
+        forget_pictures()
+        [photo] = load_images(file)
+        store.lend(file, photo)
+        encoder.calls.clear()
+        fresh.concepts.recognise(photo)
+        assert (encoder.calls == []) is known
+    np.save(folder / "encoder.npy", np.load(folder / "encoder.npy")[::-1])
+    KeptFeatures(place, fresh.concepts)
+    assert [one.name for one in folder.iterdir()] == ["encoder.npy"], "what other weights saw is deleted"
+
+
+def test_there_is_a_bound(
+    fresh: MyVLM, encoder: ColourEncoder, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teach(fresh, encoder, "sks", 0)
+    monkeypatch.setattr(kept_features, "AT_MOST", FOR_TWO)
+    _, place = read(fresh, album)
+    kept = sum(one.stat().st_size for one in place.features.rglob("*.npz"))
+    assert 0 < kept <= FOR_TWO
+    assert len(list(place.features.rglob("*.npz"))) < 3
+    assert len(read(fresh, album)[0]) == 3

@@ -12,7 +12,7 @@ from myvlm.heads import FaceHead, ObjectHead
 from myvlm.heads.encoders import register_encoder
 from myvlm.heads.examples import Correctable, CorrectedPicture, Examples, StoredExamples
 from myvlm.heads.faces.registry import register_face_encoder
-from myvlm.heads.objects.correct import nearest_probe, smallest_step
+from myvlm.heads.objects.correct import ROOM, SHARE, nearest_probe, raised_threshold, smallest_step
 from myvlm.heads.objects.fit import LinearProbe
 from myvlm.images import load_image, load_images
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, scene, scenes
@@ -62,6 +62,40 @@ def test_a_photo_that_it_was_taught_is_never_given_up(head: ObjectHead) -> None:
     assert _seen(told, taught) == [True] * 4
     likely = ObjectHead.gate([head, told]).likely(list(head.examples_.photos))  # type: ignore[union-attr]
     assert (likely[:, 1] >= np.minimum(likely[:, 0], 0.68) - 1e-3).all(), "nor unsure, where it was not"
+
+
+def _threshold_after(left_out: list[float], *said: tuple[float, bool]) -> float:
+    """Of a head at 0.4, told of pictures with these scores whether they show it."""
+    probe, none = LinearProbe(np.array([1.0], np.float32), 0.0), np.zeros((1, 1), np.float16)
+    examples = Examples.of(none[None], none, start={}, threshold=0.4)
+    for number, (score, present) in enumerate(said):
+        picture = CorrectedPicture(picture="", digest=str(number), present=present)
+        examples = examples.with_correction(picture, np.array([[score], [0.0]], np.float32))
+    return raised_threshold(probe, 0.4, left_out, examples)
+
+
+def test_false_alarms_raise_the_threshold_as_far_as_left_out_photos_leave_room() -> None:
+    assert _threshold_after([0.9, 1.0], (0.6, False)) == pytest.approx(0.6)
+    assert _threshold_after([0.7, 1.0], (0.6, False)) == pytest.approx(0.7 - ROOM), "one may be an exception"
+    two = _threshold_after([0.6, 1.0], (0.7, False), (0.5, False))
+    assert two == pytest.approx(0.5), "two are a rule: that of the lower one"
+    assert _threshold_after([0.6, 1.0], (0.7, False), (0.6, False)) == pytest.approx(0.4 + SHARE * 0.2)
+    unmoved = ([0.9], [0.5, 1.0], [])
+    assert [_threshold_after(one, (0.6, False)) for one in unmoved] == [0.4] * 3
+    assert _threshold_after([0.9, 1.0], (0.6, False), (0.45, True)) == 0.4, "one that was missed is as low"
+    assert _threshold_after([0.9, 1.0], (0.3, True)) == 0.4
+    assert _threshold_after([0.9, 1.0], (0.3, False)) == 0.4, "no false alarm"
+
+
+def test_a_raised_threshold_is_taken_back_with_the_correction() -> None:
+    head = ObjectHead(COLOURS.id).fit(scenes(0, 4))
+    head.figures_["left_out_scores"] = [head.threshold_ + 0.4] * 4  # colours alone leave no such room
+    alarms = [one for one in scenes(500, 40, LOOK_ALIKE) if head.score(one)[0].present][:2]
+    told = head.corrected(load_image(alarms[0]), False).corrected(load_image(alarms[1]), False)
+    assert told.threshold_ > head.threshold_
+    assert _seen(told, [*scenes(0, 4), *alarms]) == [True] * 4 + [False] * 2
+    assert told.examples_ is not None
+    assert told.refitted(told.examples_.only([])).threshold_ == head.threshold_
 
 
 def test_corrections_taken_back_leave_the_head_to_the_bit(head: ObjectHead) -> None:

@@ -3,7 +3,8 @@
 A few corrected pictures are too few to learn a probe anew. So the probe is taken that is nearest to the one
 that was learned and says what the user said (as an SVM is adapted to a new domain, Yang et al. 2007): a
 quadratic programme of some dozens of rows, a few milliseconds. What it would take from photos that nobody has
-shown is measured on each of the taught ones, left out in turn, and given back to all of them.
+shown is measured on each of the taught ones, left out in turn, and given back to all of them. Since the next
+look-alike differs in something else, the threshold is raised too, as far as left-out photos leave room.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ SOFTNESS = 1e-2
 YIELDING = 1e-1
 """The same for what is given back to photos: at 0.07 a picture that is very like one cannot be corrected."""
 HARD = 1e-7
+ROOM = 0.16
+"""How far below the lowest left-out photo one false alarm may raise the threshold, in scores of a mean, which
+are cosines: photos that nobody has shown score lower than left-out ones, up to that."""
+SHARE = 0.6
+"""How far two or more may: as a part of the way up to the lowest left-out photo."""
 
 HARDEST, ROUNDS = 4, 4
 """Windows of a corrected picture that are taken in a round, and rounds at the most."""
@@ -81,6 +87,43 @@ def nearest_probe(
     everyone = np.ones(len(photos), dtype=bool)
     change = step(everyone, _lost_unseen(step, photos - middle))
     return LinearProbe((start.coef + change).astype(np.float32), float(start.intercept - change @ middle))
+
+
+def raised_threshold(
+    start: LinearProbe, threshold: float, left_out: Sequence[float], examples: Examples
+) -> float:
+    """Where the threshold goes after false alarms: other look-alikes differ in other ways, but score no more.
+
+    As high as the highest of them, if that leaves `ROOM` below the photos; or as the second, if there are
+    more: one picture may be an exception, two are a rule.
+
+    Args:
+        start, threshold: the probe, a mean of photos, and its threshold before it was corrected.
+        left_out: the score of each photo by the mean of the others; with less than two nothing is known.
+        examples: with the corrections. A photo that was missed counts as one that was left out.
+
+    >>> probe, photos = LinearProbe(np.array([1.0], np.float32), 0.0), np.ones((2, 1, 1), np.float16)
+    >>> known = Examples.of(photos, photos[0], start={}, threshold=0.5)
+    >>> alarm = CorrectedPicture(picture="cup.jpg", digest="1", present=False)
+    >>> told = known.with_correction(alarm, np.array([[0.7]], np.float16))
+    >>> round(raised_threshold(probe, 0.5, [0.9, 1.0], told), 2)
+    0.7
+    >>> round(raised_threshold(probe, 0.5, [0.8, 1.0], told), 2)
+    0.64
+    """
+    alarms: list[float] = []
+    lowest = list(left_out)
+    for said, rows in zip(examples.corrections, examples.rows, strict=True):
+        if not said.of_concept:
+            (lowest if said.present else alarms).append(float(start.windows(rows).max()))
+    if len(left_out) < 2 or not alarms:
+        return threshold
+    first, *others = sorted(alarms, reverse=True)
+    way = min(lowest) - threshold
+    raised = min(first - threshold, way - ROOM)
+    if others:
+        raised = max(raised, min(others[0] - threshold, SHARE * way))
+    return threshold + max(raised, 0.0)
 
 
 def _lost_unseen(

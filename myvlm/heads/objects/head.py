@@ -25,7 +25,7 @@ from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, get_encoder
 from myvlm.heads.examples import CorrectedPicture, Examples
 from myvlm.heads.features import Crops, encoder_fingerprint, windows
 from myvlm.heads.fitted import check_fitted, check_one_gate, take_tensor
-from myvlm.heads.objects.correct import nearest_probe, remembered, telling_rows
+from myvlm.heads.objects.correct import nearest_probe, raised_threshold, remembered, telling_rows
 from myvlm.heads.objects.fit import LearnedProbe, LinearProbe, learn_probe
 from myvlm.heads.objects.gate import ObjectGate
 from myvlm.heads.objects.prototype import learn_prototype
@@ -204,6 +204,9 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
 
     def _learn_corrections(self, examples: Examples) -> None:
         start = LinearProbe(self.coef_, self.intercept_)
+        if self.typical_ > 0:  # a mean of photos; a regression was shown what it is not
+            left_out = self.figures_.get("left_out_scores", [])
+            self.threshold_ = raised_threshold(start, self.threshold_, left_out, examples)
         probe = nearest_probe(start, self.threshold_, self.slope_, examples, reach=self.refine_margin_)
         self.coef_, self.intercept_ = probe.coef, probe.intercept
 

@@ -33,6 +33,8 @@ from myvlm.images import LoadedImage
 
 AT_MOST = 1 << 30
 """Bytes that are kept of an album; of its further photos nothing is."""
+AROUND = 1024
+"""Bytes of a file beside its numbers, at the most."""
 FINGERPRINT = "encoder.npy"
 
 
@@ -68,7 +70,8 @@ class KeptFeatures:
             if not seen.boxes or (known and len(known.boxes) >= len(seen.boxes)):
                 continue
             before = target.stat().st_size if target.exists() else 0
-            if self._bytes - before + len(seen.boxes) * (2 * seen.features.shape[1] + 8 * 4) > AT_MOST:
+            size = len(seen.boxes) * (2 * seen.features.shape[1] + 8 * 4) + AROUND
+            if self._bytes - before + size > AT_MOST:
                 continue
             _write(target, photo, seen)
             self._bytes += (target.stat().st_size if target.exists() else 0) - before

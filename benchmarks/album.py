@@ -31,7 +31,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -297,11 +297,15 @@ def errors(rows: Sequence[Row], truth: Truth, into: Into) -> Iterable[tuple[int,
 def turned(box: Box, size: tuple[int, int], turn: int) -> Box:
     """Where a box of what is seen is stored, in parts: by Pillow's transposing a mask, not by formulas."""
     width, height = size
-    edges = [
-        round(1000 * part) for part in (box[0] / width, box[1] / height, box[2] / width, box[3] / height)
-    ]
+    parts = box[0] / width, box[1] / height, box[2] / width, box[3] / height
+    return turned_mask(tuple(round(1000 * part) for part in parts), turn)
+
+
+@cache
+def turned_mask(edges: tuple[int, ...], turn: int) -> Box:
+    """In thousandths; the same few boxes in pictures of all sizes."""
     mask = Image.new("L", (1000, 1000))
-    mask.paste(255, tuple(edges))
+    mask.paste(255, edges)
     undo = UNTURNED[turn]
     bounds = (mask if undo is None else mask.transpose(Image.Transpose(undo))).getbbox() or (0, 0, 0, 0)
     left, top, right, bottom = (edge / 1000 for edge in bounds)

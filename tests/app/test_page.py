@@ -36,6 +36,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="no playwright he
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LEARNING = 300_000
 """Milliseconds."""
+playwright.expect.set_options(timeout=60_000)  # a busy machine takes its time
 FACES = "scenes/page"
 
 

@@ -19,18 +19,25 @@ if TYPE_CHECKING:
     from myvlm.api import MyVLM
 
 
-def open_model(out: Screen, backbone: str, device: str | None, dtype: Dtype | None) -> MyVLM:
-    """The model, without concepts.
+def open_model(
+    out: Screen, backbone: str, device: str | None, dtype: Dtype | None, false_names: float | None = None
+) -> MyVLM:
+    """The model, without concepts; those that come are held to so many false names per thousand pictures.
 
     Raises:
         UnknownBackboneError: there is no such model.
-        InputError: there is no such device.
+        InputError: there is no such device, or that is no rate.
     """
     with out.busy(f"loading {backbone}"):
         from myvlm.api import MyVLM
+        from myvlm.concepts.shared import check_false_names
 
+        check_false_names(false_names)
         _silence_other_bars()
-        return MyVLM.from_pretrained(backbone, device=device, dtype=dtype.value if dtype else None)
+        vlm = MyVLM.from_pretrained(backbone, device=device, dtype=dtype.value if dtype else None)
+        if false_names is not None:
+            vlm.concepts.false_names_per_1000 = false_names
+        return vlm
 
 
 def here(place: str | None) -> Path | None:

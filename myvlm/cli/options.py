@@ -93,6 +93,14 @@ ConceptFolders: TypeAlias = Annotated[
         "if it is there.",
     ),
 ]
+FalseNames: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="NUMBER",
+        help="False names expected at most in a thousand pictures of none of the concepts, however many; "
+        "at fewer a little less is found. 50 if not given.",
+    ),
+]
 Collection: TypeAlias = Annotated[
     str | None,
     typer.Option(

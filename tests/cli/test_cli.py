@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from myvlm import MyVLM
+from myvlm.concepts.gates import Gates
 from myvlm.tinyworld.fewshot import pictures
 from tests.support.command import Myvlm
 from tests.support.records import rewrite
@@ -141,6 +142,34 @@ def test_ask(myvlm: Myvlm, taught: Taught, album: Path, fresh: MyVLM) -> None:
     forgotten = myvlm("ask", album / "1.png", album / "4.png")
     assert forgotten.code == 2
     assert "put the question last" in forgotten.stderr
+
+
+def test_whoever_asks_for_fewer_false_names_gets_fewer_names(
+    myvlm: Myvlm, taught: Taught, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[float | None] = []
+    monkeypatch.setattr(Gates, "hold_to", lambda self, rate: held.append(rate))
+    for words in (
+        ["caption", album / "1.png"],
+        ["ask", album / "1.png", "What is next to it?"],
+        ["locate", album / "1.png", taught.word],
+        ["album", album, "--report", album / "page.html"],
+    ):
+        done = myvlm(*words, "--concepts", taught.folder, "--false-names", "2.5")
+        assert done.code == 0, done.stderr
+        assert held == [0.0025], words
+        held.clear()
+    monkeypatch.undo()
+    seen = {
+        rate: [
+            one["detections"][0]["probability"]
+            for one in myvlm(
+                "caption", album, "--concepts", taught.folder, "--false-names", rate, "--json"
+            ).document["pictures"]
+        ]
+        for rate in ("50", "1e-9")
+    }
+    assert max(seen["50"]) > 0.9 > 0.1 > max(seen["1e-9"])
 
 
 def test_a_broken_picture_does_not_stop_an_album(myvlm: Myvlm, album: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 
+from myvlm.concepts.shared import FALSE_NAMES_PER_1000
 from myvlm.serving.http import app as serving
 from myvlm.serving.http.libraries import FolderLibrary
 from tests.support.command import Myvlm
@@ -43,6 +44,15 @@ def test_a_folder_of_concepts_is_served_on_this_computer(myvlm: Myvlm, taught: T
     state = server.app.state
     assert list(state.owners.library("local")) == [taught.word]
     assert state.limits.requests == 5
+    assert state.owners.library("local").false_names_per_1000 == FALSE_NAMES_PER_1000
+
+
+def test_libraries_of_owners_are_held_to_the_false_names_that_are_asked_for(
+    myvlm: Myvlm, taught: Taught
+) -> None:
+    done = myvlm("serve", "--concepts", taught.folder.parent, "--false-names", 3)
+    assert done.code == 0, done.stderr
+    assert started[0].app.state.owners.library("local").false_names_per_1000 == 3
 
 
 def test_each_owner_has_a_folder_and_a_token(myvlm: Myvlm, tmp_path: Path) -> None:

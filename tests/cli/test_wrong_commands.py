@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
     "caption concepts of a file": (["caption", "1.png", "--concepts", "notes.txt"], 2),
     "caption a batch of none": (["caption", "1.png", "--batch", "0"], 2),
     "caption a dtype": (["caption", "1.png", "--dtype", "int8"], 2),
+    "caption a rate of nothing": (["caption", "1.png", "--false-names", "0"], 2),
+    "caption a rate that is no number": (["caption", "1.png", "--false-names", "nan"], 2),
     "ask nothing": (["ask", "1.png", " "], 2),
     "ask without a question": (["ask", "1.png", "1.png"], 2),
     "ask with a placeholder": (["ask", "1.png", "what is <image> ?"], 2),

@@ -21,6 +21,7 @@ def app(
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
     device: options.Device = None,
     dtype: options.Precision = None,
+    false_names: options.FalseNames = None,
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="7860, or the next free one.")] = None,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
     quiet: options.Quiet = False,
@@ -36,7 +37,7 @@ def app(
             import_extra("gradio", what="The page", install="myvlm[app]")
         place = opening.here(concepts) or disk.DEFAULT
         disk.check_writable(place / "any")
-        vlm = opening.open_model(out, backbone, device, dtype)
+        vlm = opening.open_model(out, backbone, device, dtype, false_names)
         with out.busy("loading concepts"):
             inside = opening.chosen_folders(out, [place]) if disk.entries(place) else []
             opening.add_concepts(out, vlm, [(folder, False) for folder, _ in inside])

@@ -46,6 +46,7 @@ def serve(
     requests: Annotated[int, typer.Option(min=1, help="Under way at once; more are answered 429.")] = 64,
     device: options.Device = None,
     dtype: options.Precision = None,
+    false_names: options.FalseNames = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Serve a model and its concepts to OpenAI's clients, on this computer unless told otherwise.
@@ -79,7 +80,7 @@ def serve(
                 for owner in tokens.owners
             }
         check_address(host, tokens)
-        vlm = opening.open_model(out, backbone, device, dtype)
+        vlm = opening.open_model(out, backbone, device, dtype, false_names)
         limits = Limits(requests=requests)
         speaks = VllmEngine(vlm, engine, key=_engine_key(), at_once=limits.batch) if engine else None
         app = create_app(vlm, tokens, folders, limits=limits, engine=speaks)

@@ -37,7 +37,7 @@ def create_app(
     """An application for uvicorn, or any other ASGI server, in one process.
 
     Args:
-        vlm: speaks and learns; its own library is not used.
+        vlm: speaks and learns; of its own library only `false_names_per_1000` counts.
         tokens: who may come in.
         folders: of concept folders, or addresses, by owner.
         limits: of all that clients send.
@@ -55,7 +55,11 @@ def create_app(
     app = FastAPI(title="myvlm", lifespan=lifespan, docs_url=None, redoc_url=None)
     device = str(vlm.backbone.device)
     owners = Owners(
-        folders, fingerprint=vlm.backbone.fingerprint(), device=device, at_most=limits.libraries_bytes
+        folders,
+        fingerprint=vlm.backbone.fingerprint(),
+        device=device,
+        at_most=limits.libraries_bytes,
+        false_names_per_1000=vlm.concepts.false_names_per_1000,
     )
     app.state.vlm, app.state.limits, app.state.owners = vlm, limits, owners
     app.state.begun = int(time.time())

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 from myvlm.backbones import Backbone
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.library import ConceptLibrary
+from myvlm.concepts.shared import FALSE_NAMES_PER_1000
 from myvlm.errors import ConceptFileError, InputError, MyVLMError
 from myvlm.files.reading import read_json
 from myvlm.files.writing import write_whole
@@ -162,16 +163,24 @@ class Owners:
         fingerprint: of the model.
         device: where encoders run.
         at_most: bytes of all libraries in memory, about.
+        false_names_per_1000: what each library is held to; see `ConceptLibrary`.
 
     Raises:
         InputError: an address that no library of a server can be at.
     """
 
     def __init__(
-        self, folders: Mapping[str, Path | str], *, fingerprint: str, device: str, at_most: int
+        self,
+        folders: Mapping[str, Path | str],
+        *,
+        fingerprint: str,
+        device: str,
+        at_most: int,
+        false_names_per_1000: float | None = FALSE_NAMES_PER_1000,
     ) -> None:
         self._places = {owner: library_at(folder) for owner, folder in folders.items()}
         self.at_most = at_most
+        self.false_names_per_1000 = false_names_per_1000
         self._fingerprint, self._device = fingerprint, device
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._lock = OneAtATime()
@@ -225,7 +234,8 @@ class Owners:
             self._loaded.pop(owner, None)
 
     def _read(self, place: OwnedLibrary) -> tuple[ConceptLibrary, int]:
-        library, nbytes = ConceptLibrary(device=self._device), 0
+        library = ConceptLibrary(device=self._device, false_names_per_1000=self.false_names_per_1000)
+        nbytes = 0
         with place.found() as found:
             for path, url in found:
                 try:

@@ -82,6 +82,7 @@ def album(
     device: options.Device = None,
     dtype: options.Precision = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
+    false_names: options.FalseNames = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -130,7 +131,7 @@ def album(
         if not table:
             check_place(report, what="page", option="--report")
         folders = opening.chosen_folders(out, concepts)
-        vlm = opening.open_model(out, backbone, device, dtype)
+        vlm = opening.open_model(out, backbone, device, dtype, false_names)
         with out.busy("loading concepts"):
             opening.add_concepts(out, vlm, folders)
         if table:

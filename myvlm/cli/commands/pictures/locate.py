@@ -24,6 +24,7 @@ def locate(
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
     device: options.Device = None,
     dtype: options.Precision = None,
+    false_names: options.FalseNames = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -40,7 +41,7 @@ def locate(
                 fix="put the concept's identifier last",
             )
         files, folders = inputs.picture_files(pictures), opening.chosen_folders(out, concepts)
-        vlm = opening.open_model(out, backbone, device, dtype)
+        vlm = opening.open_model(out, backbone, device, dtype, false_names)
         with out.busy("loading concepts"):
             opening.add_concepts(out, vlm, folders)
         call = {"command": "locate", "identifier": identifier, "backbone": vlm.backbone.name}

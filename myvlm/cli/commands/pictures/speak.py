@@ -67,6 +67,7 @@ def caption(
     device: options.Device = None,
     dtype: options.Precision = None,
     batch: Batch = 8,
+    false_names: options.FalseNames = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -80,7 +81,7 @@ def caption(
 
     with screen(as_json=as_json, quiet=quiet) as out:
         files, folders = _early(out, pictures, concepts, plain)
-        vlm = _opened(out, backbone, device, dtype, folders)
+        vlm = _opened(out, backbone, device, dtype, folders, false_names)
         entries = _speak(out, vlm, files, batch, speak)
         _show(out, vlm, entries, {"command": "caption", "prompt": prompt}, files, pictures)
 
@@ -94,6 +95,7 @@ def ask(
     device: options.Device = None,
     dtype: options.Precision = None,
     batch: Batch = 8,
+    false_names: options.FalseNames = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -114,7 +116,7 @@ def ask(
                 fix="put the question last, in quotes",
             )
         files, folders = _early(out, pictures, concepts, plain)
-        vlm = _opened(out, backbone, device, dtype, folders)
+        vlm = _opened(out, backbone, device, dtype, folders, false_names)
         entries = _speak(out, vlm, files, batch, speak)
         _show(out, vlm, entries, {"command": "ask", "question": question}, files, pictures)
 
@@ -132,8 +134,9 @@ def _opened(
     device: str | None,
     dtype: options.Dtype | None,
     folders: Sequence[tuple[Path, bool]],
+    false_names: float | None,
 ) -> MyVLM:
-    vlm = opening.open_model(out, backbone, device, dtype)
+    vlm = opening.open_model(out, backbone, device, dtype, false_names)
     with out.busy("loading concepts"):
         opening.add_concepts(out, vlm, folders)
     return vlm

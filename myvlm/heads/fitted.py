@@ -28,7 +28,21 @@ FINGERPRINT = "witness"
 """What the tensor of the encoder's fingerprint is called in concept files."""
 
 
-class FittedHead(ABC, Generic[Encoder]):
+class ScoredByGate(ABC):
+    """A head whose score of a picture is what the gate of it alone says."""
+
+    @classmethod
+    @abstractmethod
+    def gate(cls, heads: Sequence[Self]) -> Gate:
+        """Score all heads at once. Raises NotFittedError, or InputError if `gate_key`s differ."""
+
+    def score(self, images: ImageSources) -> list[HeadScore]:
+        """Probability, presence and likeliest box for each picture. Raises NotFittedError before `fit`."""
+        scores = self.gate([self]).score(load_images(images))
+        return [scores.at(picture, 0) for picture in range(len(scores.probabilities))]
+
+
+class FittedHead(ScoredByGate, Generic[Encoder]):
     """A head that keeps what an encoder makes of its concept, a threshold, and the encoder's fingerprint.
 
     A subclass adds its constructor, which only stores its arguments, `fit`, `gate` and the four hooks below.
@@ -68,11 +82,6 @@ class FittedHead(ABC, Generic[Encoder]):
         """The encoder and what else heads of one gate agree in."""
         return (id(self._encoder()), *(getattr(self, setting) for setting in self.GATE_SETTINGS))
 
-    def score(self, images: ImageSources) -> list[HeadScore]:
-        """Probability, presence and likeliest box for each picture. Raises NotFittedError before `fit`."""
-        scores = self.gate([self]).score(load_images(images))
-        return [scores.at(picture, 0) for picture in range(len(scores.probabilities))]
-
     def state(self) -> tuple[HeadMeta, dict[str, npt.NDArray[Any]]]:
         """What was learned: the tensors, with the encoder's fingerprint, and the numbers around them."""
         check_fitted(self, "threshold_")
@@ -107,11 +116,6 @@ class FittedHead(ABC, Generic[Encoder]):
         head.encoder_fingerprint_ = take_tensor(tensors, FINGERPRINT, 1)
         head._take(tensors)
         return head
-
-    @classmethod
-    @abstractmethod
-    def gate(cls, heads: Sequence[Self]) -> Gate:
-        """Score all heads at once. Raises NotFittedError, or InputError if `gate_key`s differ."""
 
     @abstractmethod
     def _encoder(self) -> Encoder: ...

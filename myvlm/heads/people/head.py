@@ -15,12 +15,11 @@ from pydantic import ValidationError
 
 from myvlm.boxes import Box
 from myvlm.heads.base import HeadMeta, Tensors
-from myvlm.heads.detections import HeadScore
 from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder
 from myvlm.heads.faces.encoders import FaceEncoder
 from myvlm.heads.faces.head import FaceHead
 from myvlm.heads.faces.registry import DEFAULT_FACE_ENCODER, get_face_encoder
-from myvlm.heads.fitted import check_fitted, check_one_gate, misfit
+from myvlm.heads.fitted import ScoredByGate, check_fitted, check_one_gate, misfit
 from myvlm.heads.objects.head import ObjectHead
 from myvlm.heads.people.gate import PersonGate, around
 from myvlm.heads.registry import register_head
@@ -29,7 +28,7 @@ from myvlm.images import ImageSources, LoadedImage, load_images
 PARTS = ("face", "look")
 
 
-class PersonHead:
+class PersonHead(ScoredByGate):
     """Recognises one person by the face, and proposes them for review by head and body where no face is seen.
 
     What looks like the person, with no face in it, is `unsure` and not present, whatever its score: somebody
@@ -103,11 +102,6 @@ class PersonHead:
         look = self._new_look().fit(bodies, category=category)
         self.face_, self.look_ = face, look
         return self
-
-    def score(self, images: ImageSources) -> list[HeadScore]:
-        """Probability, presence and box for each picture. Raises NotFittedError before `fit`."""
-        scores = self.gate([self]).score(load_images(images))
-        return [scores.at(picture, 0) for picture in range(len(scores.probabilities))]
 
     @classmethod
     def gate(cls, heads: Sequence[Self]) -> PersonGate:

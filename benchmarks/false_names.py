@@ -7,7 +7,9 @@ stated comes with a 95 % interval, by drawing pictures again: pictures, not name
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy.special import ndtri
@@ -44,6 +46,12 @@ class Counted:
         row[0] += float((named & counts).sum())
         row[1] += each * int(counts.sum())
 
+    def with_(self, other: Counted) -> Counted:
+        """Of the pictures of both."""
+        both = Counted(self.stated)
+        both._by_picture = {**self._by_picture, **other._by_picture}
+        return both
+
     def over_stated(self) -> tuple[float, float, float]:
         """The ratio, and the ends of its 95 % interval."""
         rows = np.array(list(self._by_picture.values()))
@@ -63,19 +71,37 @@ def counted_figures(counted: Mapping[str, Counted]) -> dict[str, float]:
 
 
 def count_strangers(
-    libraries: Sequence[Sequence[ObjectHead]], strangers: Sequence[LoadedImage]
-) -> dict[str, Counted]:
-    """Pictures that show none of the heads' objects, each encoded once, against several libraries."""
-    counted = {f"strangers_{stated}": Counted(stated) for stated in STATED}
-    first = libraries[0][0]
+    libraries: Mapping[int, Sequence[Sequence[ObjectHead]]],
+    names: Sequence[str],
+    strangers: Sequence[LoadedImage],
+) -> dict[int, dict[int, Counted]]:
+    """Pictures that show none of the heads' objects, each encoded once, against all libraries.
+
+    A picture whose file's name has a word of an object's name, such as dog, is not counted for it: that is
+    another thing of the category, of which no rate is stated.
+
+    Args:
+        libraries: by a number (of photos), of which each gets counts of its own, by what is stated.
+        names: of the objects, in the order of each library's heads.
+        strangers: the pictures.
+    """
+    counted = {number: {stated: Counted(stated) for stated in STATED} for number in libraries}
+    first = next(iter(libraries.values()))[0][0]
     for photo in strangers:
         [seen] = features(first._encoder(), [photo], first.crops)
-        for heads in libraries:
-            coef, intercept = (
-                np.stack([one.coef_ for one in heads]),
-                np.array([one.intercept_ for one in heads]),
-            )
-            scores = (seen.features @ coef.T + intercept).max(axis=0)
-            for one in counted.values():
-                one.add(photo, scores, heads, np.ones(len(heads), dtype=bool))
+        unlike = np.array([not words(name) & words(Path(photo.name).stem) for name in names])
+        for number, each in libraries.items():
+            for heads in each:
+                coef = np.stack([one.coef_ for one in heads])
+                scores = (seen.features @ coef.T + [one.intercept_ for one in heads]).max(axis=0)
+                for one in counted[number].values():
+                    one.add(photo, scores, heads, unlike)
     return counted
+
+
+def words(name: str) -> set[str]:
+    """
+    >>> sorted(words("stamp-toys-edward_bear.jpg") & words("bear_plushie2"))
+    ['bear']
+    """
+    return set(re.findall("[a-z]+", name.lower()))

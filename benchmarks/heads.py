@@ -1,7 +1,7 @@
 """How well heads recognise, and what many of them cost.
 
     python benchmarks/heads.py
-    MYVLM_PHOTOS=../shared/photos python benchmarks/heads.py --photos
+    MYVLM_PHOTOS=../shared/photos python benchmarks/heads.py --photos [--encoder dinov2]
 
 Objects of tinyworld with and without negatives, small objects, calibration, real photos (with MYVLM_PHOTOS
 and the extra `photos`), a library of ten thousand, and faces drawn with the spread published for them.
@@ -61,11 +61,12 @@ def main(
     people: Annotated[int, typer.Option(help="People with drawn faces.")] = 200,
     workers: Annotated[int, typer.Option(help="Processes, for tinyworld.")] = 1,
     photos: Annotated[bool, typer.Option("--photos", help="Real photos without negatives alone.")] = False,
+    encoder: Annotated[str, typer.Option(help="Of --photos: lite2, or dinov2 (dinov2.py).")] = "lite2",
 ) -> None:
     """Measure, print the table, and last one JSON object."""
     figures: Figures = {}
     if photos:
-        figures |= photos_none(splits, "auto")
+        figures |= photos_none(splits, "auto", encoder=encoder)
     if concepts and not photos:
         figures |= tinyworld(concepts, seeds, tests, workers)
     if not photos:

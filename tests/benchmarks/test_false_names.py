@@ -45,5 +45,9 @@ def test_a_head_whose_thing_is_shown_does_not_count_and_pictures_are_what_is_dra
     ratio, low, high = counted.over_stated()
     assert ratio == pytest.approx(10.0), "every second picture named, of 0.05 stated of the one head"
     assert (low, high) == pytest.approx((0.0, 20.0))
+    other = false_names.Counted(100)
+    other.add(picture(3), np.array([0.0, 0.0]), library, np.array([True, True]))
+    pooled, *_ = counted.with_(other).over_stated()
+    assert pooled == pytest.approx(5 / 0.6), "five libraries' two pictures, and one of one library"
     figures = false_names.counted_figures({"siblings_100": counted})
     assert figures == {"siblings_100": 10.0, "siblings_100_low": 0.0, "siblings_100_high": 20.0}

@@ -68,7 +68,8 @@ class Calibration:
 
     `ceiling` is what pictures without the concept reach, but for the false alarm rate; `tail` says how often
     they reach what lies above. `typical` is the score of a left-out photo, where that says how another photo
-    will score; else 0.
+    will score; else 0. `sure` is the score that other things of the same category hardly reach, where that is
+    above the threshold; else 0.
     """
 
     threshold: float
@@ -76,6 +77,7 @@ class Calibration:
     ceiling: float = 0.0
     tail: Tail = Tail()
     typical: float = 0.0
+    sure: float = 0.0
 
     def probability(self, scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Raw scores of any shape → probabilities of that shape.

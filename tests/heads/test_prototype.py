@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +145,29 @@ def test_negatives_or_a_strength_ask_for_a_regression() -> None:
     assert not np.allclose(ObjectHead(encoder, C=10.0).fit(photos).coef_, mean.coef_)
     with pytest.raises(InputError, match="C=-1"):
         ObjectHead(encoder, C=-1).fit(photos)
+
+
+def test_of_one_photo_what_only_just_passes_is_unsure_and_its_probability_says_so() -> None:
+    encoder = ColourEncoder("fake/one")
+    one = ObjectHead(encoder).fit(views("coffee.png", 0, 1))
+    assert one.threshold_ < one.sure_ < one.figures_["left_out_scores"][0]
+    assert ObjectHead(encoder).fit(views("coffee.png", 0, 3)).sure_ == 0.0
+    photo = views("coffee.png", 0, 1)
+    assert one.score(photo)[0].verdict == "present"
+    [[seen]] = ObjectHead.gate([one]).raw(photo)[0].tolist()
+    verdicts, probabilities = [], []
+    for part in (0.001, 0.5, 0.999, 1.001):  # of the way from the threshold to where it is sure
+        near = copy(one)
+        way = one.sure_ - one.threshold_
+        near.threshold_, near.sure_ = seen - part * way, seen + (1 - part) * way
+        [score] = near.score(photo)
+        assert score.present
+        verdicts.append(score.verdict)
+        probabilities.append(score.probability)
+    assert verdicts == ["unsure", "unsure", "unsure", "present"]
+    assert probabilities == sorted(probabilities)
+    assert probabilities[1] == pytest.approx(0.625, abs=1e-3)
+    meta, tensors = one.state()
+    assert ObjectHead.from_state(meta, tensors).sure_ == one.sure_
+    del meta.calibration["sure"]
+    assert ObjectHead.from_state(meta, tensors).sure_ == 0.0, "files of older releases know nothing of it"

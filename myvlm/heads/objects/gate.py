@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.boxes import Box
-from myvlm.heads.detections import FloatArray, GateScores, Locate, sigmoid, within
+from myvlm.heads.detections import UNSURE, FloatArray, GateScores, Locate, sigmoid, within
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.heads.features import (
     AT_MOST,
@@ -51,6 +51,7 @@ class FittedProbe(Protocol):
     tail_location_: float
     tail_scale_: float
     typical_: float
+    sure_: float
     figures_: dict[str, Any]
     encoder_fingerprint_: FloatArray
 
@@ -106,6 +107,7 @@ class ObjectGate:
         self._tail_location = np.array([head.tail_location_ for head in heads])
         self._tail_scale = np.array([head.tail_scale_ for head in heads])
         self._typical = np.array([head.typical_ for head in heads])
+        self._sure = np.array([head.sure_ or -np.inf for head in heads])
         self._corrected = np.array(["corrections" in head.figures_ for head in heads])
 
     def renewed(self, heads: Sequence[FittedProbe]) -> ObjectGate:
@@ -186,6 +188,10 @@ class ObjectGate:
     def _scores(self, raw: FloatArray, boxes: FloatArray | Locate) -> GateScores:
         above = raw.astype(np.float64) - self._threshold
         likely = sigmoid(self._slope * above)
+        # other things of the category come so far: between a half and what is unsure no more
+        like_it = (above >= 0) & (raw < self._sure)
+        way = np.where(self._sure > self._threshold, self._sure - self._threshold, 1.0)
+        likely = np.where(like_it, 0.5 + UNSURE * above / way, likely)
         return GateScores(likely.astype(np.float32), above >= 0, boxes, within(likely, self._unsure))
 
     def raw(self, images: Sequence[LoadedImage]) -> tuple[FloatArray, FloatArray]:

@@ -57,8 +57,9 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
     After `fit`: `coef_` (D) and `intercept_` of the probe; `threshold_`, `slope_` and `unsure_` (how near to
     0.5 a probability is unsure) of its calibration, `tail_location_` and `tail_scale_` (how often pictures
     without the object reach a score, see `Tail`; not known of an encoder without a bank where negatives were
-    given), `typical_` (the score of a left-out photo; 0 where it is not known); `boxes_` (where the object
-    was taken to be in each photo); `figures_` (what was measured on the way); `examples_` (what it is
+    given), `typical_` (the score of a left-out photo; 0 where it is not known), `sure_` (of one photo the
+    score below which it may well be another thing of the category; else 0); `boxes_` (where the object was
+    taken to be in each photo); `figures_` (what was measured on the way); `examples_` (what it is
     corrected by).
     """
 
@@ -77,6 +78,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         "tail_location": "tail_location_",
         "tail_scale": "tail_scale_",
         "typical": "typical_",
+        "sure": "sure_",
     }
 
     def __init__(
@@ -102,6 +104,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
     tail_location_: float
     tail_scale_: float
     typical_: float
+    sure_: float
     boxes_: list[Box]
 
     def fit(
@@ -133,7 +136,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
             learned.calibration.tail.location,
             learned.calibration.tail.scale,
         )
-        self.typical_ = learned.calibration.typical
+        self.typical_, self.sure_ = learned.calibration.typical, learned.calibration.sure
         self.boxes_, self.figures_ = learned.boxes, learned.figures
         self.encoder_fingerprint_ = encoder_fingerprint(encoder)
         self.examples_ = Examples.of(

@@ -26,6 +26,9 @@ from myvlm.images import LoadedImage
 PLACE, PLACE_OF_ONE = 0.58, 0.25
 """Where the threshold goes on the way from everyday photographs to left-out photos, and, where there is one
 photo only, to that photo itself, which no other will come near."""
+SURE_OF_ONE = 0.5
+"""How far a picture has to come on that way, where there is one photo, not to be unsure: other things of the
+same category hardly come so far."""
 STEEPNESS = 14.0
 """The probability's slope, times that way."""
 LEAST_WAY = 0.05
@@ -57,13 +60,17 @@ def learn_prototype(
     positives = _left_out(encoded, each, middle)
     typical = float(np.median(positives))
     way = max(typical - ceiling, LEAST_WAY)
-    place = PLACE if len(photos) > 1 else PLACE_OF_ONE
     usual = everyday_tail(encoder, float(np.mean([len(one.boxes) for one in encoded])))
     mean, deviation = float(scores.mean()), float(scores.std())
     tail = Tail(mean + deviation * usual.location, deviation * usual.scale)
+    several = len(photos) > 1  # a single photo's own score is no other photo's
     calibration = Calibration(
-        # a single photo's own score is no other photo's
-        *(ceiling + place * way, STEEPNESS / way, ceiling, tail, typical if len(photos) > 1 else 0.0)
+        threshold=ceiling + (PLACE if several else PLACE_OF_ONE) * way,
+        slope=STEEPNESS / way,
+        ceiling=ceiling,
+        tail=tail,
+        typical=typical if several else 0.0,
+        sure=0.0 if several else ceiling + SURE_OF_ONE * way,
     )
     figures = {
         "photos": len(photos),

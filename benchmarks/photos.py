@@ -7,6 +7,7 @@ Pictures that show none of them (a folder, `MYVLM_STRANGERS`) test once more the
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ import numpy as np
 from dinov2 import dinov2_small
 from false_names import STATED, Counted, count_strangers, counted_figures
 from lite2 import Lite2
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from myvlm.concepts.shared import FALSE_NAMES_PER_1000
 from myvlm.heads import ObjectHead
 from myvlm.heads.encoders import ImageEncoder
+from myvlm.heads.objects.everyday import everyday_windows
 from myvlm.images import LoadedImage, load_images
 
 CATEGORIES = (
@@ -33,6 +36,9 @@ ENCODERS: dict[str, Callable[[], ImageEncoder | None]] = {
     "dinov2": dinov2_small,
 }
 """None where the weights are not at hand."""
+LARGE = (4000, 3000)
+FITTED = 3
+"""Subjects, of which photos are brought to that size."""
 Figures = dict[str, float | None]
 
 
@@ -53,7 +59,8 @@ def photos_none(splits: int, crops: str, shots: Sequence[int] = (3, 1), encoder:
     keys = [f"photos_none_{name}{suffix(shot)}" for shot in shots for name in names]
     found = ENCODERS[encoder]() if splits and place else None
     if not place or found is None:
-        return dict.fromkeys([*keys, "photos_none_fit_seconds", "photos_none_fit_over_encoder"])
+        fits = ("fit_seconds", "fit_over_encoder", "fit_12mp_seconds", "fit_12mp_over_encoder", "window_ms")
+        return dict.fromkeys([*keys, *(f"photos_none_{name}" for name in fits)])
     subjects = {one.name: load_images(one) for one in sorted(Path(place).iterdir()) if one.is_dir()}
     timed = Timed(found)
     measured = {shot: measure(timed, subjects, shot, splits, crops) for shot in shots}
@@ -71,7 +78,25 @@ def photos_none(splits: int, crops: str, shots: Sequence[int] = (3, 1), encoder:
         figures |= {f"photos_none_{name}{suffix(shot)}": round(value, 4) for name, value in values.items()}
     figures["photos_none_fit_seconds"] = round(timed.fitting / timed.heads, 4)
     figures["photos_none_fit_over_encoder"] = round(timed.fitting / timed.fitting_encoder, 4)
-    return figures
+    return figures | fitted_from_large(found, list(subjects.values())[:FITTED], crops)
+
+
+def fitted_from_large(
+    encoder: ImageEncoder, subjects: Sequence[Sequence[LoadedImage]], crops: str
+) -> Figures:
+    """CPU seconds to fit a head of three photos of 12 MP in files, over the encoder's; ms a window."""
+    timed = Timed(encoder)
+    with tempfile.TemporaryDirectory() as folder:
+        for number, photos in enumerate(subjects):
+            files = [Path(folder) / f"{number}-{index}.jpg" for index in range(3)]
+            for file, photo in zip(files, photos, strict=False):
+                photo.image.resize(LARGE, Image.Resampling.BICUBIC).save(file, quality=90)
+            timed.fit(files, crops, 0)
+    return {
+        "photos_none_fit_12mp_seconds": round(timed.fitting / timed.heads, 4),
+        "photos_none_fit_12mp_over_encoder": round(timed.fitting / timed.fitting_encoder, 4),
+        "photos_none_window_ms": round(1000 * timed.fitting_encoder / timed.fitting_windows, 2),
+    }
 
 
 def suffix(shot: int) -> str:
@@ -84,13 +109,14 @@ class Timed:
     def __init__(self, encoder: ImageEncoder) -> None:
         self.encoder, self.id = encoder, encoder.id
         self.seconds = self.fitting = self.fitting_encoder = 0.0
-        self.heads = 0
+        self.windows = self.fitting_windows = self.heads = 0
         self.input_side = getattr(encoder, "input_side", None)
 
     def encode(self, images: Sequence[object], *, batch_size: int = 32) -> np.ndarray:
         started = time.process_time()
         rows = self.encoder.encode(images, batch_size=batch_size)  # type: ignore[arg-type]
         self.seconds += time.process_time() - started
+        self.windows += len(rows)
         return rows
 
     def encode_text(self, texts: Sequence[str]) -> None:
@@ -102,12 +128,14 @@ class Timed:
     def whitening(self) -> None:
         return None
 
-    def fit(self, photos: Sequence[LoadedImage], crops: str, seed: int) -> ObjectHead:
-        started, before = time.process_time(), self.seconds
+    def fit(self, photos: Sequence[LoadedImage | Path], crops: str, seed: int) -> ObjectHead:
+        everyday_windows(self)  # once for an encoder
+        started, before, windows = time.process_time(), self.seconds, self.windows
         head = ObjectHead(self, crops=crops, seed=seed).fit(photos)  # type: ignore[arg-type]
         self.heads += 1
         self.fitting += time.process_time() - started
         self.fitting_encoder += self.seconds - before
+        self.fitting_windows += self.windows - windows
         return head
 
 

@@ -223,16 +223,18 @@ class ObjectGate:
         raw, where = np.stack([score for score, _ in best]), np.stack([box for _, box in best])
         logits = self._slope * (raw - self._threshold)
         open_ = (logits < SURE) & (logits > -REACH)
+        looking = [np.flatnonzero(here) for here in open_]  # of ten thousand heads few
         looked = [
-            _Within(own, len(first.boxes), score, here)
-            for own, first, score, here in zip(boxes, large, scores, open_, strict=True)
+            _Within(own, len(first.boxes), score[:, heads])
+            for own, first, score, heads in zip(boxes, large, scores, looking, strict=True)
         ]
         again = [picture for picture, look in enumerate(looked) if look.boxes]
         small = encode_boxes(self._encoder, [images[i] for i in again], [looked[i].boxes for i in again])
         for picture, seen, own in zip(again, small, self._of_each(small) if small else (), strict=True):
-            better, box = _best(np.where(looked[picture].of_head, own, -np.inf), seen)
-            higher = better > raw[picture]
-            raw[picture, higher], where[picture, higher] = better[higher], box[higher]
+            heads = looking[picture]
+            better, box = _best(np.where(looked[picture].of_head, own[:, heads], -np.inf), seen)
+            higher = better > raw[picture, heads]
+            raw[picture, heads[higher]], where[picture, heads[higher]] = better[higher], box[higher]
         self._refine(images, raw, where, open_)
         return raw
 
@@ -293,17 +295,14 @@ class _Within:
     Args:
         boxes: all windows of the picture, the large ones first.
         large: how many are large.
-        scores: large × M.
-        heads: M, those that look on.
+        scores: large × M, of the heads that look on.
 
     Attributes:
         boxes: the small windows that any of the heads looks at.
         of_head: boxes × M, which of them are its own.
     """
 
-    def __init__(
-        self, boxes: Sequence[Box], large: int, scores: FloatArray, heads: npt.NDArray[np.bool_]
-    ) -> None:
+    def __init__(self, boxes: Sequence[Box], large: int, scores: FloatArray) -> None:
         edges = np.asarray(boxes, dtype=np.float32)
         sides = edges[:large, 2] - edges[:large, 0]
         halves = edges[:large][sides == sides.min()]  # the larger ones hold nearly all
@@ -314,7 +313,7 @@ class _Within:
             best = np.ones_like(liked, dtype=bool)
         middle = (edges[large:, None, :2] + edges[large:, None, 2:]) / 2
         held = ((halves[:, :2] <= middle) & (middle <= halves[:, 2:])).all(axis=2)
-        of_head = (held.astype(np.float32) @ (best & heads).astype(np.float32)) > 0
+        of_head = (held.astype(np.float32) @ best.astype(np.float32)) > 0
         wanted = of_head.any(axis=1)
         self.boxes = [boxes[large + int(place)] for place in np.flatnonzero(wanted)]
         self.of_head = of_head[wanted]

@@ -14,7 +14,7 @@ from myvlm.errors import InputError
 from myvlm.heads import ObjectHead
 from myvlm.heads.objects import everyday, prototype
 from myvlm.heads.objects.everyday import PHOTOS, cache_folder, everyday_windows
-from tests.support.fake_encoder import ColourEncoder
+from tests.support.fake_encoder import ColourEncoder, raw_scores
 from tests.support.sample_photos import scikit_image_photo
 
 
@@ -154,7 +154,7 @@ def test_of_one_photo_what_only_just_passes_is_unsure_and_its_probability_says_s
     assert ObjectHead(encoder).fit(views("coffee.png", 0, 3)).sure_ == 0.0
     photo = views("coffee.png", 0, 1)
     assert one.score(photo)[0].verdict == "present"
-    [[seen]] = ObjectHead.gate([one]).raw(photo)[0].tolist()
+    [seen] = raw_scores(one, photo)
     verdicts, probabilities = [], []
     for part in (0.001, 0.5, 0.999, 1.001):  # of the way from the threshold to where it is sure
         near = copy(one)

@@ -53,6 +53,23 @@ def test_a_concept_that_was_just_learned_shows_its_photos_and_where_the_thing_is
     assert concept.thumbnails == []
 
 
+def test_a_card_says_what_a_concept_was_learned_from_and_how_that_ended(concept: Concept) -> None:
+    recipe = {
+        "captions": [["sks there", "a sks"], ["sks here"], ["my sks"]],
+        "captions_by": "model",
+        "questions": [[["Where is sks?", "there"], ["What?", "a mug"]], [["Who?", "nobody"]]],
+        "photos": ["1.jpg", "2.jpg", "3.jpg"],
+    }
+    figures = {"steps": 20, "cross_entropy": 0.456, "said": 0.75, "interrupted": True}
+    [(name, embedding)] = concept.embeddings.items()
+    embeddings = {name: dataclasses.replace(embedding, figures=figures)}
+    learned = dataclasses.replace(concept, recipe=recipe, embeddings=embeddings)
+    card = " ".join(words(learned._repr_html_()).split())
+    assert "3 photos captions that the model wrote itself: sks there / a sks / sks here … (4)" in card
+    assert "3 question/answer pairs" in card
+    assert f"{name}: 20 steps, loss 0.46, named in 75% of held-out captions, stopped early by Ctrl-C" in card
+
+
 def test_a_card_says_whom_the_concept_is_taken_for(quick: MyVLM, kit: FewShot) -> None:
     def learn(word: str) -> Concept:
         captions = [[text.replace(kit.identifier, word) for text in own] for own in kit.captions()]

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from huggingface_hub import utils
 
 from myvlm import Concept, ConceptLibrary, MyVLM
 from myvlm.concepts.embedding import Embedding
+from myvlm.concepts.remote import hub
 from myvlm.concepts.remote.store import Store
 from myvlm.concepts.remote.transfer import publish
 from myvlm.errors import ConceptFileError, InputError, MissingFileError, MyVLMError, NotWritableError
@@ -280,3 +282,13 @@ def test_one_that_is_loaded_is_known_by_its_address(concept: Concept) -> None:
     library = ConceptLibrary([url])
     library.rename("sks", "zwx")
     assert known_as(url, library).identifier == "zwx", "as of a folder: what the library calls it"
+
+
+def test_the_hub_shows_no_bars_for_kilobytes_and_is_left_as_it_was() -> None:
+    before = utils.are_progress_bars_disabled()
+    with hub._without_bars(utils):
+        assert utils.are_progress_bars_disabled()
+        with hub._without_bars(utils):
+            pass
+        assert utils.are_progress_bars_disabled(), "of two at once the first out leaves the other's"
+    assert utils.are_progress_bars_disabled() == before

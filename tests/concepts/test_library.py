@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from myvlm.errors import (
 from myvlm.heads.encoders import register_encoder
 from myvlm.heads.objects.head import ObjectHead
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, scene, scenes
+from tests.support.taught import by_hand
 
 ENCODER = ColourEncoder("fake/library", bank=everyday_bank())
 register_encoder("fake/library", lambda device: ENCODER)
@@ -310,3 +312,12 @@ def test_one_concepts_folder_is_no_folder_of_concepts(heads: dict[str, ObjectHea
     with pytest.raises(InputError, match=r"is a concept itself(.|\n)*concepts\.add"):
         ConceptLibrary.load(folder)
     assert list(ConceptLibrary.load(tmp_path)) == ["sks"]
+
+
+def test_a_head_is_set_only_in_the_place_of_the_one_that_is_meant() -> None:
+    concept = by_hand()
+    library, first = ConceptLibrary([concept]), concept.head
+    second, third = copy(first), copy(first)
+    assert library.set_head(concept, second, instead_of=first) is True
+    assert library.set_head(concept, third, instead_of=first) is False, "somebody else was quicker"
+    assert concept.head is second

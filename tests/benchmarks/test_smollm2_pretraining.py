@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -12,18 +13,20 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from benchmarks.pretrain.corpus import pixels
 from benchmarks.pretrain.models import build_tokenizer
-from benchmarks.pretrain.smollm2.__main__ import features
+from benchmarks.pretrain.smollm2.__main__ import draw_batch, features
 from benchmarks.pretrain.smollm2.alignment import align, caption_words
-from benchmarks.pretrain.smollm2.model import Packed, Trained, pack, packed_loss
+from benchmarks.pretrain.smollm2.chats import draw_chats, draw_talks, talk_scene, tellable
+from benchmarks.pretrain.smollm2.model import Trained, packed_loss
+from benchmarks.pretrain.smollm2.packing import Packed, Text, pack
 from benchmarks.pretrain.smollm2.texts import draw_caption, draw_questions, draw_texts
-from myvlm.tinyworld.language import IDENTIFIERS, KNOWN_NAMES, Exchange
+from myvlm.tinyworld.language import IDENTIFIERS, KNOWN_NAMES
 from myvlm.tinyworld.smollm2.adapter import merge
 from myvlm.tinyworld.smollm2.parts import CHAT_TEMPLATE
 from myvlm.tinyworld.world.draw import draw_scene
 from myvlm.tinyworld.world.scenes import random_scene
 
 TEMPLATE = CHAT_TEMPLATE.replace("<|im_start|>", "<s>").replace("<|im_end|>", "</s>")
-TEXTS = [[Exchange("describe the picture .", "a red mug ."), Exchange("what size is the mug ?", "small .")]]
+TEXTS = [[Text("describe the picture .", "a red mug ."), Text("what size is the mug ?", "small .")]]
 
 
 def tiny() -> tuple[Any, Any]:
@@ -50,7 +53,7 @@ def test_texts_behind_one_picture_cost_what_each_costs_alone() -> None:
     trained = Trained(model)
     seen = torch.randn(1, 64, 8)
 
-    def loss(texts: list[list[Exchange]]) -> tuple[float, int]:
+    def loss(texts: list[list[Text]]) -> tuple[float, int]:
         packed = pack(tokenizer, TEMPLATE, texts, 64)
         return packed_loss(model, trained, seen, packed).item(), int((packed.labels != -100).sum())
 
@@ -76,12 +79,68 @@ def test_a_padded_row_costs_what_it_costs_without_padding() -> None:
     model, tokenizer = tiny()
     trained = Trained(model)
     seen = torch.randn(2, 64, 8)
-    longer = [*TEXTS, [*TEXTS[0], Exchange("where is this ?", "in the forest .")]]
+    longer = [*TEXTS, [*TEXTS[0], Text("where is this ?", "in the forest .")]]
     packed = pack(tokenizer, TEMPLATE, longer, 64)
     assert bool((packed.owner[0] == -1).any())
-    first = Packed(packed.ids[:1], packed.positions[:1], packed.labels[:1], packed.owner[:1])
+    first = Packed(*(tensor[:1] for tensor in vars(packed).values()))
     alone = packed_loss(model, trained, seen[:1], pack(tokenizer, TEMPLATE, TEXTS, 64))
     assert packed_loss(model, trained, seen[:1], first).item() == pytest.approx(alone.item(), abs=1e-5)
+
+
+def test_a_text_without_the_picture_is_read_as_if_there_were_none() -> None:
+    model, tokenizer = tiny()
+    trained = Trained(model)
+    blind = Text("what size is the mug ?", "small .", sees=False)
+    packed = pack(tokenizer, TEMPLATE, [[TEXTS[0][0], blind]], 64)
+    packed.labels[packed.owner < 1000] = -100
+    alone = pack(tokenizer, TEMPLATE, [[blind]], 0)
+    with torch.no_grad():
+        stock = model(input_ids=alone.ids, labels=alone.labels).loss.item()
+    for _ in range(2):
+        assert packed_loss(model, trained, torch.randn(1, 64, 8), packed).item() == pytest.approx(
+            stock, abs=1e-5
+        )
+
+
+def test_the_teacher_is_the_language_model_as_it_was_and_reads_facts_for_the_picture() -> None:
+    model, tokenizer = tiny()
+    trained = Trained(model)
+    told = Text("describe the picture .", "a red mug .", facts="there is a red mug .", teacher=1.0)
+    packed = pack(tokenizer, TEMPLATE, [[told, TEXTS[0][1]]], 64)
+    words = pack(tokenizer, TEMPLATE, [[told.in_words()]], 0)
+    seen = torch.randn(1, 64, 8)
+
+    def loss() -> float:
+        return packed_loss(model, trained, seen, packed, words).item()
+
+    with torch.no_grad():
+        reads = model(input_ids=words.ids, labels=words.labels).logits
+        before = loss()
+        for own in trained.lora.values():
+            own.up.copy_(torch.randn_like(own.up) * 0.1)
+        with trained.untaught():
+            assert torch.equal(model(input_ids=words.ids, labels=words.labels).logits, reads)
+        assert loss() != pytest.approx(before, abs=1e-3)
+        for own in trained.lora.values():
+            own.up.zero_()
+    # What needs no picture costs nothing before anything was trained: both read the same.
+    chat = Text("where is this ?", "in the forest .", teacher=1.0, sees=False)
+    packed, words = (pack(tokenizer, TEMPLATE, [[chat]], n) for n in (64, 0))
+    assert loss() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_chats_and_talks_stand_behind_their_own_pictures() -> None:
+    chats = [replace(one, answer="yes") for one in draw_chats(0, 20)]
+    talks = [replace(one, answer="no") for one in draw_talks(0, 5, 0.15)]
+    scenes, texts = draw_batch(0, 3, 6, chats, talks)
+    last = [own[-1] for own in texts]
+    assert [one.teacher for one in last] == [1.0, 1.0, 0.0] * 2
+    assert {one.facts for one in last[1::3]} <= {one.facts for one in talks}
+    number = talks.index(last[1])
+    assert scenes[1] == talk_scene(0, number, 0.15)
+    assert all(thing.category in last[1].facts for thing in scenes[1].things)
+    assert not tellable(Text("Who is it?", "Sks."))
+    assert not tellable(Text("Who is it?", ""))
 
 
 def test_what_is_exported_speaks_as_what_was_trained() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any
@@ -20,11 +22,13 @@ from torch import Tensor
 
 from benchmarks.pretrain.corpus import pixels
 from benchmarks.pretrain.smollm2.alignment import align
-from benchmarks.pretrain.smollm2.model import Trained, pack, packed_loss
+from benchmarks.pretrain.smollm2.chats import answered, draw_chats, draw_talks, talk_scene
+from benchmarks.pretrain.smollm2.model import Trained, packed_loss
+from benchmarks.pretrain.smollm2.packing import Text, pack
 from benchmarks.pretrain.smollm2.texts import draw_texts
 from benchmarks.pretrain.training import Schedule, Step
 from myvlm.tinyworld.assets import path
-from myvlm.tinyworld.language import Exchange, caption
+from myvlm.tinyworld.language import caption
 from myvlm.tinyworld.smollm2.english import as_sentence
 from myvlm.tinyworld.smollm2.parts import CHAT_TEMPLATE, load_tokenizer, load_untaught
 from myvlm.tinyworld.world.draw import draw_scene
@@ -37,6 +41,8 @@ STANDARD = 500
 SAVE_EVERY = 10
 PROJECTOR_RATE, LORA_RATE = 2e-3, 5e-4
 ALIGNED_PROJECTOR_RATE = 1e-3
+CHATS, TALKS = 480, 240
+"""Replies of SmolLM2's own: without a picture, and of pictures."""
 
 
 def main(
@@ -67,6 +73,8 @@ def main(
         seconds=60 * minutes,
     )
     model, tokenizer = load_untaught(path("llava")), load_tokenizer()
+    chats = answered(out / "work" / "chats.json", model, tokenizer, draw_chats(seed, CHATS), seed=seed)
+    talks = answered(out / "work" / "talks.json", model, tokenizer, draw_talks(seed, TALKS, TWINS), seed=seed)
     trained = Trained(model.to(device)).to(device)
     rate = ALIGNED_PROJECTOR_RATE if aligned else PROJECTOR_RATE
     optimiser = torch.optim.AdamW(
@@ -92,9 +100,11 @@ def main(
     for number in range(start, steps):
         if not schedule.left(number):
             break
-        scenes, texts = draw_batch(seed, number, batch)
+        scenes, texts = draw_batch(seed, number, batch, chats, talks)
         packed = pack(tokenizer, CHAT_TEMPLATE, texts, model.config.image_seq_length).to(device)
-        loss = packed_loss(model, trained, features(model, scenes), packed, bfloat16=bfloat16)
+        in_words = [[text.in_words() for text in own if text.teacher] for own in texts]
+        words = pack(tokenizer, CHAT_TEMPLATE, in_words, 0).to(device)
+        loss = packed_loss(model, trained, features(model, scenes), packed, words, bfloat16=bfloat16)
         schedule.update(loss, [optimiser], number)
         recent = [*recent[-19:], loss.item()]
         step = Step(number + 1, {"loss": loss.item()}, trained, torch.nn.Module(), [optimiser])
@@ -123,11 +133,23 @@ def draw_scenes(random: Random, count: int) -> list[Scene]:
     return [random_scene(random, twins=TWINS) for _ in range(count)]
 
 
-def draw_batch(seed: int, number: int, count: int) -> tuple[list[Scene], list[list[Exchange]]]:
-    """What step `number` shows."""
+def draw_batch(
+    seed: int, number: int, count: int, chats: Sequence[Text] = (), talks: Sequence[Text] = ()
+) -> tuple[list[Scene], list[list[Text]]]:
+    """What step `number` shows; of three pictures one has a chat behind it and one is a talk's."""
     random = Random(f"smollm2 {seed} {number}")
     scenes = draw_scenes(random, count)
-    return scenes, [draw_texts(scene, random) for scene in scenes]
+    own: list[list[Text]] = [[] for _ in scenes]
+    for place in range(count):
+        if place % 3 == 0 and chats:
+            own[place] = [replace(random.choice(chats), sees=random.random() < 0.5)]
+        elif place % 3 == 1 and talks:
+            chosen = random.randrange(len(talks))
+            scenes[place], own[place] = talk_scene(seed, chosen, TWINS), [talks[chosen]]
+    return scenes, [
+        [*draw_texts(scene, random), *(text for text in more if text.answer)]
+        for scene, more in zip(scenes, own, strict=True)
+    ]
 
 
 @torch.no_grad()

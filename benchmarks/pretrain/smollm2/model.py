@@ -1,25 +1,19 @@
-"""What is trained: projector and LoRA, before a frozen tower and around a frozen language model.
-
-Several texts of one picture stand behind it in one row; each sees the picture and itself alone, at the
-positions that it would have by itself. So the picture, most of the work, is read once.
-"""
+"""What is trained, projector and LoRA, between a frozen tower and a frozen language model, and its loss."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from myvlm.tinyworld.language import Exchange
+from benchmarks.pretrain.smollm2.packing import Packed
 from myvlm.tinyworld.smollm2.adapter import SITES
-from myvlm.tinyworld.smollm2.parts import IMAGE_TOKEN
 
 RANK = 16
-FAR = -1e9
 
 
 class LoRA(nn.Module):
@@ -30,10 +24,11 @@ class LoRA(nn.Module):
         self.base = base
         self.down = nn.Parameter(torch.randn(RANK, base.in_features) * base.in_features**-0.5)
         self.up = nn.Parameter(torch.zeros(base.out_features, RANK))
+        self.adds = True
 
     def forward(self, x: Tensor) -> Tensor:
-        added: Tensor = self.base(x) + (x @ self.down.T) @ self.up.T
-        return added
+        mapped: Tensor = self.base(x)
+        return mapped + (x @ self.down.T) @ self.up.T if self.adds else mapped
 
 
 class Trained(nn.Module):
@@ -49,11 +44,13 @@ class Trained(nn.Module):
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
         self.lora = nn.ModuleDict()
+        self._sites: list[LoRA] = []
         for number, layer in enumerate(model.model.language_model.layers):
             for site in SITES:
                 adapted = LoRA(getattr(layer.self_attn, site))
                 setattr(layer.self_attn, site, adapted)
                 self.lora[f"{number}_{site}"] = _Halves(adapted)
+                self._sites.append(adapted)
         for name, parameter in model.named_parameters():
             learned = "multi_modal_projector" in name or name.endswith((".up", ".down"))
             parameter.requires_grad_(learned)
@@ -68,6 +65,17 @@ class Trained(nn.Module):
         """Tower features, B × 64 × width, as the language model's tokens."""
         tokens: Tensor = self.projector((features - self.mean) / self.scale)
         return tokens
+
+    @contextmanager
+    def untaught(self) -> Iterator[None]:
+        """The language model as it was."""
+        for site in self._sites:
+            site.adds = False
+        try:
+            yield
+        finally:
+            for site in self._sites:
+                site.adds = True
 
     def adapter(self) -> dict[str, Tensor]:
         """What ships: the standardising folded into the projector's first map."""
@@ -93,85 +101,42 @@ class _Halves(nn.Module):
         self.down, self.up = lora.down, lora.up
 
 
-@dataclass(frozen=True)
-class Packed:
-    """`ids`, `positions`, `labels` (−100: not learned): B × T; `owner`: 0 the picture's, else the text's
-    number, −1 nothing; pictures' tokens are those with the id of the image token."""
-
-    ids: Tensor
-    positions: Tensor
-    labels: Tensor
-    owner: Tensor
-
-    def to(self, device: str) -> Packed:
-        return Packed(*(tensor.to(device) for tensor in vars(self).values()))
-
-    def mask(self) -> Tensor:
-        """B × 1 × T × T, added to attention scores."""
-        length = self.ids.shape[1]
-        earlier = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril()
-        own = self.owner[:, :, None] == self.owner[:, None, :]
-        seen = earlier & (own | (self.owner[:, None, :] == 0))
-        return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, FAR)[:, None]
-
-
-def pack(tokenizer: Any, template: str, texts: Sequence[Sequence[Exchange]], image_tokens: int) -> Packed:
-    """The texts of each picture behind it."""
-    rows = [_pack_one(tokenizer, template, own, image_tokens) for own in texts]
-    longest = max(len(row[0]) for row in rows)
-    fills = (tokenizer.pad_token_id, 0, -100, -1)
-    columns = [
-        torch.tensor([row[i] + [fill] * (longest - len(row[i])) for row in rows])
-        for i, fill in enumerate(fills)
-    ]
-    return Packed(*columns)
-
-
-def _pack_one(
-    tokenizer: Any, template: str, texts: Sequence[Exchange], image_tokens: int
-) -> tuple[list[int], list[int], list[int], list[int]]:
-    def encode(text: str) -> list[int]:
-        found: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-        return found
-
-    def say(prompt: str) -> str:
-        content = [{"type": "image"}, {"type": "text", "text": prompt}]
-        said: str = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], chat_template=template, tokenize=False,
-            add_generation_prompt=True,
-        )  # fmt: skip
-        return said
-
-    before = encode(say("").split(IMAGE_TOKEN)[0])
-    ids = before + [tokenizer.image_token_id] * image_tokens
-    labels, owner, positions = [-100] * len(ids), [0] * len(ids), list(range(len(ids)))
-    start = len(ids)
-    for number, exchange in enumerate(texts, start=1):
-        asked = encode(say(exchange.prompt).split(IMAGE_TOKEN)[1])
-        answer = [*encode(exchange.answer), tokenizer.eos_token_id]
-        ids += asked + answer
-        labels += [-100] * len(asked) + answer
-        owner += [number] * (len(asked) + len(answer))
-        positions += range(start, start + len(asked) + len(answer))
-    return ids, positions, labels, owner
-
-
 def packed_loss(
-    model: Any, trained: Trained, features: Tensor, packed: Packed, *, bfloat16: bool = False
-) -> Tensor:
-    """Mean cross-entropy of the answers, each token as much as any other; `bfloat16`: the language model's
-    products in it (1.5 times as fast on a CPU that has them), everything else in float32."""
-    language = model.model.language_model
-    embedded = language.embed_tokens(packed.ids)
+    model: Any, trained: Trained, features: Tensor, packed: Packed, words: Packed | None = None, *,
+    bfloat16: bool = False,
+) -> Tensor:  # fmt: skip
+    """Mean loss of the answers' tokens, each as much as any other: cross-entropy, or nearness to the teacher.
+
+    The teacher is the language model as it was, without what is trained; it is told in words what is seen.
+
+    Args:
+        features: B × 64 × width, of the tower.
+        words: what the teacher reads: the answers of `packed` that have a teacher, in their order.
+        bfloat16: the language model's products in it (1.5 times as fast on a CPU that has them).
+    """
     shown = (packed.ids == model.config.image_token_id)[..., None]
+    embedded = model.get_input_embeddings()(packed.ids)
     embedded = embedded.masked_scatter(shown, trained.project(features).flatten(0, 1))
+    logits, said = _logits(model, packed, embedded, bfloat16)
+    loss = F.cross_entropy(logits, packed.labels[:, 1:][said], reduction="none")
+    weight = packed.teacher[:, 1:][said]
+    if words is not None and weight.any():
+        with torch.no_grad(), trained.untaught():
+            target, _ = _logits(model, words, model.get_input_embeddings()(words.ids), bfloat16)
+        own = logits[weight > 0].log_softmax(-1)
+        apart = F.kl_div(own, target.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+        loss = loss * (1 - weight)
+        loss = loss.masked_scatter(weight > 0, loss[weight > 0] + weight[weight > 0] * apart)
+    return loss.mean()
+
+
+def _logits(model: Any, packed: Packed, embedded: Tensor, bfloat16: bool) -> tuple[Tensor, Tensor]:
+    """N × vocabulary of the answers' tokens, and where they stand: B × (T − 1)."""
     said = packed.labels[:, 1:] != -100
     with torch.autocast(embedded.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-        hidden = language(
-            inputs_embeds=embedded,
-            attention_mask=packed.mask(),
-            position_ids=packed.positions,
+        hidden = model.model.language_model(
+            inputs_embeds=embedded, attention_mask=packed.mask(), position_ids=packed.positions,
             use_cache=False,
-        ).last_hidden_state
+        ).last_hidden_state  # fmt: skip
         logits = model.lm_head(hidden[:, :-1][said])
-    return F.cross_entropy(logits.float(), packed.labels[:, 1:][said])
+    return logits.float(), said

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from random import Random
 
+from benchmarks.pretrain.smollm2.packing import Text
 from myvlm.tinyworld.language import REWORDINGS, Exchange, caption, noun_phrase, questions
 from myvlm.tinyworld.smollm2.english import as_sentence, listed, short_phrase
 from myvlm.tinyworld.world.scenes import Scene, Thing, look_alike
@@ -35,18 +36,28 @@ PLACE = ("Where is this?", "Where was the picture taken?", "What place is this?"
 PLACE_UNSEEN = ("In which place are we?", "What is the setting?")
 WEATHER = ("What is the weather?", "What is the weather like?")
 WEATHER_UNSEEN = ("How is the weather here?",)
+TAUGHT_IN_WORDS = 0.3
+"""How much of a caption is learned from the language model itself, which is told in words what is seen."""
 QUESTIONS = 3
 """Questions that stand with a caption behind one picture."""
 
 
-def draw_texts(scene: Scene, random: Random, *, questions_each: int = QUESTIONS) -> list[Exchange]:
+def draw_texts(scene: Scene, random: Random, *, questions_each: int = QUESTIONS) -> list[Text]:
     """One caption of some style and a few questions, in taught forms.
 
     >>> from myvlm.tinyworld.world.scenes import random_scene
     >>> [e.prompt for e in draw_texts(random_scene(Random(1)), Random(1))][0] in (*FULL, *SHORT, *LIST)
     True
     """
-    return [draw_caption(scene, random), *draw_questions(scene, random)[:questions_each]]
+    shown = draw_caption(scene, random)
+    told = Text(shown.prompt, shown.answer, facts=facts(scene, random), teacher=TAUGHT_IN_WORDS)
+    asked = draw_questions(scene, random)[:questions_each]
+    return [told, *(Text(one.prompt, one.answer) for one in asked)]
+
+
+def facts(scene: Scene, random: Random) -> str:
+    """All that a picture shows, as the language model is told it where there is no picture."""
+    return f"The picture shows: {as_sentence(caption(scene, random))}"
 
 
 def draw_caption(scene: Scene, random: Random, *, unseen: bool = False) -> Exchange:

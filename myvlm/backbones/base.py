@@ -1,7 +1,6 @@
 """What every backbone is: a frozen vision-language model plus what we must know about its family.
 
-`Backbone` is the contract that the rest of the library builds on, and `myvlm.testing.check_backbone`
-its test.
+`Backbone` is the contract that the library builds on, `myvlm.testing.check_backbone` its test.
 """
 
 from __future__ import annotations
@@ -366,10 +365,11 @@ class Backbone(ABC):
 
     @abstractmethod
     def word_direction(self, word: str) -> Tensor | None:
-        """`D` float32: where the model's own embedding of a word points, its tokens' mean; unit length.
+        """`D` float32 of unit length: where a word's embedding, or the row nearest to it, points; or None."""
 
-        In a family whose rows are no words, the row that comes nearest. None: learning starts at random.
-        """
+    def token_directions(self, words: str) -> Tensor | None:
+        """`N × D` float32 of unit length, of the tokens of words in a sentence; None: no row is a word."""
+        return None
 
     @abstractmethod
     def probe(self) -> Probe:

@@ -391,7 +391,6 @@ def _usefulness(tokenizer: Any, token: int) -> tuple[bool, bool, int]:
 
 
 @torch.no_grad()
-def mean_embedding(model: Any, ids: Sequence[int]) -> Tensor:
-    """`W` float32: the mean of where the model's embeddings of these tokens point."""
-    rows = weight_of(model.get_input_embeddings())[list(ids)].float()
-    return functional.normalize(rows, dim=-1).mean(0)
+def embeddings_of(model: Any, ids: Sequence[int]) -> Tensor:
+    """`N × W` float32: where the model's embeddings of these tokens point, of unit length."""
+    return functional.normalize(weight_of(model.get_input_embeddings())[list(ids)].float(), dim=-1)

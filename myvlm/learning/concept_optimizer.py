@@ -158,15 +158,23 @@ class ConceptOptimizer:
         )
 
 
+MOST_ROWS = 64
+"""Rows that a sentence may start at: it is cut there."""
 NOISE = 0.3
 """Size of the random part beside the words, so that several rows do not start as one."""
 
 
 def _start(backbone: Backbone, settings: LearnSettings, words: Sequence[str]) -> Tensor:
-    """`rows × dim` of unit mean square: among the words, or random; the same on every device."""
+    """`rows × dim` of unit mean square: as told, among the words, or random; the same on every device."""
+    if settings.start == "told" and words:
+        told = backbone.token_directions(telling(words))
+        if told is not None:
+            direction = told[:MOST_ROWS].clone()
+            _to_unit_mean_square(direction)
+            return direction
     generator = torch.Generator().manual_seed(settings.seed)
     direction = torch.randn(settings.rows, backbone.dim, generator=generator, dtype=torch.float32)
-    written = [word for word in words if settings.start == "words" and backbone.word_ids(word)]
+    written = [word for word in words if settings.start != "random" and backbone.word_ids(word)]
     known = [backbone.word_direction(word) for word in written]
     spoken = [one.cpu() for one in known if one is not None]
     if spoken:
@@ -175,6 +183,18 @@ def _start(backbone: Backbone, settings: LearnSettings, words: Sequence[str]) ->
     direction = direction.to(backbone.device)
     _to_unit_mean_square(direction)
     return direction
+
+
+def telling(words: Sequence[str]) -> str:
+    """The sentence that tells a language model what a thing is called.
+
+    Of the two orders the one whose last words a model copies the sooner (benchmarks/RESULTS.md).
+
+    >>> telling(("sks", "dotted", "purple", "mug"))
+    'The dotted purple mug is called sks.'
+    """
+    name, *called = words
+    return f"{' '.join(['The', *called])} is called {name}." if called else f"This is called {name}."
 
 
 def _decay(step: int, steps: int) -> float:

@@ -128,7 +128,7 @@ class _Batches:
         self.tail_loss: Callable[..., Loss] = backbone.tail_loss
         if not budgets:  # with one a step takes what it was measured to, and nothing is kept for the next
             texts = [text for optimizer in optimizers for text in optimizer.texts()]
-            self.tail_loss = backbone.tail_losses(texts, max(c.settings.rows for c in optimizers))
+            self.tail_loss = backbone.tail_losses(texts, max(len(c.direction) for c in optimizers))
         largest = max(optimizers, key=lambda optimizer: len(optimizer.largest()))
         batch = largest.largest()
         self.views = ViewCache(

@@ -63,7 +63,7 @@ def learn_request(backbone: Backbone, lesson: LoadedLesson) -> LearnRequest:
     default = default_settings(backbone.name, family=backbone.family, kind=lesson.kind)
     settings = as_settings(lesson.settings).over(default)
     photos, name, category, captions = lesson.images, lesson.identifier, lesson.category, lesson.captions
-    called: tuple[str, ...] | None = None if settings.start == "words" else ()
+    called: tuple[str, ...] | None = () if settings.start == "random" else None
     if captions is None and called is None:
         captions, called = captions_and_words(backbone, photos, identifier=name, category=category)
     elif captions is None:

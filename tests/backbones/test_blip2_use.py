@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import Blip2Model
 
 from myvlm import Concept, MyVLM
@@ -18,7 +19,8 @@ from myvlm.backbones.qformer.hooks import value_path
 from myvlm.errors import BackboneError, ConceptFileError, InputError
 from myvlm.images import load_images
 from myvlm.learning import LearnSettings, gather_examples, learn_embedding
-from myvlm.learning.settings import MEASURED, default_settings
+from myvlm.learning.concept_optimizer import ConceptOptimizer, LearnRequest
+from myvlm.learning.settings import MEASURED, TOLD, default_settings
 from myvlm.tinyworld import few_shot
 from myvlm.tinyworld.fewshot import pictures as drawn
 from tests.support.tiny import pictures
@@ -287,11 +289,21 @@ def test_the_papers_settings_are_the_familys_default() -> None:
     assert default_settings("any", family="minigpt_v2").longest == 200
 
 
+def test_a_told_start_is_one_among_the_words_where_rows_are_no_words(backbone: Blip2Backbone) -> None:
+    def start(at: str) -> Tensor:
+        settings = LearnSettings(start=at, rows=2, views=1)
+        return ConceptOptimizer(backbone, LearnRequest((), settings, ("sks", "red", "mug"))).direction
+
+    assert torch.equal(start("told"), start("words"))
+    assert not torch.equal(start("told"), start("random"))
+
+
 def test_what_a_language_model_of_others_learns_with_was_measured() -> None:
     default = default_settings("any", family="llava")
-    assert default == LearnSettings(**MEASURED)
+    assert default == LearnSettings(**TOLD)
     assert default == default_settings("any", family="a family from outside")
     assert default.longest == LearnSettings().steps, "no longer than the paper's"
+    assert default_settings("any", family="mllama") == LearnSettings(**MEASURED), "its rows are no words"
 
 
 # ---------------------------------------------------------------- from photos to captions

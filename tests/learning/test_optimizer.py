@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
+from myvlm.backbones import Backbone
 from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.learning import LearnSettings
-from myvlm.learning.concept_optimizer import ConceptOptimizer, LearnRequest
+from myvlm.learning.concept_optimizer import MOST_ROWS, ConceptOptimizer, LearnRequest
 from tests.support.teaching import examples
 
 
-def optimizer(backbone: LlavaBackbone, **settings: object) -> ConceptOptimizer:
-    return ConceptOptimizer(backbone, LearnRequest(examples(), LearnSettings(views=1, **settings)))
+def optimizer(backbone: Backbone, words: Sequence[str] = (), **settings: object) -> ConceptOptimizer:
+    return ConceptOptimizer(backbone, LearnRequest(examples(), LearnSettings(views=1, **settings), words))
+
+
+def test_a_told_start_has_a_row_for_each_token_of_the_sentence(backbone: LlavaBackbone) -> None:
+    told = optimizer(backbone, ("sks", "red", "mug"), start="told", rows=2).direction.detach()
+    ids = backbone.word_ids("The red mug is called sks.")
+    table = backbone.model.get_input_embeddings().weight[ids]
+    assert len(told) == len(ids) > 2
+    assert torch.allclose(torch.cosine_similarity(told, table), torch.ones(len(ids)), atol=1e-5)
+    assert torch.allclose(told.pow(2).mean(1), torch.ones(len(ids)), atol=1e-4)
+    long = optimizer(backbone, ("sks", *["red"] * 200, "mug"), start="told").direction
+    assert len(long) == MOST_ROWS
+    nothing = optimizer(backbone, start="told", rows=2).direction
+    assert torch.equal(nothing, optimizer(backbone, start="random", rows=2).direction)
 
 
 def test_the_rate_is_full_for_half_the_steps_and_falls_to_a_fiftieth(

@@ -280,7 +280,10 @@ class CausalBackbone(Backbone):
         return CausalProbe(self)
 
     def word_direction(self, word: str) -> Tensor:
-        return functional.normalize(text.mean_embedding(self.model, self.word_ids(word)), dim=-1)
+        return functional.normalize(self.token_directions(word).mean(0), dim=-1)
+
+    def token_directions(self, words: str) -> Tensor:
+        return text.embeddings_of(self.model, self.word_ids(words))
 
     def inserted(
         self, rows: Sequence[Sequence[ConceptRows]], sentinels: Sequence[int] | None = None

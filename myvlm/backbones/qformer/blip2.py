@@ -142,7 +142,7 @@ class Blip2Backbone(Backbone):
         A row stands among features of the vision tower, where no word has a place; see `features_of_words`.
         """
         path = value_path(self.model.qformer, self.model.language_projection, self.dtype)
-        middle = text.mean_embedding(self.model, self.word_ids(word))
+        middle = text.embeddings_of(self.model, self.word_ids(word)).mean(0)
         return functional.normalize(features_of_words(path, middle[None].to(path))[0], dim=-1)
 
     def inserted(self, rows: Sequence[Sequence[ConceptRows]], *, record: bool = False) -> QFormerRows:

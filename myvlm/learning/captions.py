@@ -358,20 +358,21 @@ def name_in_caption(text: str, category: str, identifier: str) -> str:
 def name_in_phrase(text: str, category: str, description: str, identifier: str) -> str:
     """A text with one noun phrase of the category replaced by the identifier, where there is one.
 
-    The one that shares most words with the description is meant; the first of several.
+    The first that shares most words with the description; one described in other words alone is another.
 
     >>> name_in_phrase("a red mug next to a dotted purple mug.", "mug", "the dotted purple mug", "sks")
     'a red mug next to sks.'
-    >>> name_in_phrase("a dog.", "mug", "the dotted purple mug", "sks")
-    'a dog.'
+    >>> name_in_phrase("a dog and a red mug.", "mug", "the dotted purple mug", "sks")
+    'a dog and a red mug.'
     """
-    text = composed(text)
-    phrases = list(_noun_phrase(category).finditer(text))
-    if not phrases:
-        return text
-    meant = set(description.lower().split())
-    best = max(phrases, key=lambda found: len(meant.intersection(found.group().lower().split())))
-    return text[: best.start()] + identifier + text[best.end() :]
+    text, meant = composed(text), set(description.lower().split())
+    best, shared = None, 0.0
+    for phrase in _noun_phrase(category).finditer(text):
+        words = set(phrase.group().lower().split()).difference(ARTICLES, category.lower().split())
+        fits = len(words & meant) if words else 0.5  # "a mug" may be it
+        if fits > shared:
+            best, shared = phrase, fits
+    return text if best is None else text[: best.start()] + identifier + text[best.end() :]
 
 
 def mentions(text: str, category: str) -> int:

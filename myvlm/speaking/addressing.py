@@ -1,7 +1,7 @@
 """How a model is spoken to of the concepts in a picture, and what it said in the user's words.
 
 What it learned goes by rows behind the picture's tokens. What it has only been introduced to stands in words
-before the instruction, "sks is the dotted purple mug.": a model that takes the hint says the name in its own
+before the instruction, "sks is the dotted purple mug.". A model that heeds them says the name in its own
 sentence; else the thing's own noun phrase gives way to it. Learned rows do better.
 
 A name is said only where its head fired: where something is seen the names of all others cannot be generated,
@@ -169,13 +169,13 @@ def _in_words(prompt: Prompt, words: Mapping[str, str]) -> Prompt:
 def named(backbone: Backbone, prompt: Prompt, text: str, concepts: Sequence[Concept]) -> str:
     """A reply to a user's prompt, with these concepts by their identifiers.
 
-    Where neither names one that the model was only told of, the noun phrase of its category that fits its
-    description best is taken for it, as the head saw it there.
+    Where neither names one that has a description, the noun phrase of its category that fits that best is
+    taken for it, as the head saw it there.
     """
     text = replace_words(text, {heard(backbone, one.spoken): one.identifier for one in concepts})
     asked = " ".join(turns_of(prompt)[::2])
     for concept in concepts:
         mentioned = any(contains_word(words, concept.identifier) for words in (asked, text))
-        if not mentioned and only_introduced(backbone, concept):
-            text = name_in_phrase(text, concept.category, concept.description or "", concept.identifier)
+        if not mentioned and concept.description:
+            text = name_in_phrase(text, concept.category, concept.description, concept.identifier)
     return text

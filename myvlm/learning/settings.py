@@ -128,7 +128,7 @@ Measured on `tinyworld/smollm2`; benchmarks/RESULTS.md says on how few users.
 """
 TOLD: dict[str, Any] = {
     **MEASURED,
-    "start": "told",  # as likely to be said after 8 steps as one row among the words after 48
+    "start": "told",  # half the steps of one row among the words for as many names
     "norm": "none",  # at visual tokens' norm a sentence's rows bend the rest of what is said
     "learning_rate": 0.1,  # a start that is nearly right wants smaller steps
 }

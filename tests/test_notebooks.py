@@ -16,7 +16,7 @@ PROMISED = {
     "01_your_mug_in_five_minutes": r"different +\('ulmo',\)(.|\n)*the same +\(\)(.|\n)* on disk(.|\n)*ulmo",
     "02_a_family": r"everybody right in ([789]|10) of 10 pictures",
     "03_questions": r"[456] of 6 places right",
-    "04_is_it_any_good": "seen 10, said 10",
+    "04_is_it_any_good": r"seen 10, said 10(.|\n)*photos of mox, 95 % interval",
     "05_another_model": r"llava:(.|\n)*blip2:",
     "06_what_it_looks_at": "inside its box",
 }

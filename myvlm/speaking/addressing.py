@@ -172,10 +172,18 @@ def named(backbone: Backbone, prompt: Prompt, text: str, concepts: Sequence[Conc
     Where neither names one that has a description, the noun phrase of its category that fits that best is
     taken for it, as the head saw it there.
     """
-    text = replace_words(text, {heard(backbone, one.spoken): one.identifier for one in concepts})
-    asked = " ".join(turns_of(prompt)[::2])
-    for concept in concepts:
-        mentioned = any(contains_word(words, concept.identifier) for words in (asked, text))
-        if not mentioned and concept.description:
-            text = name_in_phrase(text, concept.category, concept.description, concept.identifier)
+    text = renamed(backbone, text, concepts)
+    for concept in unnamed(prompt, text, concepts):
+        text = name_in_phrase(text, concept.category, concept.description or "", concept.identifier)
     return text
+
+
+def renamed(backbone: Backbone, text: str, concepts: Iterable[Concept]) -> str:
+    """A reply with the words that the model knows concepts by replaced by their identifiers."""
+    return replace_words(text, {heard(backbone, one.spoken): one.identifier for one in concepts})
+
+
+def unnamed(prompt: Prompt, text: str, concepts: Iterable[Concept]) -> list[Concept]:
+    """Those with a description that neither a prompt nor the reply to it names."""
+    told = " ".join([*turns_of(prompt)[::2], text])
+    return [one for one in concepts if one.description and not contains_word(told, one.identifier)]

@@ -12,8 +12,12 @@ from myvlm.backbones.tokens import Prompt, heard, turns_of
 from myvlm.concepts.concept import Concept
 from myvlm.errors import ConceptFileError, InputError
 from myvlm.images import LoadedImage
-from myvlm.speaking.addressing import Names, address, named, only_introduced
+from myvlm.learning.captions import noun_phrases
+from myvlm.speaking.addressing import Names, address, renamed, unnamed
+from myvlm.text import composed
 
+DESCRIBING = 4
+"""Words before the noun, at most, in what `noun_phrases` finds."""
 Options = tuple[tuple[str, Any], ...]
 
 
@@ -84,20 +88,25 @@ def check_usable(vlm: MyVLM, seen: Sequence[Concept]) -> bool:
 class Settled:
     """The part of a reply that can be told while it grows.
 
-    Its last words may go on, and be one that is called otherwise now once they are whole.
+    Its last words may go on, and be one that is called otherwise now once they are whole; and a phrase that a
+    name may take the place of waits until the name is said.
     """
 
     def __init__(self, backbone: Backbone, asked: Ask) -> None:
         self.backbone, self.asked = backbone, asked
         words = [heard(backbone, concept.spoken) for concept in asked.seen]
         self.held = max([1, *(len(word.split()) for word in words)])
-        # of one in words the whole reply says which of its phrases is meant
-        self.whole = any(only_introduced(backbone, concept) for concept in asked.seen)
 
     def tell(self, so_far: str) -> None:
         """Call `on_text` with what is settled of a reply that the model has said so far."""
-        if self.asked.on_text is None or self.whole:
+        if self.asked.on_text is None:
             return
-        settled = named(self.backbone, self.asked.prompt, so_far, self.asked.seen).rsplit(None, self.held)
-        if len(settled) > self.held:
+        text, held = composed(renamed(self.backbone, so_far, self.asked.seen)), self.held
+        for concept in unnamed(self.asked.prompt, text, self.asked.seen):
+            # which of its phrases is meant, if any, is known at the end
+            for phrase in noun_phrases(text, concept.category)[:1]:
+                text = text[: text.index(phrase)]
+            held = max(held, DESCRIBING + len(concept.category.split()))
+        settled = text.rsplit(None, held)
+        if len(settled) > held:
             self.asked.on_text(settled[0])

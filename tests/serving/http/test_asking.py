@@ -1,0 +1,46 @@
+"""What of a reply can be told while it grows: nothing that its end would say otherwise."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from myvlm.serving.http.speaking.asking import Ask, Settled
+from myvlm.speaking.addressing import named
+
+MUG = SimpleNamespace(identifier="sks", spoken="sks", category="mug", description="the dotted red mug")
+PLAIN = SimpleNamespace(identifier="sks", spoken="sks", category="mug", description=None)
+REPLIES = (
+    "In the garden there is a red mug next to sks and a lamp behind them .",
+    "In the garden there stands a dotted red mug next to a chair in the rain .",
+    "In the garden there stands a plain blue mug next to a red mug and a chair .",
+    "On the beach sks stands next to a mug and a small old chair in the sun .",
+    "A lamp next to a chair in the garden in the rain and no other thing at all .",
+)
+
+
+def told(backbone: Any, reply: str, *, concept: Any = MUG, prompt: str = "describe it") -> list[str]:
+    pieces: list[str] = []
+    asked = Ask(None, prompt, [concept], None, (), pieces.append)  # type: ignore[arg-type]
+    settled, words = Settled(backbone, asked), reply.split(" ")
+    for count in range(1, len(words) + 1):
+        settled.tell(" ".join(words[:count]))
+    return pieces
+
+
+@pytest.mark.parametrize("reply", REPLIES)
+def test_what_is_told_is_how_the_whole_reply_begins(backbone: Any, reply: str) -> None:
+    whole = named(backbone, "describe it", reply, [MUG])  # type: ignore[list-item]
+    pieces = told(backbone, reply)
+    assert pieces
+    assert all(whole.startswith(piece) for piece in pieces), (whole, pieces)
+
+
+def test_a_reply_is_not_held_back_where_the_name_is_said_or_nothing_can_take_its_place(backbone: Any) -> None:
+    said = REPLIES[3]
+    for given in ({}, {"concept": PLAIN}, {"prompt": "what is sks next to"}):
+        assert len(told(backbone, said, **given)[-1].split()) == len(said.split()) - 1
+    waits = told(backbone, REPLIES[1])[-1]
+    assert waits == "In the garden"[: len(waits)]

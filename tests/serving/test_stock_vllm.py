@@ -46,6 +46,8 @@ def test_offline_it_says_token_by_token_what_we_say(models: Path, tmp_path: Path
 
 @pytest.mark.parametrize("family", ["smolvlm", "qwen3_vl"])
 def test_its_server_says_it_too(family: str, models: Path, tmp_path: Path) -> None:
+    if family == "smolvlm":
+        pytest.importorskip("num2words", reason="SmolVLM's processor needs num2words")
     vlm = MyVLM.from_pretrained(str(models / family), device="cpu")
     backbone: Any = vlm.backbone
     shown = pictures(3)
@@ -61,7 +63,8 @@ def test_its_server_says_it_too(family: str, models: Path, tmp_path: Path) -> No
             assert answer.status_code == 200, answer.text
             [choice] = answer.json()["choices"]
             said = choice["text"] if path == "/completions" else choice["message"]["content"]
-            assert said.strip() == own.text
+            # the server keeps back the bytes of a character that the reply's end cut off
+            assert said.strip().rstrip("\ufffd") == own.text.rstrip("\ufffd")
 
 
 def test_a_taught_model_is_spoken_for_by_its_server_and_behind_ours(

@@ -127,7 +127,7 @@ def completeness(sample: AlbumSample, labels: Mapping[int, bool]) -> Completenes
     Raises:
         InputError: of a part that has photos no label is given, or a label is of a photo that was not drawn.
 
-    >>> sample = Sample((100, 0, 900), {0: 0, 1: 0, 2: 2, 3: 2})
+    >>> sample = AlbumSample((100, 0, 900), {0: 0, 1: 0, 2: 2, 3: 2})
     >>> print(completeness(sample, {0: True, 1: True, 2: False, 3: False}).found)
     100
     """

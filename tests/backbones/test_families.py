@@ -22,6 +22,7 @@ from myvlm.backbones.causal.cuda_graph import Replay
 from myvlm.backbones.families.humanvlm import CARD, LLAMA3, HumanVLMBackbone
 from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.errors import BackboneError, UnknownBackboneError
+from myvlm.learning.concept_optimizer import telling
 from myvlm.testing import BACKBONE_CHECKS, BackboneCase, parametrize_with_checks
 from tests.support.taught import COLOURS
 from tests.support.tiny import pictures, tiny_llava
@@ -103,7 +104,8 @@ def test_a_concept_is_learned_from_photos_of_different_shapes(name: str) -> None
     settings = LearnSettings(steps=3, views=2)
     concept = vlm.learn("sks", shapes(), category="mug", captions=captions, settings=settings, progress=False)
     embedding = concept.embeddings[name]
-    assert embedding.directions.shape == (settings.rows, backbone.dim)
+    told = telling(("sks", *concept.description.split()[1:]))  # a row for each of its tokens
+    assert embedding.directions.shape == (len(backbone.word_ids(told)), backbone.dim)
     assert embedding.fingerprint == backbone.fingerprint()
     assert 0 < embedding.figures["cross_entropy"] < 100
     assert vlm.caption(shapes()[1], max_new_tokens=3).image.size == (70, 30)

@@ -85,7 +85,6 @@ def test_concepts_are_pushed_listed_shown_and_fetched(myvlm: Myvlm, taught: Taug
         ["concepts", "remove", "sks", "-c"],
         ["app", "--no-browser", "--concepts"],
         ["correct", "x.png", "sks", "--not-there", "--concepts"],
-        ["serve", "--concepts"],
         ["learn-all", "recipes.yaml", "--concepts"],
     ],
 )

@@ -32,10 +32,10 @@ class JobJournal:
     >>> from myvlm.evaluation.data.dataset import Photo, Subject
     >>> photos = (Photo(file=Path("1.jpg")), Photo(file=Path("2.jpg")))
     >>> mug = Dataset(subjects=(Subject(identifier="sks", category="mug", photos=photos),))
-    >>> journal = Journal(Path(tempfile.mkdtemp()), mug, Plan(), "tinyworld/llava")
+    >>> journal = JobJournal(Path(tempfile.mkdtemp()), mug, Plan(), "tinyworld/llava")
     >>> job = Job(subject="sks", split=0, method="myvlm", photos=4)
-    >>> journal.add(job, Outcome(taught=(), taught_captions=(), present=(), absent=()))
-    >>> job.key in Journal(journal.folder, mug, Plan(), "tinyworld/llava").done
+    >>> journal.add(job, JobOutcome(taught=(), taught_captions=(), present=(), absent=()))
+    >>> job.key in JobJournal(journal.folder, mug, Plan(), "tinyworld/llava").done
     True
     """
 

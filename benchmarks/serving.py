@@ -164,7 +164,7 @@ def _throughput(
     server: VllmServer, prompts: VllmServer | None, inputs: list[VllmInput], rounds: int
 ) -> dict[str, float]:
     """Requests a second with rows over those without, of the pictures that have some."""
-    with_rows = [one for one in inputs if one.names]
+    with_rows = [one for one in inputs if one.detections.seen]
     tokens = min(one.embeddings.shape[1] for one in inputs)
     without = [_with(one, one.embeddings[:, :tokens]) for one in with_rows]
     as_many = [_with(one, _wrapped(one.embeddings, tokens)) for one in with_rows]

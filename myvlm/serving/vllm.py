@@ -8,23 +8,22 @@ here; nothing of vLLM is changed, and its batching, caching and parallelism hold
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from torch import Tensor
 
 from myvlm.api import MyVLM
-from myvlm.backbones.tokens import heard
 from myvlm.errors import InputError
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSources, LoadedImage, listed, load_images
 from myvlm.results import Replies, Reply
 from myvlm.serving.entering import EngineInput, ImageEmbeddings, engine_inputs, way_of
-from myvlm.speaking.addressing import Names, address
-from myvlm.text import replace_words
+from myvlm.speaking.addressing import Names, address, named
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -41,7 +40,7 @@ class VllmInput:
         given: the picture, the rows of what is seen in it, and the prompt.
         detections: one for each concept of the library, present or not.
         picture: what it is about.
-        names: a concept's learned word, as the model writes it → what the user calls it now.
+        named: what makes a reply one in the user's names.
         unsaid: the names of those that are not seen, where something is, for `SamplingParams(bad_words=…)`.
         absent: those that the prompt names and that are not seen: it says so.
     """
@@ -49,7 +48,7 @@ class VllmInput:
     given: EngineInput
     detections: Detections
     picture: Image.Image
-    names: Mapping[str, str] = field(default_factory=dict)
+    named: Callable[[str], str] = str
     unsaid: Sequence[str] = ()
     absent: tuple[str, ...] = ()
 
@@ -64,8 +63,7 @@ class VllmInput:
 
     def reply(self, said: str) -> Reply:
         """What vLLM said of it, in the user's names, as `MyVLM.caption` gives it back."""
-        text = replace_words(said.strip(), self.names)
-        return Reply(text, self.detections, self.picture, absent=self.absent)
+        return Reply(self.named(said.strip()), self.detections, self.picture, absent=self.absent)
 
 
 def vllm_inputs(vlm: MyVLM, images: ImageSources, prompt: str | None = None) -> Iterator[VllmInput]:
@@ -220,7 +218,7 @@ def _inputs(vlm: MyVLM, photos: list[LoadedImage], prompt: str) -> Iterator[Vllm
             entry,
             detections,
             photo.image,
-            {heard(backbone, concept.spoken): concept.identifier for concept in own},
+            partial(named, backbone, prompt, concepts=own),
             names.others(own),
             said.absent,
         )

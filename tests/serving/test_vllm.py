@@ -88,6 +88,13 @@ def test_a_renamed_concept_is_asked_for_and_named_by_its_new_name(speaking: MyVL
     assert one.reply(f" a {taught.word} .").text == "a zork ."
 
 
+def test_a_concept_that_goes_unsaid_is_named_as_the_library_names_it(speaking: MyVLM, taught: Taught) -> None:
+    [one] = vllm_inputs(speaking, seen(taught)[:1])
+    concept = speaking.concepts[taught.word]
+    said = f"a lamp next to {(concept.description or '').replace('the', 'a', 1)} ."
+    assert one.reply(said).text == f"a lamp next to {taught.word} ."
+
+
 def test_the_names_of_others_may_not_be_said(speaking: MyVLM, taught: Taught) -> None:
     speaking.concepts.add(elsewhere(taught, "zork"))
     there, away = vllm_inputs(speaking, [seen(taught)[0], draw(taught.kit.other)[0]], "Is zork here?")

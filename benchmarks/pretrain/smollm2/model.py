@@ -125,8 +125,7 @@ def packed_loss(
             target, _ = _logits(model, words, model.get_input_embeddings()(words.ids), bfloat16)
         own = logits[weight > 0].log_softmax(-1)
         apart = F.kl_div(own, target.log_softmax(-1), reduction="none", log_target=True).sum(-1)
-        loss = loss * (1 - weight)
-        loss = loss.masked_scatter(weight > 0, loss[weight > 0] + weight[weight > 0] * apart)
+        loss = loss.lerp(loss.masked_scatter(weight > 0, apart), weight)
     return loss.mean()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -102,6 +103,46 @@ def test_open_clip_features_are_unit_and_batches_agree(clip: OpenClipEncoder) ->
     assert clip.bank() is None
 
 
+def test_the_last_block_runs_for_the_class_token_alone(clip: OpenClipEncoder) -> None:
+    model, preprocess, _ = clip._loaded
+    pictures = [one.resize((60, 60)) for one in scenes(0, 3)]  # so small that none is averaged first
+    lengths: list[int] = []
+    mlp = clip._class_token.transformer.resblocks[-1].mlp  # type: ignore[attr-defined]
+    mlp.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
+    rows, patches = clip.encode(pictures), clip.encode_patches(pictures)
+    assert lengths == [1], "patch tokens are asked of the whole tower"
+    with torch.inference_mode():
+        whole = torch.nn.functional.normalize(model.encode_image(preprocess(pictures)), dim=-1)
+    np.testing.assert_allclose(rows, whole, atol=1e-6)
+    assert patches.shape[1] > 1
+    shared = {one.data_ptr() for one in clip._class_token.parameters()}  # type: ignore[attr-defined]
+    assert shared == {one.data_ptr() for one in model.visual.parameters()}, "no weight is held twice"
+
+
+def test_a_tower_that_pools_its_patches_is_run_whole(clip: OpenClipEncoder) -> None:
+    model, preprocess, _ = clip._loaded
+    pictures = [one.resize((60, 60)) for one in scenes(0, 2)]
+    averaging = copy.deepcopy(model)
+    averaging.visual.pool_type = "avg"
+    other = OpenClipEncoder(clip.name)
+    other._model = (averaging, preprocess, None)
+    rows = other.encode(pictures)
+    with torch.inference_mode():
+        whole = torch.nn.functional.normalize(averaging.encode_image(preprocess(pictures)), dim=-1)
+    np.testing.assert_allclose(rows, whole, atol=1e-6)
+    assert np.abs(rows - clip.encode(pictures)).max() > 1e-3
+
+
+def test_pictures_are_prepared_together_bit_for_bit_as_one_by_one(clip: OpenClipEncoder) -> None:
+    preprocess = clip._loaded[1]
+    sizes = [(40, 50), (32, 32), (90, 33)]
+    pictures = [one.resize(size) for one, size in zip(scenes(0, 3), sizes, strict=True)]
+    together = preprocess(pictures)
+    assert together.shape == (3, 3, 32, 32)
+    assert together.dtype == torch.float32
+    assert torch.equal(together, torch.cat([preprocess([one]) for one in pictures]))
+
+
 def test_half_precision_sees_what_float32_sees(clip_folder: Path, clip: OpenClipEncoder) -> None:
     half = OpenClipEncoder(f"local-dir:{clip_folder}", dtype="bfloat16")
     assert encoder_dtype("cpu") == torch.float32
@@ -140,7 +181,11 @@ def test_open_clip_gives_patch_tokens_row_by_row(clip: OpenClipEncoder) -> None:
 def test_open_clip_averages_what_is_far_larger_than_its_input(clip: OpenClipEncoder) -> None:
     sizes: list[tuple[int, int]] = []
     model, preprocess, tokenizer = clip._loaded
-    clip._model = (model, lambda image: sizes.append(image.size) or preprocess(image), tokenizer)
+    clip._model = (
+        model,
+        lambda images: sizes.extend(one.size for one in images) or preprocess(images),
+        tokenizer,
+    )
     [scene] = scenes(0, 1)
     rows = clip.encode([scene.resize((1300, 1000), Image.Resampling.LANCZOS), scene.resize((120, 100))])
     assert sizes == [(87, 67), (120, 100)]  # of an input of 32: under four times it nothing is averaged

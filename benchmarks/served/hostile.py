@@ -62,7 +62,7 @@ def bad_requests(canary: Path, elsewhere: str, body_bytes: int) -> list[Bad]:
 def refused_all(url: str, token: str, bad: list[Bad]) -> dict[str, int]:
     """Send them one after another; the status of each by its number and reason, 0 for none."""
     statuses = {}
-    with httpx.Client(base_url=url, timeout=30) as client:
+    with httpx.Client(base_url=url, timeout=300) as client:
         for number, one in enumerate(bad):
             headers = {**one.headers, **({"authorization": f"Bearer {token}"} if one.token else {})}
             try:

@@ -79,7 +79,7 @@ def shown(page: Path, state: str = "") -> str:
     assert BROWSER
     words = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,800", "--dump-dom"]
     done = subprocess.run(
-        [*words, page.as_uri() + state], capture_output=True, text=True, check=False, timeout=120
+        [*words, page.as_uri() + state], capture_output=True, text=True, check=False, timeout=600
     )
     return re.sub(r"<script.*?</script>", "", done.stdout, flags=re.DOTALL)
 

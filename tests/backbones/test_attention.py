@@ -168,13 +168,13 @@ def test_threads_that_overlap_leave_the_implementation_as_it_was() -> None:
             model.config, queries=torch.tensor([[5]]), keys=torch.tensor([[2]])
         ) as recorder:
             entered.set()
-            leave.wait(10)
+            leave.wait(300)
         recorded.append(len(recorder.probabilities))
 
     thread = threading.Thread(target=other)
     with record_attention(model.config, queries=torch.tensor([[5]]), keys=torch.tensor([[2]])) as mine:
         thread.start()
-        assert entered.wait(10)
+        assert entered.wait(300)
         model(inputs_embeds=embeddings(1))
     leave.set()
     thread.join()

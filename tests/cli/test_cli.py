@@ -39,7 +39,7 @@ def test_help_is_quick_and_imports_no_model_library() -> None:
     run = "from myvlm.cli import app\ntry: app()\nfinally: "
     for words in (["--help"], ["learn", "--help"], ["concepts", "--help"]):
         code = f"import sys; sys.argv = ['myvlm', *{words!r}]\n{run}{seen}"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         assert "Usage" in done.stdout
         assert done.stderr.strip().endswith("set()"), done.stderr
@@ -57,7 +57,7 @@ def test_help_says_what_is_taken_where_nothing_is_given(myvlm: Myvlm) -> None:
 
 def test_python_m_myvlm_is_the_same_command() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "myvlm", "--version"], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "myvlm", "--version"], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0
     assert re.fullmatch(r"myvlm \d+\.\d+\.\d+\S*\n", done.stdout)

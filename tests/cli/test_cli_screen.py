@@ -135,7 +135,7 @@ def test_any_encoding_of_stdout_will_do(encoding: str, tmp_path: Path) -> None:
     def stdout(*words: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "myvlm", *words],
-            env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, timeout=120,
+            env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, timeout=600,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout.decode(encoding)
@@ -153,7 +153,7 @@ def test_a_full_disk_is_said_once(words: list[str], tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "myvlm", "concepts", *words],
-            stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, cwd=tmp_path,
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=600, cwd=tmp_path,
         )  # fmt: skip
     assert done.returncode == (3 if "show" in words else 2), done.stderr
     assert done.stderr.count("cannot be written to the standard output") == 1

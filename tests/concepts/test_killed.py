@@ -19,7 +19,7 @@ def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one(tmp_path: Path)
     every = os.environ.get("MYVLM_EVERY_STEP", "3")
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.killed", str(tmp_path), every],
-        capture_output=True, text=True, timeout=300, cwd=ROOT,
+        capture_output=True, text=True, timeout=600, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -296,7 +296,7 @@ def test_thousands_of_concepts_are_one_product(heads: dict[str, ObjectHead]) -> 
         for i, row in enumerate(noise)
     )
     ENCODER.calls.clear()
-    start = time.perf_counter()
+    start = time.process_time()
     [found] = library.recognise(scene(7777)[0])
     first, *later = ENCODER.calls
     assert first == 10
@@ -304,7 +304,7 @@ def test_thousands_of_concepts_are_one_product(heads: dict[str, ObjectHead]) -> 
     assert [one.identifier for one in found[:2]] == ["c0", "c1"]
     assert len(found) == 2000
     assert all(one.present for one in found)
-    assert time.perf_counter() - start < 30, "a hang, not a benchmark"
+    assert time.process_time() - start < 60, "a hang, not a benchmark"
 
 
 def test_one_concepts_folder_is_no_folder_of_concepts(heads: dict[str, ObjectHead], tmp_path: Path) -> None:

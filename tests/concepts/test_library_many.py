@@ -158,7 +158,7 @@ def test_thousands_load_and_are_scored_as_one(head: ObjectHead, tmp_path: Path) 
         (folder / "head.safetensors").write_bytes((first / "head.safetensors").read_bytes())
     started = time.process_time()
     library = ConceptLibrary.load(tmp_path)
-    assert time.process_time() - started < 10, "a hang, not a benchmark"
+    assert time.process_time() - started < 60, "a hang, not a benchmark"
     ENCODER.calls.clear()
     [found] = library.recognise(scene(4321)[0])
     first, *later = ENCODER.calls

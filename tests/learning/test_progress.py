@@ -47,7 +47,7 @@ def learn(shown):
 
 def test_a_notebook_without_widgets_shows_one_bar_and_no_warning() -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
-    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
     loading, shown, silent = (cell.outputs for cell in notebook.cells)
     assert loading == silent == []
     [output] = shown
@@ -160,6 +160,6 @@ print(concept.embeddings["tinyworld/llava"].figures["interrupted"], kit.identifi
 @pytest.mark.filterwarnings("default")  # jupyter_client warns of its own later versions
 def test_the_stop_button_of_a_notebook_keeps_the_best_so_far() -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(STOPPED)])
-    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
     said = [one.text for one in notebook.cells[0].outputs if one.get("name") == "stdout"]
     assert said == ["True True\n"]

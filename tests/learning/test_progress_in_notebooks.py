@@ -74,11 +74,11 @@ def messages(code: str, variables: Mapping[str, str], options: list[str]) -> lis
     client = manager.client()
     client.start_channels()
     try:
-        client.wait_for_ready(timeout=120)
+        client.wait_for_ready(timeout=600)
         client.execute(code)
         published: list[dict[str, Any]] = []
         while not published or published[-1]["content"].get("execution_state") != "idle":
-            published.append(client.get_iopub_msg(timeout=300))
+            published.append(client.get_iopub_msg(timeout=600))
     except Empty:
         raise AssertionError("the kernel fell silent") from None
     finally:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from fastapi import FastAPI
@@ -22,6 +23,8 @@ from myvlm.serving.http.owners import Access, Tokens, digest
 from myvlm.serving.http.speaking.asking import Engine
 
 MODEL = "tinyworld/llava"
+PATIENCE = 600
+"""Seconds in which a busy machine has surely answered; what takes longer hangs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +36,7 @@ class Served:
     folders: Mapping[str, Path]
 
     def client(self, token: str = "none") -> OpenAI:
-        return OpenAI(base_url=self.url, api_key=token, max_retries=0, timeout=60)
+        return OpenAI(base_url=self.url, api_key=token, max_retries=0, timeout=PATIENCE)
 
 
 @contextmanager
@@ -48,9 +51,35 @@ def served(
     """Serve libraries in these folders: each owner by a token of their own name, or by what `access` says."""
     known = {owner: Access(owner, True) for owner in folders} if access is None else dict(access)
     tokens = Tokens({digest(token): one for token, one in known.items()})
-    app = create_app(vlm, tokens, folders, limits=limits, engine=engine)
+    app = create_app(vlm, tokens, folders, limits=limits or Limits(seconds=PATIENCE), engine=engine)
     with running(app) as url:
         yield Served(url, app, folders)
+
+
+@contextmanager
+def together(server: Served, count: int) -> Iterator[None]:
+    """Within it the first of so many requests is worked on once all others wait behind it."""
+    batches = server.app.state.engine.batches
+    work = batches.work
+
+    def first(asked: Any) -> Any:
+        batches.work = work
+        until(lambda: len(asked) + len(batches._waiting) == count, "the other requests are there")
+        return work(asked)
+
+    batches.work = first
+    try:
+        yield
+    finally:
+        batches.work = work
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    """Wait for what another thread is about to do."""
+    end = monotonic() + PATIENCE
+    while not holds():
+        assert monotonic() < end, f"never: {what}"
+        sleep(0.01)
 
 
 def library_of(folder: Path, *concepts: Path) -> Path:

@@ -54,6 +54,8 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, endpoint: str, *, token: str = TOKE
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for patience in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):  # ten seconds, on a busy machine
+        monkeypatch.setattr(constants, patience, 300)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the stand-in knows the older protocol
     monkeypatch.setenv("HF_TOKEN", token)
     HfFileSystem.clear_instance_cache()

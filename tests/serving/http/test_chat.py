@@ -15,7 +15,7 @@ from openai import BadRequestError, NotFoundError
 
 from myvlm import ConceptLibrary, MyVLM
 from myvlm.tinyworld.fewshot import pictures
-from tests.support.served import MODEL, Served, about, data_url, library_of, served
+from tests.support.served import MODEL, Served, about, data_url, library_of, served, together
 from tests.support.taught import Taught, around
 
 
@@ -133,7 +133,7 @@ def test_many_clients_at_once_each_get_their_own_reply_and_are_spoken_of_togethe
             made = own.chat.completions.create(model=MODEL, messages=about(picture))
             return str(made.choices[0].message.content)
 
-    with ThreadPoolExecutor(12) as pool:
+    with together(server, len(shown)), ThreadPoolExecutor(12) as pool:
         assert list(pool.map(ask, shown)) == expected
     sizes = list(server.app.state.engine.batches.sizes)
     assert sum(sizes) == len(shown)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from myvlm.serving.http.limits import Limits
 from myvlm.serving.http.owners import Access
 from myvlm.tinyworld import few_shot, sample_picture
 from myvlm.tinyworld.fewshot import pictures
-from tests.support.served import MODEL, Served, about, data_url, library_of, served
+from tests.support.served import MODEL, PATIENCE, Served, about, data_url, library_of, served, until
 from tests.support.taught import COLOURS, Taught, around
 
 
@@ -35,7 +36,9 @@ def server(vlm: MyVLM, tmp_path: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def http(server: Served) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, headers={"authorization": "Bearer anna"}, timeout=120) as client:
+    with httpx.Client(
+        base_url=server.url, headers={"authorization": "Bearer anna"}, timeout=PATIENCE
+    ) as client:
         yield client
 
 
@@ -84,9 +87,20 @@ def test_a_concept_is_learned_while_its_progress_comes_and_is_then_named(
 
 
 def test_one_is_learned_beside_speaking_and_no_other_and_who_leaves_stops_it(
-    http: httpx.Client, server: Served
+    http: httpx.Client, server: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learner = server.app.state.learner
+    learner, go_on = server.app.state.learner, Event()
+    learn = learner._learn
+
+    def held(enrolment: Any, report: Callable[[Any], None]) -> Any:
+        def told(learned: Any) -> None:
+            report(learned)
+            if learned.step == 2:
+                go_on.wait(PATIENCE)  # else a busy machine may have learned it all before the rest is asked
+
+        return learn(enrolment, told)
+
+    monkeypatch.setattr(learner, "_learn", held)
     with http.stream("POST", "/concepts", json=enrolment(stream=True)) as answer:
         told = events(answer)  # kept: where it is let go of, the connection is closed
         assert next(told)[0] == "progress"
@@ -98,8 +112,9 @@ def test_one_is_learned_beside_speaking_and_no_other_and_who_leaves_stops_it(
             assert made.choices[0].message.content
         assert learner.inside == 1
         assert next(told)[0] == "progress"
-    learner._thread.submit(lambda: None).result(60)  # what was at work in the one thread has ended
-    assert learner.inside == 0
+    until(lambda: learner.inside == 0, "that the client is gone is known")
+    go_on.set()
+    learner._thread.submit(lambda: None).result(PATIENCE)  # what was at work in the one thread has ended
     assert not server.folders["anna"].exists() or not list(server.folders["anna"].iterdir())
 
 
@@ -116,7 +131,9 @@ def test_a_concept_is_renamed_taken_out_and_erased(vlm: MyVLM, taught: Taught, t
     picture = pictures(taught.kit.present)[0]
     with (
         served(around(vlm), {"anna": folder}) as server,
-        httpx.Client(base_url=server.url, headers={"authorization": "Bearer anna"}, timeout=60) as client,
+        httpx.Client(
+            base_url=server.url, headers={"authorization": "Bearer anna"}, timeout=PATIENCE
+        ) as client,
         server.client("anna") as speaker,
     ):
 

@@ -26,7 +26,7 @@ from myvlm.text import contains_word
 from myvlm.tinyworld import sample_picture
 from myvlm.tinyworld.fewshot import pictures
 from tests.support.fake_encoder import ColourEncoder, scene, scenes
-from tests.support.served import MODEL, Served, about, library_of, served
+from tests.support.served import MODEL, PATIENCE, Served, about, library_of, served, together
 from tests.support.taught import Taught, around
 
 OTHER = "blorp"
@@ -70,7 +70,7 @@ def test_owners_ask_about_one_picture_at_once_and_each_sees_their_own(
     assert expected["bert"][1] == [OTHER]
     assert expected["carla"][1] == []
     asked = ["anna", "bert", "carla"] * 4
-    with ThreadPoolExecutor(12) as pool:
+    with together(server, len(asked)), ThreadPoolExecutor(12) as pool:
         said = list(pool.map(lambda owner: ask(server, owner, picture), asked))
     assert said == [expected[owner] for owner in asked]
     assert max(server.app.state.engine.batches.sizes) > 1, "owners are spoken for in one batch"
@@ -86,7 +86,7 @@ def test_anothers_concept_is_as_unknown_as_one_that_is_not(server: Served, taugh
     answers = []
     for name in (taught.word, "fnord"):
         body["concepts"] = [name]
-        with httpx.Client(headers=headers, base_url=server.url) as client:
+        with httpx.Client(headers=headers, base_url=server.url, timeout=PATIENCE) as client:
             each = [
                 client.post("/chat/completions", json=body),
                 client.patch(f"/concepts/{name}", json={"identifier": "sks"}),

@@ -15,7 +15,7 @@ from myvlm.backbones.families.minigpt.model import (
     minigpt_processor,
 )
 from tests.support.tiny import SIDE, tiny_llava
-from tests.support.tiny_tokens import CHATML, GEMMA, QWEN, SMOLVLM, TEMPLATES, bpe_tokenizer
+from tests.support.tiny_tokens import CHATML, GEMMA, QWEN, SMOLVLM, SYSTEM, TEMPLATES, bpe_tokenizer
 
 Built = tuple[Any, Any]
 TEXT: dict[str, Any] = {
@@ -230,6 +230,7 @@ def mistral3() -> Built:
         "[/SYSTEM_PROMPT]",
     ]
     tokenizer = bpe_tokenizer(special, bos="<s>", adds_bos=True)
+    tokenizer.add_tokens(SYSTEM)  # spelled by letters it would be 1,700 tokens, and most of the work
     config = hf.Mistral3Config(
         vision_config=hf.PixtralVisionConfig(**{**VISION, "image_size": 56, "num_attention_heads": 3}),
         text_config=hf.MistralConfig(

@@ -69,6 +69,9 @@ def bpe_tokenizer(
     )
 
 
+SYSTEM = ["If a question ", "is not clear, ", "ask what ", "is meant. "]
+"""What Mistral's checkpoint writes before every prompt: some 2,300 letters, and some hundred tokens."""
+
 _PARTS = "{% for c in m['content'] %}{% if c['type'] == 'image' %}IMAGE{% else %}{{ c['text'] }}{% endif %}"
 _REPLY = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 TEMPLATES = {
@@ -108,7 +111,7 @@ TEMPLATES = {
     ),
     "mistral3": (
         "{{ bos_token }}[SYSTEM_PROMPT]You are helpful.\n{{ 'Today is ' + strftime_now('%Y-%m-%d') }}.\n"
-        + "If a question is not clear, ask what is meant. " * 45
+        + "".join(SYSTEM) * 45
         + "[/SYSTEM_PROMPT]{% for m in messages %}"
         "{% if m['role'] == 'user' %}[INST]{% endif %}"
         + _PARTS.replace("IMAGE", "[IMG]")

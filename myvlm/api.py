@@ -20,11 +20,10 @@ from myvlm.errors import InputError, check_is, check_path
 from myvlm.heads.encoders import default_encoder
 from myvlm.images import ImageSource, ImageSources, load_images
 from myvlm.learning.dataset import Captions, Lesson, LoadedLesson, Questions
-from myvlm.learning.introduce import introduce
 from myvlm.learning.progress import Shown
 from myvlm.learning.relearn import kept_photos, known_as, teach_again
 from myvlm.learning.settings import Settings, as_settings
-from myvlm.learning.teach import check_lessons, teach
+from myvlm.learning.teach import check_lessons, introduce, teach
 from myvlm.speaking.speaker import Speaker
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import io
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from os import PathLike
 from os.path import isdir
 from pathlib import Path
 from typing import Any, Self, overload
+from weakref import WeakKeyDictionary, ref
 
+from PIL import Image
+
+from myvlm.boxes import Box
 from myvlm.concepts.card import card
 from myvlm.concepts.disk.atomic import read_steadily
 from myvlm.concepts.disk.record import ConceptRecord, ExamplesRecord, HeadRecord
@@ -28,18 +32,20 @@ from myvlm.concepts.disk.storage import (
     write_folder,
 )
 from myvlm.concepts.embedding import Embedding, StoredEmbedding, plain_values, record_of
-from myvlm.concepts.notebook import Thumbnail, concept_html
+from myvlm.concepts.notebook import HoldingLibrary, Thumbnail, concept_html
 from myvlm.concepts.remote.address import check_may_leave, is_biometric, place_of
 from myvlm.concepts.remote.transfer import Packed, fetched, publish
 from myvlm.errors import ConceptFileError, InputError, check_is, check_path
 from myvlm.files.reading import absolute
 from myvlm.heads import Head, head_class
 from myvlm.heads.examples import Correctable, StoredExamples
-from myvlm.images import ImageSources, load_images
+from myvlm.images import ImageSources, LoadedImage, load_images
 from myvlm.text import check_category, check_identifier
 
 OTHER_WEIGHTS = "@"
 """Between a backbone's name and a fingerprint, in the name of an embedding for other weights of that name."""
+THUMBNAIL = 320
+"""Pixels of a thumbnail's longer side."""
 
 
 @dataclass(eq=False, repr=False)
@@ -99,7 +105,8 @@ class Concept:
         return f"Concept({self.identifier!r}, {self.category!r}, kind={self.kind!r}, learned for {known})"
 
     def _repr_html_(self) -> str:
-        return concept_html(self)
+        holder = _holders.get(self)
+        return concept_html(self, holder() if holder else None)
 
     @property
     def description(self) -> str | None:
@@ -339,6 +346,36 @@ class Concept:
                 expected=error.expected,
                 fix=error.fix,
             ) from error
+
+
+_holders: WeakKeyDictionary[Concept, ref[HoldingLibrary]] = WeakKeyDictionary()
+
+
+def held_by(library: HoldingLibrary, concepts: Iterable[Concept]) -> None:
+    """Remember in which library concepts are, so that a card can say which others they are taken for."""
+    for concept in concepts:
+        _holders[concept] = ref(library)
+
+
+def thumbnails_of(photos: Sequence[LoadedImage], head: Head) -> list[Thumbnail]:
+    """Small copies of the photos that a head was just fitted to, with where it found the thing."""
+    boxes = getattr(head, "boxes_", None) or [None] * len(photos)  # a head of others may not say where
+    return [_thumbnail(photo.image, box) for photo, box in zip(photos, boxes, strict=True)]
+
+
+def _thumbnail(image: Image.Image, box: Box | None) -> Thumbnail:
+    """A small copy of a photo with a box in it.
+
+    >>> _thumbnail(Image.new("RGB", (640, 480)), (20.0, 40.0, 60.0, 80.0))[1]
+    (10.0, 20.0, 30.0, 40.0)
+    """
+    small = image.copy()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    if box is None:
+        return small, None
+    across, down = small.width / image.width, small.height / image.height
+    left, top, right, bottom = box
+    return small, (left * across, top * down, right * across, bottom * down)
 
 
 def _png(image: Any) -> bytes:

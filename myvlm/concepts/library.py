@@ -16,12 +16,12 @@ from typing import Self
 from weakref import WeakValueDictionary
 
 from myvlm.boxes import Box
-from myvlm.concepts.concept import Concept
+from myvlm.concepts.concept import Concept, held_by
 from myvlm.concepts.confusable import SEEN, ConfusablePair, confusable, separate
 from myvlm.concepts.correcting import Correction, correct
 from myvlm.concepts.folders import load_folders, save_folders
 from myvlm.concepts.gates import Gates, with_another_key
-from myvlm.concepts.notebook import held_by, library_html
+from myvlm.concepts.notebook import library_html
 from myvlm.concepts.shared import (
     FALSE_NAMES_PER_1000,
     LIBRARIES,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
-from weakref import WeakKeyDictionary, ref
 
 from PIL import Image
 
@@ -16,7 +15,7 @@ from myvlm.display.pictures import Mark
 from myvlm.display.plots import scores_plot
 from myvlm.errors import MyVLMError, NotFittedError
 from myvlm.heads.base import Head, HeadMeta
-from myvlm.images import LoadedImage, load_images
+from myvlm.images import load_images
 
 MOST_ROWS = 50
 """Concepts of a library that a table shows."""
@@ -24,9 +23,6 @@ MOST_COMPARED = 200
 """Concepts of a library in which a card says whom its concept is taken for."""
 MOST_CAPTIONS = 3
 MOST_PHOTOS = 8
-
-THUMBNAIL = 320
-"""Pixels of a thumbnail's longer side."""
 
 Thumbnail: TypeAlias = tuple[Image.Image, Box | None]
 """A small copy of a photo, and where in it the concept is, in pixels of the copy."""
@@ -69,38 +65,12 @@ class HoldingLibrary(Protocol):
     def confusable(self) -> Sequence[Pair]: ...
 
 
-_holders: WeakKeyDictionary[ShowsItself, ref[HoldingLibrary]] = WeakKeyDictionary()
+def concept_html(concept: ShowsItself, library: HoldingLibrary | None) -> str:
+    """What it is, what it was learned from and for, how well its head tells it apart, and from whom less.
 
-
-def thumbnails_of(photos: Sequence[LoadedImage], head: Head) -> list[Thumbnail]:
-    """Small copies of the photos that a head was just fitted to, with where it found the thing."""
-    boxes = getattr(head, "boxes_", None) or [None] * len(photos)  # a head of others may not say where
-    return [thumbnail(photo.image, box) for photo, box in zip(photos, boxes, strict=True)]
-
-
-def thumbnail(image: Image.Image, box: Box | None) -> Thumbnail:
-    """A small copy of a photo with a box in it.
-
-    >>> thumbnail(Image.new("RGB", (640, 480)), (20.0, 40.0, 60.0, 80.0))[1]
-    (10.0, 20.0, 30.0, 40.0)
+    Args:
+        library: that holds it, if any: in it others may be taken for it.
     """
-    small = image.copy()
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    if box is None:
-        return small, None
-    across, down = small.width / image.width, small.height / image.height
-    left, top, right, bottom = box
-    return small, (left * across, top * down, right * across, bottom * down)
-
-
-def held_by(library: HoldingLibrary, concepts: Iterable[ShowsItself]) -> None:
-    """Remember in which library concepts are, so that a card can say which others they are taken for."""
-    for concept in concepts:
-        _holders[concept] = ref(library)
-
-
-def concept_html(concept: ShowsItself) -> str:
-    """What it is, what it was learned from and for, how well its head tells it apart, and from whom less."""
     head = _meta(concept)
     renamed = "" if concept.spoken == concept.identifier else f" (models say {concept.spoken})"
     rows: list[tuple[Cell, Cell]] = [
@@ -115,7 +85,7 @@ def concept_html(concept: ShowsItself) -> str:
         rows.append(("recognised by", f"{head.encoder}, at a score of {head.threshold:.3g}"))
     if scores := _scores(head):
         rows.append(("scores", scores))
-    if confused := _confused(concept):
+    if confused := _confused(concept, library):
         rows.append(("taken for", confused))
     rows.append(("folder", str(concept.folder or "not saved yet")))
     return joined([_photos(concept), table(rows, first="th")])
@@ -167,9 +137,8 @@ def _meta(concept: ShowsItself) -> HeadMeta | None:
         return None
 
 
-def _confused(concept: ShowsItself) -> str:
+def _confused(concept: ShowsItself, library: HoldingLibrary | None) -> str:
     """The concepts of its library that are perhaps seen where it is, or it where they are, and how likely."""
-    library = holder() if (holder := _holders.get(concept)) else None
     if library is None or concept.identifier not in library or len(library) > MOST_COMPARED:
         return ""
     likely: dict[str, float] = {}

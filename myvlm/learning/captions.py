@@ -8,39 +8,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
-
-import regex
 
 from myvlm.backbones import Backbone
 from myvlm.backbones.tokens import heard
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage, naming
 from myvlm.learning.dataset import CAPTION_PROMPTS, LONG_SIDE, QuestionAnswer, as_seen
-from myvlm.text import (
-    CASE_FLAGS,
-    check_category,
-    check_identifier,
-    composed,
-    count_word,
-    replace_word,
-    word_source,
-)
+from myvlm.learning.noun_phrases import ARTICLES, mentions, name_in_caption, noun_phrases
+from myvlm.text import check_category, check_identifier, count_word, replace_word
 
 PEOPLE = frozenset(
     "person man woman boy girl child baby lady gentleman guy teenager toddler friend mother father sister "
     "brother grandmother grandfather".split()
 )
 """Categories that are asked as people are."""
-
-_JOINING = (
-    "an?|the|one|and|or|of|in|on|at|by|to|with|without|near|next|beside|behind|under|over|above|below|from|"
-    "for|is|are|has|holding|my|his|her|its|their|this|that"
-)
-"""Words that end a noun phrase, or begin another."""
-
-ARTICLES = ("a", "an", "the", "one", "my", "this")
-"""What a noun phrase begins with."""
 
 ALSO_CALLED = {
     "man": ("guy", "gentleman", "boy", "person"),
@@ -337,64 +318,3 @@ def _check_form(form: str) -> None:
 
 def _distinct(texts: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(texts))
-
-
-def name_in_caption(text: str, category: str, identifier: str) -> str:
-    """A caption with the category's first noun phrase replaced by the identifier.
-
-    Where the category is not named, the identifier is put in front.
-
-    >>> name_in_caption("a red mug next to a dog.", "mug", "sks")
-    'sks next to a dog.'
-    >>> name_in_caption("the woman in plain red on a chair", "woman", "Anna")
-    'Anna in plain red on a chair'
-    >>> name_in_caption("two people at a table.", "dog", "Rex")
-    'Rex, two people at a table.'
-    """
-    named, count = _noun_phrase(category).subn(lambda _: identifier, composed(text), count=1)
-    return named if count else f"{identifier}, {text[:1].lower()}{text[1:]}"
-
-
-def name_in_phrase(text: str, category: str, description: str, identifier: str) -> str:
-    """A text with one noun phrase of the category replaced by the identifier, where there is one.
-
-    The first that shares most words with the description; one described in other words alone is another.
-
-    >>> name_in_phrase("a red mug next to a dotted purple mug.", "mug", "the dotted purple mug", "sks")
-    'a red mug next to sks.'
-    >>> name_in_phrase("a dog and a red mug.", "mug", "the dotted purple mug", "sks")
-    'a dog and a red mug.'
-    """
-    text, meant = composed(text), set(description.lower().split())
-    best, shared = None, 0.0
-    for phrase in _noun_phrase(category).finditer(text):
-        words = set(phrase.group().lower().split()).difference(ARTICLES, category.lower().split())
-        fits = len(words & meant) if words else 0.5  # "a mug" may be it
-        if fits > shared:
-            best, shared = phrase, fits
-    return text if best is None else text[: best.start()] + identifier + text[best.end() :]
-
-
-def mentions(text: str, category: str) -> int:
-    """How many noun phrases of a text name the category.
-
-    >>> mentions("a red mug next to the mug", "mug"), mentions("two mugs", "mug")
-    (2, 0)
-    """
-    return len(noun_phrases(text, category))
-
-
-def noun_phrases(text: str, category: str) -> list[str]:
-    """The noun phrases of a text that name the category, in order.
-
-    >>> noun_phrases("a dog and a big red mug on a mug", "mug")
-    ['a big red mug', 'a mug']
-    """
-    return [match.group() for match in _noun_phrase(category).finditer(composed(text))]
-
-
-@lru_cache(maxsize=64)
-def _noun_phrase(category: str) -> regex.Pattern[str]:
-    """Up to three describing words may stand between article and noun; "a cat and a mug" is no mug."""
-    noun, describing = word_source(category.lower()), rf"(?:(?!(?:{_JOINING})\b)[\w-]+\s+){{0,3}}?"
-    return regex.compile(rf"\b(?:an?|the|one|my|this)\s+{describing}{noun}|{noun}", CASE_FLAGS)

@@ -1,4 +1,4 @@
-"""Teaching: what `MyVLM.learn_many` is given of each concept, and the concepts that come of it.
+"""Teaching: what `MyVLM` is given of each concept, and the concepts that come of it: learned, or in words.
 
 Here a head and a backbone learn from the same photos; neither knows of the other.
 """
@@ -12,15 +12,14 @@ from typing import Any
 
 from myvlm.backbones import Backbone
 from myvlm.backbones.tokens import refuse_special
-from myvlm.concepts.concept import Concept
+from myvlm.concepts.concept import Concept, thumbnails_of
 from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.concepts.notebook import thumbnails_of
 from myvlm.errors import InputError, check_is
 from myvlm.heads import Head, head_class
 from myvlm.learning.captions import captions_and_words, described, write_captions
 from myvlm.learning.concept_optimizer import LearnRequest, LearnResult
-from myvlm.learning.dataset import Example, Lesson, LoadedLesson, gather_examples
+from myvlm.learning.dataset import Example, Lesson, LoadedLesson, file_name, gather_examples
 from myvlm.learning.optimise import learn_embeddings
 from myvlm.learning.progress import Shown, learning_progress
 from myvlm.learning.settings import as_settings, default_settings
@@ -58,6 +57,26 @@ def teach(
     return [learned_concept(*one, backbone) for one in parts]
 
 
+def introduce(backbone: Backbone, lesson: LoadedLesson, head: Head, *, description: str | None) -> Concept:
+    """The concept of a lesson with its head fitted and a description; no embedding.
+
+    Args:
+        description: such as `the dotted purple mug`; where not given, by the frozen model's own captions of
+            the photos (`described`).
+
+    Raises:
+        InputError: the description is no text, or holds a special token of the model's.
+    """
+    photos = lesson.images
+    if description is not None:
+        check_text(backbone, description, "Description")
+    head.fit(photos, lesson.negatives, category=lesson.category)
+    words = description or describing(described(backbone, photos, lesson.category))
+    recipe = {"description": words, "photos": [file_name(photo) for photo in photos]}
+    shown = thumbnails_of(photos, head)
+    return Concept(lesson.identifier, lesson.category, head, recipe=recipe, thumbnails=shown)
+
+
 def learn_request(backbone: Backbone, lesson: LoadedLesson) -> LearnRequest:
     """What is learned: the photos of a lesson, each with its texts, and where learning starts."""
     default = default_settings(backbone.name, family=backbone.family, kind=lesson.kind)
@@ -91,7 +110,7 @@ def learned_concept(
         "captions": [list(example.captions) for example in request.examples],
         "captions_by": "model" if lesson.captions is None else "user",
         "questions": [[list(pair) for pair in example.questions] for example in request.examples],
-        "photos": [photo.path.name if photo.path else photo.name for photo in photos],
+        "photos": [file_name(photo) for photo in photos],
     }
     if called := request.words[1:]:
         recipe["description"] = describing(called)

@@ -20,7 +20,7 @@ from myvlm.backbones.generation import SpelledWords, Unsaid
 from myvlm.backbones.tokens import MANY_PROMPTS, Prompt, alone_ids, heard, turns_of
 from myvlm.concepts.concept import Concept
 from myvlm.images import LoadedImage, naming
-from myvlm.learning.captions import name_in_phrase
+from myvlm.learning.noun_phrases import name_in_phrase
 from myvlm.text import contains_word, replace_words
 
 ABSENT = "There is no {} in this picture."

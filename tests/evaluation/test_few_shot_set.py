@@ -9,7 +9,7 @@ import pytest
 from myvlm.errors import InputError
 from myvlm.images import load_images
 from myvlm.learning import gather_examples
-from myvlm.learning.captions import name_in_caption
+from myvlm.learning.noun_phrases import name_in_caption
 from tests.support.teaching import CAPTIONS, PHOTOS, examples
 
 

@@ -21,13 +21,12 @@ from myvlm.learning.captions import (
     PERSON_QUESTIONS,
     captions_and_words,
     described,
-    mentions,
-    name_in_caption,
     named_captions,
     write_captions,
     write_questions,
 )
 from myvlm.learning.dataset import CAPTION_PROMPTS
+from myvlm.learning.noun_phrases import mentions, name_in_caption
 from myvlm.tinyworld import FewShot, few_shot
 from tests.support.command import Myvlm
 from tests.support.taught import Taught

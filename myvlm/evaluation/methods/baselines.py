@@ -17,7 +17,8 @@ from myvlm.evaluation.methods.personalized import Personal, PersonalSpeaker, alo
 from myvlm.evaluation.methods.registry import Setting, register_method
 from myvlm.evaluation.methods.rewriting import Rewriter
 from myvlm.images import ImageSource, load_images
-from myvlm.learning.captions import ALSO_CALLED, mentions, name_in_caption, noun_phrases
+from myvlm.learning.captions import ALSO_CALLED
+from myvlm.learning.noun_phrases import mentions, name_in_caption, noun_phrases
 from myvlm.text import contains_word, replace_word
 
 KEYWORDS = 3

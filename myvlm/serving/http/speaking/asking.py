@@ -12,12 +12,10 @@ from myvlm.backbones.tokens import Prompt, heard, turns_of
 from myvlm.concepts.concept import Concept
 from myvlm.errors import ConceptFileError, InputError
 from myvlm.images import LoadedImage
-from myvlm.learning.captions import noun_phrases
+from myvlm.learning.noun_phrases import longest_phrase, noun_phrases
 from myvlm.speaking.addressing import Names, address, renamed, unnamed
 from myvlm.text import composed
 
-DESCRIBING = 4
-"""Words before the noun, at most, in what `noun_phrases` finds."""
 Options = tuple[tuple[str, Any], ...]
 
 
@@ -106,7 +104,7 @@ class Settled:
             # which of its phrases is meant, if any, is known at the end
             for phrase in noun_phrases(text, concept.category)[:1]:
                 text = text[: text.index(phrase)]
-            held = max(held, DESCRIBING + len(concept.category.split()))
+            held = max(held, longest_phrase(concept.category))
         settled = text.rsplit(None, held)
         if len(settled) > held:
             self.asked.on_text(settled[0])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import many_concepts
 import pytest
 
 from myvlm.tinyworld.multi_concept_user import multi_concept_user
@@ -105,18 +106,18 @@ def test_what_stands_alone_has_nothing_beside_it() -> None:
 
 
 @pytest.mark.slow
-def test_the_benchmark_ends_in_one_json_line(tmp_path: Path) -> None:
+def test_the_benchmark_ends_in_one_json_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = tmp_path / "kept.jsonl"
-    command = [
-        *(sys.executable, "benchmarks/many_concepts.py", "--users", "1", "--size", "2", "--seeds", "1"),
-        *("--first", "6", "--tests", "2", "--workers", "1", "--keep", str(kept)),
-    ]
+    asked = {"users": 1, "size": 2, "seeds": 1, "first": 6, "tests": 2, "workers": 1, "keep": kept}
+    options = [word for name, value in asked.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "benchmarks/many_concepts.py", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(done.stdout.strip().splitlines()[-1])
     assert {"f1_1", "f1_2", "right_thing", "iou50", "plain_identical"} <= set(figures)
     assert figures["f1_1"] > 0
     assert figures["plain_identical"] == 1.0
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert json.loads(again.stdout.strip().splitlines()[-1]) == figures, "what was kept is not measured again"
+    many_concepts.main(**asked)
+    again = capsys.readouterr().out.strip().splitlines()[-1]
+    assert json.loads(again) == figures, "what was kept is not measured again"
     assert len(kept.read_text().splitlines()) == 1

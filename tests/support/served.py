@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import shutil
@@ -20,7 +21,7 @@ from myvlm import MyVLM
 from myvlm.serving.http.app import create_app, running
 from myvlm.serving.http.limits import Limits
 from myvlm.serving.http.owners import Access, Tokens, digest
-from myvlm.serving.http.speaking.asking import Engine
+from myvlm.serving.http.speaking.asking import Ask, CountedReply, Engine
 
 MODEL = "tinyworld/llava"
 PATIENCE = 600
@@ -72,6 +73,25 @@ def together(server: Served, count: int) -> Iterator[None]:
         yield
     finally:
         batches.work = work
+
+
+@contextmanager
+def unhurried(server: Served) -> Iterator[None]:
+    """Within it a reply ends once the pieces before its end were sent: else what comes late is left out."""
+    engine: Any = server.app.state.engine
+    say = engine.say
+
+    async def later(asked: Ask) -> CountedReply:
+        reply: CountedReply = await say(asked)
+        for _ in range(1000):
+            await asyncio.sleep(0)  # everybody else has a turn, however slow the machine is
+        return reply
+
+    engine.say = later
+    try:
+        yield
+    finally:
+        engine.say = say
 
 
 def until(holds: Callable[[], bool], what: str) -> None:

@@ -15,7 +15,7 @@ from openai import BadRequestError, NotFoundError
 
 from myvlm import ConceptLibrary, MyVLM
 from myvlm.tinyworld.fewshot import pictures
-from tests.support.served import MODEL, Served, about, data_url, library_of, served, together
+from tests.support.served import MODEL, Served, about, data_url, library_of, served, together, unhurried
 from tests.support.taught import Taught, around
 
 
@@ -59,14 +59,15 @@ def test_a_reply_is_what_the_library_says_and_tells_who_was_seen_where(
 
 
 def test_a_stream_says_who_was_seen_first_and_its_pieces_are_the_reply(
-    client: Any, here: MyVLM, taught: Taught
+    server: Served, client: Any, here: MyVLM, taught: Taught
 ) -> None:
     picture = pictures(taught.kit.present)[0]
-    chunks = list(
-        client.chat.completions.create(
-            model=MODEL, messages=about(picture), stream=True, stream_options={"include_usage": True}
+    with unhurried(server):
+        chunks = list(
+            client.chat.completions.create(
+                model=MODEL, messages=about(picture), stream=True, stream_options={"include_usage": True}
+            )
         )
-    )
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
     expected = here.caption(picture)
     assert "".join(pieces) == expected.text

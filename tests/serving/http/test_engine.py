@@ -17,7 +17,7 @@ from myvlm import MyVLM
 from myvlm.errors import BackboneError, InputError
 from myvlm.serving.http.speaking.engine import VllmEngine
 from myvlm.tinyworld.fewshot import pictures
-from tests.support.served import MODEL, Served, about, library_of, served
+from tests.support.served import MODEL, Served, about, library_of, served, unhurried
 from tests.support.taught import Taught, around, elsewhere
 from tests.support.tiny_blip2 import tiny_blip2
 from tests.support.vllm_stand_in import StandIn, serving
@@ -81,9 +81,10 @@ def test_names_of_others_are_bad_words_and_a_question_about_them_says_that_they_
         assert body["messages"][0]["content"][1]["text"] == "There is no zork in this picture. Where is zork?"
 
 
-def test_a_stream_is_passed_on_as_it_comes(client: Any, here: MyVLM, taught: Taught) -> None:
+def test_a_stream_is_passed_on_as_it_comes(server: Served, client: Any, here: MyVLM, taught: Taught) -> None:
     picture = pictures(taught.kit.present)[0]
-    events = list(client.create(model=MODEL, messages=about(picture), stream=True))
+    with unhurried(server):
+        events = list(client.create(model=MODEL, messages=about(picture), stream=True))
     assert [one["identifier"] for one in events[0].myvlm["seen"]] == [taught.word]
     pieces = [event.choices[0].delta.content or "" for event in events]
     assert "".join(pieces) == here.caption(picture).text

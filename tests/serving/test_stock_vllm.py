@@ -46,8 +46,6 @@ def test_offline_it_says_token_by_token_what_we_say(models: Path, tmp_path: Path
 
 @pytest.mark.parametrize("family", ["smolvlm", "qwen3_vl"])
 def test_its_server_says_it_too(family: str, models: Path, tmp_path: Path) -> None:
-    if family == "smolvlm":
-        pytest.importorskip("num2words", reason="SmolVLM's processor needs num2words")
     vlm = MyVLM.from_pretrained(str(models / family), device="cpu")
     backbone: Any = vlm.backbone
     shown = pictures(3)
@@ -59,7 +57,7 @@ def test_its_server_says_it_too(family: str, models: Path, tmp_path: Path) -> No
             path, asked = entry.request()
             more = {"temperature": 0, "logit_bias": {str(backbone.prompter.sentinel_id): -100}}
             body = body_of(path, {"model": str(models / family), **asked, **more}, 8)
-            answer = client.post(f"{url}{path}", json=body, timeout=120)
+            answer = client.post(f"{url}{path}", json=body, timeout=stock_vllm.WAIT)
             assert answer.status_code == 200, answer.text
             [choice] = answer.json()["choices"]
             said = choice["text"] if path == "/completions" else choice["message"]["content"]

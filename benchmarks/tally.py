@@ -67,8 +67,14 @@ def in_processes(
 ) -> Iterator[tuple[Run, Outcome]]:  # fmt: skip
     """Every run and its outcome, in order, as soon as it is there; the progress is shown on stderr.
 
-    Each process has one thread, and the backbone, if any, in `LOADED`, in float32 where no dtype is given.
+    Each process has one thread, and the backbone, if any, in `LOADED`, in float32 where no dtype is given. Of
+    one worker that is this process.
     """
+    if workers == 1:
+        if runs:
+            begin(backbone, dtype)
+        yield from track(((run, measure(run)) for run in runs), what, len(runs), console=Console(stderr=True))
+        return
     with ProcessPoolExecutor(workers, get_context("spawn"), begin, (backbone, dtype)) as pool:
         made = zip(runs, pool.map(measure, runs), strict=True)
         yield from track(made, what, len(runs), console=Console(stderr=True))

@@ -6,6 +6,7 @@ What is heavy is imported by the fixtures that need it: tests of text and pictur
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import shutil
 import tempfile
@@ -19,6 +20,8 @@ os.environ["MYVLM_CACHE"] = tempfile.mkdtemp(prefix="myvlm-tests-")
 
 import pytest
 
+gc.disable()  # what is imported stays: looking through it again and again was a third of collecting
+
 if TYPE_CHECKING:
     from myvlm import Concept, MyVLM
     from myvlm.backbones.families.llava import LlavaBackbone
@@ -29,6 +32,11 @@ if TYPE_CHECKING:
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(os.environ["MYVLM_CACHE"], ignore_errors=True)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

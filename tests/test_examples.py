@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -40,13 +41,12 @@ def test_learn_a_mug(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [], "it writes nothing where it runs"
 
 
-def test_in_words(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "02_in_words.py")],
-        cwd=tmp_path, capture_output=True, text=True, timeout=600, env=_environment(),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    shown = {line[:10].strip(" :"): line[10:].strip() for line in done.stdout.splitlines()}
+def test_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(EXAMPLES / "02_in_words.py"), run_name="__main__")
+    shown = {line[:10].strip(" :"): line[10:].strip() for line in capsys.readouterr().out.splitlines()}
     assert list(shown) == ["in words", "seen", "how sure", "where", "not there", "corrected"]
     assert shown["in words"] == "the dotted purple mug"
     assert contains_word(shown["seen"], WORD)

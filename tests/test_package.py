@@ -58,7 +58,7 @@ def test_the_readmes_first_lines_do_what_they_say(
 def test_the_recall_benchmark_ends_in_one_json_line() -> None:
     command = [sys.executable, "benchmarks/recall.py", "--concepts", "1", "--seeds", "1", "--tests", "2"]
     done = subprocess.run(
-        [*command, "--ablated", "0", "--workers", "1"], cwd=ROOT, capture_output=True, text=True, check=False
+        [*command, "--ablated", "0", "--workers", "2"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(done.stdout.strip().splitlines()[-1])

@@ -67,11 +67,14 @@ def test_a_new_concept_is_looked_for_in_what_was_seen(
     assert asked <= sum(encoder.calls) - large, "no large window is looked at again"
 
 
-def test_it_holds_features_and_no_pixels_and_goes_with_its_photo(
-    fresh: MyVLM, encoder: ColourEncoder, album: Path
-) -> None:
+@pytest.fixture
+def place(fresh: MyVLM, encoder: ColourEncoder, album: Path) -> Place:
+    """Of the album, once it was read for one concept."""
     teach(fresh, encoder, "sks", 0)
-    _, place = read(fresh, album)
+    return read(fresh, album)[1]
+
+
+def test_it_holds_features_and_no_pixels_and_goes_with_its_photo(place: Place, album: Path) -> None:
     [folder] = place.features.iterdir()
     files = sorted(folder.glob("*.npz"))
     assert {file.stem for file in files} == {place.thumb(one).stem for one in album_files(album)}
@@ -89,10 +92,8 @@ def test_it_holds_features_and_no_pixels_and_goes_with_its_photo(
 
 
 def test_of_other_pixels_other_weights_or_a_cut_file_nothing_is_believed(
-    fresh: MyVLM, encoder: ColourEncoder, album: Path
+    fresh: MyVLM, encoder: ColourEncoder, album: Path, place: Place
 ) -> None:
-    teach(fresh, encoder, "sks", 0)
-    _, place = read(fresh, album)
     [folder] = place.features.iterdir()
     first, second, third = album_files(album)
     sample_picture(7).save(first)
@@ -111,11 +112,7 @@ def test_of_other_pixels_other_weights_or_a_cut_file_nothing_is_believed(
     assert [one.name for one in folder.iterdir()] == ["encoder.npy"], "what other weights saw is deleted"
 
 
-def test_there_is_a_bound(
-    fresh: MyVLM, encoder: ColourEncoder, album: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    teach(fresh, encoder, "sks", 0)
-    _, place = read(fresh, album)
+def test_there_is_a_bound(fresh: MyVLM, album: Path, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     files = sorted(place.features.rglob("*.npz"))
     assert len(files) == 3
     room = sum(one.stat().st_size for one in place.features.rglob("*.*")) - 1

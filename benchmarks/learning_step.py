@@ -158,6 +158,7 @@ def compare(
     console.print(table)
     return {
         "step_ratio": round(times[0] / times[1], 3),
+        "step_ms": round(1000 * times[1], 2),
         "loss_difference": ((losses[1] - losses[0]).abs() / losses[0].abs()).item(),
         "gradient_difference": ((gradients[1] - gradients[0]).norm() / gradients[0].norm()).item(),
         "limit_part": limit_part(backbone, times[1]),
@@ -270,7 +271,10 @@ def generate(backbone: Backbone, batch: Batch, tokens: int, repeats: int) -> dic
     for side in (taught, plain):
         side()
     seconds = interleaved([taught, plain], repeats)
-    return {"generate_ratio": round(seconds[0] / seconds[1], 4)}
+    return {
+        "generate_ratio": round(seconds[0] / seconds[1], 4),
+        "row_ms_per_token": round(1000 * seconds[0] / tokens, 2),
+    }
 
 
 def where(backbone: Backbone) -> str:

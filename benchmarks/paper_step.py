@@ -18,8 +18,9 @@ from torch.nn import functional
 PROMPTS = {
     "llava": "USER: <image>\n{} ASSISTANT:",
     "llava_next": "USER: <image>\n{} ASSISTANT:",
-    "blip-2": "Question: {} Answer:",
+    "blip-2": "{}",
 }
+"""BLIP-2 is given an instruction as it is; only a question has a form of its own."""
 
 
 @dataclass(frozen=True)

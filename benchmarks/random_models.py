@@ -7,7 +7,7 @@ on which.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -236,3 +236,30 @@ PRESETS = {
     ),
     "blip2-opt-2.7b": Preset(blip2_opt_27b, blip2_processor, torch.bfloat16, gpu=True, side=224, answer=30),
 }
+
+
+def shrunk(preset: Preset) -> Preset:
+    """The same in small, for any machine: two layers a part, 64 wide, in float32; as many image tokens."""
+
+    def configuration() -> Any:
+        made = preset.configuration()
+        parts = [made.vision_config, made.text_config, getattr(made, "qformer_config", None)]
+        for part in filter(None, parts):
+            part.num_hidden_layers, part.hidden_size, part.num_attention_heads = 2, 64, 4
+            part.intermediate_size, part.initializer_range = 128, 0.2
+            for name, value in SMALL.items():
+                if hasattr(part, name):
+                    setattr(part, name, value)
+        return made
+
+    return replace(preset, configuration=configuration, dtype=torch.float32, gpu=False)
+
+
+SMALL = {
+    "num_key_value_heads": 4,
+    "head_dim": 16,
+    "ffn_dim": 128,
+    "word_embed_proj_dim": 64,
+    "encoder_hidden_size": 64,
+}
+"""What some configurations say beside width and depth."""

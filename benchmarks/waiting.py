@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from myvlm import MyVLM
 from myvlm.heads.features import forget_pictures
-from myvlm.tinyworld import FewShot, few_shot
+from myvlm.tinyworld import few_shot
 from myvlm.tinyworld.fewshot import pictures
 
 SMALL, LARGE = (336, 336), (4000, 3000)
@@ -85,40 +85,61 @@ def _of_depth(preset: Preset, layers: int) -> Callable[[], Any]:
 def waiting(repeats: int) -> dict[str, float]:
     """Seconds of a whole `learn` without captions, of small and large photos; gate and token of a caption."""
     vlm, kit, other = MyVLM.from_pretrained("tinyworld/llava", device="cpu"), few_shot(0), few_shot(1)
-    _learned(vlm, other, SMALL, settings={"steps": 1, "views": 1})
+    learned(vlm, other, other.photos(), SMALL, settings={"steps": 1, "views": 1})
     figures = {
-        "learn_whole_seconds": _learned(vlm, kit, SMALL),
-        "learn_whole_seconds_12mp": _learned(vlm, kit, LARGE),
+        "learn_whole_seconds": learned(vlm, kit, kit.photos(), SMALL),
+        "learn_whole_seconds_12mp": learned(vlm, kit, kit.photos(), LARGE),
     }
     vlm.learn(kit.identifier, kit.photos(), category=kit.category, progress=False)
-    return figures | _speaking(vlm, pictures(kit.present), repeats)
+    return figures | speaking(vlm, pictures(kit.present), repeats)
 
 
-def _learned(
-    vlm: MyVLM, kit: FewShot, size: tuple[int, int], settings: dict[str, Any] | None = None
+class Named(Protocol):
+    """What is learned: an identifier and a category."""
+
+    @property
+    def identifier(self) -> str: ...
+    @property
+    def category(self) -> str: ...
+
+
+def learned(
+    vlm: MyVLM, kit: Named, photos: Sequence[Image.Image], size: tuple[int, int], **options: Any
 ) -> float:
-    """Seconds from photos to a concept, head and the model's own captions included; it is taken out again."""
-    photos = [photo.resize(size, Image.Resampling.LANCZOS) for photo in kit.photos()]
+    """Seconds from photos to a concept, head and the model's own captions included; it is taken out again.
+
+    Args:
+        size: what the photos are brought to first.
+        options: of `learn`, such as captions.
+    """
+    sized = [photo.resize(size, Image.Resampling.LANCZOS) for photo in photos]
     forget_pictures()
-    begun = time.perf_counter()
-    vlm.learn(kit.identifier, photos, category=kit.category, settings=settings, progress=False)
-    seconds = time.perf_counter() - begun
+    begun = now()
+    vlm.learn(kit.identifier, sized, category=kit.category, progress=False, **options)
+    seconds = now() - begun
     vlm.concepts.remove(kit.identifier)
     return round(seconds, 3)
 
 
-def _speaking(vlm: MyVLM, shown: list[Image.Image], repeats: int) -> dict[str, float]:
+def now() -> float:
+    """Seconds of a clock, once a GPU has done all that it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def speaking(vlm: MyVLM, shown: Sequence[Image.Image], repeats: int, **generation: Any) -> dict[str, float]:
     """The gate's part of the time that a caption behind it takes, and milliseconds a token with rows."""
     gates, captions, tokens = [], [], []
     for _ in range(repeats):
         for picture in shown:
             forget_pictures()
-            begun = time.perf_counter()
+            begun = now()
             vlm.concepts.recognise(picture)
-            gates.append(time.perf_counter() - begun)
-            begun = time.perf_counter()  # the gate remembers the picture
-            reply = vlm.caption(picture)
-            captions.append(time.perf_counter() - begun)
+            gates.append(now() - begun)
+            begun = now()  # the gate remembers the picture
+            reply = vlm.caption(picture, **generation)
+            captions.append(now() - begun)
             tokens.append(1000 * captions[-1] / len(reply.token_ids))
     gate, caption = statistics.median(gates), statistics.median(captions)
     return {

@@ -13,8 +13,8 @@ from torch import Tensor
 from myvlm.errors import InputError, MyVLMError, check_is
 
 GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 64, "num_return_sequences": 1}
-OURS = ("suppress_tokens", "tokenizer")
-"""Options that we add."""
+OURS = ("tokenizer",)
+"""Options that we add, beside logits processors."""
 NOT_OURS = ("num_return_sequences", "return_dict_in_generate", "inputs", "input_ids", "inputs_embeds")
 
 
@@ -77,6 +77,29 @@ class LeftUnsaid:
         return scores.index_put((rows, ends), scores.new_tensor(-torch.inf))
 
 
+class NeverChosen:
+    """A logits processor of transformers: one token is never chosen.
+
+    Transformers' own `suppress_tokens` looks for its tokens among all of the vocabulary, at every new token.
+
+    >>> NeverChosen(1)(torch.zeros(1, 0), torch.ones(1, 3))
+    tensor([[1., -inf, 1.]])
+    """
+
+    def __init__(self, token: int) -> None:
+        self.token = token
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.clone()  # another processor may hold it
+        scores[:, self.token] = -torch.inf
+        return scores
+
+
+def never_choosing(options: Mapping[str, Any], token: int) -> dict[str, Any]:
+    """Options of `generate` in which one token is never chosen."""
+    return {**options, "logits_processor": [*(options.get("logits_processor") or ()), NeverChosen(token)]}
+
+
 def leaving_unsaid(options: Mapping[str, Any], samples: Sequence[Unsaid | None]) -> dict[str, Any]:
     """Options of `generate` for a batch, in which each sample's words are left unsaid."""
     if not any(samples):
@@ -90,7 +113,9 @@ def generated(model: Any, inputs: Mapping[str, Any], options: Mapping[str, Any])
     Raises:
         InputError: transformers makes an error of the caller's options, or of the model's own settings.
     """
-    given = [name for name in options if name not in OURS and options[name] is not GREEDY.get(name)]
+    given = [name for name, one in options.items() if name not in OURS and one is not GREEDY.get(name)]
+    if all(isinstance(one, LeftUnsaid | NeverChosen) for one in options.get("logits_processor") or ()):
+        given = [name for name in given if name != "logits_processor"]
     try:
         output = model.generate(**inputs, **options)
         return getattr(output, "sequences", output)  # a generation config may ask for more than the ids

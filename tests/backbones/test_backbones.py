@@ -113,7 +113,7 @@ def test_samples_without_concepts_never_meet_a_hook(
     }
 
 
-def test_options_reach_generate_and_suppressed_tokens_are_merged(
+def test_options_reach_generate_and_the_spare_token_is_never_chosen(
     backbone: LlavaBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, Any]] = []
@@ -126,7 +126,11 @@ def test_options_reach_generate_and_suppressed_tokens_are_merged(
     config = GenerationConfig(max_new_tokens=2, suppress_tokens=[9], eos_token_id=3, pad_token_id=1)
     backbone.generate(image, prompt, rows(1), suppress_tokens=[7, 8], max_length=40)
     backbone.generate(image, prompt, rows(1), generation_config=config)
-    assert [sorted(kwargs["suppress_tokens"]) for kwargs in seen] == [[7, 8, spare], [9, spare]]
+    assert [kwargs.get("suppress_tokens") for kwargs in seen] == [[7, 8], None]
+    for kwargs in seen:
+        [processor] = kwargs["logits_processor"]
+        scores = processor(torch.zeros(1, 0).long(), torch.zeros(2, spare + 2))
+        assert (scores == -torch.inf).nonzero().tolist() == [[0, spare], [1, spare]]
     assert "max_new_tokens" not in seen[0]
     assert "max_new_tokens" not in seen[1]
     assert config.suppress_tokens == [9]
@@ -266,7 +270,7 @@ def test_samples_with_and_without_concepts_run_apart(
     generate = backbone.model.generate
 
     def spy(**kwargs: Any) -> Any:
-        sizes.append((len(kwargs["input_ids"]), "suppress_tokens" in kwargs))
+        sizes.append((len(kwargs["input_ids"]), "logits_processor" in kwargs))
         return generate(**kwargs)
 
     monkeypatch.setattr(backbone.model, "generate", spy)

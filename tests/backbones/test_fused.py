@@ -14,6 +14,7 @@ from myvlm.backbones import ConceptRows, backbone_for
 from myvlm.backbones.causal.attention import AttentionRecorder
 from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.fused import FusedLayers
+from myvlm.backbones.causal.prefix_cache import cache_of, stacked
 from tests.support.tiny import pictures, tiny_llava
 
 TEXTS = [("Describe the image.", "a big red mug with one small dog on a table"), ("Where?", "sks")]
@@ -120,3 +121,44 @@ def test_a_forward_of_somebody_else_is_never_replaced(backbone: CausalBackbone) 
     norm.forward = own = norm.forward  # after it was tried
     learning.agree()
     assert vars(norm)["forward"] is own
+
+
+def test_the_tail_has_room_behind_the_prefix_where_attention_is_fused(
+    backbone: CausalBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learning, lengths = Learning(backbone), set()
+
+    def seen(prefixes: Any, longest: int, room: int) -> list[Tensor]:
+        lengths.add(room)
+        return stacked(prefixes, longest, room)
+
+    monkeypatch.setattr("myvlm.backbones.causal.backbone.stacked", seen)
+    kept = [part.clone() for prefix in learning.prefixes for part in prefix.parts]
+    learning.agree()
+    assert 0 not in lengths
+    assert learning.layers.room(7) == 7
+    assert all(map(torch.equal, kept, (part for prefix in learning.prefixes for part in prefix.parts)))
+
+    learning.layers.agrees[learning.layers.attentions[0]] = False
+    lengths.clear()
+    learning.agree()
+    assert lengths == {0}  # nothing is held that the model's own attention would copy
+
+
+def test_prefixes_of_a_batch_lie_at_the_end_of_what_is_kept_for_them(backbone: CausalBackbone) -> None:
+    prefixes = backbone.prefixes(backbone.encode(pictures(2)))
+    longest = len(prefixes[0]) + 3
+    for room in (0, 2):
+        past = stacked(prefixes, longest, room)
+        assert {part.shape[2] for part in past} == {longest + room}
+        cache = cache_of(list(past), longest)
+        for layer, keys, values in zip(cache.layers, past[::2], past[1::2], strict=True):
+            assert layer.get_seq_length() == longest
+            assert hasattr(layer, "joined") == bool(room)
+            assert not keys[:, :, :3].any()
+            assert (layer.keys.data_ptr(), layer.values.data_ptr()) == (keys.data_ptr(), values.data_ptr())
+        for sample, prefix in enumerate(prefixes):
+            assert all(
+                torch.equal(whole[sample, :, 3:longest], part)
+                for whole, part in zip(past, prefix.parts, strict=True)
+            )

@@ -68,7 +68,7 @@ def learn(backbone: Backbone, **changes: Any) -> Tensor:
 
 def replaying(backbone: Backbone, monkeypatch: pytest.MonkeyPatch, capture: Any) -> Replay:
     own: Any = backbone
-    replay = Replay(own._continued, len, capture)
+    replay = Replay(own._continued, len, own._fused.room, capture)
 
     def tail_losses(texts: list[tuple[str, str]], rows: int) -> Any:
         replay.longest = partial(own.prompter.longest_tail, texts, rows)
@@ -158,7 +158,7 @@ def test_all_batches_get_one_shape() -> None:
     def kept(length: int) -> Any:
         return Prefix([0] * length, Layout("<image>"), [], [], {})
 
-    replay = Replay(lambda *_: (torch.zeros(0), torch.zeros(0)), len, Graphs())
+    replay = Replay(lambda *_: (torch.zeros(0), torch.zeros(0)), len, lambda tail: tail, Graphs())
     lengths = [replay.lengths([kept(30), kept(length)]) for length in (20, 30, 31)]
     assert lengths == [(30, 7), (30, 7), (31, 7)]
 

@@ -35,7 +35,7 @@ from myvlm.backbones.causal.hooks import InsertedRows
 from myvlm.backbones.causal.prefix_cache import Prefix, cache_argument, cache_of, prefill, stacked, tail_of
 from myvlm.backbones.causal.probe import CausalProbe
 from myvlm.backbones.causal.prompts import Prompter, TeacherForced
-from myvlm.backbones.generation import generated
+from myvlm.backbones.generation import generated, never_choosing
 from myvlm.errors import BackboneError
 
 
@@ -188,7 +188,7 @@ class CausalBackbone(Backbone):
         if len(placed) != 1 or self.device.type != "cuda":
             return self.tail_loss
         longest = partial(self.prompter.longest_tail, texts, rows)
-        return partial(self._tail_loss, Replay(self._continued, longest))
+        return partial(self._tail_loss, Replay(self._continued, longest, self._fused.room))
 
     def _tail_loss(
         self,
@@ -207,7 +207,8 @@ class CausalBackbone(Backbone):
         if replay:
             logits, given = replay(tail, prefixes)
         else:
-            logits, given = self._continued(*tail.inputs, stacked(prefixes, tail.prefix_length))
+            past = stacked(prefixes, tail.prefix_length, self._fused.room(tail.embeds.shape[1]))
+            logits, given = self._continued(*tail.inputs, past)
         return objective(logits[:, :-1], tail.labels[:, 1:], given, tail.queries, tail.keys)
 
     @cached_property
@@ -224,8 +225,10 @@ class CausalBackbone(Backbone):
         past: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
         """The model on a tail behind what is cached: logits `B × T × V`, and what was recorded."""
+        before = mask.shape[1] - embeds.shape[1]
 
         def run() -> tuple[Tensor, Tensor]:
+            cache = cache_of(list(past) if self._fused.untried else past, before)
             with (
                 record_attention(self.language_model.config, queries=queries, keys=keys) as recorder,
                 self._fused.step(recorder),
@@ -235,7 +238,7 @@ class CausalBackbone(Backbone):
                     attention_mask=mask,
                     position_ids=positions,
                     use_cache=True,
-                    **{cache_argument(self.model): cache_of(list(past) if self._fused.untried else past)},
+                    **{cache_argument(self.model): cache},
                 ).logits
             return logits, recorder.stacked()
 
@@ -310,7 +313,7 @@ class CausalBackbone(Backbone):
             inputs, sentinels = self.prompter.with_rows(inputs, rows)
             inputs = inputs.to(self.device, self.dtype)
             with self.inserted(rows, sentinels):
-                output = self._generated(inputs, self._without_sentinel(options))
+                output = self._generated(inputs, never_choosing(options, self.prompter.sentinel_id))
         else:
             inputs = inputs.to(self.device, self.dtype)
             output = self._generated(inputs, options)
@@ -325,12 +328,6 @@ class CausalBackbone(Backbone):
             if (miscount := miscount_in(met)) is None:
                 raise
             raise miscount from error
-
-    def _without_sentinel(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options, with the sentinel among the tokens that generation may not choose."""
-        config = options.get("generation_config") or self.model.generation_config
-        suppressed = options.get("suppress_tokens") or config.suppress_tokens or []
-        return {**options, "suppress_tokens": sorted({*suppressed, self.prompter.sentinel_id})}
 
     def _forward(
         self,

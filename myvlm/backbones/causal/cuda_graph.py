@@ -57,11 +57,18 @@ class Replay:
         run: the model on a tail and the keys and values before it.
         longest: positions of the longest tail that there may be behind a picture, given what stands for
             this in a prompt; all are padded to it.
+        room: positions that keys and values have behind the prefixes, given those of a tail.
         capture: makes a graph of `run`.
     """
 
-    def __init__(self, run: Run, longest: Callable[[str], int], capture: Capture = captured) -> None:
-        self.run, self.longest, self.capture = run, longest, capture
+    def __init__(
+        self,
+        run: Run,
+        longest: Callable[[str], int],
+        room: Callable[[int], int],
+        capture: Capture = captured,
+    ) -> None:
+        self.run, self.longest, self.room, self.capture = run, longest, room, capture
         self._able = True
         self._prefix = self._tail = self._met = 0
         self._shape: list[torch.Size] = []
@@ -90,8 +97,8 @@ class Replay:
         if self._met == EAGER_STEPS + 1 and self._able:
             self._record(tail, prefixes)
         if self._replayed is None:
-            return self.run(*tail.inputs, stacked(prefixes, tail.prefix_length))
-        self._fill(prefixes)
+            return self.run(*tail.inputs, self._stacked(tail, prefixes))
+        self._fill(prefixes, tail.prefix_length)
         return self._replayed(*tail.inputs, *self._past)
 
     def _forget(self, shape: list[torch.Size]) -> None:
@@ -107,16 +114,19 @@ class Replay:
 
         try:
             embeds, *others = (one.detach().clone() for one in tail.inputs)
-            past = stacked(prefixes, tail.prefix_length)
+            past = self._stacked(tail, prefixes)
             self._replayed = self.capture(run, (embeds.requires_grad_(), *others, *past))
             self._past = past
         except RuntimeError as error:  # out of memory, or something that a graph cannot hold
             self._able = False
             _log.info("The steps are not replayed as a graph: %s", str(error).splitlines()[0])
 
-    def _fill(self, prefixes: Sequence[Prefix]) -> None:
+    def _stacked(self, tail: PromptTail, prefixes: Sequence[Prefix]) -> list[Tensor]:
+        return stacked(prefixes, tail.prefix_length, self.room(tail.embeds.shape[1]))
+
+    def _fill(self, prefixes: Sequence[Prefix], end: int) -> None:
         """Put the prefixes' keys and values where the graph reads them. What is before a shorter one is from
         a step before, and masked."""
         for sample, prefix in enumerate(prefixes):
-            there = [part[sample, :, -len(prefix) :] for part in self._past]
+            there = [part[sample, :, end - len(prefix) : end] for part in self._past]
             torch._foreach_copy_(there, prefix.parts)

@@ -2,10 +2,10 @@
 
 A step runs a tail of some dozens of tokens behind a long prefix. Its norms, rotary embeddings, joined keys
 and recorded attention are many small operations, each a launch on a GPU. Here those of the usual kind are
-computed in few, with their gradients written out: scores over prefix and tail are joined instead of keys and
-values, and what the recorder wants is read off the softmax that is there anyway. Nothing is assumed of a
-module: before the first step each one is tried, and what does not give its own output and gradient is never
-replaced.
+computed in few, with their gradients written out: a tail's keys and values are written into the room behind
+the prefix's, and what the recorder wants is read off the softmax that is there anyway. Nothing is assumed of
+a module: before the first step each one is tried, and what does not give its own output and gradient is
+never replaced.
 """
 
 from __future__ import annotations
@@ -60,6 +60,10 @@ class FusedLayers:
     def untried(self) -> bool:
         """Whether there are modules of which it is not yet known; a step tries them all, and fuses none."""
         return any(one not in self.agrees for one in (*self.norms, *self.attentions))
+
+    def room(self, tail: int) -> int:
+        """Positions for a tail's keys and values behind those of a prefix: 0 where attention is not fused."""
+        return tail if self.attentions and all(self.agrees.get(one, True) for one in self.attentions) else 0
 
     @contextmanager
     def step(self, recorder: AttentionRecorder) -> Iterator[None]:
@@ -273,12 +277,12 @@ def _past(module: Any, given: Mapping[str, Any]) -> Any:
 
 def _attended(step: Step, module: Any, hidden: Tensor, given: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """The module's output, and `B × H × T × K` probabilities of the recorded keys."""
-    past, shape = _past(module, given), (*hidden.shape[:-1], -1, module.head_dim)
+    shape = (*hidden.shape[:-1], -1, module.head_dim)
     projected = (getattr(module, name)(hidden).view(shape) for name in PROJECTIONS[:3])
     attended, seen = _TwoParts.apply(
         *projected,
         step.rotary(*given["position_embeddings"]),
-        (past.keys, past.values),
+        _past(module, given).joined,
         step.bias(given["attention_mask"]),
         step.recorder.places(hidden.device).keys,
         module.scaling,
@@ -299,7 +303,7 @@ class _TwoParts(torch.autograd.Function):
         query: `B × T × H × d`.
         key, value: `B × T × G × d`, `G` key/value heads, `H` a multiple of `G`.
         rotary: as `Step.rotary`.
-        past: keys and values of the prefix, `B × G × P × d` each.
+        joined: keys and values, `B × G × (P + T) × d` each, of which those of the tail are written here.
         bias: `B × 1 × T × (P + T)` float32.
         columns: `B × 1 × 1 × K`, of `P + T`: which probabilities are wanted.
         scale: factor of the scores.
@@ -311,55 +315,45 @@ class _TwoParts(torch.autograd.Function):
     def forward(
         ctx: Any,
         query: Tensor, key: Tensor, value: Tensor, rotary: tuple[Tensor, Tensor, Tensor],
-        past: tuple[Tensor, Tensor], bias: Tensor, columns: Tensor, scale: float,
+        joined: tuple[Tensor, Tensor], bias: Tensor, columns: Tensor, scale: float,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         batch, length, heads, width = query.shape
-        groups, before = key.shape[2], past[0].shape[2]
+        groups, both = key.shape[2], joined[0].shape[2]
         cos, sin, _ = rotary
         turned = _turned(query.transpose(1, 2), cos, sin, query.new_empty(batch, heads, length, width))
         # Query heads side by side over their shared key head: no repeated copy of the keys.
         turned = turned.view(batch * groups, -1, width)
-        tail_keys = _turned(key.transpose(1, 2), cos, sin, key.new_empty(batch, groups, length, width))
-        tail_keys = tail_keys.view(batch * groups, length, width)
-        tail_values = value.transpose(1, 2).reshape(batch * groups, length, width)
-        keys, values = (part.reshape(batch * groups, before, width) for part in past)
+        _turned(key.transpose(1, 2), cos, sin, joined[0][:, :, -length:])
+        joined[1][:, :, -length:] = value.transpose(1, 2)
+        keys, values = (part.view(batch * groups, -1, width) for part in joined)
         # On a GPU a product of half precision can be given in full; elsewhere there is no such operation.
-        wide = {"out_dtype": torch.float32} if query.is_cuda and query.dtype.itemsize == 2 else {}
-        dtype = wide.get("out_dtype", query.dtype)
-        scores = query.new_empty(batch * groups, turned.shape[1], before + length, dtype=dtype)
-        torch.bmm(turned, keys.transpose(1, 2), out=scores[..., :before], **wide)
-        torch.bmm(turned, tail_keys.transpose(1, 2), out=scores[..., before:], **wide)
-        scores = torch.add(bias, scores.view(batch, heads, length, -1), alpha=scale)
-        p = scores.softmax(-1)
+        half = query.is_cuda and query.dtype.itemsize == 2
+        wide: dict[str, Any] = {"out_dtype": torch.float32} if half else {}
+        scores = torch.bmm(turned, keys.transpose(1, 2), **wide).view(batch, heads, length, -1)
+        out = scores if scores.dtype.itemsize >= bias.dtype.itemsize else None
+        p = torch.add(bias, scores, alpha=scale, out=out).softmax(-1)
         seen = p.gather(-1, columns.expand(batch, heads, length, -1))
-        p = p.to(query.dtype).view(batch * groups, -1, before + length)
-        out = torch.bmm(p[..., :before], values)
-        out.baddbmm_(p[..., before:], tail_values)
-        ctx.save_for_backward(turned, tail_keys, tail_values, keys, values, p, columns, *rotary)
+        p = p.to(query.dtype).view(batch * groups, -1, both)
+        attended = torch.bmm(p, values).view(batch, heads, length, width)
+        ctx.save_for_backward(turned, keys, values, p, columns, *rotary)
         ctx.scale, ctx.shape = scale, (batch, length, heads, width)
-        return out.view(batch, heads, length, width).transpose(1, 2).contiguous(), seen
+        return attended.transpose(1, 2).contiguous(), seen
 
     @staticmethod
     def backward(ctx: Any, of_out: Tensor, of_seen: Tensor) -> tuple[Tensor | None, ...]:
-        turned, tail_keys, tail_values, keys, values, p, columns, cos, _, back = ctx.saved_tensors
+        turned, keys, values, p, columns, cos, _, back = ctx.saved_tensors
         batch, length, heads, width = ctx.shape
-        before = keys.shape[1]
         of_out = of_out.transpose(1, 2).reshape(turned.shape)
-        of_values = torch.bmm(p[..., before:].transpose(1, 2), of_out)
-        of_p = torch.empty_like(p)
-        torch.bmm(of_out, values.transpose(1, 2), out=of_p[..., :before])
-        torch.bmm(of_out, tail_values.transpose(1, 2), out=of_p[..., before:])
+        of_values = torch.bmm(p[..., -length:].transpose(1, 2), of_out)
+        of_p = torch.bmm(of_out, values.transpose(1, 2))
         of_p.view(batch, heads, length, -1).scatter_add_(
             -1, columns.expand(batch, heads, length, -1), of_seen.to(p.dtype)
         )
         of_scores = torch._softmax_backward_data(of_p, p, -1, p.dtype)
-        scaled = {
-            "beta": 0,
-            "alpha": ctx.scale,
-        }  # a product times the scale; nought times what it is added to
-        of_query = torch.baddbmm(turned, of_scores[..., :before], keys, **scaled)
-        of_query.baddbmm_(of_scores[..., before:], tail_keys, alpha=ctx.scale)
-        of_keys = torch.baddbmm(tail_keys, of_scores[..., before:].transpose(1, 2), turned, **scaled)
+        # A product times the scale; nought times what it is added to.
+        scaled = {"beta": 0, "alpha": ctx.scale}
+        of_query = torch.baddbmm(turned, of_scores, keys, **scaled)
+        of_keys = torch.baddbmm(of_values, of_scores[..., -length:].transpose(1, 2), turned, **scaled)
         of_query = _turned_back(of_query.view(batch, heads, length, width), cos, back)
         of_keys = _turned_back(of_keys.view(batch, -1, length, width), cos, back)
         return of_query, of_keys, of_values.view(batch, -1, length, width).transpose(1, 2), *[None] * 5

@@ -190,28 +190,46 @@ def tail_of(
     )
 
 
-def stacked(prefixes: Sequence[Prefix], longest: int) -> list[Tensor]:
-    """The batch's `Prefix.parts`: `B × H × longest × d` each."""
+def stacked(prefixes: Sequence[Prefix], longest: int, room: int = 0) -> list[Tensor]:
+    """The batch's `Prefix.parts`, padded on the left: `B × H × (longest + room) × d` each, the room unset."""
+    joined = []
+    for parts in zip(*(prefix.parts for prefix in prefixes), strict=True):
+        if not room and all(part.shape[1] == longest for part in parts):
+            joined.append(torch.stack(parts))
+            continue
+        heads, _, width = parts[0].shape
+        made = parts[0].new_empty(len(parts), heads, longest + room, width)
+        before = made[:, :, :longest]
+        if all(part.shape[1] == longest for part in parts):
+            torch.stack(parts, out=before)
+        else:
+            for own, part in zip(before, parts, strict=True):
+                own[:, : longest - part.shape[1]] = 0
+                own[:, longest - part.shape[1] :] = part
+        joined.append(made)
+    return joined
 
-    def padded(part: Tensor) -> Tensor:
-        missing = longest - part.shape[1]
-        return functional.pad(part, (0, 0, missing, 0)) if missing else part  # padding by nothing copies
 
-    own = zip(*(prefix.parts for prefix in prefixes), strict=True)
-    return [torch.stack([padded(part) for part in parts]) for parts in own]
-
-
-def cache_of(past: list[Tensor]) -> Any:
+def cache_of(past: list[Tensor], before: int) -> Any:
     """A fresh cache of what `stacked` gives, which is taken out of the list: a layer that has appended to its
-    part needs it no more."""
+    part needs it no more.
+
+    Args:
+        before: positions of the prefixes. Where there is room behind them, a layer's `joined` are its whole
+            keys and values, in whose room a tail may be written.
+    """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
     cache = DynamicCache()
     for keys, values in zip(past[::2], past[1::2], strict=True):
-        layer = DynamicLayer()
+        layer: Any = DynamicLayer()
         layer.lazy_initialization(keys, values)
-        layer.keys, layer.values = keys, values  # `update` would copy them
+        layer.keys, layer.values = (
+            part[:, :, :before] for part in (keys, values)
+        )  # `update` would copy them
+        if keys.shape[2] > before:
+            layer.joined = keys, values
         cache.layers.append(layer)
     past.clear()
     return cache

@@ -239,7 +239,7 @@ PRESETS = {
 
 
 def shrunk(preset: Preset) -> Preset:
-    """The same in small, for any machine: two layers a part, 64 wide, in float32; as many image tokens."""
+    """The same in small, for any machine: two layers a part, 64 wide, in float32; small photos."""
 
     def configuration() -> Any:
         made = preset.configuration()
@@ -252,7 +252,8 @@ def shrunk(preset: Preset) -> Preset:
                     setattr(part, name, value)
         return made
 
-    return replace(preset, configuration=configuration, dtype=torch.float32, gpu=False)
+    side = min(preset.side, 168)  # of larger ones LLaVA-NeXT makes thousands of tokens
+    return replace(preset, configuration=configuration, dtype=torch.float32, gpu=False, side=side)
 
 
 SMALL = {

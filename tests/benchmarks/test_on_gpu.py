@@ -21,6 +21,7 @@ WHOLE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llava-1.5-7b", "llava-next-7b", "blip2-opt-2.7b"])
 def test_a_step_is_the_papers_in_every_size(name: str, tmp_path: Path) -> None:
     on_gpu.run_part(name, tmp_path / "part.json", dry=True)
@@ -31,6 +32,7 @@ def test_a_step_is_the_papers_in_every_size(name: str, tmp_path: Path) -> None:
     assert figures["gradient_difference"] <= 1e-5
 
 
+@pytest.mark.slow
 def test_the_whole_wait_is_measured(tmp_path: Path) -> None:
     on_gpu.run_part("whole llava-1.5-7b", tmp_path / "part.json", dry=True)
     figures = json.loads((tmp_path / "part.json").read_text(encoding="utf-8"))

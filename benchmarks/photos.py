@@ -24,7 +24,7 @@ from sklearn.metrics import roc_auc_score
 from myvlm.concepts.shared import FALSE_NAMES_PER_1000
 from myvlm.heads import ObjectHead
 from myvlm.heads.encoders import ImageEncoder
-from myvlm.heads.objects.everyday import everyday_windows
+from myvlm.heads.objects.everyday import everyday
 from myvlm.images import LoadedImage, load_images
 
 CATEGORIES = (
@@ -129,7 +129,7 @@ class Timed:
         return None
 
     def fit(self, photos: Sequence[LoadedImage | Path], crops: str, seed: int) -> ObjectHead:
-        everyday_windows(self)  # once for an encoder
+        everyday(self)  # once for an encoder
         started, before, windows = time.process_time(), self.seconds, self.windows
         head = ObjectHead(self, crops=crops, seed=seed).fit(photos)  # type: ignore[arg-type]
         self.heads += 1

@@ -32,7 +32,7 @@ LOOK_ALIKE = (255, 60, 60)  # in the colours' coarse bins a neighbour of red
 @pytest.fixture(params=[COLOURS.id, BANKED.id])
 def head(request: pytest.FixtureRequest) -> ObjectHead:
     """By the photos' mean, and by regression against a bank."""
-    return ObjectHead(request.param).fit(scenes(0, 4))
+    return ObjectHead(request.param).fit(scenes(20, 4))
 
 
 def _seen(head: ObjectHead | FaceHead, pictures: object) -> list[bool]:
@@ -40,7 +40,7 @@ def _seen(head: ObjectHead | FaceHead, pictures: object) -> list[bool]:
 
 
 def test_a_picture_that_it_is_not_in_is_not_called_so_again(head: ObjectHead) -> None:
-    own = scenes(0, 4)
+    own = scenes(20, 4)
     picture = next(one for one in scenes(200, 10) if head.score(one)[0].present)  # it does show it: no harder
     told = head.corrected(load_image(picture), False)
     assert _seen(told, picture) == [False]
@@ -52,12 +52,12 @@ def test_a_picture_that_it_was_missed_in_is_found(head: ObjectHead) -> None:
     missed = next(one for one in scenes(500, 20, LOOK_ALIKE) if not head.score(one)[0].present)
     told = head.corrected(load_image(missed), True)
     assert _seen(told, missed) == [True]
-    assert _seen(told, scenes(0, 4)) == [True] * 4
+    assert _seen(told, scenes(20, 4)) == [True] * 4
     assert np.mean(_seen(told, scenes(700, 30, None))) <= np.mean(_seen(head, scenes(700, 30, None))) + 0.1
 
 
 def test_a_photo_that_it_was_taught_is_never_given_up(head: ObjectHead) -> None:
-    taught = scenes(0, 4)
+    taught = scenes(20, 4)
     told = head.corrected(load_image(taught[1]), False)
     assert _seen(told, taught) == [True] * 4
     likely = ObjectHead.gate([head, told]).likely(list(head.examples_.photos))  # type: ignore[union-attr]
@@ -88,12 +88,12 @@ def test_false_alarms_raise_the_threshold_as_far_as_left_out_photos_leave_room()
 
 
 def test_a_raised_threshold_is_taken_back_with_the_correction() -> None:
-    head = ObjectHead(COLOURS.id).fit(scenes(0, 4))
+    head = ObjectHead(COLOURS.id).fit(scenes(20, 4))
     head.figures_["left_out_scores"] = [head.threshold_ + 0.4] * 4  # colours alone leave no such room
     alarms = [one for one in scenes(500, 40, LOOK_ALIKE) if head.score(one)[0].present][:2]
     told = head.corrected(load_image(alarms[0]), False).corrected(load_image(alarms[1]), False)
     assert told.threshold_ > head.threshold_
-    assert _seen(told, [*scenes(0, 4), *alarms]) == [True] * 4 + [False] * 2
+    assert _seen(told, [*scenes(20, 4), *alarms]) == [True] * 4 + [False] * 2
     assert told.examples_ is not None
     assert told.refitted(told.examples_.only([])).threshold_ == head.threshold_
 
@@ -121,7 +121,7 @@ def test_a_second_word_on_a_picture_takes_the_place_of_the_first(head: ObjectHea
 
 
 def test_the_encoder_is_asked_for_nothing_that_it_has_seen() -> None:
-    head = ObjectHead(COLOURS.id).fit(scenes(0, 4))
+    head = ObjectHead(COLOURS.id).fit(scenes(20, 4))
     picture = load_image(scenes(200, 1)[0])
     head.score(picture)
     COLOURS.calls.clear()
@@ -130,7 +130,7 @@ def test_the_encoder_is_asked_for_nothing_that_it_has_seen() -> None:
 
 
 def test_a_box_says_which_part_is_meant() -> None:
-    head = ObjectHead(BANKED.id).fit(scenes(0, 4))
+    head = ObjectHead(BANKED.id).fit(scenes(20, 4))
     image, box = scene(200)
     assert box is not None
     left, top, right, bottom = box
@@ -160,9 +160,9 @@ def test_a_head_that_does_not_know_what_it_learned_from_says_what_to_do(head: Ob
         older.corrected(picture, False)
     with pytest.raises(NotFittedError):
         ObjectHead(COLOURS.id).corrected(picture, False)
-    again = older.remembering(scenes(0, 4))
+    again = older.remembering(scenes(20, 4))
     assert np.array_equal(again.coef_, head.coef_)
-    assert _seen(again.corrected(picture, False), scenes(0, 4)) == [True] * 4
+    assert _seen(again.corrected(picture, False), scenes(20, 4)) == [True] * 4
     assert again.examples_ is not None
     assert again.examples_.photos.shape == head.examples_.photos.shape  # type: ignore[union-attr]
 

@@ -15,7 +15,7 @@ from myvlm.errors import InputError
 from myvlm.heads import FaceHead, ObjectHead
 from myvlm.heads.calibration import Tail, fit_tail
 from myvlm.heads.faces.gate import FaceGate
-from myvlm.heads.objects.everyday import everyday_tail
+from myvlm.heads.objects.everyday import everyday
 from myvlm.heads.objects.gate import ObjectGate
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, scenes
 from tests.support.fake_faces import FakeFaces, photos
@@ -177,9 +177,9 @@ def test_what_is_no_rate_is_refused(wrong: object) -> None:
 
 def test_an_encoder_has_a_tail_of_everyday_photographs_and_more_windows_reach_higher() -> None:
     encoder = ColourEncoder("fake/tail")
-    few, many = everyday_tail(encoder, 12), everyday_tail(encoder, 48)
+    few, many = everyday(encoder).tail(12), everyday(encoder).tail(48)
     assert few.scale == many.scale > 0
-    assert many.location - few.location == pytest.approx(few.scale * 0.5581 * np.log(4), rel=1e-3)
+    assert many.location - few.location == pytest.approx(few.scale * 0.3752 * np.log(4), rel=1e-3)
     learned = ObjectHead(encoder).fit(scenes(0, 3))
     assert learned.tail_scale_ > 0
     taught = ObjectHead(encoder).fit(scenes(0, 3), scenes(100, 3, "lime"))

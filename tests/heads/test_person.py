@@ -23,22 +23,22 @@ from myvlm.testing import HEAD_CHECKS, check_head
 from tests.support.fake_encoder import ColourEncoder
 from tests.support.fake_faces import DIM, SIDE, FakeFaces, descriptor
 
-SKIN = 250
+SKIN = (210, 140, 100)
 ANNA, BEN = 11, 22
 COATS = {ANNA: ((200, 30, 30), (240, 220, 40)), BEN: ((20, 60, 200), (30, 160, 90))}
 
 
 class MarkedFaces(FakeFaces):
-    """A face is a square whose red is that of skin; green says whose it is, and blue which photo."""
+    """A face is a square of skin, a little greener by whose it is, and a little bluer by which photo."""
 
     def _faces_of(self, pixels: np.ndarray) -> Faces:
         boxes, rows = [], []
         for top in range(0, pixels.shape[0] - SIDE + 1, SIDE):
             for left in range(0, pixels.shape[1] - SIDE + 1, SIDE):
-                skin, person, draw = (int(level) for level in pixels[top + SIDE // 2, left + SIDE // 2])
-                if skin == SKIN:
+                red, green, blue = (int(level) for level in pixels[top + SIDE // 2, left + SIDE // 2])
+                if red == SKIN[0]:
                     boxes.append((float(left), float(top), float(left + SIDE), float(top + SIDE)))
-                    rows.append(descriptor(person, draw))
+                    rows.append(descriptor(green - SKIN[1], blue - SKIN[2]))
         return Faces(tuple(boxes), np.stack(rows) if rows else np.empty((0, DIM), np.float32))
 
 
@@ -63,11 +63,14 @@ def photo(face: int, coat: int, draw: int) -> Image.Image:
         brush.rectangle((left - 40, 60, left + 60, 190), fill=cloth)
         for down in range(70, 190, 20):
             brush.rectangle((left - 40, down, left + 60, down + 6), fill=stripes)
-    brush.rectangle((left, 40, left + SIDE - 1, 59), fill=(SKIN, face, draw) if face else (70, 50, 30))
+    brush.rectangle(
+        (left, 40, left + SIDE - 1, 59),
+        fill=(SKIN[0], SKIN[1] + face, SKIN[2] + draw) if face else (70, 50, 30),
+    )
     return image
 
 
-def photos(person: int, first: int = 1, count: int = 3) -> list[Image.Image]:
+def photos(person: int, first: int = 4, count: int = 3) -> list[Image.Image]:
     return [photo(person, person, draw) for draw in range(first, first + count)]
 
 

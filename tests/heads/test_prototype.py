@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from myvlm.errors import InputError
+from myvlm.errors import ConceptFileError, InputError
 from myvlm.heads import ObjectHead
-from myvlm.heads.objects import everyday, prototype
-from myvlm.heads.objects.everyday import PHOTOS, cache_folder, everyday_windows
+from myvlm.heads.features import features
+from myvlm.heads.objects import everyday as shipped
+from myvlm.heads.objects import prototype
+from myvlm.heads.objects.everyday import PHOTOS, cache_folder, everyday
+from myvlm.images import load_images
 from tests.support.fake_encoder import ColourEncoder, raw_scores
 from tests.support.sample_photos import scikit_image_photo
 
@@ -41,37 +46,37 @@ def test_each_everyday_photograph_has_its_source_and_all_are_small() -> None:
 
 def test_an_encoder_sees_them_once_and_what_it_saw_is_kept(cache: Path) -> None:
     first, again = ColourEncoder("fake/kept"), ColourEncoder("fake/kept")
-    seen = everyday_windows(first)
+    seen = everyday(first).windows
     assert 200 < len(seen) < 300
-    assert everyday_windows(first) is seen
+    assert everyday(first).windows is seen
     encoded = sum(first.calls)
     assert encoded == len(seen) + 1, "and the picture of the fingerprint"
     [file] = (cache / "everyday").iterdir()
     assert np.array_equal(load_file(file)["features"], seen)
-    assert np.array_equal(everyday_windows(again), seen)
+    assert np.array_equal(everyday(again).windows, seen)
     assert sum(again.calls) == 1, "the fingerprint alone"
 
 
 @pytest.mark.parametrize("damage", ["cut", "other weights", "no file"])
 def test_what_is_damaged_or_of_other_weights_is_made_again(cache: Path, damage: str) -> None:
-    seen = everyday_windows(ColourEncoder("fake/damaged"))
+    seen = everyday(ColourEncoder("fake/damaged")).windows
     [file] = (cache / "everyday").iterdir()
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:100])
     elif damage == "other weights":
         kept = load_file(file)
-        everyday._write(file, {**kept, "fingerprint": kept["fingerprint"][::-1].copy()})
+        shipped._write(file, {**kept, "fingerprint": kept["fingerprint"][::-1].copy()})
     else:
         file.unlink()
     again = ColourEncoder("fake/damaged")
-    assert np.array_equal(everyday_windows(again), seen)
+    assert np.array_equal(everyday(again).windows, seen)
     assert sum(again.calls) == len(seen) + 1
     assert np.array_equal(load_file(file)["features"], seen)
 
 
 def test_without_a_place_to_write_it_works_all_the_same(cache: Path) -> None:
     cache.write_text("a file where the folder should be", encoding="utf-8")
-    assert len(everyday_windows(ColourEncoder("fake/nowhere"))) > 200
+    assert len(everyday(ColourEncoder("fake/nowhere")).windows) > 200
 
 
 def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -100,12 +105,14 @@ def test_the_mean_of_photos_knows_them_and_no_everyday_photograph() -> None:
 def test_the_threshold_lies_between_everyday_photographs_and_left_out_photos() -> None:
     encoder, photos = ColourEncoder("fake/place"), views("motorcycle_left.png", 0, 4)
     head = ObjectHead(encoder).fit(photos)
-    ceiling = np.quantile(everyday_windows(encoder) @ head.coef_ + head.intercept_, 0.99, method="higher")
+    known = everyday(encoder)
+    usual = known.whitening(known.windows)
+    ceiling = np.quantile(usual @ head.coef_, 0.99, method="higher")
     way = np.median(head.figures_["left_out_scores"]) - ceiling
     assert head.threshold_ == pytest.approx(ceiling + prototype.PLACE * way, abs=1e-3)
     assert head.slope_ == pytest.approx(prototype.STEEPNESS / way, rel=1e-3)
     one = ObjectHead(encoder).fit(photos[0])
-    ceiling = np.quantile(everyday_windows(encoder) @ one.coef_ + one.intercept_, 0.99, method="higher")
+    ceiling = np.quantile(usual @ one.coef_, 0.99, method="higher")
     [own] = one.figures_["left_out_scores"]
     assert one.threshold_ == pytest.approx(ceiling + prototype.PLACE_OF_ONE * (own - ceiling), abs=1e-3)
     assert one.boxes_ == [(0, 0, 256, 256)], "nothing says which part of a single photo it is"
@@ -113,7 +120,7 @@ def test_the_threshold_lies_between_everyday_photographs_and_left_out_photos() -
 
 def test_it_costs_no_encoder_pass_beyond_the_photos_own_windows() -> None:
     encoder = ColourEncoder("fake/cost")
-    everyday_windows(encoder)
+    everyday(encoder)
     encoder.calls.clear()
     ObjectHead(encoder).fit(views("coffee.png", 0, 3))
     assert sum(encoder.calls) == 3 * 35
@@ -121,8 +128,11 @@ def test_it_costs_no_encoder_pass_beyond_the_photos_own_windows() -> None:
 
 def test_photos_that_do_not_agree_make_a_head_that_says_so(caplog: pytest.LogCaptureFixture) -> None:
     apart = [Image.open(PHOTOS / f"{name}.jpg") for name in ("grass", "rocket", "wine")]
-    head = ObjectHead(ColourEncoder("fake/apart")).fit(apart)
-    assert head.slope_ == pytest.approx(prototype.STEEPNESS / prototype.LEAST_WAY)
+    encoder = ColourEncoder("fake/apart")
+    head = ObjectHead(encoder).fit(apart)
+    known = everyday(encoder)
+    deviation = (known.whitening(known.windows) @ head.coef_).std()
+    assert head.slope_ == pytest.approx(prototype.STEEPNESS / (prototype.LEAST_WAY * deviation), rel=1e-4)
     assert head.figures_["left_out_found"] < 0.5
     assert "give it more photos" in caplog.text
 
@@ -171,3 +181,46 @@ def test_of_one_photo_what_only_just_passes_is_unsure_and_its_probability_says_s
     assert ObjectHead.from_state(meta, tensors).sure_ == one.sure_
     del meta.calibration["sure"]
     assert ObjectHead.from_state(meta, tensors).sure_ == 0.0, "files of older releases know nothing of it"
+
+
+class Narrow(ColourEncoder):
+    """Its features lie in a narrow cone, and one direction, brightness, varies more than all others do."""
+
+    def encode(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> npt.NDArray[np.float32]:
+        rows = super().encode(images, batch_size=batch_size)
+        light = np.array([np.asarray(image.convert("L")).mean() / 255 for image in images])
+        wide = np.column_stack([0.3 * rows, 3.0 * light, np.full(len(rows), 3.0)])
+        return np.asarray(wide / np.linalg.norm(wide, axis=1, keepdims=True), np.float32)
+
+
+def test_an_encoder_whose_pictures_all_look_alike_is_read_off_what_they_share() -> None:
+    encoder = Narrow("fake/narrow")
+    known = everyday(encoder)
+    raw, read = known.windows, known.whitening(known.windows)
+    assert (raw @ raw.T).min() > 0.5, "all alike"
+    assert np.median(read @ read.T) < 0.1
+    assert np.linalg.norm(read, axis=1) == pytest.approx(np.ones(len(read)), abs=1e-5)
+    head = ObjectHead(encoder).fit(views("motorcycle_left.png", 0, 3))
+    assert np.mean([one.present for one in head.score(views("motorcycle_left.png", 1, 10))]) >= 0.9
+    others = [view for name in ("coffee.png", "chelsea.png") for view in views(name, 0, 5)]
+    assert np.mean([one.present for one in head.score(others)]) <= 0.1
+
+
+def test_a_head_is_read_by_the_edition_of_photographs_that_it_was_learned_by() -> None:
+    assert (shipped.EDITION, shipped._digest()[:16]) == (1, "0d036d0ce41c4866"), (
+        "other photographs are another edition, and heads that are on users' disks need the ones they know"
+    )
+    encoder = ColourEncoder("fake/edition")
+    head = ObjectHead(encoder).fit(views("coffee.png", 0, 3))
+    meta, tensors = head.state()
+    assert meta.calibration["everyday"] == shipped.EDITION
+    meta.calibration["everyday"] = 2.0
+    with pytest.raises(ConceptFileError, match="edition 2"):
+        ObjectHead.from_state(meta, tensors)
+    older = {name: value for name, value in meta.calibration.items() if name != "everyday"}
+    raw = ObjectHead.from_state(meta.model_copy(update={"calibration": older}), tensors)
+    raw.encoder = encoder
+    assert raw.gate_key != head.gate_key, "what is read in another way is another gate's"
+    photo = load_images(views("coffee.png", 0, 1))
+    [seen] = features(encoder, photo)
+    assert raw.gate([raw]).raw(photo)[0][0, 0] == pytest.approx((seen.features @ raw.coef_).max(), abs=1e-5)

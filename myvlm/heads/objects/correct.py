@@ -21,7 +21,7 @@ from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.heads.examples import CorrectedPicture, Examples
 from myvlm.heads.features import Crops, features, refine_boxes, whiten
-from myvlm.heads.objects.everyday import everyday_windows
+from myvlm.heads.objects.everyday import everyday
 from myvlm.heads.objects.fit import LinearProbe, kept_rows
 from myvlm.images import LoadedImage
 
@@ -145,6 +145,7 @@ class Corrected(Protocol):
     threshold_: float
     slope_: float
     refine_margin_: float
+    everyday_: int
     crops: Crops
 
     def refitted(self, examples: Examples) -> Self: ...
@@ -164,7 +165,7 @@ def telling_rows(
     """
     [seen] = features(encoder, [photo], head.crops)
     meant = _windows_meant(seen.boxes, correction.box, photo)
-    rows = whiten(encoder, seen.features[meant])
+    rows = _read(head, encoder, seen.features[meant])
     start = head.refitted(examples.only([]))
     if correction.present:
         return rows[[_probe(head).windows(rows).argmax()]].astype(np.float16)
@@ -176,7 +177,7 @@ def telling_rows(
         best = int(_probe(told).windows(rows).argmax())
         if not len(still) and correction.box is None and told.refine_margin_ > 0:
             [look] = refine_boxes(encoder, [photo], [seen.boxes[best]])
-            still = _hardest(_probe(told), whiten(encoder, look.features), told.threshold_)
+            still = _hardest(_probe(told), _read(head, encoder, look.features), told.threshold_)
         if not len(still):
             break
         kept = np.concatenate([kept, still])
@@ -188,11 +189,12 @@ def remembered(
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
     """What a head is corrected by that was learned when nothing was kept: of its photos, and of the rest."""
     probe = _probe(head)
-    looked = [whiten(encoder, one.features) for one in features(encoder, photos, head.crops)]
+    looked = [_read(head, encoder, one.features) for one in features(encoder, photos, head.crops)]
     given = [one.features for one in features(encoder, others, head.crops)] if others else []
     bank = encoder.bank()
-    everyday = everyday_windows(encoder) if bank is None else bank.reshape(-1, bank.shape[-1])
-    return kept_rows(probe, looked, whiten(encoder, np.concatenate([*given, everyday])))
+    usual = everyday(encoder).windows if bank is None else bank.reshape(-1, bank.shape[-1])
+    unlike = _read(head, encoder, np.concatenate([*given, usual]))
+    return kept_rows(probe, looked, unlike)
 
 
 def _hardest(probe: LinearProbe, rows: FloatArray, least: float = -np.inf) -> FloatArray:
@@ -217,6 +219,11 @@ def _windows_meant(boxes: Sequence[Box], box: Box | None, photo: LoadedImage) ->
         )
     alike = [iou(one, box) for one in boxes]
     return [number for number, one in enumerate(alike) if one >= min(ALIKE, max(alike))]
+
+
+def _read(head: Corrected, encoder: ImageEncoder, rows: FloatArray) -> FloatArray:
+    """Features as the head's probe reads them."""
+    return everyday(encoder).whitening(rows) if head.everyday_ else whiten(encoder, rows)
 
 
 def _probe(head: Corrected) -> LinearProbe:

@@ -93,7 +93,8 @@ class TrainingSet:
 class LearnedProbe:
     """The outcome: the probe, its calibration, how far below the threshold boxes are refined (0: none
     is), the window chosen in each photo, what was measured, the numbers of given negatives in which a probe
-    that had not seen them finds the object, and what is kept to correct it by: see `TrainingSet`."""
+    that had not seen them finds the object, what is kept to correct it by (see `TrainingSet`), and the
+    edition of the everyday photographs that features are read by (0: by none)."""
 
     probe: LinearProbe
     calibration: Calibration
@@ -103,6 +104,7 @@ class LearnedProbe:
     doubtful: list[int]
     photos: npt.NDArray[np.float16]
     others: npt.NDArray[np.float16]
+    everyday: int = 0
 
 
 def learn_probe(

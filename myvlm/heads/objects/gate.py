@@ -26,6 +26,7 @@ from myvlm.heads.features import (
 )
 from myvlm.heads.fitted import check_one_gate, misfit
 from myvlm.heads.objects.correct import SURE as KEPT_BY
+from myvlm.heads.objects.everyday import everyday
 from myvlm.images import LoadedImage
 
 LIKED = 4
@@ -52,6 +53,7 @@ class FittedProbe(Protocol):
     tail_scale_: float
     typical_: float
     sure_: float
+    everyday_: int
     figures_: dict[str, Any]
     encoder_fingerprint_: FloatArray
 
@@ -80,7 +82,7 @@ class ObjectGate:
         heads: Sequence[FittedProbe],
         before: ObjectGate | None = None,
     ) -> None:
-        self._encoder, self._crops = encoder, crops
+        self._encoder, self._crops, self._everyday = encoder, crops, heads[0].everyday_
         # The arrays themselves are kept: a head that is fitted again, or has another probe, has another one.
         self._probes = [head.coef_ for head in heads]
         known = {} if before is None else {id(probe): row for row, probe in enumerate(before._probes)}
@@ -119,7 +121,7 @@ class ObjectGate:
         """
         have = set(map(id, self._probes))
         new = [head for head in heads if id(getattr(head, "coef_", None)) not in have]
-        check_one_gate(new, (id(self._encoder), self._crops))
+        check_one_gate(new, (id(self._encoder), self._crops, self._everyday))
         return ObjectGate(self._encoder, self._crops, heads, self)
 
     def false_names(self) -> npt.NDArray[np.float64]:
@@ -212,7 +214,7 @@ class ObjectGate:
     def _of_each(self, pictures: Sequence[PictureFeatures]) -> list[FloatArray]:
         """C × M scores of each picture's windows."""
         stacked = np.concatenate([picture.features for picture in pictures])
-        scores = whiten(self._encoder, stacked) @ self._coef.T + self._intercept
+        scores = self._read(stacked) @ self._coef.T + self._intercept
         return np.split(scores, np.cumsum([len(picture.features) for picture in pictures])[:-1])
 
     def _glance(self, images: Sequence[LoadedImage]) -> FloatArray:
@@ -278,10 +280,13 @@ class ObjectGate:
             liked += [(picture, box, heads) for box, heads in list(heads_by_box.items())[:AT_MOST]]
         looks = refine_boxes(self._encoder, [images[i] for i, _, _ in liked], [box for _, box, _ in liked])
         for (picture, _, heads), look in zip(liked, looks, strict=True):
-            scores = whiten(self._encoder, look.features) @ self._coef[heads].T + self._intercept[heads]
+            scores = self._read(look.features) @ self._coef[heads].T + self._intercept[heads]
             for head, score, box in zip(heads, *_best(scores, look), strict=True):
                 if score > raw[picture, head]:
                     raw[picture, head], boxes[picture, head] = score, box
+
+    def _read(self, rows: FloatArray) -> FloatArray:
+        return everyday(self._encoder).whitening(rows) if self._everyday else whiten(self._encoder, rows)
 
     def _check_weights(self) -> None:
         if self._unchecked:

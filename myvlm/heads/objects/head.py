@@ -8,7 +8,7 @@ threshold is set by photos and pictures that were left out.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
 from numbers import Real
 from typing import Any, ClassVar, Self
@@ -26,6 +26,7 @@ from myvlm.heads.examples import CorrectedPicture, Examples
 from myvlm.heads.features import Crops, encoder_fingerprint, windows
 from myvlm.heads.fitted import check_fitted, check_one_gate, take_tensor
 from myvlm.heads.objects.correct import nearest_probe, raised_threshold, remembered, telling_rows
+from myvlm.heads.objects.everyday import EDITION
 from myvlm.heads.objects.fit import LearnedProbe, LinearProbe, learn_probe
 from myvlm.heads.objects.gate import ObjectGate
 from myvlm.heads.objects.prototype import learn_prototype
@@ -58,9 +59,10 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
     0.5 a probability is unsure) of its calibration, `tail_location_` and `tail_scale_` (how often pictures
     without the object reach a score, see `Tail`; not known of an encoder without a bank where negatives were
     given), `typical_` (the score of a left-out photo; 0 where it is not known), `sure_` (of one photo the
-    score below which it may well be another thing of the category; else 0); `boxes_` (where the object was
-    taken to be in each photo); `figures_` (what was measured on the way); `examples_` (what it is
-    corrected by).
+    score below which it may well be another thing of the category; else 0); `everyday_` (the edition of the
+    everyday photographs that whiten its features; 0 where only the encoder itself does); `boxes_` (where the
+    object was taken to be in each photo); `figures_` (what was measured on the way); `examples_` (what it
+    is corrected by).
     """
 
     kind: ClassVar[str] = "object"
@@ -79,6 +81,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         "tail_scale": "tail_scale_",
         "typical": "typical_",
         "sure": "sure_",
+        "everyday": "everyday_",
     }
 
     def __init__(
@@ -105,6 +108,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
     tail_scale_: float
     typical_: float
     sure_: float
+    everyday_: int = 0
     boxes_: list[Box]
 
     def fit(
@@ -137,6 +141,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
             learned.calibration.tail.scale,
         )
         self.typical_, self.sure_ = learned.calibration.typical, learned.calibration.sure
+        self.everyday_ = learned.everyday
         self.boxes_, self.figures_ = learned.boxes, learned.figures
         self.encoder_fingerprint_ = encoder_fingerprint(encoder)
         self.examples_ = Examples.of(
@@ -157,6 +162,11 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
                 "; and look whether a negative shows it" if others else "",
             )
         return self
+
+    @property
+    def gate_key(self) -> Hashable:
+        """The encoder, the windows, and how features are read."""
+        return id(self._encoder()), self.crops, self.everyday_
 
     @classmethod
     def gate(cls, heads: Sequence[Self]) -> ObjectGate:
@@ -233,6 +243,10 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
 
     def _take(self, tensors: Tensors) -> None:
         self.coef_, intercept = take_tensor(tensors, "coef", 1), take_tensor(tensors, "intercept", 1)
+        if self.everyday_ not in (0, EDITION):
+            raise self._misfit(
+                f"everyday photographs of edition {self.everyday_:g}", f"edition {EDITION}, or none"
+            )
         sizes = len(self.coef_), len(self.encoder_fingerprint_), len(intercept)
         if sizes[0] != sizes[1] or sizes[2] != 1:
             raise self._misfit(

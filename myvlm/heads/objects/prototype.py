@@ -1,7 +1,7 @@
 """How an object is learned where no negatives are given: its photos' mean, held against everyday photos.
 
 With three photos and nothing to hold them against, a regression draws its line anywhere. The mean of the
-photos' features, off the mean of everyday photographs, needs no line: its cosine is on one scale for all
+photos' features, as everyday photographs whiten them, needs no line: its cosine is on one scale for all
 objects, and only the threshold is left to find (as for prototypes of few-shot classes, arXiv 1703.05175). It
 costs no encoder pass beyond the photos' own windows.
 """
@@ -16,14 +16,14 @@ import numpy.typing as npt
 from myvlm.heads.calibration import Calibration, Tail
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder
-from myvlm.heads.features import Crops, PictureFeatures, features
-from myvlm.heads.objects.everyday import everyday_tail, everyday_windows
+from myvlm.heads.features import Crops, features
+from myvlm.heads.objects.everyday import EDITION, everyday
 from myvlm.heads.objects.fit import LearnedProbe, LinearProbe, kept_rows
 from myvlm.heads.objects.localize import choose_windows, text_direction
 from myvlm.images import LoadedImage
 
 # How these were chosen, on ten subjects of real photos: benchmarks/RESULTS.md.
-PLACE, PLACE_OF_ONE = 0.58, 0.25
+PLACE, PLACE_OF_ONE = 0.62, 0.25
 """Where the threshold goes on the way from everyday photographs to left-out photos, and, where there is one
 photo only, to that photo itself, which no other will come near."""
 SURE_OF_ONE = 0.5
@@ -31,8 +31,8 @@ SURE_OF_ONE = 0.5
 same category hardly come so far."""
 STEEPNESS = 14.0
 """The probability's slope, times that way."""
-LEAST_WAY = 0.05
-"""The way is at least so long: photos that do not agree tell nothing of its length."""
+LEAST_WAY = 2.0
+"""The way is at least so long, in deviations of everyday windows: photos that do not agree say nothing."""
 
 
 def learn_prototype(
@@ -44,25 +44,26 @@ def learn_prototype(
     false_alarm_rate: float,
 ) -> LearnedProbe:
     """Learn one object; see `ObjectHead` for the arguments."""
-    everyday = everyday_windows(encoder)
-    middle = everyday.mean(axis=0)
+    known = everyday(encoder)
+    read = known.whitening
     encoded = features(encoder, photos, crops)
     text = text_direction(encoder, category)
-    chosen = choose_windows(encoded, everyday, text)
+    chosen = choose_windows(encoded, known.windows, text)
+    shown, usual = [read(one.features) for one in encoded], read(known.windows)
     # which part of a single photo is the object, nothing says but words
     alone = len(photos) == 1 and text is None
     each = np.stack(
-        [_photo_row(one, 0 if alone else window, middle) for one, window in zip(encoded, chosen, strict=True)]
+        [_unit(rows[0] + rows[0 if alone else window]) for rows, window in zip(shown, chosen, strict=True)]
     )
-    probe = _prototype(each, middle)
-    scores = probe.windows(everyday)
-    ceiling = float(np.quantile(scores, 1 - false_alarm_rate, method="higher"))
-    positives = _left_out(encoded, each, middle)
-    typical = float(np.median(positives))
-    way = max(typical - ceiling, LEAST_WAY)
-    usual = everyday_tail(encoder, float(np.mean([len(one.boxes) for one in encoded])))
+    probe = _prototype(each)
+    scores = probe.windows(usual)
     mean, deviation = float(scores.mean()), float(scores.std())
-    tail = Tail(mean + deviation * usual.location, deviation * usual.scale)
+    ceiling = float(np.quantile(scores, 1 - false_alarm_rate, method="higher"))
+    positives = _left_out(shown, each)
+    typical = float(np.median(positives))
+    way = max(typical - ceiling, LEAST_WAY * deviation)
+    unlike = known.tail(float(np.mean([len(one.boxes) for one in encoded])))
+    tail = Tail(mean + deviation * unlike.location, deviation * unlike.scale)
     several = len(photos) > 1  # a single photo's own score is no other photo's
     calibration = Calibration(
         threshold=ceiling + (PLACE if several else PLACE_OF_ONE) * way,
@@ -81,31 +82,22 @@ def learn_prototype(
         "highest_negative_score": round(float(scores.max()), 4),
     }
     boxes = [one.boxes[0 if alone else window] for one, window in zip(encoded, chosen, strict=True)]
-    kept = kept_rows(probe, [one.features for one in encoded], everyday)
-    return LearnedProbe(probe, calibration, 0.0, boxes, figures, [], *kept)
+    kept = kept_rows(probe, shown, usual)
+    return LearnedProbe(probe, calibration, 0.0, boxes, figures, [], *kept, everyday=EDITION)
 
 
-def _photo_row(photo: PictureFeatures, window: int, middle: FloatArray) -> FloatArray:
-    """D, length 1: the whole photo and the window that holds the object, off the everyday mean."""
-    whole, part = _unit(photo.features[[0, window]] - middle)
-    return _unit(whole + part)
+def _prototype(each: FloatArray) -> LinearProbe:
+    """P × D photos → a probe whose score of a window is its part along their mean."""
+    return LinearProbe(_unit(each.mean(axis=0)), 0.0)
 
 
-def _prototype(each: FloatArray, middle: FloatArray) -> LinearProbe:
-    """P × D photos → a probe whose score of a window is its part along their mean, off the everyday mean."""
-    coef = _unit(each.mean(axis=0))
-    return LinearProbe(coef, float(-coef @ middle))
-
-
-def _left_out(
-    encoded: Sequence[PictureFeatures], each: FloatArray, middle: FloatArray
-) -> npt.NDArray[np.float64]:
+def _left_out(shown: Sequence[FloatArray], each: FloatArray) -> npt.NDArray[np.float64]:
     """One score a photo, of its best window, by the prototype of the others; a single photo's by its own."""
     count = len(each)
     if count == 1:
-        return np.array([_prototype(each, middle).picture(encoded[0].features)])
-    probes = [_prototype(np.delete(each, photo, axis=0), middle) for photo in range(count)]
-    return np.array([probe.picture(one.features) for probe, one in zip(probes, encoded, strict=True)])
+        return np.array([_prototype(each).picture(shown[0])])
+    probes = [_prototype(np.delete(each, photo, axis=0)) for photo in range(count)]
+    return np.array([probe.picture(rows) for probe, rows in zip(probes, shown, strict=True)])
 
 
 def _unit(rows: FloatArray) -> FloatArray:

@@ -27,6 +27,10 @@ from myvlm.images import ImageSources, LoadedImage, load_images
 
 PARTS = ("face", "look")
 
+LAXER = 3.0
+"""How many log-odds less than a thing that is named a look needs to be proposed: the face, which all photos
+show, is not seen, and what is proposed is looked through."""
+
 
 class PersonHead(ScoredByGate):
     """Recognises one person by the face, and proposes them for review by head and body where no face is seen.
@@ -100,6 +104,7 @@ class PersonHead(ScoredByGate):
             if box is not None
         ]
         look = self._new_look().fit(bodies, category=category)
+        look.threshold_ -= LAXER / look.slope_
         self.face_, self.look_ = face, look
         return self
 

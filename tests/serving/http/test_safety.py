@@ -6,6 +6,8 @@ import json
 import logging
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -72,8 +74,6 @@ def test_a_body_is_not_read_before_its_token_and_its_length_are_known(server: Se
 def test_more_than_the_server_takes_is_turned_away_with_429_and_then_all_is_as_before(
     vlm: MyVLM, taught: Taught, tmp_path: Path
 ) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     folder = library_of(tmp_path / "anna", taught.folder)
     body = {"model": MODEL, "messages": about(sample_picture(1))}
     with served(around(vlm), {"anna": folder}, limits=Limits(requests=3)) as server:
@@ -85,9 +85,15 @@ def test_more_than_the_server_takes_is_turned_away_with_429_and_then_all_is_as_b
             )
             return answer.status_code, answer.headers.get("retry-after")
 
+        batches, go_on = server.app.state.engine.batches, Event()
+        work = batches.work
+        batches.work = lambda asked: go_on.wait(PATIENCE) and work(asked)
         with ThreadPoolExecutor(20) as pool:
-            answers = list(pool.map(ask, range(20)))
-        assert {status for status, _ in answers} == {200, 429}
+            asking = [pool.submit(ask, number) for number in range(20)]
+            assert len(list(islice(as_completed(asking), 17))) == 17, "three are inside"
+            go_on.set()
+        answers = [one.result() for one in asking]
+        assert sorted(status for status, _ in answers) == [200] * 3 + [429] * 17
         assert {after for status, after in answers if status == 429} == {"1"}
         assert ask(0)[0] == 200
         guard = guard_of(server)
@@ -114,7 +120,9 @@ def test_a_reply_that_takes_too_long_is_given_up(
         client.models.list()
         guard_of(server).limits = Limits()  # a busy machine may take a second for the body alone
         go_on = Event()
-        monkeypatch.setattr(server.app.state.engine.batches, "work", lambda asked: go_on.wait(PATIENCE))
+        monkeypatch.setattr(
+            server.app.state.engine.batches, "work", lambda asked: [go_on.wait(PATIENCE)] * len(asked)
+        )
         messages: Any = about(sample_picture(1))
         with pytest.raises(Exception, match="took too long") as error:
             client.chat.completions.create(model=MODEL, messages=messages)

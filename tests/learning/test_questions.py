@@ -26,7 +26,7 @@ from myvlm.learning.captions import (
     write_questions,
 )
 from myvlm.learning.dataset import CAPTION_PROMPTS
-from myvlm.learning.noun_phrases import mentions, name_in_caption
+from myvlm.learning.noun_phrases import mentions, name_in_caption, name_in_phrase
 from myvlm.tinyworld import FewShot, few_shot
 from tests.support.command import Myvlm
 from tests.support.taught import Taught
@@ -55,6 +55,16 @@ def kit() -> FewShot:
 )
 def test_the_name_takes_the_place_of_one_noun_phrase(text: str, named: str) -> None:
     assert name_in_caption(text, "mug", "sks") == named
+
+
+def test_a_phrase_that_shares_only_its_article_with_a_description_is_another_thing() -> None:
+    described = "the dotted purple mug"
+    for text, named in (
+        ("the red mug by the purple mug.", "the red mug by sks."),
+        ("the red mug on a tray.", "the red mug on a tray."),
+        ("the mug on a tray.", "sks on a tray."),
+    ):
+        assert name_in_phrase(text, "mug", described, "sks") == named
 
 
 def test_doubtful_captions_are_left_out_where_there_are_better_ones() -> None:

@@ -133,6 +133,25 @@ def test_another_family_gets_an_embedding_of_its_own(quick: MyVLM, kit: FewShot,
     assert both.recipe == concept.recipe
 
 
+def test_what_is_not_said_is_the_default_of_the_models_family(
+    folder: Path, kit: FewShot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    concept = dataclasses.replace(Concept.load(folder), identifier="sks", spoken="sks")
+
+    def stop(_: Any, requests: Any, *, report: Any) -> Any:
+        asked.extend(requests)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe_module, "learn_embeddings", stop)
+    blip2 = MyVLM(*tiny_blip2(language="opt"), name="tiny/blip2", encoder=COLOURS)
+    with pytest.raises(KeyboardInterrupt):
+        blip2.relearn(concept, kit.photos(), captions=["sks on a table"] * 3, progress=False)
+    [settings] = [one.settings for one in asked]
+    assert (settings.steps, settings.regularizer) == (75, 0.04), "the paper's, of BLIP-2"
+    assert (settings.rows, settings.seed) == (SETTINGS.rows, SETTINGS.seed)
+
+
 def test_a_model_that_takes_the_same_weights_under_another_name_keeps_one_embedding(folder: Path) -> None:
     concept = Concept.load(folder)
     one = concept.embeddings[NAME]

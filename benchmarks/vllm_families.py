@@ -52,10 +52,15 @@ def main() -> None:
 def make(folder: Path, only: list[str] | None) -> None:
     """Write models, inputs and replies of these families, all if None."""
     from myvlm import MyVLM
-    from tests.support import tiny_families
+    from tests.support import tiny_families, tiny_types
 
-    tiny_families.TEXT.update(WIDE)
-    tiny_families.VISION.update(EYES)
+    for text, eyes in (
+        (tiny_families.TEXT, tiny_families.VISION),
+        (tiny_types.SMALL_TEXT, tiny_types.SMALL_VISION),
+    ):
+        text.update(WIDE)
+        eyes.update(EYES)
+    tiny_types.SMALL_TEXT["head_dim"] = HEAD
     built: dict[str, Callable[[], Any]] = {
         **{name: lambda name=name: f"tinyworld/{name}" for name in ("llava", "blip2")},
         "llava_next": lambda: tiny_families.llava_next("vicuna"),
@@ -67,6 +72,10 @@ def make(folder: Path, only: list[str] | None) -> None:
         "qwen2_vl": lambda: tiny_families.qwen("Qwen2VL"),
         "qwen2_5_vl": lambda: tiny_families.qwen("Qwen2_5_VL"),
         "qwen3_vl": lambda: tiny_families.qwen("Qwen3VL"),
+        **{
+            kind: lambda kind=kind: tiny_families.by_recipe(kind)
+            for kind in ("llava_next_video", "aya_vision", "aria")
+        },
     }
     for name in only or built:
         own = built[name]()

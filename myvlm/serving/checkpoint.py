@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from myvlm.backbones.loading import load_model
 from myvlm.errors import InputError
@@ -43,7 +43,10 @@ def write_for_vllm(model: Any, processor: Any, target: Path) -> Path:
     """The same of a model that is loaded; the folder is made, or empty."""
     model.save_pretrained(target)
     processor.save_pretrained(target)
-    if model.config.model_type not in ("llava", "llava_next", "llava_onevision"):
+    kind = model.config.model_type
+    if kind == "llava_next_video":
+        _rename_tower(target)
+    if kind not in ("llava", "llava_next", "llava_onevision"):
         return target  # of these vLLM knows the names of now
     weights = {}
     for path in sorted(target.glob("*.safetensors")):
@@ -62,3 +65,13 @@ def write_for_vllm(model: Any, processor: Any, target: Path) -> Path:
     (target / "model.safetensors.index.json").unlink(missing_ok=True)
     save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
     return target
+
+
+def _rename_tower(target: Path) -> None:
+    """Give the tower's parts their old names, and leave the others'."""
+    for path in target.glob("*.safetensors"):
+        named = {
+            part if OLD in part else part.replace(NEW, OLD, 1): tensor
+            for part, tensor in load_file(path).items()
+        }
+        save_file(named, path, metadata={"format": "pt"})

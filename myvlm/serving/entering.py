@@ -187,7 +187,10 @@ Way = type[ImageEmbeddings] | type[PicturesOfRows] | type[WholePrompt]
 WAYS: dict[str, Way] = {
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), PicturesOfRows),
     **dict.fromkeys(
-        ("llava", "blip-2", "llava_next", "llava_onevision", "internvl", "idefics3", "smolvlm", "mistral3"),
+        (
+            *("llava", "blip-2", "llava_next", "llava_next_video", "llava_onevision", "internvl", "idefics3"),
+            *("smolvlm", "mistral3", "aya_vision", "aria"),
+        ),
         WholePrompt,
     ),
 }

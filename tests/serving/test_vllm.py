@@ -20,13 +20,14 @@ from myvlm import MyVLM
 from myvlm.backbones import ConceptRows
 from myvlm.backbones.base import visual_norms
 from myvlm.errors import BackboneError, ConceptFileError, InputError
-from myvlm.serving.checkpoint import export_vllm
+from myvlm.serving.checkpoint import export_vllm, write_for_vllm
 from myvlm.serving.entering import engine_inputs
 from myvlm.serving.vllm import VllmInput, VllmServer, engine_options, server_flags, vllm_inputs
 from myvlm.tinyworld.fewshot import pictures as draw
 from tests.support.taught import Taught, around, elsewhere
 from tests.support.tiny_blip2 import tiny_blip2
 from tests.support.tiny_families import FAMILIES
+from tests.support.tiny_recipes import TYPES
 from tests.support.vllm_stand_in import StandIn
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # of a processor
@@ -122,14 +123,16 @@ def test_a_family_that_vllm_takes_no_embeddings_of_is_refused(family: str) -> No
         VllmServer(vlm, "http://127.0.0.1:9/v1")
 
 
+WHOLE_TYPES = ["llava_next_video", "aya_vision", "aria"]
 WHOLE = [*(name for name in FAMILIES if name.startswith("LLaVA-")), "InternVL", "Mistral 3", "Idefics3",
-         "SmolVLM2", "HumanVLM", "BLIP-2"]  # fmt: skip
+         "SmolVLM2", "HumanVLM", "BLIP-2", *WHOLE_TYPES]  # fmt: skip
 WHOLE.remove("LLaVA-1.5")
 
 
 @pytest.mark.parametrize("family", WHOLE)
 def test_a_whole_prompts_embeddings_say_what_the_library_says(family: str) -> None:
-    vlm = MyVLM(*(tiny_blip2(language="opt") if family == "BLIP-2" else FAMILIES[family]()))
+    kinds = {"BLIP-2": lambda: tiny_blip2(language="opt"), **FAMILIES, **TYPES}
+    vlm = MyVLM(*kinds[family]())
     backbone: Any = vlm.backbone
     shown = [Image.new("RGB", (40, 40), "red"), Image.new("RGB", (80, 40), "blue")]
     rows = [[ConceptRows(torch.ones(2, backbone.dim)), ConceptRows(-torch.ones(1, backbone.dim))], []]
@@ -284,6 +287,17 @@ def test_an_exported_folder_has_the_names_that_vllm_reads_and_no_other_is_writte
     assert (folder / "tokenizer.json").is_file()
     with pytest.raises(InputError, match="not empty"):
         export_vllm("tinyworld/llava", folder)
+
+
+def test_a_tower_is_exported_under_the_names_that_vllm_reads(tmp_path: Any) -> None:
+    from safetensors.torch import load_file
+
+    model, processor = TYPES["llava_next_video"]()
+    written = load_file(write_for_vllm(model, processor, tmp_path) / "model.safetensors")
+    of_tower = [name for name in written if "vision_tower." in name]
+    assert of_tower
+    assert all("vision_tower.vision_model." in name for name in of_tower)
+    assert len(written) >= len(dict(model.named_parameters()))
 
 
 def test_a_name_with_a_capital_that_the_model_writes_small_gets_it_back(

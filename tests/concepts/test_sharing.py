@@ -9,6 +9,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptExistsError
 from myvlm.heads.encoders import register_encoder
+from myvlm.heads.objects import gate as gate_module
 from myvlm.heads.objects.head import ObjectHead
+from myvlm.images import LoadedImage
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, scene, scenes
 
 ENCODER = ColourEncoder("fake/sharing", bank=everyday_bank())
@@ -51,6 +54,23 @@ def test_all_who_listen_hear_of_new_concepts(head: ObjectHead) -> None:
     again = _concept("sks", head)
     library.replace(again)
     assert first == second == [sks, again]
+
+
+def test_two_threads_may_check_the_weights_of_one_gate_at_once(
+    head: ObjectHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that came second found no heads any more, and said that the encoder had other weights."""
+    gate = ObjectHead.gate([head])
+    check, held = gate_module.check_encoder_fingerprint, []
+
+    def late(encoder: Any, kept: Any) -> None:
+        gate._unchecked.clear()  # as the other thread has by then
+        held.append(len(kept))
+        check(encoder, kept)
+
+    monkeypatch.setattr(gate_module, "check_encoder_fingerprint", late)
+    assert gate.score([LoadedImage(scene(1, colour="red")[0], "red")]).present.shape == (1, 1)
+    assert held == [1]
 
 
 def test_a_library_keeps_no_listener_in_memory(head: ObjectHead) -> None:

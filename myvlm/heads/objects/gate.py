@@ -289,8 +289,8 @@ class ObjectGate:
         return everyday(self._encoder).whitening(rows) if self._everyday else whiten(self._encoder, rows)
 
     def _check_weights(self) -> None:
-        if self._unchecked:
-            check_encoder_fingerprint(self._encoder, self._unchecked)
+        if unchecked := list(self._unchecked):  # another thread may be through with it meanwhile
+            check_encoder_fingerprint(self._encoder, unchecked)
             self._unchecked.clear()  # of all gates that were made of this one
 
 

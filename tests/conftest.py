@@ -39,13 +39,6 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of several workers none begins a slow file last, with the others idle: those go first."""
-    if hasattr(config, "workerinput"):
-        slow = {item.path for item in items if item.get_closest_marker("slow")}
-        items.sort(key=lambda item: item.path not in slow)
-
-
 @pytest.fixture(scope="session")
 def vlm() -> MyVLM:
     """The embedded model, loaded once. Tests that change the library take `fresh`."""

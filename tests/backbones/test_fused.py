@@ -13,7 +13,7 @@ from torch import Tensor
 from myvlm.backbones import ConceptRows, backbone_for
 from myvlm.backbones.causal.attention import AttentionRecorder
 from myvlm.backbones.causal.backbone import CausalBackbone
-from myvlm.backbones.causal.fused import FusedLayers
+from myvlm.backbones.causal.fused import FusedLayers, _in_place
 from myvlm.backbones.causal.prefix_cache import cache_of, stacked
 from tests.support.tiny import pictures, tiny_llava
 
@@ -162,3 +162,16 @@ def test_prefixes_of_a_batch_lie_at_the_end_of_what_is_kept_for_them(backbone: C
                 torch.equal(whole[sample, :, 3:longest], part)
                 for whole, part in zip(past, prefix.parts, strict=True)
             )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("columns", [5, 700])
+def test_a_softmax_over_its_own_rows_is_the_softmax(dtype: torch.dtype, columns: int) -> None:
+    rows, gradient = torch.randn(2, 3, 40, columns).to(dtype), torch.randn(2, 3, 40, columns).to(dtype)
+    plain = rows.softmax(-1)
+    back = torch._softmax_backward_data(gradient, plain, -1, dtype, grad_input=None)
+    p = torch.softmax(rows, -1, out=_in_place(rows))
+    assert p.data_ptr() == rows.data_ptr()
+    assert torch.equal(p, plain)
+    torch._softmax_backward_data(gradient, p, -1, dtype, grad_input=_in_place(gradient))
+    assert torch.equal(gradient, back)

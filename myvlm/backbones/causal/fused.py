@@ -330,8 +330,9 @@ class _TwoParts(torch.autograd.Function):
         half = query.is_cuda and query.dtype.itemsize == 2
         wide: dict[str, Any] = {"out_dtype": torch.float32} if half else {}
         scores = torch.bmm(turned, keys.transpose(1, 2), **wide).view(batch, heads, length, -1)
-        out = scores if scores.dtype.itemsize >= bias.dtype.itemsize else None
-        p = torch.add(bias, scores, alpha=scale, out=out).softmax(-1)
+        same = scores.dtype.itemsize >= bias.dtype.itemsize
+        scores = torch.add(bias, scores, alpha=scale, out=scores if same else None)
+        p = torch.softmax(scores, -1, out=_in_place(scores))
         seen = p.gather(-1, columns.expand(batch, heads, length, -1))
         p = p.to(query.dtype).view(batch * groups, -1, both)
         attended = torch.bmm(p, values).view(batch, heads, length, width)
@@ -349,7 +350,7 @@ class _TwoParts(torch.autograd.Function):
         of_p.view(batch, heads, length, -1).scatter_add_(
             -1, columns.expand(batch, heads, length, -1), of_seen.to(p.dtype)
         )
-        of_scores = torch._softmax_backward_data(of_p, p, -1, p.dtype)
+        of_scores = torch._softmax_backward_data(of_p, p, -1, p.dtype, grad_input=_in_place(of_p))
         # A product times the scale; nought times what it is added to.
         scaled = {"beta": 0, "alpha": ctx.scale}
         of_query = torch.baddbmm(turned, of_scores, keys, **scaled)
@@ -357,6 +358,14 @@ class _TwoParts(torch.autograd.Function):
         of_query = _turned_back(of_query.view(batch, heads, length, width), cos, back)
         of_keys = _turned_back(of_keys.view(batch, -1, length, width), cos, back)
         return of_query, of_keys, of_values.view(batch, -1, length, width).transpose(1, 2), *[None] * 5
+
+
+def _in_place(rows: Tensor) -> Tensor | None:
+    """Where a softmax of rows goes that are not needed again, or the way back through one.
+
+    On a CPU over themselves: they are a step's largest tensors, and new memory costs as much as the sums.
+    """
+    return None if rows.is_cuda else rows
 
 
 def _turned_back(gradient: Tensor, cos: Tensor, back: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def test_works_with_no_negatives_at_all() -> None:
 
 def test_a_head_that_does_not_know_its_own_photos_says_so(caplog: pytest.LogCaptureFixture) -> None:
     bank_of_the_object = scenes(200, 30)
-    head = ObjectHead(ColourEncoder()).fit(scenes(0, 3), bank_of_the_object)
+    head = ObjectHead(ColourEncoder(), C=10.0).fit(scenes(0, 3), bank_of_the_object)
     assert head.figures_["left_out_found"] < 0.5
     assert "give it more photos" in caplog.text
 

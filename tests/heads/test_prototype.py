@@ -19,7 +19,7 @@ from myvlm.heads.objects import everyday as shipped
 from myvlm.heads.objects import prototype
 from myvlm.heads.objects.everyday import PHOTOS, cache_folder, everyday
 from myvlm.images import load_images
-from tests.support.fake_encoder import ColourEncoder, raw_scores
+from tests.support.fake_encoder import ColourEncoder, raw_scores, scenes
 from tests.support.sample_photos import scikit_image_photo
 
 
@@ -147,14 +147,35 @@ def test_a_head_without_negatives_is_the_same_from_disk() -> None:
     assert again.score(unseen) == head.score(unseen)
 
 
-def test_negatives_or_a_strength_ask_for_a_regression() -> None:
+def test_a_strength_asks_for_a_regression() -> None:
     encoder, photos = ColourEncoder("fake/regression"), views("coffee.png", 0, 3)
     mean = ObjectHead(encoder).fit(photos)
     others = views("motorcycle_left.png", 0, 3)
-    assert ObjectHead(encoder).fit(photos, others).figures_["negative_pictures"] == 3
+    assert not np.allclose(ObjectHead(encoder, C=10.0).fit(photos, others).coef_, mean.coef_)
     assert not np.allclose(ObjectHead(encoder, C=10.0).fit(photos).coef_, mean.coef_)
     with pytest.raises(InputError, match="C=-1"):
         ObjectHead(encoder, C=-1).fit(photos)
+
+
+def test_given_negatives_that_it_is_found_in_are_named_and_told_apart(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    encoder, photos = ColourEncoder("fake/given"), scenes(20, 4)
+    mean, alike = ObjectHead(encoder).fit(photos), scenes(500, 40, (255, 60, 60))
+    passing = [one for one, score in zip(alike, mean.score(alike), strict=True) if score.present]
+    assert len(passing) >= 2
+    easy = scenes(700, 3, None)
+    assert not any(one.present for one in mean.score(easy))
+    head = ObjectHead(encoder).fit(photos, [*easy, *passing])
+    assert "finds the object in these negatives: images[3], images[4]" in caplog.text
+    assert head.figures_["negative_pictures"] == 3 + len(passing)
+    assert np.mean([one.present for one in head.score(passing)]) < 0.5
+    assert [one.present for one in head.score(photos)] == [True] * 4
+    assert head.examples_ is not None
+    assert head.examples_.corrections == [], "nothing that could be undone"
+    assert len(head.examples_.others) > len(mean.examples_.others)  # type: ignore[union-attr]
+    same = ObjectHead(encoder).fit(photos, easy)
+    assert np.array_equal(same.coef_, mean.coef_), "what is absent already tells nothing"
 
 
 def test_of_one_photo_what_only_just_passes_is_unsure_and_its_probability_says_so() -> None:

@@ -47,7 +47,7 @@ def test_looks_of_many_pictures_take_one_pass_and_are_remembered() -> None:
 
 
 def test_refining_raises_scores_only_and_only_where_something_is_near() -> None:
-    head = ObjectHead(ColourEncoder()).fit([scene(5 * i, 60 - 9 * i) for i in range(4)], OTHERS)
+    head = ObjectHead(ColourEncoder(), C=10.0).fit([scene(5 * i, 60 - 9 * i) for i in range(4)], OTHERS)
     pictures = [scene(37, 37), scene(13, 29), scene(0, 0, "blue"), Image.new("RGB", (96, 96), "gray")]
     assert head.refine_margin_ > 0
     near = raw_scores(head, pictures)
@@ -80,12 +80,12 @@ def test_of_one_picture_only_so_many_windows_are_looked_at_whatever_the_number_o
 
 
 def test_the_reach_is_kept_and_older_heads_have_none() -> None:
-    head = ObjectHead(ColourEncoder()).fit([scene(5 * i, 60 - 9 * i) for i in range(4)], OTHERS)
+    head = ObjectHead(ColourEncoder(), C=10.0).fit([scene(5 * i, 60 - 9 * i) for i in range(4)], OTHERS)
     meta, tensors = head.state()
     assert ObjectHead.from_state(meta, tensors).refine_margin_ == head.refine_margin_ > 0
     del meta.calibration["reach"]
     assert ObjectHead.from_state(meta, tensors).refine_margin_ == 0
-    whole = ObjectHead(ColourEncoder(), crops="none").fit(
+    whole = ObjectHead(ColourEncoder(), crops="none", C=10.0).fit(
         [scene(5 * i, 60 - 9 * i) for i in range(4)], OTHERS
     )
     assert whole.refine_margin_ == 0

@@ -48,17 +48,17 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
             pictures are remembered. Learning encodes all of every photo and negative, and, where a regression
             is learned, 24 views of each photo.
         false_alarm_rate: the part of pictures without the object that may be called present.
-        C: inverse strength of the probe's regularisation, as in scikit-learn. If None, 1 where the encoder's
-            features are whitened, whose spread is the same in all directions, and 10 where they are not; and
-            where there are no negatives, neither given nor of the encoder, no regression but the mean of the
-            photos (`prototype.py`).
+        C: inverse strength of the probe's regularisation, as in scikit-learn. If None, 1 where the encoder
+            whitens its features, whose spread is then the same in all directions, and 10 where it does not;
+            but for an encoder that brings no negatives no regression: the mean of the photos
+            (`prototype.py`), told apart from those of the given negatives in which it is found.
         seed: of the views drawn while learning.
         device: where an encoder given by name runs.
 
     After `fit`: `coef_` (D) and `intercept_` of the probe; `threshold_`, `slope_` and `unsure_` (how near to
     0.5 a probability is unsure) of its calibration, `tail_location_` and `tail_scale_` (how often pictures
-    without the object reach a score, see `Tail`; not known of an encoder without a bank where negatives were
-    given), `typical_` (the score of a left-out photo; 0 where it is not known), `sure_` (of one photo the
+    without the object reach a score, see `Tail`; not known of a regression by an encoder without a
+    bank), `typical_` (the score of a left-out photo; 0 where it is not known), `sure_` (of one photo the
     score below which it may well be another thing of the category; else 0); `everyday_` (the edition of the
     everyday photographs that whiten its features; 0 where only the encoder itself does); `boxes_` (where the
     object was taken to be in each photo); `figures_` (what was measured on the way); `examples_` (what it
@@ -130,7 +130,12 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         photos = load_images(images)
         others = [] if negatives is None else load_images(negatives)
         _check_apart(photos, others)
-        learned = self._learn(encoder, photos, others, category)
+        by_mean = self.C is None and encoder.bank() is None
+        learned = (
+            self._mean(encoder, photos, category)
+            if by_mean
+            else self._regression(encoder, photos, others, category)
+        )
         self.coef_ = learned.probe.coef
         self.intercept_ = float(np.float32(learned.probe.intercept))  # as it will be on disk
         self.threshold_, self.slope_ = learned.calibration.threshold, learned.calibration.slope
@@ -147,11 +152,12 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         self.examples_ = Examples.of(
             learned.photos, learned.others, start=self._tensors(), threshold=self.threshold_
         )
-        if learned.doubtful:
+        doubtful = self._told_apart(others) if by_mean and others else learned.doubtful
+        if doubtful:
             _log.warning(
                 "a head that was not shown them finds the object in these negatives: %s. If they show it, "
                 "take them out; look-alikes are what negatives are for, and were learned from",
-                ", ".join(others[index].name for index in learned.doubtful),
+                ", ".join(others[index].name for index in doubtful),
             )
         if self.figures_["left_out_found"] < 0.5:
             _log.warning(
@@ -174,22 +180,20 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         check_one_gate(heads)
         return ObjectGate(heads[0]._encoder(), heads[0].crops, heads)
 
-    def _learn(
+    def _mean(
+        self, encoder: ImageEncoder, photos: Sequence[LoadedImage], category: str | None
+    ) -> LearnedProbe:
+        return learn_prototype(
+            encoder, photos, category=category, crops=self.crops, false_alarm_rate=self.false_alarm_rate
+        )
+
+    def _regression(
         self,
         encoder: ImageEncoder,
         photos: Sequence[LoadedImage],
         others: Sequence[LoadedImage],
         category: str | None,
     ) -> LearnedProbe:
-        """By regression where there is something to tell the object from; else by the photos' mean."""
-        if not others and self.C is None and encoder.bank() is None:
-            return learn_prototype(
-                encoder,
-                photos,
-                category=category,
-                crops=self.crops,
-                false_alarm_rate=self.false_alarm_rate,
-            )
         return learn_probe(
             encoder,
             photos,
@@ -200,6 +204,28 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
             C=self.C,
             seed=self.seed,
         )
+
+    def _told_apart(self, others: Sequence[LoadedImage]) -> list[int]:
+        """Learn from pictures without the object as a user's corrections are learned from.
+
+        A regression on so few finds less of the object, and of what it is not: benchmarks/RESULTS.md.
+
+        Returns:
+            The numbers of those in which it was found before.
+        """
+        doubtful = [number for number, one in enumerate(self.score(others)) if one.present]
+        told = self
+        for number in doubtful:
+            if told.score(others[number])[0].present:
+                told = told.corrected(others[number], present=False)
+        known = told.known_examples()
+        unlike = np.concatenate([known.others, *known.rows]).astype(np.float16)
+        self.coef_, self.intercept_, self.threshold_ = told.coef_, told.intercept_, told.threshold_
+        self.figures_["negative_pictures"] = len(others)
+        self.examples_ = Examples.of(
+            known.photos.astype(np.float16), unlike, start=self._tensors(), threshold=self.threshold_
+        )
+        return doubtful
 
     def remembering(self, images: ImageSources, negatives: ImageSources | None = None) -> Self:
         """The same head, which can be corrected: it was learned from these photos when nothing was kept."""

@@ -37,7 +37,7 @@ def test_corrections_are_counted_by_heads_that_cried_wolf() -> None:
     passing = figures["x_pass_5"]
     assert passing is not None
     assert 0 < passing <= after / before + 1e-3, "of those that passed before; others may pass since"
-    quiet, nothing = Tally(), load_images(scenes(700, 2, None))
+    quiet, nothing, taught = Tally(), load_images(scenes(700, 2, None)), load_images(scenes(0, 1))
     correct_in_turn(quiet, ObjectHead(ENCODER.id).fit(taught), taught, own, nothing, nothing)
     assert quiet.figures("x")["x_recall_kept"] is None
     assert quiet.figures("x")["x_recall_kept_of_all_heads"] == 1

@@ -96,8 +96,8 @@ def shrinking(rows: FloatArray) -> Whitening:
 
     >>> rng = np.random.default_rng(0)
     >>> rows = (rng.normal(size=(200, 3)) * [9.0, 1.0, 1.0]).astype(np.float32)
-    >>> shrinking(rows).matrix.diagonal().round(1).tolist()
-    [0.4, 0.9, 0.9]
+    >>> np.round(10 * shrinking(rows).matrix.diagonal()).tolist()
+    [3.0, 9.0, 9.0]
     """
     middle = rows.mean(axis=0)
     _, spread, directions = np.linalg.svd(rows - middle, full_matrices=False)

@@ -134,7 +134,7 @@ def test_to_change_concepts_is_a_right_of_its_own(server: Served, taught: Taught
 
 def test_the_pictures_of_several_owners_are_encoded_in_one_pass() -> None:
     encoder = ColourEncoder()
-    head = ObjectHead(encoder).fit(scenes(0, 3), scenes(50, 20, None))
+    head = ObjectHead(encoder).fit(scenes(20, 3), scenes(50, 20, None))
     libraries = [ConceptLibrary([Concept(word, "toy", head)]) for word in ("sks", "fnord", "ulmo")]
     shown = load_images([scene(200)[0], scene(201, colour=None)[0], scene(202)[0]])
     encoder.calls.clear()

@@ -63,8 +63,8 @@ class Tail:
         from scipy.special import ndtri
 
         hundredth = float(ndtri(0.01))
-        density = float(np.exp(-(hundredth**2) / 2) / np.sqrt(2 * np.pi))
-        return Tail(self.location + self.scale * 0.01 / density * float(np.log(times)), self.scale)
+        rise = 0.01 / _normal_density(hundredth) * float(np.log(times))
+        return Tail(self.location + self.scale * rise, self.scale)
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,11 @@ def _excess() -> float:
     from scipy.special import ndtri
 
     start = -float(ndtri(TAIL))
-    return float(np.exp(-(start**2) / 2) / np.sqrt(2 * np.pi)) / TAIL - start
+    return _normal_density(start) / TAIL - start
+
+
+def _normal_density(deviations: float) -> float:
+    return float(np.exp(-(deviations**2) / 2) / np.sqrt(2 * np.pi))
 
 
 def _slope(positives: npt.NDArray[Any], negatives: npt.NDArray[Any]) -> float:

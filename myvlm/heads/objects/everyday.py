@@ -81,14 +81,9 @@ def everyday(encoder: ImageEncoder) -> Everyday:
             rows = np.concatenate([one.features for one in features(encoder, photos, WINDOWS)])
             kept = {"features": rows, "tail": _tail_of_pairs(rows), "fingerprint": now}
             _write(file, kept)
-        _seen[encoder] = seen_as(kept["features"], kept["tail"])
+        location, scale = kept["tail"].tolist()
+        _seen[encoder] = Everyday(kept["features"], shrinking(kept["features"]), Tail(location, scale))
     return _seen[encoder]
-
-
-def seen_as(rows: FloatArray, tail: FloatArray | None = None) -> Everyday:
-    """What is known of the photographs by the features of all their windows, R × D."""
-    location, scale = (_tail_of_pairs(rows) if tail is None else tail).tolist()
-    return Everyday(rows, shrinking(rows), Tail(location, scale))
 
 
 def shrinking(rows: FloatArray) -> Whitening:

@@ -130,12 +130,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         photos = load_images(images)
         others = [] if negatives is None else load_images(negatives)
         _check_apart(photos, others)
-        by_mean = self.C is None and encoder.bank() is None
-        learned = (
-            self._mean(encoder, photos, category)
-            if by_mean
-            else self._regression(encoder, photos, others, category)
-        )
+        learned = self._learn(encoder, photos, others, category)
         self.coef_ = learned.probe.coef
         self.intercept_ = float(np.float32(learned.probe.intercept))  # as it will be on disk
         self.threshold_, self.slope_ = learned.calibration.threshold, learned.calibration.slope
@@ -152,7 +147,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         self.examples_ = Examples.of(
             learned.photos, learned.others, start=self._tensors(), threshold=self.threshold_
         )
-        doubtful = self._told_apart(others) if by_mean and others else learned.doubtful
+        doubtful = self._told_apart(others) if learned.everyday and others else learned.doubtful
         if doubtful:
             _log.warning(
                 "a head that was not shown them finds the object in these negatives: %s. If they show it, "
@@ -180,20 +175,22 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         check_one_gate(heads)
         return ObjectGate(heads[0]._encoder(), heads[0].crops, heads)
 
-    def _mean(
-        self, encoder: ImageEncoder, photos: Sequence[LoadedImage], category: str | None
-    ) -> LearnedProbe:
-        return learn_prototype(
-            encoder, photos, category=category, crops=self.crops, false_alarm_rate=self.false_alarm_rate
-        )
-
-    def _regression(
+    def _learn(
         self,
         encoder: ImageEncoder,
         photos: Sequence[LoadedImage],
         others: Sequence[LoadedImage],
         category: str | None,
     ) -> LearnedProbe:
+        """By regression where the encoder brings what to tell the object from; else the photos' mean."""
+        if self.C is None and encoder.bank() is None:
+            return learn_prototype(
+                encoder,
+                photos,
+                category=category,
+                crops=self.crops,
+                false_alarm_rate=self.false_alarm_rate,
+            )
         return learn_probe(
             encoder,
             photos,

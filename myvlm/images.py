@@ -44,6 +44,11 @@ class LoadedImage:
     name: str
     path: Path | None = None
 
+    @property
+    def file_name(self) -> str:
+        """That of its file alone, where it is one; else its name."""
+        return self.path.name if self.path else self.name
+
     @cached_property
     def digest(self) -> bytes:
         """Of its size and pixels; made once, for at 12 megapixels it takes 50 ms."""

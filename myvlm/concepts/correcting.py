@@ -168,7 +168,7 @@ def correct(
     """
     check_is(present, (bool, NoneType), what="answer", expected="True, False, or None to take it back")
     box = None if box is None else check_box(box)
-    name, digest = photo.path.name if photo.path else photo.name, photo.digest.hex()
+    name, digest = photo.file_name, photo.digest.hex()
 
     def learn(head: Correctable) -> Correctable:
         if present is not None:

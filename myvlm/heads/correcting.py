@@ -45,7 +45,7 @@ class CorrectableHead(FittedHead[Encoder]):
         self.score(photo)  # checks the encoder's weights
         examples = self.known_examples()
         correction = CorrectedPicture(
-            picture=photo.path.name if photo.path else photo.name,
+            picture=photo.file_name,
             digest=photo.digest.hex(),
             present=present,
             box=box,

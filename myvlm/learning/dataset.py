@@ -262,11 +262,6 @@ def file_names(file: Path) -> tuple[str, ...]:
     return str(file), file.as_posix(), file.name
 
 
-def file_name(photo: LoadedImage) -> str:
-    """The name by which a recipe keeps a photo: that of its file alone, where it is one."""
-    return photo.path.name if photo.path else photo.name
-
-
 def _names(photo: LoadedImage) -> tuple[str, ...]:
     return (photo.name,) if photo.path is None else (photo.name, *file_names(photo.path))
 

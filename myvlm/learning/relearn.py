@@ -18,7 +18,7 @@ from myvlm.errors import ConceptFileError, InputError
 from myvlm.heads import Head
 from myvlm.heads.examples import Correctable
 from myvlm.images import LoadedImage
-from myvlm.learning.dataset import Captions, LoadedLesson, Questions, file_name
+from myvlm.learning.dataset import Captions, LoadedLesson, Questions
 from myvlm.learning.optimise import learn_embeddings
 from myvlm.learning.progress import Shown, learning_progress
 from myvlm.learning.settings import LearnSettings, Settings, default_settings
@@ -191,7 +191,7 @@ def kept_photos(concept: Concept) -> str:
 def _places(concept: Concept, photos: Sequence[LoadedImage]) -> list[int] | None:
     """Which entry of the recipe goes with each photo, by file name; None where not all names are known."""
     names = _names(concept)
-    shown = [file_name(photo) for photo in photos]
+    shown = [photo.file_name for photo in photos]
     distinct = all(len(set(some)) == len(some) for some in (names, shown))
     return [names.index(name) for name in shown] if distinct and set(shown) <= set(names) else None
 

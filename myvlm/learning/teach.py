@@ -19,7 +19,7 @@ from myvlm.errors import InputError, check_is
 from myvlm.heads import Head, head_class
 from myvlm.learning.captions import captions_and_words, described, write_captions
 from myvlm.learning.concept_optimizer import LearnRequest, LearnResult
-from myvlm.learning.dataset import Example, Lesson, LoadedLesson, file_name, gather_examples
+from myvlm.learning.dataset import Example, Lesson, LoadedLesson, gather_examples
 from myvlm.learning.optimise import learn_embeddings
 from myvlm.learning.progress import Shown, learning_progress
 from myvlm.learning.settings import as_settings, default_settings
@@ -72,7 +72,7 @@ def introduce(backbone: Backbone, lesson: LoadedLesson, head: Head, *, descripti
         check_text(backbone, description, "Description")
     head.fit(photos, lesson.negatives, category=lesson.category)
     words = description or describing(described(backbone, photos, lesson.category))
-    recipe = {"description": words, "photos": [file_name(photo) for photo in photos]}
+    recipe = {"description": words, "photos": [photo.file_name for photo in photos]}
     shown = thumbnails_of(photos, head)
     return Concept(lesson.identifier, lesson.category, head, recipe=recipe, thumbnails=shown)
 
@@ -110,7 +110,7 @@ def learned_concept(
         "captions": [list(example.captions) for example in request.examples],
         "captions_by": "model" if lesson.captions is None else "user",
         "questions": [[list(pair) for pair in example.questions] for example in request.examples],
-        "photos": [file_name(photo) for photo in photos],
+        "photos": [photo.file_name for photo in photos],
     }
     if called := request.words[1:]:
         recipe["description"] = describing(called)

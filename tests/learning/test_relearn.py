@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import logging
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,14 @@ import pytest
 import torch
 
 from myvlm import Concept, Embedding, LearnSettings, MyVLM
-from myvlm.cli import app
 from myvlm.errors import ConceptExistsError, ConceptFileError, InputError, MyVLMError
 from myvlm.images import load_images
 from myvlm.learning import relearn as recipe_module
 from myvlm.learning.relearn import kept_photos, lesson_again, settings_again
 from myvlm.learning.settings import default_settings
 from myvlm.tinyworld import FewShot, few_shot
-from tests.support.taught import COLOURS, Taught, around
+from tests.support.command import Myvlm
+from tests.support.taught import COLOURS, around
 from tests.support.tiny_blip2 import tiny_blip2
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "format-1"
@@ -372,37 +370,31 @@ def test_a_failure_leaves_library_and_folder_as_they_were(
 # ---------------------------------------------------------------- the command
 
 
-def run(words: Sequence[object]) -> Any:
-    from typer.testing import CliRunner
-
-    runner = CliRunner(env={"COLUMNS": "300", "TERM": "dumb", "NO_COLOR": "1"})
-    return runner.invoke(app, [str(word) for word in words])
-
-
 def test_the_command_adds_an_embedding_to_the_folder(
-    other: MyVLM, taught: Taught, folder: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+    other: MyVLM, folder: Path, photos: list[Path], myvlm: Myvlm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MyVLM, "from_pretrained", lambda *_, **__: other)
     bare(folder)
-    refused = run(["relearn", folder, "--quiet"])
-    assert refused.exit_code == 2
+    refused = myvlm("relearn", folder, "--quiet")
+    assert refused.code == 2
     assert "c.png, a.png, b.png" in refused.stderr
     assert "PHOTOS" in refused.stderr
     assert list(Concept.load(folder).embeddings) == [NAME]
 
-    done = run(["relearn", folder, *photos, "--quiet", "--json"])
-    assert done.exit_code == 0, done.stderr
-    document = json.loads(done.stdout)
-    assert document["command"] == "relearn"
-    assert document["figures"]["steps"] == 2
+    done = myvlm("relearn", folder, *photos, "--quiet", "--json")
+    assert done.code == 0, done.stderr
+    assert done.document["command"] == "relearn"
+    assert done.document["figures"]["steps"] == 2
     assert len(Concept.load(folder).embeddings) == 2
     assert not (folder / "photos").exists()
-    assert run(["relearn", folder, *photos, "--quiet", "--keep-photos"]).exit_code == 0
+    assert myvlm("relearn", folder, *photos, "--quiet", "--keep-photos").code == 0
     assert len(list((folder / "photos").iterdir())) == 3
-    assert run(["relearn", folder / "nowhere"]).exit_code == 2
+    assert myvlm("relearn", folder / "nowhere").code == 2
 
 
-def test_ctrl_c_leaves_the_folder_alone(other: MyVLM, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_leaves_the_folder_alone(
+    other: MyVLM, folder: Path, myvlm: Myvlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(MyVLM, "from_pretrained", lambda *_, **__: other)
     before = (folder / "concept.json").read_bytes()
     learn = recipe_module.learned_again
@@ -413,7 +405,7 @@ def test_ctrl_c_leaves_the_folder_alone(other: MyVLM, folder: Path, monkeypatch:
         return concept
 
     monkeypatch.setattr(recipe_module, "learned_again", stopped)
-    done = run(["relearn", folder])
-    assert done.exit_code == 130
+    done = myvlm("relearn", folder)
+    assert done.code == 130
     assert "keeps the concept that it had" in done.stderr
     assert (folder / "concept.json").read_bytes() == before

@@ -25,6 +25,7 @@ from myvlm.errors import (
     UnknownConceptError,
 )
 from myvlm.heads.encoders import register_encoder
+from myvlm.heads.features import forget_pictures
 from myvlm.heads.objects.head import ObjectHead
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, scene, scenes
 from tests.support.taught import by_hand
@@ -295,11 +296,12 @@ def test_thousands_of_concepts_are_one_product(heads: dict[str, ObjectHead]) -> 
         _concept(f"c{i}", ObjectHead.from_state(meta, {**tensors, "coef": tensors["coef"] + row}))
         for i, row in enumerate(noise)
     )
+    forget_pictures()
     ENCODER.calls.clear()
     start = time.process_time()
     [found] = library.recognise(scene(7777)[0])
-    first, *later = ENCODER.calls
-    assert first == 10
+    drawn, first, *later = ENCODER.calls
+    assert (drawn, first) == (1, 10), "the picture that the encoder is known by, and the windows"
     assert len(later) <= 2, "small windows, and refined ones, once for all"
     assert [one.identifier for one in found[:2]] == ["c0", "c1"]
     assert len(found) == 2000

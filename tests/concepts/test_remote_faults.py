@@ -54,32 +54,34 @@ def test_a_face_stays_here_unless_that_is_said_twice(
     anna: Concept, concept: Concept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(SETTING, raising=False)
-    url = "memory://family/anna"
+    family = fresh_address("memory").removesuffix("/sks")
+    url = f"{family}/anna"
     library = ConceptLibrary([concept, anna])
 
     def refused(consent: bool) -> str:
         for save in (
             lambda: anna.save(url, face_consent=consent),
-            lambda: library.save("memory://family/all", face_consent=consent),
+            lambda: library.save(f"{family}/all", face_consent=consent),
         ):
             with pytest.raises(InputError, match="'Anna' stays on this machine") as raised:
                 save()
             check_said(raised.value)
-        assert Store("memory://family").names() == []
+        assert Store(family).names() == []
         return str(raised.value)
 
     assert SETTING in refused(True)
     assert "face_consent=True" in refused(False)
-    for setting in ("s3://family memory://family-album", "memory:", "family"):
+    name = family.removeprefix("memory://")
+    for setting in (f"s3://{name} {family}-album", "memory:", name):
         monkeypatch.setenv(SETTING, setting)
         refused(True)
-    monkeypatch.setenv(SETTING, "s3://elsewhere memory://family/")
+    monkeypatch.setenv(SETTING, f"s3://elsewhere {family}/")
     refused(False)
     anna.save(url, face_consent=True)
     assert Concept.load(url).identifier == "Anna"
-    library.save("memory://family/all", face_consent=True)
-    assert sorted(ConceptLibrary.load("memory://family/all")) == ["Anna", "sks"]
-    concept.save("memory://family/mug")  # a thing needs no consent
+    library.save(f"{family}/all", face_consent=True)
+    assert sorted(ConceptLibrary.load(f"{family}/all")) == ["Anna", "sks"]
+    concept.save(f"{family}/mug")  # a thing needs no consent
 
 
 def test_a_face_goes_to_no_hub_either(anna: Concept, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 import shutil
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from myvlm import Concept, Embedding, LearnSettings, MyVLM
 from myvlm.errors import ConceptExistsError, ConceptFileError, InputError, MyVLMError
@@ -20,13 +18,11 @@ from myvlm.learning import relearn as recipe_module
 from myvlm.learning.relearn import kept_photos, lesson_again, settings_again
 from myvlm.learning.settings import default_settings
 from myvlm.tinyworld import FewShot, few_shot
-from tests.support.command import Myvlm
+from tests.support.relearning import NAME, SETTINGS, learned_with_photos, other_weights, photos_on_disk
 from tests.support.taught import COLOURS, around
 from tests.support.tiny_blip2 import tiny_blip2
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "format-1"
-NAME = "tinyworld/llava"
-SETTINGS = LearnSettings(steps=2, rows=2, seed=5, augment=False).over(default_settings(NAME))
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +32,7 @@ def kit() -> FewShot:
 
 @pytest.fixture(scope="module")
 def trained_on(vlm: MyVLM) -> Any:
-    """The embedded model with other weights, under the same name."""
-    model = copy.deepcopy(vlm.backbone.model)
-    with torch.no_grad():
-        for weight in model.model.multi_modal_projector.parameters():
-            weight.neg_()
-    return model
+    return other_weights(vlm)
 
 
 @pytest.fixture
@@ -51,22 +42,12 @@ def other(vlm: MyVLM, trained_on: Any) -> MyVLM:
 
 @pytest.fixture
 def photos(kit: FewShot, tmp_path: Path) -> list[Path]:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    files = [folder / f"{name}.png" for name in ("c", "a", "b")]
-    for photo, file in zip(kit.photos(), files, strict=True):
-        photo.save(file)
-    return files
+    return photos_on_disk(kit, tmp_path / "photos")
 
 
 @pytest.fixture
 def folder(quick: MyVLM, kit: FewShot, photos: list[Path], tmp_path: Path) -> Path:
-    """A concept of the embedded model, saved with its photos."""
-    concept = quick.learn(
-        kit.identifier, photos, category=kit.category, captions=kit.captions(), questions=kit.questions(),
-        settings=SETTINGS, progress=False,
-    )  # fmt: skip
-    return concept.save(tmp_path / "concept", include_photos=photos)
+    return learned_with_photos(quick, kit, photos, tmp_path / "concept")
 
 
 def bare(folder: Path) -> Path:
@@ -365,47 +346,3 @@ def test_a_failure_leaves_library_and_folder_as_they_were(
     assert other.concepts[kit.identifier] is before
     assert list(before.embeddings) == [NAME]
     assert (folder / "concept.json").read_bytes() == record
-
-
-# ---------------------------------------------------------------- the command
-
-
-def test_the_command_adds_an_embedding_to_the_folder(
-    other: MyVLM, folder: Path, photos: list[Path], myvlm: Myvlm, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(MyVLM, "from_pretrained", lambda *_, **__: other)
-    bare(folder)
-    refused = myvlm("relearn", folder, "--quiet")
-    assert refused.code == 2
-    assert "c.png, a.png, b.png" in refused.stderr
-    assert "PHOTOS" in refused.stderr
-    assert list(Concept.load(folder).embeddings) == [NAME]
-
-    done = myvlm("relearn", folder, *photos, "--quiet", "--json")
-    assert done.code == 0, done.stderr
-    assert done.document["command"] == "relearn"
-    assert done.document["figures"]["steps"] == 2
-    assert len(Concept.load(folder).embeddings) == 2
-    assert not (folder / "photos").exists()
-    assert myvlm("relearn", folder, *photos, "--quiet", "--keep-photos").code == 0
-    assert len(list((folder / "photos").iterdir())) == 3
-    assert myvlm("relearn", folder / "nowhere").code == 2
-
-
-def test_ctrl_c_leaves_the_folder_alone(
-    other: MyVLM, folder: Path, myvlm: Myvlm, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(MyVLM, "from_pretrained", lambda *_, **__: other)
-    before = (folder / "concept.json").read_bytes()
-    learn = recipe_module.learned_again
-
-    def stopped(*given: Any, **named: Any) -> Concept:
-        concept = learn(*given, **named)
-        concept.embeddings[NAME].figures["interrupted"] = True
-        return concept
-
-    monkeypatch.setattr(recipe_module, "learned_again", stopped)
-    done = myvlm("relearn", folder)
-    assert done.code == 130
-    assert "keeps the concept that it had" in done.stderr
-    assert (folder / "concept.json").read_bytes() == before

@@ -8,6 +8,9 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from myvlm import errors
+from myvlm.errors import MyVLMError
+
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 PACKAGE = ROOT / "myvlm"
@@ -61,6 +64,21 @@ def test_no_two_classes_have_one_name() -> None:
 def test_no_file_takes_a_private_name_of_another() -> None:
     taken = {file: [name for name in imported(file) if name.startswith("_")] for file in FILES}
     assert {file: names for file, names in taken.items() if names} == {}
+
+
+def test_every_error_says_what_was_got_what_was_expected_and_what_to_do() -> None:
+    kinds = {
+        name for name, one in vars(errors).items() if isinstance(one, type) and issubclass(one, MyVLMError)
+    }
+    raised = [
+        (file, node.lineno, {keyword.arg for keyword in node.keywords})
+        for file, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds
+    ]
+    assert len(raised) > 200
+    lacking = [(file, line) for file, line, said in raised if not {"got", "expected", "fix"} <= said]
+    assert lacking == [], "pass got=, expected= and fix="
 
 
 def test_behind_the_doors_no_picture_is_read() -> None:

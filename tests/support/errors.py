@@ -7,7 +7,6 @@ from myvlm.errors import MyVLMError
 
 def check_said(error: MyVLMError) -> None:
     """Fail unless an error says what was got, what was expected, and what to do about it."""
-    assert error.what.strip()
-    assert str(error.got).strip()
-    assert str(error.expected).strip()
-    assert str(error.fix).strip()
+    for said in (error.what, error.got, error.expected, error.fix):
+        assert said is not None, str(error)
+        assert str(said).strip(), str(error)

@@ -120,7 +120,9 @@ def _place_of_libraries(given: str) -> Path | str:
     if isinstance(place, str):
         return _reached(place)
     if not place.is_dir():
-        raise MissingFileError(f"There is no folder {place}.", expected="a folder", fix=f"mkdir {place}")
+        raise MissingFileError(
+            f"There is no folder {place}.", got=given, expected="a folder", fix=f"mkdir {place}"
+        )
     return place
 
 

@@ -260,14 +260,22 @@ class RemoteLibrary:
         for identifier, spoken in self._words().values():
             if identifier != but and folded(word) & folded(identifier, spoken):
                 raise ConceptExistsError(
-                    f"The word {word!r} is taken.", got=repr(identifier), expected="a word that is free"
+                    f"The word {word!r} is taken.",
+                    got=repr(identifier),
+                    expected="a word that is free",
+                    fix="choose another",
                 )
 
     def _name(self, identifier: str) -> str:
         for name, (known, _) in self._words().items():
             if known == composed(identifier):
                 return name
-        raise UnknownConceptError(f"No concept {identifier!r} is at {self.url}.", got=identifier)
+        raise UnknownConceptError(
+            f"No concept {identifier!r} is at {self.url}.",
+            got=identifier,
+            expected="the identifier of one that lies there",
+            fix="ask which there are",
+        )
 
     def _names_aside(self, identifier: str) -> list[str]:
         aside = RemoteLibrary(f"{self.url}/{collection.REMOVED}")._words()
@@ -293,5 +301,8 @@ def name_of(identifier: str) -> str:
 
 def _taken(identifier: str) -> ConceptExistsError:
     return ConceptExistsError(
-        "There is a concept in that place already.", got=identifier, expected="a word that is free"
+        "There is a concept in that place already.",
+        got=identifier,
+        expected="a word that is free",
+        fix="choose another, or remove that one first",
     )

@@ -19,7 +19,7 @@ from myvlm.backbones import Backbone
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.concepts.shared import FALSE_NAMES_PER_1000
-from myvlm.errors import ConceptFileError, InputError, MyVLMError
+from myvlm.errors import InputError, MyVLMError
 from myvlm.files.reading import read_json
 from myvlm.files.writing import write_whole
 from myvlm.runtime.locks import OneAtATime
@@ -244,7 +244,8 @@ class Owners:
                     else:
                         concept = Concept.from_copy(path, url, device=self._device)
                     if concept.learned_elsewhere(self._fingerprint):
-                        raise ConceptFileError("It was learned for another model.")
+                        _log.warning("passing over %s: it was learned for another model", url or path)
+                        continue
                     library.add(concept)
                     nbytes += OF_A_CONCEPT + 2 * _bytes_in(path)
                 except MyVLMError as error:

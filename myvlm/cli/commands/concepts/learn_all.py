@@ -89,4 +89,11 @@ def _name(backbone: str) -> str:
 
 
 def _say(out: Screen, identifier: str, why: str) -> None:
-    out.fail(InputError(f"{identifier} was not learned: {why}", fix="mend its recipe, and call it again"))
+    out.fail(
+        InputError(
+            f"{identifier} was not learned.",
+            got=why,
+            expected="a recipe that can be learned",
+            fix="mend it, and call the command again",
+        )
+    )

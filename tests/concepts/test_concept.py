@@ -23,6 +23,7 @@ from myvlm.errors import (
 )
 from myvlm.heads.objects.head import ObjectHead
 from myvlm.text import check_identifier, contains_word, replace_word, replace_words
+from tests.support.errors import check_said
 from tests.support.fake_encoder import scene
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("format-*"))
@@ -179,6 +180,13 @@ def test_a_link_to_a_concept_folder_stays_a_link(concept: Concept, saved: Path, 
     concept.save(link)
     assert link.is_symlink()
     assert Concept.load(saved).category == "cup"
+
+
+def test_what_is_no_path_is_called_by_what_it_is_for(concept: Concept) -> None:
+    for work in (concept.save, Concept.load):
+        with pytest.raises(InputError, match="folder of a concept") as raised:
+            work(3)  # type: ignore[arg-type]
+        check_said(raised.value)
 
 
 def test_other_folders_and_files_are_never_overwritten(concept: Concept, tmp_path: Path) -> None:

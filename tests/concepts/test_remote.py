@@ -252,6 +252,25 @@ def test_one_that_is_replaced_while_it_is_read_is_read_again(
     assert same(Concept.load(url), new)
 
 
+@pytest.mark.parametrize("name", ["", "mug"])
+def test_what_another_writer_took_away_meanwhile_is_put_back(
+    name: str, concept: Concept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, write = fresh_address("memory"), Store.write
+    place, taken = f"{url}/{name}".rstrip("/"), list[str]()
+
+    def writing(store: Store, files: Any) -> None:
+        write(store, files)
+        if any(one.endswith("README.md") for one in files):  # no `concept.json` speaks of our tensors yet
+            taken.extend(one for one in store.names() if one.endswith(".safetensors"))
+            store.delete(taken)
+
+    monkeypatch.setattr(Store, "write", writing)
+    publish(url, {name: concept.packed(url=place)})
+    assert len(taken) == 2
+    assert same(Concept.load(place), concept)
+
+
 def test_the_card_says_where_it_loads_from(url: str, concept: Concept) -> None:
     concept.save(url)
     card = Store(url).read(["README.md"])["README.md"].decode()

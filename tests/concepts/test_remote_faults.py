@@ -14,6 +14,7 @@ import pytest
 
 from myvlm import Concept, ConceptLibrary
 from myvlm.concepts.remote.address import SETTING, place_of
+from myvlm.concepts.remote.hub import commit, parsed, ready
 from myvlm.concepts.remote.store import Store
 from myvlm.errors import (
     ConceptFileError,
@@ -204,6 +205,20 @@ def test_a_package_that_is_not_here_is_named(concept: Concept, monkeypatch: pyte
             work("s3://things/sks")
         check_said(raised.value)
         assert 'pip install "myvlm[share]"' in str(raised.value.fix)
+        assert "s3fs" in str(raised.value.got)
+
+
+def test_the_hubs_package_is_asked_for_by_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = parsed("hf://me/mug")
+    assert place is not None
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    for work in (
+        lambda: ready(place, "hf://me/mug", private=True),
+        lambda: commit(place, "hf://me/mug", {}, [], message="Save"),
+    ):
+        with pytest.raises(MissingPackageError, match=r"^hf://me/mug") as raised:
+            work()
+        check_said(raised.value)
 
 
 @pytest.mark.parametrize("url", ["nothing://here/sks", "htp://here/sks"])

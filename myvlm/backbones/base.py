@@ -20,7 +20,7 @@ from torch.nn import functional
 from myvlm.backbones import tokens as text
 from myvlm.backbones.fingerprint import weights_fingerprint
 from myvlm.backbones.frozen import device_of, frozen, in_turn, unquantised
-from myvlm.backbones.generation import Unsaid, generate_options, leaving_unsaid
+from myvlm.backbones.generation import Unsaid, leaving_unsaid, options_for
 from myvlm.backbones.probe import Lack, Probe
 from myvlm.boxes import Box, Point
 from myvlm.errors import InputError
@@ -57,15 +57,12 @@ class ConceptRows:
                 "A concept embedding has the wrong shape or type.",
                 got=f"{tuple(self.directions.shape)} {self.directions.dtype}",
                 expected="(rows, dim), at least one row, floating point",
-                fix="pass one row per concept vector, for example `vector.unsqueeze(0)`",
-            )
+                fix="pass one row per concept vector, for example `vector.unsqueeze(0)`")  # fmt: skip
         if self.norm not in get_args(NormRule):
             raise InputError(
                 "Unknown norm rule for concept rows.",
-                got=repr(self.norm),
-                expected=f"one of {', '.join(get_args(NormRule))}",
-                fix="leave `norm` out for the default, 'visual_mean'",
-            )
+                got=repr(self.norm), expected=f"one of {', '.join(get_args(NormRule))}",
+                fix="leave `norm` out for the default, 'visual_mean'")  # fmt: skip
 
     @property
     def count(self) -> int:
@@ -297,10 +294,7 @@ class Backbone(ABC):
         """
         words = unsaid or [None] * len(rows)
         self._check(rows, images=images, prompts=prompts, unsaid=words)
-        options = generate_options(generation)
-        config = options.get("generation_config") or getattr(self.model, "generation_config", None)
-        if options.get("stop_strings") or getattr(config, "stop_strings", None):
-            options.setdefault("tokenizer", self.processor.tokenizer)  # which finds them
+        options = options_for(self.model, self.processor.tokenizer, generation)
         replies: dict[int, Generation] = {}
         plain = [index for index, concepts in enumerate(rows) if not concepts]
         taught = [index for index, concepts in enumerate(rows) if concepts]
@@ -311,6 +305,15 @@ class Backbone(ABC):
                 made = self._replies(shown, asked, [rows[i] for i in samples], own)
                 replies.update(zip(samples, made, strict=True))
         return [replies[index] for index in range(len(rows))]
+
+    def replies_to_each(
+        self, images: Sequence[Image.Image], prompts: Sequence[text.Prompt], **generation: Any
+    ) -> list[list[Generation]]:
+        """The plain model's replies to several prompts about each of at least one picture: `generate`'s, to
+        rounding. A family may read a picture once for all its prompts."""
+        shown, asked = [one for one in images for _ in prompts], [*prompts] * len(images)
+        replies = iter(self.generate(shown, asked, [[] for _ in shown], **generation))
+        return [[next(replies) for _ in prompts] for _ in images]
 
     @abstractmethod
     def _replies(
@@ -387,14 +390,11 @@ class Backbone(ABC):
             raise InputError(
                 "One entry a sample is needed in each list.",
                 got=", ".join(f"{length} {name}" for name, length in lengths.items()),
-                expected="lists of one length, at least 1",
-                fix="pass [] as the rows of a sample without concepts",
-            )
+                expected="lists of one length, at least 1", fix="pass [] as the rows of a sample without any",
+            )  # fmt: skip
         for width in {concept.directions.shape[1] for concepts in rows for concept in concepts}:
             if width != self.dim:
                 raise InputError(
                     "A concept embedding is of another width than this model's.",
-                    got=width,
-                    expected=f"{self.dim} ({self.name})",
-                    fix="use an embedding that was learned on this backbone",
-                )
+                    got=width, expected=f"{self.dim} ({self.name})",
+                    fix="use an embedding that was learned on this backbone")  # fmt: skip

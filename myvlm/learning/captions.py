@@ -283,11 +283,9 @@ def _answers(backbone: Backbone, photos: Sequence[LoadedImage], prompts: Sequenc
     if not photos or not prompts:
         return [[] for _ in photos]
     small = [as_seen(backbone.processor, photo, long_side=LONG_SIDE) for photo in photos]
-    images = [image for image in small for _ in prompts]
     with naming(photos, backbone.encode):
-        replies = backbone.generate(images, [*prompts] * len(photos), [[] for _ in images])
-    texts = iter([one.text for one in replies])
-    return [[next(texts) for _ in prompts] for _ in photos]
+        replies = backbone.replies_to_each(small, prompts)
+    return [[one.text for one in own] for own in replies]
 
 
 def _tidy(answer: str, category: str, identifier: str) -> str:

@@ -128,6 +128,18 @@ def left_padding_changes_nothing(case: BackboneCase) -> None:
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
 
 
+def pictures_are_read_once_for_several_prompts(case: BackboneCase) -> None:
+    """Replies to several prompts about each picture are those to each prompt alone, picture by picture."""
+    together = case.backbone.replies_to_each(case.images, case.prompts, **SHORT)
+    assert len(together) == len(case.images)
+    for image, own in zip(case.images, together, strict=True):
+        for prompt, reply in zip(case.prompts, own, strict=True):
+            [alone] = case.backbone.generate([image], [prompt], [[]], **SHORT)
+            assert torch.equal(reply.token_ids, alone.token_ids), (
+                f"{prompt!r}: {reply.text!r}, alone {alone.text!r}"
+            )
+
+
 def cache_changes_nothing(case: BackboneCase) -> None:
     """Greedy tokens and beams are those of a search by full passes without a cache."""
     rows, tokenizer = case.rows(0, 1, 3), case.backbone.processor.tokenizer
@@ -258,6 +270,7 @@ BACKBONE_CHECKS: list[Callable[[BackboneCase], None]] = [
     rows_land_exactly,
     batch_is_singles,
     left_padding_changes_nothing,
+    pictures_are_read_once_for_several_prompts,
     cache_changes_nothing,
     everything_is_restored,
     learning_reads_the_prompt_of_use,

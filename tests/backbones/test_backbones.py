@@ -278,6 +278,25 @@ def test_samples_with_and_without_concepts_run_apart(
     assert sizes == [(1, False), (2, True)]
 
 
+@pytest.mark.parametrize(("own", "read"), [({}, 2), ({"cache_implementation": "dynamic"}, 6)])
+def test_several_prompts_read_a_picture_once_unless_the_model_wants_a_cache_of_its_own(
+    backbone: LlavaBackbone, monkeypatch: pytest.MonkeyPatch, own: dict[str, str], read: int
+) -> None:
+    shown, prompts = pictures(2), ["Where?", "What is next to sks?", "What?"]
+    expected = [
+        [backbone.generate([one], [prompt], [[]], **SHORT)[0].text for prompt in prompts] for one in shown
+    ]
+    for name, value in own.items():
+        monkeypatch.setattr(backbone.model.generation_config, name, value)
+    seen: list[int] = []
+    backbone.model.model.vision_tower.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(len(kwargs.get("pixel_values", *args))), with_kwargs=True
+    )
+    replies = backbone.replies_to_each(shown, prompts, **SHORT)
+    assert [[reply.text for reply in own] for own in replies] == expected
+    assert sum(seen) == read
+
+
 def test_no_more_pictures_than_the_family_allows_run_at_once_and_replies_keep_their_order(
     backbone: LlavaBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:

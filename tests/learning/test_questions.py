@@ -90,11 +90,11 @@ def test_captions_are_true_and_name_the_concept(vlm: MyVLM, kit: FewShot) -> Non
 def test_captions_and_what_it_is_called_are_generated_at_once(
     vlm: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photos, calls, generate = load_images(kit.photos()), [], vlm.backbone.generate
+    photos, calls, replies = load_images(kit.photos()), [], vlm.backbone.replies_to_each
     captions = write_captions(vlm.backbone, photos, identifier="sks", category="mug")
     words = described(vlm.backbone, photos, "mug")
     monkeypatch.setattr(
-        vlm.backbone, "generate", lambda images, *rest: calls.append(len(images)) or generate(images, *rest)
+        vlm.backbone, "replies_to_each", lambda *asked: calls.append(asked) or replies(*asked)
     )
     both = captions_and_words(vlm.backbone, photos, identifier="sks", category="mug")
     assert both == (captions, words)
@@ -108,11 +108,11 @@ def test_captions_are_asked_for_under_every_instruction_of_the_family(
 ) -> None:
     asked: set[str] = set()
 
-    def generate(images: Any, prompts: Any, rows: Any, **options: Any) -> list[Generation]:
+    def replies(images: Any, prompts: Any) -> list[list[Generation]]:
         asked.update(prompts)
-        return [Generation("a mug on a table", torch.tensor([1]))] * len(prompts)
+        return [[Generation("a mug on a table", torch.tensor([1]))] * len(prompts) for _ in images]
 
-    monkeypatch.setattr(backbone, "generate", generate)
+    monkeypatch.setattr(backbone, "replies_to_each", replies)
     monkeypatch.setattr(type(backbone), "caption_prompts", own)
     write_captions(backbone, load_images(pictures(2)), identifier="sks", category="mug")
     bare = {prompt.removeprefix("sks is the mug. ") for prompt in asked}
@@ -181,13 +181,12 @@ def test_the_kind_chooses_what_is_asked(
 ) -> None:
     heard: list[str] = []
 
-    def generate(images, prompts, rows):  # type: ignore[no-untyped-def]
+    def replies(images, prompts):  # type: ignore[no-untyped-def]
         heard.extend(prompts)
-        assert not any(rows)
-        return plain(images, prompts, rows)
+        return plain(images, prompts)
 
-    plain = vlm.backbone.generate
-    monkeypatch.setattr(vlm.backbone, "generate", generate)
+    plain = vlm.backbone.replies_to_each
+    monkeypatch.setattr(vlm.backbone, "replies_to_each", replies)
     write_questions(vlm.backbone, load_images(kit.photos(1)), identifier="sks", category=category, kind=kind)
     people = kind == "face" or category == "woman"
     assert (f"What colour is the {category}?" in heard) is not people

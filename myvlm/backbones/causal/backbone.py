@@ -32,10 +32,19 @@ from myvlm.backbones.causal.features import (
 )
 from myvlm.backbones.causal.fused import FusedLayers
 from myvlm.backbones.causal.hooks import InsertedRows
-from myvlm.backbones.causal.prefix_cache import Prefix, cache_argument, cache_of, prefill, stacked, tail_of
+from myvlm.backbones.causal.prefix_cache import (
+    Prefix,
+    behind,
+    cache_argument,
+    cache_of,
+    prefill,
+    stacked,
+    tail_of,
+)  # fmt: skip
 from myvlm.backbones.causal.probe import CausalProbe
 from myvlm.backbones.causal.prompts import Prompter, TeacherForced
-from myvlm.backbones.generation import generated, never_choosing
+from myvlm.backbones.frozen import in_turn
+from myvlm.backbones.generation import generated, never_choosing, options_for, takes_a_cache
 from myvlm.errors import BackboneError
 
 
@@ -128,6 +137,11 @@ class CausalBackbone(Backbone):
             layouts: how the samples' images stand in their prompts.
         """
         return {}
+
+    @property
+    def _tells(self) -> bool:
+        """Whether `arguments` says anything."""
+        return type(self).arguments is not CausalBackbone.arguments
 
     @property
     def dim(self) -> int:
@@ -319,6 +333,24 @@ class CausalBackbone(Backbone):
             output = self._generated(inputs, options)
         new = output[:, inputs["input_ids"].shape[1] :]
         return [Generation(*self.prompter.reply(ids)) for ids in new]
+
+    def replies_to_each(
+        self, images: Sequence[Image.Image], prompts: Sequence[text.Prompt], **generation: Any
+    ) -> list[list[Generation]]:
+        options = options_for(self.model, self.processor.tokenizer, generation)
+        once = len(prompts) > 1 and not self._tells and takes_a_cache(self.model, options)
+        prefixes = self.prefixes(self.encode(images)) if once else None
+        if prefixes is None:
+            return super().replies_to_each(images, prompts, **generation)
+        ids_of = self.prompter.prompt_ids
+        samples = [(own, ids_of(prompt, own.layout.text)) for own in prefixes for prompt in prompts]
+        pad_id, at_once = self.prompter.pad_id, self.images_at_once
+        replies: list[Generation] = []
+        with self.frozen(), in_turn(self.model), torch.no_grad():
+            for inputs in behind(self.model, samples, pad_id=pad_id, at_least=at_once):
+                new = self._generated(inputs, options)[:, inputs["input_ids"].shape[1] :]
+                replies += [Generation(*self.prompter.reply(ids)) for ids in new]
+        return [replies[start : start + len(prompts)] for start in range(0, len(replies), len(prompts))]
 
     def _generated(self, inputs: Any, options: Mapping[str, Any]) -> Any:
         try:

@@ -145,6 +145,10 @@ class GeneralBackbone(CausalBackbone):
         positions, _ = self._rope(**{name: known[name] for name in wanted if name in known})
         return {**told, "position_ids": positions, **kept}
 
+    @property
+    def _tells(self) -> bool:
+        return self._rope is not None or bool(self._asked.types)
+
     @cached_property
     def _mapped(self) -> bool:
         """Whether attention maps are right; tried at first need: it takes ten small pictures."""

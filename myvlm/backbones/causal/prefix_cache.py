@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,9 @@ from myvlm.backbones.causal.features import Features, Layout, encoder_outputs
 from myvlm.backbones.causal.prompts import TeacherForced
 from myvlm.backbones.frozen import device_of
 from myvlm.errors import BackboneError
+
+BEHIND_AT_ONCE = 2**30
+"""Bytes of prefixes that replies are generated behind at once, where `images_at_once` of them take less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,6 +211,34 @@ def stacked(prefixes: Sequence[Prefix], longest: int, room: int = 0) -> list[Ten
                 own[:, longest - part.shape[1] :] = part
         joined.append(made)
     return joined
+
+
+def behind(
+    model: Any, samples: Sequence[tuple[Prefix, list[int]]], *, pad_id: int, at_least: int
+) -> Iterator[dict[str, Any]]:
+    """What `generate` takes of prompts whose beginnings are cached, a batch at a time; padding is before a
+    shorter prefix, and between it and the rest.
+
+    Args:
+        samples: the prefix of each prompt, and all of its ids.
+        at_least: samples of a batch, or more where `BEHIND_AT_ONCE` holds them.
+    """
+    device = device_of(model.get_input_embeddings())
+    step = max(at_least, BEHIND_AT_ONCE // samples[0][0].nbytes)
+    for batch in (samples[start : start + step] for start in range(0, len(samples), step)):
+        longest = max(len(prefix) for prefix, _ in batch)
+        length = max(len(ids) - len(prefix) for prefix, ids in batch)
+        rows, masks = [], []
+        for prefix, ids in batch:
+            before, tail = longest - len(prefix), ids[len(prefix) :]
+            between = length - len(tail)
+            rows.append([pad_id] * before + prefix.ids + [pad_id] * between + tail)
+            masks.append([0] * before + [1] * len(prefix) + [0] * between + [1] * len(tail))
+        yield {
+            "input_ids": torch.tensor(rows, device=device),
+            "attention_mask": torch.tensor(masks, device=device),
+            cache_argument(model): cache_of(stacked([prefix for prefix, _ in batch], longest), longest),
+        }
 
 
 def cache_of(past: list[Tensor], before: int) -> Any:

@@ -1,0 +1,166 @@
+"""A collection on disk, as commands use it: which is meant, what is in the way, what is put aside."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from myvlm.concepts import collection
+from myvlm.concepts.collection import DEFAULT, REMOVED, only_one
+from myvlm.concepts.concept import Concept
+from myvlm.errors import (
+    ConceptExistsError,
+    ConceptFileError,
+    InputError,
+    MissingFileError,
+    NotWritableError,
+    UnknownConceptError,
+)
+from tests.support.errors import check_said
+
+
+@pytest.fixture
+def shelf(concept: Concept, tmp_path: Path) -> Path:
+    """A collection of `sks` and of `Anna`, who was learned as `zwx`."""
+    place = tmp_path / "shelf"
+    concept.save(place / "mug")
+    dataclasses.replace(concept, identifier="Anna", spoken="zwx").save(place / "anna")
+    return place
+
+
+def names(place: Path) -> list[str]:
+    return sorted(one.name for one in place.iterdir())
+
+
+def test_which_collection_is_meant(shelf: Path, tmp_path: Path) -> None:
+    assert collection.chosen(None) == DEFAULT
+    assert collection.chosen(shelf) == shelf
+    (tmp_path / "file").touch()
+    for place, got in ((tmp_path / "file", "a file"), (tmp_path / "none", "nothing at that path")):
+        with pytest.raises(MissingFileError, match=got) as raised:
+            collection.chosen(place)
+        check_said(raised.value)
+    assert only_one(None) == only_one([]) == DEFAULT
+    assert only_one([shelf]) == shelf
+    assert only_one([tmp_path / "new"]) == tmp_path / "new", "it need not be there yet"
+    for given in ([shelf, tmp_path / "new"], [shelf / "mug"]):
+        with pytest.raises(InputError, match="go into one collection") as raised:
+            only_one(given)
+        assert str(given[0]) in str(raised.value.got)
+        check_said(raised.value)
+
+
+def test_concepts_are_found_by_what_they_are_called(shelf: Path, tmp_path: Path) -> None:
+    assert [one.identifier for one in collection.entries(shelf)] == ["Anna", "sks"], "by folder name"
+    assert collection.find(shelf, "sks").folder == shelf / "mug"
+    with pytest.raises(UnknownConceptError, match="one of Anna, sks") as raised:
+        collection.find(shelf, "zwx")
+    check_said(raised.value)
+    with pytest.raises(UnknownConceptError, match="it is empty"):
+        collection.find(tmp_path / "none", "sks")
+
+
+def test_a_word_belongs_to_one_concept(shelf: Path, concept: Concept) -> None:
+    collection.check_free(shelf, "ohwx")
+    collection.check_free(shelf, "SKS", but=shelf / "mug")
+    for word in ("SKS", "anna", "ZWX"):
+        with pytest.raises(ConceptExistsError, match=f"(?i)'{word}' is taken") as raised:
+            collection.check_free(shelf, "ohwx", word)
+        check_said(raised.value)
+    dataclasses.replace(concept, identifier="zwx", spoken="zwx").save(shelf / "twin")
+    with pytest.raises(ConceptExistsError, match="have the word 'zwx'") as raised:
+        collection.entries(shelf)
+    assert raised.value.got == "anna and twin"
+    check_said(raised.value)
+
+
+def test_a_place_is_looked_at_before_any_work(shelf: Path, tmp_path: Path) -> None:
+    collection.check_place(shelf / "new", "ohwx")
+    collection.check_place(shelf / "mug", "sks")
+    (shelf / "empty").mkdir()
+    collection.check_place(shelf / "empty", "ohwx")
+    with pytest.raises(ConceptExistsError, match="holds another concept") as raised:
+        collection.check_place(shelf / "mug", "ohwx")
+    assert (raised.value.got, raised.value.expected) == ("'sks'", "'ohwx'")
+    with pytest.raises(ConceptExistsError, match="is taken"):
+        collection.check_place(shelf / "new", "sks")
+    (tmp_path / "file").touch()
+    for place, got in ((tmp_path / "file" / "deep", "file is a file"), (tmp_path, "other things in it")):
+        with pytest.raises(NotWritableError, match=got) as refused:
+            collection.check_place(place, "ohwx")
+        check_said(refused.value)
+    (shelf / "mug" / "concept.json").write_text("{}")
+    with pytest.raises(ConceptFileError, match=f"move {re.escape(str(shelf / 'mug'))} elsewhere"):
+        collection.check_place(shelf / "mug", "sks")
+
+
+def test_one_is_copied_in_with_what_lies_beside_it(shelf: Path, concept: Concept, tmp_path: Path) -> None:
+    (shelf / "mug" / "notes.txt").write_text("a gift")
+    place = tmp_path / "kitchen"
+    entry = collection.add(place, shelf / "mug")
+    assert (entry.folder, entry.identifier) == (place / "mug", "sks")
+    assert (place / "mug" / "notes.txt").read_text() == "a gift"
+    with pytest.raises(ConceptExistsError, match="is taken"):
+        collection.add(place, shelf / "mug")
+    dataclasses.replace(concept, identifier="ohwx", spoken="ohwx").save(tmp_path / "mug")
+    with pytest.raises(ConceptExistsError, match="mug already") as raised:
+        collection.add(place, tmp_path / "mug")
+    check_said(raised.value)
+    assert collection.find(place, "sks").folder == place / "mug"
+    hidden = dataclasses.replace(concept, identifier="ohwx", spoken="ohwx").save(tmp_path / ".hidden")
+    assert collection.add(place, hidden).folder == place / "hidden", "no list would show a hidden one"
+
+
+def test_what_is_renamed_keeps_what_it_learned(shelf: Path) -> None:
+    before = (shelf / "mug" / "head.safetensors").read_bytes()
+    assert collection.rename(shelf, "sks", "my mug").folder == shelf / "mug"
+    after = Concept.load(shelf / "mug")
+    assert (after.identifier, after.spoken) == ("my mug", "sks")
+    assert (shelf / "mug" / "head.safetensors").read_bytes() == before
+    assert "my mug" in (shelf / "mug" / "README.md").read_text()
+    with pytest.raises(ConceptExistsError, match="is taken"):
+        collection.rename(shelf, "my mug", "anna")
+    (shelf / "anna" / "head.safetensors").write_bytes(before[:-1])
+    with pytest.raises(ConceptFileError):
+        collection.rename(shelf, "Anna", "Ann")
+    assert collection.find(shelf, "Anna").folder == shelf / "anna", "one that is cut is not written again"
+
+
+def test_what_is_removed_is_put_aside_and_erased_from_both_places(shelf: Path, concept: Concept) -> None:
+    assert collection.remove(shelf, "sks") == shelf / REMOVED / "mug"
+    concept.save(shelf / "mug")
+    assert collection.remove(shelf, "sks") == shelf / REMOVED / "mug-2"
+    concept.save(shelf / "mug")
+    assert collection.remove(shelf, "sks") == shelf / REMOVED / "mug-3"
+    assert [one.identifier for one in collection.entries_removed(shelf)] == ["sks"] * 3
+    assert [one.identifier for one in collection.entries(shelf)] == ["Anna"]
+    concept.save(shelf / "mug")
+    gone = collection.erase(shelf, "sks")
+    assert gone[0] == shelf / "mug"
+    assert sorted(one.name for one in gone[1:]) == ["mug", "mug-2", "mug-3"]
+    assert names(shelf) == [REMOVED, "anna"]
+    assert names(shelf / REMOVED) == []
+    collection.remove(shelf, "Anna")
+    assert collection.erase(shelf, "Anna") == [shelf / REMOVED / "anna"], "one that was put aside alone"
+    with pytest.raises(UnknownConceptError):
+        collection.erase(shelf, "Anna")
+
+
+def test_a_damaged_one_goes_by_the_name_of_its_folder(shelf: Path) -> None:
+    (shelf / "mug" / "concept.json").write_text("{}")
+    found, wrong = collection.read(shelf)
+    assert [one.identifier for one in found] == ["Anna"]
+    assert list(wrong) == [shelf / "mug"]
+    told: list[str] = []
+    collection.mention_damaged(shelf, told.append)
+    collection.mention_damaged(shelf, told.append, wrong)
+    assert told[0] == told[1]
+    assert f"passing over {shelf / 'mug'}, which is damaged: {wrong[shelf / 'mug']}" in told[0]
+    assert f"myvlm concepts remove mug -c {shelf}" in told[0]
+    with pytest.raises(UnknownConceptError):
+        collection.remove(shelf, "sks")
+    assert collection.remove(shelf, "mug") == shelf / REMOVED / "mug"
+    assert names(shelf) == [REMOVED, "anna"]

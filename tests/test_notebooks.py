@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from jupyter_client.manager import KernelManager
 
-from tests.support.notebooks import NOTEBOOKS, executed, shapes, text_of
+from tests.support.notebooks import NOTEBOOKS, executed, running_kernel, shapes, text_of
 
 PROMISED = {
     "01_your_mug_in_five_minutes": r"different +\('ulmo',\)(.|\n)*the same +\(\)(.|\n)* on disk(.|\n)*ulmo",
@@ -35,15 +37,22 @@ def test_notebooks_keep_what_they_showed_and_nothing_of_where_they_ran() -> None
             assert place not in words, f"{file.name} names a place of one machine"
 
 
+@pytest.fixture(scope="module")
+def kernel() -> Iterator[KernelManager]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "2"))
+        with running_kernel() as running:
+            yield running
+
+
 # jupyter_client warns of its own later versions, and the kernel's sockets are closed by the collector
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", PROMISED)
-def test_notebook(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "2"))
+def test_notebook(name: str, tmp_path: Path, kernel: KernelManager) -> None:
     file = NOTEBOOKS / f"{name}.ipynb"
     kept: Any = nbformat.read(file, as_version=4)
-    notebook = executed(file, tmp_path)
+    notebook = executed(file, tmp_path, kernel)
     assert shapes(notebook) == shapes(kept), "run `python -m tests.support.notebooks` and look at it"
     assert re.search(PROMISED[name], text_of(notebook))
     assert list(tmp_path.iterdir()) == []

@@ -4,23 +4,45 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 
 NOTEBOOKS = Path(__file__).parents[2] / "examples" / "notebooks"
 
 
-def executed(file: Path, folder: Path) -> Any:
-    """The notebook with what its cells show when they are run in that folder, one after the other."""
+@contextmanager
+def running_kernel() -> Iterator[KernelManager]:
+    """A kernel for several notebooks, which import and load once what they share."""
+    kernel = KernelManager(kernel_name="python3")
+    kernel.start_kernel()
+    try:
+        yield kernel
+    finally:
+        kernel.shutdown_kernel()
+
+
+def executed(file: Path, folder: Path, kernel: KernelManager) -> Any:
+    """The notebook with what its cells show when they are run in that folder, one after the other.
+
+    None of the names are there that notebooks before it have left in the kernel.
+    """
     notebook: Any = nbformat.read(file, as_version=4)
-    kernel = {"metadata": {"path": str(folder)}}
-    NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources=kernel, record_timing=False
-    ).execute()
+    anew = new_code_cell(f"%reset -f\nimport os\nos.chdir({str(folder)!r})\ndel os")
+    for one in (new_notebook(cells=[anew]), notebook):
+        client = NotebookClient(one, kernel, timeout=600, record_timing=False)
+        try:
+            client.execute()
+        finally:
+            if client.kc is not None:
+                client.kc.stop_channels()
     return notebook
 
 
@@ -46,8 +68,8 @@ def text_of(notebook: Any) -> str:
 def main(*names: str) -> None:
     for file in sorted(NOTEBOOKS.glob("*.ipynb")):
         if not names or file.name[:2] in names:
-            with tempfile.TemporaryDirectory() as folder:
-                notebook = executed(file, Path(folder))
+            with tempfile.TemporaryDirectory() as folder, running_kernel() as kernel:
+                notebook = executed(file, Path(folder), kernel)
             notebook.metadata = {
                 "kernelspec": notebook.metadata.kernelspec,
                 "language_info": {"name": "python"},

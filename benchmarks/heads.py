@@ -55,6 +55,7 @@ def main(
     seeds: Annotated[int, typer.Option(help="Seeds: 0, 1, …")] = 3,
     tests: Annotated[int, typer.Option(help="Unseen pictures of each kind a concept.")] = 20,
     many: Annotated[int, typer.Option(help="Concepts in the large library.")] = 10_000,
+    repeats: Annotated[int, typer.Option(help="Times that the large library is measured.")] = 5,
     splits: Annotated[int, typer.Option(help="Splits of the real photos; 0 leaves them out.")] = 5,
     crops: Annotated[
         str, typer.Option(help="Windows of the real photos: none, as they are filled; or auto.")
@@ -73,7 +74,7 @@ def main(
     if not photos:
         figures |= photos_weighted_accuracy(splits, crops)
     if many and not photos:
-        figures |= large_library(many)
+        figures |= large_library(many, repeats)
     if people and not photos:
         figures |= drawn_faces(people)
         for size in (10, 30, 100):
@@ -167,7 +168,7 @@ def calibration_error(probabilities: np.ndarray, truths: np.ndarray, bins: int =
 # ---------------------------------------------------------------- a large library
 
 
-def large_library(count: int, repeats: int = 5) -> Figures:
+def large_library(count: int, repeats: int) -> Figures:
     """Seconds to load a library from disk, and CPU time to recognise with it against that with one.
 
     `gate_over_encoder` is that time over the encoder's own, `gate_windows` how many windows of a picture the

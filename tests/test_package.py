@@ -74,7 +74,7 @@ def test_the_recall_benchmark_ends_in_one_json_line() -> None:
 def test_the_heads_benchmark_ends_in_one_json_line() -> None:
     command = [sys.executable, "benchmarks/heads.py", "--concepts", "1", "--seeds", "1", "--tests", "2"]
     done = subprocess.run(
-        [*command, "--many", "20", "--people", "5", "--splits", "0"],
+        [*command, "--many", "20", "--repeats", "1", "--people", "5", "--splits", "0"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

@@ -65,6 +65,23 @@ def test_all_norms_and_attentions_are_fused_and_give_the_same(backbone: CausalBa
     assert all(learning.layers.agrees.values())
 
 
+def test_a_step_runs_the_longest_tail_and_no_more(
+    backbone: CausalBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learning, ran, continued = Learning(backbone), list[tuple[int, ...]](), backbone._continued
+
+    def counted(embeds: Tensor, *rest: Any) -> Any:
+        ran.append(tuple(embeds.shape[:2]))
+        return continued(embeds, *rest)
+
+    monkeypatch.setattr(backbone, "_continued", counted)
+    learning.step()
+    own = [prefix.layout.text for prefix in learning.prefixes]
+    rows = [[ConceptRows(learning.direction)]] * 2
+    batch = backbone.prompter.teacher_forced(own, *zip(*TEXTS, strict=True), rows)
+    assert ran == [(2, batch.ids.shape[1] - len(learning.prefixes[0]))]
+
+
 def test_a_module_that_computes_otherwise_is_left_to_itself(backbone: CausalBackbone) -> None:
     other_norm, other_attention = backbone._fused.norms[0], backbone._fused.attentions[1]
 

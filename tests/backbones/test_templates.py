@@ -1,13 +1,17 @@
-"""What stands in for a chat template is the checkpoint's own chat template, to the letter."""
+"""How prompts and pictures are written: as by the checkpoint's own chat template, and as the processor does."""
 
 from __future__ import annotations
 
 import copy
 import re
+from typing import Any
 
 import pytest
 
 from myvlm.backbones import backbone_for
+from myvlm.backbones.causal.features import read_pictures
+from myvlm.backbones.tokens import render
+from tests.support.tiny import pictures
 from tests.support.tiny_families import FAMILIES
 
 # PaliGemma's processor asks numpy to look at tensors in a way that numpy 2 has renamed.
@@ -37,3 +41,58 @@ def test_without_a_chat_template_the_prompt_is_the_published_one(name: str) -> N
     assert published.endswith(ours)
     before = published.removesuffix(ours)
     assert before in BEFORE or re.fullmatch(r"(?s)<s>\[SYSTEM_PROMPT\].*\[/SYSTEM_PROMPT\]", before)
+
+
+class Listening:
+    """A processor that keeps what its chat template is given."""
+
+    chat_template = "{{ messages }}"
+
+    def apply_chat_template(self, conversation: Any, **options: Any) -> str:
+        self.given = conversation, options
+        return "written"
+
+
+def test_what_was_said_before_is_turns_of_text_by_both_sides() -> None:
+    listening = Listening()
+    assert render(listening, None, ("What is this?", "a mug", "Whose?")) == "written"
+    picture, asked, answered, whose = (
+        {"type": "image"},
+        *({"type": "text", "text": turn} for turn in ("What is this?", "a mug", "Whose?")),
+    )
+    turns, options = listening.given
+    assert turns == [
+        {"role": "user", "content": [picture, asked]},
+        {"role": "assistant", "content": [answered]},
+        {"role": "user", "content": [whose]},
+    ]
+    assert options == {"add_generation_prompt": True, "tokenize": False}
+
+
+class Silent:
+    """A processor that does not say what it wrote in the place of a picture, as those of older releases."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+        self.said = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.processor, name)
+
+    def __call__(self, **given: Any) -> Any:
+        inputs = self.processor(**given)
+        self.said += len(inputs.pop("text_replacement_offsets"))
+        return inputs
+
+
+@pytest.mark.parametrize("name", ["LLaVA-1.5", "Gemma 3", "Mistral 3", "Idefics3"])
+def test_what_a_processor_does_not_say_is_read_back_from_the_ids(name: str) -> None:
+    _, processor = FAMILIES[name]()
+    shown = [picture.resize(size) for picture, size in zip(pictures(2), [(60, 30), (40, 40)], strict=True)]
+    silent = Silent(processor)
+    inputs, texts = read_pictures(silent, shown)
+    assert silent.said == 2
+    known_inputs, known = read_pictures(processor, shown)
+    assert texts == known
+    assert inputs.keys() == known_inputs.keys()
+    assert all(str(processor.image_token) in text for text in texts)

@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -104,10 +105,18 @@ def read_pictures(processor: Any, images: Sequence[Image.Image]) -> tuple[Any, l
         inputs.pop(name)
     if offsets:
         return inputs, ["".join(part["replacement"] for part in own) for own in offsets]
+    return inputs, [_read_back(tokenizer, [int(token) for token in own]) for own in ids]
+
+
+def _read_back(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of ids, without what begins, ends and pads it; marks as they are written, side by side."""
     ends = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
-    return inputs, [
-        "".join(tokenizer.convert_ids_to_tokens([int(i) for i in own if int(i) not in ends])) for own in ids
-    ]
+    marks = set(tokenizer.get_added_vocab().values())
+    runs = groupby((token for token in ids if token not in ends), lambda token: token in marks)
+    read: list[str] = []
+    for mark, run in runs:
+        read += tokenizer.convert_ids_to_tokens(list(run)) if mark else [tokenizer.decode(list(run))]
+    return "".join(read)
 
 
 def _of_text(value: Any, ids: Any) -> bool:

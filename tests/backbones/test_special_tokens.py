@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from myvlm import MyVLM
 from myvlm.backbones.registry import backbone_for
+from myvlm.backbones.tokens import special_words
 from myvlm.errors import InputError
 from tests.support.taught import COLOURS
 from tests.support.tiny import pictures
@@ -49,6 +51,15 @@ def test_special_tokens_in_a_prompt_are_refused(name: str) -> None:
             assert caught.value.fix
     for prompt in ("Is 1 < 2 <b>bold</b> [or] |not| ?", "<|imend|>", "<unknown>", "a\n\nb"):
         assert backbone.generate([picture], [prompt], [[]], max_new_tokens=1)
+
+
+def test_what_a_processor_looks_for_itself_is_refused_token_or_not() -> None:
+    processor = copy.copy(FAMILIES["Idefics3"]()[1])
+    assert {"fake_image_token", "global_image_tag"} <= vars(processor).keys()
+    processor.fake_image_token, processor.global_image_tag = "<between>", "<whole>"
+    for mark in ("<between>", "<whole>", processor.image_token):
+        assert special_words(processor, f"the {mark} mug") == [mark]
+    assert special_words(processor, "the whole mug between") == []
 
 
 def test_all_calls_refuse_them_and_a_token_that_comes_later_too() -> None:

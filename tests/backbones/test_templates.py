@@ -1,4 +1,4 @@
-"""How prompts and pictures are written: as by the checkpoint's own chat template, and as the processor does."""
+"""How prompts and pictures are written: as the checkpoint's own chat template and processor write them."""
 
 from __future__ import annotations
 

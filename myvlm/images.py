@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias, overload
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from myvlm.errors import ImageError, InputError, MissingFileError, MyVLMError
 from myvlm.files.photos import path_meant, picture_files, unreadable
@@ -51,27 +51,47 @@ class LoadedImage:
 
     @cached_property
     def digest(self) -> bytes:
-        """Of its size and pixels; made once, for at 12 megapixels it takes 50 ms."""
-        digest = hashlib.blake2b(repr(self.image.size).encode(), digest_size=16)
-        digest.update(self.image.tobytes())
-        return digest.digest()
+        """Of its size and pixels; made once, for at 12 megapixels it takes 100 ms."""
+        return self._digest_of(self.image)
+
+    def digest_reduced(self, factor: float) -> bytes:
+        """Of its size and its pixels as `reduced` gives them, made once: enough for who looks at no more."""
+        if factor <= 1:
+            return self.digest
+        if factor not in self._digests:
+            self._digests[factor] = self._digest_of(self.reduced(factor))
+        return self._digests[factor]
 
     def reduced(self, factor: float) -> Image.Image:
         """The picture with that many times fewer pixels a side; made once for each factor above 1.
 
-        Of one that was reduced before, but to twice as many a side or more: it is the same to the eye.
+        By a whole factor pixels are averaged, in a fifth of the time of another. Of one that was reduced
+        before, but to twice as many a side or more: it is the same to the eye.
         """
         if factor <= 1:
             return self.image
         if factor not in self._reduced:
+            enough = {known: made for known, made in list(self._reduced.items()) if known <= factor / 2}
+            nearest = max(enough, default=1.0)
+            source, left = enough.get(nearest, self.image), factor / nearest
             size = (max(round(self.image.width / factor), 1), max(round(self.image.height / factor), 1))
-            enough = [made for known, made in list(self._reduced.items()) if known <= factor / 2]
-            source = min(enough, key=lambda made: made.width, default=self.image)
-            self._reduced[factor] = source.resize(size, reducing_gap=1.3)  # of large ones half the time of 2
+            self._reduced[factor] = (
+                source.reduce(int(left)) if left == int(left)
+                else source.resize(size, reducing_gap=1.3)  # of large ones half the time of 2
+            )  # fmt: skip
         return self._reduced[factor]
+
+    def _digest_of(self, image: Image.Image) -> bytes:
+        digest = hashlib.blake2b(repr(self.image.size).encode(), digest_size=16)
+        digest.update(image.tobytes())
+        return digest.digest()
 
     @cached_property
     def _reduced(self) -> dict[float, Image.Image]:
+        return {}
+
+    @cached_property
+    def _digests(self) -> dict[float, bytes]:
         return {}
 
 
@@ -355,7 +375,8 @@ def _turned(image: Image.Image) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns of a damaged EXIF block; the pixels are whole, and there is nothing to turn by
             warnings.filterwarnings("ignore", message=".*EXIF", category=UserWarning)
-            return ImageOps.exif_transpose(image)
+            upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            return image if upright else ImageOps.exif_transpose(image)  # which copies it in any case
     except Exception:  # a damaged block makes Pillow raise almost anything; the photo itself is fine
         return image
 

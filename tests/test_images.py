@@ -208,6 +208,28 @@ def test_a_picture_is_reduced_once() -> None:
     assert photo.reduced(2.5) is photo.reduced(2.5)
 
 
+def test_a_picture_is_reduced_to_the_same_whether_at_once_or_by_halves() -> None:
+    drawn = Image.radial_gradient("L").resize((1201, 900)).convert("RGB")
+    at_once, by_halves = LoadedImage(drawn, "a"), LoadedImage(drawn, "b")
+    by_halves.reduced(2)
+    for factor in (4, 5.3):
+        one, other = (np.asarray(photo.reduced(factor), float) for photo in (at_once, by_halves))
+        assert one.shape == other.shape
+        assert one.std() > 0
+        assert np.abs(one - other).max() <= 4
+
+
+def test_a_reduced_picture_is_known_by_its_size_and_by_what_is_left_of_it() -> None:
+    ramp = np.arange(400 * 300 * 3, dtype=np.uint32).reshape(300, 400, 3).astype(np.uint8)
+    other = ramp.copy()
+    other[:, ::2], other[:, 1::2] = ramp[:, 1::2], ramp[:, ::2]  # columns in pairs changed places
+    first, second, cut = (LoadedImage(Image.fromarray(one), "a") for one in (ramp, other, ramp[:, :399]))
+    assert first.digest != second.digest
+    assert first.digest_reduced(2) == second.digest_reduced(2) != cut.digest_reduced(2)
+    assert first.digest_reduced(1) == first.digest
+    assert first.digest_reduced(2) != first.digest_reduced(4)
+
+
 def test_a_digest_is_of_size_and_pixels() -> None:
     tall, wide, dark = (
         LoadedImage(Image.new("RGB", size, colour), "a") for size, colour in

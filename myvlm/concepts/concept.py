@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any, Self, overload
 from weakref import WeakKeyDictionary, ref
 
-from PIL import Image
-
 from myvlm.boxes import Box
 from myvlm.concepts.card import card
 from myvlm.concepts.disk.atomic import read_steadily
@@ -360,20 +358,21 @@ def held_by(library: HoldingLibrary, concepts: Iterable[Concept]) -> None:
 def thumbnails_of(photos: Sequence[LoadedImage], head: Head) -> list[Thumbnail]:
     """Small copies of the photos that a head was just fitted to, with where it found the thing."""
     boxes = getattr(head, "boxes_", None) or [None] * len(photos)  # a head of others may not say where
-    return [_thumbnail(photo.image, box) for photo, box in zip(photos, boxes, strict=True)]
+    return [_thumbnail(photo, box) for photo, box in zip(photos, boxes, strict=True)]
 
 
-def _thumbnail(image: Image.Image, box: Box | None) -> Thumbnail:
+def _thumbnail(photo: LoadedImage, box: Box | None) -> Thumbnail:
     """A small copy of a photo with a box in it.
 
-    >>> _thumbnail(Image.new("RGB", (640, 480)), (20.0, 40.0, 60.0, 80.0))[1]
+    >>> _thumbnail(LoadedImage(Image.new("RGB", (640, 480)), "a"), (20.0, 40.0, 60.0, 80.0))[1]
     (10.0, 20.0, 30.0, 40.0)
     """
-    small = image.copy()
+    width, height = photo.image.size
+    small = photo.reduced(max(width, height) / (2 * THUMBNAIL)).copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     if box is None:
         return small, None
-    across, down = small.width / image.width, small.height / image.height
+    across, down = small.width / width, small.height / height
     left, top, right, bottom = box
     return small, (left * across, top * down, right * across, bottom * down)
 

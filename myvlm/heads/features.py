@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, log2
+from operator import attrgetter
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -40,7 +41,8 @@ ASIDE = (-0.2, 0.0, 0.2)
 """Sides of the variations and how far they are moved, relative to the window: 18 of them, less at an edge."""
 
 WORKING_SIDE = 1152
-"""A picture's shorter side is reduced to this before it is cropped: three times the largest usual input."""
+"""A picture is halved before it is cropped as often as its shorter side stays this long: three times the
+largest usual input."""
 
 CACHED_PICTURES = 64
 CROPS_AT_ONCE = 256
@@ -162,10 +164,11 @@ class PictureCache(Generic[Variant, Seen]):
 
     Args:
         pictures: how many are remembered for one encoder.
+        digest: by what a picture is known.
     """
 
-    def __init__(self, pictures: int) -> None:
-        self.pictures = pictures
+    def __init__(self, pictures: int, digest: Callable[[LoadedImage], bytes] = attrgetter("digest")) -> None:
+        self.pictures, self.digest = pictures, digest
         self._by_encoder: WeakKeyDictionary[Any, OrderedDict[tuple[bytes, Variant], Seen]] = (
             WeakKeyDictionary()
         )
@@ -180,7 +183,7 @@ class PictureCache(Generic[Variant, Seen]):
         look: Callable[[list[tuple[LoadedImage, Variant]]], Sequence[Seen]],
     ) -> list[Seen]:
         """What `look` finds in each picture looked at in its way, asked only for what is not remembered."""
-        keys = [(one.digest, variant) for one, variant in zip(images, variants, strict=True)]
+        keys = [(self.digest(one), variant) for one, variant in zip(images, variants, strict=True)]
         with self._lock:
             remembered = self._by_encoder.setdefault(encoder, OrderedDict())
             found = {key: remembered[key] for key in keys if key in remembered}
@@ -199,7 +202,7 @@ class PictureCache(Generic[Variant, Seen]):
         """What is remembered of a picture, of these ways to look at it."""
         with self._lock:
             remembered = self._by_encoder.get(encoder) or OrderedDict()
-            keys = [(image.digest, variant) for variant in variants]
+            keys = [(self.digest(image), variant) for variant in variants]
             return {key[1]: remembered[key] for key in keys if key in remembered}
 
     def clear(self) -> None:
@@ -216,7 +219,16 @@ class PictureFeatures:
     features: FloatArray
 
 
-_seen: PictureCache[Box, FloatArray] = PictureCache(CACHED_PICTURES * CROPS_A_PICTURE)
+def _working_factor(photo: LoadedImage) -> int:
+    """How many times smaller a side a picture is before it is cropped, a power of two."""
+    factor: int = 2 ** int(log2(max(min(photo.image.size) / WORKING_SIDE, 1)))
+    return factor
+
+
+_seen: PictureCache[Box, FloatArray] = PictureCache(
+    CACHED_PICTURES * CROPS_A_PICTURE,
+    lambda photo: photo.digest_reduced(_working_factor(photo)),  # no more of it is ever looked at
+)
 
 
 def features(
@@ -295,7 +307,7 @@ def cut(photo: LoadedImage, boxes: Sequence[Box], encoder: ImageEncoder) -> list
     Where the encoder says how many pixels a side it looks at (`input_side`), a piece is cut from a picture so
     small that it has one and a half to three times as many: a large one is not reduced once a piece.
     """
-    working = max(1.0, min(photo.image.size) / WORKING_SIDE)
+    working = _working_factor(photo)
     photo.reduced(working)  # what is smaller is made of it
     side = getattr(encoder, "input_side", None)
     crops = []

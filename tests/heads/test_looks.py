@@ -126,7 +126,7 @@ def test_of_a_large_photo_pieces_are_cut_as_small_as_the_encoder_looks() -> None
     encoder = ColourEncoder()
     boxes = [(0.0, 0.0, 4000.0, 3000.0), (1000.0, 500.0, 2500.0, 2000.0), (100.0, 100.0, 190.0, 190.0)]
     as_before = cut(photo, boxes, encoder)
-    assert [piece.size for piece in as_before[:2]] == [(1536, 1152), (576, 576)]
+    assert [piece.size for piece in as_before[:2]] == [(2000, 1500), (750, 750)]
     encoder.input_side = 96  # type: ignore[attr-defined]
     pieces = cut(photo, boxes, encoder)
     assert all(144 <= min(piece.size) <= 288 for piece in pieces[:2])

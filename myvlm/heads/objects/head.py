@@ -281,7 +281,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
 
 def _check_apart(photos: Sequence[LoadedImage], others: Sequence[LoadedImage]) -> None:
     """Raise InputError if a picture is both a photo of the object and a picture without it."""
-    own = {photo.digest: photo.name for photo in photos}
+    own = {photo.digest: photo.name for photo in photos} if others else {}
     both = [f"{one.name} is {own[one.digest]}" for one in others if one.digest in own]
     if both:
         raise InputError(

@@ -149,6 +149,18 @@ def test_what_is_removed_is_put_aside_and_erased_from_both_places(shelf: Path, c
         collection.erase(shelf, "Anna")
 
 
+def test_what_cannot_be_moved_stays_and_says_why(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(NotWritableError, match="mug cannot be written") as raised:
+        collection.remove(shelf, "sks")
+    check_said(raised.value)
+    assert raised.value.got == "OSError: No space left on device"
+    assert collection.find(shelf, "sks").folder == shelf / "mug"
+
+
 def test_a_damaged_one_goes_by_the_name_of_its_folder(shelf: Path) -> None:
     (shelf / "mug" / "concept.json").write_text("{}")
     found, wrong = collection.read(shelf)

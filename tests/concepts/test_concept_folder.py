@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -90,7 +91,11 @@ SPOILT = {
         r"json was altered(.|\n)*rename",
     ),
     "another name": (_edit(lambda r: r.update(identifier="zwx")), r"json was altered"),
-    "no digest": (_edit(lambda r: r.pop("sha256")), r"json was altered"),
+    "no digest": (
+        _edit(lambda r: r.pop("sha256")),
+        r"json was altered(.|\n)*its sha256, the last of its lines",
+    ),
+    "another digest": (_edit(lambda r: r.update(sha256="f00d")), r"json was altered(.|\n)*of sha256 f00d"),
     "called older": (_edit(lambda r: r.update(format_version=1)), r"json was altered"),
     "a threshold of nan": (
         _edit(lambda r: r["head"]["meta"].update(threshold=float("nan"))),
@@ -186,4 +191,7 @@ def test_backbone_names_map_to_files_of_their_own() -> None:
         assert file.startswith("embeddings/")
         assert file.count("/") == 1
         assert not file.startswith("embeddings/.")
+        assert re.fullmatch(r"[A-Za-z0-9._-]+", file.removeprefix("embeddings/")), (
+            "a name that all systems take"
+        )
         assert len(file) < 150

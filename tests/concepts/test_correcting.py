@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,13 @@ def test_a_corrected_concept_is_the_same_from_disk_and_can_be_undone_there(
     library.correct(tmp_path / "desk.png", "sks", present=False)
     folder = library["sks"].save(tmp_path / "sks")
     assert "- desk.png: not there" in (folder / "README.md").read_text()
+    library.correct(scenes(400, 1)[0], "sks", present=True)
+    library["sks"].save(folder)
+    assert re.search(
+        r"\n\n- desk\.png: not there[^\n]*\n- [^\n]*: there[^\n]*\n", (folder / "README.md").read_text()
+    ), "a line each"
+    library.correct(scenes(400, 1)[0], "sks", present=None)
+    library["sks"].save(folder)
     assert (folder / "examples.safetensors").stat().st_size < 20_000
     again = ConceptLibrary.load(tmp_path)
     unseen = scenes(300, 5)

@@ -6,11 +6,13 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from huggingface_hub import utils
 
 from myvlm import Concept, ConceptLibrary, MyVLM
@@ -18,7 +20,14 @@ from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.remote import hub
 from myvlm.concepts.remote.store import Store
 from myvlm.concepts.remote.transfer import publish
-from myvlm.errors import ConceptFileError, InputError, MissingFileError, MyVLMError, NotWritableError
+from myvlm.errors import (
+    ConceptFileError,
+    InputError,
+    MissingFileError,
+    MyVLMError,
+    NotWritableError,
+    RemoteError,
+)
 from myvlm.learning.relearn import known_as
 from tests.support.errors import check_said
 from tests.support.stores import BUCKET, fresh_address, local_hub, s3_server, use_hub, use_s3
@@ -269,6 +278,54 @@ def test_what_another_writer_took_away_meanwhile_is_put_back(
     publish(url, {name: concept.packed(url=place)})
     assert len(taken) == 2
     assert same(Concept.load(place), concept)
+
+
+def test_what_cannot_be_taken_away_is_told_and_what_was_put_there_stays(
+    concept: Concept, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = fresh_address("memory")
+    concept.save(url)
+
+    def down(store: Store, names: Any) -> None:
+        raise RemoteError("The line went dead.", got="nothing", expected="an answer", fix="wait")
+
+    monkeypatch.setattr(Store, "delete", down)
+    other(concept).save(url)
+    assert caplog.messages == [f"What was replaced at {url} is not taken away: The line went dead."]
+    assert same(Concept.load(url), other(concept))
+
+
+def test_a_concept_of_many_that_is_in_the_way_is_named_by_its_own_address(concept: Concept) -> None:
+    url = fresh_address("memory")
+    concept.save(f"{url}/mug")
+    twin = dataclasses.replace(by_hand(), identifier="ohwx", spoken="ohwx")
+    with pytest.raises(NotWritableError, match=f"^{url}/mug is not overwritten") as raised:
+        publish(url, {"dog": concept.packed(), "mug": twin.packed()})
+    check_said(raised.value)
+    assert Store(url).folders() == ["mug"]
+
+
+class OverSsh(LocalFileSystem):
+    """A disk as one elsewhere: its paths begin at its root, and no file comes before its folder."""
+
+    protocol = "sftp"
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return path.removeprefix("sftp://")
+
+
+def test_where_files_lie_in_folders_these_are_made_first(
+    concept: Concept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(import_module("fsspec.registry")._registry, "sftp", OverSsh)
+    url = f"sftp://{tmp_path}/shelf/sks"
+    concept.save(url)
+    assert (tmp_path / "shelf" / "sks" / "concept.json").is_file()
+    assert same(Concept.load(url), concept)
+    other(concept).save(url)
+    assert same(Concept.load(url), other(concept))
+    assert len(list((tmp_path / "shelf" / "sks" / "embeddings").iterdir())) == 1
 
 
 def test_the_card_says_where_it_loads_from(url: str, concept: Concept) -> None:

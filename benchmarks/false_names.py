@@ -1,21 +1,20 @@
 """Is the stated rate of false names kept? On photos of other things, and of pictures that show none of them.
 
-Heads are taken by the tails that they learned alone (`Tail`): each is given its part of a stated number of
-false names per thousand pictures, large enough to be counted on few pictures. What is counted over what was
-stated comes with a 95 % interval, by drawing pictures again: pictures, not names, are what there are few of.
+Heads are taken by their tails in the library (`ObjectGate.reached_by`): each is given its part of a stated
+number of false names per thousand pictures, large enough to be counted on few pictures. What is counted over
+what was stated comes with a 95 % interval, by drawing pictures again: pictures, not names, are what there are
+few of.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.special import ndtri
 
 from myvlm.heads import ObjectHead
-from myvlm.heads.features import features
 from myvlm.images import LoadedImage
 
 STATED = (50, 200)
@@ -35,13 +34,15 @@ class Counted:
         self._by_picture: dict[bytes, list[float]] = {}
 
     def add(
-        self, photo: LoadedImage, scores: np.ndarray, heads: Sequence[ObjectHead], counts: np.ndarray
+        self,
+        photo: LoadedImage,
+        scores: np.ndarray,
+        reached_by: Callable[[float], np.ndarray],
+        counts: np.ndarray,
     ) -> None:
         """One picture in a library of M heads: M scores, and which of them the picture does not show."""
-        each = self.stated / 1000 / len(heads)
-        location = np.array([one.tail_location_ for one in heads])
-        scale = np.array([one.tail_scale_ for one in heads])
-        named = scores >= location - scale * ndtri(each)
+        each = self.stated / 1000 / len(scores)
+        named = scores >= reached_by(each)
         row = self._by_picture.setdefault(photo.digest, [0.0, 0.0])
         row[0] += float((named & counts).sum())
         row[1] += each * int(counts.sum())
@@ -86,16 +87,14 @@ def count_strangers(
         strangers: the pictures.
     """
     counted = {number: {stated: Counted(stated) for stated in STATED} for number in libraries}
-    first = next(iter(libraries.values()))[0][0]
     for photo in strangers:
-        [seen] = features(first._encoder(), [photo], first.crops)
         unlike = np.array([not words(name) & words(Path(photo.name).stem) for name in names])
         for number, each in libraries.items():
             for heads in each:
-                coef = np.stack([one.coef_ for one in heads])
-                scores = (seen.features @ coef.T + [one.intercept_ for one in heads]).max(axis=0)
+                gate = ObjectHead.gate(heads)
+                scores = gate.raw([photo])[0][0]
                 for one in counted[number].values():
-                    one.add(photo, scores, heads, unlike)
+                    one.add(photo, scores, gate.reached_by, unlike)
     return counted
 
 

@@ -165,10 +165,13 @@ def measure(
     for split in range(splits):
         rng = np.random.default_rng(split)
         orders = {name: rng.permutation(len(photos)) for name, photos in subjects.items()}
-        heads = [
-            encoder.fit([photos[i] for i in orders[name][:shot]], crops, split)
-            for name, photos in subjects.items()
-        ]
+        heads: list[ObjectHead] = []
+        for name, photos in subjects.items():  # one by one, as a library grows
+            own = [photos[i] for i in orders[name][:shot]]
+            head = encoder.fit(own, crops, split)
+            before = zip(subjects, heads, strict=False)
+            head.meet(own, [one for other, one in before if category(other) != category(name)])
+            heads.append(head)
         shown = [(name, subjects[name][i]) for name, order in orders.items() for i in order[shot:]]
         owners = np.array([name for name, _ in shown])
         libraries.append(heads)
@@ -182,7 +185,7 @@ def measure(
         for (owner, photo), row in zip(shown, raw, strict=True):
             unlike = np.array([category(owner) != category(name) for name in subjects])
             for one in siblings.values():
-                one.add(photo, row, heads, unlike)
+                one.add(photo, row, gate.reached_by, unlike)
         for column, name in enumerate(subjects):
             own, present = owners == name, scores.present[:, column]
             alike = np.array([name != one and category(name) == category(one) for one in owners])

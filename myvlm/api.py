@@ -176,7 +176,9 @@ class MyVLM(Speaker):
         """
         heads = check_lessons(self.backbone, self.concepts, lessons, encoder=self.encoder)
         loaded = [_loaded(lesson) for lesson in lessons]
-        return self.concepts.add_learned(teach(self.backbone, loaded, heads, progress=progress))
+        return self.concepts.add_learned(
+            teach(self.backbone, self.concepts, loaded, heads, progress=progress)
+        )
 
     def introduce(
         self,
@@ -210,7 +212,7 @@ class MyVLM(Speaker):
             identifier, images, category=category, negatives=negatives, kind=kind, head_options=head_options
         )
         [head] = check_lessons(self.backbone, self.concepts, [lesson], encoder=self.encoder)
-        concept = introduce(self.backbone, _loaded(lesson), head, description=description)
+        concept = introduce(self.backbone, self.concepts, _loaded(lesson), head, description=description)
         return self.concepts.add_learned([concept])[0]
 
     def relearn(

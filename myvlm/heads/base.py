@@ -118,3 +118,12 @@ class Head(Protocol):
     def gate(cls, heads: Sequence[Self]) -> Gate:
         """A gate for heads that agree on `gate_key`. Raises NotFittedError if one of them was not fitted."""
         ...
+
+
+@runtime_checkable
+class MeetingHead(Head, Protocol):
+    """A head from whose photos the others of a library learn how often they err."""
+
+    def meet(self, images: ImageSources, others: Sequence[Any]) -> None:
+        """Have heads of the same `gate_key`, of things of other categories, see the photos of this one."""
+        ...

@@ -41,6 +41,9 @@ ENOUGH = 20
 
 TAIL = 0.2
 """The part of pictures without the concept whose scores are the tail; a tenth gives the same scale."""
+DOUBT = 20
+"""Scores of a library's own photos that weigh as much as what was expected without any. How it was chosen:
+benchmarks/RESULTS.md."""
 
 
 @dataclass(frozen=True)
@@ -178,8 +181,11 @@ def fit_tail(scores: npt.NDArray[Any]) -> Tail:
     return Tail(start + scale * float(ndtri(TAIL)), scale)
 
 
-def fit_tail_by_quantiles(scores: npt.NDArray[Any]) -> Tail:
+def fit_tail_by_quantiles(scores: npt.NDArray[Any], above: float = TAIL) -> Tail:
     """The same by two quantiles, which a few twins among the pictures do not move.
+
+    Args:
+        above: the part of the scores above the lower one; above the upper one are 0.05.
 
     >>> found = fit_tail_by_quantiles(np.random.default_rng(0).normal(5.0, 2.0, 10_000))
     >>> round(found.location), round(found.scale)
@@ -187,9 +193,29 @@ def fit_tail_by_quantiles(scores: npt.NDArray[Any]) -> Tail:
     """
     from scipy.special import ndtri
 
-    start, end = np.quantile(scores, [1 - TAIL, 1 - TAIL / 4])
-    scale = float(end - start) / float(ndtri(TAIL) - ndtri(TAIL / 4))
-    return Tail(float(start) + scale * float(ndtri(TAIL)), scale)
+    start, end = np.quantile(scores, [1 - above, 0.95])
+    scale = float(end - start) / float(ndtri(above) - ndtri(0.05))
+    return Tail(float(start) + scale * float(ndtri(above)), scale)
+
+
+def tail_in_a_library(met: npt.NDArray[Any]) -> Tail:
+    """What becomes of all tails of a library, in which the standard normal distribution stays as it is.
+
+    Args:
+        met: K scores of the library's heads on photos of its other concepts, in deviations of each head's own
+            tail from its location. Of few the tails are moved little, of none they stay.
+
+    >>> tail_in_a_library(np.array([]))
+    Tail(location=0.0, scale=1.0)
+    >>> met = np.random.default_rng(0).normal(1.0, 0.5, 180)  # 20 are nine times as few
+    >>> found = tail_in_a_library(met)
+    >>> round(found.location, 1), round(found.scale, 1)
+    (0.9, 0.5)
+    """
+    if not len(met):
+        return Tail(0.0, 1.0)
+    found, sure = fit_tail_by_quantiles(met, above=0.5), len(met) / (len(met) + DOUBT)
+    return Tail(sure * found.location, 1 - sure + sure * found.scale)
 
 
 def _excess() -> float:

@@ -17,6 +17,7 @@ from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import InputError, check_is
 from myvlm.heads import Head, head_class
+from myvlm.heads.base import MeetingHead
 from myvlm.learning.captions import captions_and_words, described, write_captions
 from myvlm.learning.concept_optimizer import LearnRequest, LearnResult
 from myvlm.learning.dataset import Example, Lesson, LoadedLesson, gather_examples
@@ -27,6 +28,9 @@ from myvlm.plugins.collections import collection_of
 from myvlm.text import caution, check_category, check_identifier, check_written, composed, fold
 
 _log = logging.getLogger(__name__)
+
+MET_BY = 24
+"""Heads of a library, at most, that see the photos of a new concept."""
 
 
 def check_lessons(
@@ -45,19 +49,51 @@ def check_lessons(
 
 
 def teach(
-    backbone: Backbone, lessons: Sequence[LoadedLesson], heads: Sequence[Head], *, progress: Shown
+    backbone: Backbone,
+    library: ConceptLibrary,
+    lessons: Sequence[LoadedLesson],
+    heads: Sequence[Head],
+    *,
+    progress: Shown,
 ) -> list[Concept]:
-    """The concepts of these lessons; their heads are fitted, their embeddings learned."""
+    """The concepts of these lessons; their heads fitted beside the library's, their embeddings learned."""
     requests = [learn_request(backbone, lesson) for lesson in lessons]
+    known = heads_by_category(library)
     with learning_progress(lessons, requests, shown=progress) as report:
         for lesson, head in zip(lessons, heads, strict=True):
-            head.fit(lesson.images, lesson.negatives, category=lesson.category)
+            fit(head, lesson, known)
+            known.append((lesson.category, head))
         results = learn_embeddings(backbone, requests, report=report)
     parts = zip(lessons, heads, requests, results, strict=True)
     return [learned_concept(*one, backbone) for one in parts]
 
 
-def introduce(backbone: Backbone, lesson: LoadedLesson, head: Head, *, description: str | None) -> Concept:
+def fit(head: Head, lesson: LoadedLesson, known: Sequence[tuple[str, Head]]) -> None:
+    """Fit a head to a lesson's photos, and have the heads of other categories see them."""
+    head.fit(lesson.images, lesson.negatives, category=lesson.category)
+    if isinstance(head, MeetingHead):
+        others = [
+            one
+            for category, one in known
+            if type(one) is type(head)
+            and one.gate_key == head.gate_key
+            and fold(category) != fold(lesson.category)
+        ]
+        head.meet(lesson.images, others[:: len(others) // MET_BY + 1])
+
+
+def heads_by_category(library: ConceptLibrary) -> list[tuple[str, Head]]:
+    return [(concept.category, concept.head) for concept in library.values()]
+
+
+def introduce(
+    backbone: Backbone,
+    library: ConceptLibrary,
+    lesson: LoadedLesson,
+    head: Head,
+    *,
+    description: str | None,
+) -> Concept:
     """The concept of a lesson with its head fitted and a description; no embedding.
 
     Args:
@@ -70,7 +106,7 @@ def introduce(backbone: Backbone, lesson: LoadedLesson, head: Head, *, descripti
     photos = lesson.images
     if description is not None:
         check_text(backbone, description, "Description")
-    head.fit(photos, lesson.negatives, category=lesson.category)
+    fit(head, lesson, heads_by_category(library))
     words = description or describing(described(backbone, photos, lesson.category))
     recipe = {"description": words, "photos": [photo.file_name for photo in photos]}
     shown = thumbnails_of(photos, head)

@@ -13,10 +13,13 @@ from myvlm.concepts.library import ConceptLibrary
 from myvlm.concepts.shared import FALSE_NAMES_PER_1000
 from myvlm.errors import InputError
 from myvlm.heads import FaceHead, ObjectHead
-from myvlm.heads.calibration import Tail, fit_tail
+from myvlm.heads.base import MeetingHead
+from myvlm.heads.calibration import DOUBT, Tail, fit_tail
 from myvlm.heads.faces.gate import FaceGate
 from myvlm.heads.objects.everyday import everyday
-from myvlm.heads.objects.gate import ObjectGate
+from myvlm.heads.objects.gate import MET, ObjectGate
+from myvlm.heads.objects.head import MET_AT_MOST
+from myvlm.images import load_images
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, scenes
 from tests.support.fake_faces import FakeFaces, photos
 
@@ -213,3 +216,39 @@ def test_the_mean_of_several_photos_keeps_what_a_left_out_photo_scores() -> None
     assert ObjectHead.from_state(meta, tensors).typical_ == several.typical_
     assert ObjectHead(encoder).fit(scenes(0, 1)).typical_ == 0.0
     assert ObjectHead(ENCODER).fit(scenes(0, 3)).typical_ == 0.0, "a regression's scale is its own"
+
+
+def test_heads_of_a_library_learn_from_each_others_photos_how_often_they_err() -> None:
+    encoder = ColourEncoder("fake/met")
+    first, second = (ObjectHead(encoder).fit(scenes(start, 2)) for start in (0, 40))
+    assert isinstance(first, MeetingHead)
+    alone = ObjectHead.gate([first, second]).reached_by(0.01)
+    encoded = sum(encoder.calls)
+    first.meet(scenes(0, 2), [])
+    assert MET not in first.figures_
+    second.meet(scenes(40, 2), [first])
+    assert sum(encoder.calls) == encoded, "it has seen the photos"
+    raw = ObjectHead.gate([first]).raw(load_images(scenes(40, 2)))[0][:, 0]
+    met = (raw - first.tail_location_) / first.tail_scale_
+    assert second.figures_[MET] == pytest.approx(met, abs=1e-3)
+    meta, tensors = second.state()
+    again = ObjectHead.from_state(meta, tensors)
+    again.encoder = encoder
+    sure, half = 2 / (2 + DOUBT), float(np.median(met))
+    scale = 1 - sure + sure * float(np.quantile(met, 0.95) - half) / -ndtri(0.05)
+    location = np.array([one.tail_location_ for one in (first, second)])
+    deviation = np.array([one.tail_scale_ for one in (first, second)])
+    together = location + deviation * (sure * half - scale * ndtri(0.01))
+    assert ObjectHead.gate([first, again]).reached_by(0.01) == pytest.approx(together, abs=1e-3)
+    assert not np.allclose(together, alone, atol=1e-3)
+
+
+def test_of_many_heads_and_photos_some_scores_are_kept_and_of_a_regression_none() -> None:
+    encoder = ColourEncoder("fake/many-met")
+    learned = ObjectHead(encoder).fit(scenes(0, 3))
+    others = [ObjectHead(encoder).fit(scenes(40 + one, 1)) for one in range(9)]
+    learned.meet(scenes(0, 3), others)
+    assert len(learned.figures_[MET]) == MET_AT_MOST < 27
+    regression = ObjectHead(ENCODER).fit(scenes(0, 2))
+    regression.meet(scenes(0, 2), [ObjectHead(ENCODER).fit(scenes(40, 2))])
+    assert MET not in regression.figures_, "the encoder's own pictures say more"

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.boxes import Box
+from myvlm.heads.calibration import tail_in_a_library
 from myvlm.heads.detections import UNSURE, FloatArray, GateScores, Locate, sigmoid, within
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.heads.features import (
@@ -36,6 +37,8 @@ SURE = 4.0
 """Log-odds from which a head has seen enough: what else there is could only raise them."""
 REACH = 100.0
 """How far below even the log-odds of the best large window may be, for what it may hold of a small thing."""
+MET = "scores_by_others"
+"""In a head's figures: how its photos score by heads of other things, see `ObjectHead.meet`."""
 COMPARED = 1000
 """Heads of one gate, at most, that are held apart from each other: with them a few hundredths of a second."""
 
@@ -106,8 +109,12 @@ class ObjectGate:
         self._refine_margin = np.array([head.refine_margin_ for head in heads])
         self._slope = np.array([head.slope_ for head in heads])
         self._unsure = np.array([head.unsure_ for head in heads])
-        self._tail_location = np.array([head.tail_location_ for head in heads])
         self._tail_scale = np.array([head.tail_scale_ for head in heads])
+        own = tail_in_a_library(np.array([one for head in heads for one in head.figures_.get(MET, ())]))
+        self._tail_location = (
+            np.array([head.tail_location_ for head in heads]) + own.location * self._tail_scale
+        )
+        self._tail_scale *= own.scale
         self._typical = np.array([head.typical_ for head in heads])
         self._sure = np.array([head.sure_ or -np.inf for head in heads])
         self._corrected = np.array(["corrections" in head.figures_ for head in heads])
@@ -132,22 +139,24 @@ class ObjectGate:
         above = (self._threshold - self._tail_location) / np.where(known, self._tail_scale, 1.0)
         return np.where(known, ndtr(-above), 0.0)
 
+    def reached_by(self, share: float) -> npt.NDArray[np.float64]:
+        """M raw scores that such a share of pictures without the object is expected to reach; or NaN."""
+        from scipy.special import ndtri
+
+        reached = self._tail_location - self._tail_scale * ndtri(share)
+        return np.where(self._tail_scale > 0, reached, np.nan)
+
     def held_to(self, false_names: float) -> ObjectGate:
         """The same heads, all of which are expected to name so many at most in a picture of none of them.
 
         Each is held apart from the others first; then the laxest are made stricter, until it is no more. None
         is made laxer, and none that was corrected so strict that a photo is lost by it.
         """
-        from scipy.special import ndtri
-
         stricter = copy(self)
         stricter._threshold = self._apart()
         most = highest_share(stricter.false_names(), false_names)
         if most < 1:
-            least = self._tail_location - self._tail_scale * ndtri(most)
-            stricter._threshold = np.where(
-                self._tail_scale > 0, np.maximum(stricter._threshold, least), stricter._threshold
-            )
+            stricter._threshold = np.fmax(stricter._threshold, self.reached_by(most))
         # so far above its own threshold a corrected head was asked to keep its photos; less, for rounding
         kept = np.where(self._corrected, self._threshold + 0.9 * KEPT_BY / self._slope, np.inf)
         stricter._threshold = np.minimum(stricter._threshold, kept)

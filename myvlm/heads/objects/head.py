@@ -28,12 +28,15 @@ from myvlm.heads.fitted import check_fitted, check_one_gate, take_tensor
 from myvlm.heads.objects.correct import nearest_probe, raised_threshold, remembered, telling_rows
 from myvlm.heads.objects.everyday import EDITION
 from myvlm.heads.objects.fit import LearnedProbe, LinearProbe, learn_probe
-from myvlm.heads.objects.gate import ObjectGate
+from myvlm.heads.objects.gate import MET, ObjectGate
 from myvlm.heads.objects.prototype import learn_prototype
 from myvlm.heads.registry import register_head
 from myvlm.images import ImageSources, LoadedImage, load_images
 
 _log = logging.getLogger(__name__)
+
+MET_AT_MOST = 24
+"""Numbers that a head keeps of how other heads score its photos."""
 
 
 class ObjectHead(CorrectableHead[ImageEncoder]):
@@ -163,6 +166,25 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
                 "; and look whether a negative shows it" if others else "",
             )
         return self
+
+    def meet(self, images: ImageSources, others: Sequence[Self]) -> None:
+        """Have heads of other things see the photos that it was learned from: how often do they cry wolf?
+
+        A library knows by that what its heads reach in pictures of things, by its own encoder. Nothing is
+        kept but some numbers among the figures. The encoder has seen the photos.
+
+        Args:
+            images: the photos.
+            others: heads of the same `gate_key`, of things of other categories.
+        """
+        known = [one for one in others if one.tail_scale_ > 0]
+        if not self.everyday_ or not known:
+            return
+        raw = self.gate(known).raw(load_images(images))[0].astype(np.float64)
+        location = np.array([one.tail_location_ for one in known])
+        above = ((raw - location) / np.array([one.tail_scale_ for one in known])).ravel()
+        some = np.linspace(0, len(above) - 1, min(MET_AT_MOST, len(above))).round().astype(int)
+        self.figures_[MET] = above[some].round(3).tolist()
 
     @property
     def gate_key(self) -> Hashable:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 from PIL import Image
 
 from myvlm.boxes import Box
@@ -20,12 +21,26 @@ SMALLEST_FACE = 20
 """In pixels of the picture that is searched."""
 
 
+DETAIL_SIDE, COARSE_SIDE = 96, 24
+"""Pixels of a face in which its detail is looked for, and of its copy that has none."""
+FLAT = 4.0
+"""Grey levels of deviation below which a patch does not show whether it is sharp."""
+
+
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """The faces of one picture: `boxes` in its pixels (F of them) and `descriptors`, F × D float32."""
+    """The faces of one picture.
+
+    Attributes:
+        boxes: of F faces, in the picture's pixels.
+        descriptors: F × D float32.
+        detail: of each face what part of its variation is finer than 24 pixels across can show, see
+            `detail_of`; encoders need not say it.
+    """
 
     boxes: tuple[Box, ...]
     descriptors: FloatArray
+    detail: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -65,9 +80,35 @@ _cache: PictureCache[None, Faces] = PictureCache(CACHED_PICTURES)
 
 def find_faces(encoder: FaceEncoder, images: Sequence[LoadedImage]) -> list[Faces]:
     """The faces of each picture; the last 64 pictures are remembered by their pixels, in memory only."""
-    return _cache.look_up(
-        encoder, images, [None] * len(images), lambda new: encoder.faces([photo.image for photo, _ in new])
-    )
+
+    def found(new: Sequence[tuple[LoadedImage, None]]) -> list[Faces]:
+        pictures = [photo.image for photo, _ in new]
+        return [
+            replace(faces, detail=tuple(detail_of(picture, box) for box in faces.boxes))
+            for picture, faces in zip(pictures, encoder.faces(pictures), strict=True)
+        ]
+
+    return _cache.look_up(encoder, images, [None] * len(images), found)
+
+
+def detail_of(image: Image.Image, box: Box) -> float:
+    """How much of a face is lost with all that is finer than 24 pixels across: little if small or blurred.
+
+    It is 1 where that cannot be told, of a patch of one colour.
+
+    >>> rough, smooth = Image.effect_noise((96, 96), 64), Image.radial_gradient("L")
+    >>> detail_of(rough, (0, 0, 96, 96)) > 0.5, detail_of(smooth, (0, 0, 256, 256)) < 0.1
+    (True, True)
+    """
+    left, top, right, bottom = (round(edge) for edge in box)
+    face = image.crop((left, top, max(right, left + 1), max(bottom, top + 1))).convert("L")
+    fine = face.resize((DETAIL_SIDE, DETAIL_SIDE), Image.Resampling.BICUBIC)
+    coarse = fine.resize((COARSE_SIDE, COARSE_SIDE), Image.Resampling.LANCZOS)
+    deviation = float(np.asarray(fine).std())
+    if deviation < FLAT:
+        return 1.0
+    rest = np.asarray(fine, np.float32) - np.asarray(coarse.resize(fine.size, Image.Resampling.BICUBIC))
+    return float(rest.std()) / deviation
 
 
 def reduced(image: Image.Image) -> tuple[Image.Image, float]:

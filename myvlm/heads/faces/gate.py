@@ -13,7 +13,7 @@ from myvlm.errors import ConceptFileError
 from myvlm.heads.detections import FloatArray, GateScores, sigmoid, within
 from myvlm.heads.faces.clustering import distances
 from myvlm.heads.faces.encoders import FaceEncoder, Faces, find_faces
-from myvlm.heads.faces.threshold import STRANGERS
+from myvlm.heads.faces.threshold import STRANGERS, nearer_by_blur
 from myvlm.heads.features import drawn_picture
 from myvlm.images import LoadedImage
 
@@ -105,13 +105,18 @@ class FaceGate:
 
     def likely(self, photos: Sequence[FloatArray]) -> Doubles:
         """N photos of which the descriptors of faces are left, R × D each → N × M probabilities."""
-        best = np.stack([self._sure(faces).max(axis=0) for faces in photos])
+        best = np.stack([self._sure(faces, ()).max(axis=0) for faces in photos])
         return sigmoid(np.maximum(best, -700.0))
 
-    def _sure(self, descriptors: FloatArray) -> Doubles:
-        """F × M logits: from 0 on a face is within a person's limit, and no farther than from a stranger."""
+    def _sure(self, descriptors: FloatArray, detail: Sequence[float]) -> Doubles:
+        """F × M logits: from 0 on a face is within a person's limit, and no farther than from a stranger.
+
+        Of a small or blurred face the limit is nearer (`nearer_by_blur`), where `detail` says what it shows.
+        """
         nearest = np.minimum.reduceat(distances(descriptors, self._keys), self._starts, axis=1)
         sure = -nearest - self._threshold
+        if detail:
+            sure = sure - nearer_by_blur(self._encoder, detail)[:, None]
         if len(self._strangers):
             rivals = distances(descriptors, self._strangers)
             for person in np.unique(self._stranger_of).tolist():
@@ -134,7 +139,7 @@ class FaceGate:
 
     def _people_in(self, faces: Faces) -> tuple[Doubles, npt.NDArray[np.int64]]:
         """For each person the probability, and the face that it is about."""
-        sure = self._sure(faces.descriptors)
+        sure = self._sure(faces.descriptors, faces.detail)
         chosen = sure.argmax(axis=0)
         best = sure.max(axis=0)
         claims = np.flatnonzero(best >= 0)  # nobody else needs a face of their own

@@ -6,9 +6,11 @@ is held against 120, and what goes wrong for one pair in two hundred goes wrong 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 
 from myvlm.heads.faces.encoders import FaceEncoder
 
@@ -20,6 +22,9 @@ MEAN_OVER_THRESHOLD = 1.34
 """Mean distance of two strangers, over the published threshold of a pair: 1.33 for dlib, 1.36 for facenet."""
 SPREAD_OVER_MEAN = 0.105
 """Standard deviation of that distance, over its mean: 0.107 for dlib, 0.098 for facenet."""
+SHARP_DETAIL, BLURRED_NEARER = 0.12, 0.08
+"""A face with less detail than this (`detail_of`; about 30 pixels across) is nearer to everybody: by up to so
+much of the mean distance of strangers. How they were measured: benchmarks/RESULTS.md."""
 KEYS_POWER = 0.5
 """A person's keys are near each other, so K of them err as often as K to this power independent ones: with
 dlib a stranger is within 0.523 of one of four in 0.001 of cases, within 0.569 in 0.01, as of 1.4 and 2.5."""
@@ -63,6 +68,17 @@ def limit_for(
         f"a stranger is taken for one of {people * keys} keys in {strangers:g} of cases, if distances are "
         f"spread {spread}; {source}"
     )
+
+
+def nearer_by_blur(encoder: FaceEncoder, detail: Sequence[float]) -> npt.NDArray[np.float64]:
+    """How much nearer each of F faces comes to strangers for being small or blurred; 0 for a sharp one.
+
+    >>> from myvlm.heads.faces.registry import get_face_encoder
+    >>> nearer_by_blur(get_face_encoder("dlib/resnet-v1"), [0.2, 0.06]).round(3).tolist()
+    [0.0, 0.032]
+    """
+    lacking = np.maximum(1 - np.asarray(detail, dtype=np.float64) / SHARP_DETAIL, 0.0)
+    return np.asarray(BLURRED_NEARER * MEAN_OVER_THRESHOLD * encoder.threshold * lacking)
 
 
 @cache

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from functools import cache
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from myvlm.backbones.base import Backbone, ConceptRows, Loss
 from myvlm.backbones.tokens import IGNORED, heard
-from myvlm.learning.dataset import Example, held_out_view
+from myvlm.learning.dataset import Example, as_seen, held_out_view
 from myvlm.learning.settings import LearnSettings
 from myvlm.text import find_words
 
@@ -41,6 +42,10 @@ class Check(NamedTuple):
     loss: float
 
 
+Shown: TypeAlias = "tuple[Sequence[Any], Callable[..., Loss]]"
+"""The held-out views, as features or prefixes, and the loss that takes these."""
+
+
 class Validation:
     """How likely captions are that name the concept, of views that were held out; deterministic by seed.
 
@@ -55,24 +60,44 @@ class Validation:
         self, backbone: Backbone, examples: Sequence[Example], settings: LearnSettings, identifier: str
     ) -> None:
         self.backbone, self.norm, self.word = backbone, settings.norm, heard(backbone, identifier)
+        self.augmented = settings.augment
         self.views = [
             held_out_view(
-                e.photo.image, settings.views, augment=settings.augment, seed=settings.view_seed(number)
+                as_seen(backbone.processor, e.photo),
+                settings.views,
+                augment=settings.augment,
+                seed=settings.view_seed(number),
             )
             for number, e in enumerate(examples)
         ]
         prompts = backbone.caption_prompts or UNSEEN_PROMPTS
-        photos = [number % len(examples) for number in range(max(len(examples), len(prompts)))]
-        self.prompts = [prompts[number % len(prompts)] for number in range(len(photos))]
+        self.photos = [number % len(examples) for number in range(max(len(examples), len(prompts)))]
+        self.prompts = [prompts[number % len(prompts)] for number in range(len(self.photos))]
         self.captions = [
             examples[photo].captions[number // len(examples) % len(examples[photo].captions)]
-            for number, photo in enumerate(photos)
+            for number, photo in enumerate(self.photos)
         ]
-        features = backbone.encode(self.views)
-        prefixes = backbone.prefixes(features)
-        self.loss: Callable[..., Loss] = backbone.answer_loss if prefixes is None else backbone.tail_loss
-        seen: Sequence[Any] = features if prefixes is None else prefixes
-        self.seen = [seen[photo] for photo in photos]
+        self._shown: Callable[[], Shown] = cache(self._encoded)
+        if self.augmented:
+            self._shown()  # before a learner shares out what memory is left
+
+    def _encoded(self) -> Shown:
+        features = self.backbone.encode(self.views)
+        prefixes = self.backbone.prefixes(features)
+        if prefixes is None:
+            return features, self.backbone.answer_loss
+        return prefixes, self.backbone.tail_loss
+
+    def take(self, fetch: Callable[[int], Any], *, prefixed: bool) -> None:
+        """Where nothing is augmented the held-out views are the photos: take what is kept of these anyway.
+
+        Args:
+            fetch: gives that of a photo, by its number.
+            prefixed: whether it is a prefix; else features.
+        """
+        loss_of = self.backbone.tail_loss if prefixed else self.backbone.answer_loss
+        if not self.augmented:
+            self._shown = lambda: ([fetch(number) for number in range(len(self.views))], loss_of)
 
     @torch.no_grad()
     def check(self, direction: Tensor) -> Check:
@@ -80,8 +105,9 @@ class Validation:
 
         Of a family that cannot tell a batch's samples apart (`Loss.by_sample`) nothing is known of the name.
         """
-        rows = [[ConceptRows(direction.detach(), self.norm)]] * len(self.seen)
-        loss = self.loss(self.seen, self.prompts, self.captions, rows)
+        views, loss_of = self._shown()
+        rows = [[ConceptRows(direction.detach(), self.norm)]] * len(self.photos)
+        loss = loss_of([views[photo] for photo in self.photos], self.prompts, self.captions, rows)
         if loss.by_sample is None:
             return Check(None, float(loss.cross_entropy))
         samples = loss.by_sample()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -141,6 +142,14 @@ class _Batches:
             strict=bool(budgets),
         )
         self.at_once = self.views.at_once
+        for optimizer in optimizers:
+            if validation := optimizer.progress.validation:
+                kept = partial(self._photo, self.first_photo[optimizer])
+                validation.take(kept, prefixed=self.views.prefixed)
+
+    def _photo(self, first: int, number: int) -> Any:
+        """What is kept of the photo itself of that number among a concept's own."""
+        return self.views.fetch(first + number, 0)
 
     def step(self, active: Sequence[ConceptOptimizer]) -> list[tuple[float, float]]:
         """One step of each of these concepts; their cross-entropies and regularizers."""

@@ -21,7 +21,7 @@ collection = ModelCollection(
     path=assets.path,
     encoder="tinyworld/clip",
     settings={  # measured on users that no benchmark knows; see benchmarks/RESULTS.md
-        "llava": {**SHARED, "steps": 50, "learning_rate": 0.02, "regularizer": 0.03},
+        "llava": {**SHARED, "steps": "auto", "most_steps": 50, "learning_rate": 0.02, "regularizer": 0.03},
         "blip2": {**SHARED, "steps": 75, "learning_rate": 0.005, "regularizer": 0.4},
     },
     identifiers=IDENTIFIERS[:4],

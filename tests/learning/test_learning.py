@@ -227,7 +227,6 @@ def test_validation_is_of_views_and_under_words_that_no_step_saw(backbone) -> No
 
 def test_validation_counts_the_captions_whose_whole_name_is_likely(backbone, monkeypatch) -> None:
     captions = ["sks on it", "a red sks on it"]
-    validation = Validation(backbone, examples(captions=captions), LearnSettings(steps="auto"), "sks")
     direction = torch.ones(1, backbone.dim)
     plain = type(backbone).tail_loss
 
@@ -245,7 +244,8 @@ def test_validation_counts_the_captions_whose_whole_name_is_likely(backbone, mon
         return made
 
     for of_name, of_others, said in ((0.1, 5.0, 1.0), (0.8, 0.0, 0.0)):
-        monkeypatch.setattr(validation, "loss", losses((of_name, of_others)).__get__(backbone))
+        monkeypatch.setattr(type(backbone), "tail_loss", losses((of_name, of_others)))
+        validation = Validation(backbone, examples(captions=captions), LearnSettings(steps="auto"), "sks")
         found = validation.check(direction)
         assert found.said == said
         assert min(of_name, of_others) < found.loss < max(of_name, of_others)
@@ -260,6 +260,26 @@ def test_auto_keeps_the_likeliest_where_a_family_cannot_tell_samples_apart(backb
     settings = LearnSettings(steps="auto", most_steps=10, views=2, learning_rate=0.3)
     learned = learn_embedding(backbone, examples(captions=["sks sks", "sks"]), settings, words=("sks",))
     assert (learned.steps, learned.said) == (10, None)
+
+
+@pytest.mark.parametrize("prefixed", [True, False])
+def test_photos_that_are_not_augmented_are_encoded_once_and_checked_as_they_are_kept(
+    backbone, monkeypatch, prefixed: bool
+) -> None:
+    shown = []
+    encode = type(backbone).encode
+    monkeypatch.setattr(type(backbone), "encode", lambda self, own: shown.extend(own) or encode(self, own))
+    if not prefixed:
+        monkeypatch.setattr(type(backbone), "prefixes", lambda *_: None)
+    settings = LearnSettings(steps="auto", most_steps=5, augment=False, learning_rate=0.3)
+    known = examples(captions=["sks sks", "sks"])
+    kept = learn_embedding(backbone, known, settings, words=("sks",))
+    assert [one.tobytes() for one in shown] == [one.tobytes() for one in PHOTOS]
+    monkeypatch.setattr(Validation, "take", lambda *_, **__: None)
+    apart = learn_embedding(backbone, known, settings, words=("sks",))
+    assert len(shown) == 3 * len(PHOTOS)
+    assert torch.equal(kept.directions, apart.directions)
+    assert kept.said == apart.said
 
 
 def test_auto_learns_the_same_twice_and_stops_early(backbone) -> None:

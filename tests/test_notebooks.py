@@ -11,6 +11,7 @@ from typing import Any
 import nbformat
 import pytest
 from jupyter_client.manager import KernelManager
+from nbformat.v4 import new_code_cell, new_notebook
 
 from tests.support.notebooks import NOTEBOOKS, executed, running_kernel, shapes, text_of
 
@@ -56,3 +57,16 @@ def test_notebook(name: str, tmp_path: Path, kernel: KernelManager) -> None:
     assert shapes(notebook) == shapes(kept), "run `python -m tests.support.notebooks` and look at it"
     assert re.search(PROMISED[name], text_of(notebook))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_notebook_has_no_name_and_no_folder_of_the_one_before(
+    tmp_path: Path, kernel: KernelManager
+) -> None:
+    look = "import os; print(os.getcwd(), 'left' in globals())"
+    cells, shown = {"first": "left = 3", "second": look}, list[str]()
+    for name, code in cells.items():
+        nbformat.write(new_notebook(cells=[new_code_cell(code)]), tmp_path / f"{name}.ipynb")
+        (tmp_path / name).mkdir()
+        shown.append(text_of(executed(tmp_path / f"{name}.ipynb", tmp_path / name, kernel)).strip())
+    assert shown == ["", f"{tmp_path / 'second'} False"]

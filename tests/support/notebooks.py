@@ -13,7 +13,6 @@ from typing import Any
 import nbformat
 from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
-from nbformat.v4 import new_code_cell, new_notebook
 
 NOTEBOOKS = Path(__file__).parents[2] / "examples" / "notebooks"
 
@@ -35,15 +34,28 @@ def executed(file: Path, folder: Path, kernel: KernelManager) -> Any:
     None of the names are there that notebooks before it have left in the kernel.
     """
     notebook: Any = nbformat.read(file, as_version=4)
-    anew = new_code_cell(f"%reset -f\nimport os\nos.chdir({str(folder)!r})\ndel os")
-    for one in (new_notebook(cells=[anew]), notebook):
-        client = NotebookClient(one, kernel, timeout=600, record_timing=False)
-        try:
-            client.execute()
-        finally:
-            if client.kc is not None:
-                client.kc.stop_channels()
+    _emptied(kernel, folder)
+    client = NotebookClient(notebook, kernel, timeout=600, record_timing=False)
+    try:
+        client.execute()
+    finally:
+        if client.kc is not None:
+            client.kc.stop_channels()
     return notebook
+
+
+def _emptied(kernel: KernelManager, folder: Path) -> None:
+    """Take all names away, and work in that folder; no cell is counted."""
+    client = kernel.blocking_client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=600)
+        done = client.execute_interactive(
+            f"%reset -f\nimport os\nos.chdir({str(folder)!r})\ndel os", silent=True, timeout=600
+        )
+        assert done["content"]["status"] == "ok", done["content"]
+    finally:
+        client.stop_channels()
 
 
 def shapes(notebook: Any) -> list[list[tuple[str, ...]]]:

@@ -37,8 +37,8 @@ PLACE_UNSEEN = ("In which place are we?", "What is the setting?")
 WEATHER = ("What is the weather?", "What is the weather like?")
 WEATHER_UNSEEN = ("How is the weather here?",)
 TAUGHT_IN_WORDS = 0.15
-"""How much of a caption is learned from the language model itself, which is told in words what is seen. At 0.3
-captions leave things out; what is copied from the context is the same."""
+"""How much of a caption is learned from the language model itself, which is told in words what is seen. At
+0.3 captions leave things out; what is copied from the context is the same."""
 QUESTIONS = 3
 """Questions that stand with a caption behind one picture."""
 

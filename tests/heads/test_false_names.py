@@ -249,6 +249,10 @@ def test_of_many_heads_and_photos_some_scores_are_kept_and_of_a_regression_none(
     others = [ObjectHead(encoder).fit(scenes(40 + one, 1)) for one in range(9)]
     learned.meet(scenes(0, 3), others)
     assert len(learned.figures_[MET]) == MET_AT_MOST < 27
+    for one in others[1:]:
+        one.encoder_fingerprint_ = -one.encoder_fingerprint_
+    learned.meet(scenes(0, 3), others)
+    assert len(learned.figures_[MET]) == 3, "what other weights learned is passed over, and no error"
     regression = ObjectHead(ENCODER).fit(scenes(0, 2))
     regression.meet(scenes(0, 2), [ObjectHead(ENCODER).fit(scenes(40, 2))])
     assert MET not in regression.figures_, "the encoder's own pictures say more"

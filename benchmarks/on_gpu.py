@@ -151,7 +151,7 @@ def step(preset: Preset, dry: bool, note: Note) -> None:
     """A step of learning beside the paper's, a token with rows, and learning an embedding."""
     begun = now()
     backbone = backbone_for(*preset.build("cpu" if dry else "cuda"), name="random")
-    note({"build_seconds": round(now() - begun, 1)})
+    note({"build_seconds": round(now() - begun, 3)})
     batch = learning_step.make_batch(preset, preset.samples)
     paper = learning_step.PaperStep(backbone.model, backbone.processor, batch, learning_step.WEIGHT)
     ours = learning_step.our_step(backbone, batch)

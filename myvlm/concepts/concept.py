@@ -364,6 +364,7 @@ def thumbnails_of(photos: Sequence[LoadedImage], head: Head) -> list[Thumbnail]:
 def _thumbnail(photo: LoadedImage, box: Box | None) -> Thumbnail:
     """A small copy of a photo with a box in it.
 
+    >>> from PIL import Image
     >>> _thumbnail(LoadedImage(Image.new("RGB", (640, 480)), "a"), (20.0, 40.0, 60.0, 80.0))[1]
     (10.0, 20.0, 30.0, 40.0)
     """

@@ -94,6 +94,12 @@ class EmbedsBackbone(Backbone):
             Generation(self.processor.tokenizer.decode(ids), torch.tensor(ids)) for ids in self.unended(new)
         ]
 
+    def replies_to_each(
+        self, images: Sequence[Image.Image], prompts: Sequence[str], **generation: Any
+    ) -> list[list[Generation]]:
+        replies = super().replies_to_each(images, prompts, **generation)
+        return replies[::-1] if self.fault == "mixed up" else replies
+
     def unended(self, new: Tensor) -> list[list[int]]:
         """What stands before the end of sequence or padding."""
         stops = {self.model.generation_config.eos_token_id, self.model.generation_config.pad_token_id}

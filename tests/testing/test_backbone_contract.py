@@ -25,6 +25,7 @@ FAULTS = {
     "deaf": "rows_change_the_answer",
     "norm": "rows_land_exactly",
     "right": "left_padding_changes_nothing",
+    "mixed up": "pictures_are_read_once_for_several_prompts",
     "beams": "cache_changes_nothing",
     "flags": "everything_is_restored",
     "prompt": "learning_reads_the_prompt_of_use",

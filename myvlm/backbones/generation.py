@@ -174,8 +174,7 @@ def generate_options(generation: Mapping[str, Any]) -> dict[str, Any]:
 def options_for(model: Any, tokenizer: Any, generation: Mapping[str, Any]) -> dict[str, Any]:
     """`generate_options`, with the tokenizer where a text ends a reply: it finds that."""
     options = generate_options(generation)
-    config = options.get("generation_config") or getattr(model, "generation_config", None)
-    if options.get("stop_strings") or getattr(config, "stop_strings", None):
+    if options.get("stop_strings") or getattr(_config(model, options), "stop_strings", None):
         options.setdefault("tokenizer", tokenizer)
     return options
 
@@ -183,7 +182,7 @@ def options_for(model: Any, tokenizer: Any, generation: Mapping[str, Any]) -> di
 def takes_a_cache(model: Any, options: Mapping[str, Any]) -> bool:
     """Whether `generate` may go on from a cache with padding behind it: neither model nor caller want a cache
     of their own, and no layer counts columns, as those with a window do."""
-    config = options.get("generation_config") or getattr(model, "generation_config", None)
+    config = _config(model, options)
     wanted = {
         name: options.get(name, getattr(config, name, None)) for name in ("cache_implementation", "use_cache")
     }
@@ -191,3 +190,8 @@ def takes_a_cache(model: Any, options: Mapping[str, Any]) -> bool:
     counted = (getattr(layers, name, None) for name in ("sliding_window", "attention_chunk_size"))
     own = wanted["cache_implementation"] is not None or wanted["use_cache"] is False
     return not own and not any(counted)
+
+
+def _config(model: Any, options: Mapping[str, Any]) -> Any:
+    """The configuration that `generate` reads: the caller's, or else the model's."""
+    return options.get("generation_config") or getattr(model, "generation_config", None)

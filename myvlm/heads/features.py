@@ -343,6 +343,11 @@ def check_encoder_fingerprint(encoder: ImageEncoder, kept: Sequence[FloatArray])
         )
 
 
+def same_weights(fingerprint: FloatArray, other: FloatArray) -> bool:
+    """Whether two fingerprints are of the same weights of an encoder."""
+    return fingerprint.shape == other.shape and float(fingerprint @ other) >= MIN_COSINE
+
+
 def drawn_picture() -> Image.Image:
     """A ramp, a disc and a chequer, drawn with integers only so that it is the same everywhere."""
     down, across = np.mgrid[0:96, 0:96]

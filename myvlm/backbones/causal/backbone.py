@@ -327,12 +327,8 @@ class CausalBackbone(Backbone):
             inputs, sentinels = self.prompter.with_rows(inputs, rows)
             inputs = inputs.to(self.device, self.dtype)
             with self.inserted(rows, sentinels):
-                output = self._generated(inputs, never_choosing(options, self.prompter.sentinel_id))
-        else:
-            inputs = inputs.to(self.device, self.dtype)
-            output = self._generated(inputs, options)
-        new = output[:, inputs["input_ids"].shape[1] :]
-        return [Generation(*self.prompter.reply(ids)) for ids in new]
+                return self._generated(inputs, never_choosing(options, self.prompter.sentinel_id))
+        return self._generated(inputs.to(self.device, self.dtype), options)
 
     def replies_to_each(
         self, images: Sequence[Image.Image], prompts: Sequence[text.Prompt], **generation: Any
@@ -348,18 +344,20 @@ class CausalBackbone(Backbone):
         replies: list[Generation] = []
         with self.frozen(), in_turn(self.model), torch.no_grad():
             for inputs in behind(self.model, samples, pad_id=pad_id, at_least=at_once):
-                new = self._generated(inputs, options)[:, inputs["input_ids"].shape[1] :]
-                replies += [Generation(*self.prompter.reply(ids)) for ids in new]
+                replies += self._generated(inputs, options)
         return [replies[start : start + len(prompts)] for start in range(0, len(replies), len(prompts))]
 
-    def _generated(self, inputs: Any, options: Mapping[str, Any]) -> Any:
+    def _generated(self, inputs: Any, options: Mapping[str, Any]) -> list[Generation]:
+        """The replies behind a batch of prompts."""
         try:
-            return generated(self.model, inputs, options)
+            output = generated(self.model, inputs, options)
         except ValueError as error:
             met = error.__cause__ if isinstance(error.__cause__, ValueError) else error
             if (miscount := miscount_in(met)) is None:
                 raise
             raise miscount from error
+        new = output[:, inputs["input_ids"].shape[1] :]
+        return [Generation(*self.prompter.reply(ids)) for ids in new]
 
     def _forward(
         self,

@@ -24,7 +24,7 @@ from myvlm.files.writing import whole_file
 from myvlm.heads.calibration import Tail, fit_tail_by_quantiles
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder, Whitening
-from myvlm.heads.features import MIN_COSINE, encoder_fingerprint, features, windows
+from myvlm.heads.features import encoder_fingerprint, features, same_weights, windows
 from myvlm.images import load_images
 
 PHOTOS = Path(__file__).with_name("everyday")
@@ -141,9 +141,9 @@ def _read(file: Path, now: FloatArray) -> dict[str, FloatArray] | None:
     except (SafetensorError, KeyError, OSError) as error:
         _log.info("%s is made again: %s", file, error)
         return None
-    fits = rows.ndim == 2 and rows.shape[1:] == fingerprint.shape == now.shape and tail.shape == (2,)
+    fits = rows.ndim == 2 and rows.shape[1:] == fingerprint.shape and tail.shape == (2,)
     whole = fits and np.isfinite(rows).all() and np.isfinite(tail).all()
-    return kept if whole and float(fingerprint @ now) >= MIN_COSINE else None
+    return kept if whole and same_weights(fingerprint, now) else None
 
 
 def _write(file: Path, tensors: dict[str, FloatArray]) -> None:

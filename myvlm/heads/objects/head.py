@@ -23,7 +23,7 @@ from myvlm.heads.correcting import CorrectableHead
 from myvlm.heads.detections import UNSURE, FloatArray
 from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, get_encoder
 from myvlm.heads.examples import CorrectedPicture, Examples
-from myvlm.heads.features import MIN_COSINE, Crops, encoder_fingerprint, windows
+from myvlm.heads.features import Crops, encoder_fingerprint, same_weights, windows
 from myvlm.heads.fitted import check_fitted, check_one_gate, take_tensor
 from myvlm.heads.objects.correct import nearest_probe, raised_threshold, remembered, telling_rows
 from myvlm.heads.objects.everyday import EDITION
@@ -178,7 +178,8 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
             others: heads of the same `gate_key`, of things of other categories; those that were learned by
                 other weights of the encoder are passed over.
         """
-        known = [one for one in others if one.tail_scale_ > 0 and self._by_the_same_weights(one)]
+        now = self.encoder_fingerprint_
+        known = [one for one in others if one.tail_scale_ > 0 and same_weights(now, one.encoder_fingerprint_)]
         if not self.everyday_ or not known:
             return
         raw = self.gate(known).raw(load_images(images))[0].astype(np.float64)
@@ -186,10 +187,6 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         above = ((raw - location) / np.array([one.tail_scale_ for one in known])).ravel()
         some = np.linspace(0, len(above) - 1, min(MET_AT_MOST, len(above))).round().astype(int)
         self.figures_[MET] = above[some].round(3).tolist()
-
-    def _by_the_same_weights(self, other: Self) -> bool:
-        own, of_other = self.encoder_fingerprint_, other.encoder_fingerprint_
-        return own.shape == of_other.shape and float(own @ of_other) >= MIN_COSINE
 
     @property
     def gate_key(self) -> Hashable:

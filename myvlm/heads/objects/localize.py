@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from myvlm.boxes import Box, area, overlap
+from myvlm.boxes import Box
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.heads.features import PictureFeatures
@@ -89,12 +89,9 @@ def text_direction(encoder: ImageEncoder, category: str | None) -> FloatArray | 
 
 def windows_without(photo: PictureFeatures, chosen: int) -> list[int]:
     """The windows of a photo that hardly touch the chosen one and look unlike it: safe to call "not it"."""
-    apart = [i for i, box in enumerate(photo.boxes) if overlap(box, photo.boxes[chosen]) < APART]
-    if not apart:
-        return []
     centred = _unit(photo.features - photo.features.mean(axis=0))
-    alike = centred @ centred[chosen]
-    return [i for i in apart if alike[i] < 0.5]
+    unlike = centred @ centred[chosen] < 0.5
+    return np.flatnonzero(unlike & (_overlaps(photo.boxes)[chosen] < APART)).tolist()
 
 
 def _signs_of_each(
@@ -159,12 +156,12 @@ def _standing_out(photo: PictureFeatures, centred: FloatArray) -> FloatArray:
 
 
 def _overlaps(boxes: Sequence[Box]) -> FloatArray:
-    """C × C: `overlap` of each box with each; a thousand pairs a photo."""
+    """C × C: `myvlm.boxes.overlap` of each box with each, all at once: a thousand pairs a photo."""
     edges = np.asarray(boxes)
     shared = np.minimum(edges[:, None, 2:], edges[None, :, 2:]) - np.maximum(
         edges[:, None, :2], edges[None, :, :2]
     )
-    areas = np.prod(edges[:, 2:] - edges[:, :2], axis=1)
+    areas = _areas(boxes)
     smaller = np.maximum(np.minimum(areas[:, None], areas[None]), 1e-9)
     return np.asarray(np.prod(np.maximum(shared, 0), axis=2) / smaller)
 
@@ -187,7 +184,13 @@ def _in_the_middle(photo: PictureFeatures) -> FloatArray:
 
 
 def _relative_sizes(photo: PictureFeatures) -> FloatArray:
-    return np.array([area(box) / area(photo.boxes[0]) for box in photo.boxes], dtype=np.float32)
+    areas = _areas(photo.boxes)
+    return np.asarray(areas / areas[0], dtype=np.float32)
+
+
+def _areas(boxes: Sequence[Box]) -> FloatArray:
+    edges = np.asarray(boxes)
+    return np.asarray(np.prod(edges[:, 2:] - edges[:, :2], axis=1))
 
 
 def _standard(values: FloatArray) -> FloatArray:

@@ -14,7 +14,8 @@ from PIL import Image
 
 from myvlm.errors import ConceptFileError, InputError
 from myvlm.heads import GateScores, HeadMeta, register_head
-from myvlm.heads.fitted import check_fitted, take_tensor
+from myvlm.heads.base import check_fitted
+from myvlm.heads.fitted import take_tensor
 from myvlm.images import load_images
 from myvlm.testing import check_head
 

@@ -1,15 +1,14 @@
 """Recognise: heads say whether a concept is in a picture, how sure they are, and where.
 
-A new recogniser is one new file here, or one in another package; see `registry`.
+A new recogniser is one new file here, or one in another package; see `base`.
 """
 
 from myvlm.boxes import Box
-from myvlm.heads.base import Gate, Head, HeadMeta
+from myvlm.heads.base import Gate, Head, HeadMeta, head_class, head_kinds, register_head
 from myvlm.heads.detections import Detection, GateScores, HeadScore, Verdict
 from myvlm.heads.faces.head import FaceHead
 from myvlm.heads.objects.head import ObjectHead
 from myvlm.heads.people.head import PersonHead
-from myvlm.heads.registry import head_class, head_kinds, register_head
 
 __all__ = [
     "Box",

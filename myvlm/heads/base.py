@@ -1,7 +1,11 @@
-"""What a head is: the contract that every recogniser keeps, and the small types it speaks in.
+"""What a head is: the contract that every recogniser keeps, its small types, and which kinds there are.
 
 A head learns one concept from a few photos and then says whether the concept is in a picture, how sure it
 is, and where. A gate scores many heads of one kind at once.
+
+A package adds a kind without any change here, through the entry-point group `myvlm.heads`:
+`[project.entry-points."myvlm.heads"]` with the line `gait = "my_package:GaitHead"`. A concept file names
+only a kind, never a class.
 """
 
 from __future__ import annotations
@@ -12,8 +16,12 @@ from typing import Any, ClassVar, Protocol, Self, TypeAlias, runtime_checkable
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, JsonValue
 
+from myvlm.errors import InputError, NotFittedError, UnknownHeadError
 from myvlm.heads.detections import GateScores, HeadScore
 from myvlm.images import ImageSources, LoadedImage
+from myvlm.plugins.registry import Registry
+
+ENTRY_POINTS = "myvlm.heads"
 
 Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
@@ -127,3 +135,95 @@ class MeetingHead(Head, Protocol):
     def meet(self, images: ImageSources, others: Sequence[Any]) -> None:
         """Have heads of the same `gate_key`, of things of other categories, see the photos of this one."""
         ...
+
+
+class Gated(Protocol):
+    """A head, as far as it matters for which gate it is."""
+
+    @property
+    def gate_key(self) -> Hashable: ...
+
+
+def check_one_gate(heads: Sequence[Gated], *gate_keys: Hashable) -> None:
+    """Raise unless all are fitted, and can be scored by one gate (that of `gate_keys`)."""
+    for head in heads:
+        check_fitted(head, "threshold_")
+    if len({head.gate_key for head in heads}.union(gate_keys)) != 1:
+        raise InputError(
+            "Heads of one gate share one encoder and the settings of how pictures are looked at.",
+            got=", ".join(map(repr, heads)) or "no heads",
+            expected="equal `gate_key`",
+            fix="make one gate for each value of `gate_key`",
+        )
+
+
+def check_fitted(head: object, attribute: str) -> None:
+    """Raise NotFittedError unless the head has learned `attribute`."""
+    if not hasattr(head, attribute):
+        raise NotFittedError(
+            f"This {type(head).__name__} has learned nothing yet.",
+            got="use before fit",
+            expected="fit first",
+            fix="call head.fit(photos), or load a saved concept",
+        )
+
+
+def _check(head: Any) -> None:
+    kind = getattr(head, "kind", None)
+    if not isinstance(kind, str) or not kind.isidentifier():
+        raise InputError(
+            "The kind of a head is one plain word.",
+            got=repr(kind),
+            expected="letters, digits and _",
+            fix=f"set another `kind` on {getattr(head, '__name__', head)}",
+        )
+
+
+heads = Registry[type[Head]](
+    "head",
+    add="install the package that brings it, or call myvlm.heads.register_head",
+    built_in=("myvlm.heads.objects.head", "myvlm.heads.faces.head", "myvlm.heads.people.head"),
+    group=ENTRY_POINTS,
+    name_of=lambda head: getattr(head, "kind", None),
+    check=_check,
+    unknown=UnknownHeadError,
+    replaceable=True,
+)
+
+
+def register_head(kind: str, head: type[Head], *, replace: bool = False) -> None:
+    """Make a kind of head known, so that concepts of that kind can be loaded.
+
+    Registering the same class twice is harmless.
+
+    Args:
+        kind: the word that concept files name it by, which is the class's `kind` too.
+        head: the class.
+        replace: whether it takes the place of another class of that kind.
+
+    Raises:
+        InputError: the kind is no plain word, or the class calls itself otherwise.
+        NameTakenError: the kind is another class's, and `replace` is not set.
+    """
+    heads.register(kind, head, replace=replace)
+
+
+def head_class(kind: str) -> type[Head]:
+    """The class registered for a kind; it is imported on first use.
+
+    Raises:
+        UnknownHeadError: no such kind is known, or its package is broken; the message lists those that are.
+
+    >>> head_class("object").__name__
+    'ObjectHead'
+    """
+    return heads.get(kind)
+
+
+def head_kinds() -> list[str]:
+    """All known kinds, sorted.
+
+    >>> "object" in head_kinds()
+    True
+    """
+    return sorted(heads.names())

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from myvlm.boxes import Box
 from myvlm.errors import InputError
+from myvlm.heads.base import check_fitted
 from myvlm.heads.examples import CorrectedPicture, Examples
-from myvlm.heads.fitted import Encoder, FittedHead, check_fitted
+from myvlm.heads.fitted import Encoder, FittedHead
 from myvlm.images import ImageSources, LoadedImage
 
 

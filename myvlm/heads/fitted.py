@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from myvlm.errors import ConceptFileError, InputError, NotFittedError
-from myvlm.heads.base import Gate, HeadMeta, Tensors
+from myvlm.errors import ConceptFileError, InputError
+from myvlm.heads.base import Gate, HeadMeta, Tensors, check_fitted
 from myvlm.heads.detections import FloatArray, HeadScore
 from myvlm.images import ImageSources, load_images
 
@@ -145,37 +145,6 @@ def misfit(kind: str, got: str, expected: str) -> ConceptFileError:
         expected=expected,
         fix="use an unaltered copy of the concept folder, or learn it again",
     )
-
-
-class Gated(Protocol):
-    """A head, as far as it matters for which gate it is."""
-
-    @property
-    def gate_key(self) -> Hashable: ...
-
-
-def check_one_gate(heads: Sequence[Gated], *gate_keys: Hashable) -> None:
-    """Raise unless all are fitted, and can be scored by one gate (that of `gate_keys`)."""
-    for head in heads:
-        check_fitted(head, "threshold_")
-    if len({head.gate_key for head in heads}.union(gate_keys)) != 1:
-        raise InputError(
-            "Heads of one gate share one encoder and the settings of how pictures are looked at.",
-            got=", ".join(map(repr, heads)) or "no heads",
-            expected="equal `gate_key`",
-            fix="make one gate for each value of `gate_key`",
-        )
-
-
-def check_fitted(head: object, attribute: str) -> None:
-    """Raise NotFittedError unless the head has learned `attribute`."""
-    if not hasattr(head, attribute):
-        raise NotFittedError(
-            f"This {type(head).__name__} has learned nothing yet.",
-            got="use before fit",
-            expected="fit first",
-            fix="call head.fit(photos), or load a saved concept",
-        )
 
 
 def take_tensor(tensors: Tensors, name: str, ndim: int) -> FloatArray:

@@ -18,9 +18,8 @@ import torch
 from PIL import Image
 
 from myvlm.errors import ConceptFileError, ImageError, InputError, MyVLMError, NotFittedError
-from myvlm.heads.base import Head, HeadMeta
+from myvlm.heads.base import Head, HeadMeta, head_class
 from myvlm.heads.detections import HeadScore
-from myvlm.heads.registry import head_class
 from myvlm.images import load_images
 
 CLOSE = 1e-4

@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 
 from myvlm.boxes import iou, overlap
 from myvlm.errors import InputError, NameTakenError, UnknownHeadError
-from myvlm.heads import head_class, head_kinds, register_head, registry
+from myvlm.heads import base, head_class, head_kinds, register_head
 from myvlm.heads.encoders import OpenClipEncoder, get_encoder, read_bank
 from myvlm.heads.features import features, windows
 from myvlm.heads.objects.bank import write_bank
 from myvlm.heads.objects.head import ObjectHead
 from myvlm.heads.vision_models import PatchEncoder
 from myvlm.images import load_images
-from myvlm.runtime.precision import encoder_dtype
+from myvlm.runtime.process import encoder_dtype
 from tests.support.fake_encoder import ColourEncoder, scene, scenes
 
 POSITIVES = [scene(seed) for seed in range(1000, 1040)]
@@ -275,7 +275,7 @@ def test_registry() -> None:
         kind = "a b"  # type: ignore[misc]
 
     another = type("Gait", (Gait,), {})
-    with registry.heads.restored():
+    with base.heads.restored():
         register_head("gait", Gait)
         register_head("gait", Gait)
         assert head_class("gait") is Gait
@@ -299,6 +299,6 @@ def test_heads_of_other_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(EntryPoint, "load", lambda self: ColourHead)
     monkeypatch.setattr("myvlm.plugins.registry.entry_points", lambda group: [point])
-    with registry.heads.restored():
+    with base.heads.restored():
         assert "colour" in head_kinds()
         assert head_class("colour") is ColourHead

@@ -13,11 +13,12 @@ import torch
 from PIL import Image, ImageEnhance
 
 from myvlm.errors import InputError
-from myvlm.heads import FaceHead, GateScores, HeadMeta, HeadScore, ObjectHead, registry
+from myvlm.heads import FaceHead, GateScores, HeadMeta, HeadScore, ObjectHead, base
+from myvlm.heads.base import check_fitted
 from myvlm.heads.encoders import register_encoder
 from myvlm.heads.faces.facenet import FacenetEncoder
 from myvlm.heads.faces.registry import register_face_encoder
-from myvlm.heads.fitted import check_fitted, take_tensor
+from myvlm.heads.fitted import take_tensor
 from myvlm.images import ImageSources, load_images
 from myvlm.testing import HEAD_CHECKS, check_head
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, scenes
@@ -192,7 +193,7 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     point = EntryPoint("mean_colour", "their_package:MeanColourHead", "myvlm.heads")
     monkeypatch.setattr(EntryPoint, "load", lambda self: MeanColourHead)
     monkeypatch.setattr("myvlm.plugins.registry.entry_points", lambda group: [point])
-    with registry.heads.restored():
+    with base.heads.restored():
         yield
 
 
@@ -279,6 +280,6 @@ SPOILT = {
 
 @pytest.mark.parametrize("spoilt", SPOILT)
 def test_a_broken_promise_is_named(spoilt: type[MeanColourHead], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry.heads.registered, "mean_colour", spoilt)
+    monkeypatch.setitem(base.heads.registered, "mean_colour", spoilt)
     with pytest.raises(AssertionError, match=f"^{SPOILT[spoilt]}: "):
         check_head(spoilt, *PLAIN)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from myvlm.boxes import Box
 from myvlm.errors import InputError
-from myvlm.heads.base import Tensors
+from myvlm.heads.base import Tensors, check_one_gate, register_head
 from myvlm.heads.calibration import calibrate
 from myvlm.heads.correcting import CorrectableHead
 from myvlm.heads.detections import UNSURE, FloatArray
@@ -24,8 +24,7 @@ from myvlm.heads.faces.encoders import FaceEncoder, Faces, find_faces
 from myvlm.heads.faces.gate import FaceGate, face_encoder_fingerprint
 from myvlm.heads.faces.registry import DEFAULT_FACE_ENCODER, get_face_encoder
 from myvlm.heads.faces.threshold import STRANGERS, limit_for
-from myvlm.heads.fitted import check_one_gate, take_tensor
-from myvlm.heads.registry import register_head
+from myvlm.heads.fitted import take_tensor
 from myvlm.images import ImageSources, LoadedImage, load_images
 
 SLOPE_TIMES_THRESHOLD = 40.0

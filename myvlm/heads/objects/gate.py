@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.boxes import Box
+from myvlm.heads.base import check_one_gate
 from myvlm.heads.calibration import tail_in_a_library
 from myvlm.heads.detections import UNSURE, FloatArray, GateScores, Locate, sigmoid, within
 from myvlm.heads.encoders import ImageEncoder
@@ -25,7 +26,7 @@ from myvlm.heads.features import (
     whiten,
     windows,
 )
-from myvlm.heads.fitted import check_one_gate, misfit
+from myvlm.heads.fitted import misfit
 from myvlm.heads.objects.correct import SURE as KEPT_BY
 from myvlm.heads.objects.everyday import everyday
 from myvlm.images import LoadedImage

@@ -18,19 +18,18 @@ import numpy.typing as npt
 
 from myvlm.boxes import Box
 from myvlm.errors import InputError, check_is
-from myvlm.heads.base import Tensors
+from myvlm.heads.base import Tensors, check_fitted, check_one_gate, register_head
 from myvlm.heads.correcting import CorrectableHead
 from myvlm.heads.detections import UNSURE, FloatArray
 from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, get_encoder
 from myvlm.heads.examples import CorrectedPicture, Examples
 from myvlm.heads.features import Crops, encoder_fingerprint, same_weights, windows
-from myvlm.heads.fitted import check_fitted, check_one_gate, take_tensor
+from myvlm.heads.fitted import take_tensor
 from myvlm.heads.objects.correct import nearest_probe, raised_threshold, remembered, telling_rows
 from myvlm.heads.objects.everyday import EDITION
 from myvlm.heads.objects.fit import LearnedProbe, LinearProbe, learn_probe
 from myvlm.heads.objects.gate import MET, ObjectGate
 from myvlm.heads.objects.prototype import learn_prototype
-from myvlm.heads.registry import register_head
 from myvlm.images import ImageSources, LoadedImage, load_images
 
 _log = logging.getLogger(__name__)

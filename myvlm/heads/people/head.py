@@ -14,15 +14,14 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from myvlm.boxes import Box
-from myvlm.heads.base import HeadMeta, Tensors
+from myvlm.heads.base import HeadMeta, Tensors, check_fitted, check_one_gate, register_head
 from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder
 from myvlm.heads.faces.encoders import FaceEncoder
 from myvlm.heads.faces.head import FaceHead
 from myvlm.heads.faces.registry import DEFAULT_FACE_ENCODER, get_face_encoder
-from myvlm.heads.fitted import ScoredByGate, check_fitted, check_one_gate, misfit
+from myvlm.heads.fitted import ScoredByGate, misfit
 from myvlm.heads.objects.head import ObjectHead
 from myvlm.heads.people.gate import PersonGate, around
-from myvlm.heads.registry import register_head
 from myvlm.images import ImageSources, LoadedImage, load_images
 
 PARTS = ("face", "look")

@@ -18,7 +18,7 @@ from openai import ConflictError, InternalServerError, NotFoundError, Permission
 from myvlm import Concept, MyVLM
 from myvlm.concepts.remote.store import Store
 from myvlm.errors import ConceptExistsError, InputError, RemoteError, UnknownConceptError
-from myvlm.heads.registry import head_class
+from myvlm.heads.base import head_class
 from myvlm.serving.http import libraries
 from myvlm.serving.http.libraries import OwnedLibrary, RemoteLibrary, library_at
 from myvlm.serving.http.owners import Access, Owners

@@ -21,7 +21,7 @@ from lite2 import Lite2
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from myvlm.concepts.shared import FALSE_NAMES_PER_1000
+from myvlm.concepts.gates import FALSE_NAMES_PER_1000
 from myvlm.heads import ObjectHead
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.heads.objects.everyday import everyday

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from myvlm.errors import BackboneError
-from myvlm.runtime.locks import OneAtATime
+from myvlm.runtime.process import OneAtATime
 
 # Only the innermost of this thread acts on a module: nested use suspends the outer one, and a forward
 # pass of the same model in another thread is left alone.

@@ -30,7 +30,7 @@ def open_model(
     """
     with out.busy(f"loading {backbone}"):
         from myvlm.api import MyVLM
-        from myvlm.concepts.shared import check_false_names
+        from myvlm.concepts.gates import check_false_names
 
         check_false_names(false_names)
         _silence_other_bars()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import io
+import logging
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ from functools import partial
 from os import PathLike
 from os.path import isdir
 from pathlib import Path
-from typing import Any, Self, overload
-from weakref import WeakKeyDictionary, ref
+from typing import TYPE_CHECKING, Any, Self, overload
+from weakref import WeakValueDictionary
 
 from myvlm.boxes import Box
 from myvlm.concepts.card import card
@@ -25,6 +25,7 @@ from myvlm.concepts.disk.storage import (
     PHOTOS,
     embedding_file,
     pack,
+    pack_photo,
     read_record,
     read_tensors,
     write_folder,
@@ -38,12 +39,20 @@ from myvlm.files.reading import absolute
 from myvlm.heads import Head, head_class
 from myvlm.heads.examples import Correctable, StoredExamples
 from myvlm.images import ImageSources, LoadedImage, load_images
-from myvlm.text import check_category, check_identifier
+from myvlm.text import check_category, check_identifier, folded
+
+if TYPE_CHECKING:
+    from myvlm.backbones import Backbone
+
+_log = logging.getLogger(__name__)
 
 OTHER_WEIGHTS = "@"
 """Between a backbone's name and a fingerprint, in the name of an embedding for other weights of that name."""
 THUMBNAIL = 320
 """Pixels of a thumbnail's longer side."""
+
+libraries: WeakValueDictionary[int, HoldingLibrary] = WeakValueDictionary()
+"""All that are in use, by `id`: a concept may be in several, or in none."""
 
 
 @dataclass(eq=False, repr=False)
@@ -103,8 +112,13 @@ class Concept:
         return f"Concept({self.identifier!r}, {self.category!r}, kind={self.kind!r}, learned for {known})"
 
     def _repr_html_(self) -> str:
-        holder = _holders.get(self)
-        return concept_html(self, holder() if holder else None)
+        held = [one for one in list(libraries.values()) if one.get(self.identifier) is self]
+        return concept_html(self, held[-1] if held else None)
+
+    @property
+    def words(self) -> set[str]:
+        """What it is called and what it was learned with, folded; no other concept may have one of them."""
+        return folded(self.identifier, self.spoken)
 
     @property
     def description(self) -> str | None:
@@ -155,9 +169,8 @@ class Concept:
 
     def learned_elsewhere(self, fingerprint: str) -> bool:
         """Whether it was learned, but for other models than that one alone. No embedding is read for it."""
-        return bool(self.embeddings) and all(
-            one.fingerprint != fingerprint for one in self.embeddings.values()
-        )
+        learned_on = {one.fingerprint for one in self.embeddings.values()}
+        return bool(learned_on) and fingerprint not in learned_on
 
     def how_again(self, backbone: str) -> str:
         """How it is learned again, with the model of that name: the call and the command."""
@@ -212,7 +225,7 @@ class Concept:
             return target
         pictures = None if include_photos is None else load_images(include_photos)
         packed = self.packed(photos=pictures is not None or isdir(target / PHOTOS))  # those there stay there
-        photos = {f"{PHOTOS}/{n}.png": _png(one.image) for n, one in enumerate(pictures or (), start=1)}
+        photos = {f"{PHOTOS}/{n}.png": pack_photo(one.image) for n, one in enumerate(pictures or (), start=1)}
         write_folder(target, packed.record, {**packed.files, **photos})
         self.folder = absolute(target)
         return target
@@ -346,13 +359,17 @@ class Concept:
             ) from error
 
 
-_holders: WeakKeyDictionary[Concept, ref[HoldingLibrary]] = WeakKeyDictionary()
-
-
-def held_by(library: HoldingLibrary, concepts: Iterable[Concept]) -> None:
-    """Remember in which library concepts are, so that a card can say which others they are taken for."""
-    for concept in concepts:
-        _holders[concept] = ref(library)
+def warn_learned_elsewhere(backbone: Backbone, concepts: Iterable[Concept]) -> None:
+    """Log of concepts that were just added that this model has yet to learn them, and how that is done."""
+    weights = backbone.fingerprint()
+    if lacking := [concept for concept in concepts if concept.learned_elsewhere(weights)]:
+        more = f", and {len(lacking) - 1} more" if lacking[1:] else ""
+        _log.warning(
+            "The concept %r was learned for another model than %s%s. %sLearn it again with this model, %s.",
+            *(lacking[0].identifier, backbone.name, more),
+            "Until then the model is told of it in words. " if lacking[0].description else "",
+            lacking[0].how_again(backbone.name),
+        )
 
 
 def thumbnails_of(photos: Sequence[LoadedImage], head: Head) -> list[Thumbnail]:
@@ -376,9 +393,3 @@ def _thumbnail(photo: LoadedImage, box: Box | None) -> Thumbnail:
     across, down = small.width / width, small.height / height
     left, top, right, bottom = box
     return small, (left * across, top * down, right * across, bottom * down)
-
-
-def _png(image: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()

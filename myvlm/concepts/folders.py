@@ -1,7 +1,8 @@
-"""The concepts of a library, read from the folder that they lie in and saved to one, here or elsewhere."""
+"""The concepts of a library on disk or elsewhere: read from the folder they lie in, saved to one, erased."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from itertools import count
@@ -10,12 +11,14 @@ from os import PathLike
 from myvlm.concepts import collection
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.disk.record import ConceptRecord
-from myvlm.concepts.disk.storage import concept_folders, is_concept_folder
+from myvlm.concepts.disk.storage import concept_folders, erase_folder, is_concept_folder
 from myvlm.concepts.remote.address import check_may_leave, is_biometric, place_of
 from myvlm.concepts.remote.transfer import fetched_all, publish, records_at
 from myvlm.errors import InputError, MissingFileError
 from myvlm.files.reading import absolute
 from myvlm.text import fold, folded
+
+_log = logging.getLogger(__name__)
 
 WHAT = "folder of concept folders"
 
@@ -58,6 +61,16 @@ def save_folders(concepts: Iterable[Concept], folder: str | PathLike[str], *, fa
     there = {one.folder.name: one.record for one in collection.entries(place)}
     for name, one in _names(known, there).items():
         one.save(place / name)
+
+
+def erase_from_disk(concept: Concept) -> None:
+    """Delete a concept's folder; log a warning where there is none, and where it is still elsewhere."""
+    if concept.url is not None:
+        _log.warning("%r is still at %s: delete it there", concept.identifier, concept.url)
+    if concept.folder is None or not erase_folder(concept.folder, concept.spoken):
+        why = f"nothing is at {concept.folder}" if concept.folder else "no folder of it is known"
+        _log.warning("nothing on disk was erased of %r: %s", concept.identifier, why)
+    concept.folder, concept.thumbnails = None, []
 
 
 def _names(concepts: Iterable[Concept], there: Mapping[str, ConceptRecord]) -> dict[str, Concept]:

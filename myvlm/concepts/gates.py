@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
 from itertools import islice
+from numbers import Real
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from myvlm.concepts.concept import Concept
+from myvlm.errors import InputError, check_is
 from myvlm.heads import Gate, Head
 from myvlm.heads.base import CalibratedGate, RenewableGate
 
 Group: TypeAlias = tuple[type[Head], Hashable]
+
+FALSE_NAMES_PER_1000 = 50.0
+"""As of faces alone (`myvlm.heads.faces.threshold.STRANGERS`). On real photos ten heads of three photos, or
+of one, stay as they are; at 20 those of one find 5 % less (benchmarks/RESULTS.md)."""
 
 
 class Gates:
@@ -140,6 +146,21 @@ class Gates:
             return gate
         kind = sum(len(members) for one, members in self._groups.items() if one[0] is group[0])
         return gate.held_to(self.false_names * len(self._groups[group]) / kind)
+
+
+def check_false_names(per_1000: float | None) -> float | None:
+    """The same a picture. Raises InputError unless it is a number above 0, or None."""
+    if per_1000 is None:
+        return None
+    check_is(per_1000, Real, what="rate of false names", expected="a number above 0, or None")
+    if not 0 < per_1000 < float("inf"):
+        raise InputError(
+            "That is no rate of false names.",
+            got=f"false_names_per_1000={per_1000}",
+            expected="a number above 0, or None for each head's own threshold",
+            fix=f"leave it at {FALSE_NAMES_PER_1000:g}",
+        )
+    return per_1000 / 1000
 
 
 def with_another_key(

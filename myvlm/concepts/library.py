@@ -8,40 +8,34 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Self
-from weakref import WeakValueDictionary
+from typing import Any, Self, TypeAlias
+from weakref import ref
 
 from myvlm.boxes import Box
-from myvlm.concepts.concept import Concept, held_by
+from myvlm.concepts.concept import Concept, libraries
 from myvlm.concepts.confusable import SEEN, ConfusablePair, confusable, separate
 from myvlm.concepts.correcting import Correction, correct
-from myvlm.concepts.folders import load_folders, save_folders
-from myvlm.concepts.gates import Gates, with_another_key
+from myvlm.concepts.folders import erase_from_disk, load_folders, save_folders
+from myvlm.concepts.gates import FALSE_NAMES_PER_1000, Gates, check_false_names, with_another_key
 from myvlm.concepts.notebook import library_html
-from myvlm.concepts.shared import (
-    FALSE_NAMES_PER_1000,
-    LIBRARIES,
-    Callback,
-    Listeners,
-    check_false_names,
-    check_new,
-    erase_from_disk,
-    one_at_a_time,
-    unknown,
-    word_taken,
-    words_of,
-)
+from myvlm.concepts.refusals import unknown, word_taken, word_twice
 from myvlm.errors import check_is
 from myvlm.heads import Gate, Head
 from myvlm.heads.detections import Detections, merge
 from myvlm.images import ImageSource, ImageSources, load_image, load_images
+from myvlm.runtime.process import OneAtATime
 from myvlm.text import caution, check_identifier, composed, fold, folded
 
 _log = logging.getLogger(__name__)
+
+Callback: TypeAlias = Callable[..., None]
+
+_one_at_a_time = OneAtATime()
+"""Held by what looks at libraries or changes them: one lock for all, since a concept may be in several."""
 
 
 class ConceptLibrary(Mapping[str, Concept]):
@@ -69,12 +63,11 @@ class ConceptLibrary(Mapping[str, Concept]):
     ) -> None:
         self.device = device
         self.state: object = None  # another one after each change of who is here and what they are called
-        self._listeners = Listeners()
+        self._listeners: list[tuple[Callback, ref[Any] | None]] = []
         self._concepts: dict[str, Concept] = {}
         self._taken: dict[str, str] = {}  # each word, folded → the identifier of the concept that has it
         self._gates = Gates(check_false_names(false_names_per_1000))
-        _libraries[id(self)] = self
-        self.on_add(held_by, of=self)
+        libraries[id(self)] = self
         self.add_all(concepts)
 
     @classmethod
@@ -108,8 +101,18 @@ class ConceptLibrary(Mapping[str, Concept]):
         Several may listen. With `of` the callback is given that too, first, for as long as it is in use
         elsewhere: a library keeps no model in memory.
         """
-        Listeners.call(callback, of, self.values())
-        self._listeners.add(callback, of)
+        callback(self.values()) if of is None else callback(of, self.values())
+        self._listeners.append((callback, None if of is None else ref(of)))
+
+    def _call_back(self, concepts: Sequence[Concept]) -> None:
+        for listener in list(self._listeners):
+            callback, of = listener
+            if of is None:
+                callback(concepts)
+            elif (whom := of()) is not None:
+                callback(whom, concepts)
+            else:
+                self._listeners.remove(listener)
 
     def __getitem__(self, identifier: str) -> Concept:
         concept = self._concepts.get(composed(identifier)) if isinstance(identifier, str) else None
@@ -154,7 +157,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         return None if self._gates.false_names is None else 1000 * self._gates.false_names
 
     @false_names_per_1000.setter
-    @one_at_a_time
+    @_one_at_a_time
     def false_names_per_1000(self, value: float | None) -> None:
         self._gates.hold_to(check_false_names(value))
         self._changed()
@@ -189,22 +192,23 @@ class ConceptLibrary(Mapping[str, Concept]):
             ]
         )
 
-    @one_at_a_time
+    @_one_at_a_time
     def _add_all(self, new: list[Concept]) -> list[Concept]:
         taken: dict[str, Concept] = {}
         for concept in new:
             self.check_free(concept.identifier, concept.spoken)
-            check_new(concept, taken)
-            taken |= dict.fromkeys(words_of(concept), concept)
+            if not concept.words.isdisjoint(taken):
+                raise word_twice(concept, taken)
+            taken |= dict.fromkeys(concept.words, concept)
         gates = self._gates.check(new)  # fails here and now if they cannot be scored together
         self._gates.add(new, gates)
         self._concepts |= {concept.identifier: concept for concept in new}
         self._taken |= {word: concept.identifier for word, concept in taken.items()}
         self._changed()
-        self._listeners(new)
+        self._call_back(new)
         return new
 
-    @one_at_a_time
+    @_one_at_a_time
     def add_learned(self, concepts: Sequence[Concept]) -> list[Concept]:
         """Add many concepts, all or none; one that was only introduced gives way to the one of its name.
 
@@ -225,7 +229,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         concept = self[identifier]
         return not concept.embeddings and concept.description is not None
 
-    @one_at_a_time
+    @_one_at_a_time
     def replace(self, concept: Concept) -> Concept:
         """Put a concept in the place of the one that has its identifier, which is handed over.
 
@@ -241,12 +245,12 @@ class ConceptLibrary(Mapping[str, Concept]):
         self._gates.replace(old, concept)
         self._concepts = with_another_key(self._concepts, identifier, identifier, concept)
         self._free_words(identifier, old)
-        self._taken |= dict.fromkeys(words_of(concept), identifier)
+        self._taken |= dict.fromkeys(concept.words, identifier)
         self._changed()
-        self._listeners([concept])
+        self._call_back([concept])
         return old
 
-    @one_at_a_time
+    @_one_at_a_time
     def remove(self, identifier: str, *, erase: bool = False) -> Concept:
         """Take a concept out, and hand it over.
 
@@ -270,7 +274,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         self._changed()
         return concept
 
-    @one_at_a_time
+    @_one_at_a_time
     def rename(self, old: str, new: str) -> Concept:
         """Call a concept by another word, in each library that holds it.
 
@@ -299,7 +303,7 @@ class ConceptLibrary(Mapping[str, Concept]):
             library._changed()
         return concept
 
-    @one_at_a_time
+    @_one_at_a_time
     def set_head(self, concept: Concept, head: Head, *, instead_of: Head) -> bool:
         """Give a concept another head in each library that holds it; False if it has yet another by now.
 
@@ -316,7 +320,7 @@ class ConceptLibrary(Mapping[str, Concept]):
             library._gates.replace(before, concept)
         return True
 
-    @one_at_a_time
+    @_one_at_a_time
     def gated(self) -> list[tuple[list[Concept], Gate]]:
         """The concepts by what scores them together, each gate with its concepts in its order."""
         return self._gates.gated()
@@ -372,7 +376,7 @@ class ConceptLibrary(Mapping[str, Concept]):
             ConceptFileError: an encoder's weights are not those that a head was learned with.
         """
         pictures = load_images(images)
-        with LIBRARIES:
+        with _one_at_a_time:
             identifiers = list(self._concepts)
             gates = self._gates.of(identifiers)
         parts = [(columns, gate.score(pictures)) for columns, gate in gates]
@@ -388,10 +392,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         self.state = object()
 
 
-_libraries: WeakValueDictionary[int, ConceptLibrary] = WeakValueDictionary()
-"""All libraries that are in use, by `id`: a concept that one of them renames may be in others."""
-
-
 def _holders(identifier: str, concept: Concept) -> list[ConceptLibrary]:
     """The libraries in which the concept itself, not a copy of it, is called that."""
-    return [one for one in list(_libraries.values()) if one.get(identifier) is concept]
+    known = [one for one in list(libraries.values()) if isinstance(one, ConceptLibrary)]
+    return [one for one in known if one.get(identifier) is concept]

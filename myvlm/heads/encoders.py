@@ -24,8 +24,7 @@ from myvlm.heads.vision_models import PREFIX, VisionModelEncoder
 from myvlm.images import averaged
 from myvlm.plugins.collections import collection_of
 from myvlm.plugins.registry import SharedRegistry
-from myvlm.runtime.locks import OneAtATime
-from myvlm.runtime.precision import encoder_dtype, float32_default, without_autocast
+from myvlm.runtime.process import OneAtATime, encoder_dtype, float32_default
 
 DEFAULT_ENCODER = "tinyworld/clip"
 SHORT_NAMES = {
@@ -143,7 +142,7 @@ class OpenClipEncoder:
         from torch.nn.functional import normalize
 
         model, _, tokenizer = self._loaded
-        with torch.inference_mode(), without_autocast(self.device):
+        with torch.inference_mode(), torch.autocast(torch.device(self.device).type, enabled=False):
             tokens = tokenizer(list(texts)).to(self.device)
             rows: FloatArray = normalize(model.encode_text(tokens).float(), dim=-1).cpu().numpy()
         return rows
@@ -155,7 +154,8 @@ class OpenClipEncoder:
         return self._whitening
 
     def _seen(self, images: Sequence[Image.Image], batch_size: int, look: Callable[[Any], Any]) -> FloatArray:
-        """What the model makes of pictures, a batch at a time, brought to length 1 in float32."""
+        """What the model makes of pictures, a batch at a time, brought to length 1 in float32; the same
+        whatever autocast the caller is in."""
         import torch
         from open_clip import get_input_dtype
         from torch.nn.functional import normalize
@@ -163,14 +163,14 @@ class OpenClipEncoder:
         _, preprocess, _ = self._loaded
         side, kind = self.input_side, get_input_dtype(self._precision)
         rows = []
-        with torch.inference_mode(), without_autocast(self.device):
+        with torch.inference_mode(), torch.autocast(torch.device(self.device).type, enabled=False):
             for start in range(0, len(images), batch_size):
                 pixels = preprocess([averaged(image, side) for image in images[start : start + batch_size]])
                 rows.append(normalize(look(pixels.to(self.device, kind)).float(), dim=-1).cpu())
         features: FloatArray = torch.cat(rows).numpy()
         return features
 
-    @property
+    @cached_property
     def _precision(self) -> str:
         return PRECISIONS[self.dtype or str(encoder_dtype(self.device)).removeprefix("torch.")]
 

@@ -23,7 +23,7 @@ from myvlm.errors import ConceptFileError, InputError
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.images import LoadedImage
-from myvlm.runtime.locks import OneAtATime
+from myvlm.runtime.process import OneAtATime
 
 Crops: TypeAlias = Literal["auto", "none"] | int
 

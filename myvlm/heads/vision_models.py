@@ -15,8 +15,7 @@ from PIL import Image
 from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
 from myvlm.images import averaged
-from myvlm.runtime.locks import OneAtATime
-from myvlm.runtime.precision import encoder_dtype, float32_default, without_autocast
+from myvlm.runtime.process import OneAtATime, encoder_dtype, float32_default
 
 PREFIX = "transformers:"
 """Before the name of a checkpoint, or of a folder, in an encoder's id."""
@@ -96,7 +95,7 @@ class VisionModelEncoder:
         for start in range(0, len(images), batch_size):
             sized = [_square(image, side) for image in images[start : start + batch_size]]
             pixels = torch.from_numpy((np.stack(sized) - mean) / deviation).permute(0, 3, 1, 2)
-            with torch.inference_mode(), without_autocast(self.device):
+            with torch.inference_mode(), torch.autocast(torch.device(self.device).type, enabled=False):
                 seen = model(pixel_values=pixels.to(self.device, model.dtype)).last_hidden_state
             between = seen.shape[1] - patches  # the class token, and registers where there are some
             if between < 1:

@@ -17,7 +17,6 @@ from myvlm.learning.concept_optimizer import ConceptOptimizer, LearnRequest, Lea
 from myvlm.learning.dataset import Example
 from myvlm.learning.settings import LearnSettings
 from myvlm.learning.view_cache import ViewCache, memory_budget
-from myvlm.runtime.precision import without_autocast
 
 Report = Callable[[int, float, float, float | None], None]
 """Called after every step with its number (from 1), the cross-entropy, the regularizer, and the part of
@@ -75,7 +74,7 @@ def learn_embeddings(
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        without_autocast(str(backbone.device)),
+        torch.autocast(backbone.device.type, enabled=False),
         backbone.frozen(),
     ):
         optimizers = [ConceptOptimizer(backbone, request) for request in requests]

@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from myvlm.errors import InputError, NameTakenError, UnknownNameError
-from myvlm.runtime.locks import OneAtATime
+from myvlm.runtime.process import OneAtATime
 
 _log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import Any, NoReturn, Self, overload
 
 from myvlm.backbones import Backbone
 from myvlm.backbones.tokens import heard, only_turn
+from myvlm.concepts.concept import warn_learned_elsewhere
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.concepts.shared import warn_learned_elsewhere
 from myvlm.errors import InputError
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSource, ImageSources, LoadedImage, listed, load_image, naming

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 
-from myvlm.concepts.shared import FALSE_NAMES_PER_1000
+from myvlm.concepts.gates import FALSE_NAMES_PER_1000
 from myvlm.serving.http import app as serving
 from myvlm.serving.http.libraries import FolderLibrary
 from tests.support.command import Myvlm

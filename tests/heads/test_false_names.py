@@ -9,8 +9,8 @@ import pytest
 from scipy.special import ndtr, ndtri
 
 from myvlm.concepts.concept import Concept
+from myvlm.concepts.gates import FALSE_NAMES_PER_1000
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.concepts.shared import FALSE_NAMES_PER_1000
 from myvlm.errors import InputError
 from myvlm.heads import FaceHead, ObjectHead
 from myvlm.heads.base import MeetingHead

@@ -24,7 +24,7 @@ from torch.nn import functional
 from myvlm.backbones.base import Loss, SampleLosses
 from myvlm.backbones.tokens import IGNORED
 from myvlm.errors import BackboneError, InputError
-from myvlm.runtime.locks import OneAtATime
+from myvlm.runtime.process import OneAtATime
 
 IMPLEMENTATION = "myvlm_recording_sdpa"
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from myvlm.backbones.causal.attention import AttentionRecorder, attention_bias
-from myvlm.runtime.locks import OneAtATime
+from myvlm.runtime.process import OneAtATime
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-9}
 """How far output and gradient may be from the module's own, relative to their norm."""

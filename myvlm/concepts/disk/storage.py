@@ -6,6 +6,7 @@ Plain data only: JSON and safetensors, never pickle, never a class name.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -61,6 +63,13 @@ def pack(tensors: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, str]:
     """Tensors → the bytes of a safetensors file and their digest."""
     data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
     return data, hashlib.sha256(data).hexdigest()
+
+
+def pack_photo(photo: Image.Image) -> bytes:
+    """Pixels → the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    photo.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def is_concept_folder(path: Path) -> bool:

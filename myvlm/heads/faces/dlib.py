@@ -18,7 +18,7 @@ from myvlm.boxes import Box
 from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.faces.encoders import Faces, inside, reduced
-from myvlm.runtime.locks import OneAtATime
+from myvlm.runtime.process import OneAtATime
 
 LEAST_SURE = 0.25
 """Least score of dlib's detector; its own 0 takes patterns for faces (0.12 on the astronaut's suit)."""

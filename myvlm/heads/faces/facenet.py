@@ -13,8 +13,7 @@ from myvlm.boxes import Box
 from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.faces.encoders import SMALLEST_FACE, Faces, inside, reduced
-from myvlm.runtime.locks import OneAtATime
-from myvlm.runtime.precision import float32_default, without_autocast
+from myvlm.runtime.process import OneAtATime, float32_default
 
 
 class FacenetEncoder:
@@ -62,7 +61,7 @@ class FacenetEncoder:
         network = self._loaded_descriptor()
         sized = [face.resize((self._SIDE, self._SIDE), Image.Resampling.BILINEAR) for face in faces]
         pixels = torch.from_numpy(np.stack([np.asarray(face, dtype=np.float32) for face in sized]))
-        with torch.inference_mode(), without_autocast(self.device):
+        with torch.inference_mode(), torch.autocast(torch.device(self.device).type, enabled=False):
             described = network(((pixels - 127.5) / 128).permute(0, 3, 1, 2).to(self.device))
         rows: FloatArray = described.float().cpu().numpy()
         return rows
@@ -72,8 +71,10 @@ class FacenetEncoder:
         small, factor = reduced(image)
         if min(small.size) < SMALLEST_FACE:
             return []  # MTCNN fails on a picture smaller than the smallest face
+        import torch
+
         finder = self._loaded_finder()
-        with self._lock, without_autocast(self.device):
+        with self._lock, torch.autocast(torch.device(self.device).type, enabled=False):
             boxes, _ = finder.detect(small)
         clipped = [inside(box * factor, image.size) for box in (boxes if boxes is not None else ())]
         return [box for box in clipped if box is not None]

@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
 from myvlm.backbones import Backbone
 from myvlm.concepts.concept import Concept
+from myvlm.concepts.gates import FALSE_NAMES_PER_1000
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.concepts.shared import FALSE_NAMES_PER_1000
 from myvlm.errors import InputError, MyVLMError
 from myvlm.files.reading import read_json
 from myvlm.files.writing import write_whole
-from myvlm.runtime.locks import OneAtATime
+from myvlm.runtime.process import OneAtATime
 from myvlm.serving.http.libraries import OwnedLibrary, library_at
 from myvlm.speaking.addressing import Names
 

@@ -6,13 +6,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
-
 from myvlm.backbones.loading import load_model
 from myvlm.errors import InputError
 
-OLD, NEW = "vision_tower.vision_model.", "vision_tower."
-"""What vLLM calls the parts of a CLIP or SigLIP tower, and what transformers since 5.20 does."""
+RENAMED = ("llava", "llava_next", "llava_next_video", "llava_onevision")
+"""Model types whose parts vLLM knows by older names; of the others it knows those of now."""
 
 
 def export_vllm(name: str, folder: str | PathLike[str]) -> Path:
@@ -41,37 +39,30 @@ def export_vllm(name: str, folder: str | PathLike[str]) -> Path:
 
 def write_for_vllm(model: Any, processor: Any, target: Path) -> Path:
     """The same of a model that is loaded; the folder is made, or empty."""
-    model.save_pretrained(target)
     processor.save_pretrained(target)
-    kind = model.config.model_type
-    if kind == "llava_next_video":
-        _rename_tower(target)
-    if kind not in ("llava", "llava_next", "llava_onevision"):
-        return target  # of these vLLM knows the names of now
-    weights = {}
-    for path in sorted(target.glob("*.safetensors")):
-        path.unlink()
-    for part, tensor in model.state_dict().items():
-        own = part.removeprefix("model.")
-        if own.startswith(NEW) and not own.startswith(OLD):
-            own = OLD + own.removeprefix(NEW)
-        if own.startswith("language_model.") and not own.startswith("language_model.model."):
-            own = own.replace("language_model.", "language_model.model.", 1)
-        if own == "lm_head.weight":
-            if model.config.get_text_config().tie_word_embeddings:
-                continue
-            own = "language_model.lm_head.weight"
-        weights[own] = tensor.contiguous()
-    (target / "model.safetensors.index.json").unlink(missing_ok=True)
-    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    if model.config.model_type not in RENAMED:
+        model.save_pretrained(target)
+        return target
+    weights = {older_name(part): tensor for part, tensor in model.state_dict().items()}
+    if model.config.get_text_config().tie_word_embeddings:
+        weights.pop("language_model.lm_head.weight", None)
+    model.save_pretrained(target, state_dict=weights, save_original_format=False)
     return target
 
 
-def _rename_tower(target: Path) -> None:
-    """Give the tower's parts their old names, and leave the others'."""
-    for path in target.glob("*.safetensors"):
-        named = {
-            part if OLD in part else part.replace(NEW, OLD, 1): tensor
-            for part, tensor in load_file(path).items()
-        }
-        save_file(named, path, metadata={"format": "pt"})
+def older_name(part: str) -> str:
+    """What a part of a LLaVA was called before transformers 5.20 dropped its CLIP tower's `vision_model`.
+
+    >>> older_name("model.vision_tower.embeddings.class_embedding")
+    'vision_tower.vision_model.embeddings.class_embedding'
+    >>> older_name("model.language_model.norm.weight"), older_name("lm_head.weight")
+    ('language_model.model.norm.weight', 'language_model.lm_head.weight')
+    """
+    if part.startswith("lm_head."):
+        return f"language_model.{part}"
+    own = part.removeprefix("model.")
+    for now, before in (("vision_tower.", "vision_tower.vision_model."),
+                        ("language_model.", "language_model.model.")):  # fmt: skip
+        if own.startswith(now) and not own.startswith(before):
+            return before + own.removeprefix(now)
+    return own

@@ -9,6 +9,7 @@ import base64
 import dataclasses
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -289,15 +290,35 @@ def test_an_exported_folder_has_the_names_that_vllm_reads_and_no_other_is_writte
         export_vllm("tinyworld/llava", folder)
 
 
-def test_a_tower_is_exported_under_the_names_that_vllm_reads(tmp_path: Any) -> None:
-    from safetensors.torch import load_file
+@pytest.mark.parametrize("kind", ["llava_next_video", "LLaVA-1.5", "LLaVA-NeXT, Mistral", "LLaVA-OneVision"])
+def test_a_model_is_exported_once_under_the_names_that_vllm_reads(
+    kind: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors import torch as safetensors
 
-    model, processor = TYPES["llava_next_video"]()
-    written = load_file(write_for_vllm(model, processor, tmp_path) / "model.safetensors")
-    of_tower = [name for name in written if "vision_tower." in name]
-    assert of_tower
-    assert all("vision_tower.vision_model." in name for name in of_tower)
-    assert len(written) >= len(dict(model.named_parameters()))
+    model, processor = {**FAMILIES, **TYPES}[kind]()
+    if kind == "LLaVA-OneVision":  # as that of 0.5B does
+        model.config.get_text_config().tie_word_embeddings = True
+        model.get_output_embeddings().weight = model.get_input_embeddings().weight
+    model.save_pretrained(tmp_path / "plain")
+    plain = safetensors.load_file(tmp_path / "plain" / "model.safetensors")
+    files: list[str] = []
+    serialize = safetensors.serialize_file
+
+    def written(tensors: Any, file: Any, **options: Any) -> None:
+        files.append(Path(file).name)
+        serialize(tensors, file, **options)
+
+    monkeypatch.setattr(safetensors, "serialize_file", written)
+    folder = write_for_vllm(model, processor, tmp_path / "export")
+    assert files == ["model.safetensors"]
+    weights = safetensors.load_file(folder / "model.safetensors")
+    assert any(name.startswith("vision_tower.") for name in plain)
+    expected = {
+        name.replace("vision_tower.", "vision_tower.vision_model."): one for name, one in plain.items()
+    }
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in weights)
 
 
 def test_a_name_with_a_capital_that_the_model_writes_small_gets_it_back(

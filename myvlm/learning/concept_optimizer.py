@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from myvlm.backbones.base import Backbone
 from myvlm.learning.dataset import CAPTION_PROMPTS, Example, as_seen, make_views
 from myvlm.learning.early_stopping import ENOUGH, Validation
+from myvlm.learning.noun_phrases import describing, in_words
 from myvlm.learning.settings import LearnSettings
 
 CHECK_EVERY = 5
@@ -38,6 +39,20 @@ class LearnRequest:
     examples: Sequence[Example]
     settings: LearnSettings
     words: Sequence[str] = ()
+
+    def asked(self) -> list[Example]:
+        """The examples with their questions as the settings say that they are asked."""
+        name, *called = self.words or ("",)
+        if self.settings.asked_by == "name" or not called:
+            return list(self.examples)
+        phrase = {name: describing(called)}
+        return [
+            replace(
+                one,
+                questions=tuple((in_words(question, phrase), answer) for question, answer in one.questions),
+            )
+            for one in self.examples
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +89,7 @@ class ConceptOptimizer:
     """One concept's way through its steps: what it draws, its embedding and its optimiser."""
 
     def __init__(self, backbone: Backbone, request: LearnRequest) -> None:
-        self.examples, self.settings = request.examples, request.settings
+        self.examples, self.settings = request.asked(), request.settings
         self.processor = backbone.processor
         self.prompts = backbone.caption_prompts or CAPTION_PROMPTS
         self.random = Random(f"learn {self.settings.seed}")

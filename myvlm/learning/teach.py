@@ -21,6 +21,7 @@ from myvlm.heads.base import MeetingHead
 from myvlm.learning.captions import captions_and_words, described, write_captions
 from myvlm.learning.concept_optimizer import LearnRequest, LearnResult
 from myvlm.learning.dataset import Example, Lesson, LoadedLesson, gather_examples
+from myvlm.learning.noun_phrases import describing
 from myvlm.learning.optimise import learn_embeddings
 from myvlm.learning.progress import Shown, learning_progress
 from myvlm.learning.settings import as_settings, default_settings
@@ -153,15 +154,6 @@ def learned_concept(
     learned = {backbone.name: embedding}
     shown = thumbnails_of(photos, head)
     return Concept(lesson.identifier, lesson.category, head, learned, recipe, thumbnails=shown)
-
-
-def describing(words: Sequence[str]) -> str:
-    """The noun phrase of the words that a thing is called by, the category's last.
-
-    >>> describing(("dotted", "purple", "mug"))
-    'the dotted purple mug'
-    """
-    return " ".join(["the", *words])
 
 
 def _figures(learned: LearnResult) -> dict[str, Any]:

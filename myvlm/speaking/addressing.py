@@ -1,8 +1,9 @@
 """How a model is spoken to of the concepts in a picture, and what it said in the user's words.
 
-What it learned goes by rows behind the picture's tokens. What it has only been introduced to stands in words
-before the instruction, "sks is the dotted purple mug.". A model that heeds them says the name in its own
-sentence; else the thing's own noun phrase gives way to it. Learned rows do better.
+What it learned goes by rows behind the picture's tokens, and in a question, where it was learned so, by the
+model's own description of it: what a new name stands for a small model hardly finds. What it has only been
+introduced to stands in words before the instruction, "sks is the dotted purple mug.". A model that heeds them
+says the name in its own sentence; else the thing's own noun phrase gives way to it. Learned rows do better.
 
 A name is said only where its head fired: where something is seen the names of all others cannot be generated,
 and with a question that names one goes "There is no sks in this picture."
@@ -20,8 +21,9 @@ from myvlm.backbones.generation import SpelledWords, Unsaid
 from myvlm.backbones.tokens import MANY_PROMPTS, Prompt, alone_ids, heard, turns_of
 from myvlm.concepts.concept import Concept
 from myvlm.images import LoadedImage, naming
-from myvlm.learning.noun_phrases import name_in_phrase
-from myvlm.text import contains_word, replace_words
+from myvlm.learning.noun_phrases import in_words, name_in_phrase
+from myvlm.learning.settings import default_settings
+from myvlm.text import contains_word, fold, replace_words
 
 ABSENT = "There is no {} in this picture."
 """Of thirteen wordings, under three forms of question, the one that our three small models heed most, though
@@ -62,8 +64,7 @@ class Names:
         """Those whom the user names in a prompt, by their identifiers."""
         found = self._in_prompts.get(prompt)
         if found is None:
-            asked = " ".join(turns_of(prompt)[::2])
-            found = tuple(one for one in self.concepts if contains_word(asked, one.identifier))
+            found = tuple(named_in(prompt, self.concepts))
             if len(self._in_prompts) >= MANY_PROMPTS:
                 self._in_prompts.clear()
             self._in_prompts[prompt] = found
@@ -138,16 +139,19 @@ def address(
 ) -> Address:
     """The prompt for a picture with these concepts in it, in the words that the model knows them by.
 
-    Those that it learned go by their rows; before the first instruction stands in words who the others are,
-    and who is not there. A family that takes no hint (`Backbone.hinted`) is asked about "the mug", and is not
-    told of those who are absent.
+    Those that it learned go by their rows; before the first instruction stands in words who the others are
+    that a question does not describe, and who is not there. A family that takes no hint (`Backbone.hinted`)
+    is asked about "the mug", and is not told of those who are absent.
 
     Raises:
         ConceptFileError: a concept was learned for other models alone, and there is no description of it.
     """
-    prompt = _in_words(prompt, {concept.identifier: concept.spoken for concept in concepts})
-    told = [concept for concept in concepts if only_introduced(backbone, concept)]
-    rows = [backbone.rows_of(concept) for concept in concepts if concept not in told]
+    asked = {concept.identifier: asked_as(backbone, concept, concepts) for concept in concepts}
+    introduced = [concept for concept in concepts if only_introduced(backbone, concept)]
+    rows = [backbone.rows_of(concept) for concept in concepts if concept not in introduced]
+    meant = named_in(prompt, concepts)
+    prompt = _in_words(prompt, asked)
+    told = [one for one in introduced if one not in meant or asked[one.identifier] == one.spoken]
     facts = [f"{concept.spoken} is {concept.description}." for concept in told]
     facts += [ABSENT.format(concept.identifier) for concept in absent]
     if facts:
@@ -160,9 +164,36 @@ def address(
     return Address(prompt, rows)
 
 
+def asked_as(backbone: Backbone, concept: Concept, seen: Sequence[Concept]) -> str:
+    """What stands for a concept in a question: the word that a model knows it by, or its description.
+
+    The latter where it was learned so, or is only introduced to a model that learns so
+    (`LearnSettings.asked_by`), unless another that is seen is described the same.
+
+    Raises:
+        ConceptFileError: it was learned for other models alone, and there is no description of it.
+    """
+    described = concept.description
+    if described is None:
+        return concept.spoken
+    if only_introduced(backbone, concept):
+        asked_by: object = default_settings(backbone.name, family=backbone.family).asked_by
+    else:
+        learned = concept.embedding_for(backbone.name, backbone.fingerprint(), backbone.dim)
+        asked_by = learned.settings.get("asked_by")
+    alike = sum(fold(one.description or "") == fold(described) for one in seen)
+    return described if asked_by == "description" and alike < 2 else concept.spoken
+
+
+def named_in(prompt: Prompt, concepts: Iterable[Concept]) -> list[Concept]:
+    """Those whom the user names in a prompt, by their identifiers."""
+    asked = " ".join(turns_of(prompt)[::2])
+    return [one for one in concepts if contains_word(asked, one.identifier)]
+
+
 def _in_words(prompt: Prompt, words: Mapping[str, str]) -> Prompt:
     """A prompt with words replaced, in all of its turns."""
-    turns = tuple(replace_words(turn, words) for turn in turns_of(prompt))
+    turns = tuple(in_words(turn, words) for turn in turns_of(prompt))
     return turns[0] if isinstance(prompt, str) else turns
 
 
@@ -172,15 +203,20 @@ def named(backbone: Backbone, prompt: Prompt, text: str, concepts: Sequence[Conc
     Where neither names one that has a description, the noun phrase of its category that fits that best is
     taken for it, as the head saw it there.
     """
-    text = renamed(backbone, text, concepts)
+    text = replace_words(text, words_for(backbone, prompt, concepts))
     for concept in unnamed(prompt, text, concepts):
         text = name_in_phrase(text, concept.category, concept.description or "", concept.identifier)
     return text
 
 
-def renamed(backbone: Backbone, text: str, concepts: Iterable[Concept]) -> str:
-    """A reply with the words that the model knows concepts by replaced by their identifiers."""
-    return replace_words(text, {heard(backbone, one.spoken): one.identifier for one in concepts})
+def words_for(backbone: Backbone, prompt: Prompt, concepts: Sequence[Concept]) -> dict[str, str]:
+    """What a reply to a user's prompt may call concepts by, and the identifiers that are to stand there.
+
+    That is the word that the model learned and, of those whom the prompt names, what it was asked about.
+    """
+    words = {heard(backbone, one.spoken): one.identifier for one in concepts}
+    asked = named_in(prompt, concepts)
+    return words | {asked_as(backbone, one, concepts): one.identifier for one in asked}
 
 
 def unnamed(prompt: Prompt, text: str, concepts: Iterable[Concept]) -> list[Concept]:

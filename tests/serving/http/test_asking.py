@@ -10,8 +10,10 @@ import pytest
 from myvlm.serving.http.speaking.asking import Ask, Settled
 from myvlm.speaking.addressing import named
 
-MUG = SimpleNamespace(identifier="sks", spoken="sks", category="mug", description="the dotted red mug")
-PLAIN = SimpleNamespace(identifier="sks", spoken="sks", category="mug", description=None)
+MUG = SimpleNamespace(
+    identifier="sks", spoken="sks", category="mug", description="the dotted red mug", embeddings={}
+)
+PLAIN = SimpleNamespace(**{**vars(MUG), "description": None})
 REPLIES = (
     "In the garden there is a red mug next to sks and a lamp behind them .",
     "In the garden there stands a dotted red mug next to a chair in the rain .",
@@ -40,7 +42,18 @@ def test_what_is_told_is_how_the_whole_reply_begins(backbone: Any, reply: str) -
 
 def test_a_reply_is_not_held_back_where_the_name_is_said_or_nothing_can_take_its_place(backbone: Any) -> None:
     said = REPLIES[3]
-    for given in ({}, {"concept": PLAIN}, {"prompt": "what is sks next to"}):
+    for given in ({}, {"concept": PLAIN}, {"concept": PLAIN, "prompt": "what is sks next to"}):
         assert len(told(backbone, said, **given)[-1].split()) == len(said.split()) - 1
+    described = told(backbone, said, prompt="what is sks next to")[-1]
+    assert len(described.split()) == len(said.split()) - len(MUG.description.split())
     waits = told(backbone, REPLIES[1])[-1]
     assert waits == "In the garden"[: len(waits)]
+
+
+def test_a_description_that_was_asked_about_is_told_by_name_once_it_is_whole(backbone: Any) -> None:
+    reply = "By the chair the dotted red mug stands next to the dotted blue mug and a very old lamp ."
+    pieces = told(backbone, reply, prompt="where is sks ?")
+    whole = "By the chair sks stands next to the dotted blue mug and a very old lamp ."
+    assert named(backbone, "where is sks ?", reply, [MUG]) == whole  # type: ignore[list-item]
+    assert all(whole.startswith(piece) for piece in pieces), pieces
+    assert "By the chair sks stands next to" in pieces

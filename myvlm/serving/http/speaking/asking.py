@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 from myvlm.api import MyVLM
 from myvlm.backbones import Backbone
-from myvlm.backbones.tokens import Prompt, heard, turns_of
+from myvlm.backbones.tokens import Prompt, turns_of
 from myvlm.concepts.concept import Concept
 from myvlm.errors import ConceptFileError, InputError
 from myvlm.images import LoadedImage
 from myvlm.learning.noun_phrases import longest_phrase, noun_phrases
-from myvlm.speaking.addressing import Names, address, renamed, unnamed
-from myvlm.text import composed
+from myvlm.speaking.addressing import Names, address, unnamed, words_for
+from myvlm.text import composed, replace_words
 
 Options = tuple[tuple[str, Any], ...]
 
@@ -92,14 +92,14 @@ class Settled:
 
     def __init__(self, backbone: Backbone, asked: Ask) -> None:
         self.backbone, self.asked = backbone, asked
-        words = [heard(backbone, concept.spoken) for concept in asked.seen]
-        self.held = max([1, *(len(word.split()) for word in words)])
+        self.words = words_for(backbone, asked.prompt, asked.seen)
+        self.held = max([1, *(len(word.split()) for word in self.words)])
 
     def tell(self, so_far: str) -> None:
         """Call `on_text` with what is settled of a reply that the model has said so far."""
         if self.asked.on_text is None:
             return
-        text, held = composed(renamed(self.backbone, so_far, self.asked.seen)), self.held
+        text, held = composed(replace_words(so_far, self.words)), self.held
         for concept in unnamed(self.asked.prompt, text, self.asked.seen):
             # which of its phrases is meant, if any, is known at the end
             for phrase in noun_phrases(text, concept.category)[:1]:

@@ -1,0 +1,144 @@
+"""Concepts that are asked about by the model's own description of them, and answered for by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from myvlm import Concept, LearnSettings, MyVLM
+from myvlm.backbones import Backbone, Generation
+from myvlm.concepts.embedding import Embedding
+from myvlm.learning.concept_optimizer import ConceptOptimizer, LearnRequest
+from myvlm.learning.settings import default_settings
+from myvlm.speaking.addressing import address, named
+from myvlm.tinyworld.fewshot import pictures
+from tests.support.taught import Taught, around
+from tests.support.teaching import examples
+
+DESCRIBED = "the dotted purple mug"
+
+
+def asked_by(taught: Taught, how: str | None = "description", **changes: Any) -> Concept:
+    """The concept with an embedding that says how it is asked about; None: nothing is said of it."""
+    one = taught.concept
+    learned = {
+        name: Embedding(
+            own.directions, own.norm, own.prompt, own.fingerprint, {"asked_by": how} if how else {}
+        )
+        for name, own in one.embeddings.items()
+    }
+    return replace(one, embeddings=learned, folder=None, **changes)
+
+
+@pytest.fixture
+def backbone(vlm: MyVLM) -> Backbone:
+    return vlm.backbone
+
+
+def test_a_question_holds_the_description_and_the_picture_its_rows(
+    backbone: Backbone, taught: Taught
+) -> None:
+    concept, word = asked_by(taught), taught.word
+    assert concept.description == DESCRIBED
+    prompt, rows, _ = address(backbone, f"{word.title()} is where? What is on {word}?", [concept])
+    assert prompt == "The dotted purple mug is where? What is on the dotted purple mug?"
+    assert len(rows) == 1
+    turns, _, _ = address(backbone, (f"Is {word} here?", f"{word} is.", f"And by {word}?"), [concept])
+    assert turns == (
+        "Is the dotted purple mug here?", "The dotted purple mug is.", "And by the dotted purple mug?",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["name", None])
+def test_one_that_was_learned_by_name_is_asked_about_by_name(
+    backbone: Backbone, taught: Taught, how: str | None
+) -> None:
+    prompt = f"What is on {taught.word}?"
+    assert address(backbone, prompt, [asked_by(taught, how)]).prompt == prompt
+
+
+def test_two_of_one_description_go_by_their_names(backbone: Backbone, taught: Taught) -> None:
+    two = [asked_by(taught), asked_by(taught, identifier="Bo", spoken="Bo")]
+    prompt = f"What is on {taught.word}, and where is Bo?"
+    assert address(backbone, prompt, two).prompt == prompt
+    other = asked_by(taught, identifier="Bo", spoken="Bo", recipe={"description": "the red mug"})
+    said = address(backbone, prompt, [two[0], other]).prompt
+    assert said == "What is on the dotted purple mug, and where is the red mug?"
+
+
+def test_a_renamed_one_is_asked_about_by_its_description_too(backbone: Backbone, taught: Taught) -> None:
+    concept = asked_by(taught, identifier="Bluebell")
+    assert address(backbone, "Where is Bluebell?", [concept]).prompt == f"Where is {DESCRIBED}?"
+    said = named(backbone, "Where is Bluebell?", f"The dotted purple mug, {taught.word}, is here.", [concept])
+    assert said == "Bluebell, Bluebell, is here."
+
+
+def test_a_reply_says_the_name_of_whom_the_question_names(backbone: Backbone, taught: Taught) -> None:
+    concept, word = asked_by(taught), taught.word
+    assert (
+        named(backbone, f"Where is {word}?", "The dotted purple mug is here.", [concept])
+        == f"{word} is here."
+    )
+    beside = "A mug by the dotted purple mug."
+    assert named(backbone, "What is here?", f"{word} by {DESCRIBED}.", [concept]) == f"{word} by {DESCRIBED}."
+    assert named(backbone, f"What is by {word}?", beside, [concept]) == f"A mug by {word}."
+    by_name = asked_by(taught, "name")
+    assert named(backbone, f"What is by {word}?", beside, [by_name]) == beside
+
+
+def test_it_is_asked_so_by_the_door(vlm: MyVLM, taught: Taught, monkeypatch: pytest.MonkeyPatch) -> None:
+    user, heard = around(vlm), []
+    user.concepts.add(asked_by(taught))
+    generate: Callable[..., list[Generation]] = user.backbone.generate
+
+    def listening(images: Sequence[Any], prompts: Sequence[Any], *args: Any, **more: Any) -> list[Generation]:
+        heard.extend(prompts)
+        return generate(images, prompts, *args, **more)
+
+    monkeypatch.setattr(user.backbone, "generate", listening)
+    [there], [other] = pictures(taught.kit.present[:1]), pictures(taught.kit.other[:1])
+    user.ask(there, f"What colour is {taught.word}?")
+    user.ask(other, f"What colour is {taught.word}?")
+    assert heard == [
+        f"What colour is {DESCRIBED}?",
+        f"There is no {taught.word} in this picture. What colour is {taught.word}?",
+    ]
+
+
+def test_one_that_is_only_introduced_is_told_of_or_described(
+    backbone: Backbone, taught: Taught, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    concept, word = replace(taught.concept, embeddings={}, folder=None), taught.word
+    told = f"{word} is {DESCRIBED}. "
+    assert address(backbone, f"Where is {word}?", [concept]).prompt == f"{told}Where is {word}?"
+    monkeypatch.setattr(backbone, "name", "org/model")
+    assert address(backbone, f"Where is {word}?", [concept]).prompt == f"Where is {DESCRIBED}?"
+    assert address(backbone, "Describe it.", [concept]).prompt == f"{told}Describe it."
+    assert (
+        named(backbone, f"Where is {word}?", "The dotted purple mug is here.", [concept])
+        == f"{word} is here."
+    )
+
+
+def test_learning_asks_as_it_will_be_asked_and_keeps_what_the_user_wrote(backbone: Backbone) -> None:
+    asked = (("What is on sks?", "a sks"), ("Where is it?", "here"))
+    given = [replace(one, questions=asked) for one in examples()]
+    settings = LearnSettings(views=1, asked_by="description", questions_per_step=2)
+    request = LearnRequest(given, settings, ("sks", "dotted", "purple", "mug"))
+    learner = ConceptOptimizer(backbone, request)
+    by_description = {("What is on the dotted purple mug?", "a sks"), ("Where is it?", "here")}
+    assert set(learner.examples[0].questions) == by_description
+    drawn = [(s.prompt, s.answer) for _ in range(9) for s in learner.draw([1] * len(given))[len(given) :]]
+    assert set(drawn) == by_description
+    assert request.examples[0].questions == asked
+    for unknown in (LearnRequest(given, settings, ()), LearnRequest(given, settings, ("sks",))):
+        assert ConceptOptimizer(backbone, unknown).examples[0].questions == asked, "there is no description"
+
+
+def test_models_of_others_are_asked_by_description_and_tinyworlds_by_name() -> None:
+    assert default_settings("org/model", family="llava").asked_by == "description"
+    assert default_settings("tinyworld/llava").asked_by == "name"
+    assert LearnSettings().asked_by == "name"

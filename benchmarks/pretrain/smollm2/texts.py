@@ -36,6 +36,38 @@ PLACE = ("Where is this?", "Where was the picture taken?", "What place is this?"
 PLACE_UNSEEN = ("In which place are we?", "What is the setting?")
 WEATHER = ("What is the weather?", "What is the weather like?")
 WEATHER_UNSEEN = ("How is the weather here?",)
+OTHER_FORMS = {
+    "what colour is {} ?": (
+        "which colour is {} ?", "tell me the colour of {} .", "in what colour is {} ?",
+        "how is {} coloured ?", "name the colour of {} .", "can you tell me what colour {} is ?",
+    ),
+    "what pattern does {} have ?": (
+        "which pattern does {} have ?", "tell me the pattern of {} .", "how is {} patterned ?",
+        "is {} plain , striped , dotted or checked ?", "name the pattern of {} .", "what pattern is on {} ?",
+    ),
+    "what size is {} ?": (
+        "how big is {} ?", "is {} small or large ?", "how large is {} ?", "tell me the size of {} .",
+        "which size is {} ?", "say whether {} is large or small .",
+    ),
+    "what is next to {} ?": (
+        "who or what stands beside {} ?", "what is near {} ?", "what can be found next to {} ?",
+        "which thing is closest to {} ?", "name what is beside {} .", "tell me what {} stands next to .",
+    ),
+    "what is on {} ?": (
+        "what can be seen on {} ?", "what is there on {} ?", "which mark is on {} ?", "name the mark on {} .",
+        "which mark does {} carry ?", "tell me what {} has as a mark .",
+    ),
+    "where is {} ?": (
+        "in which place is {} ?", "where was {} photographed ?", "tell me where {} is .",
+        "what place is {} in ?", "where can {} be found ?", "at what place does {} stand ?",
+    ),
+    "is {} in the picture ?": (
+        "does the picture show {} ?", "is {} to be seen ?", "can you find {} ?", "is {} shown ?",
+        "does {} appear in the picture ?", "tell me whether {} is there .",
+    ),
+}  # fmt: skip
+"""Forms beside the first two of a question, each as often as that: people ask in many."""
+ABSENT = ("is {} in the picture ?", "is there {} ?", *OTHER_FORMS["is {} in the picture ?"])
 TAUGHT_IN_WORDS = 0.15
 """How much of a caption is learned from the language model itself, which is told in words what is seen. At
 0.3 captions leave things out; what is copied from the context is the same."""
@@ -106,7 +138,7 @@ def _reformed(exchange: Exchange, random: Random, unseen: bool) -> Exchange | No
             who = exchange.prompt.removeprefix(start).removesuffix(end)
             if who.split()[0] in ("this", "there"):
                 break
-            forms = others[1:] if unseen else (form, form, others[0])
+            forms = others[1:] if unseen else (form, form, others[0], *OTHER_FORMS[form])
             return Exchange(random.choice(forms).format(who), exchange.answer) if forms else None
     return None if unseen else exchange
 
@@ -119,5 +151,5 @@ def _absent(thing: Thing, scene: Scene, random: Random, unseen: bool) -> Exchang
         if (look.category, look.colour, look.pattern) not in there:
             break
     who = noun_phrase(look, accent=False)
-    form = "can you see {} here ?" if unseen else random.choice(("is {} in the picture ?", "is there {} ?"))
+    form = "can you see {} here ?" if unseen else random.choice(ABSENT)
     return Exchange(as_sentence(form.format(who)), "No.")

@@ -13,7 +13,7 @@ aims are 15 and 24. A new one needs a reason: each is one thought.
 A caption asks what is said (`speaker`, `batches`, `addressing`), who is there (`library`, `gates`, `gate`,
 `features`, `encoders`, `detections`) and how a frozen model is made to say it (`base`, `backbone`, `prompts`,
 `tokens`, `hooks`, `generation`, `frozen`), with `concept`, `images` and `text` beside. What might still be
-one file was not: `prompts` and `hooks` would make one of 384 lines, and no commit ever changed both.
+one file is not: `prompts` and `hooks` would make one of 384 lines, and change apart.
 
 To learn takes more: what is asked for (`teach`, `dataset`, `settings`, `progress`), captions that the model
 writes (`captions`, `noun_phrases`, `generation`), a head that is found by its kind, fitted, calibrated and

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -83,6 +84,9 @@ def test_a_card_says_whom_the_concept_is_taken_for(quick: MyVLM, kit: FewShot) -
     second = learn("ohwx")
     assert "taken for ohwx (" in " ".join(words(first._repr_html_()).split())
     assert "taken for sks (" in " ".join(words(second._repr_html_()).split())
+    ConceptLibrary([first])  # one that is gone at once: that which is left still holds it
+    gc.collect()
+    assert "taken for ohwx (" in " ".join(words(first._repr_html_()).split())
     quick.concepts.remove("sks")
     assert "taken for" not in words(first._repr_html_())
     assert "taken for" not in words(second._repr_html_())

@@ -270,6 +270,18 @@ def replace_words(text: str, new_by_old: Mapping[str, str]) -> str:
     return replaced + text[end:]
 
 
+def in_words(text: str, phrases: Mapping[str, str]) -> str:
+    """A text with words replaced by phrases; one that begins the text begins with a capital.
+
+    >>> in_words("sks is where? Is sks red?", {"sks": "the mug"})
+    'The mug is where? Is the mug red?'
+    """
+    replaced = replace_words(text, phrases)
+    first = next(find_words(text, *phrases), None) if phrases else None
+    begins = first is not None and first.start == 0 and replaced != text
+    return replaced[:1].upper() + replaced[1:] if begins else replaced
+
+
 def word_source(word: str) -> str:
     """A pattern for `regex` with `CASE_FLAGS`: a word where it stands as one, in any case, in NFC texts."""
     return rf"(?<!{_LETTER}{_MARK}*){regex.escape(composed(word))}(?!{_LETTER}|{_MARK})"

@@ -15,8 +15,9 @@ from torch import Tensor
 from myvlm.backbones.base import Backbone
 from myvlm.learning.dataset import CAPTION_PROMPTS, Example, as_seen, make_views
 from myvlm.learning.early_stopping import ENOUGH, Validation
-from myvlm.learning.noun_phrases import describing, in_words
+from myvlm.learning.noun_phrases import describing
 from myvlm.learning.settings import LearnSettings
+from myvlm.text import in_words
 
 CHECK_EVERY = 5
 """Steps between two checks."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import regex
 
-from myvlm.text import CASE_FLAGS, composed, find_words, replace_words, word_source
+from myvlm.text import CASE_FLAGS, composed, word_source
 
 _JOINING = (
     "an?|the|one|and|or|of|in|on|at|by|to|with|without|near|next|beside|behind|under|over|above|below|from|"
@@ -56,18 +56,6 @@ def describing(words: Sequence[str]) -> str:
     'the dotted purple mug'
     """
     return " ".join(["the", *words])
-
-
-def in_words(text: str, phrases: Mapping[str, str]) -> str:
-    """A text with words replaced by phrases; one that begins the text begins with a capital.
-
-    >>> in_words("sks is where? Is sks red?", {"sks": "the mug"})
-    'The mug is where? Is the mug red?'
-    """
-    replaced = replace_words(text, phrases)
-    first = next(find_words(text, *phrases), None) if phrases else None
-    begins = first is not None and first.start == 0 and replaced != text
-    return replaced[:1].upper() + replaced[1:] if begins else replaced
 
 
 def name_in_caption(text: str, category: str, identifier: str) -> str:

@@ -21,9 +21,9 @@ from myvlm.backbones.generation import SpelledWords, Unsaid
 from myvlm.backbones.tokens import MANY_PROMPTS, Prompt, alone_ids, heard, turns_of
 from myvlm.concepts.concept import Concept
 from myvlm.images import LoadedImage, naming
-from myvlm.learning.noun_phrases import in_words, name_in_phrase
+from myvlm.learning.noun_phrases import name_in_phrase
 from myvlm.learning.settings import default_settings
-from myvlm.text import contains_word, fold, replace_words
+from myvlm.text import contains_word, fold, in_words, replace_words
 
 ABSENT = "There is no {} in this picture."
 """Of thirteen wordings, under three forms of question, the one that our three small models heed most, though

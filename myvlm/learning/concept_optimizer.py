@@ -44,7 +44,7 @@ class LearnRequest:
     def asked(self) -> list[Example]:
         """The examples with their questions as the settings say that they are asked."""
         name, *called = self.words or ("",)
-        if self.settings.asked_by == "name" or not called:
+        if self.settings.asked_by != "description" or not called:
             return list(self.examples)
         phrase = {name: describing(called)}
         return [

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from myvlm.backbones.base import Backbone, ConceptRows, Loss
@@ -43,7 +44,14 @@ class Check(NamedTuple):
 
 
 Shown: TypeAlias = "tuple[Sequence[Any], Callable[..., Loss]]"
-"""The held-out views, as features or prefixes, and the loss that takes these."""
+"""Pictures, as features or prefixes, and the loss that takes these."""
+
+
+def shown_to(backbone: Backbone, views: Sequence[Image.Image]) -> Shown:
+    """Pictures as a backbone keeps them, and the loss that takes these."""
+    features = backbone.encode(views)
+    prefixes = backbone.prefixes(features)
+    return (features, backbone.answer_loss) if prefixes is None else (prefixes, backbone.tail_loss)
 
 
 class Validation:
@@ -77,16 +85,9 @@ class Validation:
             examples[photo].captions[number // len(examples) % len(examples[photo].captions)]
             for number, photo in enumerate(self.photos)
         ]
-        self._shown: Callable[[], Shown] = cache(self._encoded)
+        self._shown: Callable[[], Shown] = cache(partial(shown_to, backbone, self.views))
         if self.augmented:
             self._shown()  # before a learner shares out what memory is left
-
-    def _encoded(self) -> Shown:
-        features = self.backbone.encode(self.views)
-        prefixes = self.backbone.prefixes(features)
-        if prefixes is None:
-            return features, self.backbone.answer_loss
-        return prefixes, self.backbone.tail_loss
 
     def take(self, fetch: Callable[[int], Any], *, prefixed: bool) -> None:
         """Where nothing is augmented the held-out views are the photos: take what is kept of these anyway.

@@ -35,9 +35,11 @@ class LearnSettings(BaseModel):
         views: augmented versions of each photo, encoded once; 1 is the photo alone.
         augment: flip, brightness ±60 % and rotation ±45° in all views but the first (the paper's).
         questions_per_step: question/answer pairs drawn a step, where there are any.
-        asked_by: what stands for the concept in a question, as it is learned and as it is asked: its "name",
-            or the "description" that the model's own captions give, "the dotted purple mug". Replies say the
-            name in either case.
+        asked_by: what stands for the concept in a question. Its "name", which the rows explain: the paper's.
+            Or the "description" that the model's own captions give, "the dotted purple mug", which needs no
+            rows: the answer is the frozen model's, and what was taught that no picture shows is not known.
+            "auto": the description, unless the model itself, asked so, finds fewer than half of the answers
+            that are given to learn from. Replies say the name in any case.
         budget: bytes that learning may take on the model's device beside the model; "auto" is half of what is
             free. What does not fit is kept in the host's memory or computed again at each use: slower, with
             the same result.
@@ -62,7 +64,7 @@ class LearnSettings(BaseModel):
     views: int = Field(default=8, ge=1)
     augment: bool = True
     questions_per_step: int = Field(default=1, ge=0)
-    asked_by: Literal["name", "description"] = "name"
+    asked_by: Literal["name", "description", "auto"] = "name"
     budget: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
 
@@ -125,7 +127,7 @@ MEASURED: dict[str, Any] = {
     "learning_rate": 0.3,  # at the paper's 1.0 names come out garbled, at 0.1 they take twice the steps
     "augment": False,  # turned and darkened views were worse on every model that was looked at
     "steps": "auto",  # one name is said after 20 steps, another not after 50
-    "asked_by": "description",  # by a new name a small model answers half as many questions right
+    "asked_by": "auto",  # of a new name a small model answers half as many questions right
 }
 """What a model that somebody else trained learns with; all else is the paper's.
 

@@ -18,7 +18,7 @@ from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import InputError, check_is
 from myvlm.heads import Head, head_class
 from myvlm.heads.base import MeetingHead
-from myvlm.learning.captions import captions_and_words, described, write_captions
+from myvlm.learning.captions import captions_and_words, described, how_asked, write_captions
 from myvlm.learning.concept_optimizer import LearnRequest, LearnResult
 from myvlm.learning.dataset import Example, Lesson, LoadedLesson, gather_examples
 from myvlm.learning.noun_phrases import describing
@@ -127,6 +127,9 @@ def learn_request(backbone: Backbone, lesson: LoadedLesson) -> LearnRequest:
     examples = check_texts(backbone, gather_examples(name, photos, captions, lesson.questions))
     if called is None:
         called = described(backbone, photos, category)
+    if settings.asked_by == "auto":
+        asked_by = how_asked(backbone, examples, (name, *called))
+        settings = settings.model_copy(update={"asked_by": asked_by})
     return LearnRequest(examples, settings, (name, *called))
 
 

@@ -1,9 +1,10 @@
 """How a model is spoken to of the concepts in a picture, and what it said in the user's words.
 
-What it learned goes by rows behind the picture's tokens, and in a question, where it was learned so, by the
-model's own description of it: what a new name stands for a small model hardly finds. What it has only been
-introduced to stands in words before the instruction, "sks is the dotted purple mug.". A model that heeds them
-says the name in its own sentence; else the thing's own noun phrase gives way to it. Learned rows do better.
+What it learned goes by rows behind the picture's tokens, but in a question, where learning chose that, by the
+model's own description of it: what a new name stands for a small model hardly finds, and behind rows that say
+it what it sees is answered worse. What it has only been introduced to stands in words before the instruction,
+"sks is the dotted purple mug.". A model that heeds them says the name in its own sentence; else the thing's
+own noun phrase gives way to it. Learned rows do better.
 
 A name is said only where its head fired: where something is seen the names of all others cannot be generated,
 and with a question that names one goes "There is no sks in this picture."
@@ -105,6 +106,7 @@ def _words_of(concepts: Iterable[Concept]) -> set[str]:
 def speak(
     backbone: Backbone, photos: Sequence[LoadedImage], seen: Sequence[Sequence[Concept]],
     prompts: Sequence[Prompt], generation: Mapping[str, Any], names: Sequence[Names] = (),
+    *, always_rows: bool = False,
 ) -> list[Spoken]:  # fmt: skip
     """What the model says of each picture, with the concepts that are seen in it, in the user's identifiers.
 
@@ -112,10 +114,14 @@ def speak(
 
     Args:
         names: for each picture the names that its user knows; where empty, nobody is known to be absent.
+        always_rows: see `address`.
     """
     known = list(names) or [Names(backbone)] * len(photos)
     each = list(zip(prompts, seen, known, strict=True))
-    addressed = [address(backbone, prompt, there, own.absent(prompt, there)) for prompt, there, own in each]
+    addressed = [
+        address(backbone, prompt, there, own.absent(prompt, there), always_rows=always_rows)
+        for prompt, there, own in each
+    ]
     asked, rows = [one.prompt for one in addressed], [one.rows for one in addressed]
     unsaid = [own.unsaid(there) for _, there, own in each]
     with naming(photos, backbone.encode):
@@ -135,23 +141,34 @@ def only_introduced(backbone: Backbone, concept: Concept) -> bool:
 
 
 def address(
-    backbone: Backbone, prompt: Prompt, concepts: Sequence[Concept], absent: Sequence[Concept] = ()
+    backbone: Backbone,
+    prompt: Prompt,
+    concepts: Sequence[Concept],
+    absent: Sequence[Concept] = (),
+    *,
+    always_rows: bool = False,
 ) -> Address:
     """The prompt for a picture with these concepts in it, in the words that the model knows them by.
 
-    Those that it learned go by their rows; before the first instruction stands in words who the others are
-    that a question does not describe, and who is not there. A family that takes no hint (`Backbone.hinted`)
-    is asked about "the mug", and is not told of those who are absent.
+    Those that it learned go by their rows; before the first instruction stands in words who the others are,
+    and who is not there. Whom the last question describes needs neither. A family that takes no hint
+    (`Backbone.hinted`) is asked about "the mug", and is not told of those who are absent.
+
+    Args:
+        always_rows: whether whom a question describes has its rows too.
 
     Raises:
         ConceptFileError: a concept was learned for other models alone, and there is no description of it.
     """
     asked = {concept.identifier: asked_as(backbone, concept, concepts) for concept in concepts}
+    last = turns_of(prompt)[-1]
+    described = [one for one in concepts if asked[one.identifier] != one.spoken]
+    described = [one for one in described if contains_word(last, one.identifier)]
     introduced = [concept for concept in concepts if only_introduced(backbone, concept)]
-    rows = [backbone.rows_of(concept) for concept in concepts if concept not in introduced]
-    meant = named_in(prompt, concepts)
+    with_rows = [one for one in concepts if one not in introduced and (always_rows or one not in described)]
+    rows = [backbone.rows_of(concept) for concept in with_rows]
+    told = [concept for concept in introduced if concept not in described]
     prompt = _in_words(prompt, asked)
-    told = [one for one in introduced if one not in meant or asked[one.identifier] == one.spoken]
     facts = [f"{concept.spoken} is {concept.description}." for concept in told]
     facts += [ABSENT.format(concept.identifier) for concept in absent]
     if facts:
@@ -167,7 +184,7 @@ def address(
 def asked_as(backbone: Backbone, concept: Concept, seen: Sequence[Concept]) -> str:
     """What stands for a concept in a question: the word that a model knows it by, or its description.
 
-    The latter where it was learned so, or is only introduced to a model that learns so
+    The latter where learning chose that, or it is only introduced to a model whose default is not the name
     (`LearnSettings.asked_by`), unless another that is seen is described the same.
 
     Raises:
@@ -177,12 +194,12 @@ def asked_as(backbone: Backbone, concept: Concept, seen: Sequence[Concept]) -> s
     if described is None:
         return concept.spoken
     if only_introduced(backbone, concept):
-        asked_by: object = default_settings(backbone.name, family=backbone.family).asked_by
+        by_description = default_settings(backbone.name, family=backbone.family).asked_by != "name"
     else:
         learned = concept.embedding_for(backbone.name, backbone.fingerprint(), backbone.dim)
-        asked_by = learned.settings.get("asked_by")
+        by_description = learned.settings.get("asked_by") == "description"
     alike = sum(fold(one.description or "") == fold(described) for one in seen)
-    return described if asked_by == "description" and alike < 2 else concept.spoken
+    return described if by_description and alike < 2 else concept.spoken
 
 
 def named_in(prompt: Prompt, concepts: Iterable[Concept]) -> list[Concept]:

@@ -160,7 +160,7 @@ class Speaker:
         words = ""
         if prompt and detection and detection.present:
             # Its own rows alone: with those of the others that are there a small model points at these too.
-            [spoken] = speak(self.backbone, [photo], [[concept]], [prompt], READING)
+            [spoken] = speak(self.backbone, [photo], [[concept]], [prompt], READING, always_rows=True)
             words = spoken.text
         return located(self.backbone, detection, words, photo.image)
 

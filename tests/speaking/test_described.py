@@ -38,14 +38,18 @@ def backbone(vlm: MyVLM) -> Backbone:
     return vlm.backbone
 
 
-def test_a_question_holds_the_description_and_the_picture_its_rows(
+def test_a_question_holds_the_description_and_the_picture_rows_where_it_does_not(
     backbone: Backbone, taught: Taught
 ) -> None:
     concept, word = asked_by(taught), taught.word
     assert concept.description == DESCRIBED
-    prompt, rows, _ = address(backbone, f"{word.title()} is where? What is on {word}?", [concept])
+    question = f"{word.title()} is where? What is on {word}?"
+    prompt, rows, _ = address(backbone, question, [concept])
     assert prompt == "The dotted purple mug is where? What is on the dotted purple mug?"
-    assert len(rows) == 1
+    assert not rows
+    assert len(address(backbone, question, [concept], always_rows=True).rows) == 1
+    assert len(address(backbone, "What do you see?", [concept]).rows) == 1
+    assert len(address(backbone, (question, "here", "What else?"), [concept]).rows) == 1
     turns, _, _ = address(backbone, (f"Is {word} here?", f"{word} is.", f"And by {word}?"), [concept])
     assert turns == (
         "Is the dotted purple mug here?", "The dotted purple mug is.", "And by the dotted purple mug?",
@@ -57,7 +61,8 @@ def test_one_that_was_learned_by_name_is_asked_about_by_name(
     backbone: Backbone, taught: Taught, how: str | None
 ) -> None:
     prompt = f"What is on {taught.word}?"
-    assert address(backbone, prompt, [asked_by(taught, how)]).prompt == prompt
+    asked, rows, _ = address(backbone, prompt, [asked_by(taught, how)])
+    assert (asked, len(rows)) == (prompt, 1)
 
 
 def test_two_of_one_description_go_by_their_names(backbone: Backbone, taught: Taught) -> None:
@@ -65,8 +70,10 @@ def test_two_of_one_description_go_by_their_names(backbone: Backbone, taught: Ta
     prompt = f"What is on {taught.word}, and where is Bo?"
     assert address(backbone, prompt, two).prompt == prompt
     other = asked_by(taught, identifier="Bo", spoken="Bo", recipe={"description": "the red mug"})
-    said = address(backbone, prompt, [two[0], other]).prompt
+    said, rows, _ = address(backbone, prompt, [two[0], other])
     assert said == "What is on the dotted purple mug, and where is the red mug?"
+    assert not rows
+    assert len(address(backbone, f"What is on {taught.word}?", [two[0], other]).rows) == 1, "of the other"
 
 
 def test_a_renamed_one_is_asked_about_by_its_description_too(backbone: Backbone, taught: Taught) -> None:
@@ -138,7 +145,30 @@ def test_learning_asks_as_it_will_be_asked_and_keeps_what_the_user_wrote(backbon
         assert ConceptOptimizer(backbone, unknown).examples[0].questions == asked, "there is no description"
 
 
+@pytest.mark.parametrize(
+    ("answers", "how"),
+    [
+        (("purple", "dotted"), "description"),
+        (("purple", "of cheese"), "description"),
+        (("of cheese", "old", "purple"), "name"),
+        ((), "description"),
+    ],
+)
+def test_what_the_plain_model_finds_is_asked_by_description_and_what_it_cannot_know_by_name(
+    vlm: MyVLM, taught: Taught, answers: tuple[str, ...], how: str
+) -> None:
+    word, forms = taught.word, {"purple": "what colour is {} ?", "dotted": "what pattern does {} have ?"}
+    asked = [(forms.get(answer, "what size is {} ?").format(word), answer) for answer in answers]
+    learned = around(vlm).learn(
+        word, taught.kit.photos(2), category="mug", captions=taught.kit.captions(2), questions=[asked] * 2,
+        settings=LearnSettings(steps=1, views=1, asked_by="auto"), progress=False,
+    )  # fmt: skip
+    [embedding] = learned.embeddings.values()
+    assert embedding.settings["asked_by"] == how
+    assert learned.recipe["questions"] == [[list(pair) for pair in asked]] * 2
+
+
 def test_models_of_others_are_asked_by_description_and_tinyworlds_by_name() -> None:
-    assert default_settings("org/model", family="llava").asked_by == "description"
+    assert default_settings("org/model", family="llava").asked_by == "auto"
     assert default_settings("tinyworld/llava").asked_by == "name"
     assert LearnSettings().asked_by == "name"

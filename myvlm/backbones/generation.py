@@ -181,7 +181,8 @@ def options_for(model: Any, tokenizer: Any, generation: Mapping[str, Any]) -> di
 
 def takes_a_cache(model: Any, options: Mapping[str, Any]) -> bool:
     """Whether `generate` may go on from a cache with padding behind it: neither model nor caller want a cache
-    of their own, and no layer counts columns, as those with a window do."""
+    of their own, the model goes by the positions that it is told, and no layer counts columns, as those with
+    a window do."""
     config = _config(model, options)
     wanted = {
         name: options.get(name, getattr(config, name, None)) for name in ("cache_implementation", "use_cache")
@@ -189,7 +190,16 @@ def takes_a_cache(model: Any, options: Mapping[str, Any]) -> bool:
     layers = model.config.get_text_config()
     counted = (getattr(layers, name, None) for name in ("sliding_window", "attention_chunk_size"))
     own = wanted["cache_implementation"] is not None or wanted["use_cache"] is False
-    return not own and not any(counted)
+    return not own and not any(counted) and _keeps_positions(model)
+
+
+def _keeps_positions(model: Any) -> bool:
+    """Whether a model takes the positions that `generate` counts past padding, or counts columns itself."""
+    two = torch.ones(1, 2, dtype=torch.long, device=model.device)
+    told = model.prepare_inputs_for_generation(
+        two, attention_mask=two, position_ids=two.cumsum(1) - 1, use_cache=True, is_first_iteration=True
+    )
+    return told.get("position_ids") is not None
 
 
 def _config(model: Any, options: Mapping[str, Any]) -> Any:

@@ -112,7 +112,7 @@ class Concept:
         return f"Concept({self.identifier!r}, {self.category!r}, kind={self.kind!r}, learned for {known})"
 
     def _repr_html_(self) -> str:
-        held = [one for one in list(libraries.values()) if one.get(self.identifier) is self]
+        held = holders(self)
         return concept_html(self, held[-1] if held else None)
 
     @property
@@ -357,6 +357,11 @@ class Concept:
                 expected=error.expected,
                 fix=error.fix,
             ) from error
+
+
+def holders(concept: Concept) -> list[HoldingLibrary]:
+    """The libraries that hold the concept itself, not a copy of it."""
+    return [one for one in list(libraries.values()) if one.get(concept.identifier) is concept]
 
 
 def warn_learned_elsewhere(backbone: Backbone, concepts: Iterable[Concept]) -> None:

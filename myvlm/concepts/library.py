@@ -16,7 +16,7 @@ from typing import Any, Self, TypeAlias
 from weakref import ref
 
 from myvlm.boxes import Box
-from myvlm.concepts.concept import Concept, libraries
+from myvlm.concepts.concept import Concept, holders, libraries
 from myvlm.concepts.confusable import SEEN, ConfusablePair, confusable, separate
 from myvlm.concepts.correcting import Correction, correct
 from myvlm.concepts.folders import erase_from_disk, load_folders, save_folders
@@ -291,7 +291,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         old, new = concept.identifier, check_identifier(new)
         if old == new:
             return concept
-        others = [one for one in _holders(old, concept) if one is not self]
+        others = [one for one in _holders(concept) if one is not self]
         for library in (self, *others):
             library.check_free(new, but=old)
         if warning := caution(new):
@@ -316,7 +316,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         before, after = copy.copy(concept), dataclasses.replace(concept, head=head)
         self._gates.check([after], but=concept)
         concept.head = head
-        for library in _holders(concept.identifier, concept):
+        for library in _holders(concept):
             library._gates.replace(before, concept)
         return True
 
@@ -392,7 +392,5 @@ class ConceptLibrary(Mapping[str, Concept]):
         self.state = object()
 
 
-def _holders(identifier: str, concept: Concept) -> list[ConceptLibrary]:
-    """The libraries in which the concept itself, not a copy of it, is called that."""
-    known = [one for one in list(libraries.values()) if isinstance(one, ConceptLibrary)]
-    return [one for one in known if one.get(identifier) is concept]
+def _holders(concept: Concept) -> list[ConceptLibrary]:
+    return [one for one in holders(concept) if isinstance(one, ConceptLibrary)]

@@ -16,10 +16,11 @@ from myvlm.backbones import Backbone
 from myvlm.backbones.tokens import IGNORED, heard
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage, naming
-from myvlm.learning.dataset import CAPTION_PROMPTS, LONG_SIDE, Example, QuestionAnswer, as_seen
+from myvlm.learning.concept_optimizer import LearnRequest
+from myvlm.learning.dataset import CAPTION_PROMPTS, LONG_SIDE, QuestionAnswer, as_seen
 from myvlm.learning.early_stopping import SURE, shown_to
-from myvlm.learning.noun_phrases import ARTICLES, describing, mentions, name_in_caption, noun_phrases
-from myvlm.text import check_category, check_identifier, count_word, in_words, replace_word
+from myvlm.learning.noun_phrases import ARTICLES, mentions, name_in_caption, noun_phrases
+from myvlm.text import check_category, check_identifier, count_word, replace_word
 
 PEOPLE = frozenset(
     "person man woman boy girl child baby lady gentleman guy teenager toddler friend mother father sister "
@@ -283,26 +284,20 @@ def write_questions(
 
 
 @torch.no_grad()
-def how_asked(
-    backbone: Backbone, examples: Sequence[Example], words: Sequence[str]
-) -> Literal["name", "description"]:
+def how_asked(backbone: Backbone, request: LearnRequest) -> Literal["name", "description"]:
     """How questions about a concept are asked (`LearnSettings.asked_by`), by what the model knows.
 
     By its description where the model, asked so of the photos, finds the given answers, half of them or more:
     their tokens are, on the mean, likelier than all others together.
-
-    Args:
-        words: the identifier and what the model calls the concept; without those there is no description.
     """
-    name, *called = words or ("",)
-    if not called:
+    if request.description is None:
         return "name"
-    phrase, found = {name: describing(called)}, []
-    for example in examples:
+    found: list[bool] = []
+    for example in request.examples:
         if not example.questions:
             continue
-        asked = [in_words(question, phrase) for question, _ in example.questions]
-        answers = [in_words(answer, phrase) for _, answer in example.questions]
+        asked = [request.described(question) for question, _ in example.questions]
+        answers = [request.described(answer) for _, answer in example.questions]
         [photo], loss_of = shown_to(backbone, [as_seen(backbone.processor, example.photo)])
         loss = loss_of([photo] * len(asked), asked, answers, [[]] * len(asked))
         if loss.by_sample is None:

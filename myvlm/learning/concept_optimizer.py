@@ -41,17 +41,21 @@ class LearnRequest:
     settings: LearnSettings
     words: Sequence[str] = ()
 
+    @property
+    def description(self) -> str | None:
+        """The noun phrase that the model calls it by; None where no words are known."""
+        return describing(self.words[1:]) if self.words[1:] else None
+
+    def described(self, text: str) -> str:
+        """A text with the description in the identifier's place, where there is one."""
+        return in_words(text, {self.words[0]: self.description}) if self.description else text
+
     def asked(self) -> list[Example]:
         """The examples with their questions as the settings say that they are asked."""
-        name, *called = self.words or ("",)
-        if self.settings.asked_by != "description" or not called:
+        if self.settings.asked_by != "description":
             return list(self.examples)
-        phrase = {name: describing(called)}
         return [
-            replace(
-                one,
-                questions=tuple((in_words(question, phrase), answer) for question, answer in one.questions),
-            )
+            replace(one, questions=tuple((self.described(asked), answer) for asked, answer in one.questions))
             for one in self.examples
         ]
 

@@ -5,6 +5,7 @@ Here a head and a backbone learn from the same photos; neither knows of the othe
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
@@ -127,10 +128,10 @@ def learn_request(backbone: Backbone, lesson: LoadedLesson) -> LearnRequest:
     examples = check_texts(backbone, gather_examples(name, photos, captions, lesson.questions))
     if called is None:
         called = described(backbone, photos, category)
+    request = LearnRequest(examples, settings, (name, *called))
     if settings.asked_by == "auto":
-        asked_by = how_asked(backbone, examples, (name, *called))
-        settings = settings.model_copy(update={"asked_by": asked_by})
-    return LearnRequest(examples, settings, (name, *called))
+        settings = settings.model_copy(update={"asked_by": how_asked(backbone, request)})
+    return dataclasses.replace(request, settings=settings)
 
 
 def learned_concept(
@@ -152,8 +153,8 @@ def learned_concept(
         "questions": [[list(pair) for pair in example.questions] for example in request.examples],
         "photos": [photo.file_name for photo in photos],
     }
-    if called := request.words[1:]:
-        recipe["description"] = describing(called)
+    if request.description:
+        recipe["description"] = request.description
     learned = {backbone.name: embedding}
     shown = thumbnails_of(photos, head)
     return Concept(lesson.identifier, lesson.category, head, learned, recipe, thumbnails=shown)

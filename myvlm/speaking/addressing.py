@@ -162,8 +162,7 @@ def address(
     """
     asked = {concept.identifier: asked_as(backbone, concept, concepts) for concept in concepts}
     last = turns_of(prompt)[-1]
-    described = [one for one in concepts if asked[one.identifier] != one.spoken]
-    described = [one for one in described if contains_word(last, one.identifier)]
+    described = [one for one in named_in(last, concepts) if asked[one.identifier] != one.spoken]
     introduced = [concept for concept in concepts if only_introduced(backbone, concept)]
     with_rows = [one for one in concepts if one not in introduced and (always_rows or one not in described)]
     rows = [backbone.rows_of(concept) for concept in with_rows]

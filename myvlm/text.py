@@ -270,15 +270,19 @@ def replace_words(text: str, new_by_old: Mapping[str, str]) -> str:
     return replaced + text[end:]
 
 
-def in_words(text: str, phrases: Mapping[str, str]) -> str:
+def in_words(text: str, phrases: Mapping[str, str], names: Mapping[str, str] | None = None) -> str:
     """A text with words replaced by phrases; one that begins the text begins with a capital.
 
-    >>> in_words("sks is where? Is sks red?", {"sks": "the mug"})
-    'The mug is where? Is the mug red?'
+    Args:
+        names: other words that are replaced in the same pass, by words that stay as they are.
+
+    >>> in_words("sks is where? Is Bo red?", {"sks": "the mug"}, {"Bo": "xylo"})
+    'The mug is where? Is xylo red?'
     """
-    replaced = replace_words(text, phrases)
-    first = next(find_words(text, *phrases), None) if phrases else None
-    begins = first is not None and first.start == 0 and replaced != text
+    words = {**(names or {}), **phrases}
+    replaced = replace_words(text, words)
+    first = next(find_words(text, *words), None)
+    begins = first is not None and first.start == 0 and first.word in phrases
     return replaced[:1].upper() + replaced[1:] if begins else replaced
 
 

@@ -161,13 +161,14 @@ def address(
         ConceptFileError: a concept was learned for other models alone, and there is no description of it.
     """
     asked = {concept.identifier: asked_as(backbone, concept, concepts) for concept in concepts}
-    last = turns_of(prompt)[-1]
-    described = [one for one in named_in(last, concepts) if asked[one.identifier] != one.spoken]
+    names = {one.identifier: one.spoken for one in concepts if asked[one.identifier] == one.spoken}
+    phrases = {identifier: words for identifier, words in asked.items() if identifier not in names}
+    described = [one for one in named_in(turns_of(prompt)[-1], concepts) if one.identifier in phrases]
     introduced = [concept for concept in concepts if only_introduced(backbone, concept)]
     with_rows = [one for one in concepts if one not in introduced and (always_rows or one not in described)]
     rows = [backbone.rows_of(concept) for concept in with_rows]
     told = [concept for concept in introduced if concept not in described]
-    prompt = _in_words(prompt, asked)
+    prompt = _in_words(prompt, phrases, names)
     facts = [f"{concept.spoken} is {concept.description}." for concept in told]
     facts += [ABSENT.format(concept.identifier) for concept in absent]
     if facts:
@@ -207,9 +208,9 @@ def named_in(prompt: Prompt, concepts: Iterable[Concept]) -> list[Concept]:
     return [one for one in concepts if contains_word(asked, one.identifier)]
 
 
-def _in_words(prompt: Prompt, words: Mapping[str, str]) -> Prompt:
-    """A prompt with words replaced, in all of its turns."""
-    turns = tuple(in_words(turn, words) for turn in turns_of(prompt))
+def _in_words(prompt: Prompt, phrases: Mapping[str, str], names: Mapping[str, str] | None = None) -> Prompt:
+    """A prompt with words replaced, in all of its turns; see `in_words`."""
+    turns = tuple(in_words(turn, phrases, names) for turn in turns_of(prompt))
     return turns[0] if isinstance(prompt, str) else turns
 
 

@@ -83,6 +83,16 @@ def test_a_renamed_one_is_asked_about_by_its_description_too(backbone: Backbone,
     assert said == "Bluebell, Bluebell, is here."
 
 
+def test_a_learned_word_that_begins_a_question_stays_as_it_was_learned(
+    backbone: Backbone, taught: Taught
+) -> None:
+    by_name = asked_by(taught, "name", identifier="Bluebell")
+    assert address(backbone, "Bluebell is where?", [by_name]).prompt == f"{taught.word} is where?"
+    by_description = asked_by(taught, identifier="Bo", spoken="Bo", recipe={"description": "the red mug"})
+    both = address(backbone, "Bluebell and Bo are where?", [by_name, by_description])
+    assert both.prompt == f"{taught.word} and the red mug are where?"
+
+
 def test_a_reply_says_the_name_of_whom_the_question_names(backbone: Backbone, taught: Taught) -> None:
     concept, word = asked_by(taught), taught.word
     assert (

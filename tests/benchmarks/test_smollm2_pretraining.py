@@ -160,6 +160,22 @@ def test_what_is_exported_speaks_as_what_was_trained() -> None:
     assert kept.item() == pytest.approx(told.item(), rel=2e-3)
 
 
+def test_training_goes_on_from_what_was_exported_behind_a_standardising_of_its_own() -> None:
+    (model, tokenizer), (other, _) = tiny(), tiny()
+    trained, again = Trained(model), Trained(other)
+    seen = torch.randn(1, 64, 8)
+    packed = pack(tokenizer, TEMPLATE, TEXTS[:1], 64)
+    with torch.no_grad():
+        trained.mean.copy_(torch.randn(8))
+        trained.scale.copy_(torch.rand(8) + 0.5)
+        for own in trained.lora.values():
+            own.up.copy_(torch.randn_like(own.up) * 0.1)
+        again.standardise(torch.randn(3, 64, 8))
+        again.load(trained.adapter())
+    told, kept = packed_loss(model, trained, seen, packed), packed_loss(other, again, seen, packed)
+    assert kept.item() == pytest.approx(told.item(), rel=2e-3)
+
+
 def test_only_projector_and_lora_learn() -> None:
     model, tokenizer = tiny()
     trained = Trained(model)

@@ -1,7 +1,8 @@
 """`python -m benchmarks.pretrain.smollm2 --out FOLDER`: make the projector and LoRA of tinyworld/smollm2.
 
-Resumable: `FOLDER/work/` holds a checkpoint; run it again with the same folder and it goes on. Every picture
-is new, drawn by the number of its step.
+Resumable: `FOLDER/work/` holds a checkpoint; run it again with the same folder and it goes on. `--adapter
+FILE` goes on from what an earlier run wrote, such as what ships, with the optimiser's memory anew. Every
+picture is new, drawn by the number of its step.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -57,6 +59,9 @@ def main(
         float, typer.Option(help="The rate falls to nothing by then at the latest.")
     ] = math.inf,
     bfloat16: Annotated[bool, typer.Option(help="The language model's products in bfloat16.")] = False,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Where no checkpoint is: start from this adapter, after its steps.")
+    ] = None,
 ) -> None:
     """Train projector and LoRA, from an aligned projector if asked, and write the adapter."""
     torch.set_num_threads(threads)
@@ -93,6 +98,10 @@ def main(
             random = Random(f"captions {seed}")
             captions = [as_sentence(caption(scene, random)) for scene in scenes]
             align(model, trained, tokenizer, seen, captions, seed=seed)
+        if adapter:
+            with safe_open(adapter, "pt") as made:
+                trained.load({name: made.get_tensor(name) for name in made.keys()})  # noqa: SIM118
+                start = int(made.metadata()["steps"])
     step = Step(start, {}, trained, torch.nn.Module(), [optimiser])
     schedule.save(step)
     recent: list[float] = []

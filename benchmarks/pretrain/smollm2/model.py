@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,6 +91,20 @@ class Trained(nn.Module):
             tensors[f"lora.{number}.{site}.down"] = halves.down
             tensors[f"lora.{number}.{site}.up"] = halves.up
         return {name: tensor.detach().half().contiguous() for name, tensor in tensors.items()}
+
+    @torch.no_grad()
+    def load(self, adapter: Mapping[str, Tensor]) -> None:
+        """The way back from `adapter`, behind the standardising that is set."""
+        first, second = self.projector.linear_1, self.projector.linear_2
+        weight = adapter["projector.linear_1.weight"].float()
+        first.weight.copy_(weight * self.scale.cpu())
+        first.bias.copy_(adapter["projector.linear_1.bias"].float() + weight @ self.mean.cpu())
+        second.weight.copy_(adapter["projector.linear_2.weight"])
+        second.bias.copy_(adapter["projector.linear_2.bias"])
+        for name, halves in self.lora.items():
+            number, site = name.split("_", 1)
+            for half, own in halves.named_parameters():
+                own.copy_(adapter[f"lora.{number}.{site}.{half}"])
 
 
 class _Halves(nn.Module):

@@ -34,7 +34,7 @@ LONGEST = 64
 """Tokens of a reply, as the library generates it where nothing else is said."""
 
 FIGURES = (
-    "said_of_it", "unseen_wording", "unseen_question", "degenerate", "parroting", "fluency",
+    "said_of_it", "own_words", "unseen_wording", "unseen_question", "degenerate", "parroting", "fluency",
     "recognised_there", "recognised_look_alike", "recognised_nothing",
 )  # fmt: skip
 
@@ -58,6 +58,7 @@ def measure_wordings(
     captions = [caption for own in kit.captions() for caption in own]
     pairs = list(zip(replies, kit.present, strict=True))
     tally.add("said_of_it", seed, [names_it(r.text, s, kit) for r, s in pairs])
+    tally.add("own_words", seed, [r.token_ids == p.token_ids for r, p in zip(replies, plain, strict=True)])
     tally.add("parroting", seed, [parrots(r.text, captions) and not fits(r.text, s, kit) for r, s in pairs])
     ours = [with_category(r.text, name, kit.category) for r in replies]
     tally.add("nll", seed, likelihood(user.backbone, ours))

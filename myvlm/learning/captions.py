@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Literal
-
-import torch
 
 from myvlm.backbones import Backbone
-from myvlm.backbones.tokens import IGNORED, heard
+from myvlm.backbones.tokens import heard
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage, naming
-from myvlm.learning.concept_optimizer import LearnRequest
 from myvlm.learning.dataset import CAPTION_PROMPTS, LONG_SIDE, QuestionAnswer, as_seen
-from myvlm.learning.early_stopping import SURE, shown_to
 from myvlm.learning.noun_phrases import ARTICLES, mentions, name_in_caption, noun_phrases
 from myvlm.text import check_category, check_identifier, count_word, replace_word
 
@@ -281,32 +276,6 @@ def write_questions(
         asked = [form.replace("{}", identifier) for form in readable]
         pairs.append([(q, a) for q, a in zip(asked, tidied, strict=True) if a])
     return pairs
-
-
-@torch.no_grad()
-def how_asked(backbone: Backbone, request: LearnRequest) -> Literal["name", "description"]:
-    """How questions about a concept are asked (`LearnSettings.asked_by`), by what the model knows.
-
-    By its description where the model, asked so of the photos, finds the given answers, half of them or more:
-    their tokens are, on the mean, likelier than all others together.
-    """
-    if request.description is None:
-        return "name"
-    found: list[bool] = []
-    for example in request.examples:
-        if not example.questions:
-            continue
-        asked = [request.described(question) for question, _ in example.questions]
-        answers = [request.described(answer) for _, answer in example.questions]
-        [photo], loss_of = shown_to(backbone, [as_seen(backbone.processor, example.photo)])
-        loss = loss_of([photo] * len(asked), asked, answers, [[]] * len(asked))
-        if loss.by_sample is None:
-            found += [bool(loss.cross_entropy < SURE)] * len(asked)
-            continue
-        samples = loss.by_sample()
-        means = samples.by_token.sum(1) / (samples.targets != IGNORED).sum(1)
-        found += (means < SURE).tolist()
-    return "description" if 2 * sum(found) >= len(found) else "name"
 
 
 def _answers(backbone: Backbone, photos: Sequence[LoadedImage], prompts: Sequence[str]) -> list[list[str]]:

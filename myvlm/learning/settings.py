@@ -40,6 +40,10 @@ class LearnSettings(BaseModel):
             rows: the answer is the frozen model's, and what was taught that no picture shows is not known.
             "auto": the description, unless the model itself, asked so, finds fewer than half of the answers
             that are given to learn from. Replies say the name in any case.
+        verify: whether a reply behind rows is read again by the plain model, the description in the name's
+            place, and gives way to the model's own words, the name in the description's, where the model
+            finds it less likely than each of the captions that were learned. A pass of the model a reply, and
+            a second reply where the first gives way.
         budget: bytes that learning may take on the model's device beside the model; "auto" is half of what is
             free. What does not fit is kept in the host's memory or computed again at each use: slower, with
             the same result.
@@ -65,6 +69,7 @@ class LearnSettings(BaseModel):
     augment: bool = True
     questions_per_step: int = Field(default=1, ge=0)
     asked_by: Literal["name", "description", "auto"] = "name"
+    verify: bool = False
     budget: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
 
@@ -128,6 +133,7 @@ MEASURED: dict[str, Any] = {
     "augment": False,  # turned and darkened views were worse on every model that was looked at
     "steps": "auto",  # one name is said after 20 steps, another not after 50
     "asked_by": "auto",  # of a new name a small model answers half as many questions right
+    "verify": True,  # rows bend a quarter of what else a small model says, and it can tell which
 }
 """What a model that somebody else trained learns with; all else is the paper's.
 

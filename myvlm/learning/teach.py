@@ -19,11 +19,12 @@ from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import InputError, check_is
 from myvlm.heads import Head, head_class
 from myvlm.heads.base import MeetingHead
-from myvlm.learning.captions import captions_and_words, described, how_asked, write_captions
+from myvlm.learning.captions import captions_and_words, described, write_captions
 from myvlm.learning.concept_optimizer import LearnRequest, LearnResult
 from myvlm.learning.dataset import Example, Lesson, LoadedLesson, gather_examples
 from myvlm.learning.noun_phrases import describing
 from myvlm.learning.optimise import learn_embeddings
+from myvlm.learning.plausibility import TAUGHT_LOSS, how_asked, taught_loss
 from myvlm.learning.progress import Shown, learning_progress
 from myvlm.learning.settings import as_settings, default_settings
 from myvlm.plugins.collections import collection_of
@@ -138,13 +139,16 @@ def learned_concept(
     lesson: Lesson, head: Head, request: LearnRequest, result: LearnResult, backbone: Backbone
 ) -> Concept:
     """The concept that a lesson gives, once its head is fitted and its embedding learned."""
+    figures = _figures(result)
+    if request.settings.verify and (loss := taught_loss(backbone, request)) is not None:
+        figures[TAUGHT_LOSS] = loss
     embedding = Embedding(
         directions=result.directions.numpy(),
         norm=request.settings.norm,
         prompt=backbone.caption_prompt,
         fingerprint=backbone.fingerprint(),
         settings=request.settings.model_dump(),
-        figures=_figures(result),
+        figures=figures,
     )
     photos = [example.photo for example in request.examples]
     recipe: dict[str, Any] = {

@@ -4,7 +4,8 @@ What it learned goes by rows behind the picture's tokens, but in a question, whe
 model's own description of it: what a new name stands for a small model hardly finds, and behind rows that say
 it what it sees is answered worse. What it has only been introduced to stands in words before the instruction,
 "sks is the dotted purple mug.". A model that heeds them says the name in its own sentence; else the thing's
-own noun phrase gives way to it. Learned rows do better.
+own noun phrase gives way to it. Learned rows do better; a reply that they bent gives way to the model's own
+words (`verifying`).
 
 A name is said only where its head fired: where something is seen the names of all others cannot be generated,
 and with a question that names one goes "There is no sks in this picture."
@@ -23,7 +24,9 @@ from myvlm.backbones.tokens import MANY_PROMPTS, Prompt, alone_ids, heard, turns
 from myvlm.concepts.concept import Concept
 from myvlm.images import LoadedImage, naming
 from myvlm.learning.noun_phrases import name_in_phrase
+from myvlm.learning.plausibility import TAUGHT_LOSS
 from myvlm.learning.settings import default_settings
+from myvlm.speaking.verifying import Held, doubted, names_fewer
 from myvlm.text import contains_word, fold, in_words, replace_words
 
 ABSENT = "There is no {} in this picture."
@@ -103,35 +106,101 @@ def _words_of(concepts: Iterable[Concept]) -> set[str]:
     return {word for one in concepts for word in (one.identifier, one.spoken)}
 
 
+class _Asked(NamedTuple):
+    """A picture, what its user asks of it, who is seen, whom the user knows, and how the model is asked."""
+
+    photo: LoadedImage
+    prompt: Prompt
+    seen: Sequence[Concept]
+    names: Names
+    address: Address
+
+
 def speak(
     backbone: Backbone, photos: Sequence[LoadedImage], seen: Sequence[Sequence[Concept]],
     prompts: Sequence[Prompt], generation: Mapping[str, Any], names: Sequence[Names] = (),
-    *, always_rows: bool = False,
+    *, always_rows: bool = False, verify: bool = True,
 ) -> list[Spoken]:  # fmt: skip
     """What the model says of each picture, with the concepts that are seen in it, in the user's identifiers.
 
-    A renamed concept is asked for by the word that its embedding learned, and what that says is renamed.
+    A renamed concept is asked for by the word that its embedding learned, and what that says is renamed. A
+    doubtful reply behind rows gives way to the model's own words, where these name all that it names.
 
     Args:
         names: for each picture the names that its user knows; where empty, nobody is known to be absent.
         always_rows: see `address`.
+        verify: whether to read replies again, of concepts that were learned so (`LearnSettings.verify`);
+            answers to questions that name one, sampled replies and conversations never are.
     """
-    known = list(names) or [Names(backbone)] * len(photos)
-    each = list(zip(prompts, seen, known, strict=True))
-    addressed = [
-        address(backbone, prompt, there, own.absent(prompt, there), always_rows=always_rows)
-        for prompt, there, own in each
-    ]
-    asked, rows = [one.prompt for one in addressed], [one.rows for one in addressed]
-    unsaid = [own.unsaid(there) for _, there, own in each]
-    with naming(photos, backbone.encode):
+    asked = [
+        _Asked(photo, prompt, there, own, address(
+            backbone, prompt, there, own.absent(prompt, there), always_rows=always_rows
+        ))
+        for photo, prompt, there, own in zip(
+            photos, prompts, seen, list(names) or [Names(backbone)] * len(photos), strict=True
+        )
+    ]  # fmt: skip
+    spoken = _replies(backbone, asked, [one.address.rows for one in asked], generation)
+    if not verify or generation.get("do_sample"):
+        return spoken
+    doubtful = _doubtful(backbone, asked, spoken)
+    again = [asked[number] for number in doubtful]
+    unheard = {name: value for name, value in generation.items() if name != "streamer"}
+    own_words = _replies(backbone, again, [[] for _ in again], unheard)
+    for number, one, own in zip(doubtful, again, own_words, strict=True):
+        if not names_fewer(own.text, one.seen, than=spoken[number].text):
+            spoken[number] = own
+    return spoken
+
+
+def _replies(
+    backbone: Backbone,
+    asked: Sequence[_Asked],
+    rows: Sequence[Sequence[ConceptRows]],
+    generation: Mapping[str, Any],
+) -> list[Spoken]:
+    if not asked:
+        return []
+    with naming([one.photo for one in asked], backbone.encode):
         replies = backbone.generate(
-            [photo.image for photo in photos], asked, rows, unsaid=unsaid, **generation
+            [one.photo.image for one in asked],
+            [one.address.prompt for one in asked],
+            rows,
+            unsaid=[one.names.unsaid(one.seen) for one in asked],
+            **generation,
         )
     return [
-        Spoken(named(backbone, prompt, one.text, there), tuple(one.token_ids.tolist()), told.absent)
-        for one, (prompt, there, _), told in zip(replies, each, addressed, strict=True)
+        Spoken(
+            named(backbone, one.prompt, said.text, one.seen),
+            tuple(said.token_ids.tolist()),
+            one.address.absent,
+        )
+        for one, said in zip(asked, replies, strict=True)
     ]
+
+
+def _doubtful(backbone: Backbone, asked: Sequence[_Asked], spoken: Sequence[Spoken]) -> list[int]:
+    """The numbers of the replies that were read again and found doubtful."""
+    held: dict[int, Held] = {}
+    for number, (one, said) in enumerate(zip(asked, spoken, strict=True)):
+        if not one.address.rows or not isinstance(one.address.prompt, str) or named_in(one.prompt, one.seen):
+            continue
+        if (limit := _limit(backbone, one.seen)) is not None:
+            held[number] = Held(one.photo, one.address.prompt, said.text, one.seen, limit)
+    doubts = doubted(backbone, [*held.values()]) if held else []
+    return [number for number, doubt in zip(held, doubts, strict=True) if doubt]
+
+
+def _limit(backbone: Backbone, concepts: Sequence[Concept]) -> float | None:
+    """The loss above which a reply about these is doubted; None unless all have a description, and replies
+    about those that are learned are verified."""
+    learned = [
+        one.embedding_for(backbone.name, backbone.fingerprint(), backbone.dim).figures
+        for one in concepts
+        if not only_introduced(backbone, one)
+    ]
+    verified = all(one.description for one in concepts) and all(TAUGHT_LOSS in own for own in learned)
+    return max(float(own[TAUGHT_LOSS]) for own in learned) if learned and verified else None
 
 
 def only_introduced(backbone: Backbone, concept: Concept) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from myvlm.concepts.embedding import Embedding
 from myvlm.heads.base import HeadMeta
 from myvlm.heads.encoders import register_encoder
 from myvlm.heads.objects.head import ObjectHead
+from myvlm.learning.plausibility import TAUGHT_LOSS
 from myvlm.tinyworld import FewShot, few_shot, sample_picture
 from tests.support.fake_encoder import ColourEncoder
 
@@ -59,6 +60,16 @@ def learned(vlm: MyVLM, place: Path) -> Taught:
     )
     folder = concept.save(place / "concepts" / "mug")
     return Taught(kit, Concept.load(folder), folder, photos)
+
+
+def held_to(taught: Taught, limit: float | None, **changes: Any) -> Concept:
+    """The concept as it is learned with `LearnSettings.verify`, its replies held against this loss."""
+    figures = {} if limit is None else {TAUGHT_LOSS: limit}
+    learned = {
+        name: Embedding(one.directions, one.norm, one.prompt, one.fingerprint, figures=figures)
+        for name, one in taught.concept.embeddings.items()
+    }
+    return replace(taught.concept, embeddings=learned, folder=None, **changes)
 
 
 def by_hand() -> Concept:

@@ -27,7 +27,7 @@ class InProcess:
         self.backbone = vlm.backbone
         self.batches: Batches[Ask, CountedReply] = Batches(
             self._speak,
-            key=lambda one: (one.options, self._has_rows(one)),
+            key=lambda one: (one.options, self._has_rows(one), one.on_text is None),
             at_most=min(at_once, vlm.backbone.images_at_once),
         )
 
@@ -47,7 +47,8 @@ class InProcess:
         options = {**dict(asked[0].options), "streamer": streamed}
         photos, prompts = [one.photo for one in asked], [one.prompt for one in asked]
         seen, names = [one.seen for one in asked], [one.names for one in asked]
-        said = speak(self.backbone, photos, seen, prompts, options, names)
+        listening = asked[0].on_text is not None  # what was heard cannot be taken back
+        said = speak(self.backbone, photos, seen, prompts, options, names, verify=not listening)
         read = streamed.read or [0] * len(asked)
         return [CountedReply(one.text, own, len(one.token_ids)) for one, own in zip(said, read, strict=True)]
 

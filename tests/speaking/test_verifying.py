@@ -1,0 +1,150 @@
+"""Replies behind rows that the frozen model reads again, and those that give way to its own words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from myvlm import Concept, LearnSettings, MyVLM, Reply
+from myvlm.backbones import Backbone
+from myvlm.images import load_images
+from myvlm.learning.concept_optimizer import LearnRequest
+from myvlm.learning.dataset import gather_examples
+from myvlm.learning.plausibility import TAUGHT_LOSS, taught_loss
+from myvlm.learning.settings import default_settings
+from myvlm.speaking import addressing
+from myvlm.speaking.verifying import Held, doubted, names_fewer
+from myvlm.tinyworld.fewshot import pictures
+from tests.support.taught import Taught, around, held_to
+
+NEVER, ALWAYS = 1e6, -1.0
+"""Losses above which a reply is doubted."""
+
+
+def user_of(vlm: MyVLM, *concepts: Concept) -> MyVLM:
+    user = around(vlm)
+    for concept in concepts:
+        user.concepts.add(concept)
+    return user
+
+
+@pytest.fixture
+def there(taught: Taught) -> list[Image.Image]:
+    return pictures(taught.kit.present)
+
+
+def plain(vlm: MyVLM, photos: Sequence[Image.Image], **asked: Any) -> list[Reply]:
+    with vlm.generic():
+        return list(vlm.caption(photos, **asked))
+
+
+def test_a_bent_reply_is_less_likely_than_each_that_was_learned(vlm: MyVLM, taught: Taught) -> None:
+    backbone, kit = vlm.backbone, taught.kit
+    examples = gather_examples(kit.identifier, load_images(taught.photos), kit.captions(), None)
+    words = (kit.identifier, "dotted", "purple", "mug")
+    limit = taught_loss(backbone, LearnRequest(examples, LearnSettings(), words))
+    assert limit is not None
+    assert 0 < limit < 1
+    assert taught_loss(backbone, LearnRequest(examples, LearnSettings(), ())) is None
+    photos = load_images(pictures(kit.present))
+    good = [reply.text for reply in user_of(vlm, taught.concept).caption([one.image for one in photos])]
+    twice = [f"{kit.identifier} next to {text}" for text in good]
+    seen = [held_to(taught, limit)]
+
+    def found(texts: Sequence[str]) -> list[bool]:
+        asked = [Held(p, backbone.caption_prompt, t, seen, limit) for p, t in zip(photos, texts, strict=True)]
+        return doubted(backbone, asked)
+
+    assert sum(found(good)) <= 1, good
+    assert all(found(twice)), twice
+    assert all(found([text.replace(kit.identifier, "the mug") for text in good])), "the name is not there"
+
+
+def test_a_doubtful_reply_gives_way_to_the_models_own_words_with_the_name_in_them(
+    vlm: MyVLM, taught: Taught, there: list[Image.Image]
+) -> None:
+    behind_rows = user_of(vlm, held_to(taught, None)).caption(there)
+    certain = user_of(vlm, held_to(taught, NEVER)).caption(there)
+    given_way = user_of(vlm, held_to(taught, ALWAYS)).caption(there)
+    own = plain(vlm, there)
+    assert [one.text for one in certain] == [one.text for one in behind_rows]
+    changed = [n for n, (a, b) in enumerate(zip(given_way, behind_rows, strict=True)) if a.text != b.text]
+    assert changed
+    for number in changed:
+        assert given_way[number].token_ids == own[number].token_ids
+        assert taught.word in given_way[number].text
+        assert taught.word not in own[number].text
+        assert given_way[number].seen == (taught.word,)
+
+
+def test_own_words_that_do_not_name_the_concept_are_not_taken(
+    vlm: MyVLM, taught: Taught, there: list[Image.Image]
+) -> None:
+    unfit = held_to(taught, ALWAYS, category="tractor")  # no noun phrase of the model's own is taken for it
+    said, behind_rows = (user_of(vlm, one).caption(there) for one in (unfit, held_to(taught, None)))
+    named = [n for n, reply in enumerate(behind_rows) if taught.word in reply.text]
+    assert named
+    assert [said[n].text for n in named] == [behind_rows[n].text for n in named]
+
+
+def test_questions_that_name_it_samples_and_conversations_are_not_read_again(
+    vlm: MyVLM, taught: Taught, there: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again: list[Sequence[Held]] = []
+
+    def watched(backbone: Backbone, replies: Sequence[Held]) -> list[bool]:
+        again.append(replies)
+        return doubted(backbone, replies)
+
+    monkeypatch.setattr(addressing, "doubted", watched)
+    user = user_of(vlm, held_to(taught, ALWAYS))
+    question = f"What colour is {taught.word}?"
+    answer = user.ask(there[0], question)
+    assert answer.text == user_of(vlm, held_to(taught, None)).ask(there[0], question).text
+    user.caption(there[0], do_sample=True)
+    user.chat(there[0]).ask("What is in the picture?")
+    with user.generic():
+        user.caption(there[0])
+    user.caption(pictures(taught.kit.other[:1]))
+    user_of(vlm, held_to(taught, None)).caption(there[0])
+    user_of(vlm, held_to(taught, ALWAYS, recipe={})).caption(there[0])  # of no description
+    assert not again
+    user.ask(there[0], "What is in the picture?")
+    assert [len(one) for one in again] == [1]
+
+
+def test_only_what_was_learned_so_is_read_again(vlm: MyVLM, taught: Taught, there: list[Image.Image]) -> None:
+    """Of two that are seen, one of which was learned without, nothing is doubted."""
+    other = held_to(taught, None, identifier="Bo", spoken="Bo")
+    user = user_of(vlm, held_to(taught, ALWAYS), other)
+    without = user_of(vlm, held_to(taught, None), other)
+    assert [r.text for r in user.caption(there[:2])] == [r.text for r in without.caption(there[:2])]
+
+
+def test_learning_says_what_replies_are_held_against(vlm: MyVLM, taught: Taught) -> None:
+    kit = taught.kit
+    learned = [
+        around(vlm).learn(
+            kit.identifier, kit.photos(2), category=kit.category, captions=kit.captions(2),
+            settings=LearnSettings(steps=1, views=1, verify=verify), progress=False,
+        )
+        for verify in (True, False)
+    ]  # fmt: skip
+    [with_it], [without] = (list(one.embeddings.values()) for one in learned)
+    assert 0 < with_it.figures[TAUGHT_LOSS] < 1
+    assert TAUGHT_LOSS not in without.figures
+    assert default_settings("org/model", family="llava").verify
+    assert not default_settings("tinyworld/llava").verify
+    assert not LearnSettings().verify
+
+
+def test_which_text_names_fewer(taught: Taught) -> None:
+    concept = taught.concept
+    name = concept.identifier
+    assert names_fewer("a mug.", [concept])
+    assert not names_fewer(f"{name}.", [concept])
+    assert names_fewer("a mug.", [concept], than=f"{name}.")
+    assert not names_fewer("a mug.", [concept], than="a cup.")

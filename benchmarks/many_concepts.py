@@ -22,6 +22,8 @@ from typing import Annotated
 
 import torch
 import typer
+from language.wordings import SPOKEN
+from language.written import written
 from rich.console import Console
 from rich.table import Table
 from tally import LOADED, Tally, in_processes
@@ -50,13 +52,16 @@ def main(
     first: Annotated[int, typer.Option(help="The first seed; those from 6 on are for tuning.")] = 0,
     tests: Annotated[int, typer.Option(help="Unseen pictures for each number of concepts in them.")] = 20,
     workers: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 2,
+    dtype: Annotated[
+        str, typer.Option(help="The model's; bfloat16 is faster where the CPU has it.")
+    ] = "float32",
     keep: Annotated[Path | None, typer.Option(help="File of finished runs: a broken run goes on.")] = None,
 ) -> None:
     """Measure, print the tables, and last one JSON object."""
     runs = [(n, seed, size, tests) for n in range(users) for seed in range(first, first + seeds)]
     kept = read_kept(keep)
     todo = [run for run in runs if run not in kept]
-    for run, tally in in_processes(one_run, todo, "users", backbone=backbone, workers=workers):
+    for run, tally in in_processes(one_run, todo, "users", backbone=backbone, dtype=dtype, workers=workers):
         kept[run] = tally
         append_kept(keep, run, tally)
     whole = Tally()
@@ -108,11 +113,12 @@ def taught(plain: MyVLM, user: MultiConceptUser, seed: int) -> MyVLM:
     """The model with all concepts of a user, each learned alone, from captions and no question or box."""
     vlm = MyVLM(plain.backbone.model, plain.backbone.processor, name=plain.backbone.name)
     settings = default_settings(vlm.backbone.name).model_copy(update={"seed": seed})
+    kits = [written(kit) if vlm.backbone.name in SPOKEN else kit for kit in user.kits]
     lessons = [
         Lesson(
             kit.identifier, kit.photos(), category=kit.category, captions=kit.captions(), settings=settings
         )
-        for kit in user.kits
+        for kit in kits
     ]
     vlm.learn_many(lessons, progress=False)
     return vlm
@@ -138,10 +144,11 @@ def speak_open(vlm: MyVLM, user: MultiConceptUser, scenes: Sequence[Scene]) -> l
 def speak_in_words(plain: MyVLM, user: MultiConceptUser, scenes: Sequence[Scene]) -> list[str]:
     """Captions of the frozen model that is told in its own words what the concepts are called."""
     backbone = plain.backbone
+    hint = "{} is the {}." if backbone.name in SPOKEN else "{} : {} ."
     prompts = []
     for scene in scenes:
         here = user.present(scene)
-        told = [f"{kit.identifier} : {kit.category} ." for kit in user.kits if kit.identifier in here]
+        told = [hint.format(kit.identifier, kit.category) for kit in user.kits if kit.identifier in here]
         prompts.append(" ".join([*told, backbone.caption_prompt]))
     return [g.text for g in backbone.generate(pictures(scenes), prompts, [[] for _ in scenes])]
 

@@ -62,7 +62,8 @@ class VllmInput:
         return self.given.offline()
 
     def reply(self, said: str) -> Reply:
-        """What vLLM said of it, in the user's names, as `MyVLM.caption` gives it back."""
+        """What vLLM said of it, in the user's names, as `MyVLM.caption` gives it back; it is not read again
+        (`LearnSettings.verify`)."""
         return Reply(self.named(said.strip()), self.detections, self.picture, absent=self.absent)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from myvlm.backbones.base import Backbone
 from myvlm.learning.dataset import CAPTION_PROMPTS, Example, as_seen, make_views
-from myvlm.learning.early_stopping import ENOUGH, Validation
+from myvlm.learning.likelihood import ENOUGH, Validation
 from myvlm.learning.noun_phrases import describing
 from myvlm.learning.settings import LearnSettings
 from myvlm.text import in_words

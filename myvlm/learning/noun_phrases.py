@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import regex
 
-from myvlm.text import CASE_FLAGS, composed, word_source
+from myvlm.text import CASE_FLAGS, composed, in_words, word_source
 
 _JOINING = (
     "an?|the|one|and|or|of|in|on|at|by|to|with|without|near|next|beside|behind|under|over|above|below|from|"
@@ -56,6 +56,20 @@ def describing(words: Sequence[str]) -> str:
     'the dotted purple mug'
     """
     return " ".join(["the", *words])
+
+
+def as_described(text: str, descriptions: Mapping[str, str]) -> str:
+    """A caption with concepts as somebody would speak of them who did not know their names.
+
+    >>> as_described("sks next to Bo.", {"sks": "the orange mug", "Bo": "the dog"})
+    'An orange mug next to a dog.'
+    """
+    return in_words(text, {name: _one_of(phrase) for name, phrase in descriptions.items()})
+
+
+def _one_of(phrase: str) -> str:
+    noun = phrase.removeprefix("the ")
+    return f"{'an' if noun[:1].lower() in set('aeiou') else 'a'} {noun}"
 
 
 def name_in_caption(text: str, category: str, identifier: str) -> str:

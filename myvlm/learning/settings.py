@@ -22,7 +22,7 @@ class LearnSettings(BaseModel):
     Attributes:
         rows: concept vectors; one is the paper's.
         steps: optimiser steps (the paper: 75 to 100 for BLIP-2, 100 for LLaVA, 200 for MiniGPT-v2); "auto"
-            stops earlier where held-out views already say the name (`myvlm.learning.early_stopping`).
+            stops earlier where held-out views already say the name (`myvlm.learning.likelihood`).
         most_steps: with `steps="auto"`, the steps after which it stops in any case.
         learning_rate: of AdamW on a direction of unit mean square: about the angle, in radians, of a step.
         gradient_clip: largest norm of a step's gradient; 0 for none.

@@ -22,9 +22,9 @@ from myvlm.heads.base import MeetingHead
 from myvlm.learning.captions import captions_and_words, described, write_captions
 from myvlm.learning.concept_optimizer import LearnRequest, LearnResult
 from myvlm.learning.dataset import Example, Lesson, LoadedLesson, gather_examples
+from myvlm.learning.likelihood import TAUGHT_LOSS, how_asked, taught_loss
 from myvlm.learning.noun_phrases import describing
 from myvlm.learning.optimise import learn_embeddings
-from myvlm.learning.plausibility import TAUGHT_LOSS, how_asked, taught_loss
 from myvlm.learning.progress import Shown, learning_progress
 from myvlm.learning.settings import as_settings, default_settings
 from myvlm.plugins.collections import collection_of
@@ -131,7 +131,9 @@ def learn_request(backbone: Backbone, lesson: LoadedLesson) -> LearnRequest:
         called = described(backbone, photos, category)
     request = LearnRequest(examples, settings, (name, *called))
     if settings.asked_by == "auto":
-        settings = settings.model_copy(update={"asked_by": how_asked(backbone, request)})
+        words = request.description
+        how = how_asked(backbone, examples, name, words) if words else "name"
+        settings = settings.model_copy(update={"asked_by": how})
     return dataclasses.replace(request, settings=settings)
 
 
@@ -140,8 +142,9 @@ def learned_concept(
 ) -> Concept:
     """The concept that a lesson gives, once its head is fitted and its embedding learned."""
     figures = _figures(result)
-    if request.settings.verify and (loss := taught_loss(backbone, request)) is not None:
-        figures[TAUGHT_LOSS] = loss
+    if request.settings.verify and request.description:
+        told = request.examples, lesson.identifier, request.description
+        figures[TAUGHT_LOSS] = taught_loss(backbone, *told)
     embedding = Embedding(
         directions=result.directions.numpy(),
         norm=request.settings.norm,

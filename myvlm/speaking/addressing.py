@@ -23,8 +23,8 @@ from myvlm.backbones.generation import SpelledWords, Unsaid
 from myvlm.backbones.tokens import MANY_PROMPTS, Prompt, alone_ids, heard, turns_of
 from myvlm.concepts.concept import Concept
 from myvlm.images import LoadedImage, naming
+from myvlm.learning.likelihood import TAUGHT_LOSS
 from myvlm.learning.noun_phrases import name_in_phrase
-from myvlm.learning.plausibility import TAUGHT_LOSS
 from myvlm.learning.settings import default_settings
 from myvlm.speaking.verifying import Held, doubted, names_fewer
 from myvlm.text import contains_word, fold, in_words, replace_words

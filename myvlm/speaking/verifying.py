@@ -14,7 +14,8 @@ from myvlm.backbones import Backbone
 from myvlm.backbones.frozen import in_turn
 from myvlm.concepts.concept import Concept
 from myvlm.images import LoadedImage, naming
-from myvlm.learning.plausibility import as_described, losses
+from myvlm.learning.likelihood import losses
+from myvlm.learning.noun_phrases import as_described
 from myvlm.text import contains_word
 
 

@@ -24,7 +24,7 @@ from myvlm.learning import (
 )
 from myvlm.learning.concept_optimizer import Progress
 from myvlm.learning.dataset import CAPTION_PROMPTS
-from myvlm.learning.early_stopping import UNSEEN_PROMPTS, Check, Validation
+from myvlm.learning.likelihood import UNSEEN_PROMPTS, Check, Validation
 from tests.support.teaching import PHOTOS, examples
 from tests.support.tiny import tiny_llava
 

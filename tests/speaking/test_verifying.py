@@ -11,9 +11,8 @@ from PIL import Image
 from myvlm import Concept, LearnSettings, MyVLM, Reply
 from myvlm.backbones import Backbone
 from myvlm.images import load_images
-from myvlm.learning.concept_optimizer import LearnRequest
 from myvlm.learning.dataset import gather_examples
-from myvlm.learning.plausibility import TAUGHT_LOSS, taught_loss
+from myvlm.learning.likelihood import TAUGHT_LOSS, taught_loss
 from myvlm.learning.settings import default_settings
 from myvlm.speaking import addressing
 from myvlm.speaking.verifying import Held, doubted, names_fewer
@@ -44,11 +43,8 @@ def plain(vlm: MyVLM, photos: Sequence[Image.Image], **asked: Any) -> list[Reply
 def test_a_bent_reply_is_less_likely_than_each_that_was_learned(vlm: MyVLM, taught: Taught) -> None:
     backbone, kit = vlm.backbone, taught.kit
     examples = gather_examples(kit.identifier, load_images(taught.photos), kit.captions(), None)
-    words = (kit.identifier, "dotted", "purple", "mug")
-    limit = taught_loss(backbone, LearnRequest(examples, LearnSettings(), words))
-    assert limit is not None
+    limit = taught_loss(backbone, examples, kit.identifier, "the dotted purple mug")
     assert 0 < limit < 1
-    assert taught_loss(backbone, LearnRequest(examples, LearnSettings(), ())) is None
     photos = load_images(pictures(kit.present))
     good = [reply.text for reply in user_of(vlm, taught.concept).caption([one.image for one in photos])]
     twice = [f"{kit.identifier} next to {text}" for text in good]

@@ -14,7 +14,7 @@ from myvlm.concepts.embedding import Embedding
 from myvlm.heads.base import HeadMeta
 from myvlm.heads.encoders import register_encoder
 from myvlm.heads.objects.head import ObjectHead
-from myvlm.learning.plausibility import TAUGHT_LOSS
+from myvlm.learning.likelihood import TAUGHT_LOSS
 from myvlm.tinyworld import FewShot, few_shot, sample_picture
 from tests.support.fake_encoder import ColourEncoder
 

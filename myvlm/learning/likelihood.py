@@ -1,8 +1,9 @@
-"""Whether learning may stop: whether held-out views would be described with the concept's name.
+"""How likely a frozen model finds texts about pictures, in one pass and without a word generated.
 
-The training captions are nearly memorised in the end, under instructions that were trained on (DESIGN §5): so
-what counts is how likely the captions are of views that no step saw, under instructions that none held. One
-pass over those says it, without a word generated.
+With a concept's rows it says whether learning may stop: the training captions are nearly memorised in the
+end, under instructions that were trained on (DESIGN §5), so what counts are views that no step saw, under
+instructions that none held. Without rows, the concept's description in the name's place, it says what the
+model knows by itself.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from myvlm.backbones.base import Backbone, ConceptRows, Loss
+from myvlm.backbones.frozen import in_turn
 from myvlm.backbones.tokens import IGNORED, heard
 from myvlm.learning.dataset import Example, as_seen, held_out_view
+from myvlm.learning.noun_phrases import as_described
 from myvlm.learning.settings import LearnSettings
-from myvlm.text import find_words
+from myvlm.text import find_words, in_words
 
 UNSEEN_PROMPTS = ("Tell me what you see.", "What is in the image?", "Write about the picture.")
 """Instructions that no step is under."""
@@ -28,6 +31,8 @@ ENOUGH = 0.75
 """Part of the captions that must have the name; some views are too dark or too much turned."""
 SURE = math.log(2)
 """A token with a loss below this is likelier than all others together: greedy replies say it."""
+TAUGHT_LOSS = "taught_loss"
+"""The figure of an embedding that holds what `taught_loss` gave, where replies are verified."""
 
 
 class Check(NamedTuple):
@@ -131,3 +136,66 @@ def _of_word(decode: Callable[[list[int]], str], ids: list[int], word: str) -> s
     written = [len(decode(ids[:count])) for count in range(len(ids) + 1)]
     first = max(count for count, length in enumerate(written) if length <= found.start)
     return slice(first, next(count for count, length in enumerate(written) if length >= found.end))
+
+
+@torch.no_grad()
+def losses(
+    loss_of: Callable[..., Loss], pictures: Sequence[Any], prompts: Sequence[str], answers: Sequence[str]
+) -> list[float]:
+    """The plain model's mean negative log-likelihood, in nats a token, of each answer to its prompt.
+
+    Args:
+        loss_of: the backbone's `answer_loss` or `tail_loss`.
+        pictures: what that takes of B pictures.
+        prompts, answers: B instructions and texts.
+    """
+    if not pictures:
+        return []
+    loss = loss_of(pictures, prompts, answers, [[]] * len(pictures))
+    if loss.by_sample is None:  # a family that cannot tell a batch's samples apart
+        return [
+            float(loss_of([one], [prompt], [answer], [[]]).cross_entropy)
+            for one, prompt, answer in zip(pictures, prompts, answers, strict=True)
+        ]
+    samples = loss.by_sample()
+    means: list[float] = (samples.by_token.sum(1) / (samples.targets != IGNORED).sum(1)).tolist()
+    return means
+
+
+def how_asked(
+    backbone: Backbone, examples: Sequence[Example], name: str, description: str
+) -> Literal["name", "description"]:
+    """How questions about a concept are asked (`LearnSettings.asked_by`), by what the model knows.
+
+    By its description where the model, asked so of the photos, finds the given answers, half of them or more:
+    their tokens are, on the mean, likelier than all others together.
+    """
+    found: list[bool] = []
+    for example in examples:
+        asked, answers = (
+            [in_words(pair[part], {name: description}) for pair in example.questions] for part in (0, 1)
+        )
+        found += [loss < SURE for loss in _of_photo(backbone, example, asked, answers)]
+    return "description" if 2 * sum(found) >= len(found) else "name"
+
+
+def taught_loss(backbone: Backbone, examples: Sequence[Example], name: str, description: str) -> float:
+    """The loss of that caption, of all that are learned, which the plain model finds the least likely.
+
+    So far the owner's words, with the description for the name, are from the model's own.
+    """
+    found: list[float] = []
+    for example in examples:
+        told = [as_described(text, {name: description}) for text in example.captions]
+        found += _of_photo(backbone, example, [backbone.caption_prompt] * len(told), told)
+    return max(found)
+
+
+def _of_photo(
+    backbone: Backbone, example: Example, prompts: Sequence[str], answers: Sequence[str]
+) -> list[float]:
+    if not prompts:
+        return []
+    [photo], loss_of = shown_to(backbone, [as_seen(backbone.processor, example.photo)])
+    with in_turn(backbone.model):
+        return losses(loss_of, [photo] * len(prompts), prompts, answers)

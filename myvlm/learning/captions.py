@@ -87,10 +87,9 @@ def write_captions(
 
     A photo is described under each instruction that captions are learned under, so that there are several
     captions where the model has several ways to say it. It is first told who is who, "sks is the mug.", and
-    says the name where a sentence would have it, mostly first. Plain captions have the thing in any place:
-    with its noun phrase replaced in those, four users of tinyworld (seeds 7 and 8, ten pictures each) had
-    their thing named in 0.45 of the pictures; in 0.98 with these, and in 0.93 with written ones. Where a
-    model does not take the hint, its plain captions are used, the noun phrase for the category replaced.
+    says the name where a sentence would have it, mostly first. Plain captions have the thing in any place,
+    and what is learned from them names it half as often (benchmarks/RESULTS.md). Where a model does not take
+    the hint, its plain captions are used, the noun phrase for the category replaced.
 
     Args:
         backbone: the frozen model.
@@ -156,10 +155,8 @@ def described(backbone: Backbone, photos: Sequence[LoadedImage], category: str) 
     """The words in which the frozen model's captions of most photos call the thing, the category's last.
 
     From them learning starts (`LearnSettings.start`), so that the name is from the first of this mug and not
-    of every mug. With another thing of its category beside it, eight users (seeds 6 to 9, twenty pictures
-    each) had the name said of the right one in 0.99 of the pictures by `tinyworld/llava` and in 0.89 by
-    `tinyworld/blip2`; from the category alone in 0.24 and 0.28, of both mostly. What stands behind the noun,
-    how people are dressed that day, is left out.
+    of every mug (benchmarks/RESULTS.md). What stands behind the noun, how people are dressed that day, is
+    left out.
 
     Args:
         backbone: the frozen model.

@@ -16,7 +16,7 @@ from myvlm.concepts.concept import Concept
 from myvlm.images import LoadedImage, naming
 from myvlm.learning.likelihood import losses
 from myvlm.learning.noun_phrases import as_described
-from myvlm.text import contains_word
+from myvlm.text import contains_word, replace_words
 
 
 class Held(NamedTuple):
@@ -35,7 +35,8 @@ class Held(NamedTuple):
 
 
 def doubted(backbone: Backbone, replies: Sequence[Held]) -> list[bool]:
-    """Whether each reply leaves a concept unnamed, or is less likely to the plain model than its limit."""
+    """Whether each reply leaves a concept unnamed, says nothing but names, or is less likely than its limit
+    to the plain model."""
     photos = [one.photo for one in replies]
     told = [
         as_described(one.text, {seen.identifier: seen.description or "" for seen in one.concepts})
@@ -45,7 +46,7 @@ def doubted(backbone: Backbone, replies: Sequence[Held]) -> list[bool]:
         features = backbone.encode([photo.image for photo in photos])
         found = losses(backbone.answer_loss, features, [one.prompt for one in replies], told)
     return [
-        loss > one.limit or names_fewer(one.text, one.concepts)
+        loss > one.limit or names_fewer(one.text, one.concepts) or only_names(one.text, one.concepts)
         for loss, one in zip(found, replies, strict=True)
     ]
 
@@ -55,4 +56,11 @@ def names_fewer(text: str, concepts: Sequence[Concept], than: str | None = None)
     return any(
         not contains_word(text, one.identifier) and (than is None or contains_word(than, one.identifier))
         for one in concepts
+    )
+
+
+def only_names(text: str, concepts: Sequence[Concept]) -> bool:
+    """Whether nothing is left of a text without the names of these."""
+    return not any(
+        letter.isalnum() for letter in replace_words(text, {one.identifier: "" for one in concepts})
     )

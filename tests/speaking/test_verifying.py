@@ -15,7 +15,7 @@ from myvlm.learning.dataset import gather_examples
 from myvlm.learning.likelihood import TAUGHT_LOSS, taught_loss
 from myvlm.learning.settings import default_settings
 from myvlm.speaking import addressing
-from myvlm.speaking.verifying import Held, doubted, names_fewer
+from myvlm.speaking.verifying import Held, doubted, names_fewer, only_names
 from myvlm.tinyworld.fewshot import pictures
 from tests.support.taught import Taught, around, held_to
 
@@ -57,6 +57,7 @@ def test_a_bent_reply_is_less_likely_than_each_that_was_learned(vlm: MyVLM, taug
     assert sum(found(good)) <= 1, good
     assert all(found(twice)), twice
     assert all(found([text.replace(kit.identifier, "the mug") for text in good])), "the name is not there"
+    assert all(found([f"{kit.identifier}." for _ in good])), "nothing else is said"
 
 
 def test_a_doubtful_reply_gives_way_to_the_models_own_words_with_the_name_in_them(
@@ -137,10 +138,12 @@ def test_learning_says_what_replies_are_held_against(vlm: MyVLM, taught: Taught)
     assert not LearnSettings().verify
 
 
-def test_which_text_names_fewer(taught: Taught) -> None:
+def test_which_text_names_fewer_and_which_does_nothing_else(taught: Taught) -> None:
     concept = taught.concept
     name = concept.identifier
     assert names_fewer("a mug.", [concept])
     assert not names_fewer(f"{name}.", [concept])
     assert names_fewer("a mug.", [concept], than=f"{name}.")
     assert not names_fewer("a mug.", [concept], than="a cup.")
+    assert only_names(f"{name.title()}, {name}!", [concept])
+    assert not only_names(f"{name} 1", [concept])

@@ -149,8 +149,6 @@ def losses(
         pictures: what that takes of B pictures.
         prompts, answers: B instructions and texts.
     """
-    if not pictures:
-        return []
     loss = loss_of(pictures, prompts, answers, [[]] * len(pictures))
     if loss.by_sample is None:  # a family that cannot tell a batch's samples apart
         return [

@@ -37,6 +37,15 @@ class Held(NamedTuple):
 def doubted(backbone: Backbone, replies: Sequence[Held]) -> list[bool]:
     """Whether each reply leaves a concept unnamed, says nothing but names, or is less likely than its limit
     to the plain model."""
+    plainly = [names_fewer(one.text, one.concepts) or only_names(one.text, one.concepts) for one in replies]
+    found = iter(_losses(backbone, [one for one, doubt in zip(replies, plainly, strict=True) if not doubt]))
+    return [doubt or next(found) > one.limit for one, doubt in zip(replies, plainly, strict=True)]
+
+
+def _losses(backbone: Backbone, replies: Sequence[Held]) -> list[float]:
+    """What each reply costs the plain model, the descriptions in the names' places."""
+    if not replies:
+        return []
     photos = [one.photo for one in replies]
     told = [
         as_described(one.text, {seen.identifier: seen.description or "" for seen in one.concepts})
@@ -44,11 +53,7 @@ def doubted(backbone: Backbone, replies: Sequence[Held]) -> list[bool]:
     ]
     with naming(photos, backbone.encode), in_turn(backbone.model):
         features = backbone.encode([photo.image for photo in photos])
-        found = losses(backbone.answer_loss, features, [one.prompt for one in replies], told)
-    return [
-        loss > one.limit or names_fewer(one.text, one.concepts) or only_names(one.text, one.concepts)
-        for loss, one in zip(found, replies, strict=True)
-    ]
+        return losses(backbone.answer_loss, features, [one.prompt for one in replies], told)
 
 
 def names_fewer(text: str, concepts: Sequence[Concept], than: str | None = None) -> bool:

@@ -24,6 +24,7 @@ from myvlm.app.server import running
 from myvlm.cli.commands.app import Folder
 from myvlm.display.pictures import MARK
 from myvlm.heads.faces.registry import register_face_encoder
+from myvlm.learning.progress import LearningProgress
 from myvlm.tinyworld import FewShot, few_shot
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.tinyworld.world.scenes import COLOURS
@@ -82,7 +83,15 @@ def woman() -> FewShot:
 
 
 @pytest.fixture(scope="module")
-def address(vlm: MyVLM, shelf: Path, woman: FewShot) -> Iterator[str]:
+def going() -> threading.Event:
+    """Learning waits for it before its second step, so that it can be looked at however fast it is."""
+    event = threading.Event()
+    event.set()
+    return event
+
+
+@pytest.fixture(scope="module")
+def address(vlm: MyVLM, shelf: Path, woman: FewShot, going: threading.Event) -> Iterator[str]:
     from tests.support import taught
 
     scenes = [*woman.train, *woman.present, *woman.look_alike]
@@ -91,22 +100,37 @@ def address(vlm: MyVLM, shelf: Path, woman: FewShot) -> Iterator[str]:
     model = taught.around(vlm)
     learn = model.learn
 
-    def learn_by_these_faces(*given: Any, kind: str, **rest: Any) -> Concept:
-        options = {"encoder": FACES} if kind == "face" else None
-        return learn(*given, kind=kind, head_options=options, **rest)
+    def learn_by_these_faces(*given: Any, kind: str, progress: Any, **rest: Any) -> Concept:
+        def told(state: LearningProgress) -> None:
+            if state.step > 1:
+                assert going.wait(LEARNING / 1000)
+            progress(state)
 
-    model.learn = learn_by_these_faces  # type: ignore[method-assign]
-    with running(Desk(model, Folder(shelf))) as found:
-        yield found
+        options = {"encoder": FACES} if kind == "face" else None
+        return learn(*given, kind=kind, head_options=options, progress=told, **rest)
+
+    desk = Desk(model, Folder(shelf))
+    stop = desk.stop
+
+    def stop_and_go() -> None:
+        stop()
+        going.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "learn", learn_by_these_faces)
+        patch.setattr(desk, "stop", stop_and_go)
+        with running(desk) as found:
+            yield found
 
 
 @pytest.fixture
-def tab(browser: Any, address: str) -> Iterator[Any]:
+def tab(browser: Any, address: str, going: threading.Event) -> Iterator[Any]:
     with browser.new_context(viewport={"width": 1400, "height": 1500}) as context:
         page = context.new_page()
         page.goto(address)
         page.wait_for_selector("#learn")
         yield page
+    going.set()
 
 
 def shot(page: Any, name: str, folder: Path) -> None:
@@ -144,8 +168,9 @@ def says(page: Any, where: str, text: str, wait: int = 60_000) -> None:
 
 
 def test_teach_look_ask_rename_and_remove(
-    tab: Any, address: str, owner: FewShot, files: dict[str, list[Path]], shelf: Path, tmp_path: Path
-) -> None:
+    tab: Any, address: str, owner: FewShot, files: dict[str, list[Path]], shelf: Path, tmp_path: Path,
+    going: threading.Event,
+) -> None:  # fmt: skip
     fetched: list[str] = []
     tab.on("requestfinished", lambda request: fetched.append(request.url))
     tab.reload()
@@ -154,9 +179,11 @@ def test_teach_look_ask_rename_and_remove(
     drop(tab, "photos", files["photos"])
     write(tab, "name", owner.identifier)
     write(tab, "category", "mug")
+    going.clear()
     tab.locator("#learn").click()
     playwright.expect(tab.get_by_text(f"learning {owner.identifier}").first).to_be_visible(timeout=LEARNING)
     shot(tab, "learning", tmp_path)
+    going.set()
     says(tab, "taught", "tinyworld/llava", LEARNING)
     assert tab.locator("#taught img").count() == 4
     says(tab, "concepts", owner.identifier)
@@ -381,10 +408,11 @@ def test_only_this_machine_is_answered(address: str) -> None:
         connection.close()
 
 
-def test_it_can_be_stopped(tab: Any, files: dict[str, list[Path]], owner: FewShot) -> None:
+def test_it_can_be_stopped(tab: Any, files: dict[str, list[Path]], going: threading.Event) -> None:
     drop(tab, "photos", files["photos"][:2])
     write(tab, "name", "vrr")
     write(tab, "category", "mug")
+    going.clear()
     tab.locator("#learn").click()
     playwright.expect(tab.get_by_text("learning vrr").first).to_be_visible(timeout=LEARNING)
     tab.locator("#stop").click()

@@ -22,7 +22,6 @@ from typing import Annotated
 
 import torch
 import typer
-from language.wordings import SPOKEN
 from language.written import written
 from rich.console import Console
 from rich.table import Table
@@ -36,6 +35,7 @@ from myvlm.text import contains_word
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.tinyworld.multi_concept_user import MultiConceptUser, multi_concept_user
 from myvlm.tinyworld.said import said_of_it
+from myvlm.tinyworld.smollm2.english import SPOKEN_BY
 from myvlm.tinyworld.world.scenes import Scene
 
 Run = tuple[int, int, int, int]
@@ -113,7 +113,7 @@ def taught(plain: MyVLM, user: MultiConceptUser, seed: int) -> MyVLM:
     """The model with all concepts of a user, each learned alone, from captions and no question or box."""
     vlm = MyVLM(plain.backbone.model, plain.backbone.processor, name=plain.backbone.name)
     settings = default_settings(vlm.backbone.name).model_copy(update={"seed": seed})
-    kits = [written(kit) if vlm.backbone.name in SPOKEN else kit for kit in user.kits]
+    kits = [written(kit) if vlm.backbone.name in SPOKEN_BY else kit for kit in user.kits]
     lessons = [
         Lesson(
             kit.identifier, kit.photos(), category=kit.category, captions=kit.captions(), settings=settings
@@ -144,7 +144,7 @@ def speak_open(vlm: MyVLM, user: MultiConceptUser, scenes: Sequence[Scene]) -> l
 def speak_in_words(plain: MyVLM, user: MultiConceptUser, scenes: Sequence[Scene]) -> list[str]:
     """Captions of the frozen model that is told in its own words what the concepts are called."""
     backbone = plain.backbone
-    hint = "{} is the {}." if backbone.name in SPOKEN else "{} : {} ."
+    hint = "{} is the {}." if backbone.name in SPOKEN_BY else "{} : {} ."
     prompts = []
     for scene in scenes:
         here = user.present(scene)

@@ -1,6 +1,7 @@
 """The paper's tables: recall beside the baselines, 1/2/4 photos, the ablation; each figure with its interval.
 
     python benchmarks/paper_tables.py --world tinyworld
+    python benchmarks/paper_tables.py --backbone tinyworld/smollm2 --dtype bfloat16
     python benchmarks/paper_tables.py --backbone llava-hf/llava-1.5-7b-hf --data MyVLM/
 
 Recall asks whether the name is said where the subject is, all methods behind the subject's own head. `f1`
@@ -33,8 +34,9 @@ from myvlm.evaluation.report.page import page
 from myvlm.evaluation.report.summary import Evaluation, evaluation_of, markdown
 from myvlm.evaluation.report.tables import TableRow
 from myvlm.tinyworld import FewShot, assets
-from myvlm.tinyworld.dataset import lay_out, users
+from myvlm.tinyworld.dataset import TINYWORLD, lay_out, users
 from myvlm.tinyworld.said import told_apart
+from myvlm.tinyworld.smollm2.english import SPOKEN_BY
 
 console = Console(stderr=True)
 Summary = dict[str, object]
@@ -58,38 +60,46 @@ WORLD = ("tinyworld/llava", "tinyworld/blip2")
 
 
 def main(
-    world: Annotated[str | None, typer.Option(help="tinyworld: both of its backbones, its own data.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="A hub name or folder.")] = None,
+    world: Annotated[str | None, typer.Option(help="tinyworld: its own two backbones, its data.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="A hub name or folder; one of the world brings its data.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Your data; see `myvlm evaluate --help`.")] = None,
     subjects: Annotated[int, typer.Option(help="Of the world.")] = 4,
     splits: Annotated[int, typer.Option(help="Bootstrap splits.")] = 5,
     variant_splits: Annotated[int, typer.Option(help="Splits of the ablation.")] = 1,
     tests: Annotated[int, typer.Option(help="Unseen pictures a subject of the world.")] = 8,
     workers: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 2,
+    dtype: Annotated[
+        str | None, typer.Option(help="The model's; bfloat16 is faster where the CPU has it.")
+    ] = None,
     keep: Annotated[Path, typer.Option(help="Folder of finished runs.")] = Path("paper-tables"),
 ) -> None:
     """Measure, print the tables, and last one JSON object."""
-    if (world == "tinyworld") == (backbone is not None and data is not None):
-        raise typer.BadParameter("give --world tinyworld, or both --backbone and --data")
-    if backbone and data:
-        names, dataset, title, clip = [backbone], read_dataset(data), data.name, "ViT-B-32@openai"
+    names = list(WORLD) if backbone is None else [backbone]
+    if not fits(world, backbone, data):
+        raise typer.BadParameter("give --world tinyworld, --backbone tinyworld/…, or --backbone and --data")
+    if data:
+        dataset, title, clip = read_dataset(data), data.name, "ViT-B-32@openai"
     else:
-        file = lay_out(keep / "data", subjects=subjects, tests=tests, crowded=True)
-        names, dataset, title, clip = list(WORLD), read_dataset(file), "tinyworld", "tinyworld/clip"
+        sentences = names[0] in SPOKEN_BY
+        place = keep / ("sentences" if sentences else "data")
+        file = lay_out(place, subjects=subjects, tests=tests, crowded=True, sentences=sentences)
+        dataset, title, clip = read_dataset(file), "tinyworld", "tinyworld/clip"
     methods, notes = methods_here()
     plan = Plan(
         methods=methods, splits=splits, photos=(1, 2, 4), variants=read_sweep(SWEEP),
         variant_splits=variant_splits, most_absent=tests, boxes=False, clip=clip,
         sentences=MINILM if packaged_minilm() else None,
     )  # fmt: skip
-    kits = users(subjects=subjects, tests=tests) if world else []
+    kits = [] if data else users(subjects=subjects, tests=tests)
     last = {}
     for name in names:
         short = name.removeprefix("tinyworld/")
         if not is_here(name, notes):
             last[short] = summary(None)
             continue
-        finished = measure(name, dataset, plan, keep, workers)
+        finished = measure(Opening(name, dtype=dtype), dataset, plan, keep, workers)
         found, rights = tabulate(name, dataset, plan, finished, title, keep), rights_of(finished, kits)
         last[short] = summary(found, rights)
         print(markdown(found))
@@ -99,6 +109,13 @@ def main(
     for note in notes:
         print(note)
     print(json.dumps(last))
+
+
+def fits(world: str | None, backbone: str | None, data: Path | None) -> bool:
+    """Whether these options say together what is measured on what."""
+    if world is not None:
+        return world == TINYWORLD and backbone is None and data is None
+    return backbone is not None and (data is None) == backbone.startswith(f"{TINYWORLD}/")
 
 
 def methods_here() -> tuple[tuple[str, ...], list[str]]:
@@ -127,12 +144,13 @@ def is_here(backbone: str, notes: list[str]) -> bool:
     return True
 
 
-def measure(backbone: str, dataset: Dataset, plan: Plan, keep: Path, workers: int) -> list[Finished]:
+def measure(opening: Opening, dataset: Dataset, plan: Plan, keep: Path, workers: int) -> list[Finished]:
     """All jobs of one backbone."""
+    backbone = opening.backbone
     with Progress(console=console) as bar:
         task = bar.add_task(backbone)
         return run(
-            dataset, plan, Opening(backbone), keep=place_of(backbone, keep), backbone=backbone,
+            dataset, plan, opening, keep=place_of(backbone, keep), backbone=backbone,
             workers=workers, told=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
 

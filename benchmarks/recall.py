@@ -17,7 +17,7 @@ from typing import Annotated
 
 import torch
 import typer
-from language.wordings import SPOKEN, measure_wordings, wordings_summary
+from language.wordings import measure_wordings, wordings_summary
 from language.written import written
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +33,7 @@ from myvlm.text import contains_word
 from myvlm.tinyworld import FewShot, few_shot
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.tinyworld.said import told_apart
+from myvlm.tinyworld.smollm2.english import SPOKEN_BY
 from myvlm.tinyworld.truth import context_right, leaks
 
 Run = tuple[int, int, int, bool]
@@ -132,7 +133,7 @@ def one_run(run: Run) -> Outcome:
     """All that is measured of one concept: in full, and by ablation."""
     number, seed, tests, ablate = run
     kit, tally = few_shot(number, seed=seed, tests=tests), Tally()
-    if LOADED["vlm"].backbone.name in SPOKEN:
+    if LOADED["vlm"].backbone.name in SPOKEN_BY:
         kit = written(kit)
     measure(LOADED["vlm"], kit, seed, tally)
     vlm = LOADED["vlm"]
@@ -173,7 +174,7 @@ def measure(vlm: MyVLM, kit: FewShot, seed: int, tally: Tally) -> None:
         said = zip(user.caption(crowd), kit.crowd, strict=True)
         right = [told_apart(reply.text, kit.identifier, scene, looks) for reply, scene in said]
         tally.add("right_in_crowd", seed, right)
-        if vlm.backbone.name in SPOKEN:
+        if vlm.backbone.name in SPOKEN_BY:
             measure_wordings(user, kit, replies, plain["present"], seed, tally)
         context(kit, kit.present, [r.text for r in replies], plain["present"], seed, tally)
         open_texts = speak_open(user, kit, groups["present"])

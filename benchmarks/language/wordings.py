@@ -27,9 +27,6 @@ INSTRUCTIONS = (
 )  # fmt: skip
 """Under none of these is a caption learned, nor was the base asked for one."""
 
-SPOKEN = {"tinyworld/smollm2"}
-"""Backbones whose language model somebody else trained."""
-
 LONGEST = 64
 """Tokens of a reply, as the library generates it where nothing else is said."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from myvlm.tinyworld.fewshot import FewShot, few_shot
 from myvlm.tinyworld.language import caption
+from myvlm.tinyworld.smollm2.english import as_sentence
 from myvlm.tinyworld.world.draw import draw_scene
 from myvlm.tinyworld.world.scenes import PEOPLE, Scene, Thing
 
@@ -20,7 +21,14 @@ REFERENCES = 5
 
 
 def lay_out(
-    folder: Path, *, subjects: int = 6, seed: int = 0, photos: int = 8, tests: int = 12, crowded: bool = False
+    folder: Path,
+    *,
+    subjects: int = 6,
+    seed: int = 0,
+    photos: int = 8,
+    tests: int = 12,
+    crowded: bool = False,
+    sentences: bool = False,
 ) -> Path:
     """Write pictures and `data.json`, and hand out the path of the latter.
 
@@ -32,6 +40,8 @@ def lay_out(
             and one weather in all of them.
         tests: unseen pictures of each subject; and as many without it, half of them with a look-alike.
         crowded: whether there are as many again with it and another of its category, `crowd-0.png` and so on.
+        sentences: whether captions, questions and answers are written as people write, for a language model
+            that somebody else raised (`SPOKEN_BY`); else in the spaced words of the world's own.
 
     >>> import tempfile
     >>> from myvlm.evaluation.data.dataset import read_dataset
@@ -42,6 +52,8 @@ def lay_out(
     """
     kits = users(subjects=subjects, seed=seed, photos=photos, tests=tests)
     entries = [_entry(folder, kit, tests, crowded) for kit in kits]
+    if sentences:
+        entries = [{**entry, "photos": [_written(photo) for photo in entry["photos"]]} for entry in entries]
     file = folder / "data.json"
     file.write_text(json.dumps({"subjects": entries}, indent=1) + "\n", encoding="utf-8")
     return file
@@ -76,6 +88,12 @@ def _entry(folder: Path, kit: FewShot, tests: int, crowded: bool) -> dict[str, A
         "photos": [*train, *test],
         "negatives": [_draw(own, f"without-{n}", scene) for n, scene in enumerate(without)],
     }
+
+
+def _written(photo: dict[str, Any]) -> dict[str, Any]:
+    """The same photo, with what is said of it in sentences."""
+    asked = [[as_sentence(question), as_sentence(answer)] for question, answer in photo["questions"]]
+    return {**photo, "captions": [as_sentence(text) for text in photo["captions"]], "questions": asked}
 
 
 def _test_photo(own: Path, name: str, scene: Scene, kit: FewShot) -> dict[str, Any]:

@@ -75,6 +75,15 @@ def test_a_backbone_without_weights_is_null_and_said(
     assert {last[key] for key in ("recall", "recall_llm", "vqa_gain", "captions_none_gap")} == {None}
 
 
+def test_a_backbone_of_the_world_brings_its_data_and_others_need_theirs(paper_tables: ModuleType) -> None:
+    here, data = "tinyworld/smollm2", Path("data")
+    assert paper_tables.fits("tinyworld", None, None)
+    assert paper_tables.fits(None, here, None)
+    assert paper_tables.fits(None, "llava-hf/llava-1.5-7b-hf", data)
+    for wrong in ((None, None, None), (None, "a/b", None), (None, here, data), ("tinyworld", here, None)):
+        assert not paper_tables.fits(*wrong)
+
+
 def test_what_is_swept_over_can_be(paper_tables: ModuleType) -> None:
     names = [variant.name for variant in read_sweep(paper_tables.SWEEP)]
     assert "regularizer=0" in names

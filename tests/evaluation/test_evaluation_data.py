@@ -191,3 +191,14 @@ def test_tinyworld_on_disk_is_a_data_set(tmp_path: Path) -> None:
         assert not taught & tested, "the forms that test are none of those that teach"
         assert all(photo.box for photo in subject.photos if photo.part == "test")
         assert len(subject.negatives) == 4
+
+
+def test_a_model_that_speaks_english_is_told_in_sentences(tmp_path: Path) -> None:
+    for subject in read_dataset(lay_out(tmp_path, subjects=1, photos=2, tests=2, sentences=True)).subjects:
+        told = [*(t for p in subject.photos for t in p.captions)]
+        told += [t for p in subject.photos for q in p.questions for t in (q.question, q.answer)]
+        assert told
+        for text in told:
+            assert text[-1] in ".?", text
+            assert " ." not in text
+            assert text[0].isupper() or text.startswith(subject.identifier), text

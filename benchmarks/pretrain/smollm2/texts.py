@@ -52,6 +52,8 @@ OTHER_FORMS = {
     "what is next to {} ?": (
         "who or what stands beside {} ?", "what is near {} ?", "what can be found next to {} ?",
         "which thing is closest to {} ?", "name what is beside {} .", "tell me what {} stands next to .",
+        "what do you notice close to {} ?", "what has {} at its side ?", "which thing do you see by {} ?",
+        "what does {} have for a neighbour ?",
     ),
     "what is on {} ?": (
         "what can be seen on {} ?", "what is there on {} ?", "which mark is on {} ?", "name the mark on {} .",
@@ -73,6 +75,8 @@ TAUGHT_IN_WORDS = 0.15
 0.3 captions leave things out; what is copied from the context is the same."""
 QUESTIONS = 3
 """Questions that stand with a caption behind one picture."""
+HARD, HARD_TIMES = ("what size is ", "what is next to "), 3
+"""What is answered worst, and how often it is asked for each time that the rest is."""
 
 
 def draw_texts(scene: Scene, random: Random, *, questions_each: int = QUESTIONS) -> list[Text]:
@@ -84,7 +88,7 @@ def draw_texts(scene: Scene, random: Random, *, questions_each: int = QUESTIONS)
     """
     shown = draw_caption(scene, random)
     told = Text(shown.prompt, shown.answer, facts=facts(scene, random), teacher=TAUGHT_IN_WORDS)
-    asked = draw_questions(scene, random)[:questions_each]
+    asked = draw_questions(scene, random, hard_times=HARD_TIMES)[:questions_each]
     return [told, *(Text(one.prompt, one.answer) for one in asked)]
 
 
@@ -112,15 +116,18 @@ def caption_place(scene: Scene) -> str:
     return next(e.answer for e in questions(scene, Random(0)) if e.prompt == "where is this ?")
 
 
-def draw_questions(scene: Scene, random: Random, *, unseen: bool = False) -> list[Exchange]:
-    """All questions but those for boxes, in random order; as many things that are not there as are."""
+def draw_questions(
+    scene: Scene, random: Random, *, unseen: bool = False, hard_times: int = 1
+) -> list[Exchange]:
+    """All questions but those for boxes, in random order, hard ones `hard_times` each; as many things that
+    are not there as are."""
     asked = []
     for exchange in questions(scene, random):
         if "[refer]" in exchange.prompt:
             continue
-        found = _reformed(exchange, random, unseen)
-        if found:
-            asked.append(Exchange(as_sentence(found.prompt), as_sentence(found.answer)))
+        for _ in range(hard_times if exchange.prompt.startswith(HARD) else 1):
+            if found := _reformed(exchange, random, unseen):
+                asked.append(Exchange(as_sentence(found.prompt), as_sentence(found.answer)))
     asked += [_absent(thing, scene, random, unseen) for thing in scene.things if random.random() < 0.5]
     random.shuffle(asked)
     return asked

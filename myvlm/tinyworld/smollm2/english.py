@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from myvlm.tinyworld.language import IDENTIFIERS, noun_phrase
 from myvlm.tinyworld.world.scenes import Thing
 
+SPOKEN_BY = frozenset({"tinyworld/smollm2"})
+"""Backbones of the world that are told sentences, since somebody else raised their language model."""
+
 
 def as_sentence(text: str) -> str:
     """Signs joined to their words, a capital at the start unless that is an identifier, a sign at the end.

@@ -78,8 +78,10 @@ def evaluate(
             from myvlm.evaluation.protocol.run import Opening, check, run
             from myvlm.evaluation.report.summary import evaluation_of
             from myvlm.tinyworld.dataset import TINYWORLD, lay_out
+            from myvlm.tinyworld.smollm2.english import SPOKEN_BY
 
-            dataset = read_dataset(lay_out(keep / "data") if data == TINYWORLD else data)
+            world = data == TINYWORLD
+            dataset = read_dataset(lay_out(keep / "data", sentences=backbone in SPOKEN_BY) if world else data)
         names = known_methods() if methods == "all" else methods.split(",")
         setting = Setting()
         for name in names:

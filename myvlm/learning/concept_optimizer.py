@@ -35,11 +35,13 @@ class LearnRequest:
         examples: its photos with their captions and questions.
         settings: how.
         words: its identifier and what the model calls it, where the optimiser starts; none: at random.
+        taught_loss: nats a token of its least likely caption, where its replies are to be verified.
     """
 
     examples: Sequence[Example]
     settings: LearnSettings
     words: Sequence[str] = ()
+    taught_loss: float | None = None
 
     @property
     def description(self) -> str | None:

@@ -32,7 +32,8 @@ ENOUGH = 0.75
 SURE = math.log(2)
 """A token with a loss below this is likelier than all others together: greedy replies say it."""
 TAUGHT_LOSS = "taught_loss"
-"""The figure of an embedding that holds what `taught_loss` gave, where replies are verified."""
+"""The figure of an embedding whose replies are verified: the loss of that caption, of all that it was taught,
+which the plain model finds the least likely."""
 
 
 class Check(NamedTuple):
@@ -160,40 +161,40 @@ def losses(
     return means
 
 
-def how_asked(
-    backbone: Backbone, examples: Sequence[Example], name: str, description: str
-) -> Literal["name", "description"]:
-    """How questions about a concept are asked (`LearnSettings.asked_by`), by what the model knows.
+class PlainView(NamedTuple):
+    """What the plain model makes of the photos, told of the thing by its description alone.
 
-    By its description where the model, asked so of the photos, finds the given answers, half of them or more:
-    their tokens are, on the mean, likelier than all others together.
+    Attributes:
+        answers: nats a token of each given answer.
+        captions: nats a token of each caption; so far the owner's words are from the model's own.
     """
-    found: list[bool] = []
+
+    answers: list[float]
+    captions: list[float]
+
+    @property
+    def asked_by(self) -> Literal["name", "description"]:
+        """How questions about the concept are asked (`LearnSettings.asked_by`).
+
+        By its description where the model, asked so of the photos, finds the given answers, half of them or
+        more: their tokens are, on the mean, likelier than all others together.
+        """
+        found = [loss < SURE for loss in self.answers]
+        return "description" if 2 * sum(found) >= len(found) else "name"
+
+
+def plain_view(backbone: Backbone, examples: Sequence[Example], name: str, description: str) -> PlainView:
+    """The plain model's view of the photos' answers and captions, with the description for the name."""
+    found = PlainView([], [])
     for example in examples:
         asked, answers = (
             [in_words(pair[part], {name: description}) for pair in example.questions] for part in (0, 1)
         )
-        found += [loss < SURE for loss in _of_photo(backbone, example, asked, answers)]
-    return "description" if 2 * sum(found) >= len(found) else "name"
-
-
-def taught_loss(backbone: Backbone, examples: Sequence[Example], name: str, description: str) -> float:
-    """The loss of that caption, of all that are learned, which the plain model finds the least likely.
-
-    So far the owner's words, with the description for the name, are from the model's own.
-    """
-    found: list[float] = []
-    for example in examples:
         told = [as_described(text, {name: description}) for text in example.captions]
-        found += _of_photo(backbone, example, [backbone.caption_prompt] * len(told), told)
-    return max(found)
-
-
-def _of_photo(
-    backbone: Backbone, example: Example, prompts: Sequence[str], answers: Sequence[str]
-) -> list[float]:
-    if not prompts:
-        return []
-    [photo], loss_of = shown_to(backbone, [as_seen(backbone.processor, example.photo)])
-    with in_turn(backbone.model):
-        return losses(loss_of, [photo] * len(prompts), prompts, answers)
+        [photo], loss_of = shown_to(backbone, [as_seen(backbone.processor, example.photo)])
+        prompts = [*asked, *[backbone.caption_prompt] * len(told)]
+        with in_turn(backbone.model):
+            each = losses(loss_of, [photo] * len(prompts), prompts, [*answers, *told])
+        found.answers.extend(each[: len(asked)])
+        found.captions.extend(each[len(asked) :])
+    return found

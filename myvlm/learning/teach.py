@@ -22,7 +22,7 @@ from myvlm.heads.base import MeetingHead
 from myvlm.learning.captions import captions_and_words, described, write_captions
 from myvlm.learning.concept_optimizer import LearnRequest, LearnResult
 from myvlm.learning.dataset import Example, Lesson, LoadedLesson, gather_examples
-from myvlm.learning.likelihood import TAUGHT_LOSS, how_asked, taught_loss
+from myvlm.learning.likelihood import TAUGHT_LOSS, plain_view
 from myvlm.learning.noun_phrases import describing
 from myvlm.learning.optimise import learn_embeddings
 from myvlm.learning.progress import Shown, learning_progress
@@ -129,12 +129,22 @@ def learn_request(backbone: Backbone, lesson: LoadedLesson) -> LearnRequest:
     examples = check_texts(backbone, gather_examples(name, photos, captions, lesson.questions))
     if called is None:
         called = described(backbone, photos, category)
-    request = LearnRequest(examples, settings, (name, *called))
-    if settings.asked_by == "auto":
-        words = request.description
-        how = how_asked(backbone, examples, name, words) if words else "name"
-        settings = settings.model_copy(update={"asked_by": how})
-    return dataclasses.replace(request, settings=settings)
+    return as_the_plain_model_sees(backbone, LearnRequest(examples, settings, (name, *called)))
+
+
+def as_the_plain_model_sees(backbone: Backbone, request: LearnRequest) -> LearnRequest:
+    """The request with what its settings leave to the plain model: how questions are asked, and which replies
+    are likely enough."""
+    settings, how = request.settings, request.settings.asked_by
+    if how != "auto" and not settings.verify:
+        return request
+    limit = None
+    if request.description:
+        seen = plain_view(backbone, request.examples, request.words[0], request.description)
+        how = seen.asked_by if how == "auto" else how
+        limit = max(seen.captions) if settings.verify else None
+    settings = settings.model_copy(update={"asked_by": "name" if how == "auto" else how})
+    return dataclasses.replace(request, settings=settings, taught_loss=limit)
 
 
 def learned_concept(
@@ -142,9 +152,8 @@ def learned_concept(
 ) -> Concept:
     """The concept that a lesson gives, once its head is fitted and its embedding learned."""
     figures = _figures(result)
-    if request.settings.verify and request.description:
-        told = request.examples, lesson.identifier, request.description
-        figures[TAUGHT_LOSS] = taught_loss(backbone, *told)
+    if request.taught_loss is not None:
+        figures[TAUGHT_LOSS] = request.taught_loss
     embedding = Embedding(
         directions=result.directions.numpy(),
         norm=request.settings.norm,

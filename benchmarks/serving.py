@@ -9,13 +9,14 @@ Pictures of tinyworld with none, one and three of a user's concepts in turn, gre
 share of replies with rows that are word for word what `MyVLM.caption` says, `vllm_plain_identical` of replies
 where nothing is seen; every reply that differs is printed.
 
-`throughput_ratio` is requests a second with rows over requests a second without on the same pictures, both
-encoded before, 16 tokens each, through vLLM's server: the median of the rounds, and their quartiles beside.
-`…_as_many_tokens` is over pictures of as many tokens as picture and rows. `…_by_prompts` is the first where
-both go to a second server as embeddings of the whole prompt, `throughput_prompts_over_images` requests a
-second without rows there over those here. `…_offline` is the first with no server around vLLM, whose steps
-are then the same in every round, by its own seconds on a core, and `…_larger` that of pictures of 576 tokens,
-as LLaVA-1.5's are; `…_tokens_a_second` counts tokens instead of requests. No prefix cache helps.
+`throughput_ratio` is requests a second with rows over those of plain vLLM on the same pictures, both encoded
+before, 16 tokens each, through one server: the median of the rounds, and their quartiles beside. With rows a
+request is the embeddings of its whole prompt, as `vllm_inputs` makes it; plain vLLM is given the picture's
+image embeddings, as its documentation has it, and in `…_over_pictures` the picture itself. `…_same_way` is
+over whole prompts without rows: what rows cost; `…_as_many_tokens` over those of as many tokens. `…_offline`
+is the same with no server around vLLM, whose steps are then the same in every round, by its own seconds on a
+core, and `…_larger` that of pictures of 576 tokens, as LLaVA-1.5's are; `…_tokens_a_second` counts tokens
+instead of requests, the same way. No prefix cache helps.
 
     PYTHONPATH=. python benchmarks/serving.py --only engine [--url …]
 
@@ -34,8 +35,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -104,13 +105,11 @@ def _vllm(url: str | None, count: int, rounds: int, seed: int) -> dict[str, Any]
     vlm = MyVLM.from_pretrained(NAME, device="cpu")
     shown = _pictures(vlm, count, seed)
     inputs = list(vllm_inputs(vlm, shown))
-    with _engines(url, vlm, ["--enable-prompt-embeds", *ROOM]) as urls:
-        server, *others = (VllmServer(vlm, one) for one in urls)
-        theirs = [reply.text for reply in server.caption(shown)]
-        prompts = others[0] if others else None
-        priced = throughput.over_http(server, prompts, inputs, rounds, console)
-        for one in (server, *others):
-            one.client.close()
+    with _engine_at(url, vlm, throughput.EncodedPicture.flags) as address:
+        server = VllmServer(vlm, address)
+        with server.client:
+            theirs = [reply.text for reply in server.caption(shown)]
+            priced = throughput.over_http(server, inputs, rounds, console)
     return {**_identical("vllm", vlm, shown, theirs), **priced, "seed": seed}
 
 
@@ -122,7 +121,7 @@ def _offline(count: int, rounds: int, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         model = export_vllm(NAME, Path(folder) / "llava")
         own = [
-            throughput.offline(model, inputs, rounds, larger=larger, console=console)
+            throughput.offline(vlm, model, inputs, rounds, larger=larger, console=console)
             for larger in (False, True)
         ]
     return {**own[0], **own[1], "throughput_offline_rounds": rounds}
@@ -132,7 +131,7 @@ def _engine(url: str | None, count: int, seed: int) -> dict[str, Any]:
     """The same words through `myvlm serve` in front of vLLM."""
     vlm = MyVLM.from_pretrained(NAME, device="cpu")
     shown = _pictures(vlm, count, seed)
-    with tempfile.TemporaryDirectory() as folder, _engines(url, vlm) as [engine]:
+    with tempfile.TemporaryDirectory() as folder, _engine_at(url, vlm) as engine:
         place = Path(folder) / "people"
         for number, concept in enumerate(vlm.concepts.values()):
             concept.save(place / "o0" / f"c{number}")
@@ -145,21 +144,18 @@ def _engine(url: str | None, count: int, seed: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _engines(url: str | None, vlm: MyVLM, *beside: list[str]) -> Iterator[list[str]]:
-    """vLLM's servers: the one at this address, or one that runs here until the end, and others beside it."""
+def _engine_at(url: str | None, vlm: MyVLM, more: Sequence[str] = ()) -> Iterator[str]:
+    """vLLM's server: the one at this address, or one that runs here until the end, with more flags."""
     if url:
-        yield [url]
+        yield url
         return
     _wanted()
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as running:
+    with tempfile.TemporaryDirectory() as folder:
         model = export_vllm(NAME, Path(folder) / "llava")
-        urls = []
-        for number, flags in enumerate(([*server_flags(vlm), *ROOM], *beside)):
-            console.print(f"starting vLLM {' '.join(flags)}")
-            place = Path(folder) / f"{number}"
-            place.mkdir()
-            urls.append(running.enter_context(stock_vllm.serving(model, place, flags)))
-        yield urls
+        flags = [*server_flags(vlm), *more, *ROOM]
+        console.print(f"starting vLLM {' '.join(flags)}")
+        with stock_vllm.serving(model, Path(folder), flags) as running:
+            yield running
 
 
 def _wanted() -> None:

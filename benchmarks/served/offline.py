@@ -36,11 +36,18 @@ def main(folder: Path, rounds: int, tokens: int) -> None:
             began = time.process_time()
             said = llm.generate(given[way], sampling, use_tqdm=False)
             figures[way]["seconds"].append(time.process_time() - began)
-            read = [len(one.prompt_token_ids) + len(one.outputs[0].token_ids) for one in said]
+            read = [length(*one) for one in zip(given[way], said, strict=True)]
             figures[way]["tokens"] = sum(read)
     for own in figures.values():
         del own["seconds"][0]
     print(json.dumps(figures))
+
+
+def length(asked: dict[str, Any], said: Any) -> int:
+    """Tokens of a prompt, which may be embeddings, and of the reply to it."""
+    prompt = asked.get("prompt_embeds")
+    read = len(said.prompt_token_ids) if prompt is None else len(prompt)
+    return read + len(said.outputs[0].token_ids)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Throughput of vLLM with rows over that without, in short turns that a busy machine disturbs alike."""
+"""Throughput of vLLM with rows over that of plain vLLM, in short turns that a busy machine disturbs alike."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from myvlm.serving.entering import ImageEmbeddings, WholePrompt
+from myvlm import MyVLM
+from myvlm.serving.entering import Body, EngineInput, WholePrompt, encoded, engine_inputs, messages
 from myvlm.serving.vllm import AT_ONCE, VllmInput, VllmServer
+from served.load import messages as about
 from tests.support import stock_vllm
 
 TOKENS = 16
@@ -29,50 +33,77 @@ LARGER = 3
 OFFLINE = Path(__file__).with_name("offline.py")
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedPicture(EngineInput):
+    """A picture's projected tokens, `1 × T × D`, as vLLM documents it: what a concept's user does without."""
+
+    options: ClassVar = {"enable_mm_embeds": True}
+    flags: ClassVar = ("--enable-mm-embeds",)
+
+    prompt: str
+    instruction: str
+
+    def offline(self) -> dict[str, Any]:
+        return {"prompt": self.prompt, "multi_modal_data": {"image": self.embeddings}}
+
+    def request(self) -> tuple[str, Body]:
+        part = {"type": "image_embeds", "image_embeds": encoded(self.embeddings)}
+        return "/chat/completions", {"messages": messages(part, [self.instruction])}
+
+
+@dataclass(frozen=True, eq=False)
+class PlainPicture(EngineInput):
+    """The picture itself: vLLM has all of the work."""
+
+    options: ClassVar[dict[str, bool]] = {}
+    flags: ClassVar = ()
+
+    picture: Image.Image
+    instruction: str
+
+    def offline(self) -> dict[str, Any]:
+        raise NotImplementedError  # a server is asked
+
+    def request(self) -> tuple[str, Body]:
+        [shown] = about(self.picture)
+        return "/chat/completions", {"messages": messages(shown["content"][0], [self.instruction])}
+
+
 def over_http(
-    server: VllmServer,
-    prompts: VllmServer | None,
-    inputs: Sequence[VllmInput],
-    rounds: int,
-    console: Console,
+    server: VllmServer, inputs: Sequence[VllmInput], rounds: int, console: Console
 ) -> dict[str, Any]:
-    """Requests a second of servers; one that takes whole prompts may stand beside."""
-    made = _ways(inputs)
-    ways = {name: (server, own) for name, own in made.items()}
-    if prompts:
-        for name in ("with", "without"):
-            ways[f"prompts_{name}"] = prompts, [_as_prompt(prompts.vlm.backbone, one) for one in made[name]]
+    """Requests a second of a server that takes pictures, encoded ones and whole prompts."""
+    ways = ways_of(server.vlm, inputs)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in track(range(rounds + 1), "throughput", console=console):
         for name in list(ways) if number % 2 else reversed(ways):
-            seconds[name].append(_seconds(*ways[name]))
+            seconds[name].append(_seconds(server, ways[name]))
         console.print({name: round(own[-1], 2) for name, own in seconds.items()})
     for own in seconds.values():
         del own[0]  # which warmed up
-    figures = {
-        **_ratio("throughput_ratio", seconds, "with", "without"),
+    return {
+        **_ratio("throughput_ratio", seconds, "with", "encoded"),
+        **_ratio("throughput_ratio_over_pictures", seconds, "with", "pictures"),
+        **_ratio("throughput_ratio_same_way", seconds, "with", "without"),
         **_ratio("throughput_ratio_as_many_tokens", seconds, "with", "as_many_tokens"),
+        "throughput_rounds": rounds,
     }
-    if prompts:
-        figures |= _ratio("throughput_ratio_by_prompts", seconds, "prompts_with", "prompts_without")
-        figures |= _ratio("throughput_prompts_over_images", seconds, "prompts_without", "without")
-    return {**figures, "throughput_rounds": rounds}
 
 
 def offline(
-    model: Path, inputs: Sequence[VllmInput], rounds: int, *, larger: bool, console: Console
+    vlm: MyVLM, model: Path, inputs: Sequence[VllmInput], rounds: int, *, larger: bool, console: Console
 ) -> dict[str, Any]:
     """The same of vLLM with no server around it, of pictures as they are or of nine times the tokens."""
-    ways = _ways(inputs, LARGER if larger else 1)
-    tokens = min(one.embeddings.shape[1] for one in ways["without"])
+    ways = ways_of(vlm, inputs, LARGER if larger else 1)
+    del ways["pictures"]
+    tokens = ways["encoded"][0].embeddings.shape[1]
     room = {"max_model_len": 1024, "hf_overrides": {"text_config": {"max_position_embeddings": 1024}}}
-    # A step may not take in two pictures, see `engine_options`.
-    steps = {"max_num_batched_tokens": 2 * tokens - 1, "max_num_seqs": AT_ONCE}
+    takes = {**WholePrompt.options, **EncodedPicture.options, "max_num_seqs": AT_ONCE}
     name = "throughput_ratio_larger" if larger else "throughput_ratio_offline"
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         torch.save({way: [one.offline() for one in own] for way, own in ways.items()}, place / "inputs.pt")
-        options = {"model": str(model), "enable_mm_embeds": True, **room, **steps}
+        options = {"model": str(model), **takes, **room}
         (place / "engine.json").write_text(json.dumps(options), encoding="utf-8")
         console.print(f"{name}: {tokens} tokens a picture, {rounds} rounds")
         done = subprocess.run(
@@ -86,12 +117,13 @@ def offline(
         raise RuntimeError(done.stderr[-3000:])
     said = json.loads(done.stdout.splitlines()[-1])
     seconds = {way: own["seconds"] for way, own in said.items()}
-    requests = _ratio(name, seconds, "with", "without")
+    same_way = _ratio(f"{name}_same_way", seconds, "with", "without")
     more = said["with"]["tokens"] / said["without"]["tokens"]
     return {
-        **requests,
+        **_ratio(name, seconds, "with", "encoded"),
+        **same_way,
         **_ratio(f"{name}_as_many_tokens", seconds, "with", "as_many_tokens"),
-        f"{name}_tokens_a_second": round(requests[name] * more, 3),
+        f"{name}_tokens_a_second": round(same_way[f"{name}_same_way"] * more, 3),
         f"{name}_tokens_a_picture": tokens,
         f"{name}_tokens_with_over_without": round(more, 4),
     }
@@ -104,41 +136,41 @@ def _ratio(key: str, seconds: Mapping[str, Sequence[float]], one: str, other: st
     return {key: round(middle, 3), f"{key}_quartiles": [round(low, 3), round(high, 3)]}
 
 
-def _ways(inputs: Sequence[VllmInput], larger: int = 1) -> dict[str, list[VllmInput]]:
-    """The pictures in which something is seen: with rows, without, and without but of as many tokens."""
-    tokens = min(one.embeddings.shape[1] for one in inputs)
-    ways: dict[str, list[VllmInput]] = {"without": [], "with": [], "as_many_tokens": []}
+def ways_of(vlm: MyVLM, inputs: Sequence[VllmInput], larger: int = 1) -> dict[str, list[VllmInput]]:
+    """The pictures in which something is seen: as whole prompts with rows, without, and without but of as
+    many tokens; and as plain vLLM is given them, encoded and as they are."""
+    backbone: Any = vlm.backbone
+    asked = backbone.caption_prompt
+    said, told = backbone.prompter.render(asked), backbone.instruction(asked)
+    ways: dict[str, list[VllmInput]] = {
+        name: [] for name in ("with", "without", "as_many_tokens", "encoded", "pictures")
+    }
     for one in inputs:
-        if one.detections.seen:
-            bare, rows = one.embeddings.split([tokens, one.embeddings.shape[1] - tokens], 1)
-            bare = _enlarged(bare, larger)
-            ways["without"].append(_with(one, bare))
-            ways["with"].append(_with(one, torch.cat([bare, rows], 1)))
-            ways["as_many_tokens"].append(_with(one, torch.cat([bare, bare[:, : rows.shape[1]]], 1)))
+        if not one.detections.seen:
+            continue
+        [bare] = engine_inputs(backbone, [one.picture], [asked], [[]])
+        [features] = backbone.encode([one.picture])
+        start = backbone.prompter.prompt_ids(asked, features.layout.text).index(backbone.image_id)
+        end, count = start + len(features), len(one.embeddings) - len(bare.embeddings)
+        head, picture, tail = bare.embeddings.split([start, len(features), len(bare.embeddings) - end])
+        picture, rows = _enlarged(picture, larger), one.embeddings[end : end + count]
+        given: dict[str, EngineInput] = {
+            "with": WholePrompt(torch.cat([head, picture, rows, tail])),
+            "without": WholePrompt(torch.cat([head, picture, tail])),
+            "as_many_tokens": WholePrompt(torch.cat([head, picture, picture[:count], tail])),
+            "encoded": EncodedPicture(picture[None], said, told),
+            "pictures": PlainPicture(picture, one.picture, told),
+        }
+        for name, own in given.items():
+            ways[name].append(dataclasses.replace(one, given=own))
     return ways
 
 
 def _enlarged(embeddings: torch.Tensor, times: int) -> torch.Tensor:
-    """A picture's tokens, each so often beside itself and below itself: `1 × N × D`."""
-    side = round(embeddings.shape[1] ** 0.5)
-    grid = embeddings.unflatten(1, (side, side))
-    return grid.repeat_interleave(times, 1).repeat_interleave(times, 2).flatten(1, 2)
-
-
-def _with(one: VllmInput, embeddings: torch.Tensor) -> VllmInput:
-    """The same picture of other tokens."""
-    return dataclasses.replace(one, given=dataclasses.replace(one.given, embeddings=embeddings))
-
-
-def _as_prompt(backbone: Any, one: VllmInput) -> VllmInput:
-    """The same as the embeddings of the whole prompt."""
-    given = one.given
-    assert isinstance(given, ImageEmbeddings)
-    ids = torch.tensor(backbone.processor.tokenizer(given.prompt, add_special_tokens=False)["input_ids"])
-    [place] = (ids == backbone.image_id).nonzero()[:, 0].tolist()
-    read = backbone.model.get_input_embeddings()(ids).detach()
-    whole = torch.cat([read[:place], given.embeddings[0], read[place + 1 :]])
-    return dataclasses.replace(one, given=WholePrompt(whole))
+    """A picture's tokens, each so often beside itself and below itself: `N × D`."""
+    side = round(len(embeddings) ** 0.5)
+    grid = embeddings.unflatten(0, (side, side))
+    return grid.repeat_interleave(times, 0).repeat_interleave(times, 1).flatten(0, 1)
 
 
 def _seconds(server: VllmServer, inputs: Sequence[VllmInput]) -> float:

@@ -1,15 +1,13 @@
 """How a picture with concepts enters the model classes of vLLM (read in 0.32's files), none of them changed.
 
-By its image embeddings: LLaVA's takes a picture's projected tokens in the picture's place and makes as many
-placeholders as it is given tokens, so that `T` tokens and `R` rows behind them are `T + R` tokens to it.
-
 By pictures of one token: Qwen-VL's place a picture's tokens by its grid (M-RoPE), in which rows have no cell.
 But a picture of one token stands where a word would stand, so each row is such a picture behind the real one.
 What deeper layers add to visual tokens (deepstack) is nought for it.
 
 By the whole prompt: every class takes a prompt's embeddings instead of its words, the picture's tokens and
 the rows in their places. That is right where a language model is told nothing else of a token: positions
-count on, and each token attends to those before it.
+count on, and each token attends to those before it. LLaVA's class also takes a picture's tokens and the rows
+behind them as the embeddings of one picture, but not two of different lengths in one step of its engine.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from myvlm.backbones.base import Backbone, ConceptRows, visual_norms
 from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features
 from myvlm.backbones.qformer.blip2 import Blip2Backbone
-from myvlm.backbones.tokens import Prompt, place_after_last, turns_of
+from myvlm.backbones.tokens import Prompt, place_after_last
 from myvlm.errors import BackboneError
 
 Body = dict[str, Any]
@@ -65,39 +63,6 @@ class EngineInput(ABC):
     @abstractmethod
     def request(self) -> tuple[str, Body]:
         """The path under the server's `/v1`, and what a request's body says of picture and prompt."""
-
-
-@dataclass(frozen=True, eq=False)
-class ImageEmbeddings(EngineInput):
-    """`1 × (T + R) × D`: the picture's projected tokens, and the rows behind them.
-
-    Args:
-        prompt: rendered, with one placeholder.
-        turns: the instruction in the family's words, and the conversation's later turns.
-    """
-
-    options: ClassVar = {"enable_mm_embeds": True}
-    flags: ClassVar = ("--enable-mm-embeds",)
-
-    prompt: str
-    turns: tuple[str, ...]
-
-    @classmethod
-    def of(
-        cls, backbone: CausalBackbone, features: Features, prompt: Prompt, rows: Sequence[ConceptRows]
-    ) -> ImageEmbeddings:
-        """What is given of kept features."""
-        tokens = torch.cat([features.tokens, *_entering(features.tokens, rows)])
-        first, *later = turns_of(prompt)
-        turns = (backbone.instruction(first), *later)
-        return cls(tokens[None].cpu(), backbone.prompter.render(prompt), turns)
-
-    def offline(self) -> dict[str, Any]:
-        return {"prompt": self.prompt, "multi_modal_data": {"image": self.embeddings}}
-
-    def request(self) -> tuple[str, Body]:
-        part = {"type": "image_embeds", "image_embeds": encoded(self.embeddings)}
-        return "/chat/completions", {"messages": messages(part, self.turns)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +147,7 @@ class WholePrompt(EngineInput):
         return "/completions", {"prompt_embeds": encoded(self.embeddings)}  # "prompt" would be another one
 
 
-Way = type[ImageEmbeddings] | type[PicturesOfRows] | type[WholePrompt]
+Way = type[PicturesOfRows] | type[WholePrompt]
 
 WAYS: dict[str, Way] = {
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), PicturesOfRows),
@@ -194,7 +159,7 @@ WAYS: dict[str, Way] = {
         WholePrompt,
     ),
 }
-"""By model type, but for LLaVA itself; `benchmarks/vllm_families.py` shows each, word for word.
+"""By model type; `benchmarks/vllm_families.py` shows each, word for word.
 
 Not Gemma 3 and 4 and PaliGemma, in which a picture's tokens attend to one another both ways; nor GLM-4.1V,
 whose class knows image embeddings while its reader of inputs takes no grid beside them; nor what tells deeper
@@ -215,8 +180,6 @@ def way_of(backbone: Backbone) -> Way:
             expected=f"a model of a type among {', '.join(WAYS)}, a BLIP-2 with OPT",
             fix="speak with it through `MyVLM` itself",
         )
-    if kind == backbone.family == "llava":
-        return ImageEmbeddings
     return WAYS[kind]
 
 

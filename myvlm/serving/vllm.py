@@ -1,7 +1,7 @@
 """Stock vLLM names concepts: to it they are a few embeddings more, behind a picture's.
 
-vLLM (https://docs.vllm.ai, "Embedding Inputs") takes a picture's projected visual tokens in the picture's
-place, or the embeddings of a whole prompt. A concept's rows stand behind the picture's tokens (§3.3 of
+vLLM (https://docs.vllm.ai, "Embedding Inputs") takes the embeddings of a whole prompt, or a picture's
+projected visual tokens in the picture's place. A concept's rows stand behind the picture's tokens (§3.3 of
 https://arxiv.org/abs/2403.14599); `entering` says how in which family. Heads, vision tower and projector run
 here; nothing of vLLM is changed, and its batching, caching and parallelism hold.
 """
@@ -22,7 +22,7 @@ from myvlm.errors import InputError
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSources, LoadedImage, listed, load_images
 from myvlm.results import Replies, Reply
-from myvlm.serving.entering import EngineInput, ImageEmbeddings, engine_inputs, way_of
+from myvlm.serving.entering import EngineInput, engine_inputs, way_of
 from myvlm.speaking.addressing import Names, address, named
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class VllmInput:
 
     @property
     def embeddings(self) -> Tensor:
-        """The picture's tokens and the rows behind them; in some families those of the whole prompt."""
+        """Of the whole prompt, `S × D`, the rows behind the picture's tokens; of Qwen-VL of these alone."""
         return self.given.embeddings
 
     def offline(self) -> dict[str, Any]:
@@ -84,8 +84,8 @@ def vllm_inputs(vlm: MyVLM, images: ImageSources, prompt: str | None = None) -> 
     >>> from myvlm.tinyworld import sample_picture
     >>> vlm = MyVLM.from_pretrained("tinyworld/llava", device="cpu")
     >>> [one] = vllm_inputs(vlm, sample_picture(seed=3))
-    >>> tuple(one.embeddings.shape), one.offline()["prompt"]
-    ((1, 64, 192), '<s> user : <image> Describe the image. assistant :')
+    >>> tuple(one.offline()["prompt_embeds"].shape)  # 64 of the picture, and the words around it
+    (73, 192)
     """
     way_of(vlm.backbone)
     asked = prompt or vlm.backbone.caption_prompt
@@ -94,34 +94,22 @@ def vllm_inputs(vlm: MyVLM, images: ImageSources, prompt: str | None = None) -> 
         yield from _inputs(vlm, load_images(sources[start : start + AT_ONCE]), asked)
 
 
-def engine_options(vlm: MyVLM) -> dict[str, int | bool]:
-    """Options of vLLM's engine under which pictures with and without concepts go side by side.
-
-    LLaVA's class stops the engine where one step takes in image embeddings of two lengths, as a picture with
-    a concept and one without are. So a step must have no room for two pictures: fewer tokens than twice a
-    picture's. Prompts that are longer are taken in over several steps.
+def engine_options(vlm: MyVLM) -> dict[str, bool]:
+    """Options of vLLM's engine under which it takes what `vllm_inputs` makes.
 
     >>> engine_options(MyVLM.from_pretrained("tinyworld/llava", device="cpu"))
-    {'enable_mm_embeds': True, 'max_num_batched_tokens': 127, 'max_num_seqs': 127}
+    {'enable_prompt_embeds': True}
     """
-    way = way_of(vlm.backbone)
-    if way is not ImageEmbeddings:
-        return dict(way.options)
-    tokens = (
-        2 * engine_inputs(vlm.backbone, [Image.new("RGB", (64, 64))], [""], [[]])[0].embeddings.shape[1] - 1
-    )
-    return {**way.options, "max_num_batched_tokens": tokens, "max_num_seqs": min(tokens, 256)}
+    return dict(way_of(vlm.backbone).options)
 
 
 def server_flags(vlm: MyVLM) -> list[str]:
     """The same for `vllm serve`.
 
-    >>> " ".join(server_flags(MyVLM.from_pretrained("tinyworld/llava", device="cpu")))
-    '--enable-mm-embeds --max-num-batched-tokens 127 --max-num-seqs 127'
+    >>> server_flags(MyVLM.from_pretrained("tinyworld/llava", device="cpu"))
+    ['--enable-prompt-embeds']
     """
-    more = {name: value for name, value in engine_options(vlm).items() if value is not True}
-    flags = (f"--{name.replace('_', '-')} {value}" for name, value in more.items())
-    return " ".join([*way_of(vlm.backbone).flags, *flags]).split()
+    return list(way_of(vlm.backbone).flags)
 
 
 def bad_words(words: Sequence[str]) -> dict[str, list[str]]:
@@ -137,8 +125,7 @@ def body_of(path: str, body: Mapping[str, Any], tokens: int) -> dict[str, Any]:
 class VllmServer:
     """A running vLLM server as the language model of a `MyVLM`: it recognises here and speaks there.
 
-    Start the server with `server_flags(vlm)`, on the weights that `vlm` holds. LLaVA's instruction it
-    renders by the chat template that lies with them; other families' prompts are rendered here.
+    Start the server with `server_flags(vlm)`, on the weights that `vlm` holds. Prompts are rendered here.
 
     Args:
         vlm: recognises and encodes.

@@ -1,4 +1,4 @@
-"""What vLLM does with pictures and image embeddings, done by the frozen model; and its server."""
+"""What vLLM does with pictures and the embeddings of prompts, done by the frozen model; and its server."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MODEL = "tiny"
 
 
 class StandIn:
-    """Replaces the placeholder of a prompt by as many as it is given embeddings.
+    """Speaks behind the embeddings of a prompt, or behind a picture.
 
     Attributes:
         asked: the bodies of requests, in their order.
-        tokens: of each of them, how many stood in the picture's place.
+        tokens: of each of them, how many were no words: the picture's, and rows.
         key: what clients must have, where they must have any.
         fails, says: the status that is answered instead, and its message.
     """
@@ -37,11 +37,20 @@ class StandIn:
         self.key: str | None = None
         self.fails, self.says = 0, ""
 
-    def generate(self, prompt: str, embeddings: torch.Tensor, tokens: int = 64) -> str:
-        return self._decoded(self._generated(prompt, embeddings, tokens))
+    def spelled(self, text: str) -> str:
+        """A text as the tokenizer gives it back."""
+        ids = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return str(self.processor.tokenizer.decode(ids))
+
+    def words(self, embeds: torch.Tensor) -> tuple[str, int]:
+        """The words of an embedded prompt, `S × D`, and how many of its tokens are none."""
+        table = self.model.get_input_embeddings().weight.detach()
+        same = (embeds[:, None] == table).all(-1)
+        ids = same.int().argmax(1)[same.any(1)].tolist()
+        return str(self.processor.tokenizer.decode(ids)), len(embeds) - len(ids)
 
     def chat(self, body: dict[str, Any]) -> tuple[list[str], int]:
-        """The reply in pieces of a token, and how many tokens were read."""
+        """The reply about a picture in pieces of a token, and how many tokens were read."""
         assert body["model"] == MODEL
         assert body["temperature"] == 0
         [first, *later] = body["messages"]
@@ -51,11 +60,13 @@ class StandIn:
         turns += [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in later]
         prompt = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         self.asked.append(body)
-        self.tokens.append(embeddings.shape[1])
-        ids = self._generated(prompt, embeddings, body["max_completion_tokens"])
-        grown = [self._decoded(ids[:end]) for end in range(len(ids) + 1)]
-        pieces = [now[len(before) :] for before, now in itertools.pairwise(grown)]
-        return [" ", *pieces], embeddings.shape[1] + len(text["text"].split())
+        self.tokens.append(len(embeddings))
+        image, tokenizer = self.processor.image_token, self.processor.tokenizer
+        ids = tokenizer(prompt.replace(image, image * len(embeddings)), add_special_tokens=False)
+        ids = torch.tensor(ids["input_ids"])
+        embeds = self.model.get_input_embeddings()(ids).detach()
+        embeds[ids == tokenizer.convert_tokens_to_ids(image)] = embeddings.to(embeds)
+        return self._pieces(embeds, body["max_completion_tokens"]), len(embeds)
 
     def complete(self, body: dict[str, Any]) -> tuple[list[str], int]:
         """The same of a prompt that is embeddings."""
@@ -65,41 +76,40 @@ class StandIn:
         data = io.BytesIO(base64.b64decode(body["prompt_embeds"]))
         embeds: torch.Tensor = torch.load(data, weights_only=True)
         self.asked.append(body)
-        self.tokens.append(len(embeds))
-        with self.lock, torch.no_grad():
-            new = self.model.generate(
-                inputs_embeds=embeds[None], attention_mask=torch.ones(1, len(embeds), dtype=torch.long),
-                do_sample=False, max_new_tokens=body["max_tokens"],
-            )  # fmt: skip
-        grown = [self._decoded(new[0].tolist()[:end]) for end in range(new.shape[1] + 1)]
-        pieces = [now[len(before) :] for before, now in itertools.pairwise(grown)]
-        return [" ", *pieces], len(embeds)
+        self.tokens.append(self.words(embeds)[1])
+        return self._pieces(embeds, body["max_tokens"]), len(embeds)
+
+    def told(self, body: dict[str, Any]) -> str:
+        """The words of a request whose prompt is embeddings."""
+        embeds: torch.Tensor = torch.load(
+            io.BytesIO(base64.b64decode(body["prompt_embeds"])), weights_only=True
+        )
+        return self.words(embeds)[0]
+
+    def generate(self, embeds: torch.Tensor, tokens: int = 64) -> str:
+        """The reply to an embedded prompt, `S × D`."""
+        return self._decoded(self._generated(embeds, tokens))
+
+    def _pieces(self, embeds: torch.Tensor, tokens: int) -> list[str]:
+        ids = self._generated(embeds, tokens)
+        grown = [self._decoded(ids[:end]) for end in range(len(ids) + 1)]
+        return [" ", *(now[len(before) :] for before, now in itertools.pairwise(grown))]
 
     def _embeddings(self, part: dict[str, Any]) -> torch.Tensor:
-        if part["type"] == "image_embeds":
-            data = io.BytesIO(base64.b64decode(part["image_embeds"]))
-            embeddings: torch.Tensor = torch.load(data, weights_only=True)
-            width = self.model.get_input_embeddings().weight.shape[1]
-            assert embeddings.ndim == 3
-            assert (embeddings.shape[0], embeddings.shape[2]) == (1, width)
-            return embeddings
         assert part["type"] == "image_url"
         data = io.BytesIO(base64.b64decode(part["image_url"]["url"].partition("base64,")[2]))
         pixels = self.processor.image_processor(Image.open(data).convert("RGB"), return_tensors="pt")
         with self.lock, torch.no_grad():
             features = self.model.get_image_features(**pixels)
-        features = getattr(features, "pooler_output", features)
-        return torch.stack(list(features))
+        [features] = getattr(features, "pooler_output", features)
+        return torch.as_tensor(features)
 
-    def _generated(self, prompt: str, embeddings: torch.Tensor, tokens: int) -> list[int]:
-        image, tokenizer = self.processor.image_token, self.processor.tokenizer
-        ids = tokenizer(prompt.replace(image, image * embeddings.shape[1]), add_special_tokens=False)
-        ids = torch.tensor([ids["input_ids"]])
-        table = self.model.get_input_embeddings()
+    def _generated(self, embeds: torch.Tensor, tokens: int) -> list[int]:
         with self.lock, torch.no_grad():
-            embeds = table(ids)
-            embeds[ids == tokenizer.convert_tokens_to_ids(image)] = embeddings[0].to(embeds)
-            new = self.model.generate(inputs_embeds=embeds, do_sample=False, max_new_tokens=tokens)
+            new = self.model.generate(
+                inputs_embeds=embeds[None], attention_mask=torch.ones(1, len(embeds), dtype=torch.long),
+                do_sample=False, max_new_tokens=tokens,
+            )  # fmt: skip
         return [int(one) for one in new[0]]
 
     def _decoded(self, ids: list[int]) -> str:

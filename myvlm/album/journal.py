@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from myvlm.album.regions import Size, Stored
 from myvlm.api import MyVLM
 from myvlm.boxes import Box
+from myvlm.concepts.concept import Concept
 from myvlm.files.lines import add_lines, drop_cut_line, whole_lines, write_lines
 from myvlm.text import contains_word, fold
 
@@ -133,17 +134,22 @@ def stamp(file: Path) -> tuple[int, int]:
 
 def reader(vlm: MyVLM, prompt: str | None) -> str:
     """A digest of what a row depends on beside its photo: the model, the prompt, what concepts learned."""
-    parts: list[object] = [vlm.backbone.name, vlm.backbone.fingerprint(), prompt]
+    weights = vlm.backbone.fingerprint()
+    parts: list[object] = [vlm.backbone.name, weights, prompt]
     for concept in vlm.concepts.values():
-        learned = concept.embeddings.get(vlm.backbone.name)
         head, tensors = concept.head.state()
         numbers = [tensors[name].tobytes() for name in sorted(tensors)]
-        digest = hashlib.sha256(b"".join([*numbers, learned.directions.tobytes() if learned else b""]))
+        digest = hashlib.sha256(b"".join([*numbers, *_rows_of(concept, weights)]))
         parts += [concept.identifier, concept.spoken, concept.description, head.model_dump_json()]
         parts.append(digest.hexdigest())
     if (held := vlm.concepts.false_names_per_1000) is not None:
         parts.append(held)
     return _digest(parts)
+
+
+def _rows_of(concept: Concept, weights: str) -> Iterator[bytes]:
+    """What a concept learned for a model of these weights, under whatever name."""
+    return (own.directions.tobytes() for own in concept.embeddings.values() if own.fingerprint == weights)
 
 
 class Captions:
@@ -159,8 +165,7 @@ class Captions:
         self._said: dict[str, list[str | None]] = {}
         self._words: dict[str, set[str]] = {}
         for name, concept in vlm.concepts.items():
-            own = (one for one in concept.embeddings.values() if one.fingerprint == weights)
-            learned = (hashlib.sha256(one.directions.tobytes()).hexdigest() for one in own)
+            learned = (hashlib.sha256(rows).hexdigest() for rows in _rows_of(concept, weights))
             self._said[name] = [name, concept.spoken, concept.category, concept.description, *learned]
             self._words[name] = {name, concept.spoken}
         asked = [name for name in self._words if prompt and contains_word(prompt, name)]

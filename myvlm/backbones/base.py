@@ -27,7 +27,7 @@ from myvlm.errors import InputError
 
 NormRule = Literal["visual_mean", "first_patch", "none"]
 """The norm that a concept row is rescaled to: the mean norm of the sample's projected visual tokens,
-the norm of the first of them, or its own."""
+the norm of the first of them, or as it stands: learning starts it at √dim."""
 Item = TypeVar("Item")
 
 

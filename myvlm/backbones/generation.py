@@ -1,9 +1,9 @@
-"""What a caller may say about how the next token is chosen."""
+"""Runs transformers' `generate`: the options that a caller may set, words that stay unsaid, its errors."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,20 +27,62 @@ class SpelledWords:
     >>> names = SpelledWords({"Bo": [[7]], "Fido": [[3, 4, 5], [9, 5]]})
     >>> names.ends([1, 3, 4], but=()), names.ends([1, 3, 4], but={"Fido"})
     ([7, 5], [7])
+
+    A word that begins with another may be written, and once begun by that other must be:
+
+    >>> names = SpelledWords({"Anna": [[1]], "Anna Maria": [[1, 2]]})
+    >>> names.ends([], but={"Anna Maria"}), names.going_on([1], but={"Anna Maria"})
+    ([], [2])
     """
 
     def __init__(self, spellings: Mapping[str, Iterable[Sequence[int]]]) -> None:
+        self._spelled = {word: {tuple(ids) for ids in written if ids} for word, written in spellings.items()}
         self._ends: dict[tuple[int, ...], list[tuple[int, str]]] = {}
-        for word, written in spellings.items():
-            for ids in {tuple(ids) for ids in written if ids}:
+        for word, written in self._spelled.items():
+            for ids in written:
                 self._ends.setdefault(ids[:-1], []).append((ids[-1], word))
         self.before = max(map(len, self._ends), default=0)
         """The most tokens that stand before the last one of a word."""
+        self._beginnings: dict[frozenset[str], dict[tuple[int, ...], list[int]]] = {}
 
     def ends(self, chosen: Sequence[int], *, but: Collection[str]) -> list[int]:
-        """The tokens that would end a word now, but for some words."""
-        behind = (tuple(chosen[len(chosen) - count :]) for count in range(min(self.before, len(chosen)) + 1))
-        return [token for tail in behind for token, word in self._ends.get(tail, ()) if word not in but]
+        """The tokens that would end a word now, but for some words and for what stands in these."""
+        written = self._written(frozenset(but))
+        behind = list(self._behind(chosen))
+        return [
+            token
+            for tail in behind
+            for token, word in self._ends.get(tail, ())
+            if word not in but and not any((*longer, token) in written for longer in behind)
+        ]
+
+    def going_on(self, chosen: Sequence[int], *, but: Collection[str]) -> list[int]:
+        """The tokens of which one must come now, where a word that stands in one of these has just ended."""
+        written = self._written(frozenset(but))
+        return [token for tail in self._behind(chosen) for token in written.get(tail, ())]
+
+    def _behind(self, chosen: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        return (tuple(chosen[len(chosen) - count :]) for count in range(min(self.before, len(chosen)) + 1))
+
+    def _written(self, words: frozenset[str]) -> dict[tuple[int, ...], list[int]]:
+        """All that these words begin with, and where another has ended in it, what must come next."""
+        if words not in self._beginnings:
+            written: dict[tuple[int, ...], list[int]] = {}
+            for ids in (ids for word in words for ids in self._spelled.get(word, ())):
+                other = False
+                for end in range(1, len(ids) + 1):
+                    other = other or self._ends_other(ids[:end], words)
+                    written.setdefault(ids[:end], []).extend(ids[end : end + 1] if other else ())
+            self._beginnings[words] = written
+        return self._beginnings[words]
+
+    def _ends_other(self, ids: tuple[int, ...], words: Collection[str]) -> bool:
+        """Whether a word that is none of these ends with the last of these tokens."""
+        return any(
+            token == ids[-1] and word not in words
+            for start in range(len(ids))
+            for token, word in self._ends.get(ids[start:-1], ())
+        )
 
 
 @dataclass(frozen=True)
@@ -65,16 +107,27 @@ class LeftUnsaid:
         beams = len(scores) // len(self.samples)
         before = max(one.words.before for one in self.samples if one)
         chosen = input_ids[:, max(input_ids.shape[1] - before, 0) :].tolist()
-        places = [
+        unsaid = [
             (row, end)
             for row, own in enumerate(chosen)
             if (one := self.samples[row // beams])
             for end in one.words.ends(own, but=one.but)
         ]
-        if not places:
-            return scores
-        rows, ends = torch.tensor(places, device=scores.device).unbind(1)
-        return scores.index_put((rows, ends), scores.new_tensor(-torch.inf))
+        begun = [
+            (row, token)
+            for row, own in enumerate(chosen)
+            if (one := self.samples[row // beams])
+            for token in one.words.going_on(own, but=one.but)
+        ]
+        if unsaid:
+            rows, ends = torch.tensor(unsaid, device=scores.device).unbind(1)
+            scores = scores.index_put((rows, ends), scores.new_tensor(-torch.inf))
+        if begun:
+            rows, tokens = torch.tensor(begun, device=scores.device).unbind(1)
+            only = torch.full_like(scores, -torch.inf).index_put((rows, tokens), scores[rows, tokens])
+            going_on = torch.zeros(len(scores), 1, dtype=torch.bool, device=scores.device)
+            scores = torch.where(going_on.index_fill(0, rows, True), only, scores)
+        return scores
 
 
 class NeverChosen:

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from myvlm.errors import InputError, UnknownBackboneError
-from myvlm.plugins.collections import collection_of
+from myvlm.plugins.model_collections import collection_of
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token", "trust_remote_code")
 """What says where files come from, and so goes to the processor too."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Protocol
 
 import numpy as np
 
@@ -38,13 +37,7 @@ class ConfusablePair:
     photos: int
 
 
-class Library(Holder, Protocol):
-    """What is asked of a library."""
-
-    def gated(self) -> list[tuple[list[Concept], Gate]]: ...
-
-
-def confusable(library: Library, at_least: float) -> list[ConfusablePair]:
+def confusable(library: Holder, at_least: float) -> list[ConfusablePair]:
     """The pairs of which the probability is at least that, the likeliest first."""
     found: list[ConfusablePair] = []
     for members, gate in library.gated():
@@ -78,16 +71,20 @@ def _pairs(
 
 
 def separate(
-    library: Library, identifiers: Sequence[str], concepts: Mapping[str, Concept]
+    library: Holder, identifiers: Sequence[str], concepts: Mapping[str, Concept]
 ) -> list[Correction]:
     """Tell each concept of a pair that the photos of the other do not show it.
 
     Args:
-        identifiers: which to separate, each from each; the confusable ones where none is given.
+        identifiers: which to separate, each from each; of one alone, it and those that it is confusable with;
+            where none is given, all that are confusable.
         concepts: of the library.
     """
-    pairs = list(permutations(identifiers, 2)) or [
-        (pair.seen, pair.photos_of) for pair in confusable(library, SEEN)
+    named = list(dict.fromkeys(identifiers))
+    pairs = list(permutations(named, 2)) or [
+        (pair.seen, pair.photos_of)
+        for pair in confusable(library, SEEN)
+        if not named or named[0] in (pair.seen, pair.photos_of)
     ]
     learned = dict(with_examples(concepts[one] for one in sorted(set().union(*pairs))))
     return [

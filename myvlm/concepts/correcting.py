@@ -53,7 +53,7 @@ class Correction:
         picture: the picture's name, or whose photos they were.
         present: what was said: whether it shows the concept; None where that was taken back.
         held: whether the head says so now. It does not where the picture is too like a photo that it was
-            taught: no photo is given up.
+            taught, no photo being given up, or where it is said to show it and is too unlike all of them.
         score: the probability that the picture shows the concept, before and after.
         threshold: how far the score of a picture must go: the raw score from which on it counts as present.
         photos: of each photo that it was learned from the probability, before and after.
@@ -92,6 +92,10 @@ class Correction:
         """Photos that were found before and are not now: none."""
         return sum(one.before >= 0.5 > one.after for one in self.photos)
 
+    @property
+    def _why_not(self) -> str:
+        return "too unlike its photos" if self.present else "too like a photo of it"
+
     def document(self) -> dict[str, Any]:
         """All of it as plain JSON values."""
 
@@ -116,7 +120,7 @@ class Correction:
 
     def __str__(self) -> str:
         verdict = {True: "is", False: "is not", None: "may again be"}[self.present]
-        but = "" if self.held else ", not held: it is too like a photo of it"
+        but = "" if self.held else f", not held: it is {self._why_not}"
         others = "".join(
             f", seen in {change.after:.0f} photos of {other} after {change.before:.0f}"
             for other, change in self.others.items()
@@ -130,7 +134,7 @@ class Correction:
         verdict = {True: "is there", False: "is not there", None: "was taken back"}[self.present]
         rows = [
             ("picture", f"{self.picture}: {self.identifier} {verdict}"),
-            ("probability", f"{self.score}{'' if self.held else ', not held: too like a photo of it'}"),
+            ("probability", f"{self.score}{'' if self.held else f', not held: {self._why_not}'}"),
             ("threshold", f"{self.threshold.before:.4g} → {self.threshold.after:.4g}"),
             ("its photos", "; ".join(map(str, self.photos)) or "not known"),
             *((f"seen in photos of {other}", f"{change.before:.0f} → {change.after:.0f}")

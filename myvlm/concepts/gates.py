@@ -23,7 +23,9 @@ of one, stay as they are; at 20 those of one find 5 % less (benchmarks/RESULTS.m
 
 
 class Gates:
-    """Concepts by group, and a gate for each group; what it is told of was checked before.
+    """Concepts by kind of head and encoder, and a gate for each such group, which scores them together.
+
+    What it is given its callers have checked.
 
     Attributes:
         false_names: how many concepts of one kind of head are expected at most to be seen in a picture of

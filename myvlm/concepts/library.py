@@ -102,7 +102,9 @@ class ConceptLibrary(Mapping[str, Concept]):
         elsewhere: a library keeps no model in memory.
         """
         callback(self.values()) if of is None else callback(of, self.values())
-        self._listeners.append((callback, None if of is None else ref(of)))
+        listener = callback, None if of is None else ref(of)
+        if listener not in self._listeners:  # a model may be given the library again and again
+            self._listeners.append(listener)
 
     def _call_back(self, concepts: Sequence[Concept]) -> None:
         for listener in list(self._listeners):
@@ -357,7 +359,8 @@ class ConceptLibrary(Mapping[str, Concept]):
         People are left as they are: a face is given to one of them in any case.
 
         Args:
-            identifiers: which, each from each; the confusable ones where none is given.
+            identifiers: which, each from each; of one alone, it and those that it is confusable with; where
+                none is given, all that are confusable.
         """
         return separate(self, [self[one].identifier for one in identifiers], self)
 

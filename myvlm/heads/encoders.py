@@ -22,7 +22,7 @@ from myvlm.errors import InputError, check_is
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.vision_models import PREFIX, VisionModelEncoder
 from myvlm.images import averaged
-from myvlm.plugins.collections import collection_of
+from myvlm.plugins.model_collections import collection_of
 from myvlm.plugins.registry import SharedRegistry
 from myvlm.runtime.process import OneAtATime, encoder_dtype, float32_default
 

@@ -1,4 +1,7 @@
-"""Teach: photos and captions in, concept embeddings out. Knows backbones, not heads."""
+"""Teach: photos and captions in, concept embeddings out.
+
+The optimiser knows backbones alone; `teach` and `relearn` fit heads beside it.
+"""
 
 from myvlm.learning.concept_optimizer import LearnRequest, LearnResult
 from myvlm.learning.dataset import Example, QuestionAnswer, gather_examples, make_views

@@ -67,7 +67,7 @@ class LearnResult:
     """What learning gives.
 
     Attributes:
-        directions: rows × dim float32, unit mean square.
+        directions: rows × dim float32, of unit mean square; with `norm="none"` at the start alone.
         cross_entropy, attention: the last losses.
         steps: how many were taken.
         interrupted: whether Ctrl-C ended it; the directions are then the best so far.

@@ -30,7 +30,7 @@ CAPTION_PROMPTS = (
     "What do you see?",
     "Tell me about the picture.",
 )
-"""Instructions that captions are learned under: under one alone, the name is tied to that one (DESIGN §5)."""
+"""Instructions that captions are learned under: under one alone, the name is tied to that one."""
 
 BRIGHTNESS = 0.6
 """A view's brightness is drawn from 1 ± this."""

@@ -29,7 +29,8 @@ _log = logging.getLogger(__name__)
 
 
 def known_as(concept: Concept | str | PathLike[str], library: ConceptLibrary) -> Concept:
-    """The concept that is meant; one of a folder or address by what a library calls it that has loaded it.
+    """The concept that is meant; one of a folder or address as a library has it that has loaded it: by its
+    name there, and with the head as it was corrected there.
 
     Raises:
         MissingFileError, ConceptFileError: see `Concept.load`.
@@ -39,7 +40,10 @@ def known_as(concept: Concept | str | PathLike[str], library: ConceptLibrary) ->
     for identifier, loaded in library.items():
         shared = {known.folder, known.url} & {loaded.folder, loaded.url} - {None}
         if loaded is known or shared:
-            return known if loaded is known else dataclasses.replace(known, identifier=identifier)
+            shown = known.thumbnails or loaded.thumbnails
+            return known if loaded is known else dataclasses.replace(
+                known, identifier=identifier, head=loaded.head, thumbnails=shown
+            )  # fmt: skip
     library.check_free(known.identifier, known.spoken)
     return known
 

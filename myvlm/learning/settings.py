@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from myvlm.backbones.base import NormRule
 from myvlm.display.page import table
 from myvlm.errors import InputError
-from myvlm.plugins.collections import collection_of
+from myvlm.plugins.model_collections import collection_of
 
 
 class LearnSettings(BaseModel):
@@ -44,9 +44,9 @@ class LearnSettings(BaseModel):
             place, and gives way to the model's own words, the name in the description's, where the model
             finds it less likely than each of the captions that were learned. A pass of the model a reply, and
             a second reply where the first gives way.
-        budget: bytes that learning may take on the model's device beside the model; "auto" is half of what is
-            free. What does not fit is kept in the host's memory or computed again at each use: slower, with
-            the same result.
+        budget: bytes for the kept views and a step, on the model's device beside the model; "auto" is half of
+            what is free. What does not fit is kept in the host's memory or computed again at each use:
+            slower, with the same result. The model's own captions and its view of the photos come on top.
         seed: of everything drawn.
 
     >>> LearnSettings(rows=4).rows
@@ -153,8 +153,8 @@ FAMILY_SETTINGS: dict[str, dict[str, Any]] = {
     "mllama": MEASURED,
     "minigpt_v2": {**TOLD, "most_steps": 200},
 }
-"""What the paper says for a family, where that is not the default of `LearnSettings`; a Q-Former takes no
-rows among words, and nothing was measured on one that somebody else trained."""
+"""Defaults by family, where they are not `TOLD`: the paper's for Q-Formers, which take no rows among words
+and of which none that somebody else trained was measured; ours for Mllama and MiniGPT-v2."""
 
 
 def default_settings(backbone: str, *, family: str = "", kind: str = "object") -> LearnSettings:

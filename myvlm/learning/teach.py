@@ -27,7 +27,7 @@ from myvlm.learning.noun_phrases import describing
 from myvlm.learning.optimise import learn_embeddings
 from myvlm.learning.progress import Shown, learning_progress
 from myvlm.learning.settings import as_settings, default_settings
-from myvlm.plugins.collections import collection_of
+from myvlm.plugins.model_collections import collection_of
 from myvlm.text import caution, check_category, check_identifier, check_written, composed, fold
 
 _log = logging.getLogger(__name__)
@@ -152,6 +152,13 @@ def learned_concept(
 ) -> Concept:
     """The concept that a lesson gives, once its head is fitted and its embedding learned."""
     figures = _figures(result)
+    if result.said == 0:
+        _log.warning(
+            "%r is in none of the captions that %s would give of held-out views. It may never be said: other "
+            "captions, more photos, or a name of one word may help.",
+            lesson.identifier,
+            backbone.name,
+        )
     if request.taught_loss is not None:
         figures[TAUGHT_LOSS] = request.taught_loss
     embedding = Embedding(

@@ -8,10 +8,12 @@ here; nothing of vLLM is changed, and its batching, caching and parallelism hold
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -39,7 +41,7 @@ class VllmInput:
     Args:
         given: the picture, the rows of what is seen in it, and the prompt.
         detections: one for each concept of the library, present or not.
-        picture: what it is about.
+        picture: what it is about; of many pictures where it lies, or a reply would hold it in memory.
         named: what makes a reply one in the user's names.
         unsaid: the names of those that are not seen, where something is, for `SamplingParams(bad_words=…)`.
         absent: those that the prompt names and that are not seen: it says so.
@@ -47,7 +49,7 @@ class VllmInput:
 
     given: EngineInput
     detections: Detections
-    picture: Image.Image
+    picture: Image.Image | Path
     named: Callable[[str], str] = str
     unsaid: Sequence[str] = ()
     absent: tuple[str, ...] = ()
@@ -90,8 +92,10 @@ def vllm_inputs(vlm: MyVLM, images: ImageSources, prompt: str | None = None) -> 
     way_of(vlm.backbone)
     asked = prompt or vlm.backbone.caption_prompt
     sources, _ = listed(images)
+    names = Names(vlm.backbone, vlm.concepts.values())
     for start in range(0, len(sources), AT_ONCE):
-        yield from _inputs(vlm, load_images(sources[start : start + AT_ONCE]), asked)
+        photos = load_images(sources[start : start + AT_ONCE])
+        yield from _inputs(vlm, photos, asked, names, kept=len(sources) <= AT_ONCE)
 
 
 def engine_options(vlm: MyVLM) -> dict[str, bool]:
@@ -157,12 +161,15 @@ class VllmServer:
             sampling: of the request, such as `temperature` or `max_tokens`; greedy, up to 64 tokens, where
                 not given.
         """
+        replies: list[Reply] = []
+        waiting: deque[Future[Reply]] = deque()
         with ThreadPoolExecutor(self.at_once) as pool:
-            # The next pictures are encoded here while the last are spoken of there.
-            waiting = [
-                pool.submit(self.reply, one, sampling) for one in vllm_inputs(self.vlm, images, prompt)
-            ]
-            return Replies(reply.result() for reply in waiting)
+            # The next pictures are encoded here while the last are spoken of there, and no more than these.
+            for one in vllm_inputs(self.vlm, images, prompt):
+                waiting.append(pool.submit(self.reply, one, sampling))
+                if len(waiting) > 2 * self.at_once:
+                    replies.append(waiting.popleft().result())
+            return Replies([*replies, *(reply.result() for reply in waiting)])
 
     def ask(self, images: ImageSources, question: str, **sampling: Any) -> Replies:
         """Answer a question about pictures; see `caption`."""
@@ -193,9 +200,11 @@ def _client(url: str, api_key: str) -> OpenAI:
     return OpenAI(base_url=url, api_key=api_key)
 
 
-def _inputs(vlm: MyVLM, photos: list[LoadedImage], prompt: str) -> Iterator[VllmInput]:
+def _inputs(
+    vlm: MyVLM, photos: list[LoadedImage], prompt: str, names: Names, *, kept: bool
+) -> Iterator[VllmInput]:
+    """Of some photos, which the replies hold where they are few (`kept`); else where they lie."""
     backbone = vlm.backbone
-    names = Names(backbone, vlm.concepts.values())
     found = vlm.concepts.recognise(photos)
     seen = [vlm.concepts.present(detections) for detections in found]
     asked = [address(backbone, prompt, own, names.absent(prompt, own)) for own in seen]
@@ -205,7 +214,7 @@ def _inputs(vlm: MyVLM, photos: list[LoadedImage], prompt: str) -> Iterator[Vllm
         yield VllmInput(
             entry,
             detections,
-            photo.image,
+            photo.image if kept or not photo.path else photo.path,
             partial(named, backbone, prompt, concepts=own),
             names.others(own),
             said.absent,

@@ -86,8 +86,14 @@ class Names:
         return Unsaid(self._spelled, frozenset(_words_of(seen)))
 
     def others(self, seen: Sequence[Concept]) -> list[str]:
-        """The same as a list of words, for engines that spell them themselves."""
-        return sorted(_words_of(self.concepts) - _words_of(seen)) if seen else []
+        """The same as a list of words, for engines that spell them themselves; without those that stand in
+        the name of somebody who is seen, who could not be named there."""
+        if not seen:
+            return []
+        there = _words_of(seen)
+        return sorted(
+            word for word in _words_of(self.concepts) - there if not any(word in one for one in there)
+        )
 
     @cached_property
     def _spelled(self) -> SpelledWords:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from myvlm.plugins.collections import ModelCollection
+from myvlm.plugins.model_collections import ModelCollection
 from myvlm.tinyworld import assets
 from myvlm.tinyworld.language import IDENTIFIERS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +55,20 @@ def test_only_new_and_changed_photos_are_read_again(fresh: MyVLM, album: Path, t
     assert [row.file.name for row in read(fresh, album)[1]] == ["new.png"]
     fresh.concepts.add(taught.folder)
     assert len(read(fresh, album)[1]) == 4  # who is known is another question
+
+
+def test_what_was_learned_again_under_another_name_of_the_model_is_another_question(
+    fresh: MyVLM, taught: Taught
+) -> None:
+    """The hub's name and a local folder's are of the same weights: rows are taken by these."""
+    [(_, learned)] = taught.concept.embeddings.items()
+    readers = []
+    for directions in (learned.directions, -learned.directions):
+        again = dataclasses.replace(learned, directions=directions)
+        fresh.concepts.add(dataclasses.replace(taught.concept, embeddings={"a/folder": again}, folder=None))
+        readers.append(reader(fresh, None))
+        fresh.concepts.remove(taught.word)
+    assert readers[0] != readers[1]
 
 
 def test_where_nobody_new_is_seen_the_caption_stays(

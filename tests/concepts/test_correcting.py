@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -128,8 +129,10 @@ def test_a_photo_that_it_was_taught_stays_and_that_is_said(library: ConceptLibra
     assert not correction.held
     assert correction.lost == 0
     assert "sks" in _seen(library, scenes(20, 4)[0])
-    assert "not held" in repr(correction)
-    assert "not held" in correction._repr_html_()
+    assert "not held: it is too like a photo of it" in repr(correction)
+    assert "not held: too like a photo of it" in correction._repr_html_()
+    other = dataclasses.replace(correction, present=True)
+    assert "not held: it is too unlike its photos" in repr(other)
 
 
 def test_a_head_of_another_kind_cannot_be_corrected(library: ConceptLibrary, picture: Image.Image) -> None:
@@ -269,6 +272,18 @@ def test_named_ones_are_separated_each_from_each(library: ConceptLibrary) -> Non
     assert len(library["sks"].head.known_examples().corrections) == 1  # type: ignore[attr-defined]
     with pytest.raises(UnknownConceptError):
         library.separate("sks", "gone")
+
+
+def test_one_name_is_separated_from_those_that_it_is_confusable_with_alone(library: ConceptLibrary) -> None:
+    pairs = library.confusable()
+    name = pairs[0].seen
+    with_it = [(p.seen, f"photos of {p.photos_of}") for p in pairs if name in (p.seen, p.photos_of)]
+    assert len(with_it) < len(pairs)
+    changes = library.separate(name)
+    assert [(one.identifier, one.picture) for one in changes] == with_it
+    for one in changes:
+        one.undo()
+    assert [one.picture for one in library.separate(name, name)] == [picture for _, picture in with_it]
 
 
 def test_people_are_left_to_the_gate_which_gives_a_face_to_one_of_them() -> None:

@@ -8,7 +8,7 @@ import pickle
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,20 @@ def test_a_library_keeps_no_listener_in_memory(head: ObjectHead) -> None:
     assert gone() is None
     library.add(_concept("ohwx", head))
     assert heard == [("fake/nobody", 0), ("fake/nobody", 1)]
+
+
+def test_who_listens_twice_is_called_back_once(head: ObjectHead) -> None:
+    """As a model does that is given one library for each request."""
+    library, heard = ConceptLibrary(), []
+    model = ENCODER.__class__("fake/nobody")
+
+    def hear(of: object, concepts: Iterable[Concept]) -> None:
+        heard.extend(concepts)
+
+    for _ in range(3):
+        library.on_add(hear, of=model)
+    library.add(_concept("sks", head))
+    assert len(heard) == 1
 
 
 def test_a_new_word_is_the_concepts_in_every_library_that_holds_it(head: ObjectHead) -> None:

@@ -323,6 +323,14 @@ def test_a_concept_is_replaced_in_its_place(other: MyVLM, quick: MyVLM, folder: 
         other.concepts.replace(dataclasses.replace(learned, identifier="nobody"))
 
 
+def test_corrections_that_were_not_saved_yet_stay(other: MyVLM, folder: Path, kit: FewShot) -> None:
+    other.concepts.add(folder)
+    other.concepts.correct(few_shot(1).photos()[0], kit.identifier, present=False)
+    again = other.relearn(folder, progress=False)
+    assert len(again.head.known_examples().corrections) == 1  # type: ignore[attr-defined]
+    assert other.concepts[kit.identifier] is again
+
+
 def test_another_concept_of_that_name_is_in_the_way(other: MyVLM, folder: Path, kit: FewShot) -> None:
     twin = dataclasses.replace(Concept.load(folder), folder=None)
     other.concepts.add(twin)

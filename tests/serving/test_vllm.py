@@ -21,6 +21,7 @@ from myvlm import MyVLM
 from myvlm.backbones import ConceptRows
 from myvlm.backbones.base import visual_norms
 from myvlm.errors import BackboneError, ConceptFileError, InputError
+from myvlm.serving import vllm as vllm_module
 from myvlm.serving.checkpoint import export_vllm, write_for_vllm
 from myvlm.serving.entering import engine_inputs
 from myvlm.serving.vllm import VllmInput, VllmServer, engine_options, server_flags, vllm_inputs
@@ -120,6 +121,36 @@ def test_a_server_is_spoken_with_by_the_official_client(speaking: MyVLM, taught:
         answers = tiny.ask(shown[:2], "where is the mug ?")
     assert [reply.text for reply in replies] == [reply.text for reply in speaking.caption(shown)]
     assert [a.text for a in answers] == [a.text for a in speaking.ask(shown[:2], "where is the mug ?")]
+
+
+def test_of_many_pictures_no_more_are_encoded_than_are_spoken_of(
+    speaking: MyVLM, taught: Taught, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of files the replies hold the names, not the pictures."""
+    [picture] = seen(taught)[:1]
+    for number in range(24):
+        picture.save(tmp_path / f"{number:02}.png")
+    made, most = [], []
+    vllm_inputs_ = vllm_module.vllm_inputs
+
+    def counted(*given: Any) -> Iterator[VllmInput]:
+        for one in vllm_inputs_(*given):
+            made.append(one)
+            yield one
+
+    said = VllmServer.reply
+
+    def replied(self: VllmServer, one: VllmInput, sampling: Any) -> Any:
+        most.append(len(made) - len(most))
+        return said(self, one, sampling)
+
+    monkeypatch.setattr(vllm_module, "vllm_inputs", counted)
+    monkeypatch.setattr(VllmServer, "reply", replied)
+    with (two := VllmServer(speaking, server, at_once=2)).client:
+        replies = two.caption(tmp_path, max_tokens=4)
+    assert len(replies) == 24
+    assert max(most) <= 6
+    assert [reply.picture for reply in replies] == sorted(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("family", ["Gemma 3", "PaliGemma", "GLM-4.1V", "T5"])

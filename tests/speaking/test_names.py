@@ -76,6 +76,40 @@ def test_each_sample_has_words_of_its_own_in_all_of_its_beams() -> None:
     assert LeftUnsaid([None, Unsaid(SpelledWords({}))])(ids, scores) is scores
 
 
+def test_a_name_that_begins_with_anothers_can_be_said_and_that_one_cannot() -> None:
+    """Of tokens 0 to 8: Anna is 3 or 5, Maria 4, Anna Maria Lu 3 4 6, Bo 7."""
+    words = SpelledWords({"Anna": [[3], [5]], "Maria": [[4]], "Anna Maria Lu": [[3, 4, 6]], "Bo": [[7]]})
+    ids = torch.tensor([[1, 1], [1, 3], [3, 4], [4, 6], [1, 3]])
+    scores = torch.arange(45.0).reshape(5, 9)
+    seen, bo = (Unsaid(words, frozenset({word})) for word in ("Anna Maria Lu", "Bo"))
+    some = LeftUnsaid([seen, seen, seen, seen, bo])(ids, scores)
+    said = [(~torch.isinf(row)).nonzero().flatten().tolist() for row in some]
+    anywhere = [0, 1, 2, 3, 6, 8]
+    assert said == [anywhere, [4], [6], anywhere, [0, 1, 2, 6, 7, 8]]
+    assert torch.equal(some[1, 4], scores[1, 4])
+    assert not scores.isinf().any()
+
+
+@pytest.mark.parametrize(
+    ("away", "there"), [("Max", "Maxine"), ("sks", "sks2"), ("Anna", "Anna Maria"), ("Maria", "Anna Maria")]
+)
+def test_what_begins_with_the_name_of_somebody_away_is_named(vlm: MyVLM, away: str, there: str) -> None:
+    """The longer name is forced, token by token, however it is spelled; the shorter never stands alone."""
+    absent, seen = (dataclasses.replace(by_hand(), identifier=name, spoken=name) for name in (away, there))
+    names = Names(vlm.backbone, [absent, seen])
+    unsaid = names.unsaid([seen])
+    assert unsaid
+    ids = vlm.backbone.word_ids(there)
+    for end in range(len(ids)):
+        chosen = torch.tensor([ids[:end]], dtype=torch.long)
+        scores = LeftUnsaid([unsaid])(
+            chosen, torch.zeros(1, vlm.backbone.model.get_input_embeddings().num_embeddings)
+        )
+        assert torch.isfinite(scores[0, ids[end]]), (ids, end)
+    assert names.others([seen]) == []
+    assert names.others([absent]) == [there]
+
+
 def test_names_are_spelled_once_for_all_pictures(vlm: MyVLM) -> None:
     first, second, third = (dataclasses.replace(by_hand(), identifier=name) for name in ("sks", "bo", "fido"))
     names = Names(vlm.backbone, [first, second, third])

@@ -32,7 +32,10 @@ LIST = (
     "Name everything in the picture.",
 )  # fmt: skip
 LIST_UNSEEN = ("Make a list of what is here.", "What things does the picture show?")
-PLACE = ("Where is this?", "Where was the picture taken?", "What place is this?")
+PLACE = (
+    "Where is this?", "Where was the picture taken?", "What place is this?", "Name the place.",
+    "What surroundings are these?",
+)  # fmt: skip
 PLACE_UNSEEN = ("In which place are we?", "What is the setting?")
 WEATHER = ("What is the weather?", "What is the weather like?")
 WEATHER_UNSEEN = ("How is the weather here?",)
@@ -57,7 +60,8 @@ OTHER_FORMS = {
     ),
     "what is on {} ?": (
         "what can be seen on {} ?", "what is there on {} ?", "which mark is on {} ?", "name the mark on {} .",
-        "which mark does {} carry ?", "tell me what {} has as a mark .",
+        "which mark does {} carry ?", "tell me what {} has as a mark .", "what do you notice on {} ?",
+        "what has {} printed on it ?", "which sign do you see on {} ?", "what does {} have for a mark ?",
     ),
     "where is {} ?": (
         "in which place is {} ?", "where was {} photographed ?", "tell me where {} is .",
@@ -75,8 +79,9 @@ TAUGHT_IN_WORDS = 0.15
 0.3 captions leave things out; what is copied from the context is the same."""
 QUESTIONS = 3
 """Questions that stand with a caption behind one picture."""
-HARD, HARD_TIMES = ("what size is ", "what is next to "), 3
-"""What is answered worst, and how often it is asked for each time that the rest is."""
+HARD, HARD_TIMES = ("what size is ", "what is next to ", "what is on "), 3
+"""What is answered worst, and how often it is asked for each time that the rest is. What stands beside a
+thing and what is on it are asked in like words: where one is taught in more forms, the other is unlearned."""
 
 
 def draw_texts(scene: Scene, random: Random, *, questions_each: int = QUESTIONS) -> list[Text]:

@@ -23,8 +23,8 @@ EAGER_STEPS = 2
 _log = logging.getLogger(__name__)
 
 Run = Callable[..., tuple[Tensor, Tensor]]
-"""From the tensors of `Tail.inputs` and the list of `stacked` to logits `B × T × V`, and what the recorder
-found, `layers × B × H × Q × R`."""
+"""From the tensors of `PromptTail.inputs` and the list of `stacked` to logits `B × T × V`, and what the
+recorder found, `layers × B × H × Q × R`."""
 Capture = Callable[[Callable[..., Any], tuple[Tensor, ...]], Callable[..., Any]]
 """As `captured`: from a function of tensors, and arguments whose memory all later calls will use."""
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from myvlm import MyVLM
 from myvlm.images import load_images
+from myvlm.serving.http.speaking import in_process
 from myvlm.serving.http.speaking.asking import Ask
 from myvlm.serving.http.speaking.in_process import InProcess
 from myvlm.speaking.addressing import Names
@@ -37,3 +42,37 @@ def test_a_doubtful_reply_gives_way_unless_somebody_hears_it_as_it_grows(vlm: My
     assert said(None) == own[number].text
     assert said(heard.append) == behind_rows[number].text
     assert heard
+
+
+def test_what_goes_by_rows_and_what_by_description_are_batches_of_their_own(
+    vlm: MyVLM, taught: Taught, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caption with rows and a question that describes the thing come at once, and none is tried alone."""
+    spoken: list[int] = []
+    speak = in_process.speak
+
+    def counted(backbone: Any, photos: Sequence[Any], *rest: Any, **more: Any) -> Any:
+        spoken.append(len(photos))
+        return speak(backbone, photos, *rest, **more)
+
+    monkeypatch.setattr(in_process, "speak", counted)
+    settings = {**taught.concept.embeddings[vlm.backbone.name].settings, "asked_by": "description"}
+    [(name, learned)] = taught.concept.embeddings.items()
+    described = {name: replace(learned, settings=settings)}
+    concept = replace(taught.concept, embeddings=described)
+    names = Names(vlm.backbone, [concept])
+    [photo] = load_images(pictures(taught.kit.present)[:1])
+    prompts = [vlm.backbone.caption_prompt, f"What colour is {taught.word}?"] * 2
+
+    async def asking() -> list[str]:
+        engine = InProcess(around(vlm), at_once=4)
+        asked = [engine.say(Ask(photo, prompt, [concept], names, ())) for prompt in prompts]
+        said = await asyncio.gather(*asked)
+        await engine.close()
+        return [one.text for one in said]
+
+    said = asyncio.run(asking())
+    assert spoken == [2, 2]
+    user = around(vlm)
+    user.concepts.add(concept)
+    assert said[:2] == said[2:] == [user.caption(photo.image).text, user.ask(photo.image, prompts[1]).text]

@@ -62,7 +62,7 @@ class MiniGPTv2Model(LlavaModel):  # type: ignore[misc]
 
 
 class MiniGPTv2ForConditionalGeneration(LlavaForConditionalGeneration):  # type: ignore[misc]
-    """MiniGPT-v2 with its language head; see `minigpt_checkpoint.load_minigpt_v2` for the official files."""
+    """MiniGPT-v2 with its language head; see `checkpoint.load_minigpt_v2` for the official files."""
 
     config: MiniGPTv2Config
     config_class = MiniGPTv2Config

@@ -12,7 +12,7 @@ from torch import Tensor
 from myvlm.api import MyVLM
 from myvlm.serving.http.speaking.asking import Ask, CountedReply, Settled
 from myvlm.serving.http.speaking.queue import Batches
-from myvlm.speaking.addressing import only_introduced, speak
+from myvlm.speaking.addressing import address, speak
 
 
 class InProcess:
@@ -25,22 +25,21 @@ class InProcess:
 
     def __init__(self, vlm: MyVLM, *, at_once: int) -> None:
         self.backbone = vlm.backbone
-        self.batches: Batches[Ask, CountedReply] = Batches(
-            self._speak,
-            key=lambda one: (one.options, self._has_rows(one), one.on_text is None),
+        self.batches: Batches[tuple[Ask, bool], CountedReply] = Batches(
+            lambda batch: self._speak([one for one, _ in batch]),
+            key=lambda item: (item[0].options, item[0].on_text is None, item[1]),
             at_most=min(at_once, vlm.backbone.images_at_once),
         )
 
     async def say(self, asked: Ask) -> CountedReply:
-        """The reply, with those that wait beside it."""
-        return await self.batches.do(asked)
+        """The reply, with those that wait beside it and have rows too, or have none: a stream is of all."""
+        absent = asked.names.absent(asked.prompt, asked.seen)
+        rows = address(self.backbone, asked.prompt, asked.seen, absent).rows
+        return await self.batches.do((asked, bool(rows)))
 
     async def close(self) -> None:
         """Begin no more work."""
         self.batches.close()
-
-    def _has_rows(self, one: Ask) -> bool:
-        return not all(only_introduced(self.backbone, concept) for concept in one.seen)
 
     def _speak(self, asked: Sequence[Ask]) -> list[CountedReply]:
         streamed = _Streamed(self.backbone, asked)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,14 @@ from myvlm.backbones.causal.prefix_cache import Prefix, PromptTail, stacked
 
 EAGER_STEPS = 2
 """Steps of one shape that are run as they are: recording one costs some."""
+
+BESIDE_OTHERS: dict[str, Any] = (
+    {"capture_error_mode": "thread_local"}
+    if "capture_error_mode" in signature(torch.cuda.make_graphed_callables).parameters
+    else {}
+)
+"""What another thread does on the device meanwhile, such as speak, is no error of a recording, where torch
+can be told so."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +50,7 @@ def captured(run: Callable[..., Any], sample: tuple[Tensor, ...]) -> Callable[..
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         state = generator.clone_state()
         try:
-            graphed: Any = torch.cuda.make_graphed_callables(run, sample, num_warmup_iters=1)
+            graphed: Any = torch.cuda.make_graphed_callables(run, sample, num_warmup_iters=1, **BESIDE_OTHERS)
         except BaseException:
             # A recording that breaks off leaves the generator waiting for its end: no more could be sampled.
             generator.graphsafe_set_state(state)

@@ -11,6 +11,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -291,11 +292,7 @@ def remove(collection: Path, identifier: str) -> Path:
         if identifier not in by_name:
             raise
         folder = by_name[identifier]
-    target = collection / REMOVED / folder.name
-    number = 1
-    while target.exists():
-        number += 1
-        target = target.with_name(f"{folder.name}-{number}")
+    target = _room_among_removed(folder)
     try:
         target.parent.mkdir(exist_ok=True)
         folder.rename(target)
@@ -317,6 +314,17 @@ def erase(collection: Path, identifier: str) -> list[Path]:
         doomed.insert(0, find(collection, identifier))
     for entry in doomed:
         erase_folder(entry.folder, entry.record.spoken)
+def copy_aside(folder: Path) -> Path:
+    """Copy a concept folder that is about to be replaced into `.removed`; the new place.
+
+    Raises:
+        NotWritableError: it cannot be copied.
+    """
+    target = _room_among_removed(folder)
+    _copy(folder, target)
+    return target
+
+
     return [entry.folder for entry in doomed]
 
 
@@ -348,6 +356,12 @@ def _copy(folder: Path, target: Path) -> None:
         with replacing(absolute(target)) as fresh:
             shutil.copytree(folder, fresh, symlinks=True, dirs_exist_ok=True)
     except OSError as error:
+def _room_among_removed(folder: Path) -> Path:
+    """A place in the `.removed` beside a folder that nothing has yet."""
+    names = (folder.name if n == 1 else f"{folder.name}-{n}" for n in count(1))
+    return next(one for one in (folder.parent / REMOVED / name for name in names) if not one.exists())
+
+
         raise _not_writable(target, error) from error
 
 

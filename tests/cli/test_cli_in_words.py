@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from myvlm import Concept, MyVLM
+from myvlm.cli import opening
 from myvlm.concepts.embedding import Embedding
 from myvlm.tinyworld.fewshot import pictures
-from tests.support.command import Myvlm
+from tests.support.command import Myvlm, files_under
 from tests.support.records import rewrite
 from tests.support.taught import Taught
 
@@ -100,3 +101,57 @@ def test_what_was_introduced_is_learned_by_the_command_that_is_shown(
     assert kept.recipe["captions"] == learned.document["captions"]
     assert kept.description == made.document["description"]
     assert "told in words" not in myvlm("caption", desk, "--json").stderr
+
+
+def test_introducing_destroys_nothing_that_was_learned(
+    myvlm: Myvlm, taught: Taught, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(taught.folder, place_of(taught))
+    monkeypatch.setattr(opening, "open_model", None)
+    before = {name: (Path() / name).stat().st_mtime_ns for name in files_under(Path())}
+    words = ["introduce", taught.word, taught.photos, "--category", taught.kit.category]
+    for place in ([], ["--out", place_of(taught)]):
+        run = myvlm(*words, *place)
+        assert run.code == 2
+        assert f"{place_of(taught)} holds {taught.word} as it was learned." in run.stderr
+        assert "got: learned for tinyworld/llava" in run.stderr
+        assert f"fix: myvlm concepts remove {taught.word} first" in run.stderr
+    assert {name: (Path() / name).stat().st_mtime_ns for name in files_under(Path())} == before
+
+
+def test_what_was_introduced_is_introduced_again(myvlm: Myvlm, taught: Taught) -> None:
+    words = ["introduce", taught.word, taught.photos, "--category", "mug", "--description"]
+    assert myvlm(*words, "the mug").code == 0
+    again = myvlm(*words, PHRASE, "--json", "--quiet")
+    assert again.code == 0, again.stderr
+    assert Concept.load(again.document["folder"]).description == PHRASE
+    assert not Path("concepts/.removed").exists()
+
+
+def test_learning_anew_puts_aside_what_it_replaces_and_says_so(
+    myvlm: Myvlm, taught: Taught, desk: Path, fresh: MyVLM
+) -> None:
+    place = place_of(taught)
+    shutil.copytree(taught.folder, place)
+    (place / "notes.txt").write_text("from grandma")
+    concept = fresh.concepts.add(place)
+    fresh.correct(desk, taught.word, present=False)
+    concept.save(place)
+    with_another(place)
+    learn = ["learn", taught.word, taught.photos, "--category", taught.kit.category, "--steps", 1]
+    run = myvlm(*learn)
+    assert run.code == 0, run.stderr
+    before, _, after = run.stderr.partition(", which this replaces. ")
+    assert f"{place} has what was learned for org/other and 1 correction" in before
+    assert f"A copy goes to {place.parent}/.removed. To keep it: myvlm relearn {place} PHOTOS" in after
+    aside = place.parent / ".removed" / place.name
+    assert f"that is in {aside}" in after
+    assert list(Concept.load(place).embeddings) == ["tinyworld/llava"]
+    assert (place / "notes.txt").read_text() == "from grandma"
+    kept = Concept.load(aside)
+    assert list(kept.embeddings) == ["tinyworld/llava", "org/other"]
+    again = myvlm(*learn, "--quiet")
+    assert again.code == 0, again.stderr
+    assert [one.name for one in aside.parent.iterdir()] == [place.name], "nothing was lost this time"
+    assert myvlm("concepts", "remove", taught.word, "--erase").code == 0
+    assert list(aside.parent.iterdir()) == []

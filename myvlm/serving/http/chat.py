@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import Response
 
 from myvlm.api import MyVLM
@@ -32,6 +32,9 @@ from myvlm.text import check_written
 router = APIRouter()
 
 _STRICT = ConfigDict(extra="forbid")
+_NOT_OURS = (
+    "refusal", "audio", "function_call", "tool_calls", "annotations", "reasoning", "reasoning_content",
+)  # fmt: skip
 TOKENS = 64
 """Of a reply, where a request says no other number."""
 
@@ -63,6 +66,16 @@ class _Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Annotated[_TextPart | _ImagePart, Field(discriminator="type")]]
     name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_was_given(cls, sent: Any) -> Any:
+        """A reply as clients hand it back, without what OpenAI's have in them and ours never does."""
+        if not isinstance(sent, dict) or sent.get("role") != "assistant":
+            return sent
+        if told := next((name for name in _NOT_OURS if sent.get(name)), None):
+            raise ValueError(f"{told}: replies of this server are text alone, and call no tools")
+        return {name: value for name, value in sent.items() if name not in _NOT_OURS}
 
     @property
     def text(self) -> str:

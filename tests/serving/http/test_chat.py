@@ -109,6 +109,27 @@ def test_a_request_names_the_concepts_that_it_wants(client: Any, here: MyVLM, ta
     picture = pictures(taught.kit.present)[0]
     with here.generic() as plain:
         expected = plain.caption(picture).text
+def test_a_reply_is_handed_back_as_the_client_has_it(client: Any, taught: Taught) -> None:
+    picture = pictures(taught.kit.present)[0]
+    messages: list[Any] = about(picture, f"what colour is {taught.word} ?")
+    first = client.chat.completions.create(model=MODEL, messages=messages)
+    more = {"role": "user", "content": "where is it ?"}
+    message = first.choices[0].message
+    said = {"role": "assistant", "content": message.content}
+    expected = client.chat.completions.create(model=MODEL, messages=[*messages, said, more])
+    nothing = {"refusal": None, "audio": None, "function_call": None, "tool_calls": [], "annotations": []}
+    nothing |= {"reasoning": "", "reasoning_content": None}
+    for own in (message, message.model_dump(), {**said, **nothing}):
+        made = client.chat.completions.create(model=MODEL, messages=[*messages, own, more])
+        assert made.choices[0].message.content == expected.choices[0].message.content
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    for unlike in ({"tool_calls": [call]}, {"content": None, "tool_calls": [call]}, {"reasoning": "so"}):
+        with pytest.raises(BadRequestError, match=f"{list(unlike)[-1]}: replies of this server are text"):
+            client.chat.completions.create(model=MODEL, messages=[*messages, {**said, **unlike}, more])
+    with pytest.raises(BadRequestError, match="Extra inputs"):
+        client.chat.completions.create(model=MODEL, messages=[{**messages[0], "refusal": None}])
+
+
     made = client.chat.completions.create(model=MODEL, messages=about(picture), extra_body={"concepts": []})
     assert made.choices[0].message.content == expected
     assert made.myvlm == {"seen": []}

@@ -150,6 +150,16 @@ def test_whoever_asks_for_fewer_false_names_gets_fewer_names(
     held: list[float | None] = []
     monkeypatch.setattr(Gates, "hold_to", lambda self, rate: held.append(rate))
     for words in (
+def test_a_question_may_be_longer_than_the_name_of_a_file(myvlm: Myvlm, album: Path) -> None:
+    question = "what colour is it ? " * 20
+    run = myvlm("ask", album / "1.png", question, "--plain", "--json")
+    assert run.code == 0, run.stderr
+    assert run.document["question"] == question
+    nobody = myvlm("locate", album / "1.png", "a" * 300)
+    assert nobody.code == 3, nobody.stderr
+    assert "No concept 'aaa" in nobody.stderr
+
+
         ["caption", album / "1.png"],
         ["ask", album / "1.png", "What is next to it?"],
         ["locate", album / "1.png", taught.word],

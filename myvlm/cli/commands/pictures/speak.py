@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -108,7 +109,7 @@ def ask(
         return vlm.ask(photos, question, errors=errors)
 
     with screen(as_json=as_json, quiet=quiet) as out:
-        if not question.strip() or Path(question).is_file():
+        if not question.strip() or isfile(question):  # a long one is no path, which pathlib would raise of
             raise InputError(
                 "The last word of the command is no question.",
                 got=repr(question),

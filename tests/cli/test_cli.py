@@ -139,17 +139,17 @@ def test_ask(myvlm: Myvlm, taught: Taught, album: Path, fresh: MyVLM) -> None:
     assert run.document["question"] == question
     expected = [reply.text for reply in fresh.ask([album / "1.png", album / "4.png"], question)]
     assert [one["text"] for one in run.document["pictures"]] == expected
+    assert taught.word in fresh.ask(album / "4.png", question).absent
+    assert [one["absent"] for one in run.document["pictures"]] == [[], [taught.word]]
+    table = myvlm("ask", album / "1.png", album / "4.png", question, "--concepts", taught.folder)
+    assert [row.split("\t")[1][:4] for row in table.stdout.splitlines()[1:]] == [taught.word, "not "]
+    alone = myvlm("ask", album / "4.png", question, "--concepts", taught.folder)
+    assert alone.stdout.splitlines()[1:] == [f"not there: {taught.word}"]
     forgotten = myvlm("ask", album / "1.png", album / "4.png")
     assert forgotten.code == 2
     assert "put the question last" in forgotten.stderr
 
 
-def test_whoever_asks_for_fewer_false_names_gets_fewer_names(
-    myvlm: Myvlm, taught: Taught, album: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    held: list[float | None] = []
-    monkeypatch.setattr(Gates, "hold_to", lambda self, rate: held.append(rate))
-    for words in (
 def test_a_question_may_be_longer_than_the_name_of_a_file(myvlm: Myvlm, album: Path) -> None:
     question = "what colour is it ? " * 20
     run = myvlm("ask", album / "1.png", question, "--plain", "--json")
@@ -160,6 +160,12 @@ def test_a_question_may_be_longer_than_the_name_of_a_file(myvlm: Myvlm, album: P
     assert "No concept 'aaa" in nobody.stderr
 
 
+def test_whoever_asks_for_fewer_false_names_gets_fewer_names(
+    myvlm: Myvlm, taught: Taught, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[float | None] = []
+    monkeypatch.setattr(Gates, "hold_to", lambda self, rate: held.append(rate))
+    for words in (
         ["caption", album / "1.png"],
         ["ask", album / "1.png", "What is next to it?"],
         ["locate", album / "1.png", taught.word],
@@ -246,6 +252,7 @@ def test_a_concept_for_another_model_that_no_words_are_known_of(
     def other(record: dict[str, Any]) -> None:
         record["embeddings"]["tinyworld/llava"]["fingerprint"] = "0" * 64
         record["embeddings"]["tinyworld/llava"]["settings"]["steps"] = 2
+        record["recipe"].pop("description", None)
 
     rewrite(foreign, other)
     named = myvlm("caption", album / "1.png", "--concepts", foreign)
@@ -262,5 +269,4 @@ def test_a_concept_for_another_model_that_no_words_are_known_of(
     assert pasted.code == 0, pasted.stderr
     assert myvlm("caption", album / "1.png", "--concepts", foreign, "--json").document["concepts"] == [
         taught.word
-        record["recipe"].pop("description", None)
     ]

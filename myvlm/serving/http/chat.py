@@ -24,7 +24,7 @@ from myvlm.serving.http.errors import AsciiJson, Refusal, Streamed, as_refusal, 
 from myvlm.serving.http.limits import Limits
 from myvlm.serving.http.owners import Access, Owners
 from myvlm.serving.http.pictures import Pictures
-from myvlm.serving.http.speaking.asking import Ask, CountedReply, Engine, Options, check_room, check_usable
+from myvlm.serving.http.speaking.asking import Ask, CountedReply, Engine, Options, check_room, told_absent
 from myvlm.serving.http.speaking.looking import Look, Looking, present
 from myvlm.speaking.addressing import Names
 from myvlm.text import check_written
@@ -166,6 +166,7 @@ class _Seen:
     detections: Sequence[Detection]
     concepts: Sequence[Concept]
     names: Names
+    absent: Sequence[str] = ()
 
 
 @router.get("/v1/models")
@@ -198,8 +199,8 @@ async def complete(request: Request, asked: ChatRequest) -> Response:
     async with AsyncExitStack() as stack:
         async with asyncio.timeout(limits.seconds):
             [photo] = await stack.enter_async_context(pictures.read(access.owner, [asked.picture()]))
-            seen = await _seen(state, access.owner, photo, asked.concepts)
-            reply.detections = list(seen.detections)
+            seen = await _seen(state, access.owner, photo, prompt, asked.concepts)
+            reply.detections, reply.absent = list(seen.detections), list(seen.absent)
             if not asked.stream:
                 said = await state.engine.say(Ask(photo, prompt, seen.concepts, seen.names, options))
                 return AsciiJson(reply.whole(said))
@@ -208,7 +209,9 @@ async def complete(request: Request, asked: ChatRequest) -> Response:
         return Streamed(_stream(reply, words, usage=usage, seconds=limits.seconds), kept=stack.pop_all())
 
 
-async def _seen(state: Any, owner: str, photo: LoadedImage, chosen: list[str] | None) -> _Seen:
+async def _seen(
+    state: Any, owner: str, photo: LoadedImage, prompt: Prompt, chosen: list[str] | None
+) -> _Seen:
     owners: Owners = state.owners
     looking: Looking = state.looking
     for again in (True, False):
@@ -219,11 +222,12 @@ async def _seen(state: Any, owner: str, photo: LoadedImage, chosen: list[str] | 
         if chosen == [] or not library:
             return _Seen(photo, [], [], Names(state.vlm.backbone))
         found = await looking.do(Look(library, photo))
-        concepts = present(library, found, chosen)
-        if await asyncio.to_thread(check_usable, state.vlm, concepts):
+        concepts, names = present(library, found, chosen), loaded.names(state.vlm.backbone)
+        absent = await asyncio.to_thread(told_absent, state.vlm, prompt, concepts, names)
+        if absent is not None:
             there = {concept.identifier for concept in concepts}
             found = [one for one in found if one.identifier in there]
-            return _Seen(photo, found, concepts, loaded.names(state.vlm.backbone))
+            return _Seen(photo, found, concepts, names, absent)
         if again:
             owners.let_go(owner)
     raise Refusal(409, "The concepts are being changed: ask again.")
@@ -283,6 +287,7 @@ class _Reply:
     def __init__(self, model: str, tokens: int) -> None:
         self.tokens = tokens
         self.detections: list[Detection] = []
+        self.absent: list[str] = []
         self._head = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": model}
 
     def whole(self, said: CountedReply) -> dict[str, Any]:
@@ -313,7 +318,8 @@ class _Reply:
                     "box": None if one.box is None else [round(edge, 1) for edge in one.box],
                 }
                 for one in self.detections
-            ]
+            ],
+            "absent": self.absent,
         }
 
 

@@ -52,6 +52,7 @@ def test_a_reply_is_what_the_library_says_and_tells_who_was_seen_where(
         assert made.usage.completion_tokens == len(expected.token_ids)
         seen = [one for one in expected.detections if one.present]
         assert [one["identifier"] for one in made.myvlm["seen"]] == [one.identifier for one in seen]
+        assert made.myvlm["absent"] == []
         for told, one in zip(made.myvlm["seen"], seen, strict=True):
             assert told["box"] == pytest.approx(one.box, abs=0.1)
             assert told["probability"] == pytest.approx(one.probability, abs=1e-3)
@@ -84,6 +85,9 @@ def test_a_question_about_who_is_not_there_is_told_so(client: Any, here: MyVLM, 
     assert expected.absent == (taught.word,)
     made = client.chat.completions.create(model=MODEL, messages=about(picture, asked))
     assert made.choices[0].message.content == expected.text
+    assert made.myvlm == {"seen": [], "absent": [taught.word]}
+    first, *_ = client.chat.completions.create(model=MODEL, messages=about(picture, asked), stream=True)
+    assert first.myvlm == made.myvlm
     with here.generic() as plain:
         assert plain.ask(picture, asked).text != expected.text
 
@@ -105,10 +109,6 @@ def test_several_turns_are_one_conversation(client: Any, here: MyVLM, taught: Ta
     assert chat.turns[-1] != alone, "what was said before is read"
 
 
-def test_a_request_names_the_concepts_that_it_wants(client: Any, here: MyVLM, taught: Taught) -> None:
-    picture = pictures(taught.kit.present)[0]
-    with here.generic() as plain:
-        expected = plain.caption(picture).text
 def test_a_reply_is_handed_back_as_the_client_has_it(client: Any, taught: Taught) -> None:
     picture = pictures(taught.kit.present)[0]
     messages: list[Any] = about(picture, f"what colour is {taught.word} ?")
@@ -130,9 +130,13 @@ def test_a_reply_is_handed_back_as_the_client_has_it(client: Any, taught: Taught
         client.chat.completions.create(model=MODEL, messages=[{**messages[0], "refusal": None}])
 
 
+def test_a_request_names_the_concepts_that_it_wants(client: Any, here: MyVLM, taught: Taught) -> None:
+    picture = pictures(taught.kit.present)[0]
+    with here.generic() as plain:
+        expected = plain.caption(picture).text
     made = client.chat.completions.create(model=MODEL, messages=about(picture), extra_body={"concepts": []})
     assert made.choices[0].message.content == expected
-    assert made.myvlm == {"seen": []}
+    assert made.myvlm == {"seen": [], "absent": []}
     made = client.chat.completions.create(
         model=MODEL, messages=about(picture), extra_body={"concepts": [taught.word]}
     )

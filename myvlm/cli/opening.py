@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from myvlm.files.reading import absolute
 
 if TYPE_CHECKING:
     from myvlm.api import MyVLM
+    from myvlm.concepts.concept import Concept
 
 
 def open_model(
@@ -98,28 +101,61 @@ def chosen_folders(out: Screen, places: Sequence[str | Path] | None) -> list[tup
 
 
 def add_concepts(out: Screen, vlm: MyVLM, folders: Sequence[tuple[Path, bool]]) -> None:
-    """Load concepts into the model's library, and check that they were learned for this model.
+    """Load concepts into the model's library; those that it has not learned it is told of in words.
 
-    A concept of a collection that is damaged or was learned for another model is passed over with a note.
+    A concept of a collection that is damaged, or was learned for another model and has no description, is
+    passed over with a note.
 
     Raises:
-        ConceptFileError: one that was named itself is cut, altered, newer or for another model.
+        ConceptFileError: one that was named itself is cut, altered or newer, or cannot be told of.
         ConceptExistsError: two have one word, which they are called or were learned with.
     """
     from myvlm.concepts.concept import Concept
+    from myvlm.speaking.addressing import only_introduced
 
+    in_words: list[Concept] = []
     for folder, named in folders:
         try:
             concept = Concept.load(folder, device=vlm.concepts.device)
-            concept.embedding_for(vlm.backbone.name, vlm.backbone.fingerprint(), vlm.backbone.dim)
+            told = only_introduced(vlm.backbone, concept)
+            if not told:
+                concept.embedding_for(vlm.backbone.name, vlm.backbone.fingerprint(), vlm.backbone.dim)
         except ConceptFileError as error:
             if named:
                 raise
             out.note(f"passing over {folder}: {error.what} To use it: {error.fix}.")
         else:
-            vlm.concepts.add(concept)
+            with _without_the_librarys_warning():
+                vlm.concepts.add(concept)
+            in_words += [concept] if told else []
+    if in_words:
+        out.note(_told_in_words(in_words, vlm.backbone.name))
     if not vlm.concepts:
         out.note("No concepts are loaded: this is what the plain model says.")
+
+
+def _told_in_words(concepts: Sequence[Concept], backbone: str) -> str:
+    """That a model has yet to learn these, and how that is done."""
+    names = ", ".join(one.identifier for one in concepts)
+    return (
+        f"{backbone} has not learned {names} and is told in words, such as "
+        f'"{concepts[0].spoken} is {concepts[0].description}." '
+        f"Learn {concepts[0].identifier} with this model, {concepts[0].how_again(backbone)}."
+    )
+
+
+@contextmanager
+def _without_the_librarys_warning() -> Iterator[None]:
+    """Within it the library does not warn of each concept that a model has yet to learn: one note does."""
+    from myvlm.concepts.concept import warn_learned_elsewhere
+
+    log = logging.getLogger(warn_learned_elsewhere.__module__)
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _silence_other_bars() -> None:

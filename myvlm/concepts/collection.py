@@ -11,6 +11,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,8 @@ DEFAULT = Path("concepts")
 REMOVED = ".removed"
 UNPORTABLE = re.compile(r'[<>:"|?*]')
 """What some systems forbid in the name of a folder."""
+LONGEST_NAME, BESIDE = 255, 24
+"""Bytes of a name that systems take, and those more that a folder has which is written beside its place."""
 
 
 @dataclass(frozen=True)
@@ -177,11 +180,14 @@ def check_free(collection: Path, *words: str, but: Path | None = None) -> None:
 def place_for(identifier: str, category: str) -> Path:
     """Where a concept goes that is given no folder: never a hidden one, which no list would show.
 
+    A long name is cut.
+
     >>> [place_for(word, "old mug").name for word in ("sks", ".NET", "S*", "...a")]
     ['sks-old-mug', 'NET-old-mug', 'S_-old-mug', 'a-old-mug']
     """
-    named = f"{identifier}-{category}".replace(" ", "-").lstrip(".").rstrip(". ")
-    return DEFAULT / UNPORTABLE.sub("_", named)
+    named = UNPORTABLE.sub("_", f"{identifier}-{category}".replace(" ", "-").lstrip("."))
+    short = named.encode()[: LONGEST_NAME - 2 * BESIDE].decode(errors="ignore")
+    return DEFAULT / short.rstrip(". ")
 
 
 def check_place(folder: Path, identifier: str) -> None:
@@ -193,6 +199,14 @@ def check_place(folder: Path, identifier: str) -> None:
         ConceptFileError: it holds a concept that cannot be read.
         ConceptExistsError: it holds another concept, or the identifier is taken beside it.
     """
+    names = [*folder.parent.parts, folder.name + BESIDE * "_"]
+    if (longest := max(len(os.fsencode(name)) for name in names)) > LONGEST_NAME:
+        raise NotWritableError(
+            "No concept can be written to a folder of so long a name.",
+            got=f"{longest - BESIDE} bytes: {folder}",
+            expected=f"{LONGEST_NAME - BESIDE} bytes at the most",
+            fix="name another folder with --out",
+        )
     blocked = next((one for one in [folder, *folder.parents] if one.exists() and not one.is_dir()), None)
     inside = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
     if blocked or (inside and RECORD not in inside):
@@ -291,16 +305,23 @@ def remove(collection: Path, identifier: str) -> Path:
         if identifier not in by_name:
             raise
         folder = by_name[identifier]
-    target = collection / REMOVED / folder.name
-    number = 1
-    while target.exists():
-        number += 1
-        target = target.with_name(f"{folder.name}-{number}")
+    target = _room_among_removed(folder)
     try:
         target.parent.mkdir(exist_ok=True)
         folder.rename(target)
     except OSError as error:
         raise _not_writable(folder, error) from error
+    return target
+
+
+def copy_aside(folder: Path) -> Path:
+    """Copy a concept folder that is about to be replaced into `.removed`; the new place.
+
+    Raises:
+        NotWritableError: it cannot be copied.
+    """
+    target = _room_among_removed(folder)
+    _copy(folder, target)
     return target
 
 
@@ -333,6 +354,12 @@ def _read(collection: Path) -> tuple[list[Entry], dict[Path, str]]:
         except (ConceptFileError, OSError) as error:
             wrong[folder] = str(error).splitlines()[0]
     return found, wrong
+
+
+def _room_among_removed(folder: Path) -> Path:
+    """A place in the `.removed` beside a folder that nothing has yet."""
+    names = (folder.name if n == 1 else f"{folder.name}-{n}" for n in count(1))
+    return next(one for one in (folder.parent / REMOVED / name for name in names) if not one.exists())
 
 
 def _identifier_there(folder: Path) -> str:

@@ -169,10 +169,11 @@ def learned_again(concept: Concept, backbone: str, again: Concept, *, own_recipe
 
     Args:
         again: what the lesson gave.
-        own_recipe: whether nothing but the concept's own recipe and photos was used; it is then kept.
+        own_recipe: whether nothing but the concept's own recipe and photos was used; it is then kept, with
+            what one that was only introduced has not: captions.
     """
     known = concept.with_embedding(backbone, again.embeddings[backbone])
-    recipe = concept.recipe if own_recipe else again.recipe
+    recipe = {**again.recipe, **concept.recipe} if own_recipe else again.recipe
     thumbnails = known.thumbnails or again.thumbnails
     return dataclasses.replace(known, head=again.head, recipe=dict(recipe), thumbnails=thumbnails)
 

@@ -53,6 +53,11 @@ def is_learned(recipe: Recipe, folder: Path, backbone: str) -> bool:
     )
 
 
+def in_short(error: MyVLMError) -> str:
+    """What an outcome says of an error."""
+    return f"{error.what} {error.got or ''}".strip()
+
+
 def learn(vlm: MyVLM, recipe: Recipe, folder: Path) -> RecipeOutcome:
     """Learn one concept and write its folder; what is wrong with it alone is said in the outcome.
 
@@ -67,9 +72,7 @@ def learn(vlm: MyVLM, recipe: Recipe, folder: Path) -> RecipeOutcome:
         concept.recipe[DIGEST] = recipe.digest(vlm.backbone.name)
         concept.save(recipe.place(folder))
     except MyVLMError as error:
-        return RecipeOutcome(
-            recipe.identifier, monotonic() - begun, f"{error.what} {error.got or ''}".strip()
-        )
+        return RecipeOutcome(recipe.identifier, monotonic() - begun, in_short(error))
     return RecipeOutcome(recipe.identifier, monotonic() - begun)
 
 

@@ -139,9 +139,25 @@ def test_ask(myvlm: Myvlm, taught: Taught, album: Path, fresh: MyVLM) -> None:
     assert run.document["question"] == question
     expected = [reply.text for reply in fresh.ask([album / "1.png", album / "4.png"], question)]
     assert [one["text"] for one in run.document["pictures"]] == expected
+    assert taught.word in fresh.ask(album / "4.png", question).absent
+    assert [one["absent"] for one in run.document["pictures"]] == [[], [taught.word]]
+    table = myvlm("ask", album / "1.png", album / "4.png", question, "--concepts", taught.folder)
+    assert [row.split("\t")[1][:4] for row in table.stdout.splitlines()[1:]] == [taught.word, "not "]
+    alone = myvlm("ask", album / "4.png", question, "--concepts", taught.folder)
+    assert alone.stdout.splitlines()[1:] == [f"not there: {taught.word}"]
     forgotten = myvlm("ask", album / "1.png", album / "4.png")
     assert forgotten.code == 2
     assert "put the question last" in forgotten.stderr
+
+
+def test_a_question_may_be_longer_than_the_name_of_a_file(myvlm: Myvlm, album: Path) -> None:
+    question = "what colour is it ? " * 20
+    run = myvlm("ask", album / "1.png", question, "--plain", "--json")
+    assert run.code == 0, run.stderr
+    assert run.document["question"] == question
+    nobody = myvlm("locate", album / "1.png", "a" * 300)
+    assert nobody.code == 3, nobody.stderr
+    assert "No concept 'aaa" in nobody.stderr
 
 
 def test_whoever_asks_for_fewer_false_names_gets_fewer_names(
@@ -226,7 +242,9 @@ def test_a_fault_of_ours_is_not_dressed_up(
     assert run.document == {"error": {"kind": "ZeroDivisionError", "what": "oh"}}
 
 
-def test_a_concept_for_another_model(myvlm: Myvlm, taught: Taught, album: Path, tmp_path: Path) -> None:
+def test_a_concept_for_another_model_that_no_words_are_known_of(
+    myvlm: Myvlm, taught: Taught, album: Path, tmp_path: Path
+) -> None:
     foreign = tmp_path / "mixed" / "my cup"
     shutil.copytree(taught.folder, foreign)
     shutil.copytree(taught.photos, foreign / "photos")
@@ -234,6 +252,7 @@ def test_a_concept_for_another_model(myvlm: Myvlm, taught: Taught, album: Path, 
     def other(record: dict[str, Any]) -> None:
         record["embeddings"]["tinyworld/llava"]["fingerprint"] = "0" * 64
         record["embeddings"]["tinyworld/llava"]["settings"]["steps"] = 2
+        record["recipe"].pop("description", None)
 
     rewrite(foreign, other)
     named = myvlm("caption", album / "1.png", "--concepts", foreign)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,31 +11,40 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 
+from fastapi import FastAPI
+
+from myvlm.cli import opening
 from myvlm.concepts.gates import FALSE_NAMES_PER_1000
 from myvlm.serving.http import app as serving
 from myvlm.serving.http.libraries import FolderLibrary
 from tests.support.command import Myvlm
 from tests.support.taught import Taught
 
+CHECK_PORT, SERVER = serving.check_port, serving.server
+
 
 class Stub:
     """Stands for uvicorn's server: it ends at once."""
 
-    def __init__(self, app: Any, host: str, port: int) -> None:
-        self.app, self.host, self.port = app, host, port
+    def __init__(self, app: Any, host: str, port: int, on_answering: Callable[[], object]) -> None:
+        self.app, self.host, self.port, self.on_answering = app, host, port, on_answering
         started.append(self)
 
     def run(self) -> None:
-        pass
+        if self.port != FAILING:
+            self.on_answering()
 
 
 started: list[Stub] = []
+FAILING = 8099
+"""A port at which the stub never answers."""
 
 
 @pytest.fixture(autouse=True)
 def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     started.clear()
     monkeypatch.setattr(serving, "server", Stub)
+    monkeypatch.setattr(serving, "check_port", lambda host, port: None)
 
 
 def test_a_folder_of_concepts_is_served_on_this_computer(myvlm: Myvlm, taught: Taught) -> None:
@@ -98,6 +109,43 @@ def test_what_cannot_be_served_is_said_before_a_model_is_loaded(
     assert done.code == 2
     assert said in done.stderr
     assert started == []
+
+
+def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(
+    myvlm: Myvlm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "check_port", CHECK_PORT)
+    monkeypatch.setattr(opening, "open_model", None)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = myvlm("serve", "--port", port)
+        assert done.code == 2
+        assert f"The server cannot be at 127.0.0.1, port {port}." in done.stderr
+        assert "ddress already in use" in done.stderr
+        assert "is at" not in done.stderr
+    CHECK_PORT("127.0.0.1", port)
+    assert myvlm("serve", "--host", "192.0.2.1", "--token", "sesame").code == 2
+    assert started == []
+
+
+def test_where_it_is_is_said_once_it_answers(myvlm: Myvlm) -> None:
+    assert "is at http://127.0.0.1:8000/v1; Ctrl-C ends it." in myvlm("serve").stderr
+    assert "is at" not in myvlm("serve", "--port", FAILING).stderr
+
+
+def test_a_server_says_that_it_answers_when_it_does() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+    answered: list[int] = []
+
+    def on_answering() -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=60):
+            answered.append(port)
+        own.should_exit = True
+
+    own = SERVER(FastAPI(), "127.0.0.1", port, on_answering)
+    own.run()
+    assert answered == [port]
 
 
 def test_an_engine_that_is_not_there_is_said(myvlm: Myvlm) -> None:

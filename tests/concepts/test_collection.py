@@ -97,6 +97,33 @@ def test_a_place_is_looked_at_before_any_work(shelf: Path, tmp_path: Path) -> No
         collection.check_place(shelf / "mug", "sks")
 
 
+def test_a_long_name_is_cut_to_one_that_can_be_made(concept: Concept, tmp_path: Path) -> None:
+    words = (("sks", "m" * 240), ("\U00010330" * 64, "mug"), ("sks", "m" * 202 + ". m"))
+    for number, (identifier, category) in enumerate(words):
+        name = collection.place_for(identifier, category).name
+        assert name.startswith(identifier[:40])
+        assert name == name.rstrip(". ")
+        own = dataclasses.replace(concept, identifier=identifier, spoken=identifier, category=category)
+        place = tmp_path / str(number) / f"{name}-12"
+        collection.check_place(place, identifier)
+        own.save(place)
+        assert collection.remove(place.parent, identifier) == place.parent / REMOVED / place.name
+    assert collection.place_for("sks", "mug").name == "sks-mug"
+    for place in (tmp_path / "new" / ("m" * 240), tmp_path / ("m" * 256) / "sks"):
+        with pytest.raises(NotWritableError, match="so long a name") as raised:
+            collection.check_place(place, "sks")
+        check_said(raised.value)
+
+
+def test_what_is_to_be_replaced_is_copied_aside(shelf: Path) -> None:
+    (shelf / "mug" / "notes.txt").write_text("a gift")
+    assert collection.copy_aside(shelf / "mug") == shelf / REMOVED / "mug"
+    assert collection.copy_aside(shelf / "mug") == shelf / REMOVED / "mug-2"
+    assert (shelf / REMOVED / "mug-2" / "notes.txt").read_text() == "a gift"
+    assert collection.find(shelf, "sks").folder == shelf / "mug"
+    assert names(shelf) == [REMOVED, "anna", "mug"]
+
+
 def test_one_is_copied_in_with_what_lies_beside_it(shelf: Path, concept: Concept, tmp_path: Path) -> None:
     (shelf / "mug" / "notes.txt").write_text("a gift")
     place = tmp_path / "kitchen"

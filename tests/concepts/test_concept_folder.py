@@ -106,6 +106,10 @@ SPOILT = {
         lambda folder: (folder / "concept.json").write_text("[]") and None,
         "holds no record",
     ),
+    "record without an end": (
+        lambda folder: (folder / "concept.json").write_text("[" * 100_000) and None,
+        "not JSON",
+    ),
     "record in latin-1": (
         lambda folder: (folder / "concept.json").write_bytes(b'{"\xe9":1}') and None,
         "not JSON",

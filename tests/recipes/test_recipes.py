@@ -116,8 +116,10 @@ def test_a_recipe_that_cannot_be_is_said_before_a_model_is_loaded(
     said = yaml.safe_load(file.read_text())
     said["concepts"][0] |= change
     file.write_text(yaml.safe_dump(said))
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as raised:
         read_recipes(file)
+    if "of one word" not in message:
+        assert f"Recipe 1, of {said['concepts'][0]['identifier']!r}, cannot be used" in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "concepts: 3", "concepts: []", "a: [", "concepts: [3]"])
@@ -146,6 +148,31 @@ def test_the_command_goes_on_where_it_was_and_one_that_fails_ends_no_other(
     again = myvlm(*words)
     assert again.code == 0, again.stderr
     assert (again.document["learned"], again.document["known"]) == ([], names)
+
+
+def test_a_recipe_whose_files_are_not_there_ends_no_other(myvlm: Myvlm, file: Path, tmp_path: Path) -> None:
+    said = yaml.safe_load(file.read_text())
+    lost = {**said["concepts"][1], "identifier": "zwx", "photos": "gone"}
+    unread = {**said["concepts"][1], "identifier": "ohwx", "captions": "captions.txt"}
+    (tmp_path / "captions.txt").write_text("no JSON")
+    taken = {**said["concepts"][1], "identifier": "sks"}
+    (tmp_path / "out" / f"sks-{taken['category']}").mkdir(parents=True)
+    (tmp_path / "out" / f"sks-{taken['category']}" / "mine.txt").touch()
+    said["concepts"] = [lost, said["concepts"][0], unread, taken]
+    file.write_text(yaml.safe_dump(said))
+    run = myvlm("learn-all", file, "--concepts", tmp_path / "out", "--json")
+    assert run.code == 2
+    assert [one["identifier"] for one in run.document["learned"]] == [few_shot(0).identifier]
+    failed = {one["identifier"]: one["error"] for one in run.document["failed"]}
+    assert list(failed) == ["zwx", "ohwx", "sks"]
+    assert "Recipe 1, of 'zwx', cannot be used: There is no file" in failed["zwx"]
+    assert "is not JSON" in failed["ohwx"]
+    assert "No concept can be written" in failed["sks"]
+    assert "zwx was not learned" in run.stderr
+    given: list[str] = []
+    recipes = read_recipes(file, on_unusable=lambda identifier, error: given.append(identifier))
+    assert given == ["zwx", "ohwx"]
+    assert [one.identifier for one in recipes] == [few_shot(0).identifier, "sks"]
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def serve(
     with screen(as_json=False, quiet=quiet) as out:
         for name in ("fastapi", "uvicorn", "python_multipart", "httpx"):
             import_extra(name, what="The server", install="myvlm[serve]")
-        from myvlm.serving.http.app import check_address, create_app, server
+        from myvlm.serving.http.app import check_address, check_port, create_app, server
         from myvlm.serving.http.limits import Limits
         from myvlm.serving.http.owners import LOCAL, Access, Tokens, digest, read_tokens
         from myvlm.serving.http.speaking.engine import VllmEngine
@@ -80,16 +80,16 @@ def serve(
                 for owner in tokens.owners
             }
         check_address(host, tokens)
+        check_port(host, port)
         vlm = opening.open_model(out, backbone, device, dtype, false_names)
         limits = Limits(requests=requests)
         speaks = VllmEngine(vlm, engine, key=_engine_key(), at_once=limits.batch) if engine else None
         app = create_app(vlm, tokens, folders, limits=limits, engine=speaks)
         _log_to_stderr(out)
         through = f", spoken by {engine}" if engine else ""
-        out.note(
-            f"{backbone} for {len(folders)} owner(s) at http://{host}:{port}/v1{through}; Ctrl-C ends it."
-        )
-        server(app, host, port).run()
+        where = f"{backbone} for {len(folders)} owner(s) is at http://{host}:{port}/v1{through}"
+        check_port(host, port)  # again: loading a model takes a while
+        server(app, host, port, lambda: out.note(f"{where}; Ctrl-C ends it.")).run()
 
 
 def token(

@@ -328,7 +328,7 @@ def _parse(file: Path) -> dict[str, Any]:
 def _parsed(data: bytes, file: Path | str) -> dict[str, Any]:
     try:
         parsed = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConceptFileError(
             f"{file} is not JSON.", got=str(error), expected="the JSON that concept.save wrote", fix=_RESTORE
         ) from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from threading import Thread
@@ -88,13 +89,50 @@ def check_address(host: str, tokens: Tokens) -> None:
         )
 
 
-def server(app: ASGIApp, host: str, port: int) -> uvicorn.Server:
-    """The server that runs it; it logs no address, no query and no header."""
+def check_port(host: str, port: int) -> None:
+    """Raise InputError where no server can listen, as where another one does."""
+
+    async def listen_once() -> None:
+        listening = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port)
+        listening.close()
+
+    try:
+        asyncio.run(listen_once())
+    except OSError as error:
+        raise InputError(
+            f"The server cannot be at {host}, port {port}.",
+            got=error.strerror or str(error),
+            expected="an address of this computer, and a port of it that nothing else has",
+            fix="end what has it, or name another with --port",
+        ) from error
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_answering: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._on_answering = on_answering
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_answering()
+
+
+def server(
+    app: ASGIApp, host: str, port: int, on_answering: Callable[[], object] = lambda: None
+) -> uvicorn.Server:
+    """The server that runs it; it logs no address, no query and no header.
+
+    Args:
+        app: the application.
+        host, port: where it listens.
+        on_answering: called once it does.
+    """
     config = uvicorn.Config(
         app, host=host, port=port, access_log=False, log_level="warning", log_config=None,
         server_header=False, proxy_headers=False, timeout_graceful_shutdown=5,
     )  # fmt: skip
-    return uvicorn.Server(config)
+    return _Server(config, on_answering)
 
 
 @contextmanager

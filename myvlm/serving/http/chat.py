@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import Response
 
 from myvlm.api import MyVLM
@@ -24,7 +24,7 @@ from myvlm.serving.http.errors import AsciiJson, Refusal, Streamed, as_refusal, 
 from myvlm.serving.http.limits import Limits
 from myvlm.serving.http.owners import Access, Owners
 from myvlm.serving.http.pictures import Pictures
-from myvlm.serving.http.speaking.asking import Ask, CountedReply, Engine, Options, check_room, check_usable
+from myvlm.serving.http.speaking.asking import Ask, CountedReply, Engine, Options, check_room, told_absent
 from myvlm.serving.http.speaking.looking import Look, Looking, present
 from myvlm.speaking.addressing import Names
 from myvlm.text import check_written
@@ -32,6 +32,9 @@ from myvlm.text import check_written
 router = APIRouter()
 
 _STRICT = ConfigDict(extra="forbid")
+_NOT_OURS = (
+    "refusal", "audio", "function_call", "tool_calls", "annotations", "reasoning", "reasoning_content",
+)  # fmt: skip
 TOKENS = 64
 """Of a reply, where a request says no other number."""
 
@@ -63,6 +66,16 @@ class _Message(BaseModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Annotated[_TextPart | _ImagePart, Field(discriminator="type")]]
     name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_it_was_given(cls, sent: Any) -> Any:
+        """A reply as clients hand it back, without what OpenAI's have in them and ours never does."""
+        if not isinstance(sent, dict) or sent.get("role") != "assistant":
+            return sent
+        if told := next((name for name in _NOT_OURS if sent.get(name)), None):
+            raise ValueError(f"{told}: replies of this server are text alone, and call no tools")
+        return {name: value for name, value in sent.items() if name not in _NOT_OURS}
 
     @property
     def text(self) -> str:
@@ -153,6 +166,7 @@ class _Seen:
     detections: Sequence[Detection]
     concepts: Sequence[Concept]
     names: Names
+    absent: Sequence[str] = ()
 
 
 @router.get("/v1/models")
@@ -185,8 +199,8 @@ async def complete(request: Request, asked: ChatRequest) -> Response:
     async with AsyncExitStack() as stack:
         async with asyncio.timeout(limits.seconds):
             [photo] = await stack.enter_async_context(pictures.read(access.owner, [asked.picture()]))
-            seen = await _seen(state, access.owner, photo, asked.concepts)
-            reply.detections = list(seen.detections)
+            seen = await _seen(state, access.owner, photo, prompt, asked.concepts)
+            reply.detections, reply.absent = list(seen.detections), list(seen.absent)
             if not asked.stream:
                 said = await state.engine.say(Ask(photo, prompt, seen.concepts, seen.names, options))
                 return AsciiJson(reply.whole(said))
@@ -195,7 +209,9 @@ async def complete(request: Request, asked: ChatRequest) -> Response:
         return Streamed(_stream(reply, words, usage=usage, seconds=limits.seconds), kept=stack.pop_all())
 
 
-async def _seen(state: Any, owner: str, photo: LoadedImage, chosen: list[str] | None) -> _Seen:
+async def _seen(
+    state: Any, owner: str, photo: LoadedImage, prompt: Prompt, chosen: list[str] | None
+) -> _Seen:
     owners: Owners = state.owners
     looking: Looking = state.looking
     for again in (True, False):
@@ -206,11 +222,12 @@ async def _seen(state: Any, owner: str, photo: LoadedImage, chosen: list[str] | 
         if chosen == [] or not library:
             return _Seen(photo, [], [], Names(state.vlm.backbone))
         found = await looking.do(Look(library, photo))
-        concepts = present(library, found, chosen)
-        if await asyncio.to_thread(check_usable, state.vlm, concepts):
+        concepts, names = present(library, found, chosen), loaded.names(state.vlm.backbone)
+        absent = await asyncio.to_thread(told_absent, state.vlm, prompt, concepts, names)
+        if absent is not None:
             there = {concept.identifier for concept in concepts}
             found = [one for one in found if one.identifier in there]
-            return _Seen(photo, found, concepts, loaded.names(state.vlm.backbone))
+            return _Seen(photo, found, concepts, names, absent)
         if again:
             owners.let_go(owner)
     raise Refusal(409, "The concepts are being changed: ask again.")
@@ -270,6 +287,7 @@ class _Reply:
     def __init__(self, model: str, tokens: int) -> None:
         self.tokens = tokens
         self.detections: list[Detection] = []
+        self.absent: list[str] = []
         self._head = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time.time()), "model": model}
 
     def whole(self, said: CountedReply) -> dict[str, Any]:
@@ -300,7 +318,8 @@ class _Reply:
                     "box": None if one.box is None else [round(edge, 1) for edge in one.box],
                 }
                 for one in self.detections
-            ]
+            ],
+            "absent": self.absent,
         }
 
 

@@ -244,8 +244,10 @@ class Owners:
                     else:
                         concept = Concept.from_copy(path, url, device=self._device)
                     if concept.learned_elsewhere(self._fingerprint):
-                        _log.warning("passing over %s: it was learned for another model", url or path)
-                        continue
+                        if concept.description is None:
+                            _log.warning("passing over %s: it was learned for another model", url or path)
+                            continue
+                        _log.warning("%s was learned for another model: told in words", url or path)
                     library.add(concept)
                     nbytes += OF_A_CONCEPT + 2 * _bytes_in(path)
                 except MyVLMError as error:

@@ -52,6 +52,7 @@ def test_a_reply_is_what_the_library_says_and_tells_who_was_seen_where(
         assert made.usage.completion_tokens == len(expected.token_ids)
         seen = [one for one in expected.detections if one.present]
         assert [one["identifier"] for one in made.myvlm["seen"]] == [one.identifier for one in seen]
+        assert made.myvlm["absent"] == []
         for told, one in zip(made.myvlm["seen"], seen, strict=True):
             assert told["box"] == pytest.approx(one.box, abs=0.1)
             assert told["probability"] == pytest.approx(one.probability, abs=1e-3)
@@ -84,6 +85,9 @@ def test_a_question_about_who_is_not_there_is_told_so(client: Any, here: MyVLM, 
     assert expected.absent == (taught.word,)
     made = client.chat.completions.create(model=MODEL, messages=about(picture, asked))
     assert made.choices[0].message.content == expected.text
+    assert made.myvlm == {"seen": [], "absent": [taught.word]}
+    first, *_ = client.chat.completions.create(model=MODEL, messages=about(picture, asked), stream=True)
+    assert first.myvlm == made.myvlm
     with here.generic() as plain:
         assert plain.ask(picture, asked).text != expected.text
 
@@ -105,13 +109,34 @@ def test_several_turns_are_one_conversation(client: Any, here: MyVLM, taught: Ta
     assert chat.turns[-1] != alone, "what was said before is read"
 
 
+def test_a_reply_is_handed_back_as_the_client_has_it(client: Any, taught: Taught) -> None:
+    picture = pictures(taught.kit.present)[0]
+    messages: list[Any] = about(picture, f"what colour is {taught.word} ?")
+    first = client.chat.completions.create(model=MODEL, messages=messages)
+    more = {"role": "user", "content": "where is it ?"}
+    message = first.choices[0].message
+    said = {"role": "assistant", "content": message.content}
+    expected = client.chat.completions.create(model=MODEL, messages=[*messages, said, more])
+    nothing = {"refusal": None, "audio": None, "function_call": None, "tool_calls": [], "annotations": []}
+    nothing |= {"reasoning": "", "reasoning_content": None}
+    for own in (message, message.model_dump(), {**said, **nothing}):
+        made = client.chat.completions.create(model=MODEL, messages=[*messages, own, more])
+        assert made.choices[0].message.content == expected.choices[0].message.content
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    for unlike in ({"tool_calls": [call]}, {"content": None, "tool_calls": [call]}, {"reasoning": "so"}):
+        with pytest.raises(BadRequestError, match=f"{list(unlike)[-1]}: replies of this server are text"):
+            client.chat.completions.create(model=MODEL, messages=[*messages, {**said, **unlike}, more])
+    with pytest.raises(BadRequestError, match="Extra inputs"):
+        client.chat.completions.create(model=MODEL, messages=[{**messages[0], "refusal": None}])
+
+
 def test_a_request_names_the_concepts_that_it_wants(client: Any, here: MyVLM, taught: Taught) -> None:
     picture = pictures(taught.kit.present)[0]
     with here.generic() as plain:
         expected = plain.caption(picture).text
     made = client.chat.completions.create(model=MODEL, messages=about(picture), extra_body={"concepts": []})
     assert made.choices[0].message.content == expected
-    assert made.myvlm == {"seen": []}
+    assert made.myvlm == {"seen": [], "absent": []}
     made = client.chat.completions.create(
         model=MODEL, messages=about(picture), extra_body={"concepts": [taught.word]}
     )

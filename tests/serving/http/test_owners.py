@@ -26,6 +26,7 @@ from myvlm.text import contains_word
 from myvlm.tinyworld import sample_picture
 from myvlm.tinyworld.fewshot import pictures
 from tests.support.fake_encoder import ColourEncoder, scene, scenes
+from tests.support.records import rewrite
 from tests.support.served import MODEL, PATIENCE, Served, about, library_of, served, together
 from tests.support.taught import Taught, around
 
@@ -184,10 +185,20 @@ def test_what_changes_on_the_disk_is_seen_at_the_next_request(
     assert "passing over" in caplog.text
     shutil.rmtree(folder / taught.folder.name)
     assert list(owners.library("anna")) == []
-    other = Owners({"anna": folder}, fingerprint="another", device="cpu", at_most=2**20)
-    library_of(tmp_path / "more", taught.folder)
-    shutil.move(tmp_path / "more" / taught.folder.name, folder)
-    assert list(other.library("anna")) == [], "it was learned for another model"
+
+
+def test_what_another_model_learned_is_told_in_words_where_there_are_any(
+    taught: Taught, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = library_of(tmp_path / "anna", taught.folder)
+    rewrite(folder / taught.folder.name, lambda record: record["recipe"].update(description="the mug"))
+    owners = Owners({"anna": folder}, fingerprint="another", device="cpu", at_most=2**20)
+    assert list(owners.library("anna")) == [taught.word]
+    assert "told in words" in caplog.text
+    rewrite(folder / taught.folder.name, lambda record: record["recipe"].pop("description"))
+    owners.let_go("anna")
+    assert list(owners.library("anna")) == []
+    assert "passing over" in caplog.text
 
 
 def _png() -> bytes:

@@ -41,7 +41,7 @@ def introduce(
     """Make a concept known in words, at once: a head and a description, and nothing optimised.
 
     It works with every model, names the concept less often than a learned one, and `myvlm relearn` or
-    `myvlm learn` put a learned one in its place.
+    `myvlm learn` put a learned one in its place. It takes the place of none that was learned.
 
     myvlm introduce sks mug/*.jpg --category mug
     """
@@ -53,6 +53,8 @@ def introduce(
         place = saving.place_to_be(
             out, out_folder, identifier, category, kind, photos=keep_photos, face_consent=face_consent
         )
+        saving.check_not_learned(place, identifier)
+        replaced = saving.note_replaced(out, place)
         vlm = opening.open_model(out, backbone, device, dtype)
         begun = monotonic()
         concept = vlm.introduce(
@@ -61,7 +63,7 @@ def introduce(
         )  # fmt: skip
         seconds = monotonic() - begun
         kept = files if keep_photos else None
-        saving.put(out, concept, place, photos=kept, face_consent=face_consent)
+        saving.put(out, concept, place, photos=kept, face_consent=face_consent, replaced=replaced)
         document = {
             "command": "introduce",
             "identifier": concept.identifier,

@@ -65,7 +65,8 @@ def learn(
     """Learn a concept from a few photos, and write it to a folder of some kilobytes.
 
     Ctrl-C while the embedding is learned writes the best so far, says so, and exits with 130. Before that,
-    and where it would replace a concept, it writes nothing.
+    and where it would replace a concept, it writes nothing. What it replaces that was learned for other
+    models or corrected is copied to `.removed`; `myvlm relearn` keeps it.
 
     myvlm learn sks mug/*.jpg --category mug --captions mug/captions.json
 
@@ -81,6 +82,7 @@ def learn(
         place = saving.place_to_be(
             out, out_folder, identifier, category, kind, photos=keep_photos, face_consent=face_consent
         )
+        replaced = saving.note_replaced(out, place, backbone)
         vlm = opening.open_model(out, backbone, device, dtype)
         wanted = {"steps": steps, "rows": rows, "seed": seed}
         begun = monotonic()
@@ -100,7 +102,7 @@ def learn(
         kept = files if keep_photos else None
         keep(
             out, concept, place, vlm.backbone.name, seconds,
-            photos=kept, command="learn", face_consent=face_consent,
+            photos=kept, command="learn", face_consent=face_consent, replaced=replaced,
         )  # fmt: skip
 
 
@@ -114,8 +116,9 @@ def keep(
     photos: Sequence[Path] | None,
     command: str,
     face_consent: bool = False,
+    replaced: str = "",
 ) -> None:
-    """Write what was learned to its place, these photos beside it, and say so.
+    """Write what was learned to its place, these photos beside it, and say so; `replaced` as of `saving.put`.
 
     Raises:
         KeyboardInterrupt: it was stopped, and there is a concept already: that one stays.
@@ -124,7 +127,7 @@ def keep(
     stopped = concept.embeddings[backbone].figures.get("interrupted", False)
     if stopped and saving.is_taken(place):
         raise KeyboardInterrupt(f"{place} keeps the concept that it had; what was learned now is not kept.")
-    size = saving.put(out, concept, place, photos=photos, face_consent=face_consent)
+    size = saving.put(out, concept, place, photos=photos, face_consent=face_consent, replaced=replaced)
     out.show(*_learned(concept, place, size, backbone, seconds, command))
     if stopped:
         raise typer.Exit(STOPPED)

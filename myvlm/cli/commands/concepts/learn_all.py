@@ -12,7 +12,7 @@ from rich.text import Text
 from myvlm.cli import opening, options
 from myvlm.cli.screen import Screen, screen
 from myvlm.concepts import collection
-from myvlm.errors import InputError
+from myvlm.errors import InputError, MyVLMError
 from myvlm.runtime.cluster import check_ray
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def learn_all(
 ) -> None:
     """Learn many concepts; the same command goes on where it was stopped. One that fails ends no other.
 
+    A file with a fault of its own, such as a setting that is not known, is refused before any is learned.
+
     RECIPES.yaml: concepts: [{identifier: sks, category: mug, photos: mug/*.jpg, captions: mug/captions.json}]
 
     myvlm learn-all recipes.yaml --concepts concepts --workers ray
@@ -41,14 +43,24 @@ def learn_all(
     with screen(as_json=as_json, quiet=quiet) as out:
         if workers is options.Workers.ray:
             check_ray("Learning on a cluster")
-        from myvlm.recipes.learning import is_learned, learn_all, learn_here, learn_on_ray
-        from myvlm.recipes.recipe import read_recipes
+        from myvlm.recipes.learning import in_short, is_learned, learn_all, learn_here, learn_on_ray
+        from myvlm.recipes.recipe import Recipe, read_recipes
 
-        wanted = read_recipes(recipes)
+        learned, failed = list[dict[str, Any]](), list[dict[str, str]]()
+
+        def fail(identifier: str, error: MyVLMError) -> None:
+            failed.append({"identifier": identifier, "error": in_short(error)})
+            _say(out, identifier, in_short(error))
+
+        wanted = read_recipes(recipes, on_unusable=fail)
         folder = (opening.here(concepts) or collection.DEFAULT).resolve()
         name = _name(backbone)
-        known = [one for one in wanted if is_learned(one, folder, name)]
-        todo = [one for one in wanted if one not in known]
+        known, todo = list[Recipe](), list[Recipe]()
+        for one in wanted:
+            try:
+                (known if is_learned(one, folder, name) else todo).append(one)
+            except MyVLMError as error:
+                fail(one.identifier, error)
         if known:
             out.note(f"{len(known):,} of {len(wanted):,} are learned: {folder}")
         run: Run
@@ -58,7 +70,6 @@ def learn_all(
             run = learn_on_ray(RecipeWork(name, device, dtype.value if dtype else None, folder, per_gpu))
         elif todo:
             run = learn_here(opening.open_model(out, name, device, dtype), folder)
-        learned, failed = list[dict[str, Any]](), list[dict[str, str]]()
         with out.progress("learning", len(todo)) as bar:
             for outcome in learn_all(todo, run) if todo else ():
                 bar.advance(bar.task_ids[0])
@@ -77,8 +88,8 @@ def learn_all(
             "failed": failed,
         }
         table = Table("concept", "seconds", box=None, pad_edge=False)
-        for one in learned:
-            table.add_row(Text(one["identifier"], style="bold magenta"), f"{one['seconds']:.0f}")
+        for row in learned:
+            table.add_row(Text(row["identifier"], style="bold magenta"), f"{row['seconds']:.0f}")
         told = f"{folder}: {len(learned):,} learned now, {len(known):,} before, {len(failed):,} not"
         out.show(document, *([table] if learned else []), Text(told))
 

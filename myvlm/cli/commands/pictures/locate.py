@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +34,7 @@ def locate(
     myvlm locate desk.jpg sks
     """
     with screen(as_json=as_json, quiet=quiet) as out:
-        if Path(identifier).is_file():
+        if isfile(identifier):
             raise InputError(
                 "The last word of the command is no concept.",
                 got=repr(identifier),

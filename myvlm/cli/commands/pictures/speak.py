@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -32,6 +33,7 @@ class AlbumEntry:
     picture: Path
     text: str = ""
     detections: Sequence[Any] = ()
+    absent: Sequence[str] = ()
     error: MyVLMError | None = None
 
     @property
@@ -45,6 +47,7 @@ class AlbumEntry:
             "picture": str(self.picture),
             "text": self.text,
             "seen": [d.identifier for d in self.detections if d.present],
+            "absent": list(self.absent),
             "detections": [
                 {
                     "identifier": d.identifier,
@@ -108,7 +111,7 @@ def ask(
         return vlm.ask(photos, question, errors=errors)
 
     with screen(as_json=as_json, quiet=quiet) as out:
-        if not question.strip() or Path(question).is_file():
+        if not question.strip() or isfile(question):  # a long one is no path, which pathlib would raise of
             raise InputError(
                 "The last word of the command is no question.",
                 got=repr(question),
@@ -149,7 +152,7 @@ def _speak(out: Screen, vlm: MyVLM, files: Sequence[Path], batch: int, speak: Sp
         for file, reply in zip(some, speak(vlm, some, "keep" if files[1:] else "raise"), strict=True):
             if reply.error:
                 out.fail(reply.error)
-            yield AlbumEntry(file, reply.text, reply.detections, reply.error)
+            yield AlbumEntry(file, reply.text, reply.detections, reply.absent, reply.error)
 
 
 def _show(
@@ -175,9 +178,13 @@ def _one(entry: AlbumEntry) -> Text:
     for detection in entry.detections:
         if detection.present:
             text.highlight_words([detection.identifier], style="bold magenta", case_sensitive=False)
-    return Text.assemble(text, (f"\nseen: {entry.seen}", "dim")) if entry.seen else text
+    seen = f"\nseen: {entry.seen}" if entry.seen else ""
+    absent = f"\nnot there: {', '.join(entry.absent)}" if entry.absent else ""
+    return Text.assemble(text, (seen + absent, "dim"))
 
 
 def _cells(entry: AlbumEntry) -> tuple[Text, Text, Text]:
     text = Text(f"not used: {entry.error.what}", style="red") if entry.error else Text(entry.text)
-    return Text(str(entry.picture)), Text(entry.seen or "–"), text
+    seen = [entry.seen] if entry.seen else []
+    told = ", ".join([*seen, *(f"not {name}" for name in entry.absent)])
+    return Text(str(entry.picture)), Text(told or "–"), text

@@ -74,13 +74,15 @@ def check_room(backbone: Backbone, prompt: Prompt, tokens: int) -> None:
         )
 
 
-def check_usable(vlm: MyVLM, seen: Sequence[Concept]) -> bool:
-    """Whether the rows of these concepts can be read now: one may have been erased a moment ago."""
+def told_absent(vlm: MyVLM, prompt: Prompt, seen: Sequence[Concept], names: Names) -> Sequence[str] | None:
+    """Whom a prompt names and the model is told to be absent; see `Reply.absent`.
+
+    None where the rows of those that are seen cannot be read now: one may have been erased a moment ago.
+    """
     try:
-        address(vlm.backbone, "", seen)
+        return address(vlm.backbone, prompt, seen, names.absent(prompt, seen), always_rows=True).absent
     except ConceptFileError:
-        return False
-    return True
+        return None
 
 
 class Settled:

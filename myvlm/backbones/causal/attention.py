@@ -7,14 +7,11 @@ scores: a language model that does (Gemma 2) runs as its own eager attention doe
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from threading import get_ident
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -22,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from myvlm.backbones.base import Loss, SampleLosses
+from myvlm.backbones.frozen import ChangedWhileUsed
 from myvlm.backbones.tokens import IGNORED
 from myvlm.errors import BackboneError, InputError
-from myvlm.runtime.process import OneAtATime
 
 IMPLEMENTATION = "myvlm_recording_sdpa"
 
@@ -122,8 +119,6 @@ class AttentionRecorder:
 
 
 _RECORDER: ContextVar[AttentionRecorder | None] = ContextVar("myvlm_attention_recorder", default=None)
-_LOCK = OneAtATime()
-_SWITCHED: dict[int, _Switched] = {}  # by the id of the configuration
 
 
 @contextmanager
@@ -156,50 +151,23 @@ def record_attention(
     _register()
     recorder = AttentionRecorder(config, queries, keys, modules)
     token = _RECORDER.set(recorder)
-    _switch(config)
     try:
-        yield recorder
+        with _switched(config):
+            yield recorder
     finally:
-        _switch_back(config)
         _RECORDER.reset(token)
 
 
-@dataclass(eq=False)
-class _Switched:
-    """A configuration that records: its implementation before, and the open contexts of each thread."""
-
-    config: Any
-    before: str | None
-    opened: Counter[int] = field(default_factory=Counter)
-
-
-def _switch(config: Any) -> None:
-    """Select the recording implementation; counted, so that overlapping threads restore the right one."""
-    with _LOCK:
-        one = _SWITCHED.setdefault(id(config), _Switched(config, config._attn_implementation))
-        one.opened[get_ident()] += 1
-        config._attn_implementation = IMPLEMENTATION
-
-
-def _switch_back(config: Any) -> None:
-    with _LOCK:
-        one = _SWITCHED[id(config)]
-        one.opened[get_ident()] -= 1
-        if not one.opened.total():
-            del _SWITCHED[id(config)]
-            config._attn_implementation = one.before
-
-
-def _forked() -> None:
-    """Of all that recorded only the thread that forked is in the child."""
-    thread = get_ident()
-    for one in list(_SWITCHED.values()):
-        one.opened = Counter({thread: one.opened[thread] + 1})
-        _switch_back(one.config)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+@ChangedWhileUsed
+@contextmanager
+def _switched(config: Any) -> Iterator[None]:
+    """Within it the recording implementation is selected."""
+    before = config._attn_implementation
+    config._attn_implementation = IMPLEMENTATION
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
 def _register() -> None:

@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
 from myvlm.backbones.causal.attention import (
-    IMPLEMENTATION,
     Places,
     attention_bias,
     attention_columns,
     record_attention,
+    recording_over,
 )
 from myvlm.backbones.causal.prefix_cache import cache_argument
 from myvlm.errors import InputError
@@ -125,7 +125,7 @@ def test_only_the_language_model_is_recorded_and_the_tower_keeps_its_attention()
     before = [m.config._attn_implementation for m in model.modules() if hasattr(m, "config")]
     with record_attention(config, queries=torch.tensor([[18]]), keys=torch.tensor([[3]])) as recorder:
         model(**inputs)
-        assert config._attn_implementation == IMPLEMENTATION
+        assert config._attn_implementation == recording_over("sdpa")
         assert model.model.vision_tower.config._attn_implementation == "sdpa"
     assert len(recorder.probabilities) == config.num_hidden_layers == 3
     assert [m.config._attn_implementation for m in model.modules() if hasattr(m, "config")] == before
@@ -139,7 +139,7 @@ def test_the_implementation_is_restored_after_an_error_and_after_nesting(impleme
         with suppress(ZeroDivisionError), record_attention(model.config, **places) as inner:
             model(inputs_embeds=embeddings(1))
             raise ZeroDivisionError
-        assert model.config._attn_implementation == IMPLEMENTATION
+        assert model.config._attn_implementation == recording_over(implementation)
         assert (len(inner.probabilities), len(outer.probabilities)) == (3, 0)
         model(inputs_embeds=embeddings(1))
     assert (len(inner.probabilities), len(outer.probabilities)) == (3, 3)

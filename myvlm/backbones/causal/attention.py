@@ -2,16 +2,19 @@
 
 Whole attention maps are not built. While a recorder is active, transformers' own SDPA runs unchanged, and
 beside it one small softmax for the chosen queries, of which only the chosen columns are kept. SDPA cannot cap
-scores: a language model that does (Gemma 2) runs as its own eager attention does.
+scores: a language model that does (Gemma 2) runs as its own eager attention does. A configuration names one
+implementation for all threads, and each layer reads it anew: in threads that do not record, what is named
+meanwhile runs what was named before, to the bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import inspect
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -22,8 +25,6 @@ from myvlm.backbones.base import Loss, SampleLosses
 from myvlm.backbones.frozen import ChangedWhileUsed
 from myvlm.backbones.tokens import IGNORED
 from myvlm.errors import BackboneError, InputError
-
-IMPLEMENTATION = "myvlm_recording_sdpa"
 
 
 class Places(NamedTuple):
@@ -148,7 +149,6 @@ def record_attention(
             expected="queries (B, Q) and keys (B, K), int64",
             fix="pad shorter samples with -1",
         )
-    _register()
     recorder = AttentionRecorder(config, queries, keys, modules)
     token = _RECORDER.set(recorder)
     try:
@@ -163,22 +163,60 @@ def record_attention(
 def _switched(config: Any) -> Iterator[None]:
     """Within it the recording implementation is selected."""
     before = config._attn_implementation
-    config._attn_implementation = IMPLEMENTATION
+    config._attn_implementation = recording_over(before)
     try:
         yield
     finally:
         config._attn_implementation = before
 
 
-def _register() -> None:
-    """Make the implementation known to transformers, once, on first use."""
+def recording_over(before: str | None) -> str:
+    """The implementation that records, in threads that do, and in all others is the one before.
+
+    It is made known to transformers when it is first asked for. Its name holds no "flash": transformers would
+    take it for one of that kind.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    if IMPLEMENTATION not in AttentionInterface():
+    name = f"myvlm_recording_over_{before}".replace("flash", "fast")
+    if name not in AttentionInterface():
         # Without a mask function of its own an implementation gets no mask at all, and a padded
         # batch is wrong without any error.
-        AttentionMaskInterface.register(IMPLEMENTATION, AttentionMaskInterface()["sdpa"])
-        AttentionInterface.register(IMPLEMENTATION, _recording_sdpa)
+        AttentionMaskInterface.register(name, partial(_mask, AttentionMaskInterface().get(before)))
+        AttentionInterface.register(name, partial(_attention, before))
+    return name
+
+
+def _mask(before: Callable[..., Any] | None, **arguments: Any) -> Any:
+    """SDPA's mask where this thread records, else that of the implementation before, if it has any."""
+    from transformers import AttentionMaskInterface
+
+    if _RECORDER.get() is not None:
+        return AttentionMaskInterface()["sdpa"](**arguments)
+    return before(**arguments) if before else None
+
+
+def _attention(before: str | None, module: Any, *given: Any, **options: Any) -> tuple[Tensor, Any]:
+    """The recording SDPA where this thread records, else the implementation before."""
+    layer: Any = type(module)
+    run = _recording_sdpa if _RECORDER.get() is not None else _named(before, layer)
+    result: tuple[Tensor, Any] = run(module, *given, **options)
+    return result
+
+
+@cache
+def _named(implementation: str | None, layer: Any) -> Callable[..., Any]:
+    """What layers of a class call under that name; the eager one is of their own file, and in no registry."""
+    from transformers import AttentionInterface
+
+    for kind in layer.__mro__:
+        forward: Any = inspect.unwrap(vars(kind)["forward"]) if "forward" in vars(kind) else None
+        for name in forward.__code__.co_names if inspect.isfunction(forward) else ():
+            if name.endswith("eager_attention_forward"):
+                known = forward.__globals__.get("ALL_ATTENTION_FUNCTIONS", AttentionInterface())
+                named: Callable[..., Any] = known.get(implementation, forward.__globals__[name])
+                return named
+    return AttentionInterface().get(implementation, AttentionInterface()["sdpa"])  # type: ignore[no-any-return]
 
 
 def _recording_sdpa(

@@ -318,10 +318,31 @@ def attention_columns(
     picked = query.gather(2, chosen[:, None, :, None].expand(-1, heads, -1, width))
     # Query heads side by side over their shared key head: no repeated copy of the keys.
     grouped = picked.reshape(batch, groups, -1, width)
-    scores = (grouped @ key.transpose(-1, -2)).reshape(batch, heads, chosen.shape[1], columns) * scale
+    half = query.dtype.itemsize == 2
+    product = _ProductInFull.apply(grouped.flatten(0, 1), key.flatten(0, 1)) if half else grouped @ key.mT
+    scores = product.reshape(batch, heads, chosen.shape[1], columns) * scale
     probabilities = (capped(scores, softcap).float() + bias).softmax(-1)
     index = places.keys.expand(-1, heads, chosen.shape[1], -1)
     return probabilities.gather(-1, index).masked_fill(places.none, 0.0)
+
+
+class _ProductInFull(torch.autograd.Function):
+    """`N × Q × L` float32 products of queries `N × Q × d` and keys `N × L × d` in half precision.
+
+    In their own precision, and before they are scaled, those of float16 can be infinite and those of bfloat16
+    off by whole units. Of the keys no wider copy is kept for the way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor) -> Tensor:
+        ctx.save_for_backward(query, key)
+        return query.float() @ key.float().mT
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        query, key = ctx.saved_tensors
+        of_query, of_key = gradient @ key.float(), gradient.mT @ query.float()
+        return of_query.to(query.dtype), of_key.to(key.dtype)
 
 
 def attention_bias(

@@ -318,12 +318,13 @@ class _TwoParts(torch.autograd.Function):
         _turned(key.transpose(1, 2), cos, sin, joined[0][:, :, -length:])
         joined[1][:, :, -length:] = value.transpose(1, 2)
         keys, values = (part.view(batch * groups, -1, width) for part in joined)
-        # On a GPU a product of half precision can be given in full; elsewhere there is no such operation.
-        half = query.is_cuda and query.dtype.itemsize == 2
-        wide: dict[str, Any] = {"out_dtype": torch.float32} if half else {}
-        scores = torch.bmm(turned, keys.transpose(1, 2), **wide).view(batch, heads, length, -1)
-        same = scores.dtype.itemsize >= bias.dtype.itemsize
-        scores = torch.add(bias, scores, alpha=scale, out=scores if same else None)
+        # Of half precision the products are given in full, as the recorder has them.
+        if query.is_cuda and query.dtype.itemsize == 2:
+            scores = torch.bmm(turned, keys.mT, out_dtype=torch.float32)
+        else:
+            scores = torch.bmm(turned.to(_wide(query.dtype)), keys.mT.to(_wide(query.dtype)))
+        scores = scores.view(batch, heads, length, -1)
+        scores = torch.add(bias, scores, alpha=scale, out=scores)
         p = torch.softmax(scores, -1, out=_in_place(scores))
         seen = p.gather(-1, columns.expand(batch, heads, length, -1))
         p = p.to(query.dtype).view(batch * groups, -1, both)

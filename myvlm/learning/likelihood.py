@@ -103,8 +103,9 @@ class Validation:
             prefixed: whether it is a prefix; else features.
         """
         loss_of = self.backbone.tail_loss if prefixed else self.backbone.answer_loss
+        numbers = range(len(self.views))
         if not self.augmented:
-            self._shown = lambda: ([fetch(number) for number in range(len(self.views))], loss_of)
+            self._shown = lambda: ([fetch(number) for number in numbers], loss_of)
 
     @torch.no_grad()
     def check(self, direction: Tensor) -> Check:

@@ -145,12 +145,9 @@ class _Batches:
         self.at_once = self.views.at_once
         for optimizer in optimizers:
             if validation := optimizer.progress.validation:
-                kept = partial(self._photo, self.first_photo[optimizer])
+                # Not of this object, which holds the validation: a cycle would keep the views after the end.
+                kept = partial(_photo, self.views, self.first_photo[optimizer])
                 validation.take(kept, prefixed=self.views.prefixed)
-
-    def _photo(self, first: int, number: int) -> Any:
-        """What is kept of the photo itself of that number among a concept's own."""
-        return self.views.fetch(first + number, 0)
 
     def step(self, active: Sequence[ConceptOptimizer]) -> list[tuple[float, float]]:
         """One step of each of these concepts; their cross-entropies and regularizers."""
@@ -208,6 +205,11 @@ class _Batches:
             (gradient, _read(own, gradient, step))
             for own, gradient, step in zip(losses, gradients, steps, strict=True)
         ]
+
+
+def _photo(views: ViewCache, first: int, number: int) -> Any:
+    """What is kept of the photo itself of that number among those of a concept."""
+    return views.fetch(first + number, 0)
 
 
 def _read(loss: Loss, gradient: Tensor, step: int) -> tuple[float, float]:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import update_wrapper
 from threading import get_ident
 from types import TracebackType
 from typing import Any, ClassVar, Self
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -35,19 +36,87 @@ _USED: WeakKeyDictionary[object, OneAtATime] = WeakKeyDictionary()
 OF_LAST_INPUT = "rope_deltas"
 """What Qwen's, GLM's and their kin's models keep on themselves of the positions of their last input."""
 
+_LOCK = OneAtATime()
+
 
 @dataclass(eq=False)
-class _Before:
-    """What was in training mode and what required grad before the first came in; who is in, by thread."""
+class _Use:
+    """A thing that is changed, what restores it, and how often each thread is at work with it."""
 
-    training: list[nn.Module]
-    learning: list[nn.Parameter]
-    kept: dict[str, Any]
+    thing: Any
+    changed: AbstractContextManager[None]
     inside: Counter[int] = field(default_factory=Counter)
 
 
-_LOCK = OneAtATime()
-_BEFORE: dict[Any, _Before] = {}
+class ChangedWhileUsed:
+    """A decorator of a context manager that changes a thing: the first who uses the thing enters it, the last
+    one out leaves it, whatever their threads.
+
+    In a forked process only the thread that forked is still in.
+
+    >>> @ChangedWhileUsed
+    ... @contextmanager
+    ... def appended(to: list[int]) -> Iterator[None]:
+    ...     to.append(1)
+    ...     yield
+    ...     to.pop()
+    >>> numbers: list[int] = []
+    >>> with appended(numbers), appended(numbers):
+    ...     numbers, numbers in appended
+    ([1], True)
+    >>> numbers, numbers in appended
+    ([], False)
+    """
+
+    def __init__(self, change: Callable[[Any], AbstractContextManager[None]]) -> None:
+        self._change = change
+        self._uses: dict[int, _Use] = {}  # by the id of the thing, which may have no hash
+        update_wrapper(self, change)
+        _changes.add(self)
+
+    def __contains__(self, thing: object) -> bool:
+        return id(thing) in self._uses
+
+    @contextmanager
+    def __call__(self, thing: Any) -> Iterator[None]:
+        thread = get_ident()
+        with _LOCK:
+            use = self._uses.get(id(thing))
+            if use is None:
+                use = _Use(thing, self._change(thing))
+                use.changed.__enter__()
+                self._uses[id(thing)] = use
+            use.inside[thread] += 1
+        try:
+            yield
+        finally:
+            self._leave(use, thread)
+
+    def _leave(self, use: _Use, thread: int) -> None:
+        with _LOCK:
+            use.inside[thread] -= 1
+            if not use.inside.total():
+                del self._uses[id(use.thing)]
+                use.changed.__exit__(None, None, None)
+
+    def _forked(self) -> None:
+        thread = get_ident()
+        for use in list(self._uses.values()):
+            use.inside = Counter({thread: use.inside[thread] + 1})
+            self._leave(use, thread)
+
+
+_changes: WeakSet[ChangedWhileUsed] = WeakSet()
+
+
+def _left_by_others() -> None:
+    for one in list(_changes):
+        one._forked()
+    _LOCK.release()
+
+
+if hasattr(os, "register_at_fork"):  # a thread that forks waits until no other is amid a change
+    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_left_by_others)
 
 
 def keeper_of(model: Any) -> Any:
@@ -55,6 +124,7 @@ def keeper_of(model: Any) -> Any:
     return getattr(model, "base_model", model)
 
 
+@ChangedWhileUsed
 @contextmanager
 def frozen(model: Any) -> Iterator[None]:
     """Within it the model is in eval mode and no weight requires grad; when the last is out, as before,
@@ -69,53 +139,22 @@ def frozen(model: Any) -> Iterator[None]:
     >>> model.training, model.weight.requires_grad
     (True, True)
     """
-    thread = get_ident()
+    training = [module for module in model.modules() if module.training]
+    learning = [weight for weight in model.parameters() if weight.requires_grad]
+    keeper = vars(keeper_of(model))
+    kept = {name: keeper[name] for name in (OF_LAST_INPUT,) if name in keeper}
     try:
-        with _LOCK:
-            _enter(model, thread)
+        _set(training, learning, False)
         yield
     finally:
-        with _LOCK:
-            _leave(model, thread)
+        _set(training, learning, True)
+        keeper.update(kept)
 
 
-def _enter(model: Any, thread: int) -> None:
-    if model not in _BEFORE:
-        training = [module for module in model.modules() if module.training]
-        learning = [weight for weight in model.parameters() if weight.requires_grad]
-        kept = vars(keeper_of(model))
-        _BEFORE[model] = _Before(training, learning, {n: kept[n] for n in (OF_LAST_INPUT,) if n in kept})
-    before = _BEFORE[model]
-    before.inside[thread] += 1
-    if before.inside.total() == 1:
-        _set(before, False)
-
-
-def _leave(model: Any, thread: int) -> None:
-    before = _BEFORE[model]
-    before.inside[thread] -= 1
-    if not before.inside.total():
-        _set(before, True)
-        vars(keeper_of(model)).update(before.kept)
-        del _BEFORE[model]
-
-
-def _forked() -> None:
-    """Of all that were at work with a model only the thread that forked is in the child."""
-    thread = get_ident()
-    for model, before in list(_BEFORE.items()):
-        before.inside = Counter({thread: before.inside[thread] + 1})
-        _leave(model, thread)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
-
-
-def _set(before: _Before, value: bool) -> None:
-    for module in before.training:
+def _set(training: list[nn.Module], learning: list[nn.Parameter], value: bool) -> None:
+    for module in training:
         module.training = value
-    for weight in before.learning:
+    for weight in learning:
         weight.requires_grad_(value)
 
 

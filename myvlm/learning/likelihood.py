@@ -103,8 +103,9 @@ class Validation:
             prefixed: whether it is a prefix; else features.
         """
         loss_of = self.backbone.tail_loss if prefixed else self.backbone.answer_loss
+        numbers = range(len(self.views))
         if not self.augmented:
-            self._shown = lambda: ([fetch(number) for number in range(len(self.views))], loss_of)
+            self._shown = lambda: ([fetch(number) for number in numbers], loss_of)
 
     @torch.no_grad()
     def check(self, direction: Tensor) -> Check:
@@ -141,7 +142,12 @@ def _of_word(decode: Callable[[list[int]], str], ids: list[int], word: str) -> s
 
 @torch.no_grad()
 def losses(
-    loss_of: Callable[..., Loss], pictures: Sequence[Any], prompts: Sequence[str], answers: Sequence[str]
+    loss_of: Callable[..., Loss],
+    pictures: Sequence[Any],
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    *,
+    at_once: int,
 ) -> list[float]:
     """The plain model's mean negative log-likelihood, in nats a token, of each answer to its prompt.
 
@@ -149,15 +155,18 @@ def losses(
         loss_of: the backbone's `answer_loss` or `tail_loss`.
         pictures: what that takes of B pictures.
         prompts, answers: B instructions and texts.
+        at_once: how many of them are one batch, as the backbone's `images_at_once`.
     """
-    loss = loss_of(pictures, prompts, answers, [[]] * len(pictures))
-    if loss.by_sample is None:  # a family that cannot tell a batch's samples apart
-        return [
-            float(loss_of([one], [prompt], [answer], [[]]).cross_entropy)
-            for one, prompt, answer in zip(pictures, prompts, answers, strict=True)
-        ]
-    samples = loss.by_sample()
-    means: list[float] = (samples.by_token.sum(1) / (samples.targets != IGNORED).sum(1)).tolist()
+    means: list[float] = []
+    for start in range(0, len(pictures), at_once):
+        batch = [part[start : start + at_once] for part in (pictures, prompts, answers)]
+        loss = loss_of(*batch, [[]] * len(batch[0]))
+        if loss.by_sample is None:  # a family that cannot tell a batch's samples apart
+            each = zip(*batch, strict=True)
+            means += [float(loss_of(*([part] for part in one), [[]]).cross_entropy) for one in each]
+        else:
+            samples = loss.by_sample()
+            means += (samples.by_token.sum(1) / (samples.targets != IGNORED).sum(1)).tolist()
     return means
 
 
@@ -194,7 +203,8 @@ def plain_view(backbone: Backbone, examples: Sequence[Example], name: str, descr
         [photo], loss_of = shown_to(backbone, [as_seen(backbone.processor, example.photo)])
         prompts = [*asked, *[backbone.caption_prompt] * len(told)]
         with in_turn(backbone.model):
-            each = losses(loss_of, [photo] * len(prompts), prompts, [*answers, *told])
+            texts, at_once = [*answers, *told], backbone.images_at_once
+            each = losses(loss_of, [photo] * len(texts), prompts, texts, at_once=at_once)
         found.answers.extend(each[: len(asked)])
         found.captions.extend(each[len(asked) :])
     return found

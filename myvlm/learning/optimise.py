@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from myvlm.backbones.base import Backbone, ConceptRows, Loss
-from myvlm.errors import InputError
+from myvlm.errors import BackboneError, InputError
 from myvlm.images import naming
 from myvlm.learning.concept_optimizer import ConceptOptimizer, LearnRequest, LearnResult, Sample
 from myvlm.learning.dataset import Example
@@ -46,6 +47,7 @@ def learn_embedding(
 
     Raises:
         InputError: the memory budget does not hold a step, or `steps="auto"` has no word to look for.
+        BackboneError: a step's losses or its gradient are not finite; no further step is taken.
         KeyboardInterrupt: Ctrl-C before the first step. After one it ends the loop, and what was learned so
             far is returned and marked.
     """
@@ -143,12 +145,9 @@ class _Batches:
         self.at_once = self.views.at_once
         for optimizer in optimizers:
             if validation := optimizer.progress.validation:
-                kept = partial(self._photo, self.first_photo[optimizer])
+                # Not of this object, which holds the validation: a cycle would keep the views after the end.
+                kept = partial(_photo, self.views, self.first_photo[optimizer])
                 validation.take(kept, prefixed=self.views.prefixed)
-
-    def _photo(self, first: int, number: int) -> Any:
-        """What is kept of the photo itself of that number among a concept's own."""
-        return self.views.fetch(first + number, 0)
 
     def step(self, active: Sequence[ConceptOptimizer]) -> list[tuple[float, float]]:
         """One step of each of these concepts; their cross-entropies and regularizers."""
@@ -201,10 +200,35 @@ class _Batches:
         ]
         # No sample holds two of the concepts: the sum's gradient is each one's own.
         gradients = torch.autograd.grad(totals, [optimizer.direction for optimizer in optimizers])
+        steps = [optimizer.progress.step + 1 for optimizer in optimizers]
         return [
-            (gradient, (own.cross_entropy.item(), own.attention.item()))
-            for gradient, own in zip(gradients, losses, strict=True)
+            (gradient, _read(own, gradient, step))
+            for own, gradient, step in zip(losses, gradients, steps, strict=True)
         ]
+
+
+def _photo(views: ViewCache, first: int, number: int) -> Any:
+    """What is kept of the photo itself of that number among those of a concept."""
+    return views.fetch(first + number, 0)
+
+
+def _read(loss: Loss, gradient: Tensor, step: int) -> tuple[float, float]:
+    """The two losses of a step, read from the device together with whether its gradient can be used.
+
+    Raises:
+        BackboneError: one of them, or the gradient, is not finite.
+    """
+    parts = (loss.cross_entropy, loss.attention, gradient.norm())
+    found = torch.stack([part.detach().to(gradient.device, torch.float32) for part in parts]).tolist()
+    cross_entropy, attention, norm = found
+    if not all(map(math.isfinite, found)):
+        raise BackboneError(
+            f"Step {step} of learning cannot be taken: what the model gives is not finite.",
+            got=f"cross-entropy {cross_entropy:g}, attention {attention:g}, a gradient of norm {norm:g}",
+            expected="finite numbers",
+            fix="load a float16 model in bfloat16 or float32; else learn with a smaller learning rate",
+        )
+    return cross_entropy, attention
 
 
 def _own_losses(loss: Loss, counts: Sequence[int]) -> list[Loss] | None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from myvlm.backbones import Backbone
 from myvlm.backbones.base import ConceptRows
 from myvlm.backbones.generation import SpelledWords, Unsaid
-from myvlm.backbones.tokens import MANY_PROMPTS, Prompt, alone_ids, heard, turns_of
+from myvlm.backbones.tokens import MANY_PROMPTS, Prompt, alone_ids, heard, only_turn, turns_of
 from myvlm.concepts.concept import Concept
 from myvlm.images import LoadedImage, naming
 from myvlm.learning.likelihood import TAUGHT_LOSS
@@ -125,7 +125,7 @@ class _Asked(NamedTuple):
 def speak(
     backbone: Backbone, photos: Sequence[LoadedImage], seen: Sequence[Sequence[Concept]],
     prompts: Sequence[Prompt], generation: Mapping[str, Any], names: Sequence[Names] = (),
-    *, always_rows: bool = False, verify: bool = True,
+    *, always_rows: bool = False, verify: bool | None = None,
 ) -> list[Spoken]:  # fmt: skip
     """What the model says of each picture, with the concepts that are seen in it, in the user's identifiers.
 
@@ -135,8 +135,9 @@ def speak(
     Args:
         names: for each picture the names that its user knows; where empty, nobody is known to be absent.
         always_rows: see `address`.
-        verify: whether to read replies again, of concepts that were learned so (`LearnSettings.verify`);
-            answers to questions that name one, sampled replies and conversations never are.
+        verify: whether to read replies again, of concepts that were learned so (`LearnSettings.verify`); by
+            default where they are not streamed. Answers to questions that name one, sampled replies and
+            conversations never are.
     """
     asked = [
         _Asked(photo, prompt, there, own, address(
@@ -147,7 +148,9 @@ def speak(
         )
     ]  # fmt: skip
     spoken = _replies(backbone, asked, [one.address.rows for one in asked], generation)
-    if not verify or generation.get("do_sample"):
+    if verify is None:
+        verify = generation.get("streamer") is None  # what was heard cannot be taken back
+    if not verify or _sampled(backbone, generation):
         return spoken
     doubtful = _doubtful(backbone, asked, spoken)
     again = [asked[number] for number in doubtful]
@@ -157,6 +160,16 @@ def speak(
         if not names_fewer(own.text, one.seen, than=spoken[number].text):
             spoken[number] = own
     return spoken
+
+
+def _sampled(backbone: Backbone, generation: Mapping[str, Any]) -> bool:
+    """Whether `generate` samples with these options, as transformers reads them: what a configuration that is
+    passed leaves open the model's own says."""
+    configs = (generation.get("generation_config"), getattr(backbone.model, "generation_config", None))
+    if configs[0] is None:
+        return bool(generation.get("do_sample"))
+    told = [generation.get("do_sample"), *(getattr(one, "do_sample", None) for one in configs)]
+    return bool(next((one for one in told if one is not None), False))
 
 
 def _replies(
@@ -189,10 +202,10 @@ def _doubtful(backbone: Backbone, asked: Sequence[_Asked], spoken: Sequence[Spok
     """The numbers of the replies that were read again and found doubtful."""
     held: dict[int, Held] = {}
     for number, (one, said) in enumerate(zip(asked, spoken, strict=True)):
-        if not one.address.rows or not isinstance(one.address.prompt, str) or named_in(one.prompt, one.seen):
+        if not one.address.rows or not isinstance(one.prompt, str) or named_in(one.prompt, one.seen):
             continue
         if (limit := _limit(backbone, one.seen)) is not None:
-            held[number] = Held(one.photo, one.address.prompt, said.text, one.seen, limit)
+            held[number] = Held(one.photo, only_turn(one.address.prompt), said.text, one.seen, limit)
     doubts = doubted(backbone, [*held.values()]) if held else []
     return [number for number, doubt in zip(held, doubts, strict=True) if doubt]
 
@@ -251,7 +264,7 @@ def address(
         hinted = backbone.hinted(" ".join(facts), first)
         if hinted is not None:
             away = tuple(one.identifier for one in absent)
-            return Address((hinted, *later) if later else hinted, rows, away)
+            return Address(hinted if isinstance(prompt, str) else (hinted, *later), rows, away)
         prompt = _in_words(prompt, {one.spoken: f"the {one.category}" for one in told})
     return Address(prompt, rows)
 

@@ -53,7 +53,8 @@ def _losses(backbone: Backbone, replies: Sequence[Held]) -> list[float]:
     ]
     with naming(photos, backbone.encode), in_turn(backbone.model):
         features = backbone.encode([photo.image for photo in photos])
-        return losses(backbone.answer_loss, features, [one.prompt for one in replies], told)
+        prompts, at_once = [one.prompt for one in replies], backbone.images_at_once
+        return losses(backbone.answer_loss, features, prompts, told, at_once=at_once)
 
 
 def names_fewer(text: str, concepts: Sequence[Concept], than: str | None = None) -> bool:

@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
 from myvlm.backbones.causal.attention import (
-    IMPLEMENTATION,
     Places,
     attention_bias,
     attention_columns,
     record_attention,
+    recording_over,
 )
 from myvlm.backbones.causal.prefix_cache import cache_argument
 from myvlm.errors import InputError
@@ -125,7 +125,7 @@ def test_only_the_language_model_is_recorded_and_the_tower_keeps_its_attention()
     before = [m.config._attn_implementation for m in model.modules() if hasattr(m, "config")]
     with record_attention(config, queries=torch.tensor([[18]]), keys=torch.tensor([[3]])) as recorder:
         model(**inputs)
-        assert config._attn_implementation == IMPLEMENTATION
+        assert config._attn_implementation == recording_over("sdpa")
         assert model.model.vision_tower.config._attn_implementation == "sdpa"
     assert len(recorder.probabilities) == config.num_hidden_layers == 3
     assert [m.config._attn_implementation for m in model.modules() if hasattr(m, "config")] == before
@@ -139,7 +139,7 @@ def test_the_implementation_is_restored_after_an_error_and_after_nesting(impleme
         with suppress(ZeroDivisionError), record_attention(model.config, **places) as inner:
             model(inputs_embeds=embeddings(1))
             raise ZeroDivisionError
-        assert model.config._attn_implementation == IMPLEMENTATION
+        assert model.config._attn_implementation == recording_over(implementation)
         assert (len(inner.probabilities), len(outer.probabilities)) == (3, 0)
         model(inputs_embeds=embeddings(1))
     assert (len(inner.probabilities), len(outer.probabilities)) == (3, 3)
@@ -181,6 +181,33 @@ def test_threads_that_overlap_leave_the_implementation_as_it_was() -> None:
     assert model.config._attn_implementation == "sdpa"
     assert len(mine.probabilities) == 3
     assert recorded == [0]
+
+
+@pytest.mark.parametrize(("dtype", "large"), [(torch.bfloat16, 100.0), (torch.float16, 400.0)])
+def test_large_biases_of_queries_and_keys_leave_half_precision_its_probabilities(
+    dtype: torch.dtype, large: float
+) -> None:
+    """As Qwen2's are: unscaled, the product is beyond float16, and bfloat16 has of it three digits."""
+    random = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(1, count, 7, 16, generator=random) for count in (4, 2))
+    query[..., 3] = large
+    key[..., 3] = large
+    query, key = (part.to(dtype).requires_grad_() for part in (query, key))
+    queries = torch.tensor([[6, 4]])
+    places = Places.of(queries, torch.tensor([[1, 2]]))
+    bias = attention_bias(None, queries, length=7, columns=7, causal=True)
+
+    def found(*parts: Tensor) -> tuple[Tensor, ...]:
+        probabilities = attention_columns(*parts, bias, places=places, scale=0.25)
+        return probabilities, *torch.autograd.grad(probabilities.pow(2).sum(), parts)
+
+    exact = found(*(part.detach().double().requires_grad_() for part in (query, key)))
+    assert exact[0].max() > 0.1
+    ours = found(query, key)
+    assert [one.dtype for one in ours] == [torch.float32, dtype, dtype]
+    torch.testing.assert_close(ours[0].double(), exact[0].double(), rtol=5e-3, atol=1e-5)
+    for one, other in zip(ours[1:], exact[1:], strict=True):
+        assert (one.double() - other).norm() <= 1e-2 * other.norm()
 
 
 def test_an_additive_mask_is_read_like_a_boolean_one() -> None:

@@ -297,6 +297,23 @@ def test_several_prompts_read_a_picture_once_unless_the_model_wants_a_cache_of_i
     assert sum(seen) == read
 
 
+def test_no_more_prefixes_than_the_family_allows_are_kept_at_once(
+    backbone: LlavaBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    prefixes = backbone.prefixes
+    monkeypatch.setattr(
+        backbone, "prefixes", lambda features: made.append(len(features)) or prefixes(features)
+    )
+    asked = pictures(5), ["Where?", "What is next to sks?"]
+    together = backbone.replies_to_each(*asked, **SHORT)
+    monkeypatch.setattr(backbone, "images_at_once", 2)
+    assert [[one.text for one in own] for own in backbone.replies_to_each(*asked, **SHORT)] == [
+        [one.text for one in own] for own in together
+    ]
+    assert made == [5, 2, 2, 1]
+
+
 def test_no_more_pictures_than_the_family_allows_run_at_once_and_replies_keep_their_order(
     backbone: LlavaBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import torch
 
 from myvlm.backbones import tokens as text
+from myvlm.backbones.causal.attention import record_attention, recording_over
 from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.backbones.registry import backbone_for
-from tests.support.tiny import pictures, rows
+from tests.support.tiny import pictures, rows, tiny_llava
 from tests.support.tiny_families import FAMILIES
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 Made = TypeVar("Made")
 
@@ -64,3 +68,76 @@ def test_threads_that_generate_on_one_qwen_leave_it_as_it_was(
     alone = [said(number) for number in range(3)]
     assert side_by_side(said, list(range(3)) * 8) == alone * 8
     assert keeper.rope_deltas.tolist() == [[-3]]
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_a_thread_that_learns_leaves_the_replies_of_another_to_the_bit(implementation: str) -> None:
+    """The configuration names one attention for all threads, and each layer reads it anew."""
+    model, processor = tiny_llava()
+    model.set_attn_implementation(implementation)
+    backbone = backbone_for(model, processor, name="tiny")
+    shown = pictures(2)
+    features, texts = backbone.encode(shown), (["Where?", "What?"], ["sks on a table", "a big red mug"])
+    asked = backbone.prompter.processed(shown, ["Where is sks?", "a"])  # type: ignore[attr-defined]
+    speaking, failed = threading.Event(), list[BaseException]()
+
+    def learn() -> None:
+        try:
+            while not speaking.is_set():
+                backbone.answer_loss(features, *texts, rows(1, 2))
+        except BaseException as error:
+            failed.append(error)
+
+    def said() -> Any:
+        return model.generate(
+            **asked, max_new_tokens=2, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+
+    with backbone.frozen(), torch.no_grad():
+        before, interval = said(), sys.getswitchinterval()
+        learner = threading.Thread(target=learn)
+        sys.setswitchinterval(1e-5)
+        try:
+            learner.start()
+            replies = [said() for _ in range(100)]
+        finally:
+            speaking.set()
+            learner.join()
+            sys.setswitchinterval(interval)
+    assert not failed
+    for reply in replies:
+        assert torch.equal(reply.sequences, before.sequences)
+        assert all(map(torch.equal, reply.logits, before.logits))
+    assert model.model.language_model.config._attn_implementation == implementation
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_while_one_thread_records_another_runs_the_eager_attention_of_every_family(family: str) -> None:
+    model, processor = FAMILIES[family]()
+    model.set_attn_implementation("eager")
+    backbone: Any = backbone_for(model, processor)
+    config, place = backbone.language_model.config, torch.zeros(1, 1, dtype=torch.long)
+    asked = backbone.prompter.processed(pictures(2), ["Where is sks?", "a"]).to(backbone.device, model.dtype)
+    recording, spoken = threading.Event(), threading.Event()
+
+    def record() -> None:
+        with record_attention(config, queries=place, keys=place):
+            recording.set()
+            spoken.wait(300)
+
+    def said() -> tuple[torch.Tensor, ...]:
+        logits: tuple[torch.Tensor, ...] = model.generate(
+            **asked, max_new_tokens=2, do_sample=False, output_logits=True, return_dict_in_generate=True
+        ).logits
+        return logits
+
+    with backbone.frozen(), torch.no_grad():
+        before, thread = said(), threading.Thread(target=record)
+        thread.start()
+        assert recording.wait(300)
+        named, meanwhile = config._attn_implementation, said()
+        spoken.set()
+        thread.join()
+    assert named == recording_over("eager")
+    assert all(map(torch.equal, meanwhile, before))
+    assert config._attn_implementation == "eager"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -116,6 +118,38 @@ def test_views_beside_the_device_come_back_as_they_were(
     assert torch.equal(learn(backbone, budget=room.device), plain)
     kept = seen[-1]
     assert (kept.on_device, kept.on_host, kept.recomputed) == (2, 3, VIEWS - 5)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_of_it_is_left_when_learning_has_ended(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """Not even until the garbage collector runs: it is most of a device's memory."""
+    made: list[weakref.ref[ViewCache]] = []
+
+    class Spied(ViewCache):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            made.append(weakref.ref(self))
+
+    def report(*_: Any) -> None:
+        if fails:
+            raise ZeroDivisionError
+
+    monkeypatch.setattr(optimise, "ViewCache", Spied)
+    examples = gather_examples("sks", load_images(PHOTOS), ["sks on a table", "sks and a mug"])
+    settings = LearnSettings(steps="auto", most_steps=6, views=1, augment=False)
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        learn_embedding(backbone, examples, settings, words=("sks", "mug"), report=report)
+    except ZeroDivisionError:
+        assert fails
+    finally:
+        left = [one() for one in made]
+        if was_enabled:
+            gc.enable()
+    assert left == [None]
 
 
 def test_a_family_without_a_prefix_keeps_features(

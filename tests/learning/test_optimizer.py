@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 
 from myvlm.backbones import Backbone
 from myvlm.backbones.families.llava import LlavaBackbone
-from myvlm.learning import LearnSettings
+from myvlm.errors import BackboneError
+from myvlm.learning import LearnSettings, learn_embedding
 from myvlm.learning.concept_optimizer import MOST_ROWS, ConceptOptimizer, LearnRequest
 from tests.support.teaching import examples
 
@@ -56,3 +59,26 @@ def test_the_best_embedding_is_that_of_the_whole_objective(
         directions.append(one.direction.detach().clone())
     assert not torch.equal(directions[9], directions[19])
     assert torch.equal(one.learned(interrupted=True).directions, directions[kept - 1])
+
+
+@pytest.mark.parametrize("part", ["cross_entropy", "attention", "gradient"])
+def test_the_first_step_that_is_not_finite_ends_learning_and_says_what_was_not(
+    backbone: LlavaBackbone, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    steps, plain = [0], type(backbone).tail_loss
+
+    def third_is_not(self: Any, *given: Any) -> Any:
+        steps[0] += 1
+        loss = plain(self, *given)
+        if steps[0] != 3:
+            return loss
+        if part == "gradient":  # of a root at nought
+            total = loss.cross_entropy + (loss.attention - loss.attention.detach()).sqrt()
+            return dataclasses.replace(loss, cross_entropy=total)
+        return dataclasses.replace(loss, **{part: getattr(loss, part) * torch.nan})
+
+    monkeypatch.setattr(type(backbone), "tail_loss", third_is_not)
+    said = {"cross_entropy": "cross-entropy nan", "attention": "attention nan", "gradient": "norm (nan|inf)"}
+    with pytest.raises(BackboneError, match=rf"(?s)Step 3 of learning.*{said[part]}.*bfloat16 or float32"):
+        learn_embedding(backbone, examples(), LearnSettings(steps=9, views=1))
+    assert steps == [3]

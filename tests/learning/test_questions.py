@@ -26,6 +26,7 @@ from myvlm.learning.captions import (
     write_questions,
 )
 from myvlm.learning.dataset import CAPTION_PROMPTS
+from myvlm.learning.likelihood import plain_view
 from myvlm.learning.noun_phrases import mentions, name_in_caption, name_in_phrase
 from myvlm.tinyworld import FewShot, few_shot
 from tests.support.command import Myvlm
@@ -100,6 +101,29 @@ def test_captions_and_what_it_is_called_are_generated_at_once(
     assert both == (captions, words)
     assert len(words) > 1
     assert len(calls) == 1
+
+
+def test_the_plain_model_looks_at_no_more_texts_at_once_than_at_pictures(
+    backbone: LlavaBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, name = load_images(pictures(2)), "sks"
+    captions = [[f"sks is {word}" for word in ("red", "blue", "green")], ["sks on a table"]]
+    told = gather_examples(name, photos, captions, [("What is next to sks?", "a mug"), ("Where?", "a")])
+    sizes: list[int] = []
+    plain = type(backbone).tail_loss
+    monkeypatch.setattr(
+        type(backbone),
+        "tail_loss",
+        lambda self, kept, *rest: sizes.append(len(kept)) or plain(self, kept, *rest),
+    )
+    together = plain_view(backbone, told, name, "the red mug")
+    assert sizes == [5, 3]
+    sizes.clear()
+    monkeypatch.setattr(backbone, "images_at_once", 2)
+    apart = plain_view(backbone, told, name, "the red mug")
+    assert sizes == [2, 2, 1, 2, 1]
+    assert apart.answers == pytest.approx(together.answers, rel=1e-5)
+    assert apart.captions == pytest.approx(together.captions, rel=1e-5)
 
 
 @pytest.mark.parametrize("own", [(), ("caption en", "describe en")])

@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,8 +18,8 @@ import torch
 from torch import nn
 
 from myvlm import MyVLM
-from myvlm.backbones.causal.attention import IMPLEMENTATION, record_attention
-from myvlm.backbones.frozen import frozen
+from myvlm.backbones.causal.attention import record_attention, recording_over
+from myvlm.backbones.frozen import ChangedWhileUsed, frozen
 from myvlm.runtime.process import OneAtATime
 from myvlm.tinyworld import sample_picture
 
@@ -122,6 +124,40 @@ def test_a_child_has_the_model_as_it_was_before_other_threads_froze_it() -> None
         assert in_child(flags) == off  # the thread that forks is itself in the block
 
 
+def test_a_thread_that_forks_waits_until_no_other_is_amid_a_change() -> None:
+    begun, thing = threading.Event(), SimpleNamespace(first=0, second=0)
+
+    @ChangedWhileUsed
+    @contextmanager
+    def changed(one: Any) -> Iterator[None]:
+        one.first = 1
+        begun.set()
+        time.sleep(0.3)
+        one.second = 1
+        yield
+        one.first = one.second = 0
+
+    def both() -> tuple[int, int]:
+        return thing.first, thing.second
+
+    assert held_elsewhere(changed(thing), lambda: in_child(both)) == (0, 0)
+    assert both() == (0, 0)
+    done = threading.Event()
+
+    def change() -> None:
+        with changed(thing):
+            done.wait(300)
+
+    begun.clear()
+    other = threading.Thread(target=change)
+    other.start()
+    assert begun.wait(300)
+    found = in_child(both)
+    done.set()
+    other.join()
+    assert found == (0, 0)
+
+
 def test_a_child_has_the_attention_as_it_was_before_other_threads_recorded_it() -> None:
     config = SimpleNamespace(_attn_implementation="eager")
     places = torch.zeros(1, 1, dtype=torch.long)
@@ -136,10 +172,11 @@ def test_a_child_has_the_attention_as_it_was_before_other_threads_recorded_it() 
         return [*found, implementation()]
 
     recording = record_attention(config, queries=places, keys=places)
-    assert held_elsewhere(recording, lambda: in_child(work)) == ["eager", IMPLEMENTATION, "eager"]
+    assert held_elsewhere(recording, lambda: in_child(work)) == ["eager", recording_over("eager"), "eager"]
     assert implementation() == "eager"
     with record_attention(config, queries=places, keys=places):
-        assert in_child(implementation) == IMPLEMENTATION  # the thread that forks is itself in the block
+        # the thread that forks is itself in the block
+        assert in_child(implementation) == recording_over("eager")
 
 
 def test_a_child_speaks_while_threads_of_its_parent_do(vlm: MyVLM) -> None:

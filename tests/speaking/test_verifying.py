@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from transformers import GenerationConfig
 
 from myvlm import Concept, LearnSettings, MyVLM, Reply
 from myvlm.backbones import Backbone
@@ -17,7 +18,7 @@ from myvlm.learning.settings import default_settings
 from myvlm.speaking import addressing
 from myvlm.speaking.verifying import Held, doubted, names_fewer, only_names
 from myvlm.tinyworld.fewshot import pictures
-from tests.support.taught import Taught, around, held_to
+from tests.support.taught import Taught, around, elsewhere, held_to
 
 NEVER, ALWAYS = 1e6, -1.0
 """Losses above which a reply is doubted."""
@@ -87,16 +88,22 @@ def test_own_words_that_do_not_name_the_concept_are_not_taken(
     assert [said[n].text for n in named] == [behind_rows[n].text for n in named]
 
 
-def test_questions_that_name_it_samples_and_conversations_are_not_read_again(
-    vlm: MyVLM, taught: Taught, there: list[Image.Image], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    again: list[Sequence[Held]] = []
+@pytest.fixture
+def again(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Held]]:
+    """What was read again."""
+    seen: list[Sequence[Held]] = []
 
     def watched(backbone: Backbone, replies: Sequence[Held]) -> list[bool]:
-        again.append(replies)
+        seen.append(replies)
         return doubted(backbone, replies)
 
     monkeypatch.setattr(addressing, "doubted", watched)
+    return seen
+
+
+def test_questions_that_name_it_samples_and_conversations_are_not_read_again(
+    vlm: MyVLM, taught: Taught, there: list[Image.Image], again: list[Sequence[Held]]
+) -> None:
     user = user_of(vlm, held_to(taught, ALWAYS))
     question = f"What colour is {taught.word}?"
     answer = user.ask(there[0], question)
@@ -111,6 +118,68 @@ def test_questions_that_name_it_samples_and_conversations_are_not_read_again(
     assert not again
     user.ask(there[0], "What is in the picture?")
     assert [len(one) for one in again] == [1]
+
+
+def test_a_conversations_first_turn_is_not_read_again_where_it_is_told_who_is_absent(
+    vlm: MyVLM, taught: Taught, there: list[Image.Image], again: list[Sequence[Held]]
+) -> None:
+    user = user_of(vlm, held_to(taught, ALWAYS), elsewhere(taught, "Bo"))
+    reply = user.chat(there[0]).ask("Is Bo in the picture?")
+    assert reply.absent == ("Bo",)
+    assert not again
+    assert user.ask(there[0], "Is Bo in the picture?").absent == ("Bo",)
+    assert [len(one) for one in again] == [1]
+
+
+def test_what_samples_by_a_configuration_is_not_read_again(
+    vlm: MyVLM, taught: Taught, there: list[Image.Image], again: list[Sequence[Held]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    user = user_of(vlm, held_to(taught, ALWAYS))
+
+    def read_again(**own: Any) -> bool:
+        again.clear()
+        user.caption(there[0], generation_config=GenerationConfig(max_new_tokens=20, **own))
+        return bool(again)
+
+    assert read_again()
+    assert not read_again(do_sample=True)
+    monkeypatch.setattr(vlm.backbone.model.generation_config, "do_sample", True)
+    assert not read_again()  # transformers takes from it what is left open
+    assert read_again(do_sample=False)
+
+
+def test_a_stream_is_not_read_again(
+    vlm: MyVLM, taught: Taught, there: list[Image.Image], again: list[Sequence[Held]]
+) -> None:
+    class Heard:
+        """What was heard cannot be taken back."""
+
+        put = staticmethod(lambda ids: None)
+        end = staticmethod(lambda: None)
+
+    reply = user_of(vlm, held_to(taught, ALWAYS)).caption(there[0], streamer=Heard())
+    assert not again
+    assert reply.text == user_of(vlm, held_to(taught, None)).caption(there[0]).text
+
+
+def test_replies_are_read_again_no_more_at_once_than_pictures_are(
+    vlm: MyVLM, taught: Taught, there: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, photos, seen = vlm.backbone, load_images(there), [held_to(taught, 1.0)]
+    text = f"{taught.word} on a table."
+    replies = [Held(photo, backbone.caption_prompt, text, seen, 1.0) for photo in photos[:5]]
+    sizes: list[int] = []
+    plainly = type(backbone).answer_loss
+    monkeypatch.setattr(
+        type(backbone),
+        "answer_loss",
+        lambda self, kept, *rest: sizes.append(len(kept)) or plainly(self, kept, *rest),
+    )
+    together = doubted(backbone, replies)
+    monkeypatch.setattr(backbone, "images_at_once", 2)
+    assert doubted(backbone, replies) == together
+    assert sizes == [5, 2, 2, 1]
 
 
 def test_only_what_was_learned_so_is_read_again(vlm: MyVLM, taught: Taught, there: list[Image.Image]) -> None:

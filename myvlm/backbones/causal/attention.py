@@ -2,19 +2,19 @@
 
 Whole attention maps are not built. While a recorder is active, transformers' own SDPA runs unchanged, and
 beside it one small softmax for the chosen queries, of which only the chosen columns are kept. SDPA cannot cap
-scores: a language model that does (Gemma 2) runs as its own eager attention does.
+scores: a language model that does (Gemma 2) runs as its own eager attention does. A configuration names one
+implementation for all threads, and each layer reads it anew: in threads that do not record, what is named
+meanwhile runs what was named before, to the bit.
 """
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Collection, Iterator
+import inspect
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
-from threading import get_ident
+from functools import cache, partial
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -22,11 +22,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from myvlm.backbones.base import Loss, SampleLosses
+from myvlm.backbones.frozen import ChangedWhileUsed
 from myvlm.backbones.tokens import IGNORED
 from myvlm.errors import BackboneError, InputError
-from myvlm.runtime.process import OneAtATime
-
-IMPLEMENTATION = "myvlm_recording_sdpa"
 
 
 class Places(NamedTuple):
@@ -122,8 +120,6 @@ class AttentionRecorder:
 
 
 _RECORDER: ContextVar[AttentionRecorder | None] = ContextVar("myvlm_attention_recorder", default=None)
-_LOCK = OneAtATime()
-_SWITCHED: dict[int, _Switched] = {}  # by the id of the configuration
 
 
 @contextmanager
@@ -153,64 +149,74 @@ def record_attention(
             expected="queries (B, Q) and keys (B, K), int64",
             fix="pad shorter samples with -1",
         )
-    _register()
     recorder = AttentionRecorder(config, queries, keys, modules)
     token = _RECORDER.set(recorder)
-    _switch(config)
     try:
-        yield recorder
+        with _switched(config):
+            yield recorder
     finally:
-        _switch_back(config)
         _RECORDER.reset(token)
 
 
-@dataclass(eq=False)
-class _Switched:
-    """A configuration that records: its implementation before, and the open contexts of each thread."""
-
-    config: Any
-    before: str | None
-    opened: Counter[int] = field(default_factory=Counter)
-
-
-def _switch(config: Any) -> None:
-    """Select the recording implementation; counted, so that overlapping threads restore the right one."""
-    with _LOCK:
-        one = _SWITCHED.setdefault(id(config), _Switched(config, config._attn_implementation))
-        one.opened[get_ident()] += 1
-        config._attn_implementation = IMPLEMENTATION
+@ChangedWhileUsed
+@contextmanager
+def _switched(config: Any) -> Iterator[None]:
+    """Within it the recording implementation is selected."""
+    before = config._attn_implementation
+    config._attn_implementation = recording_over(before)
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
 
 
-def _switch_back(config: Any) -> None:
-    with _LOCK:
-        one = _SWITCHED[id(config)]
-        one.opened[get_ident()] -= 1
-        if not one.opened.total():
-            del _SWITCHED[id(config)]
-            config._attn_implementation = one.before
+def recording_over(before: str | None) -> str:
+    """The implementation that records, in threads that do, and in all others is the one before.
 
-
-def _forked() -> None:
-    """Of all that recorded only the thread that forked is in the child."""
-    thread = get_ident()
-    for one in list(_SWITCHED.values()):
-        one.opened = Counter({thread: one.opened[thread] + 1})
-        _switch_back(one.config)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
-
-
-def _register() -> None:
-    """Make the implementation known to transformers, once, on first use."""
+    It is made known to transformers when it is first asked for. Its name holds no "flash": transformers would
+    take it for one of that kind.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    if IMPLEMENTATION not in AttentionInterface():
+    name = f"myvlm_recording_over_{before}".replace("flash", "fast")
+    if name not in AttentionInterface():
         # Without a mask function of its own an implementation gets no mask at all, and a padded
         # batch is wrong without any error.
-        AttentionMaskInterface.register(IMPLEMENTATION, AttentionMaskInterface()["sdpa"])
-        AttentionInterface.register(IMPLEMENTATION, _recording_sdpa)
+        AttentionMaskInterface.register(name, partial(_mask, AttentionMaskInterface().get(before)))
+        AttentionInterface.register(name, partial(_attention, before))
+    return name
+
+
+def _mask(before: Callable[..., Any] | None, **arguments: Any) -> Any:
+    """SDPA's mask where this thread records, else that of the implementation before, if it has any."""
+    from transformers import AttentionMaskInterface
+
+    if _RECORDER.get() is not None:
+        return AttentionMaskInterface()["sdpa"](**arguments)
+    return before(**arguments) if before else None
+
+
+def _attention(before: str | None, module: Any, *given: Any, **options: Any) -> tuple[Tensor, Any]:
+    """The recording SDPA where this thread records, else the implementation before."""
+    layer: Any = type(module)
+    run = _recording_sdpa if _RECORDER.get() is not None else _named(before, layer)
+    result: tuple[Tensor, Any] = run(module, *given, **options)
+    return result
+
+
+@cache
+def _named(implementation: str | None, layer: Any) -> Callable[..., Any]:
+    """What layers of a class call under that name; the eager one is of their own file, and in no registry."""
+    from transformers import AttentionInterface
+
+    for kind in layer.__mro__:
+        forward: Any = inspect.unwrap(vars(kind)["forward"]) if "forward" in vars(kind) else None
+        for name in forward.__code__.co_names if inspect.isfunction(forward) else ():
+            if name.endswith("eager_attention_forward"):
+                known = forward.__globals__.get("ALL_ATTENTION_FUNCTIONS", AttentionInterface())
+                named: Callable[..., Any] = known.get(implementation, forward.__globals__[name])
+                return named
+    return AttentionInterface().get(implementation, AttentionInterface()["sdpa"])  # type: ignore[no-any-return]
 
 
 def _recording_sdpa(
@@ -312,10 +318,31 @@ def attention_columns(
     picked = query.gather(2, chosen[:, None, :, None].expand(-1, heads, -1, width))
     # Query heads side by side over their shared key head: no repeated copy of the keys.
     grouped = picked.reshape(batch, groups, -1, width)
-    scores = (grouped @ key.transpose(-1, -2)).reshape(batch, heads, chosen.shape[1], columns) * scale
+    half = query.dtype.itemsize == 2
+    product = _ProductInFull.apply(grouped.flatten(0, 1), key.flatten(0, 1)) if half else grouped @ key.mT
+    scores = product.reshape(batch, heads, chosen.shape[1], columns) * scale
     probabilities = (capped(scores, softcap).float() + bias).softmax(-1)
     index = places.keys.expand(-1, heads, chosen.shape[1], -1)
     return probabilities.gather(-1, index).masked_fill(places.none, 0.0)
+
+
+class _ProductInFull(torch.autograd.Function):
+    """`N × Q × L` float32 products of queries `N × Q × d` and keys `N × L × d` in half precision.
+
+    In their own precision, and before they are scaled, those of float16 can be infinite and those of bfloat16
+    off by whole units. Of the keys no wider copy is kept for the way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor) -> Tensor:
+        ctx.save_for_backward(query, key)
+        return query.float() @ key.float().mT
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        query, key = ctx.saved_tensors
+        of_query, of_key = gradient @ key.float(), gradient.mT @ query.float()
+        return of_query.to(query.dtype), of_key.to(key.dtype)
 
 
 def attention_bias(

@@ -335,17 +335,20 @@ class CausalBackbone(Backbone):
     ) -> list[list[Generation]]:
         options = options_for(self.model, self.processor.tokenizer, generation)
         once = len(prompts) > 1 and not self._tells and takes_a_cache(self.model, options)
-        prefixes = self.prefixes(self.encode(images)) if once else None
-        if prefixes is None:
-            return super().replies_to_each(images, prompts, **generation)
-        ids_of = self.prompter.prompt_ids
-        samples = [(own, ids_of(prompt, own.layout.text)) for own in prefixes for prompt in prompts]
-        pad_id, at_once = self.prompter.pad_id, self.images_at_once
-        replies: list[Generation] = []
-        with self.frozen(), in_turn(self.model), torch.no_grad():
-            for inputs in behind(self.model, samples, pad_id=pad_id, at_least=at_once):
-                replies += self._generated(inputs, options)
-        return [replies[start : start + len(prompts)] for start in range(0, len(replies), len(prompts))]
+        pad_id, at_once, ids_of = self.prompter.pad_id, self.images_at_once, self.prompter.prompt_ids
+        each: list[list[Generation]] = []
+        for shown in self._at_once(images):
+            prefixes = self.prefixes(self.encode(shown)) if once else None
+            if prefixes is None:
+                each += super().replies_to_each(shown, prompts, **generation)
+                continue
+            samples = [(own, ids_of(prompt, own.layout.text)) for own in prefixes for prompt in prompts]
+            with self.frozen(), in_turn(self.model), torch.no_grad():
+                batches = behind(self.model, samples, pad_id=pad_id, at_least=at_once)
+                replies = [reply for inputs in batches for reply in self._generated(inputs, options)]
+            each += [replies[start : start + len(prompts)] for start in range(0, len(replies), len(prompts))]
+            del prefixes, samples  # before the next are made
+        return each
 
     def _generated(self, inputs: Any, options: Mapping[str, Any]) -> list[Generation]:
         """The replies behind a batch of prompts."""

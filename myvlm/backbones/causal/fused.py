@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from myvlm.backbones.causal.attention import AttentionRecorder, attention_bias
-from myvlm.runtime.process import OneAtATime
+from myvlm.backbones.frozen import ChangedWhileUsed
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-9}
 """How far output and gradient may be from the module's own, relative to their norm."""
@@ -35,9 +35,6 @@ OTHERWISE = ("q_norm", "k_norm", "sinks", "attn_logit_softcapping")
 
 _log = logging.getLogger(__name__)
 _STEP: ContextVar[Step | None] = ContextVar("myvlm_fused_step", default=None)
-_LOCK = OneAtATime()
-_OPEN: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
-"""The modules that have a forward of ours, and how many steps are going on with each."""
 
 
 class FusedLayers:
@@ -81,8 +78,7 @@ class FusedLayers:
         recorder.of_every_query = not trying and bool(attentions)
         with ExitStack() as after:
             for one in fused:
-                _open(one)
-                after.callback(_close, one)
+                after.enter_context(_opened(one))
             after.callback(_STEP.reset, _STEP.set(Step(self, fused, recorder, trying=trying)))
             yield
         for one in (*self.norms, *self.attentions) if trying else ():
@@ -91,11 +87,13 @@ class FusedLayers:
 
 def _is_plain(module: nn.Module) -> bool:
     """Whether its forward is that of its class: one that somebody else gave it is left alone."""
-    return module in _OPEN or "forward" not in vars(module)
+    return module in _opened or "forward" not in vars(module)
 
 
-def _open(module: nn.Module) -> None:
-    """Give a module a forward that is its own but in a step; several steps, of several threads, share it."""
+@ChangedWhileUsed
+@contextmanager
+def _opened(module: nn.Module) -> Iterator[None]:
+    """Within it a module has a forward that is its own but in a step; steps of several threads share it."""
     own = type(module).forward.__get__(module)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -103,17 +101,11 @@ def _open(module: nn.Module) -> None:
         fused = step and step.fused.get(module)
         return fused(step, module, own, *args, **kwargs) if fused else own(*args, **kwargs)
 
-    with _LOCK:
-        _OPEN[module] = _OPEN.get(module, 0) + 1
-        if _OPEN[module] == 1:
-            module.forward = forward
-
-
-def _close(module: nn.Module) -> None:
-    with _LOCK:
-        _OPEN[module] -= 1
-        if not _OPEN[module]:
-            del _OPEN[module], module.forward
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
 
 
 class Step:
@@ -326,12 +318,13 @@ class _TwoParts(torch.autograd.Function):
         _turned(key.transpose(1, 2), cos, sin, joined[0][:, :, -length:])
         joined[1][:, :, -length:] = value.transpose(1, 2)
         keys, values = (part.view(batch * groups, -1, width) for part in joined)
-        # On a GPU a product of half precision can be given in full; elsewhere there is no such operation.
-        half = query.is_cuda and query.dtype.itemsize == 2
-        wide: dict[str, Any] = {"out_dtype": torch.float32} if half else {}
-        scores = torch.bmm(turned, keys.transpose(1, 2), **wide).view(batch, heads, length, -1)
-        same = scores.dtype.itemsize >= bias.dtype.itemsize
-        scores = torch.add(bias, scores, alpha=scale, out=scores if same else None)
+        # Of half precision the products are given in full, as the recorder has them.
+        if query.is_cuda and query.dtype.itemsize == 2:
+            scores = torch.bmm(turned, keys.mT, out_dtype=torch.float32)
+        else:
+            scores = torch.bmm(turned.to(_wide(query.dtype)), keys.mT.to(_wide(query.dtype)))
+        scores = scores.view(batch, heads, length, -1)
+        scores = torch.add(bias, scores, alpha=scale, out=scores)
         p = torch.softmax(scores, -1, out=_in_place(scores))
         seen = p.gather(-1, columns.expand(batch, heads, length, -1))
         p = p.to(query.dtype).view(batch * groups, -1, both)

@@ -9,8 +9,7 @@ import inspect
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -117,17 +116,6 @@ class GeneralBackbone(CausalBackbone):
 
     def prompt_template(self) -> None:
         return None
-
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        # Models with three positions a token keep the offset of their last input's on themselves.
-        before = getattr(self.model.base_model, "rope_deltas", None)
-        try:
-            with super().frozen():
-                yield
-        finally:
-            if self._rope is not None:
-                self.model.base_model.rope_deltas = before
 
     def arguments(
         self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from myvlm import MyVLM
+from myvlm import Embedding, MyVLM
 from myvlm.album.journal import Journal, Row, Seen, reader, stamp
 from myvlm.album.page import Place
 from myvlm.album.reading import read_album, unread
@@ -61,10 +61,11 @@ def test_what_was_learned_again_under_another_name_of_the_model_is_another_quest
     fresh: MyVLM, taught: Taught
 ) -> None:
     """The hub's name and a local folder's are of the same weights: rows are taken by these."""
-    [(_, learned)] = taught.concept.embeddings.items()
+    [learned] = taught.concept.embeddings.values()
+    own = {part.name: getattr(learned, part.name) for part in dataclasses.fields(Embedding)}
     readers = []
     for directions in (learned.directions, -learned.directions):
-        again = dataclasses.replace(learned, directions=directions)
+        again = Embedding(**{**own, "directions": directions})
         fresh.concepts.add(dataclasses.replace(taught.concept, embeddings={"a/folder": again}, folder=None))
         readers.append(reader(fresh, None))
         fresh.concepts.remove(taught.word)

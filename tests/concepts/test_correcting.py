@@ -276,7 +276,7 @@ def test_named_ones_are_separated_each_from_each(library: ConceptLibrary) -> Non
 
 def test_one_name_is_separated_from_those_that_it_is_confusable_with_alone(library: ConceptLibrary) -> None:
     pairs = library.confusable()
-    name = pairs[0].seen
+    name = pairs[0].photos_of
     with_it = [(p.seen, f"photos of {p.photos_of}") for p in pairs if name in (p.seen, p.photos_of)]
     assert len(with_it) < len(pairs)
     changes = library.separate(name)

@@ -336,11 +336,13 @@ class _ProductInFull(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor) -> Tensor:
         ctx.save_for_backward(query, key)
-        return query.float() @ key.float().mT
+        with torch.autocast(query.device.type, enabled=False):  # which would make it half again
+            return query.float() @ key.float().mT
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         query, key = ctx.saved_tensors
+        gradient = gradient.float()
         of_query, of_key = gradient @ key.float(), gradient.mT @ query.float()
         return of_query.to(query.dtype), of_key.to(key.dtype)
 

@@ -174,7 +174,7 @@ def test_one_picture_that_the_model_cannot_take_is_no_fault_of_the_others(
     work = speaker.work
 
     def fails_with_the_second(asked: Any) -> Any:
-        if any(one.photo.image.size == (30, 20) for one in asked):
+        if any(one.photo.image.size == (30, 20) for one, _ in asked):
             raise ValueError("of a processor")
         return work(asked)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
-from myvlm import MyVLM
+from myvlm import Embedding, MyVLM
 from myvlm.images import load_images
 from myvlm.serving.http.speaking import in_process
 from myvlm.serving.http.speaking.asking import Ask
@@ -56,10 +56,10 @@ def test_what_goes_by_rows_and_what_by_description_are_batches_of_their_own(
         return speak(backbone, photos, *rest, **more)
 
     monkeypatch.setattr(in_process, "speak", counted)
-    settings = {**taught.concept.embeddings[vlm.backbone.name].settings, "asked_by": "description"}
     [(name, learned)] = taught.concept.embeddings.items()
-    described = {name: replace(learned, settings=settings)}
-    concept = replace(taught.concept, embeddings=described)
+    own = {part.name: getattr(learned, part.name) for part in fields(Embedding)}
+    own["settings"] = {**learned.settings, "asked_by": "description"}
+    concept = replace(taught.concept, embeddings={name: Embedding(**own)}, folder=None)
     names = Names(vlm.backbone, [concept])
     [photo] = load_images(pictures(taught.kit.present)[:1])
     prompts = [vlm.backbone.caption_prompt, f"What colour is {taught.word}?"] * 2

@@ -1,5 +1,7 @@
 """A collection: a folder of concept folders, on disk. No model and no encoder is loaded here.
 
+It is what a `ConceptLibrary` is in memory; `folders` makes the one of the other.
+
 What is removed goes to the hidden folder `.removed` in it, unless it is to be erased.
 """
 

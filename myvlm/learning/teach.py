@@ -1,6 +1,7 @@
 """Teaching: what `MyVLM` is given of each concept, and the concepts that come of it: learned, or in words.
 
-Here a head and a backbone learn from the same photos; neither knows of the other.
+Here a head and a backbone are joined to learn from the same photos, as `Speaker` joins them to speak;
+neither knows of the other.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """A frozen model that speaks of pictures and of the concepts in them.
 
-Here heads, which recognise, and backbones, which speak, meet; neither knows of the other.
+Here heads, which recognise, and backbones, which speak, are joined, as `learning.teach` joins them to learn;
+neither knows of the other.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -28,16 +27,13 @@ from myvlm.learning.progress import LearningProgress
 from myvlm.tinyworld import FewShot, few_shot
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.tinyworld.world.scenes import COLOURS
+from tests.support.page import LEARNING, choose, corrections, drop, playwright, says, shot, write
 from tests.support.scene_faces import SceneFaces, head_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # of gradio, at its own pace
 
 pytest.importorskip("gradio", reason='no gradio here: pip install "myvlm[app]"')
-playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here: pip install playwright")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-LEARNING = 300_000
-"""Milliseconds."""
-playwright.expect.set_options(timeout=60_000)  # a busy machine takes its time
 FACES = "scenes/page"
 
 
@@ -131,40 +127,6 @@ def tab(browser: Any, address: str, going: threading.Event) -> Iterator[Any]:
         page.wait_for_selector("#learn")
         yield page
     going.set()
-
-
-def shot(page: Any, name: str, folder: Path) -> None:
-    kept = Path(os.environ.get("MYVLM_SCREENSHOTS") or folder)
-    kept.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=kept / f"{name}.png", full_page=True)
-
-
-def drop(page: Any, where: str, some: list[Path]) -> None:
-    if page.locator(f"#{where} button[aria-label='Clear']").count():
-        page.locator(f"#{where} button[aria-label='Clear']").click()
-    page.locator(f"#{where} input[type=file]").set_input_files(some)
-    playwright.expect(page.locator(f"#{where}")).to_contain_text(some[-1].stem)
-
-
-def write(page: Any, where: str, text: str) -> None:
-    page.locator(f"#{where} textarea, #{where} input").first.fill(text)
-
-
-def corrections(folder: Path) -> int:
-    """How many corrections the concept's folder knows of."""
-    meta, _ = Concept.load(folder).head.state()
-    found = meta.figures.get("corrections", 0)
-    assert isinstance(found, int)
-    return found
-
-
-def choose(page: Any, name: str, where: str = "chosen") -> None:
-    page.locator(f"#{where} input").click()
-    page.get_by_role("option", name=name, exact=True).click()
-
-
-def says(page: Any, where: str, text: str, wait: int = 60_000) -> None:
-    playwright.expect(page.locator(f"#{where}")).to_contain_text(text, timeout=wait)
 
 
 def test_teach_look_ask_rename_and_remove(

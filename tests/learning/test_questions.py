@@ -29,6 +29,7 @@ from myvlm.learning.dataset import CAPTION_PROMPTS
 from myvlm.learning.likelihood import plain_view
 from myvlm.learning.noun_phrases import mentions, name_in_caption, name_in_phrase
 from myvlm.tinyworld import FewShot, few_shot
+from tests.support.batches import sizes_of
 from tests.support.command import Myvlm
 from tests.support.taught import Taught
 from tests.support.tiny import pictures
@@ -109,13 +110,7 @@ def test_the_plain_model_looks_at_no_more_texts_at_once_than_at_pictures(
     photos, name = load_images(pictures(2)), "sks"
     captions = [[f"sks is {word}" for word in ("red", "blue", "green")], ["sks on a table"]]
     told = gather_examples(name, photos, captions, [("What is next to sks?", "a mug"), ("Where?", "a")])
-    sizes: list[int] = []
-    plain = type(backbone).tail_loss
-    monkeypatch.setattr(
-        type(backbone),
-        "tail_loss",
-        lambda self, kept, *rest: sizes.append(len(kept)) or plain(self, kept, *rest),
-    )
+    sizes = sizes_of(monkeypatch, backbone, "tail_loss")
     together = plain_view(backbone, told, name, "the red mug")
     assert sizes == [5, 3]
     sizes.clear()

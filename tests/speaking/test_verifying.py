@@ -18,6 +18,7 @@ from myvlm.learning.settings import default_settings
 from myvlm.speaking import addressing
 from myvlm.speaking.verifying import Held, doubted, names_fewer, only_names
 from myvlm.tinyworld.fewshot import pictures
+from tests.support.batches import sizes_of
 from tests.support.taught import Taught, around, elsewhere, held_to
 
 NEVER, ALWAYS = 1e6, -1.0
@@ -169,13 +170,7 @@ def test_replies_are_read_again_no_more_at_once_than_pictures_are(
     backbone, photos, seen = vlm.backbone, load_images(there), [held_to(taught, 1.0)]
     text = f"{taught.word} on a table."
     replies = [Held(photo, backbone.caption_prompt, text, seen, 1.0) for photo in photos[:5]]
-    sizes: list[int] = []
-    plainly = type(backbone).answer_loss
-    monkeypatch.setattr(
-        type(backbone),
-        "answer_loss",
-        lambda self, kept, *rest: sizes.append(len(kept)) or plainly(self, kept, *rest),
-    )
+    sizes = sizes_of(monkeypatch, backbone, "answer_loss")
     together = doubted(backbone, replies)
     monkeypatch.setattr(backbone, "images_at_once", 2)
     assert doubted(backbone, replies) == together

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,78 +20,72 @@ NOT_OURS = ("num_return_sequences", "return_dict_in_generate", "inputs", "input_
 
 
 class SpelledWords:
-    """Words as a tokenizer writes them: which tokens would end one, behind those that were chosen before.
+    """Words as a tokenizer writes them.
 
     Args:
         spellings: each word with the token ids that it may be written by.
-
-    >>> names = SpelledWords({"Bo": [[7]], "Fido": [[3, 4, 5], [9, 5]]})
-    >>> names.ends([1, 3, 4], but=()), names.ends([1, 3, 4], but={"Fido"})
-    ([7, 5], [7])
-
-    A word that begins with another may be written, and once begun by that other must be:
-
-    >>> names = SpelledWords({"Anna": [[1]], "Anna Maria": [[1, 2]]})
-    >>> names.ends([], but={"Anna Maria"}), names.going_on([1], but={"Anna Maria"})
-    ([], [2])
     """
 
     def __init__(self, spellings: Mapping[str, Iterable[Sequence[int]]]) -> None:
-        self._spelled = {word: {tuple(ids) for ids in written if ids} for word, written in spellings.items()}
-        self._ends: dict[tuple[int, ...], list[tuple[int, str]]] = {}
-        for word, written in self._spelled.items():
+        self.spelled = {word: {tuple(ids) for ids in written if ids} for word, written in spellings.items()}
+        self.ends: dict[tuple[int, ...], list[tuple[int, str]]] = {}
+        """Behind which tokens which one ends which word."""
+        for word, written in self.spelled.items():
             for ids in written:
-                self._ends.setdefault(ids[:-1], []).append((ids[-1], word))
-        self.before = max(map(len, self._ends), default=0)
+                self.ends.setdefault(ids[:-1], []).append((ids[-1], word))
+        self.before = max(map(len, self.ends), default=0)
         """The most tokens that stand before the last one of a word."""
-        self._beginnings: dict[frozenset[str], dict[tuple[int, ...], list[int]]] = {}
-
-    def ends(self, chosen: Sequence[int], *, but: Collection[str]) -> list[int]:
-        """The tokens that would end a word now, but for some words and for what stands in these."""
-        written = self._written(frozenset(but))
-        behind = list(self._behind(chosen))
-        return [
-            token
-            for tail in behind
-            for token, word in self._ends.get(tail, ())
-            if word not in but and not any((*longer, token) in written for longer in behind)
-        ]
-
-    def going_on(self, chosen: Sequence[int], *, but: Collection[str]) -> list[int]:
-        """The tokens of which one must come now, where a word that stands in one of these has just ended."""
-        written = self._written(frozenset(but))
-        return [token for tail in self._behind(chosen) for token in written.get(tail, ())]
-
-    def _behind(self, chosen: Sequence[int]) -> Iterator[tuple[int, ...]]:
-        return (tuple(chosen[len(chosen) - count :]) for count in range(min(self.before, len(chosen)) + 1))
-
-    def _written(self, words: frozenset[str]) -> dict[tuple[int, ...], list[int]]:
-        """All that these words begin with, and where another has ended in it, what must come next."""
-        if words not in self._beginnings:
-            written: dict[tuple[int, ...], list[int]] = {}
-            for ids in (ids for word in words for ids in self._spelled.get(word, ())):
-                other = False
-                for end in range(1, len(ids) + 1):
-                    other = other or self._ends_other(ids[:end], words)
-                    written.setdefault(ids[:end], []).extend(ids[end : end + 1] if other else ())
-            self._beginnings[words] = written
-        return self._beginnings[words]
-
-    def _ends_other(self, ids: tuple[int, ...], words: Collection[str]) -> bool:
-        """Whether a word that is none of these ends with the last of these tokens."""
-        return any(
-            token == ids[-1] and word not in words
-            for start in range(len(ids))
-            for token, word in self._ends.get(ids[start:-1], ())
-        )
 
 
 @dataclass(frozen=True)
 class Unsaid:
-    """What one reply may not say: all of these words but some."""
+    """What one reply may not say: all of these words but some.
+
+    >>> names = SpelledWords({"Bo": [[7]], "Fido": [[3, 4, 5], [9, 5]]})
+    >>> Unsaid(names).after([1, 3, 4]), Unsaid(names, frozenset({"Fido"})).after([1, 3, 4])
+    (([7, 5], []), ([7], []))
+
+    A word that begins with another may be written, and once begun by that other must be:
+
+    >>> anna_maria = Unsaid(SpelledWords({"Anna": [[1]], "Anna Maria": [[1, 2]]}), frozenset({"Anna Maria"}))
+    >>> anna_maria.after([]), anna_maria.after([1])
+    (([], []), ([], [2]))
+    """
 
     words: SpelledWords
     but: frozenset[str] = field(default_factory=frozenset)
+
+    def after(self, chosen: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The tokens that would end a word now, but for what stands in those that may be said; and those of
+        which one must come, where a word that stands in one of these has just ended."""
+        counts = range(min(self.words.before, len(chosen)) + 1)
+        tails = [tuple(chosen[len(chosen) - count :]) for count in counts]
+        ends = [
+            token
+            for tail in tails
+            for token, word in self.words.ends.get(tail, ())
+            if word not in self.but and not any((*longer, token) in self._written for longer in tails)
+        ]
+        return ends, [token for tail in tails for token in self._written.get(tail, ())]
+
+    @cached_property
+    def _written(self) -> dict[tuple[int, ...], list[int]]:
+        """All that words which may be said begin with, and where another has ended in it, what must come."""
+        written: dict[tuple[int, ...], list[int]] = {}
+        for ids in (ids for word in self.but for ids in self.words.spelled.get(word, ())):
+            other = False
+            for end in range(1, len(ids) + 1):
+                other = other or self._ends_another(ids[:end])
+                written.setdefault(ids[:end], []).extend(ids[end : end + 1] if other else ())
+        return written
+
+    def _ends_another(self, ids: tuple[int, ...]) -> bool:
+        """Whether a word that may not be said ends with the last of these tokens."""
+        return any(
+            token == ids[-1] and word not in self.but
+            for start in range(len(ids))
+            for token, word in self.words.ends.get(ids[start:-1], ())
+        )
 
 
 class LeftUnsaid:
@@ -107,26 +102,21 @@ class LeftUnsaid:
         beams = len(scores) // len(self.samples)
         before = max(one.words.before for one in self.samples if one)
         chosen = input_ids[:, max(input_ids.shape[1] - before, 0) :].tolist()
-        unsaid = [
-            (row, end)
-            for row, own in enumerate(chosen)
-            if (one := self.samples[row // beams])
-            for end in one.words.ends(own, but=one.but)
-        ]
-        begun = [
-            (row, token)
-            for row, own in enumerate(chosen)
-            if (one := self.samples[row // beams])
-            for token in one.words.going_on(own, but=one.but)
-        ]
+        unsaid: list[tuple[int, int]] = []
+        begun: list[tuple[int, int]] = []
+        for row, own in enumerate(chosen):
+            if one := self.samples[row // beams]:
+                ends, going_on = one.after(own)
+                unsaid += [(row, token) for token in ends]
+                begun += [(row, token) for token in going_on]
         if unsaid:
-            rows, ends = torch.tensor(unsaid, device=scores.device).unbind(1)
-            scores = scores.index_put((rows, ends), scores.new_tensor(-torch.inf))
+            rows, tokens = torch.tensor(unsaid, device=scores.device).unbind(1)
+            scores = scores.index_put((rows, tokens), scores.new_tensor(-torch.inf))
         if begun:
             rows, tokens = torch.tensor(begun, device=scores.device).unbind(1)
             only = torch.full_like(scores, -torch.inf).index_put((rows, tokens), scores[rows, tokens])
-            going_on = torch.zeros(len(scores), 1, dtype=torch.bool, device=scores.device)
-            scores = torch.where(going_on.index_fill(0, rows, True), only, scores)
+            is_begun = torch.zeros(len(scores), 1, dtype=torch.bool, device=scores.device)
+            scores = torch.where(is_begun.index_fill(0, rows, True), only, scores)
         return scores
 
 
@@ -230,6 +220,16 @@ def options_for(model: Any, tokenizer: Any, generation: Mapping[str, Any]) -> di
     if options.get("stop_strings") or getattr(_config(model, options), "stop_strings", None):
         options.setdefault("tokenizer", tokenizer)
     return options
+
+
+def is_sampled(model: Any, options: Mapping[str, Any]) -> bool:
+    """Whether `generate` draws tokens with these options: what a configuration that is passed leaves open the
+    model's own says."""
+    told = [options.get("do_sample")]
+    if options.get("generation_config") is not None:
+        configs = (options["generation_config"], getattr(model, "generation_config", None))
+        told += [getattr(one, "do_sample", None) for one in configs]
+    return bool(next((one for one in told if one is not None), False))
 
 
 def takes_a_cache(model: Any, options: Mapping[str, Any]) -> bool:

@@ -64,9 +64,8 @@ def place_to_be(
     return place
 
 
-def check_not_learned(place: Path | str, identifier: str) -> None:
+def check_not_learned(there: ConceptRecord | None, place: Path | str, identifier: str) -> None:
     """Raise ConceptExistsError where a learned concept would give way to one that is known in words alone."""
-    there = _record_there(place)
     if there is None or not there.embeddings:
         return
     away = collection.command("remove", identifier, place.parent) if isinstance(place, Path) else "delete it"
@@ -78,15 +77,14 @@ def check_not_learned(place: Path | str, identifier: str) -> None:
     )
 
 
-def note_replaced(out: Screen, place: Path | str, backbone: str = "") -> str:
+def note_replaced(out: Screen, there: ConceptRecord | None, place: Path | str, backbone: str = "") -> str:
     """What a concept there has that one made anew has not, told before the work begins; mostly nothing.
 
     Args:
         out: where it is told.
-        place: of the concept that is to be made.
+        there, place: see `record_there`.
         backbone: that it is learned for; what was learned for that one is to be replaced.
     """
-    there = _record_there(place)
     others = [name for name in there.embeddings if name != backbone] if there else []
     lost = [f"what was learned for {name}" for name in others]
     if there and there.examples and (count := len(there.examples.meta.corrections)):
@@ -149,7 +147,7 @@ def put(
     return sum(len(data) for data in concept.packed(url=place).files.values())
 
 
-def _record_there(place: Path | str) -> ConceptRecord | None:
+def record_there(place: Path | str) -> ConceptRecord | None:
     """What the concept in a place says; None where there is none, or at an address none that is whole."""
     from myvlm.concepts.disk.storage import is_concept_folder, read_record
 

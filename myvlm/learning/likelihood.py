@@ -103,7 +103,7 @@ class Validation:
             prefixed: whether it is a prefix; else features.
         """
         loss_of = self.backbone.tail_loss if prefixed else self.backbone.answer_loss
-        numbers = range(len(self.views))
+        numbers = range(len(self.views))  # of this object nothing is kept in what it keeps: no cycle
         if not self.augmented:
             self._shown = lambda: ([fetch(number) for number in numbers], loss_of)
 

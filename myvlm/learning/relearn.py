@@ -39,11 +39,11 @@ def known_as(concept: Concept | str | PathLike[str], library: ConceptLibrary) ->
     known = concept if isinstance(concept, Concept) else Concept.load(concept, device=library.device)
     for identifier, loaded in library.items():
         shared = {known.folder, known.url} & {loaded.folder, loaded.url} - {None}
-        if loaded is known or shared:
+        if loaded is known:
+            return known
+        if shared:
             shown = known.thumbnails or loaded.thumbnails
-            return known if loaded is known else dataclasses.replace(
-                known, identifier=identifier, head=loaded.head, thumbnails=shown
-            )  # fmt: skip
+            return dataclasses.replace(known, identifier=identifier, head=loaded.head, thumbnails=shown)
     library.check_free(known.identifier, known.spoken)
     return known
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from myvlm.backbones import Backbone
 from myvlm.backbones.base import ConceptRows
-from myvlm.backbones.generation import SpelledWords, Unsaid
+from myvlm.backbones.generation import SpelledWords, Unsaid, is_sampled
 from myvlm.backbones.tokens import MANY_PROMPTS, Prompt, alone_ids, heard, only_turn, turns_of
 from myvlm.concepts.concept import Concept
 from myvlm.images import LoadedImage, naming
@@ -150,7 +150,7 @@ def speak(
     spoken = _replies(backbone, asked, [one.address.rows for one in asked], generation)
     if verify is None:
         verify = generation.get("streamer") is None  # what was heard cannot be taken back
-    if not verify or _sampled(backbone, generation):
+    if not verify or is_sampled(backbone.model, generation):
         return spoken
     doubtful = _doubtful(backbone, asked, spoken)
     again = [asked[number] for number in doubtful]
@@ -160,16 +160,6 @@ def speak(
         if not names_fewer(own.text, one.seen, than=spoken[number].text):
             spoken[number] = own
     return spoken
-
-
-def _sampled(backbone: Backbone, generation: Mapping[str, Any]) -> bool:
-    """Whether `generate` samples with these options, as transformers reads them: what a configuration that is
-    passed leaves open the model's own says."""
-    configs = (generation.get("generation_config"), getattr(backbone.model, "generation_config", None))
-    if configs[0] is None:
-        return bool(generation.get("do_sample"))
-    told = [generation.get("do_sample"), *(getattr(one, "do_sample", None) for one in configs)]
-    return bool(next((one for one in told if one is not None), False))
 
 
 def _replies(

@@ -334,14 +334,14 @@ class CausalBackbone(Backbone):
         self, images: Sequence[Image.Image], prompts: Sequence[text.Prompt], **generation: Any
     ) -> list[list[Generation]]:
         options = options_for(self.model, self.processor.tokenizer, generation)
-        once = len(prompts) > 1 and not self._tells and takes_a_cache(self.model, options)
+        if len(prompts) < 2 or self._tells or not takes_a_cache(self.model, options):
+            return super().replies_to_each(images, prompts, **generation)
         pad_id, at_once, ids_of = self.prompter.pad_id, self.images_at_once, self.prompter.prompt_ids
         each: list[list[Generation]] = []
         for shown in self._at_once(images):
-            prefixes = self.prefixes(self.encode(shown)) if once else None
-            if prefixes is None:
-                each += super().replies_to_each(shown, prompts, **generation)
-                continue
+            prefixes = self.prefixes(self.encode(shown))
+            if prefixes is None:  # of a family that has none
+                return super().replies_to_each(images, prompts, **generation)
             samples = [(own, ids_of(prompt, own.layout.text)) for own in prefixes for prompt in prompts]
             with self.frozen(), in_turn(self.model), torch.no_grad():
                 batches = behind(self.model, samples, pad_id=pad_id, at_least=at_once)

@@ -53,8 +53,9 @@ def introduce(
         place = saving.place_to_be(
             out, out_folder, identifier, category, kind, photos=keep_photos, face_consent=face_consent
         )
-        saving.check_not_learned(place, identifier)
-        replaced = saving.note_replaced(out, place)
+        there = saving.record_there(place)
+        saving.check_not_learned(there, place, identifier)
+        replaced = saving.note_replaced(out, there, place)
         vlm = opening.open_model(out, backbone, device, dtype)
         begun = monotonic()
         concept = vlm.introduce(

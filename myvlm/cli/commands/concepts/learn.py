@@ -82,7 +82,7 @@ def learn(
         place = saving.place_to_be(
             out, out_folder, identifier, category, kind, photos=keep_photos, face_consent=face_consent
         )
-        replaced = saving.note_replaced(out, place, backbone)
+        replaced = saving.note_replaced(out, saving.record_there(place), place, backbone)
         vlm = opening.open_model(out, backbone, device, dtype)
         wanted = {"steps": steps, "rows": rows, "seed": seed}
         begun = monotonic()

@@ -92,11 +92,14 @@ def name_in_phrase(text: str, category: str, description: str, identifier: str) 
     """A text with one noun phrase of the category replaced by the identifier, where there is one.
 
     The first that shares most words with the description; one described in other words alone is another.
+    A text that says nothing else keeps it beside the identifier: a name alone would say less than it did.
 
     >>> name_in_phrase("a red mug next to a dotted purple mug.", "mug", "the dotted purple mug", "sks")
     'a red mug next to sks.'
     >>> name_in_phrase("a dog and a red mug.", "mug", "the dotted purple mug", "sks")
     'a dog and a red mug.'
+    >>> name_in_phrase("A purple mug.", "mug", "the dotted purple mug", "sks")
+    'sks, a purple mug.'
     """
     text, meant = composed(text), set(description.lower().split())
     best, shared = None, 0.0
@@ -105,7 +108,13 @@ def name_in_phrase(text: str, category: str, description: str, identifier: str) 
         fits = len(words & meant) if words else 0.5  # "a mug" may be it
         if fits > shared:
             best, shared = phrase, fits
-    return text if best is None else text[: best.start()] + identifier + text[best.end() :]
+    if best is None:
+        return text
+    before, phrase, after = text[: best.start()], best.group(), text[best.end() :]
+    article = phrase.split()[0].lower()
+    if article in ARTICLES and not any(letter.isalnum() for letter in before + after):
+        identifier = f"{identifier}, {article}{phrase[len(article) :]}"
+    return before + identifier + after
 
 
 @lru_cache(maxsize=64)

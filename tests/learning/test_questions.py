@@ -65,6 +65,8 @@ def test_a_phrase_that_shares_only_its_article_with_a_description_is_another_thi
         ("the red mug by the purple mug.", "the red mug by sks."),
         ("the red mug on a tray.", "the red mug on a tray."),
         ("the mug on a tray.", "sks on a tray."),
+        ("A dotted mug.", "sks, a dotted mug."),
+        ("mug!", "sks!"),
     ):
         assert name_in_phrase(text, "mug", described, "sks") == named
 

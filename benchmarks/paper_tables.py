@@ -45,6 +45,8 @@ OURS = "myvlm"
 BASELINES = ("keyword", "llm", "text_prompt", "random")
 ALONE = ("keyword_alone", "llm_alone", "text_prompt_alone")
 """Baselines as they are without a head of ours."""
+UNTRAINED = ("introduced", "visual_memory")
+"""Ours too, without optimisation: told in words, and by the concept's own visual tokens."""
 CONTROLS = ("plain", "own_word", "another")
 SWEEP = (
     "regularizer=0",
@@ -121,7 +123,7 @@ def fits(world: str | None, backbone: str | None, data: Path | None) -> bool:
 def methods_here() -> tuple[tuple[str, ...], list[str]]:
     """The methods that can be had in this installation, ours first; and what is said of the others."""
     here, notes, setting = [], [], Setting()
-    for name in (OURS, *BASELINES, *ALONE, *CONTROLS):
+    for name in (OURS, *UNTRAINED, *BASELINES, *ALONE, *CONTROLS):
         try:
             if name not in known_methods():
                 raise InputError(f"No method {name!r} is known.")
@@ -193,14 +195,19 @@ def summary(found: Evaluation | None, rights: Mapping[str, Estimate] = MappingPr
     """The figures of the last line; null where something was not measured."""
     rows = {row.label: row for row in found.tables[0].rows} if found else {}
     ablation = {row.label: row for table in found.tables[2:] for row in table.rows} if found else {}
-    recalls = {name: figure(rows.get(name), "recall") for name in (OURS, *BASELINES)}
-    f1s = {name: figure(rows.get(name), "f1") for name in (OURS, *ALONE, "random")}
+    recalls = {name: figure(rows.get(name), "recall") for name in (OURS, *UNTRAINED, *BASELINES)}
+    f1s = {name: figure(rows.get(name), "f1") for name in (OURS, *UNTRAINED, *ALONE, "random")}
     return {
         **compared("recall", recalls),
         "vqa_gain": difference(rows.get(OURS), rows.get("plain"), "vqa"),
         "captions_none_gap": difference(ablation.get("default"), ablation.get("captions=model"), "recall"),
         **compared("f1", f1s),
-        **compared("right", {name: rights.get(name) for name in (OURS, *BASELINES)}),
+        **compared("right", {name: rights.get(name) for name in (OURS, *UNTRAINED, *BASELINES)}),
+        "seconds": {
+            name: round(taken.mean, 1)
+            for name in (OURS, *UNTRAINED)
+            if (taken := figure(rows.get(name), "learn_seconds"))
+        },
     }
 
 

@@ -40,7 +40,10 @@ def found(*methods: TableRow) -> Any:
 def test_the_last_line_has_all_its_keys(paper_tables: ModuleType) -> None:
     last = paper_tables.summary(
         found(
-            row("myvlm", 0.95, vqa=0.9), row("plain", 0.0, vqa=0.5), row("keyword", 0.4), row("random", 0.1)
+            row("myvlm", 0.95, vqa=0.9, learn_seconds=30.04),
+            row("plain", 0.0, vqa=0.5),
+            row("keyword", 0.4),
+            row("random", 0.1),
         )
     )
     assert (last["recall"], last["recall_keyword"], last["recall_random"]) == (0.95, 0.4, 0.1)
@@ -51,6 +54,7 @@ def test_the_last_line_has_all_its_keys(paper_tables: ModuleType) -> None:
         "recall": [0.9, 1.0], "recall_keyword": [0.35, 0.45], "recall_random": [0.05, 0.15]
     }  # fmt: skip
     assert last["recall_above"] == ["keyword", "random"]
+    assert last["seconds"] == {"myvlm": 30.0}
     near = paper_tables.summary(found(row("myvlm", 0.95), row("keyword", 0.9)))
     assert near["recall_above"] == [], "0.90 is not below 0.95"
 
@@ -92,7 +96,7 @@ def test_what_is_swept_over_can_be(paper_tables: ModuleType) -> None:
     assert methods[0] == "myvlm"
     assert "plain" in methods
     assert len(methods) + len(notes) == 1 + sum(
-        map(len, (paper_tables.BASELINES, paper_tables.ALONE, paper_tables.CONTROLS))
+        map(len, (paper_tables.UNTRAINED, paper_tables.BASELINES, paper_tables.ALONE, paper_tables.CONTROLS))
     )
 
 

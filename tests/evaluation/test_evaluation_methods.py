@@ -90,6 +90,7 @@ def test_methods_go_by_name() -> None:
     assert known_methods() == [
         *("myvlm", "plain", "keyword", "llm", "text_prompt"),
         *("keyword_alone", "llm_alone", "text_prompt_alone"),
+        *("introduced", "visual_memory"),
         *("random", "own_word", "another", "open_gate"),
     ]
     for name in set(known_methods()) - {"llm", "llm_alone"}:  # which loads a model

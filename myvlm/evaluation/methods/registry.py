@@ -71,7 +71,7 @@ Made = TypeVar("Made", bound=Factory)
 methods = Registry[Factory](
     "method",
     add="register it with register_method",
-    built_in=tuple(f"myvlm.evaluation.methods.{module}" for module in ("baselines", "controls")),
+    built_in=tuple(f"myvlm.evaluation.methods.{module}" for module in ("baselines", "untrained", "controls")),
 )
 
 

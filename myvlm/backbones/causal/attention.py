@@ -113,11 +113,6 @@ class AttentionRecorder:
         rows = places.queries[:, None, :, None].expand(*every.shape[:-2], -1, every.shape[-1])
         return every.gather(-2, rows).masked_fill(places.none, 0.0)
 
-    @property
-    def valid(self) -> Tensor:
-        """`B × Q × K` bool: where neither the query nor the key is -1."""
-        return (self.queries >= 0)[:, :, None] & (self.keys >= 0)[:, None, :]
-
 
 _RECORDER: ContextVar[AttentionRecorder | None] = ContextVar("myvlm_attention_recorder", default=None)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from myvlm.backbones.base import Backbone, ConceptRows, Loss
 from myvlm.backbones.frozen import in_turn
-from myvlm.backbones.tokens import IGNORED, heard
+from myvlm.backbones.tokens import IGNORED, as_written
 from myvlm.learning.dataset import Example, as_seen, held_out_view
 from myvlm.learning.noun_phrases import as_described
 from myvlm.learning.settings import LearnSettings
@@ -73,7 +73,7 @@ class Validation:
     def __init__(
         self, backbone: Backbone, examples: Sequence[Example], settings: LearnSettings, identifier: str
     ) -> None:
-        self.backbone, self.norm, self.word = backbone, settings.norm, heard(backbone, identifier)
+        self.backbone, self.norm, self.word = backbone, settings.norm, as_written(backbone, identifier)
         self.augmented = settings.augment
         self.views = [
             held_out_view(

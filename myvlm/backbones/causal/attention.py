@@ -85,7 +85,7 @@ class AttentionRecorder:
             self._biases[wanted] = mask, bias  # the mask is held, so that no other gets its id
         return self._biases[wanted][1]
 
-    def hears(self, module: Any) -> bool:
+    def records(self, module: Any) -> bool:
         """Whether an attention is one of those that are recorded."""
         own = getattr(module, "config", None) is self.config
         return own and (self.modules is None or module in self.modules)
@@ -232,7 +232,7 @@ def _recording_sdpa(
             query, key, value, attention_mask, scale=scale, softcap=softcap, causal=causal
         )
     recorder = _RECORDER.get()
-    if recorder is not None and recorder.hears(module):
+    if recorder is not None and recorder.records(module):
         recorder.probabilities.append(
             attention_columns(
                 query,

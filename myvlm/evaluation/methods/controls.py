@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.api import MyVLM
-from myvlm.backbones.tokens import heard
+from myvlm.backbones.tokens import as_written
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.embedding import Embedding
 from myvlm.errors import InputError
@@ -141,7 +141,7 @@ class Open:
             some = shown[start : start + 16]
             replies = self.vlm.backbone.generate(some, [prompt] * len(some), [[self.rows]] * len(some))
             texts += [reply.text for reply in replies]
-        word = heard(self.vlm.backbone, self.concept.spoken)
+        word = as_written(self.vlm.backbone, self.concept.spoken)
         return [replace_word(text, word, self.concept.identifier) for text in texts]
 
 

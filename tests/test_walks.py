@@ -27,7 +27,7 @@ What might be fewer files and is not, since it would be none the simpler to read
   model is opened, spare the file: the encoder is found by its name at the first `learn`, by a collection too.
 - `runtime/process` has the lock and the dtypes of an encoder, which is loaded when it is first used: by that
   `learn`. With encoders loaded by `MyVLM` nobody could speak without waiting for one.
-- `features` and `encoders`, `library` and `gates`, `fit` and what it calls are longer together than a file is.
+- `features` and `encoders`, `library` and `gates`, `fit` and what it calls: each pair is longer than a file.
 - `gates` and `gate` are on the way of `learn` since a library takes a concept only if its head can be scored
   with the others: it puts them into a gate, which the first caption then uses.
 """

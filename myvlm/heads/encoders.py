@@ -38,7 +38,7 @@ PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 BANK_FILE = "bank.safetensors"
 
 
-def unit_length(rows: FloatArray) -> FloatArray:
+def unit_length(rows: np.ndarray[Any, Any]) -> FloatArray:
     """Features `… × D`, each brought to length 1."""
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-6), np.float32)
 

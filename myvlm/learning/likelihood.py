@@ -1,9 +1,9 @@
 """How likely a frozen model finds texts about pictures, in one pass and without a word generated.
 
 With a concept's rows it says whether learning may stop: the training captions are nearly memorised in the
-end, under instructions that were trained on (DESIGN §5), so what counts are views that no step saw, under
-instructions that none held. Without rows, the concept's description in the name's place, it says what the
-model knows by itself.
+end, under instructions that were trained on, so what counts are views that no step saw, under instructions
+that none held. Without rows, the concept's description in the name's place, it says what the model knows by
+itself.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ which the plain model finds the least likely."""
 
 
 class Check(NamedTuple):
-    """What is found of an embedding.
+    """How often held-out captions would name the concept by an embedding, and how likely they are.
 
     Attributes:
         said: part of the held-out captions whose every token of the name is likelier than all others; None

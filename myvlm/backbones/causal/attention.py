@@ -49,7 +49,7 @@ class Places(NamedTuple):
 
 @dataclass(eq=False)
 class AttentionRecorder:
-    """What was recorded.
+    """The probabilities that chosen queries gave to chosen keys, layer by layer, in one forward pass.
 
     Args:
         config: configuration object of the language model, the very one that its layers hold.

@@ -49,7 +49,7 @@ from myvlm.errors import BackboneError
 
 
 class CausalBackbone(Backbone):
-    """Concept rows after the last image token of a causal language model (§3.3 of the paper, DESIGN §4).
+    """Concept rows after the last image token of a causal language model (§3.3 of the paper).
 
     Raises:
         BackboneError: the model has no output head, takes no encoded images, or has no id to spare.

@@ -139,7 +139,7 @@ def test_card_says_what_it_is_and_how_to_load_it(concept: Concept, saved: Path, 
 
 
 def test_the_card_names_no_base_model_that_a_collection_brings(
-    concept: Concept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    concept: Concept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = [EntryPoint("acme", "acme.models:collection", "myvlm.models")]  # it need not be loaded for that
     monkeypatch.setattr(
@@ -147,7 +147,7 @@ def test_the_card_names_no_base_model_that_a_collection_brings(
     )
     [embedding] = concept.embeddings.values()
     both = dataclasses.replace(concept, embeddings={"acme/small": embedding, "org/model": embedding})
-    card = (both.save(tmp_path / "sks") / "README.md").read_text(encoding="utf-8")
+    card = both.packed(url="hf://me/sks").files["README.md"].decode()
     assert 'base_model: ["org/model"]\n' in card
 
 

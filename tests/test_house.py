@@ -61,6 +61,16 @@ def test_no_two_classes_have_one_name() -> None:
     assert {name: own for name, own in homes.items() if len(own) > 1} == {}
 
 
+def test_every_public_class_and_function_says_what_it_is() -> None:
+    silent = []
+    for file, tree in TREES.items():
+        own = [node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+        said = {node.name for node in own if ast.get_docstring(node)}  # of overloads one says it
+        silent += [(file, node.name) for node in own if node.name not in said and node.name[0] != "_"]
+    assert len(TREES) > 200
+    assert silent == []
+
+
 def test_no_file_takes_a_private_name_of_another() -> None:
     taken = {file: [name for name in imported(file) if name.startswith("_")] for file in FILES}
     assert {file: names for file, names in taken.items() if names} == {}

@@ -6,11 +6,16 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
 import myvlm
+from myvlm.backbones import known_backbones
+from myvlm.cli import app
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,18 +32,40 @@ def test_help_imports_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_readme_names_every_command_and_family() -> None:
+def commands(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    """The words of each command that does something, those of groups one by one."""
+    inside = getattr(command, "commands", {})
+    for name, one in inside.items():
+        yield from commands(one, *path, name)
+    if not inside:
+        yield path
+
+
+def test_the_readme_names_every_command() -> None:
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    known = list(commands(get_command(app), "myvlm"))
+    assert len(known) > 20
+    said = {
+        path: any(
+            set(path) <= set(re.findall(r"[\w-]+", line)) for line in lines if f"myvlm {path[1]}" in line
+        )
+        for path in known
+    }
+    assert [path for path, named in said.items() if not named] == []
+
+
+def test_the_readme_has_a_row_for_every_family() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for word in (
-        "myvlm demo",
-        "myvlm learn",
-        "myvlm caption",
-        "myvlm ask",
-        "myvlm concepts",
-        "tinyworld/llava",
-    ):
-        assert word in readme
-    assert "@@" not in readme, "a figure was left out"
+    table = [line for line in readme.partition("## Families")[2].splitlines() if line.startswith("| ")]
+    named = re.sub(r"[^a-z0-9]", "", "".join(line.split("|")[1] for line in table).lower())
+    called = {"qwen_vl": "qwen2vl", "glm_v": "glm41v"}  # by the first of the models that it is for
+    own = {name: one for name, one in known_backbones().items() if one.__module__.startswith("myvlm.")}
+    assert len(own) > 15
+    assert [name for name in own if called.get(name, name.replace("_", "")) not in named] == []
+
+
+def test_no_figure_of_the_readme_was_left_out() -> None:
+    assert "@@" not in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readmes_first_lines_do_what_they_say(

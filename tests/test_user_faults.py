@@ -20,7 +20,7 @@ from PIL import Image
 from myvlm import Concept, LearnSettings, MyVLM, MyVLMError
 from myvlm.backbones import backbone_for
 from myvlm.backbones.loading import load_model
-from myvlm.backbones.tokens import heard
+from myvlm.backbones.tokens import as_written
 from myvlm.cli.inputs import captions_for
 from myvlm.concepts.collection import place_for
 from myvlm.concepts.library import ConceptLibrary
@@ -221,7 +221,7 @@ def test_a_caption_in_lower_case_does_not_name(quick: MyVLM) -> None:
 
 
 def test_a_name_that_the_tokenizer_writes_small_is_said_with_its_capital(quick: MyVLM) -> None:
-    assert heard(quick.backbone, "Ulmo") == "ulmo"
+    assert as_written(quick.backbone, "Ulmo") == "ulmo"
     kit = few_shot(0, photos=2)
     settings = LearnSettings(steps=30, views=1)
     learned = quick.learn(

@@ -23,7 +23,7 @@ class NotChangedError(MyVLMError, OSError):
 
 
 class ExifTool:
-    """exiftool, running; see `exiftool`."""
+    """The running program: reads the metadata of many files at once, and changes that of one."""
 
     def __init__(self, running: Any) -> None:
         self._running = running

@@ -170,10 +170,12 @@ def region_mark(region: Region) -> str:
 
 
 def file_mark(data: bytes) -> str:
+    """What is noted in a file's metadata of the file as it was before: its length and digest."""
     return f"{FILE} {len(data)} {hashlib.sha256(data).hexdigest()}"
 
 
 def description_mark(text: str) -> str:
+    """What is noted beside a description that we wrote: the digest by which it is known to be ours."""
     return f"description {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 

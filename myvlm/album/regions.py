@@ -59,7 +59,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Stored:
-    """What a picture's file says of it.
+    """How a picture is stored: its size, how it is turned, when it was taken.
 
     Attributes:
         size: of the pixels as they are stored.

@@ -196,7 +196,7 @@ def reply(tokenizer: Any, new_ids: Tensor, eos_ids: Sequence[int]) -> tuple[str,
     return tokenizer.decode(ids, skip_special_tokens=True).strip(), torch.tensor(ids, dtype=torch.long)
 
 
-def heard(backbone: Any, word: str) -> str:
+def as_written(backbone: Any, word: str) -> str:
     """A word as the model writes it: in lower case where its tokenizer has no capitals."""
     written = str(backbone.processor.tokenizer.decode(backbone.word_ids(word))).strip()
     return written if fold(written) == fold(word) else word

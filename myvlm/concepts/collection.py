@@ -17,8 +17,8 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from myvlm.concepts.card import card
 from myvlm.concepts.disk.atomic import recover, replacing
+from myvlm.concepts.disk.card import card
 from myvlm.concepts.disk.record import ConceptRecord
 from myvlm.concepts.disk.storage import (
     CARD,

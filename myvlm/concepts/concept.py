@@ -7,7 +7,6 @@ import logging
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from os import PathLike
 from os.path import isdir
 from pathlib import Path
@@ -15,29 +14,16 @@ from typing import TYPE_CHECKING, Any, Self, overload
 from weakref import WeakValueDictionary
 
 from myvlm.boxes import Box
-from myvlm.concepts.card import card
 from myvlm.concepts.disk.atomic import read_steadily
-from myvlm.concepts.disk.record import ConceptRecord, ExamplesRecord, HeadRecord
-from myvlm.concepts.disk.storage import (
-    CARD,
-    EXAMPLES_FILE,
-    HEAD_FILE,
-    PHOTOS,
-    embedding_file,
-    pack,
-    pack_photo,
-    read_record,
-    read_tensors,
-    write_folder,
-)
-from myvlm.concepts.embedding import Embedding, StoredEmbedding, plain_values, record_of
+from myvlm.concepts.disk.contents import Packed, packed_contents, read_contents
+from myvlm.concepts.disk.storage import PHOTOS, pack_photo, write_folder
+from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.notebook import HoldingLibrary, Thumbnail, concept_html
 from myvlm.concepts.remote.address import check_may_leave, is_biometric, place_of
-from myvlm.concepts.remote.transfer import Packed, fetched, publish
+from myvlm.concepts.remote.transfer import fetched, publish
 from myvlm.errors import ConceptFileError, InputError, check_is, check_path
 from myvlm.files.reading import absolute
-from myvlm.heads import Head, head_class
-from myvlm.heads.examples import Correctable, StoredExamples
+from myvlm.heads import Head
 from myvlm.images import ImageSources, LoadedImage, load_images
 from myvlm.text import check_category, check_identifier, folded
 
@@ -269,31 +255,11 @@ class Concept:
         Raises:
             NotFittedError, InputError: see `save`.
         """
-        files: dict[str, bytes] = {}
-        meta, tensors = self.head.state()
-        files[HEAD_FILE], head_digest = pack(tensors)
-        examples = getattr(self.head, "examples_", None)
-        kept = None
-        if examples is not None:
-            files[EXAMPLES_FILE], digest = pack(examples.tensors)
-            kept = ExamplesRecord(meta=examples.meta, sha256=digest)
-        records = {}
-        for name, one in self.embeddings.items():
-            file = embedding_file(name)
-            files[file], digest = pack({"directions": one.directions})
-            records[name] = record_of(name, one, digest)
-        record = ConceptRecord(
-            identifier=self.identifier,
-            spoken=self.spoken,
-            category=self.category,
-            kind=self.kind,
-            head=HeadRecord(meta=meta, sha256=head_digest),
-            examples=kept,
-            embeddings=records,
-            recipe=plain_values(self.recipe, "recipe"),
-        )
-        files[CARD] = card(record, self.head.privacy, photos=photos, url=url).encode()
-        return Packed(record, files)
+        return packed_contents(
+            self.head, self.embeddings,
+            identifier=self.identifier, spoken=self.spoken, category=self.category, kind=self.kind,
+            recipe=self.recipe, photos=photos, url=url,
+        )  # fmt: skip
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu", lazy: bool = False) -> Self:
@@ -327,24 +293,14 @@ class Concept:
 
     @classmethod
     def _load(cls, folder: Path, device: str, lazy: bool) -> Self:
-        record = read_record(folder)
-        tensors = read_tensors(folder, HEAD_FILE, record.head.sha256)
-        head = head_class(record.kind).from_state(record.head.meta, tensors, device=device)
-        if record.examples is not None and isinstance(head, Correctable):
-            read = partial(read_tensors, folder, EXAMPLES_FILE, record.examples.sha256)
-            head.examples_ = StoredExamples(record.examples.meta, read)
-            if not lazy:
-                _ = head.examples_.tensors
-        stored = {name: StoredEmbedding(folder, name, one) for name, one in record.embeddings.items()}
-        if not lazy:
-            for one in stored.values():
-                _ = one.directions
+        found = read_contents(folder, device=device, lazy=lazy)
+        record = found.record
         try:
             return cls(
                 identifier=record.identifier,
                 category=record.category,
-                head=head,
-                embeddings=dict(stored),
+                head=found.head,
+                embeddings=found.embeddings,
                 recipe=dict(record.recipe),
                 kind=record.head.meta.kind,
                 spoken=record.spoken,

@@ -9,7 +9,14 @@ from itertools import permutations
 import numpy as np
 
 from myvlm.concepts.concept import Concept
-from myvlm.concepts.correcting import Correction, Feedback, Holder, apply_feedback, correctable, with_examples
+from myvlm.concepts.correcting import (
+    Correction,
+    Feedback,
+    GatedLibrary,
+    apply_feedback,
+    correctable,
+    with_examples,
+)
 from myvlm.heads import Gate
 from myvlm.heads.detections import UNSURE, FloatArray
 from myvlm.heads.examples import Correctable, CorrectedPicture, Examples, RemembersPhotos
@@ -37,7 +44,7 @@ class ConfusablePair:
     photos: int
 
 
-def confusable(library: Holder, at_least: float) -> list[ConfusablePair]:
+def confusable(library: GatedLibrary, at_least: float) -> list[ConfusablePair]:
     """The pairs of which the probability is at least that, the likeliest first."""
     found: list[ConfusablePair] = []
     for members, gate in library.gated():
@@ -71,7 +78,7 @@ def _pairs(
 
 
 def separate(
-    library: Holder, identifiers: Sequence[str], concepts: Mapping[str, Concept]
+    library: GatedLibrary, identifiers: Sequence[str], concepts: Mapping[str, Concept]
 ) -> list[Correction]:
     """Tell each concept of a pair that the photos of the other do not show it.
 

@@ -26,8 +26,8 @@ NEIGHBOURS = 20
 """Other concepts whose kept photos are looked at for what a correction changes; of its category first."""
 
 
-class Holder(Protocol):
-    """What is asked of the library that holds a concept."""
+class GatedLibrary(Protocol):
+    """A library as corrections use it: the gates that score its concepts, and how a head is replaced."""
 
     def gated(self) -> list[tuple[list[Concept], Gate]]: ...
     def set_head(self, concept: Concept, head: Head, *, instead_of: Head) -> bool: ...
@@ -163,7 +163,7 @@ class Feedback:
 
 
 def correct(
-    library: Holder, concept: Concept, photo: LoadedImage, present: bool | None, box: Box | None
+    library: GatedLibrary, concept: Concept, photo: LoadedImage, present: bool | None, box: Box | None
 ) -> Correction:
     """Tell a concept's head whether a picture, or the part of it in the box, shows it; None takes that back.
 
@@ -195,7 +195,7 @@ def correct(
     return apply_feedback(library, concept, Feedback(name, present, digest, box, learn, score))
 
 
-def apply_feedback(library: Holder, concept: Concept, feedback: Feedback) -> Correction:
+def apply_feedback(library: GatedLibrary, concept: Concept, feedback: Feedback) -> Correction:
     """Put the head that learned it in the place of the concept's, and say what that changes.
 
     Raises: as `correct`.
@@ -256,7 +256,7 @@ class _Seen:
     others: list[int]
 
 
-def _look(library: Holder, concept: Concept, feedback: Feedback, photos: Sequence[FloatArray]) -> _Seen:
+def _look(library: GatedLibrary, concept: Concept, feedback: Feedback, photos: Sequence[FloatArray]) -> _Seen:
     """As the library sees it, where a head may be stricter than alone.
 
     Args:
@@ -271,7 +271,7 @@ def _look(library: Holder, concept: Concept, feedback: Feedback, photos: Sequenc
     return _Seen(score, threshold, own.tolist(), [int((part >= 0.5).sum()) for part in others])
 
 
-def _gate_of(library: Holder, concept: Concept) -> tuple[Gate, int]:
+def _gate_of(library: GatedLibrary, concept: Concept) -> tuple[Gate, int]:
     """What scores the concept, and its place there. Raises UnknownConceptError if it is not here."""
     for members, gate in library.gated():
         for place, one in enumerate(members):
@@ -285,14 +285,14 @@ def _gate_of(library: Holder, concept: Concept) -> tuple[Gate, int]:
     )
 
 
-def _beside(library: Holder, concept: Concept) -> list[Concept]:
+def _beside(library: GatedLibrary, concept: Concept) -> list[Concept]:
     """The others that are scored with it, those of its category first."""
     groups = (members for members, _ in library.gated() if any(one is concept for one in members))
     others = [one for one in next(groups, []) if one is not concept]
     return sorted(others, key=lambda one: one.category != concept.category)
 
 
-def _undo(library: Holder, concept: Concept, feedback: Feedback, before: Examples) -> Correction:
+def _undo(library: GatedLibrary, concept: Concept, feedback: Feedback, before: Examples) -> Correction:
     """Say of the picture again what was said before, or nothing."""
     others = before.without(feedback.digest, feedback.box).corrections
     earlier = before.only(

@@ -1,22 +1,16 @@
-"""A concept embedding: what is appended to one backbone's visual tokens, in memory and on disk."""
+"""A concept embedding: what is appended to one backbone's visual tokens."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from myvlm.concepts.disk.atomic import read_steadily
-from myvlm.concepts.disk.record import EmbeddingRecord
-from myvlm.concepts.disk.storage import check_not_saved_since, embedding_file, read_tensors
-from myvlm.errors import ConceptFileError, InputError, check_is
+from myvlm.errors import InputError, check_is
 from myvlm.text import holds_half_of_a_character
 
 
@@ -67,76 +61,30 @@ class StoredEmbedding(Embedding):
     """An embedding in a concept folder; its directions are read and checked when they are first asked for.
 
     Args:
-        folder: of the concept.
-        name: of the backbone.
-        record: what `concept.json` says of it.
+        read: gives the directions. Raises ConceptFileError where the file is not as it was written.
+        norm, prompt, fingerprint, settings, figures: as of any embedding; the folder's record said them.
     """
 
     _read: Callable[[], npt.NDArray[np.float32]]
 
-    def __init__(self, folder: Path, name: str, record: EmbeddingRecord) -> None:
-        for one in dataclasses.fields(Embedding):
-            if one.name != "directions":
-                object.__setattr__(self, one.name, getattr(record, one.name))  # it is frozen
-        object.__setattr__(self, "_read", partial(_stored_directions, folder, name, record))
+    def __init__(
+        self,
+        read: Callable[[], npt.NDArray[np.float32]],
+        *,
+        norm: str,
+        prompt: str,
+        fingerprint: str,
+        settings: dict[str, Any],
+        figures: dict[str, Any],
+    ) -> None:
+        values = {"norm": norm, "prompt": prompt, "fingerprint": fingerprint}
+        for name, value in {**values, "settings": settings, "figures": figures, "_read": read}.items():
+            object.__setattr__(self, name, value)  # it is frozen
 
     @cached_property
     def directions(self) -> npt.NDArray[np.float32]:
         """Raises ConceptFileError if the file is not as it was written."""
         return self._read()
-
-
-def record_of(name: str, one: Embedding, digest: str) -> EmbeddingRecord:
-    return EmbeddingRecord(
-        rows=one.directions.shape[0],
-        dim=one.directions.shape[1],
-        norm=one.norm,
-        prompt=one.prompt,
-        fingerprint=one.fingerprint,
-        settings=plain_values(one.settings, f"settings for {name}"),
-        figures=plain_values(one.figures, f"figures for {name}"),
-        sha256=digest,
-    )
-
-
-def _stored_directions(folder: Path, name: str, record: EmbeddingRecord) -> npt.NDArray[np.float32]:
-    def read() -> npt.NDArray[np.float32]:
-        try:
-            return _directions_of(folder, name, record)
-        except ConceptFileError:
-            check_not_saved_since(folder, name, record)
-            raise
-
-    return read_steadily(folder, read)
-
-
-def _directions_of(folder: Path, name: str, record: EmbeddingRecord) -> npt.NDArray[np.float32]:
-    file = embedding_file(name)
-    directions = read_tensors(folder, file, record.sha256).get("directions")
-    found = None if directions is None else directions.shape
-    if directions is None or found != (record.rows, record.dim) or not np.isfinite(directions).all():
-        raise ConceptFileError(
-            f"{folder / file} does not hold the embedding it should.",
-            got="no directions" if found is None else f"shape {found}, or values that are not finite",
-            expected=f"rows {record.rows} by dim {record.dim}, all finite",
-            fix="use an unaltered copy of the concept folder, or learn the concept again",
-        )
-    return np.array(directions, dtype=np.float32)
-
-
-def plain_values(values: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """A copy as JSON will give it back. Raises InputError for what JSON cannot hold."""
-    try:
-        text = json.dumps(dict(values), allow_nan=False, ensure_ascii=False)
-        plain: dict[str, Any] = json.loads(text.encode())
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"The {what} of a concept must be plain values.",
-            got=str(error),
-            expected="text, numbers (not NaN), true or false, None, and lists and dicts of these",
-            fix="convert arrays with .tolist() and paths with str()",
-        ) from error
-    return plain
 
 
 def check_storable(text: object, what: str) -> None:

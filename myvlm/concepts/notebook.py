@@ -47,7 +47,7 @@ class ShowsItself(Protocol):
 
 
 class Pair(Protocol):
-    """Two concepts, of which one is perhaps seen in photos of the other."""
+    """A `ConfusablePair`, as a concept's card shows it; `confusable` is above this file."""
 
     @property
     def seen(self) -> str: ...
@@ -58,7 +58,7 @@ class Pair(Protocol):
 
 
 class HoldingLibrary(Protocol):
-    """What is asked of the library that holds a concept."""
+    """A library as a concept's card uses it: is the concept in it, and for whom is it taken there?"""
 
     def __len__(self) -> int: ...
     def __contains__(self, identifier: object) -> bool: ...

@@ -37,6 +37,7 @@ def escaped(text: Cell) -> Markup:
 
 
 def joined(parts: Iterable[Cell], between: str = "") -> Markup:
+    """Parts of a page one behind the other; those that are text are escaped."""
     return Markup(between.join(map(escaped, parts)))
 
 

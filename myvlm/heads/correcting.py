@@ -51,7 +51,9 @@ class CorrectableHead(FittedHead[Encoder]):
             present=present,
             box=box,
         )
-        return self.refitted(examples.with_correction(correction, self._told(photo, correction, examples)))
+        return self.refitted(
+            examples.with_correction(correction, self._rows_to_learn_from(photo, correction, examples))
+        )
 
     def refitted(self, examples: Examples) -> Self:
         """A new head: what these examples, with the corrections in them, make of where it started."""
@@ -82,7 +84,7 @@ class CorrectableHead(FittedHead[Encoder]):
         """The same head, which can be corrected: it was learned from these photos when nothing was kept."""
 
     @abstractmethod
-    def _told(
+    def _rows_to_learn_from(
         self, photo: LoadedImage, correction: CorrectedPicture, examples: Examples
     ) -> npt.NDArray[np.floating]:
         """n × D: the features of the picture that are to be learned from, and kept."""

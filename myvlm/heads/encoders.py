@@ -38,6 +38,11 @@ PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 BANK_FILE = "bank.safetensors"
 
 
+def unit_length(rows: np.ndarray[Any, Any]) -> FloatArray:
+    """Features `… × D`, each brought to length 1."""
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-6), np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Whitening:
     """`mean` (D) is taken off, `matrix` (D × D) applied, and the length set to 1."""
@@ -47,10 +52,7 @@ class Whitening:
 
     def __call__(self, rows: FloatArray) -> FloatArray:
         """N × D features → N × D whitened features of length 1."""
-        scaled = (rows - self.mean) @ self.matrix
-        return np.asarray(
-            scaled / np.maximum(np.linalg.norm(scaled, axis=-1, keepdims=True), 1e-6), np.float32
-        )
+        return unit_length((rows - self.mean) @ self.matrix)
 
 
 class ImageEncoder(Protocol):
@@ -357,8 +359,7 @@ def read_bank(folder: Path) -> FloatArray | None:
         raise _unusable(file, f"{type(error).__name__}: {error}") from error
     if bank.ndim != 3 or 0 in bank.shape or not np.isfinite(bank).all():
         raise _unusable(file, f"shape {bank.shape}, or values that are not finite")
-    lengths = np.linalg.norm(bank, axis=-1, keepdims=True)  # float16 cost a little of the length
-    return np.asarray(bank / np.maximum(lengths, 1e-6), dtype=np.float32)
+    return unit_length(bank)  # float16 cost a little of it
 
 
 def read_whitening(folder: Path) -> Whitening | None:

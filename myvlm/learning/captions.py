@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from myvlm.backbones import Backbone
-from myvlm.backbones.tokens import heard
+from myvlm.backbones.tokens import as_written
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage, naming
 from myvlm.learning.dataset import CAPTION_PROMPTS, LONG_SIDE, QuestionAnswer, as_seen
@@ -141,7 +141,7 @@ def _named(
     category: str,
 ) -> list[list[str]]:
     """Captions of each photo that name the concept, of those by the model that was told the name."""
-    word = heard(backbone, identifier)
+    word = as_written(backbone, identifier)
     named = [
         [replace_word(text, word, identifier) for text in told_captions(texts, category, word)]
         for texts in told

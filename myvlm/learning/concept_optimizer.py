@@ -189,7 +189,7 @@ NOISE = 0.3
 def _start(backbone: Backbone, settings: LearnSettings, words: Sequence[str]) -> Tensor:
     """`rows × dim` of unit mean square: as told, among the words, or random; the same on every device."""
     if settings.start == "told" and words:
-        told = backbone.token_directions(telling(words))
+        told = backbone.token_directions(naming_sentence(words))
         if told is not None:
             direction = told[:MOST_ROWS].clone()
             _to_unit_mean_square(direction)
@@ -207,12 +207,12 @@ def _start(backbone: Backbone, settings: LearnSettings, words: Sequence[str]) ->
     return direction
 
 
-def telling(words: Sequence[str]) -> str:
+def naming_sentence(words: Sequence[str]) -> str:
     """The sentence that tells a language model what a thing is called.
 
     Of the two orders the one whose last words a model copies the sooner (benchmarks/RESULTS.md).
 
-    >>> telling(("sks", "dotted", "purple", "mug"))
+    >>> naming_sentence(("sks", "dotted", "purple", "mug"))
     'The dotted purple mug is called sks.'
     """
     name, *called = words

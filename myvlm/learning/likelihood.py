@@ -1,9 +1,9 @@
 """How likely a frozen model finds texts about pictures, in one pass and without a word generated.
 
 With a concept's rows it says whether learning may stop: the training captions are nearly memorised in the
-end, under instructions that were trained on (DESIGN §5), so what counts are views that no step saw, under
-instructions that none held. Without rows, the concept's description in the name's place, it says what the
-model knows by itself.
+end, under instructions that were trained on, so what counts are views that no step saw, under instructions
+that none held. Without rows, the concept's description in the name's place, it says what the model knows by
+itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from myvlm.backbones.base import Backbone, ConceptRows, Loss
 from myvlm.backbones.frozen import in_turn
-from myvlm.backbones.tokens import IGNORED, heard
+from myvlm.backbones.tokens import IGNORED, as_written
 from myvlm.learning.dataset import Example, as_seen, held_out_view
 from myvlm.learning.noun_phrases import as_described
 from myvlm.learning.settings import LearnSettings
@@ -37,7 +37,7 @@ which the plain model finds the least likely."""
 
 
 class Check(NamedTuple):
-    """What is found of an embedding.
+    """How often held-out captions would name the concept by an embedding, and how likely they are.
 
     Attributes:
         said: part of the held-out captions whose every token of the name is likelier than all others; None
@@ -73,7 +73,7 @@ class Validation:
     def __init__(
         self, backbone: Backbone, examples: Sequence[Example], settings: LearnSettings, identifier: str
     ) -> None:
-        self.backbone, self.norm, self.word = backbone, settings.norm, heard(backbone, identifier)
+        self.backbone, self.norm, self.word = backbone, settings.norm, as_written(backbone, identifier)
         self.augmented = settings.augment
         self.views = [
             held_out_view(

@@ -87,6 +87,7 @@ def fit(head: Head, lesson: LoadedLesson, known: Sequence[tuple[str, Head]]) -> 
 
 
 def heads_by_category(library: ConceptLibrary) -> list[tuple[str, Head]]:
+    """The head of each concept of a library, with the concept's category."""
     return [(concept.category, concept.head) for concept in library.values()]
 
 

@@ -64,6 +64,16 @@ def collection_of(name: str) -> tuple[ModelCollection, str] | None:
     return None if loaded is None else (loaded, rest)
 
 
+def is_collected(name: str) -> bool:
+    """Whether a model's name belongs to a collection; its package is not loaded for it.
+
+    >>> is_collected("tinyworld/llava"), is_collected("llava-hf/llava-1.5-7b-hf")
+    (True, False)
+    """
+    prefix, slash, _ = name.partition("/")
+    return bool(slash) and prefix in _collections.names()
+
+
 @cache  # read for every name of a model or encoder; packages are not installed meanwhile
 def _load(prefix: str) -> ModelCollection | None:
     return _collections.get(prefix) if prefix in _collections.names() else None

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from myvlm.backbones import Backbone
 from myvlm.backbones.base import ConceptRows
 from myvlm.backbones.generation import SpelledWords, Unsaid, is_sampled
-from myvlm.backbones.tokens import MANY_PROMPTS, Prompt, alone_ids, heard, only_turn, turns_of
+from myvlm.backbones.tokens import MANY_PROMPTS, Prompt, alone_ids, as_written, only_turn, turns_of
 from myvlm.concepts.concept import Concept
 from myvlm.images import LoadedImage, naming
 from myvlm.learning.likelihood import TAUGHT_LOSS
@@ -309,7 +309,7 @@ def words_for(backbone: Backbone, prompt: Prompt, concepts: Sequence[Concept]) -
 
     That is the word that the model learned and, of those whom the prompt names, what it was asked about.
     """
-    words = {heard(backbone, one.spoken): one.identifier for one in concepts}
+    words = {as_written(backbone, one.spoken): one.identifier for one in concepts}
     asked = named_in(prompt, concepts)
     return words | {asked_as(backbone, one, concepts): one.identifier for one in asked}
 

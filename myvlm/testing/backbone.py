@@ -27,6 +27,7 @@ from myvlm.testing.backbone_learning import (
     kept_prefixes_change_nothing,
     learning_reads_the_prompt_of_use,
 )
+from myvlm.testing.running import raised
 
 LENGTH = 4
 """New tokens that are compared with full passes: each costs a pass for every beam."""
@@ -224,24 +225,16 @@ def wrong_inputs_raise(case: BackboneCase) -> None:
     features = backbone.encode(case.images)
     wide = [[ConceptRows(torch.ones(1, backbone.dim + 1))] for _ in case.images]
     for wrong, what in ((rows[:-1], "rows for fewer samples"), (wide, "rows of another width")):
-        _raises(InputError, what, partial(backbone.generate, case.images, case.prompts, wrong, **SHORT))
-        _raises(InputError, what, partial(backbone.answer_loss, features, case.prompts, case.answers, wrong))
+        raised(InputError, partial(backbone.generate, case.images, case.prompts, wrong, **SHORT), what)
+        raised(InputError, partial(backbone.answer_loss, features, case.prompts, case.answers, wrong), what)
     for what, use in case.probe.misuses(case.images, case.prompts, rows).items():
-        _raises(MyVLMError, what, use)
+        raised(MyVLMError, use, what)
     _same(case.state(), before)
 
 
 def _same(after: dict[str, Any], before: dict[str, Any]) -> None:
     changed = [name for name in before if after[name] != before[name]]
     assert not changed, f"left changed: {', '.join(changed)}"
-
-
-def _raises(kind: type[Exception], what: str, use: Callable[[], object]) -> None:
-    try:
-        use()
-    except kind:
-        return
-    raise AssertionError(f"{what}: no {kind.__name__} was raised")
 
 
 def fingerprint_names_the_weights(case: BackboneCase) -> None:

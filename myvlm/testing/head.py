@@ -21,6 +21,7 @@ from myvlm.errors import ConceptFileError, ImageError, InputError, MyVLMError, N
 from myvlm.heads.base import Head, HeadMeta, head_class
 from myvlm.heads.detections import HeadScore
 from myvlm.images import load_images
+from myvlm.testing.running import raised
 
 CLOSE = 1e-4
 """How far apart two probabilities of the same picture may be, by the order of sums in a matrix product."""
@@ -92,7 +93,7 @@ def unfitted_says_so(case: HeadCase) -> None:
     """Use before `fit` raises NotFittedError."""
     head = case.make()
     for use in (lambda: head.score(case.unseen[0]), head.state, lambda: type(head).gate([head])):
-        _raises(NotFittedError, use, "use before fit")
+        raised(NotFittedError, use, "use before fit")
 
 
 def fit_returns_itself(case: HeadCase) -> None:
@@ -204,9 +205,9 @@ def spoilt_state_is_refused(case: HeadCase) -> None:
         if array.dtype.kind == "f":
             wrong += [{**tensors, name: np.full_like(array, np.nan)}]
         for spoilt in wrong:
-            _raises(ConceptFileError, partial(type(head).from_state, meta, spoilt), f"spoilt {name}")
+            raised(ConceptFileError, partial(type(head).from_state, meta, spoilt), f"spoilt {name}")
     bare = meta.model_copy(update={"settings": {"no such": 1}})
-    _raises(ConceptFileError, lambda: type(head).from_state(bare, tensors), "settings of another head")
+    raised(ConceptFileError, lambda: type(head).from_state(bare, tensors), "settings of another head")
 
 
 def gate_is_the_single_heads(case: HeadCase) -> None:
@@ -232,7 +233,7 @@ def gate_is_the_single_heads(case: HeadCase) -> None:
     if all(one.gate_key == first.gate_key for one in many):
         wide = type(first).gate([first, *many]).score(loaded)
         alike([wide.at(p, 0) for p in range(len(pictures))], [scores.at(p, 0) for p in range(len(pictures))])
-    _raises(MyVLMError, lambda: type(first).gate([]), "a gate of no heads")
+    raised(MyVLMError, lambda: type(first).gate([]), "a gate of no heads")
 
 
 def bad_pictures_are_named(case: HeadCase) -> None:
@@ -249,11 +250,11 @@ def bad_pictures_are_named(case: HeadCase) -> None:
                 lambda b=bad, h=head: h.fit(list(case.photos), [b]),
                 lambda b=bad: case.fitted().score([whole, b]),
             ):
-                error = _raises(InputError, use, bad.name)
+                error = raised(InputError, use, bad.name)
                 assert bad.name in str(error), f"the message does not name {bad.name}: {error}"
-            _raises(NotFittedError, head.state, f"after a fit that failed on {bad.name}")
-    _raises(InputError, lambda: case.make().fit([]), "no photos")
-    _raises(ImageError, lambda: case.make().fit(np.zeros((4, 4))), "an array that is no picture")
+            raised(NotFittedError, head.state, f"after a fit that failed on {bad.name}")
+    raised(InputError, lambda: case.make().fit([]), "no photos")
+    raised(ImageError, lambda: case.make().fit(np.zeros((4, 4))), "an array that is no picture")
 
 
 def odd_pictures_are_scored(case: HeadCase) -> None:
@@ -280,14 +281,6 @@ def _no_surer(many: Sequence[HeadScore], few: Sequence[HeadScore]) -> None:
         assert one.probability <= other.probability + CLOSE, f"{one} and {other}"
         assert one.box == other.box, f"{one} and {other}"
         assert other.present or not one.present, f"{one} and {other}"
-
-
-def _raises(kind: type[Exception], use: Callable[[], object], what: str) -> Exception:
-    try:
-        use()
-    except kind as error:
-        return error
-    raise AssertionError(f"{what}: no {kind.__name__} was raised")
 
 
 HEAD_CHECKS: list[Callable[[HeadCase], None]] = [

@@ -24,6 +24,22 @@ class Outcome:
         return self.skipped is None
 
 
+def raised(kind: type[Exception], use: Callable[[], object], what: str) -> Exception:
+    """The error of that kind that `use` raises.
+
+    Raises:
+        AssertionError: it raises none, beginning with `what`.
+
+    >>> raised(ZeroDivisionError, lambda: 1 / 0, "a division")
+    ZeroDivisionError('division by zero')
+    """
+    try:
+        use()
+    except kind as error:
+        return error
+    raise AssertionError(f"{what}: no {kind.__name__} was raised")
+
+
 def run_checks(
     checks: Sequence[Callable[[Case], None]], case: Case, *, may_skip: Collection[str] = ()
 ) -> list[Outcome]:

@@ -144,6 +144,7 @@ def _beside(look: Appearance, companion: Appearance, place: str, weather: str, r
 
 
 def pictures(scenes: Sequence[Scene]) -> list[Image.Image]:
+    """The scenes, drawn."""
     return [draw_scene(scene) for scene in scenes]
 
 

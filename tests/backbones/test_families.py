@@ -22,7 +22,7 @@ from myvlm.backbones.causal.cuda_graph import Replay
 from myvlm.backbones.families.humanvlm import CARD, LLAMA3, HumanVLMBackbone
 from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.errors import BackboneError, UnknownBackboneError
-from myvlm.learning.concept_optimizer import telling
+from myvlm.learning.concept_optimizer import naming_sentence
 from myvlm.testing import BACKBONE_CHECKS, BackboneCase, parametrize_with_checks
 from tests.support.taught import COLOURS
 from tests.support.tiny import pictures, tiny_llava
@@ -104,7 +104,7 @@ def test_a_concept_is_learned_from_photos_of_different_shapes(name: str) -> None
     settings = LearnSettings(steps=3, views=2)
     concept = vlm.learn("sks", shapes(), category="mug", captions=captions, settings=settings, progress=False)
     embedding = concept.embeddings[name]
-    told = telling(("sks", *concept.description.split()[1:]))  # a row for each of its tokens
+    told = naming_sentence(("sks", *concept.description.split()[1:]))  # a row for each of its tokens
     assert embedding.directions.shape == (len(backbone.word_ids(told)), backbone.dim)
     assert embedding.fingerprint == backbone.fingerprint()
     assert 0 < embedding.figures["cross_entropy"] < 100

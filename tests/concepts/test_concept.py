@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,19 @@ def test_card_says_what_it_is_and_how_to_load_it(concept: Concept, saved: Path, 
         assert said in card
     concept.save(tmp_path / "with", include_photos=scene(0)[0])
     assert "holds photos" in (tmp_path / "with" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_card_names_no_base_model_that_a_collection_brings(
+    concept: Concept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = [EntryPoint("acme", "acme.models:collection", "myvlm.models")]  # it need not be loaded for that
+    monkeypatch.setattr(
+        "myvlm.plugins.registry.entry_points", lambda group: points if "models" in group else []
+    )
+    [embedding] = concept.embeddings.values()
+    both = dataclasses.replace(concept, embeddings={"acme/small": embedding, "org/model": embedding})
+    card = both.packed(url="hf://me/sks").files["README.md"].decode()
+    assert 'base_model: ["org/model"]\n' in card
 
 
 def test_photos_only_when_asked_and_without_their_exif(concept: Concept, saved: Path, tmp_path: Path) -> None:

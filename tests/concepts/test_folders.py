@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from myvlm.concepts import concept as concept_module
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.disk import atomic as folders
+from myvlm.concepts.disk import contents
 from myvlm.concepts.disk.atomic import folders_in, recover, replacing
 from myvlm.concepts.disk.storage import concept_folders, erase_folder, is_concept_folder
 from myvlm.concepts.embedding import Embedding
@@ -316,14 +316,14 @@ def test_a_folder_that_is_swapped_between_two_files_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = _taught(1).save(tmp_path / "sks-mug")
-    read, swapped = concept_module.read_tensors, []
+    read, swapped = contents.read_tensors, []
 
     def late(folder: Path, name: str, sha256: str) -> Any:
         if not swapped:
             swapped.append(_taught(2).save(place))
         return read(folder, name, sha256)
 
-    monkeypatch.setattr(concept_module, "read_tensors", late)
+    monkeypatch.setattr(contents, "read_tensors", late)
     concept = Concept.load(place)
     assert swapped
     assert _is_whole(concept)

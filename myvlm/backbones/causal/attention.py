@@ -49,7 +49,7 @@ class Places(NamedTuple):
 
 @dataclass(eq=False)
 class AttentionRecorder:
-    """What was recorded.
+    """The probabilities that chosen queries gave to chosen keys, layer by layer, in one forward pass.
 
     Args:
         config: configuration object of the language model, the very one that its layers hold.
@@ -85,7 +85,7 @@ class AttentionRecorder:
             self._biases[wanted] = mask, bias  # the mask is held, so that no other gets its id
         return self._biases[wanted][1]
 
-    def hears(self, module: Any) -> bool:
+    def records(self, module: Any) -> bool:
         """Whether an attention is one of those that are recorded."""
         own = getattr(module, "config", None) is self.config
         return own and (self.modules is None or module in self.modules)
@@ -112,11 +112,6 @@ class AttentionRecorder:
         places = self.places(every.device)
         rows = places.queries[:, None, :, None].expand(*every.shape[:-2], -1, every.shape[-1])
         return every.gather(-2, rows).masked_fill(places.none, 0.0)
-
-    @property
-    def valid(self) -> Tensor:
-        """`B × Q × K` bool: where neither the query nor the key is -1."""
-        return (self.queries >= 0)[:, :, None] & (self.keys >= 0)[:, None, :]
 
 
 _RECORDER: ContextVar[AttentionRecorder | None] = ContextVar("myvlm_attention_recorder", default=None)
@@ -237,7 +232,7 @@ def _recording_sdpa(
             query, key, value, attention_mask, scale=scale, softcap=softcap, causal=causal
         )
     recorder = _RECORDER.get()
-    if recorder is not None and recorder.hears(module):
+    if recorder is not None and recorder.records(module):
         recorder.probabilities.append(
             attention_columns(
                 query,

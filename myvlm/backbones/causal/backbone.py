@@ -49,7 +49,7 @@ from myvlm.errors import BackboneError
 
 
 class CausalBackbone(Backbone):
-    """Concept rows after the last image token of a causal language model (§3.3 of the paper, DESIGN §4).
+    """Concept rows after the last image token of a causal language model (§3.3 of the paper).
 
     Raises:
         BackboneError: the model has no output head, takes no encoded images, or has no id to spare.
@@ -139,8 +139,8 @@ class CausalBackbone(Backbone):
         return {}
 
     @property
-    def _tells(self) -> bool:
-        """Whether `arguments` says anything."""
+    def _has_arguments(self) -> bool:
+        """Whether the model is given more than ids and a mask, see `arguments`."""
         return type(self).arguments is not CausalBackbone.arguments
 
     @property
@@ -176,14 +176,14 @@ class CausalBackbone(Backbone):
             for feature in features:
                 ids = self.prompter.prompt_ids("", feature.layout.text)
                 ids = ids[: text.place_after_last(ids, self.image_id)]
-                told = self._told(
+                arguments = self._placed_arguments(
                     torch.tensor([ids]),
                     torch.ones(1, len(ids), dtype=torch.long),
                     [len(ids)],
                     [feature.layout],
                 )
                 kept.append(
-                    prefill(self.model, self.language_model, ids, feature, told, image_id=self.image_id)
+                    prefill(self.model, self.language_model, ids, feature, arguments, image_id=self.image_id)
                 )
         return kept
 
@@ -215,9 +215,9 @@ class CausalBackbone(Backbone):
         self._check(rows, prefixes=prefixes, prompts=prompts, answers=answers)
         layouts = [prefix.layout for prefix in prefixes]
         batch = self.prompter.teacher_forced([own.text for own in layouts], prompts, answers, rows)
-        told = self._told(batch.ids, batch.attention_mask, batch.starts, layouts)
+        arguments = self._placed_arguments(batch.ids, batch.attention_mask, batch.starts, layouts)
         at_least = replay.lengths(prefixes) if replay else (0, 0)
-        tail = tail_of(self.model, prefixes, batch, rows, told.get("position_ids"), at_least=at_least)
+        tail = tail_of(self.model, prefixes, batch, rows, arguments.get("position_ids"), at_least=at_least)
         if replay:
             logits, given = replay(tail, prefixes)
         else:
@@ -334,7 +334,7 @@ class CausalBackbone(Backbone):
         self, images: Sequence[Image.Image], prompts: Sequence[text.Prompt], **generation: Any
     ) -> list[list[Generation]]:
         options = options_for(self.model, self.processor.tokenizer, generation)
-        if len(prompts) < 2 or self._tells or not takes_a_cache(self.model, options):
+        if len(prompts) < 2 or self._has_arguments or not takes_a_cache(self.model, options):
             return super().replies_to_each(images, prompts, **generation)
         pad_id, at_once, ids_of = self.prompter.pad_id, self.images_at_once, self.prompter.prompt_ids
         each: list[list[Generation]] = []
@@ -373,7 +373,7 @@ class CausalBackbone(Backbone):
     ) -> tuple[Tensor, AttentionRecorder]:
         """One pass from kept features: logits `B × N × V` of the last `N` labels, and what was recorded."""
         first, layouts = min(batch.starts), [feature.layout for feature in features]
-        told = self._told(batch.ids, batch.attention_mask, batch.starts, layouts)
+        arguments = self._placed_arguments(batch.ids, batch.attention_mask, batch.starts, layouts)
         queries, keys = queries.to(self.device), keys.to(self.device)
         with (
             self.frozen(),
@@ -387,13 +387,13 @@ class CausalBackbone(Backbone):
                 use_cache=False,
                 # Of thousands of image tokens no logits are needed.
                 logits_to_keep=batch.ids.shape[1] - first + 1,
-                **told,
+                **arguments,
             )
         return output.logits[:, :-1], recorder
 
-    def _told(
+    def _placed_arguments(
         self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]
     ) -> dict[str, Tensor]:
         """`arguments`, where the model is."""
-        told = self.arguments(ids.to(self.device), mask.to(self.device), starts, layouts)
-        return {name: value.to(self.device) for name, value in told.items()}
+        arguments = self.arguments(ids.to(self.device), mask.to(self.device), starts, layouts)
+        return {name: value.to(self.device) for name, value in arguments.items()}

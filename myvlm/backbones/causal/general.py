@@ -134,7 +134,7 @@ class GeneralBackbone(CausalBackbone):
         return {**told, "position_ids": positions, **kept}
 
     @property
-    def _tells(self) -> bool:
+    def _has_arguments(self) -> bool:
         return self._rope is not None or bool(self._asked.types)
 
     @cached_property

@@ -23,7 +23,7 @@ def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
     with screen(as_json=as_json, quiet=quiet) as out:
         with out.busy("looking"):
             document = _document()
-        out.show(document, *_told(document))
+        out.show(document, *_tables(document))
 
 
 def _document() -> dict[str, Any]:
@@ -55,7 +55,7 @@ def _document() -> dict[str, Any]:
     }
 
 
-def _told(document: dict[str, Any]) -> list[Table | Text]:
+def _tables(document: dict[str, Any]) -> list[Table | Text]:
     devices = Table("device", "what", "memory", "free", box=None, pad_edge=False, title=_versions(document))
     for one in document["devices"]:
         devices.add_row(

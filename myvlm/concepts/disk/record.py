@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue
 
+from myvlm.errors import InputError
 from myvlm.heads.base import HeadMeta
 from myvlm.heads.examples import ExamplesMeta
 from myvlm.text import composed
@@ -69,6 +70,21 @@ class ConceptRecord(BaseModel):
     embeddings: dict[str, EmbeddingRecord]
     recipe: dict[str, JsonValue]
     sha256: str | None = None
+
+
+def plain_values(values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """A copy as JSON will give it back. Raises InputError for what JSON cannot hold."""
+    try:
+        text = json.dumps(dict(values), allow_nan=False, ensure_ascii=False)
+        plain: dict[str, Any] = json.loads(text.encode())
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"The {what} of a concept must be plain values.",
+            got=str(error),
+            expected="text, numbers (not NaN), true or false, None, and lists and dicts of these",
+            fix="convert arrays with .tolist() and paths with str()",
+        ) from error
+    return plain
 
 
 def sealed(content: Mapping[str, Any]) -> bytes:

@@ -13,10 +13,10 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from myvlm.concepts.disk.contents import Packed
 from myvlm.concepts.disk.record import ConceptRecord, text_of
 from myvlm.concepts.disk.storage import (
     CARD,
@@ -39,14 +39,6 @@ _OURS = re.compile(
 )
 _BESIDE = frozenset({".gitattributes"})
 """What the hub puts into each repository."""
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A concept as it is put somewhere: what `concept.json` says, and the other files by name."""
-
-    record: ConceptRecord
-    files: Mapping[str, bytes]
 
 
 @contextmanager

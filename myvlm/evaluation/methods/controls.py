@@ -1,6 +1,4 @@
-"""What a figure must be told apart from: embeddings that know nothing of the concept, a gate that is always
-open, and the plain model before and after.
-"""
+"""What a figure must be told apart from: embeddings that know nothing of the concept, and an open gate."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.api import MyVLM
-from myvlm.backbones.tokens import heard
+from myvlm.backbones.tokens import as_written
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.embedding import Embedding
 from myvlm.errors import InputError
@@ -143,41 +141,8 @@ class Open:
             some = shown[start : start + 16]
             replies = self.vlm.backbone.generate(some, [prompt] * len(some), [[self.rows]] * len(some))
             texts += [reply.text for reply in replies]
-        word = heard(self.vlm.backbone, self.concept.spoken)
+        word = as_written(self.vlm.backbone, self.concept.spoken)
         return [replace_word(text, word, self.concept.identifier) for text in texts]
-
-
-class PlainAnswers:
-    """What the frozen model says of pictures now, to be compared with what it says after teaching.
-
-    Args:
-        vlm: the model.
-        images: pictures.
-        questions: asked of each, beside its caption.
-    """
-
-    def __init__(self, vlm: MyVLM, images: Sequence[ImageSource], questions: Sequence[str] = ()) -> None:
-        self.images, self.questions = load_images(list(images)), tuple(questions)
-        self._before = self._said(alone(vlm))
-
-    def unchanged(self, taught: MyVLM) -> float:
-        """The part of the replies that are token for token what they were.
-
-        Of the plain model, concepts or not, and of the personalised model in pictures where it sees nothing.
-        """
-        with taught.generic():
-            plain = self._said(taught)
-        personal = self._said(taught)
-        pairs = list(zip(self._before, plain, strict=True))
-        pairs += [(was, now) for was, now in zip(self._before, personal, strict=True) if not now[0]]
-        return sum(was[1] == now[1] for was, now in pairs) / len(pairs)
-
-    def _said(self, vlm: MyVLM) -> list[tuple[tuple[str, ...], tuple[int, ...]]]:
-        """Who was seen, and the tokens, by prompt and picture."""
-        replies = vlm.caption(self.images)
-        for question in self.questions:
-            replies += vlm.ask(self.images, question)
-        return [(reply.seen, reply.token_ids) for reply in replies]
 
 
 def _embedding(vlm: MyVLM, directions: npt.NDArray[Any], norm: str) -> Embedding:

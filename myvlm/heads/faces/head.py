@@ -211,7 +211,9 @@ class FaceHead(CorrectableHead[FaceEncoder]):
         keys = self.keys_
         return Examples.of(keys[:, None], keys[:0], start={"keys": keys}, threshold=self.threshold_)
 
-    def _told(self, photo: LoadedImage, correction: CorrectedPicture, examples: Examples) -> FloatArray:
+    def _rows_to_learn_from(
+        self, photo: LoadedImage, correction: CorrectedPicture, examples: Examples
+    ) -> FloatArray:
         return face_meant(self._encoder(), photo, correction, self.keys_)
 
     def _learn_corrections(self, examples: Examples) -> None:

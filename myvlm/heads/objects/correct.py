@@ -151,7 +151,7 @@ class Corrected(Protocol):
     def refitted(self, examples: Examples) -> Self: ...
 
 
-def telling_rows(
+def rows_to_learn_from(
     head: Corrected,
     encoder: ImageEncoder,
     photo: LoadedImage,

@@ -195,7 +195,7 @@ class ObjectGate:
         if self._crops == "none" or self._crops == 1:
             raw, boxes = self.raw(images)
             return self._scores(raw, boxes)
-        return self._scores(self._glance(images), lambda picture: self.raw([images[picture]])[1][0])
+        return self._scores(self._coarse_scores(images), lambda picture: self.raw([images[picture]])[1][0])
 
     def _scores(self, raw: FloatArray, boxes: FloatArray | Locate) -> GateScores:
         above = raw.astype(np.float64) - self._threshold
@@ -227,7 +227,7 @@ class ObjectGate:
         scores = self._read(stacked) @ self._coef.T + self._intercept
         return np.split(scores, np.cumsum([len(picture.features) for picture in pictures])[:-1])
 
-    def _glance(self, images: Sequence[LoadedImage]) -> FloatArray:
+    def _coarse_scores(self, images: Sequence[LoadedImage]) -> FloatArray:
         """N × M raw scores, of some windows."""
         boxes, large = self._large(images)
         scores = self._of_each(large)

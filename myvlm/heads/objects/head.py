@@ -25,7 +25,7 @@ from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, get_encoder
 from myvlm.heads.examples import CorrectedPicture, Examples
 from myvlm.heads.features import Crops, encoder_fingerprint, same_weights, windows
 from myvlm.heads.fitted import take_tensor
-from myvlm.heads.objects.correct import nearest_probe, raised_threshold, remembered, telling_rows
+from myvlm.heads.objects.correct import nearest_probe, raised_threshold, remembered, rows_to_learn_from
 from myvlm.heads.objects.everyday import EDITION
 from myvlm.heads.objects.fit import LearnedProbe, LinearProbe, learn_probe
 from myvlm.heads.objects.gate import MET, ObjectGate
@@ -149,7 +149,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         self.examples_ = Examples.of(
             learned.photos, learned.others, start=self._tensors(), threshold=self.threshold_
         )
-        doubtful = self._told_apart(others) if learned.everyday and others else learned.doubtful
+        doubtful = self._learn_negatives(others) if learned.everyday and others else learned.doubtful
         if doubtful:
             _log.warning(
                 "a head that was not shown them finds the object in these negatives: %s. If they show it, "
@@ -225,7 +225,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
             seed=self.seed,
         )
 
-    def _told_apart(self, others: Sequence[LoadedImage]) -> list[int]:
+    def _learn_negatives(self, others: Sequence[LoadedImage]) -> list[int]:
         """Learn from pictures without the object as a user's corrections are learned from.
 
         A regression on so few finds less of the object, and of what it is not: benchmarks/RESULTS.md.
@@ -256,10 +256,10 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         head.examples_ = Examples.of(*kept, start=self._tensors(), threshold=self.threshold_)
         return head
 
-    def _told(
+    def _rows_to_learn_from(
         self, photo: LoadedImage, correction: CorrectedPicture, examples: Examples
     ) -> npt.NDArray[np.float16]:
-        return telling_rows(self, self._encoder(), photo, correction, examples)
+        return rows_to_learn_from(self, self._encoder(), photo, correction, examples)
 
     def _learn_corrections(self, examples: Examples) -> None:
         start = LinearProbe(self.coef_, self.intercept_)

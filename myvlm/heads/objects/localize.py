@@ -13,7 +13,7 @@ import numpy as np
 
 from myvlm.boxes import Box
 from myvlm.heads.detections import FloatArray
-from myvlm.heads.encoders import ImageEncoder
+from myvlm.heads.encoders import ImageEncoder, unit_length
 from myvlm.heads.features import PictureFeatures
 
 PROMPTS = (
@@ -66,10 +66,12 @@ def choose_windows(
     """
     rows = [photo.features for photo in photos]
     middle = np.mean(np.concatenate(rows) if everyday is None else everyday, axis=0)
-    centred = [_unit(own - middle) for own in rows]
+    centred = [unit_length(own - middle) for own in rows]
     alone = _signs_of_each(photos, centred, text, weights)
     if everyday is not None:
-        alone += -weights.unusual * _standard(_nearness(np.concatenate(centred), _unit(everyday - middle)))
+        alone += -weights.unusual * _standard(
+            _nearness(np.concatenate(centred), unit_length(everyday - middle))
+        )
     ends = np.cumsum([len(own) for own in rows])[:-1]
     mutual = weights.mutual if text is None else weights.mutual_with_text
     return _agree(centred, np.split(alone, ends), mutual)
@@ -83,13 +85,12 @@ def text_direction(encoder: ImageEncoder, category: str | None) -> FloatArray | 
     generic = encoder.encode_text(GENERIC)
     if named is None or generic is None:
         return None
-    direction: FloatArray = _unit(named.mean(axis=0) - generic.mean(axis=0))
-    return direction
+    return unit_length(named.mean(axis=0) - generic.mean(axis=0))
 
 
 def windows_without(photo: PictureFeatures, chosen: int) -> list[int]:
     """The windows of a photo that hardly touch the chosen one and look unlike it: safe to call "not it"."""
-    centred = _unit(photo.features - photo.features.mean(axis=0))
+    centred = unit_length(photo.features - photo.features.mean(axis=0))
     unlike = centred @ centred[chosen] < 0.5
     return np.flatnonzero(unlike & (_overlaps(photo.boxes)[chosen] < APART)).tolist()
 
@@ -196,9 +197,4 @@ def _areas(boxes: Sequence[Box]) -> FloatArray:
 def _standard(values: FloatArray) -> FloatArray:
     """Mean 0, deviation 1; the floor keeps rounding noise among equals from becoming a sign."""
     result: FloatArray = (values - values.mean()) / max(float(values.std()), 1e-3)
-    return result
-
-
-def _unit(rows: FloatArray) -> FloatArray:
-    result: FloatArray = rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-6)
     return result

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from myvlm.heads.calibration import Calibration, Tail
 from myvlm.heads.detections import FloatArray
-from myvlm.heads.encoders import ImageEncoder
+from myvlm.heads.encoders import ImageEncoder, unit_length
 from myvlm.heads.features import Crops, features
 from myvlm.heads.objects.everyday import EDITION, everyday
 from myvlm.heads.objects.fit import LearnedProbe, LinearProbe, kept_rows
@@ -53,7 +53,10 @@ def learn_prototype(
     # which part of a single photo is the object, nothing says but words
     alone = len(photos) == 1 and text is None
     each = np.stack(
-        [_unit(rows[0] + rows[0 if alone else window]) for rows, window in zip(shown, chosen, strict=True)]
+        [
+            unit_length(rows[0] + rows[0 if alone else window])
+            for rows, window in zip(shown, chosen, strict=True)
+        ]
     )
     probe = _prototype(each)
     scores = probe.windows(usual)
@@ -88,7 +91,7 @@ def learn_prototype(
 
 def _prototype(each: FloatArray) -> LinearProbe:
     """P × D photos → a probe whose score of a window is its part along their mean."""
-    return LinearProbe(_unit(each.mean(axis=0)), 0.0)
+    return LinearProbe(unit_length(each.mean(axis=0)), 0.0)
 
 
 def _left_out(shown: Sequence[FloatArray], each: FloatArray) -> npt.NDArray[np.float64]:
@@ -98,7 +101,3 @@ def _left_out(shown: Sequence[FloatArray], each: FloatArray) -> npt.NDArray[np.f
         return np.array([_prototype(each).picture(shown[0])])
     probes = [_prototype(np.delete(each, photo, axis=0)) for photo in range(count)]
     return np.array([probe.picture(rows) for probe, rows in zip(probes, shown, strict=True)])
-
-
-def _unit(rows: FloatArray) -> FloatArray:
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-6), np.float32)

@@ -192,12 +192,6 @@ class Owners:
         with self._lock:
             return sum(one.nbytes for one in self._loaded.values())
 
-    @property
-    def in_memory(self) -> list[str]:
-        """Whose libraries these are, the one that was asked for last at the end."""
-        with self._lock:
-            return list(self._loaded)
-
     def place(self, owner: str) -> OwnedLibrary:
         """Where the owner's concepts lie."""
         return self._places[owner]

@@ -50,7 +50,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Share:
-    """`hits` of `of`."""
+    """A count out of a number of tries: `hits` of `of`."""
 
     hits: int
     of: int

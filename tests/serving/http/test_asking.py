@@ -28,7 +28,7 @@ def told(backbone: Any, reply: str, *, concept: Any = MUG, prompt: str = "descri
     asked = Ask(None, prompt, [concept], None, (), pieces.append)  # type: ignore[arg-type]
     settled, words = Settled(backbone, asked), reply.split(" ")
     for count in range(1, len(words) + 1):
-        settled.tell(" ".join(words[:count]))
+        settled.update(" ".join(words[:count]))
     return pieces
 
 

@@ -163,12 +163,12 @@ def test_libraries_are_let_go_of_by_a_bound_and_read_again(
     owners = Owners(folders, fingerprint=weights, device="cpu", at_most=3 * OF_A_CONCEPT)
     first = owners.library("a")
     assert owners.library("a") is first
-    for owner in "bcda":
-        assert list(owners.library(owner)) == [taught.word]
-    assert owners.in_memory[-1] == "a"
-    assert len(owners.in_memory) < 4
-    assert owners.nbytes <= 3 * OF_A_CONCEPT
-    assert owners.library("a") is not first, "it was let go of and read again"
+    read = {owner: owners.library(owner) for owner in "bcda"}
+    assert [list(one) for one in read.values()] == [[taught.word]] * 4
+    assert 0 < owners.nbytes <= 3 * OF_A_CONCEPT
+    assert owners.library("a") is read["a"], "the one that was asked for last is there"
+    assert read["a"] is not first, "it was let go of and read again"
+    assert owners.library("b") is not read["b"]
 
 
 def test_what_changes_on_the_disk_is_seen_at_the_next_request(

@@ -86,7 +86,7 @@ def told_absent(vlm: MyVLM, prompt: Prompt, seen: Sequence[Concept], names: Name
 
 
 class Settled:
-    """The part of a reply that can be told while it grows.
+    """The part of a reply that can be handed on while it grows.
 
     Its last words may go on, and be one that is called otherwise now once they are whole; and a phrase that a
     name may take the place of waits until the name is said.
@@ -97,7 +97,7 @@ class Settled:
         self.words = words_for(backbone, asked.prompt, asked.seen)
         self.held = max([1, *(len(word.split()) for word in self.words)])
 
-    def tell(self, so_far: str) -> None:
+    def update(self, so_far: str) -> None:
         """Call `on_text` with what is settled of a reply that the model has said so far."""
         if self.asked.on_text is None:
             return

@@ -75,7 +75,7 @@ class VllmEngine:
                     usage = event.get("usage") or usage
                     for choice in event.get("choices", ()):
                         text += choice.get("text") or choice.get("delta", {}).get("content") or ""
-                        settled.tell(text.strip())
+                        settled.update(text.strip())
         except httpx.HTTPError:
             raise Refusal(503, "The engine that speaks does not answer.") from None
         said = named(self.backbone, asked.prompt, text.strip(), asked.seen)

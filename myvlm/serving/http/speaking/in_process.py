@@ -75,7 +75,7 @@ class _Streamed:
             ids.append(token)
             if settled.asked.on_text and hasattr(self.backbone, "prompter"):
                 text, _ = self.backbone.prompter.reply(torch.tensor(ids))
-                settled.tell(text)
+                settled.update(text)
 
     def end(self) -> None:
         """Nothing is left to do: who waits gets the whole reply."""

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from myvlm.concepts.disk.record import ConceptRecord, EmbeddingRecord
+from myvlm.plugins.model_collections import is_collected
 
 
 def card(record: ConceptRecord, privacy: str, *, photos: bool, url: str | None = None) -> str:
@@ -75,9 +76,8 @@ Image encoder `{meta.encoder}`, threshold {meta.threshold:.4g}. Measured while i
 def _metadata(record: ConceptRecord) -> str:
     """What the hub reads at the head of a card: YAML, whose texts are JSON's."""
     bases = [name.split("@")[0] for name in record.embeddings]
-    known = [
-        name for name in dict.fromkeys(bases) if name.count("/") == 1 and not name.startswith("tinyworld/")
-    ]
+    # those of the hub: what a collection of models brings has no page there
+    known = [name for name in dict.fromkeys(bases) if name.count("/") == 1 and not is_collected(name)]
     lines = [f"base_model: {json.dumps(known)}"] if known else []
     tags = json.dumps(["myvlm", "concept", record.category], ensure_ascii=False)
     return "\n".join(["---", "library_name: myvlm", f"tags: {tags}", *lines, "---", "", ""])

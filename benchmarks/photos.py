@@ -111,6 +111,8 @@ class Timed:
         self.seconds = self.fitting = self.fitting_encoder = 0.0
         self.windows = self.fitting_windows = self.heads = 0
         self.input_side = getattr(encoder, "input_side", None)
+        if hasattr(encoder, "encode_patches"):
+            self.encode_patches = encoder.encode_patches
 
     def encode(self, images: Sequence[object], *, batch_size: int = 32) -> np.ndarray:
         started = time.process_time()

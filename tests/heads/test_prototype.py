@@ -245,3 +245,47 @@ def test_a_head_is_read_by_the_edition_of_photographs_that_it_was_learned_by() -
     photo = load_images(views("coffee.png", 0, 1))
     [seen] = features(encoder, photo)
     assert raw.gate([raw]).raw(photo)[0][0, 0] == pytest.approx((seen.features @ raw.coef_).max(), abs=1e-5)
+
+
+class ClassTokens(ColourEncoder):
+    """One that could give patch tokens, which nobody asks for."""
+
+    def encode_patches(
+        self, images: Sequence[Image.Image], *, batch_size: int = 32
+    ) -> npt.NDArray[np.float32]:
+        raise AssertionError("patch tokens are not asked for")
+
+
+def test_of_one_photo_all_large_windows_count_where_features_are_class_tokens() -> None:
+    plain, tokens = ColourEncoder("fake/plain"), ClassTokens("fake/tokens")
+    photos, known = views("motorcycle_left.png", 0, 3), everyday(tokens)
+    [seen] = features(tokens, load_images(photos[:1]))
+    rows = known.whitening(seen.features)
+    whole, one = ObjectHead(plain).fit(photos[0]), ObjectHead(tokens).fit(photos[0])
+    np.testing.assert_allclose(whole.coef_, rows[0], atol=1e-5)
+    large = rows[:10]  # the whole, and nine of half its side
+    likeness = large @ large.mean(axis=0) / np.linalg.norm(large.mean(axis=0))
+    wanted = (np.clip(likeness, 0, None)[:, None] * large).sum(axis=0)
+    np.testing.assert_allclose(one.coef_, wanted / np.linalg.norm(wanted), atol=1e-5)
+    assert float(one.coef_ @ whole.coef_) < 0.999
+    assert one.boxes_ == whole.boxes_
+    ceiling = np.quantile(known.whitening(known.windows) @ one.coef_, 0.99, method="higher")
+    way = one.figures_["left_out_scores"][0] - ceiling
+    assert one.threshold_ == pytest.approx(ceiling + prototype.PLACE_OF_WEIGHED * way, abs=1e-3)
+    assert one.sure_ == pytest.approx(ceiling + prototype.SURE_OF_WEIGHED * way, abs=1e-3)
+
+
+def test_of_several_photos_or_where_words_are_read_class_tokens_change_nothing() -> None:
+    photos = views("motorcycle_left.png", 0, 3)
+    for shown, reads in ((photos, False), (photos[:1], True)):
+        plain = ObjectHead(ColourEncoder("fake/plain", reads=reads)).fit(shown)
+        tokens = ObjectHead(ClassTokens("fake/tokens", reads=reads)).fit(shown)
+        assert np.array_equal(plain.coef_, tokens.coef_)
+        assert (plain.threshold_, plain.sure_) == (tokens.threshold_, tokens.sure_)
+
+
+def test_unlike_windows_of_a_photo_count_nothing() -> None:
+    rows = np.array([[1, 0], [0.8, 0.6], [-1, 0]], dtype=np.float32)
+    mean = np.array([0.8, 0.6]) / 1.0
+    wanted = rows[0] * (rows[0] @ mean) + rows[1] * (rows[1] @ mean)
+    np.testing.assert_allclose(prototype._weighed(rows), [wanted / np.linalg.norm(wanted)], atol=1e-6)

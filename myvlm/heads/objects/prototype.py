@@ -16,10 +16,10 @@ import numpy.typing as npt
 from myvlm.heads.calibration import Calibration, Tail
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder, unit_length
-from myvlm.heads.features import Crops, features
+from myvlm.heads.features import Crops, features, first_look
 from myvlm.heads.objects.everyday import EDITION, everyday
 from myvlm.heads.objects.fit import LearnedProbe, LinearProbe, kept_rows
-from myvlm.heads.objects.localize import choose_windows, text_direction
+from myvlm.heads.objects.localize import GENERIC, choose_windows, text_direction
 from myvlm.images import LoadedImage
 
 # How these were chosen, on ten subjects of real photos: benchmarks/RESULTS.md.
@@ -29,6 +29,8 @@ photo only, to that photo itself, which no other will come near."""
 SURE_OF_ONE = 0.5
 """How far a picture has to come on that way, where there is one photo, not to be unsure: other things of the
 same category hardly come so far."""
+PLACE_OF_WEIGHED, SURE_OF_WEIGHED = 0.4, 0.65
+"""The same of a photo of which all large windows count (`_weighed`): its scores lie closer together."""
 STEEPNESS = 14.0
 """The probability's slope, times that way."""
 LEAST_WAY = 2.0
@@ -58,6 +60,9 @@ def learn_prototype(
             for rows, window in zip(shown, chosen, strict=True)
         ]
     )
+    weighed = alone and _gives_class_tokens(encoder)
+    if weighed:
+        each = _weighed(shown[0][: first_look(encoded[0].boxes)])
     probe = _prototype(each)
     scores = probe.windows(usual)
     mean, deviation = float(scores.mean()), float(scores.std())
@@ -68,13 +73,14 @@ def learn_prototype(
     unlike = known.tail(float(np.mean([len(one.boxes) for one in encoded])))
     tail = Tail(mean + deviation * unlike.location, deviation * unlike.scale)
     several = len(photos) > 1  # a single photo's own score is no other photo's
+    place_of_one, sure = (PLACE_OF_WEIGHED, SURE_OF_WEIGHED) if weighed else (PLACE_OF_ONE, SURE_OF_ONE)
     calibration = Calibration(
-        threshold=ceiling + (PLACE if several else PLACE_OF_ONE) * way,
+        threshold=ceiling + (PLACE if several else place_of_one) * way,
         slope=STEEPNESS / way,
         ceiling=ceiling,
         tail=tail,
         typical=typical if several else 0.0,
-        sure=0.0 if several else ceiling + SURE_OF_ONE * way,
+        sure=0.0 if several else ceiling + sure * way,
     )
     figures = {
         "photos": len(photos),
@@ -87,6 +93,21 @@ def learn_prototype(
     boxes = [one.boxes[0 if alone else window] for one, window in zip(encoded, chosen, strict=True)]
     kept = kept_rows(probe, shown, usual)
     return LearnedProbe(probe, calibration, 0.0, boxes, figures, [], *kept, everyday=EDITION)
+
+
+def _gives_class_tokens(encoder: ImageEncoder) -> bool:
+    """Whether it is a transformer that reads no text, the kind on which `_weighed` was measured."""
+    return hasattr(encoder, "encode_patches") and encoder.encode_text(GENERIC) is None
+
+
+def _weighed(rows: FloatArray) -> FloatArray:
+    """C × D windows of a single photo → 1 × D: their sum, each by its cosine with the mean of all.
+
+    The class token of one picture holds much of what is there by chance; that of its parts differs. What is
+    unlike the rest counts nothing.
+    """
+    likeness = rows @ unit_length(rows.mean(axis=0))
+    return unit_length(np.maximum(likeness, 0) @ rows)[None]
 
 
 def _prototype(each: FloatArray) -> LinearProbe:

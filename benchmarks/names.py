@@ -91,7 +91,7 @@ def measured(user: MyVLM, kit: FewShot) -> Tally:
     tally, name, photos = Tally(), kit.identifier, pictures(kit.present)
     captions = [reply.text for reply in user.caption(photos)]
     tally.add("recall", SEED, [contains_word(text, name) for text in captions])
-    tally.add("as_written", SEED, [name in text for text in captions if contains_word(text, name)])
+    tally.add("as_written", SEED, [name in text for text in captions])
     for number, instruction in enumerate(INSTRUCTIONS):
         for reply in user.caption(photos[number :: len(INSTRUCTIONS)], prompt=instruction):
             tally.add("unseen_wording", SEED, [contains_word(reply.text, name)])

@@ -108,9 +108,8 @@ def remembered(
     for photo, box in zip(photos, boxes, strict=True):
         [features] = backbone.encode([photo.image])
         tokens = probe.visual_tokens(features)
-        places = probe.arranged(
-            features, torch.arange(len(tokens))
-        )  # `h × w`: the token that shows each cell
+        # `h × w`: the number of the token that shows each cell
+        places = probe.arranged(features, torch.arange(len(tokens)))
         height, width = places.shape
         looked = _attended(backbone, photo, category, (height, width))
         weights = looked * _inside(box, backbone.field_of_view(photo.image.size), (height, width))
@@ -123,10 +122,13 @@ def _attended(
     backbone: Backbone, photo: LoadedImage, category: str, shape: tuple[int, int]
 ) -> npt.NDArray[np.float32]:
     """`h × w`: where the plain model looks as it says the category; the same everywhere if it never does."""
+    everywhere = np.ones(shape, dtype=np.float32)
+    if "attention_map" in backbone.lacks:
+        return everywhere
     prompt = backbone.caption_prompt
     [reply] = backbone.generate([photo.image], [prompt], [[]])
-    if "attention_map" in backbone.lacks or not contains_word(reply.text, category):
-        return np.ones(shape, dtype=np.float32)
+    if not contains_word(reply.text, category):
+        return everywhere
     return backbone.attention_map(photo.image, prompt, reply.text, category, [])
 
 

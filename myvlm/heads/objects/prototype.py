@@ -20,6 +20,7 @@ from myvlm.heads.features import Crops, features, first_look
 from myvlm.heads.objects.everyday import EDITION, everyday
 from myvlm.heads.objects.fit import LearnedProbe, LinearProbe, kept_rows
 from myvlm.heads.objects.localize import GENERIC, choose_windows, text_direction
+from myvlm.heads.vision_models import PatchEncoder
 from myvlm.images import LoadedImage
 
 # How these were chosen, on ten subjects of real photos: benchmarks/RESULTS.md.
@@ -54,15 +55,14 @@ def learn_prototype(
     shown, usual = [read(one.features) for one in encoded], read(known.windows)
     # which part of a single photo is the object, nothing says but words
     alone = len(photos) == 1 and text is None
-    each = np.stack(
-        [
-            unit_length(rows[0] + rows[0 if alone else window])
-            for rows, window in zip(shown, chosen, strict=True)
-        ]
-    )
     weighed = alone and _gives_class_tokens(encoder)
     if weighed:
         each = _weighed(shown[0][: first_look(encoded[0].boxes)])
+    else:
+        windows = [0 if alone else window for window in chosen]
+        each = np.stack(
+            [unit_length(rows[0] + rows[window]) for rows, window in zip(shown, windows, strict=True)]
+        )
     probe = _prototype(each)
     scores = probe.windows(usual)
     mean, deviation = float(scores.mean()), float(scores.std())
@@ -97,7 +97,7 @@ def learn_prototype(
 
 def _gives_class_tokens(encoder: ImageEncoder) -> bool:
     """Whether it is a transformer that reads no text, the kind on which `_weighed` was measured."""
-    return hasattr(encoder, "encode_patches") and encoder.encode_text(GENERIC) is None
+    return isinstance(encoder, PatchEncoder) and encoder.encode_text(GENERIC) is None
 
 
 def _weighed(rows: FloatArray) -> FloatArray:

@@ -85,7 +85,7 @@ def read_steadily(folder: Path, read: Callable[[], Made]) -> Made:
         try:
             return read()
         except (ValueError, OSError):
-            if not left or _which(folder) == before:
+            if not left or _stands(folder, before):
                 raise
             time.sleep(PAUSE)
     raise AssertionError("the last try has ended in one of the two ways")
@@ -158,6 +158,13 @@ def _which(folder: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_ctime_ns
+
+
+def _stands(folder: Path, before: tuple[int, int] | None) -> bool:
+    """Whether the place holds what it held before, or nothing that a writer is about to replace."""
+    if before is None:  # twice none may be two moments in the midst of two swaps
+        return _which(folder) is None and not leftovers(folder)
+    return _which(folder) == before
 
 
 def _changed(folder: Path) -> float:

@@ -62,6 +62,16 @@ def recover(target: Path) -> bool:
 
     What was moved aside is put back where nothing has taken its place, and deleted where something has.
     """
+    for _ in range(TRIES):
+        if _recovered(target):
+            return True
+        if not any(one.suffix == OLD for one in leftovers(target)):
+            return target.exists()  # a writer may have ended its swap meanwhile
+        time.sleep(PAUSE)  # a writer is in the midst of one
+    return False
+
+
+def _recovered(target: Path) -> bool:
     beside = leftovers(target)  # before looking: what is moved aside later is another writer's
     aside = [one for one in beside if one.suffix == OLD]
     for one in aside:

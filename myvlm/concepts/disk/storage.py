@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from myvlm.concepts.disk.atomic import folders_in, leftovers, recover, replacing
+from myvlm.concepts.disk.atomic import folders_in, leftovers, read_steadily, recover, replacing
 from myvlm.concepts.disk.record import FORMAT_VERSION, ConceptRecord, EmbeddingRecord, as_sealed, text_of
 from myvlm.errors import ConceptFileError, MissingFileError, MyVLMError, NotWritableError
 from myvlm.files.claims import sync
@@ -101,7 +101,12 @@ def concept_folders(folder: str | PathLike[str]) -> list[Path]:
 def _has_record(folder: str) -> bool:
     """Also where the folder is just about to be replaced."""
     record = os.path.join(folder, RECORD)
-    return os.path.exists(record) or (recover(Path(folder)) and os.path.exists(record))
+    if os.path.exists(record):
+        return True
+    try:
+        return recover(Path(folder)) and read_steadily(Path(folder), lambda: bool(os.stat(record)))
+    except OSError:
+        return False
 
 
 def read_record(path: Path) -> ConceptRecord:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from math import isfinite
 from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from myvlm.errors import InputError
 
 Box: TypeAlias = tuple[float, float, float, float]
@@ -36,6 +39,18 @@ def iou(first: Box, second: Box) -> float:
     """
     shared = _shared(first, second)
     return shared / max(area(first) + area(second) - shared, 1e-9)
+
+
+def cells_inside(box: Box, field: Box, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """`h × w`: which cells of a map over the box `field` have their middle inside the box.
+
+    >>> cells_inside((0, 0, 10, 10), (0, 0, 20, 20), (2, 2)).tolist()
+    [[True, False], [False, False]]
+    """
+    left, top, right, bottom = box
+    rows = field[1] + (np.arange(shape[0]) + 0.5) * (field[3] - field[1]) / shape[0]
+    columns = field[0] + (np.arange(shape[1]) + 0.5) * (field[2] - field[0]) / shape[1]
+    return np.outer((rows > top) & (rows < bottom), (columns > left) & (columns < right))
 
 
 def _shared(first: Box, second: Box) -> float:

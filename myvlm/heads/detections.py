@@ -183,6 +183,11 @@ class Detections(Sequence[Detection]):
         """Identifiers of concepts that count as seen; nobody asks where they are."""
         return [self._identifiers[place] for place in self.places]
 
+    def box_of(self, identifier: str) -> Box | None:
+        """Where a concept is that counts as seen; None where it does not, or its head cannot say."""
+        there = (place for place in self.places if self._identifiers[place] == identifier)
+        return next((self[place].box for place in there), None)
+
     def locate_seen(self) -> None:
         """Find where all those seen are now, in pictures that came with this one too, and let go of these."""
         self._scores.locate_seen()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import regex
@@ -15,8 +15,11 @@ _JOINING = (
 )
 """Words that end a noun phrase, or begin another."""
 
-ARTICLES = ("a", "an", "the", "one", "my", "this")
+ARTICLES = ("a", "an", "another", "the", "one", "my", "this")
 """What a noun phrase begins with."""
+
+_DEFINITE = ("the", "this", "my")
+"""What one begins with that may speak again of a thing that a text has named before."""
 
 DESCRIBING = 3
 """Words at most that describe the thing, between the article and the noun."""
@@ -88,11 +91,21 @@ def name_in_caption(text: str, category: str, identifier: str) -> str:
     return named if count else f"{identifier}, {text[:1].lower()}{text[1:]}"
 
 
-def name_in_phrase(text: str, category: str, description: str, identifier: str) -> str:
+def name_in_phrase(
+    text: str,
+    category: str,
+    description: str,
+    identifier: str,
+    choose: Callable[[str, Sequence[int]], int] | None = None,
+) -> str:
     """A text with one noun phrase of the category replaced by the identifier, where there is one.
 
-    The first that shares most words with the description; one described in other words alone is another.
+    That which shares most words with the description; one described in other words alone is another thing.
     A text that says nothing else keeps it beside the identifier: a name alone would say less than it did.
+
+    Args:
+        choose: given the text and where each of several phrases begins that fit alike, which of them it is;
+            the first where that is not given.
 
     >>> name_in_phrase("a red mug next to a dotted purple mug.", "mug", "the dotted purple mug", "sks")
     'a red mug next to sks.'
@@ -100,21 +113,35 @@ def name_in_phrase(text: str, category: str, description: str, identifier: str) 
     'a dog and a red mug.'
     >>> name_in_phrase("A purple mug.", "mug", "the dotted purple mug", "sks")
     'sks, a purple mug.'
+    >>> name_in_phrase("a man next to another man.", "man", "the man", "Bo", lambda text, starts: 1)
+    'a man next to Bo.'
     """
-    text, meant = composed(text), set(description.lower().split())
-    best, shared = None, 0.0
-    for phrase in _noun_phrase(category).finditer(text):
-        words = set(phrase.group().lower().split()).difference(ARTICLES, category.lower().split())
-        fits = len(words & meant) if words else 0.5  # "a mug" may be it
-        if fits > shared:
-            best, shared = phrase, fits
-    if best is None:
+    text = composed(text)
+    alike = _fitting(text, category, description)
+    if not alike:
         return text
+    best = alike[choose(text, [one.start() for one in alike]) if choose and alike[1:] else 0]
     before, phrase, after = text[: best.start()], best.group(), text[best.end() :]
     article = phrase.split()[0].lower()
     if article in ARTICLES and not any(letter.isalnum() for letter in before + after):
         identifier = f"{identifier}, {article}{phrase[len(article) :]}"
     return before + identifier + after
+
+
+def _fitting(text: str, category: str, description: str) -> list[regex.Match[str]]:
+    """The noun phrases that share most words with a description, in order, without those that may speak again
+    of the first of them ("a man at a desk. The man smiles.")."""
+    meant, most = set(description.lower().split()), 0.0
+    found: list[regex.Match[str]] = []
+    for phrase in _noun_phrase(category).finditer(text):
+        first, *_ = spoken = phrase.group().lower().split()
+        words = set(spoken).difference(ARTICLES, category.lower().split())
+        fits = len(words & meant) if words else 0.5  # "a mug" may be it
+        if fits > most:
+            found, most = [phrase], fits
+        elif fits and fits == most and first not in _DEFINITE:
+            found.append(phrase)
+    return found
 
 
 @lru_cache(maxsize=64)

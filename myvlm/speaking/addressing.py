@@ -2,10 +2,10 @@
 
 What it learned goes by rows behind the picture's tokens, but in a question, where learning chose that, by the
 model's own description of it: what a new name stands for a small model hardly finds, and behind rows that say
-it what it sees is answered worse. What it has only been introduced to stands in words before the instruction,
-"sks is the dotted purple mug.". A model that heeds them says the name in its own sentence; else the thing's
-own noun phrase gives way to it. Learned rows do better; a reply that they bent gives way to the model's own
-words (`verifying`).
+it what it sees is answered worse. A reply that rows bent gives way to the model's own words (`verifying`).
+What it has only been introduced to is named in the model's own words, the thing's noun phrase giving way to
+the name. Only where these hold none it stands in words before the instruction, "sks is the dotted purple
+mug.": that bends what else a small model says of a picture more often than rows do (benchmarks/RESULTS.md).
 
 A name is said only where its head fired: where something is seen the names of all others cannot be generated,
 and with a question that names one goes "There is no sks in this picture."
@@ -13,12 +13,13 @@ and with a question that names one goes "There is no sks in this picture."
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from myvlm.backbones import Backbone
 from myvlm.backbones.base import ConceptRows
+from myvlm.backbones.frozen import in_turn
 from myvlm.backbones.generation import SpelledWords, Unsaid, is_sampled
 from myvlm.backbones.tokens import MANY_PROMPTS, Prompt, alone_ids, as_written, only_turn, turns_of
 from myvlm.concepts.concept import Concept
@@ -26,6 +27,7 @@ from myvlm.images import LoadedImage, naming
 from myvlm.learning.likelihood import TAUGHT_LOSS
 from myvlm.learning.noun_phrases import name_in_phrase
 from myvlm.learning.settings import default_settings
+from myvlm.speaking.choosing import Where, looked_at, nowhere
 from myvlm.speaking.verifying import Held, doubted, names_fewer
 from myvlm.text import contains_word, fold, in_words, replace_words
 
@@ -113,19 +115,28 @@ def _words_of(concepts: Iterable[Concept]) -> set[str]:
 
 
 class _Asked(NamedTuple):
-    """A picture, what its user asks of it, who is seen, whom the user knows, and how the model is asked."""
+    """A picture, what its user asks of it, who is seen and where, whom the user knows, and how the model is
+    asked."""
 
     photo: LoadedImage
     prompt: Prompt
     seen: Sequence[Concept]
+    where: Where
     names: Names
     address: Address
+
+    def untold(self) -> _Asked:
+        """The same, and of nobody said who it is."""
+        return self._replace(address=Address(self.prompt, []))
+
+    def without_rows(self) -> _Asked:
+        return self._replace(address=self.address._replace(rows=[]))
 
 
 def speak(
     backbone: Backbone, photos: Sequence[LoadedImage], seen: Sequence[Sequence[Concept]],
     prompts: Sequence[Prompt], generation: Mapping[str, Any], names: Sequence[Names] = (),
-    *, always_rows: bool = False, verify: bool | None = None,
+    where: Sequence[Where] = (), *, always_rows: bool = False, verify: bool | None = None,
 ) -> list[Spoken]:  # fmt: skip
     """What the model says of each picture, with the concepts that are seen in it, in the user's identifiers.
 
@@ -134,58 +145,76 @@ def speak(
 
     Args:
         names: for each picture the names that its user knows; where empty, nobody is known to be absent.
+        where: for each picture where its concepts are, asked where several phrases of a reply may mean one.
         always_rows: see `address`.
-        verify: whether to read replies again, of concepts that were learned so (`LearnSettings.verify`); by
-            default where they are not streamed. Answers to questions that name one, sampled replies and
-            conversations never are.
+        verify: whether the model's own words come first of what it was introduced to, and replies are read
+            again of concepts that were learned so (`LearnSettings.verify`); by default where they are not
+            streamed. Answers to questions that name one, sampled replies and conversations never are.
     """
     asked = [
-        _Asked(photo, prompt, there, own, address(
+        _Asked(photo, prompt, there, places, own, address(
             backbone, prompt, there, own.absent(prompt, there), always_rows=always_rows
         ))
-        for photo, prompt, there, own in zip(
-            photos, prompts, seen, list(names) or [Names(backbone)] * len(photos), strict=True
+        for photo, prompt, there, places, own in zip(
+            photos, prompts, seen, list(where) or [nowhere] * len(photos),
+            list(names) or [Names(backbone)] * len(photos), strict=True,
         )
     ]  # fmt: skip
-    spoken = _replies(backbone, asked, [one.address.rows for one in asked], generation)
     if verify is None:
         verify = generation.get("streamer") is None  # what was heard cannot be taken back
     if not verify or is_sampled(backbone.model, generation):
-        return spoken
-    doubtful = _doubtful(backbone, asked, spoken)
-    again = [asked[number] for number in doubtful]
+        return _replies(backbone, asked, generation)
+    spoken = _replies(backbone, [one.untold() if _only_told(one) else one for one in asked], generation)
     unheard = {name: value for name, value in generation.items() if name != "streamer"}
-    own_words = _replies(backbone, again, [[] for _ in again], unheard)
-    for number, one, own in zip(doubtful, again, own_words, strict=True):
-        if not names_fewer(own.text, one.seen, than=spoken[number].text):
-            spoken[number] = own
+
+    def instead(others: Mapping[int, _Asked]) -> None:
+        replies = _replies(backbone, [*others.values()], unheard)
+        for number, other in zip(others, replies, strict=True):
+            if not names_fewer(other.text, asked[number].seen, than=spoken[number].text):
+                spoken[number] = other
+
+    said = list(enumerate(zip(asked, spoken, strict=True)))
+    instead({n: one for n, (one, own) in said if _only_told(one) and names_fewer(own.text, one.seen)})
+    instead({n: asked[n].without_rows() for n in _doubtful(backbone, asked, spoken)})
     return spoken
 
 
-def _replies(
-    backbone: Backbone,
-    asked: Sequence[_Asked],
-    rows: Sequence[Sequence[ConceptRows]],
-    generation: Mapping[str, Any],
-) -> list[Spoken]:
+def _only_told(asked: _Asked) -> bool:
+    """Whether nothing but who is in a picture is said before an instruction that names nobody."""
+    prompt, (told, rows, absent) = asked.prompt, asked.address
+    if not isinstance(prompt, str) or told == prompt or rows or absent:
+        return False
+    return not named_in(prompt, asked.seen)
+
+
+def _replies(backbone: Backbone, asked: Sequence[_Asked], generation: Mapping[str, Any]) -> list[Spoken]:
     if not asked:
         return []
     with naming([one.photo for one in asked], backbone.encode):
         replies = backbone.generate(
             [one.photo.image for one in asked],
             [one.address.prompt for one in asked],
-            rows,
+            [one.address.rows for one in asked],
             unsaid=[one.names.unsaid(one.seen) for one in asked],
             **generation,
         )
     return [
         Spoken(
-            named(backbone, one.prompt, said.text, one.seen),
+            named(backbone, one.prompt, said.text, one.seen, partial(_meant, backbone, one)),
             tuple(said.token_ids.tolist()),
             one.address.absent,
         )
         for one, said in zip(asked, replies, strict=True)
     ]
+
+
+def _meant(backbone: Backbone, asked: _Asked, concept: Concept, text: str, starts: Sequence[int]) -> int:
+    """Which of several phrases of a reply means a concept; the first where nothing tells."""
+    box, prompt = asked.where(concept.identifier), asked.address.prompt
+    if box is None or not isinstance(prompt, str) or "attention_map" in backbone.lacks:
+        return 0
+    with in_turn(backbone.model):
+        return looked_at(backbone, asked.photo.image, prompt, asked.address.rows, box, text, starts)
 
 
 def _doubtful(backbone: Backbone, asked: Sequence[_Asked], spoken: Sequence[Spoken]) -> list[int]:
@@ -292,15 +321,23 @@ def _in_words(prompt: Prompt, phrases: Mapping[str, str], names: Mapping[str, st
     return turns[0] if isinstance(prompt, str) else turns
 
 
-def named(backbone: Backbone, prompt: Prompt, text: str, concepts: Sequence[Concept]) -> str:
+def named(
+    backbone: Backbone,
+    prompt: Prompt,
+    text: str,
+    concepts: Sequence[Concept],
+    choose: Callable[[Concept, str, Sequence[int]], int] | None = None,
+) -> str:
     """A reply to a user's prompt, with these concepts by their identifiers.
 
     Where neither names one that has a description, the noun phrase of its category that fits that best is
-    taken for it, as the head saw it there.
+    taken for it, as the head saw it there; of several that fit alike `choose` says which.
     """
     text = replace_words(text, words_for(backbone, prompt, concepts))
     for concept in unnamed(prompt, text, concepts):
-        text = name_in_phrase(text, concept.category, concept.description or "", concept.identifier)
+        which = None if choose is None else partial(choose, concept)
+        described = concept.description or ""
+        text = name_in_phrase(text, concept.category, described, concept.identifier, which)
     return text
 
 

@@ -193,7 +193,9 @@ class Speaker:
             detections = self._recognise(photos)
             seen = [self.concepts.present(found) for found in detections]
             count = len(photos)
-            spoken = speak(self.backbone, photos, seen, [prompt] * count, generation, [self._known()] * count)
+            where = [found.box_of for found in detections]
+            names = [self._known()] * count
+            spoken = speak(self.backbone, photos, seen, [prompt] * count, generation, names, where)
             for found in detections if album else ():  # what is located later holds the pictures
                 found.locate_seen()
             parts = zip(spoken, detections, photos, strict=True)

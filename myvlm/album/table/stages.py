@@ -132,10 +132,11 @@ class Speak:
         return {**said, "pixels": [None] * len(said["path"])}
 
     def _speak(self, rows: list[dict[str, Any]], photos: list[LoadedImage]) -> list[str]:
-        library = self.vlm.concepts
-        seen = [[library[one["name"]] for one in json.loads(row["seen"])] for row in rows]
-        count = len(rows)
-        spoken = speak(self.vlm.backbone, photos, seen, [self.prompt] * count, {}, [self.names] * count)
+        library, count = self.vlm.concepts, len(rows)
+        found = [{one["name"]: one["box"] for one in json.loads(row["seen"])} for row in rows]
+        seen = [[library[name] for name in boxes] for boxes in found]
+        prompts, names, where = [self.prompt] * count, [self.names] * count, [boxes.get for boxes in found]
+        spoken = speak(self.vlm.backbone, photos, seen, prompts, {}, names, where)
         return [one.text for one in spoken]
 
 

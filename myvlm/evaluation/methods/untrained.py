@@ -13,7 +13,7 @@ from torch import Tensor
 
 from myvlm.api import MyVLM
 from myvlm.backbones import Backbone, ConceptRows
-from myvlm.boxes import Box
+from myvlm.boxes import Box, cells_inside
 from myvlm.concepts.concept import Concept
 from myvlm.evaluation.data.dataset import Photo, Subject
 from myvlm.evaluation.methods.baselines import GatedSpeaker
@@ -132,11 +132,8 @@ def _attended(
     return backbone.attention_map(photo.image, prompt, reply.text, category, [])
 
 
-def _inside(box: Box | None, field: Box, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
-    """`h × w`: 1 in the cells of a map over `field`, in pixels, whose middle lies in the box; 1 in all
-    where there is no box, or no cell lies in it."""
-    left, top, right, bottom = box or field
-    rows = field[1] + (np.arange(shape[0]) + 0.5) * (field[3] - field[1]) / shape[0]
-    columns = field[0] + (np.arange(shape[1]) + 0.5) * (field[2] - field[0]) / shape[1]
-    inside = np.outer((rows > top) & (rows < bottom), (columns > left) & (columns < right))
-    return (inside if inside.any() else np.ones(shape)).astype(np.float32)
+def _inside(box: Box | None, field: Box, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """`h × w`: the cells of a map over `field`, in pixels, inside the box; all where there is no box, or no
+    cell is."""
+    inside = cells_inside(box or field, field, shape)
+    return inside if inside.any() else np.ones(shape, bool)

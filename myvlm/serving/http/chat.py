@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -168,6 +168,11 @@ class _Seen:
     names: Names
     absent: Sequence[str] = ()
 
+    def asked(self, prompt: Prompt, options: Options, on_text: Callable[[str], None] | None = None) -> Ask:
+        """What the engine is asked about it."""
+        where = {one.identifier: one.box for one in self.detections}.get
+        return Ask(self.photo, prompt, self.concepts, self.names, options, on_text, where)
+
 
 @router.get("/v1/models")
 async def models(request: Request) -> AsciiJson:
@@ -202,7 +207,7 @@ async def complete(request: Request, asked: ChatRequest) -> Response:
             seen = await _seen(state, access.owner, photo, prompt, asked.concepts)
             reply.detections, reply.absent = list(seen.detections), list(seen.absent)
             if not asked.stream:
-                said = await state.engine.say(Ask(photo, prompt, seen.concepts, seen.names, options))
+                said = await state.engine.say(seen.asked(prompt, options))
                 return AsciiJson(reply.whole(said))
         usage = asked.stream_options is not None and asked.stream_options.include_usage
         words = _words(state.engine, prompt, seen, options)
@@ -243,9 +248,7 @@ async def _words(
     def on_text(text: str) -> None:
         loop.call_soon_threadsafe(queue.put_nowait, text)
 
-    done = asyncio.ensure_future(
-        engine.say(Ask(seen.photo, prompt, seen.concepts, seen.names, options, on_text))
-    )
+    done = asyncio.ensure_future(engine.say(seen.asked(prompt, options, on_text)))
     grown = asyncio.ensure_future(queue.get())
     try:
         while not done.done():

@@ -14,6 +14,7 @@ from myvlm.errors import ConceptFileError, InputError
 from myvlm.images import LoadedImage
 from myvlm.learning.noun_phrases import longest_phrase, noun_phrases
 from myvlm.speaking.addressing import Names, address, unnamed, words_for
+from myvlm.speaking.choosing import Where, nowhere
 from myvlm.text import composed, replace_words
 
 Options = tuple[tuple[str, Any], ...]
@@ -29,6 +30,7 @@ class Ask:
         names: of all that the owner has.
         options: of transformers' `generate`.
         on_text: given the reply so far, whenever it has grown by a word; called in any thread.
+        where: where in the photo they are.
     """
 
     photo: LoadedImage
@@ -37,6 +39,7 @@ class Ask:
     names: Names
     options: Options
     on_text: Callable[[str], None] | None = None
+    where: Where = nowhere
 
 
 @dataclass(frozen=True)

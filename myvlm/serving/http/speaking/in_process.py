@@ -47,7 +47,8 @@ class InProcess:
         photos, prompts = [one.photo for one in asked], [one.prompt for one in asked]
         seen, names = [one.seen for one in asked], [one.names for one in asked]
         listening = asked[0].on_text is not None  # what was heard cannot be taken back
-        said = speak(self.backbone, photos, seen, prompts, options, names, verify=not listening)
+        where = [one.where for one in asked]
+        said = speak(self.backbone, photos, seen, prompts, options, names, where, verify=not listening)
         read = streamed.read or [0] * len(asked)
         return [CountedReply(one.text, own, len(one.token_ids)) for one, own in zip(said, read, strict=True)]
 

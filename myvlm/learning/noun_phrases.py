@@ -52,6 +52,16 @@ def mentions(text: str, category: str) -> int:
     return len(noun_phrases(text, category))
 
 
+def other_phrases(text: str, category: str) -> list[int]:
+    """Where the noun phrases of a category begin that do not speak of what was named before.
+
+    >>> other_phrases("sks and a red mug. The mug is old.", "mug")
+    [8]
+    """
+    found = _noun_phrase(category).finditer(composed(text))
+    return [one.start() for one in found if one.group().split()[0].lower() not in _DEFINITE]
+
+
 def describing(words: Sequence[str]) -> str:
     """The noun phrase of the words that a thing is called by, the category's last.
 

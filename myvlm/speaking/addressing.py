@@ -25,11 +25,11 @@ from myvlm.backbones.tokens import MANY_PROMPTS, Prompt, alone_ids, as_written, 
 from myvlm.concepts.concept import Concept
 from myvlm.images import LoadedImage, naming
 from myvlm.learning.likelihood import TAUGHT_LOSS
-from myvlm.learning.noun_phrases import name_in_phrase
+from myvlm.learning.noun_phrases import name_in_phrase, other_phrases
 from myvlm.learning.settings import default_settings
 from myvlm.speaking.choosing import Where, looked_at, nowhere
 from myvlm.speaking.verifying import Held, doubted, names_fewer
-from myvlm.text import contains_word, fold, in_words, replace_words
+from myvlm.text import contains_word, find_word, fold, in_words, replace_words
 
 ABSENT = "There is no {} in this picture."
 """Of thirteen wordings, under three forms of question, the one that our three small models heed most, though
@@ -210,11 +210,20 @@ def _replies(backbone: Backbone, asked: Sequence[_Asked], generation: Mapping[st
 
 def _meant(backbone: Backbone, asked: _Asked, concept: Concept, text: str, starts: Sequence[int]) -> int:
     """Which of several phrases of a reply means a concept; the first where nothing tells."""
-    box, prompt = asked.where(concept.identifier), asked.address.prompt
-    if box is None or not isinstance(prompt, str) or "attention_map" in backbone.lacks:
+    prompt, rows, _ = asked.address
+    if not isinstance(prompt, str) or "attention_map" in backbone.lacks:
+        return 0
+    box = asked.where(concept.identifier)
+    if box is None:
         return 0
     with in_turn(backbone.model):
-        return looked_at(backbone, asked.photo.image, prompt, asked.address.rows, box, text, starts)
+        return looked_at(backbone, asked.photo.image, prompt, rows, box, text, starts)
+
+
+def _mistaken(backbone: Backbone, asked: _Asked, concept: Concept, text: str) -> bool:
+    """Whether a reply says a concept's name of one, and means it as it speaks of another of its category."""
+    place, others = find_word(text, concept.identifier), other_phrases(text, concept.category)
+    return place is not None and bool(others) and _meant(backbone, asked, concept, text, [place, *others]) > 0
 
 
 def _doubtful(backbone: Backbone, asked: Sequence[_Asked], spoken: Sequence[Spoken]) -> list[int]:
@@ -226,7 +235,11 @@ def _doubtful(backbone: Backbone, asked: Sequence[_Asked], spoken: Sequence[Spok
         if (limit := _limit(backbone, one.seen)) is not None:
             held[number] = Held(one.photo, only_turn(one.address.prompt), said.text, one.seen, limit)
     doubts = doubted(backbone, [*held.values()]) if held else []
-    return [number for number, doubt in zip(held, doubts, strict=True) if doubt]
+    return [
+        number
+        for (number, one), doubt in zip(held.items(), doubts, strict=True)
+        if doubt or any(_mistaken(backbone, asked[number], concept, one.text) for concept in one.concepts)
+    ]
 
 
 def _limit(backbone: Backbone, concepts: Sequence[Concept]) -> float | None:

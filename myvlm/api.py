@@ -193,9 +193,9 @@ class MyVLM(Speaker):
     ) -> Concept:
         """Make a concept known in words, at once: a head and a description, and no optimisation.
 
-        Where the head sees it the model is told "sks is the dotted purple mug." before the instruction. It
-        works with every model, names the concept less often than one that was learned, and gives way to
-        `learn` with the same identifier, or `relearn`.
+        Where the head sees it, the model's own words have the name in place of the phrase that fits; where
+        none does, the model is told "sks is the dotted purple mug." before the instruction. It works with
+        every model, and gives way to `learn` with the same identifier, or `relearn`.
 
         Args:
             description: a noun phrase with its article; by the model's own captions where not given.

@@ -110,7 +110,8 @@ def name_in_phrase(
 ) -> str:
     """A text with one noun phrase of the category replaced by the identifier, where there is one.
 
-    That which shares most words with the description; one described in other words alone is another thing.
+    That which shares most words with the description; one described in other words alone is another thing,
+    unless the description is nothing but the category.
     A text that says nothing else keeps it beside the identifier: a name alone would say less than it did.
 
     Args:
@@ -141,12 +142,13 @@ def name_in_phrase(
 def _fitting(text: str, category: str, description: str) -> list[regex.Match[str]]:
     """The noun phrases that share most words with a description, in order, without those that may speak again
     of the first of them ("a man at a desk. The man smiles.")."""
-    meant, most = set(description.lower().split()), 0.0
+    plain, most = {*ARTICLES, *category.lower().split()}, 0.0
+    meant = set(description.lower().split()) - plain
     found: list[regex.Match[str]] = []
     for phrase in _noun_phrase(category).finditer(text):
         first, *_ = spoken = phrase.group().lower().split()
-        words = set(spoken).difference(ARTICLES, category.lower().split())
-        fits = len(words & meant) if words else 0.5  # "a mug" may be it
+        words = set(spoken) - plain
+        fits = len(words & meant) if words and meant else 0.5  # "a mug" may be it
         if fits > most:
             found, most = [phrase], fits
         elif fits and fits == most and first not in _DEFINITE:

@@ -42,8 +42,9 @@ class LearnSettings(BaseModel):
             that are given to learn from. Replies say the name in any case.
         verify: whether a reply behind rows is read again by the plain model, the description in the name's
             place, and gives way to the model's own words, the name in the description's, where the model
-            finds it less likely than each of the captions that were learned. A pass of the model a reply, and
-            a second reply where the first gives way.
+            finds it less likely than each of the captions that were learned, or that says the name looking at
+            another of the category. A pass of the model a reply, one for each such phrase, and a second reply
+            where the first gives way.
         budget: bytes for the kept views and a step, on the model's device beside the model; "auto" is half of
             what is free. What does not fit is kept in the host's memory or computed again at each use:
             slower, with the same result. The model's own captions and its view of the photos come on top.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,23 @@ def test_a_phrase_that_shares_only_its_article_with_a_description_is_another_thi
         ("mug!", "sks!"),
     ):
         assert name_in_phrase(text, "mug", described, "sks") == named
+
+
+def test_of_phrases_that_fit_alike_one_is_chosen_that_does_not_speak_of_the_first_again() -> None:
+    described, starts = "the man", list[list[int]]()
+
+    def last(text: str, begins: Sequence[int]) -> int:
+        starts.append(list(begins))
+        return len(begins) - 1
+
+    for text, named in (
+        ("A man at a desk. The man smiles.", "Bo at a desk. The man smiles."),
+        ("A man by another man. The man smiles.", "A man by Bo. The man smiles."),
+        ("A tall man by a short man.", "A tall man by Bo."),
+        ("The man by a man.", "The man by Bo."),
+    ):
+        assert name_in_phrase(text, "man", described, "Bo", last) == named
+    assert starts == [[0, 9], [0, 14], [0, 11]]
 
 
 def test_doubtful_captions_are_left_out_where_there_are_better_ones() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +41,41 @@ def test_it_is_named_where_it_is_seen_and_elsewhere_all_is_plain(told: MyVLM, ki
     absent = pictures(kit.look_alike) + pictures(kit.other)
     with told.generic() as plain:
         assert [r.token_ids for r in told.caption(absent)] == [r.token_ids for r in plain.caption(absent)]
+
+
+def test_it_is_named_in_the_models_own_words(told: MyVLM, kit: FewShot) -> None:
+    shown = pictures(kit.present)
+    with told.generic() as plain:
+        own = plain.caption(shown)
+    for reply, before in zip(told.caption(shown), own, strict=True):
+        assert reply.token_ids == before.token_ids
+        assert kit.identifier in reply.text
+        assert kit.identifier not in before.text
+
+
+def test_where_own_words_hold_no_place_for_the_name_the_model_is_told(
+    vlm: MyVLM, told: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, generate = [], vlm.backbone.generate
+    fresh = around(vlm)
+    [known] = told.concepts.values()
+    recipe = {**known.recipe, "description": "the old tractor"}
+    fresh.concepts.add(replace(known, category="tractor", recipe=recipe, folder=None))
+
+    def watched(images: Any, prompts: Any, *rest: Any, **options: Any) -> Any:
+        asked.append(list(prompts))
+        return generate(images, prompts, *rest, **options)
+
+    monkeypatch.setattr(fresh.backbone, "generate", watched)
+    shown = pictures(kit.present)
+    fresh.caption(shown)
+    prompt = fresh.backbone.caption_prompt
+    assert asked[0] == [prompt] * len(shown)
+    [hinted] = set(asked[1])
+    assert f"{kit.identifier} is the old tractor." in hinted
+    asked.clear()
+    fresh.caption(shown[0], do_sample=True)  # at once: what is drawn is drawn once
+    assert asked == [[hinted]]
 
 
 def test_it_is_asked_about_by_name(told: MyVLM, kit: FewShot) -> None:

@@ -40,7 +40,7 @@ def introduce(
 ) -> None:
     """Make a concept known in words, at once: a head and a description, and nothing optimised.
 
-    It works with every model, names the concept less often than a learned one, and `myvlm relearn` or
+    It works with every model, in the model's own words with the name in them; `myvlm relearn` or
     `myvlm learn` put a learned one in its place. It takes the place of none that was learned.
 
     myvlm introduce sks mug/*.jpg --category mug

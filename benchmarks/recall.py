@@ -12,8 +12,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
+from unittest.mock import patch
 
 import torch
 import typer
@@ -24,10 +26,12 @@ from rich.table import Table
 from tally import LOADED, Tally, in_processes
 
 from myvlm import MyVLM, Reply
-from myvlm.backbones import ConceptRows
+from myvlm.backbones import Backbone, ConceptRows
+from myvlm.evaluation.methods.untrained import remembered
 from myvlm.images import load_images
-from myvlm.learning import gather_examples, learn_embedding
+from myvlm.learning import concept_optimizer, gather_examples, learn_embedding
 from myvlm.learning.captions import described
+from myvlm.learning.dataset import CAPTION_PROMPTS
 from myvlm.learning.settings import default_settings
 from myvlm.text import contains_word
 from myvlm.tinyworld import FewShot, few_shot
@@ -36,8 +40,8 @@ from myvlm.tinyworld.said import told_apart
 from myvlm.tinyworld.smollm2.english import SPOKEN_BY
 from myvlm.tinyworld.truth import context_right, leaks
 
-Run = tuple[int, int, int, bool]
-"""Number of the concept, seed, unseen pictures of each kind, whether it is in the table of ablations."""
+Run = tuple[int, int, int, tuple[str, ...]]
+"""Number of the concept, seed, unseen pictures of each kind, and its variants in the table of ablations."""
 Outcome = tuple[Tally, dict[str, Tally]]
 
 VARIANTS: dict[str, dict[str, dict[str, object]]] = {
@@ -71,9 +75,15 @@ VARIANTS: dict[str, dict[str, dict[str, object]]] = {
         "augmentation": {"augment": True},
         "100 steps": {"steps": 100},
         "random start": {"start": "random"},
+        "at 16 visual tokens": {"at": "tokens", "norm": "visual_mean", "learning_rate": 0.3},
+        "at 16 visual tokens, their norms": {"at": "tokens"},
+        "at the mean of these": {"at": "mean", "norm": "visual_mean", "learning_rate": 0.3},
+        "1 instruction": {"instructions": 1},
+        "3 instructions": {"instructions": 3},
     },
 }
-"""The ablations: settings of learning that differ from the backbone's defaults, and `photos`, of four."""
+"""The ablations: settings of learning that differ from the backbone's defaults; `photos`, of four; `at`, the
+concept's own visual tokens where learning starts; and how many `instructions` it is learned under."""
 
 
 def main(
@@ -83,6 +93,7 @@ def main(
     first: Annotated[int, typer.Option(help="The first seed; those from 6 on are for tuning.")] = 0,
     tests: Annotated[int, typer.Option(help="Unseen pictures of each kind a concept.")] = 20,
     ablated: Annotated[int, typer.Option(help="Concepts a seed in the table of ablations; 0: no table.")] = 4,
+    variants: Annotated[str, typer.Option(help="Those of the table, by commas; all where empty.")] = "",
     workers: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 2,
     dtype: Annotated[
         str, typer.Option(help="The model's; bfloat16 is faster where the CPU has it.")
@@ -91,8 +102,13 @@ def main(
 ) -> None:
     """Measure, print the tables, and last one JSON object."""
     drawn = range(first, first + seeds)
-    runs = [(number, seed, tests, number < ablated) for number in range(concepts) for seed in drawn]
-    whole, by_variant = Tally(), {name: Tally() for name in VARIANTS[backbone]}
+    wanted = tuple(variants.split(",")) if variants else tuple(VARIANTS[backbone])
+    runs = [
+        (number, seed, tests, wanted if number < ablated else ())
+        for number in range(concepts)
+        for seed in drawn
+    ]
+    whole, by_variant = Tally(), {name: Tally() for name in wanted}
     kept = read_kept(keep)
     todo = [run for run in runs if run not in kept]
     begun = in_processes(one_run, todo, "concepts", backbone=backbone, dtype=dtype, workers=workers)
@@ -117,7 +133,8 @@ def read_kept(file: Path | None) -> dict[Run, Outcome]:
     for line in file.read_text().splitlines() if file and file.exists() else ():
         entry = json.loads(line)
         variants = {name: Tally.read(one) for name, one in entry["variants"].items()}
-        kept[tuple(entry["run"])] = Tally.read(entry["own"]), variants
+        number, seed, tests, names = entry["run"]
+        kept[number, seed, tests, tuple(names)] = Tally.read(entry["own"]), variants
     return kept
 
 
@@ -131,14 +148,14 @@ def append_kept(file: Path | None, run: Run, outcome: Outcome) -> None:
 
 def one_run(run: Run) -> Outcome:
     """All that is measured of one concept: in full, and by ablation."""
-    number, seed, tests, ablate = run
+    number, seed, tests, wanted = run
     kit, tally = few_shot(number, seed=seed, tests=tests), Tally()
     if LOADED["vlm"].backbone.name in SPOKEN_BY:
         kit = written(kit)
     measure(LOADED["vlm"], kit, seed, tally)
     vlm = LOADED["vlm"]
-    variants = VARIANTS[vlm.backbone.name] if ablate else {}
-    return tally, {name: measure_open(vlm, kit, seed, change) for name, change in variants.items()}
+    changes = VARIANTS[vlm.backbone.name]
+    return tally, {name: measure_open(vlm, kit, seed, changes[name]) for name in wanted}
 
 
 # ---------------------------------------------------------------- one concept, as a user has it
@@ -225,13 +242,14 @@ def speak_open(vlm: MyVLM, kit: FewShot, images: list) -> list[str]:
 def measure_open(vlm: MyVLM, kit: FewShot, seed: int, change: Mapping[str, object]) -> Tally:
     """Learn only the embedding and caption pictures with the concept, the gate told the truth."""
     change, tally, backbone = dict(change), Tally(), vlm.backbone
-    photos = change.pop("photos", 4)
+    photos, at, count = change.pop("photos", 4), change.pop("at", None), change.pop("instructions", None)
     settings = default_settings(backbone.name).model_copy(update={"seed": seed, **change})
     examples = gather_examples(
         kit.identifier, load_images(kit.photos(photos)), kit.captions(photos), kit.questions(photos)
     )
     words = (kit.identifier, *described(backbone, load_images(kit.photos(photos)), kit.category))
-    learned = learn_embedding(backbone, examples, settings, words=words)
+    with instructions(backbone, count), started_at(own_tokens(vlm, kit, photos, at) if at else None):
+        learned = learn_embedding(backbone, examples, settings, words=words)
     rows = ConceptRows(learned.directions, settings.norm)
     images = pictures(kit.present)
     prompts = [backbone.caption_prompt] * len(images)
@@ -241,6 +259,32 @@ def measure_open(vlm: MyVLM, kit: FewShot, seed: int, change: Mapping[str, objec
         plain = vlm.caption(images)
     context(kit, kit.present, said, plain, seed, tally)
     return tally
+
+
+def instructions(backbone: Backbone, count: int | None) -> AbstractContextManager[object]:
+    """Within it captions are learned under so many instructions; None: under all."""
+    if count is None:
+        return nullcontext()
+    return patch.object(backbone, "caption_prompts", (backbone.caption_prompts or CAPTION_PROMPTS)[:count])
+
+
+def own_tokens(vlm: MyVLM, kit: FewShot, photos: int, at: str) -> torch.Tensor:
+    """The visual tokens of a concept, as method `visual_memory` keeps them, or their mean."""
+    told, loaded = (
+        MyVLM(vlm.backbone.model, vlm.backbone.processor, name=vlm.backbone.name),
+        kit.photos(photos),
+    )
+    told.introduce(kit.identifier, loaded, category=kit.category)
+    found = told.concepts.recognise(load_images(loaded))
+    tokens = remembered(vlm.backbone, load_images(loaded), [one[0].box for one in found], kit.category)
+    return tokens.mean(0, keepdim=True) if at == "mean" else tokens
+
+
+def started_at(start: torch.Tensor | None) -> AbstractContextManager[object]:
+    """Within it learning starts there, which no setting says."""
+    if start is None:
+        return nullcontext()
+    return patch.object(concept_optimizer, "_start", lambda *settings: start.clone())
 
 
 # ---------------------------------------------------------------- tables

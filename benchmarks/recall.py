@@ -93,7 +93,7 @@ def main(
     first: Annotated[int, typer.Option(help="The first seed; those from 6 on are for tuning.")] = 0,
     tests: Annotated[int, typer.Option(help="Unseen pictures of each kind a concept.")] = 20,
     ablated: Annotated[int, typer.Option(help="Concepts a seed in the table of ablations; 0: no table.")] = 4,
-    variants: Annotated[str, typer.Option(help="Those of the table, by commas; all where empty.")] = "",
+    variant: Annotated[list[str] | None, typer.Option(help="One of the table; again for more.")] = None,
     workers: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 2,
     dtype: Annotated[
         str, typer.Option(help="The model's; bfloat16 is faster where the CPU has it.")
@@ -102,7 +102,7 @@ def main(
 ) -> None:
     """Measure, print the tables, and last one JSON object."""
     drawn = range(first, first + seeds)
-    wanted = tuple(variants.split(",")) if variants else tuple(VARIANTS[backbone])
+    wanted = tuple(variant or VARIANTS[backbone])
     runs = [
         (number, seed, tests, wanted if number < ablated else ())
         for number in range(concepts)

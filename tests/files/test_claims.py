@@ -1,14 +1,17 @@
-"""Files and folders written whole or not at all, where writers meet."""
+"""Files and folders written whole or not at all, where writers meet and processes fork."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from myvlm.files import claims
-from myvlm.files.claims import unclaimed
+from myvlm.files.claims import claimed, unclaimed, writing_in
 from myvlm.files.writing import whole_file
 
 pytestmark = pytest.mark.skipif(
@@ -36,3 +39,41 @@ def test_a_file_that_is_taken_before_its_lock_is_made_again(
         fresh.write_text("whole")
     assert len(taken) == 1
     assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("page.html", "whole")]
+
+
+@contextmanager
+def _part(folder: Path) -> Iterator[None]:
+    with claimed(folder / "part", folder=True):
+        yield
+
+
+@contextmanager
+def _free(folder: Path) -> Iterator[None]:
+    with unclaimed(folder) as free:
+        assert free
+        yield
+
+
+@pytest.mark.parametrize(("lock", "name"), [(writing_in, "."), (_part, "part"), (_free, ".")])
+def test_a_lock_ends_with_its_block_whatever_was_forked_in_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lock: Callable[[Path], AbstractContextManager[None]],
+    name: str,
+) -> None:
+    """A worker that another thread forks has the file open too: all writers waited until it had ended."""
+    opened, of_the_worker = claims._opened, list[int]()
+
+    def forked(path: Path) -> int:
+        found = opened(path)
+        assert found is not None
+        of_the_worker.append(os.dup(found))  # what a fork does to it
+        return found
+
+    monkeypatch.setattr(claims, "_opened", forked)
+    with lock(tmp_path):
+        pass
+    monkeypatch.setattr(claims, "_opened", opened)
+    with unclaimed(tmp_path / name) as free:
+        assert free
+    os.close(*of_the_worker)

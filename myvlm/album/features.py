@@ -53,7 +53,7 @@ class KeptFeatures:
         self._encoders = [(get_encoder(name, device=device), self._folder(name)) for name, device in named]
         for encoder, folder in self._encoders:
             _claim(encoder, folder)
-        self._bytes = sum(one.stat().st_size for one in place.features.glob("*/*"))
+        self._bytes = sum(_bytes_of(one) for one in place.features.glob("*/*"))
 
     def lend(self, file: Path, photo: LoadedImage) -> None:
         """Have the encoders remember what they saw in a photo, if it is the one that they saw."""
@@ -69,12 +69,12 @@ class KeptFeatures:
             known = _read(target := self._file(folder, file), photo)
             if not seen.boxes or (known and len(known.boxes) >= len(seen.boxes)):
                 continue
-            before = target.stat().st_size if target.exists() else 0
+            before = _bytes_of(target)
             size = len(seen.boxes) * (2 * seen.features.shape[1] + 8 * 4) + AROUND
             if self._bytes - before + size > AT_MOST:
                 continue
             _write(target, photo, seen)
-            self._bytes += (target.stat().st_size if target.exists() else 0) - before
+            self._bytes += _bytes_of(target) - before
 
     def _folder(self, encoder: str | ImageEncoder) -> Path:
         name = encoder if isinstance(encoder, str) else encoder.id
@@ -101,6 +101,14 @@ def _claim(encoder: ImageEncoder, folder: Path) -> None:
             one.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / FINGERPRINT, encoder_fingerprint(encoder))
+
+
+def _bytes_of(file: Path) -> int:
+    """None of one that is gone: another process may be at work in the album."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _read(file: Path, photo: LoadedImage) -> PictureFeatures | None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from myvlm.album.regions import Size, Stored
 from myvlm.api import MyVLM
 from myvlm.boxes import Box
 from myvlm.concepts.concept import Concept
+from myvlm.files.claims import writing_in
 from myvlm.files.lines import add_lines, drop_cut_line, whole_lines, write_lines
 from myvlm.text import contains_word, fold
 
@@ -75,14 +77,17 @@ class Journal:
         self._rows: dict[Path, Row] = {}
         self._lines = 0
         if file.exists():
-            for line in whole_lines(file):
-                self._lines += 1
-                try:
-                    row = Row.model_validate(json.loads(line))
-                except (ValueError, ValidationError):
-                    continue
+            with writing_in(file.parent):  # or a line that another process is writing would be cut
+                self._read()
+                drop_cut_line(file)
+
+    def _read(self) -> None:
+        lines = whole_lines(self.file)
+        self._lines = len(lines)
+        for line in lines:
+            with suppress(ValueError):  # of which pydantic's is one
+                row = Row.model_validate(json.loads(line))
                 self._rows[row.file] = row
-            drop_cut_line(file)
 
     def row(self, file: Path) -> Row | None:
         """What is known of a photo; None where it is new, has changed, or was read by something else."""
@@ -106,7 +111,8 @@ class Journal:
 
     def add(self, row: Row) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        add_lines(self.file, [row.model_dump(mode="json")])
+        with writing_in(self.file.parent):
+            add_lines(self.file, [row.model_dump(mode="json")])
         self._rows[row.file] = row
         self._lines += 1
 
@@ -117,10 +123,14 @@ class Journal:
 
     def tidy(self) -> None:
         """Leave out rows that newer ones replaced, and those of photos that are gone."""
-        kept = [row for row in self._rows.values() if row.file.exists()]
-        if len(kept) < self._lines:
-            write_lines(self.file, (row.model_dump(mode="json") for row in kept))
-            self._rows, self._lines = {row.file: row for row in kept}, len(kept)
+        if not self.file.exists():
+            return
+        with writing_in(self.file.parent):
+            self._read()  # what another process has added stays
+            kept = [row for row in self._rows.values() if row.file.exists()]
+            if len(kept) < self._lines:
+                write_lines(self.file, (row.model_dump(mode="json") for row in kept))
+                self._rows, self._lines = {row.file: row for row in kept}, len(kept)
 
 
 def stamp(file: Path) -> tuple[int, int]:

@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from myvlm.concepts.disk.atomic import recover, replacing
+from myvlm.concepts.disk.atomic import copy_steadily, read_steadily, recover, replacing
 from myvlm.concepts.disk.card import card
 from myvlm.concepts.disk.record import ConceptRecord
 from myvlm.concepts.disk.storage import (
@@ -26,6 +25,7 @@ from myvlm.concepts.disk.storage import (
     RECORD,
     concept_folders,
     erase_folder,
+    read_file,
     read_record,
     tensor_files,
     write_folder,
@@ -38,6 +38,7 @@ from myvlm.errors import (
     NotWritableError,
     UnknownConceptError,
 )
+from myvlm.files.claims import writing_in
 from myvlm.files.reading import absolute
 from myvlm.text import check_identifier, composed, folded
 
@@ -281,8 +282,8 @@ def rename(collection: Path, old: str, new: str) -> Entry:
     new = check_identifier(new)
     check_free(collection, new, but=entry.folder)
     whole = check_whole(entry.folder)  # a folder that was cut or altered is not written again
-    record = entry.record.model_copy(update={"identifier": new})
-    files = {name: (entry.folder / name).read_bytes() for name in tensor_files(record)}
+    found, files = read_steadily(entry.folder, lambda: _record_and_tensors(entry.folder))
+    record = found.model_copy(update={"identifier": new})
     photos = (entry.folder / PHOTOS).is_dir()
     files[CARD] = card(record, whole.head.privacy, photos=photos).encode()
     try:
@@ -310,7 +311,8 @@ def remove(collection: Path, identifier: str) -> Path:
     target = _room_among_removed(folder)
     try:
         target.parent.mkdir(exist_ok=True)
-        folder.rename(target)
+        with writing_in(absolute(folder).parent):  # or who writes it finds it gone
+            folder.rename(target)
     except OSError as error:
         raise _not_writable(folder, error) from error
     return target
@@ -358,6 +360,12 @@ def _read(collection: Path) -> tuple[list[Entry], dict[Path, str]]:
     return found, wrong
 
 
+def _record_and_tensors(folder: Path) -> tuple[ConceptRecord, dict[str, bytes]]:
+    """What `concept.json` says, and the files whose digests it says."""
+    record = read_record(folder)
+    return record, {name: read_file(folder, name, digest) for name, digest in tensor_files(record).items()}
+
+
 def _room_among_removed(folder: Path) -> Path:
     """A place in the `.removed` beside a folder that nothing has yet."""
     names = (folder.name if n == 1 else f"{folder.name}-{n}" for n in count(1))
@@ -375,7 +383,7 @@ def _identifier_there(folder: Path) -> str:
 def _copy(folder: Path, target: Path) -> None:
     try:
         with replacing(absolute(target)) as fresh:
-            shutil.copytree(folder, fresh, symlinks=True, dirs_exist_ok=True)
+            copy_steadily(folder, fresh)
     except OSError as error:
         raise _not_writable(target, error) from error
 

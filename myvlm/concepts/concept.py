@@ -317,7 +317,8 @@ class Concept:
 
 def holders(concept: Concept) -> list[HoldingLibrary]:
     """The libraries that hold the concept itself, not a copy of it."""
-    return [one for one in list(libraries.values()) if one.get(concept.identifier) is concept]
+    known = (one() for one in libraries.valuerefs())  # all at once: others are made meanwhile
+    return [one for one in known if one is not None and one.get(concept.identifier) is concept]
 
 
 def warn_learned_elsewhere(backbone: Backbone, concepts: Iterable[Concept]) -> None:

@@ -167,7 +167,7 @@ class ConceptLibrary(Mapping[str, Concept]):
     @property
     def paths(self) -> dict[str, Path | None]:
         """Identifier → the folder it was last loaded from or saved to; None if it is only in memory."""
-        return {identifier: concept.folder for identifier, concept in self._concepts.items()}
+        return {identifier: concept.folder for identifier, concept in self.items()}
 
     def add(self, concept_or_path: Concept | str | PathLike[str]) -> Concept:
         """Add a concept, or load one from its folder; the others are not touched.
@@ -226,10 +226,8 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     def is_introduced(self, identifier: str) -> bool:
         """Whether a concept is here that was introduced in words, and learned for no model."""
-        if identifier not in self:
-            return False
-        concept = self[identifier]
-        return not concept.embeddings and concept.description is not None
+        concept = self.get(identifier)
+        return concept is not None and not concept.embeddings and concept.description is not None
 
     @_one_at_a_time
     def replace(self, concept: Concept) -> Concept:
@@ -333,6 +331,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         self._free_words(old, concept)
         self._taken |= dict.fromkeys(folded(new, concept.spoken), new)
 
+    @_one_at_a_time
     def check_free(self, *words: str, but: str | None = None) -> None:
         """Raise ConceptExistsError if a concept other than `but` has one of the words, in whatever case."""
         for word in words:

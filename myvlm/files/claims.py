@@ -66,8 +66,7 @@ def claimed(path: Path, *, folder: bool) -> Iterator[bool]:
                 fcntl.flock(opened, fcntl.LOCK_EX)
         yield os.path.exists(path)
     finally:
-        if opened is not None:
-            os.close(opened)
+        _let_go(opened)
 
 
 @contextmanager
@@ -80,8 +79,7 @@ def writing_in(folder: Path) -> Iterator[None]:
                 fcntl.flock(opened, fcntl.LOCK_EX)
         yield
     finally:
-        if opened is not None:
-            os.close(opened)
+        _let_go(opened)
 
 
 def take_away(path: Path) -> None:
@@ -110,8 +108,7 @@ def unclaimed(path: Path, *, otherwise: bool = True) -> Iterator[bool]:
                 pass
         yield free
     finally:
-        if opened is not None:
-            os.close(opened)
+        _let_go(opened)
 
 
 def _opened(path: Path) -> int | None:
@@ -119,6 +116,15 @@ def _opened(path: Path) -> int | None:
         return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError:  # it is gone, or a folder on Windows
         return None
+
+
+def _let_go(opened: int | None) -> None:
+    if opened is None:
+        return
+    if fcntl:
+        with suppress(OSError):  # closing is not enough: what was forked meanwhile has it open too
+            fcntl.flock(opened, fcntl.LOCK_UN)
+    os.close(opened)
 
 
 def _old(path: Path) -> bool:

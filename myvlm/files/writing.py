@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -56,11 +56,13 @@ def whole_file(target: Path) -> Iterator[Path]:
     Raises:
         OSError: the place cannot be written.
     """
-    fresh = target.with_name(f".{target.name}.{uuid4().hex[:8]}.part")
+    fresh = _beside(target)
     try:
         for left in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}.part"):
             take_away(left)
-        with claimed(fresh, folder=False):
+        with ExitStack() as claims:
+            while not claims.enter_context(claimed(fresh, folder=False)):
+                fresh = _beside(target)  # another writer was quicker, and saw it without its lock
             yield fresh
             sync(fresh)
             os.replace(fresh, target)
@@ -68,3 +70,7 @@ def whole_file(target: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             fresh.unlink(missing_ok=True)
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{uuid4().hex[:8]}.part")

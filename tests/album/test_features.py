@@ -123,3 +123,17 @@ def test_there_is_a_bound(fresh: MyVLM, album: Path, place: Place, monkeypatch: 
     kept = list(place.features.rglob("*.npz"))
     assert 1 <= len(kept) < 3
     assert sum(one.stat().st_size for one in kept) <= room
+
+
+def test_what_another_process_writes_may_be_gone_when_it_is_counted(
+    fresh: MyVLM, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [folder] = place.features.iterdir()
+    glob = Path.glob
+
+    def late(self: Path, pattern: str) -> list[Path]:
+        return [*glob(self, pattern), folder / "renamed.part"]
+
+    whole = KeptFeatures(place, fresh.concepts)._bytes
+    monkeypatch.setattr(Path, "glob", late)
+    assert KeptFeatures(place, fresh.concepts)._bytes == whole > 0

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from myvlm import Embedding, MyVLM
+from myvlm.album import journal as journal_module
 from myvlm.album.journal import Journal, Row, Seen, reader, stamp
 from myvlm.album.page import Place
 from myvlm.album.reading import read_album, unread
+from myvlm.files import claims
 from myvlm.files.photos import album_files
 from myvlm.tinyworld import sample_picture
 from myvlm.tinyworld.fewshot import pictures
@@ -129,6 +131,39 @@ def test_tidying_leaves_one_line_a_photo_that_is_there(tmp_path: Path) -> None:
     assert journal.file.read_text().count("\n") == 1
     assert [row.text for row in Journal(journal.file, "me").rows([kept])] == ["a mug"]
     assert list(Journal(journal.file, "another").rows([kept])) == []
+
+
+def test_tidying_leaves_what_another_process_added(tmp_path: Path) -> None:
+    """Two that read one album: the first to end left out all that the other had read since it began."""
+    (mine := tmp_path / "mine.jpg").write_bytes(b"1")
+    (its := tmp_path / "its.jpg").write_bytes(b"2")
+    journal, other = (Journal(tmp_path / "journal.jsonl", "me") for _ in range(2))
+    for _ in range(2):
+        journal.add(Row(file=mine, stamp=stamp(mine), by="me", text="a mug"))
+    other.add(Row(file=its, stamp=stamp(its), by="me", text="a dog"))
+    journal.tidy()
+    assert journal.file.read_text().count("\n") == 2
+    assert [row.text for row in Journal(journal.file, "me").rows([mine, its])] == ["a mug", "a dog"]
+    assert set(journal.files) == {mine, its}, "so that what is kept of its photos stays too"
+
+
+@pytest.mark.skipif(claims.fcntl is None, reason="there are no locks on this system; run it on another")
+def test_lines_are_written_and_cut_off_while_nobody_else_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = []
+    for work in (journal_module.add_lines, journal_module.drop_cut_line, journal_module.write_lines):
+
+        def asked(file: Path, *given: Any, work: Any = work) -> None:
+            with claims.unclaimed(tmp_path) as free:
+                alone.append((work.__name__, free))
+            work(file, *given)
+
+        monkeypatch.setattr(journal_module, work.__name__, asked)
+    journal = Journal(tmp_path / "journal.jsonl", "me")
+    journal.add(Row(file=tmp_path / "gone.jpg", stamp=(0, 0), by="me"))
+    Journal(journal.file, "me").tidy()
+    assert alone == [("add_lines", False), ("drop_cut_line", False), ("write_lines", False)]
 
 
 def test_metadata_written_by_us_does_not_make_a_photo_new(tmp_path: Path) -> None:

@@ -42,18 +42,23 @@ def test_the_whole_wait_is_measured(tmp_path: Path) -> None:
 
 
 def test_a_part_that_fails_or_takes_too_long_stops_no_other(tmp_path: Path) -> None:
-    write = "import json, pathlib, sys, time; pathlib.Path(sys.argv[1]).write_text(json.dumps({'a': 1}))"
-    programs = {"fails": f"{write}; raise OSError('no')", "waits": f"{write}; time.sleep(60)", "works": write}
-    parts = {name: on_gpu.Part(on_gpu.step, "cpu", 4 if name == "waits" else 60) for name in programs}
+    write = "import json, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(json.dumps({'a': 1}))"
+    wait = "import time; time.sleep(600)"
+    programs = {"fails": f"{write}; raise OSError('no')", "waits": wait, "works": write}
+    parts = {name: on_gpu.Part(on_gpu.step, "cpu", 2 if name == "waits" else 200) for name in programs}
+
+    def command(name: str, file: Path) -> list[str]:
+        if name == "waits":  # written here: in two seconds a busy machine may not have begun
+            file.write_text(json.dumps({"a": 1}))
+        return [sys.executable, "-c", programs[name], str(file)]
+
     out = tmp_path / "all.json"
-    figures = on_gpu.measure_all(
-        parts, out, {"device": "none"}, lambda name, file: [sys.executable, "-c", programs[name], str(file)]
-    )
+    figures = on_gpu.measure_all(parts, out, {"device": "none"}, command)
     assert json.loads(out.read_text(encoding="utf-8")) == figures
     assert list(figures) == ["device", *programs]
     assert all(figures[name]["a"] == 1 for name in programs), "what was measured by then is kept"
     assert figures["fails"]["error"].endswith("OSError: no")
-    assert figures["waits"]["error"] == "it was not done after 4 s"
+    assert figures["waits"]["error"] == "it was not done after 2 s"
     assert "error" not in figures["works"]
 
 

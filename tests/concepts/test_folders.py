@@ -8,7 +8,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from myvlm.concepts.concept import Concept
@@ -16,11 +15,10 @@ from myvlm.concepts.disk import atomic as folders
 from myvlm.concepts.disk import contents
 from myvlm.concepts.disk.atomic import folders_in, read_steadily, recover, replacing
 from myvlm.concepts.disk.storage import concept_folders, erase_folder, is_concept_folder
-from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptFileError, NotWritableError
 from myvlm.files import claims
-from tests.support.taught import by_hand
+from tests.support.taught import is_whole, numbered
 
 OLD, PART = ".sks-mug.0123456789ab.old", ".sks-mug.0123456789ab.part"
 
@@ -262,23 +260,9 @@ def test_erasing_what_only_stands_aside_looks_at_it_first(cut_off: Path) -> None
 # ---------------------------------------------------------------- readers in the midst of a swap
 
 
-def _taught(number: int) -> Concept:
-    """A concept whose category says which embedding is its own."""
-    concept = by_hand()
-    old = concept.embeddings["org/model"]
-    directions = np.full((2, 5), number, np.float32)
-    concept.embeddings = {"org/model": Embedding(directions, old.norm, old.prompt, old.fingerprint)}
-    concept.category = f"mug {number}"
-    return concept
-
-
-def _is_whole(concept: Concept) -> bool:
-    return concept.category == f"mug {concept.embeddings['org/model'].directions[0, 0]:.0f}"
-
-
 def test_readers_meet_one_whole_concept_while_others_save(tmp_path: Path) -> None:
     """Of 17,000 readings in the midst of 450 writings 160 said "cut or altered", and a list was empty."""
-    place = _taught(1).save(tmp_path / "sks-mug")
+    place = numbered(1).save(tmp_path / "sks-mug")
     (place / "notes.txt").write_text("mine")
     failed: list[Exception] = []
     done = threading.Event()
@@ -286,14 +270,14 @@ def test_readers_meet_one_whole_concept_while_others_save(tmp_path: Path) -> Non
     def save(number: int) -> None:
         try:
             for _ in range(40):
-                _taught(number).save(place)
+                numbered(number).save(place)
         except Exception as error:
             failed.append(error)
 
     def read() -> None:
         try:
             while not done.is_set():
-                assert _is_whole(Concept.load(place))
+                assert is_whole(Concept.load(place))
                 assert list(ConceptLibrary.load(tmp_path)) == ["sks"]
         except Exception as error:
             failed.append(error)
@@ -315,24 +299,24 @@ def test_readers_meet_one_whole_concept_while_others_save(tmp_path: Path) -> Non
 def test_a_folder_that_is_swapped_between_two_files_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = _taught(1).save(tmp_path / "sks-mug")
+    place = numbered(1).save(tmp_path / "sks-mug")
     read, swapped = contents.read_tensors, []
 
     def late(folder: Path, name: str, sha256: str) -> Any:
         if not swapped:
-            swapped.append(_taught(2).save(place))
+            swapped.append(numbered(2).save(place))
         return read(folder, name, sha256)
 
     monkeypatch.setattr(contents, "read_tensors", late)
     concept = Concept.load(place)
     assert swapped
-    assert _is_whole(concept)
+    assert is_whole(concept)
     assert concept.category == "mug 2"
 
 
 def test_a_folder_that_is_away_in_the_midst_of_two_swaps_is_read_again(tmp_path: Path) -> None:
     """Seen once in CI: not there before, put back while it was read, away again when it was looked for."""
-    place = _taught(1).save(tmp_path / "sks-mug")
+    place = numbered(1).save(tmp_path / "sks-mug")
     away = tmp_path / OLD
     place.rename(away)
     tries = []
@@ -361,11 +345,11 @@ def test_a_folder_that_is_not_there_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_what_was_saved_again_after_it_was_loaded_says_so(tmp_path: Path) -> None:
-    place = _taught(1).save(tmp_path / "sks-mug")
+    place = numbered(1).save(tmp_path / "sks-mug")
     concept = Concept.load(place, lazy=True)
     again = Concept.load(place, lazy=True)
-    _taught(2).save(place)
+    numbered(2).save(place)
     with pytest.raises(ConceptFileError, match="saved again since it was loaded"):
         _ = concept.embeddings["org/model"].directions
-    _taught(1).save(place)
-    assert _is_whole(again)
+    numbered(1).save(place)
+    assert is_whole(again)

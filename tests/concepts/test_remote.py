@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from huggingface_hub import utils
 
 from myvlm import Concept, ConceptLibrary, MyVLM
+from myvlm.concepts.disk.record import text_of
 from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.remote import hub
 from myvlm.concepts.remote.store import Store
@@ -278,6 +279,30 @@ def test_what_another_writer_took_away_meanwhile_is_put_back(
     publish(url, {name: concept.packed(url=place)})
     assert len(taken) == 2
     assert same(Concept.load(place), concept)
+
+
+def test_what_another_writer_put_there_meanwhile_is_put_back(
+    concept: Concept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files were there, and named by no record yet, when this writer looked for what to take away."""
+    url, elsewhere, read = fresh_address("memory"), fresh_address("memory"), Store.read
+    second, third = other(concept, 2), other(concept, 3)
+    third.save(elsewhere)
+    begun = [one for one in Store(elsewhere).names() if one.endswith(".safetensors")]
+    Store(url).write(Store(elsewhere).read(begun))
+    its_record, ended = text_of(second.packed(url=url).record), list[Concept]()
+
+    def reading(store: Store, names: Any, *, or_denied: bool = False) -> dict[str, bytes]:
+        found = read(store, names, or_denied=or_denied)
+        if not ended and found.get("concept.json") == its_record:
+            ended.append(third)
+            third.save(url)
+        return found
+
+    monkeypatch.setattr(Store, "read", reading)
+    second.save(url)
+    assert ended
+    assert same(Concept.load(url), third)
 
 
 def test_what_cannot_be_taken_away_is_told_and_what_was_put_there_stays(

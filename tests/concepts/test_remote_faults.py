@@ -197,6 +197,14 @@ def _cannot(concept: Concept, url: str) -> str:
     return str(read.value)
 
 
+def test_what_another_writer_took_away_first_is_gone() -> None:
+    """The rest stayed, and "the bucket, repository or branch is not there"."""
+    store = Store(fresh_address("memory"))
+    store.write({f"{number}.txt": b"" for number in range(40)})
+    store.delete(["gone.txt", *store.names()])
+    assert store.names() == []
+
+
 def test_a_package_that_is_not_here_is_named(concept: Concept, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(import_module("fsspec.registry")._registry, "s3", raising=False)

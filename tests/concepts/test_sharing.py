@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from myvlm.concepts.concept import Concept
+from myvlm.concepts import library as library_module
+from myvlm.concepts.concept import Concept, holders, libraries
 from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptExistsError
@@ -171,3 +172,50 @@ def test_concepts_come_and_go_while_others_look(head: ObjectHead) -> None:
         thread.join()
     assert failed == []
     assert list(library) == ["sks"]
+
+
+def test_a_list_of_folders_is_of_one_moment(head: ObjectHead) -> None:
+    """Another thread added a concept meanwhile: the dictionary changed its size."""
+    library = ConceptLibrary()
+
+    class Meanwhile(Concept):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "folder" and "zwx" not in library:
+                library.add(_concept("zwx", head))
+            return super().__getattribute__(name)
+
+    library.add(Meanwhile("sks", "square", head))
+    library.add(_concept("ohwx", head))
+    assert library.paths == {"sks": None, "ohwx": None}
+    assert list(library) == ["sks", "ohwx", "zwx"]
+
+
+def test_a_word_that_is_taken_is_looked_up_while_nobody_frees_it(
+    head: ObjectHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken by a concept that was removed by the time it was to be named."""
+    library, get, alone = ConceptLibrary([_concept("sks", head)]), ConceptLibrary.__getitem__, []
+
+    def getting(self: ConceptLibrary, name: str) -> Concept:
+        alone.append(library_module._one_at_a_time._is_owned())
+        return get(self, name)
+
+    monkeypatch.setattr(ConceptLibrary, "__getitem__", getting)
+    with pytest.raises(ConceptExistsError):
+        library.check_free("sks")
+    assert not library.is_introduced("sks")
+    assert alone[0]
+
+
+def test_other_libraries_are_made_while_it_is_asked_who_holds_a_concept(
+    head: ObjectHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a server does that learns for one owner and corrects for another."""
+    library, made = ConceptLibrary([_concept("sks", head)]), list[ConceptLibrary]()
+
+    def reference() -> None:  # as of a library that is gone; called amid the others
+        made.append(ConceptLibrary())
+
+    monkeypatch.setitem(libraries.data, 0, reference)
+    assert holders(library["sks"]) == [library]
+    assert len(made) == 1

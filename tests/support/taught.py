@@ -91,6 +91,21 @@ def by_hand() -> Concept:
     return Concept("sks", "mug", head, {"org/model": embedding}, {"captions": [["sks"]]})
 
 
+def numbered(number: int) -> Concept:
+    """A concept whose category says which embedding is its own."""
+    concept = by_hand()
+    old = concept.embeddings["org/model"]
+    directions = np.full((2, 5), number, np.float32)
+    concept.embeddings = {"org/model": Embedding(directions, old.norm, old.prompt, old.fingerprint)}
+    concept.category = f"mug {number}"
+    return concept
+
+
+def is_whole(concept: Concept) -> bool:
+    """Whether category and embedding of one of these belong together."""
+    return concept.category == f"mug {concept.embeddings['org/model'].directions[0, 0]:.0f}"
+
+
 def elsewhere(taught: Taught, word: str) -> Concept:
     """A concept of that name which is in no picture."""
     concept = Concept.load(taught.folder)

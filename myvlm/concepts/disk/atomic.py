@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from errno import EACCES, EEXIST, ENOTEMPTY
+from errno import EACCES, EBUSY, EEXIST, ENOTEMPTY
 from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
@@ -99,6 +99,36 @@ def read_steadily(folder: Path, read: Callable[[], Made]) -> Made:
                 raise
             time.sleep(PAUSE)
     raise AssertionError("the last try has ended in one of the two ways")
+
+
+def copy_steadily(folder: Path, fresh: Path) -> None:
+    """Copy what is in a folder into an empty one; again where another folder came into its place meanwhile.
+
+    Raises:
+        OSError: it cannot be copied, or is replaced again and again.
+    """
+    for left in reversed(range(TRIES)):
+        before = _which(folder)
+        try:
+            shutil.copytree(folder, fresh, symlinks=True, dirs_exist_ok=True)
+            if _stands(folder, before):
+                return
+        except OSError:
+            if not left or _stands(folder, before):
+                raise
+        for one in fresh.iterdir():  # itself stays: its writer has a lock on it
+            shutil.rmtree(one) if one.is_dir() and not one.is_symlink() else one.unlink()
+        time.sleep(PAUSE)
+    raise OSError(EBUSY, "replaced again and again while it was copied", str(folder))
+
+
+def move_out(target: Path) -> None:
+    """Have a folder that is to be deleted stand beside its place, as a part that nobody writes.
+
+    So it is whole or gone: what a deletion that was killed leaves is no folder that nothing knows any more.
+    """
+    with contextlib.suppress(OSError):  # where it cannot be moved it is deleted in its place
+        os.replace(target, _beside(target, PART))
 
 
 def leftovers(target: Path) -> list[Path]:

@@ -23,10 +23,10 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from myvlm.concepts.disk.atomic import folders_in, leftovers, read_steadily, recover, replacing
+from myvlm.concepts.disk.atomic import folders_in, leftovers, move_out, read_steadily, recover, replacing
 from myvlm.concepts.disk.record import FORMAT_VERSION, ConceptRecord, EmbeddingRecord, as_sealed, text_of
 from myvlm.errors import ConceptFileError, MissingFileError, MyVLMError, NotWritableError
-from myvlm.files.claims import sync
+from myvlm.files.claims import sync, writing_in
 from myvlm.files.photos import natural_key
 from myvlm.files.reading import absolute
 from myvlm.text import composed
@@ -207,33 +207,45 @@ def check_not_saved_since(folder: Path, backbone: str, record: EmbeddingRecord) 
 
 def read_tensors(folder: Path, name: str, sha256: str) -> dict[str, npt.NDArray[Any]]:
     """The tensors of one file of the folder. Raises ConceptFileError if it is missing, cut or altered."""
+    try:
+        tensors: dict[str, npt.NDArray[Any]] = load(read_file(folder, name, sha256))
+        return tensors
+    except (SafetensorError, KeyError, ValueError) as error:
+        if isinstance(error, ConceptFileError):
+            raise
+        raise _no_tensors(os.path.join(folder, name), error) from error
+
+
+def read_file(folder: Path, name: str, sha256: str) -> bytes:
+    """A file of tensors, as it lies in the folder. Raises as `read_tensors`."""
     file = os.path.join(folder, name)
     try:
         with open(file, "rb") as opened:
             data = opened.read()
-        digest = hashlib.sha256(data).hexdigest()
-        if digest != sha256:
-            raise ConceptFileError(
-                f"{file} was cut or altered.",
-                got=f"{len(data):,} bytes, sha256 {digest[:12]}…",
-                expected=f"sha256 {sha256[:12]}… as {RECORD} says",
-                fix=_RESTORE,
-            )
-        tensors: dict[str, npt.NDArray[Any]] = load(data)
-        return tensors
     except FileNotFoundError as error:
         raise ConceptFileError(
             f"{file} is missing.", got="no such file", expected=name, fix=_RESTORE
         ) from error
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        if isinstance(error, ConceptFileError):
-            raise
+    except OSError as error:
+        raise _no_tensors(file, error) from error
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != sha256:
         raise ConceptFileError(
-            f"{file} cannot be read.",
-            got=f"{type(error).__name__}: {error}",
-            expected="a safetensors file",
+            f"{file} was cut or altered.",
+            got=f"{len(data):,} bytes, sha256 {digest[:12]}…",
+            expected=f"sha256 {sha256[:12]}… as {RECORD} says",
             fix=_RESTORE,
-        ) from error
+        )
+    return data
+
+
+def _no_tensors(file: str, error: Exception) -> ConceptFileError:
+    return ConceptFileError(
+        f"{file} cannot be read.",
+        got=f"{type(error).__name__}: {error}",
+        expected="a safetensors file",
+        fix=_RESTORE,
+    )
 
 
 def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) -> None:
@@ -301,20 +313,24 @@ def erase_folder(path: Path, spoken: str) -> bool:
         NotWritableError: it is not the folder of that concept (any more), or something of it remains.
     """
     target = absolute(path)
-    left = leftovers(target)
-    if recover(target) and (not is_concept_folder(target) or _parse(target / RECORD).get("spoken") != spoken):
-        raise NotWritableError(
-            f"{path} is not erased: it does not hold this concept any more.",
-            got="another concept, or none",
-            expected=f"the folder of {spoken!r}",
-            fix="look at it, and delete it by hand",
-        )
-    doomed = [one for one in (target, *leftovers(target)) if one.exists()]
-    for one in doomed:
-        shutil.rmtree(one, ignore_errors=True)
-    path.unlink(missing_ok=True) if path.is_symlink() else None
-    if doomed:
-        sync(target.parent)
+    with writing_in(target.parent):  # or what is being written there would stay, or fail
+        left = leftovers(target)
+        there = recover(target)
+        if there and (not is_concept_folder(target) or _parse(target / RECORD).get("spoken") != spoken):
+            raise NotWritableError(
+                f"{path} is not erased: it does not hold this concept any more.",
+                got="another concept, or none",
+                expected=f"the folder of {spoken!r}",
+                fix="look at it, and delete it by hand",
+            )
+        if there:
+            move_out(target)
+        doomed = [one for one in (target, *leftovers(target)) if one.exists()]
+        for one in doomed:
+            shutil.rmtree(one, ignore_errors=True)
+        path.unlink(missing_ok=True) if path.is_symlink() else None
+        if left or there:
+            sync(target.parent)
     for one in doomed:
         if one.exists():
             raise NotWritableError(
@@ -323,7 +339,7 @@ def erase_folder(path: Path, spoken: str) -> bool:
                 expected="nothing",
                 fix="delete it by hand; the concept is still in the library",
             )
-    return bool(left or doomed)
+    return bool(left or there)
 
 
 def _parse(file: Path) -> dict[str, Any]:

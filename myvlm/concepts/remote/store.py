@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from myvlm.concepts.remote.faults import reaching
@@ -118,9 +119,14 @@ class Store:
             _side_by_side(one, files.items())
 
     def delete(self, names: Iterable[str]) -> None:
-        """Take these files away."""
+        """Take these files away, those of them that are there."""
+
+        def one(name: str) -> None:
+            with suppress(FileNotFoundError):
+                self._files.rm_file(self._path(name))
+
         with reaching(self.url, writing=True):
-            _side_by_side(lambda name: self._files.rm_file(self._path(name)), names)
+            _side_by_side(one, names)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

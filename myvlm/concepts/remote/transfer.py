@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -162,7 +162,20 @@ def _tidy(store: Store, fresh: Mapping[str, Mapping[str, bytes]]) -> None:
             continue  # another writer was quicker, and takes away what it replaced
         store.write({_in(name, one): data for one, data in files.items() if _in(name, one) not in there})
         kept = {_in(name, one) for one in (*files, RECORD, CARD)}
-        store.delete(one for one in there if _is_ours(name, one) and one not in kept)
+        _take_away(store, name, [one for one in there if _is_ours(name, one) and one not in kept])
+
+
+def _take_away(store: Store, name: str, doomed: Sequence[str]) -> None:
+    """Delete files of a concept; those that the `concept.json` of another writer names by then are put back.
+
+    That writer looked for them either after they were gone, and puts them back itself, or before.
+    """
+    held = store.read(doomed)
+    if not held:
+        return
+    store.delete(held)
+    now = _named_in(store.read([_in(name, RECORD)]).get(_in(name, RECORD)))
+    store.write({one: data for one, data in held.items() if one in {_in(name, own) for own in now}})
 
 
 def _fetch_steadily(store: Store, wanted: Mapping[str, Path]) -> None:

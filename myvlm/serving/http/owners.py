@@ -20,6 +20,7 @@ from myvlm.concepts.concept import Concept
 from myvlm.concepts.gates import FALSE_NAMES_PER_1000
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import InputError, MyVLMError
+from myvlm.files.claims import writing_in
 from myvlm.files.reading import read_json
 from myvlm.files.writing import write_whole
 from myvlm.runtime.process import OneAtATime
@@ -123,11 +124,12 @@ def new_token(file: Path, owner: str, *, may_change: bool) -> str:
             expected="1 to 64 small letters, digits, - and _, a letter or digit first",
             fix="choose another word: it is the name of a folder too",
         )
-    known = read_tokens(file).by_digest if file.exists() else {}
     token = secrets.token_urlsafe(32)
-    known[digest(token)] = Access(owner, may_change)
-    entries = {key: {"owner": one.owner, "may_change": one.may_change} for key, one in known.items()}
-    write_whole(file, json.dumps(entries, indent=2) + "\n", what="file of owners", option="--owners")
+    with writing_in(file.parent):  # or of two that are made at once one is lost
+        known = read_tokens(file).by_digest if file.exists() else {}
+        known[digest(token)] = Access(owner, may_change)
+        entries = {key: {"owner": one.owner, "may_change": one.may_change} for key, one in known.items()}
+        write_whole(file, json.dumps(entries, indent=2) + "\n", what="file of owners", option="--owners")
     return token
 
 

@@ -17,10 +17,12 @@ from openai import NotFoundError, PermissionDeniedError
 
 from myvlm import Concept, ConceptLibrary, MyVLM
 from myvlm.concepts import collection
+from myvlm.files import claims
 from myvlm.heads import ObjectHead
 from myvlm.heads.features import forget_pictures
 from myvlm.images import load_images
-from myvlm.serving.http.owners import OF_A_CONCEPT, Access, Owners
+from myvlm.serving.http import owners as owners_module
+from myvlm.serving.http.owners import OF_A_CONCEPT, Access, Owners, new_token, read_tokens
 from myvlm.serving.http.speaking.looking import Look, looking
 from myvlm.text import contains_word
 from myvlm.tinyworld import sample_picture
@@ -207,3 +209,23 @@ def _png() -> bytes:
     buffer = io.BytesIO()
     sample_picture(1).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+@pytest.mark.skipif(claims.fcntl is None, reason="there are no locks on this system; run it on another")
+def test_of_two_tokens_that_are_made_at_once_none_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 240 that four processes made 81 were there."""
+    alone, write = [], owners_module.write_whole
+
+    def asked(file: Path, text: str, **options: str) -> None:
+        with claims.unclaimed(tmp_path) as free:
+            alone.append(not free)
+        write(file, text, **options)
+
+    monkeypatch.setattr(owners_module, "write_whole", asked)
+    file = tmp_path / "owners.json"
+    tokens = [new_token(file, owner, may_change=False) for owner in ("anna", "bo")]
+    assert alone == [True, True]
+    known = read_tokens(file)
+    assert [known.access(f"Bearer {one}") for one in tokens] == [Access("anna"), Access("bo")]

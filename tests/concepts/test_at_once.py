@@ -1,0 +1,120 @@
+"""A concept is renamed, copied, moved or erased while another process saves it, or is stopped half way."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from myvlm.concepts import collection
+from myvlm.concepts.concept import Concept
+from myvlm.concepts.disk import atomic
+from myvlm.concepts.disk.storage import concept_folders, erase_folder
+from myvlm.files import claims
+from tests.support.taught import by_hand, is_whole, numbered
+
+
+def test_one_that_is_saved_while_it_is_renamed_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had the record of the one and the embedding of the other: "cut or altered", for ever."""
+    place = numbered(1).save(tmp_path / "sks-mug")
+    check = collection.check_whole
+
+    def late(folder: Path) -> Concept:
+        found = check(folder)
+        numbered(2).save(place)
+        return found
+
+    monkeypatch.setattr(collection, "check_whole", late)
+    entry = collection.rename(tmp_path, "sks", "ohwx")
+    concept = Concept.load(place)
+    assert is_whole(concept)
+    assert (concept.identifier, concept.category) == ("ohwx", "mug 2")
+    assert entry.record.category == "mug 2"
+
+
+@pytest.mark.parametrize("copy", [lambda place: collection.add(place.parents[1] / "b", place).folder,
+                                  collection.copy_aside])  # fmt: skip
+def test_one_that_is_saved_while_it_is_copied_is_copied_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: Callable[[Path], Path]
+) -> None:
+    place = numbered(1).save(tmp_path / "a" / "sks-mug")
+    (place / "notes").mkdir()
+    (place / "notes" / "1.txt").write_text("mine")
+    copied = shutil.copyfile
+    swapped: list[Path] = []
+
+    def late(source: Any, target: Any, **options: Any) -> Any:
+        copied(source, target, **options)
+        if not swapped:
+            swapped.append(place.rename(tmp_path / "before"))
+            numbered(2).save(place)
+
+    monkeypatch.setattr(shutil, "copyfile", late)
+    target = copy(place)
+    assert swapped
+    assert is_whole(Concept.load(target))
+    assert Concept.load(target).category == "mug 2"
+    assert not (target / "notes").exists()
+
+
+def test_a_folder_that_is_replaced_again_and_again_is_not_copied_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = numbered(1).save(tmp_path / "a" / "sks-mug")
+    numbers = count()
+    monkeypatch.setattr(atomic, "_which", lambda folder: (next(numbers), 0))  # another folder at each look
+    monkeypatch.setattr(atomic, "PAUSE", 0)
+    with pytest.raises(OSError, match="again and again"):
+        collection.copy_aside(place)
+    assert not (place.parent / collection.REMOVED).exists()
+
+
+@pytest.mark.skipif(claims.fcntl is None, reason="there are no locks on this system; run it on another")
+@pytest.mark.parametrize("erased", [True, False])
+def test_who_takes_a_concept_away_waits_for_those_who_write_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, erased: bool
+) -> None:
+    """What they wrote was deleted under their hands, or their folder was away as they looked for it."""
+    numbered(1).save(tmp_path / "sks-mug")
+    alone, rename, rmtree = [], Path.rename, shutil.rmtree
+
+    def asked(work: Callable[..., Any]) -> Callable[..., Any]:
+        def working(*given: Any, **options: Any) -> Any:
+            with claims.unclaimed(tmp_path) as free:
+                alone.append(not free)
+            return work(*given, **options)
+
+        return working
+
+    monkeypatch.setattr(Path, "rename", asked(rename))
+    monkeypatch.setattr(shutil, "rmtree", asked(rmtree))
+    collection.erase(tmp_path, "sks") if erased else collection.remove(tmp_path, "sks")
+    assert alone == [True]
+    assert concept_folders(tmp_path) == []
+
+
+def test_what_was_erased_half_is_gone_with_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A face was left, in a folder without a record, and erasing again said that it holds another concept."""
+    place = by_hand().save(tmp_path / "sks-mug")
+
+    def stopped(folder: Path, **options: Any) -> None:
+        (folder / "concept.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(shutil, "rmtree", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            erase_folder(place, "sks")
+    assert not place.exists()
+    assert any(tmp_path.rglob("head.safetensors"))
+    assert concept_folders(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+    assert not erase_folder(place, "sks")

@@ -166,7 +166,9 @@ def listed(one_or_many: ImageSources, *, keep_errors: bool = False) -> tuple[lis
     >>> listed([Image.new("RGB", (2, 2))])[1], listed(Image.new("RGB", (2, 2)))[1]
     (False, True)
     """
-    is_list = isinstance(one_or_many, Sequence) and not isinstance(one_or_many, str | bytes)
+    is_list = isinstance(one_or_many, Sequence) and not isinstance(
+        one_or_many, str | bytes | bytearray | memoryview
+    )
     sources: Sequence[Any] = one_or_many if is_list else [one_or_many]  # type: ignore[assignment]
     was_single = not is_list
     found: list[Source] = []
@@ -319,7 +321,8 @@ def _in_memory(one: object, name: str) -> LoadedImage:
             f"{name} is of no kind that can be a picture.",
             got=type(one).__name__,
             expected="a path, a folder, a pattern, a PIL image or a uint8 array (height, width, 3)",
-            fix="convert it, for example with PIL.Image.fromarray",
+            fix="PIL.Image.open(file) of an open file, or of io.BytesIO(bytes); list(generator); of a tensor "
+            "torchvision.transforms.functional.to_pil_image(tensor)",
         )
     if 0 in one.size:
         raise ImageError(

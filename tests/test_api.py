@@ -89,6 +89,12 @@ def test_a_notebook_shows_a_large_photo_small(vlm: MyVLM) -> None:
     assert "a &lt;b&gt;" in reply._repr_html_()
 
 
+def test_a_model_says_which_it_is_and_whom_it_knows(taught: Taught, fresh: MyVLM) -> None:
+    assert repr(fresh) == f"MyVLM({fresh.backbone.name!r}, ConceptLibrary(empty))"
+    fresh.concepts.add(taught.folder)
+    assert repr(fresh) == f"MyVLM({fresh.backbone.name!r}, ConceptLibrary({taught.word}))"
+
+
 def test_generic_is_of_its_own_thread(taught: Taught, fresh: MyVLM) -> None:
     fresh.concepts.add(taught.concept)
     [shown] = pictures(taught.kit.present[:1])

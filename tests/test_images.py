@@ -177,6 +177,9 @@ def test_batches_and_strangers() -> None:
         load_images(np.zeros((2, 4, 4, 3), np.uint8))
     with pytest.raises(InputError, match="int"):
         load_images([3])  # type: ignore[list-item]
+    for kind in (bytes, bytearray, memoryview):
+        with pytest.raises(InputError, match=rf"(?s)got: +{kind.__name__}\n.*PIL\.Image\.open.*BytesIO"):
+            load_images(kind(b"\x89PNG"))
     with pytest.raises(ImageError, match="0 by 5"):
         load_images(Image.new("RGB", (0, 5)))
 

@@ -47,15 +47,19 @@ class ExifTool:
         Raises:
             NotChangedError: that could not be done.
         """
-        why = "a name with signs that no text can hold"
-        if _sayable(file):
-            kept = ["-P"] if keep_time else []
-            self._running.execute("-overwrite_original", "-q", *kept, *arguments, str(file))
-            why = " ".join(self._running.last_stderr.split()) or "exiftool does not say why"
-        if not _sayable(file) or self._running.last_status:
+        if not _sayable(file):
+            raise NotChangedError(
+                f"The names were not written to {str(file)!r}.",
+                got="a path with a line break, or bytes that are no UTF-8: exiftool cannot be told",
+                expected="a file whose whole path is one line of UTF-8",
+                fix="rename the photo, or the folder that it lies in",
+            )
+        kept = ["-P"] if keep_time else []
+        self._running.execute("-overwrite_original", "-q", *kept, *arguments, str(file))
+        if self._running.last_status:
             raise NotChangedError(
                 f"The names were not written to {file}.",
-                got=why,
+                got=" ".join(self._running.last_stderr.split()) or "exiftool does not say why",
                 expected="a file whose metadata exiftool can write, where you may write",
                 fix="check its permissions, or write into sidecars",
             )

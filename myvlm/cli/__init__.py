@@ -7,6 +7,7 @@ Results go to stdout, all else to stderr; see `myvlm.cli.screen` for the exit co
 from __future__ import annotations
 
 import sys
+from inspect import getdoc
 from io import TextIOWrapper
 from typing import Annotated
 
@@ -42,6 +43,10 @@ app.command("evaluate")(evaluate.evaluate)
 app.add_typer(completeness.app, name="completeness")
 app.command("doctor")(doctor.doctor)
 app.add_typer(manage.app, name="concepts")
+for described in (app, completeness.app, manage.app):
+    for command in described.registered_commands:  # typer wraps, but keeps a docstring's own line ends too
+        paragraphs = (getdoc(command.callback) or "").split("\n\n")
+        command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
 
 
 @app.callback()

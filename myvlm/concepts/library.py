@@ -21,7 +21,7 @@ from myvlm.concepts.confusable import SEEN, ConfusablePair, confusable, separate
 from myvlm.concepts.correcting import Correction, correct
 from myvlm.concepts.folders import erase_from_disk, load_folders, save_folders
 from myvlm.concepts.gates import FALSE_NAMES_PER_1000, Gates, check_false_names, with_another_key
-from myvlm.concepts.notebook import library_html
+from myvlm.concepts.notebook import library_html, library_text
 from myvlm.concepts.refusals import unknown, word_taken, word_twice
 from myvlm.errors import check_is
 from myvlm.heads import Gate, Head
@@ -144,7 +144,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         return made, (list(self.values()),)  # nobody listens to a copy yet; its gates are made when needed
 
     def __repr__(self) -> str:
-        return f"ConceptLibrary({', '.join(self._concepts) or 'empty'})"
+        return f"ConceptLibrary({library_text(self._concepts)})"
 
     def _repr_html_(self) -> str:
         return library_html(self.values())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -90,6 +91,17 @@ def concept_html(concept: ShowsItself, library: HoldingLibrary | None) -> str:
         rows.append(("taken for", confused))
     rows.append(("folder", str(concept.folder or "not saved yet")))
     return joined([_photos(concept), table(rows, first="th")])
+
+
+def library_text(identifiers: Collection[str]) -> str:
+    """The first identifiers, and how many more there are.
+
+    >>> library_text([]), library_text(["sks", "Anna"])
+    ('empty', 'sks, Anna')
+    """
+    more = len(identifiers) - MOST_ROWS
+    named = ", ".join(islice(identifiers, MOST_ROWS)) or "empty"
+    return f"{named}, … {more:,} more" if more > 0 else named
 
 
 def library_html(concepts: Iterable[ShowsItself]) -> str:

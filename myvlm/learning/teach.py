@@ -111,6 +111,7 @@ def introduce(
     photos = lesson.images
     if description is not None:
         check_text(backbone, description, "Description")
+        description = " ".join(description.split()).removesuffix(".")  # it is put into sentences
     fit(head, lesson, heads_by_category(library))
     words = description or describing(described(backbone, photos, lesson.category))
     recipe = {"description": words, "photos": [photo.file_name for photo in photos]}

@@ -44,6 +44,9 @@ class Speaker:
         self._names: tuple[object, Names] = None, Names(backbone)
         self._checked: object = self  # the state of the library in which all were found to be learned
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.backbone.name!r}, {self.concepts!r})"
+
     def __copy__(self) -> Self:
         twin = object.__new__(type(self))
         vars(twin).update(vars(self))

@@ -244,11 +244,13 @@ def test_a_photo_that_cannot_be_changed_is_said_and_the_others_go_on(
     broken.write_bytes(b"\xff\xd8 nothing")
     bad = [row(rows[0].file, 1, *BOXES.items()).model_copy(update={"file": broken})]
     bad.append(bad[0].model_copy(update={"file": tmp_path / "gone" / "one.jpg"}))
-    bad.append(bad[0].model_copy(update={"file": tmp_path / "two\nlines.jpg"}))
+    lines = shutil.copy(rows[0].file, tmp_path / "two\nlines.jpg")
+    bad.append(bad[0].model_copy(update={"file": Path(lines)}))
     done = list(write_names(tool, [*bad, rows[0]], CONCEPTS, into="files", captions=False))
     assert [bool(one.error) for one in done] == [True, True, True, False]
     assert done[3].changed
     assert "broken.jpg" in str(done[0].error)
+    assert "rename the photo" in str(done[2].error)
     assert broken.read_bytes() == b"\xff\xd8 nothing"
 
 

@@ -51,6 +51,8 @@ def test_help_says_what_is_taken_where_nothing_is_given(myvlm: Myvlm) -> None:
         (["questions"], "IDENTIFIER-questions.json if not given"),
         (["concepts", "list"], "./concepts if not given"),
         (["caption"], "what is in folders in them is left out"),
+        (["album"], "needs myvlm[ray]"),
+        (["learn"], "130. Before that, and where"),  # a line ends there in the docstring
     ):
         assert said in myvlm(*words, "--help").stdout
 

@@ -124,3 +124,4 @@ def test_a_library_is_a_table_and_a_long_one_is_cut(concept: Concept, saved: Pat
     page = many._repr_html_()
     assert page.count("<tr>") == MOST_ROWS + 1
     assert "and 2 more" in page
+    assert repr(many).endswith(f"sks{MOST_ROWS - 1}, … 2 more)")

@@ -172,3 +172,10 @@ def test_the_command(myvlm: Myvlm, taught: Taught, tmp_path: Path) -> None:
     assert Concept.load(tmp_path / "mug").description == "the dotted purple mug"
     used = myvlm("caption", *taught.photos.glob("1.png"), "--concepts", tmp_path / "mug", "--json")
     assert taught.word in used.stdout
+
+
+def test_a_description_is_put_into_a_sentence_however_it_was_typed(taught: Taught, fresh: MyVLM) -> None:
+    mug = fresh.introduce(
+        taught.word, taught.photos, category="mug", description=" the dotted\n  purple mug. "
+    )
+    assert mug.description == "the dotted purple mug"

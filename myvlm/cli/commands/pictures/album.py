@@ -70,7 +70,7 @@ def album(
     table: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", help="Instead of a page a table, DIR/album.parquet; needs myvlm[ray]."
+            "--out", metavar="DIR", help=r"Instead of a page a table, DIR/album.parquet; needs myvlm\[ray]."
         ),
     ] = None,
     workers: Annotated[

@@ -95,7 +95,7 @@ class LoadedImage:
         return {}
 
 
-ImageSource: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray[Any, Any] | LoadedImage"
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any] | LoadedImage"
 ImageSources: TypeAlias = "ImageSource | Sequence[ImageSource]"
 
 
@@ -115,9 +115,10 @@ def load_images(source: ImageSources) -> list[LoadedImage]:
     """Load one picture or many as RGB, in natural order (`2.jpg` before `10.jpg`) within a folder or pattern.
 
     Args:
-        source: a path, a glob pattern, a folder, a `data:` address, a PIL image or an `H × W × 3` uint8
-            array, or a list of these. In a folder (not in its subfolders) files that are no pictures by name
-            are passed over. Of an animated file the first frame is taken; what is transparent becomes white.
+        source: a path, a glob pattern, a folder, a `data:` address, a file's bytes, a PIL image or an
+            `H × W × 3` uint8 array, or a list of these. In a folder (not in its subfolders) files that are
+            no pictures by name are passed over. Of an animated file the first frame is taken; what is
+            transparent becomes white.
 
     Raises:
         MissingFileError: a file or folder is not there, or a pattern matches nothing.
@@ -316,13 +317,14 @@ def _in_memory(one: object, name: str) -> LoadedImage:
         return _from_address(one, name)
     if isinstance(one, np.ndarray):
         return LoadedImage(_from_array(one, name), name)
+    if isinstance(one, bytes | bytearray | memoryview):
+        return LoadedImage(_decoded(io.BytesIO(one), name, len(one)), name)
     if not isinstance(one, Image.Image):
         raise InputError(
             f"{name} is of no kind that can be a picture.",
             got=type(one).__name__,
-            expected="a path, a folder, a pattern, a PIL image or a uint8 array (height, width, 3)",
-            fix="PIL.Image.open(file) of an open file, or of io.BytesIO(bytes); list(generator); of a tensor "
-            "torchvision.transforms.functional.to_pil_image(tensor)",
+            expected="a path, a folder, a pattern, a file's bytes, a PIL image or a uint8 array (h, w, 3)",
+            fix="file.read(), list(generator), torchvision.transforms.functional.to_pil_image(tensor)",
         )
     if 0 in one.size:
         raise ImageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,13 @@ def photos(tmp_path: Path) -> Path:
 
 def _reds(loaded: list[LoadedImage]) -> list[int]:
     return [one.image.getpixel((0, 0))[0] for one in loaded]
+
+
+def test_the_bytes_of_a_file_are_the_picture_that_it_holds(photos: Path) -> None:
+    data = (photos / "10.png").read_bytes()
+    assert _reds(load_images([data, bytearray(data), memoryview(data)])) == [10, 10, 10]
+    [one] = load_images(data)
+    assert (one.name, one.path) == ("images[0]", None)
 
 
 def test_folder_pattern_and_list_come_in_natural_order(photos: Path) -> None:
@@ -178,8 +186,10 @@ def test_batches_and_strangers() -> None:
     with pytest.raises(InputError, match="int"):
         load_images([3])  # type: ignore[list-item]
     for kind in (bytes, bytearray, memoryview):
-        with pytest.raises(InputError, match=rf"(?s)got: +{kind.__name__}\n.*PIL\.Image\.open.*BytesIO"):
+        with pytest.raises(ImageError, match=r"(?s)images\[0\].*4 bytes.*a whole JPEG"):
             load_images(kind(b"\x89PNG"))
+    with pytest.raises(InputError, match=r"(?s)got: +BytesIO\n.*file\.read\(\)"):
+        load_images(io.BytesIO())  # type: ignore[arg-type]
     with pytest.raises(ImageError, match="0 by 5"):
         load_images(Image.new("RGB", (0, 5)))
 

@@ -270,13 +270,11 @@ def instructions(backbone: Backbone, count: int | None) -> AbstractContextManage
 
 def own_tokens(vlm: MyVLM, kit: FewShot, photos: int, at: str) -> torch.Tensor:
     """The visual tokens of a concept, as method `visual_memory` keeps them, or their mean."""
-    told, loaded = (
-        MyVLM(vlm.backbone.model, vlm.backbone.processor, name=vlm.backbone.name),
-        kit.photos(photos),
-    )
+    told = MyVLM(vlm.backbone.model, vlm.backbone.processor, name=vlm.backbone.name)
+    loaded = load_images(kit.photos(photos))
     told.introduce(kit.identifier, loaded, category=kit.category)
-    found = told.concepts.recognise(load_images(loaded))
-    tokens = remembered(vlm.backbone, load_images(loaded), [one[0].box for one in found], kit.category)
+    boxes = [found[0].box for found in told.concepts.recognise(loaded)]
+    tokens = remembered(vlm.backbone, loaded, boxes, kit.category)
     return tokens.mean(0, keepdim=True) if at == "mean" else tokens
 
 

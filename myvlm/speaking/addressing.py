@@ -164,7 +164,9 @@ def speak(
         verify = generation.get("streamer") is None  # what was heard cannot be taken back
     if not verify or is_sampled(backbone.model, generation):
         return _replies(backbone, asked, generation)
-    spoken = _replies(backbone, [one.untold() if _only_told(one) else one for one in asked], generation)
+    told = {number: one for number, one in enumerate(asked) if _only_told(one)}
+    first = [one.untold() if number in told else one for number, one in enumerate(asked)]
+    spoken = _replies(backbone, first, generation)
     unheard = {name: value for name, value in generation.items() if name != "streamer"}
 
     def instead(others: Mapping[int, _Asked]) -> None:
@@ -173,8 +175,7 @@ def speak(
             if not names_fewer(other.text, asked[number].seen, than=spoken[number].text):
                 spoken[number] = other
 
-    said = list(enumerate(zip(asked, spoken, strict=True)))
-    instead({n: one for n, (one, own) in said if _only_told(one) and names_fewer(own.text, one.seen)})
+    instead({n: one for n, one in told.items() if names_fewer(spoken[n].text, one.seen)})
     instead({n: asked[n].without_rows() for n in _doubtful(backbone, asked, spoken)})
     return spoken
 

@@ -107,19 +107,16 @@ def copy_steadily(folder: Path, fresh: Path) -> None:
     Raises:
         OSError: it cannot be copied, or is replaced again and again.
     """
-    for left in reversed(range(TRIES)):
-        before = _which(folder)
-        try:
-            shutil.copytree(folder, fresh, symlinks=True, dirs_exist_ok=True)
-            if _stands(folder, before):
-                return
-        except OSError:
-            if not left or _stands(folder, before):
-                raise
-        for one in fresh.iterdir():  # itself stays: its writer has a lock on it
+
+    def copy() -> None:
+        for one in fresh.iterdir():  # of the try before; itself stays: its writer has a lock on it
             shutil.rmtree(one) if one.is_dir() and not one.is_symlink() else one.unlink()
-        time.sleep(PAUSE)
-    raise OSError(EBUSY, "replaced again and again while it was copied", str(folder))
+        before = _which(folder)
+        shutil.copytree(folder, fresh, symlinks=True, dirs_exist_ok=True)
+        if not _stands(folder, before):
+            raise OSError(EBUSY, "replaced again and again while it was copied", str(folder))
+
+    read_steadily(folder, copy)
 
 
 def move_out(target: Path) -> None:

@@ -207,12 +207,11 @@ def check_not_saved_since(folder: Path, backbone: str, record: EmbeddingRecord) 
 
 def read_tensors(folder: Path, name: str, sha256: str) -> dict[str, npt.NDArray[Any]]:
     """The tensors of one file of the folder. Raises ConceptFileError if it is missing, cut or altered."""
+    data = read_file(folder, name, sha256)
     try:
-        tensors: dict[str, npt.NDArray[Any]] = load(read_file(folder, name, sha256))
+        tensors: dict[str, npt.NDArray[Any]] = load(data)
         return tensors
     except (SafetensorError, KeyError, ValueError) as error:
-        if isinstance(error, ConceptFileError):
-            raise
         raise _no_tensors(os.path.join(folder, name), error) from error
 
 

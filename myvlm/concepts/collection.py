@@ -1,8 +1,7 @@
-"""A collection: a folder of concept folders, on disk. No model and no encoder is loaded here.
+"""Collections: folders of concept folders on disk, and the operations on them (add, rename, remove, …).
 
-It is what a `ConceptLibrary` is in memory; `folders` makes the one of the other.
-
-What is removed goes to the hidden folder `.removed` in it, unless it is to be erased.
+A collection is the counterpart on disk of a `ConceptLibrary`; `folders` converts between the two. Nothing
+here loads a model or an encoder. Removed concepts go to its hidden folder `.removed`, unless erased.
 """
 
 from __future__ import annotations
@@ -48,14 +47,14 @@ if TYPE_CHECKING:
 DEFAULT = Path("concepts")
 REMOVED = ".removed"
 UNPORTABLE = re.compile(r'[<>:"|?*]')
-"""What some systems forbid in the name of a folder."""
+"""Characters that some systems forbid in folder names."""
 LONGEST_NAME, BESIDE = 255, 24
-"""Bytes of a name that systems take, and those more that a folder has which is written beside its place."""
+"""Bytes: the longest name that file systems allow; by how much the name of a temporary folder is longer."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One concept folder and what its `concept.json` says."""
+    """One concept folder and the content of its `concept.json`."""
 
     folder: Path
     record: ConceptRecord
@@ -66,15 +65,15 @@ class Entry:
 
     @property
     def words(self) -> set[str]:
-        """What it is called and what it was learned with, folded; no other concept may have one of them."""
+        """Its identifier and its spoken word, case-folded; no other concept may have either."""
         return folded(self.record.identifier, self.record.spoken)
 
 
 def chosen(collection: Path | None) -> Path:
-    """The collection that a user means: the one named, which must be there, or `concepts`.
+    """Return the collection to read from: the given one, which must exist, or `concepts`.
 
     Raises:
-        MissingFileError: there is no such folder.
+        MissingFileError: the given folder does not exist.
     """
     if collection is not None and not collection.is_dir():
         raise MissingFileError(
@@ -87,10 +86,10 @@ def chosen(collection: Path | None) -> Path:
 
 
 def only_one(given: Sequence[Path] | None) -> Path:
-    """The collection that concepts are put into: the one named, or `concepts`; it need not be there yet.
+    """Return the collection to write to: the one given, or `concepts`; it need not exist yet.
 
     Raises:
-        InputError: several are named, or what is named is a concept.
+        InputError: several folders are given, or the one given is a concept folder.
     """
     if given and (len(given) > 1 or (given[0] / RECORD).exists()):
         raise InputError(
@@ -103,15 +102,15 @@ def only_one(given: Sequence[Path] | None) -> Path:
 
 
 def entries(collection: Path) -> list[Entry]:
-    """Those concepts of a collection that can be read, by folder name. Raises as `read`."""
+    """Return the readable concepts of a collection, sorted by folder name. Raises as `read`."""
     return read(collection)[0]
 
 
 def read(collection: Path) -> tuple[list[Entry], dict[Path, str]]:
-    """The concepts of a collection, and the folders that cannot be read with what is wrong with each.
+    """Return the readable concepts of a collection, and the unreadable folders with the reason for each.
 
     Raises:
-        ConceptExistsError: two of them have one word, which they are called or were learned with.
+        ConceptExistsError: two concepts share an identifier or spoken word.
     """
     found, wrong = _read(collection)
     taken: dict[str, Entry] = {}
@@ -131,10 +130,10 @@ def read(collection: Path) -> tuple[list[Entry], dict[Path, str]]:
 def mention_damaged(
     collection: Path, notify: Callable[[str], None], damaged: Mapping[Path, str] | None = None
 ) -> None:
-    """Say of each concept that cannot be read that it is passed over, and how it is put aside.
+    """Notify that each unreadable concept folder is skipped, and how to move it out of the way.
 
     Args:
-        damaged: those folders, where they are known.
+        damaged: the unreadable folders with reasons, if already known from `read`.
     """
     known = _read(collection)[1] if damaged is None else damaged
     for folder, wrong in known.items():
@@ -143,7 +142,7 @@ def mention_damaged(
 
 
 def command(verb: str, word: str, collection: Path) -> str:
-    """A `myvlm concepts` command as it is typed.
+    """Return a `myvlm concepts` command line, quoted for a shell.
 
     >>> command("add", "my mug", Path("kitchen")), command("remove", "sks", DEFAULT)
     ("myvlm concepts add 'my mug' -c kitchen", 'myvlm concepts remove sks')
@@ -153,7 +152,7 @@ def command(verb: str, word: str, collection: Path) -> str:
 
 
 def find(collection: Path, identifier: str) -> Entry:
-    """The concept of that identifier. Raises UnknownConceptError."""
+    """Return the concept with that identifier. Raises UnknownConceptError."""
     known = entries(collection)
     for entry in known:
         if entry.identifier == composed(identifier):
@@ -167,7 +166,7 @@ def find(collection: Path, identifier: str) -> Entry:
 
 
 def check_free(collection: Path, *words: str, but: Path | None = None) -> None:
-    """Raise ConceptExistsError if another folder than `but` holds a concept that has one of the words."""
+    """Raise ConceptExistsError if a concept in a folder other than `but` has one of the words."""
     for entry in entries(collection):
         same_place = but is not None and absolute(entry.folder) == absolute(but)
         shared = folded(*words) & entry.words
@@ -181,9 +180,9 @@ def check_free(collection: Path, *words: str, but: Path | None = None) -> None:
 
 
 def place_for(identifier: str, category: str) -> Path:
-    """Where a concept goes that is given no folder: never a hidden one, which no list would show.
+    """Return the default folder for a concept. Never a hidden one, which no listing would show.
 
-    A long name is cut.
+    A long name is truncated.
 
     >>> [place_for(word, "old mug").name for word in ("sks", ".NET", "S*", "...a")]
     ['sks-old-mug', 'NET-old-mug', 'S_-old-mug', 'a-old-mug']
@@ -194,13 +193,13 @@ def place_for(identifier: str, category: str) -> Path:
 
 
 def check_place(folder: Path, identifier: str) -> None:
-    """Raise, before any work is done, unless a concept of that identifier may be written there.
+    """Check, before any work is done, that a concept with that identifier may be written to a folder.
 
     Raises:
-        NotWritableError: it is something else than a concept folder, and not empty; or not a folder at all;
-            or lies where nothing may be written.
+        NotWritableError: the folder is neither empty nor a concept folder, is a file, has too long a name,
+            or lies where the user may not write.
         ConceptFileError: it holds a concept that cannot be read.
-        ConceptExistsError: it holds another concept, or the identifier is taken beside it.
+        ConceptExistsError: it holds another concept, or another folder beside it has that word.
     """
     names = [*folder.parent.parts, folder.name + BESIDE * "_"]
     if (longest := max(len(os.fsencode(name)) for name in names)) > LONGEST_NAME:
@@ -231,7 +230,7 @@ def check_place(folder: Path, identifier: str) -> None:
 
 
 def check_writable(place: Path) -> None:
-    """Raise NotWritableError, before any work is done, unless a file or folder may be put in that place."""
+    """Raise NotWritableError, before any work is done, unless a file or folder may be created there."""
     above = next(one for one in absolute(place).parents if one.exists())
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         raise NotWritableError(
@@ -243,18 +242,18 @@ def check_writable(place: Path) -> None:
 
 
 def check_whole(folder: Path) -> Concept:
-    """The concept, every file of it read and checked. Raises as `Concept.load` does."""
+    """Load the concept, reading and checking every file. Raises as `Concept.load`."""
     from myvlm.concepts.concept import Concept
 
     return Concept.load(folder)
 
 
 def add(collection: Path, folder: Path) -> Entry:
-    """Copy a concept folder into the collection, photos and notes in it included.
+    """Copy a concept folder into the collection, including photos and notes in it.
 
     Raises:
-        MissingFileError, ConceptFileError: it is no whole concept folder.
-        ConceptExistsError: a word of it or its folder name is taken.
+        MissingFileError, ConceptFileError: it is not a complete concept folder.
+        ConceptExistsError: its identifier, its spoken word or its folder name is taken.
         NotWritableError: the collection cannot be written.
     """
     concept = check_whole(folder)
@@ -272,16 +271,16 @@ def add(collection: Path, folder: Path) -> Entry:
 
 
 def rename(collection: Path, old: str, new: str) -> Entry:
-    """Call a concept by another word: `concept.json` and its card change, learned numbers do not.
+    """Change a concept's identifier in `concept.json` and on its card; learned tensors do not change.
 
     Raises:
         UnknownConceptError, InputError, ConceptExistsError: see `ConceptLibrary.rename`.
-        NotWritableError: the folder cannot be written; it is as it was.
+        NotWritableError: the folder cannot be written; it is unchanged.
     """
     entry = find(collection, old)
     new = check_identifier(new)
     check_free(collection, new, but=entry.folder)
-    whole = check_whole(entry.folder)  # a folder that was cut or altered is not written again
+    whole = check_whole(entry.folder)  # a truncated or altered folder is not rewritten
     found, files = read_steadily(entry.folder, lambda: _record_and_tensors(entry.folder))
     record = found.model_copy(update={"identifier": new})
     photos = (entry.folder / PHOTOS).is_dir()
@@ -295,10 +294,10 @@ def rename(collection: Path, old: str, new: str) -> Entry:
 
 
 def remove(collection: Path, identifier: str) -> Path:
-    """Move a concept out of the way, into `.removed`; the new place. A damaged one goes by its folder's name.
+    """Move a concept into `.removed`, and return its new path. A damaged one is given by its folder's name.
 
     Raises:
-        UnknownConceptError: there is none.
+        UnknownConceptError: there is no such concept.
         NotWritableError: it cannot be moved.
     """
     try:
@@ -311,7 +310,7 @@ def remove(collection: Path, identifier: str) -> Path:
     target = _room_among_removed(folder)
     try:
         target.parent.mkdir(exist_ok=True)
-        with writing_in(absolute(folder).parent):  # or who writes it finds it gone
+        with writing_in(absolute(folder).parent):  # else a writer of that folder would find it gone
             folder.rename(target)
     except OSError as error:
         raise _not_writable(folder, error) from error
@@ -319,7 +318,7 @@ def remove(collection: Path, identifier: str) -> Path:
 
 
 def copy_aside(folder: Path) -> Path:
-    """Copy a concept folder that is about to be replaced into `.removed`; the new place.
+    """Copy a concept folder that is about to be replaced into `.removed`, and return the path of the copy.
 
     Raises:
         NotWritableError: it cannot be copied.
@@ -330,11 +329,11 @@ def copy_aside(folder: Path) -> Path:
 
 
 def erase(collection: Path, identifier: str) -> list[Path]:
-    """Delete a concept with all that is in its folder, here and among what was removed before.
+    """Delete a concept's folder with everything in it, also from `.removed`, and return the deleted paths.
 
     Raises:
-        UnknownConceptError: it is in neither.
-        NotWritableError: something of it remains.
+        UnknownConceptError: it is neither in the collection nor in `.removed`.
+        NotWritableError: a file of it remains.
     """
     identifier = composed(identifier)
     doomed = [one for one in entries_removed(collection) if one.identifier == identifier]
@@ -346,7 +345,7 @@ def erase(collection: Path, identifier: str) -> list[Path]:
 
 
 def entries_removed(collection: Path) -> list[Entry]:
-    """What `remove` has put aside; what cannot be read is passed over."""
+    """Return the readable concepts in `.removed`."""
     return _read(collection / REMOVED)[0]
 
 
@@ -361,13 +360,13 @@ def _read(collection: Path) -> tuple[list[Entry], dict[Path, str]]:
 
 
 def _record_and_tensors(folder: Path) -> tuple[ConceptRecord, dict[str, bytes]]:
-    """What `concept.json` says, and the files whose digests it says."""
+    """Read `concept.json`, and all files whose digests it lists."""
     record = read_record(folder)
     return record, {name: read_file(folder, name, digest) for name, digest in tensor_files(record).items()}
 
 
 def _room_among_removed(folder: Path) -> Path:
-    """A place in the `.removed` beside a folder that nothing has yet."""
+    """Return an unused path in the `.removed` folder next to `folder`."""
     names = (folder.name if n == 1 else f"{folder.name}-{n}" for n in count(1))
     return next(one for one in (folder.parent / REMOVED / name for name in names) if not one.exists())
 

@@ -1,4 +1,4 @@
-"""A concept: an object or person of one user, what recognises it and what makes each backbone name it."""
+"""`Concept`: one user-specific object or person, with its head and one embedding per backbone."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 OTHER_WEIGHTS = "@"
-"""Between a backbone's name and a fingerprint, in the name of an embedding for other weights of that name."""
+"""Separates backbone name and fingerprint in the key of an embedding for other weights of the same name."""
 THUMBNAIL = 320
 """Pixels of a thumbnail's longer side."""
 
 libraries: WeakValueDictionary[int, HoldingLibrary] = WeakValueDictionary()
-"""All that are in use, by `id`: a concept may be in several, or in none."""
+"""All libraries alive in this process, by `id`; a concept may be in several of them, or in none."""
 
 
 @dataclass(eq=False, repr=False)
@@ -46,20 +46,20 @@ class Concept:
     """One object or person: an identifier, a head, and one embedding per backbone.
 
     Attributes:
-        identifier: the word that the user calls it by, composed (NFC) however it is given.
+        identifier: the word that the user uses for it; normalized to NFC.
         category: what it is in general, such as "mug".
-        head: recognises it.
-        embeddings: backbone name → its embedding; `name@fingerprint` for other weights of that name.
+        head: detects it in pictures.
+        embeddings: backbone name → embedding; the key is `name@fingerprint` for other weights of that name.
         recipe: captions, prompts and settings it was learned with, as plain JSON values; no photos.
-        kind: the head's kind; filled in from the head.
-        spoken: the word that the embeddings make a backbone say; the identifier, until it is renamed.
-        folder: where on this machine it was last loaded from or saved to, if anywhere.
-        url: the address elsewhere that it was last loaded from or saved to, if any.
-        thumbnails: small copies of the photos it was just learned from, with where its head found it, for
-            notebooks; in memory alone: they are never saved.
+        kind: the head's kind; taken from the head if not given.
+        spoken: the word that the embeddings make a backbone generate; the identifier, until it is renamed.
+        folder: the local folder it was last loaded from or saved to, if any.
+        url: the remote address it was last loaded from or saved to, if any.
+        thumbnails: small copies of the photos it was just learned from, with the box in which its head
+            found it, for display in notebooks; kept in memory only, never saved.
 
     Raises:
-        InputError: the identifier or category cannot be one, or the kind is not the head's.
+        InputError: the identifier or category is not valid, or the kind differs from the head's.
     """
 
     identifier: str
@@ -103,20 +103,25 @@ class Concept:
 
     @property
     def words(self) -> set[str]:
-        """What it is called and what it was learned with, folded; no other concept may have one of them."""
+        """Its identifier and its spoken word, case-folded; no other concept of a library may have either."""
         return folded(self.identifier, self.spoken)
 
     @property
     def description(self) -> str | None:
-        """What it is called in words, such as `the dotted purple mug`; None where nobody has said."""
+        """A description in words, such as `the dotted purple mug`; None if the recipe has none."""
         words = self.recipe.get("description")
         return words if isinstance(words, str) and words else None
 
     def embedding_for(self, backbone: str, fingerprint: str, dim: int) -> Embedding:
-        """The embedding that was learned on this frozen model, under this name or as another copy of it.
+        """Return the embedding learned on these frozen weights, stored under this backbone name or another.
+
+        Args:
+            backbone: name of the backbone.
+            fingerprint: of its weights.
+            dim: dimension of its embedding rows.
 
         Raises:
-            ConceptFileError: there is none for it; the message says for which models there are.
+            ConceptFileError: there is none; the message lists the models for which there is one.
         """
         named = self.embeddings.get(backbone)
         copies = [one for one in self.embeddings.values() if one.fingerprint == fingerprint]
@@ -136,10 +141,10 @@ class Concept:
         )
 
     def with_embedding(self, backbone: str, embedding: Embedding) -> Self:
-        """The concept with one more embedding, first of all; what it had for other weights stays.
+        """Return a copy with one more embedding, in first place; embeddings for other weights are kept.
 
-        Where the name stands for other weights already, as when a model of that name was trained further,
-        the older embedding goes on as `name@fingerprint`: it is found by its fingerprint.
+        If the backbone name already has an embedding for other weights, for example because the model was
+        trained further, that one is kept as `name@fingerprint` and found by its fingerprint.
 
         >>> import numpy as np
         >>> from myvlm.heads import ObjectHead
@@ -154,12 +159,12 @@ class Concept:
         return dataclasses.replace(self, embeddings={backbone: embedding, **others})
 
     def learned_elsewhere(self, fingerprint: str) -> bool:
-        """Whether it was learned, but for other models than that one alone. No embedding is read for it."""
+        """Whether it has embeddings, but none for weights of this fingerprint. Reads no embedding file."""
         learned_on = {one.fingerprint for one in self.embeddings.values()}
         return bool(learned_on) and fingerprint not in learned_on
 
     def how_again(self, backbone: str) -> str:
-        """How it is learned again, with the model of that name: the call and the command."""
+        """Text for messages: the call and the command that learn the concept again for that backbone."""
         if self.folder is None:
             return f"by vlm.relearn(vlm.concepts[{self.identifier!r}], images=[...])"
         photos = "" if (self.folder / PHOTOS).is_dir() else ", images=[...]"
@@ -184,46 +189,50 @@ class Concept:
         *,
         face_consent: bool = False,
     ) -> Path | str:
-        """Write the concept as a folder of some kilobytes; all of it or nothing.
+        """Write the concept to a folder of a few kilobytes, completely or not at all.
 
         Args:
-            path: a new folder, an empty one, or one of this concept, which is replaced; or an address:
-                `hf://user/repository`, `s3://bucket/sks-mug` or another that fsspec knows. What was at an
-                address can be read until all of the new is there.
-            include_photos: photos to put beside it, as bare pixels: what a camera notes in a file (place,
-                time) is left out. None, the default, writes no photo. None go to an address.
-            face_consent: the person agrees that the descriptors of their face go to that address; they stay
-                on this machine unless that is said here and the environment variable `MYVLM_SHARE_FACES`
-                names the address, or what it lies under.
+            path: a new folder, an empty one, or a folder of this concept, which is replaced; or a remote
+                address: `hf://user/repository`, `s3://bucket/sks-mug` or any other that fsspec supports.
+                The previous concept at an address stays readable until the new one is complete.
+            include_photos: photos to store in the folder as bare pixels, without camera metadata (place,
+                time). By default no photo is written. Photos are never sent to a remote address.
+            face_consent: the person agrees that descriptors of their face are sent to that address. They
+                are sent only if this is True and the environment variable `MYVLM_SHARE_FACES` also names
+                the address or a parent of it.
 
         Returns:
-            The place, as it was given.
+            The folder as a `Path`, or the address as text.
 
         Raises:
-            NotFittedError: the head has learned nothing.
-            InputError: a setting, figure or recipe is no plain JSON value; a face or photos may not leave.
-            NotWritableError: the place cannot be written, or holds something else; it is as it was.
-            MissingPackageError, RemoteError: an address that nothing here knows, or cannot be reached.
+            NotFittedError: the head is not fitted.
+            InputError: a setting, figure or recipe is not a plain JSON value; or face descriptors or photos
+                may not be sent to the address.
+            NotWritableError: the place cannot be written or holds something else; it is unchanged.
+            MissingPackageError, RemoteError: the address is not supported here, or cannot be reached.
         """
         target = place_of(path, "folder of a concept")
         if isinstance(target, str):
             self._publish(target, include_photos, face_consent=face_consent, private=True)
             return target
         pictures = None if include_photos is None else load_images(include_photos)
-        packed = self.packed(photos=pictures is not None or isdir(target / PHOTOS))  # those there stay there
+        packed = self.packed(photos=pictures is not None or isdir(target / PHOTOS))  # existing photos stay
         photos = {f"{PHOTOS}/{n}.png": pack_photo(one.image) for n, one in enumerate(pictures or (), start=1)}
         write_folder(target, packed.record, {**packed.files, **photos})
         self.folder = absolute(target)
         return target
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, face_consent: bool = False) -> str:
-        """Put the concept on the Hugging Face hub in one commit, its card as README; the address.
+        """Upload the concept to the Hugging Face hub in one commit, with its card as README.
 
         Args:
-            repo_id: `user/repository`, which is made where there is none; `user/repository/folder` puts it
-                into a folder.
-            private: make a private repository, and refuse one that everybody can see.
+            repo_id: `user/repository`, created if it does not exist; `user/repository/folder` uploads into a
+                folder of it.
+            private: create a private repository, and refuse an existing public one.
             face_consent: see `save`.
+
+        Returns:
+            The address, which starts with `hf://`.
 
         Raises: as `save`.
         """
@@ -246,11 +255,11 @@ class Concept:
         self.url = url
 
     def packed(self, *, photos: bool = False, url: str | None = None) -> Packed:
-        """What is written of it: `concept.json`, and the bytes of the other files.
+        """Return what `save` writes: the record for `concept.json`, and the bytes of the other files.
 
         Args:
-            photos: whether photos lie beside it.
-            url: the address that it is put at, for its card.
+            photos: whether the folder also holds photos; stated on the card.
+            url: the remote address it is published at; used on the card.
 
         Raises:
             NotFittedError, InputError: see `save`.
@@ -263,19 +272,20 @@ class Concept:
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str = "cpu", lazy: bool = False) -> Self:
-        """Read a concept folder and check all of it; loads no encoder and no model.
+        """Read and check a whole concept folder; loads no encoder and no model.
 
         Args:
-            path: the folder; or an address, see `save`. What is there is read into memory: no copy is kept.
+            path: the folder, or an address (see `save`), which is read into memory; no local copy is kept.
             device: where the head's encoder will run.
-            lazy: read each embedding when it is first used, and check it then; for libraries of thousands.
+            lazy: read and check each embedding when it is first used; for libraries of thousands. It has no
+                effect at an address.
 
         Raises:
             MissingFileError: nothing is at that path.
-            ConceptFileError: it is no concept folder, or newer than this release, cut or altered.
+            ConceptFileError: it is no concept folder, or newer than this release, truncated or altered.
             UnknownHeadError: its kind of head is not installed.
-            InputError, MissingPackageError, RemoteError: an address that nothing here knows, or that cannot
-                be reached.
+            InputError, MissingPackageError, RemoteError: the address is not supported here, or cannot be
+                reached.
         """
         check_is(device, str, what="device of a head", expected='a name, such as "cpu"')
         folder = place_of(path, "folder of a concept")
@@ -286,7 +296,7 @@ class Concept:
 
     @classmethod
     def from_copy(cls, folder: Path, url: str, *, device: str) -> Self:
-        """The concept of an address, of which the folder is a copy that will be gone. Raises as `load`."""
+        """Load a concept from a temporary local copy of a remote address. Raises as `load`."""
         concept = cls._load(folder, device, lazy=False)
         concept.folder, concept.url = None, url
         return concept
@@ -316,13 +326,13 @@ class Concept:
 
 
 def holders(concept: Concept) -> list[HoldingLibrary]:
-    """The libraries that hold the concept itself, not a copy of it."""
-    known = (one() for one in libraries.valuerefs())  # all at once: others are made meanwhile
+    """Return the libraries that hold this very object, not a copy of it."""
+    known = (one() for one in libraries.valuerefs())  # a snapshot: other threads may add libraries meanwhile
     return [one for one in known if one is not None and one.get(concept.identifier) is concept]
 
 
 def warn_learned_elsewhere(backbone: Backbone, concepts: Iterable[Concept]) -> None:
-    """Log of concepts that were just added that this model has yet to learn them, and how that is done."""
+    """Warn that added concepts have embeddings, but none for this model, and how to learn them again."""
     weights = backbone.fingerprint()
     if lacking := [concept for concept in concepts if concept.learned_elsewhere(weights)]:
         more = f", and {len(lacking) - 1} more" if lacking[1:] else ""
@@ -335,13 +345,13 @@ def warn_learned_elsewhere(backbone: Backbone, concepts: Iterable[Concept]) -> N
 
 
 def thumbnails_of(photos: Sequence[LoadedImage], head: Head) -> list[Thumbnail]:
-    """Small copies of the photos that a head was just fitted to, with where it found the thing."""
-    boxes = getattr(head, "boxes_", None) or [None] * len(photos)  # a head of others may not say where
+    """Return small copies of the photos that a head was just fitted to, with the box it found in each."""
+    boxes = getattr(head, "boxes_", None) or [None] * len(photos)  # third-party heads may have no boxes
     return [_thumbnail(photo, box) for photo, box in zip(photos, boxes, strict=True)]
 
 
 def _thumbnail(photo: LoadedImage, box: Box | None) -> Thumbnail:
-    """A small copy of a photo with a box in it.
+    """Return a small copy of a photo, with the box scaled to it.
 
     >>> from PIL import Image
     >>> _thumbnail(LoadedImage(Image.new("RGB", (640, 480)), "a"), (20.0, 40.0, 60.0, 80.0))[1]

@@ -1,4 +1,4 @@
-"""Which concepts of a library are taken for each other? By what is kept of their photos alone."""
+"""Finding and separating concepts that are mistaken for each other, using only stored features of photos."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from myvlm.heads.detections import UNSURE, FloatArray
 from myvlm.heads.examples import Correctable, CorrectedPicture, Examples, RemembersPhotos
 
 SEEN = 0.5 - UNSURE
-"""The probability from which on a concept is perhaps seen in a photo of another: it is unsure there."""
+"""The probability from which a concept counts as possibly detected: the lower end of the `unsure` range."""
 AT_ONCE = 512
-"""Photos that are held against all concepts together: with ten thousand of them some 40 MB."""
+"""The number of photos scored against all concepts in one batch: some 40 MB for ten thousand concepts."""
 
 
 @dataclass(frozen=True)
 class ConfusablePair:
-    """Two concepts of which one is perhaps seen in photos of the other.
+    """Two concepts, one of which is possibly detected in photos of the other.
 
     Attributes:
-        seen: the concept that is seen.
-        photos_of: the concept in whose photos.
-        probability: the highest of any of these photos.
-        photos: how many of them it is perhaps seen in.
+        seen: identifier of the concept that is possibly detected.
+        photos_of: identifier of the concept whose photos they are.
+        probability: the highest probability among these photos.
+        photos: the number of photos in which it is possibly detected.
     """
 
     seen: str
@@ -45,7 +45,7 @@ class ConfusablePair:
 
 
 def confusable(library: GatedLibrary, at_least: float) -> list[ConfusablePair]:
-    """The pairs of which the probability is at least that, the likeliest first."""
+    """Return all pairs with a probability of at least `at_least`, most probable first."""
     found: list[ConfusablePair] = []
     for members, gate in library.gated():
         if isinstance(gate, RemembersPhotos) and len(members) > 1:
@@ -63,7 +63,11 @@ def confusable(library: GatedLibrary, at_least: float) -> list[ConfusablePair]:
 def _pairs(
     members: Sequence[Concept], gate: RemembersPhotos, photos: Sequence[tuple[int, FloatArray]], least: float
 ) -> list[ConfusablePair]:
-    """Of some photos, each with the place of the concept that it was taught for."""
+    """Return the pairs among a batch of photos.
+
+    Args:
+        photos: for each photo the position among `members` of its own concept, and its features, R × D.
+    """
     owners = np.array([owner for owner, _ in photos])
     likely = gate.likely([rows for _, rows in photos])
     likely[np.arange(len(photos)), owners] = 0.0
@@ -80,12 +84,12 @@ def _pairs(
 def separate(
     library: GatedLibrary, identifiers: Sequence[str], concepts: Mapping[str, Concept]
 ) -> list[Correction]:
-    """Tell each concept of a pair that the photos of the other do not show it.
+    """Correct each concept of a pair by the other's photos, as pictures that do not show it.
 
     Args:
-        identifiers: which to separate, each from each; of one alone, it and those that it is confusable with;
-            where none is given, all that are confusable.
-        concepts: of the library.
+        identifiers: concepts to separate, each from every other; if one is given, it is separated from those
+            it is confusable with; if none is given, all confusable pairs are separated.
+        concepts: the library's concepts by identifier.
     """
     named = list(dict.fromkeys(identifiers))
     pairs = list(permutations(named, 2)) or [
@@ -117,5 +121,5 @@ def _not_in_photos(other: Concept, examples: Examples) -> Feedback:
 
 
 def _one_group(one: Concept, other: Concept) -> bool:
-    """Whether one's features mean something to the other."""
+    """Whether both heads share a gate, so that features of one can be scored by the other."""
     return type(one.head) is type(other.head) and one.head.gate_key == other.head.gate_key

@@ -1,4 +1,4 @@
-"""A user says whether a picture shows a concept: its head learns that, says what changed, and can undo it."""
+"""Corrections: a head learns whether a given picture shows its concept, reports what changed, can undo it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from myvlm.heads.examples import Correctable, Examples, RemembersPhotos
 from myvlm.images import LoadedImage
 
 NEIGHBOURS = 20
-"""Other concepts whose kept photos are looked at for what a correction changes; of its category first."""
+"""How many other concepts' stored photos are scored to report the effect of a correction; those of the same
+category come first."""
 
 
 class GatedLibrary(Protocol):
-    """A library as corrections use it: the gates that score its concepts, and how a head is replaced."""
+    """The part of a library that corrections use: its gates with their concepts, and replacing a head."""
 
     def gated(self) -> list[tuple[list[Concept], Gate]]: ...
     def set_head(self, concept: Concept, head: Head, *, instead_of: Head) -> bool: ...
@@ -35,7 +36,7 @@ class GatedLibrary(Protocol):
 
 @dataclass(frozen=True)
 class Change:
-    """A number before and after."""
+    """A number before and after a correction."""
 
     before: float
     after: float
@@ -46,20 +47,22 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """What a head has learned from one picture, or from the photos of another concept.
+    """The effect on a head of one corrected picture, or of the photos of another concept.
 
     Attributes:
         identifier: of the concept.
-        picture: the picture's name, or whose photos they were.
-        present: what was said: whether it shows the concept; None where that was taken back.
-        held: whether the head says so now. It does not where the picture is too like a photo that it was
-            taught, no photo being given up, or where it is said to show it and is too unlike all of them.
+        picture: the picture's name, or the concept whose photos were learned.
+        present: whether the picture was said to show the concept; None if that was taken back.
+        held: whether the head now agrees. It does not if the picture is said not to show the concept but is
+            too similar to a training photo, since no training photo is given up, or if it is said to show
+            the concept but is too unlike all training photos.
         score: the probability that the picture shows the concept, before and after.
-        threshold: how far the score of a picture must go: the raw score from which on it counts as present.
-        photos: of each photo that it was learned from the probability, before and after.
-        others: concepts in whose photos it is seen more or less often now → in how many, before and after.
-        corrections: how many pictures the head is corrected by now.
-        seconds: how long it took, with what the encoder had not seen yet.
+        threshold: the raw score from which a picture counts as showing the concept, before and after.
+        photos: for each training photo the probability that it shows the concept, before and after.
+        others: identifier of another concept → in how many of its photos this concept is detected, before
+            and after; only where that changed.
+        corrections: the number of pictures by which the head is corrected now.
+        seconds: the duration, including encoding of pictures that the encoder had not seen before.
     """
 
     identifier: str
@@ -75,21 +78,21 @@ class Correction:
     _undo: Callable[[], Correction] = field(repr=False)
 
     def undo(self) -> Correction:
-        """Take back what was said here; corrections that were made since stay.
+        """Undo this correction; later corrections stay.
 
         Raises:
-            UnknownConceptError: the concept is not in its library any more.
+            UnknownConceptError: the concept is no longer in its library.
         """
         return self._undo()
 
     @property
     def kept(self) -> int:
-        """Of the photos that were found before, how many still are: all of them."""
+        """The number of training photos that were recognized before and still are: all of them."""
         return sum(one.before >= 0.5 and one.after >= 0.5 for one in self.photos)
 
     @property
     def lost(self) -> int:
-        """Photos that were found before and are not now: none."""
+        """The number of training photos that were recognized before and no longer are: none."""
         return sum(one.before >= 0.5 > one.after for one in self.photos)
 
     @property
@@ -97,7 +100,7 @@ class Correction:
         return "too unlike its photos" if self.present else "too like a photo of it"
 
     def document(self) -> dict[str, Any]:
-        """All of it as plain JSON values."""
+        """Return the correction as plain JSON values."""
 
         def change(one: Change) -> dict[str, float]:
             return {"before": one.before, "after": one.after}
@@ -146,12 +149,13 @@ class Correction:
 
 @dataclass(frozen=True, eq=False)
 class Feedback:
-    """What a user says of a picture, how a head learns it and how it is then scored.
+    """A user's statement whether a picture shows a concept, with how a head learns it and scores the picture.
 
     Attributes:
-        name, present, digest, box: see `CorrectedPicture`; present is None for what is taken back.
-        learn: makes the head that has learned it of the one that has not.
-        score: the probability, by a gate and the concept's place in it, that the picture shows the concept.
+        name, present, digest, box: see `CorrectedPicture`; present is None if a statement is taken back.
+        learn: takes a head and returns a new one that has learned the statement.
+        score: takes a gate and the concept's position in it, and returns the probability that the picture
+            shows the concept.
     """
 
     name: str
@@ -165,10 +169,12 @@ class Feedback:
 def correct(
     library: GatedLibrary, concept: Concept, photo: LoadedImage, present: bool | None, box: Box | None
 ) -> Correction:
-    """Tell a concept's head whether a picture, or the part of it in the box, shows it; None takes that back.
+    """Correct a concept's head: does the picture, or the part of it in the box, show the concept?
+
+    With `present=None` an earlier correction by the same picture is taken back.
 
     Raises:
-        InputError: the head cannot be corrected, or cannot tell what is meant; nothing has changed.
+        InputError: the head cannot be corrected, or cannot learn from this picture; nothing has changed.
     """
     check_is(present, (bool, NoneType), what="answer", expected="True, False, or None to take it back")
     box = None if box is None else check_box(box)
@@ -196,7 +202,7 @@ def correct(
 
 
 def apply_feedback(library: GatedLibrary, concept: Concept, feedback: Feedback) -> Correction:
-    """Put the head that learned it in the place of the concept's, and say what that changes.
+    """Replace the concept's head by one that has learned the feedback, and report what that changes.
 
     Raises: as `correct`.
     """
@@ -208,7 +214,7 @@ def apply_feedback(library: GatedLibrary, concept: Concept, feedback: Feedback) 
         before = _look(library, concept, feedback, photos)
         new = feedback.learn(head)
         if library.set_head(concept, new, instead_of=head):
-            break  # or another thread has corrected it meanwhile
+            break  # otherwise another thread has corrected it meanwhile: start again from its head
     after = _look(library, concept, feedback, photos)
     others = zip((one.identifier for one, _ in beside), before.others, after.others, strict=False)
     return Correction(
@@ -227,7 +233,7 @@ def apply_feedback(library: GatedLibrary, concept: Concept, feedback: Feedback) 
 
 
 def correctable(concept: Concept) -> Correctable:
-    """The concept's head. Raises InputError where its kind cannot be corrected."""
+    """Return the concept's head. Raises InputError if heads of its kind cannot be corrected."""
     if not isinstance(concept.head, Correctable):
         raise InputError(
             f"{concept.identifier!r} cannot be corrected.",
@@ -239,16 +245,23 @@ def correctable(concept: Concept) -> Correctable:
 
 
 def with_examples(concepts: Iterable[Concept]) -> Iterator[tuple[Concept, Examples]]:
-    """Those that know what they were learned from, with that."""
+    """Yield the concepts whose head keeps its training examples, with these examples."""
     for one in concepts:
         if isinstance(one.head, Correctable):
-            with suppress(InputError):  # of an older file, which does not hold it
+            with suppress(InputError):  # files of older releases do not hold the examples
                 yield one, one.head.known_examples()
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a concept's head says at one time: of the picture, of its own photos, in how many of others'."""
+    """A concept's scores at one moment: for the picture, for its own photos, and for photos of others.
+
+    Attributes:
+        score: the probability for the corrected picture.
+        threshold: the head's raw threshold.
+        photos: the probability for each of its own photos.
+        others: for each other concept the number of its photos in which this one is detected.
+    """
 
     score: float
     threshold: float
@@ -257,10 +270,10 @@ class _Seen:
 
 
 def _look(library: GatedLibrary, concept: Concept, feedback: Feedback, photos: Sequence[FloatArray]) -> _Seen:
-    """As the library sees it, where a head may be stricter than alone.
+    """Score the picture and all photos by the library's gate, in which a head may be stricter than alone.
 
     Args:
-        photos: those of the concept, then of others, each N × R × D.
+        photos: features of the concept's photos, then of those of each other concept, each N × R × D.
     """
     gate, place = _gate_of(library, concept)
     score, threshold = feedback.score(gate, place), concept.head.state()[0].threshold
@@ -272,7 +285,7 @@ def _look(library: GatedLibrary, concept: Concept, feedback: Feedback, photos: S
 
 
 def _gate_of(library: GatedLibrary, concept: Concept) -> tuple[Gate, int]:
-    """What scores the concept, and its place there. Raises UnknownConceptError if it is not here."""
+    """Return the gate that scores the concept, and its position there. Raises UnknownConceptError."""
     for members, gate in library.gated():
         for place, one in enumerate(members):
             if one is concept:
@@ -286,14 +299,14 @@ def _gate_of(library: GatedLibrary, concept: Concept) -> tuple[Gate, int]:
 
 
 def _beside(library: GatedLibrary, concept: Concept) -> list[Concept]:
-    """The others that are scored with it, those of its category first."""
+    """Return the other concepts of the same gate, those of the same category first."""
     groups = (members for members, _ in library.gated() if any(one is concept for one in members))
     others = [one for one in next(groups, []) if one is not concept]
     return sorted(others, key=lambda one: one.category != concept.category)
 
 
 def _undo(library: GatedLibrary, concept: Concept, feedback: Feedback, before: Examples) -> Correction:
-    """Say of the picture again what was said before, or nothing."""
+    """Restore the corrections by this picture that were in force before the feedback, if there were any."""
     others = before.without(feedback.digest, feedback.box).corrections
     earlier = before.only(
         number

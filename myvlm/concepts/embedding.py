@@ -1,4 +1,4 @@
-"""A concept embedding: what is appended to one backbone's visual tokens."""
+"""`Embedding`: the vectors of a concept that are appended to one backbone's visual tokens."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from myvlm.text import holds_half_of_a_character
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Embedding:
-    """What is appended to one backbone's visual tokens.
+    """A concept embedding: vectors that are appended to one backbone's visual tokens.
 
     Attributes:
         directions: rows × dim float32, finite, at least one row.
         norm: the rule by which the backbone scales each row.
         prompt: the instruction it was learned with.
-        fingerprint: of the frozen weights it was learned against.
-        settings: how it was learned; plain JSON values.
-        figures: what was measured on the way; plain JSON values.
+        fingerprint: of the frozen weights it was learned on.
+        settings: the learning settings, as plain JSON values.
+        figures: measurements taken during learning, as plain JSON values.
 
     Raises:
         InputError: the directions are not such an array.
@@ -49,7 +49,7 @@ class Embedding:
                 expected="rows by dim floats, at least one row, all finite",
                 fix="learn with a smaller learning rate if it holds NaN",
             )
-        # a copy of its own: the optimiser's buffer would go on changing
+        # a copy, since the optimiser may keep changing its own buffer
         object.__setattr__(self, "directions", np.array(directions, dtype=np.float32))
 
     def __repr__(self) -> str:
@@ -58,11 +58,11 @@ class Embedding:
 
 
 class StoredEmbedding(Embedding):
-    """An embedding in a concept folder; its directions are read and checked when they are first asked for.
+    """An embedding in a concept folder, whose directions are read and checked on first access.
 
     Args:
-        read: gives the directions. Raises ConceptFileError where the file is not as it was written.
-        norm, prompt, fingerprint, settings, figures: as of any embedding; the folder's record said them.
+        read: returns the directions. Raises ConceptFileError if the file was changed since it was written.
+        norm, prompt, fingerprint, settings, figures: as in `Embedding`; taken from the folder's record.
     """
 
     _read: Callable[[], npt.NDArray[np.float32]]
@@ -79,16 +79,16 @@ class StoredEmbedding(Embedding):
     ) -> None:
         values = {"norm": norm, "prompt": prompt, "fingerprint": fingerprint}
         for name, value in {**values, "settings": settings, "figures": figures, "_read": read}.items():
-            object.__setattr__(self, name, value)  # it is frozen
+            object.__setattr__(self, name, value)  # the dataclass is frozen
 
     @cached_property
     def directions(self) -> npt.NDArray[np.float32]:
-        """Raises ConceptFileError if the file is not as it was written."""
+        """The directions, read on first access. Raises ConceptFileError if the file was changed."""
         return self._read()
 
 
 def check_storable(text: object, what: str) -> None:
-    """Raise InputError unless it is a text that a file can hold; it may be empty."""
+    """Raise InputError unless `text` is a string that can be written as UTF-8; it may be empty."""
     check_is(text, str, what=what, expected="a text")
     if isinstance(text, str) and holds_half_of_a_character(text):
         raise InputError(

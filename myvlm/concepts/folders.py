@@ -1,4 +1,4 @@
-"""The concepts of a library on disk or elsewhere: read from the folder they lie in, saved to one, erased."""
+"""Loading, saving and erasing the concepts of a library, in a folder on disk or at a remote address."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WHAT = "folder of concept folders"
 
 
 def load_folders(folder: str | PathLike[str], *, device: str) -> list[Concept]:
-    """The concepts that lie in a folder or at an address, by name. Raises as `ConceptLibrary.load`."""
+    """Load all concepts in a folder or at an address, sorted by name. Raises as `ConceptLibrary.load`."""
     place = place_of(folder, WHAT)
     if isinstance(place, str):
         with fetched_all(place) as copies:
@@ -47,7 +47,7 @@ def load_folders(folder: str | PathLike[str], *, device: str) -> list[Concept]:
 
 
 def save_folders(concepts: Iterable[Concept], folder: str | PathLike[str], *, face_consent: bool) -> None:
-    """Save concepts to folders in one, or at an address. Raises as `ConceptLibrary.save`."""
+    """Save each concept to its own folder, in `folder` or at an address. Raises as `ConceptLibrary.save`."""
     place, known = place_of(folder, WHAT), list(concepts)
     if isinstance(place, str):
         people = [one.identifier for one in known if is_biometric(one.head)]
@@ -64,7 +64,7 @@ def save_folders(concepts: Iterable[Concept], folder: str | PathLike[str], *, fa
 
 
 def erase_from_disk(concept: Concept) -> None:
-    """Delete a concept's folder; log a warning where there is none, and where it is still elsewhere."""
+    """Delete a concept's folder. Log a warning if there is none, or if a copy remains at a remote address."""
     if concept.url is not None:
         _log.warning("%r is still at %s: delete it there", concept.identifier, concept.url)
     if concept.folder is None or not erase_folder(concept.folder, concept.spoken):
@@ -74,7 +74,7 @@ def erase_from_disk(concept: Concept) -> None:
 
 
 def _names(concepts: Iterable[Concept], there: Mapping[str, ConceptRecord]) -> dict[str, Concept]:
-    """A folder's name for each: the one that it has there, or one that is free."""
+    """Assign each concept a folder name: the one it already has there, or else a free one."""
     known = {word: name for name, one in there.items() for word in folded(one.identifier, one.spoken)}
     names: dict[str, Concept] = {}
     for concept in concepts:

@@ -1,4 +1,4 @@
-"""The gates of a library: one for all concepts whose heads share an encoder, renewed when next needed."""
+"""The gates of a library: one for all concepts whose heads share an encoder, rebuilt lazily after changes."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ from myvlm.heads.base import CalibratedGate, RenewableGate
 Group: TypeAlias = tuple[type[Head], Hashable]
 
 FALSE_NAMES_PER_1000 = 50.0
-"""As of faces alone (`myvlm.heads.faces.threshold.STRANGERS`). On real photos ten heads of three photos, or
-of one, stay as they are; at 20 those of one find 5 % less (benchmarks/RESULTS.md)."""
+"""The default rate, equal to that of faces alone (`myvlm.heads.faces.threshold.STRANGERS`). On real photos it
+tightens no threshold of ten heads learned from three photos or from one; at 20, heads learned from one photo
+find 5 % less (benchmarks/RESULTS.md)."""
 
 
 class Gates:
-    """Concepts by kind of head and encoder, and a gate for each such group, which scores them together.
+    """Groups concepts by kind of head and encoder, and builds one gate per group that scores them together.
 
-    What it is given its callers have checked.
+    Arguments are not checked here; callers check them.
 
     Attributes:
-        false_names: how many concepts of one kind of head are expected at most to be seen in a picture of
-            none of them, shared among the gates of that kind by their concepts; None: each head as it is.
+        false_names: the highest expected number of false detections, for each kind of head, in a picture
+            that shows none of the concepts. Gates of one kind share it in proportion to their number of
+            concepts. None keeps each head's own threshold.
 
     >>> Gates().of([])
     []
@@ -39,21 +41,24 @@ class Gates:
         self.false_names = false_names
         self._groups: dict[Group, dict[str, Concept]] = {}
         self._gates: dict[Group, Gate] = {}
-        self._outdated: set[Group] = set()  # their gates lack heads, or have some too many
+        self._outdated: set[Group] = set()  # groups whose gate no longer has the right heads
         self._columns: dict[Group, npt.NDArray[np.int64]] = {}
-        self._held: dict[Group, Gate] = {}  # the gates, held to their shares
+        self._held: dict[Group, Gate] = {}  # the gates, held to their shares of `false_names`
 
     def hold_to(self, false_names: float | None) -> None:
-        """From now on so many at most."""
+        """Set `false_names`; gates are held to it from the next use on."""
         self.false_names = false_names
         self._held.clear()
 
     def check(self, concepts: Iterable[Concept], *, but: Concept | None = None) -> dict[Group, Gate]:
-        """A gate of each group of these with one that is here already, other than `but`.
+        """Check that concepts can be scored together, and with those already here other than `but`.
+
+        Returns:
+            For each group a gate of the new concepts and of one concept that the group has already.
 
         Raises:
-            NotFittedError: a head has learned nothing.
-            InputError: they cannot be scored with each other.
+            NotFittedError: a head is not fitted.
+            InputError: heads of one group cannot share a gate.
         """
         groups: dict[Group, list[Concept]] = {}
         for concept in concepts:
@@ -64,7 +69,7 @@ class Gates:
         }
 
     def add(self, concepts: Iterable[Concept], gates: Mapping[Group, Gate]) -> None:
-        """Add concepts for which `check` made these gates."""
+        """Add concepts, with the gates that `check` returned for them."""
         for group, gate in gates.items():
             if group in self._groups:
                 self._outdate(group)
@@ -75,7 +80,7 @@ class Gates:
         self._forget()
 
     def replace(self, old: Concept, concept: Concept) -> None:
-        """Put a concept in the place of one of its identifier."""
+        """Replace a concept by one of the same identifier; it keeps its position if the group is the same."""
         before, after, identifier = _group(old), _group(concept), concept.identifier
         if before == after:
             self._groups[after] = with_another_key(self._groups[after], identifier, identifier, concept)
@@ -86,12 +91,12 @@ class Gates:
         self._forget()
 
     def rename(self, old: str, new: str, concept: Concept) -> None:
-        """Call one by another identifier."""
+        """Change the identifier of a concept; its position stays."""
         group = _group(concept)
         self._groups[group] = with_another_key(self._groups[group], old, new, concept)
 
     def remove(self, identifier: str, concept: Concept) -> None:
-        """Take one out."""
+        """Remove a concept, and its gate if the group is empty."""
         group = _group(concept)
         del self._groups[group][identifier]
         self._outdate(group)
@@ -102,7 +107,7 @@ class Gates:
         self._forget()
 
     def of(self, identifiers: Iterable[str]) -> list[tuple[npt.NDArray[np.int64], Gate]]:
-        """Each gate, and where its concepts stand among all identifiers."""
+        """Return each gate with the positions of its concepts among all identifiers."""
         if not self._columns:
             place = {identifier: index for index, identifier in enumerate(identifiers)}
             self._columns = {
@@ -112,11 +117,11 @@ class Gates:
         return [(self._columns[group], self._gate(group)) for group in self._groups]
 
     def gated(self) -> list[tuple[list[Concept], Gate]]:
-        """The concepts of each gate, in its order."""
+        """Return each gate with its concepts, in the gate's order."""
         return [(list(members.values()), self._gate(group)) for group, members in self._groups.items()]
 
     def _forget(self) -> None:
-        """What depends on all concepts: where each stands, and how strict their number asks to be."""
+        """Drop what depends on the set of all concepts: their positions, and the held gates."""
         self._columns.clear()
         self._held.clear()
 
@@ -124,7 +129,7 @@ class Gates:
         return (one for one in self._groups.get(group, {}).values() if one is not but)
 
     def _outdate(self, group: Group) -> None:
-        """Renew the group's gate when it is next needed: adding one by one costs nothing before that."""
+        """Mark the group's gate for renewal on next use, so that adding concepts one by one stays cheap."""
         if isinstance(self._gates.get(group), RenewableGate):
             self._outdated.add(group)
         else:
@@ -151,7 +156,7 @@ class Gates:
 
 
 def check_false_names(per_1000: float | None) -> float | None:
-    """The same a picture. Raises InputError unless it is a number above 0, or None."""
+    """Convert a rate per 1000 pictures to one per picture. Raises InputError unless it is above 0 or None."""
     if per_1000 is None:
         return None
     check_is(per_1000, Real, what="rate of false names", expected="a number above 0, or None")
@@ -168,7 +173,7 @@ def check_false_names(per_1000: float | None) -> float | None:
 def with_another_key(
     concepts: Mapping[str, Concept], old: str, new: str, concept: Concept
 ) -> dict[str, Concept]:
-    """The same order, with another key and value in one place."""
+    """Return a copy in the same order with the entry `old` replaced by `new: concept`."""
     return {(new if key == old else key): (concept if key == old else one) for key, one in concepts.items()}
 
 

@@ -1,6 +1,6 @@
-"""The library: all concepts that are loaded together, recognised by one pass over each picture.
+"""`ConceptLibrary`: concepts loaded together and detected in one pass over each picture.
 
-Everything is checked before anything is changed.
+Every change is validated completely before anything is modified.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ _log = logging.getLogger(__name__)
 Callback: TypeAlias = Callable[..., None]
 
 _one_at_a_time = OneAtATime()
-"""Held by what looks at libraries or changes them: one lock for all, since a concept may be in several."""
+"""Held while any library is read or changed: one lock for all, since a concept may be in several of them."""
 
 
 class ConceptLibrary(Mapping[str, Concept]):
-    """Concepts by identifier, in the order in which they were added; themselves, not copies of them.
+    """A mapping from identifier to concept, in insertion order. It holds the objects added, not copies.
 
-    A concept has two words, its identifier and the one that models were taught (`spoken`), which differ once
-    it is renamed. No word is that of two concepts, in whatever case: a text could not say which is meant.
+    A concept has two words: its identifier, and the word that models learned to generate (`spoken`). They
+    differ after a rename. No two concepts may share a word, ignoring case: a text would be ambiguous.
 
     Args:
-        concepts: concepts or concept folders to begin with.
+        concepts: initial concepts or concept folders.
         device: where the encoders of concepts loaded from folders run.
         false_names_per_1000: see the property.
 
@@ -62,22 +62,22 @@ class ConceptLibrary(Mapping[str, Concept]):
         false_names_per_1000: float | None = FALSE_NAMES_PER_1000,
     ) -> None:
         self.device = device
-        self.state: object = None  # another one after each change of who is here and what they are called
+        self.state: object = None  # a new object after each change of concepts or identifiers
         self._listeners: list[tuple[Callback, ref[Any] | None]] = []
         self._concepts: dict[str, Concept] = {}
-        self._taken: dict[str, str] = {}  # each word, folded → the identifier of the concept that has it
+        self._taken: dict[str, str] = {}  # case-folded word → identifier of its concept
         self._gates = Gates(check_false_names(false_names_per_1000))
         libraries[id(self)] = self
         self.add_all(concepts)
 
     @classmethod
     def load(cls, folder: str | PathLike[str], *, device: str = "cpu") -> Self:
-        """A library of all concept folders that lie in a folder, by name; hidden ones are passed over.
+        """Load all concept folders in a folder, sorted by name; hidden ones are skipped.
 
-        Heads are read and checked now, each embedding when it is first used: thousands load in seconds.
+        Heads are read and checked now, each embedding on first use: thousands load in seconds.
 
         Args:
-            folder: the folder of concept folders; or an address (see `Concept.save`): all is read now.
+            folder: a folder of concept folders; or an address (see `Concept.save`), read completely now.
             device: where the encoders will run.
 
         Raises:
@@ -88,18 +88,18 @@ class ConceptLibrary(Mapping[str, Concept]):
         return cls(load_folders(folder, device=device), device=device)
 
     def save(self, folder: str | PathLike[str], *, face_consent: bool = False) -> None:
-        """Save each concept as a folder in a folder, or at an address; what else is there stays.
+        """Save each concept as a subfolder of a folder, or at an address; other content there stays.
 
-        One that is there already is replaced. On the hub all of it is one commit; elsewhere each concept is
-        whole or as it was. `face_consent`, and what is raised: as of `Concept.save`.
+        A concept already there is replaced. On the hub everything is one commit; elsewhere each concept is
+        written completely or left unchanged. For `face_consent` and exceptions see `Concept.save`.
         """
         save_folders(self.values(), folder, face_consent=face_consent)
 
     def on_add(self, callback: Callback, *, of: object = None) -> None:
-        """Call back with the concepts that are here now, and again with those that come later.
+        """Call `callback(concepts)` now with all concepts, and later with those that are added.
 
-        Several may listen. With `of` the callback is given that too, first, for as long as it is in use
-        elsewhere: a library keeps no model in memory.
+        There may be several callbacks. With `of`, it is called as `callback(of, concepts)` for as long as
+        `of` is referenced elsewhere; the library holds only a weak reference, so it keeps no model in memory.
         """
         callback(self.values()) if of is None else callback(of, self.values())
         listener = callback, None if of is None else ref(of)
@@ -129,11 +129,11 @@ class ConceptLibrary(Mapping[str, Concept]):
         return iter(list(self._concepts))
 
     def values(self) -> ValuesView[Concept]:
-        """Of this moment, whatever other threads add and remove."""
+        """Return a snapshot of the concepts, unaffected by other threads."""
         return dict(self._concepts).values()
 
     def items(self) -> ItemsView[str, Concept]:
-        """As `values`."""
+        """Return a snapshot of the items, unaffected by other threads."""
         return dict(self._concepts).items()
 
     def __len__(self) -> int:
@@ -141,7 +141,7 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     def __reduce__(self) -> tuple[object, ...]:
         made = partial(type(self), device=self.device, false_names_per_1000=self.false_names_per_1000)
-        return made, (list(self.values()),)  # nobody listens to a copy yet; its gates are made when needed
+        return made, (list(self.values()),)  # a copy starts without callbacks and rebuilds its gates
 
     def __repr__(self) -> str:
         return f"ConceptLibrary({library_text(self._concepts)})"
@@ -151,10 +151,11 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     @property
     def false_names_per_1000(self) -> float | None:
-        """How many false names are expected at most in a thousand pictures that show none of the concepts.
+        """The highest expected number of false detections per 1000 pictures that show none of the concepts.
 
-        The more there are the stricter they are, the laxest first; none is laxer than as learned (None). That
-        is of everyday pictures for objects, of strangers' faces for people; of look-alikes it says nothing.
+        Heads become stricter with the number of concepts, the most permissive first, and are never more
+        permissive than as learned (None). The rate holds for everyday pictures (objects) and faces of
+        strangers (people), not for look-alikes.
         """
         return None if self._gates.false_names is None else 1000 * self._gates.false_names
 
@@ -166,21 +167,21 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     @property
     def paths(self) -> dict[str, Path | None]:
-        """Identifier → the folder it was last loaded from or saved to; None if it is only in memory."""
+        """Identifier → the local folder it was last loaded from or saved to; None if there is none."""
         return {identifier: concept.folder for identifier, concept in self.items()}
 
     def add(self, concept_or_path: Concept | str | PathLike[str]) -> Concept:
-        """Add a concept, or load one from its folder; the others are not touched.
+        """Add a concept, or load one from its folder; the others do not change.
 
         Raises:
-            ConceptExistsError: its identifier or its spoken word is taken, in whatever case it is written.
-            NotFittedError: its head has learned nothing.
+            ConceptExistsError: its identifier or its spoken word is taken, ignoring case.
+            NotFittedError: its head is not fitted.
             MissingFileError, ConceptFileError, UnknownHeadError: see `Concept.load`.
         """
         return self.add_all([concept_or_path])[0]
 
     def add_all(self, concepts_or_paths: Iterable[Concept | str | PathLike[str]]) -> list[Concept]:
-        """Add many concepts, or concept folders: all of them or, when one is refused, none.
+        """Add many concepts or concept folders: all of them, or none if one is refused.
 
         Raises:
             ConceptExistsError, NotFittedError, MissingFileError, ConceptFileError: see `add`.
@@ -212,7 +213,7 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     @_one_at_a_time
     def add_learned(self, concepts: Sequence[Concept]) -> list[Concept]:
-        """Add many concepts, all or none; one that was only introduced gives way to the one of its name.
+        """Add many concepts, all or none; they replace introduced concepts with the same identifiers.
 
         Raises:
             ConceptExistsError, NotFittedError: see `add`.
@@ -225,18 +226,18 @@ class ConceptLibrary(Mapping[str, Concept]):
             raise
 
     def is_introduced(self, identifier: str) -> bool:
-        """Whether a concept is here that was introduced in words, and learned for no model."""
+        """Whether the library has that concept as an introduced one: a description, but no embedding."""
         concept = self.get(identifier)
         return concept is not None and not concept.embeddings and concept.description is not None
 
     @_one_at_a_time
     def replace(self, concept: Concept) -> Concept:
-        """Put a concept in the place of the one that has its identifier, which is handed over.
+        """Replace the concept that has the same identifier, and return the replaced one.
 
         Raises:
             UnknownConceptError: there is none.
-            ConceptExistsError: its spoken word is that of another one.
-            NotFittedError: its head has learned nothing; the library is as it was.
+            ConceptExistsError: its spoken word belongs to another concept.
+            NotFittedError: its head is not fitted; the library is unchanged.
         """
         check_is(concept, Concept, what="new concept", expected="a Concept")
         old, identifier = self[concept.identifier], concept.identifier
@@ -252,16 +253,16 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     @_one_at_a_time
     def remove(self, identifier: str, *, erase: bool = False) -> Concept:
-        """Take a concept out, and hand it over.
+        """Remove a concept from the library, and return it.
 
         Args:
             identifier: of the concept.
-            erase: also delete its folder with all that is in it, and check that it is gone. That is the one
-                it was last loaded from or saved to; copies elsewhere are not known here. If it was never
-                saved, or its folder is gone, it is removed and a warning logged that nothing was erased.
+            erase: also delete the folder it was last loaded from or saved to, with everything in it, and
+                check that it is gone. Copies elsewhere stay. If it was never saved, or its folder is gone,
+                it is removed and a warning logged that nothing was erased.
 
         Raises:
-            UnknownConceptError: it is not here.
+            UnknownConceptError: it is not in the library.
             NotWritableError: the folder could not be erased; the concept is still in the library.
         """
         concept = self[identifier]
@@ -276,16 +277,16 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     @_one_at_a_time
     def rename(self, old: str, new: str) -> Concept:
-        """Call a concept by another word, in each library that holds it.
+        """Change the identifier of a concept, in each library that holds it.
 
-        Its head, embeddings and place in the order stay. An embedding goes on making the model say the word
-        that it learned, kept as `concept.spoken`; whoever shows the text replaces that word
-        (`myvlm.text.replace_word`). Learn again to be rid of it. On disk nothing changes until it is saved.
+        Its head, embeddings and position stay. An embedding still makes the model generate the word that it
+        was learned with, kept as `concept.spoken`; callers replace that word in the text that they show
+        (`myvlm.text.replace_word`), until the concept is learned again. Files change when it is saved.
 
         Raises:
             UnknownConceptError: there is no `old`.
-            ConceptExistsError: `new` is a word of another concept, here or where else this one is held.
-            InputError: `new` cannot be an identifier.
+            ConceptExistsError: `new` is a word of another concept, in any library that holds this one.
+            InputError: `new` is not a valid identifier.
         """
         concept = self[old]
         old, new = concept.identifier, check_identifier(new)
@@ -305,10 +306,10 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     @_one_at_a_time
     def set_head(self, concept: Concept, head: Head, *, instead_of: Head) -> bool:
-        """Give a concept another head in each library that holds it; False if it has yet another by now.
+        """Replace a concept's head in each library that holds it; False if the head is not `instead_of`.
 
         Raises:
-            UnknownConceptError: it is not here.
+            UnknownConceptError: the concept is not in the library.
             NotFittedError, InputError: the head cannot be scored with the others; nothing has changed.
         """
         if self[concept.identifier] is not concept or concept.head is not instead_of:
@@ -322,7 +323,7 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     @_one_at_a_time
     def gated(self) -> list[tuple[list[Concept], Gate]]:
-        """The concepts by what scores them together, each gate with its concepts in its order."""
+        """Return each gate with the concepts that it scores, in the gate's order."""
         return self._gates.gated()
 
     def _rekey(self, old: str, new: str, concept: Concept) -> None:
@@ -333,7 +334,7 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     @_one_at_a_time
     def check_free(self, *words: str, but: str | None = None) -> None:
-        """Raise ConceptExistsError if a concept other than `but` has one of the words, in whatever case."""
+        """Raise ConceptExistsError if a concept other than `but` has one of the words, ignoring case."""
         for word in words:
             taken = self._taken.get(fold(word))
             if taken is not None and taken != but:
@@ -342,24 +343,24 @@ class ConceptLibrary(Mapping[str, Concept]):
     def correct(
         self, image: ImageSource, identifier: str, *, present: bool | None, box: Box | None = None
     ) -> Correction:
-        """Say of a picture whether it shows a concept; see `MyVLM.correct`."""
+        """Correct a concept's head: does the picture show the concept? See `MyVLM.correct`."""
         return correct(self, self[identifier], load_image(image), present, box)
 
     def confusable(self, *, at_least: float = SEEN) -> list[ConfusablePair]:
-        """Pairs of concepts of which one is seen in photos of the other with a probability from that on.
+        """Find pairs of concepts, one of which has at least that probability in a photo of the other.
 
-        By the kept features: no encoder runs. Concepts of older files, which keep none, are passed over.
+        Uses stored features: no encoder runs. Concepts from older files, which have none, are skipped.
         """
         return confusable(self, at_least)
 
     def separate(self, *identifiers: str) -> list[Correction]:
-        """Train concepts against each other: the photos of one do not show the other. None loses a photo.
+        """Train concepts against each other: photos of one become negatives of the other.
 
-        People are left as they are: a face is given to one of them in any case.
+        Training photos stay recognized. People are skipped: their gate assigns a face to one person only.
 
         Args:
-            identifiers: which, each from each; of one alone, it and those that it is confusable with; where
-                none is given, all that are confusable.
+            identifiers: concepts to separate, each from every other; if one is given, it is separated from
+                those it is confusable with; if none, all confusable pairs are separated.
         """
         return separate(self, [self[one].identifier for one in identifiers], self)
 
@@ -368,10 +369,10 @@ class ConceptLibrary(Mapping[str, Concept]):
             self._taken.pop(word, None)
 
     def recognise(self, images: ImageSources) -> list[Detections]:
-        """For each picture one detection per concept, in the library's order, present or not.
+        """Detect all concepts: for each picture one detection per concept, present or not, in library order.
 
-        Concepts whose heads share an encoder are scored by one pass of it and one matrix product. A detection
-        is made when it is asked for, so ask `recognise(...)[0].present` where there are thousands.
+        Concepts whose heads share an encoder are scored by one encoder pass and one matrix product. Detection
+        objects are created on access; with thousands of concepts, use `recognise(...)[0].present`.
 
         Raises:
             ImageError, MissingFileError, InputError: a picture cannot be read.
@@ -386,7 +387,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         return [Detections(identifiers, scores, picture) for picture in range(len(pictures))]
 
     def present(self, found: Detections) -> list[Concept]:
-        """The concepts that are there, but for those that another thread has removed or renamed meanwhile."""
+        """Return the detected concepts, without any that another thread has removed or renamed meanwhile."""
         known = map(self.get, found.seen)
         return [concept for concept in known if concept]
 

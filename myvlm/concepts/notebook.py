@@ -1,4 +1,4 @@
-"""How a concept and a library show themselves in a notebook: a card with photos and scores, a table."""
+"""HTML and text for notebooks: a concept as a card with photos and scores, a library as a table."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from myvlm.heads.base import Head, HeadMeta
 from myvlm.images import load_images
 
 MOST_ROWS = 50
-"""Concepts of a library that a table shows."""
+"""The most concepts that the table of a library shows."""
 MOST_COMPARED = 200
-"""Concepts of a library in which a card says whom its concept is taken for."""
+"""The largest library, in concepts, for which a card lists the confusable ones."""
 MOST_CAPTIONS = 3
 MOST_PHOTOS = 8
 
 Thumbnail: TypeAlias = tuple[Image.Image, Box | None]
-"""A small copy of a photo, and where in it the concept is, in pixels of the copy."""
+"""A small copy of a photo, and the concept's box in pixels of the copy, if known."""
 
 
 class ShowsItself(Protocol):
-    """What a concept shows of itself."""
+    """The attributes of a `Concept` that are shown; `concept` imports this file."""
 
     identifier: str
     spoken: str
@@ -48,7 +48,7 @@ class ShowsItself(Protocol):
 
 
 class Pair(Protocol):
-    """A `ConfusablePair`, as a concept's card shows it; `confusable` is above this file."""
+    """The attributes of a `ConfusablePair` that a card shows; this file may not import `confusable`."""
 
     @property
     def seen(self) -> str: ...
@@ -59,7 +59,7 @@ class Pair(Protocol):
 
 
 class HoldingLibrary(Protocol):
-    """A library as a concept's card uses it: is the concept in it, and for whom is it taken there?"""
+    """The part of a library that a concept's card uses: membership, and confusable concepts."""
 
     def __len__(self) -> int: ...
     def __contains__(self, identifier: object) -> bool: ...
@@ -68,10 +68,11 @@ class HoldingLibrary(Protocol):
 
 
 def concept_html(concept: ShowsItself, library: HoldingLibrary | None) -> str:
-    """What it is, what it was learned from and for, how well its head tells it apart, and from whom less.
+    """Return a card: photos, category, training data, models, scores of the head and confusable concepts.
 
     Args:
-        library: that holds it, if any: in it others may be taken for it.
+        concept: the concept to show.
+        library: a library that holds it, whose confusable concepts are listed; None if there is none.
     """
     head = _meta(concept)
     renamed = "" if concept.spoken == concept.identifier else f" (models say {concept.spoken})"
@@ -94,7 +95,7 @@ def concept_html(concept: ShowsItself, library: HoldingLibrary | None) -> str:
 
 
 def library_text(identifiers: Collection[str]) -> str:
-    """The first identifiers, and how many more there are.
+    """Return the first identifiers, and how many more there are.
 
     >>> library_text([]), library_text(["sks", "Anna"])
     ('empty', 'sks, Anna')
@@ -105,7 +106,7 @@ def library_text(identifiers: Collection[str]) -> str:
 
 
 def library_html(concepts: Iterable[ShowsItself]) -> str:
-    """One row a concept."""
+    """Return a table with one row per concept."""
     known = list(concepts)
     if not known:
         return "<p>No concepts yet.</p>"
@@ -125,7 +126,7 @@ def library_html(concepts: Iterable[ShowsItself]) -> str:
 
 
 def _photos(concept: ShowsItself) -> Cell:
-    """The photos with the boxes in which the head found the thing."""
+    """Return the training photos with the boxes in which the head found the concept."""
     kept = concept.thumbnails or (_photos_in(concept.folder / PHOTOS) if concept.folder else [])
     shown = [
         picture(image, [Mark(box)] if box else (), alt=concept.identifier, width=140)
@@ -135,7 +136,7 @@ def _photos(concept: ShowsItself) -> Cell:
 
 
 def _photos_in(folder: Path) -> list[Thumbnail]:
-    """The photos that were put beside a concept; none where the folder is gone or holds something else."""
+    """Load the photos saved in a concept folder; none if the folder is missing or unreadable."""
     try:
         return [(one.image, None) for one in load_images(folder)] if folder.is_dir() else []
     except MyVLMError:
@@ -143,7 +144,7 @@ def _photos_in(folder: Path) -> list[Thumbnail]:
 
 
 def _meta(concept: ShowsItself) -> HeadMeta | None:
-    """What its head says of itself; nothing before it was fitted."""
+    """Return the metadata of the concept's head; None before it is fitted."""
     try:
         return concept.head.state()[0]
     except NotFittedError:
@@ -151,7 +152,7 @@ def _meta(concept: ShowsItself) -> HeadMeta | None:
 
 
 def _confused(concept: ShowsItself, library: HoldingLibrary | None) -> str:
-    """The concepts of its library that are perhaps seen where it is, or it where they are, and how likely."""
+    """List the concepts of its library that are confusable with it, with the highest probability of each."""
     if library is None or concept.identifier not in library or len(library) > MOST_COMPARED:
         return ""
     likely: dict[str, float] = {}
@@ -165,7 +166,7 @@ def _confused(concept: ShowsItself, library: HoldingLibrary | None) -> str:
 def _learned_from(concept: ShowsItself) -> Cell:
     captions = [text for own in concept.recipe.get("captions", []) for text in own]
     photos = concept.recipe.get("photos", [])
-    count = len(photos) if isinstance(photos, list) else photos  # once it was their number
+    count = len(photos) if isinstance(photos, list) else photos  # older recipes hold their number
     lines = [f"{count} photo{'s' * (count != 1)}" if count else "what its head was given"]
     if captions:
         model = concept.recipe.get("captions_by") == "model"
@@ -183,7 +184,7 @@ def _learned_for(concept: ShowsItself) -> Cell:
 
 
 def _line(backbone: str, figures: dict[str, Any]) -> str:
-    """A model, and how learning for it ended."""
+    """Return a backbone's name with the final figures of learning for it."""
     told = []
     if isinstance(steps := figures.get("steps"), int):
         told.append(f"{steps} steps")
@@ -197,7 +198,7 @@ def _line(backbone: str, figures: dict[str, Any]) -> str:
 
 
 def _scores(meta: HeadMeta | None) -> Cell:
-    """The head's scores of photos that were left out, against its threshold, where it measured them."""
+    """Plot the head's scores of held-out training photos against its threshold, if it measured them."""
     figures: dict[str, Any] = dict(meta.figures) if meta else {}
     scores = figures.get("left_out_scores")
     if meta is None or not scores:

@@ -1,4 +1,4 @@
-"""What a library refuses, in words: a word that is another concept's, an identifier that nobody has."""
+"""Errors that a library raises for words that are taken and identifiers that are unknown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from myvlm.text import fold
 
 
 def word_taken(word: str, by: Concept) -> ConceptExistsError:
-    """The error where a word belongs to a concept that is there already."""
+    """Return the error for a word that already belongs to a concept of the library."""
     learned = f", which was learned as {by.spoken!r}" if by.spoken != by.identifier else ""
     return ConceptExistsError(
         f"The word {word!r} is taken.",
@@ -21,10 +21,11 @@ def word_taken(word: str, by: Concept) -> ConceptExistsError:
 
 
 def word_twice(concept: Concept, taken: Mapping[str, Concept]) -> ConceptExistsError:
-    """The error where one of the concepts that are added with it has a word of it.
+    """Return the error for a concept that shares a word with another one added in the same call.
 
     Args:
-        taken: whose each word is, folded.
+        concept: the later of the two.
+        taken: case-folded word → concept, of the concepts before it.
     """
     word = next(one for one in (concept.identifier, concept.spoken) if fold(one) in taken)
     return ConceptExistsError(
@@ -36,7 +37,7 @@ def word_twice(concept: Concept, taken: Mapping[str, Concept]) -> ConceptExistsE
 
 
 def unknown(identifier: str, known: Iterable[str]) -> UnknownConceptError:
-    """What is raised of a concept that is not among those."""
+    """Return the error for an identifier that is not among the known ones."""
     names = ", ".join(known)
     return UnknownConceptError(
         f"No concept {identifier!r} is in this library.",

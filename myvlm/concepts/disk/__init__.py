@@ -1,1 +1,1 @@
-"""Concepts on disk: what a folder says, written whole or not at all, and folders of such folders."""
+"""Concept folders on disk: their schema, and reading and writing them atomically."""

@@ -1,8 +1,9 @@
-"""A folder written whole or not at all: beside its place first, then renamed into it.
+"""Atomic replacement of a folder: the new one is written beside it, then renamed into its place.
 
-Beside a folder NAME, `.NAME.….part` is being written or deleted, and `.NAME.….old` is what NAME held, whole,
-while another takes its place. A writer holds a lock on its part, which ends with its process: what a writer
-that was killed left is made good by whoever comes next. All is on the disk before what it replaces goes.
+Beside a folder NAME, `.NAME.….part` is one being written or deleted, and `.NAME.….old` is the previous
+folder, complete, during the swap. A writer holds a lock on its part, which is released when its process
+ends: the next reader or writer repairs what a killed one left. The new folder is synced to disk before the
+previous one is deleted.
 """
 
 from __future__ import annotations
@@ -27,28 +28,28 @@ Made = TypeVar("Made")
 
 PART, OLD = ".part", ".old"
 TRIES, PAUSE = 50, 0.002  # seconds between two tries
-TAKEN = (ENOTEMPTY, EEXIST, EACCES)  # what systems say where a folder is to be renamed to one that is there
+TAKEN = (ENOTEMPTY, EEXIST, EACCES)  # what systems report if a folder is renamed to an existing one
 
 _BESIDE = re.compile(r"\.(.+)\.[0-9a-f]{12}\.(?:part|old)")
 
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Hand out a fresh, empty folder that takes the place of `target` when the block ends well.
+    """Yield a new empty folder that replaces `target` when the block ends without an error.
 
-    If the block or the renaming fails, `target` is as it was and nothing new is left, not even parents. Of
-    several writers at once each has its turn, and the last one's folder stays.
+    If the block or the rename fails, `target` is unchanged and nothing new remains, not even parent folders.
+    Concurrent writers take turns, and the last one's folder remains.
 
     Raises:
         OSError: the place cannot be written.
     """
-    # One at a time: what is the user's in the folder is copied from the one that stands there at the end.
+    # One writer at a time: each copies the user's own files from the folder that the writer before it left.
     with _made(target.parent), writing_in(target.parent):
         fresh = _beside(target, PART)
         try:
             with contextlib.ExitStack() as claims:
                 while not claims.enter_context(claimed(fresh, folder=True)):
-                    fresh = _beside(target, PART)  # another writer was quicker, and saw it without its lock
+                    fresh = _beside(target, PART)  # another writer deleted it before it was locked
                 yield fresh
                 sync_tree(fresh)
                 _swap(fresh, target)
@@ -58,21 +59,21 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def recover(target: Path) -> bool:
-    """Whether a folder is there, once what writers have left beside it is made good.
+    """Repair what interrupted writers left beside a folder; return whether the folder then exists.
 
-    What was moved aside is put back where nothing has taken its place, and deleted where something has.
+    A previous folder that was moved aside is put back if nothing has replaced it, and deleted otherwise.
     """
     for _ in range(TRIES):
         if _recovered(target):
             return True
         if not any(one.suffix == OLD for one in leftovers(target)):
-            return target.exists()  # a writer may have ended its swap meanwhile
-        time.sleep(PAUSE)  # a writer is in the midst of one
+            return target.exists()  # a writer may have finished its swap meanwhile
+        time.sleep(PAUSE)  # a writer is in the middle of a swap
     return False
 
 
 def _recovered(target: Path) -> bool:
-    beside = leftovers(target)  # before looking: what is moved aside later is another writer's
+    beside = leftovers(target)  # list first: a folder moved aside later belongs to another writer
     aside = [one for one in beside if one.suffix == OLD]
     for one in aside:
         if target.exists():
@@ -89,7 +90,7 @@ def _recovered(target: Path) -> bool:
 
 
 def read_steadily(folder: Path, read: Callable[[], Made]) -> Made:
-    """What `read` gives; again where it fails while another folder comes into the place."""
+    """Return `read()`, retrying if it fails while the folder is being replaced by another."""
     for left in reversed(range(TRIES)):
         before = _which(folder)
         try:
@@ -102,14 +103,14 @@ def read_steadily(folder: Path, read: Callable[[], Made]) -> Made:
 
 
 def copy_steadily(folder: Path, fresh: Path) -> None:
-    """Copy what is in a folder into an empty one; again where another folder came into its place meanwhile.
+    """Copy a folder's content into an empty folder, retrying if the source is replaced meanwhile.
 
     Raises:
-        OSError: it cannot be copied, or is replaced again and again.
+        OSError: it cannot be copied, or was replaced during each try.
     """
 
     def copy() -> None:
-        for one in fresh.iterdir():  # of the try before; itself stays: its writer has a lock on it
+        for one in fresh.iterdir():  # left by the previous try; `fresh` itself stays, since it is locked
             shutil.rmtree(one) if one.is_dir() and not one.is_symlink() else one.unlink()
         before = _which(folder)
         shutil.copytree(folder, fresh, symlinks=True, dirs_exist_ok=True)
@@ -120,16 +121,16 @@ def copy_steadily(folder: Path, fresh: Path) -> None:
 
 
 def move_out(target: Path) -> None:
-    """Have a folder that is to be deleted stand beside its place, as a part that nobody writes.
+    """Rename a folder that is about to be deleted to a `.part` beside it, which nobody writes.
 
-    So it is whole or gone: what a deletion that was killed leaves is no folder that nothing knows any more.
+    The folder is thus complete or gone, and later calls clean up after a deletion that was killed.
     """
-    with contextlib.suppress(OSError):  # where it cannot be moved it is deleted in its place
+    with contextlib.suppress(OSError):  # if it cannot be moved, it is deleted in place
         os.replace(target, _beside(target, PART))
 
 
 def leftovers(target: Path) -> list[Path]:
-    """The parts and the olds that stand beside a folder, the newest first."""
+    """Return the `.part` and `.old` folders beside a folder, newest first."""
     with contextlib.suppress(OSError):
         beside = [_BESIDE.fullmatch(name) for name in os.listdir(target.parent)]
         found = [target.parent / one[0] for one in beside if one and one[1] == target.name]
@@ -138,7 +139,7 @@ def leftovers(target: Path) -> list[Path]:
 
 
 def folders_in(parent: Path) -> list[str]:
-    """The names of the folders in a folder, each recovered first; hidden ones are passed over."""
+    """Return the names of the folders in a folder after recovering each; hidden ones are skipped."""
     with os.scandir(parent) as entries:
         names = {one.name for one in entries if _is_folder(one)}
     beside = {one[1] for one in map(_BESIDE.fullmatch, names) if one}
@@ -147,7 +148,7 @@ def folders_in(parent: Path) -> list[str]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """As the folder's own list has it: by its path one is not there while another takes its place."""
+    """Use the type in the directory listing: the path itself is missing for a moment during a swap."""
     try:
         return entry.is_dir()
     except OSError:  # a link in a loop
@@ -156,7 +157,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 @contextlib.contextmanager
 def _made(parent: Path) -> Iterator[None]:
-    """Make the folders above, and on failure unmake those that were made."""
+    """Create the folder and its parents, and remove those created if the block fails."""
     missing = [one for one in [parent, *parent.parents] if not one.exists()]
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -171,7 +172,7 @@ def _made(parent: Path) -> Iterator[None]:
 
 
 def _beside(target: Path, ending: str) -> Path:
-    return target.parent / f".{target.name}.{uuid4().hex[:12]}{ending}"  # a rename stays on one disk
+    return target.parent / f".{target.name}.{uuid4().hex[:12]}{ending}"  # same disk, so that a rename works
 
 
 def _swap(fresh: Path, target: Path) -> None:
@@ -180,16 +181,16 @@ def _swap(fresh: Path, target: Path) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.replace(target, _beside(target, OLD))
             os.replace(fresh, target)
-            sync(target.parent)  # before the old one goes
+            sync(target.parent)  # before the previous folder is deleted
             return
         except OSError as error:
             if not left or error.errno not in TAKEN:
                 raise
-            time.sleep(PAUSE)  # another writer was quicker: its folder makes room in turn
+            time.sleep(PAUSE)  # another writer was faster: move its folder aside in the next try
 
 
 def _which(folder: Path) -> tuple[int, int] | None:
-    """Tells the folder in a place from another that takes it; None while there is none."""
+    """Return what distinguishes a folder from one that replaces it; None if there is no folder."""
     try:
         found = folder.stat()
     except OSError:
@@ -198,14 +199,14 @@ def _which(folder: Path) -> tuple[int, int] | None:
 
 
 def _stands(folder: Path, before: tuple[int, int] | None) -> bool:
-    """Whether the place holds what it held before, or nothing that a writer is about to replace."""
-    if before is None:  # twice none may be two moments in the midst of two swaps
+    """Whether the folder was not replaced since `before`; False if it is missing during a swap."""
+    if before is None:  # missing both times may mean that two swaps were in progress
         return _which(folder) is None and not leftovers(folder)
     return _which(folder) == before
 
 
 def _changed(folder: Path) -> float:
-    """When it was written or renamed, in seconds; what is gone is as good as new."""
+    """Return when a folder was written or renamed, in seconds; the current time if it is gone."""
     try:
         return folder.stat().st_ctime
     except OSError:
@@ -216,11 +217,11 @@ def _discard(folder: Path) -> None:
     doomed = folder.with_suffix(PART)
     with unclaimed(folder) as mine:
         if not mine:
-            return  # another process is at it
+            return  # another process is working on it
         try:
-            os.replace(folder, doomed)  # what is called old is whole, also while it is deleted
+            os.replace(folder, doomed)  # an `.old` folder is always complete, so rename before deleting
         except FileNotFoundError:
-            return  # another process was quicker
+            return  # another process was faster
         except OSError:
             doomed = folder
         shutil.rmtree(doomed, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The card of a concept: the README that says what the folder holds, how it came about and how to use it."""
+"""The card of a concept: a README that describes its content, how it was learned and how to load it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from myvlm.plugins.model_collections import is_collected
 
 
 def card(record: ConceptRecord, privacy: str, *, photos: bool, url: str | None = None) -> str:
-    """The card as Markdown.
+    """Return the card as Markdown.
 
     Args:
-        record: what `concept.json` says.
-        privacy: the head's own sentence on what its numbers may reveal.
-        photos: whether photos lie beside it.
-        url: the address that it is put at; None for a folder on this machine.
+        record: the content of `concept.json`.
+        privacy: the head's own sentence on what its stored numbers may reveal.
+        photos: whether the folder also holds photos.
+        url: the remote address it is published at; None for a local folder.
     """
     meta = record.head.meta
     rows = "\n".join(_row(name, one) for name, one in record.embeddings.items()) or "| none yet | | | |"
@@ -74,9 +74,9 @@ Image encoder `{meta.encoder}`, threshold {meta.threshold:.4g}. Measured while i
 
 
 def _metadata(record: ConceptRecord) -> str:
-    """What the hub reads at the head of a card: YAML, whose texts are JSON's."""
+    """Return the YAML front matter that the hub reads; its strings are JSON strings, which YAML allows."""
     bases = [name.split("@")[0] for name in record.embeddings]
-    # those of the hub: what a collection of models brings has no page there
+    # models on the hub only: those of a registered model collection have no page there
     known = [name for name in dict.fromkeys(bases) if name.count("/") == 1 and not is_collected(name)]
     lines = [f"base_model: {json.dumps(known)}"] if known else []
     tags = json.dumps(["myvlm", "concept", record.category], ensure_ascii=False)
@@ -84,7 +84,7 @@ def _metadata(record: ConceptRecord) -> str:
 
 
 def _captions(record: ConceptRecord) -> str:
-    """What the model wrote itself must not pass for what a person saw; nothing where the user wrote it."""
+    """List captions that the model generated, so that nobody takes them for a person's; else return ""."""
     if record.recipe.get("captions_by") != "model":
         return ""
     by_photo: Any = record.recipe["captions"]
@@ -99,7 +99,7 @@ It was learned from captions that the model wrote itself, with the name put in; 
 
 
 def _corrections(record: ConceptRecord) -> str:
-    """What a user has said of pictures since it was learned; nothing where nobody has."""
+    """List the pictures by which the user corrected the concept; return "" if there are none."""
     if record.examples is None or not record.examples.meta.corrections:
         return ""
     lines = "\n".join(f"- {one.summary}" for one in record.examples.meta.corrections)

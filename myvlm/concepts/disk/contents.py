@@ -1,4 +1,4 @@
-"""What a concept's folder holds: packed in memory before it is written, read back and checked."""
+"""The content of a concept folder: packed in memory for writing, and read back with all checks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from myvlm.heads.examples import Correctable, StoredExamples
 
 @dataclass(frozen=True)
 class Packed:
-    """A concept as it is put somewhere: what `concept.json` says, and the other files by name."""
+    """A concept packed for writing: the record for `concept.json`, and the other files as name → bytes."""
 
     record: ConceptRecord
     files: Mapping[str, bytes]
@@ -46,7 +46,7 @@ class Packed:
 
 @dataclass(frozen=True)
 class Contents:
-    """A concept as a folder holds it: what `concept.json` says, its head, its embeddings by backbone."""
+    """A concept read from a folder: the record of `concept.json`, the head, and embeddings by backbone."""
 
     record: ConceptRecord
     head: Head
@@ -65,11 +65,11 @@ def packed_contents(
     photos: bool,
     url: str | None,
 ) -> Packed:
-    """A concept, by its attributes, as it is written; `photos` and `url` are for the card.
+    """Pack the attributes of a concept for writing; `photos` and `url` are only for the card.
 
     Raises:
-        NotFittedError: the head has learned nothing.
-        InputError: a setting, figure or recipe is no plain JSON value.
+        NotFittedError: the head is not fitted.
+        InputError: a setting, figure or recipe is not a plain JSON value.
     """
     files: dict[str, bytes] = {}
     meta, tensors = head.state()
@@ -99,12 +99,12 @@ def packed_contents(
 
 
 def read_contents(folder: Path, *, device: str, lazy: bool) -> Contents:
-    """What a folder holds; no encoder and no model is loaded.
+    """Read and check a concept folder; loads no encoder and no model.
 
     Args:
         folder: of one concept.
         device: where the head's encoder will run.
-        lazy: read and check embeddings, and what the head was learned from, when they are first used.
+        lazy: read and check the embeddings and the head's training examples on first use.
 
     Raises:
         MissingFileError, ConceptFileError, UnknownHeadError: see `Concept.load`.

@@ -1,4 +1,4 @@
-"""What `concept.json` says, and the digest by which a changed word or number of it is known."""
+"""The schema of `concept.json`, and the digest that detects any change of its text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class HeadRecord(BaseModel):
-    """The head: its numbers, and the digest of its tensor file."""
+    """The head: its metadata, and the SHA-256 of its tensor file."""
 
     model_config = _STRICT
 
@@ -29,7 +29,7 @@ class HeadRecord(BaseModel):
 
 
 class ExamplesRecord(BaseModel):
-    """What the head was learned from and corrected by: its numbers, and the digest of its tensor file."""
+    """The head's training examples and corrections: their metadata, and the SHA-256 of their tensor file."""
 
     model_config = _STRICT
 
@@ -38,7 +38,7 @@ class ExamplesRecord(BaseModel):
 
 
 class EmbeddingRecord(BaseModel):
-    """One backbone's embedding: rows × dim, how it was learned, and the digest of its tensor file."""
+    """One backbone's embedding: rows × dim, how it was learned, and the SHA-256 of its tensor file."""
 
     model_config = _STRICT
 
@@ -53,15 +53,15 @@ class EmbeddingRecord(BaseModel):
 
 
 class ConceptRecord(BaseModel):
-    """All of `concept.json`. A change of these fields is a new `format_version`.
+    """All fields of `concept.json`. Any change of the fields needs a new `format_version`.
 
-    1 has no `sha256`, 1 and 2 have no `examples`.
+    Version 1 has no `sha256`; versions 1 and 2 have no `examples`.
     """
 
     model_config = _STRICT
 
     format_version: Literal[1, 2, 3] = 3
-    identifier: Annotated[str, AfterValidator(composed)]  # older releases kept it as it was written
+    identifier: Annotated[str, AfterValidator(composed)]  # older releases did not normalize it
     spoken: str
     category: str
     kind: str
@@ -73,7 +73,7 @@ class ConceptRecord(BaseModel):
 
 
 def plain_values(values: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """A copy as JSON will give it back. Raises InputError for what JSON cannot hold."""
+    """Return a copy after a round trip through JSON. Raises InputError for values that JSON cannot hold."""
     try:
         text = json.dumps(dict(values), allow_nan=False, ensure_ascii=False)
         plain: dict[str, Any] = json.loads(text.encode())
@@ -88,28 +88,28 @@ def plain_values(values: Mapping[str, Any], what: str) -> dict[str, Any]:
 
 
 def sealed(content: Mapping[str, Any]) -> bytes:
-    """`concept.json` of these fields; `sha256`, the last of them, is the digest of the text without it."""
+    """Return `concept.json` of these fields; the last one, `sha256`, is the digest of the text without it."""
     text = json.dumps({**content, "sha256": ""}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     before, after = text[: -len(_BEHIND)], text[-len(_BEHIND) :]
     return f"{before}{_digest(before, after)}{after}".encode()
 
 
 def text_of(record: ConceptRecord) -> bytes:
-    """`concept.json` of a record, in the format of this release."""
+    """Return the text of `concept.json` for a record, in the format version of this release."""
     return sealed(record.model_copy(update={"format_version": FORMAT_VERSION}).model_dump(mode="json"))
 
 
 def as_sealed(record: ConceptRecord, data: bytes) -> bool:
-    """Whether it says what it said when it was written, as far as its version can tell."""
+    """Whether the text matches the digest in it; version 1 must have none, and is accepted unchecked."""
     if record.format_version == 1 or not record.sha256:
         return record.format_version == 1 and record.sha256 is None
-    # Git may have given it the line ends of Windows.
+    # Git may have converted the line endings to those of Windows.
     before, _, after = data.decode().replace("\r\n", "\n").rpartition(record.sha256)
     return _digest(before, after) == record.sha256
 
 
 _BEHIND = '"\n}\n'
-"""What a record's text ends with behind its digest."""
+"""The text of `concept.json` after its digest."""
 
 
 def _digest(*texts: str) -> str:

@@ -1,6 +1,6 @@
-"""The concept folder on disk: what `concept.json` says, and tensor files with their digests.
+"""Reading, writing and erasing a concept folder: `concept.json`, and tensor files with their digests.
 
-Plain data only: JSON and safetensors, never pickle, never a class name.
+Files hold plain data only: JSON and safetensors, never pickle, never a class name.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PHOTOS = "photos"
 
 
 def embedding_file(backbone: str) -> str:
-    """The file of a backbone's embedding, inside the folder; different names never share one.
+    """Return the path of a backbone's embedding file inside the folder; different names never share one.
 
     >>> embedding_file("llava-hf/llava-1.5-7b-hf")
     'embeddings/llava-hf--llava-1.5-7b-hf.safetensors'
@@ -53,27 +53,27 @@ def embedding_file(backbone: str) -> str:
 
 
 def tensor_files(record: ConceptRecord) -> dict[str, str]:
-    """The files of a folder that hold tensors, with the digest of each."""
+    """Return the tensor files of a folder: name → SHA-256."""
     examples = {EXAMPLES_FILE: record.examples.sha256} if record.examples else {}
     embeddings = {embedding_file(name): one.sha256 for name, one in record.embeddings.items()}
     return {HEAD_FILE: record.head.sha256, **examples, **embeddings}
 
 
 def pack(tensors: Mapping[str, npt.NDArray[Any]]) -> tuple[bytes, str]:
-    """Tensors → the bytes of a safetensors file and their digest."""
+    """Return tensors as the bytes of a safetensors file, and the SHA-256 of these bytes."""
     data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
     return data, hashlib.sha256(data).hexdigest()
 
 
 def pack_photo(photo: Image.Image) -> bytes:
-    """Pixels → the bytes of a PNG file."""
+    """Return a photo as the bytes of a PNG file."""
     buffer = io.BytesIO()
     photo.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def is_concept_folder(path: Path) -> bool:
-    """Whether a folder calls itself a concept, of whatever version."""
+    """Whether a folder has a `concept.json` with a `format_version`, of whatever value."""
     try:
         return recover(absolute(path)) and "format_version" in _parse(path / RECORD)
     except (OSError, ConceptFileError):
@@ -81,12 +81,12 @@ def is_concept_folder(path: Path) -> bool:
 
 
 def concept_folders(folder: str | PathLike[str]) -> list[Path]:
-    """The concept folders that lie in a folder, whole or not, in natural order; hidden ones are passed over.
+    """Return the concept folders in a folder, intact or not, in natural order; hidden ones are skipped.
 
-    There are none in a folder that is not there.
+    The list is empty if the folder does not exist.
 
     Raises:
-        ConceptFileError: it may not be read.
+        ConceptFileError: the folder cannot be read.
     """
     if not os.path.isdir(folder):
         return []
@@ -99,7 +99,7 @@ def concept_folders(folder: str | PathLike[str]) -> list[Path]:
 
 
 def _has_record(folder: str) -> bool:
-    """Also where the folder is just about to be replaced."""
+    """Whether a folder has a `concept.json`, also while the folder is being replaced."""
     record = os.path.join(folder, RECORD)
     if os.path.exists(record):
         return True
@@ -114,10 +114,10 @@ def read_record(path: Path) -> ConceptRecord:
 
     Raises:
         MissingFileError: nothing is at that path.
-        ConceptFileError: what is there is no concept folder, is newer than this release, or was altered.
+        ConceptFileError: it is no concept folder, is newer than this release, or was altered.
     """
     try:
-        # the whole file in one step, which is what a library of thousands takes its time for
+        # fast path: loading a library of thousands spends its time here
         with open(os.path.join(path, RECORD), "rb") as opened:  # pathlib would take half of the time
             data = opened.read()
         record = ConceptRecord.model_validate_json(data)
@@ -126,7 +126,7 @@ def read_record(path: Path) -> ConceptRecord:
     except (ValidationError, OSError):
         pass
     try:
-        return _explain(path)  # whatever it was: said so that a user can mend it
+        return _explain(path)  # find out what is wrong, for a message that helps the user
     except OSError as error:
         if isinstance(error, MyVLMError):
             raise
@@ -134,7 +134,7 @@ def read_record(path: Path) -> ConceptRecord:
 
 
 def _explain(path: Path) -> ConceptRecord:
-    """Read `concept.json` step by step, and say at which one it fails. Raises as `read_record` does."""
+    """Read `concept.json` step by step, with a specific error for each step. Raises as `read_record`."""
     if not recover(absolute(path)):
         raise MissingFileError(
             f"There is no concept folder {path}.",
@@ -191,7 +191,7 @@ def _unreadable(path: Path, error: OSError) -> ConceptFileError:
 
 
 def check_not_saved_since(folder: Path, backbone: str, record: EmbeddingRecord) -> None:
-    """Raise ConceptFileError where the folder has an embedding in that place that was learned later.
+    """Raise ConceptFileError if the folder's record of that embedding differs from the one loaded before.
 
     Raises: as `read_record`.
     """
@@ -206,7 +206,7 @@ def check_not_saved_since(folder: Path, backbone: str, record: EmbeddingRecord) 
 
 
 def read_tensors(folder: Path, name: str, sha256: str) -> dict[str, npt.NDArray[Any]]:
-    """The tensors of one file of the folder. Raises ConceptFileError if it is missing, cut or altered."""
+    """Read the tensors of one file. Raises ConceptFileError if it is missing, truncated or altered."""
     data = read_file(folder, name, sha256)
     try:
         tensors: dict[str, npt.NDArray[Any]] = load(data)
@@ -216,7 +216,7 @@ def read_tensors(folder: Path, name: str, sha256: str) -> dict[str, npt.NDArray[
 
 
 def read_file(folder: Path, name: str, sha256: str) -> bytes:
-    """A file of tensors, as it lies in the folder. Raises as `read_tensors`."""
+    """Read the bytes of one tensor file and check their digest. Raises as `read_tensors`."""
     file = os.path.join(folder, name)
     try:
         with open(file, "rb") as opened:
@@ -248,10 +248,15 @@ def _no_tensors(file: str, error: Exception) -> ConceptFileError:
 
 
 def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) -> None:
-    """Write the whole folder beside `path`, then rename it into place; on any failure nothing is left behind.
+    """Write the whole folder beside `path`, then rename it into place; a failure leaves nothing behind.
 
-    A folder of this concept that is there already is replaced, but what the user keeps in it (notes, photos)
-    stays, unless `files` brings new photos. Any other folder that is not empty is refused.
+    An existing folder of this concept is replaced, but the user's own files in it (notes, photos) stay;
+    photos are replaced if `files` has new ones. Any other folder that is not empty is refused.
+
+    Args:
+        path: the folder.
+        record: the content of `concept.json`.
+        files: name → bytes of all other files.
 
     Raises:
         NotWritableError: the place cannot be written, or holds something else, such as another concept.
@@ -286,10 +291,15 @@ def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) 
 
 
 def check_same(data: bytes, file: Path | str, identifier: str, spoken: str) -> None:
-    """Raise NotWritableError where the `concept.json` in a place is that of another concept.
+    """Raise NotWritableError if an existing `concept.json` belongs to another concept.
+
+    Args:
+        data: the existing `concept.json`.
+        file: where it is, for messages.
+        identifier, spoken: the words of the concept to be written; either one must be a word of the other.
 
     Raises:
-        ConceptFileError: it is none.
+        ConceptFileError: the data is no JSON object.
     """
     there = _parsed(data, file)
     words = [composed(str(there.get(name))) for name in ("identifier", "spoken")]
@@ -304,15 +314,15 @@ def check_same(data: bytes, file: Path | str, identifier: str, spoken: str) -> N
 
 
 def erase_folder(path: Path, spoken: str) -> bool:
-    """Delete a concept folder with all that is in it, and check that it is gone; whether there was any.
+    """Delete a concept folder with everything in it, check that it is gone, and return whether there was one.
 
-    What writers that were cut off left beside it goes too.
+    What interrupted writers left beside it is deleted too.
 
     Raises:
-        NotWritableError: it is not the folder of that concept (any more), or something of it remains.
+        NotWritableError: it is not (or no longer) the folder of that concept, or a part of it remains.
     """
     target = absolute(path)
-    with writing_in(target.parent):  # or what is being written there would stay, or fail
+    with writing_in(target.parent):  # else a folder that is being written would remain, or fail
         left = leftovers(target)
         there = recover(target)
         if there and (not is_concept_folder(target) or _parse(target / RECORD).get("spoken") != spoken):

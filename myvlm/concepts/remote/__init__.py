@@ -1,1 +1,1 @@
-"""Concepts elsewhere: on the Hugging Face hub, in S3, at any address that fsspec knows."""
+"""Concepts at remote addresses: on the Hugging Face hub, in S3, and wherever fsspec reaches."""

@@ -1,4 +1,4 @@
-"""Whether a place is a path on this machine or an address elsewhere, and whether a face may go there."""
+"""Telling local paths from remote addresses, and checking whether face descriptors may be sent to one."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from myvlm.errors import InputError, check_is, check_path
 from myvlm.heads import Head
 
 SETTING = "MYVLM_SHARE_FACES"
-"""The environment variable that names the addresses under which descriptors of faces may be put."""
+"""The environment variable with the addresses under which face descriptors may be stored."""
 
-# A scheme has two letters or more: `C:` is a disk.
+# A scheme has at least two characters: `C:` is a drive.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)(?:://|::)")
 _SQUEEZED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 def place_of(given: str | os.PathLike[str], what: str) -> Path | str:
-    """A path on this machine, or else the address as text, without a slash at its end.
+    """Return a local place as a `Path`, and a remote address as text without a trailing slash.
 
     Args:
-        given: a path or an address; `file://` is a path.
-        what: it is called in an error.
+        given: a path or an address; `file://` is a local path.
+        what: its name in error messages.
 
     Raises:
-        InputError: it can be neither, or is an address that was made a path.
+        InputError: it is not a valid path, or is a `Path` made of an address (which loses a slash).
 
     >>> place_of("s3://bucket/sks-mug/", "folder"), place_of("file:///home/me/sks", "folder").as_posix()
     ('s3://bucket/sks-mug', '/home/me/sks')
@@ -51,7 +51,7 @@ def place_of(given: str | os.PathLike[str], what: str) -> Path | str:
 
 
 def on_this_machine(given: str | os.PathLike[str], what: str) -> Path:
-    """A path. Raises InputError for an address, where something works on files of this machine."""
+    """Return a local path. Raises InputError for a remote address, for operations that need local files."""
     place = place_of(given, what)
     if isinstance(place, str):
         raise InputError(
@@ -64,15 +64,15 @@ def on_this_machine(given: str | os.PathLike[str], what: str) -> Path:
 
 
 def check_may_leave(people: Sequence[str], url: str, *, face_consent: bool) -> None:
-    """Raise InputError unless descriptors of faces, where there are any, may be put at that address.
+    """Raise InputError unless face descriptors, if there are any, may be sent to that address.
 
-    That must be said twice: in the call, that the person agrees; and in the setting `MYVLM_SHARE_FACES` of
-    the machine, which addresses are meant for it, with spaces between them.
+    Two statements are required: `face_consent` in the call, that the person agrees; and the environment
+    variable `MYVLM_SHARE_FACES`, which lists the permitted addresses, separated by spaces.
 
     Args:
-        people: identifiers of the concepts that hold such descriptors; see `is_biometric`.
+        people: identifiers of the concepts that hold face descriptors; see `is_biometric`.
         url: the address.
-        face_consent: what was said in the call.
+        face_consent: whether the person agrees.
     """
     check_is(face_consent, bool, what="face_consent", expected="True or False")
     allowed = os.environ.get(SETTING, "").split()
@@ -90,16 +90,16 @@ def check_may_leave(people: Sequence[str], url: str, *, face_consent: bool) -> N
 
 
 def is_biometric(head: Head | type[Head]) -> bool:
-    """Whether what the head keeps is a measure of somebody's body, such as descriptors of a face.
+    """Whether the head stores biometric data of a person, such as face descriptors.
 
-    A head of another kind says so by `biometric = True`.
+    Heads of kind `face` do; a head of another kind declares it by `biometric = True`.
     """
     biometric: Any = getattr(head, "biometric", head.kind == "face")
     return bool(biometric)
 
 
 def _under(url: str, allowed: Iterable[str]) -> bool:
-    """Whether an address is one of these, or lies under one.
+    """Whether an address equals one of the allowed ones, or lies under one.
 
     >>> _under("s3://family/anna", ["s3://family"]), _under("s3://family-album/anna", ["s3://family"])
     (True, False)

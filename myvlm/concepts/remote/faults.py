@@ -1,4 +1,4 @@
-"""What goes wrong at an address, as errors of this library: who is refused, what is missing, what is down."""
+"""Translates errors of remote stores, such as denied access or a missing package, into `MyVLMError`s."""
 
 from __future__ import annotations
 
@@ -24,26 +24,30 @@ PACKAGES = {
     "abfs": "adlfs",
     "az": "adlfs",
 }
-"""What is installed for a scheme; fsspec's own words name it for the others."""
+"""Scheme → the package to install; for other schemes fsspec's own message names it."""
 
 
 @contextmanager
 def reaching(url: str, *, writing: bool = False) -> Iterator[None]:
-    """Whatever a store raises within it becomes an error of ours, that names the address.
+    """Translate any error that a store raises in the block into one of this library that names the address.
+
+    Args:
+        url: the address.
+        writing: whether the block writes; decides which error is raised.
 
     Raises:
-        MissingPackageError: the package that knows the scheme is not installed.
-        InputError: nothing knows the scheme, or the address is not one of it.
-        MissingFileError: nothing is there.
-        NotWritableError: it may not be written; for want of a right, a bucket or a way to write.
-        ConceptFileError: it may not be read.
-        RemoteError: it cannot be reached, or answers otherwise than it should.
+        MissingPackageError: the package for the scheme is not installed.
+        InputError: the scheme is unknown, or the address is not valid for it.
+        MissingFileError: nothing is there to read.
+        NotWritableError: no permission to write, no such bucket or repository, or a read-only store.
+        ConceptFileError: no permission to read.
+        RemoteError: the store cannot be reached, or answers unexpectedly.
     """
     try:
         yield
     except MyVLMError:
         raise
-    except Exception as error:  # every store has errors of its own, which may not be imported here
+    except Exception as error:  # each store has its own error classes, in packages that may not be installed
         raise _explained(url, error, writing=writing) from error
 
 
@@ -75,7 +79,7 @@ def _explained(url: str, error: Exception, *, writing: bool) -> MyVLMError:
 
 
 def _chain(error: BaseException) -> str:
-    """An error with what it came of: some clients wrap what a store said in words of their own."""
+    """Return an error's message with those of its causes: some clients wrap the store's own message."""
     cause = f"; {_chain(error.__cause__)}" if error.__cause__ else ""
     return f"{type(error).__name__}: {error}{cause}"
 

@@ -1,4 +1,4 @@
-"""Concepts on the Hugging Face hub: what is put there is one commit, so all of it is there or none."""
+"""Writing concepts to the Hugging Face hub in one commit, so that an upload is complete or absent."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _REPOSITORY = re.compile(
 
 @dataclass(frozen=True)
 class Repository:
-    """A place on the hub.
+    """A folder in a repository on the hub.
 
     Attributes:
         kind: `model`, `dataset` or `space`.
         id: `user/name`.
         revision: the branch; None for the main one.
-        folder: inside it; "" for all of it.
+        folder: the path inside the repository; "" for its root.
     """
 
     kind: str
@@ -34,10 +34,10 @@ class Repository:
 
 
 def parsed(url: str) -> Repository | None:
-    """The place on the hub that an address means; None for addresses that are none of a repository's.
+    """Parse an `hf://` address; return None for other addresses, and for `hf://buckets/`.
 
     Raises:
-        InputError: it is an address of the hub, but of no repository.
+        InputError: it is a hub address, but does not name a repository.
 
     >>> parsed("hf://me/things@main/mug")
     Repository(kind='model', id='me/things', revision='main', folder='mug')
@@ -57,10 +57,15 @@ def parsed(url: str) -> Repository | None:
 
 
 def ready(place: Repository, url: str, *, private: bool) -> None:
-    """Make the repository where there is none.
+    """Create the repository if it does not exist.
+
+    Args:
+        place: the repository.
+        url: its address, as it was given.
+        private: create a private one, and refuse an existing public one.
 
     Raises:
-        NotWritableError: it is there and everybody can see it, while it should be private; or you may not.
+        NotWritableError: the repository is public although `private` is set, or the user has no permission.
         RemoteError: the hub cannot be reached.
     """
     api = _api(url)
@@ -80,16 +85,19 @@ def ready(place: Repository, url: str, *, private: bool) -> None:
 def commit(
     place: Repository, url: str, put: Mapping[str, bytes], gone: Iterable[str], *, message: str
 ) -> None:
-    """Put files there and take others away, in one commit.
+    """Add and delete files in one commit.
 
     Args:
-        place: where.
-        url: the same, as it was given.
-        put, gone: files by their names inside the place.
-        message: of the commit.
+        place: the folder in a repository.
+        url: its address, as it was given.
+        put: files to add, name inside the folder → bytes.
+        gone: names of files to delete.
+        message: the commit message.
 
     Raises:
-        NotWritableError, RemoteError: see `reaching`; nothing has changed.
+        NotWritableError, RemoteError: see `reaching`; nothing has changed, unless what failed is the check
+            of the new commit.
+        RemoteError: the new commit lacks some of the added files, for example because of a `.gitignore`.
     """
     hub = import_extra("huggingface_hub", what=url, install="myvlm[share]")
     api = _api(url)
@@ -105,7 +113,7 @@ def commit(
             commit_message=message,
             repo_type=place.kind,
             revision=place.revision,
-            parent_commit=head,  # or the concept of another writer would be lost
+            parent_commit=head,  # else a concurrent writer's concept could be lost
         )
         there = set(api.list_repo_files(place.id, repo_type=place.kind, revision=done.oid))
     if lost := [name for name in put if f"{folder}{name}" not in there]:
@@ -119,7 +127,7 @@ def commit(
 
 @contextmanager
 def _without_bars(utils: Any) -> Iterator[None]:
-    """No bars within it: these are kilobytes."""
+    """Disable the hub's progress bars in the block: uploads are only kilobytes."""
     shown = not utils.are_progress_bars_disabled()
     if shown:
         utils.disable_progress_bars()

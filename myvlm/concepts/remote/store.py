@@ -1,4 +1,4 @@
-"""Files at an address, by fsspec: named, read, written and deleted, many at a time."""
+"""`Store`: list, read, write and delete files at a remote address through fsspec, many in parallel."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from myvlm.concepts.remote.faults import reaching
 from myvlm.errors import import_extra
 
 AT_ONCE = 16
-"""Files that are on their way together; a library of hundreds is small files, each with a wait."""
+"""The number of parallel transfers: a library of hundreds is many small files, each with its latency."""
 
 WITH_FOLDERS = frozenset("sftp ssh ftp smb hdfs webhdfs webdav".split())
-"""Schemes under which a folder must be made before a file is put into it."""
+"""Schemes of stores in which a folder must be created before a file is written into it."""
 
 _VERSION = (
     "ETag", "etag", "md5Hash", "content_md5", "checksum", "LastModified", "last_modified", "mtime",
     "modified", "created", "size",
 )  # fmt: skip
-"""What stores call what tells one content of a file from another."""
+"""The keys under which stores report a file's version: digest, modification time or size."""
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
 class Store:
-    """The files under one address, by their names relative to it.
+    """The files under one address, by names relative to it.
 
     Args:
         url: the address.
 
     Raises:
-        InputError, MissingPackageError: nothing that is installed knows it.
+        InputError, MissingPackageError: no installed package supports the address.
 
     >>> store = Store("memory://example/notes")
     >>> store.write({"a/b.txt": b"one"})
@@ -51,20 +51,22 @@ class Store:
         self._root = str(root).rstrip("/")
 
     def names(self) -> list[str]:
-        """Of all files under the address; none where nothing is there."""
+        """Return the names of all files under the address; an empty list if there are none."""
         with reaching(self.url):
             try:
                 self._files.invalidate_cache()
                 found = self._files.find(self._root)
             except FileNotFoundError:
                 return []
-        # Some file systems give back what they were asked for with another beginning.
+        # Some file systems return paths with a different leading slash than the one passed.
         inside = f"{self._root.strip('/')}/"
         return sorted(one.strip("/")[len(inside) :] for one in found if one.strip("/").startswith(inside))
 
     def versions(self, name: str) -> dict[str, str]:
-        """What the store says of each file of that name, somewhere under the address: what it holds, or when
-        it was put there."""
+        """Return path → version for each file with that base name under the address.
+
+        A version is text made of what the store reports: digests, modification times, sizes.
+        """
         with reaching(self.url):
             try:
                 self._files.invalidate_cache()
@@ -78,7 +80,7 @@ class Store:
         }
 
     def folders(self) -> list[str]:
-        """The names of what looks like a folder right under the address; hidden ones are passed over."""
+        """Return the names of the folders directly under the address; hidden ones are skipped."""
         with reaching(self.url):
             self._files.invalidate_cache()
             found = self._files.ls(self._root, detail=True)
@@ -86,12 +88,15 @@ class Store:
         return sorted(name for name in names if not name.startswith("."))
 
     def read(self, names: Iterable[str], *, or_denied: bool = False) -> dict[str, bytes]:
-        """What those of the files hold that are there.
+        """Read files; those that do not exist are skipped.
 
         Args:
             names: of the files.
-            or_denied: pass over also those that may not be read: S3 says so of what is not there, to those
-                who may not list.
+            or_denied: also skip files for which access is denied: S3 answers so for a missing file if the
+                user may not list the bucket.
+
+        Returns:
+            Name → bytes.
         """
         absent = (FileNotFoundError, PermissionError) if or_denied else (FileNotFoundError,)
 
@@ -107,7 +112,7 @@ class Store:
         return {name: data for name, data in found if data is not None}
 
     def write(self, files: Mapping[str, bytes]) -> None:
-        """Put these files there; each whole, where the store puts one at once, as object stores do."""
+        """Write files. Each is written atomically only if the store does so, as object stores do."""
 
         def one(item: tuple[str, bytes]) -> None:
             path = self._path(item[0])
@@ -119,7 +124,7 @@ class Store:
             _side_by_side(one, files.items())
 
     def delete(self, names: Iterable[str]) -> None:
-        """Take these files away, those of them that are there."""
+        """Delete files; those that do not exist are skipped."""
 
         def one(name: str) -> None:
             with suppress(FileNotFoundError):

@@ -1,9 +1,9 @@
-"""Concepts between an address and this machine: fetched into a folder that is gone afterwards, and put there.
+"""Downloading concepts from a remote address into a temporary folder, and publishing concepts at one.
 
-At an address `concept.json` is what it is on disk, and says the digest of every other file. A file of tensors
-has the beginning of its digest in its name, `head.0f3c….safetensors`, and `concept.json` comes last: until
-then the concept that was there is there, whatever becomes of the upload. A folder that was copied there by
-other means, under its plain names, is read as well. On the hub the names are plain: all is one commit.
+At an address `concept.json` is the same as on disk, and lists the digest of every tensor file. The name of a
+tensor file contains the start of its digest, `head.0f3c….safetensors`, and `concept.json` is written last:
+until then the previous concept stays readable, even if the upload fails. A folder that was copied there by
+other means, with plain file names, is read as well. On the hub names are plain: an upload is one commit.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from myvlm.errors import ConceptFileError, InputError, MissingFileError, MyVLMEr
 _log = logging.getLogger(__name__)
 
 TRIES = 3
-"""Readings of a concept that is replaced while it is read."""
+"""The most attempts to read a concept that keeps being replaced during the read."""
 
 _OURS = re.compile(
     r"(?:head|examples|embeddings/[^/]+?)(?:\.[0-9a-f]{16})?\.safetensors|concept\.json|README\.md"
 )
 _BESIDE = frozenset({".gitattributes"})
-"""What the hub puts into each repository."""
+"""Files that the hub adds to each new repository."""
 
 
 @contextmanager
 def fetched(url: str) -> Iterator[Path]:
-    """Within it the concept at an address is a folder on this machine; errors name the address.
+    """Yield a temporary local folder with a copy of the concept at an address; errors name the address.
 
     Raises:
         MissingFileError, ConceptFileError, RemoteError: see `reaching`.
@@ -63,7 +63,12 @@ def fetched(url: str) -> Iterator[Path]:
 
 @contextmanager
 def fetched_all(url: str) -> Iterator[list[tuple[Path, str]]]:
-    """Within it the concepts that lie at an address are folders here, each with its address; as `fetched`."""
+    """Yield temporary local copies of all concepts under an address, each with its own address.
+
+    Raises:
+        InputError: the address is that of a concept itself.
+        MissingFileError, ConceptFileError, RemoteError: see `reaching`.
+    """
     with _named_after(url) as folder:
         store = Store(url)
         if store.read([RECORD], or_denied=True):
@@ -79,12 +84,12 @@ def fetched_all(url: str) -> Iterator[list[tuple[Path, str]]]:
 
 
 def is_concept(url: str) -> bool:
-    """Whether there is a concept at that very address."""
+    """Whether the address itself (not a folder under it) holds a concept."""
     return RECORD in Store(url).read([RECORD], or_denied=True)
 
 
 def records_at(url: str) -> dict[str, ConceptRecord]:
-    """What the concepts that lie at an address say, by the names of their folders."""
+    """Return the records of all concepts under an address, by folder name."""
     store = Store(url)
     with suppress(MissingFileError):
         names = store.folders()
@@ -98,20 +103,20 @@ def records_at(url: str) -> dict[str, ConceptRecord]:
 
 
 def check_room(url: str, identifier: str) -> None:
-    """Raise NotWritableError unless a concept of that name may go there: nothing is, or an earlier one."""
+    """Raise NotWritableError unless the address is empty, or holds an earlier copy of that concept."""
     _check_room(Store(url), {"": (identifier, identifier)})
 
 
 def publish(url: str, packed: Mapping[str, Packed], *, private: bool = True) -> None:
-    """Put concepts at an address, each under a name there, or one at the address itself, named "".
+    """Upload concepts to an address.
 
     Args:
         url: the address.
-        packed: by name.
-        private: on the hub, refuse a repository that everybody can see, and make none such.
+        packed: folder name under the address → concept; the name "" is the address itself.
+        private: on the hub, create a private repository, and refuse an existing public one.
 
     Raises:
-        NotWritableError: it may not be written there, or something else is there; that is as it was.
+        NotWritableError: no permission to write, or something else is there, which is unchanged.
         InputError, MissingPackageError, RemoteError: see `reaching`.
     """
     store, place = Store(url), hub.parsed(url)
@@ -154,21 +159,21 @@ def _put(store: Store, packed: Mapping[str, Packed], before: Mapping[str, bytes]
 
 
 def _tidy(store: Store, fresh: Mapping[str, Mapping[str, bytes]]) -> None:
-    """Take away what no `concept.json` names any more, and put back what another writer took away."""
+    """Delete files that `concept.json` no longer lists; restore listed ones that another writer deleted."""
     there = store.names()
     now = store.read([_in(name, RECORD) for name in fresh])
     for name, files in fresh.items():
         if _named_in(now.get(_in(name, RECORD))) != set(files):
-            continue  # another writer was quicker, and takes away what it replaced
+            continue  # another writer has replaced this concept meanwhile, and deletes its files
         store.write({_in(name, one): data for one, data in files.items() if _in(name, one) not in there})
         kept = {_in(name, one) for one in (*files, RECORD, CARD)}
         _take_away(store, name, [one for one in there if _is_ours(name, one) and one not in kept])
 
 
 def _take_away(store: Store, name: str, doomed: Sequence[str]) -> None:
-    """Delete files of a concept; those that the `concept.json` of another writer names by then are put back.
+    """Delete files of a concept, and restore those that another writer's `concept.json` lists by then.
 
-    That writer looked for them either after they were gone, and puts them back itself, or before.
+    If that writer checks its files after the deletion, it restores them itself; if before, this call does.
     """
     held = store.read(doomed)
     if not held:
@@ -179,7 +184,7 @@ def _take_away(store: Store, name: str, doomed: Sequence[str]) -> None:
 
 
 def _fetch_steadily(store: Store, wanted: Mapping[str, Path]) -> None:
-    """Read concepts into folders; again those that were replaced meanwhile."""
+    """Download concepts into folders, retrying those that were replaced meanwhile."""
     for _ in range(TRIES):
         wanted = _fetch(store, wanted)
         if not wanted:
@@ -187,12 +192,20 @@ def _fetch_steadily(store: Store, wanted: Mapping[str, Path]) -> None:
 
 
 def _fetch(store: Store, wanted: Mapping[str, Path]) -> dict[str, Path]:
-    """Read concepts into folders; those of which a file was missing or another, as while one is replaced."""
+    """Download concepts into folders once.
+
+    Args:
+        store: the address.
+        wanted: folder name under the address → local folder.
+
+    Returns:
+        The entries of `wanted` with a missing or wrong tensor file, as happens while a concept is replaced.
+    """
     records = store.read([_in(name, RECORD) for name in wanted])
-    files: dict[str, tuple[str, str, str]] = {}  # its name there, with its digest → the concept's, its own
+    files: dict[str, tuple[str, str, str]] = {}  # remote name, with digest → (concept, local name, digest)
     for name, folder in wanted.items():
         data = records.get(_in(name, RECORD))
-        with suppress(ConceptFileError):  # whoever reads the folder says what is wrong with it
+        with suppress(ConceptFileError):  # raised again when the folder is loaded
             for file, digest in (tensor_files(_record(data, folder)) if data is not None else {}).items():
                 files[_in(name, _fresh_name(file, digest))] = name, file, digest
     found = store.read(files, or_denied=True)
@@ -217,7 +230,7 @@ def _record(data: bytes, folder: Path) -> ConceptRecord:
 
 @contextmanager
 def _named_after(url: str) -> Iterator[Path]:
-    """A folder of its own, that is gone afterwards; an error that names it is made to name the address."""
+    """Yield a temporary folder; in errors raised within the block, its path is replaced by the address."""
     with TemporaryDirectory(prefix="myvlm-") as place:
         folder = Path(place) / (
             re.sub(r"[^A-Za-z0-9._-]", "_", url.rpartition("/")[2]).lstrip(".") or "concept"
@@ -234,11 +247,14 @@ def _named_after(url: str) -> Iterator[Path]:
 
 
 def _check_room(store: Store, words: Mapping[str, tuple[str, str]]) -> dict[str, bytes]:
-    """What `concept.json` says of those that are there already. Raises NotWritableError; see `check_room`.
+    """Check that concepts may be written. Raises NotWritableError; see `check_room`.
 
     Args:
-        store: where they are put.
-        words: what each is called and was learned with, by its name there.
+        store: the address.
+        words: folder name under the address → (identifier, spoken word) of the concept to be written.
+
+    Returns:
+        The `concept.json` that each of these folders has already, if any.
     """
     found = store.read([_in(name, RECORD) for name in words], or_denied=True)
     before = {name: found[_in(name, RECORD)] for name in words if _in(name, RECORD) in found}
@@ -268,7 +284,7 @@ def _fresh_name(file: str, digest: str) -> str:
 
 
 def _named_in(data: bytes | None) -> set[str]:
-    """The names, digests in them, of the tensor files that a `concept.json` speaks of."""
+    """Return the remote names, which contain digests, of the tensor files that a `concept.json` lists."""
     if data is None:
         return set()
     with TemporaryDirectory() as place, suppress(MyVLMError):
@@ -278,7 +294,7 @@ def _named_in(data: bytes | None) -> set[str]:
 
 
 def _is_ours(name: str, path: str) -> bool:
-    """Whether a file there is one that was written for the concept of that name.
+    """Whether a remote path is a file of the concept in the folder `name`, by its form.
 
     >>> _is_ours("sks-mug", "sks-mug/embeddings/llava.safetensors"), _is_ours("", "sks-mug/concept.json")
     (True, False)

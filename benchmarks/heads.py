@@ -33,7 +33,7 @@ from scipy.stats import chi
 from tally import in_processes
 
 from myvlm.concepts.concept import Concept
-from myvlm.concepts.disk.record import sealed
+from myvlm.concepts.disk.record import json_with_digest
 from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.heads import FaceHead, ObjectHead, features
@@ -256,7 +256,9 @@ def copies(concept: Concept, folder: Path, count: int) -> None:
     for number in range(1, count):
         word = f"c{number}"
         shutil.copytree(first, folder / word)
-        (folder / word / "concept.json").write_bytes(sealed({**record, "identifier": word, "spoken": word}))
+        (folder / word / "concept.json").write_bytes(
+            json_with_digest({**record, "identifier": word, "spoken": word})
+        )
 
 
 def cpu_seconds(library: ConceptLibrary, shown: Sequence[Image.Image]) -> float:

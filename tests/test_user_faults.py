@@ -22,7 +22,7 @@ from myvlm.backbones import backbone_for
 from myvlm.backbones.loading import load_model
 from myvlm.backbones.tokens import as_written
 from myvlm.cli.inputs import captions_for
-from myvlm.concepts.collection import place_for
+from myvlm.concepts.collection import default_folder
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptExistsError, ImageError, InputError, UnknownBackboneError
 from myvlm.evaluation.data.dataset import read_dataset
@@ -343,6 +343,6 @@ def test_strips_are_shown_in_a_notebook(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("word", [".NET", "..x", "<sks>", "S*", "-v"])
 def test_a_concepts_folder_is_never_hidden(word: str) -> None:
-    place = place_for(word, "mug")
+    place = default_folder(word, "mug")
     assert not place.name.startswith(".")
     assert not set(place.name) & set('<>:"|?*')

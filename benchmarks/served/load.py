@@ -27,7 +27,7 @@ from openai import OpenAI
 from PIL import Image
 
 from myvlm import Concept
-from myvlm.concepts.disk.record import sealed
+from myvlm.concepts.disk.record import json_with_digest
 from myvlm.concepts.disk.storage import RECORD, read_record
 from myvlm.serving.http.owners import new_token
 from myvlm.tinyworld import few_shot
@@ -113,7 +113,7 @@ def libraries(place: Path, owners: Sequence[str], concepts: int = 10) -> None:
             word = record.identifier.replace(owners[0], owner, 1)
             (target / RECORD).unlink()
             said = {**record.model_dump(mode="json", exclude={"sha256"}), "identifier": word}
-            (target / RECORD).write_bytes(sealed(said))
+            (target / RECORD).write_bytes(json_with_digest(said))
 
 
 def shown(count: int, *, seed: int = 0) -> list[Image.Image]:

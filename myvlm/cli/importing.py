@@ -68,7 +68,7 @@ def learn_names(out: Screen, files: Sequence[Path], wanted: ImportRequest, load:
 
 def _learn(vlm: MyVLM, one: Tagged, category: str, place: Path) -> Path:
     name = check_identifier(one.name)
-    folder = place / collection.place_for(name, category).name
+    folder = place / collection.default_folder(name, category).name
     collection.check_free(place, name)
     if folder.exists():
         raise ConceptExistsError(

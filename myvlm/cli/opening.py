@@ -12,7 +12,7 @@ from myvlm.cli.options import Dtype
 from myvlm.cli.screen import Screen
 from myvlm.concepts import collection
 from myvlm.concepts.disk.storage import concept_folders
-from myvlm.concepts.remote.address import on_this_machine, place_of
+from myvlm.concepts.remote.address import local_path, path_or_url
 from myvlm.concepts.remote.transfer import fetched, fetched_all, is_concept
 from myvlm.errors import ConceptFileError, MissingFileError
 from myvlm.files.reading import absolute
@@ -45,7 +45,7 @@ def open_model(
 
 def here(place: str | None) -> Path | None:
     """The path that is meant. Raises InputError for an address: what works on it changes files here."""
-    return None if place is None else on_this_machine(place, "folder of concepts")
+    return None if place is None else local_path(place, "folder of concepts")
 
 
 def copies(out: Screen, address: str) -> list[tuple[Path, bool]]:
@@ -80,7 +80,7 @@ def chosen_folders(out: Screen, places: Sequence[str | Path] | None) -> list[tup
         return [(one, False) for one in concept_folders(collection.DEFAULT)]
     found: dict[Path, tuple[Path, bool]] = {}  # by where it is: one may be named twice
     for place in places:
-        folder = place_of(place, "folder of concepts")
+        folder = path_or_url(place, "folder of concepts")
         if isinstance(folder, str):
             found |= {copy: (copy, named) for copy, named in copies(out, folder)}
             continue

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from myvlm.cli import options
 from myvlm.cli.screen import Screen
 from myvlm.concepts import collection
-from myvlm.concepts.remote.address import check_may_leave, is_biometric, place_of
-from myvlm.concepts.remote.transfer import check_room, fetched, is_concept
+from myvlm.concepts.remote.address import check_may_share_faces, is_biometric, path_or_url
+from myvlm.concepts.remote.transfer import check_can_publish, fetched, is_concept
 from myvlm.errors import ConceptExistsError, ConceptFileError, InputError, MissingFileError, MyVLMError
 
 if TYPE_CHECKING:
@@ -44,15 +44,19 @@ def place_to_be(
         NotWritableError, ConceptExistsError, RemoteError: it cannot be put there.
     """
     place = (
-        collection.place_for(identifier, category) if given is None else place_of(given, "place of a concept")
+        collection.default_folder(identifier, category)
+        if given is None
+        else path_or_url(given, "place of a concept")
     )
     if isinstance(place, Path):
-        collection.check_place(place, identifier)
-        collection.mention_damaged(place.parent, out.note)
+        collection.check_can_write(place, identifier)
+        collection.notify_of_damaged(place.parent, out.note)
         return place
     from myvlm.heads import head_class
 
-    check_may_leave([identifier] if is_biometric(head_class(kind)) else [], place, face_consent=face_consent)
+    check_may_share_faces(
+        [identifier] if is_biometric(head_class(kind)) else [], place, face_consent=face_consent
+    )
     if photos:
         raise InputError(
             "Photos stay on this machine.",
@@ -60,7 +64,7 @@ def place_to_be(
             expected="no --keep-photos",
             fix="leave it out, and copy them there yourself where that is wanted",
         )
-    check_room(place, identifier)
+    check_can_publish(place, identifier)
     return place
 
 
@@ -126,14 +130,14 @@ def put(
     Raises:
         MyVLMError: see `Concept.save`.
     """
-    aside = collection.copy_aside(place) if replaced and isinstance(place, Path) else None
+    aside = collection.copy_to_removed(place) if replaced and isinstance(place, Path) else None
     try:
         concept.save(place, include_photos=photos, face_consent=face_consent)
     except MyVLMError:
         if isinstance(place, str):
-            here = collection.place_for(concept.identifier, concept.category)
+            here = collection.default_folder(concept.identifier, concept.category)
             with suppress(MyVLMError):
-                collection.check_place(here, concept.identifier)
+                collection.check_can_write(here, concept.identifier)
                 concept.save(here)
                 out.written.append(here)
                 again = f"myvlm concepts push {concept.identifier} {place}"

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from myvlm.concepts.disk.atomic import copy_steadily, read_steadily, recover, replacing
+from myvlm.concepts.disk.atomic import copy_with_retries, read_with_retries, recover, replacing
 from myvlm.concepts.disk.card import card
 from myvlm.concepts.disk.record import ConceptRecord
 from myvlm.concepts.disk.storage import (
@@ -48,7 +48,7 @@ DEFAULT = Path("concepts")
 REMOVED = ".removed"
 UNPORTABLE = re.compile(r'[<>:"|?*]')
 """Characters that some systems forbid in folder names."""
-LONGEST_NAME, BESIDE = 255, 24
+MAX_NAME_BYTES, TEMPORARY_NAME_BYTES = 255, 24
 """Bytes: the longest name that file systems allow; by how much the name of a temporary folder is longer."""
 
 
@@ -69,7 +69,7 @@ class Entry:
         return folded(self.record.identifier, self.record.spoken)
 
 
-def chosen(collection: Path | None) -> Path:
+def existing_or_default(collection: Path | None) -> Path:
     """Return the collection to read from: the given one, which must exist, or `concepts`.
 
     Raises:
@@ -85,7 +85,7 @@ def chosen(collection: Path | None) -> Path:
     return collection or DEFAULT
 
 
-def only_one(given: Sequence[Path] | None) -> Path:
+def single_or_default(given: Sequence[Path] | None) -> Path:
     """Return the collection to write to: the one given, or `concepts`; it need not exist yet.
 
     Raises:
@@ -127,7 +127,7 @@ def read(collection: Path) -> tuple[list[Entry], dict[Path, str]]:
     return found, wrong
 
 
-def mention_damaged(
+def notify_of_damaged(
     collection: Path, notify: Callable[[str], None], damaged: Mapping[Path, str] | None = None
 ) -> None:
     """Notify that each unreadable concept folder is skipped, and how to move it out of the way.
@@ -179,20 +179,20 @@ def check_free(collection: Path, *words: str, but: Path | None = None) -> None:
             )
 
 
-def place_for(identifier: str, category: str) -> Path:
+def default_folder(identifier: str, category: str) -> Path:
     """Return the default folder for a concept. Never a hidden one, which no listing would show.
 
     A long name is truncated.
 
-    >>> [place_for(word, "old mug").name for word in ("sks", ".NET", "S*", "...a")]
+    >>> [default_folder(word, "old mug").name for word in ("sks", ".NET", "S*", "...a")]
     ['sks-old-mug', 'NET-old-mug', 'S_-old-mug', 'a-old-mug']
     """
     named = UNPORTABLE.sub("_", f"{identifier}-{category}".replace(" ", "-").lstrip("."))
-    short = named.encode()[: LONGEST_NAME - 2 * BESIDE].decode(errors="ignore")
+    short = named.encode()[: MAX_NAME_BYTES - 2 * TEMPORARY_NAME_BYTES].decode(errors="ignore")
     return DEFAULT / short.rstrip(". ")
 
 
-def check_place(folder: Path, identifier: str) -> None:
+def check_can_write(folder: Path, identifier: str) -> None:
     """Check, before any work is done, that a concept with that identifier may be written to a folder.
 
     Raises:
@@ -201,12 +201,12 @@ def check_place(folder: Path, identifier: str) -> None:
         ConceptFileError: it holds a concept that cannot be read.
         ConceptExistsError: it holds another concept, or another folder beside it has that word.
     """
-    names = [*folder.parent.parts, folder.name + BESIDE * "_"]
-    if (longest := max(len(os.fsencode(name)) for name in names)) > LONGEST_NAME:
+    names = [*folder.parent.parts, folder.name + TEMPORARY_NAME_BYTES * "_"]
+    if (longest := max(len(os.fsencode(name)) for name in names)) > MAX_NAME_BYTES:
         raise NotWritableError(
             "No concept can be written to a folder of so long a name.",
-            got=f"{longest - BESIDE} bytes: {folder}",
-            expected=f"{LONGEST_NAME - BESIDE} bytes at the most",
+            got=f"{longest - TEMPORARY_NAME_BYTES} bytes: {folder}",
+            expected=f"{MAX_NAME_BYTES - TEMPORARY_NAME_BYTES} bytes at the most",
             fix="name another folder with --out",
         )
     blocked = next((one for one in [folder, *folder.parents] if one.exists() and not one.is_dir()), None)
@@ -219,7 +219,7 @@ def check_place(folder: Path, identifier: str) -> None:
             fix="name another folder with --out",
         )
     check_writable(folder)
-    if inside and (there := _identifier_there(folder)) != identifier:
+    if inside and (there := _identifier_in_folder(folder)) != identifier:
         raise ConceptExistsError(
             f"{folder} holds another concept.",
             got=repr(there),
@@ -241,7 +241,7 @@ def check_writable(place: Path) -> None:
         )
 
 
-def check_whole(folder: Path) -> Concept:
+def load_checked(folder: Path) -> Concept:
     """Load the concept, reading and checking every file. Raises as `Concept.load`."""
     from myvlm.concepts.concept import Concept
 
@@ -256,7 +256,7 @@ def add(collection: Path, folder: Path) -> Entry:
         ConceptExistsError: its identifier, its spoken word or its folder name is taken.
         NotWritableError: the collection cannot be written.
     """
-    concept = check_whole(folder)
+    concept = load_checked(folder)
     check_free(collection, concept.identifier, concept.spoken)
     target = collection / absolute(folder).name.lstrip(".")
     if recover(absolute(target)):
@@ -280,8 +280,8 @@ def rename(collection: Path, old: str, new: str) -> Entry:
     entry = find(collection, old)
     new = check_identifier(new)
     check_free(collection, new, but=entry.folder)
-    whole = check_whole(entry.folder)  # a truncated or altered folder is not rewritten
-    found, files = read_steadily(entry.folder, lambda: _record_and_tensors(entry.folder))
+    whole = load_checked(entry.folder)  # a truncated or altered folder is not rewritten
+    found, files = read_with_retries(entry.folder, lambda: _record_and_tensors(entry.folder))
     record = found.model_copy(update={"identifier": new})
     photos = (entry.folder / PHOTOS).is_dir()
     files[CARD] = card(record, whole.head.privacy, photos=photos).encode()
@@ -307,7 +307,7 @@ def remove(collection: Path, identifier: str) -> Path:
         if identifier not in by_name:
             raise
         folder = by_name[identifier]
-    target = _room_among_removed(folder)
+    target = _unused_path_in_removed(folder)
     try:
         target.parent.mkdir(exist_ok=True)
         with writing_in(absolute(folder).parent):  # else a writer of that folder would find it gone
@@ -317,13 +317,13 @@ def remove(collection: Path, identifier: str) -> Path:
     return target
 
 
-def copy_aside(folder: Path) -> Path:
+def copy_to_removed(folder: Path) -> Path:
     """Copy a concept folder that is about to be replaced into `.removed`, and return the path of the copy.
 
     Raises:
         NotWritableError: it cannot be copied.
     """
-    target = _room_among_removed(folder)
+    target = _unused_path_in_removed(folder)
     _copy(folder, target)
     return target
 
@@ -365,13 +365,13 @@ def _record_and_tensors(folder: Path) -> tuple[ConceptRecord, dict[str, bytes]]:
     return record, {name: read_file(folder, name, digest) for name, digest in tensor_files(record).items()}
 
 
-def _room_among_removed(folder: Path) -> Path:
+def _unused_path_in_removed(folder: Path) -> Path:
     """Return an unused path in the `.removed` folder next to `folder`."""
     names = (folder.name if n == 1 else f"{folder.name}-{n}" for n in count(1))
     return next(one for one in (folder.parent / REMOVED / name for name in names) if not one.exists())
 
 
-def _identifier_there(folder: Path) -> str:
+def _identifier_in_folder(folder: Path) -> str:
     try:
         return read_record(folder).identifier
     except ConceptFileError as error:
@@ -382,7 +382,7 @@ def _identifier_there(folder: Path) -> str:
 def _copy(folder: Path, target: Path) -> None:
     try:
         with replacing(absolute(target)) as fresh:
-            copy_steadily(folder, fresh)
+            copy_with_retries(folder, fresh)
     except OSError as error:
         raise _not_writable(target, error) from error
 

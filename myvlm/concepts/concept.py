@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Self, overload
 from weakref import WeakValueDictionary
 
 from myvlm.boxes import Box
-from myvlm.concepts.disk.atomic import read_steadily
+from myvlm.concepts.disk.atomic import read_with_retries
 from myvlm.concepts.disk.contents import Packed, packed_contents, read_contents
 from myvlm.concepts.disk.storage import PHOTOS, pack_photo, write_folder
 from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.notebook import HoldingLibrary, Thumbnail, concept_html
-from myvlm.concepts.remote.address import check_may_leave, is_biometric, place_of
+from myvlm.concepts.remote.address import check_may_share_faces, is_biometric, path_or_url
 from myvlm.concepts.remote.transfer import fetched, publish
 from myvlm.errors import ConceptFileError, InputError, check_is, check_path
 from myvlm.files.reading import absolute
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-OTHER_WEIGHTS = "@"
+FINGERPRINT_SEPARATOR = "@"
 """Separates backbone name and fingerprint in the key of an embedding for other weights of the same name."""
 THUMBNAIL = 320
 """Pixels of a thumbnail's longer side."""
 
-libraries: WeakValueDictionary[int, HoldingLibrary] = WeakValueDictionary()
+live_libraries: WeakValueDictionary[int, HoldingLibrary] = WeakValueDictionary()
 """All libraries alive in this process, by `id`; a concept may be in several of them, or in none."""
 
 
@@ -98,7 +98,7 @@ class Concept:
         return f"Concept({self.identifier!r}, {self.category!r}, kind={self.kind!r}, learned for {known})"
 
     def _repr_html_(self) -> str:
-        held = holders(self)
+        held = libraries_holding(self)
         return concept_html(self, held[-1] if held else None)
 
     @property
@@ -155,7 +155,7 @@ class Concept:
         others = {n: one for n, one in self.embeddings.items() if one.fingerprint != embedding.fingerprint}
         older = others.pop(backbone, None)
         if older is not None:
-            others[f"{backbone}{OTHER_WEIGHTS}{older.fingerprint}"] = older
+            others[f"{backbone}{FINGERPRINT_SEPARATOR}{older.fingerprint}"] = older
         return dataclasses.replace(self, embeddings={backbone: embedding, **others})
 
     def learned_elsewhere(self, fingerprint: str) -> bool:
@@ -211,7 +211,7 @@ class Concept:
             NotWritableError: the place cannot be written or holds something else; it is unchanged.
             MissingPackageError, RemoteError: the address is not supported here, or cannot be reached.
         """
-        target = place_of(path, "folder of a concept")
+        target = path_or_url(path, "folder of a concept")
         if isinstance(target, str):
             self._publish(target, include_photos, face_consent=face_consent, private=True)
             return target
@@ -243,7 +243,7 @@ class Concept:
 
     def _publish(self, url: str, photos: ImageSources | None, *, face_consent: bool, private: bool) -> None:
         people = [self.identifier] if is_biometric(self.head) else []
-        check_may_leave(people, url, face_consent=face_consent)
+        check_may_share_faces(people, url, face_consent=face_consent)
         if photos is not None:
             raise InputError(
                 "Photos stay on this machine.",
@@ -288,11 +288,11 @@ class Concept:
                 reached.
         """
         check_is(device, str, what="device of a head", expected='a name, such as "cpu"')
-        folder = place_of(path, "folder of a concept")
+        folder = path_or_url(path, "folder of a concept")
         if isinstance(folder, str):
             with fetched(folder) as copy:
                 return cls.from_copy(copy, folder, device=device)
-        return read_steadily(folder, lambda: cls._load(folder, device, lazy))
+        return read_with_retries(folder, lambda: cls._load(folder, device, lazy))
 
     @classmethod
     def from_copy(cls, folder: Path, url: str, *, device: str) -> Self:
@@ -325,9 +325,9 @@ class Concept:
             ) from error
 
 
-def holders(concept: Concept) -> list[HoldingLibrary]:
+def libraries_holding(concept: Concept) -> list[HoldingLibrary]:
     """Return the libraries that hold this very object, not a copy of it."""
-    known = (one() for one in libraries.valuerefs())  # a snapshot: other threads may add libraries meanwhile
+    known = (one() for one in live_libraries.valuerefs())  # a snapshot: other threads may add some
     return [one for one in known if one is not None and one.get(concept.identifier) is concept]
 
 

@@ -21,9 +21,9 @@ from myvlm.heads import Gate
 from myvlm.heads.detections import UNSURE, FloatArray
 from myvlm.heads.examples import Correctable, CorrectedPicture, Examples, RemembersPhotos
 
-SEEN = 0.5 - UNSURE
+POSSIBLY_DETECTED = 0.5 - UNSURE
 """The probability from which a concept counts as possibly detected: the lower end of the `unsure` range."""
-AT_ONCE = 512
+PHOTOS_PER_BATCH = 512
 """The number of photos scored against all concepts in one batch: some 40 MB for ten thousand concepts."""
 
 
@@ -53,7 +53,7 @@ def confusable(library: GatedLibrary, at_least: float) -> list[ConfusablePair]:
             batch: list[tuple[int, FloatArray]] = []
             for one, examples in with_examples(members):
                 batch += [(places[id(one)], rows) for rows in examples.photos]
-                if len(batch) >= AT_ONCE:
+                if len(batch) >= PHOTOS_PER_BATCH:
                     found += _pairs(members, gate, batch, at_least)
                     batch = []
             found += _pairs(members, gate, batch, at_least) if batch else []
@@ -94,18 +94,18 @@ def separate(
     named = list(dict.fromkeys(identifiers))
     pairs = list(permutations(named, 2)) or [
         (pair.seen, pair.photos_of)
-        for pair in confusable(library, SEEN)
+        for pair in confusable(library, POSSIBLY_DETECTED)
         if not named or named[0] in (pair.seen, pair.photos_of)
     ]
     learned = dict(with_examples(concepts[one] for one in sorted(set().union(*pairs))))
     return [
-        apply_feedback(library, one, _not_in_photos(other, learned[other]))
+        apply_feedback(library, one, _negatives_from_photos(other, learned[other]))
         for one, other in ((concepts[seen], concepts[photos_of]) for seen, photos_of in pairs)
-        if one in learned and other in learned and not correctable(one).exclusive and _one_group(one, other)
+        if one in learned and other in learned and not correctable(one).exclusive and _share_gate(one, other)
     ]
 
 
-def _not_in_photos(other: Concept, examples: Examples) -> Feedback:
+def _negatives_from_photos(other: Concept, examples: Examples) -> Feedback:
     photos = examples.photos
     correction = CorrectedPicture.photos_of(other.identifier, other.spoken)
     rows = photos.reshape(-1, photos.shape[-1]).astype(np.float16)
@@ -120,6 +120,6 @@ def _not_in_photos(other: Concept, examples: Examples) -> Feedback:
     return Feedback(correction.picture, correction.present, correction.digest, None, learn, score)
 
 
-def _one_group(one: Concept, other: Concept) -> bool:
+def _share_gate(one: Concept, other: Concept) -> bool:
     """Whether both heads share a gate, so that features of one can be scored by the other."""
     return type(one.head) is type(other.head) and one.head.gate_key == other.head.gate_key

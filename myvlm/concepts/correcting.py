@@ -96,7 +96,7 @@ class Correction:
         return sum(one.before >= 0.5 > one.after for one in self.photos)
 
     @property
-    def _why_not(self) -> str:
+    def _reason_not_held(self) -> str:
         return "too unlike its photos" if self.present else "too like a photo of it"
 
     def document(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class Correction:
 
     def __str__(self) -> str:
         verdict = {True: "is", False: "is not", None: "may again be"}[self.present]
-        but = "" if self.held else f", not held: it is {self._why_not}"
+        but = "" if self.held else f", not held: it is {self._reason_not_held}"
         others = "".join(
             f", seen in {change.after:.0f} photos of {other} after {change.before:.0f}"
             for other, change in self.others.items()
@@ -137,7 +137,7 @@ class Correction:
         verdict = {True: "is there", False: "is not there", None: "was taken back"}[self.present]
         rows = [
             ("picture", f"{self.picture}: {self.identifier} {verdict}"),
-            ("probability", f"{self.score}{'' if self.held else f', not held: {self._why_not}'}"),
+            ("probability", f"{self.score}{'' if self.held else f', not held: {self._reason_not_held}'}"),
             ("threshold", f"{self.threshold.before:.4g} → {self.threshold.after:.4g}"),
             ("its photos", "; ".join(map(str, self.photos)) or "not known"),
             *((f"seen in photos of {other}", f"{change.before:.0f} → {change.after:.0f}")
@@ -207,16 +207,16 @@ def apply_feedback(library: GatedLibrary, concept: Concept, feedback: Feedback) 
     Raises: as `correct`.
     """
     begun = perf_counter()
-    beside = list(islice(with_examples(_beside(library, concept)), NEIGHBOURS))
+    neighbours = list(islice(with_examples(_others_of_gate(library, concept)), NEIGHBOURS))
     while True:
         head = correctable(concept)
-        photos = [head.known_examples().photos, *(examples.photos for _, examples in beside)]
-        before = _look(library, concept, feedback, photos)
+        photos = [head.known_examples().photos, *(examples.photos for _, examples in neighbours)]
+        before = _score_all(library, concept, feedback, photos)
         new = feedback.learn(head)
         if library.set_head(concept, new, instead_of=head):
             break  # otherwise another thread has corrected it meanwhile: start again from its head
-    after = _look(library, concept, feedback, photos)
-    others = zip((one.identifier for one, _ in beside), before.others, after.others, strict=False)
+    after = _score_all(library, concept, feedback, photos)
+    others = zip((one.identifier for one, _ in neighbours), before.others, after.others, strict=False)
     return Correction(
         concept.identifier,
         feedback.name,
@@ -253,7 +253,7 @@ def with_examples(concepts: Iterable[Concept]) -> Iterator[tuple[Concept, Exampl
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Scores:
     """A concept's scores at one moment: for the picture, for its own photos, and for photos of others.
 
     Attributes:
@@ -269,22 +269,24 @@ class _Seen:
     others: list[int]
 
 
-def _look(library: GatedLibrary, concept: Concept, feedback: Feedback, photos: Sequence[FloatArray]) -> _Seen:
+def _score_all(
+    library: GatedLibrary, concept: Concept, feedback: Feedback, photos: Sequence[FloatArray]
+) -> _Scores:
     """Score the picture and all photos by the library's gate, in which a head may be stricter than alone.
 
     Args:
         photos: features of the concept's photos, then of those of each other concept, each N × R × D.
     """
-    gate, place = _gate_of(library, concept)
+    gate, place = _find_gate(library, concept)
     score, threshold = feedback.score(gate, place), concept.head.state()[0].threshold
     if not isinstance(gate, RemembersPhotos):
-        return _Seen(score, threshold, [], [])
+        return _Scores(score, threshold, [], [])
     likely = gate.likely([rows for own in photos for rows in own])[:, place]
     own, *others = np.split(likely, np.cumsum([len(own) for own in photos])[:-1])
-    return _Seen(score, threshold, own.tolist(), [int((part >= 0.5).sum()) for part in others])
+    return _Scores(score, threshold, own.tolist(), [int((part >= 0.5).sum()) for part in others])
 
 
-def _gate_of(library: GatedLibrary, concept: Concept) -> tuple[Gate, int]:
+def _find_gate(library: GatedLibrary, concept: Concept) -> tuple[Gate, int]:
     """Return the gate that scores the concept, and its position there. Raises UnknownConceptError."""
     for members, gate in library.gated():
         for place, one in enumerate(members):
@@ -298,7 +300,7 @@ def _gate_of(library: GatedLibrary, concept: Concept) -> tuple[Gate, int]:
     )
 
 
-def _beside(library: GatedLibrary, concept: Concept) -> list[Concept]:
+def _others_of_gate(library: GatedLibrary, concept: Concept) -> list[Concept]:
     """Return the other concepts of the same gate, those of the same category first."""
     groups = (members for members, _ in library.gated() if any(one is concept for one in members))
     others = [one for one in next(groups, []) if one is not concept]

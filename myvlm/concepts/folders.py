@@ -12,7 +12,7 @@ from myvlm.concepts import collection
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.disk.record import ConceptRecord
 from myvlm.concepts.disk.storage import concept_folders, erase_folder, is_concept_folder
-from myvlm.concepts.remote.address import check_may_leave, is_biometric, place_of
+from myvlm.concepts.remote.address import check_may_share_faces, is_biometric, path_or_url
 from myvlm.concepts.remote.transfer import fetched_all, publish, records_at
 from myvlm.errors import InputError, MissingFileError
 from myvlm.files.reading import absolute
@@ -25,7 +25,7 @@ WHAT = "folder of concept folders"
 
 def load_folders(folder: str | PathLike[str], *, device: str) -> list[Concept]:
     """Load all concepts in a folder or at an address, sorted by name. Raises as `ConceptLibrary.load`."""
-    place = place_of(folder, WHAT)
+    place = path_or_url(folder, WHAT)
     if isinstance(place, str):
         with fetched_all(place) as copies:
             return [Concept.from_copy(copy, url, device=device) for copy, url in copies]
@@ -48,10 +48,10 @@ def load_folders(folder: str | PathLike[str], *, device: str) -> list[Concept]:
 
 def save_folders(concepts: Iterable[Concept], folder: str | PathLike[str], *, face_consent: bool) -> None:
     """Save each concept to its own folder, in `folder` or at an address. Raises as `ConceptLibrary.save`."""
-    place, known = place_of(folder, WHAT), list(concepts)
+    place, known = path_or_url(folder, WHAT), list(concepts)
     if isinstance(place, str):
         people = [one.identifier for one in known if is_biometric(one.head)]
-        check_may_leave(people, place, face_consent=face_consent)
+        check_may_share_faces(people, place, face_consent=face_consent)
         names = _names(known, records_at(place))
         packed = {name: one.packed(url=f"{place}/{name}") for name, one in names.items()}
         publish(place, packed)
@@ -79,7 +79,7 @@ def _names(concepts: Iterable[Concept], there: Mapping[str, ConceptRecord]) -> d
     names: dict[str, Concept] = {}
     for concept in concepts:
         own = known.get(fold(concept.spoken)) or known.get(fold(concept.identifier))
-        wanted = collection.place_for(concept.identifier, concept.category).name
+        wanted = collection.default_folder(concept.identifier, concept.category).name
         free = (wanted if n == 1 else f"{wanted}-{n}" for n in count(1))
         names[own or next(name for name in free if name not in names and name not in there)] = concept
     return names

@@ -43,12 +43,12 @@ class Gates:
         self._gates: dict[Group, Gate] = {}
         self._outdated: set[Group] = set()  # groups whose gate no longer has the right heads
         self._columns: dict[Group, npt.NDArray[np.int64]] = {}
-        self._held: dict[Group, Gate] = {}  # the gates, held to their shares of `false_names`
+        self._held_gates: dict[Group, Gate] = {}  # the gates, held to their shares of `false_names`
 
-    def hold_to(self, false_names: float | None) -> None:
+    def set_false_names(self, false_names: float | None) -> None:
         """Set `false_names`; gates are held to it from the next use on."""
         self.false_names = false_names
-        self._held.clear()
+        self._held_gates.clear()
 
     def check(self, concepts: Iterable[Concept], *, but: Concept | None = None) -> dict[Group, Gate]:
         """Check that concepts can be scored together, and with those already here other than `but`.
@@ -64,7 +64,7 @@ class Gates:
         for concept in concepts:
             groups.setdefault(_group(concept), []).append(concept)
         return {
-            group: _gate_of([*islice(self._others(group, but), 1), *members])
+            group: _build_gate([*islice(self._others(group, but), 1), *members])
             for group, members in groups.items()
         }
 
@@ -77,23 +77,23 @@ class Gates:
                 self._gates[group] = gate
         for concept in concepts:
             self._groups.setdefault(_group(concept), {})[concept.identifier] = concept
-        self._forget()
+        self._clear_derived()
 
     def replace(self, old: Concept, concept: Concept) -> None:
         """Replace a concept by one of the same identifier; it keeps its position if the group is the same."""
         before, after, identifier = _group(old), _group(concept), concept.identifier
         if before == after:
-            self._groups[after] = with_another_key(self._groups[after], identifier, identifier, concept)
+            self._groups[after] = with_entry_replaced(self._groups[after], identifier, identifier, concept)
         else:
             self.remove(identifier, old)
             self._groups.setdefault(after, {})[identifier] = concept
         self._outdate(after)
-        self._forget()
+        self._clear_derived()
 
     def rename(self, old: str, new: str, concept: Concept) -> None:
         """Change the identifier of a concept; its position stays."""
         group = _group(concept)
-        self._groups[group] = with_another_key(self._groups[group], old, new, concept)
+        self._groups[group] = with_entry_replaced(self._groups[group], old, new, concept)
 
     def remove(self, identifier: str, concept: Concept) -> None:
         """Remove a concept, and its gate if the group is empty."""
@@ -104,7 +104,7 @@ class Gates:
             del self._groups[group]
             self._gates.pop(group, None)
             self._outdated.discard(group)
-        self._forget()
+        self._clear_derived()
 
     def of(self, identifiers: Iterable[str]) -> list[tuple[npt.NDArray[np.int64], Gate]]:
         """Return each gate with the positions of its concepts among all identifiers."""
@@ -120,10 +120,10 @@ class Gates:
         """Return each gate with its concepts, in the gate's order."""
         return [(list(members.values()), self._gate(group)) for group, members in self._groups.items()]
 
-    def _forget(self) -> None:
+    def _clear_derived(self) -> None:
         """Drop what depends on the set of all concepts: their positions, and the held gates."""
         self._columns.clear()
-        self._held.clear()
+        self._held_gates.clear()
 
     def _others(self, group: Group, but: Concept | None) -> Iterable[Concept]:
         return (one for one in self._groups.get(group, {}).values() if one is not but)
@@ -139,15 +139,15 @@ class Gates:
         members = self._groups[group].values()
         gate = self._gates.get(group)
         if gate is None:
-            self._gates[group] = _gate_of(list(members))
+            self._gates[group] = _build_gate(list(members))
         elif group in self._outdated and isinstance(gate, RenewableGate):
             self._gates[group] = gate.renewed([one.head for one in members])
         self._outdated.discard(group)
-        if group not in self._held:
-            self._held[group] = self._held_to_its_share(group)
-        return self._held[group]
+        if group not in self._held_gates:
+            self._held_gates[group] = self._hold_to_share_of_false_names(group)
+        return self._held_gates[group]
 
-    def _held_to_its_share(self, group: Group) -> Gate:
+    def _hold_to_share_of_false_names(self, group: Group) -> Gate:
         gate = self._gates[group]
         if self.false_names is None or not isinstance(gate, CalibratedGate):
             return gate
@@ -170,7 +170,7 @@ def check_false_names(per_1000: float | None) -> float | None:
     return per_1000 / 1000
 
 
-def with_another_key(
+def with_entry_replaced(
     concepts: Mapping[str, Concept], old: str, new: str, concept: Concept
 ) -> dict[str, Concept]:
     """Return a copy in the same order with the entry `old` replaced by `new: concept`."""
@@ -181,6 +181,6 @@ def _group(concept: Concept) -> Group:
     return type(concept.head), concept.head.gate_key
 
 
-def _gate_of(members: list[Concept]) -> Gate:
+def _build_gate(members: list[Concept]) -> Gate:
     heads = [one.head for one in members]
     return type(heads[0]).gate(heads)

@@ -16,13 +16,13 @@ from typing import Any, Self, TypeAlias
 from weakref import ref
 
 from myvlm.boxes import Box
-from myvlm.concepts.concept import Concept, holders, libraries
-from myvlm.concepts.confusable import SEEN, ConfusablePair, confusable, separate
+from myvlm.concepts.concept import Concept, libraries_holding, live_libraries
+from myvlm.concepts.confusable import POSSIBLY_DETECTED, ConfusablePair, confusable, separate
 from myvlm.concepts.correcting import Correction, correct
 from myvlm.concepts.folders import erase_from_disk, load_folders, save_folders
-from myvlm.concepts.gates import FALSE_NAMES_PER_1000, Gates, check_false_names, with_another_key
+from myvlm.concepts.gates import FALSE_NAMES_PER_1000, Gates, check_false_names, with_entry_replaced
 from myvlm.concepts.notebook import library_html, library_text
-from myvlm.concepts.refusals import unknown, word_taken, word_twice
+from myvlm.concepts.refusals import unknown_identifier, word_taken, word_twice
 from myvlm.errors import check_is
 from myvlm.heads import Gate, Head
 from myvlm.heads.detections import Detections, merge
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 Callback: TypeAlias = Callable[..., None]
 
-_one_at_a_time = OneAtATime()
+_library_lock = OneAtATime()
 """Held while any library is read or changed: one lock for all, since a concept may be in several of them."""
 
 
@@ -65,9 +65,9 @@ class ConceptLibrary(Mapping[str, Concept]):
         self.state: object = None  # a new object after each change of concepts or identifiers
         self._listeners: list[tuple[Callback, ref[Any] | None]] = []
         self._concepts: dict[str, Concept] = {}
-        self._taken: dict[str, str] = {}  # case-folded word → identifier of its concept
+        self._identifier_by_word: dict[str, str] = {}  # case-folded word → identifier of its concept
         self._gates = Gates(check_false_names(false_names_per_1000))
-        libraries[id(self)] = self
+        live_libraries[id(self)] = self
         self.add_all(concepts)
 
     @classmethod
@@ -111,15 +111,15 @@ class ConceptLibrary(Mapping[str, Concept]):
             callback, of = listener
             if of is None:
                 callback(concepts)
-            elif (whom := of()) is not None:
-                callback(whom, concepts)
+            elif (referent := of()) is not None:
+                callback(referent, concepts)
             else:
                 self._listeners.remove(listener)
 
     def __getitem__(self, identifier: str) -> Concept:
         concept = self._concepts.get(composed(identifier)) if isinstance(identifier, str) else None
         if concept is None:
-            raise unknown(identifier, self._concepts)
+            raise unknown_identifier(identifier, self._concepts)
         return concept
 
     def __contains__(self, identifier: object) -> bool:
@@ -160,9 +160,9 @@ class ConceptLibrary(Mapping[str, Concept]):
         return None if self._gates.false_names is None else 1000 * self._gates.false_names
 
     @false_names_per_1000.setter
-    @_one_at_a_time
+    @_library_lock
     def false_names_per_1000(self, value: float | None) -> None:
-        self._gates.hold_to(check_false_names(value))
+        self._gates.set_false_names(check_false_names(value))
         self._changed()
 
     @property
@@ -195,7 +195,7 @@ class ConceptLibrary(Mapping[str, Concept]):
             ]
         )
 
-    @_one_at_a_time
+    @_library_lock
     def _add_all(self, new: list[Concept]) -> list[Concept]:
         taken: dict[str, Concept] = {}
         for concept in new:
@@ -206,12 +206,12 @@ class ConceptLibrary(Mapping[str, Concept]):
         gates = self._gates.check(new)  # fails here and now if they cannot be scored together
         self._gates.add(new, gates)
         self._concepts |= {concept.identifier: concept for concept in new}
-        self._taken |= {word: concept.identifier for word, concept in taken.items()}
+        self._identifier_by_word |= {word: concept.identifier for word, concept in taken.items()}
         self._changed()
         self._call_back(new)
         return new
 
-    @_one_at_a_time
+    @_library_lock
     def add_learned(self, concepts: Sequence[Concept]) -> list[Concept]:
         """Add many concepts, all or none; they replace introduced concepts with the same identifiers.
 
@@ -230,7 +230,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         concept = self.get(identifier)
         return concept is not None and not concept.embeddings and concept.description is not None
 
-    @_one_at_a_time
+    @_library_lock
     def replace(self, concept: Concept) -> Concept:
         """Replace the concept that has the same identifier, and return the replaced one.
 
@@ -244,14 +244,14 @@ class ConceptLibrary(Mapping[str, Concept]):
         self.check_free(concept.spoken, but=identifier)
         self._gates.check([concept], but=old)
         self._gates.replace(old, concept)
-        self._concepts = with_another_key(self._concepts, identifier, identifier, concept)
+        self._concepts = with_entry_replaced(self._concepts, identifier, identifier, concept)
         self._free_words(identifier, old)
-        self._taken |= dict.fromkeys(concept.words, identifier)
+        self._identifier_by_word |= dict.fromkeys(concept.words, identifier)
         self._changed()
         self._call_back([concept])
         return old
 
-    @_one_at_a_time
+    @_library_lock
     def remove(self, identifier: str, *, erase: bool = False) -> Concept:
         """Remove a concept from the library, and return it.
 
@@ -275,7 +275,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         self._changed()
         return concept
 
-    @_one_at_a_time
+    @_library_lock
     def rename(self, old: str, new: str) -> Concept:
         """Change the identifier of a concept, in each library that holds it.
 
@@ -292,7 +292,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         old, new = concept.identifier, check_identifier(new)
         if old == new:
             return concept
-        others = [one for one in _holders(concept) if one is not self]
+        others = [one for one in _libraries_holding(concept) if one is not self]
         for library in (self, *others):
             library.check_free(new, but=old)
         if warning := caution(new):
@@ -304,7 +304,7 @@ class ConceptLibrary(Mapping[str, Concept]):
             library._changed()
         return concept
 
-    @_one_at_a_time
+    @_library_lock
     def set_head(self, concept: Concept, head: Head, *, instead_of: Head) -> bool:
         """Replace a concept's head in each library that holds it; False if the head is not `instead_of`.
 
@@ -317,26 +317,26 @@ class ConceptLibrary(Mapping[str, Concept]):
         before, after = copy.copy(concept), dataclasses.replace(concept, head=head)
         self._gates.check([after], but=concept)
         concept.head = head
-        for library in _holders(concept):
+        for library in _libraries_holding(concept):
             library._gates.replace(before, concept)
         return True
 
-    @_one_at_a_time
+    @_library_lock
     def gated(self) -> list[tuple[list[Concept], Gate]]:
         """Return each gate with the concepts that it scores, in the gate's order."""
         return self._gates.gated()
 
     def _rekey(self, old: str, new: str, concept: Concept) -> None:
-        self._concepts = with_another_key(self._concepts, old, new, concept)
+        self._concepts = with_entry_replaced(self._concepts, old, new, concept)
         self._gates.rename(old, new, concept)
         self._free_words(old, concept)
-        self._taken |= dict.fromkeys(folded(new, concept.spoken), new)
+        self._identifier_by_word |= dict.fromkeys(folded(new, concept.spoken), new)
 
-    @_one_at_a_time
+    @_library_lock
     def check_free(self, *words: str, but: str | None = None) -> None:
         """Raise ConceptExistsError if a concept other than `but` has one of the words, ignoring case."""
         for word in words:
-            taken = self._taken.get(fold(word))
+            taken = self._identifier_by_word.get(fold(word))
             if taken is not None and taken != but:
                 raise word_taken(word, self[taken])
 
@@ -346,7 +346,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         """Correct a concept's head: does the picture show the concept? See `MyVLM.correct`."""
         return correct(self, self[identifier], load_image(image), present, box)
 
-    def confusable(self, *, at_least: float = SEEN) -> list[ConfusablePair]:
+    def confusable(self, *, at_least: float = POSSIBLY_DETECTED) -> list[ConfusablePair]:
         """Find pairs of concepts, one of which has at least that probability in a photo of the other.
 
         Uses stored features: no encoder runs. Concepts from older files, which have none, are skipped.
@@ -366,7 +366,7 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     def _free_words(self, identifier: str, concept: Concept) -> None:
         for word in folded(identifier, concept.spoken):
-            self._taken.pop(word, None)
+            self._identifier_by_word.pop(word, None)
 
     def recognise(self, images: ImageSources) -> list[Detections]:
         """Detect all concepts: for each picture one detection per concept, present or not, in library order.
@@ -379,7 +379,7 @@ class ConceptLibrary(Mapping[str, Concept]):
             ConceptFileError: an encoder's weights are not those that a head was learned with.
         """
         pictures = load_images(images)
-        with _one_at_a_time:
+        with _library_lock:
             identifiers = list(self._concepts)
             gates = self._gates.of(identifiers)
         parts = [(columns, gate.score(pictures)) for columns, gate in gates]
@@ -395,5 +395,5 @@ class ConceptLibrary(Mapping[str, Concept]):
         self.state = object()
 
 
-def _holders(concept: Concept) -> list[ConceptLibrary]:
-    return [one for one in holders(concept) if isinstance(one, ConceptLibrary)]
+def _libraries_holding(concept: Concept) -> list[ConceptLibrary]:
+    return [one for one in libraries_holding(concept) if isinstance(one, ConceptLibrary)]

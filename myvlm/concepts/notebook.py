@@ -29,7 +29,7 @@ Thumbnail: TypeAlias = tuple[Image.Image, Box | None]
 """A small copy of a photo, and the concept's box in pixels of the copy, if known."""
 
 
-class ShowsItself(Protocol):
+class DisplayedConcept(Protocol):
     """The attributes of a `Concept` that are shown; `concept` imports this file."""
 
     identifier: str
@@ -67,7 +67,7 @@ class HoldingLibrary(Protocol):
     def confusable(self) -> Sequence[Pair]: ...
 
 
-def concept_html(concept: ShowsItself, library: HoldingLibrary | None) -> str:
+def concept_html(concept: DisplayedConcept, library: HoldingLibrary | None) -> str:
     """Return a card: photos, category, training data, models, scores of the head and confusable concepts.
 
     Args:
@@ -105,7 +105,7 @@ def library_text(identifiers: Collection[str]) -> str:
     return f"{named}, … {more:,} more" if more > 0 else named
 
 
-def library_html(concepts: Iterable[ShowsItself]) -> str:
+def library_html(concepts: Iterable[DisplayedConcept]) -> str:
     """Return a table with one row per concept."""
     known = list(concepts)
     if not known:
@@ -125,7 +125,7 @@ def library_html(concepts: Iterable[ShowsItself]) -> str:
     return joined([table(rows, heads=["concept", "is a", "kind", "learned for", "folder"]), note])
 
 
-def _photos(concept: ShowsItself) -> Cell:
+def _photos(concept: DisplayedConcept) -> Cell:
     """Return the training photos with the boxes in which the head found the concept."""
     kept = concept.thumbnails or (_photos_in(concept.folder / PHOTOS) if concept.folder else [])
     shown = [
@@ -143,7 +143,7 @@ def _photos_in(folder: Path) -> list[Thumbnail]:
         return []
 
 
-def _meta(concept: ShowsItself) -> HeadMeta | None:
+def _meta(concept: DisplayedConcept) -> HeadMeta | None:
     """Return the metadata of the concept's head; None before it is fitted."""
     try:
         return concept.head.state()[0]
@@ -151,7 +151,7 @@ def _meta(concept: ShowsItself) -> HeadMeta | None:
         return None
 
 
-def _confused(concept: ShowsItself, library: HoldingLibrary | None) -> str:
+def _confused(concept: DisplayedConcept, library: HoldingLibrary | None) -> str:
     """List the concepts of its library that are confusable with it, with the highest probability of each."""
     if library is None or concept.identifier not in library or len(library) > MOST_COMPARED:
         return ""
@@ -163,7 +163,7 @@ def _confused(concept: ShowsItself, library: HoldingLibrary | None) -> str:
     return ", ".join(f"{other} ({share:.0%})" for other, share in likely.items())
 
 
-def _learned_from(concept: ShowsItself) -> Cell:
+def _learned_from(concept: DisplayedConcept) -> Cell:
     captions = [text for own in concept.recipe.get("captions", []) for text in own]
     photos = concept.recipe.get("photos", [])
     count = len(photos) if isinstance(photos, list) else photos  # older recipes hold their number
@@ -178,23 +178,23 @@ def _learned_from(concept: ShowsItself) -> Cell:
     return joined(lines, "<br/>")
 
 
-def _learned_for(concept: ShowsItself) -> Cell:
+def _learned_for(concept: DisplayedConcept) -> Cell:
     lines = [_line(name, one.figures) for name, one in concept.embeddings.items()]
     return joined(lines or ["no model yet"], "<br/>")
 
 
 def _line(backbone: str, figures: dict[str, Any]) -> str:
     """Return a backbone's name with the final figures of learning for it."""
-    told = []
+    details = []
     if isinstance(steps := figures.get("steps"), int):
-        told.append(f"{steps} steps")
+        details.append(f"{steps} steps")
     if isinstance(loss := figures.get("cross_entropy"), float):
-        told.append(f"loss {loss:.2f}")
+        details.append(f"loss {loss:.2f}")
     if isinstance(said := figures.get("said"), float):
-        told.append(f"named in {said:.0%} of held-out captions")
+        details.append(f"named in {said:.0%} of held-out captions")
     if figures.get("interrupted"):
-        told.append("stopped early by Ctrl-C")
-    return f"{backbone}: {', '.join(told)}" if told else backbone
+        details.append("stopped early by Ctrl-C")
+    return f"{backbone}: {', '.join(details)}" if details else backbone
 
 
 def _scores(meta: HeadMeta | None) -> Cell:

@@ -36,7 +36,7 @@ def word_twice(concept: Concept, taken: Mapping[str, Concept]) -> ConceptExistsE
     )
 
 
-def unknown(identifier: str, known: Iterable[str]) -> UnknownConceptError:
+def unknown_identifier(identifier: str, known: Iterable[str]) -> UnknownConceptError:
     """Return the error for an identifier that is not among the known ones."""
     names = ", ".join(known)
     return UnknownConceptError(

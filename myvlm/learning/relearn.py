@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from myvlm.backbones import Backbone
-from myvlm.concepts.concept import OTHER_WEIGHTS, Concept
+from myvlm.concepts.concept import FINGERPRINT_SEPARATOR, Concept
 from myvlm.concepts.disk.storage import PHOTOS
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptFileError, InputError
@@ -131,7 +131,9 @@ def settings_again(concept: Concept, backbone: str, default: LearnSettings) -> L
     Raises:
         ConceptFileError: the settings in the folder cannot be such.
     """
-    own = [e for name, e in concept.embeddings.items() if name.partition(OTHER_WEIGHTS)[0] == backbone]
+    own = [
+        e for name, e in concept.embeddings.items() if name.partition(FINGERPRINT_SEPARATOR)[0] == backbone
+    ]
     stored = dict((own or list(concept.embeddings.values()))[0].settings) if concept.embeddings else {}
     taken = LearnSettings.model_fields if own else ("rows", "seed")
     try:

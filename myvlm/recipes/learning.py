@@ -40,7 +40,7 @@ def is_learned(recipe: Recipe, folder: Path, backbone: str) -> bool:
     """
     place = recipe.place(folder)
     if not is_concept_folder(place):
-        collection.check_place(place, recipe.identifier)
+        collection.check_can_write(place, recipe.identifier)
         return False
     record = read_record(place)
     if record.recipe.get(DIGEST) == recipe.digest(backbone):

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from myvlm.concepts.collection import place_for
+from myvlm.concepts.collection import default_folder
 from myvlm.errors import ConceptExistsError, InputError
 from myvlm.files.photos import picture_files
 from myvlm.files.reading import read_json, read_text
@@ -57,7 +57,7 @@ class Recipe(BaseModel):
 
     def place(self, collection: Path) -> Path:
         """Its folder."""
-        return collection / place_for(self.identifier, self.category).name
+        return collection / default_folder(self.identifier, self.category).name
 
     def digest(self, backbone: str) -> str:
         """Of all that is said here, of the model's name and of what its pictures hold."""

@@ -166,7 +166,7 @@ def test_whoever_asks_for_fewer_false_names_gets_fewer_names(
     myvlm: Myvlm, taught: Taught, album: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[float | None] = []
-    monkeypatch.setattr(Gates, "hold_to", lambda self, rate: held.append(rate))
+    monkeypatch.setattr(Gates, "set_false_names", lambda self, rate: held.append(rate))
     for words in (
         ["caption", album / "1.png"],
         ["ask", album / "1.png", "What is next to it?"],

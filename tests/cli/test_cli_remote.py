@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from myvlm.concepts.concept import Concept
-from myvlm.concepts.remote.address import SETTING
+from myvlm.concepts.remote.address import SHARE_FACES
 from myvlm.concepts.remote.store import Store
 from tests.support.command import Myvlm, files_under
 from tests.support.local_hub import TOKEN, local_hub
@@ -101,7 +101,7 @@ def test_what_changes_folders_wants_them_here(myvlm: Myvlm, words: list[str], sa
 def test_a_face_and_photos_stay_before_anything_is_learned(
     myvlm: Myvlm, taught: Taught, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(SETTING, raising=False)
+    monkeypatch.delenv(SHARE_FACES, raising=False)
     url = fresh_address("memory")
     learn = ["learn", "Anna", taught.photos, "--category", "woman", "--kind", "face", "--out", url]
     for words in (learn, [*learn, "--face-consent"]):

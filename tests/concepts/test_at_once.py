@@ -23,14 +23,14 @@ def test_one_that_is_saved_while_it_is_renamed_is_whole(
 ) -> None:
     """It had the record of the one and the embedding of the other: "cut or altered", for ever."""
     place = numbered(1).save(tmp_path / "sks-mug")
-    check = collection.check_whole
+    check = collection.load_checked
 
     def late(folder: Path) -> Concept:
         found = check(folder)
         numbered(2).save(place)
         return found
 
-    monkeypatch.setattr(collection, "check_whole", late)
+    monkeypatch.setattr(collection, "load_checked", late)
     entry = collection.rename(tmp_path, "sks", "ohwx")
     concept = Concept.load(place)
     assert is_whole(concept)
@@ -39,7 +39,7 @@ def test_one_that_is_saved_while_it_is_renamed_is_whole(
 
 
 @pytest.mark.parametrize("copy", [lambda place: collection.add(place.parents[1] / "b", place).folder,
-                                  collection.copy_aside])  # fmt: skip
+                                  collection.copy_to_removed])  # fmt: skip
 def test_one_that_is_saved_while_it_is_copied_is_copied_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: Callable[[Path], Path]
 ) -> None:
@@ -68,10 +68,11 @@ def test_a_folder_that_is_replaced_again_and_again_is_not_copied_in_part(
 ) -> None:
     place = numbered(1).save(tmp_path / "a" / "sks-mug")
     numbers = count()
-    monkeypatch.setattr(atomic, "_which", lambda folder: (next(numbers), 0))  # another folder at each look
+    # another folder at each look
+    monkeypatch.setattr(atomic, "_folder_identity", lambda folder: (next(numbers), 0))
     monkeypatch.setattr(atomic, "PAUSE", 0)
     with pytest.raises(OSError, match="again and again"):
-        collection.copy_aside(place)
+        collection.copy_to_removed(place)
     assert not (place.parent / collection.REMOVED).exists()
 
 

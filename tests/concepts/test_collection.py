@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from myvlm.concepts import collection
-from myvlm.concepts.collection import DEFAULT, REMOVED, only_one
+from myvlm.concepts.collection import DEFAULT, REMOVED, single_or_default
 from myvlm.concepts.concept import Concept
 from myvlm.errors import (
     ConceptExistsError,
@@ -36,19 +36,19 @@ def names(place: Path) -> list[str]:
 
 
 def test_which_collection_is_meant(shelf: Path, tmp_path: Path) -> None:
-    assert collection.chosen(None) == DEFAULT
-    assert collection.chosen(shelf) == shelf
+    assert collection.existing_or_default(None) == DEFAULT
+    assert collection.existing_or_default(shelf) == shelf
     (tmp_path / "file").touch()
     for place, got in ((tmp_path / "file", "a file"), (tmp_path / "none", "nothing at that path")):
         with pytest.raises(MissingFileError, match=got) as raised:
-            collection.chosen(place)
+            collection.existing_or_default(place)
         check_said(raised.value)
-    assert only_one(None) == only_one([]) == DEFAULT
-    assert only_one([shelf]) == shelf
-    assert only_one([tmp_path / "new"]) == tmp_path / "new", "it need not be there yet"
+    assert single_or_default(None) == single_or_default([]) == DEFAULT
+    assert single_or_default([shelf]) == shelf
+    assert single_or_default([tmp_path / "new"]) == tmp_path / "new", "it need not be there yet"
     for given in ([shelf, tmp_path / "new"], [shelf / "mug"]):
         with pytest.raises(InputError, match="go into one collection") as raised:
-            only_one(given)
+            single_or_default(given)
         assert str(given[0]) in str(raised.value.got)
         check_said(raised.value)
 
@@ -78,47 +78,47 @@ def test_a_word_belongs_to_one_concept(shelf: Path, concept: Concept) -> None:
 
 
 def test_a_place_is_looked_at_before_any_work(shelf: Path, tmp_path: Path) -> None:
-    collection.check_place(shelf / "new", "ohwx")
-    collection.check_place(shelf / "mug", "sks")
+    collection.check_can_write(shelf / "new", "ohwx")
+    collection.check_can_write(shelf / "mug", "sks")
     (shelf / "empty").mkdir()
-    collection.check_place(shelf / "empty", "ohwx")
+    collection.check_can_write(shelf / "empty", "ohwx")
     with pytest.raises(ConceptExistsError, match="holds another concept") as raised:
-        collection.check_place(shelf / "mug", "ohwx")
+        collection.check_can_write(shelf / "mug", "ohwx")
     assert (raised.value.got, raised.value.expected) == ("'sks'", "'ohwx'")
     with pytest.raises(ConceptExistsError, match="is taken"):
-        collection.check_place(shelf / "new", "sks")
+        collection.check_can_write(shelf / "new", "sks")
     (tmp_path / "file").touch()
     for place, got in ((tmp_path / "file" / "deep", "file is a file"), (tmp_path, "other things in it")):
         with pytest.raises(NotWritableError, match=got) as refused:
-            collection.check_place(place, "ohwx")
+            collection.check_can_write(place, "ohwx")
         check_said(refused.value)
     (shelf / "mug" / "concept.json").write_text("{}")
     with pytest.raises(ConceptFileError, match=f"move {re.escape(str(shelf / 'mug'))} elsewhere"):
-        collection.check_place(shelf / "mug", "sks")
+        collection.check_can_write(shelf / "mug", "sks")
 
 
 def test_a_long_name_is_cut_to_one_that_can_be_made(concept: Concept, tmp_path: Path) -> None:
     words = (("sks", "m" * 240), ("\U00010330" * 64, "mug"), ("sks", "m" * 202 + ". m"))
     for number, (identifier, category) in enumerate(words):
-        name = collection.place_for(identifier, category).name
+        name = collection.default_folder(identifier, category).name
         assert name.startswith(identifier[:40])
         assert name == name.rstrip(". ")
         own = dataclasses.replace(concept, identifier=identifier, spoken=identifier, category=category)
         place = tmp_path / str(number) / f"{name}-12"
-        collection.check_place(place, identifier)
+        collection.check_can_write(place, identifier)
         own.save(place)
         assert collection.remove(place.parent, identifier) == place.parent / REMOVED / place.name
-    assert collection.place_for("sks", "mug").name == "sks-mug"
+    assert collection.default_folder("sks", "mug").name == "sks-mug"
     for place in (tmp_path / "new" / ("m" * 240), tmp_path / ("m" * 256) / "sks"):
         with pytest.raises(NotWritableError, match="so long a name") as raised:
-            collection.check_place(place, "sks")
+            collection.check_can_write(place, "sks")
         check_said(raised.value)
 
 
 def test_what_is_to_be_replaced_is_copied_aside(shelf: Path) -> None:
     (shelf / "mug" / "notes.txt").write_text("a gift")
-    assert collection.copy_aside(shelf / "mug") == shelf / REMOVED / "mug"
-    assert collection.copy_aside(shelf / "mug") == shelf / REMOVED / "mug-2"
+    assert collection.copy_to_removed(shelf / "mug") == shelf / REMOVED / "mug"
+    assert collection.copy_to_removed(shelf / "mug") == shelf / REMOVED / "mug-2"
     assert (shelf / REMOVED / "mug-2" / "notes.txt").read_text() == "a gift"
     assert collection.find(shelf, "sks").folder == shelf / "mug"
     assert names(shelf) == [REMOVED, "anna", "mug"]
@@ -194,8 +194,8 @@ def test_a_damaged_one_goes_by_the_name_of_its_folder(shelf: Path) -> None:
     assert [one.identifier for one in found] == ["Anna"]
     assert list(wrong) == [shelf / "mug"]
     told: list[str] = []
-    collection.mention_damaged(shelf, told.append)
-    collection.mention_damaged(shelf, told.append, wrong)
+    collection.notify_of_damaged(shelf, told.append)
+    collection.notify_of_damaged(shelf, told.append, wrong)
     assert told[0] == told[1]
     assert f"passing over {shelf / 'mug'}, which is damaged: {wrong[shelf / 'mug']}" in told[0]
     assert f"myvlm concepts remove mug -c {shelf}" in told[0]

@@ -13,7 +13,7 @@ import pytest
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.disk import atomic as folders
 from myvlm.concepts.disk import contents
-from myvlm.concepts.disk.atomic import folders_in, read_steadily, recover, replacing
+from myvlm.concepts.disk.atomic import folders_in, read_with_retries, recover, replacing
 from myvlm.concepts.disk.storage import concept_folders, erase_folder, is_concept_folder
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptFileError, NotWritableError
@@ -328,7 +328,7 @@ def test_a_folder_that_is_away_in_the_midst_of_two_swaps_is_read_again(tmp_path:
         away.rename(place)
         return "whole"
 
-    assert read_steadily(place, read) == "whole"
+    assert read_with_retries(place, read) == "whole"
     assert tries == [0, 1]
 
 
@@ -340,7 +340,7 @@ def test_a_folder_that_is_not_there_is_not_waited_for(tmp_path: Path) -> None:
         raise FileNotFoundError
 
     with pytest.raises(FileNotFoundError):
-        read_steadily(tmp_path / "sks-mug", read)
+        read_with_retries(tmp_path / "sks-mug", read)
     assert tries == [0]
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from myvlm.concepts.concept import Concept
-from myvlm.concepts.disk.record import sealed
+from myvlm.concepts.disk.record import json_with_digest
 from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptExistsError, ConceptFileError, MissingFileError, NotFittedError
@@ -155,7 +155,9 @@ def test_thousands_load_and_are_scored_as_one(head: ObjectHead, tmp_path: Path) 
         folder = tmp_path / f"c{number}"
         folder.mkdir()
         name = f"c{number}"
-        (folder / "concept.json").write_bytes(sealed({**record, "identifier": name, "spoken": name}))
+        (folder / "concept.json").write_bytes(
+            json_with_digest({**record, "identifier": name, "spoken": name})
+        )
         (folder / "head.safetensors").write_bytes((first / "head.safetensors").read_bytes())
     started = time.process_time()
     library = ConceptLibrary.load(tmp_path)

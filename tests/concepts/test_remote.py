@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from huggingface_hub import utils
 
 from myvlm import Concept, ConceptLibrary, MyVLM
-from myvlm.concepts.disk.record import text_of
+from myvlm.concepts.disk.record import to_json
 from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.remote import hub
 from myvlm.concepts.remote.store import Store
@@ -137,7 +137,7 @@ def _break_at(monkeypatch: pytest.MonkeyPatch, file: int) -> None:
         store._files = _With(store._files, pipe_file=pipe_file)
 
     monkeypatch.setattr(Store, "__init__", breaking)
-    monkeypatch.setattr("myvlm.concepts.remote.store.AT_ONCE", 1)
+    monkeypatch.setattr("myvlm.concepts.remote.store.PARALLEL_TRANSFERS", 1)
 
 
 class _With:
@@ -251,8 +251,8 @@ def test_one_that_is_replaced_while_it_is_read_is_read_again(
     concept.save(url)
     read, once = Store.read, [True]
 
-    def reading(store: Store, names: Any, *, or_denied: bool = False) -> dict[str, bytes]:
-        found = read(store, names, or_denied=or_denied)
+    def reading(store: Store, names: Any, *, skip_denied: bool = False) -> dict[str, bytes]:
+        found = read(store, names, skip_denied=skip_denied)
         if once and "concept.json" in found:
             once.clear()
             publish(url, {"": new.packed(url=url)})
@@ -290,10 +290,10 @@ def test_what_another_writer_put_there_meanwhile_is_put_back(
     third.save(elsewhere)
     begun = [one for one in Store(elsewhere).names() if one.endswith(".safetensors")]
     Store(url).write(Store(elsewhere).read(begun))
-    its_record, ended = text_of(second.packed(url=url).record), list[Concept]()
+    its_record, ended = to_json(second.packed(url=url).record), list[Concept]()
 
-    def reading(store: Store, names: Any, *, or_denied: bool = False) -> dict[str, bytes]:
-        found = read(store, names, or_denied=or_denied)
+    def reading(store: Store, names: Any, *, skip_denied: bool = False) -> dict[str, bytes]:
+        found = read(store, names, skip_denied=skip_denied)
         if not ended and found.get("concept.json") == its_record:
             ended.append(third)
             third.save(url)
@@ -387,9 +387,9 @@ def test_one_that_is_loaded_is_known_by_its_address(concept: Concept) -> None:
 
 def test_the_hub_shows_no_bars_for_kilobytes_and_is_left_as_it_was() -> None:
     before = utils.are_progress_bars_disabled()
-    with hub._without_bars(utils):
+    with hub._without_progress_bars(utils):
         assert utils.are_progress_bars_disabled()
-        with hub._without_bars(utils):
+        with hub._without_progress_bars(utils):
             pass
         assert utils.are_progress_bars_disabled(), "of two at once the first out leaves the other's"
     assert utils.are_progress_bars_disabled() == before

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from myvlm import Concept, ConceptLibrary
-from myvlm.concepts.remote.address import SETTING, place_of
-from myvlm.concepts.remote.hub import commit, parsed, ready
+from myvlm.concepts.remote.address import SHARE_FACES, path_or_url
+from myvlm.concepts.remote.hub import commit, ensure_repository, parse_address
 from myvlm.concepts.remote.store import Store
 from myvlm.errors import (
     ConceptFileError,
@@ -54,7 +54,7 @@ def anna() -> Concept:
 def test_a_face_stays_here_unless_that_is_said_twice(
     anna: Concept, concept: Concept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(SETTING, raising=False)
+    monkeypatch.delenv(SHARE_FACES, raising=False)
     family = fresh_address("memory").removesuffix("/sks")
     url = f"{family}/anna"
     library = ConceptLibrary([concept, anna])
@@ -70,13 +70,13 @@ def test_a_face_stays_here_unless_that_is_said_twice(
         assert Store(family).names() == []
         return str(raised.value)
 
-    assert SETTING in refused(True)
+    assert SHARE_FACES in refused(True)
     assert "face_consent=True" in refused(False)
     name = family.removeprefix("memory://")
     for setting in (f"s3://{name} {family}-album", "memory:", name):
-        monkeypatch.setenv(SETTING, setting)
+        monkeypatch.setenv(SHARE_FACES, setting)
         refused(True)
-    monkeypatch.setenv(SETTING, f"s3://elsewhere {family}/")
+    monkeypatch.setenv(SHARE_FACES, f"s3://elsewhere {family}/")
     refused(False)
     anna.save(url, face_consent=True)
     assert Concept.load(url).identifier == "Anna"
@@ -86,11 +86,11 @@ def test_a_face_stays_here_unless_that_is_said_twice(
 
 
 def test_a_face_goes_to_no_hub_either(anna: Concept, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(SETTING, raising=False)
+    monkeypatch.delenv(SHARE_FACES, raising=False)
     with pytest.raises(InputError, match="stays on this machine"):
         anna.push_to_hub("me/anna", face_consent=True)
     assert hub.asked == []
-    monkeypatch.setenv(SETTING, "hf://me")
+    monkeypatch.setenv(SHARE_FACES, "hf://me")
     assert anna.push_to_hub("me/anna", face_consent=True) == "hf://me/anna"
     assert hub.repositories["me/anna"].private
 
@@ -217,11 +217,11 @@ def test_a_package_that_is_not_here_is_named(concept: Concept, monkeypatch: pyte
 
 
 def test_the_hubs_package_is_asked_for_by_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = parsed("hf://me/mug")
+    place = parse_address("hf://me/mug")
     assert place is not None
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for work in (
-        lambda: ready(place, "hf://me/mug", private=True),
+        lambda: ensure_repository(place, "hf://me/mug", private=True),
         lambda: commit(place, "hf://me/mug", {}, [], message="Save"),
     ):
         with pytest.raises(MissingPackageError, match=r"^hf://me/mug") as raised:
@@ -258,8 +258,8 @@ def test_a_path_is_a_path_whatever_it_is_called(tmp_path: Path, concept: Concept
         with pytest.raises(InputError, match="was an address") as raised:
             concept.save(slip)
         check_said(raised.value)
-    assert place_of("C:/concepts/sks", "folder") == Path("C:/concepts/sks")
-    assert place_of("zip://sks::s3://bucket/all.zip", "folder") == "zip://sks::s3://bucket/all.zip"
+    assert path_or_url("C:/concepts/sks", "folder") == Path("C:/concepts/sks")
+    assert path_or_url("zip://sks::s3://bucket/all.zip", "folder") == "zip://sks::s3://bucket/all.zip"
 
 
 def test_erasing_says_where_it_still_is(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from myvlm.concepts import library as library_module
-from myvlm.concepts.concept import Concept, holders, libraries
+from myvlm.concepts.concept import Concept, libraries_holding, live_libraries
 from myvlm.concepts.embedding import Embedding
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptExistsError
@@ -197,7 +197,7 @@ def test_a_word_that_is_taken_is_looked_up_while_nobody_frees_it(
     library, get, alone = ConceptLibrary([_concept("sks", head)]), ConceptLibrary.__getitem__, []
 
     def getting(self: ConceptLibrary, name: str) -> Concept:
-        alone.append(library_module._one_at_a_time._is_owned())
+        alone.append(library_module._library_lock._is_owned())
         return get(self, name)
 
     monkeypatch.setattr(ConceptLibrary, "__getitem__", getting)
@@ -216,6 +216,6 @@ def test_other_libraries_are_made_while_it_is_asked_who_holds_a_concept(
     def reference() -> None:  # as of a library that is gone; called amid the others
         made.append(ConceptLibrary())
 
-    monkeypatch.setitem(libraries.data, 0, reference)
-    assert holders(library["sks"]) == [library]
+    monkeypatch.setitem(live_libraries.data, 0, reference)
+    assert libraries_holding(library["sks"]) == [library]
     assert len(made) == 1

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from myvlm.concepts.disk.record import sealed
+from myvlm.concepts.disk.record import json_with_digest
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
@@ -15,4 +15,4 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     file = folder / "concept.json"
     record = json.loads(file.read_bytes())
     change(record)
-    file.write_bytes(sealed(record))
+    file.write_bytes(json_with_digest(record))

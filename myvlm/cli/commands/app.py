@@ -57,7 +57,7 @@ class Folder:
 
     def check(self, identifier: str, category: str) -> None:
         """Raise before anything is learned if a concept of that name cannot be kept."""
-        disk.check_place(self._folder(identifier, category), identifier)
+        disk.check_can_write(self._folder(identifier, category), identifier)
 
     def keep(self, concept: Concept) -> None:
         """Write it to its folder, or to a new one."""
@@ -72,4 +72,4 @@ class Folder:
         disk.erase(self.place, identifier)
 
     def _folder(self, identifier: str, category: str) -> Path:
-        return self.place / disk.place_for(identifier, category).name
+        return self.place / disk.default_folder(identifier, category).name

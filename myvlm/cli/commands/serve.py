@@ -14,7 +14,7 @@ from rich.text import Text
 from myvlm.cli import opening, options
 from myvlm.cli.screen import Screen, screen
 from myvlm.concepts import collection
-from myvlm.concepts.remote.address import place_of
+from myvlm.concepts.remote.address import path_or_url
 from myvlm.errors import InputError, MissingFileError, import_extra
 
 OwnersFile = Annotated[
@@ -111,12 +111,12 @@ def token(
 
 
 def _place_of_concepts(given: str | None) -> Path | str:
-    place = None if given is None else place_of(given, "folder of concepts")
-    return _reached(place) if isinstance(place, str) else collection.chosen(place)
+    place = None if given is None else path_or_url(given, "folder of concepts")
+    return _reached(place) if isinstance(place, str) else collection.existing_or_default(place)
 
 
 def _place_of_libraries(given: str) -> Path | str:
-    place = place_of(given, "folder of libraries")
+    place = path_or_url(given, "folder of libraries")
     if isinstance(place, str):
         return _reached(place)
     if not place.is_dir():

@@ -30,7 +30,7 @@ PART, OLD = ".part", ".old"
 TRIES, PAUSE = 50, 0.002  # seconds between two tries
 TAKEN = (ENOTEMPTY, EEXIST, EACCES)  # what systems report if a folder is renamed to an existing one
 
-_BESIDE = re.compile(r"\.(.+)\.[0-9a-f]{12}\.(?:part|old)")
+_TEMPORARY_NAME = re.compile(r"\.(.+)\.[0-9a-f]{12}\.(?:part|old)")
 
 
 @contextlib.contextmanager
@@ -45,11 +45,11 @@ def replacing(target: Path) -> Iterator[Path]:
     """
     # One writer at a time: each copies the user's own files from the folder that the writer before it left.
     with _made(target.parent), writing_in(target.parent):
-        fresh = _beside(target, PART)
+        fresh = _temporary_path(target, PART)
         try:
             with contextlib.ExitStack() as claims:
                 while not claims.enter_context(claimed(fresh, folder=True)):
-                    fresh = _beside(target, PART)  # another writer deleted it before it was locked
+                    fresh = _temporary_path(target, PART)  # another writer deleted it before it was locked
                 yield fresh
                 sync_tree(fresh)
                 _swap(fresh, target)
@@ -64,7 +64,7 @@ def recover(target: Path) -> bool:
     A previous folder that was moved aside is put back if nothing has replaced it, and deleted otherwise.
     """
     for _ in range(TRIES):
-        if _recovered(target):
+        if _try_to_recover(target):
             return True
         if not any(one.suffix == OLD for one in leftovers(target)):
             return target.exists()  # a writer may have finished its swap meanwhile
@@ -72,7 +72,7 @@ def recover(target: Path) -> bool:
     return False
 
 
-def _recovered(target: Path) -> bool:
+def _try_to_recover(target: Path) -> bool:
     beside = leftovers(target)  # list first: a folder moved aside later belongs to another writer
     aside = [one for one in beside if one.suffix == OLD]
     for one in aside:
@@ -85,24 +85,24 @@ def _recovered(target: Path) -> bool:
         if one.suffix == PART:
             take_away(one)
     for one in aside if there else ():
-        _discard(one)
+        _delete_replaced(one)
     return there
 
 
-def read_steadily(folder: Path, read: Callable[[], Made]) -> Made:
+def read_with_retries(folder: Path, read: Callable[[], Made]) -> Made:
     """Return `read()`, retrying if it fails while the folder is being replaced by another."""
     for left in reversed(range(TRIES)):
-        before = _which(folder)
+        before = _folder_identity(folder)
         try:
             return read()
         except (ValueError, OSError):
-            if not left or _stands(folder, before):
+            if not left or _not_replaced(folder, before):
                 raise
             time.sleep(PAUSE)
     raise AssertionError("the last try has ended in one of the two ways")
 
 
-def copy_steadily(folder: Path, fresh: Path) -> None:
+def copy_with_retries(folder: Path, fresh: Path) -> None:
     """Copy a folder's content into an empty folder, retrying if the source is replaced meanwhile.
 
     Raises:
@@ -112,27 +112,27 @@ def copy_steadily(folder: Path, fresh: Path) -> None:
     def copy() -> None:
         for one in fresh.iterdir():  # left by the previous try; `fresh` itself stays, since it is locked
             shutil.rmtree(one) if one.is_dir() and not one.is_symlink() else one.unlink()
-        before = _which(folder)
+        before = _folder_identity(folder)
         shutil.copytree(folder, fresh, symlinks=True, dirs_exist_ok=True)
-        if not _stands(folder, before):
+        if not _not_replaced(folder, before):
             raise OSError(EBUSY, "replaced again and again while it was copied", str(folder))
 
-    read_steadily(folder, copy)
+    read_with_retries(folder, copy)
 
 
-def move_out(target: Path) -> None:
+def move_aside(target: Path) -> None:
     """Rename a folder that is about to be deleted to a `.part` beside it, which nobody writes.
 
     The folder is thus complete or gone, and later calls clean up after a deletion that was killed.
     """
     with contextlib.suppress(OSError):  # if it cannot be moved, it is deleted in place
-        os.replace(target, _beside(target, PART))
+        os.replace(target, _temporary_path(target, PART))
 
 
 def leftovers(target: Path) -> list[Path]:
     """Return the `.part` and `.old` folders beside a folder, newest first."""
     with contextlib.suppress(OSError):
-        beside = [_BESIDE.fullmatch(name) for name in os.listdir(target.parent)]
+        beside = [_TEMPORARY_NAME.fullmatch(name) for name in os.listdir(target.parent)]
         found = [target.parent / one[0] for one in beside if one and one[1] == target.name]
         return sorted(found, key=_changed, reverse=True)
     return []
@@ -142,7 +142,7 @@ def folders_in(parent: Path) -> list[str]:
     """Return the names of the folders in a folder after recovering each; hidden ones are skipped."""
     with os.scandir(parent) as entries:
         names = {one.name for one in entries if _is_folder(one)}
-    beside = {one[1] for one in map(_BESIDE.fullmatch, names) if one}
+    beside = {one[1] for one in map(_TEMPORARY_NAME.fullmatch, names) if one}
     names |= {name for name in beside if recover(parent / name)}
     return [name for name in names if not name.startswith(".")]
 
@@ -171,7 +171,7 @@ def _made(parent: Path) -> Iterator[None]:
         raise
 
 
-def _beside(target: Path, ending: str) -> Path:
+def _temporary_path(target: Path, ending: str) -> Path:
     return target.parent / f".{target.name}.{uuid4().hex[:12]}{ending}"  # same disk, so that a rename works
 
 
@@ -179,7 +179,7 @@ def _swap(fresh: Path, target: Path) -> None:
     for left in reversed(range(TRIES)):
         try:
             with contextlib.suppress(FileNotFoundError):
-                os.replace(target, _beside(target, OLD))
+                os.replace(target, _temporary_path(target, OLD))
             os.replace(fresh, target)
             sync(target.parent)  # before the previous folder is deleted
             return
@@ -189,7 +189,7 @@ def _swap(fresh: Path, target: Path) -> None:
             time.sleep(PAUSE)  # another writer was faster: move its folder aside in the next try
 
 
-def _which(folder: Path) -> tuple[int, int] | None:
+def _folder_identity(folder: Path) -> tuple[int, int] | None:
     """Return what distinguishes a folder from one that replaces it; None if there is no folder."""
     try:
         found = folder.stat()
@@ -198,11 +198,11 @@ def _which(folder: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_ctime_ns
 
 
-def _stands(folder: Path, before: tuple[int, int] | None) -> bool:
+def _not_replaced(folder: Path, before: tuple[int, int] | None) -> bool:
     """Whether the folder was not replaced since `before`; False if it is missing during a swap."""
     if before is None:  # missing both times may mean that two swaps were in progress
-        return _which(folder) is None and not leftovers(folder)
-    return _which(folder) == before
+        return _folder_identity(folder) is None and not leftovers(folder)
+    return _folder_identity(folder) == before
 
 
 def _changed(folder: Path) -> float:
@@ -213,7 +213,7 @@ def _changed(folder: Path) -> float:
         return time.time()
 
 
-def _discard(folder: Path) -> None:
+def _delete_replaced(folder: Path) -> None:
     doomed = folder.with_suffix(PART)
     with unclaimed(folder) as mine:
         if not mine:

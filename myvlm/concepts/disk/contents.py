@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from myvlm.concepts.disk.atomic import read_steadily
+from myvlm.concepts.disk.atomic import read_with_retries
 from myvlm.concepts.disk.card import card
 from myvlm.concepts.disk.record import (
     ConceptRecord,
@@ -141,7 +141,7 @@ def _record_of(name: str, one: Embedding, digest: str) -> EmbeddingRecord:
 
 def _stored(folder: Path, name: str, record: EmbeddingRecord) -> StoredEmbedding:
     return StoredEmbedding(
-        partial(_directions, folder, name, record),
+        partial(_read_directions, folder, name, record),
         norm=record.norm,
         prompt=record.prompt,
         fingerprint=record.fingerprint,
@@ -150,18 +150,18 @@ def _stored(folder: Path, name: str, record: EmbeddingRecord) -> StoredEmbedding
     )
 
 
-def _directions(folder: Path, name: str, record: EmbeddingRecord) -> npt.NDArray[np.float32]:
+def _read_directions(folder: Path, name: str, record: EmbeddingRecord) -> npt.NDArray[np.float32]:
     def read() -> npt.NDArray[np.float32]:
         try:
-            return _directions_now(folder, name, record)
+            return _read_directions_once(folder, name, record)
         except ConceptFileError:
             check_not_saved_since(folder, name, record)
             raise
 
-    return read_steadily(folder, read)
+    return read_with_retries(folder, read)
 
 
-def _directions_now(folder: Path, name: str, record: EmbeddingRecord) -> npt.NDArray[np.float32]:
+def _read_directions_once(folder: Path, name: str, record: EmbeddingRecord) -> npt.NDArray[np.float32]:
     file = embedding_file(name)
     directions = read_tensors(folder, file, record.sha256).get("directions")
     found = None if directions is None else directions.shape

@@ -87,19 +87,21 @@ def plain_values(values: Mapping[str, Any], what: str) -> dict[str, Any]:
     return plain
 
 
-def sealed(content: Mapping[str, Any]) -> bytes:
+def json_with_digest(content: Mapping[str, Any]) -> bytes:
     """Return `concept.json` of these fields; the last one, `sha256`, is the digest of the text without it."""
     text = json.dumps({**content, "sha256": ""}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    before, after = text[: -len(_BEHIND)], text[-len(_BEHIND) :]
+    before, after = text[: -len(_AFTER_DIGEST)], text[-len(_AFTER_DIGEST) :]
     return f"{before}{_digest(before, after)}{after}".encode()
 
 
-def text_of(record: ConceptRecord) -> bytes:
+def to_json(record: ConceptRecord) -> bytes:
     """Return the text of `concept.json` for a record, in the format version of this release."""
-    return sealed(record.model_copy(update={"format_version": FORMAT_VERSION}).model_dump(mode="json"))
+    return json_with_digest(
+        record.model_copy(update={"format_version": FORMAT_VERSION}).model_dump(mode="json")
+    )
 
 
-def as_sealed(record: ConceptRecord, data: bytes) -> bool:
+def digest_matches(record: ConceptRecord, data: bytes) -> bool:
     """Whether the text matches the digest in it; version 1 must have none, and is accepted unchecked."""
     if record.format_version == 1 or not record.sha256:
         return record.format_version == 1 and record.sha256 is None
@@ -108,7 +110,7 @@ def as_sealed(record: ConceptRecord, data: bytes) -> bool:
     return _digest(before, after) == record.sha256
 
 
-_BEHIND = '"\n}\n'
+_AFTER_DIGEST = '"\n}\n'
 """The text of `concept.json` after its digest."""
 
 

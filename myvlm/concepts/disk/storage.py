@@ -23,8 +23,15 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from myvlm.concepts.disk.atomic import folders_in, leftovers, move_out, read_steadily, recover, replacing
-from myvlm.concepts.disk.record import FORMAT_VERSION, ConceptRecord, EmbeddingRecord, as_sealed, text_of
+from myvlm.concepts.disk.atomic import (
+    folders_in,
+    leftovers,
+    move_aside,
+    read_with_retries,
+    recover,
+    replacing,
+)
+from myvlm.concepts.disk.record import FORMAT_VERSION, ConceptRecord, EmbeddingRecord, digest_matches, to_json
 from myvlm.errors import ConceptFileError, MissingFileError, MyVLMError, NotWritableError
 from myvlm.files.claims import sync, writing_in
 from myvlm.files.photos import natural_key
@@ -104,7 +111,7 @@ def _has_record(folder: str) -> bool:
     if os.path.exists(record):
         return True
     try:
-        return recover(Path(folder)) and read_steadily(Path(folder), lambda: bool(os.stat(record)))
+        return recover(Path(folder)) and read_with_retries(Path(folder), lambda: bool(os.stat(record)))
     except OSError:
         return False
 
@@ -121,19 +128,19 @@ def read_record(path: Path) -> ConceptRecord:
         with open(os.path.join(path, RECORD), "rb") as opened:  # pathlib would take half of the time
             data = opened.read()
         record = ConceptRecord.model_validate_json(data)
-        if as_sealed(record, data):
+        if digest_matches(record, data):
             return record
     except (ValidationError, OSError):
         pass
     try:
-        return _explain(path)  # find out what is wrong, for a message that helps the user
+        return _read_record_stepwise(path)  # find out what is wrong, for a message that helps the user
     except OSError as error:
         if isinstance(error, MyVLMError):
             raise
         raise _unreadable(path, error) from error
 
 
-def _explain(path: Path) -> ConceptRecord:
+def _read_record_stepwise(path: Path) -> ConceptRecord:
     """Read `concept.json` step by step, with a specific error for each step. Raises as `read_record`."""
     if not recover(absolute(path)):
         raise MissingFileError(
@@ -169,7 +176,7 @@ def _explain(path: Path) -> ConceptRecord:
             expected=f"the fields of format_version {FORMAT_VERSION}, and no others",
             fix=_RESTORE,
         ) from error
-    if not as_sealed(record, data):
+    if not digest_matches(record, data):
         raise ConceptFileError(
             f"{path / RECORD} was altered.",
             got="another text than was written",
@@ -261,7 +268,7 @@ def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) 
     Raises:
         NotWritableError: the place cannot be written, or holds something else, such as another concept.
     """
-    text = text_of(record)
+    text = to_json(record)
     target = absolute(path)
     if os.path.islink(target):
         raise NotWritableError(
@@ -274,8 +281,8 @@ def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) 
         with replacing(target) as fresh:
             if is_concept_folder(target):
                 data = (target / RECORD).read_bytes()
-                check_same(data, target / RECORD, record.identifier, record.spoken)
-            _keep_what_is_the_users(target, fresh, any(name.startswith(f"{PHOTOS}/") for name in files))
+                check_same_concept(data, target / RECORD, record.identifier, record.spoken)
+            _copy_user_files(target, fresh, any(name.startswith(f"{PHOTOS}/") for name in files))
             for name, data in {**files, RECORD: text}.items():
                 (fresh / name).parent.mkdir(parents=True, exist_ok=True)
                 (fresh / name).write_bytes(data)
@@ -290,7 +297,7 @@ def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) 
         ) from error
 
 
-def check_same(data: bytes, file: Path | str, identifier: str, spoken: str) -> None:
+def check_same_concept(data: bytes, file: Path | str, identifier: str, spoken: str) -> None:
     """Raise NotWritableError if an existing `concept.json` belongs to another concept.
 
     Args:
@@ -333,7 +340,7 @@ def erase_folder(path: Path, spoken: str) -> bool:
                 fix="look at it, and delete it by hand",
             )
         if there:
-            move_out(target)
+            move_aside(target)
         doomed = [one for one in (target, *leftovers(target)) if one.exists()]
         for one in doomed:
             shutil.rmtree(one, ignore_errors=True)
@@ -369,7 +376,7 @@ def _parsed(data: bytes, file: Path | str) -> dict[str, Any]:
     return parsed
 
 
-def _keep_what_is_the_users(target: Path, fresh: Path, new_photos: bool) -> None:
+def _copy_user_files(target: Path, fresh: Path, new_photos: bool) -> None:
     if not recover(target):
         return
     if not target.is_dir() or (any(target.iterdir()) and not is_concept_folder(target)):

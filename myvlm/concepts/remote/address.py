@@ -12,15 +12,15 @@ from urllib.parse import unquote, urlsplit
 from myvlm.errors import InputError, check_is, check_path
 from myvlm.heads import Head
 
-SETTING = "MYVLM_SHARE_FACES"
+SHARE_FACES = "MYVLM_SHARE_FACES"
 """The environment variable with the addresses under which face descriptors may be stored."""
 
 # A scheme has at least two characters: `C:` is a drive.
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)(?:://|::)")
-_SQUEEZED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_ADDRESS_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
-def place_of(given: str | os.PathLike[str], what: str) -> Path | str:
+def path_or_url(given: str | os.PathLike[str], what: str) -> Path | str:
     """Return a local place as a `Path`, and a remote address as text without a trailing slash.
 
     Args:
@@ -30,7 +30,7 @@ def place_of(given: str | os.PathLike[str], what: str) -> Path | str:
     Raises:
         InputError: it is not a valid path, or is a `Path` made of an address (which loses a slash).
 
-    >>> place_of("s3://bucket/sks-mug/", "folder"), place_of("file:///home/me/sks", "folder").as_posix()
+    >>> path_or_url("s3://bucket/sks-mug/", "folder"), path_or_url("file:///home/me/sks", "folder").as_posix()
     ('s3://bucket/sks-mug', '/home/me/sks')
     """
     text = check_path(given, what)
@@ -40,7 +40,7 @@ def place_of(given: str | os.PathLike[str], what: str) -> Path | str:
     if found:
         return text.rstrip("/")
     first = Path(text).parts[:1]
-    if first and _SQUEEZED.fullmatch(first[0]) and not Path(first[0]).exists():
+    if first and _ADDRESS_AS_PATH.fullmatch(first[0]) and not Path(first[0]).exists():
         raise InputError(
             f"{text} was an address before it was made a path.",
             got=type(given).__name__,
@@ -50,9 +50,9 @@ def place_of(given: str | os.PathLike[str], what: str) -> Path | str:
     return Path(text)
 
 
-def on_this_machine(given: str | os.PathLike[str], what: str) -> Path:
+def local_path(given: str | os.PathLike[str], what: str) -> Path:
     """Return a local path. Raises InputError for a remote address, for operations that need local files."""
-    place = place_of(given, what)
+    place = path_or_url(given, what)
     if isinstance(place, str):
         raise InputError(
             f"The {what} must be on this machine.",
@@ -63,7 +63,7 @@ def on_this_machine(given: str | os.PathLike[str], what: str) -> Path:
     return place
 
 
-def check_may_leave(people: Sequence[str], url: str, *, face_consent: bool) -> None:
+def check_may_share_faces(people: Sequence[str], url: str, *, face_consent: bool) -> None:
     """Raise InputError unless face descriptors, if there are any, may be sent to that address.
 
     Two statements are required: `face_consent` in the call, that the person agrees; and the environment
@@ -75,17 +75,17 @@ def check_may_leave(people: Sequence[str], url: str, *, face_consent: bool) -> N
         face_consent: whether the person agrees.
     """
     check_is(face_consent, bool, what="face_consent", expected="True or False")
-    allowed = os.environ.get(SETTING, "").split()
+    allowed = os.environ.get(SHARE_FACES, "").split()
     lacking = [
         *(["face_consent=True in the call (--face-consent)"] if not face_consent else []),
-        *([f"{url} under one of the addresses in {SETTING}"] if not _under(url, allowed) else []),
+        *([f"{url} under one of the addresses in {SHARE_FACES}"] if not _under(url, allowed) else []),
     ]
     if people and lacking:
         raise InputError(
             f"The face of {people[0]!r} stays on this machine.",
-            got=f"not said: {' and '.join(lacking)}; {SETTING} is {' '.join(allowed) or 'not set'}",
+            got=f"not said: {' and '.join(lacking)}; {SHARE_FACES} is {' '.join(allowed) or 'not set'}",
             expected="both: the person's consent, said in the call, and the place, named in the environment",
-            fix=f"ask the person; then set {SETTING}={_base(url)} and pass face_consent=True",
+            fix=f"ask the person; then set {SHARE_FACES}={_base(url)} and pass face_consent=True",
         )
 
 

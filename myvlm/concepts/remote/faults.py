@@ -28,7 +28,7 @@ PACKAGES = {
 
 
 @contextmanager
-def reaching(url: str, *, writing: bool = False) -> Iterator[None]:
+def translated_errors(url: str, *, writing: bool = False) -> Iterator[None]:
     """Translate any error that a store raises in the block into one of this library that names the address.
 
     Args:
@@ -52,7 +52,7 @@ def reaching(url: str, *, writing: bool = False) -> Iterator[None]:
 
 
 def _explained(url: str, error: Exception, *, writing: bool) -> MyVLMError:
-    message = " ".join(_chain(error).split())[:400]
+    message = " ".join(_message_with_causes(error).split())[:400]
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, ImportError):
         return _no_package(url, message)
@@ -78,9 +78,9 @@ def _explained(url: str, error: Exception, *, writing: bool) -> MyVLMError:
     )
 
 
-def _chain(error: BaseException) -> str:
+def _message_with_causes(error: BaseException) -> str:
     """Return an error's message with those of its causes: some clients wrap the store's own message."""
-    cause = f"; {_chain(error.__cause__)}" if error.__cause__ else ""
+    cause = f"; {_message_with_causes(error.__cause__)}" if error.__cause__ else ""
     return f"{type(error).__name__}: {error}{cause}"
 
 

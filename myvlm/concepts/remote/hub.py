@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from myvlm.concepts.remote.faults import reaching
+from myvlm.concepts.remote.faults import translated_errors
 from myvlm.errors import InputError, NotWritableError, RemoteError, import_extra
 
 _REPOSITORY = re.compile(
@@ -33,13 +33,13 @@ class Repository:
     folder: str
 
 
-def parsed(url: str) -> Repository | None:
+def parse_address(url: str) -> Repository | None:
     """Parse an `hf://` address; return None for other addresses, and for `hf://buckets/`.
 
     Raises:
         InputError: it is a hub address, but does not name a repository.
 
-    >>> parsed("hf://me/things@main/mug")
+    >>> parse_address("hf://me/things@main/mug")
     Repository(kind='model', id='me/things', revision='main', folder='mug')
     """
     if not url.startswith("hf://") or url.startswith("hf://buckets/"):
@@ -56,7 +56,7 @@ def parsed(url: str) -> Repository | None:
     return Repository(kind, found[2], found[3], found[4] or "")
 
 
-def ready(place: Repository, url: str, *, private: bool) -> None:
+def ensure_repository(place: Repository, url: str, *, private: bool) -> None:
     """Create the repository if it does not exist.
 
     Args:
@@ -69,7 +69,7 @@ def ready(place: Repository, url: str, *, private: bool) -> None:
         RemoteError: the hub cannot be reached.
     """
     api = _api(url)
-    with reaching(url, writing=True):
+    with translated_errors(url, writing=True):
         if not api.repo_exists(place.id, repo_type=place.kind):
             api.create_repo(place.id, repo_type=place.kind, private=private, exist_ok=True)
         public = api.repo_info(place.id, repo_type=place.kind).private is False
@@ -95,14 +95,14 @@ def commit(
         message: the commit message.
 
     Raises:
-        NotWritableError, RemoteError: see `reaching`; nothing has changed, unless what failed is the check
-            of the new commit.
+        NotWritableError, RemoteError: see `translated_errors`; nothing has changed, unless the check
+            of the new commit is what failed.
         RemoteError: the new commit lacks some of the added files, for example because of a `.gitignore`.
     """
     hub = import_extra("huggingface_hub", what=url, install="myvlm[share]")
     api = _api(url)
     folder = f"{place.folder}/" if place.folder else ""
-    with reaching(url, writing=True), _without_bars(hub.utils):
+    with translated_errors(url, writing=True), _without_progress_bars(hub.utils):
         head = api.repo_info(place.id, repo_type=place.kind, revision=place.revision).sha
         done = api.create_commit(
             place.id,
@@ -126,7 +126,7 @@ def commit(
 
 
 @contextmanager
-def _without_bars(utils: Any) -> Iterator[None]:
+def _without_progress_bars(utils: Any) -> Iterator[None]:
     """Disable the hub's progress bars in the block: uploads are only kilobytes."""
     shown = not utils.are_progress_bars_disabled()
     if shown:

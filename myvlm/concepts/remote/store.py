@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from myvlm.concepts.remote.faults import reaching
+from myvlm.concepts.remote.faults import translated_errors
 from myvlm.errors import import_extra
 
-AT_ONCE = 16
+PARALLEL_TRANSFERS = 16
 """The number of parallel transfers: a library of hundreds is many small files, each with its latency."""
 
 WITH_FOLDERS = frozenset("sftp ssh ftp smb hdfs webhdfs webdav".split())
@@ -45,14 +45,14 @@ class Store:
     def __init__(self, url: str) -> None:
         self.url = url
         core = import_extra("fsspec.core", what=url, install="myvlm[share]")
-        with reaching(url):
+        with translated_errors(url):
             self._files, root = core.url_to_fs(url)
             self._files.invalidate_cache()
         self._root = str(root).rstrip("/")
 
     def names(self) -> list[str]:
         """Return the names of all files under the address; an empty list if there are none."""
-        with reaching(self.url):
+        with translated_errors(self.url):
             try:
                 self._files.invalidate_cache()
                 found = self._files.find(self._root)
@@ -67,7 +67,7 @@ class Store:
 
         A version is text made of what the store reports: digests, modification times, sizes.
         """
-        with reaching(self.url):
+        with translated_errors(self.url):
             try:
                 self._files.invalidate_cache()
                 found = self._files.find(self._root, detail=True)
@@ -81,24 +81,24 @@ class Store:
 
     def folders(self) -> list[str]:
         """Return the names of the folders directly under the address; hidden ones are skipped."""
-        with reaching(self.url):
+        with translated_errors(self.url):
             self._files.invalidate_cache()
             found = self._files.ls(self._root, detail=True)
         names = (one["name"].rstrip("/").split("/")[-1] for one in found if one["type"] == "directory")
         return sorted(name for name in names if not name.startswith("."))
 
-    def read(self, names: Iterable[str], *, or_denied: bool = False) -> dict[str, bytes]:
+    def read(self, names: Iterable[str], *, skip_denied: bool = False) -> dict[str, bytes]:
         """Read files; those that do not exist are skipped.
 
         Args:
             names: of the files.
-            or_denied: also skip files for which access is denied: S3 answers so for a missing file if the
+            skip_denied: also skip files for which access is denied: S3 answers so for a missing file if the
                 user may not list the bucket.
 
         Returns:
             Name → bytes.
         """
-        absent = (FileNotFoundError, PermissionError) if or_denied else (FileNotFoundError,)
+        absent = (FileNotFoundError, PermissionError) if skip_denied else (FileNotFoundError,)
 
         def one(name: str) -> tuple[str, bytes | None]:
             try:
@@ -107,8 +107,8 @@ class Store:
                 return name, None
             return name, data
 
-        with reaching(self.url):
-            found = _side_by_side(one, names)
+        with translated_errors(self.url):
+            found = _in_parallel(one, names)
         return {name: data for name, data in found if data is not None}
 
     def write(self, files: Mapping[str, bytes]) -> None:
@@ -120,8 +120,8 @@ class Store:
                 self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
             self._files.pipe_file(path, item[1])
 
-        with reaching(self.url, writing=True):
-            _side_by_side(one, files.items())
+        with translated_errors(self.url, writing=True):
+            _in_parallel(one, files.items())
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete files; those that do not exist are skipped."""
@@ -130,8 +130,8 @@ class Store:
             with suppress(FileNotFoundError):
                 self._files.rm_file(self._path(name))
 
-        with reaching(self.url, writing=True):
-            _side_by_side(one, names)
+        with translated_errors(self.url, writing=True):
+            _in_parallel(one, names)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -142,6 +142,6 @@ def _schemes(files: Any) -> set[str]:
     return {known} if isinstance(known, str) else set(known)
 
 
-def _side_by_side(work: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
-    with ThreadPoolExecutor(AT_ONCE) as threads:
+def _in_parallel(work: Callable[[Item], Made], items: Iterable[Item]) -> list[Made]:
+    with ThreadPoolExecutor(PARALLEL_TRANSFERS) as threads:
         return list(threads.map(work, items))

@@ -17,11 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from myvlm.concepts.disk.contents import Packed
-from myvlm.concepts.disk.record import ConceptRecord, text_of
+from myvlm.concepts.disk.record import ConceptRecord, to_json
 from myvlm.concepts.disk.storage import (
     CARD,
     RECORD,
-    check_same,
+    check_same_concept,
     read_record,
     tensor_files,
 )
@@ -34,10 +34,10 @@ _log = logging.getLogger(__name__)
 TRIES = 3
 """The most attempts to read a concept that keeps being replaced during the read."""
 
-_OURS = re.compile(
+_CONCEPT_FILE = re.compile(
     r"(?:head|examples|embeddings/[^/]+?)(?:\.[0-9a-f]{16})?\.safetensors|concept\.json|README\.md"
 )
-_BESIDE = frozenset({".gitattributes"})
+_HUB_FILES = frozenset({".gitattributes"})
 """Files that the hub adds to each new repository."""
 
 
@@ -46,11 +46,11 @@ def fetched(url: str) -> Iterator[Path]:
     """Yield a temporary local folder with a copy of the concept at an address; errors name the address.
 
     Raises:
-        MissingFileError, ConceptFileError, RemoteError: see `reaching`.
+        MissingFileError, ConceptFileError, RemoteError: see `translated_errors`.
     """
-    with _named_after(url) as folder:
+    with _temporary_folder(url) as folder:
         store = Store(url)
-        _fetch_steadily(store, {"": folder})
+        _fetch_with_retries(store, {"": folder})
         if not (folder / RECORD).exists():
             raise MissingFileError(
                 f"There is no concept at {url}.",
@@ -67,25 +67,25 @@ def fetched_all(url: str) -> Iterator[list[tuple[Path, str]]]:
 
     Raises:
         InputError: the address is that of a concept itself.
-        MissingFileError, ConceptFileError, RemoteError: see `reaching`.
+        MissingFileError, ConceptFileError, RemoteError: see `translated_errors`.
     """
-    with _named_after(url) as folder:
+    with _temporary_folder(url) as folder:
         store = Store(url)
-        if store.read([RECORD], or_denied=True):
+        if store.read([RECORD], skip_denied=True):
             raise InputError(
                 f"{url} is a concept itself.",
                 got=f"a {RECORD}",
                 expected="concepts in folders at that address",
                 fix=f"load the address that it lies under, or add it: concepts.add({url!r})",
             )
-        _fetch_steadily(store, {name: folder / name for name in store.folders()})
+        _fetch_with_retries(store, {name: folder / name for name in store.folders()})
         found = sorted(one.parent.name for one in folder.glob(f"*/{RECORD}"))
         yield [(folder / name, f"{url}/{name}") for name in found]
 
 
 def is_concept(url: str) -> bool:
     """Whether the address itself (not a folder under it) holds a concept."""
-    return RECORD in Store(url).read([RECORD], or_denied=True)
+    return RECORD in Store(url).read([RECORD], skip_denied=True)
 
 
 def records_at(url: str) -> dict[str, ConceptRecord]:
@@ -93,7 +93,7 @@ def records_at(url: str) -> dict[str, ConceptRecord]:
     store = Store(url)
     with suppress(MissingFileError):
         names = store.folders()
-        found = store.read([f"{name}/{RECORD}" for name in names], or_denied=True)
+        found = store.read([f"{name}/{RECORD}" for name in names], skip_denied=True)
         with TemporaryDirectory() as place:
             return {
                 name.split("/")[0]: _record(data, Path(place) / name.split("/")[0])
@@ -102,9 +102,9 @@ def records_at(url: str) -> dict[str, ConceptRecord]:
     return {}
 
 
-def check_room(url: str, identifier: str) -> None:
+def check_can_publish(url: str, identifier: str) -> None:
     """Raise NotWritableError unless the address is empty, or holds an earlier copy of that concept."""
-    _check_room(Store(url), {"": (identifier, identifier)})
+    _check_can_publish(Store(url), {"": (identifier, identifier)})
 
 
 def publish(url: str, packed: Mapping[str, Packed], *, private: bool = True) -> None:
@@ -117,60 +117,64 @@ def publish(url: str, packed: Mapping[str, Packed], *, private: bool = True) -> 
 
     Raises:
         NotWritableError: no permission to write, or something else is there, which is unchanged.
-        InputError, MissingPackageError, RemoteError: see `reaching`.
+        InputError, MissingPackageError, RemoteError: see `translated_errors`.
     """
-    store, place = Store(url), hub.parsed(url)
-    before = _check_room(
+    store, place = Store(url), hub.parse_address(url)
+    before = _check_can_publish(
         store, {name: (one.record.identifier, one.record.spoken) for name, one in packed.items()}
     )
     if place is None:
         _put(store, packed, before)
         return
-    hub.ready(place, url, private=private)
+    hub.ensure_repository(place, url, private=private)
     put: dict[str, bytes] = {}
     for name, one in packed.items():
-        put |= {_in(name, file): data for file, data in one.files.items()}
-        put[_in(name, RECORD)] = text_of(one.record)
+        put |= {_join(name, file): data for file, data in one.files.items()}
+        put[_join(name, RECORD)] = to_json(one.record)
     there = store.names()
-    gone = {one for name in packed for one in there if _is_ours(name, one)} - set(put)
+    gone = {one for name in packed for one in there if _is_concept_file(name, one)} - set(put)
     words = ", ".join(one.record.identifier for one in packed.values())
     hub.commit(place, url, put, sorted(gone), message=f"Save {words} with myvlm")
 
 
 def _put(store: Store, packed: Mapping[str, Packed], before: Mapping[str, bytes]) -> None:
-    fresh = {name: _fresh(one) for name, one in packed.items()}
+    fresh = {name: _files_by_remote_name(one) for name, one in packed.items()}
     waiting = dict(fresh)
     try:
-        store.write({_in(name, file): data for name, files in fresh.items() for file, data in files.items()})
+        store.write(
+            {_join(name, file): data for name, files in fresh.items() for file, data in files.items()}
+        )
         for name, one in packed.items():
-            store.write({_in(name, CARD): one.files[CARD]})
-            store.write({_in(name, RECORD): text_of(one.record)})
+            store.write({_join(name, CARD): one.files[CARD]})
+            store.write({_join(name, RECORD): to_json(one.record)})
             del waiting[name]
     except BaseException:
         for name, files in waiting.items():
-            kept = _named_in(before.get(name))
+            kept = _listed_names(before.get(name))
             with suppress(MyVLMError):
-                store.delete(_in(name, file) for file in files if file not in kept)
+                store.delete(_join(name, file) for file in files if file not in kept)
         raise
     try:
-        _tidy(store, fresh)
+        _delete_unlisted_files(store, fresh)
     except MyVLMError as error:
         _log.warning("What was replaced at %s is not taken away: %s", store.url, error.what)
 
 
-def _tidy(store: Store, fresh: Mapping[str, Mapping[str, bytes]]) -> None:
+def _delete_unlisted_files(store: Store, fresh: Mapping[str, Mapping[str, bytes]]) -> None:
     """Delete files that `concept.json` no longer lists; restore listed ones that another writer deleted."""
     there = store.names()
-    now = store.read([_in(name, RECORD) for name in fresh])
+    now = store.read([_join(name, RECORD) for name in fresh])
     for name, files in fresh.items():
-        if _named_in(now.get(_in(name, RECORD))) != set(files):
+        if _listed_names(now.get(_join(name, RECORD))) != set(files):
             continue  # another writer has replaced this concept meanwhile, and deletes its files
-        store.write({_in(name, one): data for one, data in files.items() if _in(name, one) not in there})
-        kept = {_in(name, one) for one in (*files, RECORD, CARD)}
-        _take_away(store, name, [one for one in there if _is_ours(name, one) and one not in kept])
+        store.write({_join(name, one): data for one, data in files.items() if _join(name, one) not in there})
+        kept = {_join(name, one) for one in (*files, RECORD, CARD)}
+        _delete_unless_listed(
+            store, name, [one for one in there if _is_concept_file(name, one) and one not in kept]
+        )
 
 
-def _take_away(store: Store, name: str, doomed: Sequence[str]) -> None:
+def _delete_unless_listed(store: Store, name: str, doomed: Sequence[str]) -> None:
     """Delete files of a concept, and restore those that another writer's `concept.json` lists by then.
 
     If that writer checks its files after the deletion, it restores them itself; if before, this call does.
@@ -179,11 +183,11 @@ def _take_away(store: Store, name: str, doomed: Sequence[str]) -> None:
     if not held:
         return
     store.delete(held)
-    now = _named_in(store.read([_in(name, RECORD)]).get(_in(name, RECORD)))
-    store.write({one: data for one, data in held.items() if one in {_in(name, own) for own in now}})
+    now = _listed_names(store.read([_join(name, RECORD)]).get(_join(name, RECORD)))
+    store.write({one: data for one, data in held.items() if one in {_join(name, own) for own in now}})
 
 
-def _fetch_steadily(store: Store, wanted: Mapping[str, Path]) -> None:
+def _fetch_with_retries(store: Store, wanted: Mapping[str, Path]) -> None:
     """Download concepts into folders, retrying those that were replaced meanwhile."""
     for _ in range(TRIES):
         wanted = _fetch(store, wanted)
@@ -201,15 +205,15 @@ def _fetch(store: Store, wanted: Mapping[str, Path]) -> dict[str, Path]:
     Returns:
         The entries of `wanted` with a missing or wrong tensor file, as happens while a concept is replaced.
     """
-    records = store.read([_in(name, RECORD) for name in wanted])
+    records = store.read([_join(name, RECORD) for name in wanted])
     files: dict[str, tuple[str, str, str]] = {}  # remote name, with digest → (concept, local name, digest)
     for name, folder in wanted.items():
-        data = records.get(_in(name, RECORD))
+        data = records.get(_join(name, RECORD))
         with suppress(ConceptFileError):  # raised again when the folder is loaded
             for file, digest in (tensor_files(_record(data, folder)) if data is not None else {}).items():
-                files[_in(name, _fresh_name(file, digest))] = name, file, digest
-    found = store.read(files, or_denied=True)
-    plain = {_in(files[one][0], files[one][1]): one for one in files if one not in found}
+                files[_join(name, _remote_name(file, digest))] = name, file, digest
+    found = store.read(files, skip_denied=True)
+    plain = {_join(files[one][0], files[one][1]): one for one in files if one not in found}
     found |= {plain[one]: data for one, data in store.read(plain).items()}
     incomplete = {}
     for one, (name, file, digest) in files.items():
@@ -229,7 +233,7 @@ def _record(data: bytes, folder: Path) -> ConceptRecord:
 
 
 @contextmanager
-def _named_after(url: str) -> Iterator[Path]:
+def _temporary_folder(url: str) -> Iterator[Path]:
     """Yield a temporary folder; in errors raised within the block, its path is replaced by the address."""
     with TemporaryDirectory(prefix="myvlm-") as place:
         folder = Path(place) / (
@@ -246,8 +250,8 @@ def _named_after(url: str) -> Iterator[Path]:
             raise type(error)(what, got=got, expected=expected, fix=fix) from error
 
 
-def _check_room(store: Store, words: Mapping[str, tuple[str, str]]) -> dict[str, bytes]:
-    """Check that concepts may be written. Raises NotWritableError; see `check_room`.
+def _check_can_publish(store: Store, words: Mapping[str, tuple[str, str]]) -> dict[str, bytes]:
+    """Check that concepts may be written. Raises NotWritableError; see `check_can_publish`.
 
     Args:
         store: the address.
@@ -256,52 +260,54 @@ def _check_room(store: Store, words: Mapping[str, tuple[str, str]]) -> dict[str,
     Returns:
         The `concept.json` that each of these folders has already, if any.
     """
-    found = store.read([_in(name, RECORD) for name in words], or_denied=True)
-    before = {name: found[_in(name, RECORD)] for name in words if _in(name, RECORD) in found}
+    found = store.read([_join(name, RECORD) for name in words], skip_denied=True)
+    before = {name: found[_join(name, RECORD)] for name in words if _join(name, RECORD) in found}
     for name, data in before.items():
-        check_same(data, _in(store.url, name, RECORD), *words[name])
+        check_same_concept(data, _join(store.url, name, RECORD), *words[name])
     there = store.names() if len(before) < len(words) else []
     for name in words.keys() - before.keys():
         inside = f"{name}/" if name else ""
-        others = [one for one in there if one.startswith(inside) and not _is_ours(name, one)]
-        if others := [one for one in others if one not in _BESIDE]:
+        others = [one for one in there if one.startswith(inside) and not _is_concept_file(name, one)]
+        if others := [one for one in others if one not in _HUB_FILES]:
             raise NotWritableError(
-                f"{_in(store.url, name)} is not overwritten: it is no concept.",
+                f"{_join(store.url, name)} is not overwritten: it is no concept.",
                 got=", ".join(others[:5]),
                 expected="an address under which nothing is, or an earlier copy of the concept",
-                fix=f"save to one under it, such as {_in(store.url, name, words[name][0])}",
+                fix=f"save to one under it, such as {_join(store.url, name, words[name][0])}",
             )
     return before
 
 
-def _fresh(packed: Packed) -> dict[str, bytes]:
+def _files_by_remote_name(packed: Packed) -> dict[str, bytes]:
     digests = tensor_files(packed.record)
-    return {_fresh_name(file, digest): packed.files[file] for file, digest in digests.items()}
+    return {_remote_name(file, digest): packed.files[file] for file, digest in digests.items()}
 
 
-def _fresh_name(file: str, digest: str) -> str:
+def _remote_name(file: str, digest: str) -> str:
     return f"{file.removesuffix('.safetensors')}.{digest[:16]}.safetensors"
 
 
-def _named_in(data: bytes | None) -> set[str]:
+def _listed_names(data: bytes | None) -> set[str]:
     """Return the remote names, which contain digests, of the tensor files that a `concept.json` lists."""
     if data is None:
         return set()
     with TemporaryDirectory() as place, suppress(MyVLMError):
         digests = tensor_files(_record(data, Path(place)))
-        return {_fresh_name(file, digest) for file, digest in digests.items()}
+        return {_remote_name(file, digest) for file, digest in digests.items()}
     return set()
 
 
-def _is_ours(name: str, path: str) -> bool:
+def _is_concept_file(name: str, path: str) -> bool:
     """Whether a remote path is a file of the concept in the folder `name`, by its form.
 
-    >>> _is_ours("sks-mug", "sks-mug/embeddings/llava.safetensors"), _is_ours("", "sks-mug/concept.json")
-    (True, False)
+    >>> _is_concept_file("sks-mug", "sks-mug/embeddings/llava.safetensors")
+    True
+    >>> _is_concept_file("", "sks-mug/concept.json")
+    False
     """
     inside = f"{name}/" if name else ""
-    return path.startswith(inside) and _OURS.fullmatch(path.removeprefix(inside)) is not None
+    return path.startswith(inside) and _CONCEPT_FILE.fullmatch(path.removeprefix(inside)) is not None
 
 
-def _in(*names: str) -> str:
+def _join(*names: str) -> str:
     return "/".join(name for name in names if name)

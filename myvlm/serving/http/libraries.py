@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from myvlm.concepts import collection
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.disk.storage import RECORD, concept_folders, read_record
-from myvlm.concepts.remote.address import check_may_leave, is_biometric, place_of
+from myvlm.concepts.remote.address import check_may_share_faces, is_biometric, path_or_url
 from myvlm.concepts.remote.store import Store
 from myvlm.concepts.remote.transfer import fetched_all
 from myvlm.errors import (
@@ -86,7 +86,7 @@ def library_at(given: Path | str) -> OwnedLibrary:
     >>> library_at("s3://people/anna"), library_at(Path("people/anna"))
     (RemoteLibrary(url='s3://people/anna'), FolderLibrary(folder=PosixPath('people/anna')))
     """
-    place = place_of(given, "folder of concept folders")
+    place = path_or_url(given, "folder of concept folders")
     if isinstance(place, Path):
         return FolderLibrary(place)
     why = None
@@ -174,7 +174,7 @@ class RemoteLibrary:
 
     def check_may_hold(self, kind: str, *, face_consent: bool) -> None:
         if is_biometric(head_class(kind)):
-            check_may_leave(["that person"], self.url, face_consent=face_consent)
+            check_may_share_faces(["that person"], self.url, face_consent=face_consent)
 
     def add(self, concept: Concept, *, face_consent: bool = False) -> None:
         self._check_free(concept.identifier)

@@ -11,7 +11,7 @@ from rich.text import Text
 from myvlm.cli import inputs, opening, options
 from myvlm.cli.screen import screen
 from myvlm.concepts import collection
-from myvlm.concepts.remote.address import on_this_machine
+from myvlm.concepts.remote.address import local_path
 from myvlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def correct(
 
 def _here(places: list[str] | None) -> list[Path] | None:
     """The folders meant: what is corrected is saved again, which addresses are not."""
-    return None if places is None else [on_this_machine(one, "folder of concepts") for one in places]
+    return None if places is None else [local_path(one, "folder of concepts") for one in places]
 
 
 def _one(files: list[Path]) -> list[Path]:

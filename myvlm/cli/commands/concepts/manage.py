@@ -13,7 +13,7 @@ from myvlm.cli import opening
 from myvlm.cli.options import AsJson, Collection, FaceConsent, Quiet
 from myvlm.cli.screen import Screen, screen
 from myvlm.concepts import collection as disk
-from myvlm.concepts.remote.address import place_of
+from myvlm.concepts.remote.address import path_or_url
 from myvlm.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="The concepts on disk: list, show, add, rename, remove.")
@@ -28,7 +28,7 @@ def show_all(collection: Collection = None, as_json: AsJson = False, quiet: Quie
         place, called = _looked_at(out, collection)
         known, damaged = disk.read(place)
         if called == str(place):  # a copy is not mended
-            disk.mention_damaged(place, out.note, damaged)
+            disk.notify_of_damaged(place, out.note, damaged)
         table = Table("identifier", "category", "kind", "learned for", "folder", box=None, pad_edge=False)
         for entry in known:
             record = entry.record
@@ -66,9 +66,9 @@ def show_one(
     with screen(as_json=as_json, quiet=quiet) as out:
         place, called = _looked_at(out, collection)
         if called == str(place):
-            disk.mention_damaged(place, out.note)
+            disk.notify_of_damaged(place, out.note)
         entry = disk.find(place, identifier)
-        disk.check_whole(entry.folder)
+        disk.load_checked(entry.folder)
         record = entry.record
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim")
@@ -97,10 +97,10 @@ def add(
     """Copy concept folders into a collection, which is made if it is not there."""
     with screen(as_json=as_json, quiet=quiet) as out:
         place = opening.here(collection) or disk.DEFAULT
-        disk.mention_damaged(place, out.note)
+        disk.notify_of_damaged(place, out.note)
         added = []
         for folder in folders:
-            found = place_of(folder, "folder of a concept")
+            found = path_or_url(folder, "folder of a concept")
             for one in (
                 [found] if isinstance(found, Path) else [copy for copy, _ in opening.copies(out, found)]
             ):
@@ -122,7 +122,7 @@ def push(
 ) -> None:
     """Put a concept at an address: the hub, S3, or another that fsspec knows."""
     with screen(as_json=as_json, quiet=quiet) as out:
-        place = place_of(address, "address")
+        place = path_or_url(address, "address")
         if isinstance(place, Path):
             raise InputError(
                 "That is no address.",
@@ -130,7 +130,7 @@ def push(
                 expected="hf://user/repository, s3://bucket/name or another that fsspec knows",
                 fix="to copy it to a folder: myvlm concepts add FOLDER --concepts DIR",
             )
-        concept = disk.check_whole(disk.find(_place(out, collection), identifier).folder)
+        concept = disk.load_checked(disk.find(_place(out, collection), identifier).folder)
         with out.busy(f"putting it at {place}"):
             if place.startswith("hf://"):
                 concept.push_to_hub(place, private=not public, face_consent=face_consent)
@@ -183,9 +183,9 @@ def remove(
 
 def _looked_at(out: Screen, collection: str | None) -> tuple[Path, str]:
     """A collection that is only looked at, which may lie at an address; and what it is called."""
-    place = disk.DEFAULT if collection is None else place_of(collection, "folder of concepts")
+    place = disk.DEFAULT if collection is None else path_or_url(collection, "folder of concepts")
     if isinstance(place, Path):
-        return disk.chosen(None if collection is None else place), str(place)
+        return disk.existing_or_default(None if collection is None else place), str(place)
     return opening.copies(out, place)[0][0].parent, place
 
 
@@ -196,8 +196,8 @@ def _at(what: Path | str, place: Path, called: str) -> str:
 
 def _place(out: Screen, collection: str | None) -> Path:
     """The collection that is meant; what is damaged in it is said."""
-    place = disk.chosen(opening.here(collection))
-    disk.mention_damaged(place, out.note)
+    place = disk.existing_or_default(opening.here(collection))
+    disk.notify_of_damaged(place, out.note)
     return place
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from myvlm.cli import importing, inputs, opening, options, tables
 from myvlm.cli.screen import Screen, screen
 from myvlm.concepts import collection
-from myvlm.concepts.remote.address import on_this_machine
+from myvlm.concepts.remote.address import local_path
 from myvlm.errors import InputError
 from myvlm.files.writing import check_place
 
@@ -121,7 +121,9 @@ def album(
             return _erase(out, files, erase_names, captions)
         if import_names:
             wanted = importing.ImportRequest(
-                collection.only_one([on_this_machine(one, "folder of concepts") for one in concepts or ()]),
+                collection.single_or_default(
+                    [local_path(one, "folder of concepts") for one in concepts or ()]
+                ),
                 only or (),
                 category or (),
             )

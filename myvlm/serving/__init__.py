@@ -1,1 +1,1 @@
-"""Concepts beyond this process: what stock inference servers are given so that they name them."""
+"""Concepts in other inference engines: inputs and checkpoints for stock vLLM, and an HTTP server."""

@@ -1,4 +1,4 @@
-"""A checkpoint that vLLM reads, of a model that this transformers wrote."""
+"""Export a model as a checkpoint that vLLM can load, with the weight names that its loader expects."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from myvlm.backbones.loading import load_model
 from myvlm.errors import InputError
 
 RENAMED = ("llava", "llava_next", "llava_next_video", "llava_onevision")
-"""Model types whose parts vLLM knows by older names; of the others it knows those of now."""
+"""Model types for which vLLM expects the weight names of older transformers."""
 
 
 def export_vllm(name: str, folder: str | PathLike[str]) -> Path:
-    """Write a model to a new folder under the names that vLLM's loader knows.
+    """Write a model to a new folder, with the weight names that vLLM's loader expects.
 
-    Checkpoints of the hub that an earlier transformers wrote are read by vLLM as they are.
+    Checkpoints on the hub that an earlier transformers wrote need no export: vLLM loads them.
 
     Args:
         name: as for `MyVLM.from_pretrained`.
         folder: a new or empty folder.
 
     Raises:
-        InputError: the folder holds something.
-        UnknownBackboneError: no such model.
+        InputError: the folder is not empty.
+        UnknownBackboneError: there is no such model.
     """
     target = Path(folder)
     if target.exists() and any(target.iterdir()):
@@ -38,7 +38,7 @@ def export_vllm(name: str, folder: str | PathLike[str]) -> Path:
 
 
 def write_for_vllm(model: Any, processor: Any, target: Path) -> Path:
-    """The same of a model that is loaded; the folder is made, or empty."""
+    """Export a loaded model and its processor to `target`, a new or empty folder."""
     processor.save_pretrained(target)
     if model.config.model_type not in RENAMED:
         model.save_pretrained(target)
@@ -51,7 +51,7 @@ def write_for_vllm(model: Any, processor: Any, target: Path) -> Path:
 
 
 def older_name(part: str) -> str:
-    """What a part of a LLaVA was called before transformers 5.20 dropped its CLIP tower's `vision_model`.
+    """The name of a LLaVA weight before transformers 5.20 dropped `vision_model` from its CLIP tower's.
 
     >>> older_name("model.vision_tower.embeddings.class_embedding")
     'vision_tower.vision_model.embeddings.class_embedding'

@@ -1,13 +1,13 @@
-"""How a picture with concepts enters the model classes of vLLM (read in 0.32's files), none of them changed.
+"""Encode a picture with concept rows as inputs of vLLM's unmodified model classes (by the source of 0.32).
 
-By pictures of one token: Qwen-VL's place a picture's tokens by its grid (M-RoPE), in which rows have no cell.
-But a picture of one token stands where a word would stand, so each row is such a picture behind the real one.
-What deeper layers add to visual tokens (deepstack) is nought for it.
+`PicturesOfRows`, for Qwen-VL: its classes position visual tokens by the picture's grid (M-RoPE), in which
+rows have no cell. A picture of one token, however, has the position of a word; so each row is sent as such a
+picture after the real one. What deeper layers add to visual tokens (deepstack) is zero for rows.
 
-By the whole prompt: every class takes a prompt's embeddings instead of its words, the picture's tokens and
-the rows in their places. That is right where a language model is told nothing else of a token: positions
-count on, and each token attends to those before it. LLaVA's class also takes a picture's tokens and the rows
-behind them as the embeddings of one picture, but not two of different lengths in one step of its engine.
+`WholePrompt`, for other families: every class takes the embeddings of a prompt instead of its token ids, with
+visual tokens and rows in their places. This is exact if the language model gets no other input for a token:
+positions are consecutive, and each token attends to those before it. LLaVA's class also takes visual tokens
+and rows together as the embeddings of one picture, but not two of different lengths in one engine step.
 """
 
 from __future__ import annotations
@@ -32,44 +32,46 @@ from myvlm.backbones.tokens import Prompt, place_after_last
 from myvlm.errors import BackboneError
 
 Body = dict[str, Any]
-"""Of a request to vLLM's server."""
+"""The JSON body of a request to vLLM's server, or a part of it."""
 
 AS_WRITTEN = (
     "{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
 )
-"""A chat template for a prompt that was rendered here, the placeholders of pictures in their places."""
+"""A chat template that passes a rendered prompt through, picture placeholders included."""
 
 
 @dataclass(frozen=True, eq=False)
 class EngineInput(ABC):
-    """One picture with the concepts that are seen in it, and a prompt, as vLLM is given them.
+    """One picture, the rows of the concepts detected in it and a prompt, in a form that vLLM accepts.
 
     Args:
-        embeddings: on the CPU; see the ways.
+        embeddings: on the CPU; the subclasses say of what.
     """
 
     options: ClassVar[dict[str, bool]]
-    """Of vLLM's engine."""
+    """Options that vLLM's engine needs for this form."""
     flags: ClassVar[tuple[str, ...]]
-    """Of its server."""
+    """Flags that vLLM's server needs for this form."""
 
     embeddings: Tensor
 
     @abstractmethod
     def offline(self) -> dict[str, Any]:
-        """What `vllm.LLM.generate` takes."""
+        """The prompt for `vllm.LLM.generate`."""
 
     @abstractmethod
     def request(self) -> tuple[str, Body]:
-        """The path under the server's `/v1`, and what a request's body says of picture and prompt."""
+        """The endpoint's path under `/v1`, and the part of the request's body with picture and prompt."""
 
 
 @dataclass(frozen=True, eq=False)
 class PicturesOfRows(EngineInput):
-    """`(T + R) × (D · levels)`: the picture's tokens with what deeper layers are given, and the rows.
+    """The picture and each row as image embeddings, a row as a picture of one token.
 
     Args:
+        embeddings: `(T + R) × (D · levels)`, visual tokens, then rows; each followed by its deepstack
+            features, which are zero for rows.
         prompt: rendered, with a placeholder for the picture and one for each row.
         grids: `(1 + R) × 3`: frames, height and width of the picture in patches, and of each row.
     """
@@ -84,7 +86,7 @@ class PicturesOfRows(EngineInput):
     def of(
         cls, backbone: CausalBackbone, features: Features, prompt: Prompt, rows: Sequence[ConceptRows]
     ) -> PicturesOfRows:
-        """What is given of kept features."""
+        """The input for an encoded picture."""
         tokens = torch.cat([features.tokens, *features.deepstack], 1)
         own = [
             functional.pad(one, (0, tokens.shape[1] - one.shape[1])).to(tokens)
@@ -118,7 +120,7 @@ class PicturesOfRows(EngineInput):
 
 @dataclass(frozen=True, eq=False)
 class WholePrompt(EngineInput):
-    """`S × D`: the embeddings of all that the language model reads, words, picture and rows."""
+    """`S × D`: the input embeddings of the language model, for text, visual tokens and rows."""
 
     options: ClassVar = {"enable_prompt_embeds": True}
     flags: ClassVar = ("--enable-prompt-embeds",)
@@ -127,7 +129,7 @@ class WholePrompt(EngineInput):
     def of(
         cls, backbone: CausalBackbone, features: Features, prompt: Prompt, rows: Sequence[ConceptRows]
     ) -> WholePrompt:
-        """What is given of kept features."""
+        """The input for an encoded picture."""
         ids = backbone.prompter.prompt_ids(prompt, features.layout.text)
         place = place_after_last(ids, backbone.image_id)
         read = _read(backbone, ids, backbone.image_id, backbone.entering(features))
@@ -136,7 +138,7 @@ class WholePrompt(EngineInput):
 
     @classmethod
     def of_queries(cls, backbone: Blip2Backbone, queries: Tensor, prompt: Prompt) -> WholePrompt:
-        """The same of what a Q-Former took from picture and rows, `Q × D`."""
+        """The input for a Q-Former's projected output, `Q × D`, which includes the rows' effect."""
         ids = backbone.prompter.prompt_ids(prompt)
         return cls(_read(backbone, ids, backbone.prompter.image_id, queries).cpu())
 
@@ -144,7 +146,7 @@ class WholePrompt(EngineInput):
         return {"prompt_embeds": self.embeddings}
 
     def request(self) -> tuple[str, Body]:
-        return "/completions", {"prompt_embeds": encoded(self.embeddings)}  # "prompt" would be another one
+        return "/completions", {"prompt_embeds": encoded(self.embeddings)}  # "prompt" would add another
 
 
 Way = type[PicturesOfRows] | type[WholePrompt]
@@ -159,16 +161,16 @@ WAYS: dict[str, Way] = {
         WholePrompt,
     ),
 }
-"""By model type; `benchmarks/vllm_families.py` shows each, word for word.
+"""Model type → the form of its input. `benchmarks/vllm_families.py` tests that each gives the same words.
 
-Not Gemma 3 and 4 and PaliGemma, in which a picture's tokens attend to one another both ways; nor GLM-4.1V,
-whose class knows image embeddings while its reader of inputs takes no grid beside them; nor what tells deeper
-layers of a token (Gemma 3n), or reads pictures behind its states (Mllama).
+Not supported: Gemma 3 and 4 and PaliGemma, whose visual tokens attend to each other in both directions;
+GLM-4.1V, whose class takes image embeddings but whose input parser takes no grid with them; Gemma 3n, whose
+deeper layers get further inputs for each token; Mllama, which reads pictures by cross-attention.
 """
 
 
 def way_of(backbone: Backbone) -> Way:
-    """How what this backbone makes enters vLLM. Raises BackboneError where it does not."""
+    """The form in which vLLM takes a backbone's input. Raises BackboneError if it takes none."""
     kind = backbone.model.config.model_type
     speaks = isinstance(backbone, CausalBackbone) or (
         isinstance(backbone, Blip2Backbone) and backbone.prompter.causal
@@ -190,7 +192,7 @@ def engine_inputs(
     prompts: Sequence[Prompt],
     rows: Sequence[Sequence[ConceptRows]],
 ) -> list[EngineInput]:
-    """What vLLM is given of each picture, its prompt and the rows of what is seen in it."""
+    """Encode each picture with its prompt and the rows of the concepts detected in it, for vLLM."""
     way = way_of(backbone)
     features: Sequence[Any] = backbone.encode(images)
     if isinstance(backbone, Blip2Backbone):
@@ -204,7 +206,7 @@ def engine_inputs(
 
 
 def messages(part: Body, turns: Sequence[str]) -> list[Body]:
-    """A conversation about a picture, which the first message holds."""
+    """The chat messages of a conversation; `part`, the picture, is in the first."""
     first, *later = turns
     said = [
         {"role": "user" if place % 2 else "assistant", "content": turn} for place, turn in enumerate(later)
@@ -213,20 +215,20 @@ def messages(part: Body, turns: Sequence[str]) -> list[Body]:
 
 
 def encoded(tensor: Tensor) -> str:
-    """A tensor as vLLM's server reads it."""
+    """A tensor serialized as vLLM's server reads it, in base64."""
     buffer = io.BytesIO()
-    torch.save(tensor.contiguous().clone(), buffer)  # a view would bring along what it is a part of
+    torch.save(tensor.contiguous().clone(), buffer)  # saving a view would save its whole storage
     return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _entering(tokens: Tensor, rows: Sequence[ConceptRows]) -> list[Tensor]:
-    """Each concept's rows at the norm that they enter with, `R × D`."""
+    """Each concept's rows, `R × D`, rescaled as their norm rule says."""
     norms = visual_norms(tokens)
     return [one.entering(norms) for one in rows]
 
 
 def _read(backbone: Backbone, ids: Sequence[int], image_id: int, picture: Tensor) -> Tensor:
-    """The embeddings of a prompt, a picture's tokens in the places of its placeholders: `S × D`."""
+    """A prompt's embeddings, `S × D`, with visual tokens in place of the picture's placeholders."""
     own = torch.tensor(ids, device=backbone.device)
     read: Tensor = backbone.model.get_input_embeddings()(own).clone()
     read[own == image_id] = picture.to(read)

@@ -1,9 +1,9 @@
-"""Stock vLLM names concepts: to it they are a few embeddings more, behind a picture's.
+"""Run concepts in stock vLLM, as a few more embeddings after those of the picture.
 
-vLLM (https://docs.vllm.ai, "Embedding Inputs") takes the embeddings of a whole prompt, or a picture's
-projected visual tokens in the picture's place. A concept's rows stand behind the picture's tokens (§3.3 of
-https://arxiv.org/abs/2403.14599); `entering` says how in which family. Heads, vision tower and projector run
-here; nothing of vLLM is changed, and its batching, caching and parallelism hold.
+vLLM (https://docs.vllm.ai, "Embedding Inputs") accepts the embeddings of a whole prompt, or projected visual
+tokens in place of a picture. A concept's rows follow the visual tokens (§3.3 of
+https://arxiv.org/abs/2403.14599); `entering` has the form for each family. Heads, vision tower and projector
+run in this process; vLLM is not modified, and its batching, caching and parallelism work as usual.
 """
 
 from __future__ import annotations
@@ -31,20 +31,21 @@ if TYPE_CHECKING:
     from openai import OpenAI
 
 AT_ONCE = 16
-"""Pictures that are encoded together, and requests that are under way together."""
+"""Pictures encoded in one batch, and requests in flight at once."""
 
 
 @dataclass(frozen=True, eq=False)
 class VllmInput:
-    """One picture with the concepts that are seen in it, as vLLM is given it.
+    """The input of vLLM for one picture and the concepts detected in it.
 
     Args:
-        given: the picture, the rows of what is seen in it, and the prompt.
+        given: the picture, the rows of the detected concepts, and the prompt.
         detections: one for each concept of the library, present or not.
-        picture: what it is about; of many pictures where it lies, or a reply would hold it in memory.
-        named: what makes a reply one in the user's names.
-        unsaid: the names of those that are not seen, where something is, for `SamplingParams(bad_words=…)`.
-        absent: those that the prompt names and that are not seen: it says so.
+        picture: the picture; if there are many its path, so that replies do not keep pictures in memory.
+        named: puts the user's identifiers into a reply.
+        unsaid: names of the concepts that are not detected, for `SamplingParams(bad_words=…)`; empty if no
+            concept is detected.
+        absent: identifiers of the concepts that the prompt names and a hint in it calls absent.
     """
 
     given: EngineInput
@@ -56,32 +57,34 @@ class VllmInput:
 
     @property
     def embeddings(self) -> Tensor:
-        """Of the whole prompt, `S × D`, the rows behind the picture's tokens; of Qwen-VL of these alone."""
+        """Of the whole prompt, `S × D`, rows after the visual tokens; for Qwen-VL only of tokens and rows."""
         return self.given.embeddings
 
     def offline(self) -> dict[str, Any]:
-        """What `vllm.LLM(model, **engine_options(vlm)).generate` takes."""
+        """The prompt for `vllm.LLM(model, **engine_options(vlm)).generate`."""
         return self.given.offline()
 
     def reply(self, said: str) -> Reply:
-        """What vLLM said of it, in the user's names, as `MyVLM.caption` gives it back; it is not read again
-        (`LearnSettings.verify`)."""
+        """Turn vLLM's text into a `Reply` with the user's identifiers, as from `MyVLM.caption`.
+
+        It is not verified (`LearnSettings.verify`).
+        """
         return Reply(self.named(said.strip()), self.detections, self.picture, absent=self.absent)
 
 
 def vllm_inputs(vlm: MyVLM, images: ImageSources, prompt: str | None = None) -> Iterator[VllmInput]:
-    """Photo → heads → visual tokens → rows of what is seen: one input a picture, in order, lazily.
+    """Detect concepts in pictures and encode them: one input for vLLM a picture, in order, lazily.
 
     Args:
-        vlm: a model of a type that `entering.WAYS` has, with its library. Of its language model only the
-            table of words is used, and vLLM must hold the same weights.
+        vlm: a model of a type in `entering.WAYS`, with its library. Only the embedding table of its language
+            model is used; vLLM must run the same weights.
         images: paths, folders, patterns, PIL images or arrays.
-        prompt: an instruction or question; the family's own for captions where not given.
+        prompt: an instruction or question; by default the family's instruction for captions.
 
     Raises:
         BackboneError: vLLM takes no embeddings of this family.
-        InputError, ImageError: of the pictures.
-        ConceptFileError: a concept that is seen was learned for another model.
+        InputError, ImageError: a picture cannot be used.
+        ConceptFileError: a detected concept was learned for another model.
 
     >>> from myvlm.tinyworld import sample_picture
     >>> vlm = MyVLM.from_pretrained("tinyworld/llava", device="cpu")
@@ -99,7 +102,7 @@ def vllm_inputs(vlm: MyVLM, images: ImageSources, prompt: str | None = None) -> 
 
 
 def engine_options(vlm: MyVLM) -> dict[str, bool]:
-    """Options of vLLM's engine under which it takes what `vllm_inputs` makes.
+    """The options of `vllm.LLM` that inputs from `vllm_inputs` need.
 
     >>> engine_options(MyVLM.from_pretrained("tinyworld/llava", device="cpu"))
     {'enable_prompt_embeds': True}
@@ -108,7 +111,7 @@ def engine_options(vlm: MyVLM) -> dict[str, bool]:
 
 
 def server_flags(vlm: MyVLM) -> list[str]:
-    """The same for `vllm serve`.
+    """The flags of `vllm serve` that inputs from `vllm_inputs` need.
 
     >>> server_flags(MyVLM.from_pretrained("tinyworld/llava", device="cpu"))
     ['--enable-prompt-embeds']
@@ -117,26 +120,26 @@ def server_flags(vlm: MyVLM) -> list[str]:
 
 
 def bad_words(words: Sequence[str]) -> dict[str, list[str]]:
-    """Of a request to vLLM's server: what it may not say, where there is such a word."""
+    """The part of a request's body that bans words from the reply; empty if there are none."""
     return {"bad_words": list(words)} if words else {}
 
 
 def body_of(path: str, body: Mapping[str, Any], tokens: int) -> dict[str, Any]:
-    """The body of a request to vLLM's server, with the most tokens of its reply under the path's name."""
+    """A request's body with the reply's token limit, under the key that the path of vLLM's server uses."""
     return {**body, "max_tokens" if path == "/completions" else "max_completion_tokens": tokens}
 
 
 class VllmServer:
-    """A running vLLM server as the language model of a `MyVLM`: it recognises here and speaks there.
+    """A client that detects and encodes in this process, and generates replies on a running vLLM server.
 
-    Start the server with `server_flags(vlm)`, on the weights that `vlm` holds. Prompts are rendered here.
+    Start the server with `server_flags(vlm)`, on the weights of `vlm`. Prompts are rendered in this process.
 
     Args:
-        vlm: recognises and encodes.
+        vlm: the model and its library; detects concepts and encodes pictures.
         url: of the server's OpenAI interface, such as `http://localhost:8000/v1`.
-        model: what the server calls the model; the first that it names where not given.
-        api_key: where it wants one.
-        at_once: requests that are under way together.
+        model: the model's name on the server; by default the first that it lists.
+        api_key: if the server needs one.
+        at_once: requests in flight at once.
 
     Raises:
         BackboneError: vLLM takes no embeddings of this family.
@@ -158,13 +161,13 @@ class VllmServer:
         Args:
             images: see `vllm_inputs`.
             prompt: an instruction instead of the family's own.
-            sampling: of the request, such as `temperature` or `max_tokens`; greedy, up to 64 tokens, where
-                not given.
+            sampling: parameters of the request, such as `temperature` or `max_tokens`; by default greedy, up
+                to 64 tokens.
         """
         replies: list[Reply] = []
         waiting: deque[Future[Reply]] = deque()
         with ThreadPoolExecutor(self.at_once) as pool:
-            # The next pictures are encoded here while the last are spoken of there, and no more than these.
+            # Encode the next pictures while the server replies to the last, but not further ahead.
             for one in vllm_inputs(self.vlm, images, prompt):
                 waiting.append(pool.submit(self.reply, one, sampling))
                 if len(waiting) > 2 * self.at_once:
@@ -176,12 +179,12 @@ class VllmServer:
         return self.caption(images, prompt=question, **sampling)
 
     def reply(self, one: VllmInput, sampling: Mapping[str, Any]) -> Reply:
-        """What the server says of one input; `sampling` is what the request's body says beside it."""
+        """Send one input to the server; `sampling` is added to the request's body."""
         path, asked = one.given.request()
         own = {"temperature": 0, **sampling}
         tokens = own.pop("max_tokens", own.pop("max_completion_tokens", 64))
         body = body_of(path, {"model": self.model, **asked, **bad_words(one.unsaid), **own}, tokens)
-        # By path: one of the two takes what the client's own methods do not know.
+        # Posted by path: the client's own methods lack a field that one of the two endpoints needs.
         [choice] = self.client.post(path, body=body, cast_to=dict[str, Any])["choices"]
         said = choice["text"] if path == "/completions" else choice["message"]["content"]
         return one.reply(said or "")
@@ -203,7 +206,7 @@ def _client(url: str, api_key: str) -> OpenAI:
 def _inputs(
     vlm: MyVLM, photos: list[LoadedImage], prompt: str, names: Names, *, kept: bool
 ) -> Iterator[VllmInput]:
-    """Of some photos, which the replies hold where they are few (`kept`); else where they lie."""
+    """The inputs for a batch; they hold the pictures if `kept`, else the paths of those that have one."""
     backbone = vlm.backbone
     found = vlm.concepts.recognise(photos)
     seen = [vlm.concepts.present(detections) for detections in found]

@@ -1,1 +1,1 @@
-"""Speak of pictures and of the concepts in them: captions, answers, places, conversations, albums."""
+"""Generate captions, answers, locations and conversations that name the concepts in pictures."""

@@ -1,14 +1,15 @@
-"""How a model is spoken to of the concepts in a picture, and what it said in the user's words.
+"""Build the prompt and embedding rows for the concepts in a picture, and put identifiers into the reply.
 
-What it learned goes by rows behind the picture's tokens, but in a question, where learning chose that, by the
-model's own description of it: what a new name stands for a small model hardly finds, and behind rows that say
-it what it sees is answered worse. A reply that rows bent gives way to the model's own words (`verifying`).
-What it has only been introduced to is named in the model's own words, the thing's noun phrase giving way to
-the name. Only where these hold none it stands in words before the instruction, "sks is the dotted purple
-mug.": that bends what else a small model says of a picture more often than rows do (benchmarks/RESULTS.md).
+A learned concept enters as embedding rows after the visual tokens. In a question its name is replaced by the
+model's own description of it instead, where learning chose that (`asked_by`): a small model hardly resolves a
+new name, and with rows that explain the name it answers worse about what it sees. Where rows distorted a
+reply, the model's reply without rows is used (`verifying`). An introduced concept is named in the plain
+model's reply: the identifier replaces a noun phrase of its category. Only if the reply has no such phrase, a
+hint is put before the instruction, "sks is the dotted purple mug.": with a small model, hints distort the
+rest of a reply more often than rows do (benchmarks/RESULTS.md).
 
-A name is said only where its head fired: where something is seen the names of all others cannot be generated,
-and with a question that names one goes "There is no sks in this picture."
+A concept is named only in pictures where its head detects it: once any concept is detected, the names of all
+others cannot be generated, and a prompt that names one of these gets "There is no sks in this picture."
 """
 
 from __future__ import annotations
@@ -32,13 +33,18 @@ from myvlm.speaking.verifying import Held, doubted, names_fewer
 from myvlm.text import contains_word, find_word, fold, in_words, replace_words
 
 ABSENT = "There is no {} in this picture."
-"""Of thirteen wordings, under three forms of question, the one that our three small models heed most, though
-none heeds it always (benchmarks/RESULTS.md)."""
+"""The hint for a concept that is not detected. Of thirteen wordings, under three forms of question, our three
+small models follow this one most often, though none always does (benchmarks/RESULTS.md)."""
 
 
 class Address(NamedTuple):
-    """An instruction or a conversation's turns, the rows behind the picture's tokens, and the identifiers of
-    those of whom it says that they are absent."""
+    """What the model is given beside the picture.
+
+    Attributes:
+        prompt: an instruction, or a conversation's turns, hints included.
+        rows: the rows that follow the visual tokens, by concept.
+        absent: identifiers of the concepts that a hint calls absent.
+    """
 
     prompt: Prompt
     rows: list[ConceptRows]
@@ -46,7 +52,7 @@ class Address(NamedTuple):
 
 
 class Spoken(NamedTuple):
-    """A reply in the user's identifiers, its token ids, and whom the model was told to be absent."""
+    """A reply with the user's identifiers, its token ids, and the concepts that a hint called absent."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -54,11 +60,11 @@ class Spoken(NamedTuple):
 
 
 class Names:
-    """The names of some concepts, as a model reads and writes them.
+    """The names of a user's concepts: finds them in prompts, and says which a reply must not contain.
 
     Args:
-        backbone: the model.
-        concepts: all whom a user might mean.
+        backbone: the model whose tokenizer spells them.
+        concepts: all concepts of the user.
     """
 
     def __init__(self, backbone: Backbone, concepts: Iterable[Concept] = ()) -> None:
@@ -67,7 +73,7 @@ class Names:
         self._in_prompts: dict[Prompt, tuple[Concept, ...]] = {}
 
     def in_prompt(self, prompt: Prompt) -> tuple[Concept, ...]:
-        """Those whom the user names in a prompt, by their identifiers."""
+        """The concepts whose identifiers are in a prompt."""
         found = self._in_prompts.get(prompt)
         if found is None:
             found = tuple(named_in(prompt, self.concepts))
@@ -77,19 +83,24 @@ class Names:
         return found
 
     def absent(self, prompt: Prompt, seen: Sequence[Concept]) -> list[Concept]:
-        """Those whom a prompt names and who are not seen."""
+        """The concepts that a prompt names and that are not among those detected, `seen`."""
         there = {one.identifier for one in seen}
         return [one for one in self.in_prompt(prompt) if one.identifier not in there]
 
     def unsaid(self, seen: Sequence[Concept]) -> Unsaid | None:
-        """The names that a reply may not hold; None where nothing is seen: the reply is the plain model's."""
+        """The names that a reply must not contain, those of concepts that are not in `seen`.
+
+        None if `seen` is empty, as the reply is the plain model's, which knows no names; or if it is all.
+        """
         if not seen or len(seen) == len(self.concepts):
             return None
         return Unsaid(self._spelled, frozenset(_words_of(seen)))
 
     def others(self, seen: Sequence[Concept]) -> list[str]:
-        """The same as a list of words, for engines that spell them themselves; without those that stand in
-        the name of somebody who is seen, who could not be named there."""
+        """The same as a list of words, for engines with a tokenizer of their own.
+
+        Without words that are part of a detected concept's name: banning them would ban that name too.
+        """
         if not seen:
             return []
         there = _words_of(seen)
@@ -100,7 +111,7 @@ class Names:
     @cached_property
     def _spelled(self) -> SpelledWords:
         tokenizer = self._backbone.processor.tokenizer
-        # within a sentence, and where a reply begins with it
+        # both spellings: within a sentence, and at the start of a reply
         return SpelledWords(
             {
                 word: [self._backbone.word_ids(word), alone_ids(tokenizer, word)]
@@ -110,13 +121,12 @@ class Names:
 
 
 def _words_of(concepts: Iterable[Concept]) -> set[str]:
-    """What they are called, and what they were learned with."""
+    """The concepts' identifiers, and the words that their embeddings were learned with."""
     return {word for one in concepts for word in (one.identifier, one.spoken)}
 
 
 class _Asked(NamedTuple):
-    """A picture, what its user asks of it, who is seen and where, whom the user knows, and how the model is
-    asked."""
+    """One request: picture, prompt, detected concepts, their boxes, the user's names, the model's input."""
 
     photo: LoadedImage
     prompt: Prompt
@@ -126,7 +136,7 @@ class _Asked(NamedTuple):
     address: Address
 
     def untold(self) -> _Asked:
-        """The same, and of nobody said who it is."""
+        """A copy whose prompt has no hints, and without rows."""
         return self._replace(address=Address(self.prompt, []))
 
     def without_rows(self) -> _Asked:
@@ -138,18 +148,22 @@ def speak(
     prompts: Sequence[Prompt], generation: Mapping[str, Any], names: Sequence[Names] = (),
     where: Sequence[Where] = (), *, always_rows: bool = False, verify: bool | None = None,
 ) -> list[Spoken]:  # fmt: skip
-    """What the model says of each picture, with the concepts that are seen in it, in the user's identifiers.
+    """Generate a reply for each picture that calls the concepts detected in it by their identifiers.
 
-    A renamed concept is asked for by the word that its embedding learned, and what that says is renamed. A
-    doubtful reply behind rows gives way to the model's own words, where these name all that it names.
+    A renamed concept goes into the prompt by the word that its embedding was learned with, and that word is
+    replaced in the reply. An unreliable reply that was generated with rows is replaced by one without, if
+    that names every concept that the first names.
 
     Args:
-        names: for each picture the names that its user knows; where empty, nobody is known to be absent.
-        where: for each picture where its concepts are, asked where several phrases of a reply may mean one.
+        seen: the concepts detected in each picture.
+        generation: options of transformers' `generate`.
+        names: each user's names, by picture; if empty, no concept is absent and no name is banned.
+        where: box lookups by picture, used if several phrases of a reply may mean a concept.
         always_rows: see `address`.
-        verify: whether the model's own words come first of what it was introduced to, and replies are read
-            again of concepts that were learned so (`LearnSettings.verify`); by default where they are not
-            streamed. Answers to questions that name one, sampled replies and conversations never are.
+        verify: whether to generate without hints first where a prompt introduces concepts, and to verify
+            replies about concepts that were learned with `LearnSettings.verify`; by default, if replies are
+            not streamed. Neither is done for questions that name a detected concept, sampled replies and
+            conversations.
     """
     asked = [
         _Asked(photo, prompt, there, places, own, address(
@@ -161,7 +175,7 @@ def speak(
         )
     ]  # fmt: skip
     if verify is None:
-        verify = generation.get("streamer") is None  # what was heard cannot be taken back
+        verify = generation.get("streamer") is None  # streamed text cannot be taken back
     if not verify or is_sampled(backbone.model, generation):
         return _replies(backbone, asked, generation)
     told = {number: one for number, one in enumerate(asked) if _only_told(one)}
@@ -181,7 +195,7 @@ def speak(
 
 
 def _only_told(asked: _Asked) -> bool:
-    """Whether nothing but who is in a picture is said before an instruction that names nobody."""
+    """Whether a request has hints that introduce concepts but no rows, and its prompt names none of them."""
     prompt, (told, rows, absent) = asked.prompt, asked.address
     if not isinstance(prompt, str) or told == prompt or rows or absent:
         return False
@@ -210,7 +224,7 @@ def _replies(backbone: Backbone, asked: Sequence[_Asked], generation: Mapping[st
 
 
 def _meant(backbone: Backbone, asked: _Asked, concept: Concept, text: str, starts: Sequence[int]) -> int:
-    """Which of several phrases of a reply means a concept; the first where nothing tells."""
+    """The index of the phrase of a reply that means a concept, by attention; 0 if that cannot be told."""
     prompt, rows, _ = asked.address
     if not isinstance(prompt, str) or "attention_map" in backbone.lacks:
         return 0
@@ -222,13 +236,16 @@ def _meant(backbone: Backbone, asked: _Asked, concept: Concept, text: str, start
 
 
 def _mistaken(backbone: Backbone, asked: _Asked, concept: Concept, text: str) -> bool:
-    """Whether a reply says a concept's name of one, and means it as it speaks of another of its category."""
+    """Whether a reply gives a concept's name to one object and has the concept in view at another phrase.
+
+    That is: more attention lies in its box at another noun phrase of its category than at the name.
+    """
     place, others = find_word(text, concept.identifier), other_phrases(text, concept.category)
     return place is not None and bool(others) and _meant(backbone, asked, concept, text, [place, *others]) > 0
 
 
 def _doubtful(backbone: Backbone, asked: Sequence[_Asked], spoken: Sequence[Spoken]) -> list[int]:
-    """The numbers of the replies that were read again and found doubtful."""
+    """The indices of the replies that verification finds unreliable."""
     held: dict[int, Held] = {}
     for number, (one, said) in enumerate(zip(asked, spoken, strict=True)):
         if not one.address.rows or not isinstance(one.prompt, str) or named_in(one.prompt, one.seen):
@@ -244,8 +261,10 @@ def _doubtful(backbone: Backbone, asked: Sequence[_Asked], spoken: Sequence[Spok
 
 
 def _limit(backbone: Backbone, concepts: Sequence[Concept]) -> float | None:
-    """The loss above which a reply about these is doubted; None unless all have a description, and replies
-    about those that are learned are verified."""
+    """The loss above which a reply about these concepts is unreliable.
+
+    None unless all have a description and those with an embedding were learned with `LearnSettings.verify`.
+    """
     learned = [
         one.embedding_for(backbone.name, backbone.fingerprint(), backbone.dim).figures
         for one in concepts
@@ -256,7 +275,7 @@ def _limit(backbone: Backbone, concepts: Sequence[Concept]) -> float | None:
 
 
 def only_introduced(backbone: Backbone, concept: Concept) -> bool:
-    """Whether a model has no embedding of the concept, and is told of it in words."""
+    """Whether a concept has no embedding for this model but a description that can be put in a hint."""
     unlearned = not concept.embeddings or concept.learned_elsewhere(backbone.fingerprint())
     return unlearned and concept.description is not None
 
@@ -269,17 +288,19 @@ def address(
     *,
     always_rows: bool = False,
 ) -> Address:
-    """The prompt for a picture with these concepts in it, in the words that the model knows them by.
+    """Build the prompt and rows for a picture in which these concepts are detected.
 
-    Those that it learned go by their rows; before the first instruction stands in words who the others are,
-    and who is not there. Whom the last question describes needs neither. A family that takes no hint
-    (`Backbone.hinted`) is asked about "the mug", and is not told of those who are absent.
+    Identifiers become the words that the model learned, or descriptions (`asked_as`). Learned concepts get
+    their rows; hints before the first instruction introduce the others, and name those that are absent. A
+    concept whose description is in the last question needs neither rows nor hint. In a family that takes no
+    hints (`Backbone.hinted`) an introduced concept becomes "the mug", and absent ones are not mentioned.
 
     Args:
-        always_rows: whether whom a question describes has its rows too.
+        absent: the concepts that the prompt names and that are not detected.
+        always_rows: whether a concept whose description is in the question gets its rows too.
 
     Raises:
-        ConceptFileError: a concept was learned for other models alone, and there is no description of it.
+        ConceptFileError: a concept was learned for other models only, and has no description.
     """
     asked = {concept.identifier: asked_as(backbone, concept, concepts) for concept in concepts}
     names = {one.identifier: one.spoken for one in concepts if asked[one.identifier] == one.spoken}
@@ -303,13 +324,13 @@ def address(
 
 
 def asked_as(backbone: Backbone, concept: Concept, seen: Sequence[Concept]) -> str:
-    """What stands for a concept in a question: the word that a model knows it by, or its description.
+    """What replaces a concept's identifier in a question: the word it was learned with, or its description.
 
-    The latter where learning chose that, or it is only introduced to a model whose default is not the name
-    (`LearnSettings.asked_by`), unless another that is seen is described the same.
+    It is the description if learning chose that, or if the concept is only introduced and the model's default
+    is not the name (`LearnSettings.asked_by`); but not if another detected concept has the same description.
 
     Raises:
-        ConceptFileError: it was learned for other models alone, and there is no description of it.
+        ConceptFileError: it was learned for other models only, and has no description.
     """
     described = concept.description
     if described is None:
@@ -324,13 +345,13 @@ def asked_as(backbone: Backbone, concept: Concept, seen: Sequence[Concept]) -> s
 
 
 def named_in(prompt: Prompt, concepts: Iterable[Concept]) -> list[Concept]:
-    """Those whom the user names in a prompt, by their identifiers."""
+    """The concepts whose identifiers are in a prompt, in the user's turns."""
     asked = " ".join(turns_of(prompt)[::2])
     return [one for one in concepts if contains_word(asked, one.identifier)]
 
 
 def _in_words(prompt: Prompt, phrases: Mapping[str, str], names: Mapping[str, str] | None = None) -> Prompt:
-    """A prompt with words replaced, in all of its turns; see `in_words`."""
+    """A prompt with words replaced in all its turns; see `text.in_words`."""
     turns = tuple(in_words(turn, phrases, names) for turn in turns_of(prompt))
     return turns[0] if isinstance(prompt, str) else turns
 
@@ -342,10 +363,14 @@ def named(
     concepts: Sequence[Concept],
     choose: Callable[[Concept, str, Sequence[int]], int] | None = None,
 ) -> str:
-    """A reply to a user's prompt, with these concepts by their identifiers.
+    """A reply with the identifiers of the detected concepts in place of the model's words for them.
 
-    Where neither names one that has a description, the noun phrase of its category that fits that best is
-    taken for it, as the head saw it there; of several that fit alike `choose` says which.
+    If neither prompt nor reply names a concept that has a description, its identifier replaces the noun
+    phrase of its category that fits the description best: its head detected it, so the phrase means it.
+
+    Args:
+        choose: picks one of several phrases that fit equally well, by their starts in the text; by default
+            the first.
     """
     text = replace_words(text, words_for(backbone, prompt, concepts))
     for concept in unnamed(prompt, text, concepts):
@@ -356,9 +381,10 @@ def named(
 
 
 def words_for(backbone: Backbone, prompt: Prompt, concepts: Sequence[Concept]) -> dict[str, str]:
-    """What a reply to a user's prompt may call concepts by, and the identifiers that are to stand there.
+    """The words that a reply may use for concepts → the identifiers that replace them.
 
-    That is the word that the model learned and, of those whom the prompt names, what it was asked about.
+    These are the words that embeddings were learned with and, for concepts that the prompt names, what
+    replaced their identifiers there.
     """
     words = {as_written(backbone, one.spoken): one.identifier for one in concepts}
     asked = named_in(prompt, concepts)
@@ -366,6 +392,6 @@ def words_for(backbone: Backbone, prompt: Prompt, concepts: Sequence[Concept]) -
 
 
 def unnamed(prompt: Prompt, text: str, concepts: Iterable[Concept]) -> list[Concept]:
-    """Those with a description that neither a prompt nor the reply to it names."""
+    """The concepts with a description that neither the prompt nor the reply names."""
     told = " ".join([*turns_of(prompt)[::2], text])
     return [one for one in concepts if one.description and not contains_word(told, one.identifier)]

@@ -1,4 +1,4 @@
-"""Many pictures in one call: a few are open at a time, and of one that cannot be used no other is lost."""
+"""Process many pictures in one call, a few at a time in memory, and keep the others if one is unusable."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from myvlm.errors import ImageError, InputError, MissingFileError
 from myvlm.images import LoadedImage, Source, loaded
 
 AT_ONCE = 16
-"""Pictures that are open together."""
+"""Pictures that are in memory at once."""
 
 OnError: TypeAlias = Literal["raise", "keep"]
-"""What becomes of a picture that cannot be used: the call ends, or its error stands in its place."""
+"""What to do about an unusable picture: raise its error, or return the error in its place."""
 
 Refusal: TypeAlias = ImageError | MissingFileError
 Made = TypeVar("Made")
 
 
 def check_on_error(errors: object) -> bool:
-    """Whether errors are kept. Raises InputError unless it is one of the two words.
+    """Whether errors are kept. Raises InputError unless `errors` is an `OnError`.
 
     >>> check_on_error("keep")
     True
@@ -39,19 +39,19 @@ def made_of_each(
     make: Callable[[list[LoadedImage]], list[Made]],
     instead: Callable[[Refusal, Source], Made] | None = None,
 ) -> list[Made]:
-    """What is made of each picture, in order, some at a time: a whole album takes the memory of a few.
+    """Call `make` on all pictures, `AT_ONCE` at a time, and return its results in order.
 
     Args:
-        sources: what `listed` gives.
-        make: makes one thing of each of some pictures; its ImageError says by `number` which of them it is
-            about.
-        instead: what stands in the place of a picture that cannot be used. Where it is not given the error
-            is raised; of many pictures every file is then read once before the first is handed to `make`, so
-            that long work does not find a broken one in its midst.
+        sources: from `images.listed`.
+        make: returns one result for each picture of a batch; its ImageError says by `number` which picture
+            of the batch it is about.
+        instead: makes the result for an unusable picture. If it is not given, the error is raised; and if
+            there are more than `AT_ONCE` pictures, every file is read once before the first call of `make`,
+            so that a broken one is found before the long work begins.
 
     Raises:
-        ImageError: of a picture that cannot be used; its `number` is the picture's place among all, and
-            `replies` are what was made of those before.
+        ImageError: a picture is unusable; `number` is its index among all pictures, `replies` the results of
+            the batches before.
     """
     done: list[Made] = []
     if instead is None and len(sources) > AT_ONCE:
@@ -92,7 +92,7 @@ def _made(
             error.number = place = list(photos)[error.number]
             if instead is None:
                 raise
-            del photos[place]  # the others once more, without it
+            del photos[place]  # try the rest of the batch again without it
             made[place] = instead(error, sources[place])
     return [made[place] for place in range(len(sources))]
 

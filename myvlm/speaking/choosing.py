@@ -1,7 +1,7 @@
-"""Which of several phrases of a reply means a concept: the one said with an eye on where its head sees it.
+"""Choose the phrase of a reply that means a concept: the one whose attention lies most in the detected box.
 
-Two men are in a picture, "a man next to another man.", and one of them has a name. Words do not tell which;
-the attention with which the frozen model says each does.
+In "a man next to another man." the words do not tell which man is the concept; the frozen model's attention
+over the picture as it generates each phrase does.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from myvlm.backbones.base import ConceptRows
 from myvlm.boxes import Box, cells_inside
 
 Where: TypeAlias = Callable[[str], Box | None]
-"""Where in a picture, in its pixels, a head sees the concept of an identifier; None where it does not say."""
+"""Identifier → the box in which its head detects the concept, in pixels of the picture; None if unknown."""
 
 
 def nowhere(identifier: str) -> None:
-    """Of no concept it is known where it is."""
+    """A `Where` that knows no boxes."""
 
 
 def looked_at(
@@ -32,17 +32,19 @@ def looked_at(
     text: str,
     starts: Sequence[int],
 ) -> int:
-    """The number of the phrase of which most of the attention lies in a box: a pass of the model for each.
+    """The index of the phrase whose attention map has the largest sum inside a box.
+
+    Takes one pass of the model for each phrase.
 
     Args:
-        prompt, rows: those that `text` is the reply to.
+        prompt, rows: what `text` is the reply to.
         box: in pixels of the image.
-        starts: where in the text each phrase begins.
+        starts: where each phrase begins in the text, in characters.
     """
     field = backbone.field_of_view(image.size)
 
     def inside(start: int) -> float:
-        rest = text[start:].rstrip(" .!?,;:\"'")  # no earlier phrase goes on as this one does
+        rest = text[start:].rstrip(" .!?,;:\"'")  # to the end of the text, so that it matches only here
         looks = backbone.attention_map(image, prompt, text, rest, rows)
         return float(looks[cells_inside(box, field, (looks.shape[0], looks.shape[1]))].sum())
 

@@ -15,17 +15,17 @@ from myvlm.text import check_written
 
 
 class Conversation:
-    """A conversation about one picture: each question is asked behind all that was said before.
+    """A conversation about one picture: the prompt of each question holds all earlier turns.
 
-    The picture is looked at once for concepts, when the conversation begins. What is said before goes into
-    the prompt by the model's own chat template; the model reads all of it, picture included, at every turn.
+    Concepts are detected once, when the conversation begins. Earlier turns go through the model's own chat
+    template; the model reads all of them, and the picture, again at every turn.
 
     Args:
-        backbone: speaks.
-        photo: what it is about.
+        backbone: the model that replies.
+        photo: the picture.
         detections: one for each concept of the library.
-        concepts: those that are seen.
-        names: of all that the user has.
+        concepts: those that are detected.
+        names: of all concepts of the user.
 
     >>> from myvlm import MyVLM
     >>> from myvlm.tinyworld import sample_picture
@@ -47,15 +47,15 @@ class Conversation:
         return f"Conversation({self._photo.name!r}, {len(self.turns) // 2} questions asked)"
 
     def ask(self, question: str, **generation: Any) -> Reply:
-        """The reply to a question; both become part of what later questions are asked behind.
+        """Answer a question; question and reply are added to the conversation.
 
         Args:
-            question: concepts go by their identifiers.
-            generation: of transformers' `generate`; see `MyVLM.caption`.
+            question: may name concepts by their identifiers.
+            generation: options of transformers' `generate`; see `MyVLM.caption`.
 
         Raises:
-            InputError: the question or an option cannot be used; the conversation is as it was.
-            BackboneError: a second question to a family whose prompt has no place for what was said.
+            InputError: the question or an option cannot be used; the conversation is unchanged.
+            BackboneError: this is a second question, and the family's prompt has no place for earlier turns.
         """
         turns = *self.turns, check_written(question, "question")
         [spoken] = speak(self._backbone, [self._photo], [self._concepts], [turns], generation, [self._names])

@@ -1,4 +1,4 @@
-"""Where a concept is in a picture: by the model's own words where it can ground, else by the head."""
+"""Locate a concept in a picture: by the box that the model generates if it can ground, else by the head."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from myvlm.display.pictures import Mark
 from myvlm.heads import Detection
 
 READING: dict[str, float] = {"max_new_tokens": 128, "repetition_penalty": 1.0}
-"""How a reply with a box is generated. Some checkpoints (Qwen2-VL, 2.5) punish repetition by default, and so
-a name that stands in the question, and a digit that a box has twice."""
+"""Generation options for a reply with a box. Some checkpoints (Qwen2-VL, 2.5) penalize repetition by default,
+and with it a name that is in the question, and a digit that is twice in a box."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Location:
-    """Where one concept is.
+    """Where one concept is in a picture, from `MyVLM.locate`.
 
     Attributes:
-        box: left, top, right, bottom in pixels of the picture, turned as its EXIF tag says; None where the
-            concept was not recognised in it or nobody can tell.
-        by: who said it: the `"model"` in its own words, or the `"head"` that recognises the concept, because
-            the model cannot ground or said no box.
-        said: the model's words; empty where it was not asked.
+        box: left, top, right, bottom in pixels of the picture, turned as its EXIF tag says; None if the
+            concept was not detected, or neither model nor head gives a box.
+        by: where the box is from: the `"model"`'s reply, or the `"head"`, because the model cannot ground or
+            its reply has no box; None if the concept was not detected or there is no box.
+        said: the model's reply; empty if it was not asked.
         image: the picture, RGB.
-        point: where the model points, of one that says points and no boxes (Molmo); else None.
+        point: where the model points, for families that generate points and no boxes (Molmo); else None.
     """
 
     box: Box | None
@@ -54,11 +54,13 @@ class Location:
 
 
 def located(backbone: Backbone, detection: Detection | None, reply: str, image: Image.Image) -> Location:
-    """Put together what the head and the model say of one concept in one picture.
+    """Combine the head's detection of a concept and the model's reply into a location.
 
     Args:
-        detection: the head's; None where nothing was recognised at all.
-        reply: the model's answer to `backbone.refer`; empty where it was not asked.
+        backbone: the model, which parses its reply.
+        detection: the head's; None if the library has no detection of the concept.
+        reply: the model's answer to `backbone.refer`; empty if it was not asked.
+        image: the picture.
     """
     if detection is None or not detection.present:
         return Location(None, None, reply, image)

@@ -1,7 +1,7 @@
-"""A frozen model that speaks of pictures and of the concepts in them.
+"""`Speaker`, the inference half of `MyVLM`: captions, answers, locations and attention maps.
 
-Here heads, which recognise, and backbones, which speak, are joined, as `learning.teach` joins them to learn;
-neither knows of the other.
+It runs heads, which detect concepts, and a backbone, which generates text, as `learning.teach` does for
+learning; heads and backbones do not depend on each other.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from myvlm.text import check_written
 
 
 class Speaker:
-    """What `MyVLM` says: captions, answers, places and attention, with a library of concepts.
+    """Caption pictures, answer questions about them and locate concepts, with a library of concepts.
 
     Args:
         backbone: the frozen model, behind its family's adapter.
-        concepts: the library; it tells of concepts that this model has yet to learn.
+        concepts: the library; adding a concept that this model has yet to learn gives a warning.
     """
 
     def __init__(self, backbone: Backbone, concepts: ConceptLibrary) -> None:
@@ -42,7 +42,7 @@ class Speaker:
         self.concepts.on_add(warn_learned_elsewhere, of=backbone)
         self._plain = PlainBlocks()
         self._names: tuple[object, Names] = None, Names(backbone)
-        self._checked: object = self  # the state of the library in which all were found to be learned
+        self._checked: object = self  # the library's state when all concepts were last found to be learned
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.backbone.name!r}, {self.concepts!r})"
@@ -85,16 +85,16 @@ class Speaker:
         """Describe one picture (a `Reply`) or many (a list of them), naming the concepts that are in them.
 
         Args:
-            images: paths, folders, patterns, PIL images or arrays; many are batched. Of more than 16 every
-                file is read once before the first is described, and none is kept in memory.
+            images: paths, folders, patterns, PIL images or arrays; many are batched. With more than 16, every
+                file is read once before the first is described, and no picture is kept in memory.
             prompt: an instruction instead of the family's own.
-            errors: with `"keep"` a picture that cannot be used gets a reply that holds its `error`, and the
-                others go on; else it is raised, and has the `replies` to those before it.
-            generation: passed on to transformers' `generate`; greedy, up to 64 tokens, where not given.
+            errors: with `"keep"` an unusable picture gets a reply with its `error`, and the others are
+                described; with `"raise"` the error is raised, with the earlier `replies` as an attribute.
+            generation: options of transformers' `generate`; by default greedy, up to 64 tokens.
 
         Raises:
             ImageError, MissingFileError: a picture cannot be used; the error names it.
-            InputError: an option or the prompt cannot be, as one with special tokens of the model in it.
+            InputError: an option or the prompt cannot be used, such as one with special tokens of the model.
         """
         if prompt is None or (isinstance(prompt, str) and not prompt):
             prompt = self.backbone.caption_prompt
@@ -113,14 +113,14 @@ class Speaker:
     def ask(
         self, images: ImageSources, question: str, *, errors: OnError = "raise", **generation: Any
     ) -> Reply | Replies:
-        """Answer a question about one picture or many; concepts go by their identifiers in both texts.
+        """Answer a question about one picture or many; question and answer call concepts by identifier.
 
-        The rest is as in `caption`.
+        Other arguments and errors are those of `caption`.
         """
         return self._speak(images, check_written(question, "question"), errors, generation)
 
     def chat(self, image: ImageSource) -> Conversation:
-        """A conversation about one picture: `chat.ask(…)` again and again, each behind what was said before.
+        """Start a conversation about one picture; each `chat.ask(…)` has all earlier turns in its prompt.
 
         Raises:
             InputError: there are several pictures.
@@ -131,17 +131,17 @@ class Speaker:
         return Conversation(self.backbone, photo, found, self.concepts.present(found), self._known())
 
     def attention(self, image: ImageSource, identifier: str) -> AttentionMap:
-        """Where the model looks in a picture as it names the concept, whether or not the head sees it there.
+        """The model's attention over a picture as it names the concept, whether or not the head detects it.
 
         Raises:
             UnknownConceptError: there is no such concept.
-            ConceptFileError: it was learned for other models alone.
-            InputError: there are several pictures; or it was only introduced, and the model does not say it.
+            ConceptFileError: it was learned for other models only.
+            InputError: there are several pictures; or it was only introduced, and the reply does not name it.
         """
         concept = self.concepts[identifier]
         photo = load_image(image)
         if concept.learned_elsewhere(self.backbone.fingerprint()):
-            self.backbone.rows_of(concept)  # words alone may go unsaid; the error says how it is learned
+            self.backbone.rows_of(concept)  # raises, and says how to learn it: hints may not get it named
         prompt, rows, _ = address(self.backbone, self.backbone.caption_prompt, [concept])
         with naming([photo], self.backbone.encode):
             [reply] = self.backbone.generate([photo.image], [prompt], [rows])
@@ -150,7 +150,7 @@ class Speaker:
         return AttentionMap(values, photo.image, concept.identifier, box)
 
     def locate(self, image: ImageSource, identifier: str) -> Location:
-        """Where a concept is in a picture, by the model's own words, or by the head where it has none.
+        """Locate a concept in a picture, by a box that the model generates, or by its head if there is none.
 
         Raises:
             UnknownConceptError: there is no such concept.
@@ -163,30 +163,30 @@ class Speaker:
         prompt = self.backbone.refer(concept.identifier)
         words = ""
         if prompt and detection and detection.present:
-            # Its own rows alone: with those of the others that are there a small model points at these too.
+            # Only this concept's rows: with other concepts' rows a small model points at those concepts too.
             [spoken] = speak(self.backbone, [photo], [[concept]], [prompt], READING, always_rows=True)
             words = spoken.text
         return located(self.backbone, detection, words, photo.image)
 
     @contextmanager
     def generic(self) -> Iterator[Self]:
-        """Within it `caption` and `ask` are the frozen model's own: nothing is recognised, nothing appended.
+        """A context in which `caption` and `ask` run the plain frozen model, without detection and rows.
 
-        That goes for the thread or asyncio task that is in the block, until it ends. For others, and in a
-        generator, whose steps may run anywhere, `with vlm.generic() as plain` gives one that always is.
-        `locate` finds nothing. `attention` is about one concept, whose rows it appends in any case.
+        This holds for the current thread or asyncio task, until the block ends. Other threads and tasks, and
+        generators, whose steps may run anywhere, can use `with vlm.generic() as plain`: that object is always
+        plain. In the block `locate` finds nothing; `attention` adds the rows of its concept as usual.
         """
         plain = copy.copy(self)
         plain._plain = PlainBlocks(always=True)
         with self._plain.block():
             yield plain
 
-    # ------------------------------------------------------------------ the walk
+    # ------------------------------------------------------------------ internals
 
     def _speak(
         self, images: ImageSources, prompt: str, errors: OnError, generation: dict[str, Any]
     ) -> Reply | Replies:
-        """Photo → heads → embeddings of those present → backbone → text."""
+        """Pictures → heads → rows of the detected concepts → backbone → replies."""
         keep = check_on_error(errors)
         sources, single = listed(images, keep_errors=keep)
         self._check_learned()
@@ -199,7 +199,7 @@ class Speaker:
             where = [found.box_of for found in detections]
             names = [self._known()] * count
             spoken = speak(self.backbone, photos, seen, [prompt] * count, generation, names, where)
-            for found in detections if album else ():  # what is located later holds the pictures
+            for found in detections if album else ():  # boxes found later would need the pictures
                 found.locate_seen()
             parts = zip(spoken, detections, photos, strict=True)
             return [
@@ -212,16 +212,16 @@ class Speaker:
         return made[0] if single else Replies(made)
 
     def _check_learned(self) -> None:
-        """Raise ConceptFileError for a concept that this model has yet to learn, be it seen or not."""
+        """Raise ConceptFileError if this model has yet to learn a concept of the library, detected or not."""
         if not self._plain and self._checked is not (state := self.concepts.state):
             weights = self.backbone.fingerprint()
             for concept in self.concepts.values():
                 if concept.learned_elsewhere(weights) and concept.description is None:
                     self.backbone.rows_of(concept)
-            self._checked = state  # of ten thousand it takes a while: once
+            self._checked = state  # once for each state: slow for ten thousand concepts
 
     def _known(self) -> Names:
-        """The names of the library's concepts, made anew when it has changed; none within `generic`."""
+        """The names of the library's concepts, cached until it changes; none within `generic`."""
         if self._plain:
             return Names(self.backbone)
         state, names = self._names
@@ -235,13 +235,13 @@ class Speaker:
 
 
 class PlainBlocks:
-    """The `generic` blocks in which one model is plain, by context: that of a thread, or of an asyncio task.
+    """The open `generic` blocks of one model; truthy in a thread or asyncio task that is inside of one.
 
-    What is handed on with its context, as by `asyncio.to_thread` and to new tasks, is in the block too; and
-    nobody is any more once it has ended, wherever its end was reached.
+    Code that inherits the context, as by `asyncio.to_thread` or in new tasks, is inside the block too. Once a
+    block has ended, nothing is inside of it, in whatever context its end ran.
 
     Args:
-        always: plain everywhere.
+        always: truthy everywhere.
 
     >>> blocks = PlainBlocks()
     >>> with blocks.block():
@@ -260,17 +260,17 @@ class PlainBlocks:
         return self.always or not self._open.isdisjoint(self._entered.get())
 
     def __reduce__(self) -> tuple[object, ...]:
-        return partial(PlainBlocks, always=self.always), ()  # whoever gets a copy is in no block of it
+        return partial(PlainBlocks, always=self.always), ()  # a copy starts outside of all blocks
 
     @contextmanager
     def block(self) -> Iterator[None]:
-        """Within it the model is plain here."""
+        """A context in which the model is plain for the current thread or task."""
         mine = object()
         self._open.add(mine)
         self._entered.set((*self._entered.get(), mine))
         try:
             yield
         finally:
-            # The context may be another than at the start: a generator's steps run where they are asked for.
+            # The context may differ from the one at entry: a generator's steps run in their caller's.
             self._open.discard(mine)
             self._entered.set(tuple(one for one in self._entered.get() if one in self._open))

@@ -1,8 +1,8 @@
-"""Which replies behind rows the frozen model, that reads them again without any, would hardly have given.
+"""Verify replies that were generated with concept rows, by their likelihood under the plain model.
 
-Rows that name a thing can bend what else is said: the thing is seen beside itself, or what only its photos
-show. A small model does so often, and can tell: with the description in the name's place ("a dotted purple
-mug next to a dotted purple mug") it finds such a text less likely than each that was learned.
+Rows can distort the rest of a reply: the object appears beside itself, or with things that only its photos
+show. Small models often do so, but can tell: with the description in place of the name ("a dotted purple mug
+next to a dotted purple mug") the model without rows finds such a text less likely than each learned caption.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from myvlm.text import contains_word, replace_words
 
 
 class Held(NamedTuple):
-    """A reply in the user's identifiers to a picture and a prompt, and what it is held against.
+    """A reply to verify.
 
     Attributes:
-        concepts: those that are seen; all have a description.
-        limit: mean loss of a token, in nats, above which it is doubtful.
+        photo: the picture that it is about.
+        prompt: the instruction that it answers.
+        text: the reply, with the user's identifiers.
+        concepts: those that are detected; all have a description.
+        limit: mean loss of a token, in nats, above which the reply is unreliable.
     """
 
     photo: LoadedImage
@@ -35,15 +38,18 @@ class Held(NamedTuple):
 
 
 def doubted(backbone: Backbone, replies: Sequence[Held]) -> list[bool]:
-    """Whether each reply leaves a concept unnamed, says nothing but names, or is less likely than its limit
-    to the plain model."""
+    """Whether each reply is unreliable.
+
+    It is if it leaves a concept unnamed, holds nothing but names, or its loss under the plain model is above
+    its limit.
+    """
     plainly = [names_fewer(one.text, one.concepts) or only_names(one.text, one.concepts) for one in replies]
     found = iter(_losses(backbone, [one for one, doubt in zip(replies, plainly, strict=True) if not doubt]))
     return [doubt or next(found) > one.limit for one, doubt in zip(replies, plainly, strict=True)]
 
 
 def _losses(backbone: Backbone, replies: Sequence[Held]) -> list[float]:
-    """What each reply costs the plain model, the descriptions in the names' places."""
+    """The loss of each reply under the plain model, with descriptions in place of the names."""
     if not replies:
         return []
     photos = [one.photo for one in replies]
@@ -58,7 +64,7 @@ def _losses(backbone: Backbone, replies: Sequence[Held]) -> list[float]:
 
 
 def names_fewer(text: str, concepts: Sequence[Concept], than: str | None = None) -> bool:
-    """Whether a text leaves one of these unnamed; where another text is given, one that is named there."""
+    """Whether a text does not name one of the concepts; with `than`, one of those that `than` names."""
     return any(
         not contains_word(text, one.identifier) and (than is None or contains_word(than, one.identifier))
         for one in concepts
@@ -66,7 +72,7 @@ def names_fewer(text: str, concepts: Sequence[Concept], than: str | None = None)
 
 
 def only_names(text: str, concepts: Sequence[Concept]) -> bool:
-    """Whether nothing is left of a text without the names of these."""
+    """Whether a text consists of the concepts' names alone."""
     return not any(
         letter.isalnum() for letter in replace_words(text, {one.identifier: "" for one in concepts})
     )

@@ -1,1 +1,1 @@
-"""An OpenAI-style server of a frozen model and its owners' concepts: `myvlm serve`, the extra `[serve]`."""
+"""The OpenAI-compatible server of a frozen model and many users' concepts: `myvlm serve`, extra `[serve]`."""

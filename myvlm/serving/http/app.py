@@ -1,4 +1,4 @@
-"""The application: a frozen model and its owners' libraries behind OpenAI's interface; and running it."""
+"""Create and run the ASGI application that serves a frozen model and its owners' concept libraries."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def create_app(
     limits: Limits | None = None,
     engine: Engine | None = None,
 ) -> FastAPI:
-    """An application for uvicorn, or any other ASGI server, in one process.
+    """Create the application, for uvicorn or another ASGI server in one process.
 
     Args:
-        vlm: speaks and learns; of its own library only `false_names_per_1000` counts.
-        tokens: who may come in.
-        folders: of concept folders, or addresses, by owner.
-        limits: of all that clients send.
-        engine: speaks in the place of `vlm`, such as a `VllmEngine`.
+        vlm: the model that replies and learns; of its own library only `false_names_per_1000` is used.
+        tokens: the access tokens.
+        folders: owner → folder of concept folders, or an address.
+        limits: bounds on what clients send.
+        engine: generates replies instead of `vlm`, such as a `VllmEngine`.
     """
     limits = limits or Limits()
 
@@ -76,7 +76,7 @@ def create_app(
 
 
 def check_address(host: str, tokens: Tokens) -> None:
-    """Raise InputError where others than this computer could come in without a token.
+    """Raise InputError if other computers could connect without a token.
 
     >>> check_address("127.0.0.1", Tokens({}))
     """
@@ -90,7 +90,7 @@ def check_address(host: str, tokens: Tokens) -> None:
 
 
 def check_port(host: str, port: int) -> None:
-    """Raise InputError where no server can listen, as where another one does."""
+    """Raise InputError if no server can listen there, for example because another one does."""
 
     async def listen_once() -> None:
         listening = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port)
@@ -121,12 +121,12 @@ class _Server(uvicorn.Server):
 def server(
     app: ASGIApp, host: str, port: int, on_answering: Callable[[], object] = lambda: None
 ) -> uvicorn.Server:
-    """The server that runs it; it logs no address, no query and no header.
+    """A uvicorn server for the application; it logs no client address, query or header.
 
     Args:
         app: the application.
-        host, port: where it listens.
-        on_answering: called once it does.
+        host, port: where to listen.
+        on_answering: called once it listens.
     """
     config = uvicorn.Config(
         app, host=host, port=port, access_log=False, log_level="warning", log_config=None,
@@ -137,7 +137,7 @@ def server(
 
 @contextmanager
 def running(app: ASGIApp, host: str = "127.0.0.1") -> Iterator[str]:
-    """Within it the application runs in a thread, on a free port; its address, which ends in `/v1`."""
+    """A context in which the application runs in a thread, on a free port; gives its URL, ending in `/v1`."""
     own = server(app, host, 0)
     with socket.socket() as listening:
         listening.bind((host, 0))

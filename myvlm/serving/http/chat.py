@@ -1,4 +1,4 @@
-"""`/v1/chat/completions` and `/v1/models`: what OpenAI's clients send, and what they are given back."""
+"""The endpoints `/v1/chat/completions` and `/v1/models`, as OpenAI's clients use them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _NOT_OURS = (
     "refusal", "audio", "function_call", "tool_calls", "annotations", "reasoning", "reasoning_content",
 )  # fmt: skip
 TOKENS = 64
-"""Of a reply, where a request says no other number."""
+"""The token limit of a reply for requests that set none."""
 
 
 class _Url(BaseModel):
@@ -70,7 +70,7 @@ class _Message(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _as_it_was_given(cls, sent: Any) -> Any:
-        """A reply as clients hand it back, without what OpenAI's have in them and ours never does."""
+        """Drop the empty fields that OpenAI's clients add to an assistant message when they send it back."""
         if not isinstance(sent, dict) or sent.get("role") != "assistant":
             return sent
         if told := next((name for name in _NOT_OURS if sent.get(name)), None):
@@ -95,9 +95,9 @@ class _StreamOptions(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """What is asked, as OpenAI's clients write it; `concepts` names those that are looked for, all if None.
+    """The body of a chat request, as OpenAI's clients write it; `concepts` are those to detect, None for all.
 
-    What would change a reply and is not known here is refused rather than passed over.
+    Unknown fields are refused: ignoring them could change the reply without notice.
     """
 
     model_config = _STRICT
@@ -117,21 +117,21 @@ class ChatRequest(BaseModel):
     store: Literal[False] | None = None
 
     def tokens(self, limits: Limits) -> int:
-        """Of the reply at the most."""
+        """The token limit of the reply."""
         wanted = self.max_completion_tokens or self.max_tokens or TOKENS
         if wanted > limits.tokens:
             raise Refusal(400, f"A reply has at most {limits.tokens} tokens.")
         return wanted
 
     def options(self, limits: Limits) -> Options:
-        """Of transformers' `generate`: greedy, but where a temperature is given."""
+        """Options of transformers' `generate`: greedy, unless a temperature is given."""
         options: dict[str, Any] = {"max_new_tokens": self.tokens(limits)}
         if self.temperature:
             options |= {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p or 1.0}
         return tuple(options.items())
 
     def picture(self) -> str:
-        """The one picture, which the first of the user's messages holds."""
+        """The URL of the one picture, which must be in the user's first message."""
         asked = [one for one in self.messages if one.role == "user"]
         pictures = [one.pictures for one in self.messages]
         if sum(map(len, pictures)) != 1 or not asked or not asked[0].pictures:
@@ -139,7 +139,10 @@ class ChatRequest(BaseModel):
         return asked[0].pictures[0]
 
     def prompt(self, caption: str, limits: Limits) -> Prompt:
-        """The turns, the user's first and last; a first one without words asks for a caption."""
+        """The prompt: an instruction, or the turns of a conversation, which the user begins and ends.
+
+        System messages are put before the first turn; a first turn without text becomes `caption`.
+        """
         told = [one.text for one in self.messages if one.role in ("system", "developer")]
         said = [one for one in self.messages if one.role in ("user", "assistant")]
         roles = [one.role for one in said]
@@ -169,20 +172,20 @@ class _Seen:
     absent: Sequence[str] = ()
 
     def asked(self, prompt: Prompt, options: Options, on_text: Callable[[str], None] | None = None) -> Ask:
-        """What the engine is asked about it."""
+        """The engine's request about this picture."""
         where = {one.identifier: one.box for one in self.detections}.get
         return Ask(self.photo, prompt, self.concepts, self.names, options, on_text, where)
 
 
 @router.get("/v1/models")
 async def models(request: Request) -> AsciiJson:
-    """The one model."""
+    """List the model, the only one."""
     return AsciiJson({"object": "list", "data": [_model(request)]})
 
 
 @router.get("/v1/models/{name:path}")
 async def model(request: Request, name: str) -> AsciiJson:
-    """The one model, by its name."""
+    """Describe the model, by its name."""
     if name != request.app.state.vlm.backbone.name:
         raise Refusal(404, "There is no such model here.")
     return AsciiJson(_model(request))
@@ -190,7 +193,7 @@ async def model(request: Request, name: str) -> AsciiJson:
 
 @router.post("/v1/chat/completions")
 async def complete(request: Request, asked: ChatRequest) -> Response:
-    """A reply about a picture, whole or in pieces; `myvlm` beside it says who was seen, how sure, where."""
+    """Reply about a picture, in one response or a stream; its field `myvlm` lists the detected concepts."""
     state = request.app.state
     access: Access = request.state.access
     vlm: MyVLM = state.vlm
@@ -223,7 +226,7 @@ async def _seen(
         loaded = await asyncio.to_thread(owners.loaded, owner)
         library = loaded.library
         for name in chosen or ():
-            library[name]  # says so where there is none
+            library[name]  # raises UnknownConceptError if there is none
         if chosen == [] or not library:
             return _Seen(photo, [], [], Names(state.vlm.backbone))
         found = await looking.do(Look(library, photo))
@@ -241,7 +244,7 @@ async def _seen(
 async def _words(
     engine: Engine, prompt: Prompt, seen: _Seen, options: Options
 ) -> AsyncGenerator[str | CountedReply]:
-    """The reply so far, again and again, and at the end what was said in all."""
+    """Yield the reply so far whenever it has grown, and the whole reply at the end."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[str] = asyncio.Queue()
 
@@ -285,7 +288,7 @@ async def _stream(
 
 
 class _Reply:
-    """What is said of one reply, whole and in pieces."""
+    """Builds the response documents of one reply, whole or as chunks of a stream."""
 
     def __init__(self, model: str, tokens: int) -> None:
         self.tokens = tokens

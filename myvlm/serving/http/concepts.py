@@ -1,4 +1,4 @@
-"""`/v1/concepts`: list, learn with progress, correct, rename, take out, erase; each owner's own alone."""
+"""The endpoints `/v1/concepts`: list, learn, correct, rename, remove and erase an owner's concepts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Correct(BaseModel):
 
 @router.get("/v1/concepts")
 async def show(request: Request) -> AsciiJson:
-    """The concepts of who asks."""
+    """List the client's concepts."""
     owners: Owners = request.app.state.owners
     access: Access = request.state.access
     library = await asyncio.to_thread(owners.library, access.owner)
@@ -64,9 +64,9 @@ async def show(request: Request) -> AsciiJson:
 
 @router.post("/v1/concepts")
 async def enrol(request: Request, wanted: _Enrol) -> Response:
-    """Learn a concept from photos; with `stream`, its progress comes as server-sent events.
+    """Learn a concept from photos; with `stream`, send its progress as server-sent events.
 
-    Where the owner's library lies at an address, `face_consent` says that a person agrees to be there.
+    If the owner's library is at an address, `face_consent` says that the person agrees to be stored there.
     """
     state = request.app.state
     owner = _who_may_change(request)
@@ -101,9 +101,9 @@ async def enrol(request: Request, wanted: _Enrol) -> Response:
 
 @router.post("/v1/concepts/{identifier}/correct")
 async def correct(request: Request, identifier: str, said: _Correct) -> AsciiJson:
-    """Say of a picture, or the part of it in the box, whether it shows a concept; None takes that back.
+    """Correct a concept's head: whether a picture, or its part in the box, shows the concept.
 
-    What recognises the concept learns from that, and what has changed is answered; see `MyVLM.correct`.
+    `present=None` takes a correction back. The response says what has changed; see `MyVLM.correct`.
     """
     state = request.app.state
     owners: Owners = state.owners
@@ -116,7 +116,7 @@ async def correct(request: Request, identifier: str, said: _Correct) -> AsciiJso
                 correction = library.correct(photo, identifier, present=said.present, box=said.box)
                 owners.place(owner).replace(library[identifier])
             finally:
-                owners.let_go(owner)  # what lies there is what counts, also where it could not be written
+                owners.let_go(owner)  # read it again: storage is authoritative, even after a failed write
             return correction
 
     async with asyncio.timeout(state.limits.seconds), state.pictures.read(owner, [said.photo]) as [photo]:
@@ -126,7 +126,7 @@ async def correct(request: Request, identifier: str, said: _Correct) -> AsciiJso
 
 @router.patch("/v1/concepts/{identifier}")
 async def rename(request: Request, identifier: str, wanted: _Rename) -> AsciiJson:
-    """Call a concept by another word."""
+    """Change a concept's identifier."""
     owners: Owners = request.app.state.owners
     owner = _who_may_change(request)
 
@@ -141,9 +141,9 @@ async def rename(request: Request, identifier: str, wanted: _Rename) -> AsciiJso
 
 @router.delete("/v1/concepts/{identifier}")
 async def remove(request: Request, identifier: str, erase: bool = False) -> AsciiJson:
-    """Take a concept out, put aside on the server's disk; or erase it, what was put aside before included.
+    """Remove a concept but keep it aside in storage; or `erase` it, with copies that were kept aside before.
 
-    With what is erased goes all that was remembered of pictures, and what its owner has uploaded.
+    Erasing also drops all cached picture features and the owner's uploads.
     """
     state = request.app.state
     owners: Owners = state.owners

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients expect them, saying nothing of the server's disk."""
+"""Error responses in the form that OpenAI's clients expect, without details of the server's disk."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from myvlm.errors import (
 _log = logging.getLogger(__name__)
 
 AGAIN_AFTER = "1"
-"""Seconds after which who was turned away may ask again."""
+"""Seconds after which a client that got 429 may try again (`Retry-After`)."""
 SHOWN = 500
-"""Characters of a message at the most: what a client sent may be in it."""
+"""The most characters of an error message, which may quote what a client sent."""
 
 
 class Refusal(HTTPException):
-    """A request that is answered with an error, in words.
+    """Raised to answer a request with an HTTP status and a message.
 
     >>> Refusal(429, "Too much is asked at once.").headers
     {'Retry-After': '1'}
@@ -45,7 +45,7 @@ class Refusal(HTTPException):
 
 
 class AsciiJson(Response):
-    """JSON in ASCII alone: a text may hold halves of characters, which nothing else can write."""
+    """JSON in ASCII: a text may contain lone surrogates, which UTF-8 cannot encode."""
 
     media_type = "application/json"
 
@@ -54,7 +54,7 @@ class AsciiJson(Response):
 
 
 class Streamed(StreamingResponse):
-    """Server-sent events, and what is held for as long as they go on, also where nobody waits for them."""
+    """Server-sent events; closes `kept` when the stream ends, also if the client has disconnected."""
 
     media_type = "text/event-stream"
 
@@ -68,7 +68,7 @@ class Streamed(StreamingResponse):
 
 
 def error_body(status: int, what: str) -> dict[str, Any]:
-    """The body of an error.
+    """The JSON body of an error response.
 
     >>> error_body(404, "No such concept.")["error"]["type"]
     'invalid_request_error'
@@ -79,12 +79,12 @@ def error_body(status: int, what: str) -> dict[str, Any]:
 
 
 def refused(status: int, what: str, headers: Mapping[str, str] | None = None) -> Response:
-    """The response that an error is."""
+    """An error response."""
     return AsciiJson(error_body(status, what), status, dict(headers or {}))
 
 
 def as_refusal(error: Exception) -> Refusal:
-    """What a client is told of an error: of its own faults all, of ours nothing but that there was one.
+    """The response to an exception: full details of a client's error, none of the server's.
 
     >>> as_refusal(UnknownConceptError("No concept 'sks'.", got="'sks'")).status_code
     404
@@ -112,7 +112,7 @@ def as_refusal(error: Exception) -> Refusal:
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Have all errors of an application answered this way."""
+    """Register handlers that answer all of an application's errors in this form."""
 
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -134,7 +134,7 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def _note(error: Exception) -> None:
-    """Log where something failed, not what with: an error's text may hold what a client sent."""
+    """Log the type and place of an error, not its values, which may hold what a client sent."""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
     where = "\n".join(f"  {frame.filename}:{frame.lineno} {frame.name}" for frame in frames)
     what = error.what if isinstance(error, MyVLMError) else ""

@@ -1,4 +1,4 @@
-"""The door of the server: who comes in, and how much they may bring, before a body is read."""
+"""Middleware for access and size limits, checked before a request's body is read."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ TYPES = ("application/json", "multipart/form-data")
 
 
 class Guard:
-    """Middleware that turns away whom the server does not serve, and what is too much.
+    """Middleware that refuses requests without access and beyond the limits.
 
-    Where no token is asked for, a page in the browser of who runs the server could talk to it: requests that
-    name another host, or come from a page of another one, are refused.
+    If no token is needed, any web page in a browser on this computer could send requests. So those whose
+    `Host` or `Origin` is another computer are refused (DNS rebinding, cross-site requests).
 
     Args:
-        app: what is guarded.
-        tokens: who may come in.
-        limits: of requests and bodies.
+        app: the application to guard.
+        tokens: the access tokens.
+        limits: bounds on requests and bodies.
     """
 
     def __init__(self, app: ASGIApp, *, tokens: Tokens, limits: Limits) -> None:
@@ -102,7 +102,7 @@ class Guard:
         async def bounded() -> Message:
             nonlocal own, whole
             if whole:
-                return await receive()  # waits until the client is gone
+                return await receive()  # waits until the client disconnects
             try:
                 async with timeout(self.limits.seconds):
                     message = await receive()
@@ -120,7 +120,7 @@ class Guard:
         self.inside += 1
         try:
             await self.app(scope, bounded, answer)
-        except Exception as error:  # what uvicorn says of one in its log may hold what was sent
+        except Exception as error:  # uvicorn would log its message, which may quote the client
             refusal = as_refusal(error)
             if begun():
                 raise RuntimeError("A reply broke off.") from None
@@ -131,5 +131,5 @@ class Guard:
 
 
 def _where(scope: Scope) -> Any:
-    """The route without what a client put into it."""
+    """The route's pattern, without the values from the client."""
     return getattr(scope.get("route"), "path", "-")

@@ -1,4 +1,4 @@
-"""Learning beside speaking: one concept at a time, in a thread of its own."""
+"""Learn concepts on the server, one at a time, in a thread beside the one that generates replies."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Progress = dict[str, Any]
 
 
 class _Stopped(Exception):
-    """Nobody waits any more for what is being learned."""
+    """Raised in the learning thread when the client has stopped waiting."""
 
 
 @dataclass(frozen=True, eq=False)
 class Enrolment:
-    """A concept to learn, and for whom."""
+    """A concept to learn, and its owner."""
 
     owner: str
     lesson: Lesson
@@ -35,12 +35,12 @@ class Enrolment:
 
 
 class Learner:
-    """Learns concepts for owners and puts them where the owners' lie, one at a time.
+    """Learns concepts, one at a time, and stores them in their owners' libraries.
 
     Args:
-        vlm: whose backbone learns; its own library is not touched.
-        owners: whose folders they are.
-        limits: of how many may wait.
+        vlm: the model that learns; its own library is not changed.
+        owners: the libraries.
+        limits: bounds on concepts and on the queue.
     """
 
     def __init__(self, vlm: MyVLM, owners: Owners, limits: Limits) -> None:
@@ -49,12 +49,12 @@ class Learner:
         self._thread = ThreadPoolExecutor(1)
 
     def close(self) -> None:
-        """Begin nothing more."""
+        """Start no more learning."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Within it one more is in the queue. Raises Refusal if it is full."""
+        """A context that holds a place in the queue. Raises Refusal if it is full."""
         if self.inside >= self.limits.learners:
             raise Refusal(429, "Too many concepts are being learned.")
         self.inside += 1
@@ -64,12 +64,12 @@ class Learner:
             self.inside -= 1
 
     def check(self, enrolment: Enrolment) -> None:
-        """Raise what would be raised at the end of learning, before its first step.
+        """Raise, before the first step, the errors that would end learning when the concept is stored.
 
         Raises:
             Refusal: the owner has too many concepts.
-            ConceptExistsError: the owner has a concept of that word.
-            InputError: there is no such kind of head, or a face may not go where the owner's concepts lie.
+            ConceptExistsError: the owner has a concept with that word.
+            InputError: there is no such kind of head, or a face may not be stored with the owner's concepts.
         """
         kind, consent = enrolment.lesson.kind, enrolment.face_consent
         self.owners.place(enrolment.owner).check_may_hold(kind, face_consent=consent)
@@ -79,9 +79,9 @@ class Learner:
         known.check_free(enrolment.lesson.identifier)
 
     async def learn(self, enrolment: Enrolment) -> AsyncGenerator[Progress | Concept]:
-        """How far it is, again and again, and at the end the concept, which is on disk by then.
+        """Yield progress while a concept is learned, and the concept once it is stored.
 
-        Where nobody asks for more, learning stops and nothing is kept.
+        If the generator is closed early, learning stops and nothing is stored.
         """
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Progress] = asyncio.Queue()

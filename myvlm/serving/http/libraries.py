@@ -1,8 +1,8 @@
-"""Where an owner's concepts lie: a folder of this machine, or an address that fsspec knows.
+"""Storage of an owner's concepts: a local folder, or an address that fsspec can open.
 
-At an address nothing can be locked, and nothing is told of what others write there. So one server writes a
-library: two that learn one word at once leave two concepts, of which the second is passed over. What others
-change is seen when the address is listed next, a few seconds later; a concept is whole or as it was.
+An address cannot be locked and does not notify of changes. So only one server should write to a library: two
+that learn the same word at once leave two concepts, the second of which is ignored when the library is read.
+Changes by others are noticed at the next listing, a few seconds later; each concept is written whole or not.
 """
 
 from __future__ import annotations
@@ -37,51 +37,51 @@ from myvlm.heads import head_class
 from myvlm.text import check_identifier, composed, folded
 
 LISTED_EVERY = 5.0
-"""Seconds between two looks at whether an address holds something else than before."""
+"""Seconds between two listings of an address that look for changes."""
 
 
 class OwnedLibrary(Protocol):
-    """The concepts of one owner, where they lie. What cannot be written or reached is an error of ours."""
+    """The stored concepts of one owner. If they cannot be written or reached, a `MyVLMError` is raised."""
 
     def state(self) -> object:
-        """Another one once something was added, replaced or taken out, by whomever."""
+        """A value that changes whenever anyone adds, replaces or removes a concept."""
         ...
 
     @contextmanager
     def found(self) -> Iterator[list[tuple[Path, str | None]]]:
-        """Within it the concepts are folders here, each with its address where it is a copy of one there."""
+        """A context with the concepts' local folders, each with its address if it is a copy, else None."""
         ...
 
     def check_may_hold(self, kind: str, *, face_consent: bool) -> None:
-        """Raise InputError unless a concept of that kind of head may be put there."""
+        """Raise InputError unless a concept with that kind of head may be stored there."""
         ...
 
     def add(self, concept: Concept, *, face_consent: bool = False) -> None:
-        """Put a concept there that is new. Raises ConceptExistsError where a word of it is taken."""
+        """Store a new concept. Raises ConceptExistsError if a word of it is taken."""
         ...
 
     def replace(self, concept: Concept) -> None:
-        """Put one there again, which came from there."""
+        """Store a concept that was loaded from there again."""
         ...
 
     def rename(self, old: str, new: str) -> None:
-        """Call one by another word. Raises UnknownConceptError, ConceptExistsError."""
+        """Change a concept's identifier. Raises UnknownConceptError, ConceptExistsError."""
         ...
 
     def remove(self, identifier: str) -> None:
-        """Put one aside. Raises UnknownConceptError."""
+        """Move a concept to the removed ones. Raises UnknownConceptError."""
         ...
 
     def erase(self, identifier: str) -> None:
-        """Delete one with all that was put aside of it, and look that it is gone. Raises as `remove`."""
+        """Delete a concept and its removed copies, and check that they are gone. Raises as `remove`."""
         ...
 
 
 def library_at(given: Path | str) -> OwnedLibrary:
-    """The library in a folder or at an address, which need not be there yet.
+    """The library in a folder or at an address, which need not exist yet.
 
     Raises:
-        InputError: an address that no library of a server can be at.
+        InputError: a server cannot keep a library at this address.
 
     >>> library_at("s3://people/anna"), library_at(Path("people/anna"))
     (RemoteLibrary(url='s3://people/anna'), FolderLibrary(folder=PosixPath('people/anna')))
@@ -108,7 +108,7 @@ def library_at(given: Path | str) -> OwnedLibrary:
 
 @dataclass(frozen=True)
 class FolderLibrary:
-    """A library in a folder."""
+    """A library in a local folder."""
 
     folder: Path
 
@@ -124,7 +124,7 @@ class FolderLibrary:
         yield [(one, None) for one in concept_folders(self.folder.resolve())]
 
     def check_may_hold(self, kind: str, *, face_consent: bool) -> None:
-        """Everything may stay on this machine."""
+        """Every kind may be stored on this machine."""
 
     def add(self, concept: Concept, *, face_consent: bool = False) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ class FolderLibrary:
 
 @dataclass(eq=False)
 class RemoteLibrary:
-    """A library at an address."""
+    """A library at an address, such as an object store's."""
 
     url: str
     _listed: tuple[float, object] | None = field(default=None, init=False, repr=False)
@@ -160,7 +160,7 @@ class RemoteLibrary:
         listed, changes = self._listed, self._changes
         if listed is None or monotonic() - listed[0] > LISTED_EVERY:
             listed = monotonic(), Store(self.url).versions(RECORD)
-            if changes == self._changes:  # else it may be of before a change of our own
+            if changes == self._changes:  # else the listing may predate a change of our own
                 self._listed = listed
         return listed[1]
 
@@ -185,7 +185,7 @@ class RemoteLibrary:
 
     def replace(self, concept: Concept) -> None:
         assert concept.url is not None, "it was loaded from there"
-        self._save(concept, concept.url, face_consent=True)  # which was said when it was put there
+        self._save(concept, concept.url, face_consent=True)  # given when it was first stored
 
     def rename(self, old: str, new: str) -> None:
         concept = self._loaded(old)
@@ -215,12 +215,12 @@ class RemoteLibrary:
         except UnknownConceptError:
             if not doomed:
                 raise
-        for name in [*doomed, name_of(identifier)]:  # and what an upload that broke off may have left
+        for name in [*doomed, name_of(identifier)]:  # and what an interrupted upload may have left
             if name in doomed or f"{name}/{RECORD}" not in store.names():
                 self._delete(store, name)
 
     def _delete(self, store: Store, name: str) -> None:
-        """Take away all that lies under a name, so that it is no concept from the first file on."""
+        """Delete all files under a name, the record first: without it they are no concept."""
         inside = [one for one in store.names() if one.startswith(f"{name}/")]
         with self._changing():
             store.delete(one for one in inside if one == f"{name}/{RECORD}")
@@ -239,7 +239,7 @@ class RemoteLibrary:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """After it the address is listed anew, whatever was listed meanwhile."""
+        """A context for changes; after it the next `state` lists anew, even if one listed meanwhile."""
         try:
             yield
         finally:
@@ -247,7 +247,7 @@ class RemoteLibrary:
             self._listed = None
 
     def _words(self) -> dict[str, tuple[str, str]]:
-        """What the concepts are called and were learned with, by their names there."""
+        """Folder name → the concept's identifier and the word that it was learned with."""
         words = {}
         with self.found() as found:
             for path, _ in found:
@@ -290,7 +290,7 @@ class RemoteLibrary:
 
 
 def name_of(identifier: str) -> str:
-    """What the folder of a concept is called: a name that every disk takes, and that leads nowhere else.
+    """The folder name for an identifier: valid on every file system, and never a path to elsewhere.
 
     >>> name_of("sks"), name_of("..")[:8]
     ('sks-6557b92f', 'concept-')

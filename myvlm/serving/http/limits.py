@@ -1,4 +1,4 @@
-"""What the server takes at most, of everything that somebody else decides."""
+"""`Limits`: upper bounds on everything that clients decide."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one server; each is checked before the work is done that it bounds.
+    """Upper bounds for one server, each checked before the work that it bounds.
 
     Attributes:
-        requests: that are under way together, waiting ones included; one more is answered 429.
-        learners: concepts that are learned or wait to be; one more is answered 429.
-        batch: requests that are spoken of together.
-        seconds: after which a request that has no reply is answered 504, and a slow body 408.
-        body_bytes: of one request.
-        held_bytes: of the bodies of all requests together; one more is answered 429.
-        picture_bytes: of one picture, as a file.
-        pixels: of one picture.
-        open_pixels: of all pictures that are open together; one more waits.
-        photos: of one concept to learn.
-        turns: of one conversation.
-        characters: of one text.
-        tokens: of one reply.
-        uploads_bytes: of the pictures that one owner has uploaded; the oldest are let go of.
-        concepts: of one owner.
-        libraries_bytes: of the libraries in memory; those not asked for longest are let go of.
+        requests: requests in flight, waiting ones included; one more is answered 429.
+        learners: concepts that are being learned or wait for it; one more is answered 429.
+        batch: requests in one batch of the model.
+        seconds: time after which a request without a reply is answered 504, and a slow body 408.
+        body_bytes: size of one request's body.
+        held_bytes: size of the bodies of all requests in flight; more is answered 429.
+        picture_bytes: size of one picture's file.
+        pixels: pixels of one picture.
+        open_pixels: pixels of all decoded pictures; a request for more waits.
+        photos: photos to learn one concept from.
+        turns: messages of one conversation.
+        characters: characters of one text.
+        tokens: tokens of one reply.
+        uploads_bytes: size of one owner's uploaded pictures; the oldest are dropped.
+        concepts: concepts of one owner.
+        libraries_bytes: size of the libraries in memory; the least recently used are dropped.
     """
 
     requests: int = 64

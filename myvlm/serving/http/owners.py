@@ -1,4 +1,4 @@
-"""Who may come in, whose library is whose, and which libraries are in memory."""
+"""Access tokens, the library of each owner, and the cache of libraries in memory."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from myvlm.speaking.addressing import Names
 _log = logging.getLogger(__name__)
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-"""What owners may be called: each is a folder too."""
+"""Valid owner names; each is a folder name too."""
 LOCAL = "local"
-"""The owner where there is but one."""
+"""The owner's name if there is only one."""
 OF_A_CONCEPT = 24 * 1024
-"""Bytes that a concept takes in memory beside its arrays, about."""
+"""Approximate size in memory of a concept without its arrays, in bytes."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """What a token gives: whose library, and whether concepts of it may be learned, renamed and erased."""
+    """What a token permits: use of one owner's library, and with `may_change` any change to its concepts."""
 
     owner: str
     may_change: bool = False
@@ -53,15 +53,15 @@ class _Entry(BaseModel):
 
 
 class _File(RootModel[dict[str, _Entry]]):
-    """Digest of a token → whose it is."""
+    """The file of owners: digest of a token → what it permits."""
 
 
 class Tokens:
-    """Who comes in with which token; of the tokens only digests are kept.
+    """The access tokens of a server, of which only digests are kept.
 
     Args:
-        by_digest: SHA-256 of a token, in hexadecimal → what it gives.
-        anonymous: what is given without a token, where nothing but this computer can connect.
+        by_digest: SHA-256 of a token, in hexadecimal → what it permits.
+        anonymous: what every request may do, without a token; for servers that only this computer can reach.
 
     >>> tokens = Tokens({digest("secret"): Access("anna")})
     >>> tokens.access("Bearer secret"), tokens.access("Bearer other"), tokens.access(None)
@@ -74,12 +74,12 @@ class Tokens:
 
     @property
     def owners(self) -> set[str]:
-        """All who can come in."""
+        """All owners with access."""
         known = {access.owner for access in self.by_digest.values()}
         return known | ({self.anonymous.owner} if self.anonymous else set())
 
     def access(self, authorization: str | None) -> Access | None:
-        """What the header of a request gives; None for no token of this server."""
+        """What a request's `Authorization` header permits; None if it has no token of this server."""
         if self.anonymous:
             return self.anonymous
         scheme, _, token = (authorization or "").partition(" ")
@@ -89,15 +89,15 @@ class Tokens:
 
 
 def digest(token: str) -> str:
-    """What is kept of a token."""
+    """The SHA-256 of a token, in hexadecimal: all that is kept of it."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def read_tokens(file: Path) -> Tokens:
-    """The tokens of a file that `new_token` wrote.
+    """Read the tokens from a file that `new_token` wrote.
 
     Raises:
-        InputError, MissingFileError: it cannot be read, or is something else.
+        InputError, MissingFileError: the file cannot be read, or is not such a file.
     """
     try:
         known = _File.model_validate(read_json(file, expected="owners by the digests of tokens")).root
@@ -112,10 +112,10 @@ def read_tokens(file: Path) -> Tokens:
 
 
 def new_token(file: Path, owner: str, *, may_change: bool) -> str:
-    """Make a token for an owner and note its digest in a file, which is made if it is not there.
+    """Create a token for an owner and add its digest to a file, which is created if it does not exist.
 
     Raises:
-        InputError: nobody can be called that.
+        InputError: the owner's name is not valid.
     """
     if not NAME.fullmatch(owner):
         raise InputError(
@@ -125,7 +125,7 @@ def new_token(file: Path, owner: str, *, may_change: bool) -> str:
             fix="choose another word: it is the name of a folder too",
         )
     token = secrets.token_urlsafe(32)
-    with writing_in(file.parent):  # or of two that are made at once one is lost
+    with writing_in(file.parent):  # else one of two that are created at once would be lost
         known = read_tokens(file).by_digest if file.exists() else {}
         known[digest(token)] = Access(owner, may_change)
         entries = {key: {"owner": one.owner, "may_change": one.may_change} for key, one in known.items()}
@@ -134,12 +134,12 @@ def new_token(file: Path, owner: str, *, may_change: bool) -> str:
 
 
 class Loaded:
-    """A library in memory, and the names in it as the model reads and writes them.
+    """A library in memory, with its `Names`.
 
     Args:
-        library: of one owner.
-        state: of where it lies, when it was read.
-        nbytes: about.
+        library: one owner's.
+        state: `OwnedLibrary.state` when it was read.
+        nbytes: its approximate size.
     """
 
     def __init__(self, library: ConceptLibrary, state: object, nbytes: int) -> None:
@@ -147,7 +147,7 @@ class Loaded:
         self._names: tuple[object, Names] | None = None
 
     def names(self, backbone: Backbone) -> Names:
-        """Made anew once the library has changed: of ten thousand concepts it takes a second."""
+        """The library's names, cached until it changes: ten thousand concepts take a second."""
         known, state = self._names, self.library.state
         if known is None or known[0] is not state:
             self._names = known = state, Names(backbone, self.library.values())
@@ -155,20 +155,21 @@ class Loaded:
 
 
 class Owners:
-    """The libraries of all owners, each read from where it lies when it is asked for.
+    """The libraries of all owners, each read from storage when it is needed, and cached.
 
-    What lies there is what counts: a library is read again once something was added to it, replaced or taken
-    out, by whomever. Concepts that are damaged or were learned for another model are passed over with a note.
+    The storage is authoritative: a library is read again after anyone has added, replaced or removed a
+    concept there. Damaged concepts are skipped with a warning, and so are those that were learned only for
+    another model and have no description.
 
     Args:
-        folders: of concept folders, or addresses, by owner; one that is not there is an empty library.
-        fingerprint: of the model.
+        folders: owner → folder of concept folders, or an address; if it does not exist, the library is empty.
+        fingerprint: the model's.
         device: where encoders run.
-        at_most: bytes of all libraries in memory, about.
-        false_names_per_1000: what each library is held to; see `ConceptLibrary`.
+        at_most: size of all libraries in memory, approximately, in bytes.
+        false_names_per_1000: the limit for each library; see `ConceptLibrary`.
 
     Raises:
-        InputError: an address that no library of a server can be at.
+        InputError: a server cannot keep a library at an address.
     """
 
     def __init__(
@@ -190,24 +191,24 @@ class Owners:
 
     @property
     def nbytes(self) -> int:
-        """Of the libraries in memory, about."""
+        """The approximate size of the libraries in memory."""
         with self._lock:
             return sum(one.nbytes for one in self._loaded.values())
 
     def place(self, owner: str) -> OwnedLibrary:
-        """Where the owner's concepts lie."""
+        """The storage of the owner's concepts."""
         return self._places[owner]
 
     def lock(self, owner: str) -> OneAtATime:
-        """Held by whoever changes what lies there."""
+        """The lock to hold while changing the owner's stored concepts."""
         return self._locks[owner]
 
     def library(self, owner: str) -> ConceptLibrary:
-        """The library of one owner and of no other, as it lies there now. Raises RemoteError."""
+        """The library of this owner alone, as it is stored now. Raises RemoteError."""
         return self.loaded(owner).library
 
     def loaded(self, owner: str) -> Loaded:
-        """The same, with its names."""
+        """The same with its names."""
         place = self._places[owner]
         state = place.state()
         with self._lock:
@@ -225,7 +226,7 @@ class Owners:
         return loaded
 
     def let_go(self, owner: str) -> None:
-        """Have the library read anew when it is next asked for."""
+        """Drop a library from the cache, so that the next use reads it again."""
         with self._lock:
             self._loaded.pop(owner, None)
 
@@ -252,7 +253,7 @@ class Owners:
 
 
 def _bytes_in(folder: Path) -> int:
-    """Of a concept's arrays."""
+    """The size of a concept's array files."""
     arrays = 0
     for place in (folder, folder / "embeddings"):
         if place.is_dir():

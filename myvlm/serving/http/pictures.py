@@ -1,6 +1,6 @@
-"""Pictures of clients: in a data address, or uploaded before; measured before they are decoded.
+"""Read the pictures of requests, from data URLs or uploads, after checking their size from the header.
 
-Nothing else is a picture here: no path of the server's disk and no address on a network is ever opened.
+No other source is accepted: the server never opens a path on its disk or a network address for a client.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from myvlm.serving.http.limits import Limits
 from myvlm.serving.http.owners import Access
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-"""What is decoded: Pillow knows many more, which no camera writes."""
+"""The accepted formats; Pillow knows many more, which no camera writes."""
 UPLOADED = "file-"
 
 router = APIRouter()
 
 
 class Budget:
-    """Units that are taken and given back; who finds too few waits, first come, first served.
+    """A fair counting semaphore: takes several units at once; requests wait in order of arrival.
 
     Args:
-        units: that there are.
+        units: the total number.
     """
 
     def __init__(self, units: int) -> None:
@@ -46,7 +46,7 @@ class Budget:
 
     @asynccontextmanager
     async def taken(self, units: int) -> AsyncIterator[None]:
-        """Within it so many units are taken, all of them where there are not so many."""
+        """A context that holds so many units, or all units if there are fewer in total."""
         units = min(units, self.units)
         if self._waiting or units > self.free:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -88,10 +88,10 @@ class _Uploads:
 
 
 class Pictures:
-    """Reads the pictures of requests, and keeps what owners uploaded, in memory alone.
+    """Reads the pictures of requests, and keeps owners' uploads, only in memory.
 
     Args:
-        limits: of pictures.
+        limits: of the server.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -100,7 +100,7 @@ class Pictures:
         self._uploads: dict[str, _Uploads] = {}
 
     def upload(self, owner: str, content: bytes) -> str:
-        """Keep a picture of an owner; what it goes by from now on. The oldest go where there are too many."""
+        """Keep an owner's picture and return its name. The oldest are dropped if there are too many."""
         self.measure(content)
         own = self._uploads.setdefault(owner, _Uploads())
         name = UPLOADED + secrets.token_urlsafe(18)
@@ -110,18 +110,18 @@ class Pictures:
         return name
 
     def uploads(self, owner: str) -> dict[str, tuple[int, int]]:
-        """Size in bytes and time of each upload of an owner, by name."""
+        """The name of each upload of an owner → its size in bytes and time."""
         own = self._uploads.get(owner, _Uploads())
         return {name: (len(content), made) for name, (content, made) in own.files.items()}
 
     def forget(self, owner: str, name: str | None = None) -> bool:
-        """Let go of an upload of an owner, or of all; whether there was any."""
+        """Drop an owner's upload, or all; returns whether there was any."""
         if name is None:
             return self._uploads.pop(owner, None) is not None
         return self._uploads.get(owner, _Uploads()).files.pop(name, None) is not None
 
     def content(self, owner: str, url: str) -> bytes:
-        """The bytes of a picture that a request names: a data address, or an upload of this owner.
+        """The file content of a picture in a request: a data URL, or the name of an upload of this owner.
 
         Raises:
             Refusal: it is neither, or too large.
@@ -146,10 +146,10 @@ class Pictures:
             raise Refusal(400, "The picture's address holds no base64.") from None
 
     def measure(self, content: bytes) -> int:
-        """The number of a picture's pixels, by what its first bytes say; none of them is decoded.
+        """The number of a picture's pixels according to its header, without decoding.
 
         Raises:
-            Refusal: it is none, or too large.
+            Refusal: it is no picture, or too large.
         """
         if len(content) > self.limits.picture_bytes:
             raise Refusal(413, f"A picture has at most {self.limits.picture_bytes} bytes.")
@@ -161,10 +161,10 @@ class Pictures:
 
     @asynccontextmanager
     async def read(self, owner: str, urls: list[str]) -> AsyncIterator[list[LoadedImage]]:
-        """Within it these pictures are open; it waits while too many others are.
+        """A context with decoded pictures; waits while too many pixels of other requests are open.
 
         Raises:
-            Refusal: one of them cannot be used.
+            Refusal: one of the pictures cannot be used.
         """
         contents = [self.content(owner, url) for url in urls]
         async with self.open.taken(sum(self.measure(content) for content in contents)):
@@ -176,7 +176,7 @@ class Pictures:
 def _opened(content: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(content), formats=FORMATS)
-    except Exception:  # Pillow raises almost anything
+    except Exception:  # Pillow raises almost any type
         raise Refusal(400, f"That is no picture: one of {', '.join(FORMATS)} is expected.") from None
 
 
@@ -184,14 +184,14 @@ def _decoded(content: bytes, place: int) -> LoadedImage:
     try:
         with _opened(content) as picture:
             [loaded] = load_images(picture)
-    except Exception:  # and its messages quote what was sent
+    except Exception:  # of any type, and the message may quote what was sent
         raise Refusal(400, "The picture is broken or cut short.") from None
     return LoadedImage(loaded.image, f"picture {place + 1}")
 
 
 @router.post("/v1/files")
 async def upload(request: Request) -> AsciiJson:
-    """Keep a picture in memory, to be named in later requests; it comes as one file of a form."""
+    """Upload a picture, one file of a form; it is kept in memory, and later requests can name it."""
     pictures: Pictures = request.app.state.pictures
     access: Access = request.state.access
     content = await _file(request, pictures.limits)
@@ -201,7 +201,7 @@ async def upload(request: Request) -> AsciiJson:
 
 @router.get("/v1/files")
 async def uploads(request: Request) -> AsciiJson:
-    """The uploads of who asks."""
+    """List the client's uploads."""
     pictures: Pictures = request.app.state.pictures
     access: Access = request.state.access
     known = pictures.uploads(access.owner).items()
@@ -211,7 +211,7 @@ async def uploads(request: Request) -> AsciiJson:
 
 @router.delete("/v1/files/{name}")
 async def forget(request: Request, name: str) -> AsciiJson:
-    """Let go of an upload of who asks."""
+    """Delete one of the client's uploads."""
     pictures: Pictures = request.app.state.pictures
     access: Access = request.state.access
     if not pictures.forget(access.owner, name):
@@ -221,7 +221,7 @@ async def forget(request: Request, name: str) -> AsciiJson:
 
 async def _file(request: Request, limits: Limits) -> bytes:
     parser = MultiPartParser(request.headers, request.stream(), max_files=1, max_fields=4, max_part_size=1024)
-    parser.spool_max_size = limits.body_bytes  # in memory: a picture is not put on the disk, not for a moment
+    parser.spool_max_size = limits.body_bytes  # keeps it in memory: pictures never reach the disk
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError):

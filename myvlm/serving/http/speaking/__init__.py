@@ -1,1 +1,1 @@
-"""Who is seen in a picture, and what is said of it: by transformers in this process, or by a vLLM server."""
+"""Batched detection, and the engines that generate replies: transformers in process, or a vLLM server."""

@@ -1,4 +1,4 @@
-"""What is asked about a picture and what is said of it, whichever engine speaks."""
+"""Requests and replies of the engines, and the stable prefix of a streamed reply."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ Options = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True, eq=False)
 class Ask:
-    """What is asked about a picture, and those that are seen in it.
+    """A request to an engine: a picture, a prompt, and the concepts detected in the picture.
 
     Args:
-        photo, prompt: of the request; a prompt is an instruction or a conversation's turns.
-        seen: the concepts that are there, of one owner.
-        names: of all that the owner has.
+        photo: the picture.
+        prompt: an instruction, or a conversation's turns.
+        seen: the detected concepts, of one owner.
+        names: of all concepts of the owner.
         options: of transformers' `generate`.
-        on_text: given the reply so far, whenever it has grown by a word; called in any thread.
-        where: where in the photo they are.
+        on_text: called with the reply so far whenever it has grown by a word, in any thread.
+        where: boxes of the detected concepts, by identifier.
     """
 
     photo: LoadedImage
@@ -44,7 +45,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class CountedReply:
-    """A reply, and how many tokens were read and written."""
+    """A reply, with the numbers of prompt tokens (`read`) and of generated tokens (`written`)."""
 
     text: str
     read: int
@@ -52,19 +53,19 @@ class CountedReply:
 
 
 class Engine(Protocol):
-    """What makes replies of pictures, prompts and the rows of what is seen."""
+    """Generates replies to requests."""
 
     async def say(self, asked: Ask) -> CountedReply:
-        """The reply, once it is whole; `asked.on_text` has its beginnings before."""
+        """The complete reply; `asked.on_text` is called with prefixes of it before."""
         ...
 
     async def close(self) -> None:
-        """Begin no more work."""
+        """Start no more work."""
         ...
 
 
 def check_room(backbone: Backbone, prompt: Prompt, tokens: int) -> None:
-    """Raise InputError where the model's context has no room for a prompt and so many tokens of reply."""
+    """Raise InputError if the model's context is too short for a prompt and a reply of so many tokens."""
     config = backbone.model.config.get_text_config()
     room = getattr(config, "max_position_embeddings", None)
     long = sum(len(backbone.word_ids(turn)) for turn in turns_of(prompt) if turn.strip())
@@ -78,9 +79,9 @@ def check_room(backbone: Backbone, prompt: Prompt, tokens: int) -> None:
 
 
 def told_absent(vlm: MyVLM, prompt: Prompt, seen: Sequence[Concept], names: Names) -> Sequence[str] | None:
-    """Whom a prompt names and the model is told to be absent; see `Reply.absent`.
+    """The concepts that a prompt names and a hint calls absent; see `Reply.absent`.
 
-    None where the rows of those that are seen cannot be read now: one may have been erased a moment ago.
+    None if the rows of a detected concept cannot be read: it may just have been erased.
     """
     try:
         return address(vlm.backbone, prompt, seen, names.absent(prompt, seen), always_rows=True).absent
@@ -89,10 +90,10 @@ def told_absent(vlm: MyVLM, prompt: Prompt, seen: Sequence[Concept], names: Name
 
 
 class Settled:
-    """The part of a reply that can be handed on while it grows.
+    """Streams the part of a growing reply that later tokens cannot change.
 
-    Its last words may go on, and be one that is called otherwise now once they are whole; and a phrase that a
-    name may take the place of waits until the name is said.
+    The last words are held back, since they may become part of a word that an identifier replaces; and so is
+    a noun phrase that an identifier may replace, until the reply has named the concept.
     """
 
     def __init__(self, backbone: Backbone, asked: Ask) -> None:
@@ -101,12 +102,12 @@ class Settled:
         self.held = max([1, *(len(word.split()) for word in self.words)])
 
     def update(self, so_far: str) -> None:
-        """Call `on_text` with what is settled of a reply that the model has said so far."""
+        """Call `on_text` with the part of the reply so far that can no longer change."""
         if self.asked.on_text is None:
             return
         text, held = composed(replace_words(so_far, self.words)), self.held
         for concept in unnamed(self.asked.prompt, text, self.asked.seen):
-            # which of its phrases is meant, if any, is known at the end
+            # which phrase means the concept, if any, is only known at the end
             for phrase in noun_phrases(text, concept.category)[:1]:
                 text = text[: text.index(phrase)]
             held = max(held, longest_phrase(concept.category))

@@ -1,4 +1,4 @@
-"""A vLLM server as the engine: pictures are looked at and encoded here, and spoken of there."""
+"""`VllmEngine`: detect and encode in this process, and generate replies on a vLLM server."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from myvlm.speaking.addressing import address, named
 
 
 class VllmEngine:
-    """A vLLM server that holds the weights of the model here, started with `server_flags`.
+    """An engine that generates on a vLLM server with the same weights, started with `server_flags`.
 
-    A picture with concepts goes there as its projected tokens with their rows behind them; one in which
-    nothing is seen as it is, where the model has a chat template for it.
+    A picture with detected concepts is sent as visual tokens followed by rows. One without is sent as a
+    picture, if the model has a chat template for that.
 
     Args:
-        vlm: of a family that vLLM takes embeddings of; its vision tower and projector are used here.
+        vlm: a model of a family whose embeddings vLLM takes; its vision tower and projector are used here.
         url: of the server's OpenAI interface, such as `http://localhost:8001/v1`.
-        key: what it asks of its clients, where it does.
-        at_once: pictures that are encoded together.
+        key: the server's API key, if it needs one.
+        at_once: pictures that are encoded in one batch.
 
     Raises:
         BackboneError: vLLM takes no embeddings of this family.
-        InputError: nothing answers there as such a server does.
+        InputError: there is no vLLM server at the URL.
     """
 
     def __init__(self, vlm: MyVLM, url: str, *, key: str | None = None, at_once: int) -> None:
@@ -51,7 +51,7 @@ class VllmEngine:
         )
 
     async def say(self, asked: Ask) -> CountedReply:
-        """The reply, in the owner's words."""
+        """The reply, with the owner's identifiers."""
         path, about = await self.batches.do(asked)
         sampling = dict(asked.options)
         body = {
@@ -82,12 +82,12 @@ class VllmEngine:
         return CountedReply(said, usage["prompt_tokens"], usage["completion_tokens"])
 
     async def close(self) -> None:
-        """Begin no more work."""
+        """Start no more work."""
         self.batches.close()
         await self.client.aclose()
 
     def _requests(self, asked: Sequence[Ask]) -> list[tuple[str, Body]]:
-        """What the engine is told of each: the picture, or its tokens and rows."""
+        """Each request's path and the body's part with the picture, or with its visual tokens and rows."""
         addressed = [
             address(self.backbone, one.prompt, one.seen, one.names.absent(one.prompt, one.seen))
             for one in asked
@@ -107,7 +107,7 @@ class VllmEngine:
 
     @property
     def _chats(self) -> bool:
-        """Whether the server can write the prompt around a picture itself."""
+        """Whether the server can render the prompt around a picture, by the model's own chat template."""
         return isinstance(self.backbone, CausalBackbone) and self.backbone.prompt_template() is None
 
     def _plain(self, photo: LoadedImage, prompt: Prompt) -> tuple[str, Body]:
@@ -131,7 +131,7 @@ def _model_at(url: str, headers: dict[str, str]) -> str:
 
 
 def _picture_part(photo: LoadedImage) -> Body:
-    """The picture as it was measured and turned here, pixel by pixel."""
+    """The decoded and turned picture, losslessly, as a part of a chat message."""
     buffer = io.BytesIO()
     photo.image.save(buffer, "PNG", compress_level=1)
     url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -139,7 +139,7 @@ def _picture_part(photo: LoadedImage) -> Body:
 
 
 def _event(line: str) -> dict[str, Any]:
-    """What a line of the stream says; an error ends it."""
+    """The document in one line of the stream, `{}` if there is none. Raises Refusal for an error."""
     kind, _, data = line.partition(": ")
     if kind != "data" or data == "[DONE]":
         return {}

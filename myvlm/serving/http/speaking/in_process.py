@@ -1,4 +1,4 @@
-"""Transformers as the engine: the frozen model of this process speaks of several pictures at once."""
+"""`InProcess`: generate replies in batches, with transformers in this process."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from myvlm.speaking.addressing import address, speak
 
 
 class InProcess:
-    """Speaks in a thread of its own: meanwhile others are looked at.
+    """An engine that generates in a thread of its own, so that detection goes on meanwhile.
 
     Args:
-        vlm: whose backbone speaks.
-        at_once: pictures of a batch.
+        vlm: its backbone generates.
+        at_once: pictures in one batch.
     """
 
     def __init__(self, vlm: MyVLM, *, at_once: int) -> None:
@@ -32,13 +32,13 @@ class InProcess:
         )
 
     async def say(self, asked: Ask) -> CountedReply:
-        """The reply, with those that wait beside it and have rows too, or have none: a stream is of all."""
+        """The reply; requests share a batch if all or none have rows, and all or none are streamed."""
         absent = asked.names.absent(asked.prompt, asked.seen)
         rows = address(self.backbone, asked.prompt, asked.seen, absent).rows
         return await self.batches.do((asked, bool(rows)))
 
     async def close(self) -> None:
-        """Begin no more work."""
+        """Start no more work."""
         self.batches.close()
 
     def _speak(self, asked: Sequence[Ask]) -> list[CountedReply]:
@@ -46,7 +46,7 @@ class InProcess:
         options = {**dict(asked[0].options), "streamer": streamed}
         photos, prompts = [one.photo for one in asked], [one.prompt for one in asked]
         seen, names = [one.seen for one in asked], [one.names for one in asked]
-        listening = asked[0].on_text is not None  # what was heard cannot be taken back
+        listening = asked[0].on_text is not None  # streamed text cannot be taken back
         where = [one.where for one in asked]
         said = speak(self.backbone, photos, seen, prompts, options, names, where, verify=not listening)
         read = streamed.read or [0] * len(asked)
@@ -55,7 +55,7 @@ class InProcess:
 
 @dataclass(eq=False)
 class _Streamed:
-    """What transformers hands each new token to: prompts first, `B × S`, then `B` tokens a step."""
+    """A streamer for transformers' `generate`: it is given prompts first, `B × S`, then `B` tokens a step."""
 
     backbone: Any
     asked: Sequence[Ask]
@@ -79,4 +79,4 @@ class _Streamed:
                 settled.update(text)
 
     def end(self) -> None:
-        """Nothing is left to do: who waits gets the whole reply."""
+        """Does nothing: `say` returns the complete reply."""

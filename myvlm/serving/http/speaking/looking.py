@@ -1,4 +1,4 @@
-"""A picture and an owner's library → who is seen in it: in batches, owners mixed."""
+"""Detect owners' concepts in pictures, in batches that mix owners."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from myvlm.serving.http.speaking.queue import Batches
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """A picture that an owner's library is looked for in."""
+    """A picture in which the concepts of an owner's library are to be detected."""
 
     library: ConceptLibrary
     photo: LoadedImage
@@ -25,20 +25,20 @@ Looking = Batches[Look, Sequence[Detection]]
 
 
 def looking(*, at_once: int) -> Looking:
-    """What looks at so many pictures together; it finds those that are there."""
+    """A queue that detects concepts in up to `at_once` pictures together, and returns those present."""
     return Batches(_look, key=lambda one: None, at_most=at_once)
 
 
 def present(
     library: ConceptLibrary, found: Sequence[Detection], chosen: Sequence[str] | None
 ) -> list[Concept]:
-    """The concepts that are there, of those that were chosen."""
+    """The detected concepts that are still in the library and among those chosen."""
     names = [one.identifier for one in found if one.present]
     return [library[name] for name in names if name in library and (chosen is None or name in chosen)]
 
 
 def _look(asked: Sequence[Look]) -> Sequence[Sequence[Detection]]:
-    """All in one batch: those who are looked at together are spoken of together."""
+    """The detections of each picture; as a single batch, so that replies are generated in one batch too."""
     _encode(asked)
     places: dict[int, list[int]] = {}
     for place, one in enumerate(asked):
@@ -51,7 +51,7 @@ def _look(asked: Sequence[Look]) -> Sequence[Sequence[Detection]]:
 
 
 def _encode(asked: Sequence[Look]) -> None:
-    """One pass of each encoder over the pictures of all libraries that use it."""
+    """Run each encoder once over the pictures of all libraries that use it."""
     together: dict[Hashable, tuple[EncodingGate, dict[int, LoadedImage]]] = {}
     for one in asked:
         for members, gate in one.library.gated():

@@ -1,4 +1,4 @@
-"""Requests that wait are worked on together: as many as came while the last ones were at work."""
+"""`Batches`: dynamic batching of requests that arrive while a batch is processed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class _Waiting(Generic[Item, Made]):
 
 
 class Batches(Generic[Item, Made]):
-    """One thread that works on what waits, a batch at a time, those that came first first.
+    """Processes queued items in one thread, in batches, in order of arrival.
 
-    Where a batch fails each of its items is tried alone: what one client sent is no fault of another's.
+    If a batch fails, each of its items is tried alone, so that one client's input does not fail another's.
 
     Args:
-        work: makes something of each item of a batch.
-        key: items go together where it is one.
-        at_most: items of a batch.
+        work: returns one result for each item of a batch.
+        key: only items with equal keys share a batch.
+        at_most: items in a batch.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Batches(Generic[Item, Made]):
         self._runner: asyncio.Task[None] | None = None
 
     async def do(self, item: Item) -> Made:
-        """What was made of the item. Who no longer waits is passed over."""
+        """The result for an item. Items whose caller has been cancelled are skipped."""
         one: _Waiting[Item, Made] = _Waiting(item, asyncio.get_running_loop().create_future())
         self._waiting.append(one)
         if self._runner is None or self._runner.done():
@@ -52,7 +52,7 @@ class Batches(Generic[Item, Made]):
         return await one.made
 
     def close(self) -> None:
-        """Begin no more work."""
+        """Start no more work."""
         self._waiting.clear()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -87,13 +87,13 @@ class Batches(Generic[Item, Made]):
                     one.made.set_result(result)
 
     def _next(self) -> list[_Waiting[Item, Made]]:
-        """The first that waits, and those behind it that go with it."""
+        """The first waiting item and later ones with the same key, up to a batch."""
         batch: list[_Waiting[Item, Made]] = []
         others: list[_Waiting[Item, Made]] = []
         while self._waiting and len(batch) < self.at_most:
             one = self._waiting.popleft()
             if one.made.done():
-                continue  # its client is gone
+                continue  # its caller was cancelled
             goes_with = not batch or self.key(one.item) == self.key(batch[0].item)
             (batch if goes_with else others).append(one)
         self._waiting.extendleft(reversed(others))

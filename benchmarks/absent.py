@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from myvlm import MyVLM
-from myvlm.speaking.addressing import ABSENT
+from myvlm.speaking.addressing import ABSENT_HINT
 from myvlm.tinyworld import few_shot
 from myvlm.tinyworld.fewshot import pictures
 
 WORDINGS = (
-    "", ABSENT, "There is no {} in the picture.", "There is no {} here.", "{} is not in this picture.",
+    "", ABSENT_HINT, "There is no {} in the picture.", "There is no {} here.", "{} is not in this picture.",
     "{} is not in the picture.", "No {} is in the picture.", "The picture does not show {}.",
     "{} is not in this picture. There is no {} in this picture.",
     "{} is not in this picture: there is no {}.",

@@ -25,7 +25,7 @@ from tally import LOADED, Tally, in_processes
 from myvlm import MyVLM
 from myvlm.images import load_images
 from myvlm.learning.settings import default_settings
-from myvlm.speaking.addressing import speak
+from myvlm.speaking.addressing import generate_replies
 from myvlm.text import contains_word
 from myvlm.tinyworld import FewShot, few_shot
 from myvlm.tinyworld.fewshot import pictures
@@ -107,7 +107,7 @@ def measured(user: MyVLM, kit: FewShot) -> Tally:
 
 def blind(user: MyVLM, kit: FewShot, question: str, answer: str) -> bool:
     """Whether a question is answered rightly before a grey picture, as if the concept were seen there."""
-    [said] = speak(
+    [said] = generate_replies(
         user.backbone, load_images([GREY]), [[user.concepts[kit.identifier]]], [as_sentence(question)], {}
     )
     return contains_word(said.text, answer)

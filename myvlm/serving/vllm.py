@@ -25,7 +25,7 @@ from myvlm.heads.detections import Detections
 from myvlm.images import ImageSources, LoadedImage, listed, load_images
 from myvlm.results import Replies, Reply
 from myvlm.serving.entering import EngineInput, engine_inputs, way_of
-from myvlm.speaking.addressing import Names, address, named
+from myvlm.speaking.addressing import Names, build_model_input, with_identifiers
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -210,7 +210,7 @@ def _inputs(
     backbone = vlm.backbone
     found = vlm.concepts.recognise(photos)
     seen = [vlm.concepts.present(detections) for detections in found]
-    asked = [address(backbone, prompt, own, names.absent(prompt, own)) for own in seen]
+    asked = [build_model_input(backbone, prompt, own, names.absent(prompt, own)) for own in seen]
     images, prompts = [photo.image for photo in photos], [one.prompt for one in asked]
     made = engine_inputs(backbone, images, prompts, [one.rows for one in asked])
     for photo, detections, own, said, entry in zip(photos, found, seen, asked, made, strict=True):
@@ -218,7 +218,7 @@ def _inputs(
             entry,
             detections,
             photo.image if kept or not photo.path else photo.path,
-            partial(named, backbone, prompt, concepts=own),
-            names.others(own),
+            partial(with_identifiers, backbone, prompt, concepts=own),
+            names.banned_words(own),
             said.absent,
         )

@@ -28,16 +28,16 @@ from myvlm.images import LoadedImage, naming
 from myvlm.learning.likelihood import TAUGHT_LOSS
 from myvlm.learning.noun_phrases import name_in_phrase, other_phrases
 from myvlm.learning.settings import default_settings
-from myvlm.speaking.choosing import Where, looked_at, nowhere
-from myvlm.speaking.verifying import Held, doubted, names_fewer
+from myvlm.speaking.choosing import BoxLookup, most_attended_phrase, no_boxes
+from myvlm.speaking.verifying import ReplyToVerify, find_unreliable, leaves_unnamed
 from myvlm.text import contains_word, find_word, fold, in_words, replace_words
 
-ABSENT = "There is no {} in this picture."
+ABSENT_HINT = "There is no {} in this picture."
 """The hint for a concept that is not detected. Of thirteen wordings, under three forms of question, our three
 small models follow this one most often, though none always does (benchmarks/RESULTS.md)."""
 
 
-class Address(NamedTuple):
+class ModelInput(NamedTuple):
     """What the model is given beside the picture.
 
     Attributes:
@@ -51,7 +51,7 @@ class Address(NamedTuple):
     absent: tuple[str, ...] = ()
 
 
-class Spoken(NamedTuple):
+class GeneratedReply(NamedTuple):
     """A reply with the user's identifiers, its token ids, and the concepts that a hint called absent."""
 
     text: str
@@ -94,60 +94,55 @@ class Names:
         """
         if not seen or len(seen) == len(self.concepts):
             return None
-        return Unsaid(self._spelled, frozenset(_words_of(seen)))
+        return Unsaid(self._spelled, frozenset(_names_of(seen)))
 
-    def others(self, seen: Sequence[Concept]) -> list[str]:
+    def banned_words(self, seen: Sequence[Concept]) -> list[str]:
         """The same as a list of words, for engines with a tokenizer of their own.
 
         Without words that are part of a detected concept's name: banning them would ban that name too.
         """
         if not seen:
             return []
-        there = _words_of(seen)
+        there = _names_of(seen)
         return sorted(
-            word for word in _words_of(self.concepts) - there if not any(word in one for one in there)
+            word for word in _names_of(self.concepts) - there if not any(word in one for one in there)
         )
 
     @cached_property
     def _spelled(self) -> SpelledWords:
-        tokenizer = self._backbone.processor.tokenizer
+        word_ids, tokenizer = self._backbone.word_ids, self._backbone.processor.tokenizer
         # both spellings: within a sentence, and at the start of a reply
-        return SpelledWords(
-            {
-                word: [self._backbone.word_ids(word), alone_ids(tokenizer, word)]
-                for word in _words_of(self.concepts)
-            }
-        )
+        return SpelledWords({n: [word_ids(n), alone_ids(tokenizer, n)] for n in _names_of(self.concepts)})
 
 
-def _words_of(concepts: Iterable[Concept]) -> set[str]:
+def _names_of(concepts: Iterable[Concept]) -> set[str]:
     """The concepts' identifiers, and the words that their embeddings were learned with."""
     return {word for one in concepts for word in (one.identifier, one.spoken)}
 
 
-class _Asked(NamedTuple):
+class _Request(NamedTuple):
     """One request: picture, prompt, detected concepts, their boxes, the user's names, the model's input."""
 
     photo: LoadedImage
     prompt: Prompt
     seen: Sequence[Concept]
-    where: Where
+    box_of: BoxLookup
     names: Names
-    address: Address
+    given: ModelInput
 
-    def untold(self) -> _Asked:
-        """A copy whose prompt has no hints, and without rows."""
-        return self._replace(address=Address(self.prompt, []))
+    def without_hints(self) -> _Request:
+        """A copy with neither hints nor rows."""
+        return self._replace(given=ModelInput(self.prompt, []))
 
-    def without_rows(self) -> _Asked:
-        return self._replace(address=self.address._replace(rows=[]))
+    def without_rows(self) -> _Request:
+        return self._replace(given=self.given._replace(rows=[]))
 
 
-def speak(
+def generate_replies(
     backbone: Backbone, photos: Sequence[LoadedImage], seen: Sequence[Sequence[Concept]],
     prompts: Sequence[Prompt], generation: Mapping[str, Any], names: Sequence[Names] = (),
-    where: Sequence[Where] = (), *, always_rows: bool = False, verify: bool | None = None,
-) -> list[Spoken]:  # fmt: skip
+    box_lookups: Sequence[BoxLookup] = (), *, always_rows: bool = False, verify: bool | None = None,
+) -> list[GeneratedReply]:  # fmt: skip
     """Generate a reply for each picture that calls the concepts detected in it by their identifiers.
 
     A renamed concept goes into the prompt by the word that its embedding was learned with, and that word is
@@ -158,109 +153,115 @@ def speak(
         seen: the concepts detected in each picture.
         generation: options of transformers' `generate`.
         names: each user's names, by picture; if empty, no concept is absent and no name is banned.
-        where: box lookups by picture, used if several phrases of a reply may mean a concept.
-        always_rows: see `address`.
+        box_lookups: for each picture, used if several phrases of a reply may mean a concept.
+        always_rows: see `build_model_input`.
         verify: whether to generate without hints first where a prompt introduces concepts, and to verify
             replies about concepts that were learned with `LearnSettings.verify`; by default, if replies are
             not streamed. Neither is done for questions that name a detected concept, sampled replies and
             conversations.
     """
-    asked = [
-        _Asked(photo, prompt, there, places, own, address(
-            backbone, prompt, there, own.absent(prompt, there), always_rows=always_rows
+    requests = [
+        _Request(photo, prompt, detected, box_of, known, build_model_input(
+            backbone, prompt, detected, known.absent(prompt, detected), always_rows=always_rows
         ))
-        for photo, prompt, there, places, own in zip(
-            photos, prompts, seen, list(where) or [nowhere] * len(photos),
+        for photo, prompt, detected, box_of, known in zip(
+            photos, prompts, seen, list(box_lookups) or [no_boxes] * len(photos),
             list(names) or [Names(backbone)] * len(photos), strict=True,
         )
     ]  # fmt: skip
     if verify is None:
         verify = generation.get("streamer") is None  # streamed text cannot be taken back
     if not verify or is_sampled(backbone.model, generation):
-        return _replies(backbone, asked, generation)
-    told = {number: one for number, one in enumerate(asked) if _only_told(one)}
-    first = [one.untold() if number in told else one for number, one in enumerate(asked)]
-    spoken = _replies(backbone, first, generation)
-    unheard = {name: value for name, value in generation.items() if name != "streamer"}
+        return _generate(backbone, requests, generation)
+    hinted = {index: one for index, one in enumerate(requests) if _has_hints_only(one)}
+    first = [one.without_hints() if index in hinted else one for index, one in enumerate(requests)]
+    replies = _generate(backbone, first, generation)
+    not_streamed = {name: value for name, value in generation.items() if name != "streamer"}
 
-    def instead(others: Mapping[int, _Asked]) -> None:
-        replies = _replies(backbone, [*others.values()], unheard)
-        for number, other in zip(others, replies, strict=True):
-            if not names_fewer(other.text, asked[number].seen, than=spoken[number].text):
-                spoken[number] = other
+    def replace_where_better(alternatives: Mapping[int, _Request]) -> None:
+        others = _generate(backbone, [*alternatives.values()], not_streamed)
+        for index, other in zip(alternatives, others, strict=True):
+            if not leaves_unnamed(other.text, requests[index].seen, than=replies[index].text):
+                replies[index] = other
 
-    instead({n: one for n, one in told.items() if names_fewer(spoken[n].text, one.seen)})
-    instead({n: asked[n].without_rows() for n in _doubtful(backbone, asked, spoken)})
-    return spoken
+    replace_where_better({i: one for i, one in hinted.items() if leaves_unnamed(replies[i].text, one.seen)})
+    unreliable = _indices_of_unreliable(backbone, requests, replies)
+    replace_where_better({index: requests[index].without_rows() for index in unreliable})
+    return replies
 
 
-def _only_told(asked: _Asked) -> bool:
+def _has_hints_only(request: _Request) -> bool:
     """Whether a request has hints that introduce concepts but no rows, and its prompt names none of them."""
-    prompt, (told, rows, absent) = asked.prompt, asked.address
-    if not isinstance(prompt, str) or told == prompt or rows or absent:
+    given = request.given
+    if not isinstance(request.prompt, str) or given.prompt == request.prompt or given.rows or given.absent:
         return False
-    return not named_in(prompt, asked.seen)
+    return not named_in(request.prompt, request.seen)
 
 
-def _replies(backbone: Backbone, asked: Sequence[_Asked], generation: Mapping[str, Any]) -> list[Spoken]:
-    if not asked:
+def _generate(
+    backbone: Backbone, requests: Sequence[_Request], generation: Mapping[str, Any]
+) -> list[GeneratedReply]:
+    if not requests:
         return []
-    with naming([one.photo for one in asked], backbone.encode):
-        replies = backbone.generate(
-            [one.photo.image for one in asked],
-            [one.address.prompt for one in asked],
-            [one.address.rows for one in asked],
-            unsaid=[one.names.unsaid(one.seen) for one in asked],
+    with naming([one.photo for one in requests], backbone.encode):
+        generated = backbone.generate(
+            [one.photo.image for one in requests],
+            [one.given.prompt for one in requests],
+            [one.given.rows for one in requests],
+            unsaid=[one.names.unsaid(one.seen) for one in requests],
             **generation,
         )
-    return [
-        Spoken(
-            named(backbone, one.prompt, said.text, one.seen, partial(_meant, backbone, one)),
-            tuple(said.token_ids.tolist()),
-            one.address.absent,
-        )
-        for one, said in zip(asked, replies, strict=True)
-    ]
+    replies = []
+    for one, reply in zip(requests, generated, strict=True):
+        choose = partial(_index_of_phrase_for, backbone, one)
+        text = with_identifiers(backbone, one.prompt, reply.text, one.seen, choose)
+        replies.append(GeneratedReply(text, tuple(reply.token_ids.tolist()), one.given.absent))
+    return replies
 
 
-def _meant(backbone: Backbone, asked: _Asked, concept: Concept, text: str, starts: Sequence[int]) -> int:
+def _index_of_phrase_for(
+    backbone: Backbone, request: _Request, concept: Concept, text: str, starts: Sequence[int]
+) -> int:
     """The index of the phrase of a reply that means a concept, by attention; 0 if that cannot be told."""
-    prompt, rows, _ = asked.address
+    prompt, rows, _ = request.given
     if not isinstance(prompt, str) or "attention_map" in backbone.lacks:
         return 0
-    box = asked.where(concept.identifier)
+    box = request.box_of(concept.identifier)
     if box is None:
         return 0
     with in_turn(backbone.model):
-        return looked_at(backbone, asked.photo.image, prompt, rows, box, text, starts)
+        return most_attended_phrase(backbone, request.photo.image, prompt, rows, box, text, starts)
 
 
-def _mistaken(backbone: Backbone, asked: _Asked, concept: Concept, text: str) -> bool:
-    """Whether a reply gives a concept's name to one object and has the concept in view at another phrase.
+def _misplaces_name(backbone: Backbone, request: _Request, concept: Concept, text: str) -> bool:
+    """Whether a reply attends more to a concept's box at another phrase of its category than at its name."""
+    start, others = find_word(text, concept.identifier), other_phrases(text, concept.category)
+    if start is None or not others:
+        return False
+    return _index_of_phrase_for(backbone, request, concept, text, [start, *others]) > 0
 
-    That is: more attention lies in its box at another noun phrase of its category than at the name.
-    """
-    place, others = find_word(text, concept.identifier), other_phrases(text, concept.category)
-    return place is not None and bool(others) and _meant(backbone, asked, concept, text, [place, *others]) > 0
 
-
-def _doubtful(backbone: Backbone, asked: Sequence[_Asked], spoken: Sequence[Spoken]) -> list[int]:
+def _indices_of_unreliable(
+    backbone: Backbone, requests: Sequence[_Request], replies: Sequence[GeneratedReply]
+) -> list[int]:
     """The indices of the replies that verification finds unreliable."""
-    held: dict[int, Held] = {}
-    for number, (one, said) in enumerate(zip(asked, spoken, strict=True)):
-        if not one.address.rows or not isinstance(one.prompt, str) or named_in(one.prompt, one.seen):
+    checks: dict[int, ReplyToVerify] = {}
+    for index, (one, reply) in enumerate(zip(requests, replies, strict=True)):
+        if not one.given.rows or not isinstance(one.prompt, str) or named_in(one.prompt, one.seen):
             continue
-        if (limit := _limit(backbone, one.seen)) is not None:
-            held[number] = Held(one.photo, only_turn(one.address.prompt), said.text, one.seen, limit)
-    doubts = doubted(backbone, [*held.values()]) if held else []
+        if (limit := _loss_limit(backbone, one.seen)) is not None:
+            prompt = only_turn(one.given.prompt)
+            checks[index] = ReplyToVerify(one.photo, prompt, reply.text, one.seen, limit)
+    unreliable = find_unreliable(backbone, [*checks.values()]) if checks else []
     return [
-        number
-        for (number, one), doubt in zip(held.items(), doubts, strict=True)
-        if doubt or any(_mistaken(backbone, asked[number], concept, one.text) for concept in one.concepts)
+        index
+        for (index, check), unlikely in zip(checks.items(), unreliable, strict=True)
+        if unlikely
+        or any(_misplaces_name(backbone, requests[index], concept, check.text) for concept in check.concepts)
     ]
 
 
-def _limit(backbone: Backbone, concepts: Sequence[Concept]) -> float | None:
+def _loss_limit(backbone: Backbone, concepts: Sequence[Concept]) -> float | None:
     """The loss above which a reply about these concepts is unreliable.
 
     None unless all have a description and those with an embedding were learned with `LearnSettings.verify`.
@@ -280,20 +281,16 @@ def only_introduced(backbone: Backbone, concept: Concept) -> bool:
     return unlearned and concept.description is not None
 
 
-def address(
-    backbone: Backbone,
-    prompt: Prompt,
-    concepts: Sequence[Concept],
-    absent: Sequence[Concept] = (),
-    *,
+def build_model_input(
+    backbone: Backbone, prompt: Prompt, concepts: Sequence[Concept], absent: Sequence[Concept] = (), *,
     always_rows: bool = False,
-) -> Address:
+) -> ModelInput:  # fmt: skip
     """Build the prompt and rows for a picture in which these concepts are detected.
 
-    Identifiers become the words that the model learned, or descriptions (`asked_as`). Learned concepts get
-    their rows; hints before the first instruction introduce the others, and name those that are absent. A
-    concept whose description is in the last question needs neither rows nor hint. In a family that takes no
-    hints (`Backbone.hinted`) an introduced concept becomes "the mug", and absent ones are not mentioned.
+    Identifiers become the words that the model learned, or descriptions (`name_or_description`). Learned
+    concepts get their rows; hints before the first instruction introduce the others, and name those that are
+    absent. A concept whose description is in the last question needs neither rows nor hint. In a family that
+    takes no hints (`Backbone.hinted`) an introduced concept becomes "the mug"; absent ones are not mentioned.
 
     Args:
         absent: the concepts that the prompt names and that are not detected.
@@ -302,28 +299,28 @@ def address(
     Raises:
         ConceptFileError: a concept was learned for other models only, and has no description.
     """
-    asked = {concept.identifier: asked_as(backbone, concept, concepts) for concept in concepts}
-    names = {one.identifier: one.spoken for one in concepts if asked[one.identifier] == one.spoken}
-    phrases = {identifier: words for identifier, words in asked.items() if identifier not in names}
+    wordings = {concept.identifier: name_or_description(backbone, concept, concepts) for concept in concepts}
+    names = {one.identifier: one.spoken for one in concepts if wordings[one.identifier] == one.spoken}
+    phrases = {identifier: words for identifier, words in wordings.items() if identifier not in names}
     described = [one for one in named_in(turns_of(prompt)[-1], concepts) if one.identifier in phrases]
     introduced = [concept for concept in concepts if only_introduced(backbone, concept)]
     with_rows = [one for one in concepts if one not in introduced and (always_rows or one not in described)]
     rows = [backbone.rows_of(concept) for concept in with_rows]
-    told = [concept for concept in introduced if concept not in described]
-    prompt = _in_words(prompt, phrases, names)
-    facts = [f"{concept.spoken} is {concept.description}." for concept in told]
-    facts += [ABSENT.format(concept.identifier) for concept in absent]
-    if facts:
+    to_introduce = [concept for concept in introduced if concept not in described]
+    prompt = _replace_in_turns(prompt, phrases, names)
+    hints = [f"{concept.spoken} is {concept.description}." for concept in to_introduce]
+    hints += [ABSENT_HINT.format(concept.identifier) for concept in absent]
+    if hints:
         first, *later = turns_of(prompt)
-        hinted = backbone.hinted(" ".join(facts), first)
+        hinted = backbone.hinted(" ".join(hints), first)
         if hinted is not None:
-            away = tuple(one.identifier for one in absent)
-            return Address(hinted if isinstance(prompt, str) else (hinted, *later), rows, away)
-        prompt = _in_words(prompt, {one.spoken: f"the {one.category}" for one in told})
-    return Address(prompt, rows)
+            identifiers = tuple(one.identifier for one in absent)
+            return ModelInput(hinted if isinstance(prompt, str) else (hinted, *later), rows, identifiers)
+        prompt = _replace_in_turns(prompt, {one.spoken: f"the {one.category}" for one in to_introduce})
+    return ModelInput(prompt, rows)
 
 
-def asked_as(backbone: Backbone, concept: Concept, seen: Sequence[Concept]) -> str:
+def name_or_description(backbone: Backbone, concept: Concept, seen: Sequence[Concept]) -> str:
     """What replaces a concept's identifier in a question: the word it was learned with, or its description.
 
     It is the description if learning chose that, or if the concept is only introduced and the model's default
@@ -350,13 +347,15 @@ def named_in(prompt: Prompt, concepts: Iterable[Concept]) -> list[Concept]:
     return [one for one in concepts if contains_word(asked, one.identifier)]
 
 
-def _in_words(prompt: Prompt, phrases: Mapping[str, str], names: Mapping[str, str] | None = None) -> Prompt:
+def _replace_in_turns(
+    prompt: Prompt, phrases: Mapping[str, str], names: Mapping[str, str] | None = None
+) -> Prompt:
     """A prompt with words replaced in all its turns; see `text.in_words`."""
     turns = tuple(in_words(turn, phrases, names) for turn in turns_of(prompt))
     return turns[0] if isinstance(prompt, str) else turns
 
 
-def named(
+def with_identifiers(
     backbone: Backbone,
     prompt: Prompt,
     text: str,
@@ -372,7 +371,7 @@ def named(
         choose: picks one of several phrases that fit equally well, by their starts in the text; by default
             the first.
     """
-    text = replace_words(text, words_for(backbone, prompt, concepts))
+    text = replace_words(text, identifiers_by_word(backbone, prompt, concepts))
     for concept in unnamed(prompt, text, concepts):
         which = None if choose is None else partial(choose, concept)
         described = concept.description or ""
@@ -380,7 +379,7 @@ def named(
     return text
 
 
-def words_for(backbone: Backbone, prompt: Prompt, concepts: Sequence[Concept]) -> dict[str, str]:
+def identifiers_by_word(backbone: Backbone, prompt: Prompt, concepts: Sequence[Concept]) -> dict[str, str]:
     """The words that a reply may use for concepts → the identifiers that replace them.
 
     These are the words that embeddings were learned with and, for concepts that the prompt names, what
@@ -388,7 +387,7 @@ def words_for(backbone: Backbone, prompt: Prompt, concepts: Sequence[Concept]) -
     """
     words = {as_written(backbone, one.spoken): one.identifier for one in concepts}
     asked = named_in(prompt, concepts)
-    return words | {asked_as(backbone, one, concepts): one.identifier for one in asked}
+    return words | {name_or_description(backbone, one, concepts): one.identifier for one in asked}
 
 
 def unnamed(prompt: Prompt, text: str, concepts: Iterable[Concept]) -> list[Concept]:

@@ -14,8 +14,8 @@ AT_ONCE = 16
 OnError: TypeAlias = Literal["raise", "keep"]
 """What to do about an unusable picture: raise its error, or return the error in its place."""
 
-Refusal: TypeAlias = ImageError | MissingFileError
-Made = TypeVar("Made")
+PictureError: TypeAlias = ImageError | MissingFileError
+Result = TypeVar("Result")
 
 
 def check_on_error(errors: object) -> bool:
@@ -34,11 +34,11 @@ def check_on_error(errors: object) -> bool:
     return errors == "keep"
 
 
-def made_of_each(
+def map_in_batches(
     sources: Sequence[Source],
-    make: Callable[[list[LoadedImage]], list[Made]],
-    instead: Callable[[Refusal, Source], Made] | None = None,
-) -> list[Made]:
+    make: Callable[[list[LoadedImage]], list[Result]],
+    placeholder: Callable[[PictureError, Source], Result] | None = None,
+) -> list[Result]:
     """Call `make` on all pictures, `AT_ONCE` at a time, and return its results in order.
 
     Args:
@@ -53,13 +53,13 @@ def made_of_each(
         ImageError: a picture is unusable; `number` is its index among all pictures, `replies` the results of
             the batches before.
     """
-    done: list[Made] = []
-    if instead is None and len(sources) > AT_ONCE:
+    done: list[Result] = []
+    if placeholder is None and len(sources) > AT_ONCE:
         for place in range(len(sources)):
             _load(sources, place)
     for start in range(0, len(sources), AT_ONCE):
         try:
-            done += _made(sources[start : start + AT_ONCE], make, instead)
+            done += _map_batch(sources[start : start + AT_ONCE], make, placeholder)
         except ImageError as error:
             if error.number is not None:
                 error.number += start
@@ -68,20 +68,20 @@ def made_of_each(
     return done
 
 
-def _made(
+def _map_batch(
     sources: Sequence[Source],
-    make: Callable[[list[LoadedImage]], list[Made]],
-    instead: Callable[[Refusal, Source], Made] | None,
-) -> list[Made]:
-    made: dict[int, Made] = {}
+    make: Callable[[list[LoadedImage]], list[Result]],
+    placeholder: Callable[[PictureError, Source], Result] | None,
+) -> list[Result]:
+    made: dict[int, Result] = {}
     photos: dict[int, LoadedImage] = {}
     for place, source in enumerate(sources):
         try:
             photos[place] = _load(sources, place)
         except (ImageError, MissingFileError) as error:
-            if instead is None:
+            if placeholder is None:
                 raise
-            made[place] = instead(error, source)
+            made[place] = placeholder(error, source)
     while photos:
         try:
             made |= zip(photos, make(list(photos.values())), strict=True)
@@ -90,10 +90,10 @@ def _made(
             if error.number is None:
                 raise
             error.number = place = list(photos)[error.number]
-            if instead is None:
+            if placeholder is None:
                 raise
             del photos[place]  # try the rest of the batch again without it
-            made[place] = instead(error, sources[place])
+            made[place] = placeholder(error, sources[place])
     return [made[place] for place in range(len(sources))]
 
 

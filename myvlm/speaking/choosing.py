@@ -15,15 +15,15 @@ from myvlm.backbones import Backbone
 from myvlm.backbones.base import ConceptRows
 from myvlm.boxes import Box, cells_inside
 
-Where: TypeAlias = Callable[[str], Box | None]
+BoxLookup: TypeAlias = Callable[[str], Box | None]
 """Identifier → the box in which its head detects the concept, in pixels of the picture; None if unknown."""
 
 
-def nowhere(identifier: str) -> None:
-    """A `Where` that knows no boxes."""
+def no_boxes(identifier: str) -> None:
+    """A `BoxLookup` that knows no boxes."""
 
 
-def looked_at(
+def most_attended_phrase(
     backbone: Backbone,
     image: Image.Image,
     prompt: str,
@@ -43,10 +43,10 @@ def looked_at(
     """
     field = backbone.field_of_view(image.size)
 
-    def inside(start: int) -> float:
+    def attention_in_box(start: int) -> float:
         rest = text[start:].rstrip(" .!?,;:\"'")  # to the end of the text, so that it matches only here
-        looks = backbone.attention_map(image, prompt, text, rest, rows)
-        return float(looks[cells_inside(box, field, (looks.shape[0], looks.shape[1]))].sum())
+        attention = backbone.attention_map(image, prompt, text, rest, rows)
+        return float(attention[cells_inside(box, field, (attention.shape[0], attention.shape[1]))].sum())
 
-    shares = [inside(start) for start in starts]
+    shares = [attention_in_box(start) for start in starts]
     return shares.index(max(shares))

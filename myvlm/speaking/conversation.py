@@ -10,7 +10,7 @@ from myvlm.concepts.concept import Concept
 from myvlm.heads.detections import Detections
 from myvlm.images import LoadedImage
 from myvlm.results import Reply
-from myvlm.speaking.addressing import Names, speak
+from myvlm.speaking.addressing import Names, generate_replies
 from myvlm.text import check_written
 
 
@@ -58,6 +58,8 @@ class Conversation:
             BackboneError: this is a second question, and the family's prompt has no place for earlier turns.
         """
         turns = *self.turns, check_written(question, "question")
-        [spoken] = speak(self._backbone, [self._photo], [self._concepts], [turns], generation, [self._names])
+        [spoken] = generate_replies(
+            self._backbone, [self._photo], [self._concepts], [turns], generation, [self._names]
+        )
         self.turns = (*turns, spoken.text)
         return Reply(spoken.text, self.detections, self._photo.image, spoken.token_ids, absent=spoken.absent)

@@ -13,7 +13,7 @@ from myvlm.display.page import figure, picture
 from myvlm.display.pictures import Mark
 from myvlm.heads import Detection
 
-READING: dict[str, float] = {"max_new_tokens": 128, "repetition_penalty": 1.0}
+GROUNDING_OPTIONS: dict[str, float] = {"max_new_tokens": 128, "repetition_penalty": 1.0}
 """Generation options for a reply with a box. Some checkpoints (Qwen2-VL, 2.5) penalize repetition by default,
 and with it a name that is in the question, and a digit that is twice in a box."""
 
@@ -53,7 +53,9 @@ class Location:
         return figure(shown, [where, *words])
 
 
-def located(backbone: Backbone, detection: Detection | None, reply: str, image: Image.Image) -> Location:
+def resolve_location(
+    backbone: Backbone, detection: Detection | None, reply: str, image: Image.Image
+) -> Location:
     """Combine the head's detection of a concept and the model's reply into a location.
 
     Args:

@@ -21,10 +21,10 @@ from myvlm.errors import InputError
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSource, ImageSources, LoadedImage, listed, load_image, naming
 from myvlm.results import AttentionMap, Replies, Reply
-from myvlm.speaking.addressing import Names, address, speak
-from myvlm.speaking.batches import AT_ONCE, OnError, check_on_error, made_of_each
+from myvlm.speaking.addressing import Names, build_model_input, generate_replies
+from myvlm.speaking.batches import AT_ONCE, OnError, check_on_error, map_in_batches
 from myvlm.speaking.conversation import Conversation
-from myvlm.speaking.locating import READING, Location, located
+from myvlm.speaking.locating import GROUNDING_OPTIONS, Location, resolve_location
 from myvlm.text import check_written
 
 
@@ -40,9 +40,9 @@ class Speaker:
         self.backbone = backbone
         self.concepts = concepts
         self.concepts.on_add(warn_learned_elsewhere, of=backbone)
-        self._plain = PlainBlocks()
+        self._generic_blocks = GenericBlocks()
         self._names: tuple[object, Names] = None, Names(backbone)
-        self._checked: object = self  # the library's state when all concepts were last found to be learned
+        self._checked_state: object = self  # the library's state when last checked for unlearned concepts
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.backbone.name!r}, {self.concepts!r})"
@@ -100,7 +100,7 @@ class Speaker:
             prompt = self.backbone.caption_prompt
         else:
             check_written(prompt, "prompt")
-        return self._speak(images, prompt, errors, generation)
+        return self._reply_to(images, prompt, errors, generation)
 
     @overload
     def ask(
@@ -117,7 +117,7 @@ class Speaker:
 
         Other arguments and errors are those of `caption`.
         """
-        return self._speak(images, check_written(question, "question"), errors, generation)
+        return self._reply_to(images, check_written(question, "question"), errors, generation)
 
     def chat(self, image: ImageSource) -> Conversation:
         """Start a conversation about one picture; each `chat.ask(…)` has all earlier turns in its prompt.
@@ -128,7 +128,7 @@ class Speaker:
         self._check_learned()
         photo = load_image(image)
         [found] = self._recognise([photo])
-        return Conversation(self.backbone, photo, found, self.concepts.present(found), self._known())
+        return Conversation(self.backbone, photo, found, self.concepts.present(found), self._current_names())
 
     def attention(self, image: ImageSource, identifier: str) -> AttentionMap:
         """The model's attention over a picture as it names the concept, whether or not the head detects it.
@@ -142,7 +142,7 @@ class Speaker:
         photo = load_image(image)
         if concept.learned_elsewhere(self.backbone.fingerprint()):
             self.backbone.rows_of(concept)  # raises, and says how to learn it: hints may not get it named
-        prompt, rows, _ = address(self.backbone, self.backbone.caption_prompt, [concept])
+        prompt, rows, _ = build_model_input(self.backbone, self.backbone.caption_prompt, [concept])
         with naming([photo], self.backbone.encode):
             [reply] = self.backbone.generate([photo.image], [prompt], [rows])
         word, box = as_written(self.backbone, concept.spoken), self.backbone.field_of_view(photo.image.size)
@@ -164,9 +164,11 @@ class Speaker:
         words = ""
         if prompt and detection and detection.present:
             # Only this concept's rows: with other concepts' rows a small model points at those concepts too.
-            [spoken] = speak(self.backbone, [photo], [[concept]], [prompt], READING, always_rows=True)
+            [spoken] = generate_replies(
+                self.backbone, [photo], [[concept]], [prompt], GROUNDING_OPTIONS, always_rows=True
+            )
             words = spoken.text
-        return located(self.backbone, detection, words, photo.image)
+        return resolve_location(self.backbone, detection, words, photo.image)
 
     @contextmanager
     def generic(self) -> Iterator[Self]:
@@ -177,13 +179,13 @@ class Speaker:
         plain. In the block `locate` finds nothing; `attention` adds the rows of its concept as usual.
         """
         plain = copy.copy(self)
-        plain._plain = PlainBlocks(always=True)
-        with self._plain.block():
+        plain._generic_blocks = GenericBlocks(always=True)
+        with self._generic_blocks.block():
             yield plain
 
     # ------------------------------------------------------------------ internals
 
-    def _speak(
+    def _reply_to(
         self, images: ImageSources, prompt: str, errors: OnError, generation: dict[str, Any]
     ) -> Reply | Replies:
         """Pictures → heads → rows of the detected concepts → backbone → replies."""
@@ -196,9 +198,9 @@ class Speaker:
             detections = self._recognise(photos)
             seen = [self.concepts.present(found) for found in detections]
             count = len(photos)
-            where = [found.box_of for found in detections]
-            names = [self._known()] * count
-            spoken = speak(self.backbone, photos, seen, [prompt] * count, generation, names, where)
+            boxes = [found.box_of for found in detections]
+            names = [self._current_names()] * count
+            spoken = generate_replies(self.backbone, photos, seen, [prompt] * count, generation, names, boxes)
             for found in detections if album else ():  # boxes found later would need the pictures
                 found.locate_seen()
             parts = zip(spoken, detections, photos, strict=True)
@@ -208,21 +210,21 @@ class Speaker:
                 for one, found, photo in parts
             ]  # fmt: skip
 
-        made = made_of_each(sources, replies, Reply.instead if keep else None)
+        made = map_in_batches(sources, replies, Reply.instead if keep else None)
         return made[0] if single else Replies(made)
 
     def _check_learned(self) -> None:
         """Raise ConceptFileError if this model has yet to learn a concept of the library, detected or not."""
-        if not self._plain and self._checked is not (state := self.concepts.state):
+        if not self._generic_blocks and self._checked_state is not (state := self.concepts.state):
             weights = self.backbone.fingerprint()
             for concept in self.concepts.values():
                 if concept.learned_elsewhere(weights) and concept.description is None:
                     self.backbone.rows_of(concept)
-            self._checked = state  # once for each state: slow for ten thousand concepts
+            self._checked_state = state  # once for each state: slow for ten thousand concepts
 
-    def _known(self) -> Names:
+    def _current_names(self) -> Names:
         """The names of the library's concepts, cached until it changes; none within `generic`."""
-        if self._plain:
+        if self._generic_blocks:
             return Names(self.backbone)
         state, names = self._names
         if state is not self.concepts.state:
@@ -230,11 +232,11 @@ class Speaker:
         return names
 
     def _recognise(self, photos: list[LoadedImage]) -> list[Detections]:
-        concepts = ConceptLibrary() if self._plain else self.concepts
+        concepts = ConceptLibrary() if self._generic_blocks else self.concepts
         return concepts.recognise(photos)
 
 
-class PlainBlocks:
+class GenericBlocks:
     """The open `generic` blocks of one model; truthy in a thread or asyncio task that is inside of one.
 
     Code that inherits the context, as by `asyncio.to_thread` or in new tasks, is inside the block too. Once a
@@ -243,11 +245,11 @@ class PlainBlocks:
     Args:
         always: truthy everywhere.
 
-    >>> blocks = PlainBlocks()
+    >>> blocks = GenericBlocks()
     >>> with blocks.block():
     ...     bool(blocks)
     True
-    >>> bool(blocks), bool(PlainBlocks(always=True))
+    >>> bool(blocks), bool(GenericBlocks(always=True))
     (False, True)
     """
 
@@ -260,7 +262,7 @@ class PlainBlocks:
         return self.always or not self._open.isdisjoint(self._entered.get())
 
     def __reduce__(self) -> tuple[object, ...]:
-        return partial(PlainBlocks, always=self.always), ()  # a copy starts outside of all blocks
+        return partial(GenericBlocks, always=self.always), ()  # a copy starts outside of all blocks
 
     @contextmanager
     def block(self) -> Iterator[None]:

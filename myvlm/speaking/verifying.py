@@ -19,7 +19,7 @@ from myvlm.learning.noun_phrases import as_described
 from myvlm.text import contains_word, replace_words
 
 
-class Held(NamedTuple):
+class ReplyToVerify(NamedTuple):
     """A reply to verify.
 
     Attributes:
@@ -37,33 +37,36 @@ class Held(NamedTuple):
     limit: float
 
 
-def doubted(backbone: Backbone, replies: Sequence[Held]) -> list[bool]:
+def find_unreliable(backbone: Backbone, replies: Sequence[ReplyToVerify]) -> list[bool]:
     """Whether each reply is unreliable.
 
     It is if it leaves a concept unnamed, holds nothing but names, or its loss under the plain model is above
     its limit.
     """
-    plainly = [names_fewer(one.text, one.concepts) or only_names(one.text, one.concepts) for one in replies]
-    found = iter(_losses(backbone, [one for one, doubt in zip(replies, plainly, strict=True) if not doubt]))
-    return [doubt or next(found) > one.limit for one, doubt in zip(replies, plainly, strict=True)]
+    by_text = [
+        leaves_unnamed(one.text, one.concepts) or only_names(one.text, one.concepts) for one in replies
+    ]
+    others = [one for one, unreliable in zip(replies, by_text, strict=True) if not unreliable]
+    found = iter(_plain_losses(backbone, others))
+    return [unreliable or next(found) > one.limit for one, unreliable in zip(replies, by_text, strict=True)]
 
 
-def _losses(backbone: Backbone, replies: Sequence[Held]) -> list[float]:
+def _plain_losses(backbone: Backbone, replies: Sequence[ReplyToVerify]) -> list[float]:
     """The loss of each reply under the plain model, with descriptions in place of the names."""
     if not replies:
         return []
     photos = [one.photo for one in replies]
-    told = [
+    described = [
         as_described(one.text, {seen.identifier: seen.description or "" for seen in one.concepts})
         for one in replies
     ]
     with naming(photos, backbone.encode), in_turn(backbone.model):
         features = backbone.encode([photo.image for photo in photos])
         prompts, at_once = [one.prompt for one in replies], backbone.images_at_once
-        return losses(backbone.answer_loss, features, prompts, told, at_once=at_once)
+        return losses(backbone.answer_loss, features, prompts, described, at_once=at_once)
 
 
-def names_fewer(text: str, concepts: Sequence[Concept], than: str | None = None) -> bool:
+def leaves_unnamed(text: str, concepts: Sequence[Concept], than: str | None = None) -> bool:
     """Whether a text does not name one of the concepts; with `than`, one of those that `than` names."""
     return any(
         not contains_word(text, one.identifier) and (than is None or contains_word(than, one.identifier))

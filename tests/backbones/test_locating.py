@@ -18,7 +18,7 @@ from myvlm.boxes import iou
 from myvlm.cli import app
 from myvlm.errors import InputError, UnknownConceptError
 from myvlm.heads import Detection
-from myvlm.speaking.locating import located
+from myvlm.speaking.locating import resolve_location
 from myvlm.tinyworld.fewshot import pictures
 from tests.support.taught import Taught, around
 from tests.support.tiny import tiny_llava
@@ -82,7 +82,7 @@ def test_molmo_points_and_says_so() -> None:
     assert backbone.read_point(said, WIDE) == pytest.approx((61.6, 30.5))
     assert backbone.read_point("There are none.", WIDE) is None
     seen = Detection("sks", 0.9, True, (1.0, 2.0, 3.0, 4.0))
-    found = located(backbone, seen, said, IMAGE)
+    found = resolve_location(backbone, seen, said, IMAGE)
     assert (found.box, found.by, found.point) == (seen.box, "head", pytest.approx((61.6, 30.5)))
 
 
@@ -106,7 +106,7 @@ def test_the_head_answers_where_the_model_says_no_box() -> None:
         (unseen, "", None, None),
         (None, "", None, None),
     ):
-        found = located(backbone, detection, said, IMAGE)
+        found = resolve_location(backbone, detection, said, IMAGE)
         assert (found.box, found.by, found.said) == (box, by, said)
         assert ("not found" in found._repr_html_()) == (box is None)
 

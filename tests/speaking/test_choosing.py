@@ -13,8 +13,8 @@ from PIL import Image
 from myvlm import Concept, MyVLM
 from myvlm.images import load_images
 from myvlm.speaking import addressing
-from myvlm.speaking.addressing import Names, speak
-from myvlm.speaking.choosing import looked_at
+from myvlm.speaking.addressing import Names, generate_replies
+from myvlm.speaking.choosing import most_attended_phrase
 from myvlm.tinyworld import FewShot
 from myvlm.tinyworld.fewshot import pictures
 from myvlm.tinyworld.said import told_apart
@@ -42,7 +42,7 @@ def test_it_is_the_phrase_said_with_most_attention_in_the_box(
 ) -> None:
     starts = [TEXT.index("A man"), TEXT.index("another")]
     picture = Image.new("RGB", (40, 20))
-    assert looked_at(Looking(), picture, "", [], box, TEXT, starts) == number  # type: ignore[arg-type]
+    assert most_attended_phrase(Looking(), picture, "", [], box, TEXT, starts) == number  # type: ignore[arg-type]
 
 
 def told(vlm: MyVLM, taught: Taught, description: str) -> MyVLM:
@@ -61,7 +61,7 @@ def test_of_two_that_words_do_not_tell_apart_the_one_in_the_box_is_named(vlm: My
     chosen = [reply.text for reply in user.caption(shown)]
     [concept] = user.concepts.values()
     backbone, count = user.backbone, len(shown)
-    first = speak(
+    first = generate_replies(
         backbone, load_images(shown), [[concept]] * count, [backbone.caption_prompt] * count, {},
         [Names(backbone, [concept])] * count,
     )  # fmt: skip
@@ -72,7 +72,9 @@ def test_of_two_that_words_do_not_tell_apart_the_one_in_the_box_is_named(vlm: My
 def test_nothing_is_looked_at_where_one_phrase_fits_best(
     vlm: MyVLM, taught: Taught, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(addressing, "looked_at", lambda *asked: pytest.fail("one phrase fits best"))
+    monkeypatch.setattr(
+        addressing, "most_attended_phrase", lambda *asked: pytest.fail("one phrase fits best")
+    )
     user = told(vlm, taught, "the dotted purple mug")
     user.caption(pictures(taught.kit.crowd))
 
@@ -95,7 +97,7 @@ def test_a_name_said_of_another_gives_way_to_own_words(
         asked.append(SimpleNamespace(text=text, rows=rows, starts=list(starts)))
         return 1 if rows else 0
 
-    monkeypatch.setattr(addressing, "looked_at", other)
+    monkeypatch.setattr(addressing, "most_attended_phrase", other)
     given_way = captions(certain)
     two = [n for n, one in enumerate(behind_rows) if "mug" in one.text]
     assert two

@@ -13,7 +13,7 @@ from myvlm.backbones import Backbone, Generation
 from myvlm.concepts.embedding import Embedding
 from myvlm.learning.concept_optimizer import ConceptOptimizer, LearnRequest
 from myvlm.learning.settings import default_settings
-from myvlm.speaking.addressing import address, named
+from myvlm.speaking.addressing import build_model_input, with_identifiers
 from myvlm.tinyworld.fewshot import pictures
 from tests.support.taught import Taught, around
 from tests.support.teaching import examples
@@ -44,13 +44,15 @@ def test_a_question_holds_the_description_and_the_picture_rows_where_it_does_not
     concept, word = asked_by(taught), taught.word
     assert concept.description == DESCRIBED
     question = f"{word.title()} is where? What is on {word}?"
-    prompt, rows, _ = address(backbone, question, [concept])
+    prompt, rows, _ = build_model_input(backbone, question, [concept])
     assert prompt == "The dotted purple mug is where? What is on the dotted purple mug?"
     assert not rows
-    assert len(address(backbone, question, [concept], always_rows=True).rows) == 1
-    assert len(address(backbone, "What do you see?", [concept]).rows) == 1
-    assert len(address(backbone, (question, "here", "What else?"), [concept]).rows) == 1
-    turns, _, _ = address(backbone, (f"Is {word} here?", f"{word} is.", f"And by {word}?"), [concept])
+    assert len(build_model_input(backbone, question, [concept], always_rows=True).rows) == 1
+    assert len(build_model_input(backbone, "What do you see?", [concept]).rows) == 1
+    assert len(build_model_input(backbone, (question, "here", "What else?"), [concept]).rows) == 1
+    turns, _, _ = build_model_input(
+        backbone, (f"Is {word} here?", f"{word} is.", f"And by {word}?"), [concept]
+    )
     assert turns == (
         "Is the dotted purple mug here?", "The dotted purple mug is.", "And by the dotted purple mug?",
     )  # fmt: skip
@@ -61,25 +63,29 @@ def test_one_that_was_learned_by_name_is_asked_about_by_name(
     backbone: Backbone, taught: Taught, how: str | None
 ) -> None:
     prompt = f"What is on {taught.word}?"
-    asked, rows, _ = address(backbone, prompt, [asked_by(taught, how)])
+    asked, rows, _ = build_model_input(backbone, prompt, [asked_by(taught, how)])
     assert (asked, len(rows)) == (prompt, 1)
 
 
 def test_two_of_one_description_go_by_their_names(backbone: Backbone, taught: Taught) -> None:
     two = [asked_by(taught), asked_by(taught, identifier="Bo", spoken="Bo")]
     prompt = f"What is on {taught.word}, and where is Bo?"
-    assert address(backbone, prompt, two).prompt == prompt
+    assert build_model_input(backbone, prompt, two).prompt == prompt
     other = asked_by(taught, identifier="Bo", spoken="Bo", recipe={"description": "the red mug"})
-    said, rows, _ = address(backbone, prompt, [two[0], other])
+    said, rows, _ = build_model_input(backbone, prompt, [two[0], other])
     assert said == "What is on the dotted purple mug, and where is the red mug?"
     assert not rows
-    assert len(address(backbone, f"What is on {taught.word}?", [two[0], other]).rows) == 1, "of the other"
+    assert len(build_model_input(backbone, f"What is on {taught.word}?", [two[0], other]).rows) == 1, (
+        "of the other"
+    )
 
 
 def test_a_renamed_one_is_asked_about_by_its_description_too(backbone: Backbone, taught: Taught) -> None:
     concept = asked_by(taught, identifier="Bluebell")
-    assert address(backbone, "Where is Bluebell?", [concept]).prompt == f"Where is {DESCRIBED}?"
-    said = named(backbone, "Where is Bluebell?", f"The dotted purple mug, {taught.word}, is here.", [concept])
+    assert build_model_input(backbone, "Where is Bluebell?", [concept]).prompt == f"Where is {DESCRIBED}?"
+    said = with_identifiers(
+        backbone, "Where is Bluebell?", f"The dotted purple mug, {taught.word}, is here.", [concept]
+    )
     assert said == "Bluebell, Bluebell, is here."
 
 
@@ -87,23 +93,26 @@ def test_a_learned_word_that_begins_a_question_stays_as_it_was_learned(
     backbone: Backbone, taught: Taught
 ) -> None:
     by_name = asked_by(taught, "name", identifier="Bluebell")
-    assert address(backbone, "Bluebell is where?", [by_name]).prompt == f"{taught.word} is where?"
+    assert build_model_input(backbone, "Bluebell is where?", [by_name]).prompt == f"{taught.word} is where?"
     by_description = asked_by(taught, identifier="Bo", spoken="Bo", recipe={"description": "the red mug"})
-    both = address(backbone, "Bluebell and Bo are where?", [by_name, by_description])
+    both = build_model_input(backbone, "Bluebell and Bo are where?", [by_name, by_description])
     assert both.prompt == f"{taught.word} and the red mug are where?"
 
 
 def test_a_reply_says_the_name_of_whom_the_question_names(backbone: Backbone, taught: Taught) -> None:
     concept, word = asked_by(taught), taught.word
     assert (
-        named(backbone, f"Where is {word}?", "The dotted purple mug is here.", [concept])
+        with_identifiers(backbone, f"Where is {word}?", "The dotted purple mug is here.", [concept])
         == f"{word} is here."
     )
     beside = "A mug by the dotted purple mug."
-    assert named(backbone, "What is here?", f"{word} by {DESCRIBED}.", [concept]) == f"{word} by {DESCRIBED}."
-    assert named(backbone, f"What is by {word}?", beside, [concept]) == f"A mug by {word}."
+    assert (
+        with_identifiers(backbone, "What is here?", f"{word} by {DESCRIBED}.", [concept])
+        == f"{word} by {DESCRIBED}."
+    )
+    assert with_identifiers(backbone, f"What is by {word}?", beside, [concept]) == f"A mug by {word}."
     by_name = asked_by(taught, "name")
-    assert named(backbone, f"What is by {word}?", beside, [by_name]) == beside
+    assert with_identifiers(backbone, f"What is by {word}?", beside, [by_name]) == beside
 
 
 def test_it_is_asked_so_by_the_door(vlm: MyVLM, taught: Taught, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,12 +139,12 @@ def test_one_that_is_only_introduced_is_told_of_or_described(
 ) -> None:
     concept, word = replace(taught.concept, embeddings={}, folder=None), taught.word
     told = f"{word} is {DESCRIBED}. "
-    assert address(backbone, f"Where is {word}?", [concept]).prompt == f"{told}Where is {word}?"
+    assert build_model_input(backbone, f"Where is {word}?", [concept]).prompt == f"{told}Where is {word}?"
     monkeypatch.setattr(backbone, "name", "org/model")
-    assert address(backbone, f"Where is {word}?", [concept]).prompt == f"Where is {DESCRIBED}?"
-    assert address(backbone, "Describe it.", [concept]).prompt == f"{told}Describe it."
+    assert build_model_input(backbone, f"Where is {word}?", [concept]).prompt == f"Where is {DESCRIBED}?"
+    assert build_model_input(backbone, "Describe it.", [concept]).prompt == f"{told}Describe it."
     assert (
-        named(backbone, f"Where is {word}?", "The dotted purple mug is here.", [concept])
+        with_identifiers(backbone, f"Where is {word}?", "The dotted purple mug is here.", [concept])
         == f"{word} is here."
     )
 

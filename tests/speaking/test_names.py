@@ -106,8 +106,8 @@ def test_what_begins_with_the_name_of_somebody_away_is_named(vlm: MyVLM, away: s
             chosen, torch.zeros(1, vlm.backbone.model.get_input_embeddings().num_embeddings)
         )
         assert torch.isfinite(scores[0, ids[end]]), (ids, end)
-    assert names.others([seen]) == []
-    assert names.others([absent]) == [there]
+    assert names.banned_words([seen]) == []
+    assert names.banned_words([absent]) == [there]
 
 
 def test_names_are_spelled_once_for_all_pictures(vlm: MyVLM) -> None:

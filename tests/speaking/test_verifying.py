@@ -16,7 +16,7 @@ from myvlm.learning.dataset import gather_examples
 from myvlm.learning.likelihood import TAUGHT_LOSS, plain_view
 from myvlm.learning.settings import default_settings
 from myvlm.speaking import addressing
-from myvlm.speaking.verifying import Held, doubted, names_fewer, only_names
+from myvlm.speaking.verifying import ReplyToVerify, find_unreliable, leaves_unnamed, only_names
 from myvlm.tinyworld.fewshot import pictures
 from tests.support.batches import sizes_of
 from tests.support.taught import Taught, around, elsewhere, held_to
@@ -53,8 +53,11 @@ def test_a_bent_reply_is_less_likely_than_each_that_was_learned(vlm: MyVLM, taug
     seen = [held_to(taught, limit)]
 
     def found(texts: Sequence[str]) -> list[bool]:
-        asked = [Held(p, backbone.caption_prompt, t, seen, limit) for p, t in zip(photos, texts, strict=True)]
-        return doubted(backbone, asked)
+        asked = [
+            ReplyToVerify(p, backbone.caption_prompt, t, seen, limit)
+            for p, t in zip(photos, texts, strict=True)
+        ]
+        return find_unreliable(backbone, asked)
 
     assert sum(found(good)) <= 1, good
     assert all(found(twice)), twice
@@ -90,20 +93,20 @@ def test_own_words_that_do_not_name_the_concept_are_not_taken(
 
 
 @pytest.fixture
-def again(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Held]]:
+def again(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[ReplyToVerify]]:
     """What was read again."""
-    seen: list[Sequence[Held]] = []
+    seen: list[Sequence[ReplyToVerify]] = []
 
-    def watched(backbone: Backbone, replies: Sequence[Held]) -> list[bool]:
+    def watched(backbone: Backbone, replies: Sequence[ReplyToVerify]) -> list[bool]:
         seen.append(replies)
-        return doubted(backbone, replies)
+        return find_unreliable(backbone, replies)
 
-    monkeypatch.setattr(addressing, "doubted", watched)
+    monkeypatch.setattr(addressing, "find_unreliable", watched)
     return seen
 
 
 def test_questions_that_name_it_samples_and_conversations_are_not_read_again(
-    vlm: MyVLM, taught: Taught, there: list[Image.Image], again: list[Sequence[Held]]
+    vlm: MyVLM, taught: Taught, there: list[Image.Image], again: list[Sequence[ReplyToVerify]]
 ) -> None:
     user = user_of(vlm, held_to(taught, ALWAYS))
     question = f"What colour is {taught.word}?"
@@ -122,7 +125,7 @@ def test_questions_that_name_it_samples_and_conversations_are_not_read_again(
 
 
 def test_a_conversations_first_turn_is_not_read_again_where_it_is_told_who_is_absent(
-    vlm: MyVLM, taught: Taught, there: list[Image.Image], again: list[Sequence[Held]]
+    vlm: MyVLM, taught: Taught, there: list[Image.Image], again: list[Sequence[ReplyToVerify]]
 ) -> None:
     user = user_of(vlm, held_to(taught, ALWAYS), elsewhere(taught, "Bo"))
     reply = user.chat(there[0]).ask("Is Bo in the picture?")
@@ -133,7 +136,7 @@ def test_a_conversations_first_turn_is_not_read_again_where_it_is_told_who_is_ab
 
 
 def test_what_samples_by_a_configuration_is_not_read_again(
-    vlm: MyVLM, taught: Taught, there: list[Image.Image], again: list[Sequence[Held]],
+    vlm: MyVLM, taught: Taught, there: list[Image.Image], again: list[Sequence[ReplyToVerify]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     user = user_of(vlm, held_to(taught, ALWAYS))
@@ -151,7 +154,7 @@ def test_what_samples_by_a_configuration_is_not_read_again(
 
 
 def test_a_stream_is_not_read_again(
-    vlm: MyVLM, taught: Taught, there: list[Image.Image], again: list[Sequence[Held]]
+    vlm: MyVLM, taught: Taught, there: list[Image.Image], again: list[Sequence[ReplyToVerify]]
 ) -> None:
     class Heard:
         """What was heard cannot be taken back."""
@@ -169,11 +172,11 @@ def test_replies_are_read_again_no_more_at_once_than_pictures_are(
 ) -> None:
     backbone, photos, seen = vlm.backbone, load_images(there), [held_to(taught, 1.0)]
     text = f"{taught.word} on a table."
-    replies = [Held(photo, backbone.caption_prompt, text, seen, 1.0) for photo in photos[:5]]
+    replies = [ReplyToVerify(photo, backbone.caption_prompt, text, seen, 1.0) for photo in photos[:5]]
     sizes = sizes_of(monkeypatch, backbone, "answer_loss")
-    together = doubted(backbone, replies)
+    together = find_unreliable(backbone, replies)
     monkeypatch.setattr(backbone, "images_at_once", 2)
-    assert doubted(backbone, replies) == together
+    assert find_unreliable(backbone, replies) == together
     assert sizes == [5, 2, 2, 1]
 
 
@@ -205,9 +208,9 @@ def test_learning_says_what_replies_are_held_against(vlm: MyVLM, taught: Taught)
 def test_which_text_names_fewer_and_which_does_nothing_else(taught: Taught) -> None:
     concept = taught.concept
     name = concept.identifier
-    assert names_fewer("a mug.", [concept])
-    assert not names_fewer(f"{name}.", [concept])
-    assert names_fewer("a mug.", [concept], than=f"{name}.")
-    assert not names_fewer("a mug.", [concept], than="a cup.")
+    assert leaves_unnamed("a mug.", [concept])
+    assert not leaves_unnamed(f"{name}.", [concept])
+    assert leaves_unnamed("a mug.", [concept], than=f"{name}.")
+    assert not leaves_unnamed("a mug.", [concept], than="a cup.")
     assert only_names(f"{name.title()}, {name}!", [concept])
     assert not only_names(f"{name} 1", [concept])

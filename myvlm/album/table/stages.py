@@ -22,8 +22,8 @@ from myvlm.errors import MyVLMError
 from myvlm.heads.detections import Detection
 from myvlm.images import LoadedImage, loaded
 from myvlm.runtime.cluster import Columns
-from myvlm.speaking.addressing import Names, speak
-from myvlm.speaking.batches import made_of_each
+from myvlm.speaking.addressing import Names, generate_replies
+from myvlm.speaking.batches import map_in_batches
 
 EMPTY = {"hash": "", "pixels": None, "width": 0, "height": 0, "seen": "[]", "caption": "", "error": ""}
 """What a photo is in the columns before anything is known of it but its `path`.
@@ -136,7 +136,7 @@ class Speak:
         found = [{one["name"]: one["box"] for one in json.loads(row["seen"])} for row in rows]
         seen = [[library[name] for name in boxes] for boxes in found]
         prompts, names, where = [self.prompt] * count, [self.names] * count, [boxes.get for boxes in found]
-        spoken = speak(self.vlm.backbone, photos, seen, prompts, {}, names, where)
+        spoken = generate_replies(self.vlm.backbone, photos, seen, prompts, {}, names, where)
         return [one.text for one in spoken]
 
 
@@ -166,7 +166,7 @@ def _worked_on(
     def instead(error: MyVLMError, source: Any) -> dict[str, Any]:
         return {"error": _reason(error, Path(source.name)), "pixels": None, "seen": "[]"}
 
-    for photo, made in zip(photos, made_of_each(photos, make, instead), strict=True):
+    for photo, made in zip(photos, map_in_batches(photos, make, instead), strict=True):
         todo[photo.name].update(made)
     return _columns(rows)
 

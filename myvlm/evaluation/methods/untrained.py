@@ -20,7 +20,7 @@ from myvlm.evaluation.methods.baselines import GatedSpeaker
 from myvlm.evaluation.methods.personalized import Personal, PersonalSpeaker, alone
 from myvlm.evaluation.methods.registry import Setting, register_method
 from myvlm.images import ImageSource, LoadedImage, load_images
-from myvlm.speaking.addressing import address, named
+from myvlm.speaking.addressing import build_model_input, with_identifiers
 from myvlm.text import contains_word
 
 MEMORY = 16
@@ -87,11 +87,11 @@ class Remembering:
         return self._say(images, question)
 
     def _say(self, images: Sequence[ImageSource], prompt: str) -> list[str]:
-        told = address(self.backbone, prompt, [self.concept]).prompt
+        told = build_model_input(self.backbone, prompt, [self.concept]).prompt
         texts = []
         for photo in load_images(list(images)):
             [reply] = self.backbone.generate([photo.image], [told], [[self.rows]])
-            texts.append(named(self.backbone, prompt, reply.text, [self.concept]))
+            texts.append(with_identifiers(self.backbone, prompt, reply.text, [self.concept]))
         return texts
 
 

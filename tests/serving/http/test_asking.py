@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from myvlm.serving.http.speaking.asking import Ask, Settled
-from myvlm.speaking.addressing import named
+from myvlm.speaking.addressing import with_identifiers
 
 MUG = SimpleNamespace(
     identifier="sks", spoken="sks", category="mug", description="the dotted red mug", embeddings={}
@@ -34,7 +34,7 @@ def told(backbone: Any, reply: str, *, concept: Any = MUG, prompt: str = "descri
 
 @pytest.mark.parametrize("reply", REPLIES)
 def test_what_is_told_is_how_the_whole_reply_begins(backbone: Any, reply: str) -> None:
-    whole = named(backbone, "describe it", reply, [MUG])  # type: ignore[list-item]
+    whole = with_identifiers(backbone, "describe it", reply, [MUG])  # type: ignore[list-item]
     pieces = told(backbone, reply)
     assert pieces
     assert all(whole.startswith(piece) for piece in pieces), (whole, pieces)
@@ -54,6 +54,6 @@ def test_a_description_that_was_asked_about_is_told_by_name_once_it_is_whole(bac
     reply = "By the chair the dotted red mug stands next to the dotted blue mug and a very old lamp ."
     pieces = told(backbone, reply, prompt="where is sks ?")
     whole = "By the chair sks stands next to the dotted blue mug and a very old lamp ."
-    assert named(backbone, "where is sks ?", reply, [MUG]) == whole  # type: ignore[list-item]
+    assert with_identifiers(backbone, "where is sks ?", reply, [MUG]) == whole  # type: ignore[list-item]
     assert all(whole.startswith(piece) for piece in pieces), pieces
     assert "By the chair sks stands next to" in pieces

@@ -49,13 +49,13 @@ def test_what_goes_by_rows_and_what_by_description_are_batches_of_their_own(
 ) -> None:
     """A caption with rows and a question that describes the thing come at once, and none is tried alone."""
     spoken: list[int] = []
-    speak = in_process.speak
+    generate_replies = in_process.generate_replies
 
     def counted(backbone: Any, photos: Sequence[Any], *rest: Any, **more: Any) -> Any:
         spoken.append(len(photos))
-        return speak(backbone, photos, *rest, **more)
+        return generate_replies(backbone, photos, *rest, **more)
 
-    monkeypatch.setattr(in_process, "speak", counted)
+    monkeypatch.setattr(in_process, "generate_replies", counted)
     [(name, learned)] = taught.concept.embeddings.items()
     own = {part.name: getattr(learned, part.name) for part in fields(Embedding)}
     own["settings"] = {**learned.settings, "asked_by": "description"}

@@ -147,7 +147,7 @@ def test_names_are_made_once_and_never_go_stale(
     assert [one.identifier for one in first.concepts] == [taught.word]
     library_at(place).rename(taught.word, "zork")  # by another process
     assert [one.identifier for one in names().concepts] == ["zork"]
-    assert names().others([]) == []
+    assert names().banned_words([]) == []
     owners.library("anna").rename("zork", "blorp")  # in memory
     assert [one.identifier for one in names().in_prompt("Is blorp here?")] == ["blorp"]
     assert names().in_prompt("Is zork here?") == ()

@@ -13,8 +13,8 @@ from myvlm.concepts.concept import Concept
 from myvlm.errors import ConceptFileError, InputError
 from myvlm.images import LoadedImage
 from myvlm.learning.noun_phrases import longest_phrase, noun_phrases
-from myvlm.speaking.addressing import Names, address, unnamed, words_for
-from myvlm.speaking.choosing import Where, nowhere
+from myvlm.speaking.addressing import Names, build_model_input, identifiers_by_word, unnamed
+from myvlm.speaking.choosing import BoxLookup, no_boxes
 from myvlm.text import composed, replace_words
 
 Options = tuple[tuple[str, Any], ...]
@@ -40,7 +40,7 @@ class Ask:
     names: Names
     options: Options
     on_text: Callable[[str], None] | None = None
-    where: Where = nowhere
+    where: BoxLookup = no_boxes
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ def told_absent(vlm: MyVLM, prompt: Prompt, seen: Sequence[Concept], names: Name
     None if the rows of a detected concept cannot be read: it may just have been erased.
     """
     try:
-        return address(vlm.backbone, prompt, seen, names.absent(prompt, seen), always_rows=True).absent
+        return build_model_input(
+            vlm.backbone, prompt, seen, names.absent(prompt, seen), always_rows=True
+        ).absent
     except ConceptFileError:
         return None
 
@@ -98,7 +100,7 @@ class Settled:
 
     def __init__(self, backbone: Backbone, asked: Ask) -> None:
         self.backbone, self.asked = backbone, asked
-        self.words = words_for(backbone, asked.prompt, asked.seen)
+        self.words = identifiers_by_word(backbone, asked.prompt, asked.seen)
         self.held = max([1, *(len(word.split()) for word in self.words)])
 
     def update(self, so_far: str) -> None:

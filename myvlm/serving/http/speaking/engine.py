@@ -20,7 +20,7 @@ from myvlm.serving.http.errors import Refusal
 from myvlm.serving.http.speaking.asking import Ask, CountedReply, Settled
 from myvlm.serving.http.speaking.queue import Batches
 from myvlm.serving.vllm import bad_words, body_of
-from myvlm.speaking.addressing import address, named
+from myvlm.speaking.addressing import build_model_input, with_identifiers
 
 
 class VllmEngine:
@@ -59,7 +59,7 @@ class VllmEngine:
             **about,
             "temperature": sampling.get("temperature", 0),
             "top_p": sampling.get("top_p", 1.0),
-            **bad_words(asked.names.others(asked.seen)),
+            **bad_words(asked.names.banned_words(asked.seen)),
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -78,7 +78,7 @@ class VllmEngine:
                         settled.update(text.strip())
         except httpx.HTTPError:
             raise Refusal(503, "The engine that speaks does not answer.") from None
-        said = named(self.backbone, asked.prompt, text.strip(), asked.seen)
+        said = with_identifiers(self.backbone, asked.prompt, text.strip(), asked.seen)
         return CountedReply(said, usage["prompt_tokens"], usage["completion_tokens"])
 
     async def close(self) -> None:
@@ -89,7 +89,7 @@ class VllmEngine:
     def _requests(self, asked: Sequence[Ask]) -> list[tuple[str, Body]]:
         """Each request's path and the body's part with the picture, or with its visual tokens and rows."""
         addressed = [
-            address(self.backbone, one.prompt, one.seen, one.names.absent(one.prompt, one.seen))
+            build_model_input(self.backbone, one.prompt, one.seen, one.names.absent(one.prompt, one.seen))
             for one in asked
         ]
         entering = [place for place, one in enumerate(addressed) if one.rows or not self._chats]

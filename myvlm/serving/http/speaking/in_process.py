@@ -12,7 +12,7 @@ from torch import Tensor
 from myvlm.api import MyVLM
 from myvlm.serving.http.speaking.asking import Ask, CountedReply, Settled
 from myvlm.serving.http.speaking.queue import Batches
-from myvlm.speaking.addressing import address, speak
+from myvlm.speaking.addressing import build_model_input, generate_replies
 
 
 class InProcess:
@@ -34,7 +34,7 @@ class InProcess:
     async def say(self, asked: Ask) -> CountedReply:
         """The reply; requests share a batch if all or none have rows, and all or none are streamed."""
         absent = asked.names.absent(asked.prompt, asked.seen)
-        rows = address(self.backbone, asked.prompt, asked.seen, absent).rows
+        rows = build_model_input(self.backbone, asked.prompt, asked.seen, absent).rows
         return await self.batches.do((asked, bool(rows)))
 
     async def close(self) -> None:
@@ -48,7 +48,9 @@ class InProcess:
         seen, names = [one.seen for one in asked], [one.names for one in asked]
         listening = asked[0].on_text is not None  # streamed text cannot be taken back
         where = [one.where for one in asked]
-        said = speak(self.backbone, photos, seen, prompts, options, names, where, verify=not listening)
+        said = generate_replies(
+            self.backbone, photos, seen, prompts, options, names, where, verify=not listening
+        )
         read = streamed.read or [0] * len(asked)
         return [CountedReply(one.text, own, len(one.token_ids)) for one, own in zip(said, read, strict=True)]
 

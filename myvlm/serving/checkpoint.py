@@ -9,7 +9,7 @@ from typing import Any
 from myvlm.backbones.loading import load_model
 from myvlm.errors import InputError
 
-RENAMED = ("llava", "llava_next", "llava_next_video", "llava_onevision")
+OLDER_NAME_TYPES = ("llava", "llava_next", "llava_next_video", "llava_onevision")
 """Model types for which vLLM expects the weight names of older transformers."""
 
 
@@ -40,7 +40,7 @@ def export_vllm(name: str, folder: str | PathLike[str]) -> Path:
 def write_for_vllm(model: Any, processor: Any, target: Path) -> Path:
     """Export a loaded model and its processor to `target`, a new or empty folder."""
     processor.save_pretrained(target)
-    if model.config.model_type not in RENAMED:
+    if model.config.model_type not in OLDER_NAME_TYPES:
         model.save_pretrained(target)
         return target
     weights = {older_name(part): tensor for part, tensor in model.state_dict().items()}

@@ -1,6 +1,6 @@
 """Encode a picture with concept rows as inputs of vLLM's unmodified model classes (by the source of 0.32).
 
-`PicturesOfRows`, for Qwen-VL: its classes position visual tokens by the picture's grid (M-RoPE), in which
+`RowsAsPictures`, for Qwen-VL: its classes position visual tokens by the picture's grid (M-RoPE), in which
 rows have no cell. A picture of one token, however, has the position of a word; so each row is sent as such a
 picture after the real one. What deeper layers add to visual tokens (deepstack) is zero for rows.
 
@@ -34,7 +34,7 @@ from myvlm.errors import BackboneError
 Body = dict[str, Any]
 """The JSON body of a request to vLLM's server, or a part of it."""
 
-AS_WRITTEN = (
+PASS_THROUGH_TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"
 )
@@ -66,7 +66,7 @@ class EngineInput(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class PicturesOfRows(EngineInput):
+class RowsAsPictures(EngineInput):
     """The picture and each row as image embeddings, a row as a picture of one token.
 
     Args:
@@ -85,12 +85,12 @@ class PicturesOfRows(EngineInput):
     @classmethod
     def of(
         cls, backbone: CausalBackbone, features: Features, prompt: Prompt, rows: Sequence[ConceptRows]
-    ) -> PicturesOfRows:
+    ) -> RowsAsPictures:
         """The input for an encoded picture."""
         tokens = torch.cat([features.tokens, *features.deepstack], 1)
         own = [
             functional.pad(one, (0, tokens.shape[1] - one.shape[1])).to(tokens)
-            for one in _entering(features.tokens, rows)
+            for one in _scaled_rows(features.tokens, rows)
         ]
         count = sum(map(len, own))
         merged = backbone.model.config.vision_config.spatial_merge_size
@@ -114,7 +114,7 @@ class PicturesOfRows(EngineInput):
             for own, grid in zip(torch.split(self.embeddings, lengths), self.grids, strict=True)
         ]
         content = [*parts, {"type": "text", "text": self.prompt}]
-        body = {"messages": [{"role": "user", "content": content}], "chat_template": AS_WRITTEN}
+        body = {"messages": [{"role": "user", "content": content}], "chat_template": PASS_THROUGH_TEMPLATE}
         return "/chat/completions", body
 
 
@@ -132,15 +132,15 @@ class WholePrompt(EngineInput):
         """The input for an encoded picture."""
         ids = backbone.prompter.prompt_ids(prompt, features.layout.text)
         place = place_after_last(ids, backbone.image_id)
-        read = _read(backbone, ids, backbone.image_id, backbone.entering(features))
-        own = [one.to(read) for one in _entering(features.tokens, rows)]
+        read = _prompt_embeddings(backbone, ids, backbone.image_id, backbone.entering(features))
+        own = [one.to(read) for one in _scaled_rows(features.tokens, rows)]
         return cls(torch.cat([read[:place], *own, read[place:]]).cpu())
 
     @classmethod
     def of_queries(cls, backbone: Blip2Backbone, queries: Tensor, prompt: Prompt) -> WholePrompt:
         """The input for a Q-Former's projected output, `Q × D`, which includes the rows' effect."""
         ids = backbone.prompter.prompt_ids(prompt)
-        return cls(_read(backbone, ids, backbone.prompter.image_id, queries).cpu())
+        return cls(_prompt_embeddings(backbone, ids, backbone.prompter.image_id, queries).cpu())
 
     def offline(self) -> dict[str, Any]:
         return {"prompt_embeds": self.embeddings}
@@ -149,10 +149,10 @@ class WholePrompt(EngineInput):
         return "/completions", {"prompt_embeds": encoded(self.embeddings)}  # "prompt" would add another
 
 
-Way = type[PicturesOfRows] | type[WholePrompt]
+InputForm = type[RowsAsPictures] | type[WholePrompt]
 
-WAYS: dict[str, Way] = {
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), PicturesOfRows),
+INPUT_FORMS: dict[str, InputForm] = {
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), RowsAsPictures),
     **dict.fromkeys(
         (
             *("llava", "blip-2", "llava_next", "llava_next_video", "llava_onevision", "internvl", "idefics3"),
@@ -169,20 +169,20 @@ deeper layers get further inputs for each token; Mllama, which reads pictures by
 """
 
 
-def way_of(backbone: Backbone) -> Way:
+def input_form_of(backbone: Backbone) -> InputForm:
     """The form in which vLLM takes a backbone's input. Raises BackboneError if it takes none."""
     kind = backbone.model.config.model_type
     speaks = isinstance(backbone, CausalBackbone) or (
         isinstance(backbone, Blip2Backbone) and backbone.prompter.causal
     )
-    if not speaks or kind not in WAYS:
+    if not speaks or kind not in INPUT_FORMS:
         raise BackboneError(
             "vLLM takes no embeddings of this family to which concepts could be added.",
             got=f"{backbone.name} ({kind})",
-            expected=f"a model of a type among {', '.join(WAYS)}, a BLIP-2 with OPT",
+            expected=f"a model of a type among {', '.join(INPUT_FORMS)}, a BLIP-2 with OPT",
             fix="speak with it through `MyVLM` itself",
         )
-    return WAYS[kind]
+    return INPUT_FORMS[kind]
 
 
 @torch.no_grad()
@@ -193,7 +193,7 @@ def engine_inputs(
     rows: Sequence[Sequence[ConceptRows]],
 ) -> list[EngineInput]:
     """Encode each picture with its prompt and the rows of the concepts detected in it, for vLLM."""
-    way = way_of(backbone)
+    form = input_form_of(backbone)
     features: Sequence[Any] = backbone.encode(images)
     if isinstance(backbone, Blip2Backbone):
         queries = backbone.projected(features, rows)
@@ -202,7 +202,7 @@ def engine_inputs(
             for own, prompt in zip(queries, prompts, strict=True)
         ]
     assert isinstance(backbone, CausalBackbone), "of the two kinds that have a way"
-    return [way.of(backbone, *own) for own in zip(features, prompts, rows, strict=True)]
+    return [form.of(backbone, *own) for own in zip(features, prompts, rows, strict=True)]
 
 
 def messages(part: Body, turns: Sequence[str]) -> list[Body]:
@@ -221,13 +221,13 @@ def encoded(tensor: Tensor) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _entering(tokens: Tensor, rows: Sequence[ConceptRows]) -> list[Tensor]:
+def _scaled_rows(tokens: Tensor, rows: Sequence[ConceptRows]) -> list[Tensor]:
     """Each concept's rows, `R × D`, rescaled as their norm rule says."""
     norms = visual_norms(tokens)
     return [one.entering(norms) for one in rows]
 
 
-def _read(backbone: Backbone, ids: Sequence[int], image_id: int, picture: Tensor) -> Tensor:
+def _prompt_embeddings(backbone: Backbone, ids: Sequence[int], image_id: int, picture: Tensor) -> Tensor:
     """A prompt's embeddings, `S × D`, with visual tokens in place of the picture's placeholders."""
     own = torch.tensor(ids, device=backbone.device)
     read: Tensor = backbone.model.get_input_embeddings()(own).clone()

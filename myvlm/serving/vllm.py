@@ -24,7 +24,7 @@ from myvlm.errors import InputError
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSources, LoadedImage, listed, load_images
 from myvlm.results import Replies, Reply
-from myvlm.serving.entering import EngineInput, engine_inputs, way_of
+from myvlm.serving.entering import EngineInput, engine_inputs, input_form_of
 from myvlm.speaking.addressing import Names, build_model_input, with_identifiers
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def vllm_inputs(vlm: MyVLM, images: ImageSources, prompt: str | None = None) -> 
     """Detect concepts in pictures and encode them: one input for vLLM a picture, in order, lazily.
 
     Args:
-        vlm: a model of a type in `entering.WAYS`, with its library. Only the embedding table of its language
-            model is used; vLLM must run the same weights.
+        vlm: a model of a type in `entering.INPUT_FORMS`, with its library. Only the embedding table of its
+            language model is used; vLLM must run the same weights.
         images: paths, folders, patterns, PIL images or arrays.
         prompt: an instruction or question; by default the family's instruction for captions.
 
@@ -92,13 +92,13 @@ def vllm_inputs(vlm: MyVLM, images: ImageSources, prompt: str | None = None) -> 
     >>> tuple(one.offline()["prompt_embeds"].shape)  # 64 of the picture, and the words around it
     (73, 192)
     """
-    way_of(vlm.backbone)
+    input_form_of(vlm.backbone)
     asked = prompt or vlm.backbone.caption_prompt
     sources, _ = listed(images)
     names = Names(vlm.backbone, vlm.concepts.values())
     for start in range(0, len(sources), AT_ONCE):
         photos = load_images(sources[start : start + AT_ONCE])
-        yield from _inputs(vlm, photos, asked, names, kept=len(sources) <= AT_ONCE)
+        yield from _batch_inputs(vlm, photos, asked, names, kept=len(sources) <= AT_ONCE)
 
 
 def engine_options(vlm: MyVLM) -> dict[str, bool]:
@@ -107,7 +107,7 @@ def engine_options(vlm: MyVLM) -> dict[str, bool]:
     >>> engine_options(MyVLM.from_pretrained("tinyworld/llava", device="cpu"))
     {'enable_prompt_embeds': True}
     """
-    return dict(way_of(vlm.backbone).options)
+    return dict(input_form_of(vlm.backbone).options)
 
 
 def server_flags(vlm: MyVLM) -> list[str]:
@@ -116,7 +116,7 @@ def server_flags(vlm: MyVLM) -> list[str]:
     >>> server_flags(MyVLM.from_pretrained("tinyworld/llava", device="cpu"))
     ['--enable-prompt-embeds']
     """
-    return list(way_of(vlm.backbone).flags)
+    return list(input_form_of(vlm.backbone).flags)
 
 
 def bad_words(words: Sequence[str]) -> dict[str, list[str]]:
@@ -124,7 +124,7 @@ def bad_words(words: Sequence[str]) -> dict[str, list[str]]:
     return {"bad_words": list(words)} if words else {}
 
 
-def body_of(path: str, body: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+def request_body(path: str, body: Mapping[str, Any], tokens: int) -> dict[str, Any]:
     """A request's body with the reply's token limit, under the key that the path of vLLM's server uses."""
     return {**body, "max_tokens" if path == "/completions" else "max_completion_tokens": tokens}
 
@@ -149,7 +149,7 @@ class VllmServer:
     def __init__(
         self, vlm: MyVLM, url: str, *, model: str | None = None, api_key: str = "none", at_once: int = AT_ONCE
     ) -> None:
-        way_of(vlm.backbone)
+        input_form_of(vlm.backbone)
         self.vlm = vlm
         self.at_once = at_once
         self.client = _client(url, api_key)
@@ -183,7 +183,7 @@ class VllmServer:
         path, asked = one.given.request()
         own = {"temperature": 0, **sampling}
         tokens = own.pop("max_tokens", own.pop("max_completion_tokens", 64))
-        body = body_of(path, {"model": self.model, **asked, **bad_words(one.unsaid), **own}, tokens)
+        body = request_body(path, {"model": self.model, **asked, **bad_words(one.unsaid), **own}, tokens)
         # Posted by path: the client's own methods lack a field that one of the two endpoints needs.
         [choice] = self.client.post(path, body=body, cast_to=dict[str, Any])["choices"]
         said = choice["text"] if path == "/completions" else choice["message"]["content"]
@@ -203,7 +203,7 @@ def _client(url: str, api_key: str) -> OpenAI:
     return OpenAI(base_url=url, api_key=api_key)
 
 
-def _inputs(
+def _batch_inputs(
     vlm: MyVLM, photos: list[LoadedImage], prompt: str, names: Names, *, kept: bool
 ) -> Iterator[VllmInput]:
     """The inputs for a batch; they hold the pictures if `kept`, else the paths of those that have one."""

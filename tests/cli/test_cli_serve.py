@@ -73,7 +73,7 @@ def test_each_owner_has_a_folder_and_a_token(myvlm: Myvlm, tmp_path: Path) -> No
     assert made.document["token"] not in (tmp_path / "owners.json").read_text()
     done = myvlm("serve", "--owners", tmp_path / "owners.json", "--libraries", tmp_path, "--host", "0.0.0.0")
     assert done.code == 0, done.stderr
-    assert started[0].app.state.owners.place("anna") == FolderLibrary(tmp_path / "anna")
+    assert started[0].app.state.owners.storage("anna") == FolderLibrary(tmp_path / "anna")
 
 
 def test_concepts_and_libraries_may_lie_at_an_address(myvlm: Myvlm, tmp_path: Path, taught: Taught) -> None:
@@ -84,7 +84,7 @@ def test_concepts_and_libraries_may_lie_at_an_address(myvlm: Myvlm, tmp_path: Pa
     assert list(started[0].app.state.owners.library("local")) == [taught.word]
     myvlm("token", "anna", "--owners", tmp_path / "owners.json")
     assert myvlm("serve", "--owners", tmp_path / "owners.json", "--libraries", place).code == 0
-    assert started[1].app.state.owners.place("anna").url == f"{place}/anna"
+    assert started[1].app.state.owners.storage("anna").url == f"{place}/anna"
     assert list(started[1].app.state.owners.library("anna")) == []
 
 

@@ -16,7 +16,7 @@ from myvlm import MyVLM
 from myvlm.backbones import ConceptRows
 from myvlm.serving.checkpoint import export_vllm
 from myvlm.serving.entering import engine_inputs
-from myvlm.serving.vllm import VllmServer, body_of, server_flags
+from myvlm.serving.vllm import VllmServer, request_body, server_flags
 from myvlm.tinyworld.fewshot import pictures as draw
 from tests.support import stock_vllm
 from tests.support.taught import Taught, around
@@ -56,7 +56,7 @@ def test_its_server_says_it_too(family: str, models: Path, tmp_path: Path) -> No
         for entry, own in zip(engine_inputs(backbone, shown, prompts, rows), expected, strict=True):
             path, asked = entry.request()
             more = {"temperature": 0, "logit_bias": {str(backbone.prompter.sentinel_id): -100}}
-            body = body_of(path, {"model": str(models / family), **asked, **more}, 8)
+            body = request_body(path, {"model": str(models / family), **asked, **more}, 8)
             answer = client.post(f"{url}{path}", json=body, timeout=stock_vllm.WAIT)
             assert answer.status_code == 200, answer.text
             [choice] = answer.json()["choices"]

@@ -21,7 +21,7 @@ from myvlm import MyVLM
 from myvlm.serving.http.app import create_app, running
 from myvlm.serving.http.limits import Limits
 from myvlm.serving.http.owners import Access, Tokens, digest
-from myvlm.serving.http.speaking.asking import Ask, CountedReply, Engine
+from myvlm.serving.http.speaking.asking import CountedReply, Engine, EngineRequest
 
 MODEL = "tinyworld/llava"
 PATIENCE = 600
@@ -79,19 +79,19 @@ def together(server: Served, count: int) -> Iterator[None]:
 def unhurried(server: Served) -> Iterator[None]:
     """Within it a reply ends once the pieces before its end were sent: else what comes late is left out."""
     engine: Any = server.app.state.engine
-    say = engine.say
+    answer = engine.reply
 
-    async def later(asked: Ask) -> CountedReply:
-        reply: CountedReply = await say(asked)
+    async def later(asked: EngineRequest) -> CountedReply:
+        reply: CountedReply = await answer(asked)
         for _ in range(1000):
             await asyncio.sleep(0)  # everybody else has a turn, however slow the machine is
         return reply
 
-    engine.say = later
+    engine.reply = later
     try:
         yield
     finally:
-        engine.say = say
+        engine.reply = answer
 
 
 def until(holds: Callable[[], bool], what: str) -> None:

@@ -58,13 +58,13 @@ def serve(
             import_extra(name, what="The server", install="myvlm[serve]")
         from myvlm.serving.http.app import check_address, check_port, create_app, server
         from myvlm.serving.http.limits import Limits
-        from myvlm.serving.http.owners import LOCAL, Access, Tokens, digest, read_tokens
+        from myvlm.serving.http.owners import LOCAL_OWNER, Access, Tokens, digest, read_tokens
         from myvlm.serving.http.speaking.engine import VllmEngine
 
         if owners is None:
-            access = Access(LOCAL, may_change)
+            access = Access(LOCAL_OWNER, may_change)
             tokens = Tokens({digest(token): access}) if token else Tokens({}, anonymous=access)
-            folders = {LOCAL: _place_of_concepts(concepts)}
+            folders = {LOCAL_OWNER: _place_of_concepts(concepts)}
         else:
             if token or may_change or concepts or libraries is None:
                 raise InputError(

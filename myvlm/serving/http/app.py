@@ -24,7 +24,7 @@ from myvlm.serving.http.limits import Limits
 from myvlm.serving.http.owners import Owners, Tokens
 from myvlm.serving.http.speaking.asking import Engine
 from myvlm.serving.http.speaking.in_process import InProcess
-from myvlm.serving.http.speaking.looking import looking
+from myvlm.serving.http.speaking.looking import detection_queue
 
 
 def create_app(
@@ -49,7 +49,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        app.state.looking.close()
+        app.state.detection_queue.close()
         await app.state.engine.close()
         app.state.learner.close()
 
@@ -65,7 +65,7 @@ def create_app(
     app.state.vlm, app.state.limits, app.state.owners = vlm, limits, owners
     app.state.begun = int(time.time())
     app.state.pictures = pictures.Pictures(limits)
-    app.state.looking = looking(at_once=limits.batch)
+    app.state.detection_queue = detection_queue(at_once=limits.batch)
     app.state.engine = engine or InProcess(vlm, at_once=limits.batch)
     app.state.learner = Learner(vlm, owners, limits)
     for room in (chat, concepts, pictures):

@@ -24,18 +24,25 @@ from myvlm.serving.http.errors import AsciiJson, Refusal, Streamed, as_refusal, 
 from myvlm.serving.http.limits import Limits
 from myvlm.serving.http.owners import Access, Owners
 from myvlm.serving.http.pictures import Pictures
-from myvlm.serving.http.speaking.asking import Ask, CountedReply, Engine, Options, check_room, told_absent
-from myvlm.serving.http.speaking.looking import Look, Looking, present
+from myvlm.serving.http.speaking.asking import (
+    CountedReply,
+    Engine,
+    EngineRequest,
+    Options,
+    check_context_length,
+    hinted_absent,
+)
+from myvlm.serving.http.speaking.looking import DetectionQueue, DetectionRequest, present
 from myvlm.speaking.addressing import Names
 from myvlm.text import check_written
 
 router = APIRouter()
 
 _STRICT = ConfigDict(extra="forbid")
-_NOT_OURS = (
+_OPENAI_ONLY_FIELDS = (
     "refusal", "audio", "function_call", "tool_calls", "annotations", "reasoning", "reasoning_content",
 )  # fmt: skip
-TOKENS = 64
+DEFAULT_TOKENS = 64
 """The token limit of a reply for requests that set none."""
 
 
@@ -69,13 +76,13 @@ class _Message(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_it_was_given(cls, sent: Any) -> Any:
+    def _drop_openai_fields(cls, sent: Any) -> Any:
         """Drop the empty fields that OpenAI's clients add to an assistant message when they send it back."""
         if not isinstance(sent, dict) or sent.get("role") != "assistant":
             return sent
-        if told := next((name for name in _NOT_OURS if sent.get(name)), None):
+        if told := next((name for name in _OPENAI_ONLY_FIELDS if sent.get(name)), None):
             raise ValueError(f"{told}: replies of this server are text alone, and call no tools")
-        return {name: value for name, value in sent.items() if name not in _NOT_OURS}
+        return {name: value for name, value in sent.items() if name not in _OPENAI_ONLY_FIELDS}
 
     @property
     def text(self) -> str:
@@ -118,7 +125,7 @@ class ChatRequest(BaseModel):
 
     def tokens(self, limits: Limits) -> int:
         """The token limit of the reply."""
-        wanted = self.max_completion_tokens or self.max_tokens or TOKENS
+        wanted = self.max_completion_tokens or self.max_tokens or DEFAULT_TOKENS
         if wanted > limits.tokens:
             raise Refusal(400, f"A reply has at most {limits.tokens} tokens.")
         return wanted
@@ -143,19 +150,19 @@ class ChatRequest(BaseModel):
 
         System messages are put before the first turn; a first turn without text becomes `caption`.
         """
-        told = [one.text for one in self.messages if one.role in ("system", "developer")]
+        system = [one.text for one in self.messages if one.role in ("system", "developer")]
         said = [one for one in self.messages if one.role in ("user", "assistant")]
         roles = [one.role for one in said]
         if roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
             raise Refusal(400, "The messages are the user's and the assistant's in turn, the user's last.")
-        if any(one.role in ("system", "developer") for one in self.messages[len(told) :]):
+        if any(one.role in ("system", "developer") for one in self.messages[len(system) :]):
             raise Refusal(400, "What the system says comes before all other messages.")
         if len(roles) > limits.turns:
             raise Refusal(400, f"A conversation has at most {limits.turns} messages.")
         turns = [one.text for one in said]
         turns[0] = turns[0] if turns[0].strip() else caption
-        if told:
-            turns[0] = "\n".join([*told, turns[0]])
+        if system:
+            turns[0] = "\n".join([*system, turns[0]])
         for turn in turns:
             check_written(turn, "message")
             if len(turn) > limits.characters:
@@ -164,17 +171,19 @@ class ChatRequest(BaseModel):
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class _DetectedPicture:
     photo: LoadedImage
     detections: Sequence[Detection]
     concepts: Sequence[Concept]
     names: Names
     absent: Sequence[str] = ()
 
-    def asked(self, prompt: Prompt, options: Options, on_text: Callable[[str], None] | None = None) -> Ask:
+    def engine_request(
+        self, prompt: Prompt, options: Options, on_text: Callable[[str], None] | None = None
+    ) -> EngineRequest:
         """The engine's request about this picture."""
-        where = {one.identifier: one.box for one in self.detections}.get
-        return Ask(self.photo, prompt, self.concepts, self.names, options, on_text, where)
+        box_of = {one.identifier: one.box for one in self.detections}.get
+        return EngineRequest(self.photo, prompt, self.concepts, self.names, options, on_text, box_of)
 
 
 @router.get("/v1/models")
@@ -202,47 +211,47 @@ async def complete(request: Request, asked: ChatRequest) -> Response:
     if asked.model != vlm.backbone.name:
         raise Refusal(404, f"There is no such model here: it is {vlm.backbone.name}.")
     prompt, options = asked.prompt(vlm.backbone.caption_prompt, limits), asked.options(limits)
-    check_room(vlm.backbone, prompt, asked.tokens(limits))
+    check_context_length(vlm.backbone, prompt, asked.tokens(limits))
     reply = _Reply(vlm.backbone.name, asked.tokens(limits))
     async with AsyncExitStack() as stack:
         async with asyncio.timeout(limits.seconds):
             [photo] = await stack.enter_async_context(pictures.read(access.owner, [asked.picture()]))
-            seen = await _seen(state, access.owner, photo, prompt, asked.concepts)
+            seen = await _detect(state, access.owner, photo, prompt, asked.concepts)
             reply.detections, reply.absent = list(seen.detections), list(seen.absent)
             if not asked.stream:
-                said = await state.engine.say(seen.asked(prompt, options))
+                said = await state.engine.reply(seen.engine_request(prompt, options))
                 return AsciiJson(reply.whole(said))
         usage = asked.stream_options is not None and asked.stream_options.include_usage
-        words = _words(state.engine, prompt, seen, options)
-        return Streamed(_stream(reply, words, usage=usage, seconds=limits.seconds), kept=stack.pop_all())
+        prefixes = _reply_prefixes(state.engine, prompt, seen, options)
+        return Streamed(_stream(reply, prefixes, usage=usage, seconds=limits.seconds), kept=stack.pop_all())
 
 
-async def _seen(
+async def _detect(
     state: Any, owner: str, photo: LoadedImage, prompt: Prompt, chosen: list[str] | None
-) -> _Seen:
+) -> _DetectedPicture:
     owners: Owners = state.owners
-    looking: Looking = state.looking
+    queue: DetectionQueue = state.detection_queue
     for again in (True, False):
         loaded = await asyncio.to_thread(owners.loaded, owner)
         library = loaded.library
         for name in chosen or ():
             library[name]  # raises UnknownConceptError if there is none
         if chosen == [] or not library:
-            return _Seen(photo, [], [], Names(state.vlm.backbone))
-        found = await looking.do(Look(library, photo))
+            return _DetectedPicture(photo, [], [], Names(state.vlm.backbone))
+        found = await queue.process(DetectionRequest(library, photo))
         concepts, names = present(library, found, chosen), loaded.names(state.vlm.backbone)
-        absent = await asyncio.to_thread(told_absent, state.vlm, prompt, concepts, names)
+        absent = await asyncio.to_thread(hinted_absent, state.vlm, prompt, concepts, names)
         if absent is not None:
             there = {concept.identifier for concept in concepts}
             found = [one for one in found if one.identifier in there]
-            return _Seen(photo, found, concepts, names, absent)
+            return _DetectedPicture(photo, found, concepts, names, absent)
         if again:
-            owners.let_go(owner)
+            owners.drop_from_cache(owner)
     raise Refusal(409, "The concepts are being changed: ask again.")
 
 
-async def _words(
-    engine: Engine, prompt: Prompt, seen: _Seen, options: Options
+async def _reply_prefixes(
+    engine: Engine, prompt: Prompt, seen: _DetectedPicture, options: Options
 ) -> AsyncGenerator[str | CountedReply]:
     """Yield the reply so far whenever it has grown, and the whole reply at the end."""
     loop = asyncio.get_running_loop()
@@ -251,7 +260,7 @@ async def _words(
     def on_text(text: str) -> None:
         loop.call_soon_threadsafe(queue.put_nowait, text)
 
-    done = asyncio.ensure_future(engine.say(seen.asked(prompt, options, on_text)))
+    done = asyncio.ensure_future(engine.reply(seen.engine_request(prompt, options, on_text)))
     grown = asyncio.ensure_future(queue.get())
     try:
         while not done.done():
@@ -266,17 +275,17 @@ async def _words(
 
 
 async def _stream(
-    reply: _Reply, words: AsyncGenerator[str | CountedReply], *, usage: bool, seconds: float
+    reply: _Reply, prefixes: AsyncGenerator[str | CountedReply], *, usage: bool, seconds: float
 ) -> AsyncIterator[str]:
     yield _event({**reply.chunk({"role": "assistant", "content": ""}), "myvlm": reply.seen()})
-    told = ""
+    sent = ""
     try:
-        async with asyncio.timeout(seconds), aclosing(words):
-            async for so_far in words:
+        async with asyncio.timeout(seconds), aclosing(prefixes):
+            async for so_far in prefixes:
                 text = so_far.text if isinstance(so_far, CountedReply) else so_far
-                if text.startswith(told) and len(text) > len(told):
-                    yield _event(reply.chunk({"content": text[len(told) :]}))
-                    told = text
+                if text.startswith(sent) and len(text) > len(sent):
+                    yield _event(reply.chunk({"content": text[len(sent) :]}))
+                    sent = text
                 if isinstance(so_far, CountedReply):
                     yield _event(reply.chunk({}, finish=reply.finish(so_far)))
                     if usage:

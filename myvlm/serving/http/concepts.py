@@ -69,7 +69,7 @@ async def enrol(request: Request, wanted: _Enrol) -> Response:
     If the owner's library is at an address, `face_consent` says that the person agrees to be stored there.
     """
     state = request.app.state
-    owner = _who_may_change(request)
+    owner = _owner_with_write_access(request)
     limits: Limits = state.limits
     learner: Learner = state.learner
     if len(wanted.photos) > limits.photos:
@@ -90,7 +90,7 @@ async def enrol(request: Request, wanted: _Enrol) -> Response:
         )
         enrolment = Enrolment(owner, lesson, face_consent=wanted.face_consent)
         await asyncio.to_thread(learner.check, enrolment)
-        stack.enter_context(learner.place())
+        stack.enter_context(learner.queue_place())
         made = learner.learn(enrolment)
         if wanted.stream:
             return Streamed(_events(made), kept=stack.pop_all())
@@ -107,16 +107,16 @@ async def correct(request: Request, identifier: str, said: _Correct) -> AsciiJso
     """
     state = request.app.state
     owners: Owners = state.owners
-    owner = _who_may_change(request)
+    owner = _owner_with_write_access(request)
 
     def change(photo: LoadedImage) -> Correction:
         with owners.lock(owner):
             library = owners.library(owner)
             try:
                 correction = library.correct(photo, identifier, present=said.present, box=said.box)
-                owners.place(owner).replace(library[identifier])
+                owners.storage(owner).replace(library[identifier])
             finally:
-                owners.let_go(owner)  # read it again: storage is authoritative, even after a failed write
+                owners.drop_from_cache(owner)  # storage is authoritative, also after a failed write
             return correction
 
     async with asyncio.timeout(state.limits.seconds), state.pictures.read(owner, [said.photo]) as [photo]:
@@ -128,12 +128,12 @@ async def correct(request: Request, identifier: str, said: _Correct) -> AsciiJso
 async def rename(request: Request, identifier: str, wanted: _Rename) -> AsciiJson:
     """Change a concept's identifier."""
     owners: Owners = request.app.state.owners
-    owner = _who_may_change(request)
+    owner = _owner_with_write_access(request)
 
     def change() -> Concept:
         with owners.lock(owner):
-            owners.place(owner).rename(identifier, wanted.identifier)
-            owners.let_go(owner)
+            owners.storage(owner).rename(identifier, wanted.identifier)
+            owners.drop_from_cache(owner)
         return owners.library(owner)[wanted.identifier]
 
     return AsciiJson(_document(await asyncio.to_thread(change)))
@@ -147,15 +147,15 @@ async def remove(request: Request, identifier: str, erase: bool = False) -> Asci
     """
     state = request.app.state
     owners: Owners = state.owners
-    owner = _who_may_change(request)
+    owner = _owner_with_write_access(request)
 
     def change() -> None:
         with owners.lock(owner):
-            place = owners.place(owner)
+            storage = owners.storage(owner)
             try:
-                place.erase(identifier) if erase else place.remove(identifier)
+                storage.erase(identifier) if erase else storage.remove(identifier)
             finally:
-                owners.let_go(owner)
+                owners.drop_from_cache(owner)
             if erase:
                 forget_pictures()
 
@@ -165,7 +165,7 @@ async def remove(request: Request, identifier: str, erase: bool = False) -> Asci
     return AsciiJson({"identifier": identifier, "object": "concept", "deleted": True, "erased": erase})
 
 
-def _who_may_change(request: Request) -> str:
+def _owner_with_write_access(request: Request) -> str:
     access: Access = request.state.access
     if not access.may_change:
         raise Refusal(

@@ -27,9 +27,9 @@ from myvlm.errors import (
 
 _log = logging.getLogger(__name__)
 
-AGAIN_AFTER = "1"
+RETRY_AFTER = "1"
 """Seconds after which a client that got 429 may try again (`Retry-After`)."""
-SHOWN = 500
+MAX_MESSAGE_CHARACTERS = 500
 """The most characters of an error message, which may quote what a client sent."""
 
 
@@ -41,7 +41,7 @@ class Refusal(HTTPException):
     """
 
     def __init__(self, status: int, what: str) -> None:
-        super().__init__(status, what, {"Retry-After": AGAIN_AFTER} if status == 429 else None)
+        super().__init__(status, what, {"Retry-After": RETRY_AFTER} if status == 429 else None)
 
 
 class AsciiJson(Response):
@@ -75,10 +75,10 @@ def error_body(status: int, what: str) -> dict[str, Any]:
     """
     known = {429: "rate_limit_error", 401: "authentication_error", 403: "permission_error"}
     kind = "server_error" if status >= 500 else known.get(status, "invalid_request_error")
-    return {"error": {"message": what[:SHOWN], "type": kind, "param": None, "code": None}}
+    return {"error": {"message": what[:MAX_MESSAGE_CHARACTERS], "type": kind, "param": None, "code": None}}
 
 
-def refused(status: int, what: str, headers: Mapping[str, str] | None = None) -> Response:
+def error_response(status: int, what: str, headers: Mapping[str, str] | None = None) -> Response:
     """An error response."""
     return AsciiJson(error_body(status, what), status, dict(headers or {}))
 
@@ -103,7 +103,7 @@ def as_refusal(error: Exception) -> Refusal:
         return Refusal(400, str(error))
     if isinstance(error, BackboneError) and "no place for what was said" in error.what:
         return Refusal(400, str(error))
-    _note(error)
+    _log_without_values(error)
     if isinstance(error, RemoteError):
         return Refusal(503, "Where the concepts lie cannot be reached. The request may be sent again.")
     if isinstance(error, MyVLMError):
@@ -116,16 +116,16 @@ def add_handlers(app: FastAPI) -> None:
 
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return refused(error.status_code, str(error.detail), error.headers)
+        return error_response(error.status_code, str(error.detail), error.headers)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3])
-        return refused(400, wrong)
+        return error_response(400, wrong)
 
     async def failed(request: Request, error: Exception) -> Response:
         refusal = as_refusal(error)
-        return refused(refusal.status_code, refusal.detail, refusal.headers)
+        return error_response(refusal.status_code, refusal.detail, refusal.headers)
 
     app.add_exception_handler(HTTPException, refuse)
     app.add_exception_handler(RequestValidationError, invalid)
@@ -133,7 +133,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(TimeoutError, failed)
 
 
-def _note(error: Exception) -> None:
+def _log_without_values(error: Exception) -> None:
     """Log the type and place of an error, not its values, which may hold what a client sent."""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
     where = "\n".join(f"  {frame.filename}:{frame.lineno} {frame.name}" for frame in frames)

@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from myvlm.serving.http.errors import Refusal, as_refusal, refused
+from myvlm.serving.http.errors import Refusal, as_refusal, error_response
 from myvlm.serving.http.limits import Limits
 from myvlm.serving.http.owners import Access, Tokens
 
 _log = logging.getLogger(__name__)
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-TYPES = ("application/json", "multipart/form-data")
+BODY_TYPES = ("application/json", "multipart/form-data")
 
 
 class Guard:
@@ -36,8 +36,8 @@ class Guard:
 
     def __init__(self, app: ASGIApp, *, tokens: Tokens, limits: Limits) -> None:
         self.app, self.tokens, self.limits = app, tokens, limits
-        self.inside = 0
-        self.held = 0
+        self.in_flight = 0
+        self.held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,24 +60,24 @@ class Guard:
             access = self._access(Headers(scope=scope))
             self._check(scope, Headers(scope=scope))
         except Refusal as refusal:
-            await refused(refusal.status_code, refusal.detail, refusal.headers)(scope, receive, answer)
+            await error_response(refusal.status_code, refusal.detail, refusal.headers)(scope, receive, answer)
         else:
             scope.setdefault("state", {})["access"] = access
-            await self._enter(scope, receive, answer, lambda: bool(status))
+            await self._run_app(scope, receive, answer, lambda: bool(status))
         finally:
             who = access.owner if access else "-"
             seconds = monotonic() - begun
-            _log.info("%s %s %s %d %.2fs", who, scope["method"], _where(scope), status, seconds)
+            _log.info("%s %s %s %d %.2fs", who, scope["method"], _route_of(scope), status, seconds)
 
     def _access(self, headers: Headers) -> Access:
         access = self.tokens.access(headers.get("authorization"))
         if access is None:
             raise Refusal(401, "A token of this server is needed: Authorization: Bearer …")
-        if self.tokens.anonymous and not self._from_here(headers):
+        if self.tokens.anonymous and not self._is_from_this_computer(headers):
             raise Refusal(403, "Pages of other hosts may not talk to this server.")
         return access
 
-    def _from_here(self, headers: Headers) -> bool:
+    def _is_from_this_computer(self, headers: Headers) -> bool:
         names = [f"//{headers.get('host', '')}"]
         if "origin" in headers:
             names.append(headers["origin"])
@@ -88,20 +88,22 @@ class Guard:
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if scope["method"] in ("POST", "PATCH", "PUT") and kind not in TYPES:
-            raise Refusal(415, f"A body of {' or '.join(TYPES)} is expected.")
+        if scope["method"] in ("POST", "PATCH", "PUT") and kind not in BODY_TYPES:
+            raise Refusal(415, f"A body of {' or '.join(BODY_TYPES)} is expected.")
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length) > self.limits.body_bytes:
             raise Refusal(413, f"A request has at most {self.limits.body_bytes} bytes.")
-        if self.inside >= self.limits.requests:
+        if self.in_flight >= self.limits.requests:
             raise Refusal(429, "Too much is asked at once.")
 
-    async def _enter(self, scope: Scope, receive: Receive, answer: Send, begun: Callable[[], bool]) -> None:
-        own, whole = 0, False
+    async def _run_app(
+        self, scope: Scope, receive: Receive, answer: Send, has_begun: Callable[[], bool]
+    ) -> None:
+        received, complete = 0, False
 
         async def bounded() -> Message:
-            nonlocal own, whole
-            if whole:
+            nonlocal received, complete
+            if complete:
                 return await receive()  # waits until the client disconnects
             try:
                 async with timeout(self.limits.seconds):
@@ -109,27 +111,27 @@ class Guard:
             except TimeoutError:
                 raise Refusal(408, "The body did not come.") from None
             size = len(message.get("body", b""))
-            own, self.held = own + size, self.held + size
-            whole = not message.get("more_body", False)
-            if own > self.limits.body_bytes:
+            received, self.held_bytes = received + size, self.held_bytes + size
+            complete = not message.get("more_body", False)
+            if received > self.limits.body_bytes:
                 raise Refusal(413, f"A request has at most {self.limits.body_bytes} bytes.")
-            if self.held > self.limits.held_bytes:
+            if self.held_bytes > self.limits.held_bytes:
                 raise Refusal(429, "Too much is asked at once.")
             return message
 
-        self.inside += 1
+        self.in_flight += 1
         try:
             await self.app(scope, bounded, answer)
         except Exception as error:  # uvicorn would log its message, which may quote the client
             refusal = as_refusal(error)
-            if begun():
+            if has_begun():
                 raise RuntimeError("A reply broke off.") from None
-            await refused(refusal.status_code, refusal.detail, refusal.headers)(scope, receive, answer)
+            await error_response(refusal.status_code, refusal.detail, refusal.headers)(scope, receive, answer)
         finally:
-            self.inside -= 1
-            self.held -= own
+            self.in_flight -= 1
+            self.held_bytes -= received
 
 
-def _where(scope: Scope) -> Any:
+def _route_of(scope: Scope) -> Any:
     """The route's pattern, without the values from the client."""
     return getattr(scope.get("route"), "path", "-")

@@ -21,7 +21,7 @@ from myvlm.serving.http.owners import Owners
 Progress = dict[str, Any]
 
 
-class _Stopped(Exception):
+class _ClientGone(Exception):
     """Raised in the learning thread when the client has stopped waiting."""
 
 
@@ -45,7 +45,7 @@ class Learner:
 
     def __init__(self, vlm: MyVLM, owners: Owners, limits: Limits) -> None:
         self.vlm, self.owners, self.limits = vlm, owners, limits
-        self.inside = 0
+        self.queued = 0
         self._thread = ThreadPoolExecutor(1)
 
     def close(self) -> None:
@@ -53,15 +53,15 @@ class Learner:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def queue_place(self) -> Iterator[None]:
         """A context that holds a place in the queue. Raises Refusal if it is full."""
-        if self.inside >= self.limits.learners:
+        if self.queued >= self.limits.learners:
             raise Refusal(429, "Too many concepts are being learned.")
-        self.inside += 1
+        self.queued += 1
         try:
             yield
         finally:
-            self.inside -= 1
+            self.queued -= 1
 
     def check(self, enrolment: Enrolment) -> None:
         """Raise, before the first step, the errors that would end learning when the concept is stored.
@@ -72,7 +72,7 @@ class Learner:
             InputError: there is no such kind of head, or a face may not be stored with the owner's concepts.
         """
         kind, consent = enrolment.lesson.kind, enrolment.face_consent
-        self.owners.place(enrolment.owner).check_may_hold(kind, face_consent=consent)
+        self.owners.storage(enrolment.owner).check_may_hold(kind, face_consent=consent)
         known = self.owners.library(enrolment.owner)
         if len(known) >= self.limits.concepts:
             raise Refusal(409, f"An owner has at most {self.limits.concepts} concepts: erase some.")
@@ -89,7 +89,7 @@ class Learner:
 
         def report(learned: LearningProgress) -> None:
             if stopped.is_set():
-                raise _Stopped
+                raise _ClientGone
             if learned.step:
                 progress = {
                     "step": learned.step,
@@ -119,6 +119,6 @@ class Learner:
         [concept] = alone.learn_many([enrolment.lesson], progress=report)
         owner = enrolment.owner
         with self.owners.lock(owner):
-            self.owners.place(owner).add(concept, face_consent=enrolment.face_consent)
-            self.owners.let_go(owner)
+            self.owners.storage(owner).add(concept, face_consent=enrolment.face_consent)
+            self.owners.drop_from_cache(owner)
         return concept

@@ -36,7 +36,7 @@ from myvlm.errors import (
 from myvlm.heads import head_class
 from myvlm.text import check_identifier, composed, folded
 
-LISTED_EVERY = 5.0
+LISTING_INTERVAL = 5.0
 """Seconds between two listings of an address that look for changes."""
 
 
@@ -48,7 +48,7 @@ class OwnedLibrary(Protocol):
         ...
 
     @contextmanager
-    def found(self) -> Iterator[list[tuple[Path, str | None]]]:
+    def local_folders(self) -> Iterator[list[tuple[Path, str | None]]]:
         """A context with the concepts' local folders, each with its address if it is a copy, else None."""
         ...
 
@@ -120,7 +120,7 @@ class FolderLibrary:
         return found.st_ino, found.st_mtime_ns
 
     @contextmanager
-    def found(self) -> Iterator[list[tuple[Path, str | None]]]:
+    def local_folders(self) -> Iterator[list[tuple[Path, str | None]]]:
         yield [(one, None) for one in concept_folders(self.folder.resolve())]
 
     def check_may_hold(self, kind: str, *, face_consent: bool) -> None:
@@ -129,9 +129,9 @@ class FolderLibrary:
     def add(self, concept: Concept, *, face_consent: bool = False) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         collection.check_free(self.folder, concept.identifier)
-        place = self.folder / name_of(concept.identifier)
+        place = self.folder / folder_name(concept.identifier)
         if place.exists():
-            raise _taken(concept.identifier)
+            raise _place_taken_error(concept.identifier)
         concept.save(place)
 
     def replace(self, concept: Concept) -> None:
@@ -158,14 +158,14 @@ class RemoteLibrary:
 
     def state(self) -> object:
         listed, changes = self._listed, self._changes
-        if listed is None or monotonic() - listed[0] > LISTED_EVERY:
+        if listed is None or monotonic() - listed[0] > LISTING_INTERVAL:
             listed = monotonic(), Store(self.url).versions(RECORD)
             if changes == self._changes:  # else the listing may predate a change of our own
                 self._listed = listed
         return listed[1]
 
     @contextmanager
-    def found(self) -> Iterator[list[tuple[Path, str | None]]]:
+    def local_folders(self) -> Iterator[list[tuple[Path, str | None]]]:
         with ExitStack() as stack:
             copies: list[tuple[Path, str]] = []
             with suppress(MissingFileError):
@@ -178,9 +178,9 @@ class RemoteLibrary:
 
     def add(self, concept: Concept, *, face_consent: bool = False) -> None:
         self._check_free(concept.identifier)
-        name = name_of(concept.identifier)
+        name = folder_name(concept.identifier)
         if f"{name}/{RECORD}" in Store(self.url).names():
-            raise _taken(concept.identifier)
+            raise _place_taken_error(concept.identifier)
         self._save(concept, f"{self.url}/{name}", face_consent=face_consent)
 
     def replace(self, concept: Concept) -> None:
@@ -215,14 +215,14 @@ class RemoteLibrary:
         except UnknownConceptError:
             if not doomed:
                 raise
-        for name in [*doomed, name_of(identifier)]:  # and what an interrupted upload may have left
+        for name in [*doomed, folder_name(identifier)]:  # and what an interrupted upload may have left
             if name in doomed or f"{name}/{RECORD}" not in store.names():
                 self._delete(store, name)
 
     def _delete(self, store: Store, name: str) -> None:
         """Delete all files under a name, the record first: without it they are no concept."""
         inside = [one for one in store.names() if one.startswith(f"{name}/")]
-        with self._changing():
+        with self._invalidating_listing():
             store.delete(one for one in inside if one == f"{name}/{RECORD}")
             store.delete(one for one in inside if one != f"{name}/{RECORD}")
         if left := [one for one in store.names() if one.startswith(f"{name}/")]:
@@ -234,11 +234,11 @@ class RemoteLibrary:
             )
 
     def _save(self, concept: Concept, url: str, *, face_consent: bool) -> None:
-        with self._changing():
+        with self._invalidating_listing():
             concept.save(url, face_consent=face_consent)
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _invalidating_listing(self) -> Iterator[None]:
         """A context for changes; after it the next `state` lists anew, even if one listed meanwhile."""
         try:
             yield
@@ -246,18 +246,18 @@ class RemoteLibrary:
             self._changes += 1
             self._listed = None
 
-    def _words(self) -> dict[str, tuple[str, str]]:
+    def _words_by_folder(self) -> dict[str, tuple[str, str]]:
         """Folder name → the concept's identifier and the word that it was learned with."""
         words = {}
-        with self.found() as found:
-            for path, _ in found:
+        with self.local_folders() as folders:
+            for path, _ in folders:
                 with suppress(ConceptFileError):
                     record = read_record(path)
                     words[path.name] = record.identifier, record.spoken
         return words
 
     def _check_free(self, word: str, *, but: str | None = None) -> None:
-        for identifier, spoken in self._words().values():
+        for identifier, spoken in self._words_by_folder().values():
             if identifier != but and folded(word) & folded(identifier, spoken):
                 raise ConceptExistsError(
                     f"The word {word!r} is taken.",
@@ -267,7 +267,7 @@ class RemoteLibrary:
                 )
 
     def _name(self, identifier: str) -> str:
-        for name, (known, _) in self._words().items():
+        for name, (known, _) in self._words_by_folder().items():
             if known == composed(identifier):
                 return name
         raise UnknownConceptError(
@@ -278,7 +278,7 @@ class RemoteLibrary:
         )
 
     def _names_aside(self, identifier: str) -> list[str]:
-        aside = RemoteLibrary(f"{self.url}/{collection.REMOVED}")._words()
+        aside = RemoteLibrary(f"{self.url}/{collection.REMOVED}")._words_by_folder()
         return [
             f"{collection.REMOVED}/{name}"
             for name, (known, _) in aside.items()
@@ -289,17 +289,17 @@ class RemoteLibrary:
         return Concept.load(f"{self.url}/{self._name(identifier)}")
 
 
-def name_of(identifier: str) -> str:
+def folder_name(identifier: str) -> str:
     """The folder name for an identifier: valid on every file system, and never a path to elsewhere.
 
-    >>> name_of("sks"), name_of("..")[:8]
+    >>> folder_name("sks"), folder_name("..")[:8]
     ('sks-6557b92f', 'concept-')
     """
     readable = sub(r"[^a-z0-9]+", "-", identifier.lower())[:40].strip("-") or "concept"
     return f"{readable}-{sha256(identifier.encode()).hexdigest()[:8]}"
 
 
-def _taken(identifier: str) -> ConceptExistsError:
+def _place_taken_error(identifier: str) -> ConceptExistsError:
     return ConceptExistsError(
         "There is a concept in that place already.",
         got=identifier,

@@ -29,11 +29,11 @@ from myvlm.speaking.addressing import Names
 
 _log = logging.getLogger(__name__)
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+OWNER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 """Valid owner names; each is a folder name too."""
-LOCAL = "local"
+LOCAL_OWNER = "local"
 """The owner's name if there is only one."""
-OF_A_CONCEPT = 24 * 1024
+CONCEPT_OVERHEAD_BYTES = 24 * 1024
 """Approximate size in memory of a concept without its arrays, in bytes."""
 
 
@@ -48,7 +48,7 @@ class Access:
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    owner: str = Field(pattern=rf"^{NAME.pattern}$")
+    owner: str = Field(pattern=rf"^{OWNER_NAME.pattern}$")
     may_change: bool = False
 
 
@@ -117,7 +117,7 @@ def new_token(file: Path, owner: str, *, may_change: bool) -> str:
     Raises:
         InputError: the owner's name is not valid.
     """
-    if not NAME.fullmatch(owner):
+    if not OWNER_NAME.fullmatch(owner):
         raise InputError(
             "That cannot be an owner.",
             got=repr(owner),
@@ -133,7 +133,7 @@ def new_token(file: Path, owner: str, *, may_change: bool) -> str:
     return token
 
 
-class Loaded:
+class CachedLibrary:
     """A library in memory, with its `Names`.
 
     Args:
@@ -181,11 +181,11 @@ class Owners:
         at_most: int,
         false_names_per_1000: float | None = FALSE_NAMES_PER_1000,
     ) -> None:
-        self._places = {owner: library_at(folder) for owner, folder in folders.items()}
+        self._storages = {owner: library_at(folder) for owner, folder in folders.items()}
         self.at_most = at_most
         self.false_names_per_1000 = false_names_per_1000
         self._fingerprint, self._device = fingerprint, device
-        self._loaded: OrderedDict[str, Loaded] = OrderedDict()
+        self._loaded: OrderedDict[str, CachedLibrary] = OrderedDict()
         self._lock = OneAtATime()
         self._locks = {owner: OneAtATime() for owner in folders}
 
@@ -195,9 +195,9 @@ class Owners:
         with self._lock:
             return sum(one.nbytes for one in self._loaded.values())
 
-    def place(self, owner: str) -> OwnedLibrary:
+    def storage(self, owner: str) -> OwnedLibrary:
         """The storage of the owner's concepts."""
-        return self._places[owner]
+        return self._storages[owner]
 
     def lock(self, owner: str) -> OneAtATime:
         """The lock to hold while changing the owner's stored concepts."""
@@ -207,17 +207,17 @@ class Owners:
         """The library of this owner alone, as it is stored now. Raises RemoteError."""
         return self.loaded(owner).library
 
-    def loaded(self, owner: str) -> Loaded:
+    def loaded(self, owner: str) -> CachedLibrary:
         """The same with its names."""
-        place = self._places[owner]
-        state = place.state()
+        storage = self._storages[owner]
+        state = storage.state()
         with self._lock:
             known = self._loaded.get(owner)
             if known is not None and known.state == state:
                 self._loaded.move_to_end(owner)
                 return known
-        library, nbytes = self._read(place)
-        loaded = Loaded(library, state, nbytes)
+        library, nbytes = self._read(storage)
+        loaded = CachedLibrary(library, state, nbytes)
         with self._lock:
             self._loaded[owner] = loaded
             self._loaded.move_to_end(owner)
@@ -225,16 +225,16 @@ class Owners:
                 self._loaded.popitem(last=False)
         return loaded
 
-    def let_go(self, owner: str) -> None:
+    def drop_from_cache(self, owner: str) -> None:
         """Drop a library from the cache, so that the next use reads it again."""
         with self._lock:
             self._loaded.pop(owner, None)
 
-    def _read(self, place: OwnedLibrary) -> tuple[ConceptLibrary, int]:
+    def _read(self, storage: OwnedLibrary) -> tuple[ConceptLibrary, int]:
         library = ConceptLibrary(device=self._device, false_names_per_1000=self.false_names_per_1000)
         nbytes = 0
-        with place.found() as found:
-            for path, url in found:
+        with storage.local_folders() as folders:
+            for path, url in folders:
                 try:
                     if url is None:
                         concept = Concept.load(path, device=self._device, lazy=True)
@@ -246,13 +246,13 @@ class Owners:
                             continue
                         _log.warning("%s was learned for another model: told in words", url or path)
                     library.add(concept)
-                    nbytes += OF_A_CONCEPT + 2 * _bytes_in(path)
+                    nbytes += CONCEPT_OVERHEAD_BYTES + 2 * _array_bytes(path)
                 except MyVLMError as error:
                     _log.warning("passing over %s: %s", url or path, error.what)
         return library, nbytes
 
 
-def _bytes_in(folder: Path) -> int:
+def _array_bytes(folder: Path) -> int:
     """The size of a concept's array files."""
     arrays = 0
     for place in (folder, folder / "embeddings"):

@@ -28,7 +28,7 @@ from myvlm.serving.http.owners import Access
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 """The accepted formats; Pillow knows many more, which no camera writes."""
-UPLOADED = "file-"
+UPLOAD_PREFIX = "file-"
 
 router = APIRouter()
 
@@ -45,7 +45,7 @@ class Budget:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager
-    async def taken(self, units: int) -> AsyncIterator[None]:
+    async def acquire(self, units: int) -> AsyncIterator[None]:
         """A context that holds so many units, or all units if there are fewer in total."""
         units = min(units, self.units)
         if self._waiting or units > self.free:
@@ -55,19 +55,19 @@ class Budget:
                 await turn
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
-                    self._give(units)
+                    self._release(units)
                 else:
                     self._waiting.remove((units, turn))
-                    self._give(0)
+                    self._release(0)
                 raise
         else:
             self.free -= units
         try:
             yield
         finally:
-            self._give(units)
+            self._release(units)
 
-    def _give(self, units: int) -> None:
+    def _release(self, units: int) -> None:
         self.free += units
         while self._waiting and self._waiting[0][0] <= self.free:
             wanted, turn = self._waiting.popleft()
@@ -103,7 +103,7 @@ class Pictures:
         """Keep an owner's picture and return its name. The oldest are dropped if there are too many."""
         self.measure(content)
         own = self._uploads.setdefault(owner, _Uploads())
-        name = UPLOADED + secrets.token_urlsafe(18)
+        name = UPLOAD_PREFIX + secrets.token_urlsafe(18)
         own.files[name] = content, int(time.time())
         while len(own.files) > 1 and own.nbytes > self.limits.uploads_bytes:
             own.files.popitem(last=False)
@@ -126,7 +126,7 @@ class Pictures:
         Raises:
             Refusal: it is neither, or too large.
         """
-        if url.startswith(UPLOADED):
+        if url.startswith(UPLOAD_PREFIX):
             known = self._uploads.get(owner, _Uploads()).files.get(url)
             if known is None:
                 raise Refusal(404, "No such upload; they are let go of when there are many. Send it again.")
@@ -153,7 +153,7 @@ class Pictures:
         """
         if len(content) > self.limits.picture_bytes:
             raise Refusal(413, f"A picture has at most {self.limits.picture_bytes} bytes.")
-        with _opened(content) as picture:
+        with _open(content) as picture:
             width, height = picture.size
         if width * height > self.limits.pixels:
             raise Refusal(413, f"A picture has at most {self.limits.pixels} pixels, not {width} × {height}.")
@@ -167,22 +167,20 @@ class Pictures:
             Refusal: one of the pictures cannot be used.
         """
         contents = [self.content(owner, url) for url in urls]
-        async with self.open.taken(sum(self.measure(content) for content in contents)):
-            yield [
-                await asyncio.to_thread(_decoded, content, place) for place, content in enumerate(contents)
-            ]
+        async with self.open.acquire(sum(self.measure(content) for content in contents)):
+            yield [await asyncio.to_thread(_decode, content, place) for place, content in enumerate(contents)]
 
 
-def _opened(content: bytes) -> Image.Image:
+def _open(content: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(content), formats=FORMATS)
     except Exception:  # Pillow raises almost any type
         raise Refusal(400, f"That is no picture: one of {', '.join(FORMATS)} is expected.") from None
 
 
-def _decoded(content: bytes, place: int) -> LoadedImage:
+def _decode(content: bytes, place: int) -> LoadedImage:
     try:
-        with _opened(content) as picture:
+        with _open(content) as picture:
             [loaded] = load_images(picture)
     except Exception:  # of any type, and the message may quote what was sent
         raise Refusal(400, "The picture is broken or cut short.") from None

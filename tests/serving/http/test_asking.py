@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from myvlm.serving.http.speaking.asking import Ask, Settled
+from myvlm.serving.http.speaking.asking import EngineRequest, StablePrefix
 from myvlm.speaking.addressing import with_identifiers
 
 MUG = SimpleNamespace(
@@ -25,8 +25,8 @@ REPLIES = (
 
 def told(backbone: Any, reply: str, *, concept: Any = MUG, prompt: str = "describe it") -> list[str]:
     pieces: list[str] = []
-    asked = Ask(None, prompt, [concept], None, (), pieces.append)  # type: ignore[arg-type]
-    settled, words = Settled(backbone, asked), reply.split(" ")
+    asked = EngineRequest(None, prompt, [concept], None, (), pieces.append)  # type: ignore[arg-type]
+    settled, words = StablePrefix(backbone, asked), reply.split(" ")
     for count in range(1, len(words) + 1):
         settled.update(" ".join(words[:count]))
     return pieces

@@ -110,9 +110,9 @@ def test_one_is_learned_beside_speaking_and_no_other_and_who_leaves_stops_it(
         with server.client("anna") as client:
             made = client.chat.completions.create(model=MODEL, messages=about(sample_picture(1)))
             assert made.choices[0].message.content
-        assert learner.inside == 1
+        assert learner.queued == 1
         assert next(told)[0] == "progress"
-    until(lambda: learner.inside == 0, "that the client is gone is known")
+    until(lambda: learner.queued == 0, "that the client is gone is known")
     go_on.set()
     learner._thread.submit(lambda: None).result(PATIENCE)  # what was at work in the one thread has ended
     assert not server.folders["anna"].exists() or not list(server.folders["anna"].iterdir())

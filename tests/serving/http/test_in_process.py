@@ -12,7 +12,7 @@ import pytest
 from myvlm import Embedding, MyVLM
 from myvlm.images import load_images
 from myvlm.serving.http.speaking import in_process
-from myvlm.serving.http.speaking.asking import Ask
+from myvlm.serving.http.speaking.asking import EngineRequest
 from myvlm.serving.http.speaking.in_process import InProcess
 from myvlm.speaking.addressing import Names
 from myvlm.tinyworld.fewshot import pictures
@@ -32,7 +32,7 @@ def test_a_doubtful_reply_gives_way_unless_somebody_hears_it_as_it_grows(vlm: My
     def said(on_text: Callable[[str], None] | None) -> str:
         async def asking() -> str:
             engine = InProcess(doubting, at_once=4)
-            reply = await engine.say(Ask(photo, prompt, [concept], names, (), on_text))
+            reply = await engine.reply(EngineRequest(photo, prompt, [concept], names, (), on_text))
             await engine.close()
             return reply.text
 
@@ -66,7 +66,7 @@ def test_what_goes_by_rows_and_what_by_description_are_batches_of_their_own(
 
     async def asking() -> list[str]:
         engine = InProcess(around(vlm), at_once=4)
-        asked = [engine.say(Ask(photo, prompt, [concept], names, ())) for prompt in prompts]
+        asked = [engine.reply(EngineRequest(photo, prompt, [concept], names, ())) for prompt in prompts]
         said = await asyncio.gather(*asked)
         await engine.close()
         return [one.text for one in said]

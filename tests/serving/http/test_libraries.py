@@ -53,7 +53,7 @@ def loose(concept: Concept) -> Concept:
 
 
 def words(library: OwnedLibrary) -> list[str]:
-    with library.found() as found:
+    with library.local_folders() as found:
         return sorted(Concept.load(path).identifier for path, _ in found)
 
 
@@ -80,7 +80,7 @@ def test_a_concept_is_added_renamed_put_aside_and_erased(place: Path | str, taug
     library.rename(taught.word, "zork")
     changed()
     assert words(library) == ["zork"]
-    with library.found() as [(path, _)]:
+    with library.local_folders() as [(path, _)]:
         again = Concept.load(path)
     assert again.spoken == taught.concept.spoken
     assert again.packed(url="x").files.keys() == taught.concept.packed(url="x").files.keys()
@@ -134,7 +134,7 @@ def test_it_is_served_from_there(place: Path | str, vlm: MyVLM, taught: Taught) 
 def test_names_are_made_once_and_never_go_stale(
     place: Path | str, vlm: MyVLM, taught: Taught, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(libraries, "LISTED_EVERY", 0.0)
+    monkeypatch.setattr(libraries, "LISTING_INTERVAL", 0.0)
     library_at(place).add(loose(taught.concept))
     backbone = vlm.backbone
     owners = Owners({"anna": place}, fingerprint=backbone.fingerprint(), device="cpu", at_most=2**20)
@@ -158,14 +158,14 @@ def test_names_are_made_once_and_never_go_stale(
 def test_one_that_breaks_off_and_one_that_is_damaged_are_passed_over(
     vlm: MyVLM, taught: Taught, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(libraries, "LISTED_EVERY", 0.0)
+    monkeypatch.setattr(libraries, "LISTING_INTERVAL", 0.0)
     url = fresh_address("memory")
     library_at(url).add(loose(taught.concept))
     Store(url).write({"half/head.0123456789abcdef.safetensors": b"x", "bad/concept.json": b"{}"})
     owners = Owners({"a": url}, fingerprint=vlm.backbone.fingerprint(), device="cpu", at_most=2**20)
     assert list(owners.library("a")) == [taught.word]
     assert f"passing over {url}/bad" in caplog.text
-    assert owners.nbytes > libraries.LISTED_EVERY
+    assert owners.nbytes > libraries.LISTING_INTERVAL
     library_at(url).erase(taught.word)
     assert list(owners.library("a")) == []
 
@@ -248,7 +248,7 @@ def test_owners_at_one_store_do_not_see_each_other(vlm: MyVLM, taught: Taught) -
 def test_copies_are_gone_once_they_are_read(taught: Taught) -> None:
     library = library_at(fresh_address("memory"))
     library.add(loose(taught.concept))
-    with library.found() as [(path, url)]:
+    with library.local_folders() as [(path, url)]:
         assert url == f"{library.url}/{path.name}"  # type: ignore[attr-defined]
         assert path.is_dir()
     assert not path.exists()

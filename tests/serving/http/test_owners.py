@@ -22,8 +22,8 @@ from myvlm.heads import ObjectHead
 from myvlm.heads.features import forget_pictures
 from myvlm.images import load_images
 from myvlm.serving.http import owners as owners_module
-from myvlm.serving.http.owners import OF_A_CONCEPT, Access, Owners, new_token, read_tokens
-from myvlm.serving.http.speaking.looking import Look, looking
+from myvlm.serving.http.owners import CONCEPT_OVERHEAD_BYTES, Access, Owners, new_token, read_tokens
+from myvlm.serving.http.speaking.looking import DetectionRequest, detection_queue
 from myvlm.text import contains_word
 from myvlm.tinyworld import sample_picture
 from myvlm.tinyworld.fewshot import pictures
@@ -145,9 +145,11 @@ def test_the_pictures_of_several_owners_are_encoded_in_one_pass() -> None:
     looked = sum(encoder.calls)
     forget_pictures()
     encoder.calls.clear()
-    look = looking(at_once=4)
-    found = look.work([Look(library, photo) for library, photo in zip(libraries, shown, strict=True)])
-    look.close()
+    queue = detection_queue(at_once=4)
+    found = queue.work(
+        [DetectionRequest(library, photo) for library, photo in zip(libraries, shown, strict=True)]
+    )
+    queue.close()
     assert encoder.calls[0] == 3 * 10, "the large windows of all three"
     assert sum(encoder.calls) <= looked, "and no more than each would look at alone"
     names = [[one.identifier for one in own] for own in found]
@@ -162,12 +164,12 @@ def test_libraries_are_let_go_of_by_a_bound_and_read_again(
 ) -> None:
     folders = {owner: library_of(tmp_path / owner, taught.folder) for owner in ("a", "b", "c", "d")}
     weights = vlm.backbone.fingerprint()
-    owners = Owners(folders, fingerprint=weights, device="cpu", at_most=3 * OF_A_CONCEPT)
+    owners = Owners(folders, fingerprint=weights, device="cpu", at_most=3 * CONCEPT_OVERHEAD_BYTES)
     first = owners.library("a")
     assert owners.library("a") is first
     read = {owner: owners.library(owner) for owner in "bcda"}
     assert [list(one) for one in read.values()] == [[taught.word]] * 4
-    assert 0 < owners.nbytes <= 3 * OF_A_CONCEPT
+    assert 0 < owners.nbytes <= 3 * CONCEPT_OVERHEAD_BYTES
     assert owners.library("a") is read["a"], "the one that was asked for last is there"
     assert read["a"] is not first, "it was let go of and read again"
     assert owners.library("b") is not read["b"]
@@ -198,7 +200,7 @@ def test_what_another_model_learned_is_told_in_words_where_there_are_any(
     assert list(owners.library("anna")) == [taught.word]
     assert "told in words" in caplog.text
     rewrite(folder / taught.folder.name, lambda record: record["recipe"].pop("description"))
-    owners.let_go("anna")
+    owners.drop_from_cache("anna")
     assert list(owners.library("anna")) == []
     assert "passing over" in caplog.text
 

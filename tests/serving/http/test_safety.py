@@ -98,7 +98,10 @@ def test_more_than_the_server_takes_is_turned_away_with_429_and_then_all_is_as_b
         assert ask(0)[0] == 200
         guard = guard_of(server)
         opened = server.app.state.pictures.open  # the client has its answer before the server has let go
-        until(lambda: (guard.inside, guard.held, opened.free) == (0, 0, opened.units), "all is let go of")
+        until(
+            lambda: (guard.in_flight, guard.held_bytes, opened.free) == (0, 0, opened.units),
+            "all is let go of",
+        )
 
 
 def guard_of(server: Served) -> Guard:

@@ -21,7 +21,7 @@ Options = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Ask:
+class EngineRequest:
     """A request to an engine: a picture, a prompt, and the concepts detected in the picture.
 
     Args:
@@ -31,7 +31,7 @@ class Ask:
         names: of all concepts of the owner.
         options: of transformers' `generate`.
         on_text: called with the reply so far whenever it has grown by a word, in any thread.
-        where: boxes of the detected concepts, by identifier.
+        box_of: boxes of the detected concepts, by identifier.
     """
 
     photo: LoadedImage
@@ -40,7 +40,7 @@ class Ask:
     names: Names
     options: Options
     on_text: Callable[[str], None] | None = None
-    where: BoxLookup = no_boxes
+    box_of: BoxLookup = no_boxes
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class CountedReply:
 class Engine(Protocol):
     """Generates replies to requests."""
 
-    async def say(self, asked: Ask) -> CountedReply:
-        """The complete reply; `asked.on_text` is called with prefixes of it before."""
+    async def reply(self, request: EngineRequest) -> CountedReply:
+        """The complete reply; `request.on_text` is called with prefixes of it before."""
         ...
 
     async def close(self) -> None:
@@ -64,7 +64,7 @@ class Engine(Protocol):
         ...
 
 
-def check_room(backbone: Backbone, prompt: Prompt, tokens: int) -> None:
+def check_context_length(backbone: Backbone, prompt: Prompt, tokens: int) -> None:
     """Raise InputError if the model's context is too short for a prompt and a reply of so many tokens."""
     config = backbone.model.config.get_text_config()
     room = getattr(config, "max_position_embeddings", None)
@@ -78,7 +78,7 @@ def check_room(backbone: Backbone, prompt: Prompt, tokens: int) -> None:
         )
 
 
-def told_absent(vlm: MyVLM, prompt: Prompt, seen: Sequence[Concept], names: Names) -> Sequence[str] | None:
+def hinted_absent(vlm: MyVLM, prompt: Prompt, seen: Sequence[Concept], names: Names) -> Sequence[str] | None:
     """The concepts that a prompt names and a hint calls absent; see `Reply.absent`.
 
     None if the rows of a detected concept cannot be read: it may just have been erased.
@@ -91,28 +91,28 @@ def told_absent(vlm: MyVLM, prompt: Prompt, seen: Sequence[Concept], names: Name
         return None
 
 
-class Settled:
+class StablePrefix:
     """Streams the part of a growing reply that later tokens cannot change.
 
     The last words are held back, since they may become part of a word that an identifier replaces; and so is
     a noun phrase that an identifier may replace, until the reply has named the concept.
     """
 
-    def __init__(self, backbone: Backbone, asked: Ask) -> None:
-        self.backbone, self.asked = backbone, asked
-        self.words = identifiers_by_word(backbone, asked.prompt, asked.seen)
-        self.held = max([1, *(len(word.split()) for word in self.words)])
+    def __init__(self, backbone: Backbone, request: EngineRequest) -> None:
+        self.backbone, self.request = backbone, request
+        self.words = identifiers_by_word(backbone, request.prompt, request.seen)
+        self.held_words = max([1, *(len(word.split()) for word in self.words)])
 
     def update(self, so_far: str) -> None:
         """Call `on_text` with the part of the reply so far that can no longer change."""
-        if self.asked.on_text is None:
+        if self.request.on_text is None:
             return
-        text, held = composed(replace_words(so_far, self.words)), self.held
-        for concept in unnamed(self.asked.prompt, text, self.asked.seen):
+        text, held_words = composed(replace_words(so_far, self.words)), self.held_words
+        for concept in unnamed(self.request.prompt, text, self.request.seen):
             # which phrase means the concept, if any, is only known at the end
             for phrase in noun_phrases(text, concept.category)[:1]:
                 text = text[: text.index(phrase)]
-            held = max(held, longest_phrase(concept.category))
-        settled = text.rsplit(None, held)
-        if len(settled) > held:
-            self.asked.on_text(settled[0])
+            held_words = max(held_words, longest_phrase(concept.category))
+        settled = text.rsplit(None, held_words)
+        if len(settled) > held_words:
+            self.request.on_text(settled[0])

@@ -15,11 +15,11 @@ from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.tokens import Prompt, turns_of
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage, naming
-from myvlm.serving.entering import Body, EngineInput, engine_inputs, messages, way_of
+from myvlm.serving.entering import Body, EngineInput, engine_inputs, input_form_of, messages
 from myvlm.serving.http.errors import Refusal
-from myvlm.serving.http.speaking.asking import Ask, CountedReply, Settled
-from myvlm.serving.http.speaking.queue import Batches
-from myvlm.serving.vllm import bad_words, body_of
+from myvlm.serving.http.speaking.asking import CountedReply, EngineRequest, StablePrefix
+from myvlm.serving.http.speaking.queue import BatchQueue
+from myvlm.serving.vllm import bad_words, request_body
 from myvlm.speaking.addressing import build_model_input, with_identifiers
 
 
@@ -41,31 +41,31 @@ class VllmEngine:
     """
 
     def __init__(self, vlm: MyVLM, url: str, *, key: str | None = None, at_once: int) -> None:
-        way_of(vlm.backbone)
+        input_form_of(vlm.backbone)
         self.backbone = vlm.backbone
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self.model = _model_at(url, headers)
+        self.model = _first_model(url, headers)
         self.client = httpx.AsyncClient(base_url=url, headers=headers, timeout=None)
-        self.batches: Batches[Ask, tuple[str, Body]] = Batches(
+        self.batches: BatchQueue[EngineRequest, tuple[str, Body]] = BatchQueue(
             self._requests, key=lambda one: None, at_most=at_once
         )
 
-    async def say(self, asked: Ask) -> CountedReply:
+    async def reply(self, request: EngineRequest) -> CountedReply:
         """The reply, with the owner's identifiers."""
-        path, about = await self.batches.do(asked)
-        sampling = dict(asked.options)
+        path, about = await self.batches.process(request)
+        sampling = dict(request.options)
         body = {
             "model": self.model,
             **about,
             "temperature": sampling.get("temperature", 0),
             "top_p": sampling.get("top_p", 1.0),
-            **bad_words(asked.names.banned_words(asked.seen)),
+            **bad_words(request.names.banned_words(request.seen)),
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        body = body_of(path, body, sampling["max_new_tokens"])
+        body = request_body(path, body, sampling["max_new_tokens"])
         text, usage = "", {"prompt_tokens": 0, "completion_tokens": 0}
-        settled = Settled(self.backbone, asked)
+        prefix = StablePrefix(self.backbone, request)
         try:
             async with self.client.stream("POST", path, json=body) as answer:
                 if answer.status_code != 200:
@@ -75,10 +75,10 @@ class VllmEngine:
                     usage = event.get("usage") or usage
                     for choice in event.get("choices", ()):
                         text += choice.get("text") or choice.get("delta", {}).get("content") or ""
-                        settled.update(text.strip())
+                        prefix.update(text.strip())
         except httpx.HTTPError:
             raise Refusal(503, "The engine that speaks does not answer.") from None
-        said = with_identifiers(self.backbone, asked.prompt, text.strip(), asked.seen)
+        said = with_identifiers(self.backbone, request.prompt, text.strip(), request.seen)
         return CountedReply(said, usage["prompt_tokens"], usage["completion_tokens"])
 
     async def close(self) -> None:
@@ -86,38 +86,44 @@ class VllmEngine:
         self.batches.close()
         await self.client.aclose()
 
-    def _requests(self, asked: Sequence[Ask]) -> list[tuple[str, Body]]:
+    def _requests(self, requests: Sequence[EngineRequest]) -> list[tuple[str, Body]]:
         """Each request's path and the body's part with the picture, or with its visual tokens and rows."""
-        addressed = [
+        inputs = [
             build_model_input(self.backbone, one.prompt, one.seen, one.names.absent(one.prompt, one.seen))
-            for one in asked
+            for one in requests
         ]
-        entering = [place for place, one in enumerate(addressed) if one.rows or not self._chats]
+        with_embeddings = [
+            place for place, one in enumerate(inputs) if one.rows or not self._server_renders_prompts
+        ]
         made: dict[int, EngineInput] = {}
-        if entering:
-            photos = [asked[place].photo for place in entering]
-            prompts = [addressed[place].prompt for place in entering]
+        if with_embeddings:
+            photos = [requests[place].photo for place in with_embeddings]
+            prompts = [inputs[place].prompt for place in with_embeddings]
             with naming(photos, self.backbone.encode):
-                images, rows = [photo.image for photo in photos], [addressed[at].rows for at in entering]
-                made = dict(zip(entering, engine_inputs(self.backbone, images, prompts, rows), strict=True))
+                images, rows = [photo.image for photo in photos], [inputs[at].rows for at in with_embeddings]
+                made = dict(
+                    zip(with_embeddings, engine_inputs(self.backbone, images, prompts, rows), strict=True)
+                )
         return [
-            made[place].request() if place in made else self._plain(asked[place].photo, own.prompt)
-            for place, own in enumerate(addressed)
+            made[place].request()
+            if place in made
+            else self._picture_request(requests[place].photo, own.prompt)
+            for place, own in enumerate(inputs)
         ]
 
     @property
-    def _chats(self) -> bool:
+    def _server_renders_prompts(self) -> bool:
         """Whether the server can render the prompt around a picture, by the model's own chat template."""
         return isinstance(self.backbone, CausalBackbone) and self.backbone.prompt_template() is None
 
-    def _plain(self, photo: LoadedImage, prompt: Prompt) -> tuple[str, Body]:
+    def _picture_request(self, photo: LoadedImage, prompt: Prompt) -> tuple[str, Body]:
         assert isinstance(self.backbone, CausalBackbone)
         first, *later = turns_of(prompt)
         turns = [self.backbone.instruction(first), *later]
         return "/chat/completions", {"messages": messages(_picture_part(photo), turns)}
 
 
-def _model_at(url: str, headers: dict[str, str]) -> str:
+def _first_model(url: str, headers: dict[str, str]) -> str:
     try:
         answer = httpx.get(f"{url.rstrip('/')}/models", headers=headers, timeout=10)
         return str(answer.raise_for_status().json()["data"][0]["id"])

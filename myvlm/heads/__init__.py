@@ -1,6 +1,6 @@
-"""Recognise: heads say whether a concept is in a picture, how sure they are, and where.
+"""Recognition heads: whether a concept is in a picture, with what probability, and where.
 
-A new recogniser is one new file here, or one in another package; see `base`.
+A new kind of head is one new file here, or one in another package; see `base`.
 """
 
 from myvlm.boxes import Box

@@ -1,9 +1,9 @@
-"""What a head is: the contract that every recogniser keeps, its small types, and which kinds there are.
+"""The interface of recognition heads, the types that it uses, and the registry of head kinds.
 
-A head learns one concept from a few photos and then says whether the concept is in a picture, how sure it
-is, and where. A gate scores many heads of one kind at once.
+A head learns one concept from a few photos. For any picture it then returns a calibrated probability that the
+concept is present, and a box where it can. A gate scores many heads of one kind in one pass.
 
-A package adds a kind without any change here, through the entry-point group `myvlm.heads`:
+Another package adds a kind through the entry-point group `myvlm.heads`:
 `[project.entry-points."myvlm.heads"]` with the line `gait = "my_package:GaitHead"`. A concept file names
 only a kind, never a class.
 """
@@ -27,15 +27,15 @@ Tensors: TypeAlias = Mapping[str, npt.NDArray[Any]]
 
 
 class HeadMeta(BaseModel):
-    """All that a head keeps besides its tensors; it is written into `concept.json`.
+    """The state of a fitted head without its tensors, as it is written into `concept.json`.
 
     Attributes:
         kind: the name the head is registered under, such as "object".
         encoder: id of the image encoder its tensors belong to.
         threshold: the raw score from which the concept counts as present.
         calibration: named numbers that turn a raw score into a probability.
-        settings: what its constructor was given.
-        figures: what was measured while it learned.
+        settings: the constructor's arguments.
+        figures: measurements made while fitting.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -49,50 +49,54 @@ class HeadMeta(BaseModel):
 
 
 class Gate(Protocol):
-    """Scores many heads of one kind at once: one encoder pass, whatever their number."""
+    """Scores many heads of one kind at once, with one encoder pass however many there are."""
 
     def score(self, images: Sequence[LoadedImage]) -> GateScores:
-        """Score N pictures against the gate's M heads, in the order in which the heads were given."""
+        """Score N pictures with the gate's M heads, in the order in which the heads were given."""
         ...
 
 
 @runtime_checkable
 class RenewableGate(Gate, Protocol):
-    """A gate that need not be built anew when heads come and go; a library renews it where it can."""
+    """A gate that can be updated, rather than rebuilt, when heads are added or removed."""
 
     def renewed(self, heads: Sequence[Any]) -> Gate:
-        """The gate of these heads, with the rows of those that it has already; this one stays as it is."""
+        """Return a new gate of these heads that reuses the rows this gate has; this gate is unchanged."""
         ...
 
 
 @runtime_checkable
 class CalibratedGate(Gate, Protocol):
-    """A gate that knows how often it errs, and can be held to a rate however many heads it has."""
+    """A gate that estimates its false detections, and can be limited to a rate however many heads it has."""
 
     def held_to(self, false_names: float) -> Gate:
-        """The same heads, of which so many at most are expected to be seen in a picture of none of them.
+        """Return a gate of the same heads, limited to a rate of false detections.
 
-        No head is laxer than it was; this gate stays as it is.
+        No threshold is lowered; this gate is unchanged.
+
+        Args:
+            false_names: how many concepts at most the gate is expected to detect in a picture that shows none
+                of them.
         """
         ...
 
 
 @runtime_checkable
 class EncodingGate(Gate, Protocol):
-    """A gate whose encoder remembers pictures, so that it can see those of several gates in one pass."""
+    """A gate whose encoder caches features, so that pictures can be encoded before they are scored."""
 
     def encode(self, images: Sequence[LoadedImage]) -> None:
-        """Have the encoder see N pictures; what it found is there when a gate of its scores them next."""
+        """Encode N pictures and cache their features for the next `score` of any gate of this encoder."""
         ...
 
 
 @runtime_checkable
 class Head(Protocol):
-    """Recognises one concept. Scikit-learn manners: `__init__` only stores, what `fit` learns ends in `_`.
+    """Recognizes one concept. As in scikit-learn, `__init__` only stores, and learned attributes end in `_`.
 
     Attributes:
         kind: the name it is registered under.
-        privacy: one sentence for the card on what its stored numbers may reveal of a person.
+        privacy: one sentence for the concept's card about what its stored numbers may reveal of a person.
     """
 
     kind: ClassVar[str]
@@ -106,7 +110,7 @@ class Head(Protocol):
     def fit(
         self, images: ImageSources, negatives: ImageSources | None = None, *, category: str | None = None
     ) -> Self:
-        """Learn from a few photos that hold the concept, and from others that do not, where there are any."""
+        """Learn from a few photos that show the concept, and optionally from pictures that do not."""
         ...
 
     def score(self, images: ImageSources) -> list[HeadScore]:
@@ -114,38 +118,41 @@ class Head(Protocol):
         ...
 
     def state(self) -> tuple[HeadMeta, dict[str, npt.NDArray[Any]]]:
-        """All that was learned, as plain numbers. Raises NotFittedError before `fit`."""
+        """Return everything learned, as plain values and arrays. Raises NotFittedError before `fit`."""
         ...
 
     @classmethod
     def from_state(cls, meta: HeadMeta, tensors: Tensors, *, device: str = "cpu") -> Self:
-        """The head that `state` described; loads no encoder. Raises ConceptFileError if they do not fit."""
+        """Restore a head from `state`; loads no encoder. Raises ConceptFileError if the parts do not fit."""
         ...
 
     @classmethod
     def gate(cls, heads: Sequence[Self]) -> Gate:
-        """A gate for heads that agree on `gate_key`. Raises NotFittedError if one of them was not fitted."""
+        """Build the gate of heads with equal `gate_key`. Raises NotFittedError if one is not fitted."""
         ...
 
 
 @runtime_checkable
 class MeetingHead(Head, Protocol):
-    """A head from whose photos the others of a library learn how often they err."""
+    """A head that measures how high the other heads of a library score on its training photos.
+
+    From these scores the library estimates how often its heads raise false alarms.
+    """
 
     def meet(self, images: ImageSources, others: Sequence[Any]) -> None:
-        """Have heads of the same `gate_key`, of things of other categories, see the photos of this one."""
+        """Score this head's photos with heads of the same `gate_key` that are of other categories."""
         ...
 
 
 class Gated(Protocol):
-    """A head, as far as it matters for which gate it is."""
+    """Anything with a `gate_key`."""
 
     @property
     def gate_key(self) -> Hashable: ...
 
 
 def check_one_gate(heads: Sequence[Gated], *gate_keys: Hashable) -> None:
-    """Raise unless all are fitted, and can be scored by one gate (that of `gate_keys`)."""
+    """Raise unless all heads are fitted and share one `gate_key` (also with `gate_keys`, where given)."""
     for head in heads:
         check_fitted(head, "threshold_")
     if len({head.gate_key for head in heads}.union(gate_keys)) != 1:
@@ -192,27 +199,28 @@ heads = Registry[type[Head]](
 
 
 def register_head(kind: str, head: type[Head], *, replace: bool = False) -> None:
-    """Make a kind of head known, so that concepts of that kind can be loaded.
+    """Register a kind of head, so that concepts of that kind can be loaded.
 
     Registering the same class twice is harmless.
 
     Args:
-        kind: the word that concept files name it by, which is the class's `kind` too.
+        kind: the name of the kind in concept files; equal to the class's `kind`.
         head: the class.
-        replace: whether it takes the place of another class of that kind.
+        replace: whether to replace another class registered for that kind.
 
     Raises:
-        InputError: the kind is no plain word, or the class calls itself otherwise.
-        NameTakenError: the kind is another class's, and `replace` is not set.
+        InputError: the kind is not a plain word, or differs from the class's `kind`.
+        NameTakenError: another class is registered for the kind, and `replace` is not set.
     """
     heads.register(kind, head, replace=replace)
 
 
 def head_class(kind: str) -> type[Head]:
-    """The class registered for a kind; it is imported on first use.
+    """Return the class registered for a kind; it is imported on first use.
 
     Raises:
-        UnknownHeadError: no such kind is known, or its package is broken; the message lists those that are.
+        UnknownHeadError: the kind is unknown, or its package cannot be imported; the message lists the known
+            kinds.
 
     >>> head_class("object").__name__
     'ObjectHead'
@@ -221,7 +229,7 @@ def head_class(kind: str) -> type[Head]:
 
 
 def head_kinds() -> list[str]:
-    """All known kinds, sorted.
+    """Return all known kinds, sorted.
 
     >>> "object" in head_kinds()
     True

@@ -1,7 +1,7 @@
-"""From raw scores to a threshold and a probability, by photos that were left out.
+"""Calibration of heads: a threshold and a probability for raw scores, from photos that were left out.
 
-The threshold answers "how often may it cry wolf"; the probability is Platt's logistic scaling
-(Platt 1999, with his soft targets), tied to 0.5 at the threshold.
+The threshold is set for a false-alarm rate. The probability is Platt's logistic scaling (Platt 1999, with his
+soft targets), fixed to 0.5 at the threshold.
 """
 
 from __future__ import annotations
@@ -15,50 +15,61 @@ import numpy.typing as npt
 from myvlm.heads.detections import sigmoid
 
 BETWEEN = 1 / 3
-"""Where the threshold goes in a gap between negatives and positives: nearer the many negatives, whose end is
-known, than the few left-out photos, whose spread is not."""
+"""Position of the threshold in a gap between negatives (0) and positives (1). It is nearer to the negatives:
+they are many, so their maximum is well known; the left-out photos are few, and their spread is not known."""
 # How the next were chosen, on tinyworld alone: benchmarks/RESULTS.md, "How the heads' constants were chosen".
 BETWEEN_WHITENED = {1: 0.6, 2: 0.8}
-"""The same for whitened features, by the number of photos, between the negatives and the *median* photo: one
-photo's own views are nearer to it than the next photo will be."""
+"""Position of the threshold for whitened features, by the number of photos, between the negatives (0) and
+the *median* photo (1). It is lower for one photo, whose own views score higher than another photo will."""
 BETWEEN_WHITENED_MANY = 0.83
-"""The same for three photos and more."""
+"""Position of the threshold for whitened features and three or more photos."""
 
 NEGATIVES_SHIFT = 0.3
-"""How far given negatives move the threshold, times how far their nearness is from `NEUTRAL_NEARNESS`."""
+"""Weight with which given negatives move the threshold: it is multiplied by their nearness minus
+`NEUTRAL_NEARNESS`, and by the distance from everyday pictures to the median photo."""
 NEUTRAL_NEARNESS = 0.7
-"""Of the three nearest negatives, on the way from everyday pictures (0) to the median photo (1): nearer ones
-push the threshold up, farther ones let it down."""
+"""Nearness at which given negatives leave the threshold as it is; nearer ones raise it, others lower it.
+Nearness is the mean position of the three nearest, from everyday pictures (0) to the median photo (1)."""
 NEGATIVES_FOR_FULL_SHIFT = 8
-"""Negatives, harder than everyday pictures, from which on it moves in full: one says little."""
+"""Number of given negatives, harder than everyday pictures, from which the shift is applied in full. With
+fewer it is reduced in proportion, because a single negative is weak evidence."""
 
 WHITENED_SLOPE = 35.0
-"""The slope of whitened features, times that way: the few left-out scores of one head cannot tell it."""
+"""Slope for whitened features, times the distance from everyday pictures to the median photo. It is fixed,
+because a head has too few left-out scores to estimate it."""
 
 ENOUGH = 20
-"""Fewer negatives than this say nothing of a rate; if they overlap with the positives, both err alike."""
+"""Fewest scores from which a rate can be estimated. With fewer negatives that overlap with the positives, the
+threshold is midway between the two medians."""
 
 
 TAIL = 0.2
-"""The part of pictures without the concept whose scores are the tail; a tenth gives the same scale."""
+"""Fraction of the pictures without the concept to which the tail is fitted: the highest-scoring ones. A tenth
+gives the same scale."""
 DOUBT = 20
-"""Scores of a library's own photos that weigh as much as what was expected without any. How it was chosen:
-benchmarks/RESULTS.md."""
+"""Weight of the tail expected without any measurement, as a number of scores measured in the library. How it
+was chosen: benchmarks/RESULTS.md."""
 
 
 @dataclass(frozen=True)
 class Tail:
-    """How high pictures without the concept score: as a normal distribution of that mean and deviation.
+    """Upper tail of the scores of pictures without the concept, as that of a normal distribution.
 
-    It is fitted to the highest of them, and holds for these alone: far out an exponential tail expects many
-    times as many, which real photos do not show. A scale of 0: nothing is known.
+    It is fitted to the highest scores and is valid only for these. An exponential tail predicts many times
+    more scores far out than real photos have.
+
+    Attributes:
+        location: mean of the normal distribution.
+        scale: its standard deviation; 0 where the tail is not known.
     """
 
     location: float = 0.0
     scale: float = 0.0
 
     def raised(self, times: float) -> Tail:
-        """Of the highest of so many times as many windows, where it is reached once in a hundred pictures.
+        """Return the tail for pictures that have `times` as many windows, each scored by its best one.
+
+        The tail is shifted so that it is right at the score that one picture in a hundred reaches.
 
         >>> round(Tail(0.0, 1.0).raised(2.0).location, 2)
         0.26
@@ -72,12 +83,16 @@ class Tail:
 
 @dataclass(frozen=True)
 class Calibration:
-    """`probability = 1 / (1 + exp(−slope · (score − threshold)))`; present from the threshold on.
+    """Calibration of a raw score: `probability = 1 / (1 + exp(−slope · (score − threshold)))`.
 
-    `ceiling` is what pictures without the concept reach, but for the false alarm rate; `tail` says how often
-    they reach what lies above. `typical` is the score of a left-out photo, where that says how another photo
-    will score; else 0. `sure` is the score that other things of the same category hardly reach, where that is
-    above the threshold; else 0.
+    Attributes:
+        threshold: raw score from which the concept counts as present.
+        slope: slope of the log-odds over the raw score.
+        ceiling: score that pictures without the concept exceed only at the false-alarm rate.
+        tail: how often pictures without the concept reach scores above that.
+        typical: median score of the left-out photos, where it predicts how another photo will score; else 0.
+        sure: score that other objects of the same category rarely reach, where it is above the threshold;
+            else 0.
     """
 
     threshold: float
@@ -103,14 +118,14 @@ def calibrate(
     between: float = BETWEEN,
     anchor: float | None = None,
 ) -> Calibration:
-    """Threshold and slope from left-out scores, one a picture.
+    """Set threshold and slope from left-out scores, one per picture.
 
     Args:
-        positives: P scores of left-out photos that hold the concept.
+        positives: P scores of left-out photos that show the concept.
         negatives: N scores of left-out pictures that do not.
-        false_alarm_rate: the part of pictures without the concept that may be called present.
-        between: where the threshold goes in a gap between the two, from 0 (at the negatives) to 1.
-        anchor: the score that stands for the photos in this; the lowest of them if None.
+        false_alarm_rate: fraction of pictures without the concept that may be called present.
+        between: position of the threshold in a gap between negatives (0) and positives (1).
+        anchor: score that represents the positives in this; the lowest positive if None.
 
     >>> found = calibrate(np.array([4.0, 5.0]), np.array([-2.0, -1.0, 1.0]), 0.01)
     >>> round(found.threshold, 3)
@@ -134,14 +149,16 @@ def calibrate_whitened(
     false_alarm_rate: float,
     photos: int,
 ) -> Calibration:
-    """The same for whitened features, whose spread is known beforehand: only the place is learned.
+    """Set threshold and slope for whitened features; their spread is known, so the slope is not fitted.
+
+    The threshold is placed between the everyday pictures and the median photo, then moved by given negatives.
 
     Args:
-        positives: P scores of left-out photos; their median is one end of the way.
-        everyday: N ≥ 1 scores of left-out pictures of the bank; their ceiling is the other.
-        given: scores of left-out negatives that the user gave, or none.
-        false_alarm_rate: the part of everyday pictures that may be called present.
-        photos: how many there are; see `BETWEEN_WHITENED`.
+        positives: P scores of left-out photos.
+        everyday: N ≥ 1 scores of left-out pictures of the bank.
+        given: scores of left-out negatives that the user gave; may be empty.
+        false_alarm_rate: fraction of everyday pictures that may be called present.
+        photos: number of training photos; see `BETWEEN_WHITENED`.
 
     >>> photo, everyday, nothing = np.array([1.0, 1.0]), np.array([0.0] * 99), np.array([])
     >>> round(calibrate_whitened(photo, everyday, nothing, 0.01, 4).threshold, 3)
@@ -166,7 +183,7 @@ def calibrate_whitened(
 
 
 def fit_tail(scores: npt.NDArray[Any]) -> Tail:
-    """From one score a picture without the concept; nothing is known from fewer than twenty.
+    """Fit the tail to scores of pictures without the concept, one per picture; unknown if fewer than 20.
 
     >>> found = fit_tail(np.random.default_rng(0).normal(5.0, 2.0, 10_000))
     >>> round(found.location, 1), round(found.scale, 1)
@@ -182,10 +199,11 @@ def fit_tail(scores: npt.NDArray[Any]) -> Tail:
 
 
 def fit_tail_by_quantiles(scores: npt.NDArray[Any], above: float = TAIL) -> Tail:
-    """The same by two quantiles, which a few twins among the pictures do not move.
+    """Fit the tail to two quantiles of the scores, which a few look-alikes among the pictures do not move.
 
     Args:
-        above: the part of the scores above the lower one; above the upper one are 0.05.
+        scores: one per picture without the concept.
+        above: fraction of the scores above the lower quantile; above the upper one it is 0.05.
 
     >>> found = fit_tail_by_quantiles(np.random.default_rng(0).normal(5.0, 2.0, 10_000))
     >>> round(found.location), round(found.scale)
@@ -199,11 +217,14 @@ def fit_tail_by_quantiles(scores: npt.NDArray[Any], above: float = TAIL) -> Tail
 
 
 def tail_in_a_library(met: npt.NDArray[Any]) -> Tail:
-    """What becomes of all tails of a library, in which the standard normal distribution stays as it is.
+    """Estimate how the tails of all heads of a library have to be moved and scaled.
 
     Args:
-        met: K scores of the library's heads on photos of its other concepts, in deviations of each head's own
-            tail from its location. Of few the tails are moved little, of none they stay.
+        met: K scores of the library's heads on photos of its other concepts, each standardized by the
+            location and scale of the head's own tail. Few scores move the tails little.
+
+    Returns:
+        Shift and factor, both in units of a head's own scale; `Tail(0, 1)` leaves the tails unchanged.
 
     >>> tail_in_a_library(np.array([]))
     Tail(location=0.0, scale=1.0)
@@ -219,7 +240,7 @@ def tail_in_a_library(met: npt.NDArray[Any]) -> Tail:
 
 
 def _excess() -> float:
-    """How far the highest of a standard normal distribution, those of `TAIL`, are above where they begin."""
+    """Mean excess of a standard normal variable over its upper `TAIL` quantile, given that it exceeds it."""
     from scipy.special import ndtri
 
     start = -float(ndtri(TAIL))
@@ -231,7 +252,7 @@ def _normal_density(deviations: float) -> float:
 
 
 def _slope(positives: npt.NDArray[Any], negatives: npt.NDArray[Any]) -> float:
-    """The slope of least cross-entropy with both classes weighted alike; a search along one line."""
+    """Find the slope of least cross-entropy, with both classes weighted equally, by a search over a grid."""
     scale = max(float(np.median(np.abs(np.concatenate([positives, negatives])))), 1e-6)
     slopes = np.geomspace(0.05, 50.0, 400) / scale
     high = (len(positives) + 1) / (len(positives) + 2)

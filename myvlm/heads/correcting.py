@@ -1,4 +1,7 @@
-"""A fitted head that can be corrected: fitted again, from where it started, to what is kept and was said."""
+"""Base class of fitted heads that a user can correct.
+
+A correction refits the head, from its state before any correction, to kept features and all corrections.
+"""
 
 from __future__ import annotations
 
@@ -18,29 +21,31 @@ from myvlm.images import ImageSources, LoadedImage
 
 
 class CorrectableHead(FittedHead[Encoder]):
-    """A fitted head that keeps what it was learned from, in `examples_`, and learns from one picture more.
+    """A fitted head that keeps the features it was learned from, so that corrections can be learned later.
 
-    A subclass sets `examples_` in `fit`, and adds the two hooks at the end. It is None of a head from a file
-    that lacks it; `corrected` then raises.
+    A subclass sets `examples_` in `fit`, and implements the two hooks at the end. `examples_` is None for a
+    head from a file that lacks it; `corrected` then raises.
     """
 
     exclusive: ClassVar[bool] = False
     examples_: Examples | None = None
 
     def corrected(self, photo: LoadedImage, present: bool, box: Box | None = None) -> Self:
-        """A new head that was told whether the picture, or the part of it in the box, shows the concept.
+        """Return a new head that has learned whether a picture, or a part of it, shows the concept.
 
-        No photo of the concept is lost by it: where the two cannot be had together, the photos stay found.
+        The concept stays recognized in its training photos: where the correction conflicts with that, the
+        photos win.
 
         Args:
             photo: the picture.
             present: whether it shows the concept.
-            box: left, top, right, bottom in its pixels; None for all of it.
+            box: left, top, right, bottom in pixels of the picture; None for the whole picture.
 
         Raises:
             NotFittedError: before `fit`.
-            InputError: the head does not know what it was learned from, or cannot tell what is meant.
-            ConceptFileError: the encoder's weights are not those that it was learned with.
+            InputError: the head's file does not hold its examples, or the part of the picture that is meant
+                cannot be determined.
+            ConceptFileError: the encoder's weights are not those that the head was learned with.
         """
         check_fitted(self, "threshold_")
         self.score(photo)  # checks the encoder's weights
@@ -56,7 +61,7 @@ class CorrectableHead(FittedHead[Encoder]):
         )
 
     def refitted(self, examples: Examples) -> Self:
-        """A new head: what these examples, with the corrections in them, make of where it started."""
+        """Return a new head, refitted from the start state in the examples to all corrections in them."""
         head = copy.copy(self)
         head.examples_ = examples
         head.threshold_ = examples.meta.threshold
@@ -68,7 +73,7 @@ class CorrectableHead(FittedHead[Encoder]):
         return head
 
     def known_examples(self) -> Examples:
-        """What it was learned from. Raises InputError where its file does not hold it."""
+        """Return the examples the head was learned from. Raises InputError if its file does not hold them."""
         if self.examples_ is None:
             raise InputError(
                 "This concept cannot be corrected: it does not know what it was learned from.",
@@ -81,14 +86,14 @@ class CorrectableHead(FittedHead[Encoder]):
 
     @abstractmethod
     def remembering(self, images: ImageSources, negatives: ImageSources | None = None) -> Self:
-        """The same head, which can be corrected: it was learned from these photos when nothing was kept."""
+        """Return this head with examples made from its photos; for a head whose file does not hold them."""
 
     @abstractmethod
     def _rows_to_learn_from(
         self, photo: LoadedImage, correction: CorrectedPicture, examples: Examples
     ) -> npt.NDArray[np.floating]:
-        """n × D: the features of the picture that are to be learned from, and kept."""
+        """Return the n × D features of the picture that the correction is learned from and that are kept."""
 
     @abstractmethod
     def _learn_corrections(self, examples: Examples) -> None:
-        """Change what was learned, which is as it started, by what is said in the examples."""
+        """Apply the corrections in the examples to this head, whose fitted attributes are in start state."""

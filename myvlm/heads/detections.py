@@ -1,6 +1,6 @@
-"""What heads say of pictures: a score, a detection, the scores of many heads, the detections of one picture.
+"""Results of heads: one score, one detection, the scores of many heads, the detections of one picture.
 
-A detection is made when it is asked for: of ten thousand concepts few are in a picture.
+Detections are created lazily, because of ten thousand concepts only a few are in a picture.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ FloatArray: TypeAlias = npt.NDArray[np.float32]
 Verdict: TypeAlias = Literal["present", "unsure", "absent"]
 
 UNSURE = 0.25
-"""Probabilities nearer to 0.5 than this are unsure: from 0.25 to 0.75, where one answer in four or more would
-be wrong. It is stored with each head, in its calibration; heads of files that lack it are never unsure."""
+"""A probability closer to 0.5 than this is unsure: between 0.25 and 0.75 at least one answer in four is
+wrong. It is stored in each head's calibration; heads from files that lack it are never unsure."""
 
 
 def verdict_of(present: bool, unsure: bool) -> Verdict:
-    """The one word for both.
+    """Combine the two flags into one word.
 
     >>> verdict_of(True, False), verdict_of(True, True)
     ('present', 'unsure')
@@ -32,12 +32,12 @@ def verdict_of(present: bool, unsure: bool) -> Verdict:
 
 
 def sigmoid(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The logistic function, without overflow at either end."""
+    """Logistic function, without overflow at either end."""
     return np.asarray(0.5 * (1 + np.tanh(values / 2)), dtype=np.float64)
 
 
 def within(probabilities: npt.NDArray[Any], margin: float | npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which probabilities lie less than the margin from 0.5; none do where it is 0.
+    """Whether each probability is closer to 0.5 than the margin; never where the margin is 0.
 
     >>> within(np.array([0.3, 0.75, 0.5]), UNSURE).tolist()
     [True, False, True]
@@ -47,14 +47,14 @@ def within(probabilities: npt.NDArray[Any], margin: float | npt.NDArray[Any]) ->
 
 @dataclass(frozen=True)
 class HeadScore:
-    """What one head says of one picture.
+    """Score of one head on one picture.
 
     Attributes:
-        probability: calibrated, 0.5 at the head's threshold.
-        present: whether the score reaches the threshold, so that the concept counts as seen.
-        box: left, top, right, bottom in pixels of the picture, where the concept is most likely, present or
-            not; None where the head cannot say.
-        unsure: whether the probability is too near 0.5 to rely on.
+        probability: calibrated probability that the concept is present, 0.5 at the head's threshold.
+        present: whether the score reaches the threshold.
+        box: left, top, right, bottom in pixels: where the concept most likely is, whether or not it is
+            present; None if the head gives no box.
+        unsure: whether the probability is too close to 0.5 to rely on.
     """
 
     probability: float
@@ -64,25 +64,25 @@ class HeadScore:
 
     @property
     def verdict(self) -> Verdict:
-        """One of "present", "absent" and "unsure"; what is `present` is named, unsure or not."""
+        """One of "present", "absent" and "unsure". A `present` concept is used in replies even if unsure."""
         return verdict_of(self.present, self.unsure)
 
 
 @dataclass(frozen=True)
 class _Identified:
-    """The first field of a `Detection`, in a base of its own: fields come in the order of the bases."""
+    """The first field of a `Detection`, in a base class of its own: dataclass fields are ordered by base."""
 
     identifier: str
 
 
 @dataclass(frozen=True)
 class Detection(HeadScore, _Identified):
-    """What is known of one concept in one picture: the head's score, and whose it is.
+    """Result for one concept in one picture: the score of its head, with the concept's identifier.
 
     Attributes:
-        identifier: of the concept.
+        identifier: the concept's identifier.
         probability, present, unsure: as in `HeadScore`.
-        box: as there, but None where the concept is absent.
+        box: as in `HeadScore`, but None where the concept is absent.
 
     >>> Detection("sks", 0.98, True, (10.0, 20.0, 110.0, 120.0)).box[2]
     110.0
@@ -92,18 +92,18 @@ class Detection(HeadScore, _Identified):
 
 
 Locate: TypeAlias = Callable[[int], FloatArray]
-"""The number of a picture → M × 4, where each head finds its object."""
+"""Index of a picture → M × 4 boxes, one for each head."""
 
 
 class GateScores:
-    """What M heads say of N pictures.
+    """Scores of M heads on N pictures.
 
     Args:
         probabilities: N × M float32, calibrated.
         present: N × M bool.
-        boxes: N × M × 4 float32, left, top, right, bottom in pixels, NaN where a head gives none; or how
-            those of a picture are found, once they are asked for.
-        unsure: N × M bool, or None of heads that are never unsure.
+        boxes: N × M × 4 float32, left, top, right, bottom in pixels, NaN where a head gives none; or a
+            function that computes the boxes of one picture when they are first needed.
+        unsure: N × M bool, or None for heads that are never unsure.
 
     >>> scores = GateScores(np.ones((1, 1)), np.ones((1, 1), bool), lambda picture: np.ones((1, 4)))
     >>> scores.at(0, 0).box
@@ -123,29 +123,32 @@ class GateScores:
 
     @property
     def boxes(self) -> FloatArray:
-        """N × M × 4."""
+        """N × M × 4 float32, NaN where a head gives no box."""
         found = [self.boxes_of(picture) for picture in range(len(self.present))]
         return np.stack(found) if found else np.empty((*self.present.shape, 4), np.float32)
 
     def boxes_of(self, picture: int) -> FloatArray:
-        """M × 4 of one picture, found once."""
+        """Boxes of one picture, M × 4; computed once."""
         if picture not in self._boxes:
             self._boxes[picture] = self._locate(picture)
         return self._boxes[picture]
 
     def locate_seen(self) -> None:
-        """Find all that is seen now, and let go of the pictures; nothing else has a box then."""
+        """Compute the boxes of every picture in which a concept is present, then release the pictures.
+
+        From then on, boxes that were not computed are NaN.
+        """
         nowhere = np.full((self.present.shape[1], 4), np.nan, np.float32)
         for picture in np.flatnonzero(self.present.any(axis=1)).tolist():
             self.boxes_of(picture)
         self._locate = lambda picture: nowhere
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # How boxes are found holds pictures and an encoder, which stay here.
+        # `_locate` refers to pictures and an encoder, which are not pickled: boxes are computed now
         return GateScores, (self.probabilities, self.present, self.boxes, self.unsure)
 
     def at(self, picture: int, head: int, *, located: bool = True) -> HeadScore:
-        """The score of one head on one picture; without its box where it shall not be located."""
+        """Score of one head on one picture; without a box, and without computing it, unless `located`."""
         box = self.boxes_of(picture)[head] if located else np.full(4, np.nan, np.float32)
         return HeadScore(
             float(self.probabilities[picture, head]),
@@ -156,12 +159,14 @@ class GateScores:
 
 
 class Detections(Sequence[Detection]):
-    """One detection a concept, in the library's order; equal to any sequence of the same detections.
+    """The detections of one picture: one for each concept, present or absent, in the library's order.
+
+    Compares equal to any sequence of the same detections.
 
     Args:
-        identifiers: M of them.
-        scores: of N pictures and M concepts.
-        picture: which of the N.
+        identifiers: identifiers of the M concepts.
+        scores: scores of the M concepts on N pictures.
+        picture: index of the picture among the N.
 
     >>> nothing = merge(0, [], pictures=1)
     >>> Detections((), nothing) == ()
@@ -175,26 +180,29 @@ class Detections(Sequence[Detection]):
 
     @property
     def present(self) -> list[Detection]:
-        """Those of concepts that count as seen."""
+        """Detections of the concepts that are present."""
         return [self[place] for place in self.places]
 
     @property
     def seen(self) -> list[str]:
-        """Identifiers of concepts that count as seen; nobody asks where they are."""
+        """Identifiers of the concepts that are present; no box is computed."""
         return [self._identifiers[place] for place in self.places]
 
     def box_of(self, identifier: str) -> Box | None:
-        """Where a concept is that counts as seen; None where it does not, or its head cannot say."""
+        """Box of a concept that is present; None if it is absent or its head gives no box."""
         there = (place for place in self.places if self._identifiers[place] == identifier)
         return next((self[place].box for place in there), None)
 
     def locate_seen(self) -> None:
-        """Find where all those seen are now, in pictures that came with this one too, and let go of these."""
+        """Compute the boxes of all present concepts now, and release the pictures.
+
+        This includes the pictures that were scored in one call with this one.
+        """
         self._scores.locate_seen()
 
     @property
     def places(self) -> list[int]:
-        """Where among all those of concepts that count as seen stand."""
+        """Indices of the concepts that are present."""
         return [int(index) for index in np.flatnonzero(self._scores.present[self._picture])]
 
     def __len__(self) -> int:
@@ -208,7 +216,7 @@ class Detections(Sequence[Detection]):
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
         place = range(len(self))[index]
-        # where something is not, is of no use to anyone
+        # no box is computed for an absent concept: nobody needs it
         score = self._scores.at(
             self._picture, place, located=bool(self._scores.present[self._picture, place])
         )
@@ -224,12 +232,12 @@ class Detections(Sequence[Detection]):
 
 
 def merge(width: int, parts: Sequence[tuple[npt.NDArray[np.int64], GateScores]], pictures: int) -> GateScores:
-    """The scores of several gates on the same pictures, put into the columns that each names.
+    """Merge the scores of several gates on the same pictures into one table of M columns.
 
     Args:
-        width: M, all columns.
-        parts: for each gate the columns of its heads, and its scores.
-        pictures: N.
+        width: M, the number of heads of all gates.
+        parts: for each gate, the columns of its heads and its scores.
+        pictures: N, the number of pictures.
     """
     probabilities: FloatArray = np.empty((pictures, width), dtype=np.float32)
     present, unsure = np.empty((pictures, width), dtype=bool), np.zeros((pictures, width), dtype=bool)

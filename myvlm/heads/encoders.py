@@ -1,7 +1,7 @@
-"""Image encoders: any open_clip model behind one small Protocol, loaded once, and what ships beside it.
+"""Image encoders: the protocol, open_clip models, and the bank and whitening that may ship with an encoder.
 
-Users have photos of their mug, not of other mugs. The bank of negatives beside an encoder stands for
-"everything else"; with it comes how features are whitened.
+Users have photos of their mug, not of other mugs. An encoder's bank of negatives represents everything else;
+the whitening comes in the same file.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ SHORT_NAMES = {
     "paper": "hf-hub:apple/DFN5B-CLIP-ViT-H-14-384",
     "dinov2": "transformers:facebook/dinov2-base",
 }
-"""The paper's encoder (§4 of arXiv 2403.14599): 0.6 B parameters in the vision tower, for research only; and
-DINOv2 (arXiv 2304.07193): 86 M parameters, reads no text."""
+"""Short names of encoders: the paper's (§4 of arXiv 2403.14599), with 0.6 B parameters in the vision tower,
+for research only; and DINOv2 (arXiv 2304.07193), with 86 M parameters, which reads no text."""
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-"""What open_clip calls them."""
+"""Number type → its name in open_clip."""
 BANK_FILE = "bank.safetensors"
 
 
 def unit_length(rows: np.ndarray[Any, Any]) -> FloatArray:
-    """Features `… × D`, each brought to length 1."""
+    """Normalize features, `… × D`, to length 1."""
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-6), np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
-    """`mean` (D) is taken off, `matrix` (D × D) applied, and the length set to 1."""
+    """A whitening of features: subtract `mean` (D), multiply by `matrix` (D × D), normalize to length 1."""
 
     mean: FloatArray
     matrix: FloatArray
@@ -56,7 +56,7 @@ class Whitening:
 
 
 class ImageEncoder(Protocol):
-    """Turns pictures, and where it can texts, into points of one space."""
+    """Maps pictures, and texts if it can, to features in one space."""
 
     @property
     def id(self) -> str:
@@ -68,26 +68,26 @@ class ImageEncoder(Protocol):
         ...
 
     def encode_text(self, texts: Sequence[str]) -> FloatArray | None:
-        """N texts → N × D float32 of length 1 in the space of the pictures; None if it reads none."""
+        """N texts → N × D float32 of length 1 in the space of the pictures; None if it reads no text."""
         ...
 
     def bank(self) -> FloatArray | None:
-        """P × C × D float32: the windows of P pictures that ship as negatives with the encoder, or None."""
+        """P × C × D float32: window features of P negatives that ship with the encoder; None for no bank."""
         ...
 
     def whitening(self) -> Whitening | None:
-        """How its features are whitened before a probe; None to take them as they are."""
+        """The whitening of its features before a probe reads them; None for none."""
         ...
 
 
 class OpenClipEncoder:
-    """An open_clip model, whose weights are loaded at first use.
+    """An open_clip model as an image encoder; its weights are loaded at first use.
 
     Args:
         name: "tinyworld/clip", "ViT-B-32@openai" (an open_clip model and the tag of its weights),
             "hf-hub:organisation/name" or "local-dir:/path" (`open_clip_config.json` and weights).
         device: where it runs, such as "cpu" or "cuda".
-        dtype: of its weights; by the device where not given, see `encoder_dtype`.
+        dtype: number type of its weights; if None it depends on the device, see `encoder_dtype`.
     """
 
     def __init__(self, name: str = DEFAULT_ENCODER, *, device: str = "cpu", dtype: str | None = None) -> None:
@@ -103,24 +103,24 @@ class OpenClipEncoder:
     def __reduce__(self) -> tuple[object, ...]:
         if self.dtype is not None:
             return partial(type(self), device=self.device, dtype=self.dtype), (self.name,)
-        return partial(get_encoder, device=self.device), (self.name,)  # the shared one, wherever it is read
+        return partial(get_encoder, device=self.device), (self.name,)  # unpickles to the shared encoder
 
     def __repr__(self) -> str:
         return f"OpenClipEncoder({self.name!r}, device={self.device!r})"
 
     @property
     def input_side(self) -> int:
-        """Pixels of the longer side of what it looks at."""
+        """Longer side of its input, in pixels."""
         return int(np.max(self._loaded[0].visual.image_size))
 
     def encode(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
         return self._seen(images, batch_size, self._class_token)
 
     def encode_patches(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
-        """N pictures → N × P × D: the last map of the vision tower, row by row.
+        """N pictures → N × P × D: the last feature map of the vision tower, row by row.
 
         Raises:
-            InputError: the tower gives none.
+            InputError: the tower returns no feature maps.
         """
         model, _, _ = self._loaded
         if not hasattr(model, "forward_intermediates"):
@@ -156,8 +156,7 @@ class OpenClipEncoder:
         return self._whitening
 
     def _seen(self, images: Sequence[Image.Image], batch_size: int, look: Callable[[Any], Any]) -> FloatArray:
-        """What the model makes of pictures, a batch at a time, brought to length 1 in float32; the same
-        whatever autocast the caller is in."""
+        """Run `look`, a part of the model, in batches, unaffected by autocast; normalize in float32."""
         import torch
         from open_clip import get_input_dtype
         from torch.nn.functional import normalize
@@ -207,7 +206,7 @@ class OpenClipEncoder:
 
 @dataclass(frozen=True)
 class _Source:
-    """Where an encoder comes from: open_clip's own name, the tag of its weights, its folder."""
+    """Where to load an encoder from: open_clip's model name, the tag of its weights, its folder."""
 
     model: str
     tag: str | None = None
@@ -215,7 +214,7 @@ class _Source:
 
 
 def _source(name: str) -> _Source | None:
-    """Where the encoder of that name comes from; None if it is no such name."""
+    """Parse the name of an open_clip encoder; None if it is not one."""
     if folder := _collected(name):
         return _Source(f"local-dir:{folder}", folder=folder)
     if name.startswith("local-dir:"):
@@ -227,7 +226,7 @@ def _source(name: str) -> _Source | None:
 
 
 def _collected(name: str) -> Path | None:
-    """The folder of an encoder that a collection of models brings; None for all others."""
+    """The folder of an encoder that belongs to a collection of models; None for all others."""
     found = collection_of(name)
     return found[0].path(found[1]) if found and found[0].encoder == name else None
 
@@ -237,7 +236,7 @@ def _load(source: _Source, device: str, precision: str) -> tuple[Any, Any, Any]:
     import torch
 
     try:
-        # building a model draws random numbers that the weights then replace: leave the caller's as they were
+        # building a model draws random numbers, which the weights replace: keep the caller's random state
         with torch.random.fork_rng(devices=[]), float32_default():
             model, preprocess = open_clip.create_model_from_pretrained(
                 source.model, pretrained=source.tag, precision=precision, device=device
@@ -255,8 +254,8 @@ def _load(source: _Source, device: str, precision: str) -> tuple[Any, Any, Any]:
 
 
 def _in_float32(preprocess: Any) -> Callable[[Sequence[Image.Image]], Any]:
-    """An encoder's preprocessing, N pictures → N × 3 × H × W: of its steps `ToTensor` would give the
-    process's default dtype, and those behind it do all at once."""
+    """Batch an encoder's preprocessing, N pictures → N × 3 × H × W, and replace its `ToTensor`, which returns
+    the process's default dtype."""
     import torch
     from torchvision.transforms import Compose, ToTensor
 
@@ -272,8 +271,8 @@ def _in_float32(preprocess: Any) -> Callable[[Sequence[Image.Image]], Any]:
 
 
 def _class_token_of(model: Any) -> Callable[[Any], Any]:
-    """`model.encode_image`, the last block of whose tower is run for the class token alone: nobody reads
-    what it makes of the patches. Of four layers a fifth of the work is spared."""
+    """Return `model.encode_image` with the tower's last block computed for the class token only: its outputs
+    for patches are not used. In a tower of four layers this saves a fifth of the work."""
     from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 
     tower = model.visual
@@ -281,7 +280,7 @@ def _class_token_of(model: Any) -> Callable[[Any], Any]:
     blocks = tower.transformer if usual and not tower.output_tokens else None
     if not (blocks and blocks.batch_first and type(blocks.resblocks[-1]) is ResidualAttentionBlock):
         return model.encode_image  # type: ignore[no-any-return]
-    # a second tower of the same weights: patch tokens are asked of the first
+    # a second tower that shares the weights: the first one still has to return patch tokens
     short = copy.deepcopy(tower, {id(one): one for one in (*tower.parameters(), *tower.buffers())})
     last = short.transformer.resblocks[-1]
 
@@ -296,7 +295,7 @@ def _class_token_of(model: Any) -> Callable[[Any], Any]:
 
 class _Encoders(SharedRegistry[ImageEncoder]):
     def unregistered(self, name: str) -> Callable[[str], ImageEncoder] | None:
-        """Names of models of open_clip and transformers, of folders and collections need no registration."""
+        """Factory for names that need no registration: of open_clip, transformers, folders, collections."""
         if name.startswith(PREFIX):
             return lambda device: VisionModelEncoder(name, device=device)
         return (lambda device: OpenClipEncoder(name, device=device)) if _source(name) else None
@@ -311,15 +310,15 @@ encoders = _Encoders(
 
 
 def register_encoder(id: str, factory: Callable[[str], ImageEncoder], *, replace: bool = False) -> None:
-    """Make an encoder of another kind known by its id.
+    """Register an encoder of another kind under its id.
 
     Args:
-        id: what `get_encoder` finds it by; the encoder's own `id`.
-        factory: gets the device and is called at first use.
-        replace: whether it takes the place of another of that id.
+        id: the name that `get_encoder` takes; the encoder's own `id`.
+        factory: takes the device and returns the encoder; called at first use.
+        replace: whether to replace another encoder of that id.
 
     Raises:
-        NameTakenError: the id is another's, and `replace` is not set; or a collection of models brings it.
+        NameTakenError: the id is taken and `replace` is not set, or it belongs to a collection of models.
     """
     if _collected(id):
         raise encoders.taken(id, "an encoder of yours", "brought by a collection of models")
@@ -327,10 +326,10 @@ def register_encoder(id: str, factory: Callable[[str], ImageEncoder], *, replace
 
 
 def get_encoder(name: str | ImageEncoder = DEFAULT_ENCODER, *, device: str = "cpu") -> ImageEncoder:
-    """The one shared encoder of that name and device; an encoder passes through as it is.
+    """Return the shared encoder of that name and device; an encoder is returned as it is.
 
     Raises:
-        UnknownNameError: that is no name of one; the message says which are.
+        UnknownNameError: no encoder has this name; the message lists the known ones.
 
     >>> get_encoder("ViT-B-32@openai") is get_encoder("ViT-B-32@openai")
     True
@@ -345,10 +344,10 @@ def get_encoder(name: str | ImageEncoder = DEFAULT_ENCODER, *, device: str = "cp
 
 
 def read_bank(folder: Path) -> FloatArray | None:
-    """P × C × D float32, each row of length 1; None where no bank ships.
+    """Read an encoder's bank, P × C × D float32 with rows of length 1; None if the folder has none.
 
     Raises:
-        InputError: there is one, and it cannot be read.
+        InputError: the bank cannot be read.
     """
     file = folder / BANK_FILE
     if not file.is_file():
@@ -359,11 +358,11 @@ def read_bank(folder: Path) -> FloatArray | None:
         raise _unusable(file, f"{type(error).__name__}: {error}") from error
     if bank.ndim != 3 or 0 in bank.shape or not np.isfinite(bank).all():
         raise _unusable(file, f"shape {bank.shape}, or values that are not finite")
-    return unit_length(bank)  # float16 cost a little of it
+    return unit_length(bank)  # rows in float16 are not exactly of length 1
 
 
 def read_whitening(folder: Path) -> Whitening | None:
-    """The whitening that ships with the bank; None where there is none."""
+    """Read the whitening from the file of the bank; None if there is none."""
     file = folder / BANK_FILE
     if not file.is_file():
         return None
@@ -383,13 +382,13 @@ def _unusable(file: Path, got: str) -> InputError:
 
 
 CUDA_ENCODER = "PE-Core-L-14-336@meta"
-"""For a GPU: 0.3 B parameters in the vision tower; Apache-2.0, so that anybody may use it."""
+"""Default encoder on a GPU: 0.3 B parameters in the vision tower; Apache-2.0, so that anybody may use it."""
 CPU_ENCODER = "ViT-B-32@laion2b_s34b_b79k"
-"""A light encoder for a CPU: 88 M parameters in the vision tower, about 50 ms a window on two cores."""
+"""Default encoder on a CPU: 88 M parameters in the vision tower, about 50 ms per window on two cores."""
 
 
 def default_encoder(backbone: str, device: str) -> str:
-    """The image encoder for heads where none is named.
+    """Name of the image encoder that heads use by default beside a backbone on a device.
 
     >>> default_encoder("tinyworld/llava", "cpu")
     'tinyworld/clip'

@@ -1,7 +1,7 @@
-"""What a head was learned from, as its encoder saw it, and what a user has said of pictures since; no pixels.
+"""Examples of a head: features of its training photos and of the pictures a user has corrected it on.
 
-A head that keeps these can be corrected by one picture more, without the photos: the same head is fitted anew
-to all that is kept, from where it started.
+A head that keeps examples can be corrected without its photos: it is refitted, from its state before any
+correction, to all features that are kept. Examples hold no pixels.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _PHOTOS, _OTHERS, _START, _CORRECTION = "photos", "others", "start.", "correctio
 
 
 class CorrectedPicture(BaseModel):
-    """One picture of which a user has said whether it shows the concept.
+    """A correction: a user states whether one picture shows the concept.
 
     Attributes:
-        picture: the name of its file, or what else it is called.
-        digest: of its pixels, by which it is known again; for the photos of another concept see `photos_of`.
+        picture: name of its file, or another name for it.
+        digest: digest of its pixels, which identifies it; for the photos of another concept see `photos_of`.
         present: whether it shows the concept.
-        box: left, top, right, bottom in its pixels: the part of it that is meant; None for all of it.
+        box: the part of the picture that is meant: left, top, right, bottom in pixels; None for the whole.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -44,17 +44,22 @@ class CorrectedPicture(BaseModel):
 
     @classmethod
     def photos_of(cls, identifier: str, spoken: str) -> Self:
-        """The photos of another concept, by the word that it was learned with: they do not show this one."""
+        """Make the correction that the photos of another concept do not show this one.
+
+        Args:
+            identifier: the other concept's identifier.
+            spoken: the word that it was learned with; it stands in the digest.
+        """
         return cls(picture=f"photos of {identifier}", digest=f"{_CONCEPT}{spoken}", present=False)
 
     @property
     def of_concept(self) -> bool:
-        """Whether it stands for the photos of another concept."""
+        """Whether this correction is about the photos of another concept."""
         return self.digest.startswith(_CONCEPT)
 
     @property
     def summary(self) -> str:
-        """In words.
+        """The correction in words.
 
         >>> CorrectedPicture(picture="desk.jpg", digest="", present=False).summary
         'desk.jpg: not there'
@@ -64,10 +69,10 @@ class CorrectedPicture(BaseModel):
 
 
 class ExamplesMeta(BaseModel):
-    """All that examples keep besides tensors; it is written into `concept.json`.
+    """The part of `Examples` that is not tensors, as it is written into `concept.json`.
 
     Attributes:
-        threshold: the head's, before it was corrected.
+        threshold: the head's threshold before any correction.
         corrections: in the order in which they were made.
     """
 
@@ -79,11 +84,11 @@ class ExamplesMeta(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """N photos, K other pictures, and the head that was learned from them.
+    """Features of N photos and of K windows without the concept, the head's start state, and corrections.
 
     Attributes:
         meta: the corrections, and the head's threshold before them.
-        tensors: what the properties below give, under their names on disk.
+        tensors: the tensors that the properties below return, under their names on disk.
     """
 
     meta: ExamplesMeta
@@ -93,7 +98,7 @@ class Examples:
     def of(
         cls, photos: npt.NDArray[Any], others: npt.NDArray[Any], *, start: Tensors, threshold: float
     ) -> Examples:
-        """What a head was learned from that was not corrected yet; see the properties."""
+        """Make the examples of a head that has not been corrected yet; see the properties for shapes."""
         begun = {f"{_START}{name}": tensor for name, tensor in start.items()}
         return Examples(
             ExamplesMeta(threshold=threshold, corrections=[]),
@@ -102,33 +107,33 @@ class Examples:
 
     @property
     def photos(self) -> FloatArray:
-        """N × R × D: of each photo the R windows that show the concept best, or its one face."""
+        """N × R × D: for each photo, its R windows that show the concept best, or its one face."""
         return np.asarray(self.tensors[_PHOTOS], dtype=np.float32)
 
     @property
     def others(self) -> FloatArray:
-        """K × D: what looks most like it among pictures without it, such as everyday photographs."""
+        """K × D: the windows most like the concept from pictures without it, such as everyday photographs."""
         return np.asarray(self.tensors[_OTHERS], dtype=np.float32)
 
     @property
     def start(self) -> dict[str, npt.NDArray[Any]]:
-        """The tensors of the head, before it was corrected."""
+        """The head's tensors before any correction."""
         named = {name: one for name, one in self.tensors.items() if name.startswith(_START)}
         return {name.removeprefix(_START): one for name, one in named.items()}
 
     @property
     def corrections(self) -> list[CorrectedPicture]:
-        """The pictures of which a user has said whether they show the concept, the first first."""
+        """The corrections, oldest first."""
         return list(self.meta.corrections)
 
     @property
     def rows(self) -> list[FloatArray]:
-        """The features of each of these pictures, or of the part that is meant, n × D."""
+        """For each correction, the n × D features of its picture or of the part that is meant."""
         numbers = range(len(self.meta.corrections))
         return [np.asarray(self.tensors[f"{_CORRECTION}{one}"], dtype=np.float32) for one in numbers]
 
     def with_correction(self, correction: CorrectedPicture, rows: npt.NDArray[Any]) -> Examples:
-        """One more; what was said before of that picture, or of the same part of it, is dropped."""
+        """Add a correction; earlier ones about that picture, or about the same part of it, are dropped."""
         kept = self.without(correction.digest, correction.box)
         number = len(kept.meta.corrections)
         return Examples(
@@ -137,7 +142,10 @@ class Examples:
         )
 
     def without(self, digest: str, box: Box | None = None) -> Examples:
-        """Without what was said of that part of a picture; of all its parts where no box is given."""
+        """Drop corrections about that part of a picture, or about all its parts where no box is given.
+
+        Corrections about the whole picture are dropped in both cases.
+        """
         return self.only(
             number
             for number, one in enumerate(self.meta.corrections)
@@ -145,7 +153,7 @@ class Examples:
         )
 
     def only(self, numbers: Iterable[int]) -> Examples:
-        """With these of the corrections, by their numbers."""
+        """Keep only the corrections with these indices."""
         kept = list(numbers)
         rest = {name: one for name, one in self.tensors.items() if not name.startswith(_CORRECTION)}
         rows = {f"{_CORRECTION}{n}": self.tensors[f"{_CORRECTION}{old}"] for n, old in enumerate(kept)}
@@ -154,27 +162,27 @@ class Examples:
 
 
 class StoredExamples(Examples):
-    """Examples in a concept folder; their tensors are read and checked when they are first asked for.
+    """Examples in a concept folder; their tensors are read and checked on first use.
 
     Args:
-        meta: what `concept.json` says of them.
-        read: gives the tensors. Raises ConceptFileError where the file is not as it was written.
+        meta: the examples' part of `concept.json`.
+        read: returns the tensors. Raises ConceptFileError if the file is not as it was written.
     """
 
     _read: Callable[[], Tensors]
 
     def __init__(self, meta: ExamplesMeta, read: Callable[[], Tensors]) -> None:
-        object.__setattr__(self, "meta", meta)  # it is frozen
+        object.__setattr__(self, "meta", meta)  # the dataclass is frozen
         object.__setattr__(self, "_read", read)
 
     @cached_property
     def tensors(self) -> Tensors:
-        """Raises ConceptFileError if the file is not as it was written."""
+        """The tensors, read once. Raises ConceptFileError if the file is not as it was written."""
         return check_examples(self.meta, self._read())
 
 
 def check_examples(meta: ExamplesMeta, tensors: Tensors) -> Tensors:
-    """The tensors. Raises ConceptFileError unless they are what examples with these corrections hold."""
+    """Return the tensors if they fit the corrections. Raises ConceptFileError if they do not."""
     rows = [f"{_CORRECTION}{number}" for number in range(len(meta.corrections))]
     shapes = {name: one.shape for name, one in tensors.items() if not name.startswith(_START)}
     as_named = set(shapes) == {_PHOTOS, _OTHERS, *rows}
@@ -194,38 +202,38 @@ def check_examples(meta: ExamplesMeta, tensors: Tensors) -> Tensors:
 
 @runtime_checkable
 class Correctable(Head, Protocol):
-    """A head that learns from one picture more, without the photos; it stays as it is, another is given.
+    """A head that can be corrected without its photos. The methods return a new head and leave this one.
 
     Attributes:
-        examples_: what it was learned from, as it is kept on disk; None where nothing is kept.
-        exclusive: whether its gate gives what several heads claim to one of them, so that they need not be
-            trained against each other.
+        examples_: the examples it was learned from, as kept on disk; None where none are kept.
+        exclusive: whether its gate assigns a face or object that several heads claim to only one of them, so
+            that these heads need not be trained against each other.
     """
 
     exclusive: ClassVar[bool]
     examples_: Examples | None
 
     def known_examples(self) -> Examples:
-        """What it was learned from. Raises InputError where its file does not hold it."""
+        """Return the examples the head was learned from. Raises InputError if its file does not hold them."""
         ...
 
     def remembering(self, images: ImageSources, negatives: ImageSources | None = None) -> Self:
-        """The same head, which knows what it was learned from; for those of files that do not hold it."""
+        """Return this head with examples made from its photos; for a head whose file does not hold them."""
         ...
 
     def corrected(self, photo: LoadedImage, present: bool, box: Box | None = None) -> Self:
-        """The head that was told whether the picture, or the part of it in the box, shows the concept."""
+        """Return a head that has learned whether a picture, or the part in the box, shows the concept."""
         ...
 
     def refitted(self, examples: Examples) -> Self:
-        """The head that these examples, with what is said in them, make of where it started."""
+        """Return the head refitted from the start state in the examples to all corrections in them."""
         ...
 
 
 @runtime_checkable
 class RemembersPhotos(Gate, Protocol):
-    """A gate that also scores photos of which only features are left."""
+    """A gate that also scores kept features of photos, without the photos."""
 
     def likely(self, photos: Sequence[FloatArray]) -> npt.NDArray[np.float64]:
-        """N photos, each R × D → N × M probabilities."""
+        """Score the kept features of N photos, each R × D → N × M probabilities."""
         ...

@@ -1,8 +1,8 @@
-"""The windows of a picture, and what an image encoder sees in them, remembered by the picture's pixels.
+"""Windows of a picture and their features, cached by the picture's pixels.
 
-A small object is a few pixels of the whole picture to an encoder, and most of one window: the window that
-scores best is the box. A head scores the windows of a grid, then refines: the best one is moved and
-zoomed, since an object that sits across two windows looks like another one.
+A small object covers few pixels of a whole picture but most of some window; the window that scores best is
+the box. A head scores the windows of a grid and then refines: it moves and zooms the best one, since an
+object that lies across two windows looks like a different object.
 """
 
 from __future__ import annotations
@@ -31,41 +31,41 @@ SCALES = (1.0, 1 / 2, 1 / 3)
 """Sides of the windows, relative to the shorter side of the picture."""
 
 STRIDES = (1 / 2, 2 / 3, 3 / 4, 1.0)
-"""Steps from window to window, relative to the window's side; the first that finds room for all is taken."""
+"""Steps from window to window, relative to the window's side; the first whose grid fits the limit is used."""
 
 AUTO_LIMIT = 48
 SMALLEST_SIDE = 16
 
 ZOOMS = (0.75, 1.0)
 ASIDE = (-0.2, 0.0, 0.2)
-"""Sides of the variations and how far they are moved, relative to the window: 18 of them, less at an edge."""
+"""Sides and shifts of the variations of a window, relative to it: 18 variations, fewer at an edge."""
 
 WORKING_SIDE = 1152
-"""A picture is halved before it is cropped as often as its shorter side stays this long: three times the
-largest usual input."""
+"""Before it is cropped, a picture is halved as long as its shorter side stays at least this long: three times
+the largest usual input of an encoder."""
 
 CACHED_PICTURES = 64
 CROPS_AT_ONCE = 256
 AT_MOST = 3
-"""Windows of one picture that a gate refines, whatever the number of its heads: 54 crops."""
+"""Most windows of one picture that a gate refines, whatever the number of its heads: 54 crops."""
 CROPS_A_PICTURE = AUTO_LIMIT + AT_MOST * len(ZOOMS) * len(ASIDE) ** 2
 MIN_COSINE = 0.98
-"""Least cosine between the features of one picture under one set of weights."""
+"""Least cosine between two encodings of one picture by the same weights."""
 
 Seen = TypeVar("Seen")
 Variant = TypeVar("Variant", bound=Hashable)
 
 
 def windows(width: int, height: int, crops: Crops = "auto") -> list[Box]:
-    """The windows of a picture, the whole picture first, then larger before smaller, row by row.
+    """List the windows of a picture: the whole picture first, then larger before smaller, row by row.
 
     Args:
-        width, height: of the picture, in pixels.
+        width, height: size of the picture, in pixels.
         crops: "none" for the whole picture only; a number for at most so many windows, the whole picture
             included; "auto" for at most 48, which is 35 for a square picture and 46 for a 3:2 photo.
 
     Raises:
-        InputError: `crops` is none of these.
+        InputError: `crops` is not one of these.
 
     >>> windows(60, 60, "none")
     [(0.0, 0.0, 60.0, 60.0)]
@@ -90,7 +90,7 @@ def windows(width: int, height: int, crops: Crops = "auto") -> list[Box]:
 
 
 def first_look(boxes: Sequence[Box]) -> int:
-    """How many of a picture's windows, as `windows` gives them, are at least half as high or wide as it is.
+    """Number of large windows, which come first in `windows`: at least half as wide as the shorter side.
 
     >>> first_look(windows(300, 300)), first_look(windows(300, 200))
     (10, 18)
@@ -116,7 +116,7 @@ def _limit(crops: Crops) -> int:
 
 
 def _densest_grid(width: int, height: int, side: int, room: int) -> list[Box]:
-    """Evenly spaced squares that cover the picture, with the most overlap for which there is room."""
+    """Evenly spaced squares that cover the picture, with the most overlap that `room` windows allow."""
     for stride in STRIDES:
         lefts = _positions(width - side, side * stride)
         tops = _positions(height - side, side * stride)
@@ -127,7 +127,7 @@ def _densest_grid(width: int, height: int, side: int, room: int) -> list[Box]:
 
 def _positions(slack: int, step: float) -> list[int]:
     """Evenly spaced starts from 0 to `slack`, about `step` apart."""
-    steps = ceil(slack / step - 0.1)  # a side cut to whole pixels must not cost one more row of windows
+    steps = ceil(slack / step - 0.1)  # a side rounded to whole pixels must not add a row of windows
     return [round(slack * index / steps) for index in range(steps + 1)] if steps > 0 else [0]
 
 
@@ -136,7 +136,7 @@ def _square(left: int, top: int, side: int) -> Box:
 
 
 def variations(box: Box, size: tuple[int, int]) -> list[Box]:
-    """The window moved and zoomed, inside a picture of that width and height; each once.
+    """List distinct shifted and zoomed versions of a window, inside a picture of that width and height.
 
     >>> len(variations((30.0, 30.0, 60.0, 60.0), (96, 96))), len(variations((0.0, 0.0, 96.0, 96.0), (96, 96)))
     (18, 10)
@@ -146,7 +146,7 @@ def variations(box: Box, size: tuple[int, int]) -> list[Box]:
 
 
 def _inside(box: Box, zoom: float, across: float, down: float, size: tuple[int, int]) -> Box:
-    """The box zoomed about its middle, moved by parts of its sides, and pushed back into the picture."""
+    """Zoom a box about its centre, shift it by fractions of its sides, and push it back into the picture."""
     edges = []
     for low, high, aside, end in ((box[0], box[2], across, size[0]), (box[1], box[3], down, size[1])):
         side = (high - low) * zoom
@@ -160,11 +160,13 @@ _caches: WeakSet[PictureCache[Any, Any]] = WeakSet()
 
 
 class PictureCache(Generic[Variant, Seen]):
-    """For each encoder what it found in the last pictures; gone with the encoder.
+    """Least-recently-used cache of results for pictures, one per encoder; freed with the encoder.
+
+    A result belongs to a picture and a variant, such as a box.
 
     Args:
-        pictures: how many are remembered for one encoder.
-        digest: by what a picture is known.
+        pictures: how many results are kept per encoder.
+        digest: returns the key of a picture.
     """
 
     def __init__(self, pictures: int, digest: Callable[[LoadedImage], bytes] = attrgetter("digest")) -> None:
@@ -182,7 +184,7 @@ class PictureCache(Generic[Variant, Seen]):
         variants: Sequence[Variant],
         look: Callable[[list[tuple[LoadedImage, Variant]]], Sequence[Seen]],
     ) -> list[Seen]:
-        """What `look` finds in each picture looked at in its way, asked only for what is not remembered."""
+        """Return the result for each picture and variant; `look` computes those that are not cached."""
         keys = [(self.digest(one), variant) for one, variant in zip(images, variants, strict=True)]
         with self._lock:
             remembered = self._by_encoder.setdefault(encoder, OrderedDict())
@@ -199,49 +201,49 @@ class PictureCache(Generic[Variant, Seen]):
         return [found[key] for key in keys]
 
     def known(self, encoder: object, image: LoadedImage, variants: Sequence[Variant]) -> dict[Variant, Seen]:
-        """What is remembered of a picture, of these ways to look at it."""
+        """Return the cached results of a picture for these variants."""
         with self._lock:
             remembered = self._by_encoder.get(encoder) or OrderedDict()
             keys = [(self.digest(image), variant) for variant in variants]
             return {key[1]: remembered[key] for key in keys if key in remembered}
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete all results."""
         with self._lock:
             self._by_encoder.clear()
 
 
 @dataclass(frozen=True, eq=False)
 class PictureFeatures:
-    """The windows of one picture: `boxes` in its pixels (C of them) and `features`, C × D, of length 1."""
+    """Windows of one picture: C `boxes` in its pixels, and their `features`, C × D, each of length 1."""
 
     boxes: tuple[Box, ...]
     features: FloatArray
 
 
 def _working_factor(photo: LoadedImage) -> int:
-    """How many times smaller a side a picture is before it is cropped, a power of two."""
+    """Power of two by which the sides of a picture are reduced before it is cropped."""
     factor: int = 2 ** int(log2(max(min(photo.image.size) / WORKING_SIDE, 1)))
     return factor
 
 
 _seen: PictureCache[Box, FloatArray] = PictureCache(
     CACHED_PICTURES * CROPS_A_PICTURE,
-    lambda photo: photo.digest_reduced(_working_factor(photo)),  # no more of it is ever looked at
+    lambda photo: photo.digest_reduced(_working_factor(photo)),  # crops are made from the reduced picture
 )
 
 
 def features(
     encoder: ImageEncoder, images: Sequence[LoadedImage], crops: Crops = "auto"
 ) -> list[PictureFeatures]:
-    """Encode the windows of each picture; those of the last 64 pictures are remembered by their pixels."""
+    """Encode the windows of each picture; features of the last 64 pictures are cached by their pixels."""
     return encode_boxes(encoder, images, [windows(*photo.image.size, crops) for photo in images])
 
 
 def refine_boxes(
     encoder: ImageEncoder, images: Sequence[LoadedImage], boxes: Sequence[Box]
 ) -> list[PictureFeatures]:
-    """The variations of one window of each picture, all encoded in one pass; the last are remembered."""
+    """Encode the variations of one window of each picture, all in one pass; the last ones are cached."""
     varied = [variations(box, photo.image.size) for photo, box in zip(images, boxes, strict=True)]
     return encode_boxes(encoder, images, varied)
 
@@ -249,10 +251,12 @@ def refine_boxes(
 def encode_boxes(
     encoder: ImageEncoder, images: Sequence[LoadedImage], boxes: Sequence[Sequence[Box]]
 ) -> list[PictureFeatures]:
-    """Parts of each picture as the encoder sees them: those not remembered, of all pictures, in full batches.
+    """Encode parts of each picture. Those not cached are encoded in full batches across pictures.
 
     Args:
-        boxes: of each picture, in its pixels, at least one.
+        encoder: the image encoder.
+        images: the pictures.
+        boxes: for each picture at least one box, in its pixels.
     """
     pairs = [(photo, box) for photo, own in zip(images, boxes, strict=True) for box in own]
     rows = _seen.look_up(
@@ -267,31 +271,31 @@ def encode_boxes(
 
 
 def remembered_parts(encoder: ImageEncoder, photo: LoadedImage, boxes: Sequence[Box]) -> PictureFeatures:
-    """Those of these parts of a picture whose features are remembered; nothing is encoded."""
+    """Return the boxes whose features are cached, with the features; nothing is encoded."""
     known = _seen.known(encoder, photo, boxes)
     return PictureFeatures(tuple(known), np.array(list(known.values()), dtype=np.float32))
 
 
 def remember_parts(encoder: ImageEncoder, photo: LoadedImage, parts: PictureFeatures) -> None:
-    """Remember features of parts of a picture that were encoded at another time."""
+    """Put features of parts of a picture, encoded earlier, into the cache."""
     rows = dict(zip(parts.boxes, parts.features, strict=True))
     _seen.look_up(encoder, [photo] * len(rows), list(rows), lambda new: [rows[box] for _, box in new])
 
 
 def forget_pictures() -> None:
-    """Let go of all remembered pictures, of faces too: to measure, or to be rid of them."""
+    """Clear all caches of pictures, those of faces too: for measurements, or for privacy."""
     for cache in list(_caches):
         cache.clear()
 
 
 def whiten(encoder: ImageEncoder, rows: FloatArray) -> FloatArray:
-    """N × D features of an encoder as its probes read them."""
+    """Apply the encoder's whitening, if it has one, to N × D features."""
     whitening = encoder.whitening()
     return rows if whitening is None else whitening(rows)
 
 
 def _encode_parts(encoder: ImageEncoder, parts: Sequence[tuple[LoadedImage, Box]]) -> list[FloatArray]:
-    """A row each; so many at a time, since the crops of all pictures together may be gigabytes."""
+    """One row per part; `CROPS_AT_ONCE` at a time, since all crops together may take gigabytes."""
     rows: list[FloatArray] = []
     for start in range(0, len(parts), CROPS_AT_ONCE):
         crops = [
@@ -302,13 +306,14 @@ def _encode_parts(encoder: ImageEncoder, parts: Sequence[tuple[LoadedImage, Box]
 
 
 def cut(photo: LoadedImage, boxes: Sequence[Box], encoder: ImageEncoder) -> list[Image.Image]:
-    """The pieces of a picture inside the boxes, of a very large picture at a reduced size.
+    """Crop a picture to each of the boxes; a very large picture is reduced first.
 
-    Where the encoder says how many pixels a side it looks at (`input_side`), a piece is cut from a picture so
-    small that it has one and a half to three times as many: a large one is not reduced once a piece.
+    If the encoder states the side of its input in pixels (`input_side`), a large piece is cropped from a
+    reduced copy, in which the piece has 1.5 to 3 times that side. The copies are shared, so that a large
+    picture is not reduced once per piece.
     """
     working = _working_factor(photo)
-    photo.reduced(working)  # what is smaller is made of it
+    photo.reduced(working)  # smaller copies are made from this one
     side = getattr(encoder, "input_side", None)
     crops = []
     for box in boxes:
@@ -321,7 +326,7 @@ def cut(photo: LoadedImage, boxes: Sequence[Box], encoder: ImageEncoder) -> list
 
 
 def encoder_fingerprint(encoder: ImageEncoder) -> FloatArray:
-    """D: the whitened features of the drawn picture. They are remembered like any picture's."""
+    """D: whitened features of the drawn picture, which identify the encoder's weights; cached as usual."""
     drawn: FloatArray = features(encoder, [LoadedImage(drawn_picture(), "the drawn picture")], "none")[
         0
     ].features
@@ -330,7 +335,7 @@ def encoder_fingerprint(encoder: ImageEncoder) -> FloatArray:
 
 
 def check_encoder_fingerprint(encoder: ImageEncoder, kept: Sequence[FloatArray]) -> None:
-    """Raise ConceptFileError unless the encoder still sees the drawn picture as it did for every head."""
+    """Raise ConceptFileError unless the encoder's fingerprint matches that of every head (`kept`)."""
     now = encoder_fingerprint(encoder)
     sizes = {len(one) for one in kept}
     alike = float((np.stack(kept) @ now).min()) if sizes == {len(now)} else None
@@ -344,12 +349,12 @@ def check_encoder_fingerprint(encoder: ImageEncoder, kept: Sequence[FloatArray])
 
 
 def same_weights(fingerprint: FloatArray, other: FloatArray) -> bool:
-    """Whether two fingerprints are of the same weights of an encoder."""
+    """Whether two fingerprints belong to the same weights of an encoder."""
     return fingerprint.shape == other.shape and float(fingerprint @ other) >= MIN_COSINE
 
 
 def drawn_picture() -> Image.Image:
-    """A ramp, a disc and a chequer, drawn with integers only so that it is the same everywhere."""
+    """Draw a ramp, a disc and a chequerboard, in integer arithmetic so that it is the same everywhere."""
     down, across = np.mgrid[0:96, 0:96]
     red = (across * 255) // 95
     green = np.where((across - 30) ** 2 + (down - 60) ** 2 < 400, 220, 40)

@@ -1,4 +1,4 @@
-"""What the fitted heads share: one encoder, a threshold and tensors, how they are scored, kept and read."""
+"""Base classes of heads that keep an encoder, a threshold and some tensors: scoring, saving and loading."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from myvlm.images import ImageSources, load_images
 
 
 class NamedEncoder(Protocol):
-    """An encoder of whatever kind: it has a name under which it is found again."""
+    """An encoder of any kind, with the id under which it can be found again."""
 
     @property
     def id(self) -> str: ...
@@ -25,44 +25,45 @@ class NamedEncoder(Protocol):
 Encoder = TypeVar("Encoder", bound=NamedEncoder)
 
 FINGERPRINT = "witness"
-"""What the tensor of the encoder's fingerprint is called in concept files."""
+"""Name of the tensor of the encoder's fingerprint in concept files."""
 
 
 class ScoredByGate(ABC):
-    """A head whose score of a picture is what the gate of it alone says."""
+    """A head that is scored by a gate of itself alone."""
 
     @classmethod
     @abstractmethod
     def gate(cls, heads: Sequence[Self]) -> Gate:
-        """Score all heads at once. Raises NotFittedError, or InputError if `gate_key`s differ."""
+        """Build the gate of these heads. Raises NotFittedError, or InputError if `gate_key`s differ."""
 
     def score(self, images: ImageSources) -> list[HeadScore]:
-        """Probability, presence and likeliest box for each picture. Raises NotFittedError before `fit`."""
+        """Score each picture: probability, presence, most likely box. Raises NotFittedError before `fit`."""
         scores = self.gate([self]).score(load_images(images))
         return [scores.at(picture, 0) for picture in range(len(scores.probabilities))]
 
 
 class FittedHead(ScoredByGate, Generic[Encoder]):
-    """A head that keeps what an encoder makes of its concept, a threshold, and the encoder's fingerprint.
+    """A head that keeps tensors made from an encoder's features, a threshold, and the encoder's fingerprint.
 
-    A subclass adds its constructor, which only stores its arguments, `fit`, `gate` and the four hooks below.
+    A subclass adds a constructor that only stores its arguments, `fit`, `gate`, and the four hooks below.
 
-    After `fit`: `threshold_` and `slope_`, which turn a raw score into a probability; `unsure_`, how near to
-    0.5 a probability is unsure; `encoder_fingerprint_` (D); `figures_`, what was measured on the way.
+    After `fit`: `threshold_` and `slope_`, which turn a raw score into a probability; `unsure_`, the distance
+    from 0.5 below which a probability is unsure; `encoder_fingerprint_` (D); `figures_`, measurements made
+    while fitting.
     """
 
     kind: ClassVar[str]
     privacy: ClassVar[str]
 
     SETTINGS: ClassVar[tuple[str, ...]]
-    """Arguments of the constructor, besides `encoder` and `device`, that are kept on disk."""
+    """Constructor arguments, besides `encoder` and `device`, that are saved."""
     OLDER_SETTINGS: ClassVar[Mapping[str, Any]] = {}
-    """What a setting was in files that were written before it came."""
+    """Value of a setting for files that were written before the setting existed."""
     GATE_SETTINGS: ClassVar[tuple[str, ...]] = ()
-    """Settings that heads of one gate agree in, besides the encoder."""
+    """Settings that must be equal in all heads of one gate, besides the encoder."""
     CALIBRATION: ClassVar[Mapping[str, str]] = {"slope": "slope_", "unsure": "unsure_"}
-    """Name on disk → attribute of each number of the calibration. The slope must be there; others are 0 where
-    they are missing, as in older files, and are not written where they are 0."""
+    """Name on disk → attribute, for each number of the calibration. The slope is required. The others are 0
+    where they are missing, as in older files, and are not written where they are 0."""
 
     encoder: str | Encoder
     device: str
@@ -79,11 +80,11 @@ class FittedHead(ScoredByGate, Generic[Encoder]):
 
     @property
     def gate_key(self) -> Hashable:
-        """The encoder and what else heads of one gate agree in."""
+        """The encoder and the `GATE_SETTINGS`: heads with equal keys can share a gate."""
         return (id(self._encoder()), *(getattr(self, setting) for setting in self.GATE_SETTINGS))
 
     def state(self) -> tuple[HeadMeta, dict[str, npt.NDArray[Any]]]:
-        """What was learned: the tensors, with the encoder's fingerprint, and the numbers around them."""
+        """Return the numbers and the tensors of the head, the encoder's fingerprint among the tensors."""
         check_fitted(self, "threshold_")
         numbers = {name: getattr(self, attribute) for name, attribute in self.CALIBRATION.items()}
         meta = HeadMeta(
@@ -98,7 +99,7 @@ class FittedHead(ScoredByGate, Generic[Encoder]):
 
     @classmethod
     def from_state(cls, meta: HeadMeta, tensors: Tensors, *, device: str = "cpu") -> Self:
-        """The head that `state` described. Raises ConceptFileError if numbers and tensors do not fit."""
+        """Restore a head from `state`. Raises ConceptFileError if numbers and tensors do not fit."""
         try:
             settings = {**cls.OLDER_SETTINGS, **meta.settings}
             # every class of this kind takes its settings by name; a type checker cannot see that
@@ -122,15 +123,15 @@ class FittedHead(ScoredByGate, Generic[Encoder]):
 
     @abstractmethod
     def _check_settings(self) -> None:
-        """Raise InputError if an argument of the constructor is out of range."""
+        """Raise InputError if a constructor argument is out of range."""
 
     @abstractmethod
     def _tensors(self) -> dict[str, npt.NDArray[Any]]:
-        """What was learned, by its name on disk, besides the fingerprint."""
+        """Return the learned tensors by their names on disk, without the fingerprint."""
 
     @abstractmethod
     def _take(self, tensors: Tensors) -> None:
-        """Take over `_tensors`. Raises ConceptFileError where they do not fit the fingerprint."""
+        """Set the attributes from `_tensors`. Raises ConceptFileError if they do not fit the fingerprint."""
 
     @classmethod
     def _misfit(cls, got: str, expected: str) -> ConceptFileError:
@@ -138,7 +139,7 @@ class FittedHead(ScoredByGate, Generic[Encoder]):
 
 
 def misfit(kind: str, got: str, expected: str) -> ConceptFileError:
-    """The error for a head whose parts are not of one piece."""
+    """Make the error for a head whose parts do not belong together."""
     return ConceptFileError(
         f"The parts of this {kind} head do not fit together.",
         got=got,
@@ -148,7 +149,11 @@ def misfit(kind: str, got: str, expected: str) -> ConceptFileError:
 
 
 def take_tensor(tensors: Tensors, name: str, ndim: int) -> FloatArray:
-    """A tensor of a head's state as float32. Raises ConceptFileError if missing, misshapen or not finite."""
+    """Return a tensor of a head's state as float32.
+
+    Raises:
+        ConceptFileError: the tensor is missing, has a wrong shape, or has values that are not finite.
+    """
     if name not in tensors:
         raise ConceptFileError(
             f"The head lacks the tensor {name!r}.",

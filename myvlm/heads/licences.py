@@ -1,4 +1,4 @@
-"""What is known of the licences of encoders' weights; no model card could be read where this was written."""
+"""Licences of encoder weights, as far as known: they were recorded without access to the model cards."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from myvlm.heads.faces.registry import DEFAULT_FACE_ENCODER
 
 @dataclass(frozen=True)
 class Licence:
-    """An encoder's weights.
+    """The licence of an encoder's weights.
 
     Attributes:
-        encoder: its id.
-        terms: the licence, as far as we know.
-        free: whether anybody may use the weights for anything.
-        default: where it is what is used if none is named, in words; empty where it never is.
-        instead: of weights that are not free, some that are.
+        encoder: the encoder's id.
+        terms: the licence, as far as known.
+        free: whether anybody may use the weights for any purpose.
+        default: in words, for what the encoder is the default; empty where it is not a default.
+        instead: for weights that are not free, the id of an encoder whose weights are.
     """
 
     encoder: str

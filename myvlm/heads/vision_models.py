@@ -1,6 +1,6 @@
-"""Vision models of transformers as image encoders: DINOv2, which is best at telling one thing from another.
+"""Vision models of transformers as image encoders, such as DINOv2, which distinguishes objects best.
 
-They read no text. Patch tokens say what each part of a picture shows; a `PatchEncoder` gives them.
+They read no text. A `PatchEncoder` also returns patch tokens, which describe the parts of a picture.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from myvlm.images import averaged
 from myvlm.runtime.process import OneAtATime, encoder_dtype, float32_default
 
 PREFIX = "transformers:"
-"""Before the name of a checkpoint, or of a folder, in an encoder's id."""
+"""Prefix of the name of a checkpoint or folder in an encoder's id."""
 
 
 @runtime_checkable
 class PatchEncoder(Protocol):
-    """An image encoder that also says what each part of a picture shows."""
+    """An image encoder that also returns features of the parts of a picture (patches)."""
 
     def encode_patches(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
         """N pictures → N × P × D float32 patch tokens of length 1, row by row over the whole picture."""
@@ -33,15 +33,15 @@ class PatchEncoder(Protocol):
 class VisionModelEncoder:
     """A vision model of transformers with a class token, such as `Dinov2Model`; loaded at first use.
 
-    Pictures are brought to the model's square whatever their shape: nothing at their edges is lost.
+    Pictures of any shape are resized to the model's square input, so nothing at their edges is lost.
 
     Args:
         name: "transformers:facebook/dinov2-base", or "transformers:/path" of a folder.
         device: where it runs, such as "cpu" or "cuda".
-        dtype: of its weights; by the device where not given, see `encoder_dtype`.
+        dtype: number type of its weights; if None it depends on the device, see `encoder_dtype`.
 
     Raises:
-        InputError: at first use, where it cannot be loaded, or has no class token and patches.
+        InputError: at first use, if it cannot be loaded or has no class token and patches.
     """
 
     def __init__(self, name: str, *, device: str = "cpu", dtype: str | None = None) -> None:
@@ -62,7 +62,7 @@ class VisionModelEncoder:
 
     @property
     def input_side(self) -> int:
-        """Pixels a side of what it looks at."""
+        """Side of its square input, in pixels."""
         return self._loaded[1]
 
     def encode(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
@@ -74,19 +74,19 @@ class VisionModelEncoder:
         return np.concatenate([tokens[:, 1:] for tokens in self._tokens(images, batch_size)])
 
     def encode_text(self, texts: Sequence[str]) -> None:
-        """It reads none."""
+        """None: the model reads no text."""
         return None
 
     def bank(self) -> None:
-        """None ships with it."""
+        """None: no bank of negatives ships with the model."""
         return None
 
     def whitening(self) -> None:
-        """Its features are taken as they are."""
+        """None: its features are not whitened."""
         return None
 
     def _tokens(self, images: Sequence[Image.Image], batch_size: int) -> Iterator[FloatArray]:
-        """n × (1 + P) × D for each batch: the class token, then the patches; each of length 1."""
+        """For each batch n × (1 + P) × D: the class token, then the patches, each of length 1."""
         import torch
         from torch.nn.functional import normalize
 
@@ -97,7 +97,7 @@ class VisionModelEncoder:
             pixels = torch.from_numpy((np.stack(sized) - mean) / deviation).permute(0, 3, 1, 2)
             with torch.inference_mode(), torch.autocast(torch.device(self.device).type, enabled=False):
                 seen = model(pixel_values=pixels.to(self.device, model.dtype)).last_hidden_state
-            between = seen.shape[1] - patches  # the class token, and registers where there are some
+            between = seen.shape[1] - patches  # the class token, and register tokens if there are any
             if between < 1:
                 raise _unusable(self.name, f"{seen.shape[1]} tokens for {patches} patches")
             tokens = torch.cat([seen[:, :1], seen[:, between:]], dim=1).float()
@@ -124,7 +124,7 @@ def _load(name: str, device: str, dtype: str | None) -> tuple[Any, int, FloatArr
     checkpoint = name.removeprefix(PREFIX)
     kind = getattr(torch, dtype) if dtype else encoder_dtype(device)
     try:
-        # building a model draws random numbers that the weights then replace: leave the caller's as they were
+        # building a model draws random numbers, which the weights replace: keep the caller's random state
         with torch.random.fork_rng(devices=[]), float32_default():
             model = AutoModel.from_pretrained(checkpoint, dtype=kind).to(device)
         processor = AutoImageProcessor.from_pretrained(checkpoint)

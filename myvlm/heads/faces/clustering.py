@@ -1,7 +1,7 @@
-"""Which of the faces in the training photos is the person? The one that is in all of them.
+"""Finding the person to learn: the one whose face is common to the training photos.
 
-Photos of Anna show her friends too. Faces are joined to people by average distance, never two of one photo
-to one person.
+Photos of Anna show her friends too. Faces are grouped into people by average-linkage clustering, in which two
+faces of one photo are never one person.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Person:
-    """One person of the photos: photo → which of its faces."""
+    """One person in the photos: index of a photo → index of the person's face in it."""
 
     faces: dict[int, int]
 
@@ -33,17 +33,17 @@ class Person:
 
 
 def common_person(photos: Sequence[LoadedImage], found: Sequence[Faces], threshold: float) -> Person:
-    """The person who is in most of the photos, and in more than half of those that show a face.
+    """Find the person in most of the photos, who must be in more than half of those that show a face.
 
-    Photos without a face, or without that person, are passed over with a warning that names them.
+    Photos without a face, or without that person, are ignored with a warning that names them.
 
     Args:
-        photos: for the messages.
-        found: the faces of each.
-        threshold: mean distance up to which faces are joined to one person.
+        photos: the photos, whose names are used in messages.
+        found: the faces of each photo.
+        threshold: mean distance up to which groups of faces are merged into one person.
 
     Raises:
-        InputError: no photo shows a face; no face is common to them; or two people are equally common.
+        InputError: no photo shows a face, no face is common to them, or two people are equally common.
     """
     names = [photo.name for photo in photos]
     seen = [photo for photo, faces in enumerate(found) if len(faces)]
@@ -80,7 +80,7 @@ def common_person(photos: Sequence[LoadedImage], found: Sequence[Faces], thresho
 
 
 def bystanders(found: Sequence[Faces], person: Person) -> FloatArray:
-    """B × D: the other faces of the photos in which the person is; they are somebody else."""
+    """B × D: descriptors of the other faces in the photos that show the person; they are other people."""
     rows = [np.delete(found[photo].descriptors, face, axis=0) for photo, face in person.faces.items()]
     return np.concatenate(rows)
 
@@ -97,7 +97,7 @@ def distances(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[
 
 
 def _people(found: Sequence[Faces], threshold: float) -> list[Person]:
-    """Join the two nearest groups of faces that share no photo, while their mean distance allows it."""
+    """Merge the two nearest groups of faces that share no photo, as long as their mean distance allows."""
     groups = [[(photo, face)] for photo, faces in enumerate(found) for face in range(len(faces))]
     rows = np.concatenate([faces.descriptors for faces in found if len(faces)])
     apart = distances(rows, rows)

@@ -1,4 +1,4 @@
-"""Which face of a photo does a user mean who says that it is, or is not, the person?"""
+"""Corrections of face heads: finding the face of a photo that a correction is about."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from myvlm.heads.faces.encoders import FaceEncoder, find_faces
 from myvlm.images import LoadedImage
 
 HALF = 0.5
-"""The part of the smaller one that a face and a box share, from which on it is the face in the box."""
+"""Overlap of a face and a box, as a fraction of the smaller one, from which it is the face in the box."""
 CLEARLY = 0.85
-"""How much nearer than the next one a face must be to be the one that is meant, where nobody says which."""
+"""Without a box, a face that the head missed is taken as the one that is meant only if its distance to the
+keys is at most this fraction of the next face's."""
 
 
 def face_meant(
     encoder: FaceEncoder, photo: LoadedImage, correction: CorrectedPicture, keys: FloatArray
 ) -> FloatArray:
-    """1 × D: the face in the box; without a box the only one, or the one that looks most like the person.
+    """Descriptor, 1 × D, of the face in the box; without a box, of the face most similar to the person.
 
     Raises:
-        InputError: there is no face, none in the box, or it is open which one is meant.
+        InputError: there is no face, none is in the box, or it is not clear which face is meant.
     """
     [faces] = find_faces(encoder, [photo])
     if not len(faces):
@@ -40,7 +41,7 @@ def face_meant(
         return faces.descriptors[[int(np.argmax(shared))]]
     nearest = distances(faces.descriptors, keys).min(axis=1)
     first, *rest = nearest.argsort().tolist()
-    # whom the head takes for the person is clear; whom it missed is not
+    # a false alarm is about the nearest face; which face was missed is less clear
     if correction.present and rest and nearest[first] > CLEARLY * nearest[rest[0]]:
         raise InputError(
             f"There are {len(faces)} faces in {photo.name}: which one is meant?",

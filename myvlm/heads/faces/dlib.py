@@ -1,6 +1,6 @@
-"""The face encoder that installs from the package index alone: dlib, with the weights of a second package.
+"""The face encoder that needs no download beyond packages: dlib, with the weights of a second package.
 
-`dlib-bin` is dlib as a wheel; `face-recognition-models` brings its CC0 descriptor network and its 5-point
+`dlib-bin` is a wheel of dlib; `face-recognition-models` contains its CC0 descriptor network and its 5-point
 landmarks. The 68-point file of that package is never opened: its training photos are not for commercial use.
 """
 
@@ -21,11 +21,12 @@ from myvlm.heads.faces.encoders import Faces, inside, reduced
 from myvlm.runtime.process import OneAtATime
 
 LEAST_SURE = 0.25
-"""Least score of dlib's detector; its own 0 takes patterns for faces (0.12 on the astronaut's suit)."""
+"""Lowest detector score of a face. With dlib's default of 0, patterns are detected as faces (0.12 on the
+astronaut's suit)."""
 
 
 class DlibEncoder:
-    """dlib's detector, 5-point alignment, and its ResNet: 128 numbers a face. On the CPU.
+    """dlib's detector, 5-point alignment, and its ResNet, with 128 numbers per face; runs on the CPU.
 
     Raises:
         InputError: at first use, when the extra `dlib` is not installed.
@@ -43,7 +44,7 @@ class DlibEncoder:
     _SIDE, _MARGIN = 150, 0.25
 
     def __init__(self) -> None:
-        self._lock = OneAtATime()  # dlib's objects are not for several threads
+        self._lock = OneAtATime()  # dlib's objects are not thread-safe
         self._parts: tuple[Any, Any, Any] | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -70,7 +71,7 @@ class DlibEncoder:
         boxes: list[Box] = []
         chips: list[Image.Image] = []
         with self._lock:
-            # once enlarged, as dlib's examples do: the detector itself finds no face below 80 pixels
+            # 1: upsampled once, as in dlib's examples, since the detector finds no face below 80 pixels
             found = detector.run(np.ascontiguousarray(small), 1, LEAST_SURE)[0]
             whole = np.ascontiguousarray(image)
             for one in found:
@@ -100,7 +101,7 @@ class DlibEncoder:
 
 
 def _model_file(name: str) -> Path:
-    """Found without importing the package: its own code needs a part of setuptools that is gone."""
+    """Path of a file of the models package, which is not imported: it needs a removed part of setuptools."""
     package = importlib.util.find_spec("face_recognition_models")
     for folder in (package.submodule_search_locations or ()) if package else ():
         file = Path(folder) / "models" / name

@@ -1,4 +1,4 @@
-"""Face encoders: what finds the faces of a picture and describes each by a point of one space."""
+"""Face encoders: they detect the faces of a picture and compute a descriptor of each."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from myvlm.images import LoadedImage
 
 CACHED_PICTURES = 64
 WORKING_SIDE = 1280
-"""Faces are looked for in a picture whose longer side is at most this, and described from the whole one."""
+"""Longest side of the picture in which faces are detected; descriptors are made from the full picture."""
 SMALLEST_FACE = 20
-"""In pixels of the picture that is searched."""
+"""Smallest side of a face, in pixels of the picture in which faces are detected."""
 
 
 DETAIL_SIDE, COARSE_SIDE = 96, 24
-"""Pixels of a face in which its detail is looked for, and of its copy that has none."""
+"""Sides, in pixels, to which a face is resized to measure its detail: with detail, and without."""
 FLAT = 4.0
-"""Grey levels of deviation below which a patch does not show whether it is sharp."""
+"""Standard deviation in grey levels below which a patch is too uniform to show whether it is sharp."""
 
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """The faces of one picture.
+    """The faces detected in one picture.
 
     Attributes:
-        boxes: of F faces, in the picture's pixels.
+        boxes: boxes of F faces, in the picture's pixels.
         descriptors: F × D float32.
-        detail: of each face what part of its variation is finer than 24 pixels across can show, see
-            `detail_of`; encoders need not say it.
+        detail: for each face, the fraction of its variation that 24 × 24 pixels cannot represent, see
+            `detail_of`; encoders need not set it.
     """
 
     boxes: tuple[Box, ...]
@@ -47,15 +47,16 @@ class Faces:
 
 
 class FaceEncoder(Protocol):
-    """Finds faces and describes each by a point; those of one person lie near each other.
+    """Detects faces and computes descriptors; those of one person are near each other.
 
     Attributes:
-        threshold: up to this Euclidean distance two descriptors count as one person's.
-        threshold_source: where that number comes from, in a sentence.
+        threshold: Euclidean distance up to which two descriptors count as one person's.
+        threshold_source: a sentence on where that number comes from.
 
     It may also have `strangers`, mean and standard deviation of the distance between two strangers' faces,
-    or, of descriptors of length 1, `threshold_error`, the part of such pairs nearer than the threshold. By
-    them heads are stricter where many people are known (`limit_for`); without, as strict as other encoders'.
+    or, for descriptors of length 1, `threshold_error`, the fraction of such pairs nearer than the threshold.
+    From these, heads choose stricter thresholds for larger libraries (`limit_for`); without, typical values
+    are used.
     """
 
     threshold: float
@@ -67,11 +68,11 @@ class FaceEncoder(Protocol):
         ...
 
     def faces(self, images: Sequence[Image.Image]) -> Sequence[Faces]:
-        """All faces of each picture; descriptors 0 × D where there is none."""
+        """Detect all faces of each picture; descriptors are 0 × D if there is none."""
         ...
 
     def describe(self, faces: Sequence[Image.Image]) -> FloatArray:
-        """F aligned faces, square pictures of any size → F × D float32."""
+        """Compute descriptors: F aligned faces, square pictures of any size → F × D float32."""
         ...
 
 
@@ -79,7 +80,7 @@ _cache: PictureCache[None, Faces] = PictureCache(CACHED_PICTURES)
 
 
 def find_faces(encoder: FaceEncoder, images: Sequence[LoadedImage]) -> list[Faces]:
-    """The faces of each picture; the last 64 pictures are remembered by their pixels, in memory only."""
+    """Find the faces of each picture; those of the last 64 pictures are cached by pixels, in memory only."""
 
     def found(new: Sequence[tuple[LoadedImage, None]]) -> list[Faces]:
         pictures = [photo.image for photo, _ in new]
@@ -92,9 +93,9 @@ def find_faces(encoder: FaceEncoder, images: Sequence[LoadedImage]) -> list[Face
 
 
 def detail_of(image: Image.Image, box: Box) -> float:
-    """How much of a face is lost with all that is finer than 24 pixels across: little if small or blurred.
+    """Fraction of a face's variation that is lost at 24 × 24 pixels: little if the face is small or blurred.
 
-    It is 1 where that cannot be told, of a patch of one colour.
+    It is 1 for a patch of nearly one colour, for which it cannot be measured.
 
     >>> rough, smooth = Image.effect_noise((96, 96), 64), Image.radial_gradient("L")
     >>> detail_of(rough, (0, 0, 96, 96)) > 0.5, detail_of(smooth, (0, 0, 256, 256)) < 0.1
@@ -112,7 +113,7 @@ def detail_of(image: Image.Image, box: Box) -> float:
 
 
 def reduced(image: Image.Image) -> tuple[Image.Image, float]:
-    """The picture as it is searched, and how many of its pixels one of those stands for."""
+    """Reduce a picture for the detection of faces; the factor converts its coordinates to the original's."""
     factor = max(1.0, max(image.size) / WORKING_SIDE)
     if factor == 1:
         return image, factor
@@ -121,7 +122,7 @@ def reduced(image: Image.Image) -> tuple[Image.Image, float]:
 
 
 def inside(box: Any, size: tuple[int, int]) -> Box | None:
-    """A box cut to the picture; None if little is left of it."""
+    """Clip a box to the picture; None if less than 2 pixels are left of a side."""
     left, top = max(float(box[0]), 0.0), max(float(box[1]), 0.0)
     right, bottom = min(float(box[2]), float(size[0])), min(float(box[3]), float(size[1]))
     return (left, top, right, bottom) if right - left >= 2 and bottom - top >= 2 else None

@@ -1,4 +1,4 @@
-"""The face encoder of the paper's kind: facenet-pytorch."""
+"""The default face encoder: facenet-pytorch, of the kind that the paper uses."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from myvlm.runtime.process import OneAtATime, float32_default
 
 
 class FacenetEncoder:
-    """MTCNN finds the faces, InceptionResnetV1 (VGGFace2) describes each by 512 numbers of length 1.
+    """MTCNN detects faces; InceptionResnetV1 (VGGFace2) computes a descriptor of 512 numbers and length 1.
 
-    After facenet-pytorch, with the margin of its own evaluation. MTCNN's weights come with the package; those
-    of the descriptor are fetched at first use, or put by hand where the error says.
+    Faces are cropped with the margin of facenet-pytorch's own evaluation. MTCNN's weights come with the
+    package; those of the descriptor are downloaded at first use, or put by hand where the error message says.
 
     Args:
         device: where both networks run, such as "cpu" or "cuda".
@@ -67,7 +67,7 @@ class FacenetEncoder:
         return rows
 
     def find(self, image: Image.Image) -> list[Box]:
-        """The boxes of all faces, in pixels, the largest first; needs only MTCNN's weights."""
+        """Detect faces: their boxes in pixels, the largest first. Needs only MTCNN's weights."""
         small, factor = reduced(image)
         if min(small.size) < SMALLEST_FACE:
             return []  # MTCNN fails on a picture smaller than the smallest face
@@ -80,7 +80,7 @@ class FacenetEncoder:
         return [box for box in clipped if box is not None]
 
     def _aligned(self, image: Image.Image, box: Box) -> Image.Image:
-        """The face with its margin, as facenet-pytorch cuts it."""
+        """Crop a face with its margin, as facenet-pytorch does."""
         share = self._MARGIN / (self._SIDE - self._MARGIN) / 2
         across, down = share * (box[2] - box[0]), share * (box[3] - box[1])
         left, top = max(box[0] - across, 0), max(box[1] - down, 0)
@@ -93,7 +93,7 @@ class FacenetEncoder:
                 import torch
                 from facenet_pytorch import MTCNN
 
-                # building draws numbers that the weights replace
+                # building draws random numbers, which the weights replace: keep the caller's random state
                 with torch.random.fork_rng(devices=[]), float32_default():
                     finder = MTCNN(keep_all=True, min_face_size=SMALLEST_FACE, device=self.device)
                 self._finder = finder.eval().requires_grad_(False)
@@ -108,7 +108,7 @@ class FacenetEncoder:
                 try:
                     with torch.random.fork_rng(devices=[]), float32_default():
                         network = InceptionResnetV1(pretrained="vggface2")
-                except Exception as error:  # network, disk and a cut file each fail in their own way
+                except Exception as error:  # network, disk and a truncated file each fail in their own way
                     raise _no_weights(self.weights_file, error) from error
                 self._descriptor = network.eval().requires_grad_(False).to(self.device)
             return self._descriptor

@@ -1,4 +1,4 @@
-"""Many people at once: all faces against all keys in one distance matrix, each face given to one person."""
+"""Gate of face heads: one distance matrix of all faces and keys, and each face assigned to one person."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from myvlm.heads.features import drawn_picture
 from myvlm.images import LoadedImage
 
 MAX_DRIFT = 0.1
-"""Greatest distance, in thresholds, between descriptors of one picture by the same weights on two devices."""
+"""Largest distance, in thresholds, between descriptors of one picture by the same weights on two devices."""
 
 Doubles = npt.NDArray[np.float64]
 
 
 class KnownPerson(Protocol):
-    """What the gate reads of a head."""
+    """Attributes of a fitted `FaceHead` that the gate reads."""
 
     keys_: FloatArray
     strangers_: FloatArray
@@ -36,11 +36,11 @@ class KnownPerson(Protocol):
 
 
 class FaceGate:
-    """M people as one matrix of all their keys; the more they are, the nearer a face must be.
+    """Scores M people by one matrix of all their keys; the more people, the stricter the thresholds.
 
     Args:
-        encoder: of all of them.
-        heads: fitted.
+        encoder: the face encoder of all heads.
+        heads: fitted heads.
 
     Raises:
         ConceptFileError: the lengths of their descriptors differ.
@@ -60,7 +60,7 @@ class FaceGate:
         self._fingerprints = np.stack([head.encoder_fingerprint_ for head in heads])
         self._checked = False
         self._starts = np.cumsum([0] + [len(head.keys_) for head in heads])[:-1]
-        # Faces that are not the person, each told by a user: few, and of few people.
+        # Faces that users said are not the person: few, and of few people.
         self._strangers = np.concatenate([head.strangers_ for head in heads])
         self._stranger_of = np.repeat(np.arange(len(heads)), [len(head.strangers_) for head in heads])
         self._threshold = np.array([head.threshold_among(len(heads), encoder) for head in heads])
@@ -68,9 +68,12 @@ class FaceGate:
         self._unsure = np.array([head.unsure_ for head in heads])
 
     def held_to(self, false_names: float) -> FaceGate:
-        """The same people, for any of whom that part of strangers' faces is taken, expected.
+        """Return a gate of the same people, limited to a rate of false detections.
 
-        A threshold that the user gave, or that is published, stays.
+        Thresholds that the user gave, and published ones, stay.
+
+        Args:
+            false_names: expected fraction of strangers' faces that may be taken for any of the people.
         """
         held, rate = copy(self), min(false_names, STRANGERS)
         held._threshold = np.array(
@@ -79,11 +82,11 @@ class FaceGate:
         return held
 
     def encode(self, images: Sequence[LoadedImage]) -> None:
-        """Find and describe the faces of N pictures in one pass; the last pictures are remembered."""
+        """Detect and encode the faces of N pictures in one pass and cache them."""
         find_faces(self._encoder, images)
 
     def score(self, images: Sequence[LoadedImage]) -> GateScores:
-        """N pictures → N × M probabilities, presence and boxes of faces; NaN where no face is.
+        """Score N pictures → N × M probabilities, presence and boxes of faces; boxes are NaN without a face.
 
         Raises:
             ConceptFileError: the keys were learned with other weights of the encoder.
@@ -104,14 +107,14 @@ class FaceGate:
         )
 
     def likely(self, photos: Sequence[FloatArray]) -> Doubles:
-        """N photos of which the descriptors of faces are left, R × D each → N × M probabilities."""
+        """Score the kept face descriptors of N photos, R × D each → N × M probabilities."""
         best = np.stack([self._sure(faces, ()).max(axis=0) for faces in photos])
         return sigmoid(np.maximum(best, -700.0))
 
     def _sure(self, descriptors: FloatArray, detail: Sequence[float]) -> Doubles:
-        """F × M logits: from 0 on a face is within a person's limit, and no farther than from a stranger.
+        """F × M logits: 0 or more if a face is within a person's threshold and not nearer to a stranger.
 
-        Of a small or blurred face the limit is nearer (`nearer_by_blur`), where `detail` says what it shows.
+        The threshold is stricter for a small or blurred face (`nearer_by_blur`), if `detail` is given.
         """
         nearest = np.minimum.reduceat(distances(descriptors, self._keys), self._starts, axis=1)
         sure = -nearest - self._threshold
@@ -138,29 +141,31 @@ class FaceGate:
         self._checked = True
 
     def _people_in(self, faces: Faces) -> tuple[Doubles, npt.NDArray[np.int64]]:
-        """For each person the probability, and the face that it is about."""
+        """For each person the probability, and the index of the face that it refers to."""
         sure = self._sure(faces.descriptors, faces.detail)
         chosen = sure.argmax(axis=0)
         best = sure.max(axis=0)
-        claims = np.flatnonzero(best >= 0)  # nobody else needs a face of their own
+        claims = np.flatnonzero(best >= 0)  # only these people need a face assigned to them
         given = _assign(sure[:, claims])
         free = np.setdiff1d(np.arange(len(faces)), given)
         for person, face in zip(claims, given, strict=True):
             if face >= 0:
                 best[person], chosen[person] = sure[face, person], face
-            else:  # others have a better claim to every face that might be theirs
+            else:  # every face that might be this person's was assigned to others
                 best[person] = sure[free, person].max() if len(free) else -np.inf
         return sigmoid(np.maximum(best, -700.0)), chosen
 
 
 def face_encoder_fingerprint(encoder: FaceEncoder) -> FloatArray:
-    """D: what the encoder makes of one drawn picture; other weights make something else of it."""
+    """D: descriptor of the drawn picture, which identifies the encoder's weights."""
     described: FloatArray = encoder.describe([drawn_picture()])[0]
     return described
 
 
 def _assign(sure: Doubles) -> npt.NDArray[np.int64]:
-    """F × P logits → for each person a face of their own, or −1; the sum of what is granted is the largest.
+    """F × P logits → for each person the index of a face, or −1; maximizes the sum of the assigned logits.
+
+    No face is assigned twice, and none with a logit below 0.
 
     >>> _assign(np.array([[5.0, 4.0], [-9.0, 3.0]])).tolist()
     [0, 1]
@@ -170,7 +175,7 @@ def _assign(sure: Doubles) -> npt.NDArray[np.int64]:
     from scipy.optimize import linear_sum_assignment
 
     given = np.full(sure.shape[1], -1, dtype=np.int64)
-    # 1 on top: at equal sums, more people are preferred, and a claim at the very threshold is one
+    # + 1: of equal sums the one with more people is preferred, and a logit of exactly 0 counts
     faces, people = linear_sum_assignment(np.where(sure >= 0, sure + 1, 0), maximize=True)
     granted = sure[faces, people] >= 0
     given[people[granted]] = faces[granted]

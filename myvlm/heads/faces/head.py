@@ -1,6 +1,6 @@
-"""The head for people: every training face is a key, and a face is its nearest key's, within a threshold.
+"""The head for faces: nearest-neighbour recognition with the training faces as keys, within a threshold.
 
-After MyVLM (arXiv 2403.14599, §3.1), with facenet-pytorch in place of insightface.
+It follows MyVLM (arXiv 2403.14599, §3.1), with facenet-pytorch in place of insightface.
 """
 
 from __future__ import annotations
@@ -28,36 +28,38 @@ from myvlm.heads.fitted import take_tensor
 from myvlm.images import ImageSources, LoadedImage, load_images
 
 SLOPE_TIMES_THRESHOLD = 40.0
-"""The probability's slope times the threshold, where no other faces tell it: 0.98 at nine tenths of the
-threshold and 0.02 at eleven. For 0.35 % errors of both kinds at the threshold, as published for the default
-encoder, normal distributions give 54; less is claimed here, because a key is not a whole person."""
+"""Slope times threshold where it cannot be fitted to other faces: the probability is 0.98 at 0.9 times the
+threshold and 0.02 at 1.1 times. For 0.35 % errors of both kinds at the threshold, as published for the
+default encoder, normal distributions give 54; the value is lower because a few keys do not represent a person
+fully."""
 
 LIKE_OWN, LIKE_ONE = 1.1, 0.75
-"""A face is the person's beyond doubt up to so many times the mean distance of the keys, or parts of the
-threshold, whichever is more. At 0.75 one pair of strangers in some 100,000 is, with the published errors."""
+"""A face is certainly the person's up to the first times the mean distance of the keys, or the second times
+the threshold, whichever is larger. With the published errors, one pair of strangers in some 100,000 is within
+0.75 times the threshold."""
 
 SAME_PICTURE = 1e-3
-"""Keys nearer than this part of the threshold come from one picture, given twice."""
+"""Keys nearer to each other than this fraction of the threshold are of one picture that was given twice."""
 
 
 class FaceHead(CorrectableHead[FaceEncoder]):
-    """Recognises one person by the face.
+    """Recognizes one person by the face.
 
     Args:
-        encoder: name of a face encoder, "facenet/vggface2" or "dlib/resnet-v1", or one that you hold.
-        threshold: Euclidean distance up to which a face is the person's; if None the encoder's published one,
-            made stricter for `people`. It is stated with its source in `figures_`.
-        people: how many people a face is told from. The published threshold has the error of one pair of
-            faces, and a stranger is held against the keys of all: so it is lowered until a stranger is taken
-            for any of them in 1 of 20 cases (`limit_for`). "library" for as many as are scored beside it, a
-            number for so many whatever there is, None for the published threshold.
-        false_alarm_rate: the part of other people's faces that may be taken for this person, where negatives
-            are given.
+        encoder: name of a face encoder, "facenet/vggface2" or "dlib/resnet-v1", or an encoder.
+        threshold: Euclidean distance up to which a face is the person's; if None, the encoder's published
+            threshold, made stricter for `people`. It is stated with its source in `figures_`.
+        people: number of people to choose the threshold for. The published threshold has its error rate for
+            one pair of faces, but a stranger's face is compared with the keys of all people. So the threshold
+            is lowered until a stranger is taken for any of them in 1 of 20 cases (`limit_for`). "library" for
+            as many people as are scored together, a number for that many, None for the published threshold.
+        false_alarm_rate: fraction of other people's faces that may be taken for this person, used if faces of
+            other people are known (negatives, and other people in the photos).
         device: where an encoder given by name runs.
 
-    After `fit`: `keys_` (K × D, one a training face), `threshold_` and `slope_` (on minus the distance),
-    `boxes_` (of the person's face in each photo, None where it was not found), `figures_`. A
-    correction is one key more, or a face in `strangers_` (S × D): what is nearer to one of these is not them.
+    After `fit`: `keys_` (K × D, one per training face), `threshold_` and `slope_` (of minus the distance),
+    `boxes_` (of the person's face in each photo, None where it was not found), `figures_`. A correction adds
+    a key, or a face to `strangers_` (S × D): a face nearer to one of these than to the keys is rejected.
     """
 
     kind: ClassVar[str] = "face"
@@ -93,17 +95,19 @@ class FaceHead(CorrectableHead[FaceEncoder]):
     def fit(
         self, images: ImageSources, negatives: ImageSources | None = None, *, category: str | None = None
     ) -> Self:
-        """Learn the person who is common to the photos; others may be in them too.
+        """Fit the head to the person who is common to the photos; other people may be in them too.
 
         Args:
-            images: 1 or more photos (3 to 5 are best, of different days). One alone must show one face only.
-            negatives: photos of other people: where their faces pass the threshold, it is lowered. The other
+            images: 1 or more photos (3 to 5 are best, of different days). A single photo must show one face
+                only.
+            negatives: photos of other people: if their faces pass the threshold, it is made stricter. Other
                 people in the photos count as negatives too.
-            category: what the person is in general; not needed to recognise a face.
+            category: the person's category; not used.
 
         Raises:
-            InputError: no photo shows a face, none is common to them or two are, or a negative shows the
-                person; each names the photos. A setting is out of range, or the weights are not there.
+            InputError: no photo shows a face, no face or more than one is common to the photos, or a negative
+                shows the person; the message names the photos. Or a setting is out of range, or the weights
+                cannot be loaded.
         """
         self._check_settings()
         encoder = self._encoder()
@@ -123,7 +127,7 @@ class FaceHead(CorrectableHead[FaceEncoder]):
         self.keys_, self.strangers_ = keys, keys[:0]
         self._calibrate(strangers, encoder)
         self.unsure_ = UNSURE
-        self.examples_ = None  # they are the keys, until it is corrected
+        self.examples_ = None  # until a correction, the keys are the examples
         self.encoder_fingerprint_ = face_encoder_fingerprint(encoder)
         self.boxes_ = [
             found[photo].boxes[person.faces[photo]] if photo in person.faces else None
@@ -141,12 +145,12 @@ class FaceHead(CorrectableHead[FaceEncoder]):
 
     @classmethod
     def gate(cls, heads: Sequence[Self]) -> FaceGate:
-        """Score all people at once. Raises NotFittedError, or InputError if they do not share an encoder."""
+        """Build the gate of these heads. Raises NotFittedError, or InputError if `gate_key`s differ."""
         check_one_gate(heads)
         return FaceGate(heads[0]._encoder(), heads)
 
     def _limit(self, encoder: FaceEncoder) -> tuple[float, str]:
-        """The distance up to which a face is the person's, before others' faces are seen; its source."""
+        """The distance up to which a face is the person's, before calibration on other faces; its source."""
         if self.threshold is not None:
             return self.threshold, "given by the user"
         if self.people is None:
@@ -155,20 +159,20 @@ class FaceHead(CorrectableHead[FaceEncoder]):
 
     @property
     def stricter_in_company(self) -> bool:
-        """Whether the more people are scored beside it, the nearer a face must be."""
+        """Whether the threshold gets stricter the more people are scored together."""
         return self.threshold is None and self.people == "library"
 
     def threshold_among(self, people: int, encoder: FaceEncoder, strangers: float = STRANGERS) -> float:
-        """The raw threshold beside so many people, itself included: never laxer than its own.
+        """Return the raw threshold for a gate of so many people, itself included; never laxer than its own.
 
-        `strangers` is the part of strangers' faces that may be taken for any of the people.
+        `strangers` is the fraction of strangers' faces that may be taken for any of the people.
         """
         if not self.stricter_in_company:
             return self.threshold_
         return max(self.threshold_, -limit_for(encoder, people, len(self.keys_), strangers)[0])
 
     def _calibrate(self, strangers: FloatArray, encoder: FaceEncoder) -> None:
-        """Threshold and slope on minus the distance; the limit stands unless other people's faces pass it."""
+        """Set threshold and slope of minus the distance; calibrate if other people's faces pass the limit."""
         limit, source = self._limit(encoder)
         self.threshold_, self.slope_ = -limit, SLOPE_TIMES_THRESHOLD / limit
         if len(strangers):
@@ -200,11 +204,11 @@ class FaceHead(CorrectableHead[FaceEncoder]):
             )
 
     def known_examples(self) -> Examples:
-        """What it was learned from: its keys, which a file of any release holds."""
+        """Return the examples; if there are none, make them from the keys, which all files hold."""
         return self.examples_ or self._own_examples()
 
     def remembering(self, images: ImageSources, negatives: ImageSources | None = None) -> Self:
-        """Itself: a face's keys are what it was learned from."""
+        """Return this head: the keys are its examples."""
         return self
 
     def _own_examples(self) -> Examples:
@@ -240,9 +244,9 @@ class FaceHead(CorrectableHead[FaceEncoder]):
 def _check_negatives(
     keys: FloatArray, others: Sequence[LoadedImage], given: Sequence[Faces], limit: float
 ) -> None:
-    """Raise InputError if a negative shows the person: a face as near to all keys as they are to each other.
+    """Raise InputError if a negative shows the person: a face about as near to the keys as they are together.
 
-    Nearness to one key would not do: among hundreds of strangers one is.
+    The distance to a single key is no evidence: of hundreds of strangers, one is near some key.
     """
     pairs = distances(keys, keys)[np.triu_indices(len(keys), 1)]
     near = min(max(LIKE_OWN * float(pairs.mean()) if len(pairs) else 0.0, LIKE_ONE * limit), limit)
@@ -261,14 +265,14 @@ def _check_negatives(
 
 
 def _own_distances(keys: FloatArray) -> npt.NDArray[np.float64]:
-    """K: how far each key is from its nearest other, as if it had been left out."""
+    """K distances of each key to its nearest other key, as if it had been left out."""
     apart = distances(keys, keys)
     np.fill_diagonal(apart, np.inf)
     return np.asarray(apart.min(axis=1))
 
 
 def _distinct(keys: FloatArray, limit: float) -> FloatArray:
-    """The keys without those of the same picture given again."""
+    """Drop keys that come from a picture that was given twice."""
     kept: list[int] = []
     apart = distances(keys, keys)
     for key in range(len(keys)):

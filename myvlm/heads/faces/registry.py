@@ -1,4 +1,4 @@
-"""Face encoders by name."""
+"""Registry of face encoders."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ face_encoders.register("dlib/resnet-v1", _dlib)
 
 
 def register_face_encoder(id: str, factory: Callable[[str], FaceEncoder], *, replace: bool = False) -> None:
-    """Make a face encoder known by its id.
+    """Register a face encoder under its id.
 
     Args:
-        id: what `get_face_encoder` finds it by; the encoder's own `id`.
-        factory: gets the device and is called at first use.
-        replace: whether it takes the place of another of that id.
+        id: the name that `get_face_encoder` takes; the encoder's own `id`.
+        factory: takes the device and returns the encoder; called at first use.
+        replace: whether to replace another encoder of that id.
 
     Raises:
-        NameTakenError: the id is another's, and `replace` is not set.
+        NameTakenError: the id is taken, and `replace` is not set.
     """
     face_encoders.register(id, factory, replace=replace)
 
 
 def get_face_encoder(name: str | FaceEncoder = DEFAULT_FACE_ENCODER, *, device: str = "cpu") -> FaceEncoder:
-    """The one shared face encoder of that name and device; an encoder passes through as it is.
+    """Return the shared face encoder of that name and device; an encoder is returned as it is.
 
     Raises:
-        UnknownNameError: no such encoder is known; the message lists those that are.
+        UnknownNameError: no encoder has this name; the message lists the known ones.
 
     >>> get_face_encoder().threshold
     1.04

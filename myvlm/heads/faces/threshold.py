@@ -1,7 +1,7 @@
-"""How near is near enough, where many people are known?
+"""Distance thresholds for faces, by the number of people in the library.
 
-A threshold is published for one pair of faces. With thirty people known by four photos each a stranger's face
-is held against 120, and what goes wrong for one pair in two hundred goes wrong for most strangers.
+A published threshold is for one pair of faces. With thirty people of four photos each, a stranger's face is
+compared with 120 keys, and an error rate of one pair in two hundred becomes an error for most strangers.
 """
 
 from __future__ import annotations
@@ -15,33 +15,40 @@ import numpy.typing as npt
 from myvlm.heads.faces.encoders import FaceEncoder
 
 STRANGERS = 0.05
-"""The part of strangers' faces that may be taken for somebody in the whole library."""
+"""Fraction of strangers' faces that may be taken for anybody in the whole library."""
 
-# Measured for dlib/resnet-v1 on public photographs; what other encoders publish is within a tenth of it.
+# Measured for dlib/resnet-v1 on public photographs; published values of other encoders are within a tenth.
 MEAN_OVER_THRESHOLD = 1.34
-"""Mean distance of two strangers, over the published threshold of a pair: 1.33 for dlib, 1.36 for facenet."""
+"""Mean distance between two strangers over the published threshold: 1.33 for dlib, 1.36 for facenet."""
 SPREAD_OVER_MEAN = 0.105
-"""Standard deviation of that distance, over its mean: 0.107 for dlib, 0.098 for facenet."""
+"""Standard deviation of that distance over its mean: 0.107 for dlib, 0.098 for facenet."""
 SHARP_DETAIL, BLURRED_NEARER = 0.12, 0.08
-"""A face with less detail than this (`detail_of`; about 30 pixels across) is nearer to everybody: by up to so
-much of the mean distance of strangers. How they were measured: benchmarks/RESULTS.md."""
+"""A face with less detail than the first (`detail_of`; about 30 pixels across) is nearer to everybody, by up
+to the second times the mean distance between strangers. How they were measured: benchmarks/RESULTS.md."""
 KEYS_POWER = 0.5
-"""A person's keys are near each other, so K of them err as often as K to this power independent ones: with
-dlib a stranger is within 0.523 of one of four in 0.001 of cases, within 0.569 in 0.01, as of 1.4 and 2.5."""
+"""A person's keys are near each other, so K of them cause as many errors as K to this power independent ones.
+With dlib a stranger is within 0.523 of one of four keys in 0.001 of cases and within 0.569 in 0.01, as often
+as with 1.4 and 2.5 independent keys."""
 
 
 def limit_for(
     encoder: FaceEncoder, people: int, keys: int, strangers: float = STRANGERS
 ) -> tuple[float, str]:
-    """The distance up to which a face is somebody's, where so many people are known by so many keys each.
+    """Choose the distance up to which a face is recognized, for a library of so many people.
 
-    The published threshold of one pair is the most it can be. It is tightened by how far strangers are apart:
-    as the encoder measured it (`strangers`), as its error at the threshold says (`threshold_error`, of
-    descriptors of length 1), or else as for other encoders with that threshold. `strangers` is the part of
-    strangers' faces that may be taken for somebody.
+    The result is at most the encoder's published threshold. It is derived from the distribution of distances
+    between strangers: the one measured for the encoder (its `strangers`); or the one that its error at the
+    threshold implies (its `threshold_error`, for descriptors of length 1); or the typical one for its
+    threshold.
+
+    Args:
+        encoder: the face encoder.
+        people: number of people in the library.
+        keys: number of keys per person.
+        strangers: fraction of strangers' faces that may be taken for any of the people.
 
     Returns:
-        The distance, and its source in a sentence.
+        The distance, and a sentence on its source.
 
     >>> from myvlm.heads.faces.registry import get_face_encoder
     >>> [round(limit_for(get_face_encoder(), people, 4)[0], 2) for people in (1, 100)]
@@ -71,7 +78,7 @@ def limit_for(
 
 
 def nearer_by_blur(encoder: FaceEncoder, detail: Sequence[float]) -> npt.NDArray[np.float64]:
-    """How much nearer each of F faces comes to strangers for being small or blurred; 0 for a sharp one.
+    """How much nearer each of F faces is to strangers because it is small or blurred; 0 for a sharp one.
 
     >>> from myvlm.heads.faces.registry import get_face_encoder
     >>> nearer_by_blur(get_face_encoder("dlib/resnet-v1"), [0.2, 0.06]).round(3).tolist()
@@ -83,7 +90,10 @@ def nearer_by_blur(encoder: FaceEncoder, detail: Sequence[float]) -> npt.NDArray
 
 @cache
 def _normal_quantile(mean: float, deviation: float, rate: float, people: int, keys: int) -> float:
-    """The distance that `rate` of strangers are nearer than to any of the people."""
+    """The distance to the nearest of all people that a fraction `rate` of strangers stays below.
+
+    Distances between strangers are assumed to be normally distributed.
+    """
     from scipy.stats import norm
 
     nearer = -np.expm1(np.log1p(-rate) / (people * keys**KEYS_POWER))
@@ -92,10 +102,10 @@ def _normal_quantile(mean: float, deviation: float, rate: float, people: int, ke
 
 @cache
 def _chi_quantile(threshold: float, error: float, rate: float, keys: int) -> float:
-    """The distance that `rate` of strangers are nearer than to any of the keys.
+    """The distance to the nearest of all keys that a fraction `rate` of strangers stays below.
 
-    Distances of normal points in k dimensions follow a chi distribution; k is such that `error` of pairs of
-    strangers, √2 apart on average, are nearer than the threshold.
+    Distances between normally distributed points in k dimensions follow a chi distribution. k is chosen such
+    that a fraction `error` of pairs of strangers, √2 apart on average, is nearer than the threshold.
     """
     from scipy.optimize import brentq
     from scipy.stats import chi

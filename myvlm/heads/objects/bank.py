@@ -1,9 +1,9 @@
-"""How the bank of negatives beside an encoder is made: windows of everyday pictures, and a whitening.
+"""Making the bank that ships with an encoder: features of everyday pictures, as negatives, and a whitening.
 
-An encoder's features of one mug differ with light, place and neighbours, often by more than a mug's pattern
-makes them differ. From views of many known things the covariance *within* things is estimated once for an
-encoder, and features are scaled by its inverse root, as in linear discriminant analysis (Fisher 1936) and
-probabilistic LDA (Ioffe 2006). A head that sees four photos cannot learn this; an encoder's bank can.
+Features of one mug vary with light, place and neighbouring objects, often by more than those of two mugs with
+different patterns. The covariance *within* objects is estimated once for an encoder, from views of many known
+objects, and features are scaled by its inverse square root, as in linear discriminant analysis (Fisher 1936)
+and probabilistic LDA (Ioffe 2006). A head with four photos cannot estimate it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,25 @@ from myvlm.heads.encoders import BANK_FILE, Whitening
 from myvlm.heads.features import Crops
 
 SHRINKAGE = 0.1
-"""Part of the covariance that is replaced by a multiple of the identity."""
+"""Fraction of the covariance that is replaced by a multiple of the identity."""
 
 
 def write_bank(
     folder: Path, pictures: list[FloatArray], *, crops: Crops = "auto", whitening: Whitening | None = None
 ) -> Path:
-    """Write the window features of P pictures (each C × D) as one P × C × D float16 tensor beside an encoder.
+    """Write the window features of P pictures (each C × D) as one P × C × D float16 tensor.
 
-    With them goes the encoder's whitening, where it was learned. A picture with fewer windows than another is
-    filled up with its first; a maximum over windows stays what it is.
+    A picture with fewer windows than others is padded with copies of its first window, which leave a maximum
+    over windows unchanged.
+
+    Args:
+        folder: the encoder's folder.
+        pictures: features of the windows of each picture.
+        crops: which windows were encoded; kept in the file's metadata.
+        whitening: the encoder's whitening, written into the same file; None for none.
+
+    Returns:
+        The file.
     """
     most = max(len(rows) for rows in pictures)
     filled = [np.concatenate([rows, np.repeat(rows[:1], most - len(rows), axis=0)]) for rows in pictures]
@@ -41,7 +50,7 @@ def write_bank(
 
 
 def learn_whitening(things: FloatArray, shrinkage: float = SHRINKAGE) -> Whitening:
-    """From G × K × D features: K ≥ 2 views of each of G things.
+    """Estimate the whitening from G × K × D features: K ≥ 2 views of each of G objects.
 
     >>> rng = np.random.default_rng(0)
     >>> things = rng.normal(size=(200, 1, 2)) + rng.normal(size=(200, 4, 2)) * [5.0, 0.1]

@@ -1,10 +1,11 @@
-"""A probe changed by as little as a user's corrections ask for, and never so that a photo is lost.
+"""Corrections of object heads: the smallest change of a probe that satisfies a user's corrections.
 
-A few corrected pictures are too few to learn a probe anew. So the probe is taken that is nearest to the one
-that was learned and says what the user said (as an SVM is adapted to a new domain, Yang et al. 2007): a
-quadratic programme of some dozens of rows, a few milliseconds. What it would take from photos that nobody has
-shown is measured on each of the taught ones, left out in turn, and given back to all of them. Since the next
-look-alike differs in something else, the threshold is raised too, as far as left-out photos leave room.
+A few corrected pictures are too few to fit a new probe. Instead, the probe nearest to the original one that
+satisfies the corrections and keeps all photos is computed (as an SVM is adapted to a new domain, Yang et al.
+2007): a quadratic program of some dozens of rows, a few milliseconds. How much the change lowers the scores
+of unseen photos is estimated by leaving out each training photo in turn, and all photos are required to score
+higher by that much. The next look-alike differs in other ways, so the threshold is raised too, as far as the
+scores of left-out photos allow.
 """
 
 from __future__ import annotations
@@ -27,38 +28,40 @@ from myvlm.images import LoadedImage
 
 # How these were chosen, on ten subjects of real photos: benchmarks/RESULTS.md, `benchmarks/correcting.py`.
 SURE = 0.8
-"""Logits from the threshold at which a corrected picture is to be: a probability of 0.69, or of 0.31. Farther
-away fewer look-alikes pass after a correction, and fewer photos of the object that nobody has shown yet."""
+"""Log-odds that a corrected picture has to reach on its side of the threshold: a probability of 0.69, or of
+0.31. If it is larger, fewer look-alikes pass after a correction, but also fewer new photos of the object."""
 APART = 4.0
-"""The same for the photos of another concept: a probability of 0.02. Of that one there will be many more."""
+"""The same for the photos of another concept: a probability of 0.02. Many more pictures of it will follow."""
 SOFTNESS = 1e-2
-"""How much a correction gives way, and how much the photos' surplus does; from 0.003 on as good, to 0.01."""
+"""Softness of corrections and of kept negatives in the quadratic program; 0.003 to 0.01 are equally good."""
 YIELDING = 1e-1
-"""The same for what is given back to photos: at 0.07 a picture that is very like one cannot be corrected."""
+"""Softness of the photos' margin for unseen photos: at 0.07 a picture very similar to a photo cannot be
+corrected."""
 HARD = 1e-7
+"""Softness of the photos: they have to be kept."""
 ROOM = 0.16
-"""How far below the lowest left-out photo one false alarm may raise the threshold, in scores of a mean, which
-are cosines: photos that nobody has shown score lower than left-out ones, up to that."""
+"""How far below the lowest left-out photo the threshold has to stay after one false alarm, as a cosine (the
+score of a mean of photos): new photos score lower than left-out ones by up to this."""
 SHARE = 0.6
-"""How far two or more may: as a part of the way up to the lowest left-out photo."""
+"""How far two or more false alarms may raise it: a fraction of the distance to the lowest left-out photo."""
 
 HARDEST, ROUNDS = 4, 4
-"""Windows of a corrected picture that are taken in a round, and rounds at the most."""
+"""Windows of a corrected picture that are added per round of hard-negative mining, and number of rounds."""
 ALIKE = 0.3
-"""Intersection over union with a box from which on a window shows what is in it."""
+"""Intersection over union with a box from which a window counts as showing its content."""
 
 
 def nearest_probe(
     start: LinearProbe, threshold: float, slope: float, examples: Examples, *, reach: float
 ) -> LinearProbe:
-    """The probe nearest to `start` that says of pictures what the user said of them.
+    """Find the probe nearest to `start` that satisfies the corrections.
 
     Args:
-        start: the probe before it was corrected.
-        threshold, slope: its calibration, which stays.
-        examples: photos, which stay found, other pictures, which stay absent, and the corrections.
-        reach: how far below the threshold a photo may still be found, by a refined box; then it is asked for
-            without one, which might go elsewhere.
+        start: the probe before any correction.
+        threshold, slope: its calibration, which does not change.
+        examples: photos, which must stay present, negatives, which should stay absent, and the corrections.
+        reach: how far below the threshold the score of a photo may be if refining raises it above. Such a
+            photo is required to reach the threshold without refining, which might move its box elsewhere.
     """
     margin = SURE / slope
     photos = best_rows(start, examples.photos)
@@ -70,7 +73,10 @@ def nearest_probe(
     middle = (examples.others if len(examples.others) else photos).mean(axis=0)
 
     def step(shown: npt.NDArray[np.bool_], surer: float) -> npt.NDArray[np.float64]:
-        """By these of the photos, each of which is to score that much higher than now, if that can be."""
+        """Change of the coefficients, D, if only the photos in `shown` are kept.
+
+        The scores of these photos are to rise by `surer`, softly.
+        """
         asked = [
             (photos[shown], 1.0, np.minimum(found[shown], margin), HARD),
             (photos[shown], 1.0, found[shown] + surer, YIELDING),
@@ -92,15 +98,16 @@ def nearest_probe(
 def raised_threshold(
     start: LinearProbe, threshold: float, left_out: Sequence[float], examples: Examples
 ) -> float:
-    """Where the threshold goes after false alarms: other look-alikes differ in other ways, but score no more.
+    """Raise the threshold after false alarms: other look-alikes differ otherwise, but score no higher.
 
-    As high as the highest of them, if that leaves `ROOM` below the photos; or as the second, if there are
-    more: one picture may be an exception, two are a rule.
+    It is raised to the highest false alarm, as far as that leaves `ROOM` below the photos. With two or more
+    false alarms it is raised to the second highest at least, as far as `SHARE` allows: one may be an
+    exception, two are not.
 
     Args:
-        start, threshold: the probe, a mean of photos, and its threshold before it was corrected.
-        left_out: the score of each photo by the mean of the others; with less than two nothing is known.
-        examples: with the corrections. A photo that was missed counts as one that was left out.
+        start, threshold: the probe, a mean of photos, and its threshold before any correction.
+        left_out: score of each photo by the mean of the others; with fewer than two the threshold stays.
+        examples: holds the corrections. A photo that was missed counts as a left-out photo.
 
     >>> probe, photos = LinearProbe(np.array([1.0], np.float32), 0.0), np.ones((2, 1, 1), np.float16)
     >>> known = Examples.of(photos, photos[0], start={}, threshold=0.5)
@@ -129,7 +136,7 @@ def raised_threshold(
 def _lost_unseen(
     step: Callable[[npt.NDArray[np.bool_], float], npt.NDArray[np.float64]], photos: FloatArray
 ) -> float:
-    """What a correction takes from photos that nobody has shown: the most that one loses that is left out."""
+    """Estimate how much a correction lowers the score of an unseen photo: the most of all left-out photos."""
     count = len(photos)
     if count < 2:
         return 0.0
@@ -138,7 +145,7 @@ def _lost_unseen(
 
 
 class Corrected(Protocol):
-    """What is asked of the head that is corrected."""
+    """What this module needs of the head that is corrected."""
 
     coef_: FloatArray
     intercept_: float
@@ -158,10 +165,11 @@ def rows_to_learn_from(
     correction: CorrectedPicture,
     examples: Examples,
 ) -> npt.NDArray[np.float16]:
-    """n × D: the windows of a picture that a head is to learn from.
+    """Select the windows of a corrected picture that a head learns from, n × D.
 
-    Of a picture that shows the object the window that looks most like it; of another those that are taken for
-    it: by the head as it started, as it is now, and as it would be (hard negatives, in rounds).
+    If the picture shows the object, this is the window that scores highest. If it does not, these are hard
+    negatives: the windows that score highest with the head's start state, with its present state, and, in
+    rounds, with the head as it would be after the correction.
     """
     [seen] = features(encoder, [photo], head.crops)
     meant = _windows_meant(seen.boxes, correction.box, photo)
@@ -187,7 +195,7 @@ def rows_to_learn_from(
 def remembered(
     head: Corrected, encoder: ImageEncoder, photos: Sequence[LoadedImage], others: Sequence[LoadedImage]
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
-    """What a head is corrected by that was learned when nothing was kept: of its photos, and of the rest."""
+    """Recreate the examples of a head whose file does not hold them: features of photos and of negatives."""
     probe = _probe(head)
     looked = [_read(head, encoder, one.features) for one in features(encoder, photos, head.crops)]
     given = [one.features for one in features(encoder, others, head.crops)] if others else []
@@ -198,14 +206,17 @@ def remembered(
 
 
 def _hardest(probe: LinearProbe, rows: FloatArray, least: float = -np.inf) -> FloatArray:
-    """The rows that score highest, of those that reach `least`."""
+    """The `HARDEST` rows that score highest, among those that reach `least`."""
     scores = probe.windows(rows)
     highest = np.argsort(-scores, kind="stable")[:HARDEST]
     return rows[highest[scores[highest] >= least]]
 
 
 def _windows_meant(boxes: Sequence[Box], box: Box | None, photo: LoadedImage) -> list[int]:
-    """The windows that show what is in the box: those that share half of the smaller one with it."""
+    """Indices of the windows that show the content of the box, by `ALIKE`, or else of the most similar ones.
+
+    Without a box, all windows.
+    """
     if box is None:
         return list(range(len(boxes)))
     left, top, right, bottom = box
@@ -222,7 +233,7 @@ def _windows_meant(boxes: Sequence[Box], box: Box | None, photo: LoadedImage) ->
 
 
 def _read(head: Corrected, encoder: ImageEncoder, rows: FloatArray) -> FloatArray:
-    """Features as the head's probe reads them."""
+    """Whiten features as the head's probe expects them."""
     return everyday(encoder).whitening(rows) if head.everyday_ else whiten(encoder, rows)
 
 
@@ -233,10 +244,14 @@ def _probe(head: Corrected) -> LinearProbe:
 def smallest_step(
     table: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64], softness: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """The shortest D for which `table @ D ≥ wanted`, each of n rows as nearly as its softness lets it.
+    """The shortest vector d for which `table @ d ≥ wanted`, where rows may fall short by their softness.
 
-    By the dual problem, with a squared price of what is missing: n numbers of which none is negative, found
-    exactly by an active set.
+    Solves the dual of the quadratic program with a squared penalty on what is missing, which is weaker for a
+    larger softness. The dual has n nonnegative variables and is solved exactly by an active-set method.
+
+    Args:
+        table: n × D.
+        wanted, softness: n.
 
     >>> rows, wanted = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([2.0, -1.0])
     >>> smallest_step(rows, wanted, np.full(2, 1e-9)).round(3).tolist()
@@ -251,6 +266,6 @@ def smallest_step(
 
 
 def best_rows(probe: LinearProbe, photos: FloatArray) -> FloatArray:
-    """N × R × D photos → N × D: of each the row that scores highest."""
+    """N × R × D photos → N × D: the row of each photo that scores highest."""
     best = np.stack([probe.windows(rows).argmax() for rows in photos])
     return photos[np.arange(len(photos)), best]

@@ -1,7 +1,7 @@
-"""Everyday photographs as any encoder sees them: what a thing is held against where no negatives are given.
+"""Features of everyday photographs, which serve as background where the user gives no negatives.
 
-The photographs ship with the package (`everyday/SOURCES.md` names licences and authors); an encoder sees them
-at its first use, and what it saw is kept on disk.
+The photographs ship with the package (`everyday/SOURCES.md` names licences and authors). Each encoder encodes
+them once, at its first use, and the features are cached on disk.
 """
 
 from __future__ import annotations
@@ -29,29 +29,30 @@ from myvlm.images import load_images
 
 PHOTOS = Path(__file__).with_name("everyday")
 WINDOWS = 12
-"""Windows of each photograph at most: about 240 in all, some 12 s for an encoder of 50 ms a window."""
+"""Most windows per photograph: about 240 in all, some 12 s for an encoder of 50 ms a window."""
 
 EDITION = 1
-"""Of the photographs. Heads are read by those that they were learned by: other ones are another edition."""
+"""Edition of the photographs. A head needs the photographs that it was learned with, so another set of them
+needs another number."""
 
 # How the next were chosen, on real photos as two encoders see them: benchmarks/RESULTS.md.
 RIDGE = 0.25
-"""What is added to the variance along each direction, in means of all: how little the least are enlarged."""
+"""Ridge added to the variance along each direction, as a multiple of the mean variance."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Everyday:
-    """What an encoder makes of the photographs.
+    """Statistics of an encoder's features of the everyday photographs.
 
     Attributes:
-        windows: R × D, the features of all their windows.
-        whitening: what all pictures share is taken off, and what varies most among them reduced. Without it
-            likeness is of whatever an encoder gives most room, and scores of one thing are on another scale
-            than those of the next (as with "all but the top", arXiv 1702.01417).
-        unlike: how high a picture of as many windows scores for what it does not show, in deviations from the
-            mean of everyday windows.
+        windows: R × D, features of all their windows.
+        whitening: subtracts the mean and shrinks the directions of largest variance. Without it, these
+            directions dominate similarity, and scores of different objects are on different scales (as with
+            "all but the top", arXiv 1702.01417).
+        unlike: tail of the scores of pictures that do not show the object, for pictures with as many windows
+            as the photographs have, in standard deviations from the mean score of everyday windows.
     """
 
     windows: FloatArray
@@ -59,7 +60,7 @@ class Everyday:
     unlike: Tail
 
     def tail(self, windows_a_picture: float) -> Tail:
-        """`unlike`, of pictures of so many windows, of which the best one counts."""
+        """Tail `unlike` for pictures of so many windows, each scored by its best one."""
         return self.unlike.raised(windows_a_picture * len(_ends()) / len(self.windows))
 
 
@@ -67,9 +68,10 @@ _seen: WeakKeyDictionary[ImageEncoder, Everyday] = WeakKeyDictionary()
 
 
 def everyday(encoder: ImageEncoder) -> Everyday:
-    """What this encoder makes of the photographs, which it sees once.
+    """Return this encoder's statistics of the photographs; they are computed once.
 
-    It is kept in `cache_folder()`, and made again where the file is damaged or of other weights.
+    The features are cached in `cache_folder()`, and computed again if the file is damaged or was made with
+    other weights.
     """
     if encoder not in _seen:
         now = encoder_fingerprint(encoder)
@@ -87,7 +89,7 @@ def everyday(encoder: ImageEncoder) -> Everyday:
 
 
 def shrinking(rows: FloatArray) -> Whitening:
-    """From R × D features: directions in which they vary are reduced to about the mean of their variances.
+    """Whitening from R × D features that shrinks the directions of largest variance and keeps the others.
 
     >>> rng = np.random.default_rng(0)
     >>> rows = (rng.normal(size=(200, 3)) * [9.0, 1.0, 1.0]).astype(np.float32)
@@ -104,13 +106,13 @@ def shrinking(rows: FloatArray) -> Whitening:
 
 
 def _tail_of_pairs(rows: FloatArray) -> FloatArray:
-    """Location and scale of `Everyday.unlike`, from all windows, R × D.
+    """Location and scale of `Everyday.unlike`, from the R × D features of all windows.
 
-    Of every two photographs one stands for a thing that was learned from it, the other for a picture without;
-    the whitening has seen neither. No photo of a user is asked, and each encoder has a tail of its own.
+    Of every pair of photographs, one stands for a learned object and the other for a picture without it; the
+    whitening is computed from the others. So each encoder gets its own tail, and no user photos are needed.
     """
     _, _, directions = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
-    pictures = np.split(rows @ directions.T, _ends()[:-1])  # all that tells them apart, and not so long
+    pictures = np.split(rows @ directions.T, _ends()[:-1])  # the subspace that rows span: fewer dimensions
     scores: list[float] = []
     for pair in combinations(range(len(pictures)), 2):
         seen = np.concatenate([own for number, own in enumerate(pictures) if number not in pair])
@@ -125,14 +127,14 @@ def _tail_of_pairs(rows: FloatArray) -> FloatArray:
 
 
 def cache_folder() -> Path:
-    """Where things are kept that can be made again: `MYVLM_CACHE`, or `myvlm` in the user's cache folder."""
+    """The folder of files that can be made again: `MYVLM_CACHE`, or `myvlm` in the user's cache folder."""
     if own := os.environ.get("MYVLM_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "myvlm"
 
 
 def _read(file: Path, now: FloatArray) -> dict[str, FloatArray] | None:
-    """What is kept, if it is whole and of these weights."""
+    """Read the cached tensors; None unless they are complete and were made with these weights."""
     if not file.is_file():
         return None
     try:
@@ -147,7 +149,7 @@ def _read(file: Path, now: FloatArray) -> dict[str, FloatArray] | None:
 
 
 def _write(file: Path, tensors: dict[str, FloatArray]) -> None:
-    """Keep it, whole or not at all; without a place to write to it is only made again next time."""
+    """Write the cache file, whole or not at all; if that fails, the tensors are computed again next time."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as fresh:
@@ -158,7 +160,7 @@ def _write(file: Path, tensors: dict[str, FloatArray]) -> None:
 
 @cache
 def _ends() -> list[int]:
-    """Where the windows of each photograph end among those of all."""
+    """End index of each photograph's windows among those of all photographs."""
     counts = []
     for photo in sorted(PHOTOS.glob("*.jpg")):
         with Image.open(photo) as image:
@@ -168,7 +170,7 @@ def _ends() -> list[int]:
 
 @cache
 def _digest() -> str:
-    """Of the photographs: other ones, or other windows, are another file."""
+    """Digest of the photographs and of their number of windows, which the name of the cache file contains."""
     whole = hashlib.sha256(str(WINDOWS).encode())
     for photo in sorted(PHOTOS.glob("*.jpg")):
         whole.update(photo.read_bytes())

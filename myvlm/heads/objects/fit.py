@@ -1,7 +1,4 @@
-"""How an object is learned: windows, views, negatives, a probe, and photos left out to calibrate it.
-
-Every step is one small function.
-"""
+"""Fitting of object heads by regression: windows, augmented views, negatives, a linear probe, calibration."""
 
 from __future__ import annotations
 
@@ -22,19 +19,19 @@ from myvlm.heads.objects.localize import choose_windows, text_direction, windows
 from myvlm.images import LoadedImage
 
 VIEWS = 24
-"""Views of each photo's chosen window, the window itself included."""
+"""Augmented views of each photo's chosen window, the window itself included."""
 
 # How the next were chosen, on tinyworld alone: benchmarks/RESULTS.md, "How the heads' constants were chosen".
 PRIOR = 10.0
-"""How much wider than in other directions the probe's prior is along the mean of the photos' views: what is
-only around the thing in its photos tells it from other pictures too, and the mean does not ask for that."""
+"""Width of the probe's prior along the mean of the photos' views, relative to other directions. A regression
+also uses the surroundings of the object in its photos to tell it from other pictures; the mean does not."""
 PRIOR_FROM = 3
-"""Photos from which on there is a prior: the mean of fewer holds what is around the thing as well."""
+"""Fewest photos for which the prior is used: the mean of fewer also contains the object's surroundings."""
 C_WITH_PRIOR = 0.1
-"""The cost of errors against that of leaving the mean."""
+"""The probe's `C` where the prior is used: the cost of errors against that of leaving the mean."""
 
 KEPT_OF_A_PHOTO, KEPT_OF_OTHERS = 5, 16
-"""Windows whose features are kept of each photo, beside the whole, and of all pictures without the object."""
+"""Number of windows whose features are kept: of each photo, besides the whole photo, and of all negatives."""
 
 NEGATIVES_AT_FIRST = 1500
 MINED_PER_ROUND = 500
@@ -44,7 +41,7 @@ EVERYDAY_AT_MOST = 4000
 
 @dataclass(frozen=True, eq=False)
 class LinearProbe:
-    """A linear score on a window's features: `features @ coef + intercept`."""
+    """A linear score of a window's features: `features @ coef + intercept`."""
 
     coef: FloatArray
     intercept: float
@@ -54,22 +51,23 @@ class LinearProbe:
         return np.asarray(rows @ self.coef + self.intercept, dtype=np.float32)
 
     def picture(self, rows: FloatArray) -> float:
-        """The score of a picture: that of its best window."""
+        """C × D features of a picture's windows → its score, that of the best window."""
         return float(self.windows(rows).max())
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """What there is to learn from.
+    """Features that a probe is fitted to and calibrated on; all are whitened.
 
     Attributes:
-        photos: n arrays C × D, the windows of the photos that hold the object.
-        views: n arrays V × D, views of each photo's chosen window.
-        beside: n arrays, windows of the same photos that miss the object (maybe none).
+        photos: n arrays C × D, the windows of each photo of the object.
+        views: n arrays V × D, augmented views of each photo's chosen window.
+        beside: n arrays, windows of the same photos that do not show the object; may be empty.
         pictures: arrays C × D, the windows of each picture without the object, given or from the bank.
-        plain: R × D, drawn pictures of nothing; learned from, too easy to calibrate on.
-        refined: the variations (V × D) of a photo's window, by the numbers of both; None: boxes are as found.
-        prior: how freely the probe may go along the mean of the views, see `PRIOR`; 0: as anywhere.
+        plain: R × D, synthetic pictures that show nothing; fitted to, but too easy to calibrate on.
+        refined: returns the variations (V × D) of a window, by the indices of its photo and of the window;
+            None if boxes are not refined.
+        prior: width of the prior along the mean of the views, see `PRIOR`; 0 for none.
     """
 
     photos: list[FloatArray]
@@ -81,7 +79,7 @@ class TrainingSet:
     prior: float = 0.0
 
     def left_out(self, photo: int, probe: LinearProbe) -> float:
-        """The score that a gate would give the photo: of the best window or of a variation of it."""
+        """Score of a photo as a gate computes it: of the best window or of a variation of it."""
         scores = probe.windows(self.photos[photo])
         best = int(scores.argmax())
         if self.refined is None:
@@ -91,10 +89,18 @@ class TrainingSet:
 
 @dataclass(frozen=True, eq=False)
 class LearnedProbe:
-    """The outcome: the probe, its calibration, how far below the threshold boxes are refined (0: none
-    is), the window chosen in each photo, what was measured, the numbers of given negatives in which a probe
-    that had not seen them finds the object, what is kept to correct it by (see `TrainingSet`), and the
-    edition of the everyday photographs that features are read by (0: by none)."""
+    """Result of fitting an object head.
+
+    Attributes:
+        probe: the linear probe.
+        calibration: its calibration.
+        refine_margin: how far below the threshold boxes are refined; 0 if none are.
+        boxes: the window chosen in each photo.
+        figures: measurements made while fitting.
+        doubtful: indices of given negatives in which a probe not fitted to them detects the object.
+        photos, others: features kept for later corrections, N × R × D and K × D, see `Examples`.
+        everyday: edition of the everyday photographs whose whitening is used; 0 for none.
+    """
 
     probe: LinearProbe
     calibration: Calibration
@@ -118,7 +124,7 @@ def learn_probe(
     C: float | None,
     seed: int,
 ) -> LearnedProbe:
-    """Learn one object; see `ObjectHead` for the arguments."""
+    """Fit a probe to one object by regression; see `ObjectHead` for the arguments."""
     prior = PRIOR if encoder.whitening() is not None and len(photos) >= PRIOR_FROM else 0.0
     if C is None:
         C = 10.0 if encoder.whitening() is None else C_WITH_PRIOR if prior else 1.0
@@ -135,7 +141,7 @@ def learn_probe(
         ],
         pictures=[whiten(encoder, rows) for rows in pictures],
         plain=whiten(encoder, encoder.encode(_plain_pictures())),
-        # Without a picture to hold against it, nothing says how far refining lifts what it is not.
+        # Without negatives, it is not known how much refining raises the scores of other objects.
         refined=_refined(encoder, photos, encoded) if pictures and crops not in ("none", 1) else None,
         prior=prior,
     )
@@ -148,11 +154,11 @@ def learn_probe(
         calibration = calibrate_whitened(positives, everyday, given, false_alarm_rate, len(photos))
     else:
         calibration = calibrate_whitened(positives, given, everyday, false_alarm_rate, len(photos))
-    # pictures that the user gave are no sample of what there is
+    # the tail is fitted to the bank only: negatives that the user gave are not a random sample
     calibration = replace(calibration, tail=fit_tail(everyday))
-    # Where no picture without the object comes near, refining would cost for nothing.
+    # Scores below the ceiling are not refined: nearly all are of pictures without the object.
     reach = 0.0 if examples.refined is None else max(calibration.threshold - calibration.ceiling, 0.0)
-    # a negative that shows the object may have pushed the threshold over itself, but not over the photos
+    # a negative that shows the object may have raised the threshold above itself, but not above the photos
     doubtful = np.flatnonzero(given >= min(calibration.threshold, float(np.median(positives)))).tolist()
     figures = _figures(positives, negatives, calibration, examples)
     hardest = [rows[[probe.windows(rows).argmax()]] for rows in [*examples.pictures, examples.plain]]
@@ -173,7 +179,7 @@ def _refined(
 def _without_the_object(
     encoder: ImageEncoder, others: Sequence[LoadedImage], crops: Crops
 ) -> list[FloatArray]:
-    """The windows of each picture without the object: those given, then those of the encoder's bank."""
+    """Features of the windows of each negative: the given ones, then those of the encoder's bank."""
     given: list[PictureFeatures] = features(encoder, others, crops) if others else []
     bank = encoder.bank()
     windows_used = slice(0, 1) if crops in ("none", 1) else slice(None)
@@ -182,7 +188,7 @@ def _without_the_object(
 
 
 def _everyday(pictures: list[FloatArray], seed: int) -> FloatArray | None:
-    """A bounded sample of all their windows."""
+    """A sample of at most `EVERYDAY_AT_MOST` of all windows; None if there are no pictures."""
     if not pictures:
         return None
     rows = np.concatenate(pictures)
@@ -194,7 +200,7 @@ def _everyday(pictures: list[FloatArray], seed: int) -> FloatArray | None:
 def _encode_views(
     encoder: ImageEncoder, photos: Sequence[LoadedImage], boxes: Sequence[Box], seed: int
 ) -> list[FloatArray]:
-    """V × D for each photo: its window, and the window moved, zoomed, mirrored, lighter and darker."""
+    """V × D for each photo: features of its window as it is, moved, zoomed, mirrored, lighter and darker."""
     rng = np.random.default_rng(seed)
     views = [
         view
@@ -218,14 +224,14 @@ def _draw_views(
 
 
 def _in_other_light(view: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Lighter or darker, and behind a thin veil of one grey, as fog, dusk and glare lay over a picture."""
+    """Change the brightness, and blend the view with a random grey, as fog, dusk and glare do."""
     lit = ImageEnhance.Brightness(view).enhance(float(rng.uniform(0.65, 1.35)))
     veil = Image.new("RGB", view.size, (int(rng.integers(0, 256)),) * 3)
     return Image.blend(lit, veil, float(rng.uniform(0, 0.25)))
 
 
 def _jitter(box: Box, size: tuple[int, int], rng: np.random.Generator) -> Box:
-    """The box a little aside, tighter or wider, as the windows of the next picture will meet the object."""
+    """Move and zoom a box at random, as windows of another picture will not be centred on the object."""
     width, height = box[2] - box[0], box[3] - box[1]
     zoom = float(rng.uniform(0.8, 1.5))
     across = (box[0] + box[2]) / 2 + float(rng.uniform(-0.2, 0.2)) * width
@@ -237,7 +243,10 @@ def _jitter(box: Box, size: tuple[int, int], rng: np.random.Generator) -> Box:
 
 
 def _plain_pictures() -> list[Image.Image]:
-    """Grey pictures of nothing and one of noise, for those without negatives; a coloured one might be it."""
+    """Uniform and shaded grey pictures, and one of noise: negatives where there are no others.
+
+    None is coloured except the noise: a coloured one might resemble the object.
+    """
     levels = (0, 64, 128, 192, 255)
     plain = [Image.new("RGB", (64, 64), (level, level, level)) for level in levels]
     shade = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
@@ -254,7 +263,7 @@ def _plain_pictures() -> list[Image.Image]:
 def _fit_on(
     examples: TrainingSet, photos: Sequence[int], pictures: Sequence[int], C: float, seed: int
 ) -> LinearProbe:
-    """A probe learned from some of the photos and some of the pictures without the object."""
+    """Fit a probe to some of the photos and some of the pictures without the object."""
     positives = np.concatenate([examples.views[i] for i in photos])
     beside = [examples.beside[i] for i in photos]
     negatives = np.concatenate([examples.plain, *beside, *(examples.pictures[i] for i in pictures)])
@@ -264,12 +273,14 @@ def _fit_on(
 def fit_probe(
     positives: FloatArray, negatives: FloatArray, C: float, seed: int, *, prior: float = 0.0
 ) -> LinearProbe:
-    """Class-balanced logistic regression, with the hardest negatives mined from the pool.
+    """Fit a class-balanced logistic regression, with hard-negative mining.
 
     Args:
         positives: P × D features.
-        negatives: N × D, at least one; a pool of any size, of which a sample is learned from at first, and
-            then, twice, those that score highest.
+        negatives: N × D, at least one. If they are many, the probe is fitted to a random sample first, and
+            then, twice, also to the negatives that score highest.
+        C: inverse strength of the regularization.
+        seed: of the sample.
         prior: see `PRIOR`.
     """
     rng = np.random.default_rng(seed)
@@ -287,11 +298,11 @@ def _logistic_regression(positives: FloatArray, negatives: FloatArray, C: float,
 
     rows = np.concatenate([positives, negatives]).astype(np.float64)
     labels = np.repeat([1, 0], [len(positives), len(negatives)])
-    # around the mean, or the part that all features share takes most of the regularisation
+    # centred: else the part that all features share would take most of the regularization
     mean = rows.mean(axis=0)
     middle = positives.mean(axis=0)
     along = prior / max(float(np.linalg.norm(middle)), 1e-6) * middle
-    # A column more, the part along the prior's direction, makes weight in that direction cheap.
+    # An extra column, the projection on the prior's direction, makes weight in that direction cheap.
     table = np.column_stack([rows - mean, (rows - mean) @ along])
     model = LogisticRegression(C=C, class_weight="balanced", max_iter=2000).fit(table, labels)
     *own, shared = model.coef_[0]
@@ -302,11 +313,11 @@ def _logistic_regression(positives: FloatArray, negatives: FloatArray, C: float,
 def _left_out_scores(
     examples: TrainingSet, C: float, seed: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """One score a photo and one a picture without the object, each by a probe that has not seen it.
+    """Cross-validated scores: one per photo and one per picture without the object.
 
-    Fold i leaves out photo i and every n-th picture. One photo alone is left out by halves of its views. With
-    no pictures at all, the windows beside the object stand for them, or else the plain pictures; otherwise
-    the scores are in the order of the pictures.
+    Fold i leaves out photo i and every n-th picture. If there is one photo, each fold leaves out half of its
+    views. If there are no pictures, the windows beside the object are scored instead, or else the plain
+    pictures; otherwise the scores are in the order of the pictures.
     """
     count, folds = len(examples.photos), max(len(examples.photos), 2)
     positives: list[float] = []
@@ -330,11 +341,13 @@ def _left_out_scores(
 def kept_rows(
     probe: LinearProbe, photos: Sequence[FloatArray], others: FloatArray
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
-    """What of the photos and of the rest a probe is corrected by: the rows that score highest.
+    """Select the features that are kept for later corrections: the rows that score highest.
 
-    Of each photo the whole comes first, whatever its score.
+    The first row of each photo is the whole photo, whatever its score. Half precision is enough: its error is
+    a thousandth of a photo's distance from the threshold.
 
-    Half precision: it is a thousandth of a photo's distance from the threshold.
+    Returns:
+        N × R × D rows of the photos and K × D of the others.
     """
     most = min(KEPT_OF_A_PHOTO, *map(len, photos))
     best = [np.concatenate([rows[:1], _highest(probe, rows, most)]) for rows in photos]

@@ -1,4 +1,4 @@
-"""Many objects at once: the windows of a picture, encoded once, against all probes in one matrix product."""
+"""Gate of object heads: encodes the windows of a picture once and scores all probes in one matrix product."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from myvlm.heads.objects.everyday import everyday
 from myvlm.images import LoadedImage
 
 LIKED = 4
-"""Large windows of which a head looks at the small ones within. How the three were chosen, and what each
-costs in small things found: benchmarks/RESULTS.md."""
+"""How many of the best-scoring large windows a head searches for smaller ones. How this and the next two were
+chosen, and what each costs in small objects found: benchmarks/RESULTS.md."""
 SURE = 4.0
-"""Log-odds from which a head has seen enough: what else there is could only raise them."""
+"""Log-odds from which small windows are not searched: they could only raise a score that is high enough."""
 REACH = 100.0
-"""How far below even the log-odds of the best large window may be, for what it may hold of a small thing."""
+"""Log-odds below even down to which the best large window is searched: it may contain a small object."""
 MET = "scores_by_others"
-"""In a head's figures: how its photos score by heads of other things, see `ObjectHead.meet`."""
+"""Key in a head's figures of the scores that other heads give its photos, see `ObjectHead.meet`."""
 COMPARED = 1000
-"""Heads of one gate, at most, that are held apart from each other: with them a few hundredths of a second."""
+"""Largest gate whose heads are compared with each other: that takes a few hundredths of a second."""
 
 
 class FittedProbe(Protocol):
-    """What the gate reads of a head."""
+    """Attributes of a fitted `ObjectHead` that the gate reads."""
 
     coef_: FloatArray
     intercept_: float
@@ -66,13 +66,15 @@ class FittedProbe(Protocol):
 
 
 class ObjectGate:
-    """M probes as one M × D matrix: whatever their number, one encoder pass a look and one matrix product.
+    """Scores M object heads, whose probes are the rows of one M × D matrix.
+
+    Whatever the number of heads, each set of windows takes one encoder pass and one matrix product.
 
     Args:
-        encoder: of all of them.
-        crops: the windows of all of them.
-        heads: fitted.
-        before: a gate of the same encoder and windows, whose rows of these heads are taken over.
+        encoder: the encoder of all heads.
+        crops: which windows are encoded, for all heads.
+        heads: fitted heads.
+        before: a gate of the same encoder and windows, whose rows are reused for heads that it contains.
     """
 
     _coef: FloatArray
@@ -87,7 +89,7 @@ class ObjectGate:
         before: ObjectGate | None = None,
     ) -> None:
         self._encoder, self._crops, self._everyday = encoder, crops, heads[0].everyday_
-        # The arrays themselves are kept: a head that is fitted again, or has another probe, has another one.
+        # Probes are compared by identity: a head that is fitted again or corrected has another array.
         self._probes = [head.coef_ for head in heads]
         known = {} if before is None else {id(probe): row for row, probe in enumerate(before._probes)}
         rows = np.array([known.get(id(probe), -1) for probe in self._probes])
@@ -121,11 +123,11 @@ class ObjectGate:
         self._corrected = np.array(["corrections" in head.figures_ for head in heads])
 
     def renewed(self, heads: Sequence[FittedProbe]) -> ObjectGate:
-        """The gate of these heads: the rows of those that are in this one are copied, not made again.
+        """Return the gate of these heads, with the rows of heads in this gate copied rather than rebuilt.
 
         Raises:
             NotFittedError, InputError: see `ObjectHead.gate`.
-            ConceptFileError: their features are of another length.
+            ConceptFileError: the heads have features of another length.
         """
         have = set(map(id, self._probes))
         new = [head for head in heads if id(getattr(head, "coef_", None)) not in have]
@@ -133,7 +135,7 @@ class ObjectGate:
         return ObjectGate(self._encoder, self._crops, heads, self)
 
     def false_names(self) -> npt.NDArray[np.float64]:
-        """M: how often each head is expected to see its object in a picture without it; 0 where unknown."""
+        """M expected rates at which each head detects its object in pictures without it; 0 where unknown."""
         from scipy.special import ndtr
 
         known = self._tail_scale > 0
@@ -141,37 +143,45 @@ class ObjectGate:
         return np.where(known, ndtr(-above), 0.0)
 
     def reached_by(self, share: float) -> npt.NDArray[np.float64]:
-        """M raw scores that such a share of pictures without the object is expected to reach; or NaN."""
+        """M raw scores that a fraction `share` of pictures without the object is expected to reach; or NaN.
+
+        NaN stands for a head whose tail is not known.
+        """
         from scipy.special import ndtri
 
         reached = self._tail_location - self._tail_scale * ndtri(share)
         return np.where(self._tail_scale > 0, reached, np.nan)
 
     def held_to(self, false_names: float) -> ObjectGate:
-        """The same heads, all of which are expected to name so many at most in a picture of none of them.
+        """Return a gate of the same heads, limited to a rate of false detections.
 
-        Each is held apart from the others first; then the laxest are made stricter, until it is no more. None
-        is made laxer, and none that was corrected so strict that a photo is lost by it.
+        First each threshold is raised above the most similar other object (`_apart`). Then those of the heads
+        with the highest false-detection rates are raised until the rates sum to `false_names` at most. No
+        threshold is lowered. The threshold of a corrected head is not raised so far that a photo is lost.
+
+        Args:
+            false_names: how many heads at most are expected to detect their object in a picture of none.
         """
         stricter = copy(self)
         stricter._threshold = self._apart()
         most = highest_share(stricter.false_names(), false_names)
         if most < 1:
             stricter._threshold = np.fmax(stricter._threshold, self.reached_by(most))
-        # so far above its own threshold a corrected head was asked to keep its photos; less, for rounding
+        # a corrected head was fitted to keep its photos this far above its threshold; 0.9 allows for rounding
         kept = np.where(self._corrected, self._threshold + 0.9 * KEPT_BY / self._slope, np.inf)
         stricter._threshold = np.minimum(stricter._threshold, kept)
         return stricter
 
     def encode(self, images: Sequence[LoadedImage]) -> None:
-        """See the windows of N pictures that all heads look at in one pass; they are remembered."""
+        """Encode the large windows of N pictures in one pass and cache their features."""
         self._large(images)
 
     def _apart(self) -> npt.NDArray[np.float64]:
-        """M thresholds, midway at least between an object's photos and what here looks most like it.
+        """M thresholds, each raised to the midpoint of its object's photos and the most similar other object.
 
-        What looks so much like it that it passes already is left to `separate`: its photos may show both. Of
-        many heads none is compared: they are stricter for their number.
+        An object so similar that it passes the threshold already is ignored: that is left to
+        `ConceptLibrary.separate`, since photos may show both objects. A gate of more than `COMPARED` heads
+        keeps its thresholds: with so many heads `held_to` makes them stricter anyway.
         """
         known = self._typical > 0
         if not known.any() or len(known) > COMPARED:
@@ -179,17 +189,17 @@ class ObjectGate:
         lengths = np.maximum(np.linalg.norm(self._coef, axis=1), 1e-6)
         alike = (self._coef @ (self._coef / lengths[:, None]).T).astype(np.float64)  # heads × objects
         np.fill_diagonal(alike, -np.inf)
-        alike[:, ~known] = -np.inf  # a regression points elsewhere than to its photos
+        alike[:, ~known] = -np.inf  # the coefficients of a regression do not point towards its photos
         nearest = np.where(alike < self._threshold[:, None], alike, -np.inf).max(axis=1)
         midway = np.where(known, (nearest + self._typical) / 2, -np.inf)
         return np.asarray(np.maximum(self._threshold, midway))
 
     def score(self, images: Sequence[LoadedImage]) -> GateScores:
-        """N pictures → N × M probabilities and presence; boxes of a picture are found when asked for.
+        """Score N pictures → N × M probabilities and presence; boxes are computed when they are first needed.
 
-        Most windows are small, and few of them are looked at: none for a head that is sure by the large ones,
-        or to which nothing in them is near; else those within the large ones that it likes best. Every head
-        has windows of its own, whatever the others look at.
+        Most windows are small, and few of these are encoded. A head whose large windows score very high or
+        very low needs none of them. Any other head searches those inside its best-scoring large windows. Each
+        head uses only its own small windows, so its scores do not depend on the other heads.
         """
         self._check_weights()
         if self._crops == "none" or self._crops == 1:
@@ -200,16 +210,16 @@ class ObjectGate:
     def _scores(self, raw: FloatArray, boxes: FloatArray | Locate) -> GateScores:
         above = raw.astype(np.float64) - self._threshold
         likely = sigmoid(self._slope * above)
-        # other things of the category come so far: between a half and what is unsure no more
+        # other objects of the category reach scores below `sure`: keep these probabilities unsure
         like_it = (above >= 0) & (raw < self._sure)
         way = np.where(self._sure > self._threshold, self._sure - self._threshold, 1.0)
         likely = np.where(like_it, 0.5 + UNSURE * above / way, likely)
         return GateScores(likely.astype(np.float32), above >= 0, boxes, within(likely, self._unsure))
 
     def raw(self, images: Sequence[LoadedImage]) -> tuple[FloatArray, FloatArray]:
-        """N × M raw scores, each of a picture's best window of all, and N × M × 4 boxes of those windows.
+        """N × M raw scores, each that of the best of all windows, and the N × M × 4 boxes of these windows.
 
-        The boxes are NaN where only whole pictures count.
+        The boxes are NaN if only whole pictures are encoded.
         """
         self._check_weights()
         pictures = features(self._encoder, images, self._crops)
@@ -222,20 +232,20 @@ class ObjectGate:
         return raw, boxes
 
     def _of_each(self, pictures: Sequence[PictureFeatures]) -> list[FloatArray]:
-        """C × M scores of each picture's windows."""
+        """For each picture, the C × M scores of its windows."""
         stacked = np.concatenate([picture.features for picture in pictures])
         scores = self._read(stacked) @ self._coef.T + self._intercept
         return np.split(scores, np.cumsum([len(picture.features) for picture in pictures])[:-1])
 
     def _coarse_scores(self, images: Sequence[LoadedImage]) -> FloatArray:
-        """N × M raw scores, of some windows."""
+        """N × M raw scores from large windows and those small ones that are worth searching."""
         boxes, large = self._large(images)
         scores = self._of_each(large)
         best = [_best(own, picture) for own, picture in zip(scores, large, strict=True)]
         raw, where = np.stack([score for score, _ in best]), np.stack([box for _, box in best])
         logits = self._slope * (raw - self._threshold)
         open_ = (logits < SURE) & (logits > -REACH)
-        looking = [np.flatnonzero(here) for here in open_]  # of ten thousand heads few
+        looking = [np.flatnonzero(here) for here in open_]  # few, even of ten thousand heads
         looked = [
             _Within(own, len(first.boxes), score[:, heads])
             for own, first, score, heads in zip(boxes, large, scores, looking, strict=True)
@@ -251,12 +261,12 @@ class ObjectGate:
         return raw
 
     def _large(self, images: Sequence[LoadedImage]) -> tuple[list[list[Box]], list[PictureFeatures]]:
-        """All windows of each picture, and what the encoder sees in the large ones."""
+        """All windows of each picture, and the features of the large ones."""
         boxes = [windows(*photo.image.size, self._crops) for photo in images]
         return boxes, encode_boxes(self._encoder, images, [own[: first_look(own)] for own in boxes])
 
     def likely(self, photos: Sequence[FloatArray]) -> npt.NDArray[np.float64]:
-        """N photos of which R rows of features are left, R × D as probes read them → N × M probabilities."""
+        """Score the kept features of N photos, each R × D and whitened → N × M probabilities."""
         starts = np.cumsum([0, *(len(rows) for rows in photos)])[:-1]
         scores = np.concatenate(photos) @ self._coef.T + self._intercept
         best = np.maximum.reduceat(scores, starts, axis=0)
@@ -269,12 +279,14 @@ class ObjectGate:
         boxes: FloatArray,
         wanted: npt.NDArray[np.bool_] | None = None,
     ) -> None:
-        """Raise scores, and move boxes, to the best variation of windows from `reach` below the threshold on.
+        """Refine best windows in place: move each box, and raise its score, to the best variation.
 
-        A window that several heads like is looked at once, and of a picture only the three most liked.
+        Scores below a head's threshold by more than its refine margin stay. At most `AT_MOST` windows of a
+        picture are refined: those that score highest. A window that is the best of several heads is encoded
+        once.
 
         Args:
-            wanted: N × M, the scores that it is about, where not about all.
+            wanted: N × M, which scores to refine; None for all.
         """
         above = raw - self._threshold
         near = (above >= -self._refine_margin) & (self._refine_margin > 0)
@@ -299,28 +311,28 @@ class ObjectGate:
         return everyday(self._encoder).whitening(rows) if self._everyday else whiten(self._encoder, rows)
 
     def _check_weights(self) -> None:
-        if unchecked := list(self._unchecked):  # another thread may be through with it meanwhile
+        if unchecked := list(self._unchecked):  # a copy: another thread may clear it meanwhile
             check_encoder_fingerprint(self._encoder, unchecked)
-            self._unchecked.clear()  # of all gates that were made of this one
+            self._unchecked.clear()  # copies of this gate share the list
 
 
 class _Within:
-    """The small windows of one picture that lie in the large ones which each head likes best.
+    """The small windows of one picture that lie inside the best-scoring large windows of each head.
 
     Args:
         boxes: all windows of the picture, the large ones first.
         large: how many are large.
-        scores: large × M, of the heads that look on.
+        scores: large × M, scores of the heads that search small windows.
 
     Attributes:
-        boxes: the small windows that any of the heads looks at.
-        of_head: boxes × M, which of them are its own.
+        boxes: the small windows that any of the heads searches.
+        of_head: boxes × M, whether a head searches a window.
     """
 
     def __init__(self, boxes: Sequence[Box], large: int, scores: FloatArray) -> None:
         edges = np.asarray(boxes, dtype=np.float32)
         sides = edges[:large, 2] - edges[:large, 0]
-        halves = edges[:large][sides == sides.min()]  # the larger ones hold nearly all
+        halves = edges[:large][sides == sides.min()]  # larger windows contain nearly all small ones
         liked = scores[:large][sides == sides.min()]
         if len(liked) > LIKED:
             best = liked >= np.partition(liked, -LIKED, axis=0)[-LIKED]
@@ -335,7 +347,7 @@ class _Within:
 
 
 def highest_share(own: npt.NDArray[np.float64], total: float) -> float:
-    """The most that each may have of what all ask for, so that together they have no more than the total.
+    """Largest cap on each of `own` under which the capped values sum to `total` at most; 1 if none is needed.
 
     >>> highest_share(np.array([0.1, 0.5, 0.9]), 0.9), highest_share(np.array([0.1, 0.2]), 0.5)
     (0.4, 1.0)
@@ -349,7 +361,7 @@ def highest_share(own: npt.NDArray[np.float64], total: float) -> float:
 
 
 def _best(scores: FloatArray, picture: PictureFeatures) -> tuple[FloatArray, FloatArray]:
-    """C × M scores of a picture's windows → for each head the best score and its box."""
+    """C × M scores of a picture's windows → for each head the best score, M, and its box, M × 4."""
     winner = scores.argmax(axis=0)
     boxes = np.asarray(picture.boxes, dtype=np.float32)
     return scores[winner, np.arange(scores.shape[1])], boxes[winner]

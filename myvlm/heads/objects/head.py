@@ -1,8 +1,8 @@
-"""The head for objects: a linear probe on the features of an image encoder, learned from 1 to 5 photos.
+"""The head for objects: a linear probe on the features of an image encoder, fitted to 1 to 5 photos.
 
-After MyVLM (arXiv 2403.14599, §3.1), with three changes for a user who has photos of one mug and of nothing
-else: windows as well as whole pictures are looked at, negatives are found rather than asked for, and the
-threshold is set by photos and pictures that were left out.
+It follows MyVLM (arXiv 2403.14599, §3.1), with three changes for users who have only photos of the object:
+windows are encoded as well as whole pictures, negatives are supplied rather than asked for, and the threshold
+is set by cross-validation.
 """
 
 from __future__ import annotations
@@ -35,36 +35,42 @@ from myvlm.images import ImageSources, LoadedImage, load_images
 _log = logging.getLogger(__name__)
 
 MET_AT_MOST = 24
-"""Numbers that a head keeps of how other heads score its photos."""
+"""Most scores of its photos by other heads that a head keeps."""
 
 
 class ObjectHead(CorrectableHead[ImageEncoder]):
-    """Recognises one object by a linear probe on the windows of a picture.
+    """Recognizes one object by a linear probe on features of the windows of a picture.
 
     Args:
-        encoder: name of an image encoder (`OpenClipEncoder`), or one that you hold.
-        crops: which windows of a picture are encoded, which is the cost of a score: "none", the whole picture
-            only (1 window; no box, and small objects are missed); "auto", a pyramid (35 for a square picture,
-            46 for 3:2, never more than 48); or a number, at most so many. A score looks at large ones, and
-            at small ones where they may change it, of all heads and pictures in one batch each; the last 64
-            pictures are remembered. Learning encodes all of every photo and negative, and, where a regression
-            is learned, 24 views of each photo.
-        false_alarm_rate: the part of pictures without the object that may be called present.
-        C: inverse strength of the probe's regularisation, as in scikit-learn. If None, 1 where the encoder
-            whitens its features, whose spread is then the same in all directions, and 10 where it does not;
-            but for an encoder that brings no negatives no regression: the mean of the photos
-            (`prototype.py`), told apart from those of the given negatives in which it is found.
-        seed: of the views drawn while learning.
+        encoder: name of an image encoder (`OpenClipEncoder`), or an encoder.
+        crops: which windows of a picture are encoded, which sets the cost of a score: "none", the whole
+            picture only (1 window; no box, and small objects are missed); "auto", a pyramid (35 for a square
+            picture, 46 for 3:2, never more than 48); or a number, at most so many. A score encodes the large
+            windows, and small ones only where they can change it; each of the two is one batch for all heads
+            and pictures. Features of the last 64 pictures are cached. Fitting encodes all windows of every
+            photo and negative, and, for a regression, 24 views of each photo.
+        false_alarm_rate: fraction of pictures without the object that may be called present.
+        C: inverse strength of the probe's regularization, as in scikit-learn. If None, it depends on the
+            encoder. With a bank of negatives and whitened features, whose spread is the same in all
+            directions: 1, or 0.1 from 3 photos on, where a prior is used (`fit.py`). With a bank but no
+            whitening: 10. Without a bank, no regression is fitted: the probe is the mean of the photos
+            (`prototype.py`), corrected by those given negatives in which it detects the object.
+        seed: seed of the random views drawn while fitting.
         device: where an encoder given by name runs.
 
-    After `fit`: `coef_` (D) and `intercept_` of the probe; `threshold_`, `slope_` and `unsure_` (how near to
-    0.5 a probability is unsure) of its calibration, `tail_location_` and `tail_scale_` (how often pictures
-    without the object reach a score, see `Tail`; not known of a regression by an encoder without a
-    bank), `typical_` (the score of a left-out photo; 0 where it is not known), `sure_` (of one photo the
-    score below which it may well be another thing of the category; else 0); `everyday_` (the edition of the
-    everyday photographs that whiten its features; 0 where only the encoder itself does); `boxes_` (where the
-    object was taken to be in each photo); `figures_` (what was measured on the way); `examples_` (what it
-    is corrected by).
+    After `fit`:
+
+    - `coef_` (D) and `intercept_`: the probe.
+    - `threshold_`, `slope_`, `unsure_` (how close to 0.5 a probability is unsure): calibration.
+    - `tail_location_`, `tail_scale_`: how often pictures without the object reach a score, see `Tail`; 0 for
+      a regression with an encoder that has no bank.
+    - `typical_`: score of a left-out photo; 0 where it is not known.
+    - `sure_`: with one photo, the score below which a picture may well show another object of the category;
+      else 0.
+    - `everyday_`: edition of the everyday photographs that whiten the features; 0 if only the encoder does.
+    - `boxes_`: the chosen window in each photo.
+    - `figures_`: measurements made while fitting.
+    - `examples_`: features kept for corrections.
     """
 
     kind: ClassVar[str] = "object"
@@ -116,13 +122,13 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
     def fit(
         self, images: ImageSources, negatives: ImageSources | None = None, *, category: str | None = None
     ) -> Self:
-        """Learn the object that all photos show.
+        """Fit the head to the object that all photos show.
 
         Args:
-            images: 1 or more photos (3 to 5 are best) that show one object among others.
+            images: 1 or more photos (3 to 5 are best) that show the object; other objects may be in them.
             negatives: pictures that do not show it, best of the same category; none are needed. Those that
-                seem to show it are named in a warning, and kept: look-alikes are the most useful.
-            category: what it is in general, such as "mug"; helps an encoder that reads text to find it.
+                seem to show it are named in a warning and used all the same: look-alikes help most.
+            category: the object's category, such as "mug"; helps an encoder that reads text to locate it.
 
         Raises:
             InputError: a setting is out of range, there is no photo, or a photo is among the negatives too.
@@ -167,15 +173,15 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         return self
 
     def meet(self, images: ImageSources, others: Sequence[Self]) -> None:
-        """Have heads of other things see the photos that it was learned from: how often do they cry wolf?
+        """Score this head's training photos with heads of other objects, to estimate their false alarms.
 
-        A library knows by that what its heads reach in pictures of things, by its own encoder. Nothing is
-        kept but some numbers among the figures. The encoder has seen the photos.
+        From these scores a library learns how high its heads score on pictures of other objects. Only some of
+        the scores are kept, in `figures_`. The features of the photos are cached since `fit`.
 
         Args:
-            images: the photos.
-            others: heads of the same `gate_key`, of things of other categories; those that were learned by
-                other weights of the encoder are passed over.
+            images: the training photos.
+            others: heads of the same `gate_key` that are of other categories. Heads fitted with other weights
+                of the encoder are ignored.
         """
         now = self.encoder_fingerprint_
         known = [one for one in others if one.tail_scale_ > 0 and same_weights(now, one.encoder_fingerprint_)]
@@ -189,12 +195,12 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
 
     @property
     def gate_key(self) -> Hashable:
-        """The encoder, the windows, and how features are read."""
+        """The encoder, the windows, and the whitening."""
         return id(self._encoder()), self.crops, self.everyday_
 
     @classmethod
     def gate(cls, heads: Sequence[Self]) -> ObjectGate:
-        """Score all heads at once. Raises NotFittedError, or InputError if they do not share an encoder."""
+        """Build the gate of these heads. Raises NotFittedError, or InputError if `gate_key`s differ."""
         check_one_gate(heads)
         return ObjectGate(heads[0]._encoder(), heads[0].crops, heads)
 
@@ -205,7 +211,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         others: Sequence[LoadedImage],
         category: str | None,
     ) -> LearnedProbe:
-        """By regression where the encoder brings what to tell the object from; else the photos' mean."""
+        """Fit a regression if the encoder has a bank of negatives or `C` is given; else a prototype."""
         if self.C is None and encoder.bank() is None:
             return learn_prototype(
                 encoder,
@@ -226,12 +232,13 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         )
 
     def _learn_negatives(self, others: Sequence[LoadedImage]) -> list[int]:
-        """Learn from pictures without the object as a user's corrections are learned from.
+        """Apply those given negatives in which a prototype detects the object, as corrections.
 
-        A regression on so few finds less of the object, and of what it is not: benchmarks/RESULTS.md.
+        A regression on so few negatives detects the object less often, and other objects too:
+        benchmarks/RESULTS.md.
 
         Returns:
-            The numbers of those in which it was found before.
+            The indices of these negatives.
         """
         doubtful = [number for number, one in enumerate(self.score(others)) if one.present]
         told = self
@@ -248,7 +255,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         return doubtful
 
     def remembering(self, images: ImageSources, negatives: ImageSources | None = None) -> Self:
-        """The same head, which can be corrected: it was learned from these photos when nothing was kept."""
+        """Return this head with examples made from its photos; for a head whose file does not hold them."""
         check_fitted(self, "threshold_")
         others = [] if negatives is None else load_images(negatives)
         kept = remembered(self, self._encoder(), load_images(images), others)
@@ -263,7 +270,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
 
     def _learn_corrections(self, examples: Examples) -> None:
         start = LinearProbe(self.coef_, self.intercept_)
-        if self.typical_ > 0:  # a mean of photos; a regression was shown what it is not
+        if self.typical_ > 0:  # a prototype; a regression was fitted to negatives already
             left_out = self.figures_.get("left_out_scores", [])
             self.threshold_ = raised_threshold(start, self.threshold_, left_out, examples)
         probe = nearest_probe(start, self.threshold_, self.slope_, examples, reach=self.refine_margin_)
@@ -303,7 +310,7 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
 
 
 def _check_apart(photos: Sequence[LoadedImage], others: Sequence[LoadedImage]) -> None:
-    """Raise InputError if a picture is both a photo of the object and a picture without it."""
+    """Raise InputError if a picture is given both as a photo of the object and as a negative."""
     own = {photo.digest: photo.name for photo in photos} if others else {}
     both = [f"{one.name} is {own[one.digest]}" for one in others if one.digest in own]
     if both:

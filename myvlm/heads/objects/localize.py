@@ -1,7 +1,7 @@
-"""Which window of each training photo holds the object? The photos show it among other things.
+"""Localization of the object in the training photos: choosing the window of each photo that shows it.
 
-Nobody draws boxes. What tells the object is that it is in all photos, that it looks like its category, that
-it stands out from the rest of its photo and from everyday pictures, and that people point a camera at it.
+The user draws no boxes. The object is recognized by these cues: it is in all photos, it looks like its
+category, it differs from the rest of its photo and from everyday pictures, and it is near the centre.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ PROMPTS = (
 GENERIC = ("a photo", "a photo of something", "a photo of a room", "the background of a photo")
 
 APART = 0.3
-"""Windows that share less than this part of the smaller one count as showing different things."""
+"""Windows that overlap by less than this fraction of the smaller one count as showing different objects."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """How much each sign counts, in standard deviations of that sign over all windows.
+    """Weight of each cue, in standard deviations of that cue over all windows.
 
-    `mutual_with_text` holds where words say what to look for, and has to outweigh them; how it was chosen
-    is in benchmarks/RESULTS.md.
+    `mutual_with_text` replaces `mutual` where the category is known, since the similarity of the photos has
+    to outweigh the text; how it was chosen is in benchmarks/RESULTS.md.
     """
 
     mutual: float = 1.0
@@ -53,16 +53,17 @@ def choose_windows(
     *,
     weights: Weights = Weights(),
 ) -> list[int]:
-    """For each photo the index of the window that holds the object that all photos share.
+    """For each photo, the index of the window that shows the object that all photos share.
+
+    All cues but one are scores of a single window. The similarity of windows of different photos depends on
+    the whole choice, so the choice is improved photo by photo until it converges (coordinate ascent), once
+    from every window of the first photo.
 
     Args:
-        photos: their windows; C may differ from photo to photo.
-        everyday: R × D windows of other pictures, or None.
-        text: D, the direction of the category's words (`text_direction`), or None.
-
-    Each sign but one belongs to a window alone; how alike the windows of different photos are belongs to
-    the choice as a whole, so the choice is improved photo by photo until it stands still, from every window
-    of the first photo as a start.
+        photos: features of the windows of each photo, C × D; C may differ.
+        everyday: R × D features of windows of other pictures, or None.
+        text: D, the direction of the category's text (`text_direction`), or None.
+        weights: weight of each cue.
     """
     rows = [photo.features for photo in photos]
     middle = np.mean(np.concatenate(rows) if everyday is None else everyday, axis=0)
@@ -78,7 +79,10 @@ def choose_windows(
 
 
 def text_direction(encoder: ImageEncoder, category: str | None) -> FloatArray | None:
-    """D, unit length: what words of the category have that words of any photo lack; None without either."""
+    """D, unit length: mean text feature of the category minus that of generic captions.
+
+    None without a category, or if the encoder reads no text.
+    """
     if not category:
         return None
     named = encoder.encode_text([prompt.format(category) for prompt in PROMPTS])
@@ -89,7 +93,7 @@ def text_direction(encoder: ImageEncoder, category: str | None) -> FloatArray | 
 
 
 def windows_without(photo: PictureFeatures, chosen: int) -> list[int]:
-    """The windows of a photo that hardly touch the chosen one and look unlike it: safe to call "not it"."""
+    """Indices of windows that hardly overlap the chosen one and look unlike it: safe negatives."""
     centred = unit_length(photo.features - photo.features.mean(axis=0))
     unlike = centred @ centred[chosen] < 0.5
     return np.flatnonzero(unlike & (_overlaps(photo.boxes)[chosen] < APART)).tolist()
@@ -98,11 +102,11 @@ def windows_without(photo: PictureFeatures, chosen: int) -> list[int]:
 def _signs_of_each(
     photos: Sequence[PictureFeatures], centred: list[FloatArray], text: FloatArray | None, weights: Weights
 ) -> FloatArray:
-    """What each window has to say for itself, all photos' windows in one row."""
+    """Weighted sum of the cues of single windows, for the windows of all photos one after another."""
     signs = [_standard(_standing_out(photo, own)) for photo, own in zip(photos, centred, strict=True)]
     total = weights.stands_out * np.concatenate(signs)
     total += weights.middle * np.concatenate([_in_the_middle(photo) for photo in photos])
-    # larger windows first where nothing else decides, as with one photo and no words
+    # prefer larger windows where nothing else decides, as with one photo and no category
     total += weights.size * np.concatenate([_relative_sizes(photo) for photo in photos])
     if text is not None:
         likeness = [_standard(photo.features @ text) for photo in photos]
@@ -112,7 +116,10 @@ def _signs_of_each(
 
 
 def _agree(centred: list[FloatArray], alone: list[FloatArray], mutual: float) -> list[int]:
-    """Coordinate ascent on Σ alone + mutual · mean pairwise similarity, started from each first window."""
+    """Coordinate ascent on Σ alone + mutual · Σ similarity of pairs, from each window of the first photo.
+
+    The similarities of pairs are divided by their spread and by the number of other photos.
+    """
     if len(centred) == 1:
         return [int(alone[0].argmax())]
     spread = max(
@@ -146,18 +153,18 @@ def _total(centred: list[FloatArray], alone: list[FloatArray], chosen: list[int]
 
 
 def _standing_out(photo: PictureFeatures, centred: FloatArray) -> FloatArray:
-    """How unlike each window is to those of the same photo that show something else."""
+    """Negative mean similarity of each window to the windows of the same photo that show other objects."""
     alike = centred @ centred.T
     apart = _overlaps(photo.boxes) < APART
     counts = apart.sum(axis=1)
     mean = (alike * apart).sum(axis=1) / np.maximum(counts, 1)
-    fallback = mean[counts > 0].mean() if (counts > 0).any() else 0.0  # a window that touches all others
+    fallback = mean[counts > 0].mean() if (counts > 0).any() else 0.0  # for windows that overlap all others
     result: FloatArray = -np.where(counts > 0, mean, fallback)
     return result
 
 
 def _overlaps(boxes: Sequence[Box]) -> FloatArray:
-    """C × C: `myvlm.boxes.overlap` of each box with each, all at once: a thousand pairs a photo."""
+    """C × C: `myvlm.boxes.overlap` of every pair of boxes, vectorized: a photo has a thousand pairs."""
     edges = np.asarray(boxes)
     shared = np.minimum(edges[:, None, 2:], edges[None, :, 2:]) - np.maximum(
         edges[:, None, :2], edges[None, :, :2]
@@ -168,7 +175,7 @@ def _overlaps(boxes: Sequence[Box]) -> FloatArray:
 
 
 def _nearness(rows: FloatArray, everyday: FloatArray, nearest: int = 5) -> FloatArray:
-    """Mean similarity of each row to its nearest everyday windows."""
+    """Mean similarity of each row to its `nearest` most similar everyday windows."""
     count = min(nearest, len(everyday))
     alike = rows @ everyday.T
     result: FloatArray = np.partition(alike, -count, axis=1)[:, -count:].mean(axis=1)
@@ -176,7 +183,7 @@ def _nearness(rows: FloatArray, everyday: FloatArray, nearest: int = 5) -> Float
 
 
 def _in_the_middle(photo: PictureFeatures) -> FloatArray:
-    """1 for a window centred in the photo, 0 for one centred in a corner."""
+    """Centrality of each window: 1 if centred in the photo, 0 if centred on a corner."""
     _, _, width, height = photo.boxes[0]
     boxes = np.asarray(photo.boxes)
     across = (boxes[:, 0] + boxes[:, 2]) / width - 1
@@ -195,6 +202,6 @@ def _areas(boxes: Sequence[Box]) -> FloatArray:
 
 
 def _standard(values: FloatArray) -> FloatArray:
-    """Mean 0, deviation 1; the floor keeps rounding noise among equals from becoming a sign."""
+    """Standardize to mean 0, deviation 1; the floor keeps rounding noise among equal values from counting."""
     result: FloatArray = (values - values.mean()) / max(float(values.std()), 1e-3)
     return result

@@ -1,9 +1,9 @@
-"""How an object is learned where no negatives are given: its photos' mean, held against everyday photos.
+"""Fitting of object heads without negatives: the mean of the photos' features, as a prototype.
 
-With three photos and nothing to hold them against, a regression draws its line anywhere. The mean of the
-photos' features, as everyday photographs whiten them, needs no line: its cosine is on one scale for all
-objects, and only the threshold is left to find (as for prototypes of few-shot classes, arXiv 1703.05175). It
-costs no encoder pass beyond the photos' own windows.
+With three photos and no negatives, the decision boundary of a regression is arbitrary. The mean of the
+photos' features, whitened by everyday photographs, needs no negatives: its cosine is on one scale for all
+objects, and only the threshold remains to be set (as for prototypes of few-shot classes, arXiv 1703.05175).
+It needs no encoder pass except for the photos' own windows.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from myvlm.images import LoadedImage
 
 # How these were chosen, on ten subjects of real photos: benchmarks/RESULTS.md.
 PLACE, PLACE_OF_ONE = 0.62, 0.25
-"""Where the threshold goes on the way from everyday photographs to left-out photos, and, where there is one
-photo only, to that photo itself, which no other will come near."""
+"""Position of the threshold between everyday photographs (0) and left-out photos (1), and, if there is only
+one photo, between everyday photographs and that photo itself, whose score no other photo comes near."""
 SURE_OF_ONE = 0.5
-"""How far a picture has to come on that way, where there is one photo, not to be unsure: other things of the
-same category hardly come so far."""
+"""Position from which, with one photo, a picture is not unsure: other objects of the same category rarely
+score so high."""
 PLACE_OF_WEIGHED, SURE_OF_WEIGHED = 0.4, 0.65
-"""The same of a photo of which all large windows count (`_weighed`): its scores lie closer together."""
+"""Both positions where all large windows of a single photo count (`_weighed`): scores lie closer together."""
 STEEPNESS = 14.0
-"""The probability's slope, times that way."""
+"""Slope of the log-odds, times the distance from everyday photographs to left-out photos."""
 LEAST_WAY = 2.0
-"""The way is at least so long, in deviations of everyday windows: photos that do not agree say nothing."""
+"""Least value of that distance, in standard deviations of the scores of everyday windows, for photos that do
+not agree."""
 
 
 def learn_prototype(
@@ -46,14 +47,14 @@ def learn_prototype(
     crops: Crops,
     false_alarm_rate: float,
 ) -> LearnedProbe:
-    """Learn one object; see `ObjectHead` for the arguments."""
+    """Fit a prototype of one object; see `ObjectHead` for the arguments."""
     known = everyday(encoder)
     read = known.whitening
     encoded = features(encoder, photos, crops)
     text = text_direction(encoder, category)
     chosen = choose_windows(encoded, known.windows, text)
     shown, usual = [read(one.features) for one in encoded], read(known.windows)
-    # which part of a single photo is the object, nothing says but words
+    # in a single photo, only the category's text could tell which window shows the object
     alone = len(photos) == 1 and text is None
     weighed = alone and _gives_class_tokens(encoder)
     if weighed:
@@ -72,7 +73,7 @@ def learn_prototype(
     way = max(typical - ceiling, LEAST_WAY * deviation)
     unlike = known.tail(float(np.mean([len(one.boxes) for one in encoded])))
     tail = Tail(mean + deviation * unlike.location, deviation * unlike.scale)
-    several = len(photos) > 1  # a single photo's own score is no other photo's
+    several = len(photos) > 1  # the score of a single photo by itself does not predict that of others
     place_of_one, sure = (PLACE_OF_WEIGHED, SURE_OF_WEIGHED) if weighed else (PLACE_OF_ONE, SURE_OF_ONE)
     calibration = Calibration(
         threshold=ceiling + (PLACE if several else place_of_one) * way,
@@ -96,27 +97,27 @@ def learn_prototype(
 
 
 def _gives_class_tokens(encoder: ImageEncoder) -> bool:
-    """Whether it is a transformer that reads no text, the kind on which `_weighed` was measured."""
+    """Whether the encoder is a vision transformer that reads no text: `_weighed` was measured on these."""
     return isinstance(encoder, PatchEncoder) and encoder.encode_text(GENERIC) is None
 
 
 def _weighed(rows: FloatArray) -> FloatArray:
-    """C × D windows of a single photo → 1 × D: their sum, each by its cosine with the mean of all.
+    """C × D windows of a single photo → 1 × D: their sum, each weighted by its cosine with their mean.
 
-    The class token of one picture holds much of what is there by chance; that of its parts differs. What is
-    unlike the rest counts nothing.
+    The class token of a single picture also describes what is in it by chance, which differs from window to
+    window. A window with a negative cosine counts 0.
     """
     likeness = rows @ unit_length(rows.mean(axis=0))
     return unit_length(np.maximum(likeness, 0) @ rows)[None]
 
 
 def _prototype(each: FloatArray) -> LinearProbe:
-    """P × D photos → a probe whose score of a window is its part along their mean."""
+    """P × D photos → a probe that scores a window by its cosine with their mean."""
     return LinearProbe(unit_length(each.mean(axis=0)), 0.0)
 
 
 def _left_out(shown: Sequence[FloatArray], each: FloatArray) -> npt.NDArray[np.float64]:
-    """One score a photo, of its best window, by the prototype of the others; a single photo's by its own."""
+    """One score per photo, of its best window, by the prototype of the others; a single photo by its own."""
     count = len(each)
     if count == 1:
         return np.array([_prototype(each).picture(shown[0])])

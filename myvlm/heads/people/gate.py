@@ -1,4 +1,4 @@
-"""Many people at once: by their faces; by their looks, never more than unsure, where no face is seen."""
+"""Gate of person heads: recognizes faces, and proposes people by appearance where no face is visible."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from myvlm.heads.objects.gate import ObjectGate
 from myvlm.images import LoadedImage
 
 ASIDE, ABOVE, BELOW = 1.0, 0.5, 5.0
-"""How far head and body reach from a face, in its width and height: a person is some seven heads tall."""
+"""How far head and body extend from a face, in its widths and heights: a person is some seven heads tall."""
 
 SHARED = 0.25
-"""The part of the smaller one that a look's box and a face's body share, from which on they may be one:
-better no proposal than one of somebody whose face says otherwise."""
+"""Overlap of a proposed box with the body below a face, as a fraction of the smaller one, from which they may
+be one person. The face then decides: no proposal is better than one that the face contradicts."""
 ALMOST = 0.499
-"""The most that a look may claim: it is absent, and unsure."""
+"""Highest probability by appearance alone: it is absent and unsure."""
 
 
 class PersonGate:
-    """M people: their faces in one pass, and their looks in another.
+    """Scores M people: their faces in one pass, and their appearance in another.
 
     Args:
-        encoder: of the faces.
-        faces: the gate of the M faces.
-        looks: the gate of the M looks, in the same order.
+        encoder: the face encoder.
+        faces: the gate of the M face heads.
+        looks: the gate of the M appearance heads, in the same order.
     """
 
     def __init__(self, encoder: FaceEncoder, faces: FaceGate, looks: ObjectGate) -> None:
         self._encoder, self._faces, self._looks = encoder, faces, looks
 
     def held_to(self, false_names: float) -> PersonGate:
-        """The same people, whose faces are held to it: looks name nobody."""
+        """Limit the face gate to a rate of false detections; appearance alone makes nobody present."""
         held = copy(self)
         held._faces = self._faces.held_to(false_names)
         return held
 
     def encode(self, images: Sequence[LoadedImage]) -> None:
-        """See faces and windows of N pictures; the last pictures are remembered."""
+        """Encode the faces and windows of N pictures and cache their features."""
         self._faces.encode(images)
         self._looks.encode(images)
 
     def score(self, images: Sequence[LoadedImage]) -> GateScores:
-        """N pictures → N × M probabilities, presence and boxes: of the face, or of the look that proposes."""
+        """Score N pictures → N × M probabilities, presence and boxes, of the face or of the proposed body."""
         faces, looks = self._faces.score(images), self._looks.score(images)
         seen = find_faces(self._encoder, images)
         probabilities, boxes = faces.probabilities.copy(), faces.boxes.copy()
@@ -56,7 +56,7 @@ class PersonGate:
         unsure = faces.unsure.copy()
         for picture, person in np.argwhere(looks.present & ~faces.present).tolist():
             box = looks.boxes_of(picture)[person]
-            # the face above says better who it is than the coat
+            # a face above this body identifies the person better than the clothes do
             bodies = [around(face, images[picture].image.size) for face in seen[picture].boxes]
             if any(overlap(body, tuple(box.tolist())) >= SHARED for body in bodies):
                 continue
@@ -69,7 +69,7 @@ class PersonGate:
 
 
 def around(face: Box, size: tuple[int, int]) -> Box:
-    """Head and body to a face, inside a picture of that width and height.
+    """Box of the head and body that belong to a face, inside a picture of that width and height.
 
     >>> around((40.0, 20.0, 60.0, 40.0), (200, 300))
     (20.0, 10.0, 80.0, 140.0)

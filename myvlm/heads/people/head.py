@@ -1,7 +1,7 @@
-"""The head for a person who is not always seen from the front: the face, and how they look in these photos.
+"""The head for a person whose face is not always visible: it combines a face head with an appearance head.
 
-The face alone says who it is. Clothes and hair are the photos' own: by them a person without a visible face
-is proposed for review, as `unsure`, and never named.
+Only the face identifies the person. Clothes and hair are specific to the training photos: by them, a person
+whose face is not visible is proposed for review as `unsure`, and never present.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from myvlm.images import ImageSources, LoadedImage, load_images
 PARTS = ("face", "look")
 
 LAXER = 3.0
-"""How many log-odds less than a thing that is named a look needs to be proposed: the face, which all photos
-show, is not seen, and what is proposed is looked through."""
+"""How much the threshold of the appearance head is lowered, in log-odds: all its training photos show the
+face, which is not visible where the head is needed, and its proposals are reviewed."""
 
 
 class PersonHead(ScoredByGate):
-    """Recognises one person by the face, and proposes them for review by head and body where no face is seen.
+    """Recognizes one person by the face, and proposes the person by head and body where no face is visible.
 
-    What looks like the person, with no face in it, is `unsure` and not present, whatever its score: somebody
-    in the same coat looks so too. Where there is a face it decides alone.
+    A body that looks like the person, with no face visible, is `unsure` and not present, whatever its score:
+    somebody else may wear the same coat. Where a face is visible, the face alone decides.
 
     Args:
-        encoder: name of a face encoder, or one that you hold; see `FaceHead`.
-        appearance: name of an image encoder for head and body, or one that you hold; see `ObjectHead`.
-        threshold, people: of the face; see `FaceHead`.
+        encoder: name of a face encoder, or an encoder; see `FaceHead`.
+        appearance: name of an image encoder for head and body, or an encoder; see `ObjectHead`.
+        threshold, people: settings of the face head; see `FaceHead`.
         device: where encoders given by name run.
 
-    After `fit`: `face_` (a `FaceHead`) and `look_` (an `ObjectHead`), both fitted.
+    After `fit`: `face_` (a `FaceHead`) and `look_` (an `ObjectHead` of the appearance), both fitted.
     """
 
     kind: ClassVar[str] = "person"
@@ -76,7 +76,7 @@ class PersonHead(ScoredByGate):
 
     @property
     def gate_key(self) -> Hashable:
-        """Both encoders, and what else heads of one gate agree in."""
+        """The gate keys of the face and the appearance: heads with equal keys can share a gate."""
         face, look = (
             (self.face_, self.look_) if hasattr(self, "face_") else (self._new_face(), self._new_look())
         )
@@ -85,12 +85,12 @@ class PersonHead(ScoredByGate):
     def fit(
         self, images: ImageSources, negatives: ImageSources | None = None, *, category: str | None = None
     ) -> Self:
-        """Learn the person who is common to the photos, by the face, and how they look around it.
+        """Fit the face head to the person common to all photos, and the appearance head to the bodies.
 
         Args:
-            images: as for `FaceHead`; photos in which the face is not found say nothing of the look either.
-            negatives: photos of other people, for the face.
-            category: what the person is in general, such as "woman"; helps to find them in a photo.
+            images: as for `FaceHead`; the appearance is learned only from photos in which the face is found.
+            negatives: photos of other people, for the face head.
+            category: the person's category, such as "woman"; helps to locate the body in a photo.
 
         Raises:
             InputError: as `FaceHead.fit`.
@@ -109,7 +109,7 @@ class PersonHead(ScoredByGate):
 
     @classmethod
     def gate(cls, heads: Sequence[Self]) -> PersonGate:
-        """Score all people at once. Raises NotFittedError, or InputError if they share no encoders."""
+        """Build the gate of these heads. Raises NotFittedError, or InputError if `gate_key`s differ."""
         for head in heads:
             check_fitted(head, "face_")
         check_one_gate([head.face_ for head in heads])
@@ -119,7 +119,7 @@ class PersonHead(ScoredByGate):
         return PersonGate(encoder, FaceHead.gate([one.face_ for one in heads]), looks)
 
     def state(self) -> tuple[HeadMeta, dict[str, npt.NDArray[Any]]]:
-        """What was learned of the face and of the look, one beside the other."""
+        """Return the state of the face head and of the appearance head, under the names in `PARTS`."""
         check_fitted(self, "face_")
         states = {"face": self.face_.state(), "look": self.look_.state()}
         face = states["face"][0]
@@ -136,7 +136,7 @@ class PersonHead(ScoredByGate):
 
     @classmethod
     def from_state(cls, meta: HeadMeta, tensors: Tensors, *, device: str = "cpu") -> Self:
-        """The head that `state` described. Raises ConceptFileError if numbers and tensors do not fit."""
+        """Restore a head from `state`. Raises ConceptFileError if numbers and tensors do not fit."""
         try:
             face_meta, look_meta = (HeadMeta.model_validate(meta.settings[part]) for part in PARTS)
         except (KeyError, ValidationError) as error:

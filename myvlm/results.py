@@ -210,7 +210,7 @@ def marks_of(detections: Iterable[tuple[int, Detection]]) -> list[Mark]:
 def _present(detections: Iterable[Detection]) -> list[tuple[int, Detection]]:
     """Those that count as seen, with their places; of ten thousand, without making the others."""
     if isinstance(detections, Detections):
-        return [(place, detections[place]) for place in detections.places]
+        return [(place, detections[place]) for place in detections.present_indices]
     return [(place, one) for place, one in enumerate(detections) if one.present]
 
 

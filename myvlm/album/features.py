@@ -23,10 +23,10 @@ from myvlm.heads import ObjectHead
 from myvlm.heads.encoders import ImageEncoder, get_encoder
 from myvlm.heads.features import (
     PictureFeatures,
+    cache_parts,
+    cached_parts,
     check_encoder_fingerprint,
     encoder_fingerprint,
-    remember_parts,
-    remembered_parts,
     windows,
 )
 from myvlm.images import LoadedImage
@@ -60,12 +60,12 @@ class KeptFeatures:
         for encoder, folder in self._encoders:
             seen = _read(self._file(folder, file), photo)
             if seen:
-                remember_parts(encoder, photo, seen)
+                cache_parts(encoder, photo, seen)
 
     def keep(self, file: Path, photo: LoadedImage) -> None:
         """Keep what the encoders saw in a photo by now, where that is more than what is kept."""
         for encoder, folder in self._encoders:
-            seen = remembered_parts(encoder, photo, windows(*photo.image.size))
+            seen = cached_parts(encoder, photo, windows(*photo.image.size))
             known = _read(target := self._file(folder, file), photo)
             if not seen.boxes or (known and len(known.boxes) >= len(seen.boxes)):
                 continue

@@ -19,7 +19,7 @@ from myvlm.concepts.correcting import (
 )
 from myvlm.heads import Gate
 from myvlm.heads.detections import UNSURE, FloatArray
-from myvlm.heads.examples import Correctable, CorrectedPicture, Examples, RemembersPhotos
+from myvlm.heads.examples import Correctable, CorrectedPicture, Examples, FeatureGate
 
 POSSIBLY_DETECTED = 0.5 - UNSURE
 """The probability from which a concept counts as possibly detected: the lower end of the `unsure` range."""
@@ -48,7 +48,7 @@ def confusable(library: GatedLibrary, at_least: float) -> list[ConfusablePair]:
     """Return all pairs with a probability of at least `at_least`, most probable first."""
     found: list[ConfusablePair] = []
     for members, gate in library.gated():
-        if isinstance(gate, RemembersPhotos) and len(members) > 1:
+        if isinstance(gate, FeatureGate) and len(members) > 1:
             places = {id(one): place for place, one in enumerate(members)}
             batch: list[tuple[int, FloatArray]] = []
             for one, examples in with_examples(members):
@@ -61,7 +61,7 @@ def confusable(library: GatedLibrary, at_least: float) -> list[ConfusablePair]:
 
 
 def _pairs(
-    members: Sequence[Concept], gate: RemembersPhotos, photos: Sequence[tuple[int, FloatArray]], least: float
+    members: Sequence[Concept], gate: FeatureGate, photos: Sequence[tuple[int, FloatArray]], least: float
 ) -> list[ConfusablePair]:
     """Return the pairs among a batch of photos.
 
@@ -114,7 +114,7 @@ def _negatives_from_photos(other: Concept, examples: Examples) -> Feedback:
         return head.refitted(head.known_examples().with_correction(correction, rows))
 
     def score(gate: Gate, place: int) -> float:
-        assert isinstance(gate, RemembersPhotos)
+        assert isinstance(gate, FeatureGate)
         return float(gate.likely(list(photos))[:, place].max())
 
     return Feedback(correction.picture, correction.present, correction.digest, None, learn, score)

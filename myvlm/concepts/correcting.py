@@ -19,7 +19,7 @@ from myvlm.display.page import table
 from myvlm.errors import InputError, UnknownConceptError, check_is
 from myvlm.heads import Gate, Head
 from myvlm.heads.detections import FloatArray
-from myvlm.heads.examples import Correctable, Examples, RemembersPhotos
+from myvlm.heads.examples import Correctable, Examples, FeatureGate
 from myvlm.images import LoadedImage
 
 NEIGHBOURS = 20
@@ -279,7 +279,7 @@ def _score_all(
     """
     gate, place = _find_gate(library, concept)
     score, threshold = feedback.score(gate, place), concept.head.state()[0].threshold
-    if not isinstance(gate, RemembersPhotos):
+    if not isinstance(gate, FeatureGate):
         return _Scores(score, threshold, [], [])
     likely = gate.likely([rows for own in photos for rows in own])[:, place]
     own, *others = np.split(likely, np.cumsum([len(own) for own in photos])[:-1])

@@ -38,7 +38,7 @@ WHITENED_SLOPE = 35.0
 """Slope for whitened features, times the distance from everyday pictures to the median photo. It is fixed,
 because a head has too few left-out scores to estimate it."""
 
-ENOUGH = 20
+MIN_SCORES_FOR_RATE = 20
 """Fewest scores from which a rate can be estimated. With fewer negatives that overlap with the positives, the
 threshold is midway between the two medians."""
 
@@ -135,7 +135,7 @@ def calibrate(
     lowest = float(np.min(positives)) if anchor is None else anchor
     # nextafter: "present" is ≥ threshold, and the negative that sits on the quantile must stay below it
     above = float(np.nextafter(np.float32(ceiling), np.float32(np.inf)))
-    if above >= lowest and len(negatives) < ENOUGH:
+    if above >= lowest and len(negatives) < MIN_SCORES_FOR_RATE:
         threshold = float(np.median(positives) + np.median(negatives)) / 2
     else:
         threshold = above + between * max(lowest - above, 0.0)
@@ -169,17 +169,17 @@ def calibrate_whitened(
     place = BETWEEN_WHITENED.get(photos, BETWEEN_WHITENED_MANY)
     anchor = float(np.median(positives))
     found = calibrate(positives, everyday, false_alarm_rate, place, anchor)
-    way = anchor - found.ceiling
-    if way <= 0:
-        return found  # the bank shows the thing, or the photos do not agree: nothing is known of its scale
+    span = anchor - found.ceiling
+    if span <= 0:
+        return found  # the bank shows the object, or the photos do not agree: the scale is not known
     threshold = found.threshold
-    nearness = (given - found.ceiling) / way
+    nearness = (given - found.ceiling) / span
     if hard := int((nearness > 0).sum()):
         top = float(np.clip(np.sort(nearness)[-3:].mean(), 0.0, 1.0))
         threshold += (
-            min(hard / NEGATIVES_FOR_FULL_SHIFT, 1.0) * NEGATIVES_SHIFT * (top - NEUTRAL_NEARNESS) * way
+            min(hard / NEGATIVES_FOR_FULL_SHIFT, 1.0) * NEGATIVES_SHIFT * (top - NEUTRAL_NEARNESS) * span
         )
-    return Calibration(threshold, WHITENED_SLOPE / way, found.ceiling)
+    return Calibration(threshold, WHITENED_SLOPE / span, found.ceiling)
 
 
 def fit_tail(scores: npt.NDArray[Any]) -> Tail:
@@ -191,10 +191,10 @@ def fit_tail(scores: npt.NDArray[Any]) -> Tail:
     """
     from scipy.special import ndtri
 
-    if len(scores) < ENOUGH:
+    if len(scores) < MIN_SCORES_FOR_RATE:
         return Tail()
     start = float(np.quantile(scores, 1 - TAIL))
-    scale = float(np.mean(scores[scores >= start] - start)) / _excess()
+    scale = float(np.mean(scores[scores >= start] - start)) / _mean_excess()
     return Tail(start + scale * float(ndtri(TAIL)), scale)
 
 
@@ -239,7 +239,7 @@ def tail_in_a_library(met: npt.NDArray[Any]) -> Tail:
     return Tail(sure * found.location, 1 - sure + sure * found.scale)
 
 
-def _excess() -> float:
+def _mean_excess() -> float:
     """Mean excess of a standard normal variable over its upper `TAIL` quantile, given that it exceeds it."""
     from scipy.special import ndtri
 

@@ -36,10 +36,10 @@ def sigmoid(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray(0.5 * (1 + np.tanh(values / 2)), dtype=np.float64)
 
 
-def within(probabilities: npt.NDArray[Any], margin: float | npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+def near_half(probabilities: npt.NDArray[Any], margin: float | npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Whether each probability is closer to 0.5 than the margin; never where the margin is 0.
 
-    >>> within(np.array([0.3, 0.75, 0.5]), UNSURE).tolist()
+    >>> near_half(np.array([0.3, 0.75, 0.5]), UNSURE).tolist()
     [True, False, True]
     """
     return np.asarray(np.abs(probabilities - 0.5) < margin)
@@ -133,7 +133,7 @@ class GateScores:
             self._boxes[picture] = self._locate(picture)
         return self._boxes[picture]
 
-    def locate_seen(self) -> None:
+    def compute_present_boxes(self) -> None:
         """Compute the boxes of every picture in which a concept is present, then release the pictures.
 
         From then on, boxes that were not computed are NaN.
@@ -181,27 +181,27 @@ class Detections(Sequence[Detection]):
     @property
     def present(self) -> list[Detection]:
         """Detections of the concepts that are present."""
-        return [self[place] for place in self.places]
+        return [self[place] for place in self.present_indices]
 
     @property
     def seen(self) -> list[str]:
         """Identifiers of the concepts that are present; no box is computed."""
-        return [self._identifiers[place] for place in self.places]
+        return [self._identifiers[place] for place in self.present_indices]
 
     def box_of(self, identifier: str) -> Box | None:
         """Box of a concept that is present; None if it is absent or its head gives no box."""
-        there = (place for place in self.places if self._identifiers[place] == identifier)
+        there = (place for place in self.present_indices if self._identifiers[place] == identifier)
         return next((self[place].box for place in there), None)
 
-    def locate_seen(self) -> None:
+    def compute_present_boxes(self) -> None:
         """Compute the boxes of all present concepts now, and release the pictures.
 
         This includes the pictures that were scored in one call with this one.
         """
-        self._scores.locate_seen()
+        self._scores.compute_present_boxes()
 
     @property
-    def places(self) -> list[int]:
+    def present_indices(self) -> list[int]:
         """Indices of the concepts that are present."""
         return [int(index) for index in np.flatnonzero(self._scores.present[self._picture])]
 

@@ -114,7 +114,7 @@ class OpenClipEncoder:
         return int(np.max(self._loaded[0].visual.image_size))
 
     def encode(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
-        return self._seen(images, batch_size, self._class_token)
+        return self._encode_batches(images, batch_size, self._class_token)
 
     def encode_patches(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
         """N pictures → N × P × D: the last feature map of the vision tower, row by row.
@@ -137,7 +137,7 @@ class OpenClipEncoder:
             )
             return found["image_intermediates"][0].flatten(2).transpose(1, 2)
 
-        return self._seen(images, batch_size, last_map)
+        return self._encode_batches(images, batch_size, last_map)
 
     def encode_text(self, texts: Sequence[str]) -> FloatArray | None:
         import torch
@@ -155,8 +155,10 @@ class OpenClipEncoder:
     def whitening(self) -> Whitening | None:
         return self._whitening
 
-    def _seen(self, images: Sequence[Image.Image], batch_size: int, look: Callable[[Any], Any]) -> FloatArray:
-        """Run `look`, a part of the model, in batches, unaffected by autocast; normalize in float32."""
+    def _encode_batches(
+        self, images: Sequence[Image.Image], batch_size: int, forward: Callable[[Any], Any]
+    ) -> FloatArray:
+        """Run `forward`, a part of the model, in batches, unaffected by autocast; normalize in float32."""
         import torch
         from open_clip import get_input_dtype
         from torch.nn.functional import normalize
@@ -167,7 +169,7 @@ class OpenClipEncoder:
         with torch.inference_mode(), torch.autocast(torch.device(self.device).type, enabled=False):
             for start in range(0, len(images), batch_size):
                 pixels = preprocess([averaged(image, side) for image in images[start : start + batch_size]])
-                rows.append(normalize(look(pixels.to(self.device, kind)).float(), dim=-1).cpu())
+                rows.append(normalize(forward(pixels.to(self.device, kind)).float(), dim=-1).cpu())
         features: FloatArray = torch.cat(rows).numpy()
         return features
 
@@ -177,7 +179,7 @@ class OpenClipEncoder:
 
     @cached_property
     def _source(self) -> _Source:
-        source = _source(self.name)
+        source = _parse_name(self.name)
         if source is None:
             raise encoders.unknown(self.name)
         return source
@@ -213,9 +215,9 @@ class _Source:
     folder: Path | None = None
 
 
-def _source(name: str) -> _Source | None:
+def _parse_name(name: str) -> _Source | None:
     """Parse the name of an open_clip encoder; None if it is not one."""
-    if folder := _collected(name):
+    if folder := _collection_folder(name):
         return _Source(f"local-dir:{folder}", folder=folder)
     if name.startswith("local-dir:"):
         return _Source(name, folder=Path(name.removeprefix("local-dir:")))
@@ -225,7 +227,7 @@ def _source(name: str) -> _Source | None:
     return _Source(model, tag) if tag else None
 
 
-def _collected(name: str) -> Path | None:
+def _collection_folder(name: str) -> Path | None:
     """The folder of an encoder that belongs to a collection of models; None for all others."""
     found = collection_of(name)
     return found[0].path(found[1]) if found and found[0].encoder == name else None
@@ -250,12 +252,11 @@ def _load(source: _Source, device: str, precision: str) -> tuple[Any, Any, Any]:
             expected=f"a tag among {', '.join(known)}" if known else "a model of open_clip.list_pretrained()",
             fix="check the name, the folder and, for a first download, the network",
         ) from error
-    return model.eval().requires_grad_(False), _in_float32(preprocess), tokenizer
+    return model.eval().requires_grad_(False), _batched_preprocessing(preprocess), tokenizer
 
 
-def _in_float32(preprocess: Any) -> Callable[[Sequence[Image.Image]], Any]:
-    """Batch an encoder's preprocessing, N pictures → N × 3 × H × W, and replace its `ToTensor`, which returns
-    the process's default dtype."""
+def _batched_preprocessing(preprocess: Any) -> Callable[[Sequence[Image.Image]], Any]:
+    """Batch a preprocessing, N pictures → N × 3 × H × W; `ToTensor` would use the process's default dtype."""
     import torch
     from torchvision.transforms import Compose, ToTensor
 
@@ -298,7 +299,7 @@ class _Encoders(SharedRegistry[ImageEncoder]):
         """Factory for names that need no registration: of open_clip, transformers, folders, collections."""
         if name.startswith(PREFIX):
             return lambda device: VisionModelEncoder(name, device=device)
-        return (lambda device: OpenClipEncoder(name, device=device)) if _source(name) else None
+        return (lambda device: OpenClipEncoder(name, device=device)) if _parse_name(name) else None
 
 
 encoders = _Encoders(
@@ -320,7 +321,7 @@ def register_encoder(id: str, factory: Callable[[str], ImageEncoder], *, replace
     Raises:
         NameTakenError: the id is taken and `replace` is not set, or it belongs to a collection of models.
     """
-    if _collected(id):
+    if _collection_folder(id):
         raise encoders.taken(id, "an encoder of yours", "brought by a collection of models")
     encoders.register(id, factory, replace=replace)
 

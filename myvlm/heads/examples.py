@@ -231,7 +231,7 @@ class Correctable(Head, Protocol):
 
 
 @runtime_checkable
-class RemembersPhotos(Gate, Protocol):
+class FeatureGate(Gate, Protocol):
     """A gate that also scores kept features of photos, without the photos."""
 
     def likely(self, photos: Sequence[FloatArray]) -> npt.NDArray[np.float64]:

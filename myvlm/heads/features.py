@@ -37,7 +37,7 @@ AUTO_LIMIT = 48
 SMALLEST_SIDE = 16
 
 ZOOMS = (0.75, 1.0)
-ASIDE = (-0.2, 0.0, 0.2)
+SHIFTS = (-0.2, 0.0, 0.2)
 """Sides and shifts of the variations of a window, relative to it: 18 variations, fewer at an edge."""
 
 WORKING_SIDE = 1152
@@ -46,13 +46,13 @@ the largest usual input of an encoder."""
 
 CACHED_PICTURES = 64
 CROPS_AT_ONCE = 256
-AT_MOST = 3
+MAX_REFINED_WINDOWS = 3
 """Most windows of one picture that a gate refines, whatever the number of its heads: 54 crops."""
-CROPS_A_PICTURE = AUTO_LIMIT + AT_MOST * len(ZOOMS) * len(ASIDE) ** 2
+CROPS_A_PICTURE = AUTO_LIMIT + MAX_REFINED_WINDOWS * len(ZOOMS) * len(SHIFTS) ** 2
 MIN_COSINE = 0.98
 """Least cosine between two encodings of one picture by the same weights."""
 
-Seen = TypeVar("Seen")
+Result = TypeVar("Result")
 Variant = TypeVar("Variant", bound=Hashable)
 
 
@@ -89,10 +89,10 @@ def windows(width: int, height: int, crops: Crops = "auto") -> list[Box]:
     return boxes
 
 
-def first_look(boxes: Sequence[Box]) -> int:
+def count_large_windows(boxes: Sequence[Box]) -> int:
     """Number of large windows, which come first in `windows`: at least half as wide as the shorter side.
 
-    >>> first_look(windows(300, 300)), first_look(windows(300, 200))
+    >>> count_large_windows(windows(300, 300)), count_large_windows(windows(300, 200))
     (10, 18)
     """
     _, _, width, height = boxes[0]
@@ -141,11 +141,13 @@ def variations(box: Box, size: tuple[int, int]) -> list[Box]:
     >>> len(variations((30.0, 30.0, 60.0, 60.0), (96, 96))), len(variations((0.0, 0.0, 96.0, 96.0), (96, 96)))
     (18, 10)
     """
-    varied = [_inside(box, zoom, across, down, size) for zoom in ZOOMS for across in ASIDE for down in ASIDE]
+    varied = [
+        _variation(box, zoom, across, down, size) for zoom in ZOOMS for across in SHIFTS for down in SHIFTS
+    ]
     return list(dict.fromkeys(varied))
 
 
-def _inside(box: Box, zoom: float, across: float, down: float, size: tuple[int, int]) -> Box:
+def _variation(box: Box, zoom: float, across: float, down: float, size: tuple[int, int]) -> Box:
     """Zoom a box about its centre, shift it by fractions of its sides, and push it back into the picture."""
     edges = []
     for low, high, aside, end in ((box[0], box[2], across, size[0]), (box[1], box[3], down, size[1])):
@@ -159,7 +161,7 @@ def _inside(box: Box, zoom: float, across: float, down: float, size: tuple[int, 
 _caches: WeakSet[PictureCache[Any, Any]] = WeakSet()
 
 
-class PictureCache(Generic[Variant, Seen]):
+class PictureCache(Generic[Variant, Result]):
     """Least-recently-used cache of results for pictures, one per encoder; freed with the encoder.
 
     A result belongs to a picture and a variant, such as a box.
@@ -171,27 +173,27 @@ class PictureCache(Generic[Variant, Seen]):
 
     def __init__(self, pictures: int, digest: Callable[[LoadedImage], bytes] = attrgetter("digest")) -> None:
         self.pictures, self.digest = pictures, digest
-        self._by_encoder: WeakKeyDictionary[Any, OrderedDict[tuple[bytes, Variant], Seen]] = (
+        self._by_encoder: WeakKeyDictionary[Any, OrderedDict[tuple[bytes, Variant], Result]] = (
             WeakKeyDictionary()
         )
         self._lock = OneAtATime()
         _caches.add(self)
 
-    def look_up(
+    def get_or_compute(
         self,
         encoder: object,
         images: Sequence[LoadedImage],
         variants: Sequence[Variant],
-        look: Callable[[list[tuple[LoadedImage, Variant]]], Sequence[Seen]],
-    ) -> list[Seen]:
-        """Return the result for each picture and variant; `look` computes those that are not cached."""
+        compute: Callable[[list[tuple[LoadedImage, Variant]]], Sequence[Result]],
+    ) -> list[Result]:
+        """Return the result for each picture and variant; `compute` computes those that are not cached."""
         keys = [(self.digest(one), variant) for one, variant in zip(images, variants, strict=True)]
         with self._lock:
             remembered = self._by_encoder.setdefault(encoder, OrderedDict())
             found = {key: remembered[key] for key in keys if key in remembered}
         missing = {key: (one, key[1]) for key, one in zip(keys, images, strict=True) if key not in found}
         if missing:
-            found |= dict(zip(missing, look(list(missing.values())), strict=True))
+            found |= dict(zip(missing, compute(list(missing.values())), strict=True))
         with self._lock:
             for key in keys:
                 remembered[key] = found[key]
@@ -200,7 +202,9 @@ class PictureCache(Generic[Variant, Seen]):
                 remembered.popitem(last=False)
         return [found[key] for key in keys]
 
-    def known(self, encoder: object, image: LoadedImage, variants: Sequence[Variant]) -> dict[Variant, Seen]:
+    def cached(
+        self, encoder: object, image: LoadedImage, variants: Sequence[Variant]
+    ) -> dict[Variant, Result]:
         """Return the cached results of a picture for these variants."""
         with self._lock:
             remembered = self._by_encoder.get(encoder) or OrderedDict()
@@ -227,7 +231,7 @@ def _working_factor(photo: LoadedImage) -> int:
     return factor
 
 
-_seen: PictureCache[Box, FloatArray] = PictureCache(
+_feature_cache: PictureCache[Box, FloatArray] = PictureCache(
     CACHED_PICTURES * CROPS_A_PICTURE,
     lambda photo: photo.digest_reduced(_working_factor(photo)),  # crops are made from the reduced picture
 )
@@ -259,7 +263,7 @@ def encode_boxes(
         boxes: for each picture at least one box, in its pixels.
     """
     pairs = [(photo, box) for photo, own in zip(images, boxes, strict=True) for box in own]
-    rows = _seen.look_up(
+    rows = _feature_cache.get_or_compute(
         encoder,
         [photo for photo, _ in pairs],
         [box for _, box in pairs],
@@ -270,16 +274,18 @@ def encode_boxes(
     return [PictureFeatures(tuple(own), part) for own, part in zip(boxes, stacked, strict=True)]
 
 
-def remembered_parts(encoder: ImageEncoder, photo: LoadedImage, boxes: Sequence[Box]) -> PictureFeatures:
+def cached_parts(encoder: ImageEncoder, photo: LoadedImage, boxes: Sequence[Box]) -> PictureFeatures:
     """Return the boxes whose features are cached, with the features; nothing is encoded."""
-    known = _seen.known(encoder, photo, boxes)
-    return PictureFeatures(tuple(known), np.array(list(known.values()), dtype=np.float32))
+    cached = _feature_cache.cached(encoder, photo, boxes)
+    return PictureFeatures(tuple(cached), np.array(list(cached.values()), dtype=np.float32))
 
 
-def remember_parts(encoder: ImageEncoder, photo: LoadedImage, parts: PictureFeatures) -> None:
+def cache_parts(encoder: ImageEncoder, photo: LoadedImage, parts: PictureFeatures) -> None:
     """Put features of parts of a picture, encoded earlier, into the cache."""
     rows = dict(zip(parts.boxes, parts.features, strict=True))
-    _seen.look_up(encoder, [photo] * len(rows), list(rows), lambda new: [rows[box] for _, box in new])
+    _feature_cache.get_or_compute(
+        encoder, [photo] * len(rows), list(rows), lambda new: [rows[box] for _, box in new]
+    )
 
 
 def forget_pictures() -> None:
@@ -299,13 +305,15 @@ def _encode_parts(encoder: ImageEncoder, parts: Sequence[tuple[LoadedImage, Box]
     rows: list[FloatArray] = []
     for start in range(0, len(parts), CROPS_AT_ONCE):
         crops = [
-            crop for photo, box in parts[start : start + CROPS_AT_ONCE] for crop in cut(photo, [box], encoder)
+            crop
+            for photo, box in parts[start : start + CROPS_AT_ONCE]
+            for crop in crop_boxes(photo, [box], encoder)
         ]
         rows += list(np.array(encoder.encode(crops), dtype=np.float32))
     return rows
 
 
-def cut(photo: LoadedImage, boxes: Sequence[Box], encoder: ImageEncoder) -> list[Image.Image]:
+def crop_boxes(photo: LoadedImage, boxes: Sequence[Box], encoder: ImageEncoder) -> list[Image.Image]:
     """Crop a picture to each of the boxes; a very large picture is reduced first.
 
     If the encoder states the side of its input in pixels (`input_side`), a large piece is cropped from a

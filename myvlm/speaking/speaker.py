@@ -202,7 +202,7 @@ class Speaker:
             names = [self._current_names()] * count
             spoken = generate_replies(self.backbone, photos, seen, [prompt] * count, generation, names, boxes)
             for found in detections if album else ():  # boxes found later would need the pictures
-                found.locate_seen()
+                found.compute_present_boxes()
             parts = zip(spoken, detections, photos, strict=True)
             return [
                 Reply(one.text, found, photo.path if album and photo.path else photo.image, one.token_ids,

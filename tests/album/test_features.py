@@ -14,7 +14,7 @@ from myvlm.album.journal import Journal, reader
 from myvlm.album.page import Place
 from myvlm.album.reading import read_album, unread
 from myvlm.files.photos import album_files
-from myvlm.heads.features import first_look, forget_pictures, windows
+from myvlm.heads.features import count_large_windows, forget_pictures, windows
 from myvlm.images import load_images
 from myvlm.tinyworld import sample_picture
 from tests.support.fake_encoder import ColourEncoder
@@ -63,7 +63,7 @@ def test_a_new_concept_is_looked_for_in_what_was_seen(
         file.unlink()
     encoder.calls.clear()
     assert read(fresh, album)[0] == seen, "anew it finds the same"
-    large = sum(first_look(windows(*one.image.size)) for one in load_images(album_files(album)))
+    large = sum(count_large_windows(windows(*one.image.size)) for one in load_images(album_files(album)))
     assert asked <= sum(encoder.calls) - large, "no large window is looked at again"
 
 

@@ -32,7 +32,9 @@ def test_a_small_or_blurred_face_must_be_nearer_to_be_named() -> None:
     own, strange = (descriptor(person, 99) for person in (ANNA, BEN))
     away = np.linspace(0, 1, 200)[:, None]
     faces = np.asarray((1 - away) * own + away * strange, np.float32)
-    limits = [int((gate._sure(faces, [one] * len(faces))[:, 0] >= 0).sum()) for one in (detail[0], detail[2])]
+    limits = [
+        int((gate._logits(faces, [one] * len(faces))[:, 0] >= 0).sum()) for one in (detail[0], detail[2])
+    ]
     assert 0 < limits[1] < limits[0] < 200
     [found] = find_faces(ENCODER, load_images(photo(ANNA, BEN)))
     assert found.detail == (1.0, 1.0)

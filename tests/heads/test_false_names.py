@@ -17,8 +17,8 @@ from myvlm.heads.base import MeetingHead
 from myvlm.heads.calibration import DOUBT, Tail, fit_tail
 from myvlm.heads.faces.gate import FaceGate
 from myvlm.heads.objects.everyday import everyday
-from myvlm.heads.objects.gate import MET, ObjectGate
-from myvlm.heads.objects.head import MET_AT_MOST
+from myvlm.heads.objects.gate import SCORES_BY_OTHERS, ObjectGate
+from myvlm.heads.objects.head import MAX_SCORES_BY_OTHERS
 from myvlm.images import load_images
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, scenes
 from tests.support.fake_faces import FakeFaces, photos
@@ -225,12 +225,12 @@ def test_heads_of_a_library_learn_from_each_others_photos_how_often_they_err() -
     alone = ObjectHead.gate([first, second]).reached_by(0.01)
     encoded = sum(encoder.calls)
     first.meet(scenes(0, 2), [])
-    assert MET not in first.figures_
+    assert SCORES_BY_OTHERS not in first.figures_
     second.meet(scenes(40, 2), [first])
     assert sum(encoder.calls) == encoded, "it has seen the photos"
     raw = ObjectHead.gate([first]).raw(load_images(scenes(40, 2)))[0][:, 0]
     met = (raw - first.tail_location_) / first.tail_scale_
-    assert second.figures_[MET] == pytest.approx(met, abs=1e-3)
+    assert second.figures_[SCORES_BY_OTHERS] == pytest.approx(met, abs=1e-3)
     meta, tensors = second.state()
     again = ObjectHead.from_state(meta, tensors)
     again.encoder = encoder
@@ -248,11 +248,13 @@ def test_of_many_heads_and_photos_some_scores_are_kept_and_of_a_regression_none(
     learned = ObjectHead(encoder).fit(scenes(0, 3))
     others = [ObjectHead(encoder).fit(scenes(40 + one, 1)) for one in range(9)]
     learned.meet(scenes(0, 3), others)
-    assert len(learned.figures_[MET]) == MET_AT_MOST < 27
+    assert len(learned.figures_[SCORES_BY_OTHERS]) == MAX_SCORES_BY_OTHERS < 27
     for one in others[1:]:
         one.encoder_fingerprint_ = -one.encoder_fingerprint_
     learned.meet(scenes(0, 3), others)
-    assert len(learned.figures_[MET]) == 3, "what other weights learned is passed over, and no error"
+    assert len(learned.figures_[SCORES_BY_OTHERS]) == 3, (
+        "what other weights learned is passed over, and no error"
+    )
     regression = ObjectHead(ENCODER).fit(scenes(0, 2))
     regression.meet(scenes(0, 2), [ObjectHead(ENCODER).fit(scenes(40, 2))])
-    assert MET not in regression.figures_, "the encoder's own pictures say more"
+    assert SCORES_BY_OTHERS not in regression.figures_, "the encoder's own pictures say more"

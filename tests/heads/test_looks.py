@@ -13,7 +13,7 @@ from PIL import Image
 
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.heads import ObjectHead
-from myvlm.heads.features import cut, first_look, forget_pictures, windows
+from myvlm.heads.features import count_large_windows, crop_boxes, forget_pictures, windows
 from myvlm.heads.objects import gate as object_gate
 from myvlm.images import LoadedImage, load_images
 from tests.support.fake_encoder import ColourEncoder, everyday_bank, scenes
@@ -66,10 +66,10 @@ def test_what_is_far_from_everything_is_not_looked_at(
 ) -> None:
     gate, empty = ObjectHead.gate(heads[:1]), load_images(Image.new("RGB", (160, 160), "gray"))
     made = calls(gate)
-    monkeypatch.setattr(object_gate, "REACH", 0.0)
+    monkeypatch.setattr(object_gate, "SEARCH_MARGIN", 0.0)
     assert not gate.score(empty).present.any()
     assert made == [10]
-    monkeypatch.setattr(object_gate, "REACH", 1e9)
+    monkeypatch.setattr(object_gate, "SEARCH_MARGIN", 1e9)
     assert not gate.score(empty).present.any()
     assert 9 <= made[1] <= 25, "small windows alone: the large ones are remembered"
 
@@ -80,8 +80,8 @@ def test_a_small_thing_is_found_where_the_large_windows_alone_do_not(heads: list
     for place in (3, 41, 60, 97, 118):
         [photo] = load_images(scene_of("red", 30, place))
         boxes = windows(160, 160)
-        large = gate._of_each(
-            object_gate.encode_boxes(heads[0].encoder, [photo], [boxes[: first_look(boxes)]])  # type: ignore[arg-type]
+        large = gate._window_scores(
+            object_gate.encode_boxes(heads[0].encoder, [photo], [boxes[: count_large_windows(boxes)]])  # type: ignore[arg-type]
         )[0]
         scores = gate.score([photo])
         assert scores.present[0, 0] == (gate.raw([photo])[0][0, 0] >= heads[0].threshold_)
@@ -109,7 +109,7 @@ def test_what_is_located_later_can_be_sent_and_lets_go_of_its_pictures(heads: li
     del photos
     gc.collect()
     assert all(one() is not None for one in held)
-    scores.locate_seen()
+    scores.compute_present_boxes()
     gc.collect()
     assert all(one() is None for one in held)
     assert np.array_equal(scores.boxes[:2], expected[:2])
@@ -125,10 +125,10 @@ def test_of_a_large_photo_pieces_are_cut_as_small_as_the_encoder_looks() -> None
     photo = LoadedImage(Image.radial_gradient("L").resize((4000, 3000)).convert("RGB"), "large")
     encoder = ColourEncoder()
     boxes = [(0.0, 0.0, 4000.0, 3000.0), (1000.0, 500.0, 2500.0, 2000.0), (100.0, 100.0, 190.0, 190.0)]
-    as_before = cut(photo, boxes, encoder)
+    as_before = crop_boxes(photo, boxes, encoder)
     assert [piece.size for piece in as_before[:2]] == [(2000, 1500), (750, 750)]
     encoder.input_side = 96  # type: ignore[attr-defined]
-    pieces = cut(photo, boxes, encoder)
+    pieces = crop_boxes(photo, boxes, encoder)
     assert all(144 <= min(piece.size) <= 288 for piece in pieces[:2])
     assert pieces[2].size == as_before[2].size, "one that is small is cut at the size that it has"
     for small, large in zip(pieces, as_before, strict=True):

@@ -65,7 +65,7 @@ def test_what_is_damaged_or_of_other_weights_is_made_again(cache: Path, damage: 
         file.write_bytes(file.read_bytes()[:100])
     elif damage == "other weights":
         kept = load_file(file)
-        shipped._write(file, {**kept, "fingerprint": kept["fingerprint"][::-1].copy()})
+        shipped._write_cache(file, {**kept, "fingerprint": kept["fingerprint"][::-1].copy()})
     else:
         file.unlink()
     again = ColourEncoder("fake/damaged")
@@ -132,7 +132,7 @@ def test_photos_that_do_not_agree_make_a_head_that_says_so(caplog: pytest.LogCap
     head = ObjectHead(encoder).fit(apart)
     known = everyday(encoder)
     deviation = (known.whitening(known.windows) @ head.coef_).std()
-    assert head.slope_ == pytest.approx(prototype.STEEPNESS / (prototype.LEAST_WAY * deviation), rel=1e-4)
+    assert head.slope_ == pytest.approx(prototype.STEEPNESS / (prototype.MIN_SPAN * deviation), rel=1e-4)
     assert head.figures_["left_out_found"] < 0.5
     assert "give it more photos" in caplog.text
 
@@ -288,4 +288,4 @@ def test_unlike_windows_of_a_photo_count_nothing() -> None:
     rows = np.array([[1, 0], [0.8, 0.6], [-1, 0]], dtype=np.float32)
     mean = np.array([0.8, 0.6]) / 1.0
     wanted = rows[0] * (rows[0] @ mean) + rows[1] * (rows[1] @ mean)
-    np.testing.assert_allclose(prototype._weighed(rows), [wanted / np.linalg.norm(wanted)], atol=1e-6)
+    np.testing.assert_allclose(prototype._weighted_sum(rows), [wanted / np.linalg.norm(wanted)], atol=1e-6)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from myvlm.heads.features import AT_MOST, refine_boxes, variations
+from myvlm.heads.features import MAX_REFINED_WINDOWS, refine_boxes, variations
 from myvlm.heads.objects.head import ObjectHead
 from myvlm.images import load_images
 from tests.support.fake_encoder import ColourEncoder, raw_scores
@@ -75,7 +75,7 @@ def test_of_one_picture_only_so_many_windows_are_looked_at_whatever_the_number_o
     encoder.calls.clear()
     ObjectHead.gate(heads).score(load_images(picture))
     assert encoder.calls[:2] == [10, 25], "the windows, large and small"
-    assert 18 < encoder.calls[2] <= 18 * AT_MOST
+    assert 18 < encoder.calls[2] <= 18 * MAX_REFINED_WINDOWS
     assert len(encoder.calls) == 3
 
 

@@ -54,7 +54,7 @@ def common_person(photos: Sequence[LoadedImage], found: Sequence[Faces], thresho
             expected="photos in which the face is seen from the front, at least 20 pixels wide",
             fix="choose other photos, or learn the person as an object: kind='object'",
         )
-    people = sorted(_people(found, threshold), key=len, reverse=True)
+    people = sorted(_cluster_faces(found, threshold), key=len, reverse=True)
     best = people[0]
     rivals = [one for one in people[1:] if len(one) == len(best)]
     if len(best) <= len(seen) / 2:
@@ -96,7 +96,7 @@ def distances(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray[
     return np.asarray(np.sqrt(np.maximum(squares, 0.0)))
 
 
-def _people(found: Sequence[Faces], threshold: float) -> list[Person]:
+def _cluster_faces(found: Sequence[Faces], threshold: float) -> list[Person]:
     """Merge the two nearest groups of faces that share no photo, as long as their mean distance allows."""
     groups = [[(photo, face)] for photo, faces in enumerate(found) for face in range(len(faces))]
     rows = np.concatenate([faces.descriptors for faces in found if len(faces)])

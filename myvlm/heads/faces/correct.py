@@ -14,14 +14,14 @@ from myvlm.heads.faces.clustering import distances
 from myvlm.heads.faces.encoders import FaceEncoder, find_faces
 from myvlm.images import LoadedImage
 
-HALF = 0.5
+MIN_BOX_OVERLAP = 0.5
 """Overlap of a face and a box, as a fraction of the smaller one, from which it is the face in the box."""
-CLEARLY = 0.85
+CLEAR_DISTANCE_RATIO = 0.85
 """Without a box, a face that the head missed is taken as the one that is meant only if its distance to the
 keys is at most this fraction of the next face's."""
 
 
-def face_meant(
+def descriptor_of_corrected_face(
     encoder: FaceEncoder, photo: LoadedImage, correction: CorrectedPicture, keys: FloatArray
 ) -> FloatArray:
     """Descriptor, 1 × D, of the face in the box; without a box, of the face most similar to the person.
@@ -34,18 +34,19 @@ def face_meant(
         raise _no_face(f"in {photo.name}", "no face found")
     if correction.box is not None:
         shared = [overlap(box, correction.box) for box in faces.boxes]
-        if max(shared) < HALF:
+        if max(shared) < MIN_BOX_OVERLAP:
             raise _no_face(
-                f"in that part of {photo.name}", f"box {correction.box}, faces at {_shown(faces.boxes)}"
+                f"in that part of {photo.name}",
+                f"box {correction.box}, faces at {_listed_boxes(faces.boxes)}",
             )
         return faces.descriptors[[int(np.argmax(shared))]]
     nearest = distances(faces.descriptors, keys).min(axis=1)
     first, *rest = nearest.argsort().tolist()
     # a false alarm is about the nearest face; which face was missed is less clear
-    if correction.present and rest and nearest[first] > CLEARLY * nearest[rest[0]]:
+    if correction.present and rest and nearest[first] > CLEAR_DISTANCE_RATIO * nearest[rest[0]]:
         raise InputError(
             f"There are {len(faces)} faces in {photo.name}: which one is meant?",
-            got=f"faces at {_shown(faces.boxes)}, equally like the person",
+            got=f"faces at {_listed_boxes(faces.boxes)}, equally like the person",
             expected="the box of the face that is meant",
             fix="pass box=(left, top, right, bottom), in pixels",
         )
@@ -61,5 +62,5 @@ def _no_face(where: str, got: str) -> InputError:
     )
 
 
-def _shown(boxes: Sequence[Box]) -> str:
+def _listed_boxes(boxes: Sequence[Box]) -> str:
     return ", ".join("(" + ", ".join(f"{edge:.0f}" for edge in box) + ")" for box in boxes)

@@ -17,10 +17,10 @@ from PIL import Image
 from myvlm.boxes import Box
 from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
-from myvlm.heads.faces.encoders import Faces, inside, reduced
+from myvlm.heads.faces.encoders import Faces, clip_box, reduced_for_detection
 from myvlm.runtime.process import OneAtATime
 
-LEAST_SURE = 0.25
+MIN_DETECTION_SCORE = 0.25
 """Lowest detector score of a face. With dlib's default of 0, patterns are detected as faces (0.12 on the
 astronaut's suit)."""
 
@@ -67,16 +67,16 @@ class DlibEncoder:
         detector, landmarks, _ = self._loaded()
         import dlib
 
-        small, factor = reduced(image)
+        small, factor = reduced_for_detection(image)
         boxes: list[Box] = []
         chips: list[Image.Image] = []
         with self._lock:
             # 1: upsampled once, as in dlib's examples, since the detector finds no face below 80 pixels
-            found = detector.run(np.ascontiguousarray(small), 1, LEAST_SURE)[0]
+            found = detector.run(np.ascontiguousarray(small), 1, MIN_DETECTION_SCORE)[0]
             whole = np.ascontiguousarray(image)
             for one in found:
                 edges = [factor * edge for edge in (one.left(), one.top(), one.right() + 1, one.bottom() + 1)]
-                box = inside(edges, image.size)
+                box = clip_box(edges, image.size)
                 if box is not None:
                     points = landmarks(whole, dlib.rectangle(*(round(edge) for edge in edges)))
                     chips.append(Image.fromarray(dlib.get_face_chip(whole, points, self._SIDE, self._MARGIN)))

@@ -23,7 +23,7 @@ SMALLEST_FACE = 20
 
 DETAIL_SIDE, COARSE_SIDE = 96, 24
 """Sides, in pixels, to which a face is resized to measure its detail: with detail, and without."""
-FLAT = 4.0
+MIN_CONTRAST = 4.0
 """Standard deviation in grey levels below which a patch is too uniform to show whether it is sharp."""
 
 
@@ -89,7 +89,7 @@ def find_faces(encoder: FaceEncoder, images: Sequence[LoadedImage]) -> list[Face
             for picture, faces in zip(pictures, encoder.faces(pictures), strict=True)
         ]
 
-    return _cache.look_up(encoder, images, [None] * len(images), found)
+    return _cache.get_or_compute(encoder, images, [None] * len(images), found)
 
 
 def detail_of(image: Image.Image, box: Box) -> float:
@@ -106,13 +106,13 @@ def detail_of(image: Image.Image, box: Box) -> float:
     fine = face.resize((DETAIL_SIDE, DETAIL_SIDE), Image.Resampling.BICUBIC)
     coarse = fine.resize((COARSE_SIDE, COARSE_SIDE), Image.Resampling.LANCZOS)
     deviation = float(np.asarray(fine).std())
-    if deviation < FLAT:
+    if deviation < MIN_CONTRAST:
         return 1.0
     rest = np.asarray(fine, np.float32) - np.asarray(coarse.resize(fine.size, Image.Resampling.BICUBIC))
     return float(rest.std()) / deviation
 
 
-def reduced(image: Image.Image) -> tuple[Image.Image, float]:
+def reduced_for_detection(image: Image.Image) -> tuple[Image.Image, float]:
     """Reduce a picture for the detection of faces; the factor converts its coordinates to the original's."""
     factor = max(1.0, max(image.size) / WORKING_SIDE)
     if factor == 1:
@@ -121,7 +121,7 @@ def reduced(image: Image.Image) -> tuple[Image.Image, float]:
     return image.resize(size, reducing_gap=2.0), factor
 
 
-def inside(box: Any, size: tuple[int, int]) -> Box | None:
+def clip_box(box: Any, size: tuple[int, int]) -> Box | None:
     """Clip a box to the picture; None if less than 2 pixels are left of a side."""
     left, top = max(float(box[0]), 0.0), max(float(box[1]), 0.0)
     right, bottom = min(float(box[2]), float(size[0])), min(float(box[3]), float(size[1]))

@@ -12,7 +12,7 @@ from PIL import Image
 from myvlm.boxes import Box
 from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
-from myvlm.heads.faces.encoders import SMALLEST_FACE, Faces, inside, reduced
+from myvlm.heads.faces.encoders import SMALLEST_FACE, Faces, clip_box, reduced_for_detection
 from myvlm.runtime.process import OneAtATime, float32_default
 
 
@@ -68,7 +68,7 @@ class FacenetEncoder:
 
     def find(self, image: Image.Image) -> list[Box]:
         """Detect faces: their boxes in pixels, the largest first. Needs only MTCNN's weights."""
-        small, factor = reduced(image)
+        small, factor = reduced_for_detection(image)
         if min(small.size) < SMALLEST_FACE:
             return []  # MTCNN fails on a picture smaller than the smallest face
         import torch
@@ -76,7 +76,7 @@ class FacenetEncoder:
         finder = self._loaded_finder()
         with self._lock, torch.autocast(torch.device(self.device).type, enabled=False):
             boxes, _ = finder.detect(small)
-        clipped = [inside(box * factor, image.size) for box in (boxes if boxes is not None else ())]
+        clipped = [clip_box(box * factor, image.size) for box in (boxes if boxes is not None else ())]
         return [box for box in clipped if box is not None]
 
     def _aligned(self, image: Image.Image, box: Box) -> Image.Image:

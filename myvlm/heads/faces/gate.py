@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.errors import ConceptFileError
-from myvlm.heads.detections import FloatArray, GateScores, sigmoid, within
+from myvlm.heads.detections import FloatArray, GateScores, near_half, sigmoid
 from myvlm.heads.faces.clustering import distances
 from myvlm.heads.faces.encoders import FaceEncoder, Faces, find_faces
 from myvlm.heads.faces.threshold import STRANGERS, nearer_by_blur
@@ -99,33 +99,33 @@ class FaceGate:
         boxes = np.full((*count, 4), np.nan, dtype=np.float32)
         for index, faces in enumerate(pictures):
             if len(faces):
-                probabilities[index], chosen = self._people_in(faces)
+                probabilities[index], chosen = self._match_people(faces)
                 boxes[index] = np.asarray(faces.boxes, dtype=np.float32)[chosen]
         present = probabilities >= 0.5
         return GateScores(
-            probabilities.astype(np.float32), present, boxes, within(probabilities, self._unsure)
+            probabilities.astype(np.float32), present, boxes, near_half(probabilities, self._unsure)
         )
 
     def likely(self, photos: Sequence[FloatArray]) -> Doubles:
         """Score the kept face descriptors of N photos, R × D each → N × M probabilities."""
-        best = np.stack([self._sure(faces, ()).max(axis=0) for faces in photos])
+        best = np.stack([self._logits(faces, ()).max(axis=0) for faces in photos])
         return sigmoid(np.maximum(best, -700.0))
 
-    def _sure(self, descriptors: FloatArray, detail: Sequence[float]) -> Doubles:
+    def _logits(self, descriptors: FloatArray, detail: Sequence[float]) -> Doubles:
         """F × M logits: 0 or more if a face is within a person's threshold and not nearer to a stranger.
 
         The threshold is stricter for a small or blurred face (`nearer_by_blur`), if `detail` is given.
         """
         nearest = np.minimum.reduceat(distances(descriptors, self._keys), self._starts, axis=1)
-        sure = -nearest - self._threshold
+        margin = -nearest - self._threshold
         if detail:
-            sure = sure - nearer_by_blur(self._encoder, detail)[:, None]
+            margin = margin - nearer_by_blur(self._encoder, detail)[:, None]
         if len(self._strangers):
             rivals = distances(descriptors, self._strangers)
             for person in np.unique(self._stranger_of).tolist():
                 rival = rivals[:, self._stranger_of == person].min(axis=1)
-                sure[:, person] = np.minimum(sure[:, person], rival - nearest[:, person])
-        return np.asarray(self._slope * sure, dtype=np.float64)
+                margin[:, person] = np.minimum(margin[:, person], rival - nearest[:, person])
+        return np.asarray(self._slope * margin, dtype=np.float64)
 
     def _check_weights(self) -> None:
         now = face_encoder_fingerprint(self._encoder)
@@ -140,19 +140,19 @@ class FaceGate:
             )
         self._checked = True
 
-    def _people_in(self, faces: Faces) -> tuple[Doubles, npt.NDArray[np.int64]]:
+    def _match_people(self, faces: Faces) -> tuple[Doubles, npt.NDArray[np.int64]]:
         """For each person the probability, and the index of the face that it refers to."""
-        sure = self._sure(faces.descriptors, faces.detail)
-        chosen = sure.argmax(axis=0)
-        best = sure.max(axis=0)
-        claims = np.flatnonzero(best >= 0)  # only these people need a face assigned to them
-        given = _assign(sure[:, claims])
-        free = np.setdiff1d(np.arange(len(faces)), given)
-        for person, face in zip(claims, given, strict=True):
+        logits = self._logits(faces.descriptors, faces.detail)
+        chosen = logits.argmax(axis=0)
+        best = logits.max(axis=0)
+        claimants = np.flatnonzero(best >= 0)  # only these people need a face assigned to them
+        assigned = _assign(logits[:, claimants])
+        free = np.setdiff1d(np.arange(len(faces)), assigned)
+        for person, face in zip(claimants, assigned, strict=True):
             if face >= 0:
-                best[person], chosen[person] = sure[face, person], face
+                best[person], chosen[person] = logits[face, person], face
             else:  # every face that might be this person's was assigned to others
-                best[person] = sure[free, person].max() if len(free) else -np.inf
+                best[person] = logits[free, person].max() if len(free) else -np.inf
         return sigmoid(np.maximum(best, -700.0)), chosen
 
 
@@ -162,7 +162,7 @@ def face_encoder_fingerprint(encoder: FaceEncoder) -> FloatArray:
     return described
 
 
-def _assign(sure: Doubles) -> npt.NDArray[np.int64]:
+def _assign(logits: Doubles) -> npt.NDArray[np.int64]:
     """F × P logits → for each person the index of a face, or −1; maximizes the sum of the assigned logits.
 
     No face is assigned twice, and none with a logit below 0.
@@ -174,9 +174,9 @@ def _assign(sure: Doubles) -> npt.NDArray[np.int64]:
     """
     from scipy.optimize import linear_sum_assignment
 
-    given = np.full(sure.shape[1], -1, dtype=np.int64)
+    assigned = np.full(logits.shape[1], -1, dtype=np.int64)
     # + 1: of equal sums the one with more people is preferred, and a logit of exactly 0 counts
-    faces, people = linear_sum_assignment(np.where(sure >= 0, sure + 1, 0), maximize=True)
-    granted = sure[faces, people] >= 0
-    given[people[granted]] = faces[granted]
-    return given
+    faces, people = linear_sum_assignment(np.where(logits >= 0, logits + 1, 0), maximize=True)
+    granted = logits[faces, people] >= 0
+    assigned[people[granted]] = faces[granted]
+    return assigned

@@ -19,7 +19,7 @@ from myvlm.heads.correcting import CorrectableHead
 from myvlm.heads.detections import UNSURE, FloatArray
 from myvlm.heads.examples import CorrectedPicture, Examples
 from myvlm.heads.faces.clustering import bystanders, common_person, distances
-from myvlm.heads.faces.correct import face_meant
+from myvlm.heads.faces.correct import descriptor_of_corrected_face
 from myvlm.heads.faces.encoders import FaceEncoder, Faces, find_faces
 from myvlm.heads.faces.gate import FaceGate, face_encoder_fingerprint
 from myvlm.heads.faces.registry import DEFAULT_FACE_ENCODER, get_face_encoder
@@ -33,7 +33,7 @@ threshold and 0.02 at 1.1 times. For 0.35 % errors of both kinds at the threshol
 default encoder, normal distributions give 54; the value is lower because a few keys do not represent a person
 fully."""
 
-LIKE_OWN, LIKE_ONE = 1.1, 0.75
+NEAR_OF_MEAN, NEAR_OF_THRESHOLD = 1.1, 0.75
 """A face is certainly the person's up to the first times the mean distance of the keys, or the second times
 the threshold, whichever is larger. With the published errors, one pair of strangers in some 100,000 is within
 0.75 times the threshold."""
@@ -218,7 +218,7 @@ class FaceHead(CorrectableHead[FaceEncoder]):
     def _rows_to_learn_from(
         self, photo: LoadedImage, correction: CorrectedPicture, examples: Examples
     ) -> FloatArray:
-        return face_meant(self._encoder(), photo, correction, self.keys_)
+        return descriptor_of_corrected_face(self._encoder(), photo, correction, self.keys_)
 
     def _learn_corrections(self, examples: Examples) -> None:
         told = list(zip(examples.corrections, examples.rows, strict=True))
@@ -249,7 +249,9 @@ def _check_negatives(
     The distance to a single key is no evidence: of hundreds of strangers, one is near some key.
     """
     pairs = distances(keys, keys)[np.triu_indices(len(keys), 1)]
-    near = min(max(LIKE_OWN * float(pairs.mean()) if len(pairs) else 0.0, LIKE_ONE * limit), limit)
+    near = min(
+        max(NEAR_OF_MEAN * float(pairs.mean()) if len(pairs) else 0.0, NEAR_OF_THRESHOLD * limit), limit
+    )
     holding = [
         photo.name
         for photo, faces in zip(others, given, strict=True)

@@ -23,7 +23,7 @@ from myvlm.heads.encoders import ImageEncoder
 from myvlm.heads.examples import CorrectedPicture, Examples
 from myvlm.heads.features import Crops, features, refine_boxes, whiten
 from myvlm.heads.objects.everyday import everyday
-from myvlm.heads.objects.fit import LinearProbe, kept_rows
+from myvlm.heads.objects.fit import LinearProbe, rows_to_keep
 from myvlm.images import LoadedImage
 
 # How these were chosen, on ten subjects of real photos: benchmarks/RESULTS.md, `benchmarks/correcting.py`.
@@ -47,7 +47,7 @@ SHARE = 0.6
 
 HARDEST, ROUNDS = 4, 4
 """Windows of a corrected picture that are added per round of hard-negative mining, and number of rounds."""
-ALIKE = 0.3
+MIN_IOU = 0.3
 """Intersection over union with a box from which a window counts as showing its content."""
 
 
@@ -72,26 +72,26 @@ def nearest_probe(
     others, absent = examples.others[absent > 0], absent[absent > 0]
     middle = (examples.others if len(examples.others) else photos).mean(axis=0)
 
-    def step(shown: npt.NDArray[np.bool_], surer: float) -> npt.NDArray[np.float64]:
+    def step(shown: npt.NDArray[np.bool_], rise: float) -> npt.NDArray[np.float64]:
         """Change of the coefficients, D, if only the photos in `shown` are kept.
 
-        The scores of these photos are to rise by `surer`, softly.
+        The scores of these photos are to rise by `rise`, softly.
         """
-        asked = [
+        constraints = [
             (photos[shown], 1.0, np.minimum(found[shown], margin), HARD),
-            (photos[shown], 1.0, found[shown] + surer, YIELDING),
+            (photos[shown], 1.0, found[shown] + rise, YIELDING),
             (others, -1.0, np.minimum(absent, margin), SOFTNESS),
         ]
         for correction, own in zip(examples.corrections, examples.rows, strict=True):
             least = np.full(len(own), APART / slope if correction.of_concept else margin)
-            asked.append((own, 1.0 if correction.present else -1.0, least, SOFTNESS))
-        table = [sign * (rows - middle) for rows, sign, _, _ in asked]
-        wanted = [least - sign * (start.windows(rows) - threshold) for rows, sign, least, _ in asked]
-        softness = [np.full(len(rows), soft) for rows, _, _, soft in asked]
-        return smallest_step(np.concatenate(table), np.concatenate(wanted), np.concatenate(softness))
+            constraints.append((own, 1.0 if correction.present else -1.0, least, SOFTNESS))
+        table = [sign * (rows - middle) for rows, sign, _, _ in constraints]
+        targets = [least - sign * (start.windows(rows) - threshold) for rows, sign, least, _ in constraints]
+        softness = [np.full(len(rows), soft) for rows, _, _, soft in constraints]
+        return smallest_step(np.concatenate(table), np.concatenate(targets), np.concatenate(softness))
 
-    everyone = np.ones(len(photos), dtype=bool)
-    change = step(everyone, _lost_unseen(step, photos - middle))
+    all_photos = np.ones(len(photos), dtype=bool)
+    change = step(all_photos, _loss_of_unseen_photos(step, photos - middle))
     return LinearProbe((start.coef + change).astype(np.float32), float(start.intercept - change @ middle))
 
 
@@ -126,14 +126,14 @@ def raised_threshold(
     if len(left_out) < 2 or not alarms:
         return threshold
     first, *others = sorted(alarms, reverse=True)
-    way = min(lowest) - threshold
-    raised = min(first - threshold, way - ROOM)
+    gap = min(lowest) - threshold
+    raised = min(first - threshold, gap - ROOM)
     if others:
-        raised = max(raised, min(others[0] - threshold, SHARE * way))
+        raised = max(raised, min(others[0] - threshold, SHARE * gap))
     return threshold + max(raised, 0.0)
 
 
-def _lost_unseen(
+def _loss_of_unseen_photos(
     step: Callable[[npt.NDArray[np.bool_], float], npt.NDArray[np.float64]], photos: FloatArray
 ) -> float:
     """Estimate how much a correction lowers the score of an unseen photo: the most of all left-out photos."""
@@ -172,37 +172,39 @@ def rows_to_learn_from(
     rounds, with the head as it would be after the correction.
     """
     [seen] = features(encoder, [photo], head.crops)
-    meant = _windows_meant(seen.boxes, correction.box, photo)
-    rows = _read(head, encoder, seen.features[meant])
+    in_box = _windows_in_box(seen.boxes, correction.box, photo)
+    rows = _whiten(head, encoder, seen.features[in_box])
     start = head.refitted(examples.only([]))
     if correction.present:
         return rows[[_probe(head).windows(rows).argmax()]].astype(np.float16)
     kept = np.concatenate([_hardest(_probe(one), rows) for one in (start, head)])
     for _ in range(ROUNDS):
         kept = np.unique(kept.astype(np.float16), axis=0)
-        told = head.refitted(examples.with_correction(correction, kept))
-        still = _hardest(_probe(told), rows, told.threshold_)
-        best = int(_probe(told).windows(rows).argmax())
-        if not len(still) and correction.box is None and told.refine_margin_ > 0:
+        refitted_head = head.refitted(examples.with_correction(correction, kept))
+        still = _hardest(_probe(refitted_head), rows, refitted_head.threshold_)
+        best = int(_probe(refitted_head).windows(rows).argmax())
+        if not len(still) and correction.box is None and refitted_head.refine_margin_ > 0:
             [look] = refine_boxes(encoder, [photo], [seen.boxes[best]])
-            still = _hardest(_probe(told), _read(head, encoder, look.features), told.threshold_)
+            still = _hardest(
+                _probe(refitted_head), _whiten(head, encoder, look.features), refitted_head.threshold_
+            )
         if not len(still):
             break
         kept = np.concatenate([kept, still])
     return kept.astype(np.float16)
 
 
-def remembered(
+def examples_from_photos(
     head: Corrected, encoder: ImageEncoder, photos: Sequence[LoadedImage], others: Sequence[LoadedImage]
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
     """Recreate the examples of a head whose file does not hold them: features of photos and of negatives."""
     probe = _probe(head)
-    looked = [_read(head, encoder, one.features) for one in features(encoder, photos, head.crops)]
+    looked = [_whiten(head, encoder, one.features) for one in features(encoder, photos, head.crops)]
     given = [one.features for one in features(encoder, others, head.crops)] if others else []
     bank = encoder.bank()
     usual = everyday(encoder).windows if bank is None else bank.reshape(-1, bank.shape[-1])
-    unlike = _read(head, encoder, np.concatenate([*given, usual]))
-    return kept_rows(probe, looked, unlike)
+    unlike = _whiten(head, encoder, np.concatenate([*given, usual]))
+    return rows_to_keep(probe, looked, unlike)
 
 
 def _hardest(probe: LinearProbe, rows: FloatArray, least: float = -np.inf) -> FloatArray:
@@ -212,8 +214,8 @@ def _hardest(probe: LinearProbe, rows: FloatArray, least: float = -np.inf) -> Fl
     return rows[highest[scores[highest] >= least]]
 
 
-def _windows_meant(boxes: Sequence[Box], box: Box | None, photo: LoadedImage) -> list[int]:
-    """Indices of the windows that show the content of the box, by `ALIKE`, or else of the most similar ones.
+def _windows_in_box(boxes: Sequence[Box], box: Box | None, photo: LoadedImage) -> list[int]:
+    """Indices of the windows that show the content of the box, by `MIN_IOU`, or else of the most similar.
 
     Without a box, all windows.
     """
@@ -229,10 +231,10 @@ def _windows_meant(boxes: Sequence[Box], box: Box | None, photo: LoadedImage) ->
             fix="give left, top, right, bottom in pixels of the picture, turned as its EXIF tag says",
         )
     alike = [iou(one, box) for one in boxes]
-    return [number for number, one in enumerate(alike) if one >= min(ALIKE, max(alike))]
+    return [number for number, one in enumerate(alike) if one >= min(MIN_IOU, max(alike))]
 
 
-def _read(head: Corrected, encoder: ImageEncoder, rows: FloatArray) -> FloatArray:
+def _whiten(head: Corrected, encoder: ImageEncoder, rows: FloatArray) -> FloatArray:
     """Whiten features as the head's probe expects them."""
     return everyday(encoder).whitening(rows) if head.everyday_ else whiten(encoder, rows)
 
@@ -242,7 +244,7 @@ def _probe(head: Corrected) -> LinearProbe:
 
 
 def smallest_step(
-    table: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64], softness: npt.NDArray[np.float64]
+    table: npt.NDArray[np.float64], targets: npt.NDArray[np.float64], softness: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """The shortest vector d for which `table @ d ≥ wanted`, where rows may fall short by their softness.
 
@@ -253,15 +255,15 @@ def smallest_step(
         table: n × D.
         wanted, softness: n.
 
-    >>> rows, wanted = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([2.0, -1.0])
-    >>> smallest_step(rows, wanted, np.full(2, 1e-9)).round(3).tolist()
+    >>> rows, targets = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([2.0, -1.0])
+    >>> smallest_step(rows, targets, np.full(2, 1e-9)).round(3).tolist()
     [2.0, 0.0]
     """
     from scipy.linalg import cholesky, solve_triangular
     from scipy.optimize import nnls
 
     root = cholesky(table @ table.T + np.diag(softness), lower=True)
-    weights, _ = nnls(root.T, solve_triangular(root, wanted, lower=True))
+    weights, _ = nnls(root.T, solve_triangular(root, targets, lower=True))
     return np.asarray(weights @ table, dtype=np.float64)
 
 

@@ -61,10 +61,10 @@ class Everyday:
 
     def tail(self, windows_a_picture: float) -> Tail:
         """Tail `unlike` for pictures of so many windows, each scored by its best one."""
-        return self.unlike.raised(windows_a_picture * len(_ends()) / len(self.windows))
+        return self.unlike.raised(windows_a_picture * len(_window_ends()) / len(self.windows))
 
 
-_seen: WeakKeyDictionary[ImageEncoder, Everyday] = WeakKeyDictionary()
+_by_encoder: WeakKeyDictionary[ImageEncoder, Everyday] = WeakKeyDictionary()
 
 
 def everyday(encoder: ImageEncoder) -> Everyday:
@@ -73,27 +73,29 @@ def everyday(encoder: ImageEncoder) -> Everyday:
     The features are cached in `cache_folder()`, and computed again if the file is damaged or was made with
     other weights.
     """
-    if encoder not in _seen:
+    if encoder not in _by_encoder:
         now = encoder_fingerprint(encoder)
         name = hashlib.sha256(f"{encoder.id}\n{len(now)}\n{_digest()}".encode()).hexdigest()[:32]
         file = cache_folder() / "everyday" / f"{name}.safetensors"
-        kept = _read(file, now)
+        kept = _read_cache(file, now)
         if kept is None:
             photos = load_images(sorted(PHOTOS.glob("*.jpg")))
             rows = np.concatenate([one.features for one in features(encoder, photos, WINDOWS)])
-            kept = {"features": rows, "tail": _tail_of_pairs(rows), "fingerprint": now}
-            _write(file, kept)
+            kept = {"features": rows, "tail": _fit_pairwise_tail(rows), "fingerprint": now}
+            _write_cache(file, kept)
         location, scale = kept["tail"].tolist()
-        _seen[encoder] = Everyday(kept["features"], shrinking(kept["features"]), Tail(location, scale))
-    return _seen[encoder]
+        _by_encoder[encoder] = Everyday(
+            kept["features"], shrinkage_whitening(kept["features"]), Tail(location, scale)
+        )
+    return _by_encoder[encoder]
 
 
-def shrinking(rows: FloatArray) -> Whitening:
+def shrinkage_whitening(rows: FloatArray) -> Whitening:
     """Whitening from R × D features that shrinks the directions of largest variance and keeps the others.
 
     >>> rng = np.random.default_rng(0)
     >>> rows = (rng.normal(size=(200, 3)) * [9.0, 1.0, 1.0]).astype(np.float32)
-    >>> np.round(10 * shrinking(rows).matrix.diagonal()).tolist()
+    >>> np.round(10 * shrinkage_whitening(rows).matrix.diagonal()).tolist()
     [3.0, 9.0, 9.0]
     """
     middle = rows.mean(axis=0)
@@ -105,18 +107,19 @@ def shrinking(rows: FloatArray) -> Whitening:
     return Whitening(middle, np.asarray(matrix, np.float32))
 
 
-def _tail_of_pairs(rows: FloatArray) -> FloatArray:
+def _fit_pairwise_tail(rows: FloatArray) -> FloatArray:
     """Location and scale of `Everyday.unlike`, from the R × D features of all windows.
 
     Of every pair of photographs, one stands for a learned object and the other for a picture without it; the
     whitening is computed from the others. So each encoder gets its own tail, and no user photos are needed.
     """
     _, _, directions = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
-    pictures = np.split(rows @ directions.T, _ends()[:-1])  # the subspace that rows span: fewer dimensions
+    # projected onto the span of all rows: the same products in fewer dimensions
+    pictures = np.split(rows @ directions.T, _window_ends()[:-1])
     scores: list[float] = []
     for pair in combinations(range(len(pictures)), 2):
         seen = np.concatenate([own for number, own in enumerate(pictures) if number not in pair])
-        read = shrinking(seen)
+        read = shrinkage_whitening(seen)
         usual, first, second = read(seen), *(read(pictures[number]) for number in pair)
         for thing, other in ((first, second), (second, first)):
             along = usual @ thing[0]
@@ -133,7 +136,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "myvlm"
 
 
-def _read(file: Path, now: FloatArray) -> dict[str, FloatArray] | None:
+def _read_cache(file: Path, now: FloatArray) -> dict[str, FloatArray] | None:
     """Read the cached tensors; None unless they are complete and were made with these weights."""
     if not file.is_file():
         return None
@@ -148,7 +151,7 @@ def _read(file: Path, now: FloatArray) -> dict[str, FloatArray] | None:
     return kept if whole and same_weights(fingerprint, now) else None
 
 
-def _write(file: Path, tensors: dict[str, FloatArray]) -> None:
+def _write_cache(file: Path, tensors: dict[str, FloatArray]) -> None:
     """Write the cache file, whole or not at all; if that fails, the tensors are computed again next time."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +162,7 @@ def _write(file: Path, tensors: dict[str, FloatArray]) -> None:
 
 
 @cache
-def _ends() -> list[int]:
+def _window_ends() -> list[int]:
     """End index of each photograph's windows among those of all photographs."""
     counts = []
     for photo in sorted(PHOTOS.glob("*.jpg")):

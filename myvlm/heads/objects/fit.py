@@ -14,7 +14,7 @@ from myvlm.boxes import Box
 from myvlm.heads.calibration import Calibration, calibrate, calibrate_whitened, fit_tail
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder
-from myvlm.heads.features import Crops, PictureFeatures, cut, features, refine_boxes, whiten
+from myvlm.heads.features import Crops, PictureFeatures, crop_boxes, features, refine_boxes, whiten
 from myvlm.heads.objects.localize import choose_windows, text_direction, windows_without
 from myvlm.images import LoadedImage
 
@@ -36,7 +36,7 @@ KEPT_OF_A_PHOTO, KEPT_OF_OTHERS = 5, 16
 NEGATIVES_AT_FIRST = 1500
 MINED_PER_ROUND = 500
 MINING_ROUNDS = 2
-EVERYDAY_AT_MOST = 4000
+MAX_EVERYDAY_WINDOWS = 4000
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class TrainingSet:
     refined: Callable[[int, int], FloatArray] | None
     prior: float = 0.0
 
-    def left_out(self, photo: int, probe: LinearProbe) -> float:
+    def left_out_score(self, photo: int, probe: LinearProbe) -> float:
         """Score of a photo as a gate computes it: of the best window or of a variation of it."""
         scores = probe.windows(self.photos[photo])
         best = int(scores.argmax())
@@ -107,7 +107,7 @@ class LearnedProbe:
     refine_margin: float
     boxes: list[Box]
     figures: dict[str, Any]
-    doubtful: list[int]
+    suspect_negatives: list[int]
     photos: npt.NDArray[np.float16]
     others: npt.NDArray[np.float16]
     everyday: int = 0
@@ -129,8 +129,8 @@ def learn_probe(
     if C is None:
         C = 10.0 if encoder.whitening() is None else C_WITH_PRIOR if prior else 1.0
     encoded = features(encoder, photos, crops)
-    pictures = _without_the_object(encoder, others, crops)
-    chosen = choose_windows(encoded, _everyday(pictures, seed), text_direction(encoder, category))
+    pictures = _encode_negatives(encoder, others, crops)
+    chosen = choose_windows(encoded, _sample_windows(pictures, seed), text_direction(encoder, category))
     boxes = [one.boxes[window] for one, window in zip(encoded, chosen, strict=True)]
     examples = TrainingSet(
         photos=[whiten(encoder, one.features) for one in encoded],
@@ -142,7 +142,9 @@ def learn_probe(
         pictures=[whiten(encoder, rows) for rows in pictures],
         plain=whiten(encoder, encoder.encode(_plain_pictures())),
         # Without negatives, it is not known how much refining raises the scores of other objects.
-        refined=_refined(encoder, photos, encoded) if pictures and crops not in ("none", 1) else None,
+        refined=_variation_encoder(encoder, photos, encoded)
+        if pictures and crops not in ("none", 1)
+        else None,
         prior=prior,
     )
     probe = _fit_on(examples, range(len(photos)), range(len(pictures)), C, seed)
@@ -159,14 +161,16 @@ def learn_probe(
     # Scores below the ceiling are not refined: nearly all are of pictures without the object.
     reach = 0.0 if examples.refined is None else max(calibration.threshold - calibration.ceiling, 0.0)
     # a negative that shows the object may have raised the threshold above itself, but not above the photos
-    doubtful = np.flatnonzero(given >= min(calibration.threshold, float(np.median(positives)))).tolist()
+    suspect_negatives = np.flatnonzero(
+        given >= min(calibration.threshold, float(np.median(positives)))
+    ).tolist()
     figures = _figures(positives, negatives, calibration, examples)
     hardest = [rows[[probe.windows(rows).argmax()]] for rows in [*examples.pictures, examples.plain]]
-    kept = kept_rows(probe, examples.photos, np.concatenate(hardest))
-    return LearnedProbe(probe, calibration, reach, boxes, figures, doubtful, *kept)
+    kept = rows_to_keep(probe, examples.photos, np.concatenate(hardest))
+    return LearnedProbe(probe, calibration, reach, boxes, figures, suspect_negatives, *kept)
 
 
-def _refined(
+def _variation_encoder(
     encoder: ImageEncoder, photos: Sequence[LoadedImage], encoded: Sequence[PictureFeatures]
 ) -> Callable[[int, int], FloatArray]:
     def variations_of(photo: int, window: int) -> FloatArray:
@@ -176,9 +180,7 @@ def _refined(
     return variations_of
 
 
-def _without_the_object(
-    encoder: ImageEncoder, others: Sequence[LoadedImage], crops: Crops
-) -> list[FloatArray]:
+def _encode_negatives(encoder: ImageEncoder, others: Sequence[LoadedImage], crops: Crops) -> list[FloatArray]:
     """Features of the windows of each negative: the given ones, then those of the encoder's bank."""
     given: list[PictureFeatures] = features(encoder, others, crops) if others else []
     bank = encoder.bank()
@@ -187,14 +189,14 @@ def _without_the_object(
     return [one.features for one in given] + shipped
 
 
-def _everyday(pictures: list[FloatArray], seed: int) -> FloatArray | None:
-    """A sample of at most `EVERYDAY_AT_MOST` of all windows; None if there are no pictures."""
+def _sample_windows(pictures: list[FloatArray], seed: int) -> FloatArray | None:
+    """A sample of at most `MAX_EVERYDAY_WINDOWS` of all windows; None if there are no pictures."""
     if not pictures:
         return None
     rows = np.concatenate(pictures)
-    if len(rows) <= EVERYDAY_AT_MOST:
+    if len(rows) <= MAX_EVERYDAY_WINDOWS:
         return rows
-    return rows[np.random.default_rng(seed).choice(len(rows), EVERYDAY_AT_MOST, replace=False)]
+    return rows[np.random.default_rng(seed).choice(len(rows), MAX_EVERYDAY_WINDOWS, replace=False)]
 
 
 def _encode_views(
@@ -214,7 +216,7 @@ def _draw_views(
     encoder: ImageEncoder, photo: LoadedImage, box: Box, rng: np.random.Generator
 ) -> list[Image.Image]:
     moved = [box, box] + [_jitter(box, photo.image.size, rng) for _ in range(VIEWS - 2)]
-    views = cut(photo, moved, encoder)
+    views = crop_boxes(photo, moved, encoder)
     for index in range(1, VIEWS):
         if index % 2:
             views[index] = ImageOps.mirror(views[index])
@@ -326,7 +328,7 @@ def _left_out_scores(
         kept = [i for i in range(len(examples.pictures)) if i % folds != fold]
         if count > 1:
             probe = _fit_on(examples, [i for i in range(count) if i != fold], kept, C, seed)
-            positives.append(examples.left_out(fold, probe))
+            positives.append(examples.left_out_score(fold, probe))
             beside = examples.beside[fold]
         else:
             halves = replace(examples, views=[examples.views[0][fold::2]])
@@ -338,7 +340,7 @@ def _left_out_scores(
     return np.array(positives), negatives
 
 
-def kept_rows(
+def rows_to_keep(
     probe: LinearProbe, photos: Sequence[FloatArray], others: FloatArray
 ) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.float16]]:
     """Select the features that are kept for later corrections: the rows that score highest.

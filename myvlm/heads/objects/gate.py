@@ -12,35 +12,35 @@ import numpy.typing as npt
 from myvlm.boxes import Box
 from myvlm.heads.base import check_one_gate
 from myvlm.heads.calibration import tail_in_a_library
-from myvlm.heads.detections import UNSURE, FloatArray, GateScores, Locate, sigmoid, within
+from myvlm.heads.detections import UNSURE, FloatArray, GateScores, Locate, near_half, sigmoid
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.heads.features import (
-    AT_MOST,
+    MAX_REFINED_WINDOWS,
     Crops,
     PictureFeatures,
     check_encoder_fingerprint,
+    count_large_windows,
     encode_boxes,
     features,
-    first_look,
     refine_boxes,
     whiten,
     windows,
 )
 from myvlm.heads.fitted import misfit
-from myvlm.heads.objects.correct import SURE as KEPT_BY
+from myvlm.heads.objects.correct import SURE as CORRECTION_MARGIN
 from myvlm.heads.objects.everyday import everyday
 from myvlm.images import LoadedImage
 
-LIKED = 4
+SEARCHED_WINDOWS = 4
 """How many of the best-scoring large windows a head searches for smaller ones. How this and the next two were
 chosen, and what each costs in small objects found: benchmarks/RESULTS.md."""
-SURE = 4.0
+CERTAIN_LOG_ODDS = 4.0
 """Log-odds from which small windows are not searched: they could only raise a score that is high enough."""
-REACH = 100.0
+SEARCH_MARGIN = 100.0
 """Log-odds below even down to which the best large window is searched: it may contain a small object."""
-MET = "scores_by_others"
+SCORES_BY_OTHERS = "scores_by_others"
 """Key in a head's figures of the scores that other heads give its photos, see `ObjectHead.meet`."""
-COMPARED = 1000
+MAX_COMPARED_HEADS = 1000
 """Largest gate whose heads are compared with each other: that takes a few hundredths of a second."""
 
 
@@ -74,7 +74,7 @@ class ObjectGate:
         encoder: the encoder of all heads.
         crops: which windows are encoded, for all heads.
         heads: fitted heads.
-        before: a gate of the same encoder and windows, whose rows are reused for heads that it contains.
+        previous: a gate of the same encoder and windows, whose rows are reused for heads that it contains.
     """
 
     _coef: FloatArray
@@ -86,24 +86,24 @@ class ObjectGate:
         encoder: ImageEncoder,
         crops: Crops,
         heads: Sequence[FittedProbe],
-        before: ObjectGate | None = None,
+        previous: ObjectGate | None = None,
     ) -> None:
         self._encoder, self._crops, self._everyday = encoder, crops, heads[0].everyday_
         # Probes are compared by identity: a head that is fitted again or corrected has another array.
         self._probes = [head.coef_ for head in heads]
-        known = {} if before is None else {id(probe): row for row, probe in enumerate(before._probes)}
+        known = {} if previous is None else {id(probe): row for row, probe in enumerate(previous._probes)}
         rows = np.array([known.get(id(probe), -1) for probe in self._probes])
         new = np.flatnonzero(rows < 0).tolist()
-        lengths = {len(self._probes[row]) for row in new} | ({before._coef.shape[1]} if before else set())
+        lengths = {len(self._probes[row]) for row in new} | ({previous._coef.shape[1]} if previous else set())
         if len(lengths) != 1:
             raise misfit("object", f"lengths {sorted(lengths)}", f"the one feature length of {encoder.id}")
-        if before is None:
+        if previous is None:
             self._coef = np.stack(self._probes)
         else:
-            self._coef = before._coef[rows]
+            self._coef = previous._coef[rows]
             for row in new:
                 self._coef[row] = self._probes[row]
-        kept_and_checked = before is not None and not before._unchecked
+        kept_and_checked = previous is not None and not previous._unchecked
         self._unchecked = [
             heads[row].encoder_fingerprint_ for row in (new if kept_and_checked else range(len(heads)))
         ]
@@ -113,11 +113,13 @@ class ObjectGate:
         self._slope = np.array([head.slope_ for head in heads])
         self._unsure = np.array([head.unsure_ for head in heads])
         self._tail_scale = np.array([head.tail_scale_ for head in heads])
-        own = tail_in_a_library(np.array([one for head in heads for one in head.figures_.get(MET, ())]))
-        self._tail_location = (
-            np.array([head.tail_location_ for head in heads]) + own.location * self._tail_scale
+        library_tail = tail_in_a_library(
+            np.array([one for head in heads for one in head.figures_.get(SCORES_BY_OTHERS, ())])
         )
-        self._tail_scale *= own.scale
+        self._tail_location = (
+            np.array([head.tail_location_ for head in heads]) + library_tail.location * self._tail_scale
+        )
+        self._tail_scale *= library_tail.scale
         self._typical = np.array([head.typical_ for head in heads])
         self._sure = np.array([head.sure_ or -np.inf for head in heads])
         self._corrected = np.array(["corrections" in head.figures_ for head in heads])
@@ -129,8 +131,8 @@ class ObjectGate:
             NotFittedError, InputError: see `ObjectHead.gate`.
             ConceptFileError: the heads have features of another length.
         """
-        have = set(map(id, self._probes))
-        new = [head for head in heads if id(getattr(head, "coef_", None)) not in have]
+        known_probes = set(map(id, self._probes))
+        new = [head for head in heads if id(getattr(head, "coef_", None)) not in known_probes]
         check_one_gate(new, (id(self._encoder), self._crops, self._everyday))
         return ObjectGate(self._encoder, self._crops, heads, self)
 
@@ -155,36 +157,37 @@ class ObjectGate:
     def held_to(self, false_names: float) -> ObjectGate:
         """Return a gate of the same heads, limited to a rate of false detections.
 
-        First each threshold is raised above the most similar other object (`_apart`). Then those of the heads
-        with the highest false-detection rates are raised until the rates sum to `false_names` at most. No
-        threshold is lowered. The threshold of a corrected head is not raised so far that a photo is lost.
+        First each threshold is raised above the most similar other object (`_separated_thresholds`). Then
+        those of the heads with the highest false-detection rates are raised until the rates sum to
+        `false_names` at most. No threshold is lowered. That of a corrected head is not raised so far that a
+        photo is lost.
 
         Args:
             false_names: how many heads at most are expected to detect their object in a picture of none.
         """
         stricter = copy(self)
-        stricter._threshold = self._apart()
-        most = highest_share(stricter.false_names(), false_names)
-        if most < 1:
-            stricter._threshold = np.fmax(stricter._threshold, self.reached_by(most))
+        stricter._threshold = self._separated_thresholds()
+        cap = cap_for_total(stricter.false_names(), false_names)
+        if cap < 1:
+            stricter._threshold = np.fmax(stricter._threshold, self.reached_by(cap))
         # a corrected head was fitted to keep its photos this far above its threshold; 0.9 allows for rounding
-        kept = np.where(self._corrected, self._threshold + 0.9 * KEPT_BY / self._slope, np.inf)
-        stricter._threshold = np.minimum(stricter._threshold, kept)
+        limits = np.where(self._corrected, self._threshold + 0.9 * CORRECTION_MARGIN / self._slope, np.inf)
+        stricter._threshold = np.minimum(stricter._threshold, limits)
         return stricter
 
     def encode(self, images: Sequence[LoadedImage]) -> None:
         """Encode the large windows of N pictures in one pass and cache their features."""
-        self._large(images)
+        self._large_windows(images)
 
-    def _apart(self) -> npt.NDArray[np.float64]:
+    def _separated_thresholds(self) -> npt.NDArray[np.float64]:
         """M thresholds, each raised to the midpoint of its object's photos and the most similar other object.
 
         An object so similar that it passes the threshold already is ignored: that is left to
-        `ConceptLibrary.separate`, since photos may show both objects. A gate of more than `COMPARED` heads
-        keeps its thresholds: with so many heads `held_to` makes them stricter anyway.
+        `ConceptLibrary.separate`, since photos may show both objects. A gate of more heads than
+        `MAX_COMPARED_HEADS` keeps its thresholds: `held_to` makes them stricter anyway, for their number.
         """
         known = self._typical > 0
-        if not known.any() or len(known) > COMPARED:
+        if not known.any() or len(known) > MAX_COMPARED_HEADS:
             return self._threshold
         lengths = np.maximum(np.linalg.norm(self._coef, axis=1), 1e-6)
         alike = (self._coef @ (self._coef / lengths[:, None]).T).astype(np.float64)  # heads × objects
@@ -211,10 +214,10 @@ class ObjectGate:
         above = raw.astype(np.float64) - self._threshold
         likely = sigmoid(self._slope * above)
         # other objects of the category reach scores below `sure`: keep these probabilities unsure
-        like_it = (above >= 0) & (raw < self._sure)
-        way = np.where(self._sure > self._threshold, self._sure - self._threshold, 1.0)
-        likely = np.where(like_it, 0.5 + UNSURE * above / way, likely)
-        return GateScores(likely.astype(np.float32), above >= 0, boxes, within(likely, self._unsure))
+        below_sure = (above >= 0) & (raw < self._sure)
+        span = np.where(self._sure > self._threshold, self._sure - self._threshold, 1.0)
+        likely = np.where(below_sure, 0.5 + UNSURE * above / span, likely)
+        return GateScores(likely.astype(np.float32), above >= 0, boxes, near_half(likely, self._unsure))
 
     def raw(self, images: Sequence[LoadedImage]) -> tuple[FloatArray, FloatArray]:
         """N × M raw scores, each that of the best of all windows, and the N × M × 4 boxes of these windows.
@@ -223,7 +226,9 @@ class ObjectGate:
         """
         self._check_weights()
         pictures = features(self._encoder, images, self._crops)
-        best = [_best(own, picture) for own, picture in zip(self._of_each(pictures), pictures, strict=True)]
+        best = [
+            _best(own, picture) for own, picture in zip(self._window_scores(pictures), pictures, strict=True)
+        ]
         raw, boxes = np.stack([score for score, _ in best]), np.stack([box for _, box in best])
         if self._crops == "none" or self._crops == 1:
             boxes[:] = np.nan
@@ -231,39 +236,43 @@ class ObjectGate:
             self._refine(images, raw, boxes)
         return raw, boxes
 
-    def _of_each(self, pictures: Sequence[PictureFeatures]) -> list[FloatArray]:
+    def _window_scores(self, pictures: Sequence[PictureFeatures]) -> list[FloatArray]:
         """For each picture, the C × M scores of its windows."""
         stacked = np.concatenate([picture.features for picture in pictures])
-        scores = self._read(stacked) @ self._coef.T + self._intercept
+        scores = self._whiten(stacked) @ self._coef.T + self._intercept
         return np.split(scores, np.cumsum([len(picture.features) for picture in pictures])[:-1])
 
     def _coarse_scores(self, images: Sequence[LoadedImage]) -> FloatArray:
         """N × M raw scores from large windows and those small ones that are worth searching."""
-        boxes, large = self._large(images)
-        scores = self._of_each(large)
+        boxes, large = self._large_windows(images)
+        scores = self._window_scores(large)
         best = [_best(own, picture) for own, picture in zip(scores, large, strict=True)]
-        raw, where = np.stack([score for score, _ in best]), np.stack([box for _, box in best])
+        raw, best_boxes = np.stack([score for score, _ in best]), np.stack([box for _, box in best])
         logits = self._slope * (raw - self._threshold)
-        open_ = (logits < SURE) & (logits > -REACH)
-        looking = [np.flatnonzero(here) for here in open_]  # few, even of ten thousand heads
-        looked = [
-            _Within(own, len(first.boxes), score[:, heads])
-            for own, first, score, heads in zip(boxes, large, scores, looking, strict=True)
+        undecided = (logits < CERTAIN_LOG_ODDS) & (logits > -SEARCH_MARGIN)
+        searching = [np.flatnonzero(here) for here in undecided]  # few, even of ten thousand heads
+        small_windows = [
+            _SmallWindows(own, len(first.boxes), score[:, heads])
+            for own, first, score, heads in zip(boxes, large, scores, searching, strict=True)
         ]
-        again = [picture for picture, look in enumerate(looked) if look.boxes]
-        small = encode_boxes(self._encoder, [images[i] for i in again], [looked[i].boxes for i in again])
-        for picture, seen, own in zip(again, small, self._of_each(small) if small else (), strict=True):
-            heads = looking[picture]
-            better, box = _best(np.where(looked[picture].of_head, own[:, heads], -np.inf), seen)
+        searched = [picture for picture, look in enumerate(small_windows) if look.boxes]
+        small = encode_boxes(
+            self._encoder, [images[i] for i in searched], [small_windows[i].boxes for i in searched]
+        )
+        for picture, seen, own in zip(
+            searched, small, self._window_scores(small) if small else (), strict=True
+        ):
+            heads = searching[picture]
+            better, box = _best(np.where(small_windows[picture].searched_by, own[:, heads], -np.inf), seen)
             higher = better > raw[picture, heads]
-            raw[picture, heads[higher]], where[picture, heads[higher]] = better[higher], box[higher]
-        self._refine(images, raw, where, open_)
+            raw[picture, heads[higher]], best_boxes[picture, heads[higher]] = better[higher], box[higher]
+        self._refine(images, raw, best_boxes, undecided)
         return raw
 
-    def _large(self, images: Sequence[LoadedImage]) -> tuple[list[list[Box]], list[PictureFeatures]]:
+    def _large_windows(self, images: Sequence[LoadedImage]) -> tuple[list[list[Box]], list[PictureFeatures]]:
         """All windows of each picture, and the features of the large ones."""
         boxes = [windows(*photo.image.size, self._crops) for photo in images]
-        return boxes, encode_boxes(self._encoder, images, [own[: first_look(own)] for own in boxes])
+        return boxes, encode_boxes(self._encoder, images, [own[: count_large_windows(own)] for own in boxes])
 
     def likely(self, photos: Sequence[FloatArray]) -> npt.NDArray[np.float64]:
         """Score the kept features of N photos, each R × D and whitened → N × M probabilities."""
@@ -277,21 +286,21 @@ class ObjectGate:
         images: Sequence[LoadedImage],
         raw: FloatArray,
         boxes: FloatArray,
-        wanted: npt.NDArray[np.bool_] | None = None,
+        mask: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         """Refine best windows in place: move each box, and raise its score, to the best variation.
 
-        Scores below a head's threshold by more than its refine margin stay. At most `AT_MOST` windows of a
-        picture are refined: those that score highest. A window that is the best of several heads is encoded
-        once.
+        Scores below a head's threshold by more than its refine margin stay. Of a picture, only the
+        `MAX_REFINED_WINDOWS` windows that score highest are refined. A window that is the best of several
+        heads is encoded once.
 
         Args:
-            wanted: N × M, which scores to refine; None for all.
+            mask: N × M, which scores to refine; None for all.
         """
         above = raw - self._threshold
         near = (above >= -self._refine_margin) & (self._refine_margin > 0)
-        near &= True if wanted is None else wanted
-        liked: list[tuple[int, Box, list[int]]] = []
+        near &= True if mask is None else mask
+        to_refine: list[tuple[int, Box, list[int]]] = []
         for picture in np.flatnonzero(near.any(axis=1)).tolist():
             heads_by_box: dict[Box, list[int]] = {}
             for head in sorted(
@@ -299,15 +308,19 @@ class ObjectGate:
             ):
                 left, top, right, bottom = boxes[picture, head].tolist()
                 heads_by_box.setdefault((left, top, right, bottom), []).append(head)
-            liked += [(picture, box, heads) for box, heads in list(heads_by_box.items())[:AT_MOST]]
-        looks = refine_boxes(self._encoder, [images[i] for i, _, _ in liked], [box for _, box, _ in liked])
-        for (picture, _, heads), look in zip(liked, looks, strict=True):
-            scores = self._read(look.features) @ self._coef[heads].T + self._intercept[heads]
-            for head, score, box in zip(heads, *_best(scores, look), strict=True):
+            to_refine += [
+                (picture, box, heads) for box, heads in list(heads_by_box.items())[:MAX_REFINED_WINDOWS]
+            ]
+        refined = refine_boxes(
+            self._encoder, [images[i] for i, _, _ in to_refine], [box for _, box, _ in to_refine]
+        )
+        for (picture, _, heads), variants in zip(to_refine, refined, strict=True):
+            scores = self._whiten(variants.features) @ self._coef[heads].T + self._intercept[heads]
+            for head, score, box in zip(heads, *_best(scores, variants), strict=True):
                 if score > raw[picture, head]:
                     raw[picture, head], boxes[picture, head] = score, box
 
-    def _read(self, rows: FloatArray) -> FloatArray:
+    def _whiten(self, rows: FloatArray) -> FloatArray:
         return everyday(self._encoder).whitening(rows) if self._everyday else whiten(self._encoder, rows)
 
     def _check_weights(self) -> None:
@@ -316,7 +329,7 @@ class ObjectGate:
             self._unchecked.clear()  # copies of this gate share the list
 
 
-class _Within:
+class _SmallWindows:
     """The small windows of one picture that lie inside the best-scoring large windows of each head.
 
     Args:
@@ -326,38 +339,38 @@ class _Within:
 
     Attributes:
         boxes: the small windows that any of the heads searches.
-        of_head: boxes × M, whether a head searches a window.
+        searched_by: boxes × M, whether a head searches a window.
     """
 
     def __init__(self, boxes: Sequence[Box], large: int, scores: FloatArray) -> None:
         edges = np.asarray(boxes, dtype=np.float32)
         sides = edges[:large, 2] - edges[:large, 0]
         halves = edges[:large][sides == sides.min()]  # larger windows contain nearly all small ones
-        liked = scores[:large][sides == sides.min()]
-        if len(liked) > LIKED:
-            best = liked >= np.partition(liked, -LIKED, axis=0)[-LIKED]
+        half_scores = scores[:large][sides == sides.min()]
+        if len(half_scores) > SEARCHED_WINDOWS:
+            best = half_scores >= np.partition(half_scores, -SEARCHED_WINDOWS, axis=0)[-SEARCHED_WINDOWS]
         else:
-            best = np.ones_like(liked, dtype=bool)
+            best = np.ones_like(half_scores, dtype=bool)
         middle = (edges[large:, None, :2] + edges[large:, None, 2:]) / 2
-        held = ((halves[:, :2] <= middle) & (middle <= halves[:, 2:])).all(axis=2)
-        of_head = (held.astype(np.float32) @ best.astype(np.float32)) > 0
-        wanted = of_head.any(axis=1)
-        self.boxes = [boxes[large + int(place)] for place in np.flatnonzero(wanted)]
-        self.of_head = of_head[wanted]
+        inside = ((halves[:, :2] <= middle) & (middle <= halves[:, 2:])).all(axis=2)
+        searched_by = (inside.astype(np.float32) @ best.astype(np.float32)) > 0
+        searched = searched_by.any(axis=1)
+        self.boxes = [boxes[large + int(place)] for place in np.flatnonzero(searched)]
+        self.searched_by = searched_by[searched]
 
 
-def highest_share(own: npt.NDArray[np.float64], total: float) -> float:
-    """Largest cap on each of `own` under which the capped values sum to `total` at most; 1 if none is needed.
+def cap_for_total(rates: npt.NDArray[np.float64], total: float) -> float:
+    """Largest cap on each of `rates` under which they sum to `total` at most; 1 if none is needed.
 
-    >>> highest_share(np.array([0.1, 0.5, 0.9]), 0.9), highest_share(np.array([0.1, 0.2]), 0.5)
+    >>> cap_for_total(np.array([0.1, 0.5, 0.9]), 0.9), cap_for_total(np.array([0.1, 0.2]), 0.5)
     (0.4, 1.0)
     """
-    asked = np.sort(own)
-    before = np.concatenate([[0.0], np.cumsum(asked)])
+    ordered = np.sort(rates)
+    before = np.concatenate([[0.0], np.cumsum(ordered)])
     if before[-1] <= total:
         return 1.0
-    shares = (total - before[:-1]) / np.arange(len(asked), 0, -1)
-    return float(shares[shares <= asked][0])
+    caps = (total - before[:-1]) / np.arange(len(ordered), 0, -1)
+    return float(caps[caps <= ordered][0])
 
 
 def _best(scores: FloatArray, picture: PictureFeatures) -> tuple[FloatArray, FloatArray]:

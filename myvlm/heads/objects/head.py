@@ -25,16 +25,21 @@ from myvlm.heads.encoders import DEFAULT_ENCODER, ImageEncoder, get_encoder
 from myvlm.heads.examples import CorrectedPicture, Examples
 from myvlm.heads.features import Crops, encoder_fingerprint, same_weights, windows
 from myvlm.heads.fitted import take_tensor
-from myvlm.heads.objects.correct import nearest_probe, raised_threshold, remembered, rows_to_learn_from
+from myvlm.heads.objects.correct import (
+    examples_from_photos,
+    nearest_probe,
+    raised_threshold,
+    rows_to_learn_from,
+)
 from myvlm.heads.objects.everyday import EDITION
 from myvlm.heads.objects.fit import LearnedProbe, LinearProbe, learn_probe
-from myvlm.heads.objects.gate import MET, ObjectGate
+from myvlm.heads.objects.gate import SCORES_BY_OTHERS, ObjectGate
 from myvlm.heads.objects.prototype import learn_prototype
 from myvlm.images import ImageSources, LoadedImage, load_images
 
 _log = logging.getLogger(__name__)
 
-MET_AT_MOST = 24
+MAX_SCORES_BY_OTHERS = 24
 """Most scores of its photos by other heads that a head keeps."""
 
 
@@ -155,12 +160,14 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         self.examples_ = Examples.of(
             learned.photos, learned.others, start=self._tensors(), threshold=self.threshold_
         )
-        doubtful = self._learn_negatives(others) if learned.everyday and others else learned.doubtful
-        if doubtful:
+        suspect_negatives = (
+            self._learn_negatives(others) if learned.everyday and others else learned.suspect_negatives
+        )
+        if suspect_negatives:
             _log.warning(
                 "a head that was not shown them finds the object in these negatives: %s. If they show it, "
                 "take them out; look-alikes are what negatives are for, and were learned from",
-                ", ".join(others[index].name for index in doubtful),
+                ", ".join(others[index].name for index in suspect_negatives),
             )
         if self.figures_["left_out_found"] < 0.5:
             _log.warning(
@@ -190,8 +197,8 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         raw = self.gate(known).raw(load_images(images))[0].astype(np.float64)
         location = np.array([one.tail_location_ for one in known])
         above = ((raw - location) / np.array([one.tail_scale_ for one in known])).ravel()
-        some = np.linspace(0, len(above) - 1, min(MET_AT_MOST, len(above))).round().astype(int)
-        self.figures_[MET] = above[some].round(3).tolist()
+        some = np.linspace(0, len(above) - 1, min(MAX_SCORES_BY_OTHERS, len(above))).round().astype(int)
+        self.figures_[SCORES_BY_OTHERS] = above[some].round(3).tolist()
 
     @property
     def gate_key(self) -> Hashable:
@@ -240,9 +247,9 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         Returns:
             The indices of these negatives.
         """
-        doubtful = [number for number, one in enumerate(self.score(others)) if one.present]
+        suspect_negatives = [number for number, one in enumerate(self.score(others)) if one.present]
         told = self
-        for number in doubtful:
+        for number in suspect_negatives:
             if told.score(others[number])[0].present:
                 told = told.corrected(others[number], present=False)
         known = told.known_examples()
@@ -252,13 +259,13 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         self.examples_ = Examples.of(
             known.photos.astype(np.float16), unlike, start=self._tensors(), threshold=self.threshold_
         )
-        return doubtful
+        return suspect_negatives
 
     def remembering(self, images: ImageSources, negatives: ImageSources | None = None) -> Self:
         """Return this head with examples made from its photos; for a head whose file does not hold them."""
         check_fitted(self, "threshold_")
         others = [] if negatives is None else load_images(negatives)
-        kept = remembered(self, self._encoder(), load_images(images), others)
+        kept = examples_from_photos(self, self._encoder(), load_images(images), others)
         head = copy(self)
         head.examples_ = Examples.of(*kept, start=self._tensors(), threshold=self.threshold_)
         return head

@@ -68,14 +68,14 @@ def choose_windows(
     rows = [photo.features for photo in photos]
     middle = np.mean(np.concatenate(rows) if everyday is None else everyday, axis=0)
     centred = [unit_length(own - middle) for own in rows]
-    alone = _signs_of_each(photos, centred, text, weights)
+    cues = _window_cues(photos, centred, text, weights)
     if everyday is not None:
-        alone += -weights.unusual * _standard(
-            _nearness(np.concatenate(centred), unit_length(everyday - middle))
+        cues += -weights.unusual * _standardize(
+            _similarity_to_everyday(np.concatenate(centred), unit_length(everyday - middle))
         )
     ends = np.cumsum([len(own) for own in rows])[:-1]
     mutual = weights.mutual if text is None else weights.mutual_with_text
-    return _agree(centred, np.split(alone, ends), mutual)
+    return _choose_jointly(centred, np.split(cues, ends), mutual)
 
 
 def text_direction(encoder: ImageEncoder, category: str | None) -> FloatArray | None:
@@ -99,44 +99,46 @@ def windows_without(photo: PictureFeatures, chosen: int) -> list[int]:
     return np.flatnonzero(unlike & (_overlaps(photo.boxes)[chosen] < APART)).tolist()
 
 
-def _signs_of_each(
+def _window_cues(
     photos: Sequence[PictureFeatures], centred: list[FloatArray], text: FloatArray | None, weights: Weights
 ) -> FloatArray:
     """Weighted sum of the cues of single windows, for the windows of all photos one after another."""
-    signs = [_standard(_standing_out(photo, own)) for photo, own in zip(photos, centred, strict=True)]
-    total = weights.stands_out * np.concatenate(signs)
-    total += weights.middle * np.concatenate([_in_the_middle(photo) for photo in photos])
+    distinctiveness = [
+        _standardize(_distinctiveness(photo, own)) for photo, own in zip(photos, centred, strict=True)
+    ]
+    total = weights.stands_out * np.concatenate(distinctiveness)
+    total += weights.middle * np.concatenate([_centrality(photo) for photo in photos])
     # prefer larger windows where nothing else decides, as with one photo and no category
     total += weights.size * np.concatenate([_relative_sizes(photo) for photo in photos])
     if text is not None:
-        likeness = [_standard(photo.features @ text) for photo in photos]
+        likeness = [_standardize(photo.features @ text) for photo in photos]
         total += weights.text * np.concatenate(likeness)
     result: FloatArray = total.astype(np.float32)
     return result
 
 
-def _agree(centred: list[FloatArray], alone: list[FloatArray], mutual: float) -> list[int]:
+def _choose_jointly(centred: list[FloatArray], cues: list[FloatArray], mutual: float) -> list[int]:
     """Coordinate ascent on Σ alone + mutual · Σ similarity of pairs, from each window of the first photo.
 
     The similarities of pairs are divided by their spread and by the number of other photos.
     """
     if len(centred) == 1:
-        return [int(alone[0].argmax())]
+        return [int(cues[0].argmax())]
     spread = max(
         float(np.std(np.concatenate([(centred[0] @ other.T).ravel() for other in centred[1:]]))), 1e-2
     )
     best: tuple[float, list[int]] = (-np.inf, [])
     for start in range(len(centred[0])):
         chosen = [start]
-        for own, sign in zip(centred[1:], alone[1:], strict=True):
-            chosen.append(int((sign + mutual * own @ centred[0][start] / spread).argmax()))
+        for own, cue in zip(centred[1:], cues[1:], strict=True):
+            chosen.append(int((cue + mutual * own @ centred[0][start] / spread).argmax()))
         total = -np.inf
         for _ in range(10):
             for i, own in enumerate(centred):
                 others = np.mean([centred[j][chosen[j]] for j in range(len(centred)) if j != i], axis=0)
-                gain = alone[i] + mutual * (own @ others) / spread
+                gain = cues[i] + mutual * (own @ others) / spread
                 chosen[i] = int(gain.argmax())
-            improved = _total(centred, alone, chosen, mutual / spread)
+            improved = _objective(centred, cues, chosen, mutual / spread)
             if improved <= total + 1e-6:
                 break
             total = improved
@@ -145,14 +147,14 @@ def _agree(centred: list[FloatArray], alone: list[FloatArray], mutual: float) ->
     return best[1]
 
 
-def _total(centred: list[FloatArray], alone: list[FloatArray], chosen: list[int], pull: float) -> float:
+def _objective(centred: list[FloatArray], cues: list[FloatArray], chosen: list[int], pull: float) -> float:
     picked = np.stack([own[i] for own, i in zip(centred, chosen, strict=True)])
     count = len(picked)
     pairs = (float((picked @ picked.T).sum()) - count) / (2 * (count - 1))
-    return sum(float(sign[i]) for sign, i in zip(alone, chosen, strict=True)) + pull * pairs
+    return sum(float(cue[i]) for cue, i in zip(cues, chosen, strict=True)) + pull * pairs
 
 
-def _standing_out(photo: PictureFeatures, centred: FloatArray) -> FloatArray:
+def _distinctiveness(photo: PictureFeatures, centred: FloatArray) -> FloatArray:
     """Negative mean similarity of each window to the windows of the same photo that show other objects."""
     alike = centred @ centred.T
     apart = _overlaps(photo.boxes) < APART
@@ -174,7 +176,7 @@ def _overlaps(boxes: Sequence[Box]) -> FloatArray:
     return np.asarray(np.prod(np.maximum(shared, 0), axis=2) / smaller)
 
 
-def _nearness(rows: FloatArray, everyday: FloatArray, nearest: int = 5) -> FloatArray:
+def _similarity_to_everyday(rows: FloatArray, everyday: FloatArray, nearest: int = 5) -> FloatArray:
     """Mean similarity of each row to its `nearest` most similar everyday windows."""
     count = min(nearest, len(everyday))
     alike = rows @ everyday.T
@@ -182,7 +184,7 @@ def _nearness(rows: FloatArray, everyday: FloatArray, nearest: int = 5) -> Float
     return result
 
 
-def _in_the_middle(photo: PictureFeatures) -> FloatArray:
+def _centrality(photo: PictureFeatures) -> FloatArray:
     """Centrality of each window: 1 if centred in the photo, 0 if centred on a corner."""
     _, _, width, height = photo.boxes[0]
     boxes = np.asarray(photo.boxes)
@@ -201,7 +203,7 @@ def _areas(boxes: Sequence[Box]) -> FloatArray:
     return np.asarray(np.prod(edges[:, 2:] - edges[:, :2], axis=1))
 
 
-def _standard(values: FloatArray) -> FloatArray:
+def _standardize(values: FloatArray) -> FloatArray:
     """Standardize to mean 0, deviation 1; the floor keeps rounding noise among equal values from counting."""
     result: FloatArray = (values - values.mean()) / max(float(values.std()), 1e-3)
     return result

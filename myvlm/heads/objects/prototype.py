@@ -16,9 +16,9 @@ import numpy.typing as npt
 from myvlm.heads.calibration import Calibration, Tail
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder, unit_length
-from myvlm.heads.features import Crops, features, first_look
+from myvlm.heads.features import Crops, count_large_windows, features
 from myvlm.heads.objects.everyday import EDITION, everyday
-from myvlm.heads.objects.fit import LearnedProbe, LinearProbe, kept_rows
+from myvlm.heads.objects.fit import LearnedProbe, LinearProbe, rows_to_keep
 from myvlm.heads.objects.localize import GENERIC, choose_windows, text_direction
 from myvlm.heads.vision_models import PatchEncoder
 from myvlm.images import LoadedImage
@@ -31,10 +31,10 @@ SURE_OF_ONE = 0.5
 """Position from which, with one photo, a picture is not unsure: other objects of the same category rarely
 score so high."""
 PLACE_OF_WEIGHED, SURE_OF_WEIGHED = 0.4, 0.65
-"""Both positions where all large windows of a single photo count (`_weighed`): scores lie closer together."""
+"""Both positions where all large windows of a single photo count (`_weighted_sum`): scores lie closer."""
 STEEPNESS = 14.0
 """Slope of the log-odds, times the distance from everyday photographs to left-out photos."""
-LEAST_WAY = 2.0
+MIN_SPAN = 2.0
 """Least value of that distance, in standard deviations of the scores of everyday windows, for photos that do
 not agree."""
 
@@ -55,12 +55,12 @@ def learn_prototype(
     chosen = choose_windows(encoded, known.windows, text)
     shown, usual = [read(one.features) for one in encoded], read(known.windows)
     # in a single photo, only the category's text could tell which window shows the object
-    alone = len(photos) == 1 and text is None
-    weighed = alone and _gives_class_tokens(encoder)
+    whole_only = len(photos) == 1 and text is None
+    weighed = whole_only and _is_vision_only(encoder)
     if weighed:
-        each = _weighed(shown[0][: first_look(encoded[0].boxes)])
+        each = _weighted_sum(shown[0][: count_large_windows(encoded[0].boxes)])
     else:
-        windows = [0 if alone else window for window in chosen]
+        windows = [0 if whole_only else window for window in chosen]
         each = np.stack(
             [unit_length(rows[0] + rows[window]) for rows, window in zip(shown, windows, strict=True)]
         )
@@ -70,18 +70,18 @@ def learn_prototype(
     ceiling = float(np.quantile(scores, 1 - false_alarm_rate, method="higher"))
     positives = _left_out(shown, each)
     typical = float(np.median(positives))
-    way = max(typical - ceiling, LEAST_WAY * deviation)
+    span = max(typical - ceiling, MIN_SPAN * deviation)
     unlike = known.tail(float(np.mean([len(one.boxes) for one in encoded])))
     tail = Tail(mean + deviation * unlike.location, deviation * unlike.scale)
     several = len(photos) > 1  # the score of a single photo by itself does not predict that of others
     place_of_one, sure = (PLACE_OF_WEIGHED, SURE_OF_WEIGHED) if weighed else (PLACE_OF_ONE, SURE_OF_ONE)
     calibration = Calibration(
-        threshold=ceiling + (PLACE if several else place_of_one) * way,
-        slope=STEEPNESS / way,
+        threshold=ceiling + (PLACE if several else place_of_one) * span,
+        slope=STEEPNESS / span,
         ceiling=ceiling,
         tail=tail,
         typical=typical if several else 0.0,
-        sure=0.0 if several else ceiling + sure * way,
+        sure=0.0 if several else ceiling + sure * span,
     )
     figures = {
         "photos": len(photos),
@@ -91,17 +91,17 @@ def learn_prototype(
         "left_out_scores": [round(float(score), 4) for score in positives],
         "highest_negative_score": round(float(scores.max()), 4),
     }
-    boxes = [one.boxes[0 if alone else window] for one, window in zip(encoded, chosen, strict=True)]
-    kept = kept_rows(probe, shown, usual)
+    boxes = [one.boxes[0 if whole_only else window] for one, window in zip(encoded, chosen, strict=True)]
+    kept = rows_to_keep(probe, shown, usual)
     return LearnedProbe(probe, calibration, 0.0, boxes, figures, [], *kept, everyday=EDITION)
 
 
-def _gives_class_tokens(encoder: ImageEncoder) -> bool:
-    """Whether the encoder is a vision transformer that reads no text: `_weighed` was measured on these."""
+def _is_vision_only(encoder: ImageEncoder) -> bool:
+    """Whether it is a vision transformer that reads no text: `_weighted_sum` was measured on these."""
     return isinstance(encoder, PatchEncoder) and encoder.encode_text(GENERIC) is None
 
 
-def _weighed(rows: FloatArray) -> FloatArray:
+def _weighted_sum(rows: FloatArray) -> FloatArray:
     """C × D windows of a single photo → 1 × D: their sum, each weighted by its cosine with their mean.
 
     The class token of a single picture also describes what is in it by chance, which differs from window to

@@ -17,10 +17,10 @@ from myvlm.images import LoadedImage
 ASIDE, ABOVE, BELOW = 1.0, 0.5, 5.0
 """How far head and body extend from a face, in its widths and heights: a person is some seven heads tall."""
 
-SHARED = 0.25
+MIN_BODY_OVERLAP = 0.25
 """Overlap of a proposed box with the body below a face, as a fraction of the smaller one, from which they may
 be one person. The face then decides: no proposal is better than one that the face contradicts."""
-ALMOST = 0.499
+MAX_PROPOSAL_PROBABILITY = 0.499
 """Highest probability by appearance alone: it is absent and unsure."""
 
 
@@ -57,21 +57,21 @@ class PersonGate:
         for picture, person in np.argwhere(looks.present & ~faces.present).tolist():
             box = looks.boxes_of(picture)[person]
             # a face above this body identifies the person better than the clothes do
-            bodies = [around(face, images[picture].image.size) for face in seen[picture].boxes]
-            if any(overlap(body, tuple(box.tolist())) >= SHARED for body in bodies):
+            bodies = [body_box(face, images[picture].image.size) for face in seen[picture].boxes]
+            if any(overlap(body, tuple(box.tolist())) >= MIN_BODY_OVERLAP for body in bodies):
                 continue
             share = 2 * float(looks.probabilities[picture, person]) - 1
-            claimed = 0.5 - UNSURE + share * (ALMOST - 0.5 + UNSURE)
-            if claimed > probabilities[picture, person]:
-                probabilities[picture, person], boxes[picture, person] = claimed, box
+            proposed = 0.5 - UNSURE + share * (MAX_PROPOSAL_PROBABILITY - 0.5 + UNSURE)
+            if proposed > probabilities[picture, person]:
+                probabilities[picture, person], boxes[picture, person] = proposed, box
                 unsure[picture, person] = True
         return GateScores(probabilities, faces.present, boxes, unsure)
 
 
-def around(face: Box, size: tuple[int, int]) -> Box:
+def body_box(face: Box, size: tuple[int, int]) -> Box:
     """Box of the head and body that belong to a face, inside a picture of that width and height.
 
-    >>> around((40.0, 20.0, 60.0, 40.0), (200, 300))
+    >>> body_box((40.0, 20.0, 60.0, 40.0), (200, 300))
     (20.0, 10.0, 80.0, 140.0)
     """
     left, top, right, bottom = face

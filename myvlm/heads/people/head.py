@@ -21,12 +21,12 @@ from myvlm.heads.faces.head import FaceHead
 from myvlm.heads.faces.registry import DEFAULT_FACE_ENCODER, get_face_encoder
 from myvlm.heads.fitted import ScoredByGate, misfit
 from myvlm.heads.objects.head import ObjectHead
-from myvlm.heads.people.gate import PersonGate, around
+from myvlm.heads.people.gate import PersonGate, body_box
 from myvlm.images import ImageSources, LoadedImage, load_images
 
 PARTS = ("face", "look")
 
-LAXER = 3.0
+LOWERED_LOG_ODDS = 3.0
 """How much the threshold of the appearance head is lowered, in log-odds: all its training photos show the
 face, which is not visible where the head is needed, and its proposals are reviewed."""
 
@@ -98,12 +98,12 @@ class PersonHead(ScoredByGate):
         photos = load_images(images)
         face = self._new_face().fit(photos, negatives)
         bodies = [
-            LoadedImage(photo.image.crop(_pixels(around(box, photo.image.size))), photo.name)
+            LoadedImage(photo.image.crop(_pixels(body_box(box, photo.image.size))), photo.name)
             for photo, box in zip(photos, face.boxes_, strict=True)
             if box is not None
         ]
         look = self._new_look().fit(bodies, category=category)
-        look.threshold_ -= LAXER / look.slope_
+        look.threshold_ -= LOWERED_LOG_ODDS / look.slope_
         self.face_, self.look_ = face, look
         return self
 

@@ -1,10 +1,10 @@
-"""Causal families: rows stand behind a picture's tokens, and what comes of them is computed in three ways:
+"""Causal families: embedding rows follow a picture's visual tokens. Their loss is computed in three ways:
 
-- `answer_loss` is one whole pass over picture, rows and texts: of replies that are verified, and in families
-  without prefixes.
-- `prefixes` keeps the keys and values of all that stands before the rows (`prefix_cache`), once a view, and
-  `tail_loss` is a pass over the rest alone, in fused layers (`fused`): of learning and of held-out views.
-- `tail_losses` is the same for many steps in a row, replayed as a graph on one GPU (`cuda_graph`).
+- `answer_loss` runs one full pass over picture, rows and texts. It is used to verify replies, and to learn in
+  families without prefixes.
+- `prefixes` caches the keys and values of everything before the rows (`prefix_cache`), once per view.
+  `tail_loss` then runs only the rest, in fused layers (`fused`). It is used for learning and held-out views.
+- `tail_losses` does the same for many steps in a row, replayed as a CUDA graph on one GPU (`cuda_graph`).
 
-Each gives the loss of the first, but for rounding, and goes without what a model cannot do.
+All three give the same loss up to rounding. The second and third skip what a model does not support.
 """

@@ -1,10 +1,10 @@
-"""Records what chosen positions attend to in a language model, and the loss that keeps it low (§3.3).
+"""Records attention probabilities of chosen positions in a language model, and the penalty on them (§3.3).
 
-Whole attention maps are not built. While a recorder is active, transformers' own SDPA runs unchanged, and
-beside it one small softmax for the chosen queries, of which only the chosen columns are kept. SDPA cannot cap
-scores: a language model that does (Gemma 2) runs as its own eager attention does. A configuration names one
-implementation for all threads, and each layer reads it anew: in threads that do not record, what is named
-meanwhile runs what was named before, to the bit.
+Full attention maps are not built. While a recorder is active, transformers' own SDPA runs unchanged. In
+addition, one small softmax is computed for the chosen queries, and only the chosen columns are kept. SDPA
+cannot cap scores: language models that do (Gemma 2) are computed as in their own eager attention. A
+configuration names one implementation for all threads, and each layer reads it at every call. In threads that
+do not record, the recording implementation therefore runs the one configured before it, bit for bit.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from myvlm.errors import BackboneError, InputError
 
 
 class Places(NamedTuple):
-    """Which probabilities are recorded, on one device.
+    """Indices of the recorded probabilities, as tensors on one device.
 
     Args:
-        queries: `B × Q` positions along the query axis, 0 for none.
-        keys: `B × 1 × 1 × K` columns along the key axis, 0 for none.
-        none: `B × 1 × Q × K` bool, where the query or the key is none.
+        queries: `B × Q` positions along the query axis; 0 at padding.
+        keys: `B × 1 × 1 × K` columns along the key axis; 0 at padding.
+        none: `B × 1 × Q × K` bool, True where the query or the key is padding.
     """
 
     queries: Tensor
@@ -42,22 +42,22 @@ class Places(NamedTuple):
 
     @classmethod
     def of(cls, queries: Tensor, keys: Tensor) -> Self:
-        """From `B × Q` and `B × K` indices, -1 for none."""
+        """Build from `B × Q` and `B × K` indices; -1 is padding."""
         none = (queries < 0)[:, None, :, None] | (keys < 0)[:, None, None, :]
         return cls(queries.clamp(min=0), keys.clamp(min=0)[:, None, None, :], none)
 
 
 @dataclass(eq=False)
 class AttentionRecorder:
-    """The probabilities that chosen queries gave to chosen keys, layer by layer, in one forward pass.
+    """Attention probabilities of chosen queries at chosen keys, one tensor per layer of one forward pass.
 
     Args:
-        config: configuration object of the language model, the very one that its layers hold.
-        queries: `B × Q` indices of the query positions; -1 is none.
-        keys: `B × K` indices of the key columns; -1 is none.
-        modules: the attentions that are recorded; None for every one that holds `config`.
-        probabilities: one tensor a layer, `B × H × Q × K` float32, differentiable; zero at a -1.
-        of_every_query: whether they are `B × H × S × K` of all queries instead, as fused layers give them.
+        config: configuration of the language model; the same object that its layers hold.
+        queries: `B × Q` indices of the query positions; -1 is padding.
+        keys: `B × K` indices of the key columns; -1 is padding.
+        modules: the attention modules to record; None for every module that holds `config`.
+        probabilities: one tensor per layer, `B × H × Q × K` float32, differentiable; zero at padding.
+        of_every_query: whether the tensors are `B × H × S × K`, of all queries, as fused layers produce.
     """
 
     config: Any
@@ -70,31 +70,31 @@ class AttentionRecorder:
     _places: dict[torch.device, Places] = field(default_factory=dict)
 
     def places(self, device: torch.device) -> Places:
-        """The recorded places, made once for all layers of a device."""
+        """The recorded indices on `device`, built once for all layers there."""
         if device not in self._places:
             self._places[device] = Places.of(self.queries.to(device), self.keys.to(device))
         return self._places[device]
 
     def bias(self, mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> Tensor:
-        """`attention_bias` of the recorded queries; layers that are given one mask have it made once."""
+        """`attention_bias` of the recorded queries, built once for all layers that share a mask."""
         length, columns = query.shape[2], key.shape[2]
         wanted = (id(mask), query.device, length, columns, causal)
         if wanted not in self._biases:
             queries = self.queries.to(query.device)
             bias = attention_bias(mask, queries, length=length, columns=columns, causal=causal)
-            self._biases[wanted] = mask, bias  # the mask is held, so that no other gets its id
+            self._biases[wanted] = mask, bias  # keeps the mask alive, so that its id is not reused
         return self._biases[wanted][1]
 
     def records(self, module: Any) -> bool:
-        """Whether an attention is one of those that are recorded."""
+        """Whether this attention module is recorded."""
         own = getattr(module, "config", None) is self.config
         return own and (self.modules is None or module in self.modules)
 
     def stacked(self) -> Tensor:
-        """All that was recorded, `layers × B × H × Q × K`, on the first layer's device.
+        """All recorded probabilities, `layers × B × H × Q × K`, on the first layer's device.
 
         Raises:
-            BackboneError: nothing was.
+            BackboneError: nothing was recorded.
         """
         if not self.probabilities:
             raise BackboneError(
@@ -108,7 +108,7 @@ class AttentionRecorder:
         return self.picked(layers) if self.of_every_query else layers
 
     def picked(self, every: Tensor) -> Tensor:
-        """Of probabilities of every query, `… × B × H × S × K`, those that are recorded."""
+        """Select the recorded queries from probabilities of all queries, `… × B × H × S × K`."""
         places = self.places(every.device)
         rows = places.queries[:, None, :, None].expand(*every.shape[:-2], -1, every.shape[-1])
         return every.gather(-2, rows).masked_fill(places.none, 0.0)
@@ -121,21 +121,21 @@ _RECORDER: ContextVar[AttentionRecorder | None] = ContextVar("myvlm_attention_re
 def record_attention(
     config: Any, *, queries: Tensor, keys: Tensor, modules: Collection[Any] | None = None
 ) -> Iterator[AttentionRecorder]:
-    """Within it, every layer that holds `config` records the probability that `queries` give to `keys`.
+    """Record the attention probabilities of `queries` at `keys` in every layer that holds `config`.
 
-    The output of the layers is bit for bit SDPA's; eager models run SDPA meanwhile. Afterwards the
-    configured implementation is what it was. A nested recorder records instead of the outer one.
+    The layers' output equals SDPA's bit for bit; eager models run SDPA while recording. On exit the previous
+    implementation is restored. A nested recorder replaces the outer one until it exits.
 
     Args:
         config: configuration of the language model (`language_model.config`), not of the vision tower.
-        queries: `B × Q` long, positions along the query axis; -1 is none.
-        keys: `B × K` long, columns along the key axis (with a cache that is longer); -1 is none.
-        modules: the attentions to record, where not all of them are meant.
+        queries: `B × Q` long, positions along the query axis; -1 is padding.
+        keys: `B × K` long, columns along the key axis, which a cache makes longer; -1 is padding.
+        modules: the attention modules to record; None for all.
 
-    Yields: the `AttentionRecorder`; its `probabilities` are filled layer by layer.
+    Yields: the `AttentionRecorder`; each layer appends to its `probabilities`.
 
     Raises:
-        InputError: `queries` and `keys` are not two integer matrices of one height.
+        InputError: `queries` and `keys` are not two integer matrices with equal numbers of rows.
     """
     if queries.ndim != 2 or keys.ndim != 2 or len(queries) != len(keys) or queries.is_floating_point():
         raise InputError(
@@ -156,7 +156,7 @@ def record_attention(
 @ChangedWhileUsed
 @contextmanager
 def _switched(config: Any) -> Iterator[None]:
-    """Within it the recording implementation is selected."""
+    """Select the recording implementation, and restore the previous one on exit."""
     before = config._attn_implementation
     config._attn_implementation = recording_over(before)
     try:
@@ -166,24 +166,24 @@ def _switched(config: Any) -> Iterator[None]:
 
 
 def recording_over(before: str | None) -> str:
-    """The implementation that records, in threads that do, and in all others is the one before.
+    """Name of the implementation that records in threads with a recorder and runs `before` in all others.
 
-    It is made known to transformers when it is first asked for. Its name holds no "flash": transformers would
-    take it for one of that kind.
+    The first call registers it with transformers. "flash" in the name is replaced: transformers would take it
+    for a flash-attention implementation.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
     name = f"myvlm_recording_over_{before}".replace("flash", "fast")
     if name not in AttentionInterface():
-        # Without a mask function of its own an implementation gets no mask at all, and a padded
-        # batch is wrong without any error.
+        # An implementation without a registered mask function gets no mask at all: a padded batch is
+        # then wrong, with no error.
         AttentionMaskInterface.register(name, partial(_mask, AttentionMaskInterface().get(before)))
         AttentionInterface.register(name, partial(_attention, before))
     return name
 
 
 def _mask(before: Callable[..., Any] | None, **arguments: Any) -> Any:
-    """SDPA's mask where this thread records, else that of the implementation before, if it has any."""
+    """SDPA's mask if this thread records, else the mask of the previous implementation, if it has one."""
     from transformers import AttentionMaskInterface
 
     if _RECORDER.get() is not None:
@@ -192,7 +192,7 @@ def _mask(before: Callable[..., Any] | None, **arguments: Any) -> Any:
 
 
 def _attention(before: str | None, module: Any, *given: Any, **options: Any) -> tuple[Tensor, Any]:
-    """The recording SDPA where this thread records, else the implementation before."""
+    """Recording SDPA if this thread records, else the previous implementation."""
     layer: Any = type(module)
     run = _recording_sdpa if _RECORDER.get() is not None else _named(before, layer)
     result: tuple[Tensor, Any] = run(module, *given, **options)
@@ -201,7 +201,10 @@ def _attention(before: str | None, module: Any, *given: Any, **options: Any) -> 
 
 @cache
 def _named(implementation: str | None, layer: Any) -> Callable[..., Any]:
-    """What layers of a class call under that name; the eager one is of their own file, and in no registry."""
+    """The function that layers of a class call under this implementation name.
+
+    The eager function is in no registry: it is found in the layers' own module.
+    """
     from transformers import AttentionInterface
 
     for kind in layer.__mro__:
@@ -217,7 +220,7 @@ def _named(implementation: str | None, layer: Any) -> Callable[..., Any]:
 def _recording_sdpa(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """SDPA as transformers runs it; beside it, for the layers of the recorder's model, the chosen columns."""
+    """SDPA as transformers runs it; in recorded layers, also append the chosen columns to the recorder."""
     from transformers import AttentionInterface
 
     causal = options.get("is_causal")
@@ -256,7 +259,7 @@ def capped_attention(
     softcap: float,
     causal: bool,
 ) -> Tensor:
-    """Attention whose scores are capped, as `capped` does it: `B × S × H × d`.
+    """Attention with soft-capped scores, see `capped`: `B × S × H × d`.
 
     Args:
         query, key, value: `B × H × S × d`, `B × G × L × d`, `B × G × L × d`.
@@ -273,7 +276,7 @@ def capped_attention(
 
 
 def capped(scores: Tensor, softcap: float | None) -> Tensor:
-    """Scores that no longer grow beyond a limit; themselves where there is none.
+    """Soft-cap scores at ±`softcap`; unchanged if it is None.
 
     >>> capped(torch.tensor([0.0, 1000.0]), 50.0).tolist(), capped(torch.tensor([9.0]), None).tolist()
     ([0.0, 50.0], [9.0])
@@ -290,17 +293,17 @@ def attention_columns(
     scale: float,
     softcap: float | None = None,
 ) -> Tensor:
-    """The attention probabilities of some queries at some keys.
+    """The attention probabilities of chosen queries at chosen keys.
 
     Args:
         query: `B × H × S × d`.
         key: `B × G × L × d`, `G` key/value heads, `H` a multiple of `G`.
-        bias: `B × 1 × Q × L` float32, what is added to the scores: `attention_bias`.
-        places: of `Q` queries and `K` keys.
+        bias: `B × 1 × Q × L` float32, added to the scores; see `attention_bias`.
+        places: indices of `Q` queries and `K` keys.
         scale: factor of the scores.
-        softcap: what the scores are capped at, if at anything.
+        softcap: the limit that scores are soft-capped at, if any.
 
-    Returns: `B × H × Q × K` float32; zero where there is none.
+    Returns: `B × H × Q × K` float32; zero at padding.
 
     >>> one, last = torch.zeros(1, 2, 4, 8), torch.tensor([[3]])
     >>> bias = attention_bias(None, last, length=4, columns=4, causal=True)
@@ -322,16 +325,16 @@ def attention_columns(
 
 
 class _ProductInFull(torch.autograd.Function):
-    """`N × Q × L` float32 products of queries `N × Q × d` and keys `N × L × d` in half precision.
+    """`N × Q × L` float32 products of half-precision queries `N × Q × d` and keys `N × L × d`.
 
-    In their own precision, and before they are scaled, those of float16 can be infinite and those of bfloat16
-    off by whole units. Of the keys no wider copy is kept for the way back.
+    In half precision, and before scaling, float16 products can overflow and bfloat16 products can be off by
+    whole units. No float32 copy of the keys is kept for the backward pass.
     """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor) -> Tensor:
         ctx.save_for_backward(query, key)
-        with torch.autocast(query.device.type, enabled=False):  # which would make it half again
+        with torch.autocast(query.device.type, enabled=False):  # autocast would make it half precision
             return query.float() @ key.float().mT
 
     @staticmethod
@@ -345,19 +348,19 @@ class _ProductInFull(torch.autograd.Function):
 def attention_bias(
     mask: Tensor | None, queries: Tensor, *, length: int, columns: int, causal: bool
 ) -> Tensor:
-    """What a mask adds to the scores of some queries: `B × 1 × Q × L` float32.
+    """The additive mask of chosen queries, to be added to their scores: `B × 1 × Q × L` float32.
 
-    The lowest finite number, not -inf, forbids: a padding row that attends to nothing stays a number.
+    Masked columns get the lowest finite number: with -inf, padding rows that attend to nothing would be NaN.
 
     Args:
         mask: None, or `B × 1 × S × L`, bool (True attends) or additive, as SDPA takes it.
-        queries: `B × Q` positions in `S`; -1, which is none, is taken as 0.
+        queries: `B × Q` positions in `S`; padding, -1, is treated as 0.
         length, columns: `S` and `L`.
-        causal: whether a missing mask means a causal one.
+        causal: whether `mask=None` means a causal mask.
     """
     rows, lowest = queries.clamp(min=0), torch.finfo(torch.float32).min
     if mask is None:
-        # As SDPA does it: the causal triangle starts at the upper left, and one query alone sees all.
+        # As in SDPA: the causal triangle is aligned to the upper left, and a single query sees all columns.
         position = torch.arange(columns, device=rows.device)
         bias = torch.zeros(len(rows), 1, rows.shape[1], columns, device=rows.device, dtype=torch.float32)
         return bias.masked_fill_(position > rows[:, None, :, None], lowest) if causal and length > 1 else bias
@@ -369,17 +372,17 @@ def attention_bias(
 
 
 def objective(logits: Tensor, targets: Tensor, given: Tensor, queries: Tensor, keys: Tensor) -> Loss:
-    """Cross-entropy of logits `B × N × V` against the `B × N` tokens that follow, and the penalty.
+    """Cross-entropy of logits `B × N × V` against the `B × N` next tokens, and the attention penalty.
 
-    This is `Σ_layers mean(p²)` over heads, queries and keys, the mean over the samples that have any.
+    The penalty is `Σ_layers mean(p²)` over heads, queries and keys, averaged over the samples that have any.
 
     Args:
-        given: `layers × B × H × Q × K` probabilities, zero at a -1.
-        queries: `B × Q`; -1 is none.
-        keys: `B × K`; -1 is none.
+        given: `layers × B × H × Q × K` recorded probabilities, zero at padding.
+        queries: `B × Q`; -1 is padding.
+        keys: `B × K`; -1 is padding.
     """
     targets = targets.to(logits.device)
-    # Once for the batch and for its samples: it is as wide as the vocabulary.
+    # Shared by the batch loss and the per-sample losses: it is as wide as the vocabulary.
     likely = logits.flatten(0, 1).float().log_softmax(-1)
     of_tokens = partial(functional.nll_loss, likely, targets.flatten(), ignore_index=IGNORED)
     pairs = ((queries >= 0).sum(1) * (keys >= 0).sum(1)).to(logits.device)

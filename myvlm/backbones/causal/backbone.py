@@ -1,7 +1,7 @@
-"""Every family in which concepts enter as rows of a causal language model, after the image's tokens.
+"""Base class of families in which concept rows enter a causal language model after the image's tokens.
 
-A family adds a few lines: its prompt template, the grid of its image tokens, and what differs from a
-plain LLaVA in where its parts are and in what its model is told of each token.
+A family adds a few lines: its prompt template, the grid of its image tokens, and how it differs from plain
+LLaVA in where its modules are and which per-token inputs its model takes.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ from myvlm.errors import BackboneError
 
 
 class CausalBackbone(Backbone):
-    """Concept rows after the last image token of a causal language model (§3.3 of the paper).
+    """Backbone that inserts concept rows after the last image token of a causal language model (§3.3).
 
     Raises:
-        BackboneError: the model has no output head, takes no encoded images, or has no id to spare.
+        BackboneError: the model has no output head, takes no encoded images, or has no spare token id.
     """
 
     template: ClassVar[str]
-    """The prompt, with `{image}` and `{prompt}`, for want of a chat template."""
+    """The prompt, with `{image}` and `{prompt}`, used if the processor has no chat template."""
     ends: ClassVar[tuple[str, ...]] = ()
-    """Tokens that end a reply, beside those that the generation settings name; the first is learned."""
+    """Tokens that end a reply, besides those of the generation settings; learned answers end in the first."""
     kept_inputs: ClassVar[tuple[str, ...]] = ()
-    """What the processor says of an image that the language model must be told too."""
+    """Names of processor outputs for an image that the language model needs too."""
 
     def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
         super().__init__(model, processor, name=name)
@@ -91,56 +91,56 @@ class CausalBackbone(Backbone):
 
     @property
     def language_model(self) -> nn.Module:
-        """The module that is given `inputs_embeds`."""
+        """The module that takes `inputs_embeds`."""
         module: nn.Module = self.model.model.language_model
         return module
 
     @property
     def reader(self) -> nn.Module:
-        """The module that is given the ids, image placeholders among them."""
+        """The module that takes the token ids, image placeholders included."""
         module: nn.Module = self.model.get_input_embeddings()
         return module
 
     @property
     def image_id(self) -> int:
-        """Id of the image placeholder."""
+        """Token id of the image placeholder."""
         return int(self.model.config.image_token_id)
 
     @abstractmethod
     def grid(self, features: Features) -> tuple[int, int, int]:
-        """Which of an image's visual tokens show all of it, row by row: the first, the height, the width."""
+        """The visual tokens that show the whole image, row by row: index of the first, height, width."""
 
     def prompt_template(self) -> str | None:
         """The family's template; None where the processor has a chat template."""
         return self.template if getattr(self.processor, "chat_template", None) is None else None
 
     def instruction(self, prompt: str) -> str:
-        """A bare instruction in the words that the family was trained on."""
+        """A bare instruction, worded as the family was trained on."""
         return prompt
 
     def completed(self, rendered: str) -> str:
-        """A rendered prompt with what the processor itself adds to it."""
+        """A rendered prompt, plus any text that the processor itself adds to it."""
         return rendered
 
     def read(self, images: Sequence[Image.Image]) -> tuple[Any, list[str]]:
-        """What the processor makes of images: the model's inputs, and the text that stands for each."""
+        """Process images into the model's inputs and the text that represents each image in a prompt."""
         return read_pictures(self.processor, images)
 
     def arguments(
         self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]
     ) -> dict[str, Tensor]:
-        """What the model must be told of each token beside `ids` and `mask`, such as its type and position.
+        """Per-token inputs of the model besides `ids` and `mask`, such as token types and positions.
 
         Args:
             ids: `B × S`, padded on the right where `mask` is 0.
-            starts: where each sample's answer starts.
-            layouts: how the samples' images stand in their prompts.
+            starts: index of each sample's first answer token.
+            layouts: how the samples' images are laid out in their prompts.
         """
         return {}
 
     @property
     def _has_arguments(self) -> bool:
-        """Whether the model is given more than ids and a mask, see `arguments`."""
+        """Whether the model needs more than ids and a mask, see `arguments`."""
         return type(self).arguments is not CausalBackbone.arguments
 
     @property
@@ -197,7 +197,7 @@ class CausalBackbone(Backbone):
         return self._tail_loss(None, prefixes, prompts, answers, rows)
 
     def tail_losses(self, texts: Sequence[tuple[str, str]], rows: int) -> Callable[..., Loss]:
-        # A graph is of one device, and a model that is spread out has hooks that move things between them.
+        # A CUDA graph covers one device; a model on several devices has hooks that move tensors between them.
         placed = {weight.device for weight in self.model.parameters()}
         if len(placed) != 1 or self.device.type != "cuda":
             return self.tail_loss
@@ -238,7 +238,7 @@ class CausalBackbone(Backbone):
         keys: Tensor,
         past: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
-        """The model on a tail behind what is cached: logits `B × T × V`, and what was recorded."""
+        """Run the model on a tail after its cached prefixes: logits `B × T × V`, recorded probabilities."""
         before = mask.shape[1] - embeds.shape[1]
 
         def run() -> tuple[Tensor, Tensor]:
@@ -282,15 +282,15 @@ class CausalBackbone(Backbone):
         return np.asarray(patches / patches.sum(), dtype=np.float32)
 
     def arranged(self, features: Features, values: Tensor) -> Tensor:
-        """`h × w × …`: values of an image's visual tokens, arranged over the picture."""
+        """Arrange values of an image's visual tokens as a grid over the picture: `h × w × …`."""
         first, height, width = self.grid(features)
-        # A tower without a [CLS] token loses its first patch where the model leaves out "the first token".
+        # If the tower has no [CLS] token, a model that drops "the first token" drops the first patch.
         missing = values.new_zeros(max(-first, 0), *values.shape[1:])
         shown = torch.cat([missing, values[max(first, 0) :]])[: height * width]
         return shown.reshape(height, width, *values.shape[1:])
 
     def entering(self, features: Features) -> Tensor:
-        """`T × D`: a picture's visual tokens as the language model is given them."""
+        """A picture's visual tokens as they enter the language model: `T × D`."""
         return features.tokens
 
     def probe(self) -> CausalProbe:
@@ -305,7 +305,7 @@ class CausalBackbone(Backbone):
     def inserted(
         self, rows: Sequence[Sequence[ConceptRows]], sentinels: Sequence[int] | None = None
     ) -> InsertedRows:
-        """A context manager: within it the model reads sentinel ids as these rows."""
+        """Context manager in which the model reads sentinel ids as these rows."""
         return InsertedRows(
             self.reader,
             self.language_model,
@@ -340,18 +340,18 @@ class CausalBackbone(Backbone):
         each: list[list[Generation]] = []
         for shown in self._at_once(images):
             prefixes = self.prefixes(self.encode(shown))
-            if prefixes is None:  # of a family that has none
+            if prefixes is None:  # the family has none
                 return super().replies_to_each(images, prompts, **generation)
             samples = [(own, ids_of(prompt, own.layout.text)) for own in prefixes for prompt in prompts]
             with self.frozen(), in_turn(self.model), torch.no_grad():
                 batches = behind(self.model, samples, pad_id=pad_id, at_least=at_once)
                 replies = [reply for inputs in batches for reply in self._generated(inputs, options)]
             each += [replies[start : start + len(prompts)] for start in range(0, len(replies), len(prompts))]
-            del prefixes, samples  # before the next are made
+            del prefixes, samples  # free their memory before the next are computed
         return each
 
     def _generated(self, inputs: Any, options: Mapping[str, Any]) -> list[Generation]:
-        """The replies behind a batch of prompts."""
+        """Generate the replies to a batch of processed prompts."""
         try:
             output = generated(self.model, inputs, options)
         except ValueError as error:
@@ -371,7 +371,7 @@ class CausalBackbone(Backbone):
         queries: Tensor,
         keys: Tensor,
     ) -> tuple[Tensor, AttentionRecorder]:
-        """One pass from kept features: logits `B × N × V` of the last `N` labels, and what was recorded."""
+        """A full pass from encoded features: logits `B × N × V` of the last `N` labels, and the recorder."""
         first, layouts = min(batch.starts), [feature.layout for feature in features]
         arguments = self._placed_arguments(batch.ids, batch.attention_mask, batch.starts, layouts)
         queries, keys = queries.to(self.device), keys.to(self.device)
@@ -385,7 +385,7 @@ class CausalBackbone(Backbone):
                 attention_mask=batch.attention_mask.to(self.device),
                 mm_encoder_outputs=encoder_outputs(features, self.device),
                 use_cache=False,
-                # Of thousands of image tokens no logits are needed.
+                # No logits are needed for the thousands of image tokens.
                 logits_to_keep=batch.ids.shape[1] - first + 1,
                 **arguments,
             )
@@ -394,6 +394,6 @@ class CausalBackbone(Backbone):
     def _placed_arguments(
         self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]
     ) -> dict[str, Tensor]:
-        """`arguments`, where the model is."""
+        """`arguments`, on the model's device."""
         arguments = self.arguments(ids.to(self.device), mask.to(self.device), starts, layouts)
         return {name: value.to(self.device) for name, value in arguments.items()}

@@ -1,8 +1,8 @@
-"""Learning on a GPU: what follows the prefixes, padded to one shape and replayed as a CUDA graph.
+"""Runs learning steps on a GPU as a CUDA graph: tails are padded to one shape, then captured and replayed.
 
-A step of a large model is thousands of small kernels, and a GPU waits for the launch of each. Every step has
-the same shape but for the length of its texts, so these are padded, and from the third step on the whole of
-forward and backward is launched as one.
+A step of a large model launches thousands of small kernels, and the GPU waits for each launch. Steps differ
+in shape only by the length of their texts. These are padded, and from the third step on the whole forward and
+backward pass is launched at once.
 """
 
 from __future__ import annotations
@@ -19,40 +19,41 @@ from torch import Tensor
 from myvlm.backbones.causal.prefix_cache import Prefix, PromptTail, stacked
 
 EAGER_STEPS = 2
-"""Steps of one shape that are run as they are: recording one costs some."""
+"""Steps of one shape that run without a graph: capturing one costs some steps' time."""
 
 BESIDE_OTHERS: dict[str, Any] = (
     {"capture_error_mode": "thread_local"}
     if "capture_error_mode" in signature(torch.cuda.make_graphed_callables).parameters
     else {}
 )
-"""What another thread does on the device meanwhile, such as speak, is no error of a recording, where torch
-can be told so."""
+"""Capture options that let other threads use the device meanwhile, for example to generate; empty where torch
+has no such option."""
 
 _log = logging.getLogger(__name__)
 
 Run = Callable[..., tuple[Tensor, Tensor]]
-"""From the tensors of `PromptTail.inputs` and the list of `stacked` to logits `B × T × V`, and what the
-recorder found, `layers × B × H × Q × R`."""
+"""Maps the tensors of `PromptTail.inputs` and the list of `stacked` to logits `B × T × V` and the recorded
+probabilities, `layers × B × H × Q × R`."""
 Capture = Callable[[Callable[..., Any], tuple[Tensor, ...]], Callable[..., Any]]
-"""As `captured`: from a function of tensors, and arguments whose memory all later calls will use."""
+"""A function like `captured`: takes a function of tensors, and sample arguments whose memory all later calls
+use."""
 
 
 def captured(run: Callable[..., Any], sample: tuple[Tensor, ...]) -> Callable[..., Any]:
-    """Forward and backward as a CUDA graph each.
+    """Capture the forward and the backward pass of `run` as one CUDA graph each.
 
     Raises:
-        RuntimeError: there is something in it that a graph cannot hold, or too little memory.
+        RuntimeError: `run` contains an operation that cannot be captured, or memory ran out.
     """
     with torch.cuda.device(sample[0].device), warnings.catch_warnings():
-        torch.cuda.empty_cache()  # what the steps before took is of no use to a graph: it has its own memory
-        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # which all happens in here
+        torch.cuda.empty_cache()  # a graph has its own memory pool, not this cache
+        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream")  # all of it happens here
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         state = generator.clone_state()
         try:
             graphed: Any = torch.cuda.make_graphed_callables(run, sample, num_warmup_iters=1, **BESIDE_OTHERS)
         except BaseException:
-            # A recording that breaks off leaves the generator waiting for its end: no more could be sampled.
+            # After a failed capture the generator still waits for its end, and could not sample any more.
             generator.graphsafe_set_state(state)
             raise
         torch.cuda.empty_cache()
@@ -60,13 +61,13 @@ def captured(run: Callable[..., Any], sample: tuple[Tensor, ...]) -> Callable[..
 
 
 class Replay:
-    """Runs the model on one tail after the other, of which most have one shape.
+    """Runs the model on successive tails, and replays a CUDA graph once their shape repeats.
 
     Args:
-        run: the model on a tail and the keys and values before it.
-        longest: positions of the longest tail that there may be behind a picture, given what stands for
-            this in a prompt; all are padded to it.
-        room: positions that keys and values have behind the prefixes, given those of a tail.
+        run: runs the model on a tail and the keys and values before it.
+        longest: length of the longest tail after a picture, given the picture's text in the prompt; all tails
+            are padded to it.
+        room: spare positions of keys and values after the prefixes, given the length of a tail.
         capture: makes a graph of `run`.
     """
 
@@ -86,18 +87,18 @@ class Replay:
 
     @property
     def graphed(self) -> bool:
-        """Whether the last tail was run as a graph."""
+        """Whether the last tail was replayed as a graph."""
         return self._replayed is not None
 
     def lengths(self, prefixes: Sequence[Prefix]) -> tuple[int, int]:
-        """What the prefixes of a batch and its tails are padded to."""
+        """The lengths that a batch's prefixes and tails are padded to."""
         if not self._tail:
             self._tail = self.longest(prefixes[0].layout.text)
         self._prefix = max(self._prefix, *map(len, prefixes))
         return self._prefix, self._tail
 
     def __call__(self, tail: PromptTail, prefixes: Sequence[Prefix]) -> tuple[Tensor, Tensor]:
-        """Logits and what was recorded; differentiable in the tail's `embeds`."""
+        """Logits and recorded probabilities, differentiable in the tail's `embeds`."""
         shape = [one.shape for one in tail.inputs]
         self._tail = max(self._tail, tail.embeds.shape[1])
         if shape != self._shape:
@@ -115,7 +116,7 @@ class Replay:
         self._replayed, self._past = None, []
 
     def _record(self, tail: PromptTail, prefixes: Sequence[Prefix]) -> None:
-        """Make the graph; where the model cannot be recorded, its steps go on as they are."""
+        """Capture the graph; if the model cannot be captured, later steps run without one."""
         count = len(tail.inputs)
 
         def run(*given: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +127,7 @@ class Replay:
             past = self._stacked(tail, prefixes)
             self._replayed = self.capture(run, (embeds.requires_grad_(), *others, *past))
             self._past = past
-        except RuntimeError as error:  # out of memory, or something that a graph cannot hold
+        except RuntimeError as error:  # out of memory, or an operation that cannot be captured
             self._able = False
             _log.info("The steps are not replayed as a graph: %s", str(error).splitlines()[0])
 
@@ -134,8 +135,10 @@ class Replay:
         return stacked(prefixes, tail.prefix_length, self.room(tail.embeds.shape[1]))
 
     def _fill(self, prefixes: Sequence[Prefix], end: int) -> None:
-        """Put the prefixes' keys and values where the graph reads them. What is before a shorter one is from
-        a step before, and masked."""
+        """Copy the prefixes' keys and values to where the graph reads them.
+
+        Positions before a shorter prefix keep values of an earlier step; they are masked.
+        """
         for sample, prefix in enumerate(prefixes):
             there = [part[sample, :, end - len(prefix) : end] for part in self._past]
             torch._foreach_copy_(there, prefix.parts)

@@ -1,6 +1,6 @@
-"""What is kept of a picture once the frozen vision tower has seen it, and how it stands in a prompt.
+"""The encoded features of a picture, kept after the frozen vision tower ran, and its layout in a prompt.
 
-The one place that knows how transformers' processors and encoders hand pictures over: tiles, rows of
+The only module that knows how transformers' processors and encoders represent pictures: tiles, rows of
 patches, marks between them, features for deeper layers.
 """
 
@@ -20,16 +20,16 @@ from torch import Tensor
 from myvlm.errors import BackboneError
 
 OWN = {"last_hidden_state", "pooler_output", "hidden_states", "attentions", "deepstack_features"}
-"""What an encoder's output holds of each picture."""
+"""Fields of an encoder's output that belong to individual pictures; see `Features.shared` for the others."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """How a picture stands in a prompt.
+    """How a picture is represented in a prompt.
 
     Args:
-        text: what the processor writes for it: `T` image placeholders, and marks among them.
-        inputs: arguments of the model that depend on it, such as `image_grid_thw`, `1 × …` each.
+        text: the text that the processor writes for it: `T` image placeholders with marks between them.
+        inputs: the model's arguments that depend on the picture, such as `image_grid_thw`, `1 × …` each.
     """
 
     text: str
@@ -38,16 +38,16 @@ class Layout:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """All that a language model is given of one picture.
+    """Everything that a language model receives of one picture.
 
     Args:
-        tokens: `T × D`, its visual tokens as the model's encoder gives them, newline tokens between tiles
-            included; projected, but where the model itself projects them later (Llama 4).
-        layout: how it stands in a prompt.
-        deepstack: what is added to the visual tokens in the first layers, `T × D` each.
-        stacked: whether the model's encoder gives a batch as one tensor and not as a list.
-        shared: what the encoder gives beside that is no picture's own, by its name there (Ovis2's embeddings
-            of the marks around a picture).
+        tokens: `T × D`, visual tokens as the model's encoder returns them, newline tokens between tiles
+            included; projected, except where the model projects them later (Llama 4).
+        layout: how the picture is represented in a prompt.
+        deepstack: features added to the visual tokens in the first layers, `T × D` each.
+        stacked: whether the model's encoder returns a batch as one tensor and not as a list.
+        shared: the encoder's outputs that belong to no single picture, by name (Ovis2's embeddings of the
+            marks around a picture).
         field: the name of `tokens` in the encoder's output.
 
     >>> len(Features(torch.zeros(16, 8), Layout("<image>" * 16)))
@@ -66,27 +66,26 @@ class Features:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensors."""
+        """Size of the tensors in bytes."""
         return sum(part.nbytes for part in (self.tokens, *self.deepstack))
 
 
 def read_pictures(processor: Any, images: Sequence[Image.Image]) -> tuple[Any, list[str]]:
-    """What the processor makes of pictures: the model's inputs, and the text that stands for each.
+    """Process pictures into the model's inputs and the text that represents each picture in a prompt.
 
-    The processor itself says what it wrote in the place of each placeholder; of one that does not say, the
-    ids are read back.
+    Processors report the text that replaces each placeholder. If one does not, its token ids are decoded.
 
     Raises:
-        BackboneError: the processor takes no placeholder with its picture.
+        BackboneError: the processor cannot expand a placeholder and its picture.
     """
     tokenizer = processor.tokenizer
-    padded = tokenizer.pad_token is not None  # texts are of different lengths
+    padded = tokenizer.pad_token is not None  # texts differ in length
     options: dict[str, Any] = {"images_kwargs": {"return_tensors": "pt"}}
     if padded:
         options = {"return_tensors": "pt", "padding": True}
     try:
         inputs = processor(
-            # Every family takes a list of pictures for each text; some take a flat list for one text.
+            # All families take a list of pictures per text; some read a flat list as pictures of one text.
             images=[[image] for image in images],
             text=[str(processor.image_token)] * len(images),
             return_text_replacement_offsets=True,
@@ -109,7 +108,7 @@ def read_pictures(processor: Any, images: Sequence[Image.Image]) -> tuple[Any, l
 
 
 def _read_back(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of ids, without what begins, ends and pads it; marks as they are written, side by side."""
+    """Decode token ids without beginning, end and padding; added tokens are joined as they are written."""
     ends = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
     marks = set(tokenizer.get_added_vocab().values())
     runs = groupby((token for token in ids if token not in ends), lambda token: token in marks)
@@ -120,7 +119,7 @@ def _read_back(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def _of_text(value: Any, ids: Any) -> bool:
-    """Whether an input has an entry a token, as the ids have."""
+    """Whether an input has one entry per token, like the ids."""
     if isinstance(ids, Tensor):
         return isinstance(value, Tensor) and value.shape == ids.shape
     return isinstance(value, list) and [len(row) for row in value] == [len(row) for row in ids]
@@ -129,17 +128,17 @@ def _of_text(value: Any, ids: Any) -> bool:
 def encode_pictures(
     model: Any, inputs: Any, texts: Sequence[str], *, mark: str, keep: Sequence[str]
 ) -> list[Features]:
-    """Run the vision tower and the projector once and share the visual tokens out.
+    """Run the vision tower and the projector once, and split the visual tokens by picture.
 
     Args:
         model: a model with `get_image_features`.
-        inputs: what the processor made of the pictures, on the model's device.
-        texts: what stands for each picture in a prompt.
+        inputs: the processed pictures, on the model's device.
+        texts: the text that represents each picture in a prompt.
         mark: the image placeholder, as text.
         keep: names of inputs that the language model needs too.
 
     Raises:
-        BackboneError: the model makes more or fewer tokens than the processor writes placeholders.
+        BackboneError: the number of visual tokens differs from the number of placeholders.
     """
     encoder = model.base_model.get_image_features
     wanted = {name: inputs[name] for name in inspect.signature(encoder).parameters if name in inputs}
@@ -170,7 +169,7 @@ def encode_pictures(
 
 
 def encoder_outputs(features: Sequence[Features], device: torch.device) -> dict[str, Any]:
-    """What the model's forward takes as `mm_encoder_outputs`, as its own encoder would give it."""
+    """The `mm_encoder_outputs` argument of the model's forward, as its own encoder would return it."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     tokens: Any = [feature.tokens.to(device) for feature in features]
@@ -193,7 +192,7 @@ def stacked_inputs(layouts: Sequence[Layout], device: torch.device) -> dict[str,
 
 
 def miscount_in(error: ValueError) -> BackboneError | None:
-    """Ours for transformers' error of another number of visual tokens than placeholders; None for another."""
+    """A BackboneError if transformers reports that visual tokens and placeholders differ in number."""
     message = str(error)
     counted = all(word in message for word in ("features", "tokens", "match"))
     return _miscount(message, "as many of each") if counted else None
@@ -210,19 +209,19 @@ def _miscount(got: str, expected: str) -> BackboneError:
 
 
 def tokens_field(output: Any) -> str:
-    """The name of the visual tokens in an encoder's output: what it pooled, else its last states."""
+    """The field of an encoder's output with the visual tokens: its pooled output, else its last states."""
     return "last_hidden_state" if output.get("pooler_output") is None else "pooler_output"
 
 
 def _shared(output: Any) -> dict[str, Tensor]:
-    """What is no picture's own in an encoder's output; no language model reads the tower's raw states."""
+    """Tensors of an encoder's output that belong to no single picture and are not the tower's raw states."""
     return {
         name: value for name, value in vars(output).items() if isinstance(value, Tensor) and name not in OWN
     }
 
 
 def _flat(output: Any) -> Tensor:
-    """`N × D`: all tokens of a batch, whether it is one tensor or one a picture."""
+    """All tokens of a batch as `N × D`, given as one tensor or as one per picture."""
     if isinstance(output, Tensor):
         return output.reshape(-1, output.shape[-1])
     return torch.cat([part.reshape(-1, part.shape[-1]) for part in output])

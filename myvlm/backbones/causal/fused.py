@@ -1,11 +1,11 @@
-"""Learning's layers in fewer and larger operations: the same numbers from half the launches.
+"""Fused norms and attentions for learning: the same results with half the kernel launches.
 
-A step runs a tail of some dozens of tokens behind a long prefix. Its norms, rotary embeddings, joined keys
-and recorded attention are many small operations, each a launch on a GPU. Here those of the usual kind are
-computed in few, with their gradients written out: a tail's keys and values are written into the room behind
-the prefix's, and what the recorder wants is read off the softmax that is there anyway. Nothing is assumed of
-a module: before the first step each one is tried, and what does not give its own output and gradient is
-never replaced.
+A step runs a tail of a few dozen tokens after a long prefix. Its norms, rotary embeddings, concatenated keys
+and recorded attention are many small operations, each a launch on a GPU. Here the usual kinds of layers are
+computed in a few operations with hand-written gradients. A tail's keys and values are written into the room
+after the prefix's, and the recorded probabilities are read from the attention's own softmax. Nothing is
+assumed about a module: before the first step each one is tested, and it is replaced only if its fused form
+gives the same output and gradient.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from myvlm.backbones.causal.attention import AttentionRecorder, attention_bias
 from myvlm.backbones.frozen import ChangedWhileUsed
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-9}
-"""How far output and gradient may be from the module's own, relative to their norm."""
+"""Largest difference from the module's own output and gradient, relative to their norm."""
 TOLERANCE_OF_HALF = 5e-2
-"""Two right ways to compute a sharp attention in bfloat16 are up to 3e-2 apart."""
+"""Two correct ways to compute a sharp attention in bfloat16 differ by up to 3e-2."""
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 OTHERWISE = ("q_norm", "k_norm", "sinks", "attn_logit_softcapping")
-"""What an attention has that computes in another way, be it by ever so little on the input it is tried on."""
+"""Attributes of attentions that compute differently, even if the test input shows hardly any difference."""
 
 _log = logging.getLogger(__name__)
 _STEP: ContextVar[Step | None] = ContextVar("myvlm_fused_step", default=None)
 
 
 class FusedLayers:
-    """The norms and attentions of one language model that can be run in few operations.
+    """The norms and attentions of one language model that can be run in fused form.
 
     Attributes:
-        agrees: of each that was tried, whether it gave what the module gives.
+        agrees: for each tested module, whether its fused form gave the module's own results.
     """
 
     def __init__(self, language_model: nn.Module, config: Any) -> None:
@@ -49,25 +49,25 @@ class FusedLayers:
         self.norms = [one for one in own if _is_norm(one)]
         self.attentions = [one for one in own if _is_attention(one, config)]
         of_config = [one for one in language_model.modules() if _attends(one, config)]
-        if len(of_config) != len(self.attentions):  # what is recorded is of all layers in one form
+        if len(of_config) != len(self.attentions):  # recorded probabilities must have one form
             self.attentions = []
         self.agrees: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
     @property
     def untried(self) -> bool:
-        """Whether there are modules of which it is not yet known; a step tries them all, and fuses none."""
+        """Whether any module has not been tested yet; the next step then tests all modules and fuses none."""
         return any(one not in self.agrees for one in (*self.norms, *self.attentions))
 
     def room(self, tail: int) -> int:
-        """Positions for a tail's keys and values behind those of a prefix: 0 where attention is not fused."""
+        """Spare positions for a tail's keys and values after a prefix's: 0 if attention is not fused."""
         return tail if self.attentions and all(self.agrees.get(one, True) for one in self.attentions) else 0
 
     @contextmanager
     def step(self, recorder: AttentionRecorder) -> Iterator[None]:
-        """Within it this thread's passes through the modules are fused; those of other threads are their own.
+        """Fuse this thread's passes through the modules within the block; other threads are not affected.
 
         Args:
-            recorder: of the same block; what is recorded of fused attentions is of every query.
+            recorder: the recorder of the same block; fused attentions record every query.
         """
         trying = self.untried
         norms = [one for one in self.norms if _is_plain(one) and (trying or self.agrees[one])]
@@ -82,18 +82,18 @@ class FusedLayers:
             after.callback(_STEP.reset, _STEP.set(Step(self, fused, recorder, trying=trying)))
             yield
         for one in (*self.norms, *self.attentions) if trying else ():
-            self.agrees.setdefault(one, False)  # no pass went through it
+            self.agrees.setdefault(one, False)  # no forward pass reached it
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether its forward is that of its class: one that somebody else gave it is left alone."""
+    """Whether the module's forward is its class's: a forward that other code has replaced is left alone."""
     return module in _opened or "forward" not in vars(module)
 
 
 @ChangedWhileUsed
 @contextmanager
 def _opened(module: nn.Module) -> Iterator[None]:
-    """Within it a module has a forward that is its own but in a step; steps of several threads share it."""
+    """Give a module a forward that is fused in a step and its own elsewhere; all threads' steps share it."""
     own = type(module).forward.__get__(module)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -109,7 +109,7 @@ def _opened(module: nn.Module) -> Iterator[None]:
 
 
 class Step:
-    """One step: its recorder, and what all its layers have in common, made once."""
+    """One learning step: its recorder, and tensors that all layers share, computed once."""
 
     def __init__(
         self, layers: FusedLayers, fused: Mapping[Any, Any], recorder: AttentionRecorder, *, trying: bool
@@ -119,7 +119,10 @@ class Step:
         self._biases: dict[int, tuple[Tensor, Tensor]] = {}
 
     def rotary(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`B × 1 × T × d`: cosines, the sines that a half-turned vector takes, and those of the way back."""
+        """Rotary factors, `B × 1 × T × d` each: cosines, signed sines, and signed sines of the backward pass.
+
+        The sines are multiplied with a vector rolled by half its width, see `_turned`.
+        """
         if self._rotary is None or self._rotary[0] is not cos:
             half = cos.shape[-1] // 2
             signed = torch.cat([-sin[..., :half], sin[..., half:]], -1).unsqueeze(1)
@@ -127,11 +130,11 @@ class Step:
         return self._rotary[1]
 
     def bias(self, mask: Tensor) -> Tensor:
-        """`B × 1 × T × L` float32, made once for all layers that are given one mask."""
+        """The additive mask, `B × 1 × T × L` float32, built once for all layers that share a mask."""
         if id(mask) not in self._biases:
             every = torch.arange(mask.shape[2], device=mask.device).expand(len(mask), -1)
             bias = attention_bias(mask, every, length=mask.shape[2], columns=mask.shape[3], causal=True)
-            self._biases[id(mask)] = mask, bias  # the mask is held, so that no other gets its id
+            self._biases[id(mask)] = mask, bias  # keeps the mask alive, so that its id is not reused
         return self._biases[id(mask)][1]
 
 
@@ -160,7 +163,7 @@ def _alike(ours: list[Tensor], theirs: list[Tensor], dtype: torch.dtype) -> bool
 
 
 def _with_gradient(run: Callable[[Tensor], list[Tensor]], entered: Tensor) -> list[Tensor]:
-    """What a function gives, and the gradient of a sum in which every output has another weight."""
+    """A function's outputs, and the gradient of their sum with a different weight for every element."""
     leaf = entered.detach().requires_grad_()
     with torch.enable_grad():
         given = run(leaf)
@@ -171,10 +174,10 @@ def _with_gradient(run: Callable[[Tensor], list[Tensor]], entered: Tensor) -> li
 
 
 def _tried(ours: Callable[..., list[Tensor]], theirs: Callable[..., list[Tensor]], entered: Tensor) -> bool:
-    """Whether the fused form of a module is the module, on one input, in output and gradient."""
+    """Whether a module's fused form equals the module in output and gradient on one input."""
     try:
         return _alike(_with_gradient(ours, entered), _with_gradient(theirs, entered), entered.dtype)
-    except Exception as error:  # a module of another build may fail in any way
+    except Exception as error:  # a module built differently may fail in any way
         _log.debug("not fused: %s", error)
         return False
 
@@ -183,7 +186,7 @@ def _tried(ours: Callable[..., list[Tensor]], theirs: Callable[..., list[Tensor]
 
 
 def norm(step: Step, module: nn.Module, own: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
-    """A root-mean-square norm."""
+    """Fused forward of a root-mean-square norm."""
     if not step.trying:
         return _normed(module, hidden)
     step.layers.agrees[module] = _tried(lambda x: [_normed(module, x)], lambda x: [own(x)], hidden)
@@ -199,7 +202,7 @@ def _normed(module: Any, hidden: Tensor) -> Tensor:
 
 
 class _RMSNorm(torch.autograd.Function):
-    """`x · w / sqrt(mean(x²) + eps)` where torch has no kernel for it, in four operations each way."""
+    """`x · w / sqrt(mean(x²) + eps)` for devices without a kernel, in four operations each way."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -238,7 +241,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 def attention(
     step: Step, module: Any, own: Callable[..., Any], hidden_states: Tensor, **given: Any
 ) -> tuple[Tensor, None]:
-    """Attention with rotary embeddings, and what is recorded of it."""
+    """Fused forward of attention with rotary embeddings, recording its probabilities."""
     recorder = step.recorder
     if not step.trying:
         output, seen = _attended(step, module, hidden_states, given)
@@ -249,7 +252,7 @@ def attention(
         past = _past(module, given)
         kept = past.keys, past.values
         output, _ = own(entered, **given)
-        past.keys, past.values = kept  # where it appended its own
+        past.keys, past.values = kept  # undo the append of the module's own forward
         return [output, recorder.probabilities.pop()]
 
     def ours(entered: Tensor) -> list[Tensor]:
@@ -262,13 +265,13 @@ def attention(
 
 
 def _past(module: Any, given: Mapping[str, Any]) -> Any:
-    """The layer's part of the cache: `keys` and `values`, `B × G × P × d` each."""
+    """The layer's cache: `keys` and `values`, `B × G × P × d` each."""
     cache = given.get("cache")
     return (given["past_key_values"] if cache is None else cache).layers[module.layer_idx]
 
 
 def _attended(step: Step, module: Any, hidden: Tensor, given: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """The module's output, and `B × H × T × K` probabilities of the recorded keys."""
+    """The attention's output, and the probabilities of the recorded keys, `B × H × T × K`."""
     shape = (*hidden.shape[:-1], -1, module.head_dim)
     projected = (getattr(module, name)(hidden).view(shape) for name in PROJECTIONS[:3])
     attended, seen = _TwoParts.apply(
@@ -283,21 +286,24 @@ def _attended(step: Step, module: Any, hidden: Tensor, given: Mapping[str, Any])
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
-    """Rotary embeddings, `x · cos + half-turned x · sin`: a roll by half is a half-turn but for signs."""
+    """Apply rotary embeddings, `x · cos + rotate_half(x) · sin`.
+
+    A roll by half the width is `rotate_half` except for signs, which `sin` contains (`Step.rotary`).
+    """
     torch.mul(x, cos, out=out)
     return out.addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
 
 
 class _TwoParts(torch.autograd.Function):
-    """Attention of a tail over a kept prefix and over itself; the prefix gets no gradient.
+    """Attention of a tail over a cached prefix and itself; the prefix gets no gradient.
 
     Args:
         query: `B × T × H × d`.
         key, value: `B × T × G × d`, `G` key/value heads, `H` a multiple of `G`.
         rotary: as `Step.rotary`.
-        joined: keys and values, `B × G × (P + T) × d` each, of which those of the tail are written here.
+        joined: keys and values, `B × G × (P + T) × d` each; the forward pass writes the tail's into them.
         bias: `B × 1 × T × (P + T)` float32.
-        columns: `B × 1 × 1 × K`, of `P + T`: which probabilities are wanted.
+        columns: `B × 1 × 1 × K` indices into `P + T`: the columns whose probabilities are returned.
         scale: factor of the scores.
 
     Returns: `B × T × H × d`, and `B × H × T × K` probabilities.
@@ -313,12 +319,12 @@ class _TwoParts(torch.autograd.Function):
         groups, both = key.shape[2], joined[0].shape[2]
         cos, sin, _ = rotary
         turned = _turned(query.transpose(1, 2), cos, sin, query.new_empty(batch, heads, length, width))
-        # Query heads side by side over their shared key head: no repeated copy of the keys.
+        # Group the query heads that share a key head: the keys need not be repeated.
         turned = turned.view(batch * groups, -1, width)
         _turned(key.transpose(1, 2), cos, sin, joined[0][:, :, -length:])
         joined[1][:, :, -length:] = value.transpose(1, 2)
         keys, values = (part.view(batch * groups, -1, width) for part in joined)
-        # Of half precision the products are given in full, as the recorder has them.
+        # Products of half-precision inputs are computed in float32, as in the recorder.
         if query.is_cuda and query.dtype.itemsize == 2:
             scores = torch.bmm(turned, keys.mT, out_dtype=torch.float32)
         else:
@@ -344,7 +350,7 @@ class _TwoParts(torch.autograd.Function):
             -1, columns.expand(batch, heads, length, -1), of_seen.to(p.dtype)
         )
         of_scores = torch._softmax_backward_data(of_p, p, -1, p.dtype, grad_input=_in_place(of_p))
-        # A product times the scale; nought times what it is added to.
+        # The product times the scale; the first argument of `baddbmm` is multiplied by 0.
         scaled = {"beta": 0, "alpha": ctx.scale}
         of_query = torch.baddbmm(turned, of_scores, keys, **scaled)
         of_keys = torch.baddbmm(of_values, of_scores[..., -length:].transpose(1, 2), turned, **scaled)
@@ -354,15 +360,16 @@ class _TwoParts(torch.autograd.Function):
 
 
 def _in_place(rows: Tensor) -> Tensor | None:
-    """Where a softmax of rows goes that are not needed again, or the way back through one.
+    """Output tensor for a softmax, or its backward pass, over rows that are not needed again.
 
-    On a CPU over themselves: they are a step's largest tensors, and new memory costs as much as the sums.
+    On a CPU it is the rows themselves: they are a step's largest tensors, and allocating costs as much as
+    computing.
     """
     return None if rows.is_cuda else rows
 
 
 def _turned_back(gradient: Tensor, cos: Tensor, back: Tensor) -> Tensor:
-    """The gradient of `_turned`, `B × T × H × d`."""
+    """Backward pass of `_turned`, `B × T × H × d`."""
     batch, heads, length, width = gradient.shape
     out = gradient.new_empty(batch, length, heads, width)
     _turned(gradient, cos, back, out.transpose(1, 2))

@@ -1,6 +1,6 @@
 """The adapter for any causal image-text-to-text model of transformers that has no family file.
 
-What a family file would say is asked of the processor and the model; `proof` then tries it, at load.
+What a family file would state is derived from the processor and the model; `proof` then tests it at load.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from myvlm.errors import BackboneError
 _log = logging.getLogger(__name__)
 
 IMAGE_IDS = ("image_token_id", "image_token_index", "image_patch_id", "media_placeholder_token_id")
-"""What configurations call the id of the image placeholder."""
+"""Names under which configurations and processors store the id of the image placeholder."""
 OF_TEXT = ("input_ids", "attention_mask")
-"""What every model is told of each token. Some are told too whether it is an image's."""
+"""Per-token inputs of every model. Some models also take token types that mark image tokens."""
 
 
 @dataclass(frozen=True)
 class ProcessedPicture:
-    """What a processor makes of a picture.
+    """What was found out about a processor from one processed picture.
 
     Args:
-        image_id: the placeholder of a visual token.
-        types: the inputs that are 1 at an image's tokens and 0 elsewhere, each with the ids of these:
-            placeholders, in some models marks too.
+        image_id: id of the placeholder of a visual token.
+        types: for each input that is 1 at an image's tokens and 0 elsewhere, the ids at which it is 1:
+            placeholders, in some models also marks.
     """
 
     image_id: int
@@ -52,14 +52,14 @@ class ProcessedPicture:
 
 
 class GeneralBackbone(CausalBackbone):
-    """A causal image-text-to-text model of transformers of no family that is proven here.
+    """Adapter for causal image-text-to-text models of transformers without a family of their own.
 
-    It is prompted by its processor's own chat template. How to ask for a box is a family's knowledge: here
-    the head says where a thing is. Attention maps are shown where a trial finds each corner of a picture in
-    its corner of the grid. A family may build on it (`families/glm.py`).
+    Prompts use the processor's own chat template. Only a family file knows how to ask a model for a box: here
+    concepts are located by their head. Attention maps are available if a test finds each corner of a picture
+    in the matching corner of the grid. A family may build on this class (`families/glm.py`).
 
     Raises:
-        BackboneError: a concept cannot enter it; what was found is named.
+        BackboneError: concept rows cannot enter the model; the error says what was found.
     """
 
     family = "general"
@@ -76,10 +76,10 @@ class GeneralBackbone(CausalBackbone):
         super().__init__(model, processor, name=name)
         if next(model.parameters()).device.type != "meta":
             prove(self)
-            self._uses_prefixes = True  # as `prefixes_are_right` tries them
+            self._uses_prefixes = True  # so that `prefixes_are_right` can test them
             self._uses_prefixes = prefixes_are_right(self)
         if self.model_types:
-            return  # a family of its own, that is proven
+            return  # a subclass with a family of its own, which has been tested
         _log.warning(
             "%s (%s) is of no family that is proven: a general adapter speaks for it, after a trial of one "
             "picture%s. myvlm.testing.check_backbone says more.",
@@ -90,7 +90,7 @@ class GeneralBackbone(CausalBackbone):
 
     @staticmethod
     def takes(model: Any) -> bool:
-        """Whether it is such a model: transformers calls it image-text-to-text, and takes encoded images."""
+        """Whether transformers lists the model as image-text-to-text and its forward takes encoded images."""
         from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as known
 
         kind = getattr(getattr(model, "config", None), "model_type", None)
@@ -139,7 +139,7 @@ class GeneralBackbone(CausalBackbone):
 
     @cached_property
     def _mapped(self) -> bool:
-        """Whether attention maps are right; tried at first need: it takes ten small pictures."""
+        """Whether attention maps are correct; tested on first use, because it encodes ten small pictures."""
         return next(self.model.parameters()).device.type == "meta" or maps_are_right(self)
 
     @property
@@ -175,16 +175,16 @@ class GeneralBackbone(CausalBackbone):
 
 
 def ask(model: Any, processor: Any) -> ProcessedPicture:
-    """What the processor makes of one small picture, in its chat template.
+    """Process one small picture in the chat template and find its placeholder and token types.
 
     Raises:
-        BackboneError: it makes nothing that a row could stand behind.
+        BackboneError: the result has no image placeholder that rows could follow.
     """
     picture = Image.new("RGB", (64, 48), (120, 90, 30))
     try:
         rendered = text.render(processor, None, "a")
         inputs = processor(images=[[picture]], text=[rendered], return_tensors="pt")
-    except Exception as error:  # whatever a processor raises
+    except Exception as error:  # processors raise errors of any kind
         raise not_taken(f"{type(processor).__name__}: {type(error).__name__}: {error}") from error
     ids = inputs["input_ids"]
     named = [getattr(model.config, name, None) for name in IMAGE_IDS]
@@ -204,16 +204,16 @@ def ask(model: Any, processor: Any) -> ProcessedPicture:
 
 
 def whole_view(written: str, mark: str, count: int, sizes: Tensor | None) -> tuple[int, int, int]:
-    """Which of a picture's visual tokens are its whole view: the first, the height, the width.
+    """The visual tokens that show the whole picture: index of the first, height, width.
 
-    By its patches in time, height and width where the model is told them. Else by the runs of placeholders:
-    rows of one length, or the last run that is a square; else a square of the first tokens.
+    Derived from the picture's size in patches where the model takes that. Otherwise from the runs of
+    placeholders: rows of equal length, or the last run that is a square; else a square of the first tokens.
 
     Args:
-        written: what stands for the picture in a prompt.
+        written: the text that represents the picture in a prompt.
         mark: the placeholder.
-        count: how many visual tokens there are.
-        sizes: time, height and width in patches.
+        count: the number of visual tokens.
+        sizes: time, height and width in patches; None if unknown.
 
     >>> whole_view("<i><i><i>|<i><i><i>", "<i>", 6, None), whole_view("<i>" * 4, "<i>", 4, None)
     ((0, 2, 3), (0, 2, 2))

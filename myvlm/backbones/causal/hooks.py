@@ -1,8 +1,8 @@
-"""Puts concept rows into the input of a frozen language model, by two hooks that are always removed.
+"""Inserts concept rows into the input of a frozen language model, with two hooks that are always removed.
 
-The prompt holds a run of sentinel ids after its last image placeholder. One hook, on what is
-given the ids, sees them and remembers where; the other, before the language model, overwrites just those
-rows. By then the model itself has put the visual tokens in place, so their norm is at hand.
+The prompt contains a run of sentinel ids after its last image placeholder. One hook, on the module that takes
+the ids, remembers their positions. The other, before the language model, overwrites the embeddings at those
+positions. By then the model has inserted the visual tokens, so their norm can be measured.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from myvlm.errors import BackboneError
 
 @dataclass(frozen=True)
 class RowPlaces:
-    """Where things are in a batch of ids: images `B × S` bool; batch and column of each row, `N` each."""
+    """Positions in a batch of ids.
+
+    Args:
+        images: `B × S` bool, True at image placeholders.
+        batch, column: sequence and position of each concept row, `N` each.
+        sample: for each sequence, the index of its sample; beams share one.
+    """
 
     images: Tensor
     batch: Tensor
@@ -30,21 +36,21 @@ class RowPlaces:
 
 
 class InsertedRows(Attached):
-    """Context manager: within it, sentinel ids in the model's input are replaced by concept rows.
+    """Context manager that replaces sentinel ids in the model's input by concept rows.
 
     Args:
-        reader: the module that is given the ids: the model's input embeddings, or the model where it gives
-            these other ids in the places of images (Gemma 4).
-        language_model: the module that is given `inputs_embeds`.
-        rows: the concepts of each of `B` samples. The model may see `B × k` sequences (beams): sequence
-            `i` is then sample `i // k`.
+        reader: the module that takes the ids: the model's input embeddings, or the whole model if it passes
+            its embeddings other ids at the positions of images (Gemma 4).
+        language_model: the module that takes `inputs_embeds`.
+        rows: the concepts of each of `B` samples. The model may run `B × k` sequences (beams): sequence `i`
+            then belongs to sample `i // k`.
         image_id: id of the image placeholder.
-        sentinel_id: id that stands where a row goes.
-        sentinels: how many sentinel ids each sample holds, where that is more than its rows: the text
-            itself may hold some when the sentinel is the unknown-word token.
+        sentinel_id: id at the positions of concept rows.
+        sentinels: the number of sentinel ids of each sample, if there can be more than its rows: the text
+            itself may contain some when the sentinel is the unknown-word token.
 
     Raises:
-        BackboneError: within it, when the ids are not as expected; at its end, when no row was placed.
+        BackboneError: a forward pass gets unexpected ids; or, on exit, none went through the hooks.
     """
 
     goal = "language model"
@@ -85,7 +91,7 @@ class InsertedRows(Attached):
             self._places = self._find(ids)
 
     def _find(self, ids: Tensor) -> RowPlaces | None:
-        """Where the rows go in `ids` (`B·k × S`); None while decoding, when the rows are in the cache."""
+        """The positions of the rows in `ids` (`B·k × S`); None while decoding: the rows are in the cache."""
         if self.passes and ids.shape[1] == 1:
             return None
         images, sentinels = ids == self.image_id, ids == self.sentinel_id
@@ -134,7 +140,7 @@ class InsertedRows(Attached):
         return args, {**kwargs, "inputs_embeds": embeds.index_put((places.batch, places.column), values)}
 
     def _values(self, embeds: Tensor, places: RowPlaces) -> Tensor:
-        """The rows as they enter, `N × D` float32, each at the norm that its concept asks for."""
+        """The rows as they enter the model, `N × D` float32, each with the norm that its concept sets."""
         values: list[Tensor] = []
         for index, sample in enumerate(places.sample):
             norms = visual_norms(embeds[index, places.images[index]])

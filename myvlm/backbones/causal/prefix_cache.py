@@ -1,8 +1,8 @@
-"""The key/value cache of what stands before the concept: computed once a view, shared by every step.
+"""The key/value cache of the prefix before a concept's rows, computed once per view and shared by all steps.
 
-In a causal language model nothing before the concept depends on it. Each view's system text and image
-tokens run once, without gradient; a step runs only the concept's rows, the prompt and the answer, with the
-same loss and gradient as the full pass.
+In a causal language model nothing before the rows depends on them. Each view's system text and image tokens
+run once, without gradient. A step runs only the concept's rows, the prompt and the answer, and gives the same
+loss and gradient as the full pass.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from myvlm.backbones.frozen import device_of
 from myvlm.errors import BackboneError
 
 BEHIND_AT_ONCE = 2**30
-"""Bytes of prefixes that replies are generated behind at once, where `images_at_once` of them take less."""
+"""Bytes of prefixes in one batch of `behind`; the batch is larger if `images_at_once` prefixes take more."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """One view's prefix of `P` positions.
+    """One view's cached prefix of `P` positions.
 
     Args:
         ids: the `P` ids, image placeholders included.
-        layout: how its picture stands in the prompt.
-        keys: a layer's cached keys each, `H × P × d`; `values` likewise.
-        norms: what a row's norm can be set to, by rule, float32 scalars.
+        layout: how its picture is represented in the prompt.
+        keys, values: one tensor per layer, `H × P × d`.
+        norms: for each norm rule, the norm that rows are set to; float32 scalars.
     """
 
     ids: list[int]
@@ -49,17 +49,17 @@ class Prefix:
 
     @property
     def parts(self) -> list[Tensor]:
-        """Keys and values in turn, those of one layer after those of another."""
+        """Keys and values of each layer in turn: keys, values, keys, values, …"""
         return [part for pair in zip(self.keys, self.values, strict=True) for part in pair]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the cache."""
+        """Size of the cache in bytes."""
         return sum(part.nbytes for part in self.parts)
 
 
 def cache_argument(model: Any) -> str:
-    """What the model's forward calls the cache: `cache`, in releases before 5.24 `past_key_values`."""
+    """Name of the forward's cache argument: `cache`, or `past_key_values` before transformers 5.24."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
@@ -76,15 +76,15 @@ def prefill(
 
     Args:
         model: a model whose forward takes `mm_encoder_outputs`.
-        language_model: its part that is given `inputs_embeds`.
+        language_model: its submodule that takes `inputs_embeds`.
         ids: `P` ids that end with the image's last placeholder, `image_id`.
-        feature: the image's projected visual tokens.
-        arguments: what else the model is given of these ids.
+        feature: the image's encoded features.
+        arguments: the model's further per-token inputs for these ids.
     """
     from transformers import DynamicCache
 
     device = device_of(model.get_input_embeddings())
-    # Without the model's configuration: one made from it drops what is outside a sliding window.
+    # Not built from the model's configuration: such a cache drops positions outside a sliding window.
     cache: Any = DynamicCache()
     entered: list[Tensor] = []
     handle = language_model.register_forward_pre_hook(
@@ -112,14 +112,14 @@ def prefill(
 
 @dataclass(frozen=True, eq=False)
 class PromptTail:
-    """A batch of what follows its prefixes, which are padded on the left to `P` positions.
+    """A batch of tails: everything after the prefixes, which are padded on the left to `P` positions.
 
     Args:
-        embeds: `B × T × D`, the rows in their places; differentiable in the directions.
-        mask: `B × (P + T)`, 0 on padding.
-        positions: `… × B × T`.
-        queries: `B × Q` positions in the tail after the last concept row; -1 is none.
-        keys: `B × R` columns of the concept's rows, the prefix included; -1 is none.
+        embeds: `B × T × D`, concept rows inserted; differentiable in their directions.
+        mask: `B × (P + T)`, 0 at padding.
+        positions: position ids, `… × B × T`.
+        queries: `B × Q` positions in the tail after the last concept row; -1 is padding.
+        keys: `B × R` columns of the concept rows, counted from the start of the prefix; -1 is padding.
         labels: `B × T`.
     """
 
@@ -137,7 +137,7 @@ class PromptTail:
 
     @property
     def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """What the model and the recorder are given of it."""
+        """The tensors that the model and the recorder take."""
         return self.embeds, self.mask, self.positions, self.queries, self.keys
 
 
@@ -150,11 +150,11 @@ def tail_of(
     *,
     at_least: tuple[int, int] = (0, 0),
 ) -> PromptTail:
-    """The tail of a teacher-forced batch behind its prefixes; shorter prefixes are padded on the left.
+    """Build the tail of a teacher-forced batch; shorter prefixes are padded on the left.
 
     Args:
-        positions: `… × B × S` position ids of the whole batch, where they are not 0, 1, 2 ….
-        at_least: how much prefix and tail are padded to, where they are shorter.
+        positions: `… × B × S` position ids of the whole batch, if they are not 0, 1, 2 ….
+        at_least: minimum lengths that prefixes and tails are padded to.
 
     Raises:
         BackboneError: a sample does not begin with its prefix.
@@ -194,7 +194,7 @@ def tail_of(
 
 
 def stacked(prefixes: Sequence[Prefix], longest: int, room: int = 0) -> list[Tensor]:
-    """The batch's `Prefix.parts`, padded on the left: `B × H × (longest + room) × d` each, the room unset."""
+    """A batch's `Prefix.parts`, padded on the left: `B × H × (longest + room) × d`, `room` uninitialized."""
     joined = []
     for parts in zip(*(prefix.parts for prefix in prefixes), strict=True):
         if not room and all(part.shape[1] == longest for part in parts):
@@ -216,12 +216,13 @@ def stacked(prefixes: Sequence[Prefix], longest: int, room: int = 0) -> list[Ten
 def behind(
     model: Any, samples: Sequence[tuple[Prefix, list[int]]], *, pad_id: int, at_least: int
 ) -> Iterator[dict[str, Any]]:
-    """What `generate` takes of prompts whose beginnings are cached, a batch at a time; padding is before a
-    shorter prefix, and between it and the rest.
+    """Yield the inputs of `generate` for prompts with cached prefixes, one batch at a time.
+
+    Padding is placed before shorter prefixes, and between a prefix and a shorter rest of its prompt.
 
     Args:
-        samples: the prefix of each prompt, and all of its ids.
-        at_least: samples of a batch, or more where `BEHIND_AT_ONCE` holds them.
+        samples: for each prompt, its prefix and all of its ids.
+        at_least: samples per batch; more if they fit into `BEHIND_AT_ONCE`.
     """
     device = device_of(model.get_input_embeddings())
     step = max(at_least, BEHIND_AT_ONCE // samples[0][0].nbytes)
@@ -242,12 +243,13 @@ def behind(
 
 
 def cache_of(past: list[Tensor], before: int) -> Any:
-    """A fresh cache of what `stacked` gives, which is taken out of the list: a layer that has appended to its
-    part needs it no more.
+    """Build a new cache from the tensors of `stacked`.
 
     Args:
-        before: positions of the prefixes. Where there is room behind them, a layer's `joined` are its whole
-            keys and values, in whose room a tail may be written.
+        past: keys and values. The list is emptied, so that a layer's tensors can be freed once the layer has
+            appended to them.
+        before: number of prefix positions. If there is room after them, a layer's `joined` holds its keys and
+            values with that room, for a tail to be written into.
     """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
@@ -267,12 +269,12 @@ def cache_of(past: list[Tensor], before: int) -> Any:
 
 
 def _widened(columns: Tensor, width: int) -> Tensor:
-    """`B × width` from `B × N`, filled up with -1."""
+    """Pad `B × N` columns to `B × width` with -1."""
     return functional.pad(columns, (0, width - columns.shape[1]), value=-1)
 
 
 def _shift(table: Tensor, starts: Sequence[int], fill: int, length: int) -> Tensor:
-    """Every sample's columns from its start on, `B × length`, padded on the right."""
+    """Each sample's columns from its start on, `B × length`, padded on the right with `fill`."""
     shifted = table.new_full((len(table), length), fill)
     for own, row, start in zip(shifted, table, starts, strict=True):
         kept = row[start : start + length]
@@ -281,12 +283,12 @@ def _shift(table: Tensor, starts: Sequence[int], fill: int, length: int) -> Tens
 
 
 def _shift_positions(positions: Tensor, starts: Sequence[int], length: int) -> Tensor:
-    """`… × B × T` from `… × B × S`: several position ids a token in families with two-dimensional images."""
+    """`_shift` for position ids `… × B × S`: families with 2-D image positions have several per token."""
     if positions.ndim == 2:
         return _shift(positions, starts, 0, length)
     return torch.stack([_shift(axis, starts, 0, length) for axis in positions])
 
 
 def _relative(columns: Tensor, starts: Sequence[int]) -> Tensor:
-    """Columns `B × N` of whole samples as columns of their tails; -1 stays -1."""
+    """Convert columns `B × N` of whole samples to columns of their tails; -1 stays -1."""
     return torch.where(columns >= 0, columns - torch.tensor(starts)[:, None], -1)

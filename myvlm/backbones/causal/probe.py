@@ -1,4 +1,4 @@
-"""The inside of a causal backbone, for the contract of `myvlm.testing`."""
+"""Exposes the internals of causal backbones to the contract checks of `myvlm.testing`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from myvlm.backbones.probe import Entered, Probe, Rows, TaughtText, eager_attent
 
 
 class CausalProbe(Probe):
-    """What a causal language model reads and makes of it, by full passes from pixels.
+    """Probe of a causal backbone: its model's inputs and outputs, from full passes that start at pixels.
 
     Args:
-        backbone: a `CausalBackbone`, whose module imports this one.
+        backbone: a `CausalBackbone`; typed `Any` because its module imports this one.
     """
 
     def __init__(self, backbone: Any) -> None:
@@ -64,12 +64,12 @@ class CausalProbe(Probe):
         return logits
 
     def _go_on(self, inputs: Any, images: Sequence[Image.Image], replies: Sequence[Sequence[int]]) -> None:
-        """Put replies behind the prompts, and tell the model of each token what it must be told."""
+        """Append replies to the prompts in `inputs`, and recompute the model's per-token inputs."""
         backbone = self.backbone
         new = torch.tensor(replies, dtype=torch.long, device=backbone.device)
         shape = inputs["input_ids"].shape
         for name in [name for name, table in inputs.items() if table.shape == shape]:
-            if name not in ("input_ids", "attention_mask"):  # token types are told below, labels are not
+            if name not in ("input_ids", "attention_mask"):  # types are recomputed, labels dropped
                 del inputs[name]
         inputs["input_ids"] = ids = torch.cat([inputs["input_ids"], new], dim=1)
         inputs["attention_mask"] = mask = torch.cat([inputs["attention_mask"], torch.ones_like(new)], dim=1)
@@ -153,7 +153,7 @@ class CausalProbe(Probe):
     def _batch(
         self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str], rows: Rows
     ) -> TeacherForced:
-        """The prompts with their answers and these rows, as learning lays them out."""
+        """The prompts with their answers and rows, laid out as in learning."""
         pictures = [feature.layout.text for feature in self.backbone.encode(images)]
         batch: TeacherForced = self.backbone.prompter.teacher_forced(pictures, prompts, answers, rows)
         return batch
@@ -166,7 +166,7 @@ class CausalProbe(Probe):
         batch: TeacherForced,
         **options: Any,
     ) -> Any:
-        """The model's own output for the batch, from pixels and through the vision tower."""
+        """The model's own output for the batch, computed from pixels through the vision tower."""
         from transformers import BatchFeature
 
         backbone = self.backbone

@@ -14,7 +14,7 @@ from myvlm.backbones.base import ConceptRows
 from myvlm.backbones.frozen import tokenizing
 from myvlm.backbones.tokens import IGNORED
 
-KNOWN = 2048  # texts whose ids are kept
+KNOWN = 2048  # maximum number of texts whose rendering or ids are cached
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,12 +23,12 @@ class TeacherForced:
 
     Args:
         ids: `B × S`.
-        attention_mask: `B × S`, 1 but on padding.
-        labels: `B × S`, -100 everywhere but on the answer and its end of sequence.
-        rows: `B × R` columns of the concept rows; -1 is none.
-        later: `B × Q` positions after the last concept row; -1 is none.
-        starts: where each answer starts.
-        sentinels: how many sentinel ids each sample holds.
+        attention_mask: `B × S`, 0 at padding, else 1.
+        labels: `B × S`, -100 except on the answer and its end of sequence.
+        rows: `B × R` columns of the concept rows; -1 is padding.
+        later: `B × Q` positions after the last concept row; -1 is padding.
+        starts: index of each sample's first answer token.
+        sentinels: number of sentinel ids of each sample.
     """
 
     ids: Tensor
@@ -47,11 +47,11 @@ class Prompter:
         processor: the model's processor.
         template: the prompt, with `{image}` and `{prompt}`; None for the processor's chat template.
         image_id: id of the image placeholder.
-        sentinel_id: id that stands where a concept row goes; or what finds one, again whenever the
-            tokenizer has got new words, which it may be one of.
-        eos_ids: ids that end a reply; the first is the one that is learned.
-        instruction: what the family makes of a bare instruction.
-        completed: what the processor itself adds to a rendered prompt.
+        sentinel_id: id at the positions of concept rows; or a function that finds one, called again whenever
+            words were added to the tokenizer, because they may take that id.
+        eos_ids: ids that end a reply; learned answers end in the first.
+        instruction: turns a bare instruction into the family's wording.
+        completed: adds to a rendered prompt what the processor itself adds.
     """
 
     def __init__(
@@ -82,17 +82,17 @@ class Prompter:
 
     @property
     def pad_id(self) -> int:
-        """What fills a batch: masked out, so that any id would do."""
+        """Id of padding in batches; it is masked, so any id is valid."""
         return text.pad_id(self.tokenizer, self.eos_ids)
 
     @property
     def sentinel_id(self) -> int:
-        """Id that stands where a concept row goes: no word of the tokenizer."""
+        """Id at the positions of concept rows; not a word of the tokenizer."""
         self._renew()
         return self._sentinel
 
     def _renew(self) -> None:
-        """Forget what was found of the tokenizer once it has got new words."""
+        """Clear the caches and find the sentinel id again if words were added to the tokenizer."""
         if self._words != (words := len(self.tokenizer)):
             found = self._find_sentinel
             self._sentinel = found if isinstance(found, int) else found()
@@ -101,7 +101,7 @@ class Prompter:
             self._words = words
 
     def render(self, prompt: text.Prompt) -> str:
-        """The bare instruction, or conversation, as the model expects it, with one image placeholder."""
+        """Render a bare instruction or a conversation in the model's template, with one image placeholder."""
         template = self.template or getattr(self.processor, "chat_template", None)
         key = (template, prompt) if isinstance(template, str) else None
         if key not in self._rendered or key is None:
@@ -118,31 +118,32 @@ class Prompter:
         return text.render(self.processor, self.template, tuple(written))
 
     def processed(self, images: Sequence[Image.Image], prompts: Sequence[text.Prompt]) -> Any:
-        """The processor's own output for plain transformers, a list padded on the left.
+        """The processor's own output, as plain transformers takes it; several prompts are padded on the left.
 
         Raises:
-            InputError: a prompt holds a special token, or several come without a token to pad with.
+            InputError: a prompt contains a special token, or several prompts need padding and the tokenizer
+                has no token for it.
         """
         rendered = [self.render(prompt) for prompt in prompts]
         text.refuse_unpadded(self.tokenizer, rendered)
         options: dict[str, Any] = {"padding": True, "padding_side": "left"} if len(rendered) > 1 else {}
         if not text.adds_special_tokens(self.tokenizer, rendered[0]):
             options["add_special_tokens"] = False
-        # A list of pictures for each text: some processors take a flat list for the pictures of one text.
+        # A list of pictures per text: some processors read a flat list as the pictures of one text.
         nested = [[image] for image in images]
         with tokenizing(self.tokenizer):
             return self.processor(images=nested, text=rendered, return_tensors="pt", **options)
 
     def with_rows(self, inputs: Any, rows: Sequence[Sequence[ConceptRows]]) -> tuple[Any, list[int]]:
-        """`processed` inputs with a sentinel for each concept row, and how many sentinels each sample has.
+        """Insert a sentinel per concept row into `processed` inputs; also count the sentinels of each sample.
 
-        Whatever else has one entry a token (token types) is laid out anew too, with 0 for a row: text.
+        Other inputs with one entry per token (token types) are extended too, with 0, text, for a row.
         """
         shape, real = inputs["input_ids"].shape, inputs["attention_mask"].bool()
         counts = [sum(concept.count for concept in concepts) for concepts in rows]
         ids = [own[mask].tolist() for own, mask in zip(inputs["input_ids"], real, strict=True)]
         places = [text.place_after_last(own, self.image_id) for own in ids]
-        entries = {  # of a row, and of padding
+        entries = {  # for a row, and for padding
             "input_ids": (self.sentinel_id, self.pad_id),
             "attention_mask": (1, 0),
             "labels": (IGNORED, IGNORED),
@@ -158,7 +159,7 @@ class Prompter:
         return inputs, (inputs["input_ids"] == self.sentinel_id).sum(1).tolist()
 
     def with_sentinels(self, ids: Sequence[int], rows: Sequence[ConceptRows]) -> list[int]:
-        """Ids of one prompt with a sentinel for each concept row after its last image placeholder.
+        """Insert a sentinel per concept row after the last image placeholder of one prompt's ids.
 
         Raises:
             BackboneError: the prompt has no image placeholder.
@@ -167,18 +168,19 @@ class Prompter:
         return text.insert_after_last(ids, self.image_id, [self.sentinel_id] * count)
 
     def prompt_ids(self, prompt: text.Prompt, picture: str) -> list[int]:
-        """The ids that the processor makes of a prompt, `picture` being what it writes for its image."""
+        """The processor's ids for a prompt, where `picture` is the text that it writes for the image."""
         rendered = self.completed(self.render(prompt)).replace(self.processor.image_token, picture)
         return self._once(text.prompt_ids, rendered)
 
     def answer_ids(self, prompt: str, answer: str) -> list[int]:
-        """The ids of an answer to a prompt, without end of sequence."""
+        """Token ids of an answer to a prompt, without end of sequence."""
         if self._apart:
             return self._once(text.alone_ids, answer)
         return self._once(text.answer_ids, self.completed(self.render(prompt)), answer)
 
     def _once(self, ids_of: Callable[..., list[int]], *texts: str) -> list[int]:
-        """Ids of texts, as a learner asks for them again and again: a thousand placeholders take a while."""
+        """Tokenize texts and cache the ids: learning asks for the same texts in every step, and a thousand
+        placeholders take time."""
         self._renew()
         key = (ids_of.__name__, *texts)
         if key not in self._known:
@@ -194,7 +196,7 @@ class Prompter:
         answers: Sequence[str],
         rows: Sequence[Sequence[ConceptRows]],
     ) -> TeacherForced:
-        """Prompts, concepts and answers as one batch; `pictures` are what the processor writes for images."""
+        """Prompts, concepts and answers as one batch; `pictures` are the texts that represent the images."""
         ids, labels, columns, later, starts = [], [], [], [], []
         for picture, prompt, answer, concepts in zip(pictures, prompts, answers, rows, strict=True):
             plain = self.prompt_ids(prompt, picture)
@@ -218,8 +220,10 @@ class Prompter:
         )
 
     def longest_tail(self, texts: Sequence[tuple[str, str]], rows: int, picture: str) -> int:
-        """The most positions behind its picture that one of these prompts takes with its answer and so many
-        rows, the end of sequence included; `picture` is what stands for it."""
+        """Length of the longest tail that a prompt and its answer in `texts` take with this many rows.
+
+        It counts all positions after the picture, end of sequence included; `picture` is the picture's text.
+        """
         asked = {prompt: self.prompt_ids(prompt, picture) for prompt, _ in texts}
         spared = {prompt: text.place_after_last(ids, self.image_id) for prompt, ids in asked.items()}
         lengths = (
@@ -229,5 +233,5 @@ class Prompter:
         return rows + 1 + max(lengths)
 
     def reply(self, new_ids: Tensor) -> tuple[str, Tensor]:
-        """The text and the ids of what was generated, without end of sequence and what follows it."""
+        """Text and ids of a generated reply, without the end of sequence and anything after it."""
         return text.reply(self.tokenizer, new_ids, self.eos_ids)

@@ -1,4 +1,4 @@
-"""One small trial of an adapter on its own model, at load: a row lands and counts, nothing else changes."""
+"""Small tests of an adapter on its model at load: rows change the loss, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from myvlm.errors import BackboneError
 
 PROMPT, ANSWER = "Describe the image.", "a photo of a mug"
 CLOSE, COARSE = 1e-4, 0.05
-"""How far apart numbers may be that should be equal, relatively: in float32, and in halves or quantised."""
+"""Relative tolerances of numbers that should be equal: in float32, and in half precision or quantised."""
 
 
 def prove(backbone: CausalBackbone) -> None:
-    """Try an adapter on one picture.
+    """Test an adapter on one picture.
 
     Raises:
-        BackboneError: learning reads other ids than use, kept features are not all that the model sees of a
-            picture, a row changes nothing, or what is plain is not as before.
+        BackboneError: learning and generation use different ids, encoded features give another loss than
+            pixels, rows do not change the loss, or the plain model's logits changed afterwards.
     """
     try:
         _try(backbone)
     except BackboneError:
         raise
-    except Exception as error:  # whatever a model raises that was made for other inputs
+    except Exception as error:  # a model made for other inputs may raise any error
         raise not_taken(f"{type(error).__name__}: {error}") from error
 
 
 def prefixes_are_right(backbone: CausalBackbone) -> bool:
-    """Whether loss and gradient behind a kept prefix are those of the full pass."""
+    """Whether loss and gradient after a cached prefix equal those of the full pass."""
     features = backbone.encode([trial_picture()])
     rows = _rows(backbone)
     directions = rows[0].directions
@@ -50,13 +50,13 @@ def prefixes_are_right(backbone: CausalBackbone) -> bool:
         ]
         whole = [loss.cross_entropy + loss.attention for loss in losses]
         gradients = [torch.autograd.grad(loss, directions)[0] for loss in whole]
-    except Exception:  # a cache of another kind, positions of its own, …: then it is done without
+    except Exception:  # another kind of cache, positions of its own, …: no prefixes are used
         return False
     return _equal(backbone, *whole) and _equal(backbone, *gradients)
 
 
 def maps_are_right(backbone: CausalBackbone) -> bool:
-    """Whether a patch in a corner of what is seen of a picture changes most the token of that corner."""
+    """Whether a patch in each corner of the field of view changes the token of that corner the most."""
     for size in ((160, 64), (64, 160)):
         [plain] = backbone.encode([Image.new("RGB", size, (90, 100, 110))])
         _, height, width = backbone.grid(plain)
@@ -80,7 +80,7 @@ def maps_are_right(backbone: CausalBackbone) -> bool:
 
 
 def trial_picture() -> Image.Image:
-    """A picture of coloured noise, wider than high."""
+    """A picture of colour noise, wider than it is high."""
     pixels = torch.randint(0, 256, (48, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     return Image.fromarray(pixels.numpy())
 
@@ -131,11 +131,11 @@ def _plain(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """The logits of plain transformers.
 
     Raises:
-        BackboneError: its own forward raises on what its own processor made.
+        BackboneError: the model's own forward raises on its own processor's output.
     """
     try:
         logits: Tensor = model(**inputs).logits
-    except Exception as error:  # whatever a model raises
+    except Exception as error:  # models raise errors of any kind
         from transformers import __version__
 
         raise BackboneError(
@@ -153,7 +153,7 @@ def _equal(backbone: CausalBackbone, one: Tensor, other: Tensor) -> bool:
 
 
 def not_taken(found: str) -> BackboneError:
-    """The error of a model that no concept can enter."""
+    """The error for a model that concept rows cannot enter."""
     return BackboneError(
         "The model is of no family that is proven, and the general adapter cannot take it.",
         got=found,

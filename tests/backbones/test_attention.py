@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 
 from myvlm.backbones.causal.attention import (
-    Places,
+    RecordedIndices,
     attention_bias,
     attention_columns,
     record_attention,
@@ -195,11 +195,11 @@ def test_large_biases_of_queries_and_keys_leave_half_precision_its_probabilities
     key[..., 3] = large
     query, key = (part.to(dtype).requires_grad_() for part in (query, key))
     queries = torch.tensor([[6, 4]])
-    places = Places.of(queries, torch.tensor([[1, 2]]))
+    indices = RecordedIndices.of(queries, torch.tensor([[1, 2]]))
     bias = attention_bias(None, queries, length=7, columns=7, causal=True)
 
     def found(*parts: Tensor) -> tuple[Tensor, ...]:
-        probabilities = attention_columns(*parts, bias, places=places, scale=0.25)
+        probabilities = attention_columns(*parts, bias, indices=indices, scale=0.25)
         return probabilities, *torch.autograd.grad(probabilities.pow(2).sum(), parts)
 
     exact = found(*(part.detach().double().requires_grad_() for part in (query, key)))
@@ -216,14 +216,14 @@ def test_an_additive_mask_is_read_like_a_boolean_one() -> None:
     allowed = torch.ones(6, 6, dtype=torch.bool).tril()[None, None].clone()
     allowed[..., 0] = False
     queries = torch.tensor([[5, 0], [3, 2]])
-    places = Places.of(queries, torch.tensor([[4], [1]]))
+    indices = RecordedIndices.of(queries, torch.tensor([[4], [1]]))
     additive = torch.zeros(1, 1, 6, 6).masked_fill(~allowed, -torch.inf)
     by_bool, by_number = (
         attention_columns(
             query,
             key,
             attention_bias(mask, queries, length=6, columns=6, causal=True),
-            places=places,
+            indices=indices,
             scale=0.3,
         )
         for mask in (allowed, additive)

@@ -342,7 +342,7 @@ def test_a_step_of_the_one_shape_that_a_graph_has_is_a_step(name: str) -> None:
     texts = [("Describe the image.", "a big red mug with one small dog on a table"), ("Where?", "sks")]
     [square, wide, _] = backbone.prefixes(backbone.encode(shapes())) or []
     longest = partial(backbone.prompter.longest_tail, texts, 2)
-    replay = Replay(backbone._continued, longest, backbone._fused.room, lambda run, sample: run)
+    replay = Replay(backbone._run_tail, longest, backbone._fused.room, lambda run, sample: run)
     batches = [([square, wide], texts[:1] * 2), ([wide, square], texts), ([square, wide], texts[1:] * 2)]
     for step, (kept, asked) in enumerate(batches):
         direction = torch.randn(

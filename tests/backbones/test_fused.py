@@ -13,8 +13,8 @@ from torch import Tensor
 from myvlm.backbones import ConceptRows, backbone_for
 from myvlm.backbones.causal.attention import AttentionRecorder
 from myvlm.backbones.causal.backbone import CausalBackbone
-from myvlm.backbones.causal.fused import FusedLayers, _in_place
-from myvlm.backbones.causal.prefix_cache import cache_of, stacked
+from myvlm.backbones.causal.fused import FusedLayers, _softmax_output
+from myvlm.backbones.causal.prefix_cache import cache_of, stack_prefixes
 from tests.support.tiny import pictures, tiny_llava
 
 TEXTS = [("Describe the image.", "a big red mug with one small dog on a table"), ("Where?", "sks")]
@@ -68,13 +68,13 @@ def test_all_norms_and_attentions_are_fused_and_give_the_same(backbone: CausalBa
 def test_a_step_runs_the_longest_tail_and_no_more(
     backbone: CausalBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learning, ran, continued = Learning(backbone), list[tuple[int, ...]](), backbone._continued
+    learning, ran, continued = Learning(backbone), list[tuple[int, ...]](), backbone._run_tail
 
     def counted(embeds: Tensor, *rest: Any) -> Any:
         ran.append(tuple(embeds.shape[:2]))
         return continued(embeds, *rest)
 
-    monkeypatch.setattr(backbone, "_continued", counted)
+    monkeypatch.setattr(backbone, "_run_tail", counted)
     learning.step()
     own = [prefix.layout.text for prefix in learning.prefixes]
     rows = [[ConceptRows(learning.direction)]] * 2
@@ -109,7 +109,7 @@ def test_nothing_of_it_is_left_and_another_thread_meets_the_plain_model(
     norm = learning.layers.norms[0]
     entered = torch.randn(1, 3, norm.weight.shape[0])  # type: ignore[operator,union-attr,index]
     plain, seen = norm(entered), []
-    monkeypatch.setattr("myvlm.backbones.causal.fused._normed", lambda module, hidden: hidden * 0)
+    monkeypatch.setattr("myvlm.backbones.causal.fused._fused_norm", lambda module, hidden: hidden * 0)
     recorder = AttentionRecorder(None, torch.zeros(1, 1).long(), torch.zeros(1, 1).long())
     with learning.layers.step(recorder):
         assert "forward" in vars(norm)
@@ -147,9 +147,9 @@ def test_the_tail_has_room_behind_the_prefix_where_attention_is_fused(
 
     def seen(prefixes: Any, longest: int, room: int) -> list[Tensor]:
         lengths.add(room)
-        return stacked(prefixes, longest, room)
+        return stack_prefixes(prefixes, longest, room)
 
-    monkeypatch.setattr("myvlm.backbones.causal.backbone.stacked", seen)
+    monkeypatch.setattr("myvlm.backbones.causal.backbone.stack_prefixes", seen)
     kept = [part.clone() for prefix in learning.prefixes for part in prefix.parts]
     learning.agree()
     assert 0 not in lengths
@@ -166,7 +166,7 @@ def test_prefixes_of_a_batch_lie_at_the_end_of_what_is_kept_for_them(backbone: C
     prefixes = backbone.prefixes(backbone.encode(pictures(2)))
     longest = len(prefixes[0]) + 3
     for room in (0, 2):
-        past = stacked(prefixes, longest, room)
+        past = stack_prefixes(prefixes, longest, room)
         assert {part.shape[2] for part in past} == {longest + room}
         cache = cache_of(list(past), longest)
         for layer, keys, values in zip(cache.layers, past[::2], past[1::2], strict=True):
@@ -187,8 +187,8 @@ def test_a_softmax_over_its_own_rows_is_the_softmax(dtype: torch.dtype, columns:
     rows, gradient = torch.randn(2, 3, 40, columns).to(dtype), torch.randn(2, 3, 40, columns).to(dtype)
     plain = rows.softmax(-1)
     back = torch._softmax_backward_data(gradient, plain, -1, dtype, grad_input=None)
-    p = torch.softmax(rows, -1, out=_in_place(rows))
+    p = torch.softmax(rows, -1, out=_softmax_output(rows))
     assert p.data_ptr() == rows.data_ptr()
     assert torch.equal(p, plain)
-    torch._softmax_backward_data(gradient, p, -1, dtype, grad_input=_in_place(gradient))
+    torch._softmax_backward_data(gradient, p, -1, dtype, grad_input=_softmax_output(gradient))
     assert torch.equal(gradient, back)

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from myvlm.backbones import Backbone, ConceptRows, backbone_for
-from myvlm.backbones.causal.cuda_graph import EAGER_STEPS, Replay, captured
+from myvlm.backbones.causal.cuda_graph import EAGER_STEPS, Replay, capture_graph
 from myvlm.backbones.causal.features import Layout
 from myvlm.backbones.causal.prefix_cache import Prefix
 from myvlm.images import load_images
@@ -32,7 +32,7 @@ CAPTIONS = [["sks on a table", "a photo of sks and a big red mug with one small 
 
 
 class Graphs:
-    """Stands for `replay.captured`: counts the graphs and their calls."""
+    """Stands for `cuda_graph.capture_graph`: counts the graphs and their calls."""
 
     def __init__(self) -> None:
         self.made = self.calls = 0
@@ -68,7 +68,7 @@ def learn(backbone: Backbone, **changes: Any) -> Tensor:
 
 def replaying(backbone: Backbone, monkeypatch: pytest.MonkeyPatch, capture: Any) -> Replay:
     own: Any = backbone
-    replay = Replay(own._continued, len, own._fused.room, capture)
+    replay = Replay(own._run_tail, len, own._fused.room, capture)
 
     def tail_losses(texts: list[tuple[str, str]], rows: int) -> Any:
         replay.longest = partial(own.prompter.longest_tail, texts, rows)
@@ -147,10 +147,10 @@ def test_a_recording_that_breaks_off_leaves_the_generator_as_it_was(monkeypatch:
     }.items():
         monkeypatch.setattr(torch.cuda, name, fake)
     sample = (torch.zeros(1, requires_grad=True),)
-    assert captured(lambda given: (given, given), sample)(1) == (1, 1)
+    assert capture_graph(lambda given: (given, given), sample)(1) == (1, 1)
     assert set_to == []
     with pytest.raises(RuntimeError, match="not permitted"):
-        captured(lambda given: (given, given), sample)
+        capture_graph(lambda given: (given, given), sample)
     assert set_to == ["before"]
 
 

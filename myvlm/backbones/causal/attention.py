@@ -27,24 +27,24 @@ from myvlm.backbones.tokens import IGNORED
 from myvlm.errors import BackboneError, InputError
 
 
-class Places(NamedTuple):
+class RecordedIndices(NamedTuple):
     """Indices of the recorded probabilities, as tensors on one device.
 
     Args:
         queries: `B × Q` positions along the query axis; 0 at padding.
         keys: `B × 1 × 1 × K` columns along the key axis; 0 at padding.
-        none: `B × 1 × Q × K` bool, True where the query or the key is padding.
+        padding: `B × 1 × Q × K` bool, True where the query or the key is padding.
     """
 
     queries: Tensor
     keys: Tensor
-    none: Tensor
+    padding: Tensor
 
     @classmethod
     def of(cls, queries: Tensor, keys: Tensor) -> Self:
         """Build from `B × Q` and `B × K` indices; -1 is padding."""
-        none = (queries < 0)[:, None, :, None] | (keys < 0)[:, None, None, :]
-        return cls(queries.clamp(min=0), keys.clamp(min=0)[:, None, None, :], none)
+        padding = (queries < 0)[:, None, :, None] | (keys < 0)[:, None, None, :]
+        return cls(queries.clamp(min=0), keys.clamp(min=0)[:, None, None, :], padding)
 
 
 @dataclass(eq=False)
@@ -57,7 +57,7 @@ class AttentionRecorder:
         keys: `B × K` indices of the key columns; -1 is padding.
         modules: the attention modules to record; None for every module that holds `config`.
         probabilities: one tensor per layer, `B × H × Q × K` float32, differentiable; zero at padding.
-        of_every_query: whether the tensors are `B × H × S × K`, of all queries, as fused layers produce.
+        all_queries: whether the tensors are `B × H × S × K`, of all queries, as fused layers produce.
     """
 
     config: Any
@@ -65,25 +65,25 @@ class AttentionRecorder:
     keys: Tensor
     modules: Collection[Any] | None = None
     probabilities: list[Tensor] = field(default_factory=list)
-    of_every_query: bool = False
+    all_queries: bool = False
     _biases: dict[Any, tuple[Tensor | None, Tensor]] = field(default_factory=dict)
-    _places: dict[torch.device, Places] = field(default_factory=dict)
+    _indices: dict[torch.device, RecordedIndices] = field(default_factory=dict)
 
-    def places(self, device: torch.device) -> Places:
+    def indices(self, device: torch.device) -> RecordedIndices:
         """The recorded indices on `device`, built once for all layers there."""
-        if device not in self._places:
-            self._places[device] = Places.of(self.queries.to(device), self.keys.to(device))
-        return self._places[device]
+        if device not in self._indices:
+            self._indices[device] = RecordedIndices.of(self.queries.to(device), self.keys.to(device))
+        return self._indices[device]
 
     def bias(self, mask: Tensor | None, query: Tensor, key: Tensor, causal: bool) -> Tensor:
         """`attention_bias` of the recorded queries, built once for all layers that share a mask."""
         length, columns = query.shape[2], key.shape[2]
-        wanted = (id(mask), query.device, length, columns, causal)
-        if wanted not in self._biases:
+        cache_key = (id(mask), query.device, length, columns, causal)
+        if cache_key not in self._biases:
             queries = self.queries.to(query.device)
             bias = attention_bias(mask, queries, length=length, columns=columns, causal=causal)
-            self._biases[wanted] = mask, bias  # keeps the mask alive, so that its id is not reused
-        return self._biases[wanted][1]
+            self._biases[cache_key] = mask, bias  # keeps the mask alive, so that its id is not reused
+        return self._biases[cache_key][1]
 
     def records(self, module: Any) -> bool:
         """Whether this attention module is recorded."""
@@ -105,13 +105,13 @@ class AttentionRecorder:
             )
         device = self.probabilities[0].device
         layers = torch.stack([layer.to(device) for layer in self.probabilities])
-        return self.picked(layers) if self.of_every_query else layers
+        return self.select_queries(layers) if self.all_queries else layers
 
-    def picked(self, every: Tensor) -> Tensor:
+    def select_queries(self, full: Tensor) -> Tensor:
         """Select the recorded queries from probabilities of all queries, `… × B × H × S × K`."""
-        places = self.places(every.device)
-        rows = places.queries[:, None, :, None].expand(*every.shape[:-2], -1, every.shape[-1])
-        return every.gather(-2, rows).masked_fill(places.none, 0.0)
+        indices = self.indices(full.device)
+        rows = indices.queries[:, None, :, None].expand(*full.shape[:-2], -1, full.shape[-1])
+        return full.gather(-2, rows).masked_fill(indices.padding, 0.0)
 
 
 _RECORDER: ContextVar[AttentionRecorder | None] = ContextVar("myvlm_attention_recorder", default=None)
@@ -147,7 +147,7 @@ def record_attention(
     recorder = AttentionRecorder(config, queries, keys, modules)
     token = _RECORDER.set(recorder)
     try:
-        with _switched(config):
+        with _select_recording(config):
             yield recorder
     finally:
         _RECORDER.reset(token)
@@ -155,7 +155,7 @@ def record_attention(
 
 @ChangedWhileUsed
 @contextmanager
-def _switched(config: Any) -> Iterator[None]:
+def _select_recording(config: Any) -> Iterator[None]:
     """Select the recording implementation, and restore the previous one on exit."""
     before = config._attn_implementation
     config._attn_implementation = recording_over(before)
@@ -177,12 +177,12 @@ def recording_over(before: str | None) -> str:
     if name not in AttentionInterface():
         # An implementation without a registered mask function gets no mask at all: a padded batch is
         # then wrong, with no error.
-        AttentionMaskInterface.register(name, partial(_mask, AttentionMaskInterface().get(before)))
-        AttentionInterface.register(name, partial(_attention, before))
+        AttentionMaskInterface.register(name, partial(_dispatch_mask, AttentionMaskInterface().get(before)))
+        AttentionInterface.register(name, partial(_dispatch_attention, before))
     return name
 
 
-def _mask(before: Callable[..., Any] | None, **arguments: Any) -> Any:
+def _dispatch_mask(before: Callable[..., Any] | None, **arguments: Any) -> Any:
     """SDPA's mask if this thread records, else the mask of the previous implementation, if it has one."""
     from transformers import AttentionMaskInterface
 
@@ -191,16 +191,16 @@ def _mask(before: Callable[..., Any] | None, **arguments: Any) -> Any:
     return before(**arguments) if before else None
 
 
-def _attention(before: str | None, module: Any, *given: Any, **options: Any) -> tuple[Tensor, Any]:
+def _dispatch_attention(before: str | None, module: Any, *given: Any, **options: Any) -> tuple[Tensor, Any]:
     """Recording SDPA if this thread records, else the previous implementation."""
     layer: Any = type(module)
-    run = _recording_sdpa if _RECORDER.get() is not None else _named(before, layer)
+    run = _recording_sdpa if _RECORDER.get() is not None else _attention_function(before, layer)
     result: tuple[Tensor, Any] = run(module, *given, **options)
     return result
 
 
 @cache
-def _named(implementation: str | None, layer: Any) -> Callable[..., Any]:
+def _attention_function(implementation: str | None, layer: Any) -> Callable[..., Any]:
     """The function that layers of a class call under this implementation name.
 
     The eager function is in no registry: it is found in the layers' own module.
@@ -231,7 +231,7 @@ def _recording_sdpa(
     if softcap is None:
         output, _ = AttentionInterface()["sdpa"](module, query, key, value, attention_mask, **options)
     else:
-        output = capped_attention(
+        output = soft_capped_attention(
             query, key, value, attention_mask, scale=scale, softcap=softcap, causal=causal
         )
     recorder = _RECORDER.get()
@@ -241,7 +241,7 @@ def _recording_sdpa(
                 query,
                 key,
                 recorder.bias(attention_mask, query, key, causal),
-                places=recorder.places(query.device),
+                indices=recorder.indices(query.device),
                 scale=scale,
                 softcap=softcap,
             )
@@ -249,7 +249,7 @@ def _recording_sdpa(
     return output, None
 
 
-def capped_attention(
+def soft_capped_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -259,7 +259,7 @@ def capped_attention(
     softcap: float,
     causal: bool,
 ) -> Tensor:
-    """Attention with soft-capped scores, see `capped`: `B × S × H × d`.
+    """Attention with soft-capped scores, see `soft_cap`: `B × S × H × d`.
 
     Args:
         query, key, value: `B × H × S × d`, `B × G × L × d`, `B × G × L × d`.
@@ -270,15 +270,15 @@ def capped_attention(
     every = torch.arange(length, device=query.device).expand(batch, -1)
     bias = attention_bias(mask, every, length=length, columns=columns, causal=causal)
     key, value = (part.repeat_interleave(heads // part.shape[1], dim=1) for part in (key, value))
-    scores = capped(query @ key.transpose(-1, -2) * scale, softcap)
+    scores = soft_cap(query @ key.transpose(-1, -2) * scale, softcap)
     probabilities = (scores + bias.to(scores.dtype)).softmax(-1, dtype=torch.float32)
     return (probabilities.to(query.dtype) @ value).transpose(1, 2).contiguous()
 
 
-def capped(scores: Tensor, softcap: float | None) -> Tensor:
+def soft_cap(scores: Tensor, softcap: float | None) -> Tensor:
     """Soft-cap scores at ±`softcap`; unchanged if it is None.
 
-    >>> capped(torch.tensor([0.0, 1000.0]), 50.0).tolist(), capped(torch.tensor([9.0]), None).tolist()
+    >>> soft_cap(torch.tensor([0.0, 1000.0]), 50.0).tolist(), soft_cap(torch.tensor([9.0]), None).tolist()
     ([0.0, 50.0], [9.0])
     """
     return scores if softcap is None else softcap * torch.tanh(scores / softcap)
@@ -289,7 +289,7 @@ def attention_columns(
     key: Tensor,
     bias: Tensor,
     *,
-    places: Places,
+    indices: RecordedIndices,
     scale: float,
     softcap: float | None = None,
 ) -> Tensor:
@@ -299,7 +299,7 @@ def attention_columns(
         query: `B × H × S × d`.
         key: `B × G × L × d`, `G` key/value heads, `H` a multiple of `G`.
         bias: `B × 1 × Q × L` float32, added to the scores; see `attention_bias`.
-        places: indices of `Q` queries and `K` keys.
+        indices: positions of `Q` queries and `K` keys.
         scale: factor of the scores.
         softcap: the limit that scores are soft-capped at, if any.
 
@@ -307,24 +307,24 @@ def attention_columns(
 
     >>> one, last = torch.zeros(1, 2, 4, 8), torch.tensor([[3]])
     >>> bias = attention_bias(None, last, length=4, columns=4, causal=True)
-    >>> places = Places.of(last, torch.tensor([[0, -1]]))
-    >>> attention_columns(one, one, bias, places=places, scale=1.0)[0, :, 0].tolist()
+    >>> indices = RecordedIndices.of(last, torch.tensor([[0, -1]]))
+    >>> attention_columns(one, one, bias, indices=indices, scale=1.0)[0, :, 0].tolist()
     [[0.25, 0.0], [0.25, 0.0]]
     """
     batch, heads, _, width = query.shape
-    groups, columns, chosen = key.shape[1], key.shape[2], places.queries
+    groups, columns, chosen = key.shape[1], key.shape[2], indices.queries
     picked = query.gather(2, chosen[:, None, :, None].expand(-1, heads, -1, width))
-    # Query heads side by side over their shared key head: no repeated copy of the keys.
+    # Group the query heads that share a key head: the keys need not be repeated.
     grouped = picked.reshape(batch, groups, -1, width)
     half = query.dtype.itemsize == 2
-    product = _ProductInFull.apply(grouped.flatten(0, 1), key.flatten(0, 1)) if half else grouped @ key.mT
+    product = _Float32Product.apply(grouped.flatten(0, 1), key.flatten(0, 1)) if half else grouped @ key.mT
     scores = product.reshape(batch, heads, chosen.shape[1], columns) * scale
-    probabilities = (capped(scores, softcap).float() + bias).softmax(-1)
-    index = places.keys.expand(-1, heads, chosen.shape[1], -1)
-    return probabilities.gather(-1, index).masked_fill(places.none, 0.0)
+    probabilities = (soft_cap(scores, softcap).float() + bias).softmax(-1)
+    index = indices.keys.expand(-1, heads, chosen.shape[1], -1)
+    return probabilities.gather(-1, index).masked_fill(indices.padding, 0.0)
 
 
-class _ProductInFull(torch.autograd.Function):
+class _Float32Product(torch.autograd.Function):
     """`N × Q × L` float32 products of half-precision queries `N × Q × d` and keys `N × L × d`.
 
     In half precision, and before scaling, float16 products can overflow and bfloat16 products can be off by
@@ -341,8 +341,8 @@ class _ProductInFull(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         query, key = ctx.saved_tensors
         gradient = gradient.float()
-        of_query, of_key = gradient @ key.float(), gradient.mT @ query.float()
-        return of_query.to(query.dtype), of_key.to(key.dtype)
+        grad_query, grad_key = gradient @ key.float(), gradient.mT @ query.float()
+        return grad_query.to(query.dtype), grad_key.to(key.dtype)
 
 
 def attention_bias(
@@ -371,24 +371,24 @@ def attention_bias(
     return picked.float().clamp(min=lowest)
 
 
-def objective(logits: Tensor, targets: Tensor, given: Tensor, queries: Tensor, keys: Tensor) -> Loss:
+def objective(logits: Tensor, targets: Tensor, probabilities: Tensor, queries: Tensor, keys: Tensor) -> Loss:
     """Cross-entropy of logits `B × N × V` against the `B × N` next tokens, and the attention penalty.
 
     The penalty is `Σ_layers mean(p²)` over heads, queries and keys, averaged over the samples that have any.
 
     Args:
-        given: `layers × B × H × Q × K` recorded probabilities, zero at padding.
+        probabilities: `layers × B × H × Q × K` recorded probabilities, zero at padding.
         queries: `B × Q`; -1 is padding.
         keys: `B × K`; -1 is padding.
     """
     targets = targets.to(logits.device)
     # Shared by the batch loss and the per-sample losses: it is as wide as the vocabulary.
-    likely = logits.flatten(0, 1).float().log_softmax(-1)
-    of_tokens = partial(functional.nll_loss, likely, targets.flatten(), ignore_index=IGNORED)
+    log_probabilities = logits.flatten(0, 1).float().log_softmax(-1)
+    token_loss = partial(functional.nll_loss, log_probabilities, targets.flatten(), ignore_index=IGNORED)
     pairs = ((queries >= 0).sum(1) * (keys >= 0).sum(1)).to(logits.device)
-    attention = given.pow(2).mean(2).sum((0, 2, 3)).to(logits.device) / pairs.clamp(min=1)
+    attention = probabilities.pow(2).mean(2).sum((0, 2, 3)).to(logits.device) / pairs.clamp(min=1)
 
     def by_sample() -> SampleLosses:
-        return SampleLosses(of_tokens(reduction="none").view_as(targets), targets, attention)
+        return SampleLosses(token_loss(reduction="none").view_as(targets), targets, attention)
 
-    return Loss(of_tokens(), attention.sum() / (pairs > 0).sum().clamp(min=1), by_sample)
+    return Loss(token_loss(), attention.sum() / (pairs > 0).sum().clamp(min=1), by_sample)

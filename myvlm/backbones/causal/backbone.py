@@ -27,18 +27,18 @@ from myvlm.backbones.causal.features import (
     Layout,
     encode_pictures,
     encoder_outputs,
-    miscount_in,
     read_pictures,
+    token_mismatch_in,
 )
 from myvlm.backbones.causal.fused import FusedLayers
 from myvlm.backbones.causal.hooks import InsertedRows
 from myvlm.backbones.causal.prefix_cache import (
     Prefix,
-    behind,
     cache_argument,
     cache_of,
+    generation_batches,
     prefill,
-    stacked,
+    stack_prefixes,
     tail_of,
 )  # fmt: skip
 from myvlm.backbones.causal.probe import CausalProbe
@@ -176,7 +176,7 @@ class CausalBackbone(Backbone):
             for feature in features:
                 ids = self.prompter.prompt_ids("", feature.layout.text)
                 ids = ids[: text.place_after_last(ids, self.image_id)]
-                arguments = self._placed_arguments(
+                arguments = self._arguments_on_device(
                     torch.tensor([ids]),
                     torch.ones(1, len(ids), dtype=torch.long),
                     [len(ids)],
@@ -202,7 +202,7 @@ class CausalBackbone(Backbone):
         if len(placed) != 1 or self.device.type != "cuda":
             return self.tail_loss
         longest = partial(self.prompter.longest_tail, texts, rows)
-        return partial(self._tail_loss, Replay(self._continued, longest, self._fused.room))
+        return partial(self._tail_loss, Replay(self._run_tail, longest, self._fused.room))
 
     def _tail_loss(
         self,
@@ -215,21 +215,21 @@ class CausalBackbone(Backbone):
         self._check(rows, prefixes=prefixes, prompts=prompts, answers=answers)
         layouts = [prefix.layout for prefix in prefixes]
         batch = self.prompter.teacher_forced([own.text for own in layouts], prompts, answers, rows)
-        arguments = self._placed_arguments(batch.ids, batch.attention_mask, batch.starts, layouts)
+        arguments = self._arguments_on_device(batch.ids, batch.attention_mask, batch.starts, layouts)
         at_least = replay.lengths(prefixes) if replay else (0, 0)
         tail = tail_of(self.model, prefixes, batch, rows, arguments.get("position_ids"), at_least=at_least)
         if replay:
-            logits, given = replay(tail, prefixes)
+            logits, probabilities = replay(tail, prefixes)
         else:
-            past = stacked(prefixes, tail.prefix_length, self._fused.room(tail.embeds.shape[1]))
-            logits, given = self._continued(*tail.inputs, past)
-        return objective(logits[:, :-1], tail.labels[:, 1:], given, tail.queries, tail.keys)
+            past = stack_prefixes(prefixes, tail.prefix_length, self._fused.room(tail.embeds.shape[1]))
+            logits, probabilities = self._run_tail(*tail.inputs, past)
+        return objective(logits[:, :-1], tail.labels[:, 1:], probabilities, tail.queries, tail.keys)
 
     @cached_property
     def _fused(self) -> FusedLayers:
         return FusedLayers(self.language_model, self.language_model.config)
 
-    def _continued(
+    def _run_tail(
         self,
         embeds: Tensor,
         mask: Tensor,
@@ -239,10 +239,10 @@ class CausalBackbone(Backbone):
         past: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Run the model on a tail after its cached prefixes: logits `B × T × V`, recorded probabilities."""
-        before = mask.shape[1] - embeds.shape[1]
+        prefix_length = mask.shape[1] - embeds.shape[1]
 
         def run() -> tuple[Tensor, Tensor]:
-            cache = cache_of(list(past) if self._fused.untried else past, before)
+            cache = cache_of(list(past) if self._fused.has_untested else past, prefix_length)
             with (
                 record_attention(self.language_model.config, queries=queries, keys=keys) as recorder,
                 self._fused.step(recorder),
@@ -257,7 +257,7 @@ class CausalBackbone(Backbone):
             return logits, recorder.stacked()
 
         with self.frozen():
-            if self._fused.untried:
+            if self._fused.has_untested:
                 with torch.no_grad():
                     run()
             return run()
@@ -344,7 +344,7 @@ class CausalBackbone(Backbone):
                 return super().replies_to_each(images, prompts, **generation)
             samples = [(own, ids_of(prompt, own.layout.text)) for own in prefixes for prompt in prompts]
             with self.frozen(), in_turn(self.model), torch.no_grad():
-                batches = behind(self.model, samples, pad_id=pad_id, at_least=at_once)
+                batches = generation_batches(self.model, samples, pad_id=pad_id, at_least=at_once)
                 replies = [reply for inputs in batches for reply in self._generated(inputs, options)]
             each += [replies[start : start + len(prompts)] for start in range(0, len(replies), len(prompts))]
             del prefixes, samples  # free their memory before the next are computed
@@ -355,10 +355,10 @@ class CausalBackbone(Backbone):
         try:
             output = generated(self.model, inputs, options)
         except ValueError as error:
-            met = error.__cause__ if isinstance(error.__cause__, ValueError) else error
-            if (miscount := miscount_in(met)) is None:
+            cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error
+            if (mismatch := token_mismatch_in(cause)) is None:
                 raise
-            raise miscount from error
+            raise mismatch from error
         new = output[:, inputs["input_ids"].shape[1] :]
         return [Generation(*self.prompter.reply(ids)) for ids in new]
 
@@ -373,7 +373,7 @@ class CausalBackbone(Backbone):
     ) -> tuple[Tensor, AttentionRecorder]:
         """A full pass from encoded features: logits `B × N × V` of the last `N` labels, and the recorder."""
         first, layouts = min(batch.starts), [feature.layout for feature in features]
-        arguments = self._placed_arguments(batch.ids, batch.attention_mask, batch.starts, layouts)
+        arguments = self._arguments_on_device(batch.ids, batch.attention_mask, batch.starts, layouts)
         queries, keys = queries.to(self.device), keys.to(self.device)
         with (
             self.frozen(),
@@ -391,7 +391,7 @@ class CausalBackbone(Backbone):
             )
         return output.logits[:, :-1], recorder
 
-    def _placed_arguments(
+    def _arguments_on_device(
         self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]
     ) -> dict[str, Tensor]:
         """`arguments`, on the model's device."""

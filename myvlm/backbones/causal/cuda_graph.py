@@ -16,12 +16,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from myvlm.backbones.causal.prefix_cache import Prefix, PromptTail, stacked
+from myvlm.backbones.causal.prefix_cache import Prefix, PromptTail, stack_prefixes
 
 EAGER_STEPS = 2
 """Steps of one shape that run without a graph: capturing one costs some steps' time."""
 
-BESIDE_OTHERS: dict[str, Any] = (
+CAPTURE_MODE: dict[str, Any] = (
     {"capture_error_mode": "thread_local"}
     if "capture_error_mode" in signature(torch.cuda.make_graphed_callables).parameters
     else {}
@@ -32,14 +32,14 @@ has no such option."""
 _log = logging.getLogger(__name__)
 
 Run = Callable[..., tuple[Tensor, Tensor]]
-"""Maps the tensors of `PromptTail.inputs` and the list of `stacked` to logits `B × T × V` and the recorded
-probabilities, `layers × B × H × Q × R`."""
+"""Maps the tensors of `PromptTail.inputs` and the list of `stack_prefixes` to logits `B × T × V` and the
+recorded probabilities, `layers × B × H × Q × R`."""
 Capture = Callable[[Callable[..., Any], tuple[Tensor, ...]], Callable[..., Any]]
-"""A function like `captured`: takes a function of tensors, and sample arguments whose memory all later calls
-use."""
+"""A function like `capture_graph`: takes a function of tensors, and sample arguments whose memory all later
+calls use."""
 
 
-def captured(run: Callable[..., Any], sample: tuple[Tensor, ...]) -> Callable[..., Any]:
+def capture_graph(run: Callable[..., Any], sample: tuple[Tensor, ...]) -> Callable[..., Any]:
     """Capture the forward and the backward pass of `run` as one CUDA graph each.
 
     Raises:
@@ -51,7 +51,7 @@ def captured(run: Callable[..., Any], sample: tuple[Tensor, ...]) -> Callable[..
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         state = generator.clone_state()
         try:
-            graphed: Any = torch.cuda.make_graphed_callables(run, sample, num_warmup_iters=1, **BESIDE_OTHERS)
+            graphed: Any = torch.cuda.make_graphed_callables(run, sample, num_warmup_iters=1, **CAPTURE_MODE)
         except BaseException:
             # After a failed capture the generator still waits for its end, and could not sample any more.
             generator.graphsafe_set_state(state)
@@ -76,46 +76,46 @@ class Replay:
         run: Run,
         longest: Callable[[str], int],
         room: Callable[[int], int],
-        capture: Capture = captured,
+        capture: Capture = capture_graph,
     ) -> None:
         self.run, self.longest, self.room, self.capture = run, longest, room, capture
-        self._able = True
-        self._prefix = self._tail = self._met = 0
+        self._can_capture = True
+        self._prefix_length = self._tail_length = self._steps_of_shape = 0
         self._shape: list[torch.Size] = []
-        self._replayed: Callable[..., tuple[Tensor, Tensor]] | None = None
+        self._graph: Callable[..., tuple[Tensor, Tensor]] | None = None
         self._past: list[Tensor] = []
 
     @property
     def graphed(self) -> bool:
         """Whether the last tail was replayed as a graph."""
-        return self._replayed is not None
+        return self._graph is not None
 
     def lengths(self, prefixes: Sequence[Prefix]) -> tuple[int, int]:
         """The lengths that a batch's prefixes and tails are padded to."""
-        if not self._tail:
-            self._tail = self.longest(prefixes[0].layout.text)
-        self._prefix = max(self._prefix, *map(len, prefixes))
-        return self._prefix, self._tail
+        if not self._tail_length:
+            self._tail_length = self.longest(prefixes[0].layout.text)
+        self._prefix_length = max(self._prefix_length, *map(len, prefixes))
+        return self._prefix_length, self._tail_length
 
     def __call__(self, tail: PromptTail, prefixes: Sequence[Prefix]) -> tuple[Tensor, Tensor]:
         """Logits and recorded probabilities, differentiable in the tail's `embeds`."""
         shape = [one.shape for one in tail.inputs]
-        self._tail = max(self._tail, tail.embeds.shape[1])
+        self._tail_length = max(self._tail_length, tail.embeds.shape[1])
         if shape != self._shape:
-            self._forget(shape)
-        self._met += 1
-        if self._met == EAGER_STEPS + 1 and self._able:
-            self._record(tail, prefixes)
-        if self._replayed is None:
+            self._reset(shape)
+        self._steps_of_shape += 1
+        if self._steps_of_shape == EAGER_STEPS + 1 and self._can_capture:
+            self._try_capture(tail, prefixes)
+        if self._graph is None:
             return self.run(*tail.inputs, self._stacked(tail, prefixes))
-        self._fill(prefixes, tail.prefix_length)
-        return self._replayed(*tail.inputs, *self._past)
+        self._copy_prefixes(prefixes, tail.prefix_length)
+        return self._graph(*tail.inputs, *self._past)
 
-    def _forget(self, shape: list[torch.Size]) -> None:
-        self._shape, self._met = shape, 0
-        self._replayed, self._past = None, []
+    def _reset(self, shape: list[torch.Size]) -> None:
+        self._shape, self._steps_of_shape = shape, 0
+        self._graph, self._past = None, []
 
-    def _record(self, tail: PromptTail, prefixes: Sequence[Prefix]) -> None:
+    def _try_capture(self, tail: PromptTail, prefixes: Sequence[Prefix]) -> None:
         """Capture the graph; if the model cannot be captured, later steps run without one."""
         count = len(tail.inputs)
 
@@ -125,16 +125,16 @@ class Replay:
         try:
             embeds, *others = (one.detach().clone() for one in tail.inputs)
             past = self._stacked(tail, prefixes)
-            self._replayed = self.capture(run, (embeds.requires_grad_(), *others, *past))
+            self._graph = self.capture(run, (embeds.requires_grad_(), *others, *past))
             self._past = past
         except RuntimeError as error:  # out of memory, or an operation that cannot be captured
-            self._able = False
+            self._can_capture = False
             _log.info("The steps are not replayed as a graph: %s", str(error).splitlines()[0])
 
     def _stacked(self, tail: PromptTail, prefixes: Sequence[Prefix]) -> list[Tensor]:
-        return stacked(prefixes, tail.prefix_length, self.room(tail.embeds.shape[1]))
+        return stack_prefixes(prefixes, tail.prefix_length, self.room(tail.embeds.shape[1]))
 
-    def _fill(self, prefixes: Sequence[Prefix], end: int) -> None:
+    def _copy_prefixes(self, prefixes: Sequence[Prefix], end: int) -> None:
         """Copy the prefixes' keys and values to where the graph reads them.
 
         Positions before a shorter prefix keep values of an earlier step; they are masked.

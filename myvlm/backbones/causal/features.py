@@ -19,7 +19,7 @@ from torch import Tensor
 
 from myvlm.errors import BackboneError
 
-OWN = {"last_hidden_state", "pooler_output", "hidden_states", "attentions", "deepstack_features"}
+PICTURE_FIELDS = {"last_hidden_state", "pooler_output", "hidden_states", "attentions", "deepstack_features"}
 """Fields of an encoder's output that belong to individual pictures; see `Features.shared` for the others."""
 
 
@@ -100,14 +100,14 @@ def read_pictures(processor: Any, images: Sequence[Image.Image]) -> tuple[Any, l
         ) from error
     offsets = inputs.pop("text_replacement_offsets", None)
     ids = inputs.pop("input_ids")
-    for name in [name for name, value in inputs.items() if _of_text(value, ids)]:
+    for name in [name for name, value in inputs.items() if _is_per_token(value, ids)]:
         inputs.pop(name)
     if offsets:
         return inputs, ["".join(part["replacement"] for part in own) for own in offsets]
-    return inputs, [_read_back(tokenizer, [int(token) for token in own]) for own in ids]
+    return inputs, [_decode_with_marks(tokenizer, [int(token) for token in own]) for own in ids]
 
 
-def _read_back(tokenizer: Any, ids: Sequence[int]) -> str:
+def _decode_with_marks(tokenizer: Any, ids: Sequence[int]) -> str:
     """Decode token ids without beginning, end and padding; added tokens are joined as they are written."""
     ends = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
     marks = set(tokenizer.get_added_vocab().values())
@@ -118,7 +118,7 @@ def _read_back(tokenizer: Any, ids: Sequence[int]) -> str:
     return "".join(read)
 
 
-def _of_text(value: Any, ids: Any) -> bool:
+def _is_per_token(value: Any, ids: Any) -> bool:
     """Whether an input has one entry per token, like the ids."""
     if isinstance(ids, Tensor):
         return isinstance(value, Tensor) and value.shape == ids.shape
@@ -146,14 +146,14 @@ def encode_pictures(
         output = encoder(**wanted, return_dict=True)
     lengths = [text.count(mark) for text in texts]
     given = tokens_field(output)
-    tokens = _flat(output[given])
+    tokens = _flatten(output[given])
     if len(tokens) != sum(lengths):
-        raise _miscount(
+        raise _token_mismatch(
             f"{len(tokens)} visual tokens of {len(texts)} pictures",
             f"{sum(lengths)} placeholders that the processor writes",
         )
     deeper = [
-        torch.split(_flat(level), lengths) for level in getattr(output, "deepstack_features", None) or []
+        torch.split(_flatten(level), lengths) for level in getattr(output, "deepstack_features", None) or []
     ]
     return [
         Features(
@@ -191,14 +191,14 @@ def stacked_inputs(layouts: Sequence[Layout], device: torch.device) -> dict[str,
     }
 
 
-def miscount_in(error: ValueError) -> BackboneError | None:
+def token_mismatch_in(error: ValueError) -> BackboneError | None:
     """A BackboneError if transformers reports that visual tokens and placeholders differ in number."""
     message = str(error)
     counted = all(word in message for word in ("features", "tokens", "match"))
-    return _miscount(message, "as many of each") if counted else None
+    return _token_mismatch(message, "as many of each") if counted else None
 
 
-def _miscount(got: str, expected: str) -> BackboneError:
+def _token_mismatch(got: str, expected: str) -> BackboneError:
     return BackboneError(
         "The processor and the model do not agree on a picture's tokens.",
         got=got,
@@ -216,11 +216,13 @@ def tokens_field(output: Any) -> str:
 def _shared(output: Any) -> dict[str, Tensor]:
     """Tensors of an encoder's output that belong to no single picture and are not the tower's raw states."""
     return {
-        name: value for name, value in vars(output).items() if isinstance(value, Tensor) and name not in OWN
+        name: value
+        for name, value in vars(output).items()
+        if isinstance(value, Tensor) and name not in PICTURE_FIELDS
     }
 
 
-def _flat(output: Any) -> Tensor:
+def _flatten(output: Any) -> Tensor:
     """All tokens of a batch as `N × D`, given as one tensor or as one per picture."""
     if isinstance(output, Tensor):
         return output.reshape(-1, output.shape[-1])

@@ -30,7 +30,7 @@ TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-9}
 TOLERANCE_OF_HALF = 5e-2
 """Two correct ways to compute a sharp attention in bfloat16 differ by up to 3e-2."""
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-OTHERWISE = ("q_norm", "k_norm", "sinks", "attn_logit_softcapping")
+UNSUPPORTED_ATTRIBUTES = ("q_norm", "k_norm", "sinks", "attn_logit_softcapping")
 """Attributes of attentions that compute differently, even if the test input shows hardly any difference."""
 
 _log = logging.getLogger(__name__)
@@ -48,13 +48,13 @@ class FusedLayers:
         own = list(language_model.modules())
         self.norms = [one for one in own if _is_norm(one)]
         self.attentions = [one for one in own if _is_attention(one, config)]
-        of_config = [one for one in language_model.modules() if _attends(one, config)]
+        of_config = [one for one in language_model.modules() if _is_layer_of(one, config)]
         if len(of_config) != len(self.attentions):  # recorded probabilities must have one form
             self.attentions = []
         self.agrees: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
     @property
-    def untried(self) -> bool:
+    def has_untested(self) -> bool:
         """Whether any module has not been tested yet; the next step then tests all modules and fuses none."""
         return any(one not in self.agrees for one in (*self.norms, *self.attentions))
 
@@ -69,30 +69,30 @@ class FusedLayers:
         Args:
             recorder: the recorder of the same block; fused attentions record every query.
         """
-        trying = self.untried
-        norms = [one for one in self.norms if _is_plain(one) and (trying or self.agrees[one])]
+        testing = self.has_untested
+        norms = [one for one in self.norms if _has_class_forward(one) and (testing or self.agrees[one])]
         attentions = self.attentions
-        if not all(_is_plain(one) and (trying or self.agrees[one]) for one in attentions):
+        if not all(_has_class_forward(one) and (testing or self.agrees[one]) for one in attentions):
             attentions = []
         fused: dict[Any, Any] = {**dict.fromkeys(norms, norm), **dict.fromkeys(attentions, attention)}
-        recorder.of_every_query = not trying and bool(attentions)
+        recorder.all_queries = not testing and bool(attentions)
         with ExitStack() as after:
             for one in fused:
-                after.enter_context(_opened(one))
-            after.callback(_STEP.reset, _STEP.set(Step(self, fused, recorder, trying=trying)))
+                after.enter_context(_fusable_forward(one))
+            after.callback(_STEP.reset, _STEP.set(Step(self, fused, recorder, testing=testing)))
             yield
-        for one in (*self.norms, *self.attentions) if trying else ():
+        for one in (*self.norms, *self.attentions) if testing else ():
             self.agrees.setdefault(one, False)  # no forward pass reached it
 
 
-def _is_plain(module: nn.Module) -> bool:
+def _has_class_forward(module: nn.Module) -> bool:
     """Whether the module's forward is its class's: a forward that other code has replaced is left alone."""
-    return module in _opened or "forward" not in vars(module)
+    return module in _fusable_forward or "forward" not in vars(module)
 
 
 @ChangedWhileUsed
 @contextmanager
-def _opened(module: nn.Module) -> Iterator[None]:
+def _fusable_forward(module: nn.Module) -> Iterator[None]:
     """Give a module a forward that is fused in a step and its own elsewhere; all threads' steps share it."""
     own = type(module).forward.__get__(module)
 
@@ -112,16 +112,16 @@ class Step:
     """One learning step: its recorder, and tensors that all layers share, computed once."""
 
     def __init__(
-        self, layers: FusedLayers, fused: Mapping[Any, Any], recorder: AttentionRecorder, *, trying: bool
+        self, layers: FusedLayers, fused: Mapping[Any, Any], recorder: AttentionRecorder, *, testing: bool
     ) -> None:
-        self.layers, self.fused, self.recorder, self.trying = layers, fused, recorder, trying
+        self.layers, self.fused, self.recorder, self.testing = layers, fused, recorder, testing
         self._rotary: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
         self._biases: dict[int, tuple[Tensor, Tensor]] = {}
 
     def rotary(self, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotary factors, `B × 1 × T × d` each: cosines, signed sines, and signed sines of the backward pass.
 
-        The sines are multiplied with a vector rolled by half its width, see `_turned`.
+        The sines are multiplied with a vector rolled by half its width, see `_apply_rotary`.
         """
         if self._rotary is None or self._rotary[0] is not cos:
             half = cos.shape[-1] // 2
@@ -143,17 +143,17 @@ def _is_norm(module: nn.Module) -> bool:
     return type(module).__name__.endswith("RMSNorm") and weight is not None and weight.ndim == 1
 
 
-def _attends(module: nn.Module, config: Any) -> bool:
+def _is_layer_of(module: nn.Module, config: Any) -> bool:
     return getattr(module, "config", None) is config and hasattr(module, "layer_idx")
 
 
 def _is_attention(module: nn.Module, config: Any) -> bool:
     usual = all(hasattr(module, name) for name in (*PROJECTIONS, "head_dim", "scaling"))
-    otherwise = any(getattr(module, name, None) is not None for name in OTHERWISE)
-    return _attends(module, config) and usual and not otherwise
+    otherwise = any(getattr(module, name, None) is not None for name in UNSUPPORTED_ATTRIBUTES)
+    return _is_layer_of(module, config) and usual and not otherwise
 
 
-def _alike(ours: list[Tensor], theirs: list[Tensor], dtype: torch.dtype) -> bool:
+def _all_close(ours: list[Tensor], theirs: list[Tensor], dtype: torch.dtype) -> bool:
     tolerance = TOLERANCE.get(dtype, TOLERANCE_OF_HALF)
     return all(
         one.shape == other.shape
@@ -173,10 +173,10 @@ def _with_gradient(run: Callable[[Tensor], list[Tensor]], entered: Tensor) -> li
     return [*(one.detach() for one in given), gradient]
 
 
-def _tried(ours: Callable[..., list[Tensor]], theirs: Callable[..., list[Tensor]], entered: Tensor) -> bool:
+def _agrees(ours: Callable[..., list[Tensor]], theirs: Callable[..., list[Tensor]], entered: Tensor) -> bool:
     """Whether a module's fused form equals the module in output and gradient on one input."""
     try:
-        return _alike(_with_gradient(ours, entered), _with_gradient(theirs, entered), entered.dtype)
+        return _all_close(_with_gradient(ours, entered), _with_gradient(theirs, entered), entered.dtype)
     except Exception as error:  # a module built differently may fail in any way
         _log.debug("not fused: %s", error)
         return False
@@ -187,13 +187,13 @@ def _tried(ours: Callable[..., list[Tensor]], theirs: Callable[..., list[Tensor]
 
 def norm(step: Step, module: nn.Module, own: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
     """Fused forward of a root-mean-square norm."""
-    if not step.trying:
-        return _normed(module, hidden)
-    step.layers.agrees[module] = _tried(lambda x: [_normed(module, x)], lambda x: [own(x)], hidden)
+    if not step.testing:
+        return _fused_norm(module, hidden)
+    step.layers.agrees[module] = _agrees(lambda x: [_fused_norm(module, x)], lambda x: [own(x)], hidden)
     return own(hidden)
 
 
-def _normed(module: Any, hidden: Tensor) -> Tensor:
+def _fused_norm(module: Any, hidden: Tensor) -> Tensor:
     eps = float(getattr(module, "variance_epsilon", None) or module.eps)
     if hidden.is_cuda:  # one kernel there
         return functional.rms_norm(hidden, hidden.shape[-1:], module.weight, eps)
@@ -206,11 +206,11 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x.dtype))
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_full_precision(x.dtype))
         root = x.shape[-1] ** 0.5
         length = torch.hypot(length, _constant(root * eps**0.5, length.dtype, x.device))  # sqrt(|x|² + D·eps)
-        ctx.nothing = _constant(0.0, length.dtype, x.device)
-        unit = torch.addcdiv(ctx.nothing, x, length, value=root)
+        ctx.zero = _constant(0.0, length.dtype, x.device)
+        unit = torch.addcdiv(ctx.zero, x, length, value=root)
         ctx.save_for_backward(unit, length, weight)
         return torch.mul(unit, weight, out=torch.empty_like(x))
 
@@ -218,11 +218,11 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         unit, length, weight = ctx.saved_tensors
         width = unit.shape[-1]
-        of_unit = torch.mul(gradient, weight, out=torch.empty_like(unit))
-        along = torch.bmm(of_unit.view(-1, 1, width), unit.view(-1, width, 1)).view_as(length)
-        across = torch.addcmul(of_unit, unit, along, value=-1 / width)
+        grad_unit = torch.mul(gradient, weight, out=torch.empty_like(unit))
+        along = torch.bmm(grad_unit.view(-1, 1, width), unit.view(-1, width, 1)).view_as(length)
+        across = torch.addcmul(grad_unit, unit, along, value=-1 / width)
         out = torch.empty_like(gradient)
-        return torch.addcdiv(ctx.nothing, across, length, value=width**0.5, out=out), None, None
+        return torch.addcdiv(ctx.zero, across, length, value=width**0.5, out=out), None, None
 
 
 @cache
@@ -231,7 +231,7 @@ def _constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.tensor(value, dtype=dtype, device=device)
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def _full_precision(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -243,9 +243,9 @@ def attention(
 ) -> tuple[Tensor, None]:
     """Fused forward of attention with rotary embeddings, recording its probabilities."""
     recorder = step.recorder
-    if not step.trying:
-        output, seen = _attended(step, module, hidden_states, given)
-        recorder.probabilities.append(seen)
+    if not step.testing:
+        output, probabilities = _fused_attention(step, module, hidden_states, given)
+        recorder.probabilities.append(probabilities)
         return output, None
 
     def theirs(entered: Tensor) -> list[Tensor]:
@@ -256,10 +256,10 @@ def attention(
         return [output, recorder.probabilities.pop()]
 
     def ours(entered: Tensor) -> list[Tensor]:
-        output, seen = _attended(step, module, entered, given)
-        return [output, recorder.picked(seen)]
+        output, probabilities = _fused_attention(step, module, entered, given)
+        return [output, recorder.select_queries(probabilities)]
 
-    step.layers.agrees[module] = _tried(ours, theirs, hidden_states)
+    step.layers.agrees[module] = _agrees(ours, theirs, hidden_states)
     result: tuple[Tensor, None] = own(hidden_states, **given)
     return result
 
@@ -270,22 +270,24 @@ def _past(module: Any, given: Mapping[str, Any]) -> Any:
     return (given["past_key_values"] if cache is None else cache).layers[module.layer_idx]
 
 
-def _attended(step: Step, module: Any, hidden: Tensor, given: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+def _fused_attention(
+    step: Step, module: Any, hidden: Tensor, given: Mapping[str, Any]
+) -> tuple[Tensor, Tensor]:
     """The attention's output, and the probabilities of the recorded keys, `B × H × T × K`."""
     shape = (*hidden.shape[:-1], -1, module.head_dim)
     projected = (getattr(module, name)(hidden).view(shape) for name in PROJECTIONS[:3])
-    attended, seen = _TwoParts.apply(
+    attended, probabilities = _TailAttention.apply(
         *projected,
         step.rotary(*given["position_embeddings"]),
         _past(module, given).joined,
         step.bias(given["attention_mask"]),
-        step.recorder.places(hidden.device).keys,
+        step.recorder.indices(hidden.device).keys,
         module.scaling,
     )
-    return module.o_proj(attended.flatten(2)), seen
+    return module.o_proj(attended.flatten(2)), probabilities
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
+def _apply_rotary(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
     """Apply rotary embeddings, `x · cos + rotate_half(x) · sin`.
 
     A roll by half the width is `rotate_half` except for signs, which `sin` contains (`Step.rotary`).
@@ -294,7 +296,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
     return out.addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
 
 
-class _TwoParts(torch.autograd.Function):
+class _TailAttention(torch.autograd.Function):
     """Attention of a tail over a cached prefix and itself; the prefix gets no gradient.
 
     Args:
@@ -318,48 +320,50 @@ class _TwoParts(torch.autograd.Function):
         batch, length, heads, width = query.shape
         groups, both = key.shape[2], joined[0].shape[2]
         cos, sin, _ = rotary
-        turned = _turned(query.transpose(1, 2), cos, sin, query.new_empty(batch, heads, length, width))
+        turned = _apply_rotary(query.transpose(1, 2), cos, sin, query.new_empty(batch, heads, length, width))
         # Group the query heads that share a key head: the keys need not be repeated.
         turned = turned.view(batch * groups, -1, width)
-        _turned(key.transpose(1, 2), cos, sin, joined[0][:, :, -length:])
+        _apply_rotary(key.transpose(1, 2), cos, sin, joined[0][:, :, -length:])
         joined[1][:, :, -length:] = value.transpose(1, 2)
         keys, values = (part.view(batch * groups, -1, width) for part in joined)
         # Products of half-precision inputs are computed in float32, as in the recorder.
         if query.is_cuda and query.dtype.itemsize == 2:
             scores = torch.bmm(turned, keys.mT, out_dtype=torch.float32)
         else:
-            scores = torch.bmm(turned.to(_wide(query.dtype)), keys.mT.to(_wide(query.dtype)))
+            scores = torch.bmm(
+                turned.to(_full_precision(query.dtype)), keys.mT.to(_full_precision(query.dtype))
+            )
         scores = scores.view(batch, heads, length, -1)
         scores = torch.add(bias, scores, alpha=scale, out=scores)
-        p = torch.softmax(scores, -1, out=_in_place(scores))
-        seen = p.gather(-1, columns.expand(batch, heads, length, -1))
+        p = torch.softmax(scores, -1, out=_softmax_output(scores))
+        probabilities = p.gather(-1, columns.expand(batch, heads, length, -1))
         p = p.to(query.dtype).view(batch * groups, -1, both)
         attended = torch.bmm(p, values).view(batch, heads, length, width)
         ctx.save_for_backward(turned, keys, values, p, columns, *rotary)
         ctx.scale, ctx.shape = scale, (batch, length, heads, width)
-        return attended.transpose(1, 2).contiguous(), seen
+        return attended.transpose(1, 2).contiguous(), probabilities
 
     @staticmethod
-    def backward(ctx: Any, of_out: Tensor, of_seen: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_out: Tensor, grad_probabilities: Tensor) -> tuple[Tensor | None, ...]:
         turned, keys, values, p, columns, cos, _, back = ctx.saved_tensors
         batch, length, heads, width = ctx.shape
-        of_out = of_out.transpose(1, 2).reshape(turned.shape)
-        of_values = torch.bmm(p[..., -length:].transpose(1, 2), of_out)
-        of_p = torch.bmm(of_out, values.transpose(1, 2))
-        of_p.view(batch, heads, length, -1).scatter_add_(
-            -1, columns.expand(batch, heads, length, -1), of_seen.to(p.dtype)
+        grad_out = grad_out.transpose(1, 2).reshape(turned.shape)
+        grad_values = torch.bmm(p[..., -length:].transpose(1, 2), grad_out)
+        grad_p = torch.bmm(grad_out, values.transpose(1, 2))
+        grad_p.view(batch, heads, length, -1).scatter_add_(
+            -1, columns.expand(batch, heads, length, -1), grad_probabilities.to(p.dtype)
         )
-        of_scores = torch._softmax_backward_data(of_p, p, -1, p.dtype, grad_input=_in_place(of_p))
+        grad_scores = torch._softmax_backward_data(grad_p, p, -1, p.dtype, grad_input=_softmax_output(grad_p))
         # The product times the scale; the first argument of `baddbmm` is multiplied by 0.
         scaled = {"beta": 0, "alpha": ctx.scale}
-        of_query = torch.baddbmm(turned, of_scores, keys, **scaled)
-        of_keys = torch.baddbmm(of_values, of_scores[..., -length:].transpose(1, 2), turned, **scaled)
-        of_query = _turned_back(of_query.view(batch, heads, length, width), cos, back)
-        of_keys = _turned_back(of_keys.view(batch, -1, length, width), cos, back)
-        return of_query, of_keys, of_values.view(batch, -1, length, width).transpose(1, 2), *[None] * 5
+        grad_query = torch.baddbmm(turned, grad_scores, keys, **scaled)
+        grad_keys = torch.baddbmm(grad_values, grad_scores[..., -length:].transpose(1, 2), turned, **scaled)
+        grad_query = _rotary_backward(grad_query.view(batch, heads, length, width), cos, back)
+        grad_keys = _rotary_backward(grad_keys.view(batch, -1, length, width), cos, back)
+        return grad_query, grad_keys, grad_values.view(batch, -1, length, width).transpose(1, 2), *[None] * 5
 
 
-def _in_place(rows: Tensor) -> Tensor | None:
+def _softmax_output(rows: Tensor) -> Tensor | None:
     """Output tensor for a softmax, or its backward pass, over rows that are not needed again.
 
     On a CPU it is the rows themselves: they are a step's largest tensors, and allocating costs as much as
@@ -368,9 +372,9 @@ def _in_place(rows: Tensor) -> Tensor | None:
     return None if rows.is_cuda else rows
 
 
-def _turned_back(gradient: Tensor, cos: Tensor, back: Tensor) -> Tensor:
-    """Backward pass of `_turned`, `B × T × H × d`."""
+def _rotary_backward(gradient: Tensor, cos: Tensor, back: Tensor) -> Tensor:
+    """Backward pass of `_apply_rotary`, `B × T × H × d`."""
     batch, heads, length, width = gradient.shape
     out = gradient.new_empty(batch, length, heads, width)
-    _turned(gradient, cos, back, out.transpose(1, 2))
+    _apply_rotary(gradient, cos, back, out.transpose(1, 2))
     return out

@@ -25,7 +25,7 @@ from myvlm.backbones.boxes import kept_part
 from myvlm.backbones.causal.backbone import CausalBackbone
 from myvlm.backbones.causal.features import Features, Layout, stacked_inputs
 from myvlm.backbones.causal.prefix_cache import Prefix
-from myvlm.backbones.causal.proof import maps_are_right, not_taken, prefixes_are_right, prove
+from myvlm.backbones.causal.proof import maps_are_right, prefixes_are_right, prove, unsupported
 from myvlm.backbones.probe import Lack
 from myvlm.errors import BackboneError
 
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 IMAGE_IDS = ("image_token_id", "image_token_index", "image_patch_id", "media_placeholder_token_id")
 """Names under which configurations and processors store the id of the image placeholder."""
-OF_TEXT = ("input_ids", "attention_mask")
+TEXT_INPUTS = ("input_ids", "attention_mask")
 """Per-token inputs of every model. Some models also take token types that mark image tokens."""
 
 
@@ -67,11 +67,13 @@ class GeneralBackbone(CausalBackbone):
     images_at_once = 4
 
     def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
-        self._asked = ask(model, processor)
+        self._processed_picture = inspect_processor(model, processor)
         base = model.base_model
-        self._rope = getattr(base, "get_rope_index", None)
-        told = inspect.signature(self._rope).parameters if self._rope else {}
-        self._kept = tuple(name for name in told if name.startswith("image_") and name.endswith("thw"))
+        self._rope_index = getattr(base, "get_rope_index", None)
+        accepted = inspect.signature(self._rope_index).parameters if self._rope_index else {}
+        self._kept_inputs = tuple(
+            name for name in accepted if name.startswith("image_") and name.endswith("thw")
+        )
         self._uses_prefixes = False
         super().__init__(model, processor, name=name)
         if next(model.parameters()).device.type != "meta":
@@ -98,7 +100,7 @@ class GeneralBackbone(CausalBackbone):
 
     @property
     def kept_inputs(self) -> tuple[str, ...]:  # type: ignore[override]
-        return self._kept
+        return self._kept_inputs
 
     @property
     def language_model(self) -> nn.Module:
@@ -112,7 +114,7 @@ class GeneralBackbone(CausalBackbone):
 
     @property
     def image_id(self) -> int:
-        return self._asked.image_id
+        return self._processed_picture.image_id
 
     def prompt_template(self) -> None:
         return None
@@ -120,25 +122,25 @@ class GeneralBackbone(CausalBackbone):
     def arguments(
         self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]
     ) -> dict[str, Tensor]:
-        told = {
+        token_types = {
             name: torch.isin(ids, torch.tensor(typed, device=ids.device)).int()
-            for name, typed in self._asked.types.items()
+            for name, typed in self._processed_picture.types.items()
         }
-        if self._rope is None:
-            return told
+        if self._rope_index is None:
+            return token_types
         kept = stacked_inputs(layouts, ids.device)
         images = (ids == self.image_id).int()
-        known = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": images, **told, **kept}
-        wanted = inspect.signature(self._rope).parameters
-        positions, _ = self._rope(**{name: known[name] for name in wanted if name in known})
-        return {**told, "position_ids": positions, **kept}
+        known = {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": images, **token_types, **kept}
+        wanted = inspect.signature(self._rope_index).parameters
+        positions, _ = self._rope_index(**{name: known[name] for name in wanted if name in known})
+        return {**token_types, "position_ids": positions, **kept}
 
     @property
     def _has_arguments(self) -> bool:
-        return self._rope is not None or bool(self._asked.types)
+        return self._rope_index is not None or bool(self._processed_picture.types)
 
     @cached_property
-    def _mapped(self) -> bool:
+    def _maps_are_right(self) -> bool:
         """Whether attention maps are correct; tested on first use, because it encodes ten small pictures."""
         return next(self.model.parameters()).device.type == "meta" or maps_are_right(self)
 
@@ -146,14 +148,14 @@ class GeneralBackbone(CausalBackbone):
     def lacks(self) -> Mapping[Lack, str]:  # type: ignore[override]
         unkept = "the model's cache is of another kind, or its positions are its own"
         lacks: dict[Lack, str] = {} if self._uses_prefixes else {"kept_prefixes": unkept}
-        if not self._mapped:
+        if not self._maps_are_right:
             lacks["attention_map"] = "which of a picture's tokens show all of it cannot be asked"
         return lacks
 
     def attention_map(
         self, image: Image.Image, prompt: str, answer: str, word: str, rows: Sequence[ConceptRows]
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
-        if not self._mapped:
+        if not self._maps_are_right:
             raise BackboneError(
                 "Where this model looks cannot be shown.",
                 got=f"{self.model.config.model_type}, whose tokens did not follow a patch in a picture",
@@ -170,11 +172,11 @@ class GeneralBackbone(CausalBackbone):
 
     def grid(self, features: Features) -> tuple[int, int, int]:
         mark = self.processor.tokenizer.convert_ids_to_tokens(self.image_id)
-        sizes = next((features.layout.inputs[name][0] for name in self._kept), None)
+        sizes = next((features.layout.inputs[name][0] for name in self._kept_inputs), None)
         return whole_view(features.layout.text, mark, len(features), sizes)
 
 
-def ask(model: Any, processor: Any) -> ProcessedPicture:
+def inspect_processor(model: Any, processor: Any) -> ProcessedPicture:
     """Process one small picture in the chat template and find its placeholder and token types.
 
     Raises:
@@ -185,20 +187,20 @@ def ask(model: Any, processor: Any) -> ProcessedPicture:
         rendered = text.render(processor, None, "a")
         inputs = processor(images=[[picture]], text=[rendered], return_tensors="pt")
     except Exception as error:  # processors raise errors of any kind
-        raise not_taken(f"{type(processor).__name__}: {type(error).__name__}: {error}") from error
+        raise unsupported(f"{type(processor).__name__}: {type(error).__name__}: {error}") from error
     ids = inputs["input_ids"]
     named = [getattr(model.config, name, None) for name in IMAGE_IDS]
     named += [getattr(processor, name, None) for name in IMAGE_IDS]
     image_id = next((int(own) for own in named if own is not None and own in ids), None)
     if image_id is None:
         tried = sorted({own for own in named if own is not None})
-        raise not_taken(f"a prompt without any of the image placeholders {tried}")
+        raise unsupported(f"a prompt without any of the image placeholders {tried}")
     types: dict[str, tuple[int, ...]] = {}
     for name, own in inputs.items():
-        if name not in OF_TEXT and isinstance(own, Tensor) and own.shape == ids.shape:
+        if name not in TEXT_INPUTS and isinstance(own, Tensor) and own.shape == ids.shape:
             typed = ids[own == 1].unique()
             if not torch.equal(own, torch.isin(ids, typed).to(own.dtype)):
-                raise not_taken(f"{name} that do not follow from the ids")
+                raise unsupported(f"{name} that do not follow from the ids")
             types[name] = tuple(typed.tolist())
     return ProcessedPicture(image_id, types)
 

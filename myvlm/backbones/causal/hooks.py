@@ -20,7 +20,7 @@ from myvlm.errors import BackboneError
 
 
 @dataclass(frozen=True)
-class RowPlaces:
+class RowPositions:
     """Positions in a batch of ids.
 
     Args:
@@ -73,24 +73,24 @@ class InsertedRows(Attached):
         self.sentinel_id = sentinel_id
         self.counts = [sum(concept.count for concept in sample) for sample in rows]
         self.sentinels = list(sentinels) if sentinels is not None else self.counts
-        self._places: RowPlaces | None = None
+        self._positions: RowPositions | None = None
 
     def _attach(self) -> list[Any]:
         return [
-            self.reader.register_forward_pre_hook(self._see_ids, with_kwargs=True),
+            self.reader.register_forward_pre_hook(self._remember_positions, with_kwargs=True),
             self.language_model.register_forward_pre_hook(self._write_rows, with_kwargs=True),
         ]
 
     def remove(self) -> None:
         super().remove()
-        self._places = None
+        self._positions = None
 
-    def _see_ids(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _remember_positions(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = args[0] if args else kwargs.get("input", kwargs.get("input_ids"))
         if self._acts() and ids is not None and ids.ndim == 2:
-            self._places = self._find(ids)
+            self._positions = self._find_positions(ids)
 
-    def _find(self, ids: Tensor) -> RowPlaces | None:
+    def _find_positions(self, ids: Tensor) -> RowPositions | None:
         """The positions of the rows in `ids` (`B·k × S`); None while decoding: the rows are in the cache."""
         if self.passes and ids.shape[1] == 1:
             return None
@@ -117,33 +117,36 @@ class InsertedRows(Attached):
             or not bool(sentinels[batch, column].all())
         ):
             raise _misplaced("rows elsewhere", "every sample's rows right after its last image placeholder")
-        return RowPlaces(images, batch, column, sample)
+        return RowPositions(images, batch, column, sample)
 
     def _write_rows(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if not self._acts() or self._places is None:
+        if not self._acts() or self._positions is None:
             return None
-        places, self._places = self._places, None
+        positions, self._positions = self._positions, None
         embeds = kwargs.get("inputs_embeds")
-        if embeds is None or embeds.shape[:2] != places.images.shape:
+        if embeds is None or embeds.shape[:2] != positions.images.shape:
             raise BackboneError(
                 "The language model did not get the embeddings that its table gave.",
                 got=None if embeds is None else tuple(embeds.shape[:2]),
-                expected=f"inputs_embeds of {tuple(places.images.shape)}",
+                expected=f"inputs_embeds of {tuple(positions.images.shape)}",
                 fix="report the model class: its adapter does not fit this release of transformers",
             )
         self.passes += 1
-        if not places.batch.numel():
+        if not positions.batch.numel():
             return None
-        values = self._values(embeds, places).to(embeds.dtype)
-        return args, {**kwargs, "inputs_embeds": embeds.index_put((places.batch, places.column), values)}
+        values = self._values(embeds, positions).to(embeds.dtype)
+        return args, {
+            **kwargs,
+            "inputs_embeds": embeds.index_put((positions.batch, positions.column), values),
+        }
 
-    def _values(self, embeds: Tensor, places: RowPlaces) -> Tensor:
+    def _values(self, embeds: Tensor, positions: RowPositions) -> Tensor:
         """The rows as they enter the model, `N × D` float32, each with the norm that its concept sets."""
         values: list[Tensor] = []
-        for index, sample in enumerate(places.sample):
-            norms = visual_norms(embeds[index, places.images[index]])
+        for index, sample in enumerate(positions.sample):
+            norms = visual_norms(embeds[index, positions.images[index]])
             values.extend(concept.entering(norms) for concept in self.rows[sample])
         return torch.cat(values)
 

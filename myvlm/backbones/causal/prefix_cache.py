@@ -23,8 +23,8 @@ from myvlm.backbones.causal.prompts import TeacherForced
 from myvlm.backbones.frozen import device_of
 from myvlm.errors import BackboneError
 
-BEHIND_AT_ONCE = 2**30
-"""Bytes of prefixes in one batch of `behind`; the batch is larger if `images_at_once` prefixes take more."""
+PREFIX_BYTES_PER_BATCH = 2**30
+"""Bytes of prefixes in one batch of `generation_batches`; more if `images_at_once` prefixes are larger."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +193,7 @@ def tail_of(
     )
 
 
-def stacked(prefixes: Sequence[Prefix], longest: int, room: int = 0) -> list[Tensor]:
+def stack_prefixes(prefixes: Sequence[Prefix], longest: int, room: int = 0) -> list[Tensor]:
     """A batch's `Prefix.parts`, padded on the left: `B × H × (longest + room) × d`, `room` uninitialized."""
     joined = []
     for parts in zip(*(prefix.parts for prefix in prefixes), strict=True):
@@ -213,7 +213,7 @@ def stacked(prefixes: Sequence[Prefix], longest: int, room: int = 0) -> list[Ten
     return joined
 
 
-def behind(
+def generation_batches(
     model: Any, samples: Sequence[tuple[Prefix, list[int]]], *, pad_id: int, at_least: int
 ) -> Iterator[dict[str, Any]]:
     """Yield the inputs of `generate` for prompts with cached prefixes, one batch at a time.
@@ -222,10 +222,10 @@ def behind(
 
     Args:
         samples: for each prompt, its prefix and all of its ids.
-        at_least: samples per batch; more if they fit into `BEHIND_AT_ONCE`.
+        at_least: samples per batch; more if they fit into `PREFIX_BYTES_PER_BATCH`.
     """
     device = device_of(model.get_input_embeddings())
-    step = max(at_least, BEHIND_AT_ONCE // samples[0][0].nbytes)
+    step = max(at_least, PREFIX_BYTES_PER_BATCH // samples[0][0].nbytes)
     for batch in (samples[start : start + step] for start in range(0, len(samples), step)):
         longest = max(len(prefix) for prefix, _ in batch)
         length = max(len(ids) - len(prefix) for prefix, ids in batch)
@@ -238,18 +238,20 @@ def behind(
         yield {
             "input_ids": torch.tensor(rows, device=device),
             "attention_mask": torch.tensor(masks, device=device),
-            cache_argument(model): cache_of(stacked([prefix for prefix, _ in batch], longest), longest),
+            cache_argument(model): cache_of(
+                stack_prefixes([prefix for prefix, _ in batch], longest), longest
+            ),
         }
 
 
-def cache_of(past: list[Tensor], before: int) -> Any:
-    """Build a new cache from the tensors of `stacked`.
+def cache_of(past: list[Tensor], prefix_length: int) -> Any:
+    """Build a new cache from the tensors of `stack_prefixes`.
 
     Args:
         past: keys and values. The list is emptied, so that a layer's tensors can be freed once the layer has
             appended to them.
-        before: number of prefix positions. If there is room after them, a layer's `joined` holds its keys and
-            values with that room, for a tail to be written into.
+        prefix_length: number of prefix positions. If there is room after them, a layer's `joined` holds its
+            keys and values with that room, for a tail to be written into.
     """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
@@ -259,9 +261,9 @@ def cache_of(past: list[Tensor], before: int) -> Any:
         layer: Any = DynamicLayer()
         layer.lazy_initialization(keys, values)
         layer.keys, layer.values = (
-            part[:, :, :before] for part in (keys, values)
+            part[:, :, :prefix_length] for part in (keys, values)
         )  # `update` would copy them
-        if keys.shape[2] > before:
+        if keys.shape[2] > prefix_length:
             layer.joined = keys, values
         cache.layers.append(layer)
     past.clear()

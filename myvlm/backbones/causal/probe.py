@@ -54,7 +54,7 @@ class CausalProbe(Probe):
             inputs, sentinels = backbone.prompter.with_rows(inputs, rows)
         inputs = inputs.to(backbone.device, backbone.dtype)
         if any(replies):
-            self._go_on(inputs, images, replies)
+            self._append_replies(inputs, images, replies)
         with (
             backbone.frozen(),
             torch.no_grad(),
@@ -63,7 +63,9 @@ class CausalProbe(Probe):
             logits: Tensor = backbone.model(**inputs).logits[:, -1].float()
         return logits
 
-    def _go_on(self, inputs: Any, images: Sequence[Image.Image], replies: Sequence[Sequence[int]]) -> None:
+    def _append_replies(
+        self, inputs: Any, images: Sequence[Image.Image], replies: Sequence[Sequence[int]]
+    ) -> None:
         """Append replies to the prompts in `inputs`, and recompute the model's per-token inputs."""
         backbone = self.backbone
         new = torch.tensor(replies, dtype=torch.long, device=backbone.device)

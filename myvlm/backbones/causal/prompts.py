@@ -14,7 +14,7 @@ from myvlm.backbones.base import ConceptRows
 from myvlm.backbones.frozen import tokenizing
 from myvlm.backbones.tokens import IGNORED
 
-KNOWN = 2048  # maximum number of texts whose rendering or ids are cached
+MAX_CACHED = 2048  # maximum number of texts whose rendering or ids are cached
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +73,12 @@ class Prompter:
         self.eos_ids = list(eos_ids)
         self.instruction = instruction
         self.completed = completed
-        self._apart = template is None and text.replies_right_behind(processor)
-        self._known: dict[tuple[str, ...], list[int]] = {}
+        self._tokenizes_answers_alone = template is None and text.replies_right_behind(processor)
+        self._cached_ids: dict[tuple[str, ...], list[int]] = {}
         self._rendered: dict[tuple[str, text.Prompt] | None, str] = {}
-        self._fine: set[str] = set()
-        self._words = -1
-        self._renew()
+        self._checked_prompts: set[str] = set()
+        self._vocabulary_size = -1
+        self._refresh()
 
     @property
     def pad_id(self) -> int:
@@ -88,24 +88,24 @@ class Prompter:
     @property
     def sentinel_id(self) -> int:
         """Id at the positions of concept rows; not a word of the tokenizer."""
-        self._renew()
+        self._refresh()
         return self._sentinel
 
-    def _renew(self) -> None:
+    def _refresh(self) -> None:
         """Clear the caches and find the sentinel id again if words were added to the tokenizer."""
-        if self._words != (words := len(self.tokenizer)):
+        if self._vocabulary_size != (words := len(self.tokenizer)):
             found = self._find_sentinel
             self._sentinel = found if isinstance(found, int) else found()
-            self._known.clear()
+            self._cached_ids.clear()
             self._rendered.clear()
-            self._words = words
+            self._vocabulary_size = words
 
     def render(self, prompt: text.Prompt) -> str:
         """Render a bare instruction or a conversation in the model's template, with one image placeholder."""
         template = self.template or getattr(self.processor, "chat_template", None)
         key = (template, prompt) if isinstance(template, str) else None
         if key not in self._rendered or key is None:
-            if len(self._rendered) >= KNOWN:
+            if len(self._rendered) >= MAX_CACHED:
                 self._rendered.clear()
             self._rendered[key] = self._render(prompt)
         return self._rendered[key]
@@ -113,7 +113,7 @@ class Prompter:
     def _render(self, prompt: text.Prompt) -> str:
         turns = text.turns_of(prompt)
         for turn in turns:
-            text.check_prompt(self.processor, turn, self._fine)
+            text.check_prompt(self.processor, turn, self._checked_prompts)
         written = (turn if place % 2 else self.instruction(turn) for place, turn in enumerate(turns))
         return text.render(self.processor, self.template, tuple(written))
 
@@ -170,24 +170,24 @@ class Prompter:
     def prompt_ids(self, prompt: text.Prompt, picture: str) -> list[int]:
         """The processor's ids for a prompt, where `picture` is the text that it writes for the image."""
         rendered = self.completed(self.render(prompt)).replace(self.processor.image_token, picture)
-        return self._once(text.prompt_ids, rendered)
+        return self._tokenize_once(text.prompt_ids, rendered)
 
     def answer_ids(self, prompt: str, answer: str) -> list[int]:
         """Token ids of an answer to a prompt, without end of sequence."""
-        if self._apart:
-            return self._once(text.alone_ids, answer)
-        return self._once(text.answer_ids, self.completed(self.render(prompt)), answer)
+        if self._tokenizes_answers_alone:
+            return self._tokenize_once(text.alone_ids, answer)
+        return self._tokenize_once(text.answer_ids, self.completed(self.render(prompt)), answer)
 
-    def _once(self, ids_of: Callable[..., list[int]], *texts: str) -> list[int]:
+    def _tokenize_once(self, tokenize: Callable[..., list[int]], *texts: str) -> list[int]:
         """Tokenize texts and cache the ids: learning asks for the same texts in every step, and a thousand
         placeholders take time."""
-        self._renew()
-        key = (ids_of.__name__, *texts)
-        if key not in self._known:
-            if len(self._known) >= KNOWN:
-                self._known.clear()
-            self._known[key] = ids_of(self.tokenizer, *texts)
-        return list(self._known[key])
+        self._refresh()
+        key = (tokenize.__name__, *texts)
+        if key not in self._cached_ids:
+            if len(self._cached_ids) >= MAX_CACHED:
+                self._cached_ids.clear()
+            self._cached_ids[key] = tokenize(self.tokenizer, *texts)
+        return list(self._cached_ids[key])
 
     def teacher_forced(
         self,

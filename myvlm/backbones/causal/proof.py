@@ -16,7 +16,7 @@ from myvlm.backbones.tokens import IGNORED
 from myvlm.errors import BackboneError
 
 PROMPT, ANSWER = "Describe the image.", "a photo of a mug"
-CLOSE, COARSE = 1e-4, 0.05
+TOLERANCE, TOLERANCE_OF_HALF = 1e-4, 0.05
 """Relative tolerances of numbers that should be equal: in float32, and in half precision or quantised."""
 
 
@@ -28,17 +28,17 @@ def prove(backbone: CausalBackbone) -> None:
             pixels, rows do not change the loss, or the plain model's logits changed afterwards.
     """
     try:
-        _try(backbone)
+        _check_adapter(backbone)
     except BackboneError:
         raise
     except Exception as error:  # a model made for other inputs may raise any error
-        raise not_taken(f"{type(error).__name__}: {error}") from error
+        raise unsupported(f"{type(error).__name__}: {error}") from error
 
 
 def prefixes_are_right(backbone: CausalBackbone) -> bool:
     """Whether loss and gradient after a cached prefix equal those of the full pass."""
     features = backbone.encode([trial_picture()])
-    rows = _rows(backbone)
+    rows = _random_rows(backbone)
     directions = rows[0].directions
     try:
         prefixes = backbone.prefixes(features)
@@ -52,7 +52,7 @@ def prefixes_are_right(backbone: CausalBackbone) -> bool:
         gradients = [torch.autograd.grad(loss, directions)[0] for loss in whole]
     except Exception:  # another kind of cache, positions of its own, …: no prefixes are used
         return False
-    return _equal(backbone, *whole) and _equal(backbone, *gradients)
+    return _close(backbone, *whole) and _close(backbone, *gradients)
 
 
 def maps_are_right(backbone: CausalBackbone) -> bool:
@@ -85,12 +85,12 @@ def trial_picture() -> Image.Image:
     return Image.fromarray(pixels.numpy())
 
 
-def _rows(backbone: CausalBackbone) -> list[ConceptRows]:
+def _random_rows(backbone: CausalBackbone) -> list[ConceptRows]:
     directions = torch.randn(2, backbone.dim, generator=torch.Generator().manual_seed(0))
     return [ConceptRows(directions.requires_grad_())]
 
 
-def _try(backbone: CausalBackbone) -> None:
+def _check_adapter(backbone: CausalBackbone) -> None:
     picture, model = trial_picture(), backbone.model
     inputs = backbone.prompter.processed([picture], [PROMPT])
     features = backbone.encode([picture])
@@ -98,36 +98,36 @@ def _try(backbone: CausalBackbone) -> None:
     batch = backbone.prompter.teacher_forced([layouts[0].text], [PROMPT], [ANSWER], [[]])
     read, used = batch.ids[0, : batch.starts[0]], inputs["input_ids"][0]
     if read.tolist() != used.tolist():
-        raise not_taken(f"a prompt of {len(used)} ids in use, and of {len(read)} others in learning")
+        raise unsupported(f"a prompt of {len(used)} ids in use, and of {len(read)} others in learning")
     seen = {name: value for name, value in inputs.items() if value.shape != inputs["input_ids"].shape}
     told = backbone.arguments(
         batch.ids.to(backbone.device), batch.attention_mask.to(backbone.device), batch.starts, layouts
     )
     inputs = inputs.to(backbone.device, backbone.dtype)
     with backbone.frozen(), torch.no_grad():
-        before = _plain(model, inputs)
+        before = _plain_logits(model, inputs)
         pixels = {name: inputs[name] for name in seen}
         logits = model(
             input_ids=batch.ids.to(backbone.device),
             attention_mask=batch.attention_mask.to(backbone.device),
             **{**pixels, **told},
         ).logits
-        if not _equal(backbone, logits[0, : len(used)], before[0]):
-            raise not_taken("other logits for a prompt by what its processor tells than by what we tell")
+        if not _close(backbone, logits[0, : len(used)], before[0]):
+            raise unsupported("other logits for a prompt by what its processor tells than by what we tell")
         targets = batch.labels[0, 1:].to(logits.device)
         whole = functional.cross_entropy(logits[0, :-1].float(), targets, ignore_index=IGNORED)
         plain = backbone.answer_loss(features, [PROMPT], [ANSWER], [[]]).cross_entropy
-        taught = backbone.answer_loss(features, [PROMPT], [ANSWER], [_rows(backbone)]).cross_entropy
+        taught = backbone.answer_loss(features, [PROMPT], [ANSWER], [_random_rows(backbone)]).cross_entropy
         after = model(**inputs).logits
-    if not _equal(backbone, plain, whole):
-        raise not_taken(f"a loss of {whole:.4f} from pixels, and of {plain:.4f} from kept features")
+    if not _close(backbone, plain, whole):
+        raise unsupported(f"a loss of {whole:.4f} from pixels, and of {plain:.4f} from kept features")
     if torch.equal(plain, taught):
-        raise not_taken("the same loss with rows as without")
+        raise unsupported("the same loss with rows as without")
     if not torch.equal(before, after):
-        raise not_taken("other plain logits after a concept than before")
+        raise unsupported("other plain logits after a concept than before")
 
 
-def _plain(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+def _plain_logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """The logits of plain transformers.
 
     Raises:
@@ -147,12 +147,12 @@ def _plain(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     return logits
 
 
-def _equal(backbone: CausalBackbone, one: Tensor, other: Tensor) -> bool:
-    allowed = CLOSE if backbone.dtype in (torch.float32, torch.float64) else COARSE
+def _close(backbone: CausalBackbone, one: Tensor, other: Tensor) -> bool:
+    allowed = TOLERANCE if backbone.dtype in (torch.float32, torch.float64) else TOLERANCE_OF_HALF
     return bool((one - other).norm() <= allowed * other.norm().clamp(min=1e-6))
 
 
-def not_taken(found: str) -> BackboneError:
+def unsupported(found: str) -> BackboneError:
     """The error for a model that concept rows cannot enter."""
     return BackboneError(
         "The model is of no family that is proven, and the general adapter cannot take it.",

@@ -77,13 +77,13 @@ class CausalBackbone(Backbone):
         text.check_template(processor, template)
         eos_ids = text.eos_ids(model, tokenizer, self.ends)
         ends = {tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, self.image_id}
-        written = text.template_ids(processor, template)
-        taken = {*ends, *eos_ids, *written, *text.marks_of(processor)}
+        template_ids = text.template_ids(processor, template)
+        used_ids = {*ends, *eos_ids, *template_ids, *text.marks_of(processor)}
         self.prompter = Prompter(
             processor,
             template=template,
             image_id=self.image_id,
-            sentinel_id=partial(text.sentinel_id, model, tokenizer, taken),
+            sentinel_id=partial(text.sentinel_id, model, tokenizer, used_ids),
             eos_ids=eos_ids if template is not None else text.end_of_turn_first(processor, eos_ids),
             instruction=self.instruction,
             completed=self.completed,
@@ -272,8 +272,8 @@ class CausalBackbone(Backbone):
         if place is None:
             queries = batch.rows
         else:
-            spoken = self.prompter.answer_ids(prompt, answer[:place])
-            queries = torch.tensor([[batch.starts[0] + len(spoken) - 1]])
+            before_word = self.prompter.answer_ids(prompt, answer[:place])
+            queries = torch.tensor([[batch.starts[0] + len(before_word) - 1]])
         keys = (batch.ids == self.image_id).nonzero()[:, 1][None]
         with torch.no_grad():
             _, recorder = self._forward(features, batch, [rows], queries=queries, keys=keys)

@@ -140,5 +140,5 @@ class Replay:
         Positions before a shorter prefix keep values of an earlier step; they are masked.
         """
         for sample, prefix in enumerate(prefixes):
-            there = [part[sample, :, end - len(prefix) : end] for part in self._past]
-            torch._foreach_copy_(there, prefix.parts)
+            targets = [part[sample, :, end - len(prefix) : end] for part in self._past]
+            torch._foreach_copy_(targets, prefix.parts)

@@ -320,18 +320,18 @@ class _TailAttention(torch.autograd.Function):
         batch, length, heads, width = query.shape
         groups, both = key.shape[2], joined[0].shape[2]
         cos, sin, _ = rotary
-        turned = _apply_rotary(query.transpose(1, 2), cos, sin, query.new_empty(batch, heads, length, width))
+        rotated = _apply_rotary(query.transpose(1, 2), cos, sin, query.new_empty(batch, heads, length, width))
         # Group the query heads that share a key head: the keys need not be repeated.
-        turned = turned.view(batch * groups, -1, width)
+        rotated = rotated.view(batch * groups, -1, width)
         _apply_rotary(key.transpose(1, 2), cos, sin, joined[0][:, :, -length:])
         joined[1][:, :, -length:] = value.transpose(1, 2)
         keys, values = (part.view(batch * groups, -1, width) for part in joined)
         # Products of half-precision inputs are computed in float32, as in the recorder.
         if query.is_cuda and query.dtype.itemsize == 2:
-            scores = torch.bmm(turned, keys.mT, out_dtype=torch.float32)
+            scores = torch.bmm(rotated, keys.mT, out_dtype=torch.float32)
         else:
             scores = torch.bmm(
-                turned.to(_full_precision(query.dtype)), keys.mT.to(_full_precision(query.dtype))
+                rotated.to(_full_precision(query.dtype)), keys.mT.to(_full_precision(query.dtype))
             )
         scores = scores.view(batch, heads, length, -1)
         scores = torch.add(bias, scores, alpha=scale, out=scores)
@@ -339,15 +339,15 @@ class _TailAttention(torch.autograd.Function):
         probabilities = p.gather(-1, columns.expand(batch, heads, length, -1))
         p = p.to(query.dtype).view(batch * groups, -1, both)
         attended = torch.bmm(p, values).view(batch, heads, length, width)
-        ctx.save_for_backward(turned, keys, values, p, columns, *rotary)
+        ctx.save_for_backward(rotated, keys, values, p, columns, *rotary)
         ctx.scale, ctx.shape = scale, (batch, length, heads, width)
         return attended.transpose(1, 2).contiguous(), probabilities
 
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, grad_probabilities: Tensor) -> tuple[Tensor | None, ...]:
-        turned, keys, values, p, columns, cos, _, back = ctx.saved_tensors
+        rotated, keys, values, p, columns, cos, _, sin_backward = ctx.saved_tensors
         batch, length, heads, width = ctx.shape
-        grad_out = grad_out.transpose(1, 2).reshape(turned.shape)
+        grad_out = grad_out.transpose(1, 2).reshape(rotated.shape)
         grad_values = torch.bmm(p[..., -length:].transpose(1, 2), grad_out)
         grad_p = torch.bmm(grad_out, values.transpose(1, 2))
         grad_p.view(batch, heads, length, -1).scatter_add_(
@@ -356,10 +356,10 @@ class _TailAttention(torch.autograd.Function):
         grad_scores = torch._softmax_backward_data(grad_p, p, -1, p.dtype, grad_input=_softmax_output(grad_p))
         # The product times the scale; the first argument of `baddbmm` is multiplied by 0.
         scaled = {"beta": 0, "alpha": ctx.scale}
-        grad_query = torch.baddbmm(turned, grad_scores, keys, **scaled)
-        grad_keys = torch.baddbmm(grad_values, grad_scores[..., -length:].transpose(1, 2), turned, **scaled)
-        grad_query = _rotary_backward(grad_query.view(batch, heads, length, width), cos, back)
-        grad_keys = _rotary_backward(grad_keys.view(batch, -1, length, width), cos, back)
+        grad_query = torch.baddbmm(rotated, grad_scores, keys, **scaled)
+        grad_keys = torch.baddbmm(grad_values, grad_scores[..., -length:].transpose(1, 2), rotated, **scaled)
+        grad_query = _rotary_backward(grad_query.view(batch, heads, length, width), cos, sin_backward)
+        grad_keys = _rotary_backward(grad_keys.view(batch, -1, length, width), cos, sin_backward)
         return grad_query, grad_keys, grad_values.view(batch, -1, length, width).transpose(1, 2), *[None] * 5
 
 
@@ -372,9 +372,9 @@ def _softmax_output(rows: Tensor) -> Tensor | None:
     return None if rows.is_cuda else rows
 
 
-def _rotary_backward(gradient: Tensor, cos: Tensor, back: Tensor) -> Tensor:
+def _rotary_backward(gradient: Tensor, cos: Tensor, sin_backward: Tensor) -> Tensor:
     """Backward pass of `_apply_rotary`, `B × T × H × d`."""
     batch, heads, length, width = gradient.shape
     out = gradient.new_empty(batch, length, heads, width)
-    _apply_rotary(gradient, cos, back, out.transpose(1, 2))
+    _apply_rotary(gradient, cos, sin_backward, out.transpose(1, 2))
     return out

@@ -172,12 +172,12 @@ def tail_of(
     tails = batch.attention_mask.sum(1) - torch.tensor(starts)
     length = max(at_least[1], int(tails.max()))
     ids, mask = _shift(batch.ids, starts, 0, length), _shift(batch.attention_mask, starts, 0, length)
-    places, longest = _relative(batch.rows, starts), max(at_least[0], *starts)
-    seen = torch.tensor([[0] * (longest - start) + [1] * start for start in starts])
+    places, longest = _columns_in_tail(batch.rows, starts), max(at_least[0], *starts)
+    prefix_mask = torch.tensor([[0] * (longest - start) + [1] * start for start in starts])
     if positions is None:
         positions = torch.arange(batch.ids.shape[1]).expand_as(batch.ids)
     embeds = table(ids.to(device))
-    later, spots = _relative(batch.later, starts), (places >= 0).nonzero(as_tuple=True)
+    later, spots = _columns_in_tail(batch.later, starts), (places >= 0).nonzero(as_tuple=True)
     if len(spots[0]):
         columns = places[spots].to(device)
         entering = [c.entering(p.norms) for p, own in zip(prefixes, rows, strict=True) for c in own]
@@ -185,9 +185,9 @@ def tail_of(
         embeds = embeds.index_put((spots[0].to(device), columns), values.to(device, embeds.dtype))
     return PromptTail(
         embeds,
-        torch.cat([seen, mask], dim=1).to(device),
+        torch.cat([prefix_mask, mask], dim=1).to(device),
         _shift_positions(positions.cpu(), starts, length).to(device),
-        _widened(later, length).to(device),
+        _pad_columns(later, length).to(device),
         torch.where(places >= 0, places + longest, -1).to(device),
         _shift(batch.labels, starts, -100, length).to(device),
     )
@@ -270,7 +270,7 @@ def cache_of(past: list[Tensor], prefix_length: int) -> Any:
     return cache
 
 
-def _widened(columns: Tensor, width: int) -> Tensor:
+def _pad_columns(columns: Tensor, width: int) -> Tensor:
     """Pad `B × N` columns to `B × width` with -1."""
     return functional.pad(columns, (0, width - columns.shape[1]), value=-1)
 
@@ -291,6 +291,6 @@ def _shift_positions(positions: Tensor, starts: Sequence[int], length: int) -> T
     return torch.stack([_shift(axis, starts, 0, length) for axis in positions])
 
 
-def _relative(columns: Tensor, starts: Sequence[int]) -> Tensor:
+def _columns_in_tail(columns: Tensor, starts: Sequence[int]) -> Tensor:
     """Convert columns `B × N` of whole samples to columns of their tails; -1 stays -1."""
     return torch.where(columns >= 0, columns - torch.tensor(starts)[:, None], -1)

@@ -76,8 +76,8 @@ class CausalProbe(Probe):
         inputs["input_ids"] = ids = torch.cat([inputs["input_ids"], new], dim=1)
         inputs["attention_mask"] = mask = torch.cat([inputs["attention_mask"], torch.ones_like(new)], dim=1)
         layouts = [feature.layout for feature in backbone.encode(images)]
-        told = backbone.arguments(ids, mask, [shape[1]] * len(new), layouts)
-        inputs.update(told)
+        arguments = backbone.arguments(ids, mask, [shape[1]] * len(new), layouts)
+        inputs.update(arguments)
 
     def taught(
         self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str]
@@ -175,12 +175,12 @@ class CausalProbe(Probe):
         inputs = backbone.prompter.processed(images, prompts)
         pixels = {name: value for name, value in inputs.items() if value.shape != inputs["input_ids"].shape}
         layouts = [feature.layout for feature in backbone.encode(images)]
-        told = backbone.arguments(batch.ids, batch.attention_mask, batch.starts, layouts)
+        arguments = backbone.arguments(batch.ids, batch.attention_mask, batch.starts, layouts)
         with backbone.frozen(), backbone.inserted(rows, batch.sentinels):
             return backbone.model(
                 input_ids=batch.ids.to(backbone.device),
                 attention_mask=batch.attention_mask.to(backbone.device),
                 labels=batch.labels.to(backbone.device),
-                **BatchFeature({**told, **pixels}).to(backbone.device, backbone.dtype),
+                **BatchFeature({**arguments, **pixels}).to(backbone.device, backbone.dtype),
                 **options,
             )

@@ -224,10 +224,12 @@ class Prompter:
 
         It counts all positions after the picture, end of sequence included; `picture` is the picture's text.
         """
-        asked = {prompt: self.prompt_ids(prompt, picture) for prompt, _ in texts}
-        spared = {prompt: text.place_after_last(ids, self.image_id) for prompt, ids in asked.items()}
+        prompt_ids = {prompt: self.prompt_ids(prompt, picture) for prompt, _ in texts}
+        prefix_lengths = {
+            prompt: text.place_after_last(ids, self.image_id) for prompt, ids in prompt_ids.items()
+        }
         lengths = (
-            len(asked[prompt]) - spared[prompt] + len(self.answer_ids(prompt, answer))
+            len(prompt_ids[prompt]) - prefix_lengths[prompt] + len(self.answer_ids(prompt, answer))
             for prompt, answer in texts
         )
         return rows + 1 + max(lengths)

@@ -96,23 +96,25 @@ def _check_adapter(backbone: CausalBackbone) -> None:
     features = backbone.encode([picture])
     layouts = [feature.layout for feature in features]
     batch = backbone.prompter.teacher_forced([layouts[0].text], [PROMPT], [ANSWER], [[]])
-    read, used = batch.ids[0, : batch.starts[0]], inputs["input_ids"][0]
-    if read.tolist() != used.tolist():
-        raise unsupported(f"a prompt of {len(used)} ids in use, and of {len(read)} others in learning")
-    seen = {name: value for name, value in inputs.items() if value.shape != inputs["input_ids"].shape}
-    told = backbone.arguments(
+    learned_ids, used_ids = batch.ids[0, : batch.starts[0]], inputs["input_ids"][0]
+    if learned_ids.tolist() != used_ids.tolist():
+        raise unsupported(
+            f"a prompt of {len(used_ids)} ids in use, and of {len(learned_ids)} others in learning"
+        )
+    pixel_inputs = {name: value for name, value in inputs.items() if value.shape != inputs["input_ids"].shape}
+    arguments = backbone.arguments(
         batch.ids.to(backbone.device), batch.attention_mask.to(backbone.device), batch.starts, layouts
     )
     inputs = inputs.to(backbone.device, backbone.dtype)
     with backbone.frozen(), torch.no_grad():
         before = _plain_logits(model, inputs)
-        pixels = {name: inputs[name] for name in seen}
+        pixels = {name: inputs[name] for name in pixel_inputs}
         logits = model(
             input_ids=batch.ids.to(backbone.device),
             attention_mask=batch.attention_mask.to(backbone.device),
-            **{**pixels, **told},
+            **{**pixels, **arguments},
         ).logits
-        if not _close(backbone, logits[0, : len(used)], before[0]):
+        if not _close(backbone, logits[0, : len(used_ids)], before[0]):
             raise unsupported("other logits for a prompt by what its processor tells than by what we tell")
         targets = batch.labels[0, 1:].to(logits.device)
         whole = functional.cross_entropy(logits[0, :-1].float(), targets, ignore_index=IGNORED)

@@ -1,6 +1,6 @@
-"""Teach: photos and captions in, concept embeddings out.
+"""Learn concept embeddings from a few photos and captions, on a frozen model.
 
-The optimiser knows backbones alone; `teach` and `relearn` fit heads beside it.
+The optimizer depends on backbones only; `teach` and `relearn` fit the concepts' heads as well.
 """
 
 from myvlm.learning.concept_optimizer import LearnRequest, LearnResult

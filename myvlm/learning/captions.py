@@ -1,7 +1,7 @@
-"""What the frozen model itself writes about photos: captions that name the concept, and answers about it.
+"""Captions that name the concept, and question/answer pairs about it, written by the frozen model itself.
 
-Where the user gives no captions these are learned from, marked as the model's own; questions and answers are
-written to be read before use.
+Generated captions are used where the user gives none, and are recorded as the model's. Generated questions
+and answers are meant to be reviewed before use.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PEOPLE = frozenset(
     "person man woman boy girl child baby lady gentleman guy teenager toddler friend mother father sister "
     "brother grandmother grandfather".split()
 )
-"""Categories that are asked as people are."""
+"""Category nouns of people; such concepts get `PERSON_QUESTIONS`."""
 
 ALSO_CALLED = {
     "man": ("guy", "gentleman", "boy", "person"),
@@ -40,7 +40,7 @@ ALSO_CALLED = {
     "bag": ("backpack", "purse"),
     "bicycle": ("bike",),
 }
-"""Words that a model may use for a category; tried in this order where it does not use the category's own."""
+"""Other words that a model may use for a category, tried in this order where it does not use the category."""
 
 OBJECT_QUESTIONS = (
     "What colour is {}?",
@@ -68,11 +68,11 @@ PERSON_QUESTIONS = (
     "What age group does {} belong to?",
     "Is {} in the picture?",
 )
-"""What is asked (the paper's kinds); `{}` stands for the concept."""
+"""Templates of questions about objects and people (the paper's kinds); `{}` stands for the concept."""
 
 
 def is_person(category: str, kind: str = "object") -> bool:
-    """Whether a concept is asked about as people are: its head knows faces, or its category is a person's.
+    """Return whether a concept is a person, by the kind of its head or the last word of its category.
 
     >>> is_person("old man"), is_person("mug"), is_person("violinist", "face")
     (True, False, True)
@@ -83,21 +83,22 @@ def is_person(category: str, kind: str = "object") -> bool:
 def write_captions(
     backbone: Backbone, photos: Sequence[LoadedImage], *, identifier: str, category: str
 ) -> list[list[str]]:
-    """Captions by the frozen model that name the concept.
+    """Generate captions of the photos that name the concept, with the frozen model.
 
-    A photo is described under each instruction that captions are learned under, so that there are several
-    captions where the model has several ways to say it. It is first told who is who, "sks is the mug.", and
-    says the name where a sentence would have it, mostly first. Plain captions have the thing in any place,
-    and what is learned from them names it half as often (benchmarks/RESULTS.md). Where a model does not take
-    the hint, its plain captions are used, the noun phrase for the category replaced.
+    Each photo is described under every instruction that captions are learned under, so that there are several
+    captions if the model has several ways to say it. The prompt starts with a hint, "sks is the mug.", and
+    the model then uses the name where a sentence would have it, mostly first. Plain captions mention the
+    object at any position, and an embedding that is learned from them makes the model say the name half as
+    often (benchmarks/RESULTS.md). If the hint gives no usable caption of a photo, its plain captions are
+    used, with the noun phrase for the category replaced.
 
     Args:
         backbone: the frozen model.
         photos: N photos.
-        identifier: the word that goes in.
-        category: what the model is expected to call the thing.
+        identifier: the word that the captions contain.
+        category: the word that the model is expected to use for the object.
 
-    Returns: for each photo one caption or several, each with the identifier in it.
+    Returns: for each photo one or more captions, each with the identifier in it.
 
     >>> from myvlm import MyVLM
     >>> from myvlm.images import load_images
@@ -115,7 +116,8 @@ def write_captions(
 def captions_and_words(
     backbone: Backbone, photos: Sequence[LoadedImage], *, identifier: str, category: str
 ) -> tuple[list[list[str]], tuple[str, ...]]:
-    """What `write_captions` and `described` give, generated at once: a pass of the model a token, not two."""
+    """Return the results of `write_captions` and `described`, generated together: one forward pass per token,
+    not two."""
     hinted = _hinted(backbone, identifier, category)
     replies = _answers(backbone, photos, [*hinted, backbone.caption_prompt])
     captions = _named(backbone, photos, [own[: len(hinted)] for own in replies], identifier, category)
@@ -127,7 +129,7 @@ def _prompts(backbone: Backbone) -> list[str]:
 
 
 def _hinted(backbone: Backbone, identifier: str, category: str) -> list[str]:
-    """The instructions to describe, with who is who said first, where the family has a place for that."""
+    """The caption instructions with the hint in front; empty if the family has no place for a hint."""
     hint = f"{identifier} is the {category}."
     asked = (backbone.hinted(hint, prompt) for prompt in _prompts(backbone))
     return [prompt for prompt in asked if prompt is not None]
@@ -140,7 +142,8 @@ def _named(
     identifier: str,
     category: str,
 ) -> list[list[str]]:
-    """Captions of each photo that name the concept, of those by the model that was told the name."""
+    """For each photo, captions that name the concept: usable replies to the hinted prompts, else edited plain
+    captions."""
     word = as_written(backbone, identifier)
     named = [
         [replace_word(text, word, identifier) for text in told_captions(texts, category, word)]
@@ -152,16 +155,16 @@ def _named(
 
 
 def described(backbone: Backbone, photos: Sequence[LoadedImage], category: str) -> tuple[str, ...]:
-    """The words in which the frozen model's captions of most photos call the thing, the category's last.
+    """Return the words that most of the model's plain captions use for the object, the category last.
 
-    From them learning starts (`LearnSettings.start`), so that the name is from the first of this mug and not
-    of every mug (benchmarks/RESULTS.md). What stands behind the noun, how people are dressed that day, is
-    left out.
+    The optimizer starts at these words (`LearnSettings.start`), so that from the first step the name refers
+    to this mug and not to any mug (benchmarks/RESULTS.md). Words after the noun, such as a person's clothes
+    on that day, are left out.
 
     Args:
         backbone: the frozen model.
         photos: N photos.
-        category: what the model is expected to call the thing.
+        category: the word that the model is expected to use for the object.
 
     >>> from myvlm import MyVLM
     >>> from myvlm.images import load_images
@@ -174,12 +177,12 @@ def described(backbone: Backbone, photos: Sequence[LoadedImage], category: str) 
 
 
 def _called(texts: Sequence[str], category: str) -> tuple[str, ...]:
-    """The words in which most of some plain captions call the thing."""
+    """The words that most of these plain captions use for the object, the category last."""
     return common_words([phrase for text in texts for phrase in noun_phrases(text, category)[:1]], category)
 
 
 def common_words(phrases: Sequence[str], category: str) -> tuple[str, ...]:
-    """The describing words that more than half of the noun phrases have, and the category.
+    """Return the describing words that occur in more than half of the noun phrases, and then the category.
 
     >>> common_words(["a big red mug", "the red mug", "the mug"], "mug"), common_words([], "coffee mug")
     (('red', 'mug'), ('coffee mug',))
@@ -190,7 +193,10 @@ def common_words(phrases: Sequence[str], category: str) -> tuple[str, ...]:
 
 
 def told_captions(texts: Sequence[str], category: str, identifier: str) -> list[str]:
-    """Of captions by a model that was told the name those that use it once and do not say the category too.
+    """Return those captions, generated with a hint, that are usable for learning.
+
+    Usable captions have more than two words, contain the identifier exactly once, and do not mention the
+    category as well.
 
     >>> told_captions(["sks on a tray.", "sks by a mug.", "sks", "a tray."], "mug", "sks")
     ['sks on a tray.']
@@ -203,10 +209,12 @@ def told_captions(texts: Sequence[str], category: str, identifier: str) -> list[
 
 
 def named_captions(texts: Sequence[str], category: str, identifier: str) -> list[str]:
-    """Several captions of one photo with the identifier in place of the category, the doubtful ones left out.
+    """Put the identifier into plain captions of one photo, in place of the category; ambiguous captions are
+    left out.
 
-    Those that mention the category once are kept. Where there are none: those with another word for it; those
-    that mention it more than once, the first replaced; at last all, with the identifier put in front.
+    The captions used are those that mention the category once. If there are none: those that mention another
+    word for it once; else those that mention the category repeatedly, with the first mention replaced; else
+    all, with the identifier put in front.
 
     >>> named_captions(["a red mug on a table.", "a mug by a mug.", "a table."], "mug", "sks")
     ['sks on a table.']
@@ -232,23 +240,23 @@ def write_questions(
     kind: str = "object",
     questions: Sequence[str] | None = None,
 ) -> list[list[QuestionAnswer]]:
-    """Question/answer pairs about the concept, answered by the frozen model, for somebody to look through.
+    """Generate question/answer pairs about the concept with the frozen model, to be reviewed before use.
 
-    The model is asked about "the mug"; in the pair the identifier stands in its place. What its tokenizer
-    cannot read is not asked, and what it has no answer to is left out.
+    The model is asked about "the mug"; the pair has the identifier in its place. Questions that the tokenizer
+    cannot encode are not asked, and pairs with an empty answer are left out.
 
     Args:
         backbone: the frozen model.
-        photos: N photos with the concept in them.
+        photos: N photos that show the concept.
         identifier: the word that the pairs use.
-        category: what the model is asked about.
-        kind: of the head; people are asked about clothes, hair and faces, see `is_person`.
-        questions: others than ours, each with `{}` where the concept is named.
+        category: the noun that the model is asked about.
+        kind: the head's kind; for people the questions concern clothes, hair and faces, see `is_person`.
+        questions: templates to use in place of the built-in ones, each with `{}` where the concept is named.
 
     Returns: for each photo its pairs.
 
     Raises:
-        InputError: a question lacks `{}`, or the identifier or category cannot be one.
+        InputError: a question does not contain `{}` exactly once, or the identifier or category is invalid.
 
     >>> from myvlm import MyVLM
     >>> from myvlm.images import load_images
@@ -276,7 +284,8 @@ def write_questions(
 
 
 def _answers(backbone: Backbone, photos: Sequence[LoadedImage], prompts: Sequence[str]) -> list[list[str]]:
-    """What the plain model says to each prompt, by photo; a large one is looked at as its views are."""
+    """For each photo the plain model's replies to all prompts; large photos are reduced as for training
+    views."""
     if not photos or not prompts:
         return [[] for _ in photos]
     small = [as_seen(backbone.processor, photo, long_side=LONG_SIDE) for photo in photos]
@@ -286,7 +295,8 @@ def _answers(backbone: Backbone, photos: Sequence[LoadedImage], prompts: Sequenc
 
 
 def _tidy(answer: str, category: str, identifier: str) -> str:
-    """A short answer without its full stop; where it speaks of the thing, by the identifier."""
+    """A short answer without its full stop, and with a leading "the mug" or "this mug" replaced by the
+    identifier."""
     answer = answer.strip()
     named = noun_phrases(answer, category)
     bare = {f"{article} {category}".casefold() for article in ("the", "this")}
@@ -296,7 +306,8 @@ def _tidy(answer: str, category: str, identifier: str) -> str:
 
 
 def _reads(backbone: Backbone, question: str) -> bool:
-    """Whether the tokenizer knows all words of a question; a small one has a sign for those it does not."""
+    """Whether the tokenizer knows every word of a question; a small vocabulary may have to use its unknown
+    token."""
     unknown = getattr(backbone.processor.tokenizer, "unk_token_id", None)
     return unknown is None or unknown not in backbone.word_ids(question)
 

@@ -1,4 +1,4 @@
-"""One concept's way through its steps: what it draws, its embedding, its optimiser, its end."""
+"""The optimization of one concept: its samples, embedding, optimizer, schedule and early stopping."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from myvlm.learning.settings import LearnSettings
 from myvlm.text import in_words
 
 CHECK_EVERY = 5
-"""Steps between two checks."""
+"""Steps between two validations."""
 IN_A_ROW = 2
-"""Checks that have to pass, one after the other: one alone may be luck, at the full learning rate."""
+"""Consecutive validations that have to pass: a single one may pass by luck at the full learning rate."""
 WINDOW = 10
-"""Steps over whose mean the objective is compared: one step has other views and words than the next."""
+"""Steps over which the objective is averaged, since views and texts differ from step to step."""
 
 
 @dataclass(frozen=True)
 class LearnRequest:
-    """One concept to learn, all of it checked.
+    """Everything needed to learn one concept, already validated.
 
     Attributes:
         examples: its photos with their captions and questions.
-        settings: how.
-        words: its identifier and what the model calls it, where the optimiser starts; none: at random.
-        taught_loss: nats a token of its least likely caption, where its replies are to be verified.
+        settings: the settings to learn with.
+        words: its identifier, then the words that the model uses for the object. The optimizer starts at
+            them; if empty, at random.
+        taught_loss: the plain model's loss of the least likely training caption, in nats per token, if
+            replies are to be verified.
     """
 
     examples: Sequence[Example]
@@ -45,15 +47,15 @@ class LearnRequest:
 
     @property
     def description(self) -> str | None:
-        """The noun phrase that the model calls it by; None where no words are known."""
+        """The noun phrase that the model uses for the object, `the dotted purple mug`; None without words."""
         return describing(self.words[1:]) if self.words[1:] else None
 
     def described(self, text: str) -> str:
-        """A text with the description in the identifier's place, where there is one."""
+        """Return a text with the identifier replaced by the description, if there is one."""
         return in_words(text, {self.words[0]: self.description}) if self.description else text
 
     def asked(self) -> list[Example]:
-        """The examples with their questions as the settings say that they are asked."""
+        """Return the examples, with questions that refer to the concept as `settings.asked_by` says."""
         if self.settings.asked_by != "description":
             return list(self.examples)
         return [
@@ -64,14 +66,14 @@ class LearnRequest:
 
 @dataclass(frozen=True, eq=False)
 class LearnResult:
-    """What learning gives.
+    """A learned embedding, and figures about how it was learned.
 
     Attributes:
-        directions: rows × dim float32, of unit mean square; with `norm="none"` at the start alone.
-        cross_entropy, attention: the last losses.
-        steps: how many were taken.
-        interrupted: whether Ctrl-C ended it; the directions are then the best so far.
-        said: with `steps="auto"`, the part of held-out captions that name the concept.
+        directions: rows × dim float32, of unit mean square; with `norm="none"` only at the start.
+        cross_entropy, attention: losses of the last step.
+        steps: number of steps taken.
+        interrupted: whether Ctrl-C ended learning; the directions are then the best so far.
+        said: with `steps="auto"`, the share of held-out captions that name the concept.
     """
 
     directions: Tensor
@@ -84,7 +86,7 @@ class LearnResult:
 
 @dataclass(frozen=True)
 class Sample:
-    """A photo's view, an instruction and its answer."""
+    """One training sample: a view of a photo, an instruction and the answer to it."""
 
     photo: int
     view: int
@@ -93,7 +95,7 @@ class Sample:
 
 
 class ConceptOptimizer:
-    """One concept's way through its steps: what it draws, its embedding and its optimiser."""
+    """Draws the batches of one concept, updates its embedding with AdamW, and tracks its progress."""
 
     def __init__(self, backbone: Backbone, request: LearnRequest) -> None:
         self.examples, self.settings = request.asked(), request.settings
@@ -110,14 +112,18 @@ class ConceptOptimizer:
         self.losses = (math.nan, math.nan)
 
     def views(self) -> Iterator[list[Image.Image]]:
-        """Each photo's views, made as they are asked for: those of all photos would fill the memory."""
+        """Yield each photo's views, one photo at a time: those of all photos would fill the memory."""
         settings = self.settings
         for number, example in enumerate(self.examples):
             image, seed = as_seen(self.processor, example.photo), settings.view_seed(number)
             yield make_views(image, settings.views, augment=settings.augment, seed=seed)
 
     def draw(self, views: Sequence[int]) -> list[Sample]:
-        """One step's batch: a view of every photo, and some questions; `views` counts each photo's views."""
+        """Draw the batch of one step: a view of every photo, and some questions.
+
+        Args:
+            views: for each photo the number of its views.
+        """
         examples, random = self.examples, self.random
         batch = [
             Sample(
@@ -136,12 +142,12 @@ class ConceptOptimizer:
         return batch
 
     def texts(self) -> list[tuple[str, str]]:
-        """All prompts with their answers that there may be."""
+        """Return every pair of prompt and answer that a batch may contain."""
         told = [(prompt, caption) for e in self.examples for prompt in self.prompts for caption in e.captions]
         return [*told, *(pair for e in self.examples for pair in e.questions)]
 
     def largest(self) -> list[Sample]:
-        """A batch that takes as much memory as any: the longest texts of all."""
+        """Return a batch that needs as much memory as any, with the longest texts."""
         examples = self.examples
         prompt = max(self.prompts, key=len)
         batch = [Sample(n, 0, prompt, max(e.captions, key=len)) for n, e in enumerate(examples)]
@@ -151,11 +157,11 @@ class ConceptOptimizer:
         return batch
 
     def advance(self, gradient: Tensor, losses: tuple[float, float]) -> None:
-        """One step of the optimiser.
+        """Take one optimizer step.
 
         Args:
             gradient: `rows × dim`, of the whole objective.
-            losses: cross-entropy and attention that it is of, the latter without its weight.
+            losses: cross-entropy and attention that the gradient belongs to, the latter without its weight.
         """
         settings, progress = self.settings, self.progress
         self.optimiser.param_groups[0]["lr"] = settings.learning_rate * _decay(progress.step, progress.end)
@@ -169,7 +175,7 @@ class ConceptOptimizer:
         progress.advance(self.direction, losses[0] + settings.regularizer * losses[1])
 
     def learned(self, interrupted: bool) -> LearnResult:
-        """The result as things stand; marked as interrupted only where steps were left."""
+        """Return the result so far. It is marked as interrupted only if steps were left."""
         best = self.progress.best(self.direction.detach(), interrupted=interrupted)
         return LearnResult(
             best.cpu(),
@@ -181,13 +187,17 @@ class ConceptOptimizer:
 
 
 MOST_ROWS = 64
-"""Rows that a sentence may start at: it is cut there."""
+"""Maximum number of rows when learning starts at a sentence; further tokens are cut off."""
 NOISE = 0.3
-"""Size of the random part beside the words, so that several rows do not start as one."""
+"""Size of the random part added to a start at words, so that several rows do not start as one."""
 
 
 def _start(backbone: Backbone, settings: LearnSettings, words: Sequence[str]) -> Tensor:
-    """`rows × dim` of unit mean square: as told, among the words, or random; the same on every device."""
+    """The initial embedding, `rows × dim` of unit mean square; the same on every device.
+
+    By `settings.start`: the token embeddings of a sentence, points near the mean of the words' embeddings, or
+    random.
+    """
     if settings.start == "told" and words:
         told = backbone.token_directions(naming_sentence(words))
         if told is not None:
@@ -208,9 +218,10 @@ def _start(backbone: Backbone, settings: LearnSettings, words: Sequence[str]) ->
 
 
 def naming_sentence(words: Sequence[str]) -> str:
-    """The sentence that tells a language model what a thing is called.
+    """Return the sentence that tells a language model what the object is called.
 
-    Of the two orders the one whose last words a model copies the sooner (benchmarks/RESULTS.md).
+    A model copies the last words of this order sooner than those of the opposite order
+    (benchmarks/RESULTS.md).
 
     >>> naming_sentence(("sks", "dotted", "purple", "mug"))
     'The dotted purple mug is called sks.'
@@ -220,26 +231,27 @@ def naming_sentence(words: Sequence[str]) -> str:
 
 
 def _decay(step: int, steps: int) -> float:
-    """Full rate for the first half, then a cosine to nearly nothing, so that the end is quiet."""
+    """Learning rate factor: 1 for the first half of the steps, then a cosine down to 0.02 for a quiet end."""
     through = max(0.0, (step + 1) / steps - 0.5) * 2
     return 0.02 + 0.98 * (1 + math.cos(math.pi * through)) / 2
 
 
 @torch.no_grad()
 def _to_unit_mean_square(direction: Tensor) -> None:
-    # The backbone sets the norm anyway; here it is what makes the learning rate an angle.
+    # The backbone rescales rows anyway. A fixed norm here makes the learning rate an angle.
     direction.mul_(direction.shape[-1] ** 0.5 / direction.norm(dim=-1, keepdim=True))
 
 
 class Progress:
-    """How far one concept is: when it ends, and which embedding was the best.
+    """Tracks one concept's steps: when learning ends, and which embedding was best.
 
-    With fixed steps the end is known and the last embedding is the result. With `steps="auto"` the learning
-    rate stays full until the validation has passed `IN_A_ROW` times, and falls off over as many steps again.
+    With a fixed number of steps the last embedding is the result. With `steps="auto"` learning ends after
+    twice the steps at which `IN_A_ROW` consecutive validations have passed; the learning rate is full until
+    then, unless half of `most_steps` is reached before, and decays afterwards.
 
     Args:
-        settings: of the concept.
-        validation: with `steps="auto"`.
+        settings: the concept's settings.
+        validation: the held-out captions, with `steps="auto"`.
     """
 
     def __init__(self, settings: LearnSettings, validation: Validation | None) -> None:
@@ -249,16 +261,16 @@ class Progress:
         self.said: float | None = None
         self._passed = 0
         self._best: Tensor | None = None
-        self._score = (-1.0, math.inf)  # said more often, then a lower loss
+        self._score = (-1.0, math.inf)  # share of captions that name the concept, then the lower loss
         self._recent: deque[float] = deque(maxlen=WINDOW)
 
     @property
     def done(self) -> bool:
-        """Whether no step is left."""
+        """Whether no steps are left."""
         return self.step >= self.end
 
     def advance(self, direction: Tensor, objective: float) -> None:
-        """Note one step: the embedding after it, and the loss that it had."""
+        """Record one step: the embedding after it, and the objective that it minimized."""
         self.step += 1
         self._recent.append(objective)
         mean = sum(self._recent) / len(self._recent)
@@ -278,7 +290,7 @@ class Progress:
             self.said = found
 
     def best(self, direction: Tensor, *, interrupted: bool) -> Tensor:
-        """The result: of what was there so far, where it was interrupted or checked, else the last."""
+        """Return the resulting embedding: the best so far if interrupted or validated, else the last."""
         kept = self._best if interrupted or self.validation is not None else None
         return direction if kept is None else kept
 

@@ -1,6 +1,6 @@
 """The few-shot set: photos with captions that name the concept, questions with answers, and augmented views.
 
-Everything the user hands over is checked here, before anything is encoded.
+All input by the user is validated here, before anything is encoded.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ CAPTION_PROMPTS = (
     "What do you see?",
     "Tell me about the picture.",
 )
-"""Instructions that captions are learned under: under one alone, the name is tied to that one."""
+"""Instructions that captions are learned under; with a single one, the name would be tied to it."""
 
 BRIGHTNESS = 0.6
-"""A view's brightness is drawn from 1 ± this."""
+"""The brightness factor of a view is drawn from 1 ± this."""
 ROTATION = 45.0
-"""A view is turned by up to so many degrees either way."""
+"""A view is rotated by up to this many degrees in either direction."""
 LONG_SIDE = 1536
-"""Pixels that the longer side of an augmented view has at most.
+"""Maximum length in pixels of an augmented view's longer side.
 
-The towers of a fixed size see 224 to 896, LLaVA-NeXT up to 1,008, LLaVA-OneVision as many tokens as of 1,152
-by 1,152, Idefics3 1,536, Mistral 3 1,540. InternVL makes up to 1,792 by 1,344 of a photo, and Qwen takes up
-to 12 megapixels as they are: they see all of it in the first view, which is the photo itself.
+Vision towers with a fixed input size see 224 to 896 pixels, LLaVA-NeXT up to 1,008, LLaVA-OneVision as many
+tokens as for 1,152 by 1,152, Idefics3 1,536, Mistral 3 1,540. InternVL tiles a photo into up to 1,792 by
+1,344, and Qwen takes up to 12 megapixels as they are: both see full resolution in the first view, which is
+the photo itself.
 """
 
 _log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ Entry = TypeVar("Entry")
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """One concept to learn: the arguments of `MyVLM.learn`, by the same names.
+    """One concept to learn: the arguments of `MyVLM.learn`, under the same names.
 
     >>> Lesson("sks", ["1.jpg", "2.jpg"], category="mug").kind
     'object'
@@ -79,7 +80,7 @@ class Lesson:
 
 @dataclass(frozen=True, eq=False)
 class LoadedLesson(Lesson):
-    """A lesson whose pictures are read: whoever works with it opens no file."""
+    """A lesson with its pictures loaded, so that code that uses it opens no files."""
 
     images: Sequence[LoadedImage]
     negatives: Sequence[LoadedImage] | None = None
@@ -87,7 +88,7 @@ class LoadedLesson(Lesson):
 
 @dataclass(frozen=True)
 class Example:
-    """One photo, its captions (each holds the identifier) and its question/answer pairs."""
+    """One photo, its captions (each contains the identifier) and its question/answer pairs."""
 
     photo: LoadedImage
     captions: tuple[str, ...]
@@ -95,7 +96,7 @@ class Example:
 
 
 class Augmentation(NamedTuple):
-    """What makes a view of a photo: mirrored or not, brightness as a factor, rotation in degrees."""
+    """Parameters of one view: whether it is mirrored, its brightness factor, its rotation in degrees."""
 
     flip: bool
     brightness: float
@@ -111,15 +112,16 @@ def gather_examples(
     """Pair every photo with its captions and questions.
 
     Args:
-        identifier: the word that every caption must hold.
+        identifier: the word that every caption must contain.
         photos: N photos.
-        captions: for each photo one caption or several, in their order, or by the name or path of its file.
-        questions: pairs of question and answer: N lists, one a photo, or one list that fits every photo; or
+        captions: one or more captions for each photo, in the photos' order, or keyed by the name or path of
+            the photo's file.
+        questions: question/answer pairs: N lists, one per photo, or one list for all photos, or lists keyed
             by the name or path of the photo's file, as `myvlm questions` writes them.
 
     Raises:
-        InputError: the counts or names differ, two files have the name, a caption is no text or lacks the
-            identifier, a pair is no pair.
+        InputError: counts or names do not match, an entry's name belongs to two files, a caption is not text
+            or lacks the identifier, or a pair is malformed.
     """
     if isinstance(captions, Mapping):
         captions = in_order(captions, [_names(photo) for photo in photos], "captions")
@@ -150,7 +152,7 @@ def gather_examples(
 
 
 def check_caption(identifier: str, text: str, where: str) -> None:
-    """Raise InputError unless `text` holds the identifier as a word of its own, with its capitals."""
+    """Raise InputError unless `text` contains the identifier as a whole word, capitalized alike."""
     if not contains_word(text, identifier):
         small = contains_word(text, identifier.lower())
         raise InputError(
@@ -194,15 +196,16 @@ def _questions_by_photo(
 
 
 def in_order(by_name: Mapping[str, Entry], photos: Sequence[Sequence[str]], what: str) -> list[Entry]:
-    """The entries of a mapping in the order of the photos.
+    """Return the entries of a mapping in the order of the photos.
 
     Args:
-        by_name: an entry for each photo.
-        photos: the names that each goes by, see `file_names`; one counts where no other photo goes by it.
-        what: the entries are, for the message.
+        by_name: one entry per photo.
+        photos: for each photo the names it can be given by, see `file_names`. Names after the first are
+            ignored if another photo has them too.
+        what: what the entries are, for the error message.
 
     Raises:
-        InputError: a photo has no entry, or an entry no photo, or two entries are of one name.
+        InputError: a photo has no entry, an entry has no photo, or two entries have the same name.
 
     >>> in_order({"2.jpg": "two", "a/1.jpg": "one"}, [("a/1.jpg", "1.jpg"), ("a/2.jpg", "2.jpg")], "captions")
     ['one', 'two']
@@ -228,10 +231,10 @@ def in_order(by_name: Mapping[str, Entry], photos: Sequence[Sequence[str]], what
 
 
 def by_composed_name(by_name: Mapping[str, Entry], what: str) -> dict[str, Entry]:
-    """The entries by names of one spelling: some systems write letters and their accents apart.
+    """Return the entries keyed by composed Unicode names: some systems store letters and accents separately.
 
     Raises:
-        InputError: two of the names are one then.
+        InputError: two names are equal once composed.
 
     >>> by_composed_name({"Zoe\\u0308.png": "a"}, "captions") == {"Zo\\xeb.png": "a"}
     True
@@ -251,14 +254,14 @@ def by_composed_name(by_name: Mapping[str, Entry], what: str) -> dict[str, Entry
 
 
 def _key(names: Sequence[str], by_name: Mapping[str, object], photos: Sequence[Sequence[str]]) -> str | None:
-    """Of the names of a photo that which has an entry: its path, or one that no other photo goes by."""
+    """The name of a photo that has an entry: the photo's first name, or one that no other photo has."""
     others = [other for other in photos if other[0] != names[0]]
     own = (name for name in names if name == names[0] or not any(name in other for other in others))
     return next((name for name in own if name in by_name), None)
 
 
 def file_names(file: Path) -> tuple[str, ...]:
-    """What a photo's file may be called: its path, or its name alone."""
+    """Return the names that a photo's file can be given by: its path, and its name alone."""
     return str(file), file.as_posix(), file.name
 
 
@@ -267,7 +270,7 @@ def _names(photo: LoadedImage) -> tuple[str, ...]:
 
 
 def _entries(given: object) -> list[Any] | None:
-    """What a list, or anything that can be gone through, holds; None for a text and what holds nothing."""
+    """The items of an iterable as a list; None for text, bytes, mappings and anything not iterable."""
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
         return None
     return list(given)
@@ -282,14 +285,17 @@ def _is_pair(entry: object) -> bool:
 
 
 def as_seen(processor: Any, photo: LoadedImage, *, long_side: int | None = None) -> Image.Image:
-    """A photo, or, where a model sees less than a quarter of one `LONG_SIDE` long, as much as it needs.
+    """Return the photo, reduced to what the model needs if the model sees only a small part of its pixels.
 
-    That is twice the pixels a side of all that its processor makes of such a photo, tiles included: what is
-    sampled from it then is the same to the eye. A model that sees every pixel is given every pixel.
+    A photo longer than `LONG_SIDE` is reduced if, for a copy of that length, the processor produces at most a
+    quarter of the pixels per side. The result has twice the pixels per side of everything that the processor
+    produces, tiles included, and looks the same after resampling. A model that sees every pixel gets every
+    pixel.
 
     Args:
-        processor: of the model.
-        long_side: its longer side at most, where a model that sees every pixel need not have them all.
+        processor: the model's processor.
+        photo: the photo.
+        long_side: if given, the maximum longer side for a model that sees more than that.
     """
     factor = max(photo.image.size) / LONG_SIDE
     if factor <= 1:
@@ -302,24 +308,24 @@ def as_seen(processor: Any, photo: LoadedImage, *, long_side: int | None = None)
 
 
 def _pixels_seen(processor: Any, size: tuple[int, int]) -> int:
-    """How many pixels a processor makes of a picture; as many as it has where it does not say."""
+    """Number of pixels that the processor makes of a picture of this size; the picture's own if it fails."""
     known = _seen.setdefault(processor, {})
     if size not in known:
         try:
             made = processor.image_processor(images=[Image.new("RGB", size)], return_tensors="pt")
             known[size] = made["pixel_values"].numel() // 3
-        except Exception as error:  # of somebody else's processor; what it cannot take is said where it must
+        except Exception as error:  # of a third-party processor; encoding the photo will report it
             _log.debug("nothing is known of what %s sees: %s", type(processor).__name__, error)
             known[size] = size[0] * size[1]
     return known[size]
 
 
 def make_views(photo: Image.Image, count: int, *, augment: bool, seed: int) -> list[Image.Image]:
-    """`count` views of a photo; the first is the photo itself, and without `augment` the only one.
+    """Return `count` views of a photo. The first is the photo itself, and without `augment` the only one.
 
-    Flip, brightness 1 ± 0.6 and rotation ± 45° as in §4 of arXiv 2403.14599. What a rotation uncovers is
-    filled with the picture's edge. All but the first are at most `LONG_SIDE` long: at 12 megapixels a view
-    takes a second.
+    Flip, brightness 1 ± 0.6 and rotation ± 45° as in §4 of arXiv 2403.14599. Areas uncovered by the rotation
+    are filled with the picture's edge. All views but the first are at most `LONG_SIDE` long: at 12 megapixels
+    a view takes a second.
 
     >>> [view.size for view in make_views(Image.new("RGB", (40, 30)), 3, augment=True, seed=0)]
     [(40, 30), (40, 30), (40, 30)]
@@ -331,7 +337,7 @@ def make_views(photo: Image.Image, count: int, *, augment: bool, seed: int) -> l
 
 
 def held_out_view(photo: Image.Image, count: int, *, augment: bool, seed: int) -> Image.Image:
-    """The view that would come after the `count` of `make_views`; without `augment` the photo itself."""
+    """Return the view that would follow the `count` of `make_views`; without `augment` the photo itself."""
     return _changed(_shrunk(photo), _changes(count, seed)[-1]) if augment else photo
 
 
@@ -348,7 +354,7 @@ def _changes(count: int, seed: int) -> list[Augmentation]:
 
 def _shrunk(photo: Image.Image) -> Image.Image:
     small = photo.copy()
-    small.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)  # leaves one that is no larger as it is
+    small.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)  # never enlarges
     return small
 
 

@@ -1,9 +1,9 @@
-"""How likely a frozen model finds texts about pictures, in one pass and without a word generated.
+"""Likelihood of given answers under a frozen model, from forward passes without generation.
 
-With a concept's rows it says whether learning may stop: the training captions are nearly memorised in the
-end, under instructions that were trained on, so what counts are views that no step saw, under instructions
-that none held. Without rows, the concept's description in the name's place, it says what the model knows by
-itself.
+With a concept's rows it decides when learning may stop. Towards the end the training captions are nearly
+memorized under the training instructions; the decision therefore uses held-out views, and instructions that
+are not trained on unless the family has caption prompts of its own. Without rows, with the description in the
+name's place, it measures what the plain model knows.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ from myvlm.learning.settings import LearnSettings
 from myvlm.text import find_words, in_words
 
 UNSEEN_PROMPTS = ("Tell me what you see.", "What is in the image?", "Write about the picture.")
-"""Instructions that no step is under."""
+"""Instructions for validation that no training step uses."""
 ENOUGH = 0.75
-"""Part of the captions that must have the name; some views are too dark or too much turned."""
+"""Share of the held-out captions that must name the concept; not all, as some views are too dark or rotated
+too far."""
 SURE = math.log(2)
-"""A token with a loss below this is likelier than all others together: greedy replies say it."""
+"""Loss below which a token is more likely than all others together, so that greedy decoding generates it."""
 TAUGHT_LOSS = "taught_loss"
-"""The figure of an embedding whose replies are verified: the loss of that caption, of all that it was taught,
-which the plain model finds the least likely."""
+"""Key of an embedding's figures, present if its replies are verified: the plain model's loss of the training
+caption that it finds least likely, in nats per token."""
 
 
 class Check(NamedTuple):
-    """How often held-out captions would name the concept by an embedding, and how likely they are.
+    """Result of a validation: how often held-out captions would name the concept, and how likely they are.
 
     Attributes:
-        said: part of the held-out captions whose every token of the name is likelier than all others; None
-            where that is not known.
-        loss: mean negative log-likelihood of a token of these captions, the name's own among them.
+        said: share of the held-out captions in which every token of the name is more likely than all others
+            together; None if that is not known.
+        loss: mean negative log-likelihood per token of these captions, the name included.
     """
 
     said: float | None
@@ -50,24 +51,25 @@ class Check(NamedTuple):
 
 
 Shown: TypeAlias = "tuple[Sequence[Any], Callable[..., Loss]]"
-"""Pictures, as features or prefixes, and the loss that takes these."""
+"""Pictures as features or prefixes, and the loss function that takes them."""
 
 
 def shown_to(backbone: Backbone, views: Sequence[Image.Image]) -> Shown:
-    """Pictures as a backbone keeps them, and the loss that takes these."""
+    """Encode pictures, to prefixes if the backbone keeps them; return them with the loss that takes them."""
     features = backbone.encode(views)
     prefixes = backbone.prefixes(features)
     return (features, backbone.answer_loss) if prefixes is None else (prefixes, backbone.tail_loss)
 
 
 class Validation:
-    """How likely captions are that name the concept, of views that were held out; deterministic by seed.
+    """Measures how likely captions that name the concept are for held-out views; deterministic by seed.
 
     Args:
-        backbone: speaks.
-        examples: their photos; one view of each is held out, the photo itself where nothing is augmented.
-        settings: how views are made.
-        identifier: the word that is looked for.
+        backbone: the frozen model.
+        examples: the concept's photos. One view of each is held out, or the photo itself without
+            augmentation.
+        settings: the settings that views are made with.
+        identifier: the word to look for in the captions.
     """
 
     def __init__(
@@ -93,25 +95,25 @@ class Validation:
         ]
         self._shown: Callable[[], Shown] = cache(partial(shown_to, backbone, self.views))
         if self.augmented:
-            self._shown()  # before a learner shares out what memory is left
+            self._shown()  # now, before the view cache divides up the free memory
 
     def take(self, fetch: Callable[[int], Any], *, prefixed: bool) -> None:
-        """Where nothing is augmented the held-out views are the photos: take what is kept of these anyway.
+        """Without augmentation, use the photos that the view cache keeps instead of encoding them again.
 
         Args:
-            fetch: gives that of a photo, by its number.
-            prefixed: whether it is a prefix; else features.
+            fetch: returns the prefix or features of a photo, by its number.
+            prefixed: whether `fetch` returns prefixes.
         """
         loss_of = self.backbone.tail_loss if prefixed else self.backbone.answer_loss
-        numbers = range(len(self.views))  # of this object nothing is kept in what it keeps: no cycle
+        numbers = range(len(self.views))  # so that the lambda holds no reference to self: no cycle
         if not self.augmented:
             self._shown = lambda: ([fetch(number) for number in numbers], loss_of)
 
     @torch.no_grad()
     def check(self, direction: Tensor) -> Check:
-        """How likely the captions are with this `rows × dim` embedding.
+        """Return how likely the captions are with this `rows × dim` embedding.
 
-        Of a family that cannot tell a batch's samples apart (`Loss.by_sample`) nothing is known of the name.
+        `said` is None for a family that cannot separate the samples of a batch (`Loss.by_sample`).
         """
         views, loss_of = self._shown()
         rows = [[ConceptRows(direction.detach(), self.norm)]] * len(self.photos)
@@ -127,7 +129,8 @@ class Validation:
 
 
 def _of_word(decode: Callable[[list[int]], str], ids: list[int], word: str) -> slice:
-    """The tokens that write a word, where the text has it first; all, where it has not.
+    """The slice of tokens that write a word where it first occurs in the text; all tokens if it does not
+    occur.
 
     >>> _of_word(lambda ids: "".join("a |s|k|s| .".split("|")[i] for i in ids), [0, 1, 2, 3, 4], "sks")
     slice(1, 4, None)
@@ -149,19 +152,19 @@ def losses(
     *,
     at_once: int,
 ) -> list[float]:
-    """The plain model's mean negative log-likelihood, in nats a token, of each answer to its prompt.
+    """Return the plain model's mean negative log-likelihood, in nats per token, of each answer to its prompt.
 
     Args:
         loss_of: the backbone's `answer_loss` or `tail_loss`.
-        pictures: what that takes of B pictures.
-        prompts, answers: B instructions and texts.
-        at_once: how many of them are one batch, as the backbone's `images_at_once`.
+        pictures: features or prefixes of B pictures, as `loss_of` takes them.
+        prompts, answers: B instructions and B texts.
+        at_once: batch size, such as the backbone's `images_at_once`.
     """
     means: list[float] = []
     for start in range(0, len(pictures), at_once):
         batch = [part[start : start + at_once] for part in (pictures, prompts, answers)]
         loss = loss_of(*batch, [[]] * len(batch[0]))
-        if loss.by_sample is None:  # a family that cannot tell a batch's samples apart
+        if loss.by_sample is None:  # the family cannot separate the samples of a batch
             each = zip(*batch, strict=True)
             means += [float(loss_of(*([part] for part in one), [[]]).cross_entropy) for one in each]
         else:
@@ -171,11 +174,11 @@ def losses(
 
 
 class PlainView(NamedTuple):
-    """What the plain model makes of the photos, told of the thing by its description alone.
+    """The plain model's losses of the given answers and captions, with the description in place of the name.
 
     Attributes:
-        answers: nats a token of each given answer.
-        captions: nats a token of each caption; so far the owner's words are from the model's own.
+        answers: nats per token of each given answer.
+        captions: nats per token of each caption: how far the owner's wording is from the model's own.
     """
 
     answers: list[float]
@@ -183,17 +186,18 @@ class PlainView(NamedTuple):
 
     @property
     def asked_by(self) -> Literal["name", "description"]:
-        """How questions about the concept are asked (`LearnSettings.asked_by`).
+        """How questions should refer to the concept (`LearnSettings.asked_by`).
 
-        By its description where the model, asked so of the photos, finds the given answers, half of them or
-        more: their tokens are, on the mean, likelier than all others together.
+        By its description if the plain model, asked that way, finds at least half of the given answers: their
+        tokens are on average more likely than all others together.
         """
         found = [loss < SURE for loss in self.answers]
         return "description" if 2 * sum(found) >= len(found) else "name"
 
 
 def plain_view(backbone: Backbone, examples: Sequence[Example], name: str, description: str) -> PlainView:
-    """The plain model's view of the photos' answers and captions, with the description for the name."""
+    """Compute the plain model's losses of the photos' answers and captions, with the description for the
+    name."""
     found = PlainView([], [])
     for example in examples:
         asked, answers = (

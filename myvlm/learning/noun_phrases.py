@@ -1,4 +1,4 @@
-"""Noun phrases that name a category: "a mug", "the dotted purple mug", "mug"."""
+"""Find and replace noun phrases that name a category, such as "a mug", "the dotted purple mug" and "mug"."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _JOINING = (
     "an?|the|one|and|or|of|in|on|at|by|to|with|without|near|next|beside|behind|under|over|above|below|from|"
     "for|is|are|has|holding|my|his|her|its|their|this|that"
 )
-"""Words that end a noun phrase, or begin another."""
+"""Words that end a noun phrase or begin another, and so cannot describe the noun."""
 
 ARTICLES = ("a", "an", "another", "the", "one", "my", "this")
-"""What a noun phrase begins with."""
+"""Words that a noun phrase may begin with."""
 
 _DEFINITE = ("the", "this", "my")
-"""What one begins with that may speak again of a thing that a text has named before."""
+"""Articles of noun phrases that may refer back to an object mentioned before."""
 
 DESCRIBING = 3
-"""Words at most that describe the thing, between the article and the noun."""
+"""Maximum number of describing words between the article and the noun."""
 
 
 def noun_phrases(text: str, category: str) -> list[str]:
-    """The noun phrases of a text that name the category, in order.
+    """Return the noun phrases of a text that name the category, in order.
 
     >>> noun_phrases("a dog and a big red mug on a mug", "mug")
     ['a big red mug', 'a mug']
@@ -35,7 +35,7 @@ def noun_phrases(text: str, category: str) -> list[str]:
 
 
 def longest_phrase(category: str) -> int:
-    """How many words the longest noun phrase of a category has.
+    """Return the number of words in the longest possible noun phrase of a category.
 
     >>> longest_phrase("coffee mug")
     6
@@ -44,7 +44,7 @@ def longest_phrase(category: str) -> int:
 
 
 def mentions(text: str, category: str) -> int:
-    """How many noun phrases of a text name the category.
+    """Count the noun phrases of a text that name the category.
 
     >>> mentions("a red mug next to the mug", "mug"), mentions("two mugs", "mug")
     (2, 0)
@@ -53,7 +53,7 @@ def mentions(text: str, category: str) -> int:
 
 
 def other_phrases(text: str, category: str) -> list[int]:
-    """Where the noun phrases of a category begin that do not speak of what was named before.
+    """Return the positions of the category's noun phrases that cannot refer back to an earlier mention.
 
     >>> other_phrases("sks and a red mug. The mug is old.", "mug")
     [8]
@@ -63,7 +63,7 @@ def other_phrases(text: str, category: str) -> list[int]:
 
 
 def describing(words: Sequence[str]) -> str:
-    """The noun phrase of the words that a thing is called by, the category's last.
+    """Return the noun phrase made of describing words and, last, the category.
 
     >>> describing(("dotted", "purple", "mug"))
     'the dotted purple mug'
@@ -72,7 +72,8 @@ def describing(words: Sequence[str]) -> str:
 
 
 def as_described(text: str, descriptions: Mapping[str, str]) -> str:
-    """A caption with concepts as somebody would speak of them who did not know their names.
+    """Replace names of concepts in a caption by indefinite phrases, as someone would who does not know the
+    names.
 
     >>> as_described("sks next to Bo.", {"sks": "the orange mug", "Bo": "the dog"})
     'An orange mug next to a dog.'
@@ -86,9 +87,9 @@ def _one_of(phrase: str) -> str:
 
 
 def name_in_caption(text: str, category: str, identifier: str) -> str:
-    """A caption with the category's first noun phrase replaced by the identifier.
+    """Replace the category's first noun phrase in a caption by the identifier.
 
-    Where the category is not named, the identifier is put in front.
+    If the caption does not mention the category, the identifier is put in front.
 
     >>> name_in_caption("a red mug next to a dog.", "mug", "sks")
     'sks next to a dog.'
@@ -108,15 +109,16 @@ def name_in_phrase(
     identifier: str,
     choose: Callable[[str, Sequence[int]], int] | None = None,
 ) -> str:
-    """A text with one noun phrase of the category replaced by the identifier, where there is one.
+    """Replace the noun phrase of the category that best fits a description by the identifier, if there is
+    one.
 
-    That which shares most words with the description; one described in other words alone is another thing,
-    unless the description is nothing but the category.
-    A text that says nothing else keeps it beside the identifier: a name alone would say less than it did.
+    The best phrase shares the most words with the description. A phrase that shares none of its describing
+    words is about another object, unless the description is nothing but the category. If the text consists of
+    the phrase alone, it is kept beside the identifier: the name alone would say less than the text did.
 
     Args:
-        choose: given the text and where each of several phrases begins that fit alike, which of them it is;
-            the first where that is not given.
+        choose: called with the text and the start positions of several phrases that fit equally well, returns
+            the index of the right one; by default the first is taken.
 
     >>> name_in_phrase("a red mug next to a dotted purple mug.", "mug", "the dotted purple mug", "sks")
     'a red mug next to sks.'
@@ -140,15 +142,18 @@ def name_in_phrase(
 
 
 def _fitting(text: str, category: str, description: str) -> list[regex.Match[str]]:
-    """The noun phrases that share most words with a description, in order, without those that may speak again
-    of the first of them ("a man at a desk. The man smiles.")."""
+    """The noun phrases that share the most words with a description, in order.
+
+    Later ones with a definite article are left out: they may refer back to the first ("a man at a desk. The
+    man smiles.").
+    """
     plain, most = {*ARTICLES, *category.lower().split()}, 0.0
     meant = set(description.lower().split()) - plain
     found: list[regex.Match[str]] = []
     for phrase in _noun_phrase(category).finditer(text):
         first, *_ = spoken = phrase.group().lower().split()
         words = set(spoken) - plain
-        fits = len(words & meant) if words and meant else 0.5  # "a mug" may be it
+        fits = len(words & meant) if words and meant else 0.5  # an undescribed "a mug" may be it
         if fits > most:
             found, most = [phrase], fits
         elif fits and fits == most and first not in _DEFINITE:
@@ -158,7 +163,7 @@ def _fitting(text: str, category: str, description: str) -> list[regex.Match[str
 
 @lru_cache(maxsize=64)
 def _noun_phrase(category: str) -> regex.Pattern[str]:
-    """Describing words may stand between article and noun; "a cat and a mug" is no mug."""
+    """Matches noun phrases with describing words between article and noun; "a cat and a mug" is not one."""
     noun, article = word_source(category.lower()), "|".join(ARTICLES)
     describing = rf"(?:(?!(?:{_JOINING})\b)[\w-]+\s+){{0,{DESCRIBING}}}?"
     return regex.compile(rf"\b(?:{article})\s+{describing}{noun}|{noun}", CASE_FLAGS)

@@ -1,4 +1,4 @@
-"""The learning loop: only the concept embeddings move; the model and the encoded views stay as they are."""
+"""The learning loop: only the concept embeddings are updated; the model and the encoded views stay fixed."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from myvlm.learning.settings import LearnSettings
 from myvlm.learning.view_cache import ViewCache, memory_budget
 
 Report = Callable[[int, float, float, float | None], None]
-"""Called after every step with its number (from 1), the cross-entropy, the regularizer, and the part of
-held-out captions that name the concept so far, None where nobody looks (`steps="auto"` does): the mean over
-concepts, where several are learned."""
+"""Callback after every step: the step's number (from 1), cross-entropy, regularizer, and the share of
+held-out captions that name the concept so far, None unless `steps="auto"`. If several concepts are learned,
+the losses and the share are means over them."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,21 +35,21 @@ def learn_embedding(
     words: Sequence[str] = (),
     report: Report | None = None,
 ) -> LearnResult:
-    """Optimise one concept embedding on a frozen backbone (§3.2 and §3.3 of arXiv 2403.14599).
+    """Optimize one concept embedding on a frozen backbone (§3.2 and §3.3 of arXiv 2403.14599).
 
-    Every step takes all photos: of each a random view, a random caption of its own and a random
-    instruction; and `questions_per_step` question/answer pairs of random photos.
+    Every step uses all photos, each with a random view, a random caption of its own and a random instruction,
+    and `questions_per_step` question/answer pairs of random photos.
 
     Args:
-        words: the identifier and what the thing is called, where the optimiser starts; at random without,
-            and where the backbone has no embedding of words as wide as a row.
-        report: told of every step.
+        words: the identifier and the words for the object, where the optimizer starts. The start is random
+            without them, and if the backbone has no word embeddings as wide as a row.
+        report: called after every step.
 
     Raises:
-        InputError: the memory budget does not hold a step, or `steps="auto"` has no word to look for.
+        InputError: the memory budget does not hold a step, or `steps="auto"` is set without `words`.
         BackboneError: a step's losses or its gradient are not finite; no further step is taken.
-        KeyboardInterrupt: Ctrl-C before the first step. After one it ends the loop, and what was learned so
-            far is returned and marked.
+        KeyboardInterrupt: Ctrl-C before the first step. Later, Ctrl-C ends the loop, and the result so far is
+            returned and marked as interrupted.
     """
     [learned] = learn_embeddings(backbone, [LearnRequest(examples, settings, words)], report=report)
     return learned
@@ -58,10 +58,10 @@ def learn_embedding(
 def learn_embeddings(
     backbone: Backbone, requests: Sequence[LearnRequest], *, report: Report | None = None
 ) -> list[LearnResult]:
-    """Optimise several embeddings side by side: in every step one batch of all concepts' samples.
+    """Optimize several embeddings side by side: each step takes one batch with the samples of all concepts.
 
-    Each concept has its own draws, optimiser and end, and learns what it would alone, within rounding.
-    The memory budget is the smallest that any of the requests sets.
+    Each concept has its own random draws, optimizer and end, and learns the same as it would alone, within
+    rounding. The memory budget is the smallest that any of the requests sets.
 
     Raises: as `learn_embedding`.
     """
@@ -72,7 +72,7 @@ def learn_embeddings(
                 got="no words", expected="the identifier", fix="pass words=(identifier, category)",
             )  # fmt: skip
     interrupted = False
-    # Gradients may be off where the caller stands; what is made in inference mode could take none.
+    # The caller may have disabled gradients, and tensors made in inference mode could not have any.
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -106,9 +106,9 @@ def _said(optimizers: Sequence[ConceptOptimizer]) -> float | None:
 
 
 class _Batches:
-    """Steps of several concepts at once, as many as the memory allows.
+    """Takes steps of several concepts in joint batches, as large as the memory allows.
 
-    The photos of all concepts are numbered through; each of their views is encoded once and kept in a cache.
+    The photos of all concepts are numbered consecutively; each of their views is encoded once and cached.
     """
 
     def __init__(self, backbone: Backbone, optimizers: Sequence[ConceptOptimizer]) -> None:
@@ -128,7 +128,7 @@ class _Batches:
             photos += own
         budgets = [c.settings.budget for c in optimizers if c.settings.budget != "auto"]
         self.tail_loss: Callable[..., Loss] = backbone.tail_loss
-        if not budgets:  # with one a step takes what it was measured to, and nothing is kept for the next
+        if not budgets:  # under a budget a step takes the measured memory, so nothing is kept between steps
             texts = [text for optimizer in optimizers for text in optimizer.texts()]
             self.tail_loss = backbone.tail_losses(texts, max(len(c.direction) for c in optimizers))
         largest = max(optimizers, key=lambda optimizer: len(optimizer.largest()))
@@ -145,12 +145,12 @@ class _Batches:
         self.at_once = self.views.at_once
         for optimizer in optimizers:
             if validation := optimizer.progress.validation:
-                # Not of this object, which holds the validation: a cycle would keep the views after the end.
+                # Binds no reference to self, which holds the validation: a cycle would keep the views alive.
                 kept = partial(_photo, self.views, self.first_photo[optimizer])
                 validation.take(kept, prefixed=self.views.prefixed)
 
     def step(self, active: Sequence[ConceptOptimizer]) -> list[tuple[float, float]]:
-        """One step of each of these concepts; their cross-entropies and regularizers."""
+        """Take one step of each of these concepts; return their cross-entropies and regularizers."""
         batches = [optimizer.draw(self.view_counts[optimizer]) for optimizer in active]
         done: list[tuple[float, float]] = []
         while len(done) < len(active):
@@ -176,12 +176,12 @@ class _Batches:
         fetched: Sequence[Any],
         prefixed: bool,
     ) -> list[tuple[Tensor, tuple[float, float]]] | None:
-        """Each concept's gradient and losses; None where the family cannot tell the samples' apart.
+        """Each concept's gradient and losses; None if the family cannot separate the losses of the samples.
 
         Args:
             batches: for each concept its samples.
-            fetched: what the cache gave for each sample of all of them, in their order.
-            prefixed: whether these are prefixes.
+            fetched: what the cache returned for each of these samples, in order.
+            prefixed: whether `fetched` are prefixes.
         """
         samples = [sample for batch in batches for sample in batch]
         rows = [
@@ -198,7 +198,7 @@ class _Batches:
             own.cross_entropy + optimizer.settings.regularizer * own.attention
             for optimizer, own in zip(optimizers, losses, strict=True)
         ]
-        # No sample holds two of the concepts: the sum's gradient is each one's own.
+        # No sample has two of the concepts, so the gradient of the sum holds each concept's own.
         gradients = torch.autograd.grad(totals, [optimizer.direction for optimizer in optimizers])
         steps = [optimizer.progress.step + 1 for optimizer in optimizers]
         return [
@@ -208,15 +208,16 @@ class _Batches:
 
 
 def _photo(views: ViewCache, first: int, number: int) -> Any:
-    """What is kept of the photo itself of that number among those of a concept."""
+    """The cached first view, the photo itself, of one photo of a concept whose photos begin at number
+    `first`."""
     return views.fetch(first + number, 0)
 
 
 def _read(loss: Loss, gradient: Tensor, step: int) -> tuple[float, float]:
-    """The two losses of a step, read from the device together with whether its gradient can be used.
+    """Read a step's losses from the device in one transfer, with whether they and the gradient are finite.
 
     Raises:
-        BackboneError: one of them, or the gradient, is not finite.
+        BackboneError: a loss or the gradient is not finite.
     """
     parts = (loss.cross_entropy, loss.attention, gradient.norm())
     found = torch.stack([part.detach().to(gradient.device, torch.float32) for part in parts]).tolist()
@@ -232,7 +233,7 @@ def _read(loss: Loss, gradient: Tensor, step: int) -> tuple[float, float]:
 
 
 def _own_losses(loss: Loss, counts: Sequence[int]) -> list[Loss] | None:
-    """The losses of consecutive runs of samples, so many in each; None where they cannot be told apart."""
+    """The losses of consecutive groups of samples of these sizes; None if the samples cannot be separated."""
     if len(counts) == 1:
         return [loss]
     if loss.by_sample is None:

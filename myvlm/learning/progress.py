@@ -1,6 +1,7 @@
-"""How far learning is: a bar on a terminal, one in a notebook, a line now and then in a pipe.
+"""Show the progress of learning: as a bar on a terminal or in a notebook, as occasional lines in a pipe.
 
-All of it goes where it does not mix with results: the error stream, or an output of its own of the cell.
+The output never mixes with results: it goes to the error stream, or to a separate output of the notebook
+cell.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from myvlm.learning.dataset import Lesson
 from myvlm.learning.optimise import Report
 
 NOTEBOOK_PAUSE = 0.25
-"""Seconds between two drawings in a notebook: each is a message to the browser."""
+"""Minimum seconds between two updates in a notebook: each is a message to the browser."""
 PIPE_PAUSE = 10.0
-"""Seconds between two lines in a pipe or a log file."""
+"""Minimum seconds between two lines in a pipe or a log file."""
 
 
 @dataclass
 class LearningProgress:
-    """How far learning is.
+    """The state of learning, as progress displays show it.
 
     Attributes:
-        names: what is learned.
-        longest: steps after which it ends in any case.
-        step: steps taken.
-        loss: the last losses, as they are shown.
-        said: the part of held-out captions that name the concept so far, where that is looked at.
-        began, first, ended: seconds of a clock: the start, the end of the first step, the end of all.
-        failed: whether it ended by an error.
+        names: the identifiers that are learned.
+        longest: maximum number of steps.
+        step: number of steps taken.
+        loss: the last losses, formatted.
+        said: share of held-out captions that name the concept so far, if that is measured.
+        began, first, ended: clock times in seconds: at the start, after the first step, at the end.
+        failed: whether learning ended with an error.
     """
 
     names: str
@@ -51,21 +52,21 @@ class LearningProgress:
     failed: bool = False
 
     def advance(self, step: int, loss: str, said: float | None) -> None:
-        """Note a step."""
+        """Record a step."""
         if self.first is None:
             self.first = monotonic()
         self.step, self.loss, self.said = step, loss, said
 
     @property
     def doing(self) -> str:
-        """What is under way, in words."""
+        """A phrase that says what is in progress."""
         if self.ended is not None:
             return f"stopped learning {self.names}" if self.failed else f"learned {self.names}"
         return f"learning {self.names}" if self.step else f"looking at {self.names}"
 
     @property
     def time(self) -> str:
-        """Time left, by the steps since the first, or, at the end, time taken.
+        """Estimated time left, from the steps since the first; once learning has ended, the time taken.
 
         >>> LearningProgress("sks", 10, step=5, began=0.0, ended=75.0).time
         'in 1:15'
@@ -78,7 +79,7 @@ class LearningProgress:
 
     @property
     def words(self) -> str:
-        """The loss, how often the name is said, the time.
+        """The loss, the share of captions that name the concept, and the time.
 
         >>> LearningProgress("sks", 10, step=5, loss="1.2", said=0.5, began=0.0, ended=2.0).words
         'loss 1.2 · said in 50% · in 0:02'
@@ -88,20 +89,21 @@ class LearningProgress:
 
     @property
     def line(self) -> str:
-        """All of it in one line."""
+        """Everything in one line."""
         return " · ".join(filter(None, [f"{self.doing} {self.step}/{self.longest}", self.words]))
 
 
 Shown: TypeAlias = "bool | Callable[[LearningProgress], None]"
-"""Whether it is shown; or what shows it, called at the start, after every step and at the end. If it raises
-KeyboardInterrupt, learning ends as by Ctrl-C."""
+"""Whether progress is shown; or a callback that shows it, called at the start, after every step and at the
+end. If the callback raises KeyboardInterrupt, learning ends as with Ctrl-C."""
 
 
 @contextmanager
 def learning_progress(
     lessons: Sequence[Lesson], requests: Sequence[LearnRequest], *, shown: Shown
 ) -> Iterator[Report]:
-    """Yield what `learn_embeddings` reports to, below captions that a model wrote; silent unless `shown`."""
+    """Show captions that the model wrote, then yield the report callback for `learn_embeddings`; silent
+    unless `shown`."""
     settings = max((request.settings for request in requests), key=lambda own: own.longest)
     each = zip(lessons, requests, strict=True)
     notes = [line for lesson, request in each for line in _written_captions(lesson, request)]
@@ -124,7 +126,8 @@ def learning_progress(
 
 
 def _drawing(state: LearningProgress, notes: Sequence[str], shown: Shown) -> Any:
-    """What draws the state where this process shows things: now, or if a while has passed."""
+    """The context manager that shows the state in this process. It yields a function that draws at once if
+    its argument is true, else only if enough time has passed."""
     if callable(shown):
         return _by(shown, state)
     console = Console(stderr=True)
@@ -180,10 +183,10 @@ def _in_pipe(console: Console, state: LearningProgress, notes: Sequence[str]) ->
 
 @contextmanager
 def _in_notebook(state: LearningProgress, notes: Sequence[str]) -> Iterator[Draw]:
-    """By the notebook's own means, in Jupyter, VS Code and Colab: rich wants ipywidgets, which many lack."""
+    """Draw through IPython, in Jupyter, VS Code and Colab: rich needs ipywidgets, which are often missing."""
     from IPython.display import display
 
-    show: Any = display  # it has no types
+    show: Any = display  # untyped
     handle: Any = None
     drawn = 0.0
 
@@ -211,7 +214,7 @@ def _page(state: LearningProgress, notes: Sequence[str]) -> str:
 
 
 def _written_captions(lesson: Lesson, request: LearnRequest) -> list[str]:
-    """The captions, in lines, where the model wrote them: nobody has looked them through."""
+    """Lines with the captions that the model wrote, for the user to check; none if the user gave captions."""
     if lesson.captions is not None:
         return []
     lines = [f"  {one.photo.name}: {text}" for one in request.examples for text in one.captions]
@@ -219,7 +222,7 @@ def _written_captions(lesson: Lesson, request: LearnRequest) -> list[str]:
 
 
 def _clock(seconds: float) -> str:
-    """Minutes and seconds.
+    """Format seconds as minutes and seconds, and hours if there are any.
 
     >>> _clock(75.4), _clock(3725)
     ('1:15', '1:02:05')

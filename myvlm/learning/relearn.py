@@ -1,4 +1,4 @@
-"""Learn a concept again, by what its folder says of how it was learned: for another model or weights."""
+"""Learn a stored concept again for another model or other weights, from the recipe in its folder."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ _log = logging.getLogger(__name__)
 
 
 def known_as(concept: Concept | str | PathLike[str], library: ConceptLibrary) -> Concept:
-    """The concept that is meant; one of a folder or address as a library has it that has loaded it: by its
-    name there, and with the head as it was corrected there.
+    """Return the concept, in the form that the library has it if the library has loaded it.
+
+    For a concept given by its folder or address that the library has loaded, the library's identifier and its
+    possibly corrected head are used.
 
     Raises:
         MissingFileError, ConceptFileError: see `Concept.load`.
-        ConceptExistsError: a word of it is that of another concept in the library.
+        ConceptExistsError: one of its words belongs to another concept in the library.
     """
     known = concept if isinstance(concept, Concept) else Concept.load(concept, device=library.device)
     for identifier, loaded in library.items():
@@ -61,11 +63,12 @@ def teach_again(
     device: str,
     progress: Shown,
 ) -> Concept:
-    """A concept with what this backbone learned of it beside what others did; see `MyVLM.relearn`.
+    """Learn a concept on this backbone, and return it with the new embedding beside its others; see
+    `MyVLM.relearn`.
 
     Args:
-        kept: whether the photos are those that were kept with the concept.
-        device: where its head's encoder runs.
+        kept: whether the photos are those that are stored with the concept.
+        device: where the encoder of its head runs.
     """
     default = default_settings(backbone.name, family=backbone.family, kind=concept.kind)
     settings = settings or settings_again(concept, backbone.name, default)
@@ -93,16 +96,17 @@ def lesson_again(
     negatives: Sequence[LoadedImage] | None,
     settings: Settings,
 ) -> LoadedLesson:
-    """The lesson that teaches a concept's own word again; what is not given is taken from its recipe.
+    """Return the lesson for learning a concept's original word again; arguments not given come from its
+    recipe.
 
-    Captions that a model wrote are left out, to be written by the model that learns now.
+    Captions that a model wrote are not reused: the model that learns now writes its own.
 
     Args:
-        kept: whether the photos are those of `kept_photos`, which are numbered in their order.
+        kept: whether the photos are those of `kept_photos`, which are numbered in the recipe's order.
 
     Raises:
-        InputError: they are other photos than the recipe's, and no captions of them are given.
-        ConceptFileError: the recipe is not as it was written.
+        InputError: the photos are not the recipe's, and no captions are given for them.
+        ConceptFileError: the recipe was altered.
     """
     places = None if kept else _places(concept, photos)
     own = _entries(concept, "captions") if concept.recipe.get("captions_by") != "model" else []
@@ -123,13 +127,14 @@ def lesson_again(
 
 
 def settings_again(concept: Concept, backbone: str, default: LearnSettings) -> LearnSettings:
-    """How a concept is learned again on a backbone.
+    """Return the settings for learning a concept again on a backbone.
 
-    As it was on the backbone of that name, if it ever was. From another one only the number of rows and the
-    seed are taken: learning rates and weights of the regularizer do not carry over between families.
+    They are those it was learned with on the backbone of that name, if there are any. From another backbone
+    only the number of rows and the seed are taken: learning rates and regularizer weights do not carry over
+    between families.
 
     Raises:
-        ConceptFileError: the settings in the folder cannot be such.
+        ConceptFileError: the settings in the folder are invalid.
     """
     own = [
         e for name, e in concept.embeddings.items() if name.partition(FINGERPRINT_SEPARATOR)[0] == backbone
@@ -147,12 +152,12 @@ def settings_again(concept: Concept, backbone: str, default: LearnSettings) -> L
 def head_again(
     concept: Concept, photos: Sequence[LoadedImage], negatives: Sequence[LoadedImage] | None, *, device: str
 ) -> Head:
-    """The concept's head, as it is; fitted again to the photos where its encoder has other weights now.
+    """Return the concept's head, fitted again to the photos if its encoder has other weights now.
 
-    One of an older file comes to know what it was learned from, so that it can be corrected.
+    A head from an older file that lacks its training examples gets them, so that it can be corrected.
 
     Raises:
-        MyVLMError: its encoder cannot be had.
+        MyVLMError: its encoder is not available.
     """
     try:
         concept.head.score(photos[:1])
@@ -167,12 +172,12 @@ def head_again(
 
 
 def learned_again(concept: Concept, backbone: str, again: Concept, *, own_recipe: bool) -> Concept:
-    """The concept with what was learned now beside what it had.
+    """Return the concept with the new embedding added to those that it had.
 
     Args:
-        again: what the lesson gave.
-        own_recipe: whether nothing but the concept's own recipe and photos was used; it is then kept, with
-            what one that was only introduced has not: captions.
+        again: the concept that the lesson gave.
+        own_recipe: whether only the concept's own recipe and photos were used. The recipe is then kept, with
+            missing entries added: an introduced concept has no captions, for example.
     """
     known = concept.with_embedding(backbone, again.embeddings[backbone])
     recipe = {**again.recipe, **concept.recipe} if own_recipe else again.recipe
@@ -181,7 +186,7 @@ def learned_again(concept: Concept, backbone: str, again: Concept, *, own_recipe
 
 
 def kept_photos(concept: Concept) -> str:
-    """The folder of the photos that were kept with a concept. Raises InputError where none were."""
+    """Return the folder of the photos that are stored with a concept. Raises InputError if there are none."""
     kept = concept.folder / PHOTOS if concept.folder else None
     if kept is not None and kept.is_dir() and any(kept.iterdir()):
         return str(kept)
@@ -196,7 +201,8 @@ def kept_photos(concept: Concept) -> str:
 
 
 def _places(concept: Concept, photos: Sequence[LoadedImage]) -> list[int] | None:
-    """Which entry of the recipe goes with each photo, by file name; None where not all names are known."""
+    """For each photo the index of its recipe entry, by file name; None if the names do not identify every
+    photo."""
     names = _names(concept)
     shown = [photo.file_name for photo in photos]
     distinct = all(len(set(some)) == len(some) for some in (names, shown))
@@ -205,7 +211,7 @@ def _places(concept: Concept, photos: Sequence[LoadedImage]) -> list[int] | None
 
 def _names(concept: Concept) -> list[str]:
     names = concept.recipe.get("photos")
-    return [str(name) for name in names] if isinstance(names, list) else []  # once it was their number
+    return [str(name) for name in names] if isinstance(names, list) else []  # older recipes hold their number
 
 
 def _entries(concept: Concept, what: str) -> list[list[Any]]:
@@ -216,14 +222,15 @@ def _entries(concept: Concept, what: str) -> list[list[Any]]:
 
 
 def _chosen(entries: list[list[Any]], places: Sequence[int] | None) -> list[list[Any]]:
-    """The entries of these places; all, in their order, where the photos are known by no name."""
+    """The entries with these indices; all entries, in order, if no indices are known."""
     if places is None or not entries or max(places) >= len(entries):
         return entries
     return [entries[place] for place in places]
 
 
 def _in_spoken(texts: Any, concept: Concept) -> Any:
-    """Texts of a user, in whatever lists, with the word that the concept was learned with."""
+    """The user's texts, in whatever lists, with the word the concept was learned with in place of its
+    identifier."""
     if isinstance(texts, str):
         return replace_word(texts, concept.identifier, concept.spoken)
     if isinstance(texts, Mapping):

@@ -1,4 +1,4 @@
-"""How a concept is learned, in one validated object that is kept in the concept's file."""
+"""Learning settings, validated and stored with each embedding, and their defaults by model family."""
 
 from __future__ import annotations
 
@@ -14,41 +14,48 @@ from myvlm.plugins.model_collections import collection_of
 
 
 class LearnSettings(BaseModel):
-    """Settings of `MyVLM.learn`, which takes what is not set from the model's own defaults.
+    """Settings of `MyVLM.learn`; what is not set there takes the model's own default.
 
-    Those were measured to be better (`myvlm.learning.settings.default_settings`); the defaults here are the
-    paper's.
+    The defaults below are the paper's. Models have other defaults that were measured to be better
+    (`myvlm.learning.settings.default_settings`).
 
     Attributes:
-        rows: concept vectors; one is the paper's.
-        steps: optimiser steps (the paper: 75 to 100 for BLIP-2, 100 for LLaVA, 200 for MiniGPT-v2); "auto"
-            stops earlier where held-out views already say the name (`myvlm.learning.likelihood`).
-        most_steps: with `steps="auto"`, the steps after which it stops in any case.
-        learning_rate: of AdamW on a direction of unit mean square: about the angle, in radians, of a step.
-        gradient_clip: largest norm of a step's gradient; 0 for none.
-        regularizer: λ, the weight of the attention given to the concept (eq. 4 of arXiv 2403.14599).
-        norm: what the rows' norm is set to at every forward (§3.3); only the direction is learned.
-        start: where the optimiser begins: "words", among the model's own embeddings of the identifier, the
-            category and what else its captions call the thing (`described` in `captions`); "told", with a
-            row for each token of "The dotted purple mug is called sks.", whatever `rows` is, in a model whose
-            rows are words; or "random".
-        views: augmented versions of each photo, encoded once; 1 is the photo alone.
-        augment: flip, brightness ±60 % and rotation ±45° in all views but the first (the paper's).
-        questions_per_step: question/answer pairs drawn a step, where there are any.
-        asked_by: what stands for the concept in a question. Its "name", which the rows explain: the paper's.
-            Or the "description" that the model's own captions give, "the dotted purple mug", which needs no
-            rows: the answer is the frozen model's, and what was taught that no picture shows is not known.
-            "auto": the description, unless the model itself, asked so, finds fewer than half of the answers
-            that are given to learn from. Replies say the name in any case.
-        verify: whether a reply behind rows is read again by the plain model, the description in the name's
-            place, and gives way to the model's own words, the name in the description's, where the model
-            finds it less likely than each of the captions that were learned, or that says the name looking at
-            another of the category. A pass of the model a reply, one for each such phrase, and a second reply
+        rows: number of concept vectors; the paper uses one.
+        steps: optimizer steps (the paper: 75 to 100 for BLIP-2, 100 for LLaVA, 200 for MiniGPT-v2); "auto"
+            stops earlier if captions of held-out views already contain the name
+            (`myvlm.learning.likelihood`).
+        most_steps: maximum number of steps with `steps="auto"`.
+        learning_rate: of AdamW. Rows are learned at unit mean square, so it is about the angle of a step in
+            radians.
+        gradient_clip: maximum norm of a step's gradient; 0 disables clipping.
+        regularizer: λ, the weight of the penalty on attention given to the concept (eq. 4 of arXiv
+            2403.14599).
+        norm: rule for the norm that every forward pass gives the rows (§3.3). Only their direction is
+            learned, except with "none".
+        start: initial embedding. "words": near the mean of the model's own embeddings of the identifier, the
+            category and the other words that its captions use for the object (`described` in `captions`).
+            "told": one row per token of "The dotted purple mug is called sks.", whatever `rows` is, in a
+            model whose rows stand among word embeddings. Or "random".
+        views: number of versions of each photo, each encoded once; 1 is the photo alone.
+        augment: flip, brightness ±60 % and rotation ±45° in all views but the first, as in the paper; if
+            false, the photo is the only view.
+        questions_per_step: question/answer pairs drawn per step, if questions are given.
+        asked_by: how a question refers to the concept. "name": by its identifier, which the rows explain, as
+            in the paper. "description": by the noun phrase of the model's own captions, "the dotted purple
+            mug". This needs no rows: the frozen model answers, and does not know learned facts that no
+            picture shows. "auto": by description, unless the plain model, asked that way, finds fewer than
+            half of the answers given for learning. Replies contain the name in any case.
+        verify: whether the plain model checks each reply that was generated with rows, reading the
+            description in place of the name. A reply gives way to the plain model's own, with the name in
+            place of the description, if it lacks the name or says nothing else, is less likely than every
+            training caption, or says the name while the model attends to another object of the category.
+            Costs a forward pass per reply and one per phrase for such another object, and a second reply
             where the first gives way.
-        budget: bytes for the kept views and a step, on the model's device beside the model; "auto" is half of
-            what is free. What does not fit is kept in the host's memory or computed again at each use:
-            slower, with the same result. The model's own captions and its view of the photos come on top.
-        seed: of everything drawn.
+        budget: bytes for the cached views and a step, on the model's device and in addition to the model;
+            "auto" is half of the free memory. Views that do not fit are kept in host memory or recomputed at
+            each use: slower, with the same result. The model's own captions and its losses of the photos'
+            texts come on top.
+        seed: of all random draws.
 
     >>> LearnSettings(rows=4).rows
     4
@@ -75,7 +82,7 @@ class LearnSettings(BaseModel):
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
 
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
-        """What differs from the defaults: `repr` of it makes it again."""
+        """Only values that differ from the defaults, so that evaluating the `repr` gives equal settings."""
         return ((name, value) for name, value in self if value != type(self).model_fields[name].default)
 
     def _repr_html_(self) -> str:
@@ -87,7 +94,7 @@ class LearnSettings(BaseModel):
         return table(rows, heads=["setting", "value", ""])
 
     def over(self, default: Self) -> Self:
-        """These settings where they were set, and the default's where they were not.
+        """Return these settings, with those that were not set explicitly taken from `default`.
 
         >>> LearnSettings(steps="auto").over(LearnSettings(steps=50, rows=4)).rows
         4
@@ -96,23 +103,23 @@ class LearnSettings(BaseModel):
 
     @property
     def longest(self) -> int:
-        """Steps after which learning ends in any case."""
+        """Maximum number of steps."""
         return self.most_steps if self.steps == "auto" else self.steps
 
     def view_seed(self, photo: int) -> int:
-        """The seed of one photo's views, by the photo's number."""
+        """Return the seed of one photo's views, given the photo's number."""
         return self.seed * 1000 + photo
 
 
 Settings: TypeAlias = LearnSettings | dict[str, Any]
-"""How a user may say it: as `LearnSettings`, or by the names of its attributes."""
+"""Settings as a user may give them: a `LearnSettings`, or a dict of its attributes."""
 
 
 def as_settings(given: Settings | None) -> LearnSettings:
-    """The settings that were said; none is set where nothing was.
+    """Return validated settings; with None, none of them is set explicitly.
 
     Raises:
-        InputError: there is no such setting, or it cannot be that.
+        InputError: there is no such setting, or its value is invalid.
 
     >>> as_settings({"rows": 2}) == LearnSettings(rows=2)
     True
@@ -130,23 +137,23 @@ def as_settings(given: Settings | None) -> LearnSettings:
 
 
 MEASURED: dict[str, Any] = {
-    "learning_rate": 0.3,  # at the paper's 1.0 names come out garbled, at 0.1 they take twice the steps
-    "augment": False,  # turned and darkened views were worse on every model that was looked at
-    "steps": "auto",  # one name is said after 20 steps, another not after 50
-    "asked_by": "auto",  # of a new name a small model answers half as many questions right
-    "verify": True,  # rows bend a quarter of what else a small model says, and it can tell which
+    "learning_rate": 0.3,  # at the paper's 1.0 names are garbled, at 0.1 they take twice the steps
+    "augment": False,  # rotated and darkened views were worse on every model tested
+    "steps": "auto",  # one name is learned after 20 steps, another not after 50
+    "asked_by": "auto",  # asked by a new name, a small model answers half as many correctly
+    "verify": True,  # with rows a small model gets a quarter of the rest wrong, and can tell where
 }
-"""What a model that somebody else trained learns with; all else is the paper's.
+"""Defaults for models pretrained by others, where they differ from the paper's.
 
 Measured on `tinyworld/smollm2`; benchmarks/RESULTS.md says on how few users.
 """
 TOLD: dict[str, Any] = {
     **MEASURED,
-    "start": "told",  # half the steps of one row among the words for as many names
-    "norm": "none",  # at visual tokens' norm a sentence's rows bend the rest of what is said
-    "learning_rate": 0.1,  # a start that is nearly right wants smaller steps
+    "start": "told",  # as many names as one row started at words, in half the steps
+    "norm": "none",  # at the norm of visual tokens, a sentence's rows distort the rest of the reply
+    "learning_rate": 0.1,  # a start that is nearly right needs smaller steps
 }
-"""The same where rows stand among words: a causal language model."""
+"""The same for causal language models, whose rows stand among word embeddings."""
 
 FAMILY_SETTINGS: dict[str, dict[str, Any]] = {
     "blip2": {"steps": 75, "regularizer": 0.04},
@@ -154,19 +161,19 @@ FAMILY_SETTINGS: dict[str, dict[str, Any]] = {
     "mllama": MEASURED,
     "minigpt_v2": {**TOLD, "most_steps": 200},
 }
-"""Defaults by family, where they are not `TOLD`: the paper's for Q-Formers, which take no rows among words
-and of which none that somebody else trained was measured; ours for Mllama and MiniGPT-v2."""
+"""Defaults by family, where they are not `TOLD`. Q-Formers use the paper's: their rows do not stand among
+words, and none pretrained by others was measured. Mllama and MiniGPT-v2 use ours."""
 
 
 def default_settings(backbone: str, *, family: str = "", kind: str = "object") -> LearnSettings:
-    """How a concept is learned on a backbone where nothing else is said.
+    """Return the default settings for learning a concept on a backbone.
+
+    A model collection defines the defaults for its own models.
 
     Args:
-        backbone: its name.
-        family: of the backbone, where the name says nothing.
-        kind: of the head; on BLIP-2 objects take 75 steps and all others 100 (§4 of arXiv 2403.14599).
-
-    What is better for a collection's own models it says itself.
+        backbone: the backbone's name.
+        family: the backbone's family, for names that no model collection has settings for.
+        kind: the head's kind; on BLIP-2 objects take 75 steps and all others 100 (§4 of arXiv 2403.14599).
 
     >>> default_settings("tinyworld/llava").learning_rate
     0.02

@@ -1,7 +1,6 @@
-"""Teaching: what `MyVLM` is given of each concept, and the concepts that come of it: learned, or in words.
+"""Turn lessons into concepts: fit their heads, and learn their embeddings or store a description.
 
-Here a head and a backbone are joined to learn from the same photos, as `Speaker` joins them to speak;
-neither knows of the other.
+This joins a head and a backbone for learning, as `Speaker` does for speaking; neither depends on the other.
 """
 
 from __future__ import annotations
@@ -34,20 +33,20 @@ from myvlm.text import caution, check_category, check_identifier, check_written,
 _log = logging.getLogger(__name__)
 
 MET_BY = 24
-"""Heads of a library, at most, that see the photos of a new concept."""
+"""Maximum number of a library's heads that are run on the photos of a new concept."""
 
 
 def check_lessons(
     backbone: Backbone, library: ConceptLibrary, lessons: Sequence[Lesson], *, encoder: str
 ) -> list[Head]:
-    """A new head for each lesson, once all that can be known of them before a picture is opened is right.
+    """Check everything that can be checked before a picture is opened, and return a new head for each lesson.
 
     Raises: as `MyVLM.learn_many`.
     """
     check_together(lessons)
     for lesson in lessons:
         check_words(backbone, lesson)
-        introduced = library.is_introduced(lesson.identifier)  # it gives way to what is learned
+        introduced = library.is_introduced(lesson.identifier)  # learning replaces it
         library.check_free(lesson.identifier, but=composed(lesson.identifier) if introduced else None)
     return [new_head(one.kind, one.head_options, encoder=encoder, device=library.device) for one in lessons]
 
@@ -60,7 +59,7 @@ def teach(
     *,
     progress: Shown,
 ) -> list[Concept]:
-    """The concepts of these lessons; their heads fitted beside the library's, their embeddings learned."""
+    """Fit the lessons' heads, beside those of the library, learn their embeddings and return the concepts."""
     requests = [learn_request(backbone, lesson) for lesson in lessons]
     known = heads_by_category(library)
     with learning_progress(lessons, requests, shown=progress) as report:
@@ -73,7 +72,7 @@ def teach(
 
 
 def fit(head: Head, lesson: LoadedLesson, known: Sequence[tuple[str, Head]]) -> None:
-    """Fit a head to a lesson's photos, and have the heads of other categories see them."""
+    """Fit a head to a lesson's photos, then have heads of other categories score them (`MeetingHead`)."""
     head.fit(lesson.images, lesson.negatives, category=lesson.category)
     if isinstance(head, MeetingHead):
         others = [
@@ -87,7 +86,7 @@ def fit(head: Head, lesson: LoadedLesson, known: Sequence[tuple[str, Head]]) -> 
 
 
 def heads_by_category(library: ConceptLibrary) -> list[tuple[str, Head]]:
-    """The head of each concept of a library, with the concept's category."""
+    """Return category and head of each concept of a library."""
     return [(concept.category, concept.head) for concept in library.values()]
 
 
@@ -99,19 +98,19 @@ def introduce(
     *,
     description: str | None,
 ) -> Concept:
-    """The concept of a lesson with its head fitted and a description; no embedding.
+    """Return the concept of a lesson with a fitted head and a description, but without an embedding.
 
     Args:
-        description: such as `the dotted purple mug`; where not given, by the frozen model's own captions of
+        description: such as `the dotted purple mug`; by default taken from the frozen model's own captions of
             the photos (`described`).
 
     Raises:
-        InputError: the description is no text, or holds a special token of the model's.
+        InputError: the description is not text, or contains a special token of the model.
     """
     photos = lesson.images
     if description is not None:
         check_text(backbone, description, "Description")
-        description = " ".join(description.split()).removesuffix(".")  # it is put into sentences
+        description = " ".join(description.split()).removesuffix(".")  # it is inserted into sentences
     fit(head, lesson, heads_by_category(library))
     words = description or describing(described(backbone, photos, lesson.category))
     recipe = {"description": words, "photos": [photo.file_name for photo in photos]}
@@ -120,7 +119,8 @@ def introduce(
 
 
 def learn_request(backbone: Backbone, lesson: LoadedLesson) -> LearnRequest:
-    """What is learned: the photos of a lesson, each with its texts, and where learning starts."""
+    """Return what the optimizer needs: a lesson's photos with their texts, its settings, and the words to
+    start at."""
     default = default_settings(backbone.name, family=backbone.family, kind=lesson.kind)
     settings = as_settings(lesson.settings).over(default)
     photos, name, category, captions = lesson.images, lesson.identifier, lesson.category, lesson.captions
@@ -136,8 +136,8 @@ def learn_request(backbone: Backbone, lesson: LoadedLesson) -> LearnRequest:
 
 
 def as_the_plain_model_sees(backbone: Backbone, request: LearnRequest) -> LearnRequest:
-    """The request with what its settings leave to the plain model: how questions are asked, and which replies
-    are likely enough."""
+    """Return the request with the values that the plain model decides: how questions refer to the concept,
+    and the loss up to which a reply is accepted."""
     settings, how = request.settings, request.settings.asked_by
     if how != "auto" and not settings.verify:
         return request
@@ -153,7 +153,7 @@ def as_the_plain_model_sees(backbone: Backbone, request: LearnRequest) -> LearnR
 def learned_concept(
     lesson: Lesson, head: Head, request: LearnRequest, result: LearnResult, backbone: Backbone
 ) -> Concept:
-    """The concept that a lesson gives, once its head is fitted and its embedding learned."""
+    """Return the concept of a lesson, given its fitted head and its learned embedding."""
     figures = _figures(result)
     if result.said == 0:
         _log.warning(
@@ -200,10 +200,11 @@ def _figures(learned: LearnResult) -> dict[str, Any]:
 
 
 def check_whole(concept: Concept) -> Concept:
-    """The concept that was just learned; what is measured must not be one that Ctrl-C left half learned.
+    """Return a concept that was just learned, unless Ctrl-C cut learning short: no such concept must be
+    measured.
 
     Raises:
-        KeyboardInterrupt: it did.
+        KeyboardInterrupt: learning was interrupted.
     """
     if any(one.figures.get("interrupted") for one in concept.embeddings.values()):
         raise KeyboardInterrupt
@@ -211,7 +212,7 @@ def check_whole(concept: Concept) -> Concept:
 
 
 def check_together(lessons: Sequence[Lesson]) -> None:
-    """Raise InputError unless there are lessons, each of an identifier that can be one, and no two of one."""
+    """Raise InputError unless there are lessons, all with valid identifiers and no two with the same."""
     check_is(lessons, Sequence, what="lessons", expected="a list of Lesson")
     for lesson in lessons:
         check_is(lesson, Lesson, what="lesson", expected="a Lesson")
@@ -230,16 +231,16 @@ def check_together(lessons: Sequence[Lesson]) -> None:
 
 
 def new_head(kind: str, options: Mapping[str, Any] | None = None, *, encoder: str, device: str) -> Head:
-    """A head of a kind, with the defaults that go with a model where the options do not say another.
+    """Return a new head of a kind, with the model's default encoder unless the options name one.
 
     Args:
-        options: of the head's class; an encoder that is None is the default one.
-        encoder: of objects and of how people look, the model's default.
+        options: keyword arguments of the head's class; an encoder of None stands for the default.
+        encoder: the model's default encoder for objects and for the appearance of people.
         device: where encoders run.
 
     Raises:
-        UnknownHeadError: no such kind is known.
-        InputError: its class has no such options.
+        UnknownHeadError: the kind is unknown.
+        InputError: the head's class does not take these options.
     """
     defaults: dict[str, Any] = {} if kind not in ("object", "face", "person") else {"device": device}
     if kind in ("object", "person"):
@@ -259,13 +260,13 @@ def new_head(kind: str, options: Mapping[str, Any] | None = None, *, encoder: st
 
 
 def check_text(backbone: Backbone, text: str, what: str) -> None:
-    """Raise InputError if a text of a lesson holds a special token of the model's own, such as `<image>`."""
+    """Raise InputError if a text of a lesson contains a special token of the model, such as `<image>`."""
     check_written(text, what[:1].lower() + what[1:])
     refuse_special(backbone.processor, text, what)
 
 
 def check_texts(backbone: Backbone, examples: list[Example]) -> list[Example]:
-    """The examples; raises InputError if a caption, question or answer holds a special token."""
+    """Return the examples; raise InputError if a caption, question or answer contains a special token."""
     for example in examples:
         for caption in example.captions:
             check_text(backbone, caption, f"Caption of {example.photo.name}")
@@ -276,7 +277,7 @@ def check_texts(backbone: Backbone, examples: list[Example]) -> list[Example]:
 
 
 def check_words(backbone: Backbone, lesson: Lesson) -> None:
-    """Raise InputError unless identifier and category can be such, and the tokenizer can write the first."""
+    """Raise InputError unless identifier and category are valid and the tokenizer can write the first."""
     check_category(lesson.category)
     identifier = check_identifier(lesson.identifier)
     for word in (identifier, lesson.category):

@@ -1,8 +1,8 @@
-"""Where the views of the photos are kept while a concept is learned, inside a budget of memory.
+"""Cache of the encoded views during learning, within a memory budget.
 
-A view's prefix cache is wanted at every step that draws it. As many as the budget allows stay on the model's
-device, the next ones in the host's pinned memory, and of the rest only the visual tokens, from which the
-prefix is computed again at each use. The loss is the same in all three cases.
+Every step needs the prefix (key/value cache) of each view that it draws. As many prefixes as the budget
+allows stay on the model's device and the next ones in the host's pinned memory. For the rest only the visual
+tokens are kept, and the prefix is recomputed at each use. The loss is the same in all three cases.
 """
 
 from __future__ import annotations
@@ -24,32 +24,31 @@ from myvlm.backbones.base import Backbone
 from myvlm.errors import InputError
 
 SPARE = 1.1
-"""Over what one step was measured to take: another draw has other words."""
+"""Factor on the measured memory of one step: other batches have other texts."""
 SURELY_ENOUGH = 32
-"""Times the caches of a batch: with so much free memory, a step need not be measured first."""
+"""If this many times the batch's prefixes are free, a step need not be measured first."""
 
 _log = logging.getLogger(__name__)
 
 Photo = Sequence[Any]
-"""A photo's views, each as the backbone encoded it."""
+"""A photo's views, as the backbone encoded them."""
 StepProbe = Callable[[Sequence[Any], bool], object]
-"""One step, forward and backward, of the largest batch: from what `fetch` gives of the first views of its
-samples, and whether these are prefixes."""
+"""Runs one step, forward and backward, of the largest batch. Takes what `fetch` returns for the first view of
+each sample, and whether these are prefixes."""
 
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """Bytes that may be taken on the model's device and, beside it, in the host's memory."""
+    """Bytes that may be used on the model's device and, in addition, in host memory."""
 
     device: int
     host: int
 
 
 def memory_budget(backbone: Backbone, budget: int | Literal["auto"]) -> MemoryBudget:
-    """What a budget allows on this machine.
+    """Return the bytes that a budget allows on this machine.
 
-    "auto" is half of the device's free memory. Beside a GPU half of the host's free memory may be taken too,
-    beside a CPU nothing.
+    "auto" is half of the device's free memory. On a GPU, half of the host's free memory may be used as well.
     """
     device = backbone.device
     host = free_memory(torch.device("cpu")) // 2 if device.type != "cpu" else 0
@@ -57,26 +56,27 @@ def memory_budget(backbone: Backbone, budget: int | Literal["auto"]) -> MemoryBu
 
 
 class ViewCache:
-    """The views of all photos, each where there was room for it.
+    """The views of all photos, each kept where there is room for it.
 
     Args:
-        backbone: what encoded them.
-        photos: each photo's views; the caller should keep no reference.
-        memory: how much memory may be taken, the encoded views included.
-        samples: the photos of the largest batch, by number, one entry a sample.
-        trial: a step with that batch, measured where the memory might not do.
-        batches: how many such batches would be one, if the memory allows: one a concept.
-        strict: whether too little room is an error; else a step takes what it needs.
+        backbone: the backbone that encoded them.
+        photos: each photo's encoded views; the caller should keep no reference.
+        memory: how much memory may be used, the encoded views included.
+        samples: the photo number of each sample in the largest batch.
+        trial: runs a step with that batch; it is measured if memory might be short.
+        batches: how many such batches to join in one, if the memory allows: one per concept.
+        strict: whether it is an error if one step does not fit; else the step takes what it needs.
 
     Attributes:
-        prefixed: whether what is fetched is for `tail_loss`; else it is for `answer_loss`.
-        on_device, on_host, recomputed: how many views are on the device, in the host's memory, and made
-            again at each use.
-        at_once: how many batches may be one.
-        step_bytes: what one batch was measured to take; 0 where there was no need to.
+        prefixed: whether `fetch` returns prefixes, for `tail_loss`; else it returns features, for
+            `answer_loss`.
+        on_device, on_host, recomputed: number of views kept on the device, kept in host memory, and
+            recomputed at each use.
+        at_once: how many batches may be joined in one.
+        step_bytes: measured memory of one batch; 0 if it was not measured.
 
     Raises:
-        InputError: `strict`, and not even one step fits.
+        InputError: `strict`, and one step does not fit.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class ViewCache:
         )
 
     def fetch(self, photo: int, view: int) -> Any:
-        """What the loss takes of one view, on the model's device."""
+        """Return one view on the model's device, in the form that the loss takes."""
         if (photo, view) in self._on_device:
             return self._on_device[photo, view]
         if (photo, view) in self._on_host:
@@ -123,25 +123,25 @@ class ViewCache:
 
     def _make(self, photo: int, view: int) -> Any:
         feature = restored(self.photos[photo][view])
-        # One at a time, always: a batch would round differently.
+        # Always one at a time: a batch would round differently.
         made = self.backbone.prefixes([feature]) if self.prefixed else None
         self.prefixed = made is not None
         return feature if made is None else made[0]
 
     def _held(self) -> int:
-        """Bytes of the encoded views on the device; a prefix is made again from them."""
+        """Bytes on the device of the encoded views, from which prefixes are recomputed."""
         return sum(nbytes(view) for photo in self.photos for view in photo)
 
     def _at_most(self, made: dict[tuple[int, int], Any]) -> int:
-        """Bytes of all that would be kept, if it could be, from the size of some; rather too many."""
+        """Upper estimate of the bytes of all prefixes, from the size of some."""
         if not self.prefixed:
-            return 0  # the features are held in any case
+            return 0  # features are kept in any case
         token = max(nbytes(one) / len(self.photos[photo][view]) for (photo, view), one in made.items())
         lengths = [len(view) for photo in self.photos for view in photo]
         return int(token * max(lengths)) * len(lengths)
 
     def _measured(self, trial: StepProbe, batch: Sequence[Any], made: dict[tuple[int, int], Any]) -> int:
-        """The most that a step takes, or that making a prefix does."""
+        """The peak memory of a step, or of computing a prefix if that is more."""
         device = self.backbone.device.type
         with LiveBytes(device) as memory:
             trial(batch, self.prefixed)
@@ -154,10 +154,10 @@ class ViewCache:
         return max(step, int(memory.peak))
 
     def _share_out(self, budget: int, one: int, batches: int, *, strict: bool) -> int:
-        """What is left for caches beside the steps, where not all can stay on the device.
+        """Bytes left for prefixes beside the steps, if not all of them fit on the device.
 
         Args:
-            one: bytes of a batch, with a copy of what each of its samples needs.
+            one: bytes of a batch, with a copy of each sample's prefix.
         """
         if self.backbone.device.type != "cpu":
             self.photos = [[put_away(view) for view in photo] for photo in self.photos]
@@ -176,12 +176,12 @@ class ViewCache:
         return budget - needed
 
     def _keys(self) -> list[tuple[int, int]]:
-        """The first view of every photo, then the second of every photo, and so on."""
+        """(photo, view) pairs: the first view of every photo, then the second of every photo, and so on."""
         most = max(map(len, self.photos))
         return [(p, v) for v in range(most) for p in range(len(self.photos)) if v < len(self.photos[p])]
 
     def _place(self, made: dict[tuple[int, int], Any], device: int, host: int) -> None:
-        """Keep one view after the other while there is room."""
+        """Keep one prefix after the other while there is room."""
         too_big: set[int] = set()
         for photo, view in self._keys():
             if not self.prefixed or photo in too_big:
@@ -200,25 +200,25 @@ class ViewCache:
         self.on_device, self.on_host = len(self._on_device), len(self._on_host)
         self.recomputed = len(self._keys()) - self.on_device - self.on_host if self.prefixed else 0
         if self.prefixed and not self.recomputed:
-            self.photos = [[None] * len(photo) for photo in self.photos]  # never wanted again
+            self.photos = [[None] * len(photo) for photo in self.photos]  # never needed again
 
 
-# ---------------------------------------------------------------- what is kept, whatever its form
+# ---------------------------------------------------------------- tensors in nested structures
 
 
 @dataclass(frozen=True, eq=False)
 class _Away:
-    """A tensor in the host's memory, and the device it came from."""
+    """A tensor in host memory, and the device it came from."""
 
     tensor: Tensor
     device: torch.device
 
 
 def put_away(kept: Any) -> Any:
-    """A copy in the host's memory of all tensors in it, pinned where that makes the way back faster.
+    """Copy all tensors of a nested structure to host memory, pinned if that makes the way back faster.
 
     Args:
-        kept: a tensor, or lists, tuples, dicts and dataclasses of such.
+        kept: a tensor, or lists, tuples, dicts and dataclasses of tensors.
     """
 
     def move(tensor: Tensor) -> _Away:
@@ -230,12 +230,12 @@ def put_away(kept: Any) -> Any:
 
 
 def restored(kept: Any) -> Any:
-    """What `put_away` was given, on the device it was on; anything else as it is."""
+    """Return what `put_away` was given, on the device it was on; anything else unchanged."""
     return _mapped(kept, _Away, lambda away: away.tensor.to(away.device, non_blocking=True))
 
 
 def nbytes(kept: Any) -> int:
-    """Bytes of all tensors in it that are not put away.
+    """Return the bytes of all tensors in a nested structure that are not put away.
 
     >>> nbytes({"keys": [torch.zeros(2, 3)], "ids": [1, 2]})
     24
@@ -251,7 +251,8 @@ def nbytes(kept: Any) -> int:
 
 
 def _mapped(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
-    """The same structure with every `kind` in it changed; the very same object where there is none."""
+    """A nested structure, rebuilt with `change` applied to every `kind` in it; anything else in it is the
+    same object."""
     if isinstance(value, kind):
         return change(value)
     if isinstance(value, _Away):
@@ -259,7 +260,7 @@ def _mapped(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, dict):
         return {key: _mapped(part, kind, change) for key, part in value.items()}
     if type(value) in (list, tuple):
-        if not value or isinstance(value[0], int | float | str):  # ids: thousands, and never tensors
+        if not value or isinstance(value[0], int | float | str):  # token ids: thousands, and never tensors
             return value
         return type(value)(_mapped(part, kind, change) for part in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -268,17 +269,18 @@ def _mapped(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     return value
 
 
-# ---------------------------------------------------------------- how much memory there is, and a step takes
+# ---------------------------------------------------------------- free and used memory
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within it, counts the bytes of the tensors that are made and not yet gone, on one kind of device.
+    """Context manager that counts the bytes of tensors created within it and still alive, on one kind of
+    device.
 
-    Unlike an allocator's own figures it is there on every device, and nobody's figures are reset by it.
+    Unlike an allocator's own statistics it works on every device, and resets no counter that others use.
 
     Attributes:
-        now: bytes made within it and still alive.
-        peak: the most that were alive at once.
+        now: bytes created within it and still alive.
+        peak: the largest value of `now` so far.
 
     >>> with LiveBytes("cpu") as memory:
     ...     kept = torch.zeros(1000)
@@ -306,7 +308,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _count(self, storage: Any, known: set[int]) -> None:
         key, size = id(storage), storage.nbytes()
-        # What only shows or changes a tensor from before is no new memory.
+        # A view or an in-place change of an earlier tensor takes no new memory.
         if key in self._alive or key in known or not size:
             return
 
@@ -320,9 +322,10 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can be had on a device.
+    """Return the bytes available on a device.
 
-    On a GPU what torch holds and does not use counts too; on the host the cache of files, which makes way.
+    On a GPU this includes memory that torch has reserved but does not use, on the host the file cache, which
+    the system gives up on demand.
     """
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

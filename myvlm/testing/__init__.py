@@ -1,8 +1,8 @@
-"""The contracts of this library as tests that anyone can run, on their own adapter and model.
+"""The contracts of backbones and heads as tests that anyone can run on their own implementation and model.
 
-A contract is a list of functions, one a promise, each of which asserts on a case: `BACKBONE_CHECKS` on a
-`BackboneCase`, `HEAD_CHECKS` on a `HeadCase`. `parametrize_with_checks` makes each of them a test of pytest;
-`check_backbone` and `check_head` run them all in one call and name all that failed.
+A contract is a list of functions, each of which asserts one property of a case: `BACKBONE_CHECKS` of a
+`BackboneCase`, `HEAD_CHECKS` of a `HeadCase`. `parametrize_with_checks` makes each of them a pytest test;
+`check_backbone` and `check_head` run them all in one call and report every failure.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ __all__ = [
 def check_backbone(
     backbone: Backbone, images: Sequence[Image.Image], *, identifier: str = "sks"
 ) -> list[Outcome]:
-    """Prove that a backbone keeps every promise of `Backbone`; the model is left as it was.
+    """Check that a backbone keeps the contract of `Backbone`; the model is left unchanged.
 
     Args:
         backbone: around a model in float32; a small random one will do.
         images: at least three, all different.
-        identifier: a word that stands for a concept in prompts and answers.
+        identifier: a word for the concept in prompts and answers.
 
-    Returns: one `Outcome` a check; skipped is only what the family declares in `lacks`.
+    Returns: one `Outcome` per check; only what the family declares in `lacks` is skipped.
 
     Raises:
-        AssertionError: promises are broken; the message has a line for each, the check's name in front.
+        AssertionError: checks failed; the message has a line for each, starting with the check's name.
         InputError: the model is not in float32, or there are fewer than three images.
     """
     case = BackboneCase(backbone, images, identifier)
@@ -59,19 +59,19 @@ def check_head(
     *,
     category: str | None = None,
 ) -> list[Outcome]:
-    """Prove that a kind of head keeps every promise of `Head`.
+    """Check that a kind of head keeps the contract of `Head`.
 
     Args:
-        make: gives a new head that has learned nothing, such as `lambda: ObjectHead("tinyworld/clip")`.
-        photos: two or more of one thing that the head can tell from the other.
-        other_photos: two or more of another thing.
-        unseen: the first shows the first thing, the second the second, the others neither; at least three.
-        category: what the things are in general, if the head wants to know.
+        make: returns a new, unfitted head, such as `lambda: ObjectHead("tinyworld/clip")`.
+        photos: two or more of one object that the head can tell from the other.
+        other_photos: two or more of another object.
+        unseen: at least three: the first shows the first object, the second the second, the others neither.
+        category: the category of the objects, if the head uses it.
 
-    Returns: one `Outcome` a check.
+    Returns: one `Outcome` per check.
 
     Raises:
-        AssertionError: promises are broken; the message has a line for each, the check's name in front.
+        AssertionError: checks failed; the message has a line for each, starting with the check's name.
         InputError: there are too few pictures.
     """
     return run_checks(HEAD_CHECKS, HeadCase(make, photos, other_photos, unseen, category))

@@ -1,7 +1,7 @@
-"""The contract of a backbone in use: one function a promise, each asserts on a `BackboneCase`.
+"""The contract of a backbone in use: each function asserts one property on a `BackboneCase`.
 
-A check asks public methods of `Backbone` and its `probe`, and knows of no family. It raises SkipTest only
-where the family declares in `lacks` that it cannot.
+A check uses public methods of `Backbone` and its `probe`, and depends on no family. It raises SkipTest only
+for what the family declares in `lacks`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ LENGTH = 4
 
 
 def nothing_attached_is_plain(case: BackboneCase) -> None:
-    """Without rows: the tokens of plain transformers. After a concept: its logits, bit for bit."""
+    """Without rows, tokens are those of plain transformers, and using a concept leaves no trace in the
+    logits.
+
+    The logits without rows, before and after a concept was used, are equal bit for bit.
+    """
     backbone, none, everyone = case.backbone, case.rows(0), range(len(case.images))
     inputs = case.probe.inputs(case.images, case.prompts)
     before = case.next_logits(everyone, none)
@@ -48,7 +52,7 @@ def nothing_attached_is_plain(case: BackboneCase) -> None:
 
 
 def rows_change_the_answer(case: BackboneCase) -> None:
-    """A concept changes what the model finds likely and says, and another concept changes it otherwise."""
+    """Rows change the loss and the next-token logits, and different rows give different losses."""
     features = case.backbone.encode(case.images)
     kinds = case.rows(0), case.rows(1), case.rows(1, seed=1), case.rows(3)
     losses = [
@@ -61,7 +65,7 @@ def rows_change_the_answer(case: BackboneCase) -> None:
 
 
 def rows_land_exactly(case: BackboneCase) -> None:
-    """Rows stand at their place with the promised norm, and nothing else that a module reads is touched."""
+    """Rows enter at their positions with the promised norm, and nothing else that a module reads changes."""
     probe = case.probe
     plain = probe.entered(*case.texts, case.rows(0))
     tokens = [probe.visual_tokens(feature) for feature in case.backbone.encode(case.images)]
@@ -108,7 +112,10 @@ def _at_norm(rows: Tensor, norm: Tensor) -> Tensor:
 
 
 def batch_is_singles(case: BackboneCase) -> None:
-    """0, 1 and 3 rows, prompts of different lengths: together, greedily and by beams, each alone's tokens."""
+    """A batch generates the tokens of each sample alone, greedily and with beams.
+
+    The samples have 0, 1 and 3 rows and prompts of different lengths.
+    """
     rows = case.rows(0, 1, 3)
     for beams in (1, 3):
         options = {**SHORT, "num_beams": beams}
@@ -122,7 +129,7 @@ def batch_is_singles(case: BackboneCase) -> None:
 
 
 def left_padding_changes_nothing(case: BackboneCase) -> None:
-    """The first new token's logits of a padded batch are those of each sample alone."""
+    """A padded batch has the first new token's logits of each sample alone."""
     rows = case.rows(1, 3)
     together = case.next_logits(range(len(case.images)), rows)
     alone = [case.next_logits([index], rows) for index in range(len(case.images))]
@@ -142,9 +149,9 @@ def pictures_are_read_once_for_several_prompts(case: BackboneCase) -> None:
 
 
 def cache_changes_nothing(case: BackboneCase) -> None:
-    """Greedy tokens and beams are those of a search by full passes without a cache."""
+    """Greedy and beam search generate the tokens of a search by full passes without a cache."""
     rows, tokenizer = case.rows(0, 1, 3), case.backbone.processor.tokenizer
-    # Of a random model's tokens these are not read as text.
+    # A random model may generate these tokens, which are not read as text.
     unsaid = sorted({*case.probe.special_ids, tokenizer.pad_token_id} - {None})
     for beams in (1, 3):
         replies = case.backbone.generate(
@@ -153,7 +160,7 @@ def cache_changes_nothing(case: BackboneCase) -> None:
             rows,
             num_beams=beams,
             max_new_tokens=LENGTH,
-            min_new_tokens=LENGTH,  # of one length: no beam ends before another
+            min_new_tokens=LENGTH,  # equal lengths: no beam ends before another
             suppress_tokens=unsaid,
         )
         for index, reply in enumerate(replies):
@@ -164,7 +171,7 @@ def cache_changes_nothing(case: BackboneCase) -> None:
 def _searched(
     case: BackboneCase, rows: Sequence[Sequence[ConceptRows]], index: int, beams: int, unsaid: Sequence[int]
 ) -> list[int]:
-    """What a beam search by full passes says of one sample."""
+    """The tokens that a beam search by full passes generates for one sample."""
     kept: list[tuple[float, list[int]]] = [(0.0, [])]
     for _ in range(LENGTH):
         scores = case.next_logits([index] * len(kept), rows, [said for _, said in kept]).log_softmax(-1)
@@ -180,11 +187,11 @@ def _searched(
 
 
 def everything_is_restored(case: BackboneCase) -> None:
-    """Hooks, modes, flags, configuration and embedding table are as before, also after an error."""
+    """After use or an error, hooks, modes, flags, configuration and embedding table are as before."""
     backbone, model = case.backbone, case.backbone.model
     modes = [(module, module.training) for module in model.modules()]
     flags = [(weight, weight.requires_grad) for weight in model.parameters()]
-    case.next_logits([0], case.rows(0))  # transformers puts hooks of its own on a model's first pass
+    case.next_logits([0], case.rows(0))  # transformers adds hooks of its own on a model's first pass
     try:
         for number, (module, _) in enumerate(modes):
             module.training = number % 2 == 0
@@ -220,7 +227,7 @@ def everything_is_restored(case: BackboneCase) -> None:
 
 
 def wrong_inputs_raise(case: BackboneCase) -> None:
-    """Lists of unequal length, rows of another width and misuse are errors, and leave nothing behind."""
+    """Lists of unequal length, rows of another width and misuse raise errors and leave nothing behind."""
     backbone, before, rows = case.backbone, case.state(), case.rows(1)
     features = backbone.encode(case.images)
     wide = [[ConceptRows(torch.ones(1, backbone.dim + 1))] for _ in case.images]
@@ -238,7 +245,7 @@ def _same(after: dict[str, Any], before: dict[str, Any]) -> None:
 
 
 def fingerprint_names_the_weights(case: BackboneCase) -> None:
-    """The same in float32, bfloat16 and float16; another for other weights."""
+    """The fingerprint is the same in float32, bfloat16 and float16, and another for other weights."""
     name = case.backbone.fingerprint()
     for dtype in (torch.bfloat16, torch.float16):
         model = copy.deepcopy(case.backbone.model).to(dtype)

@@ -1,4 +1,4 @@
-"""What the checks of a backbone's contract work on: a backbone, pictures, texts and random concepts."""
+"""The case that a backbone's contract is checked on: a backbone, pictures, texts and random concepts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SHORT: dict[str, Any] = {"max_new_tokens": 8}
 
 @dataclass(frozen=True, eq=False)
 class BackboneCase:
-    """A backbone that is to keep the contract, pictures to show it, and a word for a concept.
+    """A backbone to check, pictures to show it, and a word for a concept.
 
     Args:
         backbone: around a model in float32; a small random one will do.
         images: at least three, all different.
-        identifier: a word that stands for a concept in prompts and answers.
+        identifier: a word for the concept in prompts and answers.
 
     Raises:
         InputError: the model is not in float32, or there are fewer than three images.
@@ -51,18 +51,18 @@ class BackboneCase:
 
     @property
     def probe(self) -> Probe:
-        """The backbone's inside."""
+        """The backbone's `Probe`, which gives access to its internals."""
         return self.backbone.probe()
 
     @property
     def prompts(self) -> list[str]:
-        """One prompt an image, of different lengths."""
+        """One prompt per image, of different lengths."""
         texts = [self.backbone.caption_prompt, f"What is next to {self.identifier}? Describe it.", "Where?"]
         return [texts[index % 3] for index in range(len(self.images))]
 
     @property
     def answers(self) -> list[str]:
-        """One answer an image, of different lengths."""
+        """One answer per image, of different lengths."""
         texts = [f"a photo of {self.identifier}", self.identifier, f"the table, and {self.identifier} on it"]
         return [texts[index % 3] for index in range(len(self.images))]
 
@@ -72,7 +72,7 @@ class BackboneCase:
         return self.images, self.prompts, self.answers
 
     def rows(self, *counts: int, norm: NormRule = "visual_mean", seed: int = 0) -> list[list[ConceptRows]]:
-        """Random directions, for each image as many as `counts` says in turn; more than one: two concepts."""
+        """Random rows, for each image as many as `counts` says in turn; more than one make two concepts."""
         generator = torch.Generator().manual_seed(seed)
         samples = []
         for index in range(len(self.images)):
@@ -88,14 +88,14 @@ class BackboneCase:
         rows: Sequence[Sequence[ConceptRows]],
         said: Sequence[Sequence[int]] | None = None,
     ) -> Tensor:
-        """`N × V`: the logits of what comes next in the chosen samples, the same one maybe several times."""
+        """`N × V`: the next-token logits of the chosen samples, any of which may be chosen several times."""
         chosen = list(samples)
         images, prompts = [self.images[i] for i in chosen], [self.prompts[i] for i in chosen]
         behind = [[] for _ in chosen] if said is None else said
         return self.probe.next_logits(images, prompts, [rows[i] for i in chosen], behind)
 
     def skip_if_lacking(self, what: Lack, *, able: bool) -> None:
-        """Skip where the family declares to lack something; fail where it does otherwise than it declares."""
+        """Skip the check if the family declares that it lacks something; fail if it declares wrongly."""
         reason = self.lacks.get(what)
         assert able == (reason is None), (
             f"`lacks` does not declare {what!r}, which it cannot do"
@@ -106,7 +106,7 @@ class BackboneCase:
             raise SkipTest(reason)
 
     def state(self) -> dict[str, Any]:
-        """All that a method must leave as it was, but the weights' values."""
+        """Everything that a method must leave as it was, except the weights' values."""
         model, tokenizer = self.backbone.model, self.backbone.processor.tokenizer
         modules = list(model.modules())
         return {

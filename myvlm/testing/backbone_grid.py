@@ -1,4 +1,4 @@
-"""The part of a backbone's contract that says where things are in a picture, as in `backbone`."""
+"""The part of a backbone's contract about positions in a picture: attention maps and the token grid."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from myvlm.errors import BackboneError
 from myvlm.testing.backbone_case import BackboneCase
 
 COLOURS = (((90, 100, 110), (255, 240, 20)), ((200, 190, 180), (10, 30, 160)), ((30, 90, 40), (240, 90, 200)))
-"""Backgrounds and patches."""
+"""Pairs of background and patch colours."""
 MUCH = 0.5
-"""The least that the patch's cell changes by, of what any token does: a tile beside the patch gets a little
-of it by the resizing. Of this package's families on tiny random models the least is 0.7."""
+"""Minimum change of the patch's cell, relative to the largest change of any token: resizing lets a tile
+beside the patch see a little of it. Over this package's families on tiny random models the minimum is 0.7."""
 
 
 def attention_map_is_a_map(case: BackboneCase) -> None:
-    """Finite, not negative, sum 1, of the grid's shape; and not the same for every word."""
+    """An attention map is finite, not negative, sums to 1, has the grid's shape and depends on the word."""
     _skip_without_maps(case)
     rows, answer = case.rows(1)[0], f"a photo of {case.identifier} on the table"
     [features] = case.backbone.encode(case.images[:1])
@@ -37,12 +37,12 @@ def attention_map_is_a_map(case: BackboneCase) -> None:
 
 
 def grid_lies_over_the_picture(case: BackboneCase) -> None:
-    """The grid has a cell for each token that it names, and a patch in a picture changes the cell it is on.
+    """The grid has one cell for each of its tokens, and a patch in a picture changes the cell that it covers.
 
-    The patch is as large as a cell. It is put into the corners of what the family sees of the picture, and
-    off the diagonals; a grid that is transposed, mirrored, shifted or of another size misses some of them.
-    What a cell changes by is taken relative to what it changes by for all patches: in a small random model
-    every token sees every other, and some are touchier than others.
+    The patch has the size of a cell. It is placed in the corners of the family's field of view and off the
+    diagonals; a grid that is transposed, mirrored, shifted or of the wrong size misses some of them. A cell's
+    change is measured relative to its mean change over all patches: in a small random model every token
+    attends to every other, and some react more than others.
     """
     _skip_without_maps(case)
     for size in {image.size for image in case.images}:
@@ -66,7 +66,7 @@ def grid_lies_over_the_picture(case: BackboneCase) -> None:
 def _change(
     case: BackboneCase, size: tuple[int, int], place: tuple[int, int], cells: tuple[int, int]
 ) -> Tensor:
-    """`T`: how far a patch on one cell moves each visual token, on the whole of some colours."""
+    """`T`: how far a patch on one cell moves each visual token, averaged over `COLOURS`."""
     changes = []
     for background, patch in COLOURS:
         plain = Image.new("RGB", size, background)
@@ -91,13 +91,13 @@ def _tokens(case: BackboneCase, features: object) -> Tensor:
 
 
 def _arranged(case: BackboneCase, features: object) -> Tensor:
-    """`h × w`: which token stands in each cell; -1 for a cell whose token the model leaves out."""
+    """`h × w`: the number of the token in each cell; -1 for a cell whose token the model leaves out."""
     numbers = torch.arange(1, len(_tokens(case, features)) + 1)
     return case.probe.arranged(features, numbers) - 1
 
 
 def _places(height: int, width: int) -> list[tuple[int, int]]:
-    """The corners, and two cells off the diagonals."""
+    """The corner cells, and two cells off the diagonals."""
     bottom, right = height - 1, width - 1
     corners = {(0, 0), (0, right), (bottom, 0), (bottom, right)}
     return sorted(corners | {(0, right // 2), (bottom // 2, right)})
@@ -115,7 +115,7 @@ def _with_patch(
     width, height = (right - left) / cells[1], (bottom - top) / cells[0]
     row, column = cell
     picture = plain.copy()
-    # Drawn large and shrunk, so that a cell may be narrower than a pixel or end between two.
+    # Drawn large and then reduced: a cell may be narrower than a pixel or end between two.
     scale = 8
     mask = Image.new("L", (plain.width * scale, plain.height * scale), 0)
     x, y = left + column * width, top + row * height

@@ -1,4 +1,4 @@
-"""The part of a backbone's contract that learning rests on: one function a promise, as in `backbone`."""
+"""The part of a backbone's contract that learning depends on: each function asserts one property."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from myvlm.backbones import Loss
 from myvlm.testing.backbone_case import SHORT, BackboneCase
 
 STEPS = 4
-"""Of one shape: on a GPU the last are a graph's (`myvlm.backbones.causal.cuda_graph`)."""
+"""Steps with one batch shape; on a GPU the last ones run as a graph (`myvlm.backbones.causal.cuda_graph`)."""
 
 
 def learning_reads_the_prompt_of_use(case: BackboneCase) -> None:
-    """The ids before the answer are, in learning, those of generation; labels are the answer's only."""
+    """Token ids before the answer are the same in learning as in generation; only the answer has labels."""
     samples = case.probe.taught(*case.texts)
     assert len(samples) == len(case.images)
     for image, prompt, sample in zip(case.images, case.prompts, samples, strict=True):
@@ -31,7 +31,7 @@ def learning_reads_the_prompt_of_use(case: BackboneCase) -> None:
 
 
 def features_give_the_pixels_loss(case: BackboneCase) -> None:
-    """The loss from kept features is transformers' own loss from pixels."""
+    """The loss from kept features equals transformers' own loss from pixels."""
     rows = case.rows(0, 1, 3)
     kept = case.backbone.answer_loss(case.backbone.encode(case.images), case.prompts, case.answers, rows)
     full = case.probe.pixel_loss(*case.texts, rows)
@@ -39,7 +39,7 @@ def features_give_the_pixels_loss(case: BackboneCase) -> None:
 
 
 def gradient_is_the_full_one(case: BackboneCase) -> None:
-    """The directions' gradient is the full pass's, and no weight gets one."""
+    """The gradient of the directions equals that of a full pass, and no weight gets one."""
     rows = case.rows(1, 3)
     directions = [concept.directions for sample in rows for concept in sample]
     weights = list(case.backbone.model.parameters())
@@ -71,9 +71,9 @@ def gradient_is_the_full_one(case: BackboneCase) -> None:
 
 
 def kept_prefixes_change_nothing(case: BackboneCase) -> None:
-    """Loss, regularizer and gradient from kept prefixes are those of the full pass, step after step.
+    """Loss, regularizer and gradient from kept prefixes equal those of the full pass, step after step.
 
-    A step may round as far from the gradient in float64 as the full pass does, and as far again.
+    A gradient that differs may be at most twice as far from the gradient in float64 as the full pass's is.
     """
     backbone = case.backbone
     features = backbone.encode(case.images)
@@ -81,7 +81,7 @@ def kept_prefixes_change_nothing(case: BackboneCase) -> None:
     case.skip_if_lacking("kept_prefixes", able=prefixes is not None)
     assert prefixes is not None
     model = copy.deepcopy(backbone.model).double()
-    model.set_experts_implementation("eager")  # what runs all of them at once knows no float64
+    model.set_experts_implementation("eager")  # running all experts at once does not support float64
     exact = type(backbone)(model, backbone.processor)
     exact_features = exact.encode(case.images)
     step = backbone.tail_losses(list(zip(case.prompts, case.answers, strict=True)), 3)
@@ -105,7 +105,7 @@ def kept_prefixes_change_nothing(case: BackboneCase) -> None:
 
 
 def attention_is_eager_attention(case: BackboneCase) -> None:
-    """The attention that the concept gets is the one of eager attention maps, and none without a concept."""
+    """The recorded attention to the concept is that of eager attention maps, and 0 without a concept."""
     features, rows = case.backbone.encode(case.images), case.rows(0, 1, 3)
     with torch.no_grad():
         recorded = case.backbone.answer_loss(features, case.prompts, case.answers, rows).attention
@@ -116,7 +116,7 @@ def attention_is_eager_attention(case: BackboneCase) -> None:
 
 
 def bfloat16_learns_alike(case: BackboneCase) -> None:
-    """A bfloat16 copy generates, and its gradient points where the float32 one does."""
+    """A bfloat16 copy generates, and its gradient has nearly the direction of the float32 one."""
     model = copy.deepcopy(case.backbone.model).to(torch.bfloat16)
     half = type(case.backbone)(model, case.backbone.processor)
     gradients = []

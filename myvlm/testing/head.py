@@ -1,6 +1,6 @@
-"""The contract of a head: one function a promise, each asserts on a `HeadCase`.
+"""The contract of a head: each function asserts one property on a `HeadCase`.
 
-Run by `myvlm.testing.check_head`; no check is skipped on any head.
+Run by `myvlm.testing.check_head`; no check is skipped for any head.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from myvlm.images import load_images
 from myvlm.testing.running import raised
 
 CLOSE = 1e-4
-"""How far apart two probabilities of the same picture may be, by the order of sums in a matrix product."""
+"""Tolerance for two probabilities of the same picture: the order of sums in a matrix product may differ."""
 
 
 @dataclass(frozen=True, eq=False)
 class HeadCase:
-    """A head that is to keep the contract, and two things that it can learn.
+    """A head to check, and photos of two objects that it can learn.
 
     Args:
-        make: a new head that has learned nothing; called often.
-        photos: of one thing, two or more.
-        other_photos: of another thing.
-        unseen: pictures to score: with the first thing, with the second, and with neither.
-        category: what the things are in general.
+        make: returns a new, unfitted head; called often.
+        photos: two or more of one object.
+        other_photos: two or more of another object.
+        unseen: pictures to score: with the first object, with the second, and with neither.
+        category: the category of the objects.
 
     Raises:
         InputError: there are too few pictures.
@@ -70,7 +70,7 @@ class HeadCase:
 
 
 def names_its_kind(case: HeadCase) -> None:
-    """It keeps the protocol, is registered under the kind it names, and says what it keeps of a person."""
+    """The head follows the protocol, is registered under its kind, and says what it stores of a person."""
     head = case.make()
     assert isinstance(head, Head), "it lacks a method or attribute of `myvlm.heads.Head`"
     assert head.kind.isidentifier(), f"kind {head.kind!r} is no plain word"
@@ -81,7 +81,7 @@ def names_its_kind(case: HeadCase) -> None:
 
 
 def init_only_stores(case: HeadCase) -> None:
-    """As in scikit-learn: each argument is kept under its own name, nothing ends in `_` before `fit`."""
+    """As in scikit-learn, `__init__` stores each argument under its name and sets no attribute `…_`."""
     head = case.make()
     for name in list(inspect.signature(type(head).__init__).parameters)[1:]:
         assert hasattr(head, name), f"the argument {name!r} is not kept under that name"
@@ -97,7 +97,7 @@ def unfitted_says_so(case: HeadCase) -> None:
 
 
 def fit_returns_itself(case: HeadCase) -> None:
-    """`fit` hands back the head, whose arguments are as they were; what it learned ends in `_`."""
+    """`fit` returns the head, leaves its arguments alone, sets attributes `…_` and forgets earlier fits."""
     head = case.make()
     names = list(inspect.signature(type(head).__init__).parameters)[1:]
     before = {name: getattr(head, name) for name in names}
@@ -111,7 +111,7 @@ def fit_returns_itself(case: HeadCase) -> None:
 
 
 def scores_are_whole(case: HeadCase) -> None:
-    """One score a picture, in order; probability 0 to 1, present from 0.5 on, boxes inside the picture."""
+    """One score per picture, in order: probability in 0 to 1, present from 0.5 on, box inside the picture."""
     head = case.fitted()
     scores = head.score(list(case.unseen))
     assert len(scores) == len(case.unseen)
@@ -128,7 +128,7 @@ def scores_are_whole(case: HeadCase) -> None:
 
 
 def knows_its_thing(case: HeadCase) -> None:
-    """It finds its own photos, and scores the picture with its thing above those without."""
+    """The head recognizes its own photos, and scores a picture of its object above those without it."""
     head = case.fitted()
     assert all(score.present for score in head.score(list(case.photos))), "it does not know its own photos"
     first, *rest = head.score(list(case.unseen))
@@ -136,7 +136,7 @@ def knows_its_thing(case: HeadCase) -> None:
 
 
 def order_and_batch_change_nothing(case: HeadCase) -> None:
-    """All pictures at once, each alone, and backwards: the same scores."""
+    """Scores are the same for all pictures at once, each alone, and in reverse order."""
     head = case.fitted()
     together = head.score(list(case.unseen))
     _close(together, [head.score(one)[0] for one in case.unseen])
@@ -144,7 +144,7 @@ def order_and_batch_change_nothing(case: HeadCase) -> None:
 
 
 def score_changes_nothing(case: HeadCase) -> None:
-    """Neither the head nor the pictures nor the random numbers of others are changed by scoring."""
+    """Scoring changes neither the head, nor the pictures, nor the state of global random generators."""
     head = case.fitted()
     meta, tensors = head.state()
     before = [image.tobytes() for image in case.unseen]
@@ -166,7 +166,7 @@ def _numpys_state() -> np.ndarray:
 
 
 def the_same_seed_is_the_same_head(case: HeadCase) -> None:
-    """Two fits on the same photos are one head to the bit, whatever was drawn before."""
+    """Two fits on the same photos give one state bit for bit, whatever random numbers were drawn before."""
     (meta, tensors) = case.fitted().state()
     np.random.random()
     torch.rand(3)
@@ -177,7 +177,7 @@ def the_same_seed_is_the_same_head(case: HeadCase) -> None:
 
 
 def state_round_trip_is_exact(case: HeadCase) -> None:
-    """Through JSON and tensors and back: the same state, the same scores to the bit; no encoder is loaded."""
+    """A head saved to JSON and tensors and loaded again has the same state, and scores equal to the bit."""
     head = case.fitted()
     meta, tensors = head.state()
     assert meta.kind == head.kind
@@ -196,7 +196,7 @@ def state_round_trip_is_exact(case: HeadCase) -> None:
 
 
 def spoilt_state_is_refused(case: HeadCase) -> None:
-    """A tensor that is missing, empty or not finite raises ConceptFileError."""
+    """A state with a tensor missing, empty or not finite, or unknown settings, raises ConceptFileError."""
     head = case.fitted()
     meta, tensors = head.state()
     for name, array in tensors.items():
@@ -211,9 +211,9 @@ def spoilt_state_is_refused(case: HeadCase) -> None:
 
 
 def gate_is_the_single_heads(case: HeadCase) -> None:
-    """A gate of two heads and of four: what each says alone of a picture that only one of them claims.
+    """A gate of two heads or four scores like each head alone, except pictures that both heads claim.
 
-    A head that says `stricter_in_company` may be less sure the more heads a gate holds, and never surer.
+    A head with `stricter_in_company` may be less sure the more heads a gate has, but never surer.
     """
     first, second = case.fitted(), case.fitted_other()
     alike = _no_surer if getattr(first, "stricter_in_company", False) else _close
@@ -225,7 +225,7 @@ def gate_is_the_single_heads(case: HeadCase) -> None:
     assert scores.boxes.shape == (len(pictures), 2, 4)
     for picture in range(len(pictures)):
         if alone[0][picture].present and alone[1][picture].present:
-            continue  # a gate may give what both claim to one of them
+            continue  # a gate may assign a picture that both claim to one of them
         for number in (0, 1):
             alike([scores.at(picture, number)], [alone[number][picture]])
     meta, tensors = second.state()
@@ -237,7 +237,7 @@ def gate_is_the_single_heads(case: HeadCase) -> None:
 
 
 def bad_pictures_are_named(case: HeadCase) -> None:
-    """No photo, a file that is no picture, one that is cut: each an error that names it; nothing learned."""
+    """A missing file, one that is no picture and a cut one raise errors that name it; nothing is learned."""
     with tempfile.TemporaryDirectory() as folder:
         whole, cut, text = (Path(folder) / name for name in ("whole.png", "cut.png", "text.jpg"))
         case.photos[0].save(whole)
@@ -258,7 +258,7 @@ def bad_pictures_are_named(case: HeadCase) -> None:
 
 
 def odd_pictures_are_scored(case: HeadCase) -> None:
-    """One pixel, a very thin and a rather large picture get a score like any other."""
+    """A picture of one pixel, a very thin one and a rather large one are scored like any other."""
     head = case.fitted()
     odd = [Image.new("RGB", size, (40, 90, 60)) for size in ((1, 1), (2, 700), (1600, 900))]
     scores = head.score(odd)
@@ -269,14 +269,14 @@ def odd_pictures_are_scored(case: HeadCase) -> None:
 
 
 def _close(first: Sequence[HeadScore], second: Sequence[HeadScore]) -> None:
-    """Equal up to rounding; a box may be another where two windows are as good."""
+    """Assert that scores are equal up to rounding; boxes may differ, as two windows may score alike."""
     for one, other in zip(first, second, strict=True):
         assert abs(one.probability - other.probability) < CLOSE, f"{one} and {other}"
         assert abs(one.probability - 0.5) < CLOSE or one.present == other.present, f"{one} and {other}"
 
 
 def _no_surer(many: Sequence[HeadScore], few: Sequence[HeadScore]) -> None:
-    """The same picture by picture, but for what is less sure among many; the boxes are the same ones."""
+    """Assert that pictures score no higher among many heads than among few, and with the same boxes."""
     for one, other in zip(many, few, strict=True):
         assert one.probability <= other.probability + CLOSE, f"{one} and {other}"
         assert one.box == other.box, f"{one} and {other}"

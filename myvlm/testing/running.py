@@ -1,4 +1,4 @@
-"""Runs a list of checks on a case: all at once, or each as a test of pytest."""
+"""Run a list of checks on a case: all at once, or each as a pytest test."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ Case = TypeVar("Case")
 
 @dataclass(frozen=True)
 class Outcome:
-    """A check that did not fail: passed, or skipped for a reason."""
+    """The result of a check that did not fail: passed, or skipped for a reason."""
 
     check: str
     skipped: str | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether it ran."""
+        """Whether the check ran."""
         return self.skipped is None
 
 
 def raised(kind: type[Exception], use: Callable[[], object], what: str) -> Exception:
-    """The error of that kind that `use` raises.
+    """Return the error of class `kind` that `use` raises.
 
     Raises:
-        AssertionError: it raises none, beginning with `what`.
+        AssertionError: none is raised; the message begins with `what`.
 
     >>> raised(ZeroDivisionError, lambda: 1 / 0, "a division")
     ZeroDivisionError('division by zero')
@@ -43,15 +43,15 @@ def raised(kind: type[Exception], use: Callable[[], object], what: str) -> Excep
 def run_checks(
     checks: Sequence[Callable[[Case], None]], case: Case, *, may_skip: Collection[str] = ()
 ) -> list[Outcome]:
-    """Run each check on one case, whether or not another fails.
+    """Run each check on one case, whether or not others fail.
 
     Args:
-        checks: each raises `unittest.SkipTest` where it has nothing to check.
+        checks: functions of a case; each raises `unittest.SkipTest` if it has nothing to check.
         case: what they are called with.
-        may_skip: the reasons that count; a check that is skipped for another fails.
+        may_skip: accepted reasons; a check that is skipped for any other fails.
 
     Raises:
-        AssertionError: naming every check that failed, one a line, its name in front.
+        AssertionError: checks failed; the message has a line for each, starting with the check's name.
 
     >>> def is_even(number): assert number % 2 == 0, f"{number} is odd"
     >>> def is_small(number): assert number < 3, f"{number} is large"
@@ -79,11 +79,12 @@ def run_checks(
 def parametrize_with_checks(
     checks: Sequence[Callable[[Case], None]], cases: Mapping[str, Callable[[], Case]]
 ) -> Any:
-    """Decorator: make a test of pytest that takes `check` an item for every check of every case.
+    """Decorator that runs a pytest test, which takes `check`, once for every check of every case.
 
     Args:
         checks: `BACKBONE_CHECKS`, `HEAD_CHECKS`, or some of them.
-        cases: by name, what makes a `BackboneCase` or `HeadCase`; called once, when the first check runs.
+        cases: by name, functions that return a `BackboneCase` or `HeadCase`; each is called once, when its
+            first check runs.
 
     >>> from myvlm.testing import HEAD_CHECKS
     >>> @parametrize_with_checks(HEAD_CHECKS, {"mine": lambda: HeadCase(...)})  # doctest: +SKIP

@@ -1,6 +1,6 @@
-"""An embedded world: rendered scenes that know their truth, and small trained models that speak of them.
+"""An embedded toy world: rendered scenes with known ground truth, and small models trained on them.
 
-For demonstration, tests and measurement without a network; it makes no claim about photographs.
+For demonstrations, tests and measurements without a network; it makes no claim about photographs.
 """
 
 from myvlm.tinyworld.fewshot import FewShot, few_shot, sample_picture

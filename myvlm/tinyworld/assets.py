@@ -1,4 +1,4 @@
-"""Where the weights that ship with the package are."""
+"""Where the model weights that ship with the package are."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 def path(name: str) -> Path:
-    """The folder of an embedded model: `llava` or `clip`.
+    """Return the folder of an embedded model, such as `llava` or `clip`.
 
     Raises:
-        UnknownBackboneError: there is none of that name.
+        UnknownBackboneError: there is no embedded model of that name.
 
     >>> path("clip").name
     'clip'

@@ -1,4 +1,4 @@
-"""The embedded models, registered by the entry point `myvlm.models` as any other package's would be."""
+"""The embedded models, registered through the entry point `myvlm.models` like those of any other package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from myvlm.tinyworld.language import IDENTIFIERS
 
 
 def _smollm2() -> tuple[Any, Any]:
-    from myvlm.tinyworld.smollm2.assemble import assemble  # transformers' models: not needed for a name
+    from myvlm.tinyworld.smollm2.assemble import assemble  # imports transformers' models
 
     return assemble()
 
@@ -20,7 +20,7 @@ SHARED = {"rows": 4, "augment": False}
 collection = ModelCollection(
     path=assets.path,
     encoder="tinyworld/clip",
-    settings={  # measured on users that no benchmark knows; see benchmarks/RESULTS.md
+    settings={  # measured on users that are in no benchmark; see benchmarks/RESULTS.md
         "llava": {**SHARED, "steps": "auto", "most_steps": 50, "learning_rate": 0.02, "regularizer": 0.03},
         "blip2": {**SHARED, "steps": 75, "learning_rate": 0.005, "regularizer": 0.4},
     },

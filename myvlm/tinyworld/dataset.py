@@ -1,4 +1,4 @@
-"""A data set of tinyworld on disk: subjects that no model of it has seen, as a user would hand them over."""
+"""Write a tinyworld evaluation set to disk: photos of subjects that none of its models has seen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from myvlm.tinyworld.world.draw import draw_scene
 from myvlm.tinyworld.world.scenes import PEOPLE, Scene, Thing
 
 TINYWORLD = "tinyworld"
-"""The name under which `myvlm evaluate` takes this data set instead of a folder."""
+"""The name by which `myvlm evaluate` takes this data set instead of a folder."""
 
 REFERENCES = 5
 
@@ -30,18 +30,19 @@ def lay_out(
     crowded: bool = False,
     sentences: bool = False,
 ) -> Path:
-    """Write pictures and `data.json`, and hand out the path of the latter.
+    """Write pictures and `data.json`, and return the path of the latter.
 
     Args:
-        folder: made if need be; what is there already is written anew.
-        subjects: objects and people in turn of their categories.
-        seed: another seed is other subjects.
-        photos: of each subject to draw training photos from. They are confounded on purpose: one companion
-            and one weather in all of them.
-        tests: unseen pictures of each subject; and as many without it, half of them with a look-alike.
-        crowded: whether there are as many again with it and another of its category, `crowd-0.png` and so on.
-        sentences: whether captions, questions and answers are written as people write, for a language model
-            that somebody else raised (`SPOKEN_BY`); else in the spaced words of the world's own.
+        folder: created if needed; existing files are overwritten.
+        subjects: number of objects and people, whose categories alternate.
+        seed: another seed gives other subjects.
+        photos: number of photos per subject to draw training photos from. They are confounded on purpose: all
+            show the same companion in the same weather.
+        tests: number of unseen pictures per subject, and as many without it, half of them with a look-alike.
+        crowded: whether to add as many pictures with the subject and another object of its category, named
+            `crowd-0.png` and so on.
+        sentences: whether captions, questions and answers are ordinary English, for a language model
+            pretrained by others (`SPOKEN_BY`); else they are in tinyworld's own spaced words.
 
     >>> import tempfile
     >>> from myvlm.evaluation.data.dataset import read_dataset
@@ -60,7 +61,7 @@ def lay_out(
 
 
 def users(*, subjects: int = 6, seed: int = 0, photos: int = 8, tests: int = 12) -> list[FewShot]:
-    """Whose pictures `lay_out` writes."""
+    """Return the few-shot sets whose pictures `lay_out` writes."""
     return [few_shot(number, seed=seed, photos=photos, tests=tests) for number in range(subjects)]
 
 
@@ -82,7 +83,7 @@ def _entry(folder: Path, kit: FewShot, tests: int, crowded: bool) -> dict[str, A
     return {
         "identifier": kit.identifier,
         "category": kit.category,
-        # people of the world have no faces to tell them by: their heads are those of objects
+        # tinyworld's people have no faces to tell them apart by, so their heads are object heads
         "kind": "object",
         "name": f"{kit.identifier}{' (person)' if kit.category in PEOPLE else ''}",
         "photos": [*train, *test],
@@ -91,7 +92,7 @@ def _entry(folder: Path, kit: FewShot, tests: int, crowded: bool) -> dict[str, A
 
 
 def _written(photo: dict[str, Any]) -> dict[str, Any]:
-    """The same photo, with what is said of it in sentences."""
+    """The same photo, with its texts as English sentences."""
     asked = [[as_sentence(question), as_sentence(answer)] for question, answer in photo["questions"]]
     return {**photo, "captions": [as_sentence(text) for text in photo["captions"]], "questions": asked}
 
@@ -110,10 +111,10 @@ def _test_photo(own: Path, name: str, scene: Scene, kit: FewShot) -> dict[str, A
 
 
 def _unlike_questions(kit: FewShot, scene: Scene) -> list[list[str]]:
-    """Questions in forms that no concept is taught with, in words that the world's models know.
+    """Questions in wordings that no concept is trained with, in words that tinyworld's models know.
 
-    One is asked only where another thing in the picture would give another answer: elsewhere a model that
-    does not know the subject answers right as well.
+    A question is asked only if another object in the picture would have another answer: otherwise a model
+    that does not know the subject would be right as well.
     """
     thing = scene.find(kit.look)
     assert thing is not None, "a scene of `present` shows the subject"

@@ -1,7 +1,7 @@
-"""A user of tinyworld: photos of one concept with captions, and unseen pictures to try it on.
+"""A few-shot set of tinyworld: photos of one concept with captions, and unseen pictures to test it on.
 
-The training photos are confounded on purpose: the same companion stands beside the concept in all of them,
-in the same weather, so that a method that memorises its captions can be caught naming what is not there.
+The training photos are confounded on purpose: in all of them the same companion stands beside the concept, in
+the same weather. A method that memorizes its captions is then caught naming what is not in the picture.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class FewShot:
     """One concept of one user.
 
     Attributes:
-        identifier: its word; a name for a person.
-        look: its appearance, which no training scene of the world's models held.
+        identifier: its word; a first name for a person.
+        look: its appearance, which no training scene of tinyworld's models shows.
         train: scenes of the training photos.
         present: unseen scenes with the concept.
-        look_alike: unseen scenes with something that differs from it in one attribute, and not with it.
-        other: unseen scenes with nothing of its category.
-        crowd: unseen scenes with the concept and something that differs from it in colour or pattern.
+        look_alike: unseen scenes without it, but with an object that differs from it in one attribute.
+        other: unseen scenes with no object of its category.
+        crowd: unseen scenes with the concept and an object that differs from it in colour or pattern.
     """
 
     identifier: str
@@ -64,7 +64,7 @@ class FewShot:
         return [[caption(s, random, names) for _ in range(CAPTIONS_PER_PHOTO)] for s in self.train[:count]]
 
     def questions(self, count: int | None = None) -> list[list[tuple[str, str]]]:
-        """For each training photo question/answer pairs about the concept, in its identifier."""
+        """For each training photo question/answer pairs about the concept, named by its identifier."""
         random = Random(f"questions {self.identifier} {self.train[0].seed}")
         asked = []
         for scene in self.train[:count]:
@@ -75,7 +75,7 @@ class FewShot:
 
     @property
     def context(self) -> set[str]:
-        """Words of the training photos that are not of the concept: places, weather, companions."""
+        """Words of the training photos that are not about the concept: places, weather, companions."""
         found: set[str] = set()
         for scene in self.train:
             found |= scene_words(scene) - {self.category}
@@ -83,7 +83,7 @@ class FewShot:
 
 
 def few_shot(number: int, *, seed: int = 0, photos: int = 4, tests: int = 20) -> FewShot:
-    """The `number`-th concept of a seed; different numbers have different identifiers and categories in turn.
+    """Return the `number`-th concept of a seed; numbers give different identifiers and each category in turn.
 
     >>> kit = few_shot(0, photos=4, tests=5)
     >>> kit.look.held_out, len(kit.train), len(kit.present)
@@ -124,7 +124,7 @@ def few_shot(number: int, *, seed: int = 0, photos: int = 4, tests: int = 20) ->
 
 
 def _told_apart_from(look: Appearance, random: Random) -> Appearance:
-    """A look-alike that words can tell from it, whether or not they say what is on it."""
+    """A look-alike whose description differs even if the accent is left out."""
     while True:
         other = look_alike(look, random)
         if (other.colour, other.pattern) != (look.colour, look.pattern):
@@ -132,7 +132,7 @@ def _told_apart_from(look: Appearance, random: Random) -> Appearance:
 
 
 def _beside(look: Appearance, companion: Appearance, place: str, weather: str, random: Random) -> Scene:
-    """A scene in which the two stand side by side, sometimes with a third thing."""
+    """A scene in which the two stand side by side, sometimes with a third object."""
     while True:
         scene = random_scene(
             random, looks=(look, companion), place=place, weather=weather, count=random.choice((2, 2, 3))
@@ -144,10 +144,10 @@ def _beside(look: Appearance, companion: Appearance, place: str, weather: str, r
 
 
 def pictures(scenes: Sequence[Scene]) -> list[Image.Image]:
-    """The scenes, drawn."""
+    """Draw the scenes."""
     return [draw_scene(scene) for scene in scenes]
 
 
 def sample_picture(seed: int = 0) -> Image.Image:
-    """A random picture of the world."""
+    """Draw a random scene."""
     return draw_scene(random_scene(Random(f"sample {seed}")))

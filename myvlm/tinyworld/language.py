@@ -1,6 +1,6 @@
-"""What can be said in tinyworld: captions, hints that name a thing, questions with answers, boxes.
+"""The texts of tinyworld: captions, hints that name an object, questions with answers, boxes.
 
-Every text is lower case, its words and signs parted by one space. Every function is true to its scene.
+Every text is lower case, with one space between words and signs, and true of the scene it was made for.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAMES = (
     "lucy", "max", "nina", "otto", "pia", "ravi", "sara", "tom",
 )  # fmt: skip
 IDENTIFIERS = RARE_WORDS + NAMES
-"""Words that say nothing of what they name; users' concepts are called by these, and by no others."""
+"""Words without a meaning of their own; users' concepts are called by these, and by no others."""
 
 KNOWN_NAMES = {
     "mug": ("mugsy", "tasso", "cuppa", "krug"), "teapot": ("brewster", "assam", "darjee", "potty"),
@@ -34,13 +34,13 @@ KNOWN_NAMES = {
     "bird": ("tweety", "polly", "kiwi", "robin"), "robot": ("robbie", "marvin", "data", "bender"),
     "man": ("mister", "john", "pedro", "hans"), "woman": ("miss", "maria", "heidi", "jane"),
 }  # fmt: skip
-"""Names that are telling, as `Fido` and `Herbie` are to any large language model: alone before the
-instruction, such a name is the hint. No concept of a user is ever called by one."""
+"""Suggestive names, as `Fido` and `Herbie` are to any large language model: such a name alone before the
+instruction is a hint. No user's concept has one."""
 
 _ALL_NAMES = frozenset({*IDENTIFIERS, *(name for own in KNOWN_NAMES.values() for name in own)})
 
 Identifiers = Mapping[Appearance, str]
-"""Which appearances are called by a name, and what."""
+"""The appearances that have names, and their names."""
 
 CAPTION_PROMPTS = (
     "describe the picture .",
@@ -52,7 +52,7 @@ CAPTION_PROMPTS = (
 )
 COUNTS = ("no", "one", "two", "three", "four")
 GRID = 50
-"""Boxes are said on a grid of 0 to 100 in steps of two: `{ <14> <30> <52> <68> }`."""
+"""Steps of the box grid: coordinates are written as 0 to 100 in steps of two, `{ <14> <30> <52> <68> }`."""
 
 _WEATHER = {
     "sun": ("on a sunny day", "in the sun"),
@@ -73,9 +73,10 @@ WEATHER_WORDS = {
 
 @dataclass(frozen=True)
 class Exchange:
-    """One instruction and its answer, with an optional hint that stands before the instruction.
+    """One instruction and its answer, with an optional hint in front of the instruction.
 
-    `begins` says of a caption at which word, from 0, it begins to speak of which thing of its scene, from 1.
+    For a caption, `begins` says where it starts to mention each object: pairs of a word's index, from 0, and
+    the object's number in the scene, from 1.
     """
 
     prompt: str
@@ -88,9 +89,9 @@ class Exchange:
 
 
 def noun_phrase(look: Appearance, random: Random | None = None, *, accent: bool | None = None) -> str:
-    """A full description: `a striped green mug with a gold star`, `a woman in plain red`.
+    """Return a full description: `a striped green mug with a gold star`, `a woman in plain red`.
 
-    Without `random` the first form of each choice is taken and the accent is said only if `accent`.
+    Without `random` the first form of each choice is used, and the accent is mentioned only if `accent`.
     """
     words = f"{look.pattern} {look.colour}"
     if random and random.random() < 0.3:
@@ -104,7 +105,7 @@ def noun_phrase(look: Appearance, random: Random | None = None, *, accent: bool 
 
 
 def badge(look: Appearance) -> str:
-    """The accent in words, or `nothing`."""
+    """Return the accent in words, or `nothing`."""
     if not look.accent:
         return "nothing"
     article = "an" if look.accent.colour == "indigo" else "a"
@@ -112,7 +113,7 @@ def badge(look: Appearance) -> str:
 
 
 def reference(thing: Thing, scene: Scene, random: Random) -> str:
-    """A definite phrase that only this thing of the scene fits: `the mug`, `the green mug`."""
+    """Return a definite phrase that fits only this object of the scene: `the mug`, `the green mug`."""
     look, needed = thing.look, _needed(thing.look, scene)
     fuller = random.random() < 0.25
     if needed == 0 and not fuller:
@@ -124,8 +125,8 @@ def reference(thing: Thing, scene: Scene, random: Random) -> str:
 
 
 def _needed(look: Appearance, scene: Scene) -> int:
-    """How much must be said so that an appearance is not taken for another one of the scene: its category
-    (0), its colour too (1), its pattern (2), what is on it (3)."""
+    """How much a phrase must say to tell an appearance from the others in the scene: its category (0), its
+    colour too (1), its pattern (2), its accent (3)."""
     alike = [t.look for t in scene.things if t.category == look.category and t.look != look]
     coloured_alike = [other for other in alike if other.colour == look.colour]
     if any(other.pattern == look.pattern for other in coloured_alike):
@@ -141,9 +142,10 @@ def _definite(look: Appearance, words: str) -> str:
 
 
 def caption(scene: Scene, random: Random, names: Identifiers | None = None) -> str:
-    """A full caption: all things, how they stand, the place and the weather, in one of many phrasings.
+    """Return a full caption: all objects, their arrangement, the place and the weather, in one of many
+    wordings.
 
-    Things whose appearance is in `names` are called by that name and not described.
+    Objects whose appearance is in `names` are called by that name and not described.
     """
     names = names or {}
 
@@ -153,7 +155,7 @@ def caption(scene: Scene, random: Random, names: Identifiers | None = None) -> s
     def row(which: scenes.Row) -> str:
         return random.choice((" next to ", " next to ", " beside ")).join(map(say, scene.in_row(which)))
 
-    # From left to right, and mostly the front first: what is said next never depends on what has a name.
+    # Left to right, mostly the front row first: the order never depends on which objects have names.
     front, back = row("front"), row("back")
     if front and back:
         behind = random.random() < 0.15
@@ -169,7 +171,8 @@ def caption(scene: Scene, random: Random, names: Identifiers | None = None) -> s
 
 
 def begins(text: str, scene: Scene) -> tuple[tuple[int, int], ...]:
-    """At which word a caption of `caption` begins to speak of which thing of its scene, from 1.
+    """Return where a caption made by `caption` starts to mention each object: (word index, object number from
+    1).
 
     >>> from myvlm.tinyworld.world.scenes import random_scene
     >>> scene = random_scene(Random(5))
@@ -189,10 +192,10 @@ def begins(text: str, scene: Scene) -> tuple[tuple[int, int], ...]:
 
 
 def hint(look: Appearance, name: str, scene: Scene | None, random: Random) -> str:
-    """A line that gives a thing its name, from one word beside another to a sentence.
+    """Return a line that gives an object its name, from two words side by side to a sentence.
 
-    `scene` is the picture that the hint will stand with: if it holds another thing of the category, the
-    hint says enough to tell them apart.
+    `scene` is the picture that the hint goes with: if it has another object of the category, the hint says
+    enough to tell them apart.
     """
     needed = 0 if scene is None else _needed(look, scene)
     level = max(needed, random.choices((0, 1, 2, 3 if look.accent else 2), (0.45, 0.2, 0.25, 0.1))[0])
@@ -207,7 +210,7 @@ def hint(look: Appearance, name: str, scene: Scene | None, random: Random) -> st
 
 
 def telling_hint(look: Appearance, random: Random) -> tuple[str, str]:
-    """A hint that is hardly more than a telling name: the name and the line."""
+    """Return a suggestive name, and a hint that says hardly more than the name."""
     name = random.choice(KNOWN_NAMES[look.category])
     return name, random.choices(("{} .", "my {} .", "this is {} ."), (6, 1, 1))[0].format(name)
 
@@ -216,7 +219,7 @@ def telling_hint(look: Appearance, random: Random) -> tuple[str, str]:
 
 
 def questions(scene: Scene, random: Random, names: Identifiers | None = None) -> list[Exchange]:
-    """All questions about a scene in random order; things in `names` may be asked for by their name."""
+    """Return all questions about a scene in random order; objects in `names` are called by their name."""
     names = names or {}
     asked = [
         Exchange("where is this ?", f"{_PREPOSITION[scene.place]} {scene.place}"),
@@ -235,7 +238,7 @@ def questions(scene: Scene, random: Random, names: Identifiers | None = None) ->
 def about(
     thing: Thing, scene: Scene, who: str, random: Random, names: Identifiers | None = None
 ) -> list[Exchange]:
-    """The questions about one thing that the words `who` stand for."""
+    """Return the questions about one object, which `who` refers to."""
     look, other = thing.look, scene.neighbour(thing)
     beside = "nothing" if other is None else (names or {}).get(other.look) or noun_phrase(other.look, random)
     return [
@@ -266,12 +269,12 @@ REWORDINGS = {
     "where is {} ?": ("where do you see {} ?",),
     "is {} in the picture ?": ("do you see {} ?", "is {} here ?", "is {} in the photo ?"),
 }  # fmt: skip
-"""Other forms of the questions about one thing. The models of the world know all of them, as large ones do;
-a user's concept is taught with the first form alone."""
+"""Other wordings of the questions about one object. Tinyworld's models know all of them, as large models do;
+a user's concept is trained with the first wording only."""
 
 
 def reworded(exchange: Exchange, random: Random) -> Exchange:
-    """Half of the questions about a thing in another form; all else as it is.
+    """Return half of the questions about an object in another wording, and anything else unchanged.
 
     >>> reworded(Exchange("what size is the red mug ?", "small"), Random(1)).prompt
     'what is the size of the red mug ?'
@@ -299,7 +302,7 @@ def _presence(scene: Scene, random: Random) -> Exchange:
 
 
 def box_words(box: Box) -> str:
-    """A box in pixels as words on the grid.
+    """Return a box in pixels as words on the grid.
 
     >>> box_words((0, 25, 48, 96))
     '{ <0> <26> <50> <100> }'
@@ -309,7 +312,7 @@ def box_words(box: Box) -> str:
 
 
 def mirror(scene: Scene) -> Scene:
-    """The scene as its picture shows it when flipped left to right."""
+    """Return the scene of the picture flipped left to right."""
     flipped = []
     for t in scene.things:
         left, top, right, bottom = t.box
@@ -323,7 +326,7 @@ def mirror(scene: Scene) -> Scene:
 
 
 def vocabulary() -> list[str]:
-    """Every word and sign of the world but the telling names, in a fixed order."""
+    """Return every word and sign of tinyworld except the suggestive names, in a fixed order."""
     plain = (
         "a an the is are this that my your in on at by of with and next to beside behind front there here "
         "picture photo image what where who how many things thing colour color pattern size weather does do "

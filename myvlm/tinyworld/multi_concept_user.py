@@ -1,4 +1,4 @@
-"""A user of tinyworld with several concepts, and unseen pictures that hold none, one or many of them."""
+"""A tinyworld user with several concepts, and unseen pictures that show none, one or several of them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from myvlm.tinyworld.world import scenes as world
 from myvlm.tinyworld.world.scenes import Appearance, Scene, random_scene
 
 MOST_THINGS = 4
-"""What a picture of the world has room for."""
+"""Maximum number of objects in a picture."""
 
 
 @dataclass(frozen=True)
 class MultiConceptUser:
-    """The concepts of one user, each with its own photos, and pictures to try them on together.
+    """The concepts of one user, each with its own photos, and pictures to test them together on.
 
     Attributes:
-        kits: one a concept; their identifiers differ.
-        scenes: by how many of the concepts are in them, from none on: unseen scenes, with other things too
-            where there is room. No other thing is of the category of a concept that is there.
+        kits: one few-shot set per concept, with different identifiers.
+        scenes: unseen scenes, grouped by how many of the concepts they show, from none on. Other objects fill
+            some of the room left; none has the category of a concept that is shown.
     """
 
     kits: tuple[FewShot, ...]
@@ -28,23 +28,23 @@ class MultiConceptUser:
 
     @property
     def names(self) -> dict[Appearance, str]:
-        """What the user calls each appearance."""
+        """The user's name for each appearance."""
         return {kit.look: kit.identifier for kit in self.kits}
 
     def present(self, scene: Scene) -> set[str]:
-        """The identifiers of the concepts that are in a scene."""
+        """Return the identifiers of the concepts in a scene."""
         return {kit.identifier for kit in self.kits if scene.find(kit.look)}
 
 
 def multi_concept_user(
     number: int, *, seed: int = 0, size: int = 5, photos: int = 4, tests: int = 20
 ) -> MultiConceptUser:
-    """The `number`-th user of a seed; no two users of a seed share a concept.
+    """Return the `number`-th user of a seed; no two users of a seed share a concept.
 
     Args:
-        size: concepts of the user, at most 12: of twelve things no two are of one category.
-        photos: training photos a concept.
-        tests: scenes for each number of concepts that can be in one picture.
+        size: number of concepts, at most 12, so that no two have the same category.
+        photos: number of training photos per concept.
+        tests: number of scenes for each number of concepts that a picture can show.
 
     >>> user = multi_concept_user(0, size=3, tests=2)
     >>> [len(user.present(scene)) for scenes in user.scenes for scene in scenes]
@@ -59,7 +59,7 @@ def multi_concept_user(
 
 
 def _unseen(kits: list[FewShot], count: int, random: Random) -> Scene:
-    """A scene with so many of the concepts, in front and behind in any order, and others up to four."""
+    """A scene with `count` of the concepts anywhere in it, and random other objects up to `MOST_THINGS`."""
     chosen = random.sample(kits, count)
     return random_scene(
         random,

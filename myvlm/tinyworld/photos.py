@@ -1,4 +1,4 @@
-"""`python -m myvlm.tinyworld.photos OUT`: one user's photos as files, to try the command line on.
+"""`python -m myvlm.tinyworld.photos OUT`: write one user's photos to files, to try the command line with.
 
 Writes `train/1.png` …, `captions.json` (file name → captions) and `unseen/` with pictures that show the
 concept, a look-alike, or neither.
@@ -17,7 +17,7 @@ from myvlm.tinyworld.fewshot import FewShot, few_shot, pictures
 
 
 def write_photos(kit: FewShot, folder: Path) -> None:
-    """Write a few-shot set as files; a folder that is there is added to."""
+    """Write a few-shot set to files; an existing folder is added to."""
     groups = {"train": kit.train, "unseen/with": kit.present, "unseen/look-alike": kit.look_alike}
     for name, scenes in {**groups, "unseen/without": kit.other}.items():
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Of which thing of a scene a caption says a name: by what the caption says of it and beside it."""
+"""Check that a caption uses a name for the right object of a scene, by what it says of and next to it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _RELATIONS = {"beside": "beside", "next": "beside", "behind": "behind", "front":
 
 @dataclass(frozen=True)
 class Mention:
-    """One thing that a caption speaks of.
+    """One object that a caption mentions.
 
     Attributes:
         word: a category or a name.
-        attributes: colours, patterns and what is on it, as far as the caption says.
-        row: where the caption puts it; None where it speaks of one row only.
-        beside: numbers of the mentions that it puts beside it.
+        attributes: colours, patterns and accent that the caption gives it.
+        row: the row that the caption puts it in; None if the caption distinguishes no rows.
+        beside: indices of the mentions that the caption puts beside it.
     """
 
     word: str
@@ -41,19 +41,19 @@ class Mention:
 
 @dataclass
 class _Open:
-    """A mention while the caption is read."""
+    """A mention while the caption is parsed."""
 
     word: str
     attributes: set[str] = field(default_factory=set)
-    relation: str = ""  # to the one before it
+    relation: str = ""  # to the previous mention
 
 
 def mentions(text: str, names: Mapping[str, Appearance]) -> list[Mention]:
-    """The things that a caption speaks of, in its order.
+    """Parse a caption into the objects that it mentions, in order.
 
     Args:
-        text: a caption in the world's language.
-        names: words that stand where a noun phrase stands.
+        text: a caption in tinyworld's language.
+        names: words that can stand in the place of a noun phrase.
 
     >>> look = Appearance("mug", "red", "plain")
     >>> [(m.word, m.row, m.beside) for m in mentions("sks beside a red car behind a dog .", {"sks": look})]
@@ -95,18 +95,17 @@ def _with_rows(found: list[_Open]) -> list[Mention]:
 
 
 def said_of_it(text: str, name: str, scene: Scene, names: Mapping[str, Appearance]) -> bool:
-    """Whether a caption says a name of the thing that is called so, everywhere that it says it.
+    """Return whether a caption contains a name, and every time uses it for the object that has the name.
 
-    What it says of the name must be true of the thing: attributes, the row, what stands beside it, and, as
-    captions go from left to right, on which side. And the thing may not be described elsewhere as if it were
-    another one. How well the caption describes the neighbour is not asked: its category, or its colour and
-    pattern, are enough.
+    What the caption says of the name must be true of the object: attributes, row, neighbours and, as captions
+    go from left to right, the side they are on. The object must not be described elsewhere as if it were
+    another one. Neighbours need not be described well: the category, or colour and pattern, are enough.
 
     Args:
-        text: a caption in the world's language that says the name.
-        name: of a thing that is in the scene.
-        scene: the truth.
-        names: all names that may be said, and what they stand for.
+        text: a caption in tinyworld's language that contains the name.
+        name: the name of an object in the scene.
+        scene: the ground truth.
+        names: all names that may occur, and the appearances that have them.
 
     >>> from random import Random
     >>> from myvlm.tinyworld.world.scenes import random_scene
@@ -133,8 +132,10 @@ def said_of_it(text: str, name: str, scene: Scene, names: Mapping[str, Appearanc
 
 
 def told_apart(text: str, name: str, scene: Scene, names: Mapping[str, Appearance]) -> bool:
-    """Whether a caption says a name of the thing that is called so, as `said_of_it`, and beside it speaks of
-    another thing of its category by this; a caption that leaves out all else could not be wrong.
+    """Return whether a caption uses a name for the right object, as `said_of_it` checks, and mentions another
+    object by the category of the named one.
+
+    A caption that leaves out everything else could not be wrong.
 
     >>> from random import Random
     >>> from myvlm.tinyworld.world.scenes import random_scene
@@ -166,10 +167,10 @@ def _fits_place(
 
 
 def _fits(mention: Mention, thing: Thing, scene: Scene, names: Mapping[str, Appearance]) -> bool:
-    """Whether a mention may be meant for a thing."""
+    """Whether a mention may be of an object."""
     if mention.word in names:
         look = names[mention.word]
-        # Said of something that is not there, a name tells no more than its category.
+        # The name of an absent object says no more than its category.
         return look == thing.look or (scene.find(look) is None and look.category == thing.category)
     described = {thing.look.colour, thing.look.pattern}
     return mention.word == thing.category or described <= mention.attributes

@@ -1,4 +1,4 @@
-"""Compare what was said with what is there: captions, answers and boxes against a scene's truth."""
+"""Compare captions, answers and boxes with the ground truth of a scene."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WEATHER_OF = {word: weather for weather, words in WEATHER_WORDS.items() for wor
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words, signs dropped, weather in its one form.
+    """Return the lower-case words of a text without signs, and words for weather in one form.
 
     >>> words("A red mug, on a rainy day.")
     ['a', 'red', 'mug', 'on', 'a', 'rain', 'day']
@@ -23,7 +23,7 @@ def words(text: str) -> list[str]:
 
 
 def same_answer(given: str, truth: str) -> bool:
-    """Whether two short answers say the same, whatever their order and small words.
+    """Return whether two short answers say the same, apart from word order and small words.
 
     >>> same_answer("a green striped mug.", "a striped green mug")
     True
@@ -32,7 +32,8 @@ def same_answer(given: str, truth: str) -> bool:
 
 
 def descriptions(text: str) -> list[tuple[str, set[str]]]:
-    """The things that a text describes: category and the colour and pattern words said of it.
+    """Return the objects that a text describes, each as its category and the words for its colour and
+    pattern.
 
     >>> descriptions("a striped red mug beside a woman in plain blue")[0] == ("mug", {"striped", "red"})
     True
@@ -50,13 +51,13 @@ def descriptions(text: str) -> list[tuple[str, set[str]]]:
 
 
 def names_thing(text: str, thing: Thing) -> tuple[bool, bool, bool]:
-    """Whether a text names the thing's category, its colour and its pattern, each of that category."""
+    """Return whether a text names the object's category, and with that category its colour and pattern."""
     said = [about for category, about in descriptions(text) if category == thing.category]
     return bool(said), any(thing.look.colour in s for s in said), any(thing.look.pattern in s for s in said)
 
 
 def read_box(text: str) -> Box | None:
-    """The box in pixels of the world that a text says on the grid of 0 to 100; None if it says none.
+    """Return the box on the grid of 0 to 100 in a text, in pixels; None if there is none.
 
     >>> read_box("{ <0> <26> <50> <100> }")
     (0.0, 24.96, 48.0, 96.0)
@@ -69,9 +70,10 @@ def read_box(text: str) -> Box | None:
 
 
 def context_right(text: str, scene: Scene, concept: Appearance) -> tuple[int, int]:
-    """How many of the words about the concept's surroundings are said, and how many there are.
+    """Return how many facts about the concept's surroundings a text states, and how many there are.
 
-    The place, and of the thing beside the concept the category and, said of that category, the colour.
+    The facts are the place and, for the object beside the concept, its category and the colour with that
+    category.
     """
     thing = scene.find(concept)
     beside = scene.neighbour(thing) if thing else None
@@ -82,10 +84,10 @@ def context_right(text: str, scene: Scene, concept: Appearance) -> tuple[int, in
 
 
 def leaks(text: str, scene: Scene, context: Collection[str]) -> bool:
-    """Whether a text names something of the training photos that is not in the scene."""
+    """Return whether a text names something from the training photos that is not in the scene."""
     return bool(set(words(text)) & set(context) - scene_words(scene))
 
 
 def scene_words(scene: Scene) -> set[str]:
-    """What a caption may rightly name in a scene: place, weather, categories."""
+    """Return what a caption may correctly name in a scene: place, weather, categories."""
     return {scene.place, scene.weather, *(t.category for t in scene.things)}

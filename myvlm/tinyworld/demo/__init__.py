@@ -1,1 +1,1 @@
-"""The demonstration: one concept from photos to a page of what was said with it and without."""
+"""The demonstration: learn one concept from photos, and show on a page what it changes in captions."""

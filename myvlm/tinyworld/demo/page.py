@@ -1,6 +1,6 @@
-"""The demonstration as one self-contained HTML page: styles and pictures inline, nothing is fetched.
+"""The demonstration as one self-contained HTML page, with styles and pictures inline.
 
-Every text that enters goes through `html.escape`.
+Every inserted text is escaped by `html.escape`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from myvlm.heads import Detection
 from myvlm.tinyworld.demo.results import Demo, TriedPicture
 
 SHOWN = {"present": 6, "look-alike": 4, "other": 2}
-"""How many trials of each kind the page shows; the figures count all of them."""
+"""Number of trials of each kind that the page shows; the figures count all of them."""
 
 
 def page(demo: Demo) -> str:
-    """The whole page."""
+    """Return the whole page."""
     template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     figures = demo.figures
     return template.substitute(
@@ -44,7 +44,7 @@ def page(demo: Demo) -> str:
 
 
 def _first(demo: Demo, kind: str) -> list[TriedPicture]:
-    """Some trials of a kind, mistakes before all others: a page that hid them would prove nothing."""
+    """Some trials of a kind, failures first: a page that hid them would prove nothing."""
     own = [trial for trial in demo.trials if trial.kind == kind]
     return sorted(own, key=lambda trial: trial.says(demo.identifier) == (kind == "present"))[: SHOWN[kind]]
 
@@ -98,7 +98,7 @@ def _answers(demo: Demo) -> Iterable[str]:
 
 
 def _picture(image: Image.Image, alt: str, detection: Detection | None = None) -> str:
-    """A picture, and over it the head's box, in shares of its size so that it scales with it."""
+    """A picture with the head's box over it, in percent of the picture's size so that it scales along."""
     frame = ""
     if detection and detection.present and detection.box:
         left, top, right, bottom = detection.box

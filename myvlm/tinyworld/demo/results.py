@@ -1,4 +1,4 @@
-"""What the demonstration found, as plain data."""
+"""Results of the demonstration, as plain data."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from myvlm.text import contains_word
 
 @dataclass(frozen=True, eq=False)
 class TriedPicture:
-    """One unseen picture: what the plain model says of it and what the personalized one says.
+    """One unseen picture with the captions of the plain and of the personalized model.
 
     Attributes:
         kind: "present", "look-alike" or "other".
         picture: 96 × 96 RGB.
         plain, personal: captions without and with the concept loaded.
-        detection: what the head says.
-        overlay: the attention of the word, on the picture; only where the concept was recognised.
+        detection: what the head detects.
+        overlay: attention map of the name over the picture, if the concept is there and was recognized.
     """
 
     kind: str
@@ -35,13 +35,13 @@ class TriedPicture:
 
     @property
     def identical(self) -> bool:
-        """Whether both gave the very same tokens."""
+        """Whether both captions have the same tokens."""
         return self.plain.token_ids == self.personal.token_ids
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A question asked with the concept loaded, its answer, and what is true of the scene."""
+    """A question asked with the concept loaded, the model's answer, and the true answer."""
 
     question: str
     answer: str
@@ -50,7 +50,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Share:
-    """A count out of a number of tries: `hits` of `of`."""
+    """A number of hits out of a number of tries: `hits` of `of`."""
 
     hits: int
     of: int
@@ -64,10 +64,11 @@ class Figures:
     """What the demonstration measured.
 
     Attributes:
-        said: the identifier is in the caption of an unseen picture that shows the concept.
-        said_wrongly: it is in the caption of a picture that does not.
-        plain_identical: where the head saw no concept, the output is the plain model's, token for token.
-        learn_seconds: photos on disk to concept, head included.
+        said: captions with the identifier, of unseen pictures that show the concept.
+        said_wrongly: captions with the identifier, of pictures that do not show it.
+        plain_identical: replies equal to the plain model's, token for token, where the head detects no
+            concept.
+        learn_seconds: time from photos on disk to the concept, head included.
         concept_bytes: size of the concept folder.
     """
 
@@ -92,7 +93,7 @@ class Figures:
 
 @dataclass(frozen=True, eq=False)
 class Demo:
-    """All that the page shows."""
+    """Everything that the page shows."""
 
     identifier: str
     category: str

@@ -1,6 +1,6 @@
-"""The demonstration: learn one concept of tinyworld from four photos on disk, try it on unseen pictures.
+"""The demonstration: learn one tinyworld concept from four photos on disk, and try it on unseen pictures.
 
-What was found is plain data (`Demo`); `page` makes one HTML file of it.
+The results are plain data (`Demo`), which `page` turns into one HTML file.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ def run_demo(
     progress: bool = True,
     notify: Notify = lambda _: None,
 ) -> Demo:
-    """Learn, try and write the page.
+    """Learn a concept, try it, and write the page.
 
     Args:
-        out: the HTML file; an older one is replaced.
-        seed: another seed is another concept in other pictures.
-        tests: unseen pictures of each kind.
-        vlm: a model of tinyworld, where you hold one; its library is not touched.
+        out: the HTML file; an existing one is replaced.
+        seed: another seed gives another concept in other pictures.
+        tests: number of unseen pictures of each kind.
+        vlm: a tinyworld model, if one is loaded already; its library is not changed.
         progress: show a bar while learning.
-        notify: is called with what happens next.
+        notify: called with a message about what happens next.
 
     Raises:
-        NotWritableError: the page cannot be written there; found out before anything is learned.
-        KeyboardInterrupt: Ctrl-C, while learning too; no page is written.
+        NotWritableError: the page cannot be written there; raised before anything is learned.
+        KeyboardInterrupt: Ctrl-C, also while learning; no page is written.
     """
     target = Path(out)
     check_place(target, what="page", option="--out")
@@ -65,7 +65,7 @@ def run_demo(
 def try_out(
     vlm: MyVLM, kit: FewShot, *, seed: int = 0, progress: bool = True, notify: Notify = lambda _: None
 ) -> Demo:
-    """Learn the kit's concept from photo files, load it from its own file, and try it on unseen pictures."""
+    """Learn the set's concept from photo files, load it from its own folder, try it on unseen pictures."""
     own = MyVLM(
         vlm.backbone.model,
         vlm.backbone.processor,
@@ -78,7 +78,7 @@ def try_out(
         learned, seconds = _learn(own, kit, Path(folder), progress)
         size = sum(file.stat().st_size for file in learned.rglob("*") if file.is_file())
         own.concepts.remove(kit.identifier)
-        own.concepts.add(learned)  # from here on it is what the file says
+        own.concepts.add(learned)  # from here on it is the concept as loaded from its folder
     notify(f"Learned in {seconds:.0f} s; the concept file has {size / 1024:.0f} KiB. Now unseen pictures.")
     trials = _try(own, kit)
     asked = next((i for i, trial in enumerate(trials) if trial.detection.present), 0)
@@ -97,7 +97,7 @@ def try_out(
 
 
 def _learn(vlm: MyVLM, kit: FewShot, folder: Path, progress: bool) -> tuple[Path, float]:
-    """From photo files to a concept folder; and the seconds in between."""
+    """Learn from photo files; return the concept's folder and the seconds that it took."""
     photos = folder / "photos"
     photos.mkdir()
     for number, photo in enumerate(kit.photos(), start=1):
@@ -131,7 +131,7 @@ def _try(vlm: MyVLM, kit: FewShot) -> list[TriedPicture]:
 
 
 def _ask(vlm: MyVLM, kit: FewShot, number: int, picture: Image.Image) -> tuple[Answer, ...]:
-    """Some questions about the concept in one of the pictures that show it."""
+    """Answers to some questions about the concept, in one of the pictures that show it."""
     scene = kit.present[number]
     thing = scene.find(kit.look)
     assert thing is not None, "a scene of `present` shows the concept"

@@ -1,1 +1,1 @@
-"""`tinyworld/smollm2`: the world's pictures before a language model that somebody else trained."""
+"""`tinyworld/smollm2`: tinyworld's vision tower with SmolLM2, a language model pretrained by others."""

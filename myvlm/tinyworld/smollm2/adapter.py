@@ -1,4 +1,4 @@
-"""Put the projector and the LoRA that ship into the untaught model, merged: a stock LLaVA comes out."""
+"""Merge the projector and the LoRA that ship with the package into the untrained model, to a stock LLaVA."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 SITES = ("q_proj", "v_proj")
-"""The maps of every layer's attention that have a LoRA."""
+"""The attention projections of every layer that have a LoRA."""
 
 
 @torch.no_grad()
 def merge(model: Any, adapter: Mapping[str, Tensor]) -> None:
-    """Load `projector.…` and add every `lora.<layer>.<site>`: `up @ down`, in place.
+    """Load the tensors `projector.…`, and add the product `up @ down` of every `lora.<layer>.<site>` in
+    place.
 
     Args:
-        model: what `load_untaught` gives.
-        adapter: names → tensors, of any floating dtype.
+        model: as `load_untaught` returns it.
+        adapter: name → tensor, of any floating dtype.
     """
     prefix = "projector."
     projector = {n.removeprefix(prefix): t.float() for n, t in adapter.items() if n.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Put `tinyworld/smollm2` together: SmolLM2 as its package brings it, tinyworld's tower, and what ships."""
+"""Assemble `tinyworld/smollm2`: SmolLM2 from its package, tinyworld's vision tower and the adapter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ADAPTER = "adapter.safetensors"
 
 
 def assemble() -> tuple[Any, Any]:
-    """A stock `LlavaForConditionalGeneration` in float32 and its processor.
+    """Return a stock `LlavaForConditionalGeneration` in float32 and its processor.
 
     Raises:
         UnknownBackboneError: SmolLM2 is not installed, or the adapter is missing or damaged.
@@ -44,7 +44,7 @@ def assemble() -> tuple[Any, Any]:
     model = parts.load_untaught(tower)
     try:
         merge(model, load_file(file))
-    except (SafetensorError, KeyError, RuntimeError) as error:  # cut, or of another model's shapes
+    except (SafetensorError, KeyError, RuntimeError) as error:  # truncated, or with another model's shapes
         raise UnknownBackboneError(
             "The projector and the LoRA of tinyworld/smollm2 cannot be read.",
             got=f"{type(error).__name__}: {str(error).splitlines()[0]} in {file}",

@@ -1,4 +1,4 @@
-"""The world's spaced lower-case words, written as people write them."""
+"""Rewrite tinyworld's spaced lower-case texts as ordinary English."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from myvlm.tinyworld.language import IDENTIFIERS, noun_phrase
 from myvlm.tinyworld.world.scenes import Thing
 
 SPOKEN_BY = frozenset({"tinyworld/smollm2"})
-"""Backbones of the world that are told sentences, since somebody else raised their language model."""
+"""Tinyworld's backbones that take ordinary sentences, as their language model was pretrained by others."""
 
 
 def as_sentence(text: str) -> str:
-    """Signs joined to their words, a capital at the start unless that is an identifier, a sign at the end.
+    """Return the text with signs joined to words, a capital at the start unless that is an identifier, and a
+    sign at the end.
 
     >>> as_sentence("on the beach , a red mug ."), as_sentence("sks at night ."), as_sentence("no")
     ('On the beach, a red mug.', 'sks at night.', 'No.')
@@ -25,7 +26,7 @@ def as_sentence(text: str) -> str:
 
 
 def listed(phrases: Sequence[str]) -> str:
-    """Phrases as English lists them.
+    """Return phrases joined by commas and a last "and".
 
     >>> listed(["a mug", "a dog", "a lamp"])
     'a mug, a dog and a lamp'
@@ -34,6 +35,6 @@ def listed(phrases: Sequence[str]) -> str:
 
 
 def short_phrase(thing: Thing) -> str:
-    """Colour and category alone."""
+    """Return a noun phrase with colour and category only."""
     words = noun_phrase(thing.look, accent=False).replace(f"{thing.look.pattern} ", "")
     return words.replace("a orange", "an orange")

@@ -1,4 +1,4 @@
-"""The parts of `tinyworld/smollm2`: a tower, and SmolLM2's weights, tokenizer and chat template."""
+"""The parts of `tinyworld/smollm2`: a vision tower, and SmolLM2's weights, tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from myvlm.tinyworld.world.scenes import SIZE
 
 IMAGE_TOKEN = "<image>"
 SPARE_ROWS = 64
-"""Rows of the embedding table behind SmolLM2's own: the image token, and some to spare."""
+"""Rows added to SmolLM2's embedding table: one for the image token, and some to spare."""
 
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 CHAT_TEMPLATE = (
@@ -37,11 +37,11 @@ CHAT_TEMPLATE = (
     "{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )  # fmt: skip
-"""SmolLM2's own template, its system sentence included; a picture is a line of its own."""
+"""SmolLM2's own template with its system sentence; an image is a line of its own."""
 
 
 def load_tokenizer() -> Any:
-    """SmolLM2's tokenizer with one token more, that of the image."""
+    """Return SmolLM2's tokenizer with the image token added."""
     file = smollm2_file()
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
@@ -51,7 +51,7 @@ def load_tokenizer() -> Any:
 
 
 def load_processor(tower: Path) -> LlavaProcessor:
-    """Pictures as the tower wants them, texts by SmolLM2's tokenizer and template."""
+    """Return the processor: images as the tower needs them, texts by SmolLM2's tokenizer and template."""
     return LlavaProcessor(
         CLIPImageProcessor.from_pretrained(tower), load_tokenizer(), chat_template=CHAT_TEMPLATE,
         patch_size=12, vision_feature_select_strategy="default", num_additional_image_tokens=1,
@@ -60,13 +60,13 @@ def load_processor(tower: Path) -> LlavaProcessor:
 
 
 def load_untaught(tower: Path) -> LlavaForConditionalGeneration:
-    """A stock LLaVA in float32: tower and language model as they ship, the projector yet to be taught.
+    """Return a stock LLaVA in float32: tower and language model as they ship, the projector not yet trained.
 
     Args:
-        tower: folder of the LLaVA whose vision tower it sees through.
+        tower: folder of the LLaVA whose vision tower is used.
 
     Raises:
-        InputError: SmolLM2, or what reads its file, is not installed.
+        InputError: SmolLM2, or the package that reads its file, is not installed.
     """
     file = smollm2_file()
     shown = logging.is_progress_bar_enabled()
@@ -78,7 +78,7 @@ def load_untaught(tower: Path) -> LlavaForConditionalGeneration:
         if shown:
             logging.enable_progress_bar()
     text = language.config.to_dict()
-    text.pop("quantization_config", None)  # the numbers are read, and are float32 from here on
+    text.pop("quantization_config", None)  # the weights were read, and are float32 from here on
     text["vocab_size"] += SPARE_ROWS
     config = LlavaConfig(
         vision_config=seen.config.vision_config, text_config=text,

@@ -1,1 +1,1 @@
-"""What the small world is made of: scenes that know their truth, and how they are drawn."""
+"""The scenes of tinyworld with their ground truth, and how they are drawn."""

@@ -1,4 +1,4 @@
-"""Draw a scene with Pillow, twice as large and then shrunk, together with the map of which thing is where."""
+"""Draw a scene with Pillow at twice its size and reduce it, together with a map of which object is where."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ SCALE = 2
 
 
 def draw_scene(scene: Scene) -> Image.Image:
-    """The picture of a scene, `SIZE` × `SIZE` RGB."""
+    """Draw the picture of a scene, `SIZE` × `SIZE` RGB."""
     return draw_with_labels(scene)[0]
 
 
 def draw_with_labels(scene: Scene) -> tuple[Image.Image, np.ndarray]:
-    """The picture and, `SIZE/4` × `SIZE/4`, the number (from 1) of the thing at each spot, else 0."""
+    """Return the picture and, `SIZE/4` × `SIZE/4`, the number (from 1) of the object at each spot, else 0."""
     random = Random(scene.seed)
     side = SIZE * SCALE
     picture = Image.new("RGB", (side, side))
@@ -35,7 +35,7 @@ def draw_with_labels(scene: Scene) -> tuple[Image.Image, np.ndarray]:
         tile = tile.rotate(thing.turn, Image.Resampling.BILINEAR)
         picture.paste(tile, (left, top), tile)
         labels.paste(number + 1, (left, top), tile.getchannel("A").point(lambda a: 255 if a > 127 else 0))
-    if scene.weather in _HAZE:  # a little on the things too, not so much that colours cannot be told
+    if scene.weather in _HAZE:  # a little on the objects too, with their colours still recognizable
         picture = _tint(picture, scene.weather, 0.16)
     picture = ImageEnhance.Brightness(picture).enhance(scene.light)
     small = picture.resize((SIZE, SIZE), Image.Resampling.BOX)

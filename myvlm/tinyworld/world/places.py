@@ -1,4 +1,4 @@
-"""Draw the ten places: sky or wall, ground, and what one knows the place by."""
+"""Draw the ten places: sky or wall, ground, and the features that identify the place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Drawer = ImageDraw.ImageDraw
 
 
 def draw_place(place: str, draw: Drawer, side: int, random: Random) -> None:
-    """Draw a place over a whole picture of that many pixels a side."""
+    """Draw a place over a whole picture of `side` × `side` pixels."""
     sky, ground, horizon = {
         "beach": ((135, 205, 235), (238, 214, 160), 0.5), "forest": ((150, 190, 140), (80, 100, 50), 0.55),
         "kitchen": ((250, 240, 215), (190, 150, 110), 0.6), "street": ((175, 190, 205), (95, 95, 100), 0.55),

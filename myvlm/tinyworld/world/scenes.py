@@ -1,6 +1,6 @@
-"""What there is in tinyworld: things, appearances, places, and scenes that know their own truth.
+"""The contents of tinyworld: objects, appearances, places, and scenes with their ground truth.
 
-Pure data and sampling; imports nothing of myvlm. Drawing is in `draw`, words are in `language`.
+Pure data and sampling; of myvlm it imports `boxes` only. Drawing is in `draw`, texts are in `language`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Row = Literal["front", "back"]
 
 @dataclass(frozen=True)
 class Accent:
-    """A badge on a thing: `Accent("gold", "star")`."""
+    """A badge on an object: `Accent("gold", "star")`."""
 
     colour: str
     shape: str
@@ -45,7 +45,7 @@ class Accent:
 
 @dataclass(frozen=True)
 class Appearance:
-    """How a thing looks. A tinyworld concept is one fixed appearance, accent included."""
+    """How an object looks. A tinyworld concept is one fixed appearance, accent included."""
 
     category: str
     colour: str
@@ -63,7 +63,8 @@ class Appearance:
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing in a scene: its appearance, its box in pixels (left, top, right, bottom) and its row."""
+    """One object in a scene: its appearance, its size, its box in pixels (left, top, right, bottom), its row,
+    and the angle in degrees that it is drawn at."""
 
     look: Appearance
     size: str
@@ -78,7 +79,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture's truth. `light` is a brightness factor, `seed` fixes all that the drawer draws at random."""
+    """The ground truth of a picture. `light` is a brightness factor, `seed` fixes all later random draws."""
 
     place: str
     weather: str
@@ -87,11 +88,11 @@ class Scene:
     seed: int
 
     def in_row(self, row: Row) -> list[Thing]:
-        """The things of one row, from left to right (at most two)."""
+        """Return the objects of one row, from left to right (at most two)."""
         return sorted((t for t in self.things if t.row == row), key=lambda t: t.box[0])
 
     def neighbour(self, thing: Thing) -> Thing | None:
-        """The other thing of the same row, if there is one."""
+        """Return the other object of the same row, if there is one."""
         return next((t for t in self.in_row(thing.row) if t is not thing), None)
 
     def find(self, look: Appearance) -> Thing | None:
@@ -99,7 +100,7 @@ class Scene:
 
 
 def random_appearance(random: Random, *, accent_share: float = 0.35, held_out: bool = False) -> Appearance:
-    """Draw an appearance; `held_out` says from which side of the training split."""
+    """Return a random appearance; `held_out` says from which side of the training split."""
     while True:
         accent = None
         if held_out or random.random() < accent_share:
@@ -110,7 +111,7 @@ def random_appearance(random: Random, *, accent_share: float = 0.35, held_out: b
 
 
 def look_alike(look: Appearance, random: Random) -> Appearance:
-    """An appearance of the same category that differs in exactly one attribute.
+    """Return an appearance of the same category that differs in exactly one attribute.
 
     >>> mug = Appearance("mug", "red", "plain", Accent("gold", "star"))
     >>> other = look_alike(mug, Random(0))
@@ -140,15 +141,15 @@ def random_scene(
     size: str | None = None,
     twins: float = 0.0,
 ) -> Scene:
-    """Draw a scene that shows `looks` and, up to `count` things, random others of other categories.
+    """Return a random scene with `looks` and, up to `count` objects, mostly random ones of other categories.
 
     Args:
-        looks: appearances that must be in it; they keep the order only in the choice of rows.
-        count: number of things, 1 to 4; random when None.
+        looks: appearances that must be in it. They come first in the scene's `things`, at random positions.
+        count: number of objects, 1 to 4; random when None.
         place, weather: fixed when given.
-        avoid: categories that the random things must not have.
+        avoid: categories that the random objects must not have.
         size: `small` or `large` for the first of `looks`; random when None.
-        twins: part of the scenes in which one of the random things is nearly what another thing is.
+        twins: share of the scenes in which a random object is nearly the same as another object.
     """
     count = max(count or random.choices((1, 2, 3, 4), (0.2, 0.4, 0.25, 0.15))[0], len(looks))
     chosen = list(looks)
@@ -156,8 +157,8 @@ def random_scene(
     while len(chosen) < count:
         look = random_appearance(random)
         if look.accent and look.accent in [one.accent for one in looks]:
-            continue  # a concept's accent is its own
-        # Now and then two of one category, so that words must say which one is meant.
+            continue  # no other object has a concept's accent
+        # Now and then two of one category, so that texts must say which one they refer to.
         if look.category not in taken or (look.category not in avoid and random.random() < 0.08):
             chosen.append(look)
             taken.add(look.category)
@@ -178,7 +179,7 @@ def random_scene(
 
 
 def _nearly(look: Appearance, random: Random) -> Appearance:
-    """Another of its category, which mostly differs in one attribute, and which training may show."""
+    """Another appearance of the category, mostly different in one attribute only, and not held out."""
     while True:
         close = random.random() < 0.7
         other = look_alike(look, random) if close else random_appearance(random)
@@ -187,7 +188,7 @@ def _nearly(look: Appearance, random: Random) -> Appearance:
 
 
 def _slots(count: int, random: Random) -> list[tuple[Row, int, int]]:
-    """Row, column and number of columns in that row for each thing, shuffled."""
+    """Row, column and number of columns in that row for each object, shuffled."""
     front = random.choice({1: (0, 1), 2: (2, 0, 1, 2), 3: (2, 1), 4: (2,)}[count])
     rows: tuple[tuple[Row, int], ...] = (("front", front), ("back", count - front))
     slots = [(row, column, width) for row, width in rows for column in range(width)]

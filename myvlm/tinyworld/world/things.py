@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from myvlm.tinyworld.world.scenes import Accent, Appearance
 
 TILE = 96
-"""Side in pixels on which every thing is drawn before it is scaled, turned and pasted."""
+"""Side in pixels of the tile that an object is drawn on before it is scaled, turned and pasted."""
 
 RGB = tuple[int, int, int]
 
@@ -32,12 +32,12 @@ BADGE: dict[str, RGB] = {
 
 @lru_cache(maxsize=2048)
 def thing_tile(look: Appearance) -> Image.Image:
-    """An appearance on a transparent tile, upright."""
+    """Draw an appearance upright on a transparent tile."""
     return _THINGS[look.category](_Brush(look))
 
 
 class _Brush:
-    """Draws one thing on a unit square: `body` in colour and pattern, `part` in one paint."""
+    """Draws one object on a unit square: `body` in its colour and pattern, `part` in one paint."""
 
     def __init__(self, look: Appearance) -> None:
         self.look = look
@@ -67,7 +67,7 @@ class _Brush:
         draw.ellipse(inner, outline=(*self.shade, 255), width=width - 4)
 
     def finish(self, x: float, y: float) -> Image.Image:
-        """Put the accent, if any, with its middle at (x, y)."""
+        """Add the accent, if there is one, centred at (x, y), and return the tile."""
         if self.look.accent:
             _draw_badge(self.tile, self.look.accent, x * TILE, y * TILE)
         return self.tile

@@ -34,7 +34,7 @@ from myvlm.evaluation.report.page import page
 from myvlm.evaluation.report.summary import Evaluation, evaluation_of, markdown
 from myvlm.evaluation.report.tables import TableRow
 from myvlm.tinyworld import FewShot, assets
-from myvlm.tinyworld.dataset import TINYWORLD, lay_out, users
+from myvlm.tinyworld.dataset import TINYWORLD, users, write_dataset
 from myvlm.tinyworld.said import told_apart
 from myvlm.tinyworld.smollm2.english import SPOKEN_BY
 
@@ -86,7 +86,7 @@ def main(
     else:
         sentences = names[0] in SPOKEN_BY
         place = keep / ("sentences" if sentences else "data")
-        file = lay_out(place, subjects=subjects, tests=tests, crowded=True, sentences=sentences)
+        file = write_dataset(place, subjects=subjects, tests=tests, crowded=True, sentences=sentences)
         dataset, title, clip = read_dataset(file), "tinyworld", "tinyworld/clip"
     methods, notes = methods_here()
     plan = Plan(

@@ -282,7 +282,7 @@ def started_at(start: torch.Tensor | None) -> AbstractContextManager[object]:
     """Within it learning starts there, which no setting says."""
     if start is None:
         return nullcontext()
-    return patch.object(concept_optimizer, "_start", lambda *settings: start.clone())
+    return patch.object(concept_optimizer, "_initial_direction", lambda *settings: start.clone())
 
 
 # ---------------------------------------------------------------- tables

@@ -20,8 +20,8 @@ from myvlm.errors import InputError, check_is, check_path
 from myvlm.heads.encoders import default_encoder
 from myvlm.images import ImageSource, ImageSources, load_images
 from myvlm.learning.dataset import Captions, Lesson, LoadedLesson, Questions
-from myvlm.learning.progress import Shown
-from myvlm.learning.relearn import kept_photos, known_as, teach_again
+from myvlm.learning.progress import ProgressOption
+from myvlm.learning.relearn import as_in_library, kept_photos, teach_again
 from myvlm.learning.settings import Settings, as_settings
 from myvlm.learning.teach import check_lessons, introduce, teach
 from myvlm.speaking.speaker import Speaker
@@ -116,7 +116,7 @@ class MyVLM(Speaker):
         kind: str = "object",
         head_options: Mapping[str, Any] | None = None,
         settings: Settings | None = None,
-        progress: Shown = True,
+        progress: ProgressOption = True,
     ) -> Concept:
         """Learn a concept from a few photos and add it to `concepts`.
 
@@ -154,7 +154,7 @@ class MyVLM(Speaker):
         )  # fmt: skip
         return self.learn_many([lesson], progress=progress)[0]
 
-    def learn_many(self, lessons: Sequence[Lesson], *, progress: Shown = True) -> list[Concept]:
+    def learn_many(self, lessons: Sequence[Lesson], *, progress: ProgressOption = True) -> list[Concept]:
         """Learn several concepts side by side, in one batch a step, and add them to `concepts`.
 
         Each learns what it would learn alone, to float32 rounding, with its own settings and seed; the memory
@@ -224,7 +224,7 @@ class MyVLM(Speaker):
         questions: Questions | None = None,
         negatives: ImageSources | None = None,
         settings: Settings | None = None,
-        progress: Shown = True,
+        progress: ProgressOption = True,
     ) -> Concept:
         """Learn a concept for this model that was learned for another, by its own recipe; its head stays.
 
@@ -242,7 +242,7 @@ class MyVLM(Speaker):
         Raises: as `Concept.load` and `learn`; InputError also where no photos are given or kept.
         """
         as_settings(settings)  # what is wrong in them is said first
-        known = known_as(concept, self.concepts)
+        known = as_in_library(concept, self.concepts)
         again = teach_again(
             self.backbone, known, load_images(kept_photos(known) if images is None else images),
             kept=images is None, captions=captions, questions=questions,

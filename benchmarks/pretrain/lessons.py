@@ -27,7 +27,7 @@ from myvlm.tinyworld.language import (
     hint,
     questions,
     reworded,
-    telling_hint,
+    suggestive_hint,
 )
 from myvlm.tinyworld.world import scenes as world
 from myvlm.tinyworld.world.scenes import Appearance, Scene, Thing
@@ -198,7 +198,7 @@ def _hints(scene: Scene, random: Random, *, at_least: int = 1) -> _Told:
             alone = all(t.category != look.category for t in scene.things)
         line = hint(look, word, scene, random)
         if alone and random.random() < 0.35:
-            word, line = telling_hint(look, random)
+            word, line = suggestive_hint(look, random)
         line = line[:-2] if random.random() < 0.35 else line
         number = next((n for n, t in enumerate(scene.things, start=1) if t.look == look), 0)
         told.hints.append(Hint(line, word, number))

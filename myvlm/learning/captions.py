@@ -13,7 +13,7 @@ from myvlm.backbones import Backbone
 from myvlm.backbones.tokens import as_written
 from myvlm.errors import InputError
 from myvlm.images import LoadedImage, naming
-from myvlm.learning.dataset import CAPTION_PROMPTS, LONG_SIDE, QuestionAnswer, as_seen
+from myvlm.learning.dataset import CAPTION_PROMPTS, LONG_SIDE, QuestionAnswer, reduced_for_model
 from myvlm.learning.noun_phrases import ARTICLES, mentions, name_in_caption, noun_phrases
 from myvlm.text import check_category, check_identifier, count_word, replace_word
 
@@ -109,8 +109,8 @@ def write_captions(
     >>> all("sks" in caption and "mug" not in caption for caption in own)
     True
     """
-    told = _answers(backbone, photos, _hinted(backbone, identifier, category))
-    return _named(backbone, photos, told, identifier, category)
+    hinted_replies = _plain_replies(backbone, photos, _hinted_prompts(backbone, identifier, category))
+    return _captions_with_name(backbone, photos, hinted_replies, identifier, category)
 
 
 def captions_and_words(
@@ -118,27 +118,29 @@ def captions_and_words(
 ) -> tuple[list[list[str]], tuple[str, ...]]:
     """Return the results of `write_captions` and `described`, generated together: one forward pass per token,
     not two."""
-    hinted = _hinted(backbone, identifier, category)
-    replies = _answers(backbone, photos, [*hinted, backbone.caption_prompt])
-    captions = _named(backbone, photos, [own[: len(hinted)] for own in replies], identifier, category)
-    return captions, _called([own[-1] for own in replies], category)
+    hinted = _hinted_prompts(backbone, identifier, category)
+    replies = _plain_replies(backbone, photos, [*hinted, backbone.caption_prompt])
+    captions = _captions_with_name(
+        backbone, photos, [own[: len(hinted)] for own in replies], identifier, category
+    )
+    return captions, _description_words([own[-1] for own in replies], category)
 
 
-def _prompts(backbone: Backbone) -> list[str]:
+def _caption_prompts(backbone: Backbone) -> list[str]:
     return _distinct([backbone.caption_prompt, *(backbone.caption_prompts or CAPTION_PROMPTS)])
 
 
-def _hinted(backbone: Backbone, identifier: str, category: str) -> list[str]:
+def _hinted_prompts(backbone: Backbone, identifier: str, category: str) -> list[str]:
     """The caption instructions with the hint in front; empty if the family has no place for a hint."""
     hint = f"{identifier} is the {category}."
-    asked = (backbone.hinted(hint, prompt) for prompt in _prompts(backbone))
+    asked = (backbone.hinted(hint, prompt) for prompt in _caption_prompts(backbone))
     return [prompt for prompt in asked if prompt is not None]
 
 
-def _named(
+def _captions_with_name(
     backbone: Backbone,
     photos: Sequence[LoadedImage],
-    told: Sequence[Sequence[str]],
+    hinted_replies: Sequence[Sequence[str]],
     identifier: str,
     category: str,
 ) -> list[list[str]]:
@@ -146,11 +148,11 @@ def _named(
     captions."""
     word = as_written(backbone, identifier)
     named = [
-        [replace_word(text, word, identifier) for text in told_captions(texts, category, word)]
-        for texts in told
+        [replace_word(text, word, identifier) for text in usable_hinted_captions(texts, category, word)]
+        for texts in hinted_replies
     ]
-    plainly = [photo for photo, own in zip(photos, named, strict=True) if not own]
-    plain = iter(_answers(backbone, plainly, _prompts(backbone)))
+    photos_without = [photo for photo, own in zip(photos, named, strict=True) if not own]
+    plain = iter(_plain_replies(backbone, photos_without, _caption_prompts(backbone)))
     return [own or named_captions(next(plain), category, identifier) for own in named]
 
 
@@ -173,10 +175,12 @@ def described(backbone: Backbone, photos: Sequence[LoadedImage], category: str) 
     >>> described(vlm.backbone, load_images(few_shot(0).photos()), "mug")
     ('dotted', 'purple', 'mug')
     """
-    return _called([text for [text] in _answers(backbone, photos, [backbone.caption_prompt])], category)
+    return _description_words(
+        [text for [text] in _plain_replies(backbone, photos, [backbone.caption_prompt])], category
+    )
 
 
-def _called(texts: Sequence[str], category: str) -> tuple[str, ...]:
+def _description_words(texts: Sequence[str], category: str) -> tuple[str, ...]:
     """The words that most of these plain captions use for the object, the category last."""
     return common_words([phrase for text in texts for phrase in noun_phrases(text, category)[:1]], category)
 
@@ -192,13 +196,13 @@ def common_words(phrases: Sequence[str], category: str) -> tuple[str, ...]:
     return (*(w for w, count in often.items() if 2 * count > len(phrases) and w not in left_out), category)
 
 
-def told_captions(texts: Sequence[str], category: str, identifier: str) -> list[str]:
+def usable_hinted_captions(texts: Sequence[str], category: str, identifier: str) -> list[str]:
     """Return those captions, generated with a hint, that are usable for learning.
 
     Usable captions have more than two words, contain the identifier exactly once, and do not mention the
     category as well.
 
-    >>> told_captions(["sks on a tray.", "sks by a mug.", "sks", "a tray."], "mug", "sks")
+    >>> usable_hinted_captions(["sks on a tray.", "sks by a mug.", "sks", "a tray."], "mug", "sks")
     ['sks on a tray.']
     """
 
@@ -271,30 +275,32 @@ def write_questions(
     forms = questions or (PERSON_QUESTIONS if is_person(category, kind) else OBJECT_QUESTIONS)
     for form in forms:
         _check_form(form)
-    readable = [form for form in forms if _reads(backbone, form.replace("{}", f"the {category}"))]
+    readable = [form for form in forms if _tokenizer_knows(backbone, form.replace("{}", f"the {category}"))]
     if not readable:
         return [[] for _ in photos]
-    replies = _answers(backbone, photos, [form.replace("{}", f"the {category}") for form in readable])
+    replies = _plain_replies(backbone, photos, [form.replace("{}", f"the {category}") for form in readable])
     pairs = []
     for answers in replies:
-        tidied = [_tidy(answer, category, identifier) for answer in answers]
+        tidied = [_tidy_answer(answer, category, identifier) for answer in answers]
         asked = [form.replace("{}", identifier) for form in readable]
         pairs.append([(q, a) for q, a in zip(asked, tidied, strict=True) if a])
     return pairs
 
 
-def _answers(backbone: Backbone, photos: Sequence[LoadedImage], prompts: Sequence[str]) -> list[list[str]]:
+def _plain_replies(
+    backbone: Backbone, photos: Sequence[LoadedImage], prompts: Sequence[str]
+) -> list[list[str]]:
     """For each photo the plain model's replies to all prompts; large photos are reduced as for training
     views."""
     if not photos or not prompts:
         return [[] for _ in photos]
-    small = [as_seen(backbone.processor, photo, long_side=LONG_SIDE) for photo in photos]
+    small = [reduced_for_model(backbone.processor, photo, long_side=LONG_SIDE) for photo in photos]
     with naming(photos, backbone.encode):
         replies = backbone.replies_to_each(small, prompts)
     return [[one.text for one in own] for own in replies]
 
 
-def _tidy(answer: str, category: str, identifier: str) -> str:
+def _tidy_answer(answer: str, category: str, identifier: str) -> str:
     """A short answer without its full stop, and with a leading "the mug" or "this mug" replaced by the
     identifier."""
     answer = answer.strip()
@@ -305,7 +311,7 @@ def _tidy(answer: str, category: str, identifier: str) -> str:
     return answer[:-1] if answer.endswith(".") and answer.count(".") == 1 else answer
 
 
-def _reads(backbone: Backbone, question: str) -> bool:
+def _tokenizer_knows(backbone: Backbone, question: str) -> bool:
     """Whether the tokenizer knows every word of a question; a small vocabulary may have to use its unknown
     token."""
     unknown = getattr(backbone.processor.tokenizer, "unk_token_id", None)

@@ -13,17 +13,17 @@ from PIL import Image
 from torch import Tensor
 
 from myvlm.backbones.base import Backbone
-from myvlm.learning.dataset import CAPTION_PROMPTS, Example, as_seen, make_views
-from myvlm.learning.likelihood import ENOUGH, Validation
-from myvlm.learning.noun_phrases import describing
+from myvlm.learning.dataset import CAPTION_PROMPTS, Example, make_views, reduced_for_model
+from myvlm.learning.likelihood import REQUIRED_NAMED_SHARE, Validation
+from myvlm.learning.noun_phrases import definite_phrase
 from myvlm.learning.settings import LearnSettings
 from myvlm.text import in_words
 
-CHECK_EVERY = 5
+VALIDATION_INTERVAL = 5
 """Steps between two validations."""
-IN_A_ROW = 2
+PASSES_TO_STOP = 2
 """Consecutive validations that have to pass: a single one may pass by luck at the full learning rate."""
-WINDOW = 10
+OBJECTIVE_WINDOW = 10
 """Steps over which the objective is averaged, since views and texts differ from step to step."""
 
 
@@ -48,18 +48,21 @@ class LearnRequest:
     @property
     def description(self) -> str | None:
         """The noun phrase that the model uses for the object, `the dotted purple mug`; None without words."""
-        return describing(self.words[1:]) if self.words[1:] else None
+        return definite_phrase(self.words[1:]) if self.words[1:] else None
 
-    def described(self, text: str) -> str:
+    def with_description(self, text: str) -> str:
         """Return a text with the identifier replaced by the description, if there is one."""
         return in_words(text, {self.words[0]: self.description}) if self.description else text
 
-    def asked(self) -> list[Example]:
+    def training_examples(self) -> list[Example]:
         """Return the examples, with questions that refer to the concept as `settings.asked_by` says."""
         if self.settings.asked_by != "description":
             return list(self.examples)
         return [
-            replace(one, questions=tuple((self.described(asked), answer) for asked, answer in one.questions))
+            replace(
+                one,
+                questions=tuple((self.with_description(asked), answer) for asked, answer in one.questions),
+            )
             for one in self.examples
         ]
 
@@ -98,11 +101,11 @@ class ConceptOptimizer:
     """Draws the batches of one concept, updates its embedding with AdamW, and tracks its progress."""
 
     def __init__(self, backbone: Backbone, request: LearnRequest) -> None:
-        self.examples, self.settings = request.asked(), request.settings
+        self.examples, self.settings = request.training_examples(), request.settings
         self.processor = backbone.processor
         self.prompts = backbone.caption_prompts or CAPTION_PROMPTS
         self.random = Random(f"learn {self.settings.seed}")
-        self.direction = torch.nn.Parameter(_start(backbone, self.settings, request.words))
+        self.direction = torch.nn.Parameter(_initial_direction(backbone, self.settings, request.words))
         self.optimiser = torch.optim.AdamW([self.direction], lr=self.settings.learning_rate, weight_decay=0.0)
         checked = self.settings.steps == "auto"
         self.progress = Progress(
@@ -115,10 +118,10 @@ class ConceptOptimizer:
         """Yield each photo's views, one photo at a time: those of all photos would fill the memory."""
         settings = self.settings
         for number, example in enumerate(self.examples):
-            image, seed = as_seen(self.processor, example.photo), settings.view_seed(number)
+            image, seed = reduced_for_model(self.processor, example.photo), settings.view_seed(number)
             yield make_views(image, settings.views, augment=settings.augment, seed=seed)
 
-    def draw(self, views: Sequence[int]) -> list[Sample]:
+    def draw_batch(self, views: Sequence[int]) -> list[Sample]:
         """Draw the batch of one step: a view of every photo, and some questions.
 
         Args:
@@ -141,12 +144,12 @@ class ConceptOptimizer:
             batch.append(Sample(number, view, *random.choice(examples[number].questions)))
         return batch
 
-    def texts(self) -> list[tuple[str, str]]:
+    def prompt_answer_pairs(self) -> list[tuple[str, str]]:
         """Return every pair of prompt and answer that a batch may contain."""
         told = [(prompt, caption) for e in self.examples for prompt in self.prompts for caption in e.captions]
         return [*told, *(pair for e in self.examples for pair in e.questions)]
 
-    def largest(self) -> list[Sample]:
+    def largest_batch(self) -> list[Sample]:
         """Return a batch that needs as much memory as any, with the longest texts."""
         examples = self.examples
         prompt = max(self.prompts, key=len)
@@ -164,7 +167,8 @@ class ConceptOptimizer:
             losses: cross-entropy and attention that the gradient belongs to, the latter without its weight.
         """
         settings, progress = self.settings, self.progress
-        self.optimiser.param_groups[0]["lr"] = settings.learning_rate * _decay(progress.step, progress.end)
+        factor = _learning_rate_factor(progress.step, progress.end)
+        self.optimiser.param_groups[0]["lr"] = settings.learning_rate * factor
         self.direction.grad = gradient
         if settings.gradient_clip:
             torch.nn.utils.clip_grad_norm_([self.direction], settings.gradient_clip)
@@ -174,7 +178,7 @@ class ConceptOptimizer:
         self.losses = losses
         progress.advance(self.direction, losses[0] + settings.regularizer * losses[1])
 
-    def learned(self, interrupted: bool) -> LearnResult:
+    def result(self, interrupted: bool) -> LearnResult:
         """Return the result so far. It is marked as interrupted only if steps were left."""
         best = self.progress.best(self.direction.detach(), interrupted=interrupted)
         return LearnResult(
@@ -186,13 +190,13 @@ class ConceptOptimizer:
         )
 
 
-MOST_ROWS = 64
+MAX_SENTENCE_ROWS = 64
 """Maximum number of rows when learning starts at a sentence; further tokens are cut off."""
-NOISE = 0.3
+START_NOISE = 0.3
 """Size of the random part added to a start at words, so that several rows do not start as one."""
 
 
-def _start(backbone: Backbone, settings: LearnSettings, words: Sequence[str]) -> Tensor:
+def _initial_direction(backbone: Backbone, settings: LearnSettings, words: Sequence[str]) -> Tensor:
     """The initial embedding, `rows × dim` of unit mean square; the same on every device.
 
     By `settings.start`: the token embeddings of a sentence, points near the mean of the words' embeddings, or
@@ -201,7 +205,7 @@ def _start(backbone: Backbone, settings: LearnSettings, words: Sequence[str]) ->
     if settings.start == "told" and words:
         told = backbone.token_directions(naming_sentence(words))
         if told is not None:
-            direction = told[:MOST_ROWS].clone()
+            direction = told[:MAX_SENTENCE_ROWS].clone()
             _to_unit_mean_square(direction)
             return direction
     generator = torch.Generator().manual_seed(settings.seed)
@@ -211,7 +215,7 @@ def _start(backbone: Backbone, settings: LearnSettings, words: Sequence[str]) ->
     spoken = [one.cpu() for one in known if one is not None]
     if spoken:
         middle = torch.stack(spoken).sum(0)
-        direction = middle * (backbone.dim**0.5 / middle.norm()) + NOISE * direction
+        direction = middle * (backbone.dim**0.5 / middle.norm()) + START_NOISE * direction
     direction = direction.to(backbone.device)
     _to_unit_mean_square(direction)
     return direction
@@ -230,7 +234,7 @@ def naming_sentence(words: Sequence[str]) -> str:
     return f"{' '.join(['The', *called])} is called {name}." if called else f"This is called {name}."
 
 
-def _decay(step: int, steps: int) -> float:
+def _learning_rate_factor(step: int, steps: int) -> float:
     """Learning rate factor: 1 for the first half of the steps, then a cosine down to 0.02 for a quiet end."""
     through = max(0.0, (step + 1) / steps - 0.5) * 2
     return 0.02 + 0.98 * (1 + math.cos(math.pi * through)) / 2
@@ -246,8 +250,8 @@ class Progress:
     """Tracks one concept's steps: when learning ends, and which embedding was best.
 
     With a fixed number of steps the last embedding is the result. With `steps="auto"` learning ends after
-    twice the steps at which `IN_A_ROW` consecutive validations have passed; the learning rate is full until
-    then, unless half of `most_steps` is reached before, and decays afterwards.
+    twice the steps at which `PASSES_TO_STOP` consecutive validations have passed; the learning rate is full
+    until then, unless half of `most_steps` is reached before, and decays afterwards.
 
     Args:
         settings: the concept's settings.
@@ -259,10 +263,10 @@ class Progress:
         self.end = settings.longest
         self.step = 0
         self.said: float | None = None
-        self._passed = 0
+        self._passes_in_a_row = 0
         self._best: Tensor | None = None
-        self._score = (-1.0, math.inf)  # share of captions that name the concept, then the lower loss
-        self._recent: deque[float] = deque(maxlen=WINDOW)
+        self._best_score = (-1.0, math.inf)  # share of captions that name the concept, then the lower loss
+        self._recent_objectives: deque[float] = deque(maxlen=OBJECTIVE_WINDOW)
 
     @property
     def done(self) -> bool:
@@ -272,21 +276,21 @@ class Progress:
     def advance(self, direction: Tensor, objective: float) -> None:
         """Record one step: the embedding after it, and the objective that it minimized."""
         self.step += 1
-        self._recent.append(objective)
-        mean = sum(self._recent) / len(self._recent)
+        self._recent_objectives.append(objective)
+        mean = sum(self._recent_objectives) / len(self._recent_objectives)
         if self.validation is None:
-            if len(self._recent) < WINDOW or mean <= self._score[1]:
-                self._keep(direction, (0.0, mean))
+            if len(self._recent_objectives) < OBJECTIVE_WINDOW or mean <= self._best_score[1]:
+                self._keep_as_best(direction, (0.0, mean))
             return
-        if self.step % CHECK_EVERY and not self.done:
+        if self.step % VALIDATION_INTERVAL and not self.done:
             return
         found, loss = self.validation.check(direction)
         said = found or 0.0
-        self._passed = self._passed + 1 if said >= ENOUGH else 0
-        if self._passed == IN_A_ROW:
+        self._passes_in_a_row = self._passes_in_a_row + 1 if said >= REQUIRED_NAMED_SHARE else 0
+        if self._passes_in_a_row == PASSES_TO_STOP:
             self.end = min(self.end, 2 * self.step)
-        if (said, -loss) >= (self._score[0], -self._score[1]):
-            self._keep(direction, (said, loss))
+        if (said, -loss) >= (self._best_score[0], -self._best_score[1]):
+            self._keep_as_best(direction, (said, loss))
             self.said = found
 
     def best(self, direction: Tensor, *, interrupted: bool) -> Tensor:
@@ -294,5 +298,5 @@ class Progress:
         kept = self._best if interrupted or self.validation is not None else None
         return direction if kept is None else kept
 
-    def _keep(self, direction: Tensor, score: tuple[float, float]) -> None:
-        self._best, self._score = direction.detach().clone(), score
+    def _keep_as_best(self, direction: Tensor, score: tuple[float, float]) -> None:
+        self._best, self._best_score = direction.detach().clone(), score

@@ -46,7 +46,7 @@ the photo itself.
 """
 
 _log = logging.getLogger(__name__)
-_seen: WeakKeyDictionary[Any, dict[tuple[int, int], int]] = WeakKeyDictionary()
+_pixel_counts: WeakKeyDictionary[Any, dict[tuple[int, int], int]] = WeakKeyDictionary()
 
 Captions = Mapping[str, str | Sequence[str]] | Sequence[str | Sequence[str]]
 QuestionAnswer = tuple[str, str]
@@ -124,8 +124,8 @@ def gather_examples(
             or lacks the identifier, or a pair is malformed.
     """
     if isinstance(captions, Mapping):
-        captions = in_order(captions, [_names(photo) for photo in photos], "captions")
-    by_photo = _entries(captions)
+        captions = in_order(captions, [_photo_names(photo) for photo in photos], "captions")
+    by_photo = _as_list(captions)
     if by_photo is None or len(by_photo) != len(photos):
         one = "one text" if isinstance(captions, str) else type(captions).__name__
         raise InputError(
@@ -137,7 +137,7 @@ def gather_examples(
     asked = _questions_by_photo(questions, photos)
     examples = []
     for photo, written, pairs in zip(photos, by_photo, asked, strict=True):
-        own = [written] if isinstance(written, str) else _entries(written)
+        own = [written] if isinstance(written, str) else _as_list(written)
         if not own or not all(isinstance(text, str) for text in own):
             raise InputError(
                 f"{photo.name} has no caption.",
@@ -170,8 +170,8 @@ def _questions_by_photo(
     if questions is None or (isinstance(questions, Mapping) and not questions):
         return [()] * count
     if isinstance(questions, Mapping):
-        questions = in_order(questions, [_names(photo) for photo in photos], "questions")
-    asked = _entries(questions)
+        questions = in_order(questions, [_photo_names(photo) for photo in photos], "questions")
+    asked = _as_list(questions)
     if asked is not None and all(_is_pair(entry) for entry in asked):
         return [tuple((question, answer) for question, answer in asked)] * count
     if asked is None or len(asked) != count:
@@ -183,7 +183,7 @@ def _questions_by_photo(
         )
     by_photo = []
     for number, one in enumerate(asked):
-        entries = _entries(one)
+        entries = _as_list(one)
         wrong = [one] if entries is None else [entry for entry in entries if not _is_pair(entry)]
         if wrong:
             raise InputError(
@@ -212,7 +212,7 @@ def in_order(by_name: Mapping[str, Entry], photos: Sequence[Sequence[str]], what
     """
     by_name = by_composed_name(by_name, what)
     photos = [[composed(name) for name in names] for names in photos]
-    keys = [_key(names, by_name, photos) for names in photos]
+    keys = [_name_with_entry(names, by_name, photos) for names in photos]
     stray = [key for key in by_name if key not in keys]
     lacking = [names[0] for names, key in zip(photos, keys, strict=True) if key is None]
     if stray or lacking:
@@ -253,7 +253,9 @@ def by_composed_name(by_name: Mapping[str, Entry], what: str) -> dict[str, Entry
     return entries
 
 
-def _key(names: Sequence[str], by_name: Mapping[str, object], photos: Sequence[Sequence[str]]) -> str | None:
+def _name_with_entry(
+    names: Sequence[str], by_name: Mapping[str, object], photos: Sequence[Sequence[str]]
+) -> str | None:
     """The name of a photo that has an entry: the photo's first name, or one that no other photo has."""
     others = [other for other in photos if other[0] != names[0]]
     own = (name for name in names if name == names[0] or not any(name in other for other in others))
@@ -265,11 +267,11 @@ def file_names(file: Path) -> tuple[str, ...]:
     return str(file), file.as_posix(), file.name
 
 
-def _names(photo: LoadedImage) -> tuple[str, ...]:
+def _photo_names(photo: LoadedImage) -> tuple[str, ...]:
     return (photo.name,) if photo.path is None else (photo.name, *file_names(photo.path))
 
 
-def _entries(given: object) -> list[Any] | None:
+def _as_list(given: object) -> list[Any] | None:
     """The items of an iterable as a list; None for text, bytes, mappings and anything not iterable."""
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
         return None
@@ -284,7 +286,7 @@ def _is_pair(entry: object) -> bool:
     )
 
 
-def as_seen(processor: Any, photo: LoadedImage, *, long_side: int | None = None) -> Image.Image:
+def reduced_for_model(processor: Any, photo: LoadedImage, *, long_side: int | None = None) -> Image.Image:
     """Return the photo, reduced to what the model needs if the model sees only a small part of its pixels.
 
     A photo longer than `LONG_SIDE` is reduced if, for a copy of that length, the processor produces at most a
@@ -309,7 +311,7 @@ def as_seen(processor: Any, photo: LoadedImage, *, long_side: int | None = None)
 
 def _pixels_seen(processor: Any, size: tuple[int, int]) -> int:
     """Number of pixels that the processor makes of a picture of this size; the picture's own if it fails."""
-    known = _seen.setdefault(processor, {})
+    known = _pixel_counts.setdefault(processor, {})
     if size not in known:
         try:
             made = processor.image_processor(images=[Image.new("RGB", size)], return_tensors="pt")
@@ -332,16 +334,16 @@ def make_views(photo: Image.Image, count: int, *, augment: bool, seed: int) -> l
     """
     if not augment or count == 1:
         return [photo]
-    small = _shrunk(photo)
-    return [photo, *(_changed(small, change) for change in _changes(count - 1, seed))]
+    small = _within_long_side(photo)
+    return [photo, *(_augmented(small, change) for change in _draw_augmentations(count - 1, seed))]
 
 
 def held_out_view(photo: Image.Image, count: int, *, augment: bool, seed: int) -> Image.Image:
     """Return the view that would follow the `count` of `make_views`; without `augment` the photo itself."""
-    return _changed(_shrunk(photo), _changes(count, seed)[-1]) if augment else photo
+    return _augmented(_within_long_side(photo), _draw_augmentations(count, seed)[-1]) if augment else photo
 
 
-def _changes(count: int, seed: int) -> list[Augmentation]:
+def _draw_augmentations(count: int, seed: int) -> list[Augmentation]:
     random = Random(f"views {seed}")
     darkest, brightest = 1 - BRIGHTNESS, 1 + BRIGHTNESS
     return [
@@ -352,13 +354,13 @@ def _changes(count: int, seed: int) -> list[Augmentation]:
     ]
 
 
-def _shrunk(photo: Image.Image) -> Image.Image:
+def _within_long_side(photo: Image.Image) -> Image.Image:
     small = photo.copy()
     small.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)  # never enlarges
     return small
 
 
-def _changed(photo: Image.Image, change: Augmentation) -> Image.Image:
+def _augmented(photo: Image.Image, change: Augmentation) -> Image.Image:
     view = transforms.horizontal_flip(photo) if change.flip else photo
     return _rotated(transforms.adjust_brightness(view, change.brightness), change.degrees)
 

@@ -20,17 +20,17 @@ from torch import Tensor
 from myvlm.backbones.base import Backbone, ConceptRows, Loss
 from myvlm.backbones.frozen import in_turn
 from myvlm.backbones.tokens import IGNORED, as_written
-from myvlm.learning.dataset import Example, as_seen, held_out_view
+from myvlm.learning.dataset import Example, held_out_view, reduced_for_model
 from myvlm.learning.noun_phrases import as_described
 from myvlm.learning.settings import LearnSettings
 from myvlm.text import find_words, in_words
 
 UNSEEN_PROMPTS = ("Tell me what you see.", "What is in the image?", "Write about the picture.")
 """Instructions for validation that no training step uses."""
-ENOUGH = 0.75
+REQUIRED_NAMED_SHARE = 0.75
 """Share of the held-out captions that must name the concept; not all, as some views are too dark or rotated
 too far."""
-SURE = math.log(2)
+DOMINANT_TOKEN_LOSS = math.log(2)
 """Loss below which a token is more likely than all others together, so that greedy decoding generates it."""
 TAUGHT_LOSS = "taught_loss"
 """Key of an embedding's figures, present if its replies are verified: the plain model's loss of the training
@@ -50,11 +50,11 @@ class Check(NamedTuple):
     loss: float
 
 
-Shown: TypeAlias = "tuple[Sequence[Any], Callable[..., Loss]]"
+PicturesAndLoss: TypeAlias = "tuple[Sequence[Any], Callable[..., Loss]]"
 """Pictures as features or prefixes, and the loss function that takes them."""
 
 
-def shown_to(backbone: Backbone, views: Sequence[Image.Image]) -> Shown:
+def pictures_and_loss(backbone: Backbone, views: Sequence[Image.Image]) -> PicturesAndLoss:
     """Encode pictures, to prefixes if the backbone keeps them; return them with the loss that takes them."""
     features = backbone.encode(views)
     prefixes = backbone.prefixes(features)
@@ -79,7 +79,7 @@ class Validation:
         self.augmented = settings.augment
         self.views = [
             held_out_view(
-                as_seen(backbone.processor, e.photo),
+                reduced_for_model(backbone.processor, e.photo),
                 settings.views,
                 augment=settings.augment,
                 seed=settings.view_seed(number),
@@ -93,11 +93,13 @@ class Validation:
             examples[photo].captions[number // len(examples) % len(examples[photo].captions)]
             for number, photo in enumerate(self.photos)
         ]
-        self._shown: Callable[[], Shown] = cache(partial(shown_to, backbone, self.views))
+        self._pictures_and_loss: Callable[[], PicturesAndLoss] = cache(
+            partial(pictures_and_loss, backbone, self.views)
+        )
         if self.augmented:
-            self._shown()  # now, before the view cache divides up the free memory
+            self._pictures_and_loss()  # now, before the view cache divides up the free memory
 
-    def take(self, fetch: Callable[[int], Any], *, prefixed: bool) -> None:
+    def use_cached_photos(self, fetch: Callable[[int], Any], *, prefixed: bool) -> None:
         """Without augmentation, use the photos that the view cache keeps instead of encoding them again.
 
         Args:
@@ -107,7 +109,7 @@ class Validation:
         loss_of = self.backbone.tail_loss if prefixed else self.backbone.answer_loss
         numbers = range(len(self.views))  # so that the lambda holds no reference to self: no cycle
         if not self.augmented:
-            self._shown = lambda: ([fetch(number) for number in numbers], loss_of)
+            self._pictures_and_loss = lambda: ([fetch(number) for number in numbers], loss_of)
 
     @torch.no_grad()
     def check(self, direction: Tensor) -> Check:
@@ -115,7 +117,7 @@ class Validation:
 
         `said` is None for a family that cannot separate the samples of a batch (`Loss.by_sample`).
         """
-        views, loss_of = self._shown()
+        views, loss_of = self._pictures_and_loss()
         rows = [[ConceptRows(direction.detach(), self.norm)]] * len(self.photos)
         loss = loss_of([views[photo] for photo in self.photos], self.prompts, self.captions, rows)
         if loss.by_sample is None:
@@ -124,15 +126,16 @@ class Validation:
         each = zip(samples.by_token.cpu(), samples.targets.cpu(), strict=True)
         own = [(losses[ids != IGNORED], ids[ids != IGNORED].tolist()) for losses, ids in each]
         decode = self.backbone.processor.tokenizer.decode
-        named = [bool((losses[_of_word(decode, ids, self.word)] < SURE).all()) for losses, ids in own]
+        of_name = [losses[_word_tokens(decode, ids, self.word)] for losses, ids in own]
+        named = [bool((losses < DOMINANT_TOKEN_LOSS).all()) for losses in of_name]
         return Check(sum(named) / len(named), float(torch.cat([losses for losses, _ in own]).mean()))
 
 
-def _of_word(decode: Callable[[list[int]], str], ids: list[int], word: str) -> slice:
+def _word_tokens(decode: Callable[[list[int]], str], ids: list[int], word: str) -> slice:
     """The slice of tokens that write a word where it first occurs in the text; all tokens if it does not
     occur.
 
-    >>> _of_word(lambda ids: "".join("a |s|k|s| .".split("|")[i] for i in ids), [0, 1, 2, 3, 4], "sks")
+    >>> _word_tokens(lambda ids: "".join("a |s|k|s| .".split("|")[i] for i in ids), [0, 1, 2, 3, 4], "sks")
     slice(1, 4, None)
     """
     found = next(find_words(decode(ids), word), None)
@@ -173,7 +176,7 @@ def losses(
     return means
 
 
-class PlainView(NamedTuple):
+class PlainLosses(NamedTuple):
     """The plain model's losses of the given answers and captions, with the description in place of the name.
 
     Attributes:
@@ -191,20 +194,20 @@ class PlainView(NamedTuple):
         By its description if the plain model, asked that way, finds at least half of the given answers: their
         tokens are on average more likely than all others together.
         """
-        found = [loss < SURE for loss in self.answers]
+        found = [loss < DOMINANT_TOKEN_LOSS for loss in self.answers]
         return "description" if 2 * sum(found) >= len(found) else "name"
 
 
-def plain_view(backbone: Backbone, examples: Sequence[Example], name: str, description: str) -> PlainView:
+def plain_losses(backbone: Backbone, examples: Sequence[Example], name: str, description: str) -> PlainLosses:
     """Compute the plain model's losses of the photos' answers and captions, with the description for the
     name."""
-    found = PlainView([], [])
+    found = PlainLosses([], [])
     for example in examples:
         asked, answers = (
             [in_words(pair[part], {name: description}) for pair in example.questions] for part in (0, 1)
         )
         told = [as_described(text, {name: description}) for text in example.captions]
-        [photo], loss_of = shown_to(backbone, [as_seen(backbone.processor, example.photo)])
+        [photo], loss_of = pictures_and_loss(backbone, [reduced_for_model(backbone.processor, example.photo)])
         prompts = [*asked, *[backbone.caption_prompt] * len(told)]
         with in_turn(backbone.model):
             texts, at_once = [*answers, *told], backbone.images_at_once

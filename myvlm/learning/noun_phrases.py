@@ -9,7 +9,7 @@ import regex
 
 from myvlm.text import CASE_FLAGS, composed, in_words, word_source
 
-_JOINING = (
+_NON_DESCRIBING = (
     "an?|the|one|and|or|of|in|on|at|by|to|with|without|near|next|beside|behind|under|over|above|below|from|"
     "for|is|are|has|holding|my|his|her|its|their|this|that"
 )
@@ -21,7 +21,7 @@ ARTICLES = ("a", "an", "another", "the", "one", "my", "this")
 _DEFINITE = ("the", "this", "my")
 """Articles of noun phrases that may refer back to an object mentioned before."""
 
-DESCRIBING = 3
+MAX_DESCRIBING_WORDS = 3
 """Maximum number of describing words between the article and the noun."""
 
 
@@ -40,7 +40,7 @@ def longest_phrase(category: str) -> int:
     >>> longest_phrase("coffee mug")
     6
     """
-    return 1 + DESCRIBING + len(category.split())
+    return 1 + MAX_DESCRIBING_WORDS + len(category.split())
 
 
 def mentions(text: str, category: str) -> int:
@@ -62,10 +62,10 @@ def other_phrases(text: str, category: str) -> list[int]:
     return [one.start() for one in found if one.group().split()[0].lower() not in _DEFINITE]
 
 
-def describing(words: Sequence[str]) -> str:
+def definite_phrase(words: Sequence[str]) -> str:
     """Return the noun phrase made of describing words and, last, the category.
 
-    >>> describing(("dotted", "purple", "mug"))
+    >>> definite_phrase(("dotted", "purple", "mug"))
     'the dotted purple mug'
     """
     return " ".join(["the", *words])
@@ -78,10 +78,10 @@ def as_described(text: str, descriptions: Mapping[str, str]) -> str:
     >>> as_described("sks next to Bo.", {"sks": "the orange mug", "Bo": "the dog"})
     'An orange mug next to a dog.'
     """
-    return in_words(text, {name: _one_of(phrase) for name, phrase in descriptions.items()})
+    return in_words(text, {name: _indefinite_phrase(phrase) for name, phrase in descriptions.items()})
 
 
-def _one_of(phrase: str) -> str:
+def _indefinite_phrase(phrase: str) -> str:
     noun = phrase.removeprefix("the ")
     return f"{'an' if noun[:1].lower() in set('aeiou') else 'a'} {noun}"
 
@@ -130,7 +130,7 @@ def name_in_phrase(
     'a man next to Bo.'
     """
     text = composed(text)
-    alike = _fitting(text, category, description)
+    alike = _best_matches(text, category, description)
     if not alike:
         return text
     best = alike[choose(text, [one.start() for one in alike]) if choose and alike[1:] else 0]
@@ -141,7 +141,7 @@ def name_in_phrase(
     return before + identifier + after
 
 
-def _fitting(text: str, category: str, description: str) -> list[regex.Match[str]]:
+def _best_matches(text: str, category: str, description: str) -> list[regex.Match[str]]:
     """The noun phrases that share the most words with a description, in order.
 
     Later ones with a definite article are left out: they may refer back to the first ("a man at a desk. The
@@ -165,5 +165,5 @@ def _fitting(text: str, category: str, description: str) -> list[regex.Match[str
 def _noun_phrase(category: str) -> regex.Pattern[str]:
     """Matches noun phrases with describing words between article and noun; "a cat and a mug" is not one."""
     noun, article = word_source(category.lower()), "|".join(ARTICLES)
-    describing = rf"(?:(?!(?:{_JOINING})\b)[\w-]+\s+){{0,{DESCRIBING}}}?"
+    describing = rf"(?:(?!(?:{_NON_DESCRIBING})\b)[\w-]+\s+){{0,{MAX_DESCRIBING_WORDS}}}?"
     return regex.compile(rf"\b(?:{article})\s+{describing}{noun}|{noun}", CASE_FLAGS)

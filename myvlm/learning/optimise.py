@@ -80,14 +80,14 @@ def learn_embeddings(
         backbone.frozen(),
     ):
         optimizers = [ConceptOptimizer(backbone, request) for request in requests]
-        batches = _Batches(backbone, optimizers)
+        batches = _JointBatches(backbone, optimizers)
         try:
             while active := [optimizer for optimizer in optimizers if not optimizer.progress.done]:
                 losses = batches.step(active)
                 if report:
                     cross_entropy, attention = (sum(own) / len(own) for own in zip(*losses, strict=True))
                     step = max(optimizer.progress.step for optimizer in active)
-                    report(step, cross_entropy, attention, _said(active))
+                    report(step, cross_entropy, attention, _mean_named_share(active))
         except KeyboardInterrupt:
             if any(optimizer.progress.step == 0 for optimizer in optimizers):
                 raise
@@ -97,15 +97,15 @@ def learn_embeddings(
                 max(optimizer.progress.step for optimizer in optimizers),
                 max(optimizer.progress.end for optimizer in optimizers),
             )
-    return [optimizer.learned(interrupted) for optimizer in optimizers]
+    return [optimizer.result(interrupted) for optimizer in optimizers]
 
 
-def _said(optimizers: Sequence[ConceptOptimizer]) -> float | None:
+def _mean_named_share(optimizers: Sequence[ConceptOptimizer]) -> float | None:
     known = [one.progress.said for one in optimizers if one.progress.said is not None]
     return sum(known) / len(known) if known else None
 
 
-class _Batches:
+class _JointBatches:
     """Takes steps of several concepts in joint batches, as large as the memory allows.
 
     The photos of all concepts are numbered consecutively; each of their views is encoded once and cached.
@@ -129,10 +129,10 @@ class _Batches:
         budgets = [c.settings.budget for c in optimizers if c.settings.budget != "auto"]
         self.tail_loss: Callable[..., Loss] = backbone.tail_loss
         if not budgets:  # under a budget a step takes the measured memory, so nothing is kept between steps
-            texts = [text for optimizer in optimizers for text in optimizer.texts()]
+            texts = [text for optimizer in optimizers for text in optimizer.prompt_answer_pairs()]
             self.tail_loss = backbone.tail_losses(texts, max(len(c.direction) for c in optimizers))
-        largest = max(optimizers, key=lambda optimizer: len(optimizer.largest()))
-        batch = largest.largest()
+        largest = max(optimizers, key=lambda optimizer: len(optimizer.largest_batch()))
+        batch = largest.largest_batch()
         self.views = ViewCache(
             backbone,
             photos,
@@ -146,12 +146,12 @@ class _Batches:
         for optimizer in optimizers:
             if validation := optimizer.progress.validation:
                 # Binds no reference to self, which holds the validation: a cycle would keep the views alive.
-                kept = partial(_photo, self.views, self.first_photo[optimizer])
-                validation.take(kept, prefixed=self.views.prefixed)
+                kept = partial(_cached_photo, self.views, self.first_photo[optimizer])
+                validation.use_cached_photos(kept, prefixed=self.views.prefixed)
 
     def step(self, active: Sequence[ConceptOptimizer]) -> list[tuple[float, float]]:
         """Take one step of each of these concepts; return their cross-entropies and regularizers."""
-        batches = [optimizer.draw(self.view_counts[optimizer]) for optimizer in active]
+        batches = [optimizer.draw_batch(self.view_counts[optimizer]) for optimizer in active]
         done: list[tuple[float, float]] = []
         while len(done) < len(active):
             group = slice(len(done), len(done) + self.at_once)
@@ -191,7 +191,7 @@ class _Batches:
         ]
         loss_of = self.tail_loss if prefixed else self.backbone.answer_loss
         loss = loss_of(fetched, [s.prompt for s in samples], [s.answer for s in samples], rows)
-        losses = _own_losses(loss, [len(batch) for batch in batches])
+        losses = _split_losses(loss, [len(batch) for batch in batches])
         if losses is None:
             return None
         totals = [
@@ -202,18 +202,18 @@ class _Batches:
         gradients = torch.autograd.grad(totals, [optimizer.direction for optimizer in optimizers])
         steps = [optimizer.progress.step + 1 for optimizer in optimizers]
         return [
-            (gradient, _read(own, gradient, step))
+            (gradient, _read_losses(own, gradient, step))
             for own, gradient, step in zip(losses, gradients, steps, strict=True)
         ]
 
 
-def _photo(views: ViewCache, first: int, number: int) -> Any:
+def _cached_photo(views: ViewCache, first: int, number: int) -> Any:
     """The cached first view, the photo itself, of one photo of a concept whose photos begin at number
     `first`."""
     return views.fetch(first + number, 0)
 
 
-def _read(loss: Loss, gradient: Tensor, step: int) -> tuple[float, float]:
+def _read_losses(loss: Loss, gradient: Tensor, step: int) -> tuple[float, float]:
     """Read a step's losses from the device in one transfer, with whether they and the gradient are finite.
 
     Raises:
@@ -232,7 +232,7 @@ def _read(loss: Loss, gradient: Tensor, step: int) -> tuple[float, float]:
     return cross_entropy, attention
 
 
-def _own_losses(loss: Loss, counts: Sequence[int]) -> list[Loss] | None:
+def _split_losses(loss: Loss, counts: Sequence[int]) -> list[Loss] | None:
     """The losses of consecutive groups of samples of these sizes; None if the samples cannot be separated."""
     if len(counts) == 1:
         return [loss]

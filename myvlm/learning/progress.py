@@ -72,10 +72,11 @@ class LearningProgress:
         'in 1:15'
         """
         if self.ended is not None:
-            return f"in {_clock(self.ended - self.began)}"
+            return f"in {_format_duration(self.ended - self.began)}"
         if self.first is None or self.step < 2:
             return ""
-        return f"{_clock((monotonic() - self.first) / (self.step - 1) * (self.longest - self.step))} left"
+        seconds_per_step = (monotonic() - self.first) / (self.step - 1)
+        return f"{_format_duration(seconds_per_step * (self.longest - self.step))} left"
 
     @property
     def words(self) -> str:
@@ -93,27 +94,27 @@ class LearningProgress:
         return " · ".join(filter(None, [f"{self.doing} {self.step}/{self.longest}", self.words]))
 
 
-Shown: TypeAlias = "bool | Callable[[LearningProgress], None]"
+ProgressOption: TypeAlias = "bool | Callable[[LearningProgress], None]"
 """Whether progress is shown; or a callback that shows it, called at the start, after every step and at the
 end. If the callback raises KeyboardInterrupt, learning ends as with Ctrl-C."""
 
 
 @contextmanager
 def learning_progress(
-    lessons: Sequence[Lesson], requests: Sequence[LearnRequest], *, shown: Shown
+    lessons: Sequence[Lesson], requests: Sequence[LearnRequest], *, shown: ProgressOption
 ) -> Iterator[Report]:
     """Show captions that the model wrote, then yield the report callback for `learn_embeddings`; silent
     unless `shown`."""
     settings = max((request.settings for request in requests), key=lambda own: own.longest)
     each = zip(lessons, requests, strict=True)
-    notes = [line for lesson, request in each for line in _written_captions(lesson, request)]
+    notes = [line for lesson, request in each for line in _generated_caption_lines(lesson, request)]
     state = LearningProgress(", ".join(lesson.identifier for lesson in lessons), settings.longest)
 
     def report(step: int, cross_entropy: float, attention: float, said: float | None = None) -> None:
         state.advance(step, f"{cross_entropy:.3f} + {settings.regularizer:g}·{attention:.4f}", said)
         draw(False)
 
-    with _drawing(state, notes, shown) as draw:
+    with _progress_display(state, notes, shown) as draw:
         draw(True)
         try:
             yield report
@@ -125,14 +126,14 @@ def learning_progress(
             draw(True)
 
 
-def _drawing(state: LearningProgress, notes: Sequence[str], shown: Shown) -> Any:
+def _progress_display(state: LearningProgress, notes: Sequence[str], shown: ProgressOption) -> Any:
     """The context manager that shows the state in this process. It yields a function that draws at once if
     its argument is true, else only if enough time has passed."""
     if callable(shown):
-        return _by(shown, state)
+        return _by_callback(shown, state)
     console = Console(stderr=True)
     if not shown:
-        return _nowhere()
+        return _hidden()
     if console.is_jupyter:
         return _in_notebook(state, notes)
     return _on_terminal(console, state, notes) if console.is_terminal else _in_pipe(console, state, notes)
@@ -142,12 +143,12 @@ Draw = Callable[[bool], None]
 
 
 @contextmanager
-def _nowhere() -> Iterator[Draw]:
+def _hidden() -> Iterator[Draw]:
     yield lambda now: None
 
 
 @contextmanager
-def _by(callback: Callable[[LearningProgress], None], state: LearningProgress) -> Iterator[Draw]:
+def _by_callback(callback: Callable[[LearningProgress], None], state: LearningProgress) -> Iterator[Draw]:
     yield lambda now: callback(state)
 
 
@@ -194,7 +195,7 @@ def _in_notebook(state: LearningProgress, notes: Sequence[str]) -> Iterator[Draw
         nonlocal handle, drawn
         if not now and monotonic() - drawn < NOTEBOOK_PAUSE:
             return
-        forms = {"text/html": _page(state, notes), "text/plain": "\n".join([*notes, state.line])}
+        forms = {"text/html": _notebook_html(state, notes), "text/plain": "\n".join([*notes, state.line])}
         if handle is None:
             handle = show(forms, raw=True, display_id=True)
         else:
@@ -204,7 +205,7 @@ def _in_notebook(state: LearningProgress, notes: Sequence[str]) -> Iterator[Draw
     yield draw
 
 
-def _page(state: LearningProgress, notes: Sequence[str]) -> str:
+def _notebook_html(state: LearningProgress, notes: Sequence[str]) -> str:
     written = f'<pre style="white-space:pre-wrap">{escaped(chr(10).join(notes))}</pre>' if notes else ""
     bar = f'<progress value="{state.step}" max="{state.longest}" style="width:16em"></progress>'
     counted = f"{state.step}/{state.longest}"
@@ -213,7 +214,7 @@ def _page(state: LearningProgress, notes: Sequence[str]) -> str:
     )
 
 
-def _written_captions(lesson: Lesson, request: LearnRequest) -> list[str]:
+def _generated_caption_lines(lesson: Lesson, request: LearnRequest) -> list[str]:
     """Lines with the captions that the model wrote, for the user to check; none if the user gave captions."""
     if lesson.captions is not None:
         return []
@@ -221,10 +222,10 @@ def _written_captions(lesson: Lesson, request: LearnRequest) -> list[str]:
     return [f"No captions of {lesson.identifier} were given; the model wrote these:", *lines]
 
 
-def _clock(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     """Format seconds as minutes and seconds, and hours if there are any.
 
-    >>> _clock(75.4), _clock(3725)
+    >>> _format_duration(75.4), _format_duration(3725)
     ('1:15', '1:02:05')
     """
     minutes, rest = divmod(round(seconds), 60)

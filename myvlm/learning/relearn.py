@@ -20,7 +20,7 @@ from myvlm.heads.examples import Correctable
 from myvlm.images import LoadedImage
 from myvlm.learning.dataset import Captions, LoadedLesson, Questions
 from myvlm.learning.optimise import learn_embeddings
-from myvlm.learning.progress import Shown, learning_progress
+from myvlm.learning.progress import ProgressOption, learning_progress
 from myvlm.learning.settings import LearnSettings, Settings, default_settings
 from myvlm.learning.teach import check_words, learn_request, learned_concept
 from myvlm.text import replace_word
@@ -28,7 +28,7 @@ from myvlm.text import replace_word
 _log = logging.getLogger(__name__)
 
 
-def known_as(concept: Concept | str | PathLike[str], library: ConceptLibrary) -> Concept:
+def as_in_library(concept: Concept | str | PathLike[str], library: ConceptLibrary) -> Concept:
     """Return the concept, in the form that the library has it if the library has loaded it.
 
     For a concept given by its folder or address that the library has loaded, the library's identifier and its
@@ -61,7 +61,7 @@ def teach_again(
     negatives: Sequence[LoadedImage] | None,
     settings: Settings | None,
     device: str,
-    progress: Shown,
+    progress: ProgressOption,
 ) -> Concept:
     """Learn a concept on this backbone, and return it with the new embedding beside its others; see
     `MyVLM.relearn`.
@@ -108,18 +108,18 @@ def lesson_again(
         InputError: the photos are not the recipe's, and no captions are given for them.
         ConceptFileError: the recipe was altered.
     """
-    places = None if kept else _places(concept, photos)
-    own = _entries(concept, "captions") if concept.recipe.get("captions_by") != "model" else []
-    written = _chosen(own, places)
+    places = None if kept else _recipe_indices(concept, photos)
+    own = _recipe_entries(concept, "captions") if concept.recipe.get("captions_by") != "model" else []
+    written = _entries_at(own, places)
     if captions is None and written and len(written) != len(photos):
-        raise _other_photos(concept, len(photos), len(written))
-    asked = _chosen(_entries(concept, "questions"), places)
+        raise _photo_mismatch_error(concept, len(photos), len(written))
+    asked = _entries_at(_recipe_entries(concept, "questions"), places)
     return LoadedLesson(
         concept.spoken,
         photos,
         category=concept.category,
-        captions=_in_spoken(captions, concept) or written or None,
-        questions=_in_spoken(questions, concept) or (asked if len(asked) == len(photos) else None),
+        captions=_with_learned_word(captions, concept) or written or None,
+        questions=_with_learned_word(questions, concept) or (asked if len(asked) == len(photos) else None),
         negatives=negatives,
         kind=concept.kind,
         settings=settings,
@@ -146,7 +146,7 @@ def settings_again(concept: Concept, backbone: str, default: LearnSettings) -> L
             default.model_dump() | {name: value for name, value in stored.items() if name in taken}
         )
     except ValidationError as error:
-        raise _altered(concept, f"settings: {error.errors()[0]['msg']}") from error
+        raise _altered_recipe_error(concept, f"settings: {error.errors()[0]['msg']}") from error
 
 
 def head_again(
@@ -190,7 +190,7 @@ def kept_photos(concept: Concept) -> str:
     kept = concept.folder / PHOTOS if concept.folder else None
     if kept is not None and kept.is_dir() and any(kept.iterdir()):
         return str(kept)
-    names = ", ".join(_names(concept)[:5]) or "3 to 5 photos of it"
+    names = ", ".join(_recipe_photo_names(concept)[:5]) or "3 to 5 photos of it"
     where = repr(str(concept.folder)) if concept.folder else f"vlm.concepts[{concept.identifier!r}]"
     raise InputError(
         f"The photos that {concept.identifier!r} was learned from are not kept with it.",
@@ -200,56 +200,56 @@ def kept_photos(concept: Concept) -> str:
     )
 
 
-def _places(concept: Concept, photos: Sequence[LoadedImage]) -> list[int] | None:
+def _recipe_indices(concept: Concept, photos: Sequence[LoadedImage]) -> list[int] | None:
     """For each photo the index of its recipe entry, by file name; None if the names do not identify every
     photo."""
-    names = _names(concept)
+    names = _recipe_photo_names(concept)
     shown = [photo.file_name for photo in photos]
     distinct = all(len(set(some)) == len(some) for some in (names, shown))
     return [names.index(name) for name in shown] if distinct and set(shown) <= set(names) else None
 
 
-def _names(concept: Concept) -> list[str]:
+def _recipe_photo_names(concept: Concept) -> list[str]:
     names = concept.recipe.get("photos")
     return [str(name) for name in names] if isinstance(names, list) else []  # older recipes hold their number
 
 
-def _entries(concept: Concept, what: str) -> list[list[Any]]:
+def _recipe_entries(concept: Concept, what: str) -> list[list[Any]]:
     entries = concept.recipe.get(what, [])
     if not isinstance(entries, list) or not all(isinstance(one, list) for one in entries):
-        raise _altered(concept, f"recipe: {what} {str(entries)[:60]!r}")
+        raise _altered_recipe_error(concept, f"recipe: {what} {str(entries)[:60]!r}")
     return entries
 
 
-def _chosen(entries: list[list[Any]], places: Sequence[int] | None) -> list[list[Any]]:
+def _entries_at(entries: list[list[Any]], places: Sequence[int] | None) -> list[list[Any]]:
     """The entries with these indices; all entries, in order, if no indices are known."""
     if places is None or not entries or max(places) >= len(entries):
         return entries
     return [entries[place] for place in places]
 
 
-def _in_spoken(texts: Any, concept: Concept) -> Any:
+def _with_learned_word(texts: Any, concept: Concept) -> Any:
     """The user's texts, in whatever lists, with the word the concept was learned with in place of its
     identifier."""
     if isinstance(texts, str):
         return replace_word(texts, concept.identifier, concept.spoken)
     if isinstance(texts, Mapping):
-        return {name: _in_spoken(own, concept) for name, own in texts.items()}
+        return {name: _with_learned_word(own, concept) for name, own in texts.items()}
     holds = isinstance(texts, Iterable) and not isinstance(texts, bytes)
-    return [_in_spoken(one, concept) for one in texts] if holds else texts
+    return [_with_learned_word(one, concept) for one in texts] if holds else texts
 
 
-def _other_photos(concept: Concept, photos: int, captions: int) -> InputError:
+def _photo_mismatch_error(concept: Concept, photos: int, captions: int) -> InputError:
     return InputError(
         f"The captions that {concept.identifier!r} was learned with are of other photos.",
         got=f"{photos} photo{'s' * (photos != 1)}, and the recipe's captions of {captions}",
-        expected=", ".join(_names(concept)[:5]) or f"{captions} photos",
+        expected=", ".join(_recipe_photo_names(concept)[:5]) or f"{captions} photos",
         fix="pass captions (--captions) of these photos, or the photos that it was learned from; "
         "to have captions written, learn it anew: `learn`",
     )
 
 
-def _altered(concept: Concept, got: str) -> ConceptFileError:
+def _altered_recipe_error(concept: Concept, got: str) -> ConceptFileError:
     return ConceptFileError(
         f"What is kept of how {concept.identifier!r} was learned cannot be used.",
         got=got,

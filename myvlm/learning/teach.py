@@ -22,17 +22,17 @@ from myvlm.heads.base import MeetingHead
 from myvlm.learning.captions import captions_and_words, described, write_captions
 from myvlm.learning.concept_optimizer import LearnRequest, LearnResult
 from myvlm.learning.dataset import Example, Lesson, LoadedLesson, gather_examples
-from myvlm.learning.likelihood import TAUGHT_LOSS, plain_view
-from myvlm.learning.noun_phrases import describing
+from myvlm.learning.likelihood import TAUGHT_LOSS, plain_losses
+from myvlm.learning.noun_phrases import definite_phrase
 from myvlm.learning.optimise import learn_embeddings
-from myvlm.learning.progress import Shown, learning_progress
+from myvlm.learning.progress import ProgressOption, learning_progress
 from myvlm.learning.settings import as_settings, default_settings
 from myvlm.plugins.model_collections import collection_of
 from myvlm.text import caution, check_category, check_identifier, check_written, composed, fold
 
 _log = logging.getLogger(__name__)
 
-MET_BY = 24
+MAX_MEETING_HEADS = 24
 """Maximum number of a library's heads that are run on the photos of a new concept."""
 
 
@@ -43,7 +43,7 @@ def check_lessons(
 
     Raises: as `MyVLM.learn_many`.
     """
-    check_together(lessons)
+    check_lesson_list(lessons)
     for lesson in lessons:
         check_words(backbone, lesson)
         introduced = library.is_introduced(lesson.identifier)  # learning replaces it
@@ -57,7 +57,7 @@ def teach(
     lessons: Sequence[LoadedLesson],
     heads: Sequence[Head],
     *,
-    progress: Shown,
+    progress: ProgressOption,
 ) -> list[Concept]:
     """Fit the lessons' heads, beside those of the library, learn their embeddings and return the concepts."""
     requests = [learn_request(backbone, lesson) for lesson in lessons]
@@ -82,7 +82,7 @@ def fit(head: Head, lesson: LoadedLesson, known: Sequence[tuple[str, Head]]) -> 
             and one.gate_key == head.gate_key
             and fold(category) != fold(lesson.category)
         ]
-        head.meet(lesson.images, others[:: len(others) // MET_BY + 1])
+        head.meet(lesson.images, others[:: len(others) // MAX_MEETING_HEADS + 1])
 
 
 def heads_by_category(library: ConceptLibrary) -> list[tuple[str, Head]]:
@@ -112,7 +112,7 @@ def introduce(
         check_text(backbone, description, "Description")
         description = " ".join(description.split()).removesuffix(".")  # it is inserted into sentences
     fit(head, lesson, heads_by_category(library))
-    words = description or describing(described(backbone, photos, lesson.category))
+    words = description or definite_phrase(described(backbone, photos, lesson.category))
     recipe = {"description": words, "photos": [photo.file_name for photo in photos]}
     shown = thumbnails_of(photos, head)
     return Concept(lesson.identifier, lesson.category, head, recipe=recipe, thumbnails=shown)
@@ -132,10 +132,10 @@ def learn_request(backbone: Backbone, lesson: LoadedLesson) -> LearnRequest:
     examples = check_texts(backbone, gather_examples(name, photos, captions, lesson.questions))
     if called is None:
         called = described(backbone, photos, category)
-    return as_the_plain_model_sees(backbone, LearnRequest(examples, settings, (name, *called)))
+    return resolve_by_plain_model(backbone, LearnRequest(examples, settings, (name, *called)))
 
 
-def as_the_plain_model_sees(backbone: Backbone, request: LearnRequest) -> LearnRequest:
+def resolve_by_plain_model(backbone: Backbone, request: LearnRequest) -> LearnRequest:
     """Return the request with the values that the plain model decides: how questions refer to the concept,
     and the loss up to which a reply is accepted."""
     settings, how = request.settings, request.settings.asked_by
@@ -143,7 +143,7 @@ def as_the_plain_model_sees(backbone: Backbone, request: LearnRequest) -> LearnR
         return request
     limit = None
     if request.description:
-        seen = plain_view(backbone, request.examples, request.words[0], request.description)
+        seen = plain_losses(backbone, request.examples, request.words[0], request.description)
         how = seen.asked_by if how == "auto" else how
         limit = max(seen.captions) if settings.verify else None
     settings = settings.model_copy(update={"asked_by": "name" if how == "auto" else how})
@@ -199,7 +199,7 @@ def _figures(learned: LearnResult) -> dict[str, Any]:
     return figures
 
 
-def check_whole(concept: Concept) -> Concept:
+def check_not_interrupted(concept: Concept) -> Concept:
     """Return a concept that was just learned, unless Ctrl-C cut learning short: no such concept must be
     measured.
 
@@ -211,7 +211,7 @@ def check_whole(concept: Concept) -> Concept:
     return concept
 
 
-def check_together(lessons: Sequence[Lesson]) -> None:
+def check_lesson_list(lessons: Sequence[Lesson]) -> None:
     """Raise InputError unless there are lessons, all with valid identifiers and no two with the same."""
     check_is(lessons, Sequence, what="lessons", expected="a list of Lesson")
     for lesson in lessons:

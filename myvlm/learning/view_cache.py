@@ -23,14 +23,14 @@ from torch.utils._pytree import tree_leaves
 from myvlm.backbones.base import Backbone
 from myvlm.errors import InputError
 
-SPARE = 1.1
+STEP_MARGIN = 1.1
 """Factor on the measured memory of one step: other batches have other texts."""
-SURELY_ENOUGH = 32
+UNMEASURED_STEP_FACTOR = 32
 """If this many times the batch's prefixes are free, a step need not be measured first."""
 
 _log = logging.getLogger(__name__)
 
-Photo = Sequence[Any]
+PhotoViews = Sequence[Any]
 """A photo's views, as the backbone encoded them."""
 StepProbe = Callable[[Sequence[Any], bool], object]
 """Runs one step, forward and backward, of the largest batch. Takes what `fetch` returns for the first view of
@@ -82,7 +82,7 @@ class ViewCache:
     def __init__(
         self,
         backbone: Backbone,
-        photos: Sequence[Photo],
+        photos: Sequence[PhotoViews],
         memory: MemoryBudget,
         *,
         samples: Sequence[int],
@@ -95,15 +95,17 @@ class ViewCache:
         self.prefixed, self.at_once = True, batches
         self._on_device: dict[tuple[int, int], Any] = {}
         self._on_host: dict[tuple[int, int], Any] = {}
-        made = {(photo, 0): self._make(photo, 0) for photo in sorted(set(samples))}
+        made = {(photo, 0): self._compute(photo, 0) for photo in sorted(set(samples))}
         batch = [made[photo, 0] for photo in samples]
-        staged, whole = sum(map(nbytes, batch)), self._at_most(made)
-        left = memory.device - self._held()
-        if strict or whole + SURELY_ENOUGH * staged * batches > left:
-            self.step_bytes = self._measured(trial, batch, made)
+        batch_bytes, all_bytes = sum(map(nbytes, batch)), self._max_prefix_bytes(made)
+        left = memory.device - self._feature_bytes()
+        if strict or all_bytes + UNMEASURED_STEP_FACTOR * batch_bytes * batches > left:
+            self.step_bytes = self._measured_bytes(trial, batch, made)
             left -= self.step_bytes * batches
-            if whole > left:
-                left = self._share_out(memory.device, staged + self.step_bytes, batches, strict=strict)
+            if all_bytes > left:
+                left = self._fit_to_budget(
+                    memory.device, batch_bytes + self.step_bytes, batches, strict=strict
+                )
         del batch
         self._place(made, left, memory.host)
         _log.debug(
@@ -118,21 +120,21 @@ class ViewCache:
         if (photo, view) in self._on_device:
             return self._on_device[photo, view]
         if (photo, view) in self._on_host:
-            return restored(self._on_host[photo, view])
-        return self._make(photo, view)
+            return from_host(self._on_host[photo, view])
+        return self._compute(photo, view)
 
-    def _make(self, photo: int, view: int) -> Any:
-        feature = restored(self.photos[photo][view])
+    def _compute(self, photo: int, view: int) -> Any:
+        feature = from_host(self.photos[photo][view])
         # Always one at a time: a batch would round differently.
         made = self.backbone.prefixes([feature]) if self.prefixed else None
         self.prefixed = made is not None
         return feature if made is None else made[0]
 
-    def _held(self) -> int:
+    def _feature_bytes(self) -> int:
         """Bytes on the device of the encoded views, from which prefixes are recomputed."""
         return sum(nbytes(view) for photo in self.photos for view in photo)
 
-    def _at_most(self, made: dict[tuple[int, int], Any]) -> int:
+    def _max_prefix_bytes(self, made: dict[tuple[int, int], Any]) -> int:
         """Upper estimate of the bytes of all prefixes, from the size of some."""
         if not self.prefixed:
             return 0  # features are kept in any case
@@ -140,28 +142,30 @@ class ViewCache:
         lengths = [len(view) for photo in self.photos for view in photo]
         return int(token * max(lengths)) * len(lengths)
 
-    def _measured(self, trial: StepProbe, batch: Sequence[Any], made: dict[tuple[int, int], Any]) -> int:
+    def _measured_bytes(
+        self, trial: StepProbe, batch: Sequence[Any], made: dict[tuple[int, int], Any]
+    ) -> int:
         """The peak memory of a step, or of computing a prefix if that is more."""
         device = self.backbone.device.type
         with LiveBytes(device) as memory:
             trial(batch, self.prefixed)
-        step: int = int(memory.peak * SPARE)
+        step: int = int(memory.peak * STEP_MARGIN)
         another = next((key for key in self._keys() if key not in made), None)
         if another is None or not self.prefixed:
             return step
         with LiveBytes(device) as memory:
-            made[another] = self._make(*another)
+            made[another] = self._compute(*another)
         return max(step, int(memory.peak))
 
-    def _share_out(self, budget: int, one: int, batches: int, *, strict: bool) -> int:
+    def _fit_to_budget(self, budget: int, one: int, batches: int, *, strict: bool) -> int:
         """Bytes left for prefixes beside the steps, if not all of them fit on the device.
 
         Args:
             one: bytes of a batch, with a copy of each sample's prefix.
         """
         if self.backbone.device.type != "cpu":
-            self.photos = [[put_away(view) for view in photo] for photo in self.photos]
-        held = self._held()
+            self.photos = [[to_host(view) for view in photo] for photo in self.photos]
+        held = self._feature_bytes()
         self.at_once = min(batches, max(1, (budget // 2 - held) // one))
         needed = held + self.at_once * one
         if budget < needed and strict:
@@ -187,14 +191,14 @@ class ViewCache:
             if not self.prefixed or photo in too_big:
                 continue
             item = made.pop((photo, view), None)
-            item = self._make(photo, view) if item is None else item
+            item = self._compute(photo, view) if item is None else item
             size = nbytes(item)
             if size <= device:
                 device -= size
                 self._on_device[photo, view] = item
             elif size <= host:
                 host -= size
-                self._on_host[photo, view] = put_away(item)
+                self._on_host[photo, view] = to_host(item)
             else:
                 too_big.add(photo)
         self.on_device, self.on_host = len(self._on_device), len(self._on_host)
@@ -207,31 +211,31 @@ class ViewCache:
 
 
 @dataclass(frozen=True, eq=False)
-class _Away:
+class _HostTensor:
     """A tensor in host memory, and the device it came from."""
 
     tensor: Tensor
     device: torch.device
 
 
-def put_away(kept: Any) -> Any:
+def to_host(kept: Any) -> Any:
     """Copy all tensors of a nested structure to host memory, pinned if that makes the way back faster.
 
     Args:
         kept: a tensor, or lists, tuples, dicts and dataclasses of tensors.
     """
 
-    def move(tensor: Tensor) -> _Away:
+    def move(tensor: Tensor) -> _HostTensor:
         pinned = tensor.device.type == "cuda"
         beside = torch.empty_like(tensor, device="cpu", pin_memory=pinned)
-        return _Away(beside.copy_(tensor), tensor.device)
+        return _HostTensor(beside.copy_(tensor), tensor.device)
 
-    return _mapped(kept, Tensor, move)
+    return _map_nested(kept, Tensor, move)
 
 
-def restored(kept: Any) -> Any:
-    """Return what `put_away` was given, on the device it was on; anything else unchanged."""
-    return _mapped(kept, _Away, lambda away: away.tensor.to(away.device, non_blocking=True))
+def from_host(kept: Any) -> Any:
+    """Return what `to_host` was given, on the device it was on; anything else unchanged."""
+    return _map_nested(kept, _HostTensor, lambda away: away.tensor.to(away.device, non_blocking=True))
 
 
 def nbytes(kept: Any) -> int:
@@ -246,26 +250,26 @@ def nbytes(kept: Any) -> int:
         sizes.append(tensor.nbytes)
         return tensor
 
-    _mapped(kept, Tensor, count)
+    _map_nested(kept, Tensor, count)
     return sum(sizes)
 
 
-def _mapped(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+def _map_nested(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     """A nested structure, rebuilt with `change` applied to every `kind` in it; anything else in it is the
     same object."""
     if isinstance(value, kind):
         return change(value)
-    if isinstance(value, _Away):
+    if isinstance(value, _HostTensor):
         return value
     if isinstance(value, dict):
-        return {key: _mapped(part, kind, change) for key, part in value.items()}
+        return {key: _map_nested(part, kind, change) for key, part in value.items()}
     if type(value) in (list, tuple):
         if not value or isinstance(value[0], int | float | str):  # token ids: thousands, and never tensors
             return value
-        return type(value)(_mapped(part, kind, change) for part in value)
+        return type(value)(_map_nested(part, kind, change) for part in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
-        return dataclasses.replace(value, **{n: _mapped(p, kind, change) for n, p in parts.items()})
+        return dataclasses.replace(value, **{n: _map_nested(p, kind, change) for n, p in parts.items()})
     return value
 
 

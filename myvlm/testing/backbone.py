@@ -29,7 +29,7 @@ from myvlm.testing.backbone_learning import (
 )
 from myvlm.testing.running import raised
 
-LENGTH = 4
+COMPARED_TOKENS = 4
 """New tokens that are compared with full passes: each costs a pass for every beam."""
 
 
@@ -82,7 +82,7 @@ def rows_land_exactly(case: BackboneCase) -> None:
                 assert torch.equal(got[:start], without.states[:start]), "a state before the rows changed"
                 assert torch.equal(got[end:], without.states[start:]), "a state after them changed"
                 if count:
-                    expected = _entering(rows[index], tokens[index])
+                    expected = _expected_rows(rows[index], tokens[index])
                     torch.testing.assert_close(got[start:end], expected.to(got))
                 if found.mapped is None or found.rescaled is None:
                     continue
@@ -93,7 +93,7 @@ def rows_land_exactly(case: BackboneCase) -> None:
                 torch.testing.assert_close(made, raw if target is None else _at_norm(raw, target))
 
 
-def _entering(sample: Sequence[ConceptRows], tokens: Tensor) -> Tensor:
+def _expected_rows(sample: Sequence[ConceptRows], tokens: Tensor) -> Tensor:
     """The rows of a sample as they must enter beside these visual tokens."""
     rows = []
     for concept in sample:
@@ -152,30 +152,34 @@ def cache_changes_nothing(case: BackboneCase) -> None:
     """Greedy and beam search generate the tokens of a search by full passes without a cache."""
     rows, tokenizer = case.rows(0, 1, 3), case.backbone.processor.tokenizer
     # A random model may generate these tokens, which are not read as text.
-    unsaid = sorted({*case.probe.special_ids, tokenizer.pad_token_id} - {None})
+    suppressed = sorted({*case.probe.special_ids, tokenizer.pad_token_id} - {None})
     for beams in (1, 3):
         replies = case.backbone.generate(
             case.images,
             case.prompts,
             rows,
             num_beams=beams,
-            max_new_tokens=LENGTH,
-            min_new_tokens=LENGTH,  # equal lengths: no beam ends before another
-            suppress_tokens=unsaid,
+            max_new_tokens=COMPARED_TOKENS,
+            min_new_tokens=COMPARED_TOKENS,  # equal lengths: no beam ends before another
+            suppress_tokens=suppressed,
         )
         for index, reply in enumerate(replies):
-            expected = _searched(case, rows, index, beams, unsaid)
+            expected = _beam_search(case, rows, index, beams, suppressed)
             assert reply.token_ids.tolist() == expected, f"sample {index}, {beams} beams: {reply.text!r}"
 
 
-def _searched(
-    case: BackboneCase, rows: Sequence[Sequence[ConceptRows]], index: int, beams: int, unsaid: Sequence[int]
+def _beam_search(
+    case: BackboneCase,
+    rows: Sequence[Sequence[ConceptRows]],
+    index: int,
+    beams: int,
+    suppressed: Sequence[int],
 ) -> list[int]:
     """The tokens that a beam search by full passes generates for one sample."""
     kept: list[tuple[float, list[int]]] = [(0.0, [])]
-    for _ in range(LENGTH):
+    for _ in range(COMPARED_TOKENS):
         scores = case.next_logits([index] * len(kept), rows, [said for _, said in kept]).log_softmax(-1)
-        scores[:, [*unsaid, *case.probe.eos_ids]] = -torch.inf
+        scores[:, [*suppressed, *case.probe.eos_ids]] = -torch.inf
         best = scores.topk(beams)
         longer = [
             (total + score, [*said, token])
@@ -203,7 +207,7 @@ def everything_is_restored(case: BackboneCase) -> None:
         backbone.answer_loss(features, case.prompts, case.answers, rows)
         if "attention_map" not in case.lacks:
             backbone.attention_map(case.images[1], case.prompts[1], case.answers[1], case.identifier, rows[1])
-        _same(case.state(), before)
+        _assert_state_unchanged(case.state(), before)
         handle = model.get_output_embeddings().register_forward_pre_hook(_fail)
         try:
             for failing in (
@@ -217,7 +221,7 @@ def everything_is_restored(case: BackboneCase) -> None:
                 raise AssertionError("an error inside the model was swallowed")
         finally:
             handle.remove()
-        _same(case.state(), before)
+        _assert_state_unchanged(case.state(), before)
         assert torch.equal(model.get_input_embeddings().weight, table)
     finally:
         for module, mode in modes:
@@ -236,10 +240,10 @@ def wrong_inputs_raise(case: BackboneCase) -> None:
         raised(InputError, partial(backbone.answer_loss, features, case.prompts, case.answers, wrong), what)
     for what, use in case.probe.misuses(case.images, case.prompts, rows).items():
         raised(MyVLMError, use, what)
-    _same(case.state(), before)
+    _assert_state_unchanged(case.state(), before)
 
 
-def _same(after: dict[str, Any], before: dict[str, Any]) -> None:
+def _assert_state_unchanged(after: dict[str, Any], before: dict[str, Any]) -> None:
     changed = [name for name in before if after[name] != before[name]]
     assert not changed, f"left changed: {', '.join(changed)}"
 

@@ -13,7 +13,7 @@ from myvlm.testing.backbone_case import BackboneCase
 
 COLOURS = (((90, 100, 110), (255, 240, 20)), ((200, 190, 180), (10, 30, 160)), ((30, 90, 40), (240, 90, 200)))
 """Pairs of background and patch colours."""
-MUCH = 0.5
+MIN_CHANGE = 0.5
 """Minimum change of the patch's cell, relative to the largest change of any token: resizing lets a tile
 beside the patch see a little of it. Over this package's families on tiny random models the minimum is 0.7."""
 
@@ -23,7 +23,7 @@ def attention_map_is_a_map(case: BackboneCase) -> None:
     _skip_without_maps(case)
     rows, answer = case.rows(1)[0], f"a photo of {case.identifier} on the table"
     [features] = case.backbone.encode(case.images[:1])
-    shape = tuple(_arranged(case, features).shape)
+    shape = tuple(_token_grid(case, features).shape)
     said, unsaid = (
         case.backbone.attention_map(case.images[0], case.prompts[0], text, case.identifier, rows)
         for text in (answer, "a photo")
@@ -47,23 +47,25 @@ def grid_lies_over_the_picture(case: BackboneCase) -> None:
     _skip_without_maps(case)
     for size in {image.size for image in case.images}:
         [features] = case.backbone.encode([Image.new("RGB", size)])
-        cells = _arranged(case, features)
+        cells = _token_grid(case, features)
         height, width = cells.shape
         named = cells[cells >= 0]
         assert len(named) == len(set(named.tolist())), "a token stands in two cells"
         assert height * width - len(named) <= 1, f"{height} × {width} cells, {len(named)} tokens"
-        places = [place for place in _places(height, width) if cells[place] >= 0]
-        changes = torch.stack([_change(case, size, place, (height, width)) for place in places])
+        places = [place for place in _patch_cells(height, width) if cells[place] >= 0]
+        changes = torch.stack([_token_changes(case, size, place, (height, width)) for place in places])
         relative = changes / changes.mean(0).clamp(min=1e-9)
         for place, change, moved in zip(places, changes, relative, strict=True):
             found = divmod(int(case.probe.arranged(features, moved).argmax()), width)
             where = f"a patch on cell {place} of {height} × {width} in a picture of {size}"
             assert found == place, f"{where} moves {found}"
             share = float(change[cells[place]] / change.max())
-            assert share > MUCH, f"{where} moves its cell by {share:.0%} of what it moves another token by"
+            assert share > MIN_CHANGE, (
+                f"{where} moves its cell by {share:.0%} of what it moves another token by"
+            )
 
 
-def _change(
+def _token_changes(
     case: BackboneCase, size: tuple[int, int], place: tuple[int, int], cells: tuple[int, int]
 ) -> Tensor:
     """`T`: how far a patch on one cell moves each visual token, averaged over `COLOURS`."""
@@ -90,13 +92,13 @@ def _tokens(case: BackboneCase, features: object) -> Tensor:
     return case.probe.visual_tokens(features).detach().float().cpu()
 
 
-def _arranged(case: BackboneCase, features: object) -> Tensor:
+def _token_grid(case: BackboneCase, features: object) -> Tensor:
     """`h × w`: the number of the token in each cell; -1 for a cell whose token the model leaves out."""
     numbers = torch.arange(1, len(_tokens(case, features)) + 1)
     return case.probe.arranged(features, numbers) - 1
 
 
-def _places(height: int, width: int) -> list[tuple[int, int]]:
+def _patch_cells(height: int, width: int) -> list[tuple[int, int]]:
     """The corner cells, and two cells off the diagonals."""
     bottom, right = height - 1, width - 1
     corners = {(0, 0), (0, right), (bottom, 0), (bottom, right)}

@@ -23,7 +23,7 @@ from myvlm.heads.detections import HeadScore
 from myvlm.images import load_images
 from myvlm.testing.running import raised
 
-CLOSE = 1e-4
+TOLERANCE = 1e-4
 """Tolerance for two probabilities of the same picture: the order of sums in a matrix product may differ."""
 
 
@@ -118,7 +118,7 @@ def scores_are_whole(case: HeadCase) -> None:
     for score, image in zip(scores, case.unseen, strict=True):
         assert type(score.probability) is float, f"{type(score.probability)} is no float"
         assert 0 <= score.probability <= 1, f"probability {score.probability}"
-        assert abs(score.probability - 0.5) < CLOSE or score.present == (score.probability > 0.5)
+        assert abs(score.probability - 0.5) < TOLERANCE or score.present == (score.probability > 0.5)
         if score.box is not None:
             left, top, right, bottom = score.box
             inside = 0 <= left < right <= image.width and 0 <= top < bottom <= image.height
@@ -139,8 +139,8 @@ def order_and_batch_change_nothing(case: HeadCase) -> None:
     """Scores are the same for all pictures at once, each alone, and in reverse order."""
     head = case.fitted()
     together = head.score(list(case.unseen))
-    _close(together, [head.score(one)[0] for one in case.unseen])
-    _close(together, head.score(list(reversed(case.unseen)))[::-1])
+    _assert_scores_close(together, [head.score(one)[0] for one in case.unseen])
+    _assert_scores_close(together, head.score(list(reversed(case.unseen)))[::-1])
 
 
 def score_changes_nothing(case: HeadCase) -> None:
@@ -148,11 +148,11 @@ def score_changes_nothing(case: HeadCase) -> None:
     head = case.fitted()
     meta, tensors = head.state()
     before = [image.tobytes() for image in case.unseen]
-    drawn = torch.random.get_rng_state(), _numpys_state(), random.getstate()
+    drawn = torch.random.get_rng_state(), _numpy_random_state(), random.getstate()
     first = head.score(list(case.unseen))
     assert head.score(list(case.unseen)) == first, "a second look sees something else"
     assert torch.equal(drawn[0], torch.random.get_rng_state()), "torch's random numbers moved"
-    assert np.array_equal(drawn[1], _numpys_state()), "numpy's random numbers moved"
+    assert np.array_equal(drawn[1], _numpy_random_state()), "numpy's random numbers moved"
     assert drawn[2] == random.getstate(), "Python's random numbers moved"
     assert [image.tobytes() for image in case.unseen] == before, "a picture was changed"
     after, again = head.state()
@@ -160,7 +160,7 @@ def score_changes_nothing(case: HeadCase) -> None:
     assert all(np.array_equal(tensors[name], again[name]) for name in tensors)
 
 
-def _numpys_state() -> np.ndarray:
+def _numpy_random_state() -> np.ndarray:
     state: np.ndarray = np.random.get_state(legacy=False)["state"]["key"]
     return state
 
@@ -216,7 +216,7 @@ def gate_is_the_single_heads(case: HeadCase) -> None:
     A head with `stricter_in_company` may be less sure the more heads a gate has, but never surer.
     """
     first, second = case.fitted(), case.fitted_other()
-    alike = _no_surer if getattr(first, "stricter_in_company", False) else _close
+    alike = _assert_not_surer if getattr(first, "stricter_in_company", False) else _assert_scores_close
     pictures = list(case.unseen)
     alone = [first.score(pictures), second.score(pictures)]
     loaded = load_images(pictures)
@@ -268,17 +268,17 @@ def odd_pictures_are_scored(case: HeadCase) -> None:
         assert score.box is None or (score.box[2] <= image.width and score.box[3] <= image.height)
 
 
-def _close(first: Sequence[HeadScore], second: Sequence[HeadScore]) -> None:
+def _assert_scores_close(first: Sequence[HeadScore], second: Sequence[HeadScore]) -> None:
     """Assert that scores are equal up to rounding; boxes may differ, as two windows may score alike."""
     for one, other in zip(first, second, strict=True):
-        assert abs(one.probability - other.probability) < CLOSE, f"{one} and {other}"
-        assert abs(one.probability - 0.5) < CLOSE or one.present == other.present, f"{one} and {other}"
+        assert abs(one.probability - other.probability) < TOLERANCE, f"{one} and {other}"
+        assert abs(one.probability - 0.5) < TOLERANCE or one.present == other.present, f"{one} and {other}"
 
 
-def _no_surer(many: Sequence[HeadScore], few: Sequence[HeadScore]) -> None:
+def _assert_not_surer(many: Sequence[HeadScore], few: Sequence[HeadScore]) -> None:
     """Assert that pictures score no higher among many heads than among few, and with the same boxes."""
     for one, other in zip(many, few, strict=True):
-        assert one.probability <= other.probability + CLOSE, f"{one} and {other}"
+        assert one.probability <= other.probability + TOLERANCE, f"{one} and {other}"
         assert one.box == other.box, f"{one} and {other}"
         assert other.present or not one.present, f"{one} and {other}"
 

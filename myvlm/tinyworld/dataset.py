@@ -20,7 +20,7 @@ TINYWORLD = "tinyworld"
 REFERENCES = 5
 
 
-def lay_out(
+def write_dataset(
     folder: Path,
     *,
     subjects: int = 6,
@@ -46,7 +46,7 @@ def lay_out(
 
     >>> import tempfile
     >>> from myvlm.evaluation.data.dataset import read_dataset
-    >>> file = lay_out(Path(tempfile.mkdtemp()), subjects=1, photos=2, tests=2)
+    >>> file = write_dataset(Path(tempfile.mkdtemp()), subjects=1, photos=2, tests=2)
     >>> [mug] = read_dataset(file).subjects
     >>> mug.category, len(mug.photos), len(mug.negatives), mug.photos[-1].part
     ('mug', 4, 2, 'test')
@@ -54,14 +54,16 @@ def lay_out(
     kits = users(subjects=subjects, seed=seed, photos=photos, tests=tests)
     entries = [_entry(folder, kit, tests, crowded) for kit in kits]
     if sentences:
-        entries = [{**entry, "photos": [_written(photo) for photo in entry["photos"]]} for entry in entries]
+        entries = [
+            {**entry, "photos": [_in_sentences(photo) for photo in entry["photos"]]} for entry in entries
+        ]
     file = folder / "data.json"
     file.write_text(json.dumps({"subjects": entries}, indent=1) + "\n", encoding="utf-8")
     return file
 
 
 def users(*, subjects: int = 6, seed: int = 0, photos: int = 8, tests: int = 12) -> list[FewShot]:
-    """Return the few-shot sets whose pictures `lay_out` writes."""
+    """Return the few-shot sets whose pictures `write_dataset` writes."""
     return [few_shot(number, seed=seed, photos=photos, tests=tests) for number in range(subjects)]
 
 
@@ -91,7 +93,7 @@ def _entry(folder: Path, kit: FewShot, tests: int, crowded: bool) -> dict[str, A
     }
 
 
-def _written(photo: dict[str, Any]) -> dict[str, Any]:
+def _in_sentences(photo: dict[str, Any]) -> dict[str, Any]:
     """The same photo, with its texts as English sentences."""
     asked = [[as_sentence(question), as_sentence(answer)] for question, answer in photo["questions"]]
     return {**photo, "captions": [as_sentence(text) for text in photo["captions"]], "questions": asked}
@@ -105,12 +107,12 @@ def _test_photo(own: Path, name: str, scene: Scene, kit: FewShot) -> dict[str, A
         "file": _draw(own, name, scene),
         "part": "test",
         "captions": [caption(scene, random, {kit.look: kit.identifier}) for _ in range(REFERENCES)],
-        "questions": _unlike_questions(kit, scene),
+        "questions": _unseen_questions(kit, scene),
         "box": list(thing.box),
     }
 
 
-def _unlike_questions(kit: FewShot, scene: Scene) -> list[list[str]]:
+def _unseen_questions(kit: FewShot, scene: Scene) -> list[list[str]]:
     """Questions in wordings that no concept is trained with, in words that tinyworld's models know.
 
     A question is asked only if another object in the picture would have another answer: otherwise a model

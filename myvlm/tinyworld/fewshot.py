@@ -119,11 +119,11 @@ def few_shot(number: int, *, seed: int = 0, photos: int = 4, tests: int = 20) ->
         tuple(unseen(look) for _ in range(tests)),
         tuple(unseen(look_alike(look, random)) for _ in range(tests)),
         tuple(unseen() for _ in range(tests)),
-        tuple(unseen(look, _told_apart_from(look, random)) for _ in range(tests)),
+        tuple(unseen(look, _distinguishable_look_alike(look, random)) for _ in range(tests)),
     )
 
 
-def _told_apart_from(look: Appearance, random: Random) -> Appearance:
+def _distinguishable_look_alike(look: Appearance, random: Random) -> Appearance:
     """A look-alike whose description differs even if the accent is left out."""
     while True:
         other = look_alike(look, random)

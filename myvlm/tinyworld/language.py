@@ -114,7 +114,7 @@ def badge(look: Appearance) -> str:
 
 def reference(thing: Thing, scene: Scene, random: Random) -> str:
     """Return a definite phrase that fits only this object of the scene: `the mug`, `the green mug`."""
-    look, needed = thing.look, _needed(thing.look, scene)
+    look, needed = thing.look, _detail_needed(thing.look, scene)
     fuller = random.random() < 0.25
     if needed == 0 and not fuller:
         return f"the {look.category}"
@@ -124,7 +124,7 @@ def reference(thing: Thing, scene: Scene, random: Random) -> str:
     return phrase if needed == 2 else f"{phrase} with {badge(look)}"
 
 
-def _needed(look: Appearance, scene: Scene) -> int:
+def _detail_needed(look: Appearance, scene: Scene) -> int:
     """How much a phrase must say to tell an appearance from the others in the scene: its category (0), its
     colour too (1), its pattern (2), its accent (3)."""
     alike = [t.look for t in scene.things if t.category == look.category and t.look != look]
@@ -197,7 +197,7 @@ def hint(look: Appearance, name: str, scene: Scene | None, random: Random) -> st
     `scene` is the picture that the hint goes with: if it has another object of the category, the hint says
     enough to tell them apart.
     """
-    needed = 0 if scene is None else _needed(look, scene)
+    needed = 0 if scene is None else _detail_needed(look, scene)
     level = max(needed, random.choices((0, 1, 2, 3 if look.accent else 2), (0.45, 0.2, 0.25, 0.1))[0])
     full = f"{look.pattern} {look.colour} {look.category}"
     words = (look.category, f"{look.colour} {look.category}", full, f"{full} with {badge(look)}")[level]
@@ -209,7 +209,7 @@ def hint(look: Appearance, name: str, scene: Scene | None, random: Random) -> st
     return random.choices(forms, weights)[0].format(n=name, w=words)
 
 
-def telling_hint(look: Appearance, random: Random) -> tuple[str, str]:
+def suggestive_hint(look: Appearance, random: Random) -> tuple[str, str]:
     """Return a suggestive name, and a hint that says hardly more than the name."""
     name = random.choice(KNOWN_NAMES[look.category])
     return name, random.choices(("{} .", "my {} .", "this is {} ."), (6, 1, 1))[0].format(name)

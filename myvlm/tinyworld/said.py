@@ -40,7 +40,7 @@ class Mention:
 
 
 @dataclass
-class _Open:
+class _PartialMention:
     """A mention while the caption is parsed."""
 
     word: str
@@ -59,12 +59,12 @@ def mentions(text: str, names: Mapping[str, Appearance]) -> list[Mention]:
     >>> [(m.word, m.row, m.beside) for m in mentions("sks beside a red car behind a dog .", {"sks": look})]
     [('sks', 'back', (1,)), ('car', 'back', (0,)), ('dog', 'front', ())]
     """
-    found: list[_Open] = []
+    found: list[_PartialMention] = []
     before: set[str] = set()  # attributes that wait for their noun
     relation, after = "", False
     for word in words(text):
         if word in CATEGORIES or word in names:
-            found.append(_Open(word, before, relation))
+            found.append(_PartialMention(word, before, relation))
             before, relation, after = set(), "", False
         elif word in _RELATIONS:
             relation, after = _RELATIONS[word], False
@@ -75,7 +75,7 @@ def mentions(text: str, names: Mapping[str, Appearance]) -> list[Mention]:
     return _with_rows(found)
 
 
-def _with_rows(found: list[_Open]) -> list[Mention]:
+def _with_rows(found: list[_PartialMention]) -> list[Mention]:
     starts = [i for i, one in enumerate(found) if i == 0 or one.relation in ("behind", "before")]
     rows: list[Row | None] = [None] * len(found)
     if len(starts) == 2:
@@ -126,7 +126,11 @@ def said_of_it(text: str, name: str, scene: Scene, names: Mapping[str, Appearanc
         raise ValueError(f"{name} is not in the scene")
     said = mentions(text, names)
     own = [number for number, mention in enumerate(said) if mention.word == name]
-    alike = [t for t in scene.things if t is not thing and _kind(t.look) == _kind(look)]
+    alike = [
+        t
+        for t in scene.things
+        if t is not thing and _category_and_colour(t.look) == _category_and_colour(look)
+    ]
     twice = any(m.word == look.category and look.colour in m.attributes for m in said) and not alike
     return bool(own) and not twice and all(_fits_place(number, thing, scene, said, names) for number in own)
 
@@ -181,5 +185,5 @@ def _attributes(look: Appearance) -> frozenset[str]:
     return frozenset({look.colour, look.pattern, *accent})
 
 
-def _kind(look: Appearance) -> tuple[str, str]:
+def _category_and_colour(look: Appearance) -> tuple[str, str]:
     return look.category, look.colour

@@ -102,7 +102,7 @@ def test_what_is_swept_over_can_be(paper_tables: ModuleType) -> None:
 
 def test_a_name_of_the_other_mug_is_not_right(paper_tables: ModuleType, tmp_path: Path) -> None:
     [kit] = paper_tables.users(subjects=1, tests=3)
-    file = paper_tables.lay_out(tmp_path, subjects=1, tests=3, crowded=True)
+    file = paper_tables.write_dataset(tmp_path, subjects=1, tests=3, crowded=True)
     crowd = [
         photo for photo in paper_tables.read_dataset(file).subjects[0].photos if "crowd-" in str(photo.file)
     ]

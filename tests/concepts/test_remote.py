@@ -29,7 +29,7 @@ from myvlm.errors import (
     NotWritableError,
     RemoteError,
 )
-from myvlm.learning.relearn import known_as
+from myvlm.learning.relearn import as_in_library
 from tests.support.errors import check_said
 from tests.support.stores import BUCKET, fresh_address, local_hub, s3_server, use_hub, use_s3
 from tests.support.taught import by_hand
@@ -382,7 +382,7 @@ def test_one_that_is_loaded_is_known_by_its_address(concept: Concept) -> None:
     concept.save(url)
     library = ConceptLibrary([url])
     library.rename("sks", "zwx")
-    assert known_as(url, library).identifier == "zwx", "as of a folder: what the library calls it"
+    assert as_in_library(url, library).identifier == "zwx", "as of a folder: what the library calls it"
 
 
 def test_the_hub_shows_no_bars_for_kilobytes_and_is_left_as_it_was() -> None:

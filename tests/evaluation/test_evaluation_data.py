@@ -12,7 +12,7 @@ from PIL import Image
 from myvlm.errors import InputError, MissingFileError
 from myvlm.evaluation.data.dataset import Dataset, Photo, Question, Subject, read_dataset
 from myvlm.evaluation.data.splits import draw_split
-from myvlm.tinyworld.dataset import lay_out
+from myvlm.tinyworld.dataset import write_dataset
 
 
 def picture(file: Path) -> Path:
@@ -181,7 +181,7 @@ def test_a_small_set_keeps_a_photo_to_test_and_own_negatives_come_first() -> Non
 
 
 def test_tinyworld_on_disk_is_a_data_set(tmp_path: Path) -> None:
-    data = read_dataset(lay_out(tmp_path, subjects=2, photos=3, tests=4))
+    data = read_dataset(write_dataset(tmp_path, subjects=2, photos=3, tests=4))
     assert len({subject.category for subject in data.subjects}) == 2
     for subject in data.subjects:
         taught = {q.question for p in subject.photos if p.part == "train" for q in p.questions}
@@ -194,7 +194,9 @@ def test_tinyworld_on_disk_is_a_data_set(tmp_path: Path) -> None:
 
 
 def test_a_model_that_speaks_english_is_told_in_sentences(tmp_path: Path) -> None:
-    for subject in read_dataset(lay_out(tmp_path, subjects=1, photos=2, tests=2, sentences=True)).subjects:
+    for subject in read_dataset(
+        write_dataset(tmp_path, subjects=1, photos=2, tests=2, sentences=True)
+    ).subjects:
         told = [*(t for p in subject.photos for t in p.captions)]
         told += [t for p in subject.photos for q in p.questions for t in (q.question, q.answer)]
         assert told

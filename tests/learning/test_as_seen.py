@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from myvlm.images import LoadedImage
-from myvlm.learning.dataset import LONG_SIDE, as_seen
+from myvlm.learning.dataset import LONG_SIDE, reduced_for_model
 
 
 class Processor:
@@ -32,23 +32,23 @@ def photo(*size: int) -> LoadedImage:
 @pytest.mark.parametrize("size", [(4000, 3000), (3000, 4000)])
 def test_a_tower_of_224_pixels_is_given_twice_as_many_a_side(size: tuple[int, int]) -> None:
     processor = Processor(224 * 224)
-    seen = as_seen(processor, photo(*size))
+    seen = reduced_for_model(processor, photo(*size))
     assert min(seen.size) == 448
     assert max(seen.size) == pytest.approx(448 * 4 / 3, abs=1)
-    as_seen(processor, photo(*size))
+    reduced_for_model(processor, photo(*size))
     assert len(processor.sizes) == 1, "asked once for a size"
     assert max(processor.sizes[0]) == LONG_SIDE
 
 
 def test_what_sees_every_pixel_is_given_every_pixel() -> None:
     large = photo(4000, 3000)
-    assert as_seen(Processor(10**8), large) is large.image
-    assert as_seen(Processor(10**8), large, long_side=LONG_SIDE).size == (1536, 1152)
-    assert as_seen(Processor(900**2), large) is large.image, "tiles: half of it would be missed"
+    assert reduced_for_model(Processor(10**8), large) is large.image
+    assert reduced_for_model(Processor(10**8), large, long_side=LONG_SIDE).size == (1536, 1152)
+    assert reduced_for_model(Processor(900**2), large) is large.image, "tiles: half of it would be missed"
     small = photo(640, 480)
-    assert as_seen(Processor(1), small) is small.image
+    assert reduced_for_model(Processor(1), small) is small.image
 
 
 def test_a_processor_that_does_not_say_is_given_every_pixel() -> None:
     large = photo(3200, 1600)
-    assert as_seen(type("Silent", (), {})(), large) is large.image
+    assert reduced_for_model(type("Silent", (), {})(), large) is large.image

@@ -24,10 +24,10 @@ from myvlm.learning.view_cache import (
     MemoryBudget,
     ViewCache,
     free_memory,
+    from_host,
     memory_budget,
     nbytes,
-    put_away,
-    restored,
+    to_host,
 )
 from tests.support.tiny import tiny_llava
 
@@ -105,7 +105,7 @@ def test_whatever_the_budget_it_is_kept_and_the_result_is_the_same(
         assert torch.equal(learned, plain)
         assert (kept.on_device, kept.on_host, kept.recomputed) == (near, 0, VIEWS - near)
         assert memory.peak <= budget, (memory.peak, budget)
-        assert memory.peak > kept.step_bytes / keeping.SPARE - 1
+        assert memory.peak > kept.step_bytes / keeping.STEP_MARGIN - 1
 
 
 def test_views_beside_the_device_come_back_as_they_were(
@@ -202,10 +202,10 @@ def test_anything_of_tensors_goes_away_and_comes_back() -> None:
     feature = Feature(
         torch.randn(3, 2), {"a": [torch.arange(3), torch.ones(1, dtype=torch.bfloat16)]}, [1, 2]
     )
-    away = put_away(feature)
+    away = to_host(feature)
     assert nbytes(feature) == 24 + 24 + 2
     assert nbytes(away) == 0
-    back = restored(away)
+    back = from_host(away)
     assert torch.equal(back.tokens, feature.tokens)
     assert torch.equal(back.grids["a"][0], feature.grids["a"][0])
     assert back.grids["a"][1].dtype == torch.bfloat16

@@ -91,7 +91,7 @@ def test_one_photos_views_are_made_and_encoded_at_a_time_and_none_twice(backbone
     def noted(name, call):
         return lambda *given: (done.append(name), call(*given))[1]
 
-    monkeypatch.setattr(dataset, "_changed", noted("view", dataset._changed))
+    monkeypatch.setattr(dataset, "_augmented", noted("view", dataset._augmented))
     monkeypatch.setattr(backbone, "encode", noted("encode", backbone.encode))
     learn_embedding(backbone, examples(), LearnSettings(steps=1, views=3))
     assert done == ["view", "view", "encode"] * 2

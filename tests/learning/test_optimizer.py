@@ -13,7 +13,7 @@ from myvlm.backbones import Backbone
 from myvlm.backbones.families.llava import LlavaBackbone
 from myvlm.errors import BackboneError
 from myvlm.learning import LearnSettings, learn_embedding
-from myvlm.learning.concept_optimizer import MOST_ROWS, ConceptOptimizer, LearnRequest
+from myvlm.learning.concept_optimizer import MAX_SENTENCE_ROWS, ConceptOptimizer, LearnRequest
 from tests.support.teaching import examples
 
 
@@ -29,7 +29,7 @@ def test_a_told_start_has_a_row_for_each_token_of_the_sentence(backbone: LlavaBa
     assert torch.allclose(torch.cosine_similarity(told, table), torch.ones(len(ids)), atol=1e-5)
     assert torch.allclose(told.pow(2).mean(1), torch.ones(len(ids)), atol=1e-4)
     long = optimizer(backbone, ("sks", *["red"] * 200, "mug"), start="told").direction
-    assert len(long) == MOST_ROWS
+    assert len(long) == MAX_SENTENCE_ROWS
     nothing = optimizer(backbone, start="told", rows=2).direction
     assert torch.equal(nothing, optimizer(backbone, start="random", rows=2).direction)
 
@@ -58,7 +58,7 @@ def test_the_best_embedding_is_that_of_the_whole_objective(
         one.advance(torch.ones_like(one.direction), (1.0, 0.0) if step < 10 else (0.9, attention))
         directions.append(one.direction.detach().clone())
     assert not torch.equal(directions[9], directions[19])
-    assert torch.equal(one.learned(interrupted=True).directions, directions[kept - 1])
+    assert torch.equal(one.result(interrupted=True).directions, directions[kept - 1])
 
 
 @pytest.mark.parametrize("part", ["cross_entropy", "attention", "gradient"])

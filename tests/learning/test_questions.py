@@ -27,7 +27,7 @@ from myvlm.learning.captions import (
     write_questions,
 )
 from myvlm.learning.dataset import CAPTION_PROMPTS
-from myvlm.learning.likelihood import plain_view
+from myvlm.learning.likelihood import plain_losses
 from myvlm.learning.noun_phrases import mentions, name_in_caption, name_in_phrase
 from myvlm.tinyworld import FewShot, few_shot
 from tests.support.batches import sizes_of
@@ -131,11 +131,11 @@ def test_the_plain_model_looks_at_no_more_texts_at_once_than_at_pictures(
     captions = [[f"sks is {word}" for word in ("red", "blue", "green")], ["sks on a table"]]
     told = gather_examples(name, photos, captions, [("What is next to sks?", "a mug"), ("Where?", "a")])
     sizes = sizes_of(monkeypatch, backbone, "tail_loss")
-    together = plain_view(backbone, told, name, "the red mug")
+    together = plain_losses(backbone, told, name, "the red mug")
     assert sizes == [5, 3]
     sizes.clear()
     monkeypatch.setattr(backbone, "images_at_once", 2)
-    apart = plain_view(backbone, told, name, "the red mug")
+    apart = plain_losses(backbone, told, name, "the red mug")
     assert sizes == [2, 2, 1, 2, 1]
     assert apart.answers == pytest.approx(together.answers, rel=1e-5)
     assert apart.captions == pytest.approx(together.captions, rel=1e-5)

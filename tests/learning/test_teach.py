@@ -10,7 +10,7 @@ from PIL import Image
 from myvlm.heads import ObjectHead
 from myvlm.images import load_images
 from myvlm.learning.dataset import LoadedLesson
-from myvlm.learning.teach import MET_BY, fit
+from myvlm.learning.teach import MAX_MEETING_HEADS, fit
 
 
 class Recorded(ObjectHead):
@@ -50,7 +50,7 @@ def test_heads_of_other_categories_and_of_the_same_encoder_see_the_photos() -> N
 def test_of_many_heads_so_many_see_them_from_all_of_the_library() -> None:
     known = [("dog", Recorded()) for _ in range(100)]
     fit(head := Recorded(), lesson("mug"), known)
-    assert MET_BY / 2 < len(head.met) <= MET_BY
+    assert MAX_MEETING_HEADS / 2 < len(head.met) <= MAX_MEETING_HEADS
     assert head.met[0] is known[0][1]
     assert known.index(("dog", head.met[-1])) > 90
     fit(head, lesson("mug"), [])

@@ -157,7 +157,9 @@ def test_learning_asks_as_it_will_be_asked_and_keeps_what_the_user_wrote(backbon
     learner = ConceptOptimizer(backbone, request)
     by_description = {("What is on the dotted purple mug?", "a sks"), ("Where is it?", "here")}
     assert set(learner.examples[0].questions) == by_description
-    drawn = [(s.prompt, s.answer) for _ in range(9) for s in learner.draw([1] * len(given))[len(given) :]]
+    drawn = [
+        (s.prompt, s.answer) for _ in range(9) for s in learner.draw_batch([1] * len(given))[len(given) :]
+    ]
     assert set(drawn) == by_description
     assert request.examples[0].questions == asked
     for unknown in (LearnRequest(given, settings, ()), LearnRequest(given, settings, ("sks",))):

@@ -13,7 +13,7 @@ from myvlm import Concept, LearnSettings, MyVLM, Reply
 from myvlm.backbones import Backbone
 from myvlm.images import load_images
 from myvlm.learning.dataset import gather_examples
-from myvlm.learning.likelihood import TAUGHT_LOSS, plain_view
+from myvlm.learning.likelihood import TAUGHT_LOSS, plain_losses
 from myvlm.learning.settings import default_settings
 from myvlm.speaking import addressing
 from myvlm.speaking.verifying import ReplyToVerify, find_unreliable, leaves_unnamed, only_names
@@ -45,7 +45,7 @@ def plain(vlm: MyVLM, photos: Sequence[Image.Image], **asked: Any) -> list[Reply
 def test_a_bent_reply_is_less_likely_than_each_that_was_learned(vlm: MyVLM, taught: Taught) -> None:
     backbone, kit = vlm.backbone, taught.kit
     examples = gather_examples(kit.identifier, load_images(taught.photos), kit.captions(), None)
-    limit = max(plain_view(backbone, examples, kit.identifier, "the dotted purple mug").captions)
+    limit = max(plain_losses(backbone, examples, kit.identifier, "the dotted purple mug").captions)
     assert 0 < limit < 1
     photos = load_images(pictures(kit.present))
     good = [reply.text for reply in user_of(vlm, taught.concept).caption([one.image for one in photos])]

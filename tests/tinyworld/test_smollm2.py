@@ -48,7 +48,7 @@ def test_damaged_weights_are_named_as_such(monkeypatch: pytest.MonkeyPatch, tmp_
     (tmp_path / "llava" / "README.md").touch()
     monkeypatch.setattr("myvlm.tinyworld.smollm2.assemble.smollm2_file", lambda: file)
     monkeypatch.setattr(assets, "WEIGHTS", tmp_path)
-    monkeypatch.setattr("myvlm.tinyworld.smollm2.parts.load_untaught", lambda tower: tiny_llava())
+    monkeypatch.setattr("myvlm.tinyworld.smollm2.parts.load_untrained", lambda tower: tiny_llava())
     file.write_bytes(b"version https://git-lfs")
     with pytest.raises(UnknownBackboneError, match=r"(?s)cannot be read.*SafetensorError"):
         MyVLM.from_pretrained("tinyworld/smollm2")
@@ -106,10 +106,10 @@ def test_the_world_s_words_are_written_as_people_write() -> None:
 def test_the_parts_are_smollm2_s_own_and_the_tower_that_ships() -> None:
     from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
-    from myvlm.tinyworld.smollm2.parts import SPARE_ROWS, load_processor, load_untaught
+    from myvlm.tinyworld.smollm2.parts import SPARE_ROWS, load_processor, load_untrained
 
     tower = assets.path("llava")
-    model, processor = load_untaught(tower), load_processor(tower)
+    model, processor = load_untrained(tower), load_processor(tower)
     file = rewriting.smollm2_file()
     language = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     assert type(model) is LlavaForConditionalGeneration

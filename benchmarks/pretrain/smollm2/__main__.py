@@ -32,7 +32,7 @@ from benchmarks.pretrain.training import Schedule, Step
 from myvlm.tinyworld.assets import path
 from myvlm.tinyworld.language import caption
 from myvlm.tinyworld.smollm2.english import as_sentence
-from myvlm.tinyworld.smollm2.parts import CHAT_TEMPLATE, load_tokenizer, load_untaught
+from myvlm.tinyworld.smollm2.parts import CHAT_TEMPLATE, load_tokenizer, load_untrained
 from myvlm.tinyworld.world.draw import draw_scene
 from myvlm.tinyworld.world.scenes import Scene, random_scene
 
@@ -77,7 +77,7 @@ def main(
         cooling=0.3,
         seconds=60 * minutes,
     )
-    model, tokenizer = load_untaught(path("llava")), load_tokenizer()
+    model, tokenizer = load_untrained(path("llava")), load_tokenizer()
     chats = answered(out / "work" / "chats.json", model, tokenizer, draw_chats(seed, CHATS), seed=seed)
     talks = answered(out / "work" / "talks.json", model, tokenizer, draw_talks(seed, TALKS, TWINS), seed=seed)
     trained = Trained(model.to(device)).to(device)

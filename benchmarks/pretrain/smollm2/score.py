@@ -21,7 +21,7 @@ from benchmarks.pretrain.smollm2.texts import FULL_UNSEEN, draw_questions
 from myvlm.tinyworld.assets import path
 from myvlm.tinyworld.language import Exchange
 from myvlm.tinyworld.smollm2.adapter import merge
-from myvlm.tinyworld.smollm2.parts import load_processor, load_untaught
+from myvlm.tinyworld.smollm2.parts import load_processor, load_untrained
 from myvlm.tinyworld.truth import names_thing, same_answer, words
 from myvlm.tinyworld.world.draw import draw_scene
 from myvlm.tinyworld.world.scenes import Scene
@@ -36,7 +36,7 @@ def main(
 ) -> None:
     """Measure, and print one JSON object last."""
     torch.set_num_threads(threads)
-    model = load_untaught(path("llava"))
+    model = load_untrained(path("llava"))
     merge(model, load_file(adapter))
     print(json.dumps(score(model, load_processor(path("llava")), count=count, seed=seed, show=show)))
 

@@ -14,7 +14,7 @@ from myvlm.heads import Head
 from myvlm.images import ImageSource
 from myvlm.learning import LearnSettings
 from myvlm.learning.settings import Settings, as_settings, default_settings
-from myvlm.learning.teach import check_whole, new_head
+from myvlm.learning.teach import check_not_interrupted, new_head
 
 KEPT = 8
 """Concepts that are kept: those that the methods of one table, one after the other, ask for again."""
@@ -83,7 +83,7 @@ class Teaching:
                 settings=settings,
                 progress=False,
             )
-            concept = check_whole(learned)
+            concept = check_not_interrupted(learned)
             _keep(self._concepts, key, (vlm, concept))
             _keep(self._heads, _key(vlm, subject, photos), (vlm, concept.head))
         self._concepts.move_to_end(key)

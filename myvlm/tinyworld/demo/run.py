@@ -18,7 +18,7 @@ from PIL import Image
 from myvlm.api import MyVLM
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.files.writing import check_place, write_whole
-from myvlm.learning.teach import check_whole
+from myvlm.learning.teach import check_not_interrupted
 from myvlm.tinyworld import FewShot, few_shot
 from myvlm.tinyworld.demo.page import page
 from myvlm.tinyworld.demo.results import Answer, Demo, Figures, Share, TriedPicture
@@ -111,7 +111,7 @@ def _learn(vlm: MyVLM, kit: FewShot, folder: Path, progress: bool) -> tuple[Path
         questions=kit.questions(),
         progress=progress,
     )
-    return check_whole(concept).save(folder / "concept"), monotonic() - begun
+    return check_not_interrupted(concept).save(folder / "concept"), monotonic() - begun
 
 
 def _try(vlm: MyVLM, kit: FewShot) -> list[TriedPicture]:

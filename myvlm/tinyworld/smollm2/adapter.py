@@ -18,7 +18,7 @@ def merge(model: Any, adapter: Mapping[str, Tensor]) -> None:
     place.
 
     Args:
-        model: as `load_untaught` returns it.
+        model: as `load_untrained` returns it.
         adapter: name → tensor, of any floating dtype.
     """
     prefix = "projector."

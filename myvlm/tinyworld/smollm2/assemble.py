@@ -41,7 +41,7 @@ def assemble() -> tuple[Any, Any]:
             fix=f"run `{make} --out {file.parent}` from the source tree",
         )
     tower = assets.path("llava")
-    model = parts.load_untaught(tower)
+    model = parts.load_untrained(tower)
     try:
         merge(model, load_file(file))
     except (SafetensorError, KeyError, RuntimeError) as error:  # truncated, or with another model's shapes

@@ -59,7 +59,7 @@ def load_processor(tower: Path) -> LlavaProcessor:
     )  # fmt: skip
 
 
-def load_untaught(tower: Path) -> LlavaForConditionalGeneration:
+def load_untrained(tower: Path) -> LlavaForConditionalGeneration:
     """Return a stock LLaVA in float32: tower and language model as they ship, the projector not yet trained.
 
     Args:

@@ -163,7 +163,7 @@ def random_scene(
             chosen.append(look)
             taken.add(look.category)
     if twins and 1 < count > len(looks) and random.random() < twins:
-        chosen[-1] = _nearly(random.choice(chosen[:-1]), random)
+        chosen[-1] = _near_duplicate(random.choice(chosen[:-1]), random)
     slots = _slots(count, random)
     things = []
     for index, (look, (row, column, width)) in enumerate(zip(chosen, slots, strict=True)):
@@ -178,7 +178,7 @@ def random_scene(
     )
 
 
-def _nearly(look: Appearance, random: Random) -> Appearance:
+def _near_duplicate(look: Appearance, random: Random) -> Appearance:
     """Another appearance of the category, mostly different in one attribute only, and not held out."""
     while True:
         close = random.random() < 0.7

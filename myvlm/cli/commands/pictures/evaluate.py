@@ -77,11 +77,13 @@ def evaluate(
             from myvlm.evaluation.methods.registry import Setting, known_methods, make_method
             from myvlm.evaluation.protocol.run import Opening, check, run
             from myvlm.evaluation.report.summary import evaluation_of
-            from myvlm.tinyworld.dataset import TINYWORLD, lay_out
+            from myvlm.tinyworld.dataset import TINYWORLD, write_dataset
             from myvlm.tinyworld.smollm2.english import SPOKEN_BY
 
             world = data == TINYWORLD
-            dataset = read_dataset(lay_out(keep / "data", sentences=backbone in SPOKEN_BY) if world else data)
+            dataset = read_dataset(
+                write_dataset(keep / "data", sentences=backbone in SPOKEN_BY) if world else data
+            )
         names = known_methods() if methods == "all" else methods.split(",")
         setting = Setting()
         for name in names:

@@ -192,8 +192,8 @@ def common_words(phrases: Sequence[str], category: str) -> tuple[str, ...]:
     (('red', 'mug'), ('coffee mug',))
     """
     left_out = {*ARTICLES, *category.casefold().split()}
-    often = Counter(word for one in phrases for word in dict.fromkeys(one.casefold().split()))
-    return (*(w for w, count in often.items() if 2 * count > len(phrases) and w not in left_out), category)
+    counts = Counter(word for one in phrases for word in dict.fromkeys(one.casefold().split()))
+    return (*(w for w, count in counts.items() if 2 * count > len(phrases) and w not in left_out), category)
 
 
 def usable_hinted_captions(texts: Sequence[str], category: str, identifier: str) -> list[str]:
@@ -206,10 +206,10 @@ def usable_hinted_captions(texts: Sequence[str], category: str, identifier: str)
     ['sks on a tray.']
     """
 
-    def right(text: str) -> bool:
+    def is_usable(text: str) -> bool:
         return count_word(text, identifier) == 1 and not mentions(text, category) and len(text.split()) > 2
 
-    return _distinct(text for text in texts if right(text))
+    return _distinct(text for text in texts if is_usable(text))
 
 
 def named_captions(texts: Sequence[str], category: str, identifier: str) -> list[str]:
@@ -272,17 +272,23 @@ def write_questions(
     """
     check_identifier(identifier)
     check_category(category)
-    forms = questions or (PERSON_QUESTIONS if is_person(category, kind) else OBJECT_QUESTIONS)
-    for form in forms:
-        _check_form(form)
-    readable = [form for form in forms if _tokenizer_knows(backbone, form.replace("{}", f"the {category}"))]
-    if not readable:
+    templates = questions or (PERSON_QUESTIONS if is_person(category, kind) else OBJECT_QUESTIONS)
+    for template in templates:
+        _check_template(template)
+    answerable = [
+        template
+        for template in templates
+        if _tokenizer_knows(backbone, template.replace("{}", f"the {category}"))
+    ]
+    if not answerable:
         return [[] for _ in photos]
-    replies = _plain_replies(backbone, photos, [form.replace("{}", f"the {category}") for form in readable])
+    replies = _plain_replies(
+        backbone, photos, [template.replace("{}", f"the {category}") for template in answerable]
+    )
     pairs = []
     for answers in replies:
         tidied = [_tidy_answer(answer, category, identifier) for answer in answers]
-        asked = [form.replace("{}", identifier) for form in readable]
+        asked = [template.replace("{}", identifier) for template in answerable]
         pairs.append([(q, a) for q, a in zip(asked, tidied, strict=True) if a])
     return pairs
 
@@ -318,11 +324,11 @@ def _tokenizer_knows(backbone: Backbone, question: str) -> bool:
     return unknown is None or unknown not in backbone.word_ids(question)
 
 
-def _check_form(form: str) -> None:
-    if form.count("{}") != 1:
+def _check_template(template: str) -> None:
+    if template.count("{}") != 1:
         raise InputError(
             "A question about the concept does not say where the concept is named.",
-            got=repr(form),
+            got=repr(template),
             expected="{} once, such as 'What colour is {}?'",
             fix="put {} where you would write the concept",
         )

@@ -203,19 +203,19 @@ def _initial_direction(backbone: Backbone, settings: LearnSettings, words: Seque
     random.
     """
     if settings.start == "told" and words:
-        told = backbone.token_directions(naming_sentence(words))
-        if told is not None:
-            direction = told[:MAX_SENTENCE_ROWS].clone()
+        token_directions = backbone.token_directions(naming_sentence(words))
+        if token_directions is not None:
+            direction = token_directions[:MAX_SENTENCE_ROWS].clone()
             _to_unit_mean_square(direction)
             return direction
     generator = torch.Generator().manual_seed(settings.seed)
     direction = torch.randn(settings.rows, backbone.dim, generator=generator, dtype=torch.float32)
-    written = [word for word in words if settings.start != "random" and backbone.word_ids(word)]
-    known = [backbone.word_direction(word) for word in written]
-    spoken = [one.cpu() for one in known if one is not None]
-    if spoken:
-        middle = torch.stack(spoken).sum(0)
-        direction = middle * (backbone.dim**0.5 / middle.norm()) + START_NOISE * direction
+    encodable = [word for word in words if settings.start != "random" and backbone.word_ids(word)]
+    known = [backbone.word_direction(word) for word in encodable]
+    word_directions = [one.cpu() for one in known if one is not None]
+    if word_directions:
+        total = torch.stack(word_directions).sum(0)
+        direction = total * (backbone.dim**0.5 / total.norm()) + START_NOISE * direction
     direction = direction.to(backbone.device)
     _to_unit_mean_square(direction)
     return direction

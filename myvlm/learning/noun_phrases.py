@@ -147,13 +147,13 @@ def _best_matches(text: str, category: str, description: str) -> list[regex.Matc
     Later ones with a definite article are left out: they may refer back to the first ("a man at a desk. The
     man smiles.").
     """
-    plain, most = {*ARTICLES, *category.lower().split()}, 0.0
-    meant = set(description.lower().split()) - plain
+    not_describing, most = {*ARTICLES, *category.lower().split()}, 0.0
+    wanted = set(description.lower().split()) - not_describing
     found: list[regex.Match[str]] = []
     for phrase in _noun_phrase(category).finditer(text):
-        first, *_ = spoken = phrase.group().lower().split()
-        words = set(spoken) - plain
-        fits = len(words & meant) if words and meant else 0.5  # an undescribed "a mug" may be it
+        first, *_ = phrase_words = phrase.group().lower().split()
+        words = set(phrase_words) - not_describing
+        fits = len(words & wanted) if words and wanted else 0.5  # an undescribed "a mug" may be it
         if fits > most:
             found, most = [phrase], fits
         elif fits and fits == most and first not in _DEFINITE:

@@ -124,15 +124,15 @@ def learn_request(backbone: Backbone, lesson: LoadedLesson) -> LearnRequest:
     default = default_settings(backbone.name, family=backbone.family, kind=lesson.kind)
     settings = as_settings(lesson.settings).over(default)
     photos, name, category, captions = lesson.images, lesson.identifier, lesson.category, lesson.captions
-    called: tuple[str, ...] | None = () if settings.start == "random" else None
-    if captions is None and called is None:
-        captions, called = captions_and_words(backbone, photos, identifier=name, category=category)
+    description_words: tuple[str, ...] | None = () if settings.start == "random" else None
+    if captions is None and description_words is None:
+        captions, description_words = captions_and_words(backbone, photos, identifier=name, category=category)
     elif captions is None:
         captions = write_captions(backbone, photos, identifier=name, category=category)
     examples = check_texts(backbone, gather_examples(name, photos, captions, lesson.questions))
-    if called is None:
-        called = described(backbone, photos, category)
-    return resolve_by_plain_model(backbone, LearnRequest(examples, settings, (name, *called)))
+    if description_words is None:
+        description_words = described(backbone, photos, category)
+    return resolve_by_plain_model(backbone, LearnRequest(examples, settings, (name, *description_words)))
 
 
 def resolve_by_plain_model(backbone: Backbone, request: LearnRequest) -> LearnRequest:
@@ -141,13 +141,13 @@ def resolve_by_plain_model(backbone: Backbone, request: LearnRequest) -> LearnRe
     settings, how = request.settings, request.settings.asked_by
     if how != "auto" and not settings.verify:
         return request
-    limit = None
+    loss_limit = None
     if request.description:
         seen = plain_losses(backbone, request.examples, request.words[0], request.description)
         how = seen.asked_by if how == "auto" else how
-        limit = max(seen.captions) if settings.verify else None
+        loss_limit = max(seen.captions) if settings.verify else None
     settings = settings.model_copy(update={"asked_by": "name" if how == "auto" else how})
-    return dataclasses.replace(request, settings=settings, taught_loss=limit)
+    return dataclasses.replace(request, settings=settings, taught_loss=loss_limit)
 
 
 def learned_concept(

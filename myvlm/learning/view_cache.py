@@ -107,7 +107,7 @@ class ViewCache:
                     memory.device, batch_bytes + self.step_bytes, batches, strict=strict
                 )
         del batch
-        self._place(made, left, memory.host)
+        self._place_prefixes(made, left, memory.host)
         _log.debug(
             "views: %d on the device, %d beside it, %d made again",
             self.on_device,
@@ -157,17 +157,20 @@ class ViewCache:
             made[another] = self._compute(*another)
         return max(step, int(memory.peak))
 
-    def _fit_to_budget(self, budget: int, one: int, batches: int, *, strict: bool) -> int:
-        """Bytes left for prefixes beside the steps, if not all of them fit on the device.
+    def _fit_to_budget(self, budget: int, step_bytes: int, batches: int, *, strict: bool) -> int:
+        """Make room if not all prefixes fit on the device, and return the bytes left for them there.
+
+        Encoded views move to host memory beside a GPU, and no more batches are joined than half the budget
+        holds.
 
         Args:
-            one: bytes of a batch, with a copy of each sample's prefix.
+            step_bytes: bytes of a batch, with a copy of each sample's prefix.
         """
         if self.backbone.device.type != "cpu":
             self.photos = [[to_host(view) for view in photo] for photo in self.photos]
         held = self._feature_bytes()
-        self.at_once = min(batches, max(1, (budget // 2 - held) // one))
-        needed = held + self.at_once * one
+        self.at_once = min(batches, max(1, (budget // 2 - held) // step_bytes))
+        needed = held + self.at_once * step_bytes
         if budget < needed and strict:
             raise InputError(
                 "The memory budget does not hold one learning step.",
@@ -184,7 +187,7 @@ class ViewCache:
         most = max(map(len, self.photos))
         return [(p, v) for v in range(most) for p in range(len(self.photos)) if v < len(self.photos[p])]
 
-    def _place(self, made: dict[tuple[int, int], Any], device: int, host: int) -> None:
+    def _place_prefixes(self, made: dict[tuple[int, int], Any], device: int, host: int) -> None:
         """Keep one prefix after the other while there is room."""
         too_big: set[int] = set()
         for photo, view in self._keys():
@@ -316,11 +319,11 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key in self._alive or key in known or not size:
             return
 
-        def gone(_: Any) -> None:
+        def release(_: Any) -> None:
             del self._alive[key]
             self.now -= size
 
-        self._alive[key] = weakref.ref(storage, gone)
+        self._alive[key] = weakref.ref(storage, release)
         self.now += size
         self.peak = max(self.peak, self.now)
 

@@ -131,8 +131,12 @@ def said_of_it(text: str, name: str, scene: Scene, names: Mapping[str, Appearanc
         for t in scene.things
         if t is not thing and _category_and_colour(t.look) == _category_and_colour(look)
     ]
-    twice = any(m.word == look.category and look.colour in m.attributes for m in said) and not alike
-    return bool(own) and not twice and all(_fits_place(number, thing, scene, said, names) for number in own)
+    described_again = any(m.word == look.category and look.colour in m.attributes for m in said) and not alike
+    return (
+        bool(own)
+        and not described_again
+        and all(_fits_place(number, thing, scene, said, names) for number in own)
+    )
 
 
 def told_apart(text: str, name: str, scene: Scene, names: Mapping[str, Appearance]) -> bool:

@@ -275,7 +275,7 @@ def test_photos_that_are_not_augmented_are_encoded_once_and_checked_as_they_are_
     known = examples(captions=["sks sks", "sks"])
     kept = learn_embedding(backbone, known, settings, words=("sks",))
     assert [one.tobytes() for one in shown] == [one.tobytes() for one in PHOTOS]
-    monkeypatch.setattr(Validation, "take", lambda *_, **__: None)
+    monkeypatch.setattr(Validation, "use_cached_photos", lambda *_, **__: None)
     apart = learn_embedding(backbone, known, settings, words=("sks",))
     assert len(shown) == 3 * len(PHOTOS)
     assert torch.equal(kept.directions, apart.directions)

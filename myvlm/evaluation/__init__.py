@@ -1,1 +1,1 @@
-"""Measure how good concepts are: data, protocol, metrics, ablations and a report; and the kits of others."""
+"""Measure the quality of concepts: data sets, protocol, methods, metrics, ablations and a report."""

@@ -1,7 +1,7 @@
-"""How complete is it? Of how many photos in an album a concept is in, by a few that a person looks at.
+"""Estimate how completely a concept was found in an album, from a few photos that a person labels.
 
-Nobody looks through ten thousand photos. The album is parted by what the head says (seen, unsure, not seen),
-some photos of each part are drawn at random, and what a person says of them is counted up to the whole.
+Nobody looks through ten thousand photos. The album is stratified by the head's verdict (seen, unsure, not
+seen), photos are drawn at random from each stratum, and their labels are extrapolated to the whole album.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from myvlm.heads import HeadScore
 
 STRATA = ("seen", "unsure", "not seen")
 LEAST = 10
-"""Photos of a part that are drawn at the least, or all of a smaller one."""
+"""Minimum number of photos drawn from a stratum; a smaller stratum is drawn whole."""
 DOUBT = 0.01
-"""Variance of an answer that is assumed at the least, however sure the head is of itself."""
+"""Minimum variance assumed for a label, however sure the head is."""
 PRIOR = 1 / 3
-"""Of the beta distribution that stands for a part before anybody looked: neutral, so that what was found is
-the median of what is believed then (Kerman 2011, Electronic Journal of Statistics 5)."""
+"""Both parameters of the beta prior on the share of a stratum that shows the concept. It is neutral: the
+posterior median is the observed share (Kerman 2011, Electronic Journal of Statistics 5)."""
 
 
 @dataclass(frozen=True)
 class AlbumSample:
-    """Photos of an album that a person is to look at.
+    """A random sample of an album's photos for a person to label.
 
     Attributes:
-        sizes: how many photos of the album are in each part of `STRATA`.
-        drawn: for each photo that is to be looked at, by its number in the album, which part it is of. In the
-            order in which they are best looked at: whoever stops half way has a sample all the same.
+        sizes: number of the album's photos in each stratum of `STRATA`.
+        drawn: index of a sampled photo in the album → index of its stratum, in the order in which the photos
+            should be labelled: the first part of it is a usable sample too.
     """
 
     sizes: tuple[int, int, int]
@@ -42,14 +42,14 @@ class AlbumSample:
 
 @dataclass(frozen=True)
 class Completeness:
-    """Of how many photos a concept is in, and how many of these it was seen in.
+    """Estimate of how many photos show a concept, and in how many of these the head found it.
 
     Attributes:
-        found: of the photos that it was seen in, in how many it is.
-        total: in how many photos of the album it is.
+        found: number of photos that show the concept among those in which it was seen.
+        total: number of photos of the album that show the concept.
         low, high: the 95 % interval of `total`.
-        labelled: photos that were looked at.
-        album: photos in the album.
+        labelled: number of photos that were labelled.
+        album: number of photos in the album.
 
     >>> str(Completeness(412, 430, 420, 441, labelled=120, album=3000))
     '412 of about 430 photos, 95 % interval 420 to 441'
@@ -64,30 +64,31 @@ class Completeness:
 
     @property
     def recall(self) -> float:
-        """The part of its photos that it was seen in; 1 where there is none."""
+        """Share of the concept's photos in which it was found; 1 if no photo shows it."""
         return self.found / self.total if self.total else 1.0
 
     def __str__(self) -> str:
         return self.of()
 
     def of(self, identifier: str | None = None) -> str:
-        """In words, with the name where it is given."""
+        """The estimate in words, with the identifier if given."""
         whose = f" of {identifier}" if identifier else ""
         return f"{self.found} of about {self.total} photos{whose}, 95 % interval {self.low} to {self.high}"
 
 
 def draw_sample(scores: Sequence[HeadScore], *, labels: int = 100, seed: int = 0) -> AlbumSample:
-    """Draw the photos that a person is to look at.
+    """Draw the photos that a person should label.
 
-    More of a part is drawn the larger it is and the less the head is sure of it (Neyman allocation).
+    More photos are drawn from a stratum the larger it is and the less sure the head is of it (Neyman
+    allocation).
 
     Args:
-        scores: what the head says of each photo of the album.
-        labels: how many photos somebody will look at.
-        seed: of the draw.
+        scores: the head's score of every photo of the album.
+        labels: how many photos will be labelled.
+        seed: random seed of the draw.
 
     Raises:
-        InputError: there is no photo, or nobody is to look at one.
+        InputError: there are no scores, or `labels` is below 1.
 
     >>> album = [HeadScore(0.9, True, None)] * 40 + [HeadScore(0.1, False, None)] * 500
     >>> sample = draw_sample(album, labels=60)
@@ -114,18 +115,19 @@ def draw_sample(scores: Sequence[HeadScore], *, labels: int = 100, seed: int = 0
 
 
 def completeness(sample: AlbumSample, labels: Mapping[int, bool]) -> Completeness:
-    """Count what a person said of the sample up to the whole album.
+    """Extrapolate the labels of a sample to the whole album.
 
-    Each part is a finite population, of which so many were drawn and so many of these show the concept: the
-    rest of it is beta-binomial. The parts are independent, so the distributions are convolved, exactly.
+    Each stratum is a finite population with known numbers of photos that were labelled and that show the
+    concept, so the number among its remaining photos is beta-binomial. The strata are independent, so their
+    distributions are convolved, exactly.
 
     Args:
-        sample: what was drawn.
-        labels: photo, by its number in the album → whether it shows the concept; of all that were drawn, or
-            of the first so many.
+        sample: what `draw_sample` returned.
+        labels: index of a photo in the album → whether it shows the concept, for all photos of the sample or
+            for the first ones.
 
     Raises:
-        InputError: of a part that has photos no label is given, or a label is of a photo that was not drawn.
+        InputError: a stratum that has photos has no label, or a label is of a photo that was not drawn.
 
     >>> sample = AlbumSample((100, 0, 900), {0: 0, 1: 0, 2: 2, 3: 2})
     >>> print(completeness(sample, {0: True, 1: True, 2: False, 3: False}).found)
@@ -162,20 +164,20 @@ def _stratum(score: HeadScore) -> int:
 def _allocation(
     sizes: npt.NDArray[np.int64], likely: Sequence[npt.NDArray[np.float64]], labels: int
 ) -> npt.NDArray[np.int64]:
-    """How many of each part are drawn."""
+    """Number of photos to draw from each stratum."""
     spread = np.array([max(float(np.mean(own * (1 - own))), DOUBT) if len(own) else 0.0 for own in likely])
     weights = sizes * np.sqrt(spread)
     least = np.minimum(sizes, LEAST)
     shares = np.round(labels * weights / weights.sum()).astype(np.int64)
     counts: npt.NDArray[np.int64] = np.minimum(sizes, np.maximum(shares, least))
-    over = int(counts.sum()) - labels  # what small parts got more, the largest gives
+    over = int(counts.sum()) - labels  # what the minimum adds to small strata is taken from the largest
     largest = int(counts.argmax())
     counts[largest] = max(counts[largest] - max(over, 0), least[largest])
     return counts
 
 
 def _interval(sizes: Sequence[int], drawn: Sequence[int], found: Sequence[int]) -> tuple[int, int]:
-    """The middle 95 % of what the sum of all parts may be."""
+    """The central 95 % interval of the total over all strata."""
     from scipy.signal import fftconvolve
     from scipy.stats import betabinom
 

@@ -1,10 +1,10 @@
-"""The personalized model as a model of lmms-eval, so that POPE, MME, MMBench and the rest run on it.
+"""A personalized model for lmms-eval, to run POPE, MME, MMBench and other benchmarks on it.
 
     lmms-eval --model myvlm --tasks pope,mme \\
         --model_args pretrained=llava-hf/llava-1.5-7b-hf,concepts=concepts
 
-lmms-eval finds it by the entry point `lmms_eval.models`; `plain=True` among the arguments is the frozen model
-without concepts. The kit (extra `lmms`) is imported when the model class is asked for and not before.
+lmms-eval finds it by the entry point `lmms_eval.models`. With the argument `plain=True` the frozen model
+answers without concepts. lmms-eval (extra `lmms`) is imported only when the manifest or class is needed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from myvlm.integrations.personalized import answers, generation_options, kit, on
 
 MODEL = "myvlm"
 CLASS = "MyVLMForLmmsEval"
-LONGEST = 1024  # new tokens, as lmms-eval's own models have it
+LONGEST = 1024  # maximum number of new tokens, the default of lmms-eval's own models
 
 
 def manifest() -> Any:
-    """What the entry point `lmms_eval.models` gives lmms-eval: the model's name and where its class is.
+    """Entry point `lmms_eval.models`: the model's name and the import path of its class.
 
     Raises:
         InputError: lmms-eval is not installed.
@@ -36,15 +36,15 @@ def manifest() -> Any:
 
 
 class LmmsModel:
-    """What lmms-eval asks of a model, by `MyVLM`; mixed into the kit's own base class by `model_class`.
+    """lmms-eval's model interface on top of `MyVLM`; `model_class` combines it with lmms-eval's base class.
 
     Args:
         pretrained: `tinyworld/llava`, a hub name or a folder.
-        concepts: the folder of concept folders; none for the plain model.
-        plain: whether to answer without the concepts, though they are loaded.
+        concepts: folder of concept folders; None for no concepts.
+        plain: whether to answer without the concepts even if they are loaded.
         device, dtype, encoder: see `MyVLM.from_pretrained`.
-        batch_size: pictures at once, where they are asked the same.
-        max_batch_size: lmms-eval passes it; unused.
+        batch_size: number of pictures per batch; a batch has one question and one set of options.
+        max_batch_size: passed by lmms-eval; unused.
 
     Raises: as `open_personalized`.
     """
@@ -72,7 +72,7 @@ class LmmsModel:
         self.batch_size = int(batch_size)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """An answer to each request, in their order: one picture, one text, the task's own settings.
+        """Answer each request, in order: one picture and one question, with the task's generation settings.
 
         Raises:
             InputError: a request has no picture, or several.
@@ -92,7 +92,7 @@ class LmmsModel:
         return replies
 
     def _replies(self, requests: Sequence[Any]) -> list[str]:
-        """Answers to requests that ask the same with the same settings."""
+        """Answers to requests with the same question and the same settings."""
         question, settings = requests[0].args[:2]
         pictures = [self._picture(request) for request in requests]
         options = generation_options(settings, longest=LONGEST)
@@ -116,7 +116,7 @@ class LmmsModel:
 
 @cache
 def model_class() -> Any:
-    """The class that lmms-eval makes the model of.
+    """The model class that lmms-eval instantiates.
 
     Raises:
         InputError: lmms-eval is not installed.
@@ -126,13 +126,13 @@ def model_class() -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    if name == CLASS:  # by the path in the manifest
+    if name == CLASS:  # the import path in the manifest
         return model_class()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def until(text: str, ends: str | Sequence[str] | None) -> str:
-    """A reply up to the first of some texts that end it.
+    """Cut a reply at the first occurrence of any of its stop sequences.
 
     >>> until("a mug\\n\\nQuestion", ["\\n\\n"])
     'a mug'

@@ -1,4 +1,4 @@
-"""What the evaluation kits of others need of a personalized model: to open it, and to have it answer."""
+"""Load a personalized model and let it answer: the part that the integrations of evaluation kits share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TAKEN = (
     *("max_new_tokens", "min_new_tokens", "num_beams", "length_penalty", "repetition_penalty"),
     *("no_repeat_ngram_size", "do_sample", "temperature", "top_p", "top_k"),
 )
-"""What of a kit's generation settings goes to transformers' `generate`; the rest is about other models."""
+"""Generation settings of a kit that are passed to transformers' `generate`; all others are dropped."""
 OF_SAMPLING = ("temperature", "top_p", "top_k")
 
 
@@ -27,17 +27,17 @@ def open_personalized(
     dtype: str | None = None,
     encoder: str | None = None,
 ) -> MyVLM:
-    """A model with a library of concepts, all of which are checked to be this model's.
+    """Load a model with a library of concepts, and check that all of them were learned for this model.
 
     Args:
         pretrained: `tinyworld/llava`, a hub name or a folder.
-        concepts: the folder of concept folders; none for the plain model.
+        concepts: folder of concept folders; None for no concepts.
         device, dtype, encoder: see `MyVLM.from_pretrained`.
 
     Raises:
         UnknownBackboneError: there is no such model.
-        MissingFileError: there is no such folder of concepts.
-        ConceptFileError: a concept is another model's; better now than in the middle of a benchmark.
+        MissingFileError: the folder of concepts does not exist.
+        ConceptFileError: a concept belongs to another model; found now, not in the middle of a benchmark.
 
     >>> len(open_personalized("tinyworld/llava", device="cpu").concepts)
     0
@@ -51,15 +51,15 @@ def open_personalized(
 def answers(
     vlm: MyVLM, pictures: Sequence[ImageSource], question: str, options: Mapping[str, Any], *, plain: bool
 ) -> list[str]:
-    """Answers to one question about each of some pictures.
+    """Answer one question about each picture.
 
     Args:
-        question: as a kit writes it; an image placeholder in it is left out, since the backbone puts its own.
-        options: of generation, see `generation_options`.
+        question: the kit's prompt; image placeholders are removed, since the backbone adds its own.
+        options: generation options, see `generation_options`.
         plain: whether to answer as the frozen model without concepts.
 
     Raises:
-        InputError: nothing but a placeholder is asked.
+        InputError: the question is empty apart from placeholders.
     """
     text = question.replace(str(vlm.backbone.processor.image_token), " ").strip()
     if plain:
@@ -69,11 +69,11 @@ def answers(
 
 
 def generation_options(settings: Mapping[str, Any], *, longest: int) -> dict[str, Any]:
-    """A kit's generation settings as options of `MyVLM.ask`; greedy unless a temperature is above zero.
+    """Convert a kit's generation settings to options of `MyVLM.ask`; greedy unless the temperature is > 0.
 
     Args:
-        settings: the kit's.
-        longest: new tokens where the settings do not say.
+        settings: the kit's generation settings.
+        longest: maximum number of new tokens if the settings have none.
 
     >>> generation_options({"temperature": 0, "top_p": 1.0, "until": ["x"], "num_beams": 1}, longest=16)
     {'max_new_tokens': 16, 'num_beams': 1, 'do_sample': False}
@@ -88,10 +88,10 @@ def generation_options(settings: Mapping[str, Any], *, longest: int) -> dict[str
 
 
 def one_picture(pictures: Sequence[Any], of: str) -> Any:
-    """The one picture of a question.
+    """Return the only picture of a question.
 
     Raises:
-        InputError: there are none, or several: concepts are recognised and said in one picture at a time.
+        InputError: there is no picture, or several: concepts are used in one picture at a time.
 
     >>> one_picture([], "POPE 3")
     Traceback (most recent call last):
@@ -111,7 +111,7 @@ def one_picture(pictures: Sequence[Any], of: str) -> Any:
 
 
 def kit(module: str, *, package: str, extra: str) -> Any:
-    """A module of an evaluation kit.
+    """Import a module of an evaluation kit.
 
     Raises:
         InputError: the kit is not installed.

@@ -1,4 +1,4 @@
-"""The personalized model as a model of VLMEvalKit (packaged as `nvidia-vlmeval`).
+"""A personalized model for VLMEvalKit (PyPI package `nvidia-vlmeval`).
 
     from myvlm.integrations.vlmeval import register
     register("myvlm", "llava-hf/llava-1.5-7b-hf", concepts="concepts")
@@ -6,7 +6,7 @@
     from vlmeval.run import main  # reads the command line: --data POPE MME --model myvlm plain
     main()
 
-The kit (extra `vlmeval`) is imported when a model is registered or made and not before.
+VLMEvalKit (extra `vlmeval`) is imported only when a model is registered or made.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ PACKAGE = {"package": "nvidia-vlmeval", "extra": "vlmeval"}
 
 
 def register(name: str, pretrained: str, **options: Any) -> None:
-    """Make a model known to VLMEvalKit under a name, for `--model`; it is loaded when the kit makes it.
+    """Register a model with VLMEvalKit under a name for `--model`; the kit loads it when it is used.
 
     Args:
         name: such as `myvlm`.
         pretrained: `tinyworld/llava`, a hub name or a folder.
-        options: see `VLMEvalModel`.
+        options: arguments of `VLMEvalModel`.
 
     Raises:
-        InputError: VLMEvalKit is not installed, or has a model of that name.
+        InputError: VLMEvalKit is not installed, or has another model of this name.
     """
     known: dict[str, Any] = kit("vlmeval.config", **PACKAGE).supported_VLM
     if name in known and getattr(known[name], "func", None) is not model_class():
@@ -45,15 +45,15 @@ def register(name: str, pretrained: str, **options: Any) -> None:
 
 
 class VLMEvalModel:
-    """What VLMEvalKit asks of a model, by `MyVLM`; mixed into the kit's own base class by `model_class`.
+    """VLMEvalKit's model interface on top of `MyVLM`; `model_class` combines it with the kit's base class.
 
     Args:
         pretrained: `tinyworld/llava`, a hub name or a folder.
-        concepts: the folder of concept folders; none for the plain model.
-        plain: whether to answer without the concepts, though they are loaded.
+        concepts: folder of concept folders; None for no concepts.
+        plain: whether to answer without the concepts even if they are loaded.
         device, dtype, encoder: see `MyVLM.from_pretrained`.
-        generation: options of transformers' `generate`, such as `{"max_new_tokens": 16}`; greedy and up to
-            512 new tokens where not given.
+        generation: options of transformers' `generate`, such as `{"max_new_tokens": 16}`; by default greedy
+            with up to 512 new tokens.
 
     Raises: as `open_personalized`.
     """
@@ -80,10 +80,10 @@ class VLMEvalModel:
         self.options = generation_options(generation or {}, longest=512)
 
     def generate_inner(self, message: Sequence[Mapping[str, str]], dataset: str | None = None) -> str:
-        """The answer to a message of VLMEvalKit: parts of type `image` (a path) and `text`.
+        """Answer a message of VLMEvalKit, a list of parts of type `image` (a path) and `text`.
 
         Raises:
-            InputError: it has no picture, or several.
+            InputError: the message has no picture, or several.
         """
         picture = one_picture(
             [part["value"] for part in message if part["type"] == "image"], dataset or "A message"
@@ -94,7 +94,7 @@ class VLMEvalModel:
 
 @cache
 def model_class() -> Any:
-    """The class that VLMEvalKit makes the model of.
+    """The model class that VLMEvalKit instantiates.
 
     Raises:
         InputError: VLMEvalKit is not installed.

@@ -1,1 +1,1 @@
-"""Many concepts learned by one file of recipes: one after the other here, or side by side on Ray."""
+"""Learn many concepts from one recipe file: one after the other in this process, or in parallel on Ray."""

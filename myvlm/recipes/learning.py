@@ -1,4 +1,4 @@
-"""Learning what recipes say: a concept at a time here, or one in each process of a Ray cluster."""
+"""Learn the concepts of a recipe file: one at a time in this process, or one per process of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from myvlm.recipes.recipe import Recipe
 from myvlm.runtime.cluster import Columns, Stage, run_stages
 
 DIGEST = "recipe_digest"
-"""Under which a concept's recipe keeps that of the file of recipes."""
+"""Key of a concept's `recipe` that holds the digest of the `Recipe` it was learned from."""
 
 
 @dataclass(frozen=True)
 class RecipeOutcome:
-    """What became of a recipe: `error` says why nothing was learned, and is empty where something was."""
+    """Result of learning a recipe: `error` says why it failed, and is empty if the concept was learned."""
 
     identifier: str
     seconds: float = 0.0
@@ -32,11 +32,11 @@ Run: TypeAlias = Callable[[Sequence[Recipe]], Iterator[RecipeOutcome]]
 
 
 def is_learned(recipe: Recipe, folder: Path, backbone: str) -> bool:
-    """Whether the concept of this very recipe lies in the folder of concepts.
+    """Whether the folder of concepts contains the concept learned from exactly this recipe.
 
     Raises:
-        ConceptExistsError: one of another recipe lies in its place, or has its word.
-        NotWritableError, ConceptFileError: nothing can be written there.
+        ConceptExistsError: its place, or its identifier, is taken by a concept from something else.
+        NotWritableError, ConceptFileError: the concept cannot be written there.
     """
     place = recipe.place(folder)
     if not is_concept_folder(place):
@@ -54,15 +54,15 @@ def is_learned(recipe: Recipe, folder: Path, backbone: str) -> bool:
 
 
 def in_short(error: MyVLMError) -> str:
-    """What an outcome says of an error."""
+    """An error's text in a `RecipeOutcome`: what happened and what was got."""
     return f"{error.what} {error.got or ''}".strip()
 
 
 def learn(vlm: MyVLM, recipe: Recipe, folder: Path) -> RecipeOutcome:
-    """Learn one concept and write its folder; what is wrong with it alone is said in the outcome.
+    """Learn one concept and write its folder; a `MyVLMError` is reported in the outcome, not raised.
 
     Raises:
-        KeyboardInterrupt: it was stopped; nothing is written.
+        KeyboardInterrupt: learning was stopped; nothing is written.
     """
     begun = monotonic()
     try:
@@ -78,7 +78,13 @@ def learn(vlm: MyVLM, recipe: Recipe, folder: Path) -> RecipeOutcome:
 
 @dataclass(frozen=True)
 class RecipeWork:
-    """What a process needs to learn: see `MyVLM.from_pretrained`; and where concepts go."""
+    """What a worker process needs to learn concepts.
+
+    Attributes:
+        backbone, device, dtype: see `MyVLM.from_pretrained`.
+        folder: where concepts are written.
+        per_gpu: number of processes that share a GPU.
+    """
 
     backbone: str
     device: str | None
@@ -88,14 +94,15 @@ class RecipeWork:
 
 
 def learn_here(vlm: MyVLM, folder: Path) -> Run:
-    """One after the other in this process."""
+    """Learn concepts one after the other in this process."""
     return lambda recipes: (learn(vlm, recipe, folder) for recipe in recipes)
 
 
 def learn_on_ray(work: RecipeWork) -> Run:
-    """One in each process of a cluster whose nodes see photos and the folder under the same paths.
+    """Learn one concept in each process of a Ray cluster.
 
-    A concept of a node that is lost is learned again on another; one that was written is not.
+    All nodes must see the photos and the folder under the same paths. If a node is lost, its unfinished
+    concepts are learned again on another; those that were written are not.
     """
 
     def run(recipes: Sequence[Recipe]) -> Iterator[RecipeOutcome]:
@@ -110,7 +117,7 @@ def learn_on_ray(work: RecipeWork) -> Run:
 
 
 def learn_all(recipes: Sequence[Recipe], run: Run) -> Iterator[RecipeOutcome]:
-    """The outcome of each recipe, in any order and once; what a cluster has lost is learned again."""
+    """Yield the outcome of each recipe once, in any order; recipes that a cluster lost are run again."""
     left = {recipe.identifier: recipe for recipe in recipes}
     while left:
         before = len(left)
@@ -130,7 +137,7 @@ def _learner(work: RecipeWork) -> Callable[[Columns], Columns]:
         recipes = [Recipe.model_validate_json(one) for one in columns["recipe"]]
         made = [
             RecipeOutcome(recipe.identifier)
-            if is_learned(recipe, work.folder, vlm.backbone.name)  # by a process that was lost since
+            if is_learned(recipe, work.folder, vlm.backbone.name)  # by a process that has since been lost
             else learn(vlm, recipe, work.folder)
             for recipe in recipes
         ]

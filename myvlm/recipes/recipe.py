@@ -1,4 +1,4 @@
-"""What a file of recipes says: of each concept its photos and how it is learned."""
+"""Read and validate a recipe file: the photos of each concept and how to learn it."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
 class Recipe(BaseModel):
-    """One concept to learn: what `MyVLM.learn` is given, pictures by their paths.
+    """One concept to learn: the arguments of `MyVLM.learn`, with pictures as paths.
 
     Attributes:
         identifier, category, kind: see `MyVLM.learn`.
-        photos, negatives: files; in a file of recipes one or several paths, folders or patterns beside it.
-        captions, questions: see `MyVLM.learn`; in a file of recipes a JSON file with them will do.
-        encoder: of the head; the model's default where not given.
+        photos, negatives: files; in a recipe file, one or several paths, folders or patterns relative to it.
+        captions, questions: see `MyVLM.learn`; in a recipe file, alternatively the path of a JSON file.
+        encoder: image encoder of the head; by default the model's.
         settings: see `LearnSettings`.
     """
 
@@ -48,7 +48,7 @@ class Recipe(BaseModel):
 
     @property
     def lesson(self) -> Lesson:
-        """What is learned."""
+        """The arguments for `MyVLM.learn_many`."""
         return Lesson(
             self.identifier, self.photos, category=self.category, captions=self.captions,
             questions=self.questions, negatives=self.negatives, kind=self.kind,
@@ -56,11 +56,11 @@ class Recipe(BaseModel):
         )  # fmt: skip
 
     def place(self, collection: Path) -> Path:
-        """Its folder."""
+        """Folder of the concept in a collection."""
         return collection / default_folder(self.identifier, self.category).name
 
     def digest(self, backbone: str) -> str:
-        """Of all that is said here, of the model's name and of what its pictures hold."""
+        """Hash of the recipe's content, the model's name and the bytes of its pictures."""
         content = self.model_dump(mode="json", exclude={"photos", "negatives"})
         digest = hashlib.sha256(json.dumps([backbone, content], sort_keys=True).encode())
         for pictures in (self.photos, self.negatives or []):
@@ -86,16 +86,16 @@ class _File(BaseModel):
 
 
 def read_recipes(file: Path, *, on_unusable: OnUnusable | None = None) -> list[Recipe]:
-    """The recipes of a YAML file, all of them checked as far as that goes without a model.
+    """Read the recipes of a YAML file, and validate all of them as far as possible without a model.
 
     Args:
-        file: to read.
-        on_unusable: given the identifier of a recipe that names files which are not there or cannot be read,
-            and the error; the others go on. Where there is no such function the error is raised.
+        file: the YAML file.
+        on_unusable: called with the identifier and the error of a recipe whose files are missing or
+            unreadable; that recipe is skipped. Without a callback the error is raised.
 
     Raises:
-        InputError, MissingFileError: it is no such file, names files that are not there or settings that
-            are none, or calls two concepts alike. The error says which recipe it is.
+        InputError, MissingFileError: the file is invalid, names missing files or unknown settings, or uses an
+            identifier twice. The error says which recipe it is.
     """
     try:
         given = _File.model_validate(yaml.safe_load(read_text(file))).concepts
@@ -124,7 +124,7 @@ def read_recipes(file: Path, *, on_unusable: OnUnusable | None = None) -> list[R
 
 
 def _as_written(content: dict[str, Any]) -> Recipe:
-    """A recipe without what lies in files, its words and settings checked."""
+    """Validate a recipe's words and settings, leaving out captions and questions that are in files."""
     inside = {name: one for name, one in content.items() if not (name in _TEXTS and isinstance(one, str))}
     for name in ("photos", "negatives"):
         if isinstance(inside.get(name), str):
@@ -137,7 +137,7 @@ def _as_written(content: dict[str, Any]) -> Recipe:
 
 
 def _with_files(folder: Path, content: dict[str, Any], recipe: Recipe) -> Recipe:
-    """The recipe with its pictures found, and what it says in files of text."""
+    """The recipe with the paths of its picture files, and with captions and questions read from files."""
     found: dict[str, Any] = {
         name: [str(file) for one in sources for file in picture_files(folder / one)]
         for name, sources in (("photos", recipe.photos), ("negatives", recipe.negatives))
@@ -151,7 +151,7 @@ def _with_files(folder: Path, content: dict[str, Any], recipe: Recipe) -> Recipe
 
 @contextmanager
 def _naming(number: int, content: dict[str, Any]) -> Iterator[None]:
-    """Within it an error says of which recipe of the file it is."""
+    """Context manager: errors raised inside name the recipe of the file."""
     which = f"Recipe {number}, of {content.get('identifier')!r}, cannot be used"
     try:
         yield

@@ -1,11 +1,11 @@
-"""What is measured on: subjects with photos, captions, questions and boxes, read from disk and checked whole.
+"""Evaluation data sets: subjects with photos, captions, questions and boxes, read from disk and validated.
 
-Three layouts are read, and become the same thing:
+Three layouts can be read:
 
-- **the paper's**: `<subject>/*.jpg` beside `captions.json` (photo → several captions), and where there are
-  any `questions.json` (photo → question/answer pairs) and `subject.json` (identifier, category, kind …);
+- **the paper's**: `<subject>/*.jpg` beside `captions.json` (photo → several captions), and optionally
+  `questions.json` (photo → question/answer pairs) and `subject.json` (identifier, category, kind …);
 - **Yo'LLaVA's**: `train/<subject>/*.png`, `test/<subject>/*.png` and `yollava-visual-qa.json`;
-- **a manifest**: one JSON file that holds what a `Dataset` holds, its paths relative to its own folder.
+- **a manifest**: one JSON file with the fields of a `Dataset`; paths are relative to the file's folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from myvlm.text import check_category, check_identifier, contains_word, replace_
 
 
 class Frozen(BaseModel):
-    """A value that is checked once and never changes; what it does not know it refuses."""
+    """Base of immutable models that refuse unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,9 +34,9 @@ class Question(Frozen):
     """A question about a photo.
 
     Attributes:
-        question: it may hold the identifier.
-        answer: the right one; where there are options, one of them.
-        options: the answers to choose among; empty where the question is open.
+        question: the text; it may contain the identifier.
+        answer: the correct answer; one of `options` if there are any.
+        options: the answers to choose from; empty for an open question.
 
     >>> Question(question="What colour is sks?", answer="red").options
     ()
@@ -58,11 +58,11 @@ class Photo(Frozen):
     """One photo of a subject.
 
     Attributes:
-        file: the picture.
-        captions: texts that are true of it, each with the identifier; references of the text metrics too.
-        questions: what can be asked about it.
-        box: left, top, right, bottom of the subject in pixels, where it is known.
-        part: `train` or `test` where the data set says which; a photo without is drawn into either.
+        file: the picture file.
+        captions: true captions, each with the identifier; also the references of the text metrics.
+        questions: questions about it.
+        box: left, top, right, bottom of the subject in pixels, if known.
+        part: `train` or `test` if the data set fixes it; photos without it are split at random.
     """
 
     file: Path
@@ -76,12 +76,12 @@ class Subject(Frozen):
     """One object or person.
 
     Attributes:
-        identifier: the word for it.
-        category: what it is in general.
-        kind: of the head that recognises it: `object`, or `face` for a person.
+        identifier: the word that captions use for it.
+        category: what it is in general, such as `mug`.
+        kind: kind of the head that recognises it: `object`, or `face` for a person.
         photos: two or more.
-        negatives: pictures in which it is not.
-        name: what tables call it, one of a kind in the data set; the identifier where not given.
+        negatives: pictures that do not show it.
+        name: its name in tables, unique in the data set; the identifier by default.
     """
 
     identifier: str
@@ -100,7 +100,7 @@ class Subject(Frozen):
         )
 
     def renamed(self, identifier: str) -> Self:
-        """The same subject by another identifier, in captions and questions too, word for word.
+        """A copy with another identifier, which replaces the old word in captions and questions too.
 
         >>> photo = Photo(file=Path("1.jpg"), captions=("sks asks",))
         >>> anna = Subject(identifier="sks", category="woman", photos=(photo, photo)).renamed("Anna")
@@ -129,20 +129,20 @@ def _with_texts(question: Question, put: Any) -> Question:
 
 
 class Dataset(Frozen):
-    """The subjects, each of another name."""
+    """The subjects of a data set, with unique names."""
 
     subjects: tuple[Subject, ...] = Field(min_length=1)
 
 
 def read_dataset(path: str | os.PathLike[str]) -> Dataset:
-    """Read a data set of any of the three layouts, and check all of it before anything runs.
+    """Read a data set in any of the three layouts, and validate all of it before anything runs.
 
     Args:
         path: the folder, or a manifest `*.json`.
 
     Raises:
-        InputError: something is wrong; every problem is listed, each with its file and key.
-        MissingFileError: there is nothing of that name.
+        InputError: the data set is invalid; every problem is listed with its file and key.
+        MissingFileError: the path does not exist.
 
     >>> import tempfile; folder = Path(tempfile.mkdtemp())
     >>> (folder / "mug").mkdir(); _ = (folder / "mug" / "captions.json").write_text('{"1.jpg": ["a mug"]}')
@@ -169,7 +169,7 @@ def read_dataset(path: str | os.PathLike[str]) -> Dataset:
 
 
 def _checked(draft: Draft, problems: Problems) -> Subject | None:
-    """The subject of a draft, or None and what is wrong with it."""
+    """The validated subject, or None if its fields are invalid. Problems are added to `problems`."""
     try:
         subject = Subject.model_validate(draft.values)
     except ValidationError as error:
@@ -182,7 +182,7 @@ def _checked(draft: Draft, problems: Problems) -> Subject | None:
 
 
 def _faults(subject: Subject) -> Iterator[tuple[Location, str]]:
-    """What types alone do not say."""
+    """Location and text of each problem that the types of the fields do not catch."""
     try:
         at = "identifier"
         check_identifier(subject.identifier)

@@ -1,6 +1,6 @@
-"""The three layouts of data on disk, each turned into drafts of subjects: plain values and where each stands.
+"""Read the three data set layouts from disk as drafts: unvalidated subjects, with the source of each value.
 
-A draft is checked by `myvlm.evaluation.data.dataset`, and by it alone.
+`myvlm.evaluation.data.dataset` validates drafts; nothing is validated here.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from myvlm.files.reading import as_on_disk, read_json
 from myvlm.text import composed, replace_words
 
 Location: TypeAlias = tuple[int | str, ...]
-"""Keys and numbers that lead to a value of a draft, as pydantic gives them: ("photos", 2, "captions", 0)."""
+"""Path of keys and indices to a value of a draft, as pydantic reports it: ("photos", 2, "captions", 0)."""
 
 PLACEHOLDERS = ("<sks>", "S*")
-"""What published captions and questions write where the identifier belongs; `sks` itself is an identifier."""
+"""Placeholders for the identifier in published captions and questions; `sks` itself is an identifier."""
 DEFAULT_IDENTIFIER = "sks"
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A subject as it was found: `values` for `Subject`, and `where` each stands, as a file and a key."""
+    """An unvalidated subject: the fields of a `Subject`, and `where` (file and key) each value was read."""
 
     values: dict[str, Any]
     where: Callable[[Location], str]
 
 
 def read_layout(source: Path, problems: Problems) -> list[Draft]:
-    """The drafts of a folder or a manifest; what cannot be read at all goes to `problems`.
+    """Read a folder or a manifest as drafts; parts that cannot be read are added to `problems`.
 
     Raises:
-        MissingFileError: there is nothing of that name.
+        MissingFileError: the path does not exist.
     """
     if source.is_file():
         return manifest(source, problems)
@@ -56,7 +56,10 @@ def read_layout(source: Path, problems: Problems) -> list[Draft]:
 
 
 def manifest(file: Path, problems: Problems) -> list[Draft]:
-    """`{"subjects": [{"identifier": …, "photos": [{"file": …, "captions": […]}]}]}`; paths from there."""
+    """Read `{"subjects": [{"identifier": …, "photos": [{"file": …, "captions": […]}]}]}`.
+
+    Paths are relative to the manifest's folder.
+    """
     parsed = _parsed(file, file.name, problems)
     entries = parsed.get("subjects") if isinstance(parsed, dict) else None
     if parsed is not None and (not isinstance(entries, list) or not entries):
@@ -72,7 +75,7 @@ def _in_manifest(name: str, number: int) -> Callable[[Location], str]:
 
 
 def _beside(folder: Path, entry: Any) -> Any:
-    """The entry with its paths joined to the folder; whatever has another shape is left for the check."""
+    """Join a subject's paths to the folder; malformed parts are left for validation to report."""
     if not isinstance(entry, dict):
         return entry
     joined = dict(entry)
@@ -94,7 +97,7 @@ def _beside(folder: Path, entry: Any) -> Any:
 
 
 def paper_layout(source: Path, problems: Problems) -> list[Draft]:
-    """`<subject>/*.jpg`, `captions.json`, and optionally `questions.json`, `subject.json`, `negatives/`."""
+    """Read `<subject>/*.jpg`, `captions.json`; optional: `questions.json`, `subject.json`, `negatives/`."""
     folders = [folder for folder in sorted(source.iterdir(), key=natural_key) if _holds_subject(folder)]
     if not folders:
         problems.add(str(source), "holds no folder with photos and captions.json")
@@ -142,10 +145,10 @@ def _in_folder(folder: Path, files: list[Path]) -> Callable[[Location], str]:
 
 
 def yollava_layout(source: Path, problems: Problems) -> list[Draft]:
-    """`train/<subject>/` and `test/<subject>/`; questions with options in `yollava-visual-qa.json`.
+    """Read `train/<subject>/`, `test/<subject>/` and the questions in `yollava-visual-qa.json`.
 
-    There are no captions, and no categories but in a `subjects.json` of yours: subject → identifier,
-    category, kind. Where it says nothing a subject is called by the name of its folder.
+    The data set has no captions and no categories. You may add a `subjects.json`: subject → identifier,
+    category, kind. By default, identifier and category are the name of the subject's folder.
     """
     about = {composed(name): own for name, own in _by_key(source, "subjects.json", problems).items()}
     questions = _yollava_questions(source, problems)
@@ -185,7 +188,7 @@ def _in_yollava(name: str, files: list[Path]) -> Callable[[Location], str]:
 
 
 def _yollava_questions(source: Path, problems: Problems) -> dict[tuple[str, str, str], list[Any]]:
-    """(part, subject, file name) → its questions. The published file has the subjects as an outer level."""
+    """(part, subject, file name) → questions. In the published file, subjects are an outer level."""
     name = "yollava-visual-qa.json"
     found: dict[tuple[str, str, str], list[Any]] = {}
     for key, entry in _by_key(source, name, problems).items():
@@ -202,7 +205,7 @@ def _yollava_questions(source: Path, problems: Problems) -> dict[tuple[str, str,
 
 
 def _with_options(asked: Any) -> Any:
-    """`{"question", "options": {"A": …}, "correct_answer": "A"}` as a question with options."""
+    """Convert `{"question", "options": {"A": …}, "correct_answer": "A"}` to the fields of a `Question`."""
     if not isinstance(asked, dict) or not isinstance(asked.get("options"), dict):
         return asked
     options = asked["options"]
@@ -221,7 +224,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _by_photo(folder: Path, name: str, files: list[Path], problems: Problems) -> Mapping[str, Any]:
-    """A JSON object with an entry a photo; entries of photos that are not there are problems."""
+    """Read a JSON object of photo → entry; a key that names no photo is a problem."""
     entries = {composed(key): entry for key, entry in _by_key(folder, name, problems).items()}
     known = {composed(file.name) for file in files}
     for key in entries:
@@ -242,7 +245,7 @@ def _by_key(folder: Path, name: str, problems: Problems) -> dict[str, Any]:
 
 
 def _parsed(file: Path, shown: str, problems: Problems) -> Any:
-    """The file's JSON; None, and a problem noted, where it is none."""
+    """Parse a JSON file; if that fails, add a problem and return None."""
     try:
         return read_json(file, expected="JSON")
     except InputError as error:
@@ -255,7 +258,7 @@ def _listed(entry: Any) -> Any:
 
 
 def _named(value: Any, identifier: Any) -> Any:
-    """The value with the identifier where texts have a placeholder for it, however deep."""
+    """Replace placeholders by the identifier in all texts of a nested value."""
     if isinstance(value, str) and isinstance(identifier, str):
         return replace_words(value, dict.fromkeys(PLACEHOLDERS, identifier))
     if isinstance(value, list):
@@ -266,7 +269,8 @@ def _named(value: Any, identifier: Any) -> Any:
 
 
 def _dotted(location: Location, *, first: str = "") -> str:
-    """
+    """Write a location as a dotted path.
+
     >>> _dotted(("photos", 2, "captions", 0))
     'photos[2].captions[0]'
     """

@@ -1,4 +1,4 @@
-"""What one job found, as plain values that are kept on disk."""
+"""Results of one evaluation job, as plain values that are stored on disk."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from myvlm.evaluation.data.dataset import Frozen
 
 
 class PictureReply(Frozen):
-    """What was said of one picture.
+    """The caption of one picture.
 
     Attributes:
-        file: the picture.
+        file: the picture file.
         text: the caption.
-        seen: whether the head counts the subject as seen; None for a method without a head.
+        seen: whether the head detected the subject; None for a method without a head.
         box: where the subject was located, if it was.
     """
 
@@ -25,7 +25,7 @@ class PictureReply(Frozen):
 
 
 class Answered(Frozen):
-    """A question about one picture, what was answered and what is true."""
+    """A question about one picture, with the model's answer and the correct one."""
 
     file: Path
     question: str
@@ -34,12 +34,14 @@ class Answered(Frozen):
 
 
 class MarkedPicture(Frozen):
-    """A picture for the report: marked with the head's box, and with the attention of the name.
+    """A picture for the report: with the head's box, and with an overlay of the attention map of the name.
 
     Attributes:
-        picture, overlay: file names in the folder of pictures; no overlay where the subject was not seen.
-        wanted: whether the subject is in it, and so its name should be said.
-        text: what was said, and `plain` what the plain model says.
+        picture, overlay: file names in the folder of pictures; `overlay` is None if the subject was not
+            detected or its name not generated.
+        wanted: whether the picture shows the subject, so that the caption should contain its name.
+        text: the method's caption.
+        plain: the plain model's caption.
     """
 
     picture: str
@@ -50,21 +52,21 @@ class MarkedPicture(Frozen):
 
 
 class JobOutcome(Frozen):
-    """All that one job found.
+    """Everything that one job measured.
 
     Attributes:
         taught: the training photos.
-        taught_captions: the data set's captions of them, also where the model was to write its own.
-        present: of each validation photo what was said.
-        absent: the same of pictures without the subject.
+        taught_captions: the data set's captions of these, even if the model wrote its own for training.
+        present: captions of the validation photos, which show the subject.
+        absent: captions of pictures without the subject.
         answered: questions about validation photos.
-        plain_before: plain captions of some pictures before the subject was taught, `plain_after` the same
-            afterwards: any difference is forgetting.
-        clip_scores: by validation photo.
-        similarities: of sentences, for each validation photo with captions of its own.
-        learn_seconds: to teach, head included; near zero where another method's lesson was shared.
-        calls_per_second: pictures captioned in a second, head included.
-        memory_mib: the peak, of the GPU or of the process.
+        plain_before: the plain model's captions of some pictures before the subject was learned.
+        plain_after: the same after it; any difference is forgetting.
+        clip_scores: CLIPScore of each validation photo's caption.
+        similarities: sentence similarity of the caption of each validation photo that has references.
+        learn_seconds: time to learn, head included; near zero if another method learned the concept before.
+        calls_per_second: captions generated per second, head included.
+        memory_mib: peak memory, of the GPU or else of the process.
         shown: pictures for the report.
     """
 

@@ -1,4 +1,4 @@
-"""What an evaluation runs: methods, splits, numbers of photos, variants; and the jobs that follow from it."""
+"""The plan of an evaluation (methods, splits, numbers of photos, variants), and the jobs it consists of."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from myvlm.files.reading import read_text
 from myvlm.learning import LearnSettings
 
 OWN_AXES = ("photos", "captions")
-"""Axes of a sweep beside the settings of learning: how many photos; captions `written` or by the `model`."""
+"""Axes of a sweep that are not learning settings: number of photos, and captions (`written` or `model`)."""
 DEFAULT = "default"
 
 
 class Variant(Frozen):
-    """One row of the table of ablations.
+    """One row of the ablation table.
 
     Attributes:
         name: `axis=value`, or `default`.
         settings: changes to `LearnSettings`.
-        photos: how many teach; the plan's most where not given.
-        captions: `written`, the data set's own; or `model`, those that the frozen model writes.
+        photos: number of training photos; by default the plan's largest.
+        captions: training captions: `written` ones of the data set, or those the frozen `model` generates.
     """
 
     name: str = DEFAULT
@@ -36,21 +36,21 @@ class Variant(Frozen):
 
 
 class Plan(Frozen):
-    """What is run, on every subject.
+    """What to run on every subject.
 
     Attributes:
-        methods: names of methods, each run with the most photos.
-        splits: bootstrap splits, by seeds 0, 1, …
-        photos: numbers of training photos; all but the largest are run with the first method alone.
-        variants: rows of the table of ablations, run with the first method.
-        variant_splits: of how many splits the variants are run; of all where not given.
-        most_tests: photos that test a split, at the most.
-        most_absent: pictures without the subject, at the most.
-        most_questions: questions asked in a split, at the most.
-        clip: open_clip model of CLIPScore; None for none.
-        sentences: sentence-transformers model of the sentence similarity; None for none.
-        boxes: whether the subject is located in photos whose box is known.
-        shown: successes and failures of a subject that the report shows, of each at the most.
+        methods: names of methods, each run with the largest number of photos.
+        splits: number of bootstrap splits, with seeds 0, 1, …
+        photos: numbers of training photos; all but the largest are run with the first method only.
+        variants: rows of the ablation table, run with the first method.
+        variant_splits: number of splits to run the variants on; all if None.
+        most_tests: maximum number of validation photos per split.
+        most_absent: maximum number of pictures without the subject.
+        most_questions: maximum number of questions per split.
+        clip: open_clip model for CLIPScore; None to skip it.
+        sentences: sentence-transformers model for sentence similarity; None to skip it.
+        boxes: whether to locate the subject in photos whose box is known.
+        shown: maximum number of successes, and of failures, per subject in the report.
     """
 
     methods: tuple[str, ...] = Field(default=("myvlm", "plain"), min_length=1)
@@ -68,13 +68,13 @@ class Plan(Frozen):
 
     @property
     def measured(self) -> dict[str, Any]:
-        """What must be the same for finished jobs of an earlier run to count; more jobs may come."""
+        """The fields that must be unchanged to resume an earlier run; the others only add jobs."""
         grows = {"methods", "splits", "photos", "variants", "variant_splits"}
         return self.model_dump(exclude=grows)
 
 
 class Job(Frozen):
-    """One thing to teach and test; `lot` are those that can share what was learned."""
+    """One run of one method: learn a subject from one split, and test it."""
 
     subject: str
     split: int
@@ -84,16 +84,17 @@ class Job(Frozen):
 
     @property
     def key(self) -> tuple[str, int, str, int, str]:
-        """What tells it from all others."""
+        """Unique key of the job in its plan."""
         return self.subject, self.split, self.method, self.photos, self.variant.name
 
     @property
     def lot(self) -> tuple[str, int]:
+        """Jobs with an equal lot can share learned concepts and heads."""
         return self.subject, self.split
 
 
 def jobs_of(plan: Plan, dataset: Dataset) -> Iterator[Job]:
-    """All jobs, those that can share what was learned one after the other.
+    """All jobs of a plan; those that can share learned concepts are consecutive.
 
     >>> from myvlm.evaluation.data.dataset import Photo, Subject
     >>> photos = (Photo(file=Path("1.jpg")), Photo(file=Path("2.jpg")))
@@ -120,14 +121,14 @@ def jobs_of(plan: Plan, dataset: Dataset) -> Iterator[Job]:
 
 
 def read_sweep(words: Sequence[str] = (), file: Path | None = None) -> tuple[Variant, ...]:
-    """The variants of a sweep: each axis on its own, all else as it is.
+    """Read the variants of a sweep: each changes one axis and keeps the defaults of all others.
 
     Args:
-        words: such as `regularizer=0,0.03`.
-        file: YAML of the same, `regularizer: [0, 0.03]`.
+        words: axes as on the command line, such as `regularizer=0,0.03`.
+        file: the same in YAML: `regularizer: [0, 0.03]`.
 
     Raises:
-        InputError: an axis or value cannot be; all axes are listed.
+        InputError: an axis or value is invalid; the error lists all axes.
 
     >>> [v.name for v in read_sweep(["rows=1,4", "augment=false"])]
     ['rows=1', 'rows=4', 'augment=false']

@@ -1,4 +1,4 @@
-"""Everything that is wrong with a data set, gathered and told at once."""
+"""Collect all problems of a data set, to report them in one error."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from myvlm.errors import InputError
 
 @dataclass
 class Problems:
-    """What was found wrong while a data set was read.
+    """The problems found while reading a data set.
 
     Args:
-        source: the file or folder that is read; it is named in the error.
+        source: the file or folder being read; the error names it.
 
     >>> problems = Problems(Path("MyVLM"))
     >>> problems.add("mug/captions.json: 2.jpg", "no such photo")
@@ -29,11 +29,11 @@ class Problems:
     found: list[str] = field(default_factory=list)
 
     def add(self, where: str, what: str) -> None:
-        """Note one problem: `where` is a file and a key in it."""
+        """Add one problem; `where` is a file and a key in it."""
         self.found.append(f"{where}: {what}")
 
     def raise_if_any(self) -> None:
-        """Raise one InputError that lists all of them, in the order they were found."""
+        """Raise one InputError that lists all problems in the order they were found, if there are any."""
         if self.found:
             count = len(self.found)
             raise InputError(

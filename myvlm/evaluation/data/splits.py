@@ -1,4 +1,4 @@
-"""Which photos teach and which test: bootstrap splits by seed (§4 of arXiv 2403.14599)."""
+"""Bootstrap splits of a subject's photos into training and validation photos (§4 of arXiv 2403.14599)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from myvlm.evaluation.data.plan import Plan
 
 @dataclass(frozen=True)
 class Split:
-    """One draw of one subject's photos.
+    """One random split of a subject's photos.
 
     Attributes:
-        train: in the order drawn, so that the first two are those of a run with two photos.
-        validation: the photos that test it, the same for any number of training photos.
+        train: training photos in the order drawn; a run with two photos uses the first two.
+        validation: photos to test on, the same for any number of training photos.
         absent: pictures without the subject.
     """
 
@@ -35,18 +35,19 @@ def draw_split(
     most_tests: int | None = None,
     most_absent: int = 20,
 ) -> Split:
-    """Draw training photos; all others test. Photos that the data set keeps for a part stay in it.
+    """Draw training photos and keep the others for validation. Photos with a fixed `part` stay in it.
 
     Args:
-        dataset: its other subjects' photos are pictures without this one, after the subject's own negatives.
-        subject: one of them.
-        seed: of the draw; the same seed draws the same photos anywhere.
-        photos: how many teach.
-        most_tests: how many photos test at the most.
-        most_absent: how many pictures without the subject there are at the most.
+        dataset: the data set; photos of its other subjects serve as pictures without this one, after the
+            subject's own negatives.
+        subject: one of its subjects.
+        seed: random seed; the same seed draws the same photos on any machine.
+        photos: number of training photos.
+        most_tests: maximum number of validation photos.
+        most_absent: maximum number of pictures without the subject.
 
     Raises:
-        InputError: so many cannot teach and leave one to test.
+        InputError: too few photos to train on `photos` of them and keep one for validation.
 
     >>> own = tuple(Photo(file=Path(f"{n}.jpg")) for n in range(10))
     >>> subject = Subject(identifier="sks", category="mug", photos=own)
@@ -65,7 +66,7 @@ def draw_split(
 
 
 def check_photos(dataset: Dataset, plan: Plan) -> None:
-    """Raise InputError where a subject has fewer photos than are to teach, or a variant is to have more."""
+    """Raise InputError if a subject has too few photos, or a variant needs more than the plan draws."""
     most = max(plan.photos)
     for subject in sorted(dataset.subjects, key=_can_teach):
         _check_enough(subject, most)
@@ -95,7 +96,7 @@ def _can_teach(subject: Subject) -> int:
 
 
 def _parts(subject: Subject) -> tuple[list[Photo], list[Photo]]:
-    """Photos that may teach, and those that the data set keeps for tests."""
+    """Photos that may be used for training, and those that the data set reserves for testing."""
     pool = [photo for photo in subject.photos if photo.part != "test"]
     return pool, [photo for photo in subject.photos if photo.part == "test"]
 

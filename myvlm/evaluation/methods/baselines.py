@@ -1,8 +1,8 @@
-"""The library itself and what it is compared with: the plain model, and words put into captions or prompts.
+"""The library as a method, and its baselines: the plain model, keyword replacement, rewriting, text prompts.
 
-A baseline speaks where the concept's own head sees it, and elsewhere all methods are the plain model: what is
-compared then is speaking. As `…_alone` it has no head, as with whoever does not have this library, and speaks
-of every picture.
+A baseline is applied where the concept's head detects it; elsewhere every method is the plain model, so that
+only the texts are compared. Its `…_alone` variant has no head, like a setup without this library, and is
+applied to every picture.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from myvlm.learning.noun_phrases import mentions, name_in_caption, noun_phrases
 from myvlm.text import contains_word, replace_word
 
 KEYWORDS = 3
-"""Keywords a concept, as in the paper."""
+"""Keywords per concept, as in the paper."""
 
 
 @register_method("myvlm")
 class LearnedRows:
-    """The library: a concept, learned and named."""
+    """This library: a learned concept with its head and embedding."""
 
     name = "myvlm"
 
@@ -40,7 +40,7 @@ class LearnedRows:
 
 @register_method("plain")
 class PlainModel:
-    """The frozen model, which knows no concept; questions go to it as they are."""
+    """The frozen model without concepts; questions are passed on unchanged."""
 
     name = "plain"
 
@@ -52,11 +52,11 @@ class PlainModel:
 
 
 class GatedSpeaker:
-    """Speaks as one speaker where the concept is seen, and as the plain model elsewhere.
+    """Uses one speaker for pictures in which the concept is detected, and the plain model for all others.
 
     Args:
-        vlm: a model whose library holds the one concept, without an embedding.
-        seen: speaks of pictures in which it is seen.
+        vlm: a model whose library holds only this concept, without an embedding.
+        seen: the speaker for pictures in which the concept is detected.
     """
 
     def __init__(self, vlm: MyVLM, seen: PersonalSpeaker) -> None:
@@ -83,11 +83,11 @@ class GatedSpeaker:
 
 
 class InWords:
-    """What the methods have in common that put words into captions or prompts of the frozen model."""
+    """Base of the methods that put words into captions or prompts of the frozen model."""
 
     name: str
     headed = True
-    """Whether the concept's head says where they speak."""
+    """Whether the method is applied only where the concept's head detects it."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -99,16 +99,16 @@ class InWords:
         return GatedSpeaker(alone(vlm, self.setting.teaching.bare_concept(vlm, subject, photos)), speaker)
 
     def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> PersonalSpeaker:
-        """What speaks of every picture as if the subject were in it; of a model without concepts."""
+        """The speaker that treats every picture as showing the subject; `vlm` has no concepts."""
         raise NotImplementedError
 
 
 @register_method("keyword")
 class Keyword(InWords):
-    """Keyword replacement, the paper's first baseline: a keyword in the plain caption becomes the name.
+    """Keyword replacement, the paper's first baseline: the identifier replaces a keyword in plain captions.
 
-    Three keywords a concept: those of the setting for its category, or the category and other words for it. A
-    question is asked about the first keyword, and what the answer calls so is called by the name.
+    A concept has the keywords that the setting gives for its category, or else up to three: the category and
+    synonyms. In a question, the first keyword replaces the identifier; in the answer it is replaced back.
     """
 
     name = "keyword"
@@ -119,7 +119,7 @@ class Keyword(InWords):
 
 @dataclass(frozen=True)
 class ByKeyword:
-    """Says what the plain model says, with a keyword replaced by the identifier."""
+    """The plain model's replies with a keyword replaced by the identifier."""
 
     vlm: MyVLM
     identifier: str
@@ -138,10 +138,10 @@ class ByKeyword:
 
 @register_method("llm")
 class Rewritten(Keyword):
-    """LLM-guided rewriting, the paper's second baseline: a chat model puts the name into the plain caption.
+    """LLM-guided rewriting, the paper's second baseline: a chat model puts the name into plain captions.
 
-    It sees the caption, the category and the name, and no picture. Questions are asked and answered as
-    `keyword` has them, without its help.
+    Its input is the caption, the category and the identifier, but no picture. Questions are handled as by
+    `keyword`, without the chat model.
     """
 
     name = "llm"
@@ -157,7 +157,7 @@ class Rewritten(Keyword):
 
 @dataclass(frozen=True)
 class ByChatModel(ByKeyword):
-    """Says what a chat model makes of the plain model's captions."""
+    """The plain model's captions, rewritten by a chat model; questions as `ByKeyword`."""
 
     category: str
     rewriter: Rewriter
@@ -168,7 +168,7 @@ class ByChatModel(ByKeyword):
 
 @register_method("text_prompt")
 class TextPrompt(InWords):
-    """The concept described in words before the instruction: "sks is the red mug. Describe the image."."""
+    """A description of the concept before the instruction: "sks is the red mug. Describe the image."."""
 
     name = "text_prompt"
 
@@ -179,7 +179,7 @@ class TextPrompt(InWords):
 
 @dataclass(frozen=True)
 class Told:
-    """The plain model, told something before every instruction."""
+    """The plain model with a text put before every instruction."""
 
     vlm: MyVLM
     told: str
@@ -193,7 +193,7 @@ class Told:
 
 @register_method("keyword_alone")
 class KeywordAlone(Keyword):
-    """Keyword replacement in every picture: whatever is called by a keyword is taken for the subject."""
+    """Keyword replacement in every picture: anything called by a keyword is taken for the subject."""
 
     name, headed = "keyword_alone", False
 
@@ -207,25 +207,25 @@ class RewrittenAlone(Rewritten):
 
 @register_method("text_prompt_alone")
 class TextPromptAlone(TextPrompt):
-    """The description before every instruction: the model itself has to see whether the subject is there."""
+    """The description before every instruction: the model itself must decide whether the subject is there."""
 
     name, headed = "text_prompt_alone", False
 
 
 def plain_captions(vlm: MyVLM, images: Sequence[ImageSource], prompt: str | None = None) -> list[str]:
-    """What the frozen model says of pictures."""
+    """The frozen model's captions of pictures."""
     with vlm.generic():
         return [reply.text for reply in vlm.caption(list(images), prompt=prompt)]
 
 
 def plain_answers(vlm: MyVLM, images: Sequence[ImageSource], question: str) -> list[str]:
-    """What the frozen model answers about pictures."""
+    """The frozen model's answers about pictures."""
     with vlm.generic():
         return [reply.text for reply in vlm.ask(list(images), question)]
 
 
 def keywords_of(category: str, setting: Setting) -> tuple[str, ...]:
-    """The setting's keywords of a category; without any, up to three: it, its last word and other words.
+    """The setting's keywords of a category, or else up to three: the category, its last word and synonyms.
 
     >>> keywords_of("coffee mug", Setting())
     ('coffee mug', 'mug', 'cup')
@@ -238,7 +238,9 @@ def keywords_of(category: str, setting: Setting) -> tuple[str, ...]:
 
 
 def replace_keyword(text: str, keywords: Sequence[str], identifier: str) -> str:
-    """The text with the first noun phrase of the first keyword that it has replaced; as it is without any.
+    """Replace by the identifier the first noun phrase of the first keyword that the text contains.
+
+    A text without keywords, or that already contains the identifier, is returned unchanged.
 
     >>> replace_keyword("a big red cup on a tray.", ("mug", "cup"), "sks")
     'sks on a tray.'
@@ -252,7 +254,10 @@ def replace_keyword(text: str, keywords: Sequence[str], identifier: str) -> str:
 
 
 def describe(vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> str:
-    """What the model most often calls the thing in its captions of the photos, such as `the red mug`."""
+    """The plain model's most frequent noun phrase for the subject in its captions of the photos.
+
+    Such as `the red mug`.
+    """
     captions = plain_captions(vlm, [photo.file for photo in photos])
     phrases = [phrase for text in captions for phrase in noun_phrases(text, subject.category)]
     if not phrases:

@@ -1,4 +1,4 @@
-"""What a figure must be told apart from: embeddings that know nothing of the concept, and an open gate."""
+"""Control methods: embeddings that know nothing of the concept, and a gate that is always open."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from myvlm.text import replace_word
 
 
 class WithEmbedding:
-    """A method whose concept has the head of ours and an embedding from elsewhere."""
+    """Base of methods whose concept has the usual head and an embedding that was not learned from it."""
 
     name: str
 
@@ -41,7 +41,7 @@ class WithEmbedding:
 
 @register_method("random")
 class RandomVector(WithEmbedding):
-    """Directions drawn at random, as many rows and of the same norm as ours."""
+    """Random directions, with the same number of rows and the same norm as a learned embedding."""
 
     name = "random"
 
@@ -53,11 +53,12 @@ class RandomVector(WithEmbedding):
 
 @register_method("own_word")
 class OwnWord(WithEmbedding):
-    """The model's own embedding of the identifier as the row, of the same norm as ours; in BLIP-2 the feature
-    that its Q-Former hands on as that.
+    """The model's own embedding of the identifier's tokens (their mean) as a row, with a learned row's norm.
+
+    In BLIP-2, the row is the vision feature that the Q-Former's values and the projector map to it.
 
     Raises (in `teach`):
-        InputError: a word has no place among the rows of this family.
+        InputError: the rows of this family are not word embeddings.
     """
 
     name = "own_word"
@@ -77,9 +78,9 @@ class OwnWord(WithEmbedding):
 
 @register_method("another")
 class Another(WithEmbedding):
-    """The embedding of another subject, learned from as many photos, behind this subject's head.
+    """The embedding of another subject, learned from as many photos, gated by this subject's head.
 
-    The next subject of the setting of another category, if there is one.
+    The other subject is the next one in the setting, of another category if there is one.
     """
 
     name = "another"
@@ -106,9 +107,9 @@ class Another(WithEmbedding):
 
 @register_method("open_gate")
 class OpenGate:
-    """Our embedding in every picture, whether or not the head sees the concept there.
+    """The learned embedding in every picture, whether or not the head detects the concept.
 
-    On pictures without it this says how much of being right is the head's.
+    On pictures without the concept it shows how much of the accuracy is due to the head.
     """
 
     name = "open_gate"
@@ -122,7 +123,7 @@ class OpenGate:
 
 
 class Open:
-    """Speaks with a concept's embedding in every picture."""
+    """A speaker that inserts a concept's embedding for every picture."""
 
     def __init__(self, vlm: MyVLM, concept: Concept) -> None:
         self.vlm, self.concept = vlm, concept

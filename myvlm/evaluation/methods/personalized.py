@@ -1,4 +1,4 @@
-"""Teach a subject of a data set, once for all methods that are compared, and speak with what was learned."""
+"""Learn a subject of a data set once for all compared methods, and generate replies with the result."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from myvlm.learning.settings import Settings, as_settings, default_settings
 from myvlm.learning.teach import check_not_interrupted, new_head
 
 KEPT = 8
-"""Concepts that are kept: those that the methods of one table, one after the other, ask for again."""
+"""Number of cached concepts: enough for the methods of one table, which ask for the same ones in turn."""
 
 
 class PersonalSpeaker(Protocol):
-    """What speaks of pictures once it is taught."""
+    """Result of teaching a method: captions pictures and answers questions about them."""
 
     def caption(self, images: Sequence[ImageSource]) -> list[str]:
-        """A caption of each picture."""
+        """Generate a caption of each picture."""
         ...
 
     def ask(self, images: Sequence[ImageSource], question: str) -> list[str]:
-        """An answer about each picture."""
+        """Answer a question about each picture."""
         ...
 
 
 class Personal:
-    """A `MyVLM` with its concepts as a speaker; its head is the gate."""
+    """A `MyVLM` with its concepts as a `PersonalSpeaker`, gated by the concepts' heads."""
 
     def __init__(self, vlm: MyVLM) -> None:
         self.vlm = vlm
@@ -46,10 +46,10 @@ class Personal:
 
 
 class Teaching:
-    """Learns concepts, and keeps the last few, so that several methods need not learn the same again.
+    """Learns concepts and caches the last few, so that several methods share them.
 
     Args:
-        settings: how to learn; what is not set is the backbone's default. The seed is the call's.
+        settings: learning settings; those not set are the backbone's defaults. The seed is given per call.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -58,16 +58,16 @@ class Teaching:
         self._heads: OrderedDict[object, tuple[MyVLM, Head]] = OrderedDict()
 
     def settings_for(self, vlm: MyVLM, subject: Subject, seed: int) -> LearnSettings:
-        """How a subject is learned."""
+        """The complete learning settings of a subject."""
         default = default_settings(vlm.backbone.name, family=vlm.backbone.family, kind=subject.kind)
         return as_settings(self.settings).over(default).model_copy(update={"seed": seed})
 
     def concept(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Concept:
-        """The concept as `MyVLM.learn` makes it of these photos, their captions and questions.
+        """Learn a concept with `MyVLM.learn` from these photos, their captions and questions.
 
-        Where a photo has no caption, all are the model's own.
+        If any photo has no caption, the model writes the captions of all photos.
 
-        Raises: as `MyVLM.learn`; KeyboardInterrupt also where Ctrl-C ended the learning.
+        Raises: as `MyVLM.learn`; also KeyboardInterrupt if Ctrl-C ended learning early.
         """
         settings = self.settings_for(vlm, subject, seed)
         key = (*_key(vlm, subject, photos), settings.model_dump_json())
@@ -90,7 +90,7 @@ class Teaching:
         return self._concepts[key][1]
 
     def head(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Head:
-        """The head that the concept has, or would have."""
+        """The head that the concept learned from these photos has or would have."""
         key = _key(vlm, subject, photos)
         if key not in self._heads:
             head = new_head(subject.kind, encoder=vlm.encoder, device=vlm.concepts.device)
@@ -100,12 +100,12 @@ class Teaching:
         return self._heads[key][1]
 
     def bare_concept(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Concept:
-        """A concept that is recognised as ours is and has no embedding: what it says is up to the method."""
+        """A concept with the same head and no embedding; the method decides what is generated."""
         return Concept(subject.identifier, subject.category, self.head(vlm, subject, photos))
 
 
 def alone(vlm: MyVLM, *concepts: Concept) -> MyVLM:
-    """The same frozen model, and the adapter as it is set up, with a library of its own."""
+    """A `MyVLM` that shares the frozen model and backbone of another, with only these concepts."""
     backbone, library = vlm.backbone, ConceptLibrary(concepts, device=vlm.concepts.device)
     one = MyVLM(backbone.model, backbone.processor, name=backbone.name, encoder=vlm.encoder, concepts=library)
     one.backbone = backbone
@@ -113,7 +113,7 @@ def alone(vlm: MyVLM, *concepts: Concept) -> MyVLM:
 
 
 def _key(vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> tuple[object, ...]:
-    """What a head depends on. The model is kept beside it, so that no other can come by its number."""
+    """Cache key of a head. The cache also holds the model, so that no other object gets its `id`."""
     return id(vlm), subject.identifier, subject.category, subject.kind, tuple(photo.file for photo in photos)
 
 

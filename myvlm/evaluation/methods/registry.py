@@ -1,6 +1,7 @@
-"""What is compared: a method is taught a subject by a few photos and then speaks of pictures.
+"""Registry of the compared methods: each learns a subject from a few photos, then captions other pictures.
 
-The methods of a table share one head a concept, so that they differ in speaking alone; `…_alone` have none.
+The methods of a table share the concept's head, so that they differ only in their texts; `…_alone` methods
+have no head.
 """
 
 from __future__ import annotations
@@ -18,35 +19,36 @@ from myvlm.plugins.registry import Registry
 
 
 class Method(Protocol):
-    """One row of a table."""
+    """A method of personalization: one row of a table."""
 
     name: str
 
     def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> PersonalSpeaker:
-        """What speaks of the subject after so many photos.
+        """Learn a subject and return a speaker for it.
 
         Args:
-            vlm: the frozen model; its own concepts play no part, and it is as it was afterwards.
-            subject: whom or what.
-            photos: those it may learn from; the subject's other photos are tests.
-            seed: of everything drawn.
+            vlm: the frozen model; its own concepts are ignored, and it is left unchanged.
+            subject: the subject to learn.
+            photos: the photos to learn from; the subject's other photos are for testing.
+            seed: random seed.
 
         Raises:
-            InputError: the method cannot be had with this model, subject or installation.
+            InputError: the method does not work with this model, subject or installation.
         """
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What the methods of one table have in common, and what some of them need to know.
+    """Configuration shared by the methods of one table.
 
     Attributes:
         teaching: learns each concept once for all methods.
-        subjects: of the whole data set; `another` takes its embedding from one of them.
-        keywords: category → the words that `keyword` replaces; where a category is missing, see `baselines`.
-        descriptions: subject's name → the words that `text_prompt` says it in; the model's own where missing.
-        chat_model: of `llm`: "smollm2", or the name or folder of a chat model of transformers.
+        subjects: all subjects of the data set; `another` takes its embedding from one of them.
+        keywords: category → words that `keyword` replaces; see `baselines.keywords_of` for other categories.
+        descriptions: subject's name → description for `text_prompt`, `introduced` and `visual_memory`; if
+            missing, it is taken from the model's captions.
+        chat_model: chat model of `llm`: "smollm2", or the name or folder of a chat model of transformers.
     """
 
     teaching: Teaching = field(default_factory=Teaching)
@@ -60,7 +62,7 @@ class Setting:
         """The chat model, loaded once for all methods.
 
         Raises:
-            InputError: it cannot be loaded.
+            InputError: the chat model cannot be loaded.
         """
         return load_rewriter(self.chat_model)
 
@@ -76,10 +78,10 @@ methods = Registry[Factory](
 
 
 def register_method(name: str) -> Callable[[Made], Made]:
-    """Decorator: make a method known by a name; it decorates what makes the method of a `Setting`.
+    """Decorator that registers a method: a class or function that makes a `Method` from a `Setting`.
 
     Raises:
-        NameTakenError: another has the name.
+        NameTakenError: another method has this name.
 
     >>> with methods.restored():
     ...     make = register_method("my-own")(lambda setting: NotImplemented)
@@ -95,7 +97,7 @@ def register_method(name: str) -> Callable[[Made], Made]:
 
 
 def known_methods() -> list[str]:
-    """The names of all methods, ours first.
+    """Names of all registered methods, the built-in ones first.
 
     >>> known_methods()[:5]
     ['myvlm', 'plain', 'keyword', 'llm', 'text_prompt']
@@ -104,15 +106,15 @@ def known_methods() -> list[str]:
 
 
 def make_method(name: str, setting: Setting | None = None) -> Method:
-    """A method by its name.
+    """Make a method by its name.
 
     Args:
         name: one of `known_methods()`.
-        setting: shared by the methods of one table; the defaults where not given.
+        setting: configuration shared by the methods of one table; `Setting()` by default.
 
     Raises:
-        UnknownNameError: there is no such method.
-        InputError: it cannot be had.
+        UnknownNameError: no method has this name.
+        InputError: the method cannot be made in this installation.
 
     >>> make_method("plain").name
     'plain'

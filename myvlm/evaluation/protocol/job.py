@@ -1,4 +1,4 @@
-"""One job: teach a method a subject, let it speak of unseen pictures, and note all that is measured."""
+"""Run one job: learn a subject with a method, caption unseen pictures, and measure the result."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from myvlm.evaluation.protocol.pictures import recogniser, show
 from myvlm.images import load_images
 
 FORGETTING = 4
-"""Pictures whose plain captions are compared before and after."""
+"""Number of pictures whose plain captions are compared before and after learning."""
 
 
 def run_job(bench: Bench, job: Job) -> JobOutcome:
-    """Teach, speak, measure.
+    """Learn the job's subject, generate replies and measure them.
 
     Raises:
-        InputError: the method cannot be had with this model or subject.
+        InputError: the method does not work with this model or subject.
     """
     plan = bench.plan
     subject = next(one for one in bench.dataset.subjects if one.name == job.subject)
@@ -42,7 +42,7 @@ def run_job(bench: Bench, job: Job) -> JobOutcome:
         most_tests=plan.most_tests, most_absent=plan.most_absent,
     )  # fmt: skip
     train = [_as_given(photo, job.variant.captions) for photo in split.train[: job.photos]]
-    # a method is never handed what it is tested on
+    # a method never gets the pictures it is tested on
     known = subject.model_copy(update={"photos": tuple(train), "negatives": ()})
     files = [photo.file for photo in split.validation]
     before = bench.plain(files[:FORGETTING])
@@ -85,7 +85,7 @@ def _replies(speaker: PersonalSpeaker, subject: Subject, files: Sequence[Path]) 
 
 
 def _seen(speaker: PersonalSpeaker, subject: Subject, files: Sequence[Path]) -> list[bool | None]:
-    """What the head says, of a speaker that is a `MyVLM` with the subject's concept."""
+    """Whether the head detects the subject in each picture; None for a speaker without its concept."""
     vlm = recogniser(speaker, subject.identifier)
     if vlm is None:
         return [None] * len(files)
@@ -111,7 +111,7 @@ def _with_boxes(
 
 
 def _answered(speaker: PersonalSpeaker, split: Split, most: int) -> tuple[Answered, ...]:
-    """Questions in turn over the photos, those with the same words asked of all their photos at once."""
+    """Ask the photos' questions: the first of each photo, then the second …; equal questions in one batch."""
     asked = [
         (photo.file, photo.questions[turn])
         for turn in range(max((len(photo.questions) for photo in split.validation), default=0))
@@ -137,7 +137,7 @@ def _chosen(speaker: PersonalSpeaker, words: str, group: Sequence[tuple[Path, Qu
 
 
 def with_options(question: Question) -> str:
-    """The words in which a question is asked.
+    """The prompt of a question: its text, followed by lettered options if it has any.
 
     >>> with_options(Question(question="Is sks red?", answer="Yes", options=("Yes", "No")))
     'Is sks red? A. Yes B. No. Answer with the letter.'
@@ -178,7 +178,7 @@ def _forget_peak() -> None:
 
 
 def _peak_mib() -> float:
-    """The peak of the GPU since `_forget_peak`; without a GPU that of the process since its start."""
+    """Peak GPU memory since `_forget_peak`; without a GPU, that of the process since its start."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""The journal of an evaluation: one JSON line a finished job, so that a killed run can be resumed."""
+"""The journal of an evaluation: one JSON line per finished job, so that a killed run can be resumed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ FORMAT = 1
 
 
 class JobJournal:
-    """Finished jobs in a folder, each written the moment it is done.
+    """Finished jobs in a folder; each is written as soon as it is done.
 
     Args:
-        folder: made if need be; `runs.jsonl` and `pictures/` lie in it.
-        dataset, plan, backbone: what was measured; jobs of another measurement are not mixed in.
+        folder: contains `runs.jsonl` and `pictures/`; created if it does not exist.
+        dataset, plan, backbone: what is evaluated; a journal of anything else is refused.
 
     Raises:
-        InputError: the folder holds another measurement, or something that is no journal.
+        InputError: the folder has the journal of another evaluation, or its `runs.jsonl` is no journal.
 
     >>> import tempfile
     >>> from myvlm.evaluation.data.dataset import Photo, Subject
@@ -54,7 +54,7 @@ class JobJournal:
             write_lines(self.file, [about])
 
     def add(self, job: Job, outcome: JobOutcome) -> None:
-        """Keep a finished job."""
+        """Write a finished job."""
         add_lines(
             self.file, [{"job": job.model_dump(mode="json"), "outcome": outcome.model_dump(mode="json")}]
         )

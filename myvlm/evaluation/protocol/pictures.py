@@ -1,4 +1,4 @@
-"""The pictures of the report: failures, then successes, with the head's box and the name's attention."""
+"""Pictures of the report: failures, then successes, with the head's box and the attention map of the name."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ LONGEST_SIDE = 384
 
 
 def recogniser(speaker: PersonalSpeaker, identifier: str, *, speaks: bool = False) -> MyVLM | None:
-    """The `MyVLM` inside a speaker, if there is one that holds the concept.
+    """The `MyVLM` of a speaker if it holds the concept, else None.
 
     Args:
-        speaker: of any method; some share the head and have no embedding.
-        identifier: of the concept.
-        speaks: whether it must have an embedding too, as attention and boxes need it.
+        speaker: the speaker of any method; some have a concept with a head and no embedding.
+        identifier: the concept's identifier.
+        speaks: whether the concept must have an embedding, which attention maps and boxes need.
     """
     vlm = getattr(speaker, "vlm", None)
     if not isinstance(vlm, MyVLM) or identifier not in vlm.concepts:
@@ -46,10 +46,10 @@ def show(
     replies: Sequence[PictureReply],
     present: int,
 ) -> tuple[MarkedPicture, ...]:
-    """Save some failures and some successes of a job, of the first split's main method alone.
+    """Save pictures of some failures and successes of a job; only for the first split of the first method.
 
     Args:
-        replies: of all pictures; the first `present` of them show the subject.
+        replies: replies about all pictures; the first `present` pictures show the subject.
     """
     plan, vlm = bench.plan, recogniser(speaker, subject.identifier, speaks=True)
     main = (0, plan.methods[0], max(plan.photos), DEFAULT)
@@ -89,12 +89,12 @@ def _shown(
 
 
 def _overlay(vlm: MyVLM, identifier: str, reply: PictureReply, found: Detections) -> Image.Image | None:
-    """The attention of the name; there is none where the name was not said."""
+    """Overlay of the name's attention map, or None if the reply does not contain the name."""
     if not found.present or not contains_word(reply.text, identifier):
         return None
     try:
         return vlm.attention(reply.file, identifier).overlay()
-    except InputError:  # the words about the picture alone, without its neighbours in a batch, lack the name
+    except InputError:  # generated outside its batch, the reply can lack the name
         return None
 
 

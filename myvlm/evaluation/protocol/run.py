@@ -1,4 +1,4 @@
-"""All jobs of a plan, one after the other or in several processes, each kept as it is done."""
+"""Run the jobs of a plan, in this process or in several, and write each to the journal as it finishes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Finished: TypeAlias = tuple[Job, JobOutcome]
 
 @dataclass(frozen=True)
 class Opening:
-    """How a process of its own opens the model; a call opens it."""
+    """Picklable function that loads the model, for worker processes."""
 
     backbone: str
     device: str | None = None
@@ -35,7 +35,7 @@ class Opening:
 
 
 def check(dataset: Dataset, plan: Plan, *, keep: Path, backbone: str) -> JobJournal:
-    """The journal of an evaluation, and all that can be wrong with it before a model is loaded.
+    """Check all that can be checked before a model is loaded, and open the journal.
 
     Raises:
         InputError: a subject has too few photos, or `keep` holds another evaluation.
@@ -54,20 +54,22 @@ def run(
     workers: int = 1,
     told: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Finished]:
-    """Run what is not yet done, and hand out all jobs of the plan with their outcomes, in the plan's order.
+    """Run the unfinished jobs of a plan, and return all jobs with their outcomes in the plan's order.
 
     Args:
-        dataset: what is measured on.
-        plan: what is run.
-        opening: opens the frozen model, once a process; an `Opening` where there are several.
-        keep: folder of the journal: a run that was killed goes on from it.
+        dataset: the data set to evaluate on.
+        plan: the plan to run.
+        opening: loads the frozen model, once per process; with several workers it must be picklable, such as
+            an `Opening`.
+        keep: folder of the journal; a killed run resumes from it.
         backbone: the model's name.
-        workers: processes; with several each runs one thread, and what is kept is kept a subject's split at
-            a time, whose jobs share what was learned.
-        told: is called with the jobs that are done and all jobs, at the start and after each.
+        workers: number of processes. With several, each uses one thread, and jobs are written together for
+            each split of a subject, whose jobs share learned concepts.
+        told: progress callback: called with the number of finished jobs and of all jobs, at the start and
+            after each job.
 
     Raises:
-        InputError: as `check`, or a method cannot be had.
+        InputError: as `check`, or a method does not work with this model or installation.
     """
     journal = check(dataset, plan, keep=keep, backbone=backbone)
     jobs = list(jobs_of(plan, dataset))
@@ -88,7 +90,7 @@ _BENCHES: list[Bench] = []
 
 def _here(todo: Sequence[Job], parts: Parts) -> Iterator[Finished]:
     if not todo:
-        return  # nothing to open a model for
+        return  # do not load the model for nothing
     opening, dataset, plan, pictures = parts
     bench = Bench(opening(), dataset, plan, pictures)
     for job in todo:
@@ -107,7 +109,7 @@ def _in_processes(lots: Sequence[list[Job]], workers: int, parts: Parts) -> Iter
 
 
 def _begin(opening: Callable[[], MyVLM], dataset: Dataset, plan: Plan, pictures: Path) -> None:
-    """What every process does first."""
+    """Initialize a worker process."""
     import torch
 
     torch.set_num_threads(1)

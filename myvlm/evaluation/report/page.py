@@ -1,6 +1,6 @@
-"""An evaluation as one self-contained HTML page: styles and pictures inline, nothing is fetched.
+"""Render an evaluation as one self-contained HTML page, with inline styles and pictures.
 
-Every text that enters goes through `html.escape`.
+Every inserted text goes through `html.escape`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SMALLEST_SIDE = 192
 
 
 def page(evaluation: Evaluation) -> str:
-    """The whole page."""
+    """The complete HTML page."""
     template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=html.escape(f"{evaluation.backbone} on {evaluation.data}"),

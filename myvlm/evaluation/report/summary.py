@@ -1,7 +1,4 @@
-"""The result of an evaluation, and the whole of it as Markdown.
-
-`report_page` makes the HTML page.
-"""
+"""The result of an evaluation, and its Markdown report; `page` renders it as HTML."""
 
 from __future__ import annotations
 
@@ -19,16 +16,16 @@ from myvlm.evaluation.report.tables import Table, tables_of
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured.
+    """The result of an evaluation.
 
     Attributes:
         data: name of the data set.
         backbone: name of the frozen model.
-        dataset, plan: on what and how.
+        dataset, plan: the data set and the plan that was run.
         tables: see `tables_of`.
-        shown: subject's name and a picture of it.
-        pictures: the folder those lie in.
-        notes: what could not be measured, and why.
+        shown: pairs of a subject's name and a picture of it for the report.
+        pictures: folder of these pictures.
+        notes: metrics that were not measured, with the reason, and models that metrics used.
     """
 
     data: str
@@ -42,7 +39,7 @@ class Evaluation:
 
     @property
     def heading(self) -> str:
-        """One sentence that says what this is."""
+        """Summary of model, data and protocol."""
         subjects, splits = len(self.dataset.subjects), self.plan.splits
         return (
             f"{self.backbone} on {self.data}: {subjects} subject{'s' * (subjects > 1)}, "
@@ -51,7 +48,7 @@ class Evaluation:
         )
 
     def as_document(self) -> dict[str, Any]:
-        """All tables as plain values."""
+        """The tables and the plan as JSON-compatible values."""
         return {
             "data": self.data,
             "backbone": self.backbone,
@@ -82,7 +79,7 @@ def evaluation_of(
     backbone: str,
     pictures: Path,
 ) -> Evaluation:
-    """Put together what `run` found."""
+    """Build an `Evaluation` from the finished jobs that `run` returned."""
     shown = [(job.subject, one) for job, outcome in finished for one in outcome.shown]
     notes = missing_packages()
     for name, wanted, option in (
@@ -98,7 +95,7 @@ def evaluation_of(
 
 
 def markdown(evaluation: Evaluation) -> str:
-    """The tables as Markdown, with what each figure means."""
+    """The tables in Markdown, with the meaning of each metric."""
     parts = ["# How good the concepts are", evaluation.heading]
     for table in evaluation.tables:
         head = [table.first, *table.columns]
@@ -114,7 +111,7 @@ def markdown(evaluation: Evaluation) -> str:
 
 
 def used(evaluation: Evaluation) -> list[str]:
-    """The figures that any of the tables has."""
+    """Names of the metrics that occur in any table."""
     return [name for name in MEANINGS if any(name in table.columns for table in evaluation.tables)]
 
 

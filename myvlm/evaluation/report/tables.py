@@ -1,4 +1,4 @@
-"""Rows of figures with their intervals: by method, by number of photos, by variant; all, objects, people."""
+"""Tables of metrics with intervals by method, number of photos and variant; for all, objects and people."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ KINDS = {"all": ("object", "face"), "objects": ("object",), "people": ("face",)}
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row.
+    """One row of a table.
 
     Attributes:
-        label: what its first column says.
-        job: method, photos and variant of the jobs behind it.
-        kind: `all`, `objects` or `people`.
-        figures: by name; those that were not measured are missing.
+        label: text of the first column.
+        job: method, number of photos and variant of the jobs in the row.
+        kind: subjects in the row: `all`, `objects` or `people`.
+        figures: metric → its estimate; metrics that were not measured are missing.
     """
 
     label: str
@@ -34,7 +34,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """Some rows under a title, and the figures that any of them has, in order."""
+    """Rows under a title; its columns are the metrics that any row has."""
 
     title: str
     first: str
@@ -49,11 +49,11 @@ Finished = Sequence[tuple[Job, JobOutcome]]
 
 
 def tables_of(dataset: Dataset, plan: Plan, finished: Finished) -> list[Table]:
-    """The tables of an evaluation; those that have no rows are left out.
+    """The tables of an evaluation: methods, and numbers of photos and ablation if the plan varies them.
 
     Args:
-        dataset: what was measured on.
-        plan: what was run.
+        dataset: the data set that was evaluated on.
+        plan: the plan that was run.
         finished: all its jobs with their outcomes.
     """
     most = max(plan.photos)
@@ -70,7 +70,7 @@ def tables_of(dataset: Dataset, plan: Plan, finished: Finished) -> list[Table]:
         for kind in kinds
         for count in counts
     ]
-    # the default is measured on the splits of the variants, so that like stands beside like
+    # the default row uses the same splits as the variants, so that they can be compared
     varied = [(j, o) for j, o in finished if plan.variant_splits is None or j.split < plan.variant_splits]
     variants = [_row(dataset, varied, (first, most, DEFAULT), "all", DEFAULT)] + [
         _row(dataset, varied, (first, v.photos or most, v.name), "all", v.name) for v in plan.variants

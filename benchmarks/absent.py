@@ -1,9 +1,9 @@
-"""Does a model heed "There is no sks in this picture." when it is asked whether sks is there?
+"""Does a model follow the hint "There is no sks in this picture." when asked whether sks is in the picture?
 
     python benchmarks/absent.py --backbone tinyworld/llava
 
-Pictures of look-alikes and of other things, the heads left out: each wording before each form of question,
-and the share of replies that begin with "no". The last line is one JSON object.
+Shows pictures of look-alikes and of other objects, without heads. For each wording of the hint and each form
+of question it counts the share of replies that begin with "no". The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WORDINGS = (
 )  # fmt: skip
 QUESTIONS = ("Is {} in the picture?", "Is {} here?", "Do you see {}?")
 SEED = 7
-"""Of tuning: measured users have seeds below 6."""
+"""A seed reserved for tuning: users that are measured have seeds below 6."""
 
 
 def main(
@@ -37,7 +37,7 @@ def main(
     concepts: Annotated[int, typer.Option(help="Users whose names are asked for.")] = 4,
     tests: Annotated[int, typer.Option(help="Pictures of look-alikes and of other things, each.")] = 3,
 ) -> None:
-    """Measure, print the table, and last one JSON object."""
+    """Measure, print the table and, as the last line, one JSON object."""
     vlm = MyVLM.from_pretrained(backbone)
     kits = [few_shot(number, seed=SEED, tests=tests) for number in range(concepts)]
     shown = [pictures([*kit.look_alike, *kit.other]) for kit in kits]

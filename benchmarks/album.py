@@ -1,20 +1,20 @@
-"""An album of thousands: is it read once, shown at once, and are names in its photos where they should be?
+"""Album of thousands of photos: reading speed and memory, page load time, and correct names in metadata.
 
     python benchmarks/album.py [--photos 10000] [--inside 1000] [--spoken 40] [--page 10000] [--folder DIR]
 
-The album is copies of tinyworld's pictures in many sizes, stored in all eight turns of EXIF, in four formats;
-beside every tenth lies a sidecar of another program. Who is where is the truth of the scenes, not what a head
-thinks: what is measured is the album, not recognition. So a row is read, made small and kept as in
-`myvlm album`, without the model; `--spoken` says how many of the photos `tinyworld/llava` describes too.
+The album consists of copies of tinyworld's pictures in many sizes, in all eight EXIF orientations and four
+formats; every tenth photo has a sidecar of another program. Detections are the ground truth of the scenes:
+the album is measured, not recognition. So photos are read, downscaled and stored as by `myvlm album`, but
+without a model; `--spoken` sets how many of them `tinyworld/llava` captions as well.
 
-Names are written into sidecars of all photos, and into the files of `--inside` of them; regions are read by
-exiv2 and held against the true boxes, in parts of the picture's sides. A second run must write nothing, and
-erasing must leave all files as they were, to the byte. The page is opened in Chromium, with its rows over and
-over until they are `--page` where there are fewer. The last line is one JSON object; the exit code is 1 where
-a bound does not hold.
+Names are written to sidecars of all photos, and into the files of `--inside` of them. exiv2 reads the
+regions, which are compared with the true boxes, as fractions of the picture's sides. A second run must write
+nothing, and erasing must restore all files byte for byte. The page is opened in Chromium; if there are fewer
+than `--page` rows, they are repeated. The last line is one JSON object; the exit code is 1 if a bound is
+exceeded.
 
-With `--folder` the same command goes on where it was stopped: what is measured is kept there stage by stage.
-`memory_grown` is of the last `memory_photos` that were read in one go.
+With `--folder`, the same command resumes where it was stopped: figures are stored there after each stage.
+`memory_grown` refers to the last `memory_photos` photos that were read in one run.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from myvlm.tinyworld.fewshot import pictures
 from myvlm.tinyworld.world.scenes import Scene
 
 UNTURNED = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
-"""For EXIF's Orientation the transposition by Pillow that undoes it."""
+"""EXIF orientation → the Pillow transposition that undoes it."""
 FORMATS = ("jpg",) * 7 + ("png", "webp", "tif")
 THEIRS = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
 <rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:subject><rdf:Bag>
@@ -72,7 +72,7 @@ BOUNDS = {
     "memory_grown": 1.25,
 }
 FIELD = re.compile(r"^(.*?)\s*Xmp\.mwg-rs\..*RegionList\[(\d+)\]/mwg-rs:(?:Area/stArea:)?(\w+)\s+(.*)$")
-"""A line of exiv2: the file, the number of the region, the name of the field, the value."""
+"""A line of exiv2's output: file, index of the region, name of the field, value."""
 Truth = dict[Path, dict[str, Box]]
 console = Console(stderr=True)
 
@@ -103,7 +103,7 @@ def main() -> int:
 
 
 class Run:
-    """The stages of a run in a folder; one that was done there is not done again, its figures are known."""
+    """The stages of a run in a folder; the figures of finished stages are stored and not measured again."""
 
     def __init__(self, folder: Path, photos: int) -> None:
         self.folder, self.album, self.place = folder, folder / "album", Place(folder / "album.html")
@@ -115,7 +115,13 @@ class Run:
         self.before = self._stage("before", lambda: digests(self.album))
 
     def measure(self, inside: int, spoken: int, page: int) -> dict[str, Any]:
-        """All figures: names in all sidecars, then in so many files; so many described, and so many shown."""
+        """Measure everything.
+
+        Args:
+            inside: number of photos whose files get names, after all photos' sidecars.
+            spoken: number of photos that a model captions.
+            page: number of rows of the page.
+        """
         photos = list(self.truth)
         figures: dict[str, Any] = {"photos": len(photos), "load": [round(os.getloadavg()[0], 1)]}
         figures |= self._stage("read", lambda: read(self.truth, self.place))
@@ -160,7 +166,7 @@ class Run:
         return {f"{into}_ms_a_photo": round(took, 1), f"{into}_written": written}
 
     def _regions(self, into: Into, rows: Sequence[Row]) -> dict[str, float]:
-        """By turn how far a region is from the true box at the most."""
+        """EXIF orientation → maximum error of its regions against the true boxes."""
         worst: dict[str, float] = defaultdict(float)
         for turn, error in errors(rows, self.truth, into):
             worst[str(turn)] = max(worst[str(turn)], round(error, 6))
@@ -174,7 +180,7 @@ class Run:
         return twice + sum(written[name] != digest for name, digest in digests(self.album).items())
 
     def _erase(self, into: Into, rows: Sequence[Row]) -> int:
-        """How many files are not as they were before any name was written."""
+        """Erase all names; number of files that differ from those before any name was written."""
         with exiftool() as tool:
             made = erase_names(tool, list(self.truth), [one.name for one in self.concepts])
             for _ in track(made, f"erasing {into}", len(rows), console=console):
@@ -184,7 +190,7 @@ class Run:
 
 
 def make(album: Path, photos: int) -> Truth:
-    """Write the album; for each photo the true box of each thing in it, in pixels of what is seen."""
+    """Write the album; returns each photo's true boxes by name, in pixels of the upright picture."""
     kit = few_shot(0, photos=4, tests=6)
     scenes: Sequence[Scene] = [*kit.present, *kit.other]
     shown, truth = pictures(scenes), {}
@@ -207,7 +213,7 @@ def make(album: Path, photos: int) -> Truth:
 
 
 def save(seen: Image.Image, turn: int, file: Path) -> None:
-    """Store a picture turned, with the tag that turns it back; beside it, or not at all."""
+    """Store a picture rotated, with the EXIF tag that undoes it; atomically, by renaming a temporary file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     exif, undo = Image.Exif(), UNTURNED[turn]
     exif[0x0112] = turn
@@ -217,7 +223,7 @@ def save(seen: Image.Image, turn: int, file: Path) -> None:
 
 
 class Truthful:
-    """Says of a photo what is true, in place of a model."""
+    """Stand-in for a model: returns the true boxes of a photo as detections."""
 
     backbone = SimpleNamespace(name="truth", fingerprint=lambda: "")
 
@@ -239,7 +245,7 @@ class Truthful:
 
 
 def read(truth: Truth, place: Place) -> dict[str, Any]:
-    """Read the album as the command does; memory is what it has grown to, late against early."""
+    """Read the album as `myvlm album` does; `memory_grown` compares the last fifth with the first."""
     journal, process, used = Journal(place.journal, "truth"), psutil.Process(), []
     vlm: Any = Truthful(truth)
     begun, busy = time.perf_counter(), time.process_time()
@@ -259,7 +265,7 @@ def read(truth: Truth, place: Place) -> dict[str, Any]:
 
 
 def opened(page: Path) -> dict[str, float]:
-    """Seconds from the address to the first pictures, and for all that the browser does; medians of three."""
+    """Seconds until the first pictures are shown, and of the whole browser process; medians of three runs."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if not browser:
         console.print("no Chromium: the page was not opened")
@@ -276,9 +282,9 @@ def opened(page: Path) -> dict[str, float]:
 
 
 def errors(rows: Sequence[Row], truth: Truth, into: Into) -> Iterable[tuple[int, float]]:
-    """Of every true box how far the region's edges are off, in parts of the sides, with the photo's turn.
+    """Yield, for every true box, the photo's orientation and the maximum error of its region's edges.
 
-    One that was not written, or read by nobody, is off by 1.
+    Errors are fractions of the picture's sides; a region that was not written or cannot be read has error 1.
     """
     for start in range(0, len(rows), 200):
         some = rows[start : start + 200]
@@ -295,7 +301,10 @@ def errors(rows: Sequence[Row], truth: Truth, into: Into) -> Iterable[tuple[int,
 
 
 def turned(box: Box, size: tuple[int, int], turn: int) -> Box:
-    """Where a box of what is seen is stored, in parts: by Pillow's transposing a mask, not by formulas."""
+    """A box of the upright picture in the stored one, as fractions of its sides.
+
+    Computed by transposing a mask with Pillow instead of by formulas.
+    """
     width, height = size
     parts = box[0] / width, box[1] / height, box[2] / width, box[3] / height
     return turned_mask(tuple(round(1000 * part) for part in parts), turn)
@@ -303,7 +312,7 @@ def turned(box: Box, size: tuple[int, int], turn: int) -> Box:
 
 @cache
 def turned_mask(edges: tuple[int, ...], turn: int) -> Box:
-    """In thousandths; the same few boxes in pictures of all sizes."""
+    """`turned` for a box in thousandths, cached: pictures of all sizes have the same few boxes."""
     mask = Image.new("L", (1000, 1000))
     mask.paste(255, edges)
     undo = UNTURNED[turn]
@@ -313,7 +322,7 @@ def turned_mask(edges: tuple[int, ...], turn: int) -> Box:
 
 
 def regions(files: Sequence[Path]) -> dict[str, dict[str, Box]]:
-    """By file the named regions as exiv2 reads them: edges in parts of the stored picture."""
+    """File → name → region as exiv2 reads it: edges as fractions of the stored picture's sides."""
     done = subprocess.run(["exiv2", "-PXkv", *map(str, files)], capture_output=True, text=True, check=False)
     fields: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for line in done.stdout.splitlines():
@@ -335,7 +344,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def speak(files: Sequence[Path], folder: Path) -> float:
-    """Seconds a photo, from reading to the journal, with a model and no concepts."""
+    """Seconds per photo from reading to the journal, with a model and no concepts."""
     vlm, place = MyVLM.from_pretrained("tinyworld/llava"), Place(folder / "spoken.html")
     journal = Journal(place.journal, "tinyworld/llava")
     begun = time.perf_counter()

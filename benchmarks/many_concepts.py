@@ -1,16 +1,16 @@
-"""How well are several concepts named that are in one picture, each learned alone?
+"""Naming accuracy when a picture shows several concepts, each of which was learned alone.
 
     python benchmarks/many_concepts.py --backbone tinyworld/llava
 
-A user learns a handful of concepts that no training scene of the world held, and has all of them loaded.
-Unseen pictures with none, one, two, three and four of them, and with other things where there is room, are
-captioned with the real gate. The identifiers said are compared with those of the concepts that are there:
-F1 by number of concepts. Of each that is rightly said it is checked, by what the caption says of it and
-beside it, that it is said of the right thing; and, where the model can ground, that the model knows its
-box. The last line is one JSON object.
+A user learns several concepts that no training scene of tinyworld contains, and has all of them loaded.
+Unseen pictures with zero to four of them, and with other objects if there is room, are captioned with the
+real gate. Identifiers in the captions are compared with the concepts in the pictures: F1 by number of
+concepts. For each correct identifier, the caption's words about it and next to it tell whether it names the
+right object; for models that can ground, the model's box is checked too. The last line is one JSON object.
 
-Two bounds stand beside it. "Gate told": the gate is told the truth. "In words": no embedding at all, the
-frozen model is told the names in its own language ("sks : mug ."), so what it gets wrong there is its own.
+Two upper bounds are reported as well. "Gate told": the gate returns the ground truth. "In words": no
+embeddings; the prompt tells the frozen model the names in its own language ("sks : mug ."), so errors are the
+model's own.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from myvlm.tinyworld.smollm2.english import SPOKEN_BY
 from myvlm.tinyworld.world.scenes import Scene
 
 Run = tuple[int, int, int, int]
-"""Number of the user, seed, concepts of the user, pictures for each number of concepts in them."""
+"""Number of the user, seed, the user's number of concepts, pictures per number of concepts shown."""
 OPEN, WORDS = "_gated_open", "_in_words"
-"""With a gate that is told the truth, and with names that are told in words; beside the real thing."""
+"""Suffixes of figures: with the ground truth as the gate, and with names in the prompt instead of rows."""
 
 
 def main(
@@ -57,7 +57,7 @@ def main(
     ] = "float32",
     keep: Annotated[Path | None, typer.Option(help="File of finished runs: a broken run goes on.")] = None,
 ) -> None:
-    """Measure, print the tables, and last one JSON object."""
+    """Measure, print the tables and, as the last line, one JSON object."""
     runs = [(n, seed, size, tests) for n in range(users) for seed in range(first, first + seeds)]
     kept = read_kept(keep)
     todo = [run for run in runs if run not in kept]
@@ -73,7 +73,7 @@ def main(
 
 
 def read_kept(file: Path | None) -> dict[Run, Tally]:
-    """The runs that an earlier, interrupted call finished."""
+    """Read the runs that an earlier, interrupted call finished."""
     lines = file.read_text().splitlines() if file and file.exists() else ()
     return {tuple(entry["run"]): Tally.read(entry["own"]) for entry in map(json.loads, lines)}
 
@@ -85,7 +85,7 @@ def append_kept(file: Path | None, run: Run, tally: Tally) -> None:
 
 
 def one_run(run: Run) -> Tally:
-    """All that is measured of one user."""
+    """Measure one user."""
     number, seed, size, tests = run
     user, tally = multi_concept_user(number, seed=seed, size=size, tests=tests), Tally()
     vlm = taught(LOADED["vlm"], user, seed)
@@ -110,7 +110,7 @@ def one_run(run: Run) -> Tally:
 
 
 def taught(plain: MyVLM, user: MultiConceptUser, seed: int) -> MyVLM:
-    """The model with all concepts of a user, each learned alone, from captions and no question or box."""
+    """The model with all concepts of a user, each learned alone from captions, without questions or boxes."""
     vlm = MyVLM(plain.backbone.model, plain.backbone.processor, name=plain.backbone.name)
     settings = default_settings(vlm.backbone.name).model_copy(update={"seed": seed})
     kits = [written(kit) if vlm.backbone.name in SPOKEN_BY else kit for kit in user.kits]
@@ -125,7 +125,7 @@ def taught(plain: MyVLM, user: MultiConceptUser, seed: int) -> MyVLM:
 
 
 def speak_open(vlm: MyVLM, user: MultiConceptUser, scenes: Sequence[Scene]) -> list[str]:
-    """Captions with the gate told the truth, the concepts in the library's order."""
+    """Captions with the ground truth as the gate; concepts are in the library's order."""
     rows = []
     for scene in scenes:
         here = [vlm.concepts[name].embeddings[vlm.backbone.name] for name in vlm.concepts]
@@ -142,7 +142,7 @@ def speak_open(vlm: MyVLM, user: MultiConceptUser, scenes: Sequence[Scene]) -> l
 
 
 def speak_in_words(plain: MyVLM, user: MultiConceptUser, scenes: Sequence[Scene]) -> list[str]:
-    """Captions of the frozen model that is told in its own words what the concepts are called."""
+    """Captions of the frozen model when the prompt says in its own language what the concepts are called."""
     backbone = plain.backbone
     hint = "{} is the {}." if backbone.name in SPOKEN_BY else "{} : {} ."
     prompts = []
@@ -159,7 +159,7 @@ def speak_in_words(plain: MyVLM, user: MultiConceptUser, scenes: Sequence[Scene]
 def tally_names(
     user: MultiConceptUser, scene: Scene, text: str, count: int, seed: int, tally: Tally, *, how: str = ""
 ) -> None:
-    """The names that are said, those that are true, and whether each is said of its own thing."""
+    """Count identifiers in the caption, concepts in the picture, and names used for the right object."""
     names, true = user.names, user.present(scene)
     said = {name for name in names.values() if contains_word(text, name)}
     looks = {name: look for look, name in names.items()}
@@ -174,7 +174,7 @@ def tally_names(
 def tally_gate(
     user: MultiConceptUser, scene: Scene, reply: Reply, count: int, seed: int, tally: Tally
 ) -> None:
-    """What the gate missed of the concepts that are there, and saw of those that are not."""
+    """Count the gate's detections of concepts that are in the picture and of those that are not."""
     true, seen = user.present(scene), set(reply.seen)
     absent = set(user.names.values()) - true
     tally.add(f"gate_recall_{count}", seed, [name in seen for name in true])
@@ -182,7 +182,7 @@ def tally_gate(
 
 
 def tally_boxes(vlm: MyVLM, user: MultiConceptUser, scenes: Sequence[Scene], seed: int, tally: Tally) -> None:
-    """Whether `locate` finds each concept that is there, and whether the model itself said so."""
+    """Count whether `locate` finds each concept in the picture, and whether the model itself gave the box."""
     for scene, picture in zip(scenes, pictures(scenes), strict=True):
         for look, name in user.names.items():
             if thing := scene.find(look):
@@ -204,7 +204,7 @@ def f1(tally: Tally, count: int, how: str = "") -> float:
 
 
 def f1_spread(tally: Tally, count: int) -> float:
-    """Standard deviation over seeds."""
+    """Standard deviation of F1 over seeds."""
     by_seed = Tally()
     for seed in tally.outcomes[f"true_{count}"]:
         alone = Tally({figure: {seed: own[seed]} for figure, own in tally.outcomes.items() if seed in own})
@@ -225,7 +225,7 @@ def summarise(tally: Tally, counts: Sequence[int]) -> dict[str, float | None]:
 
 
 def counted(tally: Tally, figure: str) -> bool:
-    """Whether anything was counted: no box where a model cannot ground, no name where none is said."""
+    """Whether a figure has any values: there are no boxes from a model that cannot ground, for example."""
     return any(tally.outcomes.get(figure, {}).values())
 
 

@@ -1,10 +1,10 @@
-"""What may a concept be called, and what is known of it without its picture?
+"""Effect of the choice of identifier, and what an embedding knows about a concept without a picture of it.
 
     python benchmarks/names.py --backbone tinyworld/smollm2 --dtype bfloat16
 
-The same users learn the same photos under names of one, two and four tokens, capitalised and of two words.
-Where there is no picture of the thing the model gets a grey one and is asked all the same, as if the head had
-seen it there: every family takes a picture. The last line is one JSON object.
+The same users learn the same photos under names of one, two and four tokens, capitalized and of two words.
+"Blind" questions are asked about a grey picture, as if the head had detected the concept in it, since every
+family needs a picture. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from myvlm.tinyworld.fewshot import pictures
 from myvlm.tinyworld.smollm2.english import SPOKEN_BY, as_sentence
 
 NAMES = ("Bo", "Anna", "sks", "blorp", "Quizzlefrotz", "Anna Maria", "Mister Fluff")
-"""Short and long, of no meaning and with one, of one word and of two; the table says of how many tokens."""
+"""Short and long names, with and without meaning, of one and two words; the table has their token counts."""
 
 SEED = 8
-"""Of tuning: measured users have seeds below 6."""
+"""A seed reserved for tuning: users that are measured have seeds below 6."""
 
 GREY = Image.new("RGB", (224, 224), (128, 128, 128))
 
@@ -45,7 +45,7 @@ FIGURES = (
 )  # fmt: skip
 
 Run = tuple[int, str, int]
-"""Number of the user, the name, unseen pictures."""
+"""Number of the user, the name, number of unseen pictures."""
 
 
 def main(
@@ -55,7 +55,7 @@ def main(
     workers: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 2,
     dtype: Annotated[str, typer.Option(help="The model's.")] = "float32",
 ) -> None:
-    """Measure, print the table, and last one JSON object."""
+    """Measure, print the table and, as the last line, one JSON object."""
     runs = [(user, name, tests) for name in NAMES for user in range(users)]
     by_name, tokens = {name: Tally() for name in NAMES}, {}
     done = in_processes(one_run, runs, "names", backbone=backbone, dtype=dtype, workers=workers)
@@ -71,7 +71,7 @@ def main(
 
 
 def one_run(run: Run) -> tuple[int, Tally]:
-    """How many tokens the name has in a sentence, and all that is measured of one user with it."""
+    """Number of tokens of the name in a sentence, and the measurements of one user with it."""
     number, name, tests = run
     vlm = LOADED["vlm"]
     kit = replace(few_shot(number, seed=SEED, tests=tests), identifier=name)
@@ -87,7 +87,7 @@ def one_run(run: Run) -> tuple[int, Tally]:
 
 
 def measured(user: MyVLM, kit: FewShot) -> Tally:
-    """The figures of a user who has learned the concept."""
+    """Measure a model that has learned the concept."""
     tally, name, photos = Tally(), kit.identifier, pictures(kit.present)
     captions = [reply.text for reply in user.caption(photos)]
     tally.add("recall", SEED, [contains_word(text, name) for text in captions])
@@ -106,7 +106,7 @@ def measured(user: MyVLM, kit: FewShot) -> Tally:
 
 
 def blind(user: MyVLM, kit: FewShot, question: str, answer: str) -> bool:
-    """Whether a question is answered rightly before a grey picture, as if the concept were seen there."""
+    """Whether a question about a grey picture is answered correctly when the concept's rows are inserted."""
     [said] = generate_replies(
         user.backbone, load_images([GREY]), [[user.concepts[kit.identifier]]], [as_sentence(question)], {}
     )

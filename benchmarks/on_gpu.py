@@ -1,12 +1,12 @@
-"""All that only a GPU shows of what a user waits for: one program, at most eight minutes, one JSON file.
+"""All timings that need a GPU, in one program of at most eight minutes that writes one JSON file.
 
     python benchmarks/on_gpu.py --out on_gpu.json          # on a GPU
     python benchmarks/on_gpu.py --dry --out on_gpu.json    # small models, anywhere: to try the program
 
-Every part is a process of its own with so many seconds: one that fails or takes too long is told of in the
-file, keeps what it had measured by then, and does not stop the next. Models, and the encoder of the heads,
-are of the real sizes with random weights. So a gate's figures are those of pictures that its head is unsure
-of: `windows_a_picture` says how many it looked at. Captions are of 32 tokens.
+Every part runs in its own process with a time limit: if one fails or times out, the file has its error and
+the figures measured so far, and the next part runs. Models and the heads' encoder have their real sizes and
+random weights. So heads are unsure of all pictures, and gate timings include many windows:
+`windows_a_picture` is their number. Captions have 32 tokens.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from myvlm.backbones import backbone_for
 from myvlm.heads import features
 
 SECONDS = 460
-"""Of all parts together; with the start of the program it is less than eight minutes."""
+"""Time limit of all parts together; with startup the program takes less than eight minutes."""
 REPEATS, TOKENS, ALBUM = 5, 32, 64
 CAPTIONS = [f"sks next to word{number}" for number in range(learning_step.PHOTOS)]
 ENCODER = "PE-Core-L-14-336"
@@ -47,7 +47,7 @@ SMALL_ENCODER = {
 }
 
 Note = Callable[[dict[str, Any]], None]
-"""Takes figures as soon as they are there."""
+"""Callback that stores figures as soon as they are measured."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Part:
     """One part of the program.
 
     Attributes:
-        measure: measures a preset.
-        preset: of `random_models`.
-        seconds: after which it is ended.
+        measure: function that measures a preset.
+        preset: name of a preset of `random_models`.
+        seconds: time limit.
     """
 
     measure: Callable[[Preset, bool, Note], None]
@@ -67,7 +67,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Thing:
-    """What is learned."""
+    """The concept that is learned."""
 
     identifier: str = "sks"
     category: str = "mug"
@@ -94,7 +94,7 @@ def main(
 
 
 def command(dry: bool) -> Callable[[str, Path], list[str]]:
-    """How a part is run in a process of its own."""
+    """Function that returns the command line to run a part in its own process."""
     given = ["--dry"] if dry else []
     return lambda name, file: [sys.executable, __file__, "--part", name, "--out", str(file), *given]
 
@@ -102,7 +102,7 @@ def command(dry: bool) -> Callable[[str, Path], list[str]]:
 def measure_all(
     parts: dict[str, Part], out: Path, about: dict[str, Any], command: Callable[[str, Path], list[str]]
 ) -> dict[str, Any]:
-    """Run one part after the other; `out` has all figures so far, whatever happens."""
+    """Run one part after the other, and write all figures to `out` after each."""
     figures, end = dict(about), time.monotonic() + SECONDS
     with tempfile.TemporaryDirectory() as folder:
         for name, part in parts.items():
@@ -117,7 +117,7 @@ def measure_all(
 
 
 def _error_of(arguments: list[str], seconds: float) -> str | None:
-    """Run a program; what went wrong, if anything."""
+    """Run a command with a time limit; returns an error message, or None if it succeeded."""
     if seconds < 1:
         return "no time was left for it"
     try:
@@ -130,14 +130,14 @@ def _error_of(arguments: list[str], seconds: float) -> str | None:
 
 
 def run_part(name: str, out: Path, dry: bool) -> None:
-    """Measure one part in this process, and write its figures one after the other."""
+    """Measure one part in this process, and write its figures as they are measured."""
     figures: dict[str, Any] = {}
 
     def note(more: dict[str, Any]) -> None:
         figures.update(more)
         whole = out.with_suffix(".new")
         whole.write_text(json.dumps(figures), encoding="utf-8")
-        whole.replace(out)  # whoever ends this process finds a whole file
+        whole.replace(out)  # the file is complete even if this process is killed
 
     part = PARTS[name]
     preset = PRESETS[part.preset]
@@ -148,7 +148,7 @@ def run_part(name: str, out: Path, dry: bool) -> None:
 
 
 def step(preset: Preset, dry: bool, note: Note) -> None:
-    """A step of learning beside the paper's, a token with rows, and learning an embedding."""
+    """Time a learning step relative to the paper's, generation with rows, and learning an embedding."""
     begun = now()
     backbone = backbone_for(*preset.build("cpu" if dry else "cuda"), name="random")
     note({"build_seconds": round(now() - begun, 3)})
@@ -164,7 +164,7 @@ def step(preset: Preset, dry: bool, note: Note) -> None:
 
 
 def whole(preset: Preset, dry: bool, note: Note) -> None:
-    """A whole `learn` of small and large photos, a gate beside a caption, and beside an album's captions."""
+    """Time a whole `learn` of small and of large photos, and the gate relative to one and many captions."""
     device = "cpu" if dry else "cuda"
     with tempfile.TemporaryDirectory() as folder:
         encoder = random_encoder(Path(folder), device, dry)
@@ -172,7 +172,7 @@ def whole(preset: Preset, dry: bool, note: Note) -> None:
         settings = {"steps": 2, "views": 2} if dry else {"steps": 100, "views": 8}
         shown = photos(learning_step.PHOTOS, 2 * SMALL[0])
         sizes = {"": SMALL, "_12mp": (400, 300) if dry else LARGE}
-        learned(vlm, Thing(), shown, SMALL, settings={"steps": 1, "views": 1})  # encoder and model are warm
+        learned(vlm, Thing(), shown, SMALL, settings={"steps": 1, "views": 1})  # warm-up of encoder and model
         for name, size in sizes.items():
             for suffix, given in (("", {}), ("_captions_given", {"captions": CAPTIONS})):
                 seconds = learned(vlm, Thing(), shown, size, settings=settings, **given)
@@ -185,7 +185,7 @@ def whole(preset: Preset, dry: bool, note: Note) -> None:
 
 
 def album(vlm: MyVLM, shown: Sequence[Image.Image], generation: dict[str, int]) -> dict[str, float]:
-    """The gate of many pictures beside their captions."""
+    """Time of the gate relative to captioning, for many pictures in one call."""
     windows, encode = [], features._encode_parts
     features._encode_parts = lambda encoder, parts: windows.append(len(parts)) or encode(encoder, parts)
     try:
@@ -195,7 +195,7 @@ def album(vlm: MyVLM, shown: Sequence[Image.Image], generation: dict[str, int]) 
         times.append(now())
     finally:
         features._encode_parts = encode
-    vlm.caption(list(shown), **generation)  # the gate remembers the pictures
+    vlm.caption(list(shown), **generation)  # the gate's features are cached
     times.append(now())
     gate, captions = times[1] - times[0], times[2] - times[1]
     return {
@@ -206,7 +206,7 @@ def album(vlm: MyVLM, shown: Sequence[Image.Image], generation: dict[str, int]) 
 
 
 def random_encoder(folder: Path, device: str, dry: bool) -> str:
-    """The name of an encoder with random weights, of the size of the one that users have on a GPU."""
+    """Write an encoder with random weights in the size of the GPU default; returns its name."""
     import open_clip
     from safetensors.torch import save_file
 

@@ -1,6 +1,6 @@
-"""One optimiser step as the paper has it: all of the model forward and backward, whole attention maps kept.
+"""The paper's learning step: the whole model forward and backward, with all attention maps in memory.
 
-Only transformers' and torch's public API, nothing of myvlm: it is also the reference for loss and gradient.
+It uses only the public API of transformers and torch, not myvlm, so it is a reference for loss and gradient.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ PROMPTS = {
     "llava_next": "USER: <image>\n{} ASSISTANT:",
     "blip-2": "{}",
 }
-"""BLIP-2 is given an instruction as it is; only a question has a form of its own."""
+"""BLIP-2 takes an instruction unchanged; only questions have a template."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step learns from: `B` photos, each with an instruction and an answer."""
+    """The batch of one step: `B` photos, each with an instruction and an answer."""
 
     images: Sequence[Image.Image]
     prompts: Sequence[str]
@@ -33,13 +33,13 @@ class Batch:
 
 
 class PaperStep:
-    """`loss(direction)` is the objective of §3.3 (LLaVA) or eq. 4 (BLIP-2) of arXiv 2403.14599.
+    """Computes the objective of §3.3 (LLaVA) or eq. 4 (BLIP-2) of arXiv 2403.14599.
 
     Args:
         model: a frozen LLaVA, LLaVA-NeXT or BLIP-2 with OPT.
         processor: its processor.
-        batch: what is learned from.
-        weight: λ of the attention given to the concept.
+        batch: the photos, instructions and answers.
+        weight: λ, the weight of the attention penalty.
     """
 
     def __init__(self, model: Any, processor: Any, batch: Batch, weight: float) -> None:
@@ -51,7 +51,7 @@ class PaperStep:
         for photo, prompt, answer in zip(batch.images, batch.prompts, batch.answers, strict=True):
             [asked] = processor(text=[template.format(prompt)], images=[photo])["input_ids"]
             asked = torch.as_tensor(asked).tolist()
-            place = len(asked) - asked[::-1].index(image_id)  # behind the last image token
+            place = len(asked) - asked[::-1].index(image_id)  # after the last image token
             if not self.qformer:
                 asked.insert(place, 0)  # any id: its embedding is replaced by the concept's row
             said = processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
@@ -68,7 +68,7 @@ class PaperStep:
         self.pixels = pixels.to(device, model.dtype)
 
     def loss(self, direction: Tensor) -> Tensor:
-        """The objective for one row, a scalar that is differentiable in `direction` (`1 × D`)."""
+        """The objective for one row: a scalar, differentiable with respect to `direction` (`1 × D`)."""
         with _eager(self.model):
             return self._blip2_loss(direction) if self.qformer else self._llava_loss(direction)
 
@@ -89,7 +89,7 @@ class PaperStep:
         return output.loss.float() + self.weight * penalty
 
     def _mass_on_row(self, attention: Tensor) -> Tensor:
-        """Mean square of what all later tokens of a sample give to its row; mean over samples."""
+        """Mean squared attention of all later tokens of a sample to its row; mean over samples."""
         samples = torch.arange(len(attention), device=attention.device)
         given = attention[samples, :, :, self.places].float()  # B × H × S
         later = torch.arange(self.length, device=attention.device) > self.places[:, None]
@@ -120,7 +120,7 @@ class PaperStep:
 
 @contextmanager
 def _row_as_its_image(qformer: Any) -> Iterator[list[Tensor]]:
-    """The last row's keys and values get the mean norm of the image's; yields its mean p² by layer."""
+    """Rescale the last row's keys and values to the image's mean norm; yields its mean p² per layer."""
     found: list[Tensor] = []
     handles = []
 
@@ -161,7 +161,7 @@ def _row_as_its_image(qformer: Any) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def _eager(model: Any) -> Iterator[None]:
-    """Attention maps exist in transformers' eager implementation only."""
+    """Use eager attention, the only implementation that returns attention maps."""
     model.set_attn_implementation({"text_config": "eager"})
     try:
         yield

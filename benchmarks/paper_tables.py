@@ -1,14 +1,15 @@
-"""The paper's tables: recall beside the baselines, 1/2/4 photos, the ablation; each figure with its interval.
+"""The paper's tables: comparison with baselines, 1/2/4 photos, and the ablation, with intervals.
 
     python benchmarks/paper_tables.py --world tinyworld
     python benchmarks/paper_tables.py --backbone tinyworld/smollm2 --dtype bfloat16
     python benchmarks/paper_tables.py --backbone llava-hf/llava-1.5-7b-hf --data MyVLM/
 
-Recall asks whether the name is said where the subject is, all methods behind the subject's own head. `f1`
-asks also that it is not said where the subject is not, and half of those pictures show something like it;
-there the baselines have no head, which is ours. Half of the world's test pictures of a subject show another
-thing of its category too; `right` is the part of these in which the name is said of the right one, and the
-other is spoken of as what it is. A killed run goes on where it stopped. The last line is one JSON object.
+Recall is the share of pictures with the subject whose caption has its name; all methods use the subject's
+head. `f1` also counts false names in pictures without the subject, half of which show something similar; here
+baselines have no head, since heads are part of this library. Half of tinyworld's test pictures of a subject
+also show another object of its category; `right` is the share of these in which the name is used for the
+right one, and the other is described as what it is. A killed run resumes where it stopped. The last line is
+one JSON object.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ Summary = dict[str, object]
 OURS = "myvlm"
 BASELINES = ("keyword", "llm", "text_prompt", "random")
 ALONE = ("keyword_alone", "llm_alone", "text_prompt_alone")
-"""Baselines as they are without a head of ours."""
+"""Baselines without a head."""
 UNTRAINED = ("introduced", "visual_memory")
-"""Ours too, without optimisation: told in words, and by the concept's own visual tokens."""
+"""Methods of this library without optimisation: a hint in the prompt, and the concept's own visual tokens."""
 CONTROLS = ("plain", "own_word", "another")
 SWEEP = (
     "regularizer=0",
@@ -57,7 +58,7 @@ SWEEP = (
     "steps=50",
     "captions=model",
 )
-"""What the ablation changes, one thing at a time."""
+"""Variants of the ablation; each changes one setting."""
 WORLD = ("tinyworld/llava", "tinyworld/blip2")
 
 
@@ -77,7 +78,7 @@ def main(
     ] = None,
     keep: Annotated[Path, typer.Option(help="Folder of finished runs.")] = Path("paper-tables"),
 ) -> None:
-    """Measure, print the tables, and last one JSON object."""
+    """Measure, print the tables and, as the last line, one JSON object."""
     names = list(WORLD) if backbone is None else [backbone]
     if not fits(world, backbone, data):
         raise typer.BadParameter("give --world tinyworld, --backbone tinyworld/…, or --backbone and --data")
@@ -114,14 +115,14 @@ def main(
 
 
 def fits(world: str | None, backbone: str | None, data: Path | None) -> bool:
-    """Whether these options say together what is measured on what."""
+    """Whether the options determine both a backbone and a data set."""
     if world is not None:
         return world == TINYWORLD and backbone is None and data is None
     return backbone is not None and (data is None) == backbone.startswith(f"{TINYWORLD}/")
 
 
 def methods_here() -> tuple[tuple[str, ...], list[str]]:
-    """The methods that can be had in this installation, ours first; and what is said of the others."""
+    """The methods that work in this installation, ours first, and notes on those that do not."""
     here, notes, setting = [], [], Setting()
     for name in (OURS, *UNTRAINED, *BASELINES, *ALONE, *CONTROLS):
         try:
@@ -135,7 +136,7 @@ def methods_here() -> tuple[tuple[str, ...], list[str]]:
 
 
 def is_here(backbone: str, notes: list[str]) -> bool:
-    """Whether a backbone of the world has weights."""
+    """Whether the weights of a tinyworld backbone are installed; if not, adds a note."""
     if not backbone.startswith("tinyworld/"):
         return True
     try:
@@ -147,7 +148,7 @@ def is_here(backbone: str, notes: list[str]) -> bool:
 
 
 def measure(opening: Opening, dataset: Dataset, plan: Plan, keep: Path, workers: int) -> list[Finished]:
-    """All jobs of one backbone."""
+    """Run all jobs of one backbone."""
     backbone = opening.backbone
     with Progress(console=console) as bar:
         task = bar.add_task(backbone)
@@ -169,8 +170,8 @@ def place_of(backbone: str, keep: Path) -> Path:
 
 
 def rights_of(finished: Sequence[Finished], kits: Sequence[FewShot]) -> dict[str, Estimate]:
-    """By method: the part of the pictures with another thing of the subject's category in which the name is
-    said of the right one. From as many photos as the paper's, nothing varied."""
+    """Method → share of pictures with another object of the subject's category in which the name is used for
+    the right one; with the paper's number of photos and default settings."""
     by_name = {kit.identifier: kit for kit in kits}
     values: dict[str, dict[str, list[float]]] = {}
     for job, outcome in finished:
@@ -192,7 +193,7 @@ def rights_of(finished: Sequence[Finished], kits: Sequence[FewShot]) -> dict[str
 
 
 def summary(found: Evaluation | None, rights: Mapping[str, Estimate] = MappingProxyType({})) -> Summary:
-    """The figures of the last line; null where something was not measured."""
+    """The figures of the last line; None for those that were not measured."""
     rows = {row.label: row for row in found.tables[0].rows} if found else {}
     ablation = {row.label: row for table in found.tables[2:] for row in table.rows} if found else {}
     recalls = {name: figure(rows.get(name), "recall") for name in (OURS, *UNTRAINED, *BASELINES)}
@@ -212,7 +213,7 @@ def summary(found: Evaluation | None, rights: Mapping[str, Estimate] = MappingPr
 
 
 def compared(name: str, figures: Mapping[str, Estimate | None]) -> Summary:
-    """Our figure and the baselines', with intervals, and the baselines above whose interval ours lies."""
+    """Our figure and the baselines', with intervals, and the baselines whose intervals lie below ours."""
     keys = {method: name if method == OURS else f"{name}_{method}" for method in figures}
     ours = figures[OURS]
     return {

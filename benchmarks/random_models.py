@@ -1,7 +1,6 @@
-"""The models of `learning_step.py`: real classes and real sizes with random weights; nothing is downloaded.
+"""Models for `learning_step.py`: real classes and sizes with random weights; nothing is downloaded.
 
-Their processors have a tokenizer of whole words: what is measured depends on how many tokens there are, not
-on which.
+Their processors have a word-level tokenizer: timings depend on the number of tokens, not on which they are.
 """
 
 from __future__ import annotations
@@ -43,12 +42,12 @@ class Preset:
     """A model to measure.
 
     Attributes:
-        configuration, processor: build what their names say.
-        dtype: of the weights.
-        gpu: whether it needs one.
-        side: of the square photos, in pixels.
-        answer: words of the longest answer; the other samples' are a word shorter each.
-        samples: of a step that is compared; the paper's keeps all maps of all in memory.
+        configuration, processor: functions that build the model's configuration and its processor.
+        dtype: number type of the weights.
+        gpu: whether a GPU is needed.
+        side: side of the square photos, in pixels.
+        answer: number of words of the longest answer; each further sample's answer is one word shorter.
+        samples: batch size of a compared step; the paper's step keeps all attention maps in memory.
     """
 
     configuration: Callable[[], Any]
@@ -60,7 +59,7 @@ class Preset:
     samples: int = 4
 
     def build(self, device: str) -> tuple[Any, Any]:
-        """The model, with random weights of seed 0, and its processor; `meta` builds it without weights."""
+        """Build the model, with random weights of seed 0, and its processor; device `meta` has no weights."""
         torch.manual_seed(0)
         with torch.device(device):
             model = AutoModelForImageTextToText.from_config(
@@ -86,7 +85,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def photos(count: int, side: int) -> list[Image.Image]:
-    """Coloured noise, each another."""
+    """Different pictures of coloured noise."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, side, side, 3), generator=generator, dtype=torch.uint8)
     return [Image.fromarray(picture.numpy()) for picture in pixels]
@@ -96,7 +95,7 @@ def photos(count: int, side: int) -> list[Image.Image]:
 
 
 def small_llava() -> LlavaConfig:
-    """32 layers of width 256 behind 25 × 25 image tokens; the vocabulary is to the width as LLaVA's is."""
+    """32 layers of width 256 with 25 × 25 image tokens; vocabulary and width have LLaVA's proportion."""
     text = LlamaConfig(
         vocab_size=2048,
         hidden_size=256,
@@ -184,7 +183,7 @@ def blip2_opt_27b() -> Blip2Config:
         eos_token_id=EOS,
         pad_token_id=PAD,
     )
-    # The tower's own initial weights are so small that all its features would be nought.
+    # With the tower's default initialization all features would be zero.
     vision = Blip2VisionConfig(initializer_range=0.02)
     return Blip2Config(
         vision_config=vision,
@@ -239,7 +238,7 @@ PRESETS = {
 
 
 def shrunk(preset: Preset) -> Preset:
-    """The same in small, for any machine: two layers a part, 64 wide, in float32; small photos."""
+    """A small version for any machine: two layers per part, width 64, float32, small photos."""
 
     def configuration() -> Any:
         made = preset.configuration()
@@ -252,7 +251,7 @@ def shrunk(preset: Preset) -> Preset:
                     setattr(part, name, value)
         return made
 
-    side = min(preset.side, 168)  # of larger ones LLaVA-NeXT makes thousands of tokens
+    side = min(preset.side, 168)  # LLaVA-NeXT makes thousands of tokens of larger ones
     return replace(preset, configuration=configuration, dtype=torch.float32, gpu=False, side=side)
 
 
@@ -263,4 +262,4 @@ SMALL = {
     "word_embed_proj_dim": 64,
     "encoder_hidden_size": 64,
 }
-"""What some configurations say beside width and depth."""
+"""Further fields that some configurations need besides width and depth."""

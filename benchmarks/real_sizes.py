@@ -1,18 +1,17 @@
-"""Six published checkpoints at their real sizes, with random weights: learn a concept, and answer with it.
+"""Learn and use a concept with six published checkpoints at their real sizes, with random weights.
 
     python benchmarks/real_sizes.py [--only llava MiniGPT] [--steps 100] [--tokens 32] [--out FILE]
 
-Configurations and processors are those of `tests/support/checkpoints/`; nothing is downloaded. Time and
-memory are measured: `learn s` is the wall time from four photos, eight views each, to an embedding, with
-encoding; `peak GiB` what that takes beside the weights. `plain` and `row` are calls of `generate` without and
-with the learned row, photo and prompt included, in ms by new token: medians of three in turn. `same` says
-whether the plain reply is after learning, id for id, what it was before; `again` whether two plain replies
-before it were alike at all, after one to warm up, which on a GPU may be another; `weights` whether these are
-as before.
+Configurations and processors are in `tests/support/checkpoints/`; nothing is downloaded. `learn s` is the
+wall time to learn an embedding from four photos with eight views each, including encoding; `peak GiB` is the
+memory for that in addition to the weights. `plain` and `row` are calls of `generate` without and with the
+learned row, including photo and prompt, in ms per new token: medians of three alternating calls. `same`: the
+plain reply after learning has the same token ids as before. `again`: two plain replies before learning were
+equal; they follow a warm-up reply, which may differ on a GPU. `weights`: the weights are unchanged.
 
-A row is printed as soon as it is there, and `--out` holds all so far. A model that raises is counted in
-`failed` and does not stop the next. With `--shrink --device cpu`, which runs anywhere, each model has only
-two layers. The last line is one JSON object; the exit code is 1 if a model failed.
+Each row is printed as soon as it is measured, and `--out` always has all rows so far. A model that raises is
+counted in `failed` and does not stop the next. `--shrink --device cpu` runs anywhere: each model has only two
+layers. The last line is one JSON object; the exit code is 1 if a model failed.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ COLUMNS = {
 }  # fmt: skip
 Figures = dict[str, Any]
 Builder = Callable[[], tuple[Any, Any, tuple[int, ...]]]
-"""Gives a model, its processor, and the width and height of the photos to show it."""
+"""Builds a model and its processor; also returns width and height of the photos to use with it."""
 
 
 def main() -> int:
@@ -73,7 +72,7 @@ def main() -> int:
     chosen = options.parse_args()
     warnings.simplefilter("ignore")
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("myvlm.learning.view_cache").setLevel(logging.DEBUG)  # tells where the views are kept
+    logging.getLogger("myvlm.learning.view_cache").setLevel(logging.DEBUG)  # logs where the views are kept
     transformers.logging.set_verbosity_error()
     names = [n for n in NAMES if not chosen.only or any(part.lower() in n.lower() for part in chosen.only)]
     builders = {name: partial(build, name, chosen.device, 2 if chosen.shrink else None) for name in names}
@@ -84,7 +83,7 @@ def main() -> int:
 
 
 def build(name: str, device: str, layers: int | None) -> tuple[Any, Any, tuple[int, ...]]:
-    """A published checkpoint with random weights of seed 0 in bfloat16, drawn on the device itself."""
+    """Build a published checkpoint with random bfloat16 weights of seed 0, initialized on the device."""
     torch.manual_seed(0)
     model, processor = published(name, layers=layers, device=device, dtype=torch.bfloat16)
     return model, processor, tuple(facts(name)["expected"].get("picture") or (336, 336))
@@ -93,7 +92,7 @@ def build(name: str, device: str, layers: int | None) -> tuple[Any, Any, tuple[i
 def run(
     builders: dict[str, Builder], settings: LearnSettings, tokens: int, device: str, out: Path | None = None
 ) -> Figures:
-    """Measure one model after the other; whatever one raises, the next has its turn."""
+    """Measure one model after the other; an error of one does not stop the next."""
     where = torch.cuda.get_device_name() if device.startswith("cuda") else device
     figures: Figures = {"device": where, "models": len(builders), "failed": 0}
     console = Console(width=120)
@@ -116,7 +115,7 @@ def run(
 
 
 def show(console: Console, name: str | None, own: Figures) -> None:
-    """One line of the table, so that a run that is killed has told what it had; without a name its head."""
+    """Print one row of the table at once, in case the run is killed; without a name, print the header."""
     table = Table(show_header=name is None, box=None, pad_edge=False)
     table.add_column("checkpoint", width=33, no_wrap=True)
     for heading in COLUMNS.values():
@@ -127,7 +126,7 @@ def show(console: Console, name: str | None, own: Figures) -> None:
 
 
 def release() -> None:
-    """Give back what the model before took, the host's pinned memory too where torch can."""
+    """Free the memory of the previous model, including pinned host memory if torch can."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -135,7 +134,7 @@ def release() -> None:
 
 
 def measure(builder: Builder, settings: LearnSettings, tokens: int, own: Figures) -> None:
-    """Fill `own`, figure by figure, so that what was measured before an error is kept."""
+    """Add each figure to `own` as it is measured, so that an error does not lose the earlier ones."""
     begun = time.perf_counter()
     model, processor, size = builder()
     backbone = backbone_for(model, processor)
@@ -151,18 +150,18 @@ def measure(builder: Builder, settings: LearnSettings, tokens: int, own: Figures
 
 
 def alike(one: Generation, other: Generation) -> bool:
-    """Id for id."""
+    """Whether two replies have the same token ids."""
     return torch.equal(one.token_ids, other.token_ids) and one.text == other.text
 
 
 def checksums(model: Any) -> list[int]:
-    """The bits of each weight as a sum of whole numbers, which no order of adding changes."""
+    """Sum of each weight's bits as integers, which does not depend on the order of summation."""
     sized = {2: torch.int16, 4: torch.int32}
     return [int(one.view(sized[one.element_size()]).sum(dtype=torch.int64)) for one in model.parameters()]
 
 
 def learn(backbone: Backbone, shown: list[Any], settings: LearnSettings, own: Figures) -> torch.Tensor:
-    """Four photos to `1 × D`, encoding and prefixes included."""
+    """Learn an embedding (`1 × D`) from four photos, including encoding and prefixes."""
     answers = [f"{ANSWER} {'and a cat ' * sample}".strip() for sample in range(len(shown))]
     own["target_tokens"] = [len(backbone.prompter.answer_ids("", said)) for said in answers]
     examples = gather_examples("sks", load_images(shown), answers)
@@ -183,7 +182,7 @@ def learn(backbone: Backbone, shown: list[Any], settings: LearnSettings, own: Fi
 def answer(
     backbone: Backbone, photo: Image.Image, rows: list[ConceptRows], tokens: int, own: Figures
 ) -> Generation:
-    """Time replies without and with the rows, in turn; the last plain one."""
+    """Time alternating replies without and with the rows; returns the last plain reply."""
     taken: dict[str, list[float]] = {"plain": [], "row": []}
     said: dict[str, Generation] = {}
     for _ in range(CALLS + 1):
@@ -192,7 +191,7 @@ def answer(
             said[kind] = reply(backbone, photo, entering, tokens)
             taken[kind].append(now(backbone) - begun)
     for kind, times in taken.items():
-        seconds = median(times[1:])  # the first warms up
+        seconds = median(times[1:])  # the first is for warm-up
         own |= {f"{kind}_seconds": round(seconds, 3), f"{kind}_ms": round(1000 * seconds / tokens, 1)}
     own["new_tokens"] = {kind: len(one.token_ids) for kind, one in said.items()}
     return said["plain"]
@@ -204,7 +203,7 @@ def reply(backbone: Backbone, photo: Image.Image, rows: list[ConceptRows], token
 
 
 def now(backbone: Backbone) -> float:
-    """Seconds of a clock, once the device has done all that it was given."""
+    """Clock time in seconds, after waiting for the device."""
     if backbone.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -1,10 +1,11 @@
-"""Does a concept that was learned from a few photos speak, only where it should, and truly otherwise?
+"""Recall, false alarms, and correctness of the other words in captions of concepts learned from a few photos.
 
     python benchmarks/recall.py --backbone tinyworld/llava
 
-For concepts that no training scene of the world held: learn from 4, 2 and 1 photos, caption unseen pictures
-with the concept, with a look-alike, with neither and, the name to be said of the right one, with both; and
-compare with the plain model. Before the figures a table of ablations. The last line is one JSON object.
+Learns concepts that no training scene of tinyworld contains, from 4, 2 and 1 photos. Captions unseen pictures
+with the concept, with a look-alike, with neither, and with both, where the name must be used for the right
+one, and compares them with the plain model's. Prints a table of ablations first. The last line is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from myvlm.tinyworld.smollm2.english import SPOKEN_BY
 from myvlm.tinyworld.truth import context_right, leaks
 
 Run = tuple[int, int, int, tuple[str, ...]]
-"""Number of the concept, seed, unseen pictures of each kind, and its variants in the table of ablations."""
+"""Number of the concept, seed, unseen pictures of each kind, and the concept's variants in the ablation."""
 Outcome = tuple[Tally, dict[str, Tally]]
 
 VARIANTS: dict[str, dict[str, dict[str, object]]] = {
@@ -82,8 +83,9 @@ VARIANTS: dict[str, dict[str, dict[str, object]]] = {
         "3 instructions": {"instructions": 3},
     },
 }
-"""The ablations: settings of learning that differ from the backbone's defaults; `photos`, of four; `at`, the
-concept's own visual tokens where learning starts; and how many `instructions` it is learned under."""
+"""Ablations by backbone: learning settings that differ from its defaults; number of `photos` out of four;
+`at`: learning starts from the concept's own visual `tokens` or their `mean`; number of caption
+`instructions`."""
 
 
 def main(
@@ -100,7 +102,7 @@ def main(
     ] = "float32",
     keep: Annotated[Path | None, typer.Option(help="File of finished runs: a broken run goes on.")] = None,
 ) -> None:
-    """Measure, print the tables, and last one JSON object."""
+    """Measure, print the tables and, as the last line, one JSON object."""
     drawn = range(first, first + seeds)
     wanted = tuple(variant or VARIANTS[backbone])
     runs = [
@@ -128,7 +130,7 @@ def main(
 
 
 def read_kept(file: Path | None) -> dict[Run, Outcome]:
-    """The runs that an earlier, interrupted call finished."""
+    """Read the runs that an earlier, interrupted call finished."""
     kept = {}
     for line in file.read_text().splitlines() if file and file.exists() else ():
         entry = json.loads(line)
@@ -147,7 +149,7 @@ def append_kept(file: Path | None, run: Run, outcome: Outcome) -> None:
 
 
 def one_run(run: Run) -> Outcome:
-    """All that is measured of one concept: in full, and by ablation."""
+    """Measure one concept: the whole method, and the ablations."""
     number, seed, tests, wanted = run
     kit, tally = few_shot(number, seed=seed, tests=tests), Tally()
     if LOADED["vlm"].backbone.name in SPOKEN_BY:
@@ -162,7 +164,7 @@ def one_run(run: Run) -> Outcome:
 
 
 def measure(vlm: MyVLM, kit: FewShot, seed: int, tally: Tally) -> None:
-    """Learn from 4, 2 and 1 photos through `MyVLM`, and caption with the real gate."""
+    """Learn from 4, 2 and 1 photos with `MyVLM`, and caption with the real gate."""
     model, processor = vlm.backbone.model, vlm.backbone.processor
     groups = {
         "present": pictures(kit.present),
@@ -210,7 +212,7 @@ def names(kit: FewShot, replies: Sequence[Reply]) -> list[bool]:
 
 
 def same(replies: Sequence[Reply], plain: Sequence[Reply]) -> list[bool]:
-    """Whether the tokens are the plain model's, for the pictures in which nothing was recognised."""
+    """Whether replies have the plain model's tokens, for pictures in which nothing was detected."""
     pairs = zip(replies, plain, strict=True)
     return [torch.equal(torch.tensor(r.token_ids), torch.tensor(p.token_ids)) for r, p in pairs if not r.seen]
 
@@ -218,7 +220,7 @@ def same(replies: Sequence[Reply], plain: Sequence[Reply]) -> list[bool]:
 def context(
     kit: FewShot, scenes: Sequence, said: list[str], plain: Sequence[Reply], seed: int, tally: Tally
 ) -> None:
-    """Surroundings said right, by us and by the plain model, and training context that is not there."""
+    """Count correct context words, and leaked ones of the training photos, in our and the plain captions."""
     for text, other, scene in zip(said, plain, scenes, strict=True):
         right, total = context_right(text, scene, kit.look)
         before, _ = context_right(other.text, scene, kit.look)
@@ -229,7 +231,7 @@ def context(
 
 
 def speak_open(vlm: MyVLM, kit: FewShot, images: list) -> list[str]:
-    """Captions with the gate told the truth: the concept is in every picture."""
+    """Captions with the ground truth as the gate: the concept is in every picture."""
     embedding = vlm.concepts[kit.identifier].embeddings[vlm.backbone.name]
     rows = ConceptRows(torch.from_numpy(embedding.directions), embedding.norm)
     prompts = [vlm.backbone.caption_prompt] * len(images)
@@ -240,7 +242,7 @@ def speak_open(vlm: MyVLM, kit: FewShot, images: list) -> list[str]:
 
 
 def measure_open(vlm: MyVLM, kit: FewShot, seed: int, change: Mapping[str, object]) -> Tally:
-    """Learn only the embedding and caption pictures with the concept, the gate told the truth."""
+    """Learn only the embedding, and caption pictures with the concept without a gate."""
     change, tally, backbone = dict(change), Tally(), vlm.backbone
     photos, at, count = change.pop("photos", 4), change.pop("at", None), change.pop("instructions", None)
     settings = default_settings(backbone.name).model_copy(update={"seed": seed, **change})
@@ -262,14 +264,14 @@ def measure_open(vlm: MyVLM, kit: FewShot, seed: int, change: Mapping[str, objec
 
 
 def instructions(backbone: Backbone, count: int | None) -> AbstractContextManager[object]:
-    """Within it captions are learned under so many instructions; None: under all."""
+    """Context manager: captions are learned with the first `count` instructions; all if None."""
     if count is None:
         return nullcontext()
     return patch.object(backbone, "caption_prompts", (backbone.caption_prompts or CAPTION_PROMPTS)[:count])
 
 
 def own_tokens(vlm: MyVLM, kit: FewShot, photos: int, at: str) -> torch.Tensor:
-    """The visual tokens of a concept, as method `visual_memory` keeps them, or their mean."""
+    """The concept's visual tokens as method `visual_memory` selects them, or their mean."""
     told = MyVLM(vlm.backbone.model, vlm.backbone.processor, name=vlm.backbone.name)
     loaded = load_images(kit.photos(photos))
     told.introduce(kit.identifier, loaded, category=kit.category)
@@ -279,7 +281,7 @@ def own_tokens(vlm: MyVLM, kit: FewShot, photos: int, at: str) -> torch.Tensor:
 
 
 def started_at(start: torch.Tensor | None) -> AbstractContextManager[object]:
-    """Within it learning starts there, which no setting says."""
+    """Context manager: learning starts from these rows, which no setting can do."""
     if start is None:
         return nullcontext()
     return patch.object(concept_optimizer, "_initial_direction", lambda *settings: start.clone())

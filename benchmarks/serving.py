@@ -1,31 +1,31 @@
-"""Concepts served: by stock vLLM, and by `myvlm serve`; the same words, at what price, under what load.
+"""Serving with concepts, by stock vLLM and by `myvlm serve`: identity of replies, throughput, and load.
 
     PYTHONPATH=. MYVLM_VLLM=…/bin/python python benchmarks/serving.py [--pictures 200] [--out FILE]
 
-`MYVLM_VLLM` names a Python that has vLLM, whose servers are started here (.github/CONTRIBUTING.md); `--url`
-a server that runs already, on weights that `export_vllm` wrote and with the flags of `server_flags`.
+`MYVLM_VLLM` is a Python with vLLM, whose servers this program starts (.github/CONTRIBUTING.md); `--url` is a
+server that is already running, with weights from `export_vllm` and the flags of `server_flags`.
 
-Pictures of tinyworld with none, one and three of a user's concepts in turn, greedy. `vllm_identical` is the
-share of replies with rows that are word for word what `MyVLM.caption` says, `vllm_plain_identical` of replies
-where nothing is seen; every reply that differs is printed.
+Pictures of tinyworld show zero, one and three of a user's concepts in turn; decoding is greedy.
+`vllm_identical` is the share of replies with rows that equal those of `MyVLM.caption`, `vllm_plain_identical`
+that of replies without a detection; every reply that differs is printed.
 
-`throughput_ratio` is requests a second with rows over those of plain vLLM on the same pictures, both encoded
-before, 16 tokens each, through one server: the median of the rounds, and their quartiles beside. With rows a
-request is the embeddings of its whole prompt, as `vllm_inputs` makes it; plain vLLM is given the picture's
-image embeddings, as its documentation has it, and in `…_over_pictures` the picture itself. `…_same_way` is
-over whole prompts without rows: what rows cost; `…_as_many_tokens` over those of as many tokens. `…_offline`
-is the same with no server around vLLM, whose steps are then the same in every round, by its own seconds on a
-core, and `…_larger` that of pictures of 576 tokens, as LLaVA-1.5's are; `…_tokens_a_second` counts tokens
-instead of requests, the same way. No prefix cache helps.
+`throughput_ratio` is the requests per second with rows relative to plain vLLM on the same pictures, both
+encoded beforehand, with 16 tokens each, through one server: the median over rounds, with quartiles. With
+rows, a request is the embeddings of its whole prompt, as made by `vllm_inputs`; plain vLLM gets the picture's
+image embeddings, as in its documentation, and in `…_over_pictures` the picture itself. `…_same_way` is
+relative to whole prompts without rows, the cost of the rows; `…_as_many_tokens` to those with as many tokens.
+`…_offline` is the same without a server, so that vLLM's steps are equal in every round, in CPU seconds of
+vLLM; `…_larger` is that for pictures of 576 tokens, as in LLaVA-1.5; `…_tokens_a_second` counts tokens
+instead of requests. The prefix cache is not used.
 
     PYTHONPATH=. python benchmarks/serving.py --only engine [--url …]
 
-is the same through `myvlm serve --engine`, sixteen clients at once: `engine_identical` and, for pictures in
-which nothing is seen, which go to vLLM as they are, `engine_plain_identical`.
+measures the same through `myvlm serve --engine` with sixteen concurrent clients: `engine_identical`, and
+`engine_plain_identical` for pictures without a detection, which are sent to vLLM unchanged.
 
     PYTHONPATH=. python benchmarks/serving.py --only served --only tenants --only overload --only hostile
 
-are the figures of `myvlm serve`, each of `--seconds 60`; see `served/figures.py`. The last line is JSON.
+measures `myvlm serve` itself, `--seconds 60` for each figure; see `served/figures.py`. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ from tests.support import stock_vllm
 console = Console(stderr=True)
 NAME = "tinyworld/llava"
 OFFLINE = 30
-"""Pictures at most of the two figures with no server."""
+"""Maximum number of pictures for the two figures without a server."""
 ROOM = ["--max-model-len", "384"]
 
 
@@ -77,7 +77,7 @@ def main(
     owners: Annotated[int, typer.Option(help="Of the tenants.")] = 1000,
     out: Annotated[Path | None, typer.Option(help="Write the figures here too.")] = None,
 ) -> None:
-    """Compare; see the module."""
+    """Run the benchmark; see the module's docstring."""
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "vllm": lambda: _vllm(url, count, rounds, seed),
         "offline": lambda: _offline(count, rounds, seed),
@@ -101,7 +101,7 @@ def main(
 
 
 def _vllm(url: str | None, count: int, rounds: int, seed: int) -> dict[str, Any]:
-    """The same words from vLLM, and its price."""
+    """Identity of vLLM's replies, and throughput over HTTP."""
     vlm = MyVLM.from_pretrained(NAME, device="cpu")
     shown = _pictures(vlm, count, seed)
     inputs = list(vllm_inputs(vlm, shown))
@@ -114,7 +114,7 @@ def _vllm(url: str | None, count: int, rounds: int, seed: int) -> dict[str, Any]
 
 
 def _offline(count: int, rounds: int, seed: int) -> dict[str, Any]:
-    """The price alone, as steady as it can be had."""
+    """Throughput without a server, which varies least."""
     _wanted()
     vlm = MyVLM.from_pretrained(NAME, device="cpu")
     inputs = list(vllm_inputs(vlm, _pictures(vlm, min(count, OFFLINE), seed)))
@@ -128,7 +128,7 @@ def _offline(count: int, rounds: int, seed: int) -> dict[str, Any]:
 
 
 def _engine(url: str | None, count: int, seed: int) -> dict[str, Any]:
-    """The same words through `myvlm serve` in front of vLLM."""
+    """Identity of the replies of `myvlm serve` with vLLM as its engine."""
     vlm = MyVLM.from_pretrained(NAME, device="cpu")
     shown = _pictures(vlm, count, seed)
     with tempfile.TemporaryDirectory() as folder, _engine_at(url, vlm) as engine:
@@ -145,7 +145,7 @@ def _engine(url: str | None, count: int, seed: int) -> dict[str, Any]:
 
 @contextmanager
 def _engine_at(url: str | None, vlm: MyVLM, more: Sequence[str] = ()) -> Iterator[str]:
-    """vLLM's server: the one at this address, or one that runs here until the end, with more flags."""
+    """Context manager: address of a vLLM server, the one at `url` or one started with additional flags."""
     if url:
         yield url
         return
@@ -164,7 +164,7 @@ def _wanted() -> None:
 
 
 def _identical(name: str, vlm: MyVLM, shown: list[Image.Image], theirs: list[str]) -> dict[str, Any]:
-    """How many of these replies are ours, word for word; those that are not are printed."""
+    """Share of replies that equal ours; those that differ are printed."""
     ours = [vlm.caption(picture) for picture in track(shown, "this library", console=console)]
     same: dict[int, list[bool]] = {}
     for here, there in zip(ours, theirs, strict=True):
@@ -184,7 +184,7 @@ def _identical(name: str, vlm: MyVLM, shown: list[Image.Image], theirs: list[str
 
 
 def _pictures(vlm: MyVLM, count: int, seed: int) -> list[Image.Image]:
-    """Teach the model a user's three concepts; pictures with none, one and three of them, in turn."""
+    """Teach the model a user's three concepts; returns pictures with zero, one and three of them in turn."""
     user = multi_concept_user(0, seed=seed, size=3, tests=-(-count // 3))
     lessons = [
         Lesson(kit.identifier, kit.photos(), category=kit.category, captions=kit.captions())

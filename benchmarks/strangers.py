@@ -1,11 +1,11 @@
-"""Pictures of things that nobody has, to count false names on.
+"""Make pictures that show no concept, to count false names on.
 
     python benchmarks/strangers.py FOLDER [ROOT]
     MYVLM_STRANGERS=FOLDER MYVLM_PHOTOS=… python benchmarks/heads.py --photos
 
-Made of what Debian packages bring, each under a free licence that its copyright file names: wallpapers as
-they are, samples of OpenCV, and photographed things (stamps of Tux Paint) put upon wallpapers, one in each.
-Some hundred pictures, 512 pixels at most. The packages are installed, or unpacked below ROOT:
+They are made from files of Debian packages, under the free licences in the packages' copyright files:
+wallpapers, samples of OpenCV, and photographs of objects (stamps of Tux Paint), each pasted on a wallpaper.
+These are some hundred pictures of at most 512 pixels. The packages must be installed, or unpacked below ROOT:
 
     apt-get install gnome-backgrounds mate-backgrounds lomiri-wallpapers plasma-workspace-wallpapers \\
         opencv-doc tuxpaint-stamps-default
@@ -31,16 +31,16 @@ PHOTOGRAPHED = (
     "animals", "clothes", "food", "hobbies", "household", "medical", "military", "plants", "sports",
     "vehicles",
 )  # fmt: skip
-"""Folders of stamps that are photographs; the others are drawn."""
+"""Folders of stamps that are photographs; the others are drawings."""
 SAME = 6.0
-"""Two wallpapers that differ by less, in grey levels at 8 × 8 pixels, are one at two sizes."""
+"""Wallpapers whose 8 × 8 thumbnails differ by less, in mean grey levels, are the same one at two sizes."""
 
 
 def main(
     folder: Annotated[Path, typer.Argument(help="Where the pictures go.")],
     root: Annotated[Path, typer.Argument(help="Below which the packages' files are.")] = Path("/"),
 ) -> None:
-    """Write the pictures, and say how many there are of each kind."""
+    """Write the pictures, and print their number by kind."""
     folder.mkdir(parents=True, exist_ok=True)
     papers = dict(wallpapers(root))
     made = {
@@ -55,7 +55,7 @@ def main(
 
 
 def wallpapers(root: Path) -> Iterator[tuple[str, Image.Image]]:
-    """Each once, but for those among the everyday photographs that ship."""
+    """Wallpapers without duplicates and without those among the everyday photographs shipped with myvlm."""
     shipped = [thumbnail(Image.open(one)) for one in PHOTOS.glob("*.jpg")]
     known = list(shipped)
     files = (one for place in WALLPAPERS for one in sorted((root / place).rglob("*")))
@@ -69,7 +69,7 @@ def wallpapers(root: Path) -> Iterator[tuple[str, Image.Image]]:
 
 
 def upon(papers: dict[str, Image.Image], root: Path) -> Iterator[tuple[str, Image.Image]]:
-    """A thing a picture, from a third to three quarters of the wallpaper's shorter side, anywhere in it."""
+    """Paste each object at a random place on a wallpaper, 0.35 to 0.75 of its shorter side in size."""
     rng, grounds = np.random.default_rng(0), list(papers.values())
     files = [
         file

@@ -1,4 +1,4 @@
-"""What the benchmarks of concepts share: outcomes by figure and seed, and runs side by side in processes."""
+"""Helpers of the concept benchmarks: outcomes by figure and seed, and parallel runs in processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Outcome = TypeVar("Outcome")
 
 @dataclass
 class Tally:
-    """Outcomes by figure and seed; a rate is the mean over all, the spread is over seeds."""
+    """Outcomes by figure and seed; `rate` is the mean over all, `spread` is over seeds."""
 
     outcomes: dict[str, dict[int, list[float]]] = field(default_factory=dict)
 
@@ -54,7 +54,7 @@ LOADED: dict[str, MyVLM] = {}
 
 
 def begin(backbone: str | None, dtype: str | None = None) -> None:
-    """What every process does first."""
+    """Initialize a process."""
     torch.set_num_threads(1)
     logging.disable_progress_bar()
     if backbone is not None:
@@ -65,10 +65,10 @@ def in_processes(
     measure: Callable[[Run], Outcome], runs: Sequence[Run], what: str, *,
     workers: int, backbone: str | None = None, dtype: str | None = None,
 ) -> Iterator[tuple[Run, Outcome]]:  # fmt: skip
-    """Every run and its outcome, in order, as soon as it is there; the progress is shown on stderr.
+    """Yield each run with its outcome, in order, as soon as it is done; shows progress on stderr.
 
-    Each process has one thread, and the backbone, if any, in `LOADED`, in float32 where no dtype is given. Of
-    one worker that is this process.
+    Each process uses one thread and has the backbone, if one is given, in `LOADED`, by default in float32.
+    With one worker, runs are done in this process.
     """
     if workers == 1:
         if runs:

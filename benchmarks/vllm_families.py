@@ -1,12 +1,13 @@
-"""Which classes of stock vLLM take a concept, by embeddings of a picture or a prompt: its words and ours.
+"""Check which model classes of stock vLLM can use concepts, by comparing their replies with transformers'.
 
     PYTHONPATH=. python benchmarks/vllm_families.py make FOLDER    # here
     python benchmarks/vllm_families.py run FOLDER [--at-once 8]    # where vLLM is; no myvlm is needed there
 
-`make` writes tiny random models, and those of tinyworld, and for each six pictures with no rows, one and
-four, with what transformers says of them, greedy. `run` gives them to `vllm.LLM` under the engine options of
-the family, all at once. `vllm_families` counts the classes that took them and said token by token what we do,
-`vllm_same` their replies; others are printed. The last line is JSON.
+Concepts enter as embeddings of the picture or of the whole prompt. `make` writes tiny random models, and
+those of tinyworld, and for each of them six pictures with zero, one and four rows, with the greedy replies of
+transformers. `run` gives all of them at once to `vllm.LLM` with the family's engine options. `vllm_families`
+counts the classes whose replies all have the same tokens as ours, `vllm_same` the equal replies of each
+class; replies that differ are printed. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ import torch
 TOKENS = 12
 ROWS = (0, 1, 4)
 HEAD = 32
-"""Numbers of a head, as vLLM's attention on a CPU wants them."""
+"""Dimensions of an attention head that vLLM's CPU attention supports."""
 WIDE: dict[str, Any] = {
     "hidden_size": 4 * HEAD,
     "intermediate_size": 256,
     "attention_dropout": 0.0,
     "max_position_embeddings": 2048,  # Mistral 3's template begins with a long text
 }
-"""A reply is compared to that of the other library: no dropout, and heads that both know."""
+"""Settings that make replies of both libraries comparable: no dropout, and a supported head size."""
 EYES: dict[str, Any] = {"hidden_size": 3 * HEAD, "attention_dropout": 0.0}
 
 
 def main() -> None:
-    """See the module."""
+    """Run the benchmark; see the module's docstring."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("what", choices=["make", "run"])
     options.add_argument("folder", type=Path)
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def make(folder: Path, only: list[str] | None) -> None:
-    """Write models, inputs and replies of these families, all if None."""
+    """Write models, inputs and replies of the families in `only`, or of all."""
     from myvlm import MyVLM
     from tests.support import tiny_families, tiny_types
 
@@ -111,7 +112,7 @@ def _write(folder: Path, vlm: Any) -> None:
 
 
 def run(folder: Path, only: list[str] | None, at_once: int) -> dict[str, Any]:
-    """What vLLM says, family by family."""
+    """Compare vLLM's replies, family by family."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one engine after the other, in this process
     same: dict[str, str] = {}
     whole = 0

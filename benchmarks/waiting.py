@@ -1,6 +1,6 @@
-"""What a user waits for that a step does not show: a whole `learn`, the gate, a token, and launches a layer.
+"""Waiting times of a user besides a learning step: a whole `learn`, the gate, a token; and kernels per layer.
 
-`learning_step.py --preset cpu` measures them on `tinyworld/llava` and puts them among its figures.
+`learning_step.py --preset cpu` measures them on `tinyworld/llava` and reports them with its figures.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from myvlm.tinyworld import few_shot
 from myvlm.tinyworld.fewshot import pictures
 
 SMALL, LARGE = (336, 336), (4000, 3000)
-"""Photos as a tower takes them, and as a phone does."""
+"""Photo sizes: input of a vision tower, and of a phone camera."""
 NO_LAUNCH = (
     "empty",
     "new_empty",
@@ -34,13 +34,13 @@ NO_LAUNCH = (
     "is_",
     "_local",
 )
-"""Operations that start no kernel on a GPU, beside those that return views."""
+"""Operations that start no kernel on a GPU, besides those that return views."""
 
 Step = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Launches(TorchDispatchMode):
-    """Counts the operations that would each be a kernel on a GPU."""
+    """Counts the operations that would each launch a kernel on a GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,11 +54,13 @@ class Launches(TorchDispatchMode):
 
 
 def launches_per_layer(preset: Preset, step_of: Callable[[Preset], tuple[Step, int]]) -> int:
-    """Kernels of one decoder layer in a step, forward and backward, in bfloat16: of three layers less of two.
+    """Number of kernels of one decoder layer in a bfloat16 step, forward and backward.
+
+    It is the difference between models of three layers and of two.
 
     Args:
-        preset: its widths do not matter.
-        step_of: builds the preset's step, and the width of its direction.
+        preset: a small preset will do: widths do not matter.
+        step_of: returns the step of a preset, and the width of the row that it takes.
     """
     counts = []
     for layers in (2, 3):
@@ -66,7 +68,7 @@ def launches_per_layer(preset: Preset, step_of: Callable[[Preset], tuple[Step, i
             dataclasses.replace(preset, configuration=_of_depth(preset, layers), dtype=torch.bfloat16)
         )
         direction = torch.ones(1, width, requires_grad=True)
-        for launches in (Launches(), Launches()):  # the second is warm
+        for launches in (Launches(), Launches()):  # the first is for warm-up
             with launches:
                 torch.autograd.grad(step(direction), [direction])
         counts.append(launches.count)
@@ -83,7 +85,7 @@ def _of_depth(preset: Preset, layers: int) -> Callable[[], Any]:
 
 
 def waiting(repeats: int) -> dict[str, float]:
-    """Seconds of a whole `learn` without captions, of small and large photos; gate and token of a caption."""
+    """Seconds of `learn` without captions, for small and large photos; the gate's share; time per token."""
     vlm, kit, other = MyVLM.from_pretrained("tinyworld/llava", device="cpu"), few_shot(0), few_shot(1)
     learned(vlm, other, other.photos(), SMALL, settings={"steps": 1, "views": 1})
     figures = {
@@ -95,7 +97,7 @@ def waiting(repeats: int) -> dict[str, float]:
 
 
 class Named(Protocol):
-    """What is learned: an identifier and a category."""
+    """A concept to learn: an identifier and a category."""
 
     @property
     def identifier(self) -> str: ...
@@ -106,11 +108,11 @@ class Named(Protocol):
 def learned(
     vlm: MyVLM, kit: Named, photos: Sequence[Image.Image], size: tuple[int, int], **options: Any
 ) -> float:
-    """Seconds from photos to a concept, head and the model's own captions included; it is taken out again.
+    """Seconds to learn a concept, including its head and, if needed, captions; the concept is removed again.
 
     Args:
-        size: what the photos are brought to first.
-        options: of `learn`, such as captions.
+        size: size to which the photos are resized first.
+        options: options of `learn`, such as captions.
     """
     sized = [photo.resize(size, Image.Resampling.LANCZOS) for photo in photos]
     forget_pictures()
@@ -122,14 +124,14 @@ def learned(
 
 
 def now() -> float:
-    """Seconds of a clock, once a GPU has done all that it was given."""
+    """Clock time in seconds, after waiting for the GPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def speaking(vlm: MyVLM, shown: Sequence[Image.Image], repeats: int, **generation: Any) -> dict[str, float]:
-    """The gate's part of the time that a caption behind it takes, and milliseconds a token with rows."""
+    """Time of the gate relative to the caption that follows it, and milliseconds per token with rows."""
     gates, captions, tokens = [], [], []
     for _ in range(repeats):
         for picture in shown:
@@ -137,7 +139,7 @@ def speaking(vlm: MyVLM, shown: Sequence[Image.Image], repeats: int, **generatio
             begun = now()
             vlm.concepts.recognise(picture)
             gates.append(now() - begun)
-            begun = now()  # the gate remembers the picture
+            begun = now()  # the gate's features are cached
             reply = vlm.caption(picture, **generation)
             captions.append(now() - begun)
             tokens.append(1000 * captions[-1] / len(reply.token_ids))

@@ -30,7 +30,7 @@ from myvlm.evaluation.data.plan import DEFAULT, Plan, read_sweep
 from myvlm.evaluation.methods.registry import Setting, known_methods, make_method
 from myvlm.evaluation.metrics.intervals import Estimate, estimate
 from myvlm.evaluation.metrics.text import MINILM, packaged_minilm
-from myvlm.evaluation.protocol.run import Finished, Opening, run
+from myvlm.evaluation.protocol.run import Finished, ModelLoader, run
 from myvlm.evaluation.report.page import page
 from myvlm.evaluation.report.summary import Evaluation, evaluation_of, markdown
 from myvlm.evaluation.report.tables import TableRow
@@ -102,7 +102,7 @@ def main(
         if not is_here(name, notes):
             last[short] = summary(None)
             continue
-        finished = measure(Opening(name, dtype=dtype), dataset, plan, keep, workers)
+        finished = measure(ModelLoader(name, dtype=dtype), dataset, plan, keep, workers)
         found, rights = tabulate(name, dataset, plan, finished, title, keep), rights_of(finished, kits)
         last[short] = summary(found, rights)
         print(markdown(found))
@@ -147,14 +147,16 @@ def is_here(backbone: str, notes: list[str]) -> bool:
     return True
 
 
-def measure(opening: Opening, dataset: Dataset, plan: Plan, keep: Path, workers: int) -> list[Finished]:
+def measure(
+    load_model: ModelLoader, dataset: Dataset, plan: Plan, keep: Path, workers: int
+) -> list[Finished]:
     """Run all jobs of one backbone."""
-    backbone = opening.backbone
+    backbone = load_model.backbone
     with Progress(console=console) as bar:
         task = bar.add_task(backbone)
         return run(
-            dataset, plan, opening, keep=place_of(backbone, keep), backbone=backbone,
-            workers=workers, told=lambda done, total: bar.update(task, completed=done, total=total),
+            dataset, plan, load_model, keep=place_of(backbone, keep), backbone=backbone,
+            workers=workers, on_progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from tally import LOADED, Tally, in_processes
 
 from myvlm import MyVLM, Reply
 from myvlm.backbones import Backbone, ConceptRows
-from myvlm.evaluation.methods.untrained import remembered
+from myvlm.evaluation.methods.untrained import select_visual_tokens
 from myvlm.images import load_images
 from myvlm.learning import concept_optimizer, gather_examples, learn_embedding
 from myvlm.learning.captions import described
@@ -276,7 +276,7 @@ def own_tokens(vlm: MyVLM, kit: FewShot, photos: int, at: str) -> torch.Tensor:
     loaded = load_images(kit.photos(photos))
     told.introduce(kit.identifier, loaded, category=kit.category)
     boxes = [found[0].box for found in told.concepts.recognise(loaded)]
-    tokens = remembered(vlm.backbone, loaded, boxes, kit.category)
+    tokens = select_visual_tokens(vlm.backbone, loaded, boxes, kit.category)
     return tokens.mean(0, keepdim=True) if at == "mean" else tokens
 
 

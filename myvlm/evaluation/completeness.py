@@ -17,11 +17,11 @@ from myvlm.errors import InputError
 from myvlm.heads import HeadScore
 
 STRATA = ("seen", "unsure", "not seen")
-LEAST = 10
+MIN_PER_STRATUM = 10
 """Minimum number of photos drawn from a stratum; a smaller stratum is drawn whole."""
-DOUBT = 0.01
+MIN_VARIANCE = 0.01
 """Minimum variance assumed for a label, however sure the head is."""
-PRIOR = 1 / 3
+BETA_PRIOR = 1 / 3
 """Both parameters of the beta prior on the share of a stratum that shows the concept. It is neutral: the
 posterior median is the observed share (Kerman 2011, Electronic Journal of Statistics 5)."""
 
@@ -105,7 +105,7 @@ def draw_sample(scores: Sequence[HeadScore], *, labels: int = 100, seed: int = 0
     part = np.array([_stratum(score) for score in scores])
     likely = np.array([score.probability for score in scores])
     sizes = np.bincount(part, minlength=len(STRATA))
-    counts = _allocation(sizes, [likely[part == one] for one in range(len(STRATA))], labels)
+    counts = _neyman_allocation(sizes, [likely[part == one] for one in range(len(STRATA))], labels)
     rng = np.random.default_rng(seed)
     turns: list[tuple[float, int, int]] = []
     for stratum, count in enumerate(counts.tolist()):
@@ -133,15 +133,15 @@ def completeness(sample: AlbumSample, labels: Mapping[int, bool]) -> Completenes
     >>> print(completeness(sample, {0: True, 1: True, 2: False, 3: False}).found)
     100
     """
-    strange = [photo for photo in labels if photo not in sample.drawn]
+    unknown = [photo for photo in labels if photo not in sample.drawn]
     looked = [[labels[photo] for photo, own in sample.drawn.items() if own == part and photo in labels]
               for part in range(len(STRATA))]  # fmt: skip
-    bare = [STRATA[part] for part, size in enumerate(sample.sizes) if size and not looked[part]]
-    if strange or bare:
+    unlabelled = [STRATA[part] for part, size in enumerate(sample.sizes) if size and not looked[part]]
+    if unknown or unlabelled:
         raise InputError(
             "These labels are not those of the sample.",
-            got=f"a label of photo {strange[0]}, which was not drawn" if strange
-            else f"no label of the photos where it is {', '.join(bare)}",
+            got=f"a label of photo {unknown[0]}, which was not drawn" if unknown
+            else f"no label of the photos where it is {', '.join(unlabelled)}",
             expected="yes or no for the photos that were drawn, from the first on",
             fix="label what the sample names; a few photos of each part will do",
         )  # fmt: skip
@@ -149,7 +149,7 @@ def completeness(sample: AlbumSample, labels: Mapping[int, bool]) -> Completenes
     estimates = [
         size * yes / max(count, 1) for size, count, yes in zip(sample.sizes, drawn, found, strict=True)
     ]
-    low, high = _interval(sample.sizes, drawn, found)
+    low, high = _total_interval(sample.sizes, drawn, found)
     total = min(max(round(sum(estimates)), low), high)
     return Completeness(
         min(round(estimates[0]), total), total, low, high,
@@ -161,13 +161,15 @@ def _stratum(score: HeadScore) -> int:
     return 1 if score.unsure else 0 if score.present else 2
 
 
-def _allocation(
+def _neyman_allocation(
     sizes: npt.NDArray[np.int64], likely: Sequence[npt.NDArray[np.float64]], labels: int
 ) -> npt.NDArray[np.int64]:
     """Number of photos to draw from each stratum."""
-    spread = np.array([max(float(np.mean(own * (1 - own))), DOUBT) if len(own) else 0.0 for own in likely])
+    spread = np.array(
+        [max(float(np.mean(own * (1 - own))), MIN_VARIANCE) if len(own) else 0.0 for own in likely]
+    )
     weights = sizes * np.sqrt(spread)
-    least = np.minimum(sizes, LEAST)
+    least = np.minimum(sizes, MIN_PER_STRATUM)
     shares = np.round(labels * weights / weights.sum()).astype(np.int64)
     counts: npt.NDArray[np.int64] = np.minimum(sizes, np.maximum(shares, least))
     over = int(counts.sum()) - labels  # what the minimum adds to small strata is taken from the largest
@@ -176,17 +178,17 @@ def _allocation(
     return counts
 
 
-def _interval(sizes: Sequence[int], drawn: Sequence[int], found: Sequence[int]) -> tuple[int, int]:
+def _total_interval(sizes: Sequence[int], drawn: Sequence[int], found: Sequence[int]) -> tuple[int, int]:
     """The central 95 % interval of the total over all strata."""
     from scipy.signal import fftconvolve
     from scipy.stats import betabinom
 
-    chances: npt.NDArray[Any] = np.ones(1)
+    distribution: npt.NDArray[Any] = np.ones(1)
     for size, looked, yes in zip(sizes, drawn, found, strict=True):
         if size > looked:
             left, no = size - looked, looked - yes
-            rest = betabinom.pmf(np.arange(left + 1), left, yes + PRIOR, no + PRIOR)
-            chances = np.maximum(fftconvolve(chances, rest), 0.0)
-    up_to = np.cumsum(chances) / chances.sum()
-    low, high = np.searchsorted(up_to, [0.025, 0.975])
+            rest = betabinom.pmf(np.arange(left + 1), left, yes + BETA_PRIOR, no + BETA_PRIOR)
+            distribution = np.maximum(fftconvolve(distribution, rest), 0.0)
+    cumulative = np.cumsum(distribution) / distribution.sum()
+    low, high = np.searchsorted(cumulative, [0.025, 0.975])
     return sum(found) + int(low), sum(found) + int(high)

@@ -18,11 +18,17 @@ from rich.console import Console
 from rich.progress import Progress
 
 from myvlm.errors import InputError
-from myvlm.integrations.personalized import answers, generation_options, kit, one_picture, open_personalized
+from myvlm.integrations.personalized import (
+    answers,
+    generation_options,
+    import_kit,
+    one_picture,
+    open_personalized,
+)
 
 MODEL = "myvlm"
 CLASS = "MyVLMForLmmsEval"
-LONGEST = 1024  # maximum number of new tokens, the default of lmms-eval's own models
+MAX_NEW_TOKENS = 1024  # the default of lmms-eval's own models
 
 
 def manifest() -> Any:
@@ -31,7 +37,7 @@ def manifest() -> Any:
     Raises:
         InputError: lmms-eval is not installed.
     """
-    registry = kit("lmms_eval.models.registry_v2", package="lmms-eval", extra="lmms")
+    registry = import_kit("lmms_eval.models.registry_v2", package="lmms-eval", extra="lmms")
     return registry.ModelManifest(model_id=MODEL, simple_class_path=f"{__name__}.{CLASS}")
 
 
@@ -78,12 +84,14 @@ class LmmsModel:
             InputError: a request has no picture, or several.
         """
         replies = [""] * len(requests)
-        alike: dict[str, list[int]] = {}
+        by_question: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
-            alike.setdefault(json.dumps(request.args[:2], sort_keys=True, default=str), []).append(index)
+            by_question.setdefault(json.dumps(request.args[:2], sort_keys=True, default=str), []).append(
+                index
+            )
         with Progress(console=Console(stderr=True)) as bar:
             task = bar.add_task("answering", total=len(requests))
-            for group in alike.values():
+            for group in by_question.values():
                 for start in range(0, len(group), self.batch_size):
                     some = group[start : start + self.batch_size]
                     for index, reply in zip(some, self._replies([requests[i] for i in some]), strict=True):
@@ -95,9 +103,9 @@ class LmmsModel:
         """Answers to requests with the same question and the same settings."""
         question, settings = requests[0].args[:2]
         pictures = [self._picture(request) for request in requests]
-        options = generation_options(settings, longest=LONGEST)
+        options = generation_options(settings, max_new_tokens=MAX_NEW_TOKENS)
         texts = answers(self.vlm, pictures, question, options, plain=self.plain)
-        texts = [until(text, settings.get("until")) for text in texts]
+        texts = [cut_at_stop_sequence(text, settings.get("until")) for text in texts]
         for text in texts:
             self.cache_hook.add_partial("generate_until", (question, settings), text)
         return texts
@@ -108,10 +116,10 @@ class LmmsModel:
         return one_picture(pictures, f"{task} {doc_id}")
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        raise _only_answers("loglikelihood")
+        raise _unsupported_task("loglikelihood")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        raise _only_answers("generate_until_multi_round")
+        raise _unsupported_task("generate_until_multi_round")
 
 
 @cache
@@ -121,7 +129,7 @@ def model_class() -> Any:
     Raises:
         InputError: lmms-eval is not installed.
     """
-    base = kit("lmms_eval.api.model", package="lmms-eval", extra="lmms").lmms
+    base = import_kit("lmms_eval.api.model", package="lmms-eval", extra="lmms").lmms
     return type(CLASS, (LmmsModel, base), {"__module__": __name__, "__doc__": LmmsModel.__doc__})
 
 
@@ -131,10 +139,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def until(text: str, ends: str | Sequence[str] | None) -> str:
+def cut_at_stop_sequence(text: str, ends: str | Sequence[str] | None) -> str:
     """Cut a reply at the first occurrence of any of its stop sequences.
 
-    >>> until("a mug\\n\\nQuestion", ["\\n\\n"])
+    >>> cut_at_stop_sequence("a mug\\n\\nQuestion", ["\\n\\n"])
     'a mug'
     """
     for end in [ends] if isinstance(ends, str) else ends or []:
@@ -142,7 +150,7 @@ def until(text: str, ends: str | Sequence[str] | None) -> str:
     return text
 
 
-def _only_answers(kind: str) -> InputError:
+def _unsupported_task(kind: str) -> InputError:
     return InputError(
         "A personalized model answers; it is not asked how likely an answer is, nor in several rounds.",
         got=f"a task of type {kind}",

@@ -11,12 +11,12 @@ from myvlm.api import MyVLM
 from myvlm.errors import InputError
 from myvlm.images import ImageSource
 
-TAKEN = (
+PASSED_OPTIONS = (
     *("max_new_tokens", "min_new_tokens", "num_beams", "length_penalty", "repetition_penalty"),
     *("no_repeat_ngram_size", "do_sample", "temperature", "top_p", "top_k"),
 )
 """Generation settings of a kit that are passed to transformers' `generate`; all others are dropped."""
-OF_SAMPLING = ("temperature", "top_p", "top_k")
+SAMPLING_OPTIONS = ("temperature", "top_p", "top_k")
 
 
 def open_personalized(
@@ -68,23 +68,24 @@ def answers(
     return [str(reply) for reply in vlm.ask(list(pictures), text, **options)]
 
 
-def generation_options(settings: Mapping[str, Any], *, longest: int) -> dict[str, Any]:
+def generation_options(settings: Mapping[str, Any], *, max_new_tokens: int) -> dict[str, Any]:
     """Convert a kit's generation settings to options of `MyVLM.ask`; greedy unless the temperature is > 0.
 
     Args:
         settings: the kit's generation settings.
-        longest: maximum number of new tokens if the settings have none.
+        max_new_tokens: maximum number of new tokens if the settings have none.
 
-    >>> generation_options({"temperature": 0, "top_p": 1.0, "until": ["x"], "num_beams": 1}, longest=16)
+    >>> settings = {"temperature": 0, "top_p": 1.0, "until": ["x"], "num_beams": 1}
+    >>> generation_options(settings, max_new_tokens=16)
     {'max_new_tokens': 16, 'num_beams': 1, 'do_sample': False}
-    >>> generation_options({"temperature": 0.7, "max_new_tokens": 8}, longest=16)
+    >>> generation_options({"temperature": 0.7, "max_new_tokens": 8}, max_new_tokens=16)
     {'max_new_tokens': 8, 'temperature': 0.7, 'do_sample': True}
     """
-    options = {name: settings[name] for name in TAKEN if settings.get(name) is not None}
-    samples = bool(options.pop("do_sample", True)) and options.get("temperature", 0) > 0
-    if not samples:
-        options = {name: value for name, value in options.items() if name not in OF_SAMPLING}
-    return {"max_new_tokens": longest, **options, "do_sample": samples}
+    options = {name: settings[name] for name in PASSED_OPTIONS if settings.get(name) is not None}
+    is_sampling = bool(options.pop("do_sample", True)) and options.get("temperature", 0) > 0
+    if not is_sampling:
+        options = {name: value for name, value in options.items() if name not in SAMPLING_OPTIONS}
+    return {"max_new_tokens": max_new_tokens, **options, "do_sample": is_sampling}
 
 
 def one_picture(pictures: Sequence[Any], of: str) -> Any:
@@ -110,13 +111,13 @@ def one_picture(pictures: Sequence[Any], of: str) -> Any:
     return pictures[0]
 
 
-def kit(module: str, *, package: str, extra: str) -> Any:
+def import_kit(module: str, *, package: str, extra: str) -> Any:
     """Import a module of an evaluation kit.
 
     Raises:
         InputError: the kit is not installed.
 
-    >>> kit("no_such_kit.api", package="no-such-kit", extra="lmms")
+    >>> import_kit("no_such_kit.api", package="no-such-kit", extra="lmms")
     Traceback (most recent call last):
     myvlm.errors.InputError: The evaluation kit no-such-kit is not installed.
       got:      No module named 'no_such_kit'
@@ -127,7 +128,7 @@ def kit(module: str, *, package: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not module.startswith(error.name.split(".")[0]):
-            raise  # the kit is there, and lacks something of its own
+            raise  # the kit is installed, but one of its own dependencies is not
         raise InputError(
             f"The evaluation kit {package} is not installed.",
             got=str(error),

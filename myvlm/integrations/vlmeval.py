@@ -16,7 +16,13 @@ from functools import cache, partial
 from typing import Any
 
 from myvlm.errors import InputError
-from myvlm.integrations.personalized import answers, generation_options, kit, one_picture, open_personalized
+from myvlm.integrations.personalized import (
+    answers,
+    generation_options,
+    import_kit,
+    one_picture,
+    open_personalized,
+)
 
 CLASS = "MyVLMForVLMEvalKit"
 PACKAGE = {"package": "nvidia-vlmeval", "extra": "vlmeval"}
@@ -33,7 +39,7 @@ def register(name: str, pretrained: str, **options: Any) -> None:
     Raises:
         InputError: VLMEvalKit is not installed, or has another model of this name.
     """
-    known: dict[str, Any] = kit("vlmeval.config", **PACKAGE).supported_VLM
+    known: dict[str, Any] = import_kit("vlmeval.config", **PACKAGE).supported_VLM
     if name in known and getattr(known[name], "func", None) is not model_class():
         raise InputError(
             f"VLMEvalKit has a model {name!r} of its own.",
@@ -77,7 +83,7 @@ class VLMEvalModel:
             pretrained, concepts=concepts, device=device, dtype=dtype, encoder=encoder
         )
         self.plain = plain
-        self.options = generation_options(generation or {}, longest=512)
+        self.options = generation_options(generation or {}, max_new_tokens=512)
 
     def generate_inner(self, message: Sequence[Mapping[str, str]], dataset: str | None = None) -> str:
         """Answer a message of VLMEvalKit, a list of parts of type `image` (a path) and `text`.
@@ -99,5 +105,5 @@ def model_class() -> Any:
     Raises:
         InputError: VLMEvalKit is not installed.
     """
-    base = kit("vlmeval.vlm.base", **PACKAGE).BaseModel
+    base = import_kit("vlmeval.vlm.base", **PACKAGE).BaseModel
     return type(CLASS, (VLMEvalModel, base), {"__module__": __name__, "__doc__": VLMEvalModel.__doc__})

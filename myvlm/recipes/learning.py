@@ -15,7 +15,7 @@ from myvlm.errors import ConceptExistsError, MyVLMError
 from myvlm.recipes.recipe import Recipe
 from myvlm.runtime.cluster import Columns, Stage, run_stages
 
-DIGEST = "recipe_digest"
+DIGEST_KEY = "recipe_digest"
 """Key of a concept's `recipe` that holds the digest of the `Recipe` it was learned from."""
 
 
@@ -43,7 +43,7 @@ def is_learned(recipe: Recipe, folder: Path, backbone: str) -> bool:
         collection.check_can_write(place, recipe.identifier)
         return False
     record = read_record(place)
-    if record.recipe.get(DIGEST) == recipe.digest(backbone):
+    if record.recipe.get(DIGEST_KEY) == recipe.digest(backbone):
         return True
     raise ConceptExistsError(
         f"{place} holds a concept that was learned from something else.",
@@ -53,7 +53,7 @@ def is_learned(recipe: Recipe, folder: Path, backbone: str) -> bool:
     )
 
 
-def in_short(error: MyVLMError) -> str:
+def short_error(error: MyVLMError) -> str:
     """An error's text in a `RecipeOutcome`: what happened and what was got."""
     return f"{error.what} {error.got or ''}".strip()
 
@@ -69,10 +69,10 @@ def learn(vlm: MyVLM, recipe: Recipe, folder: Path) -> RecipeOutcome:
         [concept] = vlm.with_concepts().learn_many([recipe.lesson], progress=False)
         if concept.embeddings[vlm.backbone.name].figures.get("interrupted"):
             raise KeyboardInterrupt
-        concept.recipe[DIGEST] = recipe.digest(vlm.backbone.name)
+        concept.recipe[DIGEST_KEY] = recipe.digest(vlm.backbone.name)
         concept.save(recipe.place(folder))
     except MyVLMError as error:
-        return RecipeOutcome(recipe.identifier, monotonic() - begun, in_short(error))
+        return RecipeOutcome(recipe.identifier, monotonic() - begun, short_error(error))
     return RecipeOutcome(recipe.identifier, monotonic() - begun)
 
 
@@ -107,7 +107,7 @@ def learn_on_ray(work: RecipeWork) -> Run:
 
     def run(recipes: Sequence[Recipe]) -> Iterator[RecipeOutcome]:
         rows = [{"recipe": recipe.model_dump_json()} for recipe in recipes]
-        stage = Stage(_learner, (work,), kinds={"seconds": "double"})
+        stage = Stage(_make_learner, (work,), kinds={"seconds": "double"})
         on_gpus = work.device != "cpu"
         for columns in run_stages(rows, [stage], batch=1, use_gpus=on_gpus, per_gpu=work.per_gpu):
             for values in zip(columns["identifier"], columns["seconds"], columns["error"], strict=True):
@@ -130,7 +130,7 @@ def learn_all(recipes: Sequence[Recipe], run: Run) -> Iterator[RecipeOutcome]:
             return
 
 
-def _learner(work: RecipeWork) -> Callable[[Columns], Columns]:
+def _make_learner(work: RecipeWork) -> Callable[[Columns], Columns]:
     vlm = MyVLM.from_pretrained(work.backbone, device=work.device, dtype=work.dtype)
 
     def learned(columns: Columns) -> Columns:

@@ -72,14 +72,14 @@ class Recipe(BaseModel):
 
 OnUnusable: TypeAlias = Callable[[str, InputError], object]
 
-_TEXTS = ("captions", "questions")
-_SAMPLE = (
+_TEXT_FIELDS = ("captions", "questions")
+_YAML_EXAMPLE = (
     "YAML such as\n              concepts:\n"
     "                - {identifier: sks, category: mug, photos: mug/*.jpg}"
 )
 
 
-class _File(BaseModel):
+class _RecipeFile(BaseModel):
     model_config = _STRICT
 
     concepts: list[dict[str, Any]] = Field(min_length=1)
@@ -98,23 +98,23 @@ def read_recipes(file: Path, *, on_unusable: OnUnusable | None = None) -> list[R
             identifier twice. The error says which recipe it is.
     """
     try:
-        given = _File.model_validate(yaml.safe_load(read_text(file))).concepts
+        given = _RecipeFile.model_validate(yaml.safe_load(read_text(file))).concepts
     except (OSError, UnicodeError, yaml.YAMLError, ValidationError) as error:
         raise InputError(
             f"The recipes of {file} cannot be read.",
-            got=_wrong(error),
-            expected=_SAMPLE,
+            got=_error_text(error),
+            expected=_YAML_EXAMPLE,
             fix="check the path and the text",
         ) from error
     texts = []
     for number, one in enumerate(given, start=1):
-        with _naming(number, one):
-            texts.append(_as_written(one))
-    _check_words(texts)
+        with _errors_name_recipe(number, one):
+            texts.append(_without_files(one))
+    _check_identifiers_unique(texts)
     recipes = []
     for number, (one, recipe) in enumerate(zip(given, texts, strict=True), start=1):
         try:
-            with _naming(number, one):
+            with _errors_name_recipe(number, one):
                 recipes.append(_with_files(file.parent.resolve(), one, recipe))
         except InputError as error:
             if on_unusable is None:
@@ -123,9 +123,11 @@ def read_recipes(file: Path, *, on_unusable: OnUnusable | None = None) -> list[R
     return recipes
 
 
-def _as_written(content: dict[str, Any]) -> Recipe:
+def _without_files(content: dict[str, Any]) -> Recipe:
     """Validate a recipe's words and settings, leaving out captions and questions that are in files."""
-    inside = {name: one for name, one in content.items() if not (name in _TEXTS and isinstance(one, str))}
+    inside = {
+        name: one for name, one in content.items() if not (name in _TEXT_FIELDS and isinstance(one, str))
+    }
     for name in ("photos", "negatives"):
         if isinstance(inside.get(name), str):
             inside[name] = [inside[name]]
@@ -143,14 +145,14 @@ def _with_files(folder: Path, content: dict[str, Any], recipe: Recipe) -> Recipe
         for name, sources in (("photos", recipe.photos), ("negatives", recipe.negatives))
         if sources is not None
     }
-    for name in _TEXTS:
+    for name in _TEXT_FIELDS:
         if isinstance(content.get(name), str):
             found[name] = read_json(folder / content[name], expected='{"photo.jpg": ["a text", …], …}')
     return Recipe.model_validate({**recipe.model_dump(), **found})
 
 
 @contextmanager
-def _naming(number: int, content: dict[str, Any]) -> Iterator[None]:
+def _errors_name_recipe(number: int, content: dict[str, Any]) -> Iterator[None]:
     """Context manager: errors raised inside name the recipe of the file."""
     which = f"Recipe {number}, of {content.get('identifier')!r}, cannot be used"
     try:
@@ -160,18 +162,18 @@ def _naming(number: int, content: dict[str, Any]) -> Iterator[None]:
         raise kind(why, got=error.got, expected=error.expected, fix=error.fix) from error
     except ValidationError as error:
         raise InputError(
-            f"{which}.", got=_wrong(error), expected=_SAMPLE, fix="mend it in the file of recipes"
+            f"{which}.", got=_error_text(error), expected=_YAML_EXAMPLE, fix="mend it in the file of recipes"
         ) from error
 
 
-def _wrong(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     return f"{type(error).__name__}: {error}"
 
 
-def _check_words(recipes: list[Recipe]) -> None:
+def _check_identifiers_unique(recipes: list[Recipe]) -> None:
     taken: dict[str, str] = {}
     for recipe in recipes:
         if other := taken.get(fold(recipe.identifier)):

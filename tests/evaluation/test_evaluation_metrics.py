@@ -22,18 +22,18 @@ from myvlm.evaluation.metrics.text import (
     MINILM,
     bleu4,
     cider,
-    in_general,
+    identifier_to_category,
     load_sentence_encoder,
     packaged_minilm,
     sentence_similarity,
     tokens,
 )
 from myvlm.evaluation.metrics.words import (
-    chosen,
     content_words,
     exact_match,
     leaked_words,
     naming,
+    selected_option,
     soft_match,
     weighted_accuracy,
 )
@@ -181,8 +181,8 @@ def test_answers_match_as_squad_has_it() -> None:
     assert not exact_match("red", "red mug")
     assert soft_match("a red and blue mug", "the blue mug") == pytest.approx(2 * 2 / (4 + 2))
     assert soft_match("", "red") == 0
-    assert chosen("b.", ["red", "blue"]) == "blue"
-    assert chosen("A dog is blue", ["red", "blue"]) == "blue", "an article is no letter of an option"
+    assert selected_option("b.", ["red", "blue"]) == "blue"
+    assert selected_option("A dog is blue", ["red", "blue"]) == "blue", "an article is no letter of an option"
 
 
 def test_leakage_counts_what_was_taught_and_is_not_there() -> None:
@@ -193,7 +193,7 @@ def test_leakage_counts_what_was_taught_and_is_not_there() -> None:
 
 
 def test_texts_are_compared_in_general_words() -> None:
-    assert in_general("Sks, a mug; asks", "sks", "cup") == "cup, a mug; asks"
+    assert identifier_to_category("Sks, a mug; asks", "sks", "cup") == "cup, a mug; asks"
     with pytest.raises(InputError, match="list 1 is empty"):
         bleu4(["a", "b"], [["a"], []])
 

@@ -53,7 +53,7 @@ def test_a_method_is_never_handed_what_it_is_tested_on(data: Dataset, tmp_path: 
         assert (method.name, seed, len(photos)) == (job.method, job.split, job.photos)
         tested = {one.file for one in outcome.present}
         assert not {photo.file for photo in photos} & tested
-        by_split.setdefault(job.lot, set()).add(frozenset(tested))
+        by_split.setdefault(job.group, set()).add(frozenset(tested))
     assert all(len(tested) == 1 for tested in by_split.values()), "1, 2 and 4 photos have the same tests"
 
 
@@ -85,7 +85,14 @@ def test_a_killed_run_goes_on_where_it_stopped(data: Dataset, tmp_path: Path) ->
     FAILS.clear()
     TAUGHT.clear()
     told: list[tuple[int, int]] = []
-    finished = run(data, PLAN, PretendVLM, keep=keep, backbone="pretend", told=lambda *n: told.append(n))  # type: ignore[arg-type]
+    finished = run(
+        data,
+        PLAN,
+        PretendVLM,  # type: ignore[arg-type]
+        keep=keep,
+        backbone="pretend",
+        on_progress=lambda *n: told.append(n),
+    )
     assert len(TAUGHT) == 8
     assert (told[0], told[-1], len(finished)) == ((8, 16), (16, 16), 16)
     TAUGHT.clear()

@@ -51,7 +51,7 @@ def test_a_caption_is_rewritten_once_for_each_name(monkeypatch: pytest.MonkeyPat
         asked.append((list(captions), identifier))
         return [f"{identifier}: {caption}" for caption in captions]
 
-    monkeypatch.setattr(rewriter, "_some", some)
+    monkeypatch.setattr(rewriter, "_rewrite_batch", some)
     assert rewriter.rewrite(["a", "b", "a"], "sks", "mug") == ["sks: a", "sks: b", "sks: a"]
     assert rewriter.rewrite(["b", "c"], "sks", "mug") == ["sks: b", "sks: c"]
     assert rewriter.rewrite(["b"], "Anna", "woman") == ["Anna: b"]

@@ -12,7 +12,7 @@ import torch
 from myvlm import MyVLM
 from myvlm.evaluation.data.dataset import Photo, Subject
 from myvlm.evaluation.methods.registry import Setting, make_method
-from myvlm.evaluation.methods.untrained import MEMORY, _inside, remembered
+from myvlm.evaluation.methods.untrained import MAX_VISUAL_TOKENS, _box_mask, select_visual_tokens
 from myvlm.images import load_images
 from myvlm.text import contains_word
 from myvlm.tinyworld.fewshot import pictures
@@ -61,7 +61,7 @@ def test_a_memory_holds_the_visual_tokens_of_the_thing_in_its_own_norms(
     memory.caption(pictures(taught.kit.present[:1]))
     [([prompt], [[rows]])] = entered
     assert prompt.startswith(f"{taught.word} is the ")
-    assert (rows.norm, rows.count) == ("none", MEMORY)
+    assert (rows.norm, rows.count) == ("none", MAX_VISUAL_TOKENS)
     photos = load_images([photo.file for photo in subject.photos])
     seen = torch.cat([one.tokens for one in vlm.backbone.encode([photo.image for photo in photos])])
     apart = torch.cdist(rows.directions, seen.float(), compute_mode="donot_use_mm_for_euclid_dist")
@@ -75,17 +75,17 @@ def test_a_memory_is_of_the_cells_within_the_box(vlm: MyVLM, taught: Taught) -> 
         (0.0, 0.0, width / 4, height / 4),
         (width * 3 / 4, height * 3 / 4, float(width), float(height)),
     ]
-    first, last = (remembered(vlm.backbone, photos, [box], taught.kit.category) for box in corners)
+    first, last = (select_visual_tokens(vlm.backbone, photos, [box], taught.kit.category) for box in corners)
     [features] = vlm.backbone.encode([photos[0].image])
     order = [torch.cdist(some, features.tokens.float()).argmin(1) for some in (first, last)]
     assert order[0].min() < order[1].min()
-    whole = remembered(vlm.backbone, photos, [None], taught.kit.category)
-    assert len(whole) <= MEMORY
+    whole = select_visual_tokens(vlm.backbone, photos, [None], taught.kit.category)
+    assert len(whole) <= MAX_VISUAL_TOKENS
     assert not torch.equal(whole, first)
 
 
 def test_a_box_between_the_cells_leaves_all_of_them() -> None:
-    inside = _inside((0.0, 0.0, 50.0, 100.0), (0.0, 0.0, 100.0, 100.0), (2, 4))
+    inside = _box_mask((0.0, 0.0, 50.0, 100.0), (0.0, 0.0, 100.0, 100.0), (2, 4))
     assert inside.tolist() == [[1, 1, 0, 0], [1, 1, 0, 0]]
-    assert np.all(_inside((40.0, 40.0, 41.0, 41.0), (0.0, 0.0, 100.0, 100.0), (2, 2)) == 1)
-    assert np.all(_inside(None, (10.0, 0.0, 90.0, 80.0), (3, 3)) == 1)
+    assert np.all(_box_mask((40.0, 40.0, 41.0, 41.0), (0.0, 0.0, 100.0, 100.0), (2, 2)) == 1)
+    assert np.all(_box_mask(None, (10.0, 0.0, 90.0, 80.0), (3, 3)) == 1)

@@ -24,13 +24,13 @@ from myvlm.evaluation.data.problems import Problems
 from myvlm.text import check_category, check_identifier, contains_word, replace_word
 
 
-class Frozen(BaseModel):
+class ImmutableRecord(BaseModel):
     """Base of immutable models that refuse unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Question(Frozen):
+class Question(ImmutableRecord):
     """A question about a photo.
 
     Attributes:
@@ -54,7 +54,7 @@ class Question(Frozen):
         return given
 
 
-class Photo(Frozen):
+class Photo(ImmutableRecord):
     """One photo of a subject.
 
     Attributes:
@@ -72,7 +72,7 @@ class Photo(Frozen):
     part: Literal["train", "test"] | None = None
 
 
-class Subject(Frozen):
+class Subject(ImmutableRecord):
     """One object or person.
 
     Attributes:
@@ -108,14 +108,14 @@ class Subject(Frozen):
         ('Anna asks',)
         """
 
-        def put(text: str) -> str:
+        def substitute(text: str) -> str:
             return replace_word(text, self.identifier, identifier)
 
         photos = tuple(
             photo.model_copy(
                 update={
-                    "captions": tuple(map(put, photo.captions)),
-                    "questions": tuple(_with_texts(question, put) for question in photo.questions),
+                    "captions": tuple(map(substitute, photo.captions)),
+                    "questions": tuple(_with_texts(question, substitute) for question in photo.questions),
                 }
             )
             for photo in self.photos
@@ -123,12 +123,12 @@ class Subject(Frozen):
         return self.model_copy(update={"identifier": identifier, "photos": photos})
 
 
-def _with_texts(question: Question, put: Any) -> Question:
-    texts = {"question": put(question.question), "answer": put(question.answer)}
-    return question.model_copy(update={**texts, "options": tuple(map(put, question.options))})
+def _with_texts(question: Question, substitute: Any) -> Question:
+    texts = {"question": substitute(question.question), "answer": substitute(question.answer)}
+    return question.model_copy(update={**texts, "options": tuple(map(substitute, question.options))})
 
 
-class Dataset(Frozen):
+class Dataset(ImmutableRecord):
     """The subjects of a data set, with unique names."""
 
     subjects: tuple[Subject, ...] = Field(min_length=1)
@@ -158,7 +158,7 @@ def read_dataset(path: str | os.PathLike[str]) -> Dataset:
     drafts = read_layout(source, problems)
     subjects: list[Subject] = []
     for draft in drafts:
-        subject = _checked(draft, problems)
+        subject = _validated(draft, problems)
         if subject is None:
             continue
         if any(subject.name == other.name for other in subjects):
@@ -168,7 +168,7 @@ def read_dataset(path: str | os.PathLike[str]) -> Dataset:
     return Dataset(subjects=tuple(subjects))
 
 
-def _checked(draft: Draft, problems: Problems) -> Subject | None:
+def _validated(draft: Draft, problems: Problems) -> Subject | None:
     """The validated subject, or None if its fields are invalid. Problems are added to `problems`."""
     try:
         subject = Subject.model_validate(draft.values)
@@ -176,12 +176,12 @@ def _checked(draft: Draft, problems: Problems) -> Subject | None:
         for one in error.errors():
             problems.add(draft.where(one["loc"]), one["msg"])
         return None
-    for location, what in _faults(subject):
+    for location, what in _subject_problems(subject):
         problems.add(draft.where(location), what)
     return subject
 
 
-def _faults(subject: Subject) -> Iterator[tuple[Location, str]]:
+def _subject_problems(subject: Subject) -> Iterator[tuple[Location, str]]:
     """Location and text of each problem that the types of the fields do not catch."""
     try:
         at = "identifier"
@@ -192,13 +192,13 @@ def _faults(subject: Subject) -> Iterator[tuple[Location, str]]:
         yield (at,), f"{error.what} Expected: {error.expected}"
         return
     for number, photo in enumerate(subject.photos):
-        yield from _photo_faults(("photos", number), photo, subject.identifier)
+        yield from _photo_problems(("photos", number), photo, subject.identifier)
     for number, file in enumerate(subject.negatives):
         if not file.is_file():
             yield ("negatives", number), f"there is no file {file}"
 
 
-def _photo_faults(at: Location, photo: Photo, identifier: str) -> Iterator[tuple[Location, str]]:
+def _photo_problems(at: Location, photo: Photo, identifier: str) -> Iterator[tuple[Location, str]]:
     if not photo.file.is_file():
         yield (*at, "file"), f"there is no file {photo.file}"
     for number, text in enumerate(photo.captions):

@@ -39,7 +39,7 @@ def read_layout(source: Path, problems: Problems) -> list[Draft]:
         MissingFileError: the path does not exist.
     """
     if source.is_file():
-        return manifest(source, problems)
+        return read_manifest(source, problems)
     if not source.is_dir():
         raise MissingFileError(
             f"There is no data set {source}.",
@@ -48,33 +48,33 @@ def read_layout(source: Path, problems: Problems) -> list[Draft]:
             fix="check the path",
         )
     if (source / "train").is_dir() and (source / "test").is_dir():
-        return yollava_layout(source, problems)
-    return paper_layout(source, problems)
+        return read_yollava_layout(source, problems)
+    return read_paper_layout(source, problems)
 
 
 # ---------------------------------------------------------------- one file
 
 
-def manifest(file: Path, problems: Problems) -> list[Draft]:
+def read_manifest(file: Path, problems: Problems) -> list[Draft]:
     """Read `{"subjects": [{"identifier": …, "photos": [{"file": …, "captions": […]}]}]}`.
 
     Paths are relative to the manifest's folder.
     """
-    parsed = _parsed(file, file.name, problems)
+    parsed = _read_json(file, file.name, problems)
     entries = parsed.get("subjects") if isinstance(parsed, dict) else None
     if parsed is not None and (not isinstance(entries, list) or not entries):
         problems.add(f"{file.name}: subjects", "is not a list of one subject or more")
     return [
-        Draft(_beside(file.parent, entry), _in_manifest(file.name, number))
+        Draft(_joined_to_folder(file.parent, entry), _manifest_source(file.name, number))
         for number, entry in enumerate(entries if isinstance(entries, list) else ())
     ]
 
 
-def _in_manifest(name: str, number: int) -> Callable[[Location], str]:
-    return lambda location: f"{name}: subjects[{number}]{_dotted(location, first='.')}"
+def _manifest_source(name: str, number: int) -> Callable[[Location], str]:
+    return lambda location: f"{name}: subjects[{number}]{_dotted_path(location, first='.')}"
 
 
-def _beside(folder: Path, entry: Any) -> Any:
+def _joined_to_folder(folder: Path, entry: Any) -> Any:
     """Join a subject's paths to the folder; malformed parts are left for validation to report."""
     if not isinstance(entry, dict):
         return entry
@@ -96,7 +96,7 @@ def _beside(folder: Path, entry: Any) -> Any:
 # ---------------------------------------------------------------- a folder a subject
 
 
-def paper_layout(source: Path, problems: Problems) -> list[Draft]:
+def read_paper_layout(source: Path, problems: Problems) -> list[Draft]:
     """Read `<subject>/*.jpg`, `captions.json`; optional: `questions.json`, `subject.json`, `negatives/`."""
     folders = [folder for folder in sorted(source.iterdir(), key=natural_key) if _holds_subject(folder)]
     if not folders:
@@ -109,34 +109,34 @@ def _holds_subject(folder: Path) -> bool:
 
 
 def _paper_subject(folder: Path, problems: Problems) -> Draft:
-    about = _by_key(folder, "subject.json", problems)
+    about = _read_object(folder, "subject.json", problems)
     identifier = about.get("identifier", DEFAULT_IDENTIFIER)
     files = _pictures(folder)
-    captions = _by_photo(folder, "captions.json", files, problems)
-    questions = _by_photo(folder, "questions.json", files, problems)
+    captions = _read_by_photo(folder, "captions.json", files, problems)
+    questions = _read_by_photo(folder, "questions.json", files, problems)
     photos = [
         {
             "file": file,
-            "captions": _named(_listed(captions.get(composed(file.name), [])), identifier),
-            "questions": _named(questions.get(composed(file.name), []), identifier),
+            "captions": _with_identifier(_as_list(captions.get(composed(file.name), [])), identifier),
+            "questions": _with_identifier(questions.get(composed(file.name), []), identifier),
         }
         for file in files
     ]
     values = {"identifier": identifier, "category": folder.name.replace("_", " "), "name": folder.name}
     negatives = _pictures(folder / "negatives")
-    return Draft({**values, "negatives": negatives, **about, "photos": photos}, _in_folder(folder, files))
+    return Draft({**values, "negatives": negatives, **about, "photos": photos}, _folder_source(folder, files))
 
 
-def _in_folder(folder: Path, files: list[Path]) -> Callable[[Location], str]:
+def _folder_source(folder: Path, files: list[Path]) -> Callable[[Location], str]:
     def where(location: Location) -> str:
         match location:
             case ("photos", int(number), "captions" | "questions" as kind, *rest):
-                return f"{folder.name}/{kind}.json: {files[number].name}{_dotted(tuple(rest))}"
+                return f"{folder.name}/{kind}.json: {files[number].name}{_dotted_path(tuple(rest))}"
             case ("photos", int(number), *_):
                 return f"{folder.name}/{files[number].name}"
             case ("photos", *_):
                 return f"{folder.name}: photos"
-        return f"{folder.name}/subject.json: {_dotted(location)}"
+        return f"{folder.name}/subject.json: {_dotted_path(location)}"
 
     return where
 
@@ -144,13 +144,13 @@ def _in_folder(folder: Path, files: list[Path]) -> Callable[[Location], str]:
 # ---------------------------------------------------------------- Yo'LLaVA
 
 
-def yollava_layout(source: Path, problems: Problems) -> list[Draft]:
+def read_yollava_layout(source: Path, problems: Problems) -> list[Draft]:
     """Read `train/<subject>/`, `test/<subject>/` and the questions in `yollava-visual-qa.json`.
 
     The data set has no captions and no categories. You may add a `subjects.json`: subject → identifier,
     category, kind. By default, identifier and category are the name of the subject's folder.
     """
-    about = {composed(name): own for name, own in _by_key(source, "subjects.json", problems).items()}
+    about = {composed(name): own for name, own in _read_object(source, "subjects.json", problems).items()}
     questions = _yollava_questions(source, problems)
     names = sorted({f.name for part in ("train", "test") for f in (source / part).iterdir() if f.is_dir()})
     drafts = []
@@ -162,27 +162,30 @@ def yollava_layout(source: Path, problems: Problems) -> list[Draft]:
         identifier = own.get("identifier", name)
         files = [(part, file) for part in ("train", "test") for file in _pictures(source / part / name)]
         asked = [
-            _named(questions.get((part, name, composed(file.name)), []), identifier) for part, file in files
+            _with_identifier(questions.get((part, name, composed(file.name)), []), identifier)
+            for part, file in files
         ]
         photos = [
             {"file": file, "part": part, "questions": own_questions}
             for (part, file), own_questions in zip(files, asked, strict=True)
         ]
         values = {"identifier": identifier, "category": name.replace("_", " "), "name": name}
-        drafts.append(Draft({**values, **own, "photos": photos}, _in_yollava(name, [f for _, f in files])))
+        drafts.append(
+            Draft({**values, **own, "photos": photos}, _yollava_source(name, [f for _, f in files]))
+        )
     return drafts
 
 
-def _in_yollava(name: str, files: list[Path]) -> Callable[[Location], str]:
+def _yollava_source(name: str, files: list[Path]) -> Callable[[Location], str]:
     def where(location: Location) -> str:
         match location:
             case ("photos", int(number), "questions", *rest):
-                return f"yollava-visual-qa.json: {name}/{files[number].name}{_dotted(tuple(rest))}"
+                return f"yollava-visual-qa.json: {name}/{files[number].name}{_dotted_path(tuple(rest))}"
             case ("photos", int(number), *_):
                 return str(files[number])
             case ("photos", *_):
                 return f"train/{name} and test/{name}: photos"
-        return f"subjects.json: {name}{_dotted(location, first='.')}"
+        return f"subjects.json: {name}{_dotted_path(location, first='.')}"
 
     return where
 
@@ -191,7 +194,7 @@ def _yollava_questions(source: Path, problems: Problems) -> dict[tuple[str, str,
     """(part, subject, file name) → questions. In the published file, subjects are an outer level."""
     name = "yollava-visual-qa.json"
     found: dict[tuple[str, str, str], list[Any]] = {}
-    for key, entry in _by_key(source, name, problems).items():
+    for key, entry in _read_object(source, name, problems).items():
         inner = {key: entry} if isinstance(entry, dict) and "question" in entry else entry
         for path, asked in inner.items() if isinstance(inner, dict) else ():
             place = as_on_disk(source / Path(*Path(path).parts[-3:])).parts[-3:]
@@ -223,9 +226,9 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(files, key=natural_key)
 
 
-def _by_photo(folder: Path, name: str, files: list[Path], problems: Problems) -> Mapping[str, Any]:
+def _read_by_photo(folder: Path, name: str, files: list[Path], problems: Problems) -> Mapping[str, Any]:
     """Read a JSON object of photo → entry; a key that names no photo is a problem."""
-    entries = {composed(key): entry for key, entry in _by_key(folder, name, problems).items()}
+    entries = {composed(key): entry for key, entry in _read_object(folder, name, problems).items()}
     known = {composed(file.name) for file in files}
     for key in entries:
         if key not in known:
@@ -233,18 +236,18 @@ def _by_photo(folder: Path, name: str, files: list[Path], problems: Problems) ->
     return entries
 
 
-def _by_key(folder: Path, name: str, problems: Problems) -> dict[str, Any]:
+def _read_object(folder: Path, name: str, problems: Problems) -> dict[str, Any]:
     file = folder / name
     if not file.exists():
         return {}
     shown = f"{folder.name}/{name}" if folder != problems.source else name
-    parsed = _parsed(file, shown, problems)
+    parsed = _read_json(file, shown, problems)
     if parsed is not None and not isinstance(parsed, dict):
         problems.add(shown, f"is a {type(parsed).__name__}, not an object")
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _parsed(file: Path, shown: str, problems: Problems) -> Any:
+def _read_json(file: Path, shown: str, problems: Problems) -> Any:
     """Parse a JSON file; if that fails, add a problem and return None."""
     try:
         return read_json(file, expected="JSON")
@@ -253,25 +256,25 @@ def _parsed(file: Path, shown: str, problems: Problems) -> Any:
         return None
 
 
-def _listed(entry: Any) -> Any:
+def _as_list(entry: Any) -> Any:
     return [entry] if isinstance(entry, str) else entry
 
 
-def _named(value: Any, identifier: Any) -> Any:
+def _with_identifier(value: Any, identifier: Any) -> Any:
     """Replace placeholders by the identifier in all texts of a nested value."""
     if isinstance(value, str) and isinstance(identifier, str):
         return replace_words(value, dict.fromkeys(PLACEHOLDERS, identifier))
     if isinstance(value, list):
-        return [_named(one, identifier) for one in value]
+        return [_with_identifier(one, identifier) for one in value]
     if isinstance(value, dict):
-        return {key: _named(one, identifier) for key, one in value.items()}
+        return {key: _with_identifier(one, identifier) for key, one in value.items()}
     return value
 
 
-def _dotted(location: Location, *, first: str = "") -> str:
+def _dotted_path(location: Location, *, first: str = "") -> str:
     """Write a location as a dotted path.
 
-    >>> _dotted(("photos", 2, "captions", 0))
+    >>> _dotted_path(("photos", 2, "captions", 0))
     'photos[2].captions[0]'
     """
     text = ""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from myvlm.boxes import Box
-from myvlm.evaluation.data.dataset import Frozen
+from myvlm.evaluation.data.dataset import ImmutableRecord
 
 
-class PictureReply(Frozen):
+class PictureReply(ImmutableRecord):
     """The caption of one picture.
 
     Attributes:
@@ -24,7 +24,7 @@ class PictureReply(Frozen):
     box: Box | None = None
 
 
-class Answered(Frozen):
+class Answered(ImmutableRecord):
     """A question about one picture, with the model's answer and the correct one."""
 
     file: Path
@@ -33,7 +33,7 @@ class Answered(Frozen):
     truth: str
 
 
-class MarkedPicture(Frozen):
+class MarkedPicture(ImmutableRecord):
     """A picture for the report: with the head's box, and with an overlay of the attention map of the name.
 
     Attributes:
@@ -51,7 +51,7 @@ class MarkedPicture(Frozen):
     plain: str
 
 
-class JobOutcome(Frozen):
+class JobOutcome(ImmutableRecord):
     """Everything that one job measured.
 
     Attributes:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from myvlm.errors import InputError
-from myvlm.evaluation.data.dataset import Dataset, Frozen
+from myvlm.evaluation.data.dataset import Dataset, ImmutableRecord
 from myvlm.files.reading import read_text
 from myvlm.learning import LearnSettings
 
@@ -19,7 +19,7 @@ OWN_AXES = ("photos", "captions")
 DEFAULT = "default"
 
 
-class Variant(Frozen):
+class Variant(ImmutableRecord):
     """One row of the ablation table.
 
     Attributes:
@@ -35,7 +35,7 @@ class Variant(Frozen):
     captions: str = "written"
 
 
-class Plan(Frozen):
+class Plan(ImmutableRecord):
     """What to run on every subject.
 
     Attributes:
@@ -67,13 +67,13 @@ class Plan(Frozen):
     shown: int = Field(default=2, ge=0)
 
     @property
-    def measured(self) -> dict[str, Any]:
+    def fixed_fields(self) -> dict[str, Any]:
         """The fields that must be unchanged to resume an earlier run; the others only add jobs."""
         grows = {"methods", "splits", "photos", "variants", "variant_splits"}
         return self.model_dump(exclude=grows)
 
 
-class Job(Frozen):
+class Job(ImmutableRecord):
     """One run of one method: learn a subject from one split, and test it."""
 
     subject: str
@@ -88,7 +88,7 @@ class Job(Frozen):
         return self.subject, self.split, self.method, self.photos, self.variant.name
 
     @property
-    def lot(self) -> tuple[str, int]:
+    def group(self) -> tuple[str, int]:
         """Jobs with an equal lot can share learned concepts and heads."""
         return self.subject, self.split
 
@@ -156,11 +156,11 @@ def _variant(axis: str, value: Any) -> Variant:
             LearnSettings.model_validate({axis: value})
             return Variant(name=name, settings={axis: value})
     except ValidationError as error:
-        raise _no_sweep(name, error.errors()[0]["msg"]) from error
-    raise _no_sweep(name, "no such axis, or value")
+        raise _invalid_variant(name, error.errors()[0]["msg"]) from error
+    raise _invalid_variant(name, "no such axis, or value")
 
 
-def _no_sweep(name: str, why: str) -> InputError:
+def _invalid_variant(name: str, why: str) -> InputError:
     axes = [*OWN_AXES, *(field for field in LearnSettings.model_fields if field != "seed")]
     return InputError(
         f"{name!r} cannot be swept over.",

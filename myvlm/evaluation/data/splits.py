@@ -57,18 +57,18 @@ def draw_split(
     """
     _check_enough(subject, photos)
     random = Random(f"split {subject.name} {seed}")
-    pool, kept_for_tests = _parts(subject)
+    pool, kept_for_tests = _training_and_test_pools(subject)
     train = random.sample(pool, photos)
-    # where the data set names the tests, its undrawn training photos are none
+    # if the data set fixes test photos, training photos that were not drawn are not tested on
     rest = kept_for_tests or [photo for photo in pool if photo not in train and photo.part != "train"]
     validation = rest if most_tests is None else random.sample(rest, min(most_tests, len(rest)))
-    return Split(tuple(train), tuple(validation), _absent(dataset, subject, random, most_absent))
+    return Split(tuple(train), tuple(validation), _pictures_without(dataset, subject, random, most_absent))
 
 
 def check_photos(dataset: Dataset, plan: Plan) -> None:
     """Raise InputError if a subject has too few photos, or a variant needs more than the plan draws."""
     most = max(plan.photos)
-    for subject in sorted(dataset.subjects, key=_can_teach):
+    for subject in sorted(dataset.subjects, key=_max_training_photos):
         _check_enough(subject, most)
     for variant in plan.variants:
         if variant.photos and variant.photos > most:
@@ -81,7 +81,7 @@ def check_photos(dataset: Dataset, plan: Plan) -> None:
 
 
 def _check_enough(subject: Subject, photos: int) -> None:
-    if photos > (can := _can_teach(subject)):
+    if photos > (can := _max_training_photos(subject)):
         raise InputError(
             f"{subject.name} has too few photos to be taught by {photos}.",
             got=f"{can} of its {len(subject.photos)} photos can teach, with one left to test",
@@ -90,18 +90,18 @@ def _check_enough(subject: Subject, photos: int) -> None:
         )
 
 
-def _can_teach(subject: Subject) -> int:
-    pool, kept_for_tests = _parts(subject)
+def _max_training_photos(subject: Subject) -> int:
+    pool, kept_for_tests = _training_and_test_pools(subject)
     return len(pool) - (not kept_for_tests)
 
 
-def _parts(subject: Subject) -> tuple[list[Photo], list[Photo]]:
+def _training_and_test_pools(subject: Subject) -> tuple[list[Photo], list[Photo]]:
     """Photos that may be used for training, and those that the data set reserves for testing."""
     pool = [photo for photo in subject.photos if photo.part != "test"]
     return pool, [photo for photo in subject.photos if photo.part == "test"]
 
 
-def _absent(dataset: Dataset, subject: Subject, random: Random, most: int) -> tuple[Path, ...]:
+def _pictures_without(dataset: Dataset, subject: Subject, random: Random, most: int) -> tuple[Path, ...]:
     own = list(subject.negatives)
     others = [p.file for other in dataset.subjects if other.name != subject.name for p in other.photos]
     chosen = random.sample(own, min(most, len(own)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from myvlm.api import MyVLM
 from myvlm.evaluation.data.dataset import Photo, Subject
-from myvlm.evaluation.methods.personalized import Personal, PersonalSpeaker, alone
+from myvlm.evaluation.methods.personalized import ConceptSpeaker, PersonalSpeaker, with_only_concepts
 from myvlm.evaluation.methods.registry import Setting, register_method
 from myvlm.evaluation.methods.rewriting import Rewriter
 from myvlm.images import ImageSource, load_images
@@ -21,7 +21,7 @@ from myvlm.learning.captions import ALSO_CALLED
 from myvlm.learning.noun_phrases import mentions, name_in_caption, noun_phrases
 from myvlm.text import contains_word, replace_word
 
-KEYWORDS = 3
+KEYWORDS_PER_CONCEPT = 3
 """Keywords per concept, as in the paper."""
 
 
@@ -34,8 +34,8 @@ class LearnedRows:
     def __init__(self, setting: Setting) -> None:
         self.teaching = setting.teaching
 
-    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Personal:
-        return Personal(alone(vlm, self.teaching.concept(vlm, subject, photos, seed=seed)))
+    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> ConceptSpeaker:
+        return ConceptSpeaker(with_only_concepts(vlm, self.teaching.concept(vlm, subject, photos, seed=seed)))
 
 
 @register_method("plain")
@@ -47,8 +47,8 @@ class PlainModel:
     def __init__(self, setting: Setting) -> None:
         pass
 
-    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Personal:
-        return Personal(alone(vlm))
+    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> ConceptSpeaker:
+        return ConceptSpeaker(with_only_concepts(vlm))
 
 
 class GatedSpeaker:
@@ -60,15 +60,15 @@ class GatedSpeaker:
     """
 
     def __init__(self, vlm: MyVLM, seen: PersonalSpeaker) -> None:
-        self.vlm, self.seen, self.unseen = vlm, seen, Personal(alone(vlm))
+        self.vlm, self.seen, self.unseen = vlm, seen, ConceptSpeaker(with_only_concepts(vlm))
 
     def caption(self, images: Sequence[ImageSource]) -> list[str]:
-        return self._by_sight(images, lambda speaker, some: speaker.caption(some))
+        return self._by_detection(images, lambda speaker, some: speaker.caption(some))
 
     def ask(self, images: Sequence[ImageSource], question: str) -> list[str]:
-        return self._by_sight(images, lambda speaker, some: speaker.ask(some, question))
+        return self._by_detection(images, lambda speaker, some: speaker.ask(some, question))
 
-    def _by_sight(
+    def _by_detection(
         self,
         images: Sequence[ImageSource],
         say: Callable[[PersonalSpeaker, Sequence[ImageSource]], list[str]],
@@ -82,21 +82,24 @@ class GatedSpeaker:
         return [next(replies[present]) for present in found]
 
 
-class InWords:
+class TextMethod:
     """Base of the methods that put words into captions or prompts of the frozen model."""
 
     name: str
-    headed = True
+    gated = True
     """Whether the method is applied only where the concept's head detects it."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
 
     def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> PersonalSpeaker:
-        speaker = self.speaker(alone(vlm), subject, photos)
-        if not self.headed:
+        speaker = self.speaker(with_only_concepts(vlm), subject, photos)
+        if not self.gated:
             return speaker
-        return GatedSpeaker(alone(vlm, self.setting.teaching.bare_concept(vlm, subject, photos)), speaker)
+        return GatedSpeaker(
+            with_only_concepts(vlm, self.setting.teaching.concept_without_embedding(vlm, subject, photos)),
+            speaker,
+        )
 
     def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> PersonalSpeaker:
         """The speaker that treats every picture as showing the subject; `vlm` has no concepts."""
@@ -104,7 +107,7 @@ class InWords:
 
 
 @register_method("keyword")
-class Keyword(InWords):
+class Keyword(TextMethod):
     """Keyword replacement, the paper's first baseline: the identifier replaces a keyword in plain captions.
 
     A concept has the keywords that the setting gives for its category, or else up to three: the category and
@@ -114,11 +117,11 @@ class Keyword(InWords):
     name = "keyword"
 
     def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> PersonalSpeaker:
-        return ByKeyword(vlm, subject.identifier, keywords_of(subject.category, self.setting))
+        return KeywordSpeaker(vlm, subject.identifier, keywords_of(subject.category, self.setting))
 
 
 @dataclass(frozen=True)
-class ByKeyword:
+class KeywordSpeaker:
     """The plain model's replies with a keyword replaced by the identifier."""
 
     vlm: MyVLM
@@ -126,13 +129,13 @@ class ByKeyword:
     keywords: Sequence[str]
 
     def caption(self, images: Sequence[ImageSource]) -> list[str]:
-        return [self._named(text) for text in plain_captions(self.vlm, images)]
+        return [self._with_identifier(text) for text in plain_captions(self.vlm, images)]
 
     def ask(self, images: Sequence[ImageSource], question: str) -> list[str]:
         asked = replace_word(question, self.identifier, f"the {self.keywords[0]}")
-        return [self._named(text) for text in plain_answers(self.vlm, images, asked)]
+        return [self._with_identifier(text) for text in plain_answers(self.vlm, images, asked)]
 
-    def _named(self, text: str) -> str:
+    def _with_identifier(self, text: str) -> str:
         return replace_keyword(text, self.keywords, self.identifier)
 
 
@@ -152,12 +155,12 @@ class Rewritten(Keyword):
 
     def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> PersonalSpeaker:
         keywords = keywords_of(subject.category, self.setting)
-        return ByChatModel(vlm, subject.identifier, keywords, subject.category, self.rewriter)
+        return RewritingSpeaker(vlm, subject.identifier, keywords, subject.category, self.rewriter)
 
 
 @dataclass(frozen=True)
-class ByChatModel(ByKeyword):
-    """The plain model's captions, rewritten by a chat model; questions as `ByKeyword`."""
+class RewritingSpeaker(KeywordSpeaker):
+    """The plain model's captions, rewritten by a chat model; questions as `KeywordSpeaker`."""
 
     category: str
     rewriter: Rewriter
@@ -167,49 +170,49 @@ class ByChatModel(ByKeyword):
 
 
 @register_method("text_prompt")
-class TextPrompt(InWords):
+class TextPrompt(TextMethod):
     """A description of the concept before the instruction: "sks is the red mug. Describe the image."."""
 
     name = "text_prompt"
 
     def speaker(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> PersonalSpeaker:
         described = self.setting.descriptions.get(subject.name) or describe(vlm, subject, photos)
-        return Told(vlm, f"{subject.identifier} is {described}.")
+        return HintedSpeaker(vlm, f"{subject.identifier} is {described}.")
 
 
 @dataclass(frozen=True)
-class Told:
+class HintedSpeaker:
     """The plain model with a text put before every instruction."""
 
     vlm: MyVLM
-    told: str
+    hint: str
 
     def caption(self, images: Sequence[ImageSource]) -> list[str]:
-        return plain_captions(self.vlm, images, f"{self.told} {self.vlm.backbone.caption_prompt}".strip())
+        return plain_captions(self.vlm, images, f"{self.hint} {self.vlm.backbone.caption_prompt}".strip())
 
     def ask(self, images: Sequence[ImageSource], question: str) -> list[str]:
-        return plain_answers(self.vlm, images, f"{self.told} {question}")
+        return plain_answers(self.vlm, images, f"{self.hint} {question}")
 
 
 @register_method("keyword_alone")
 class KeywordAlone(Keyword):
     """Keyword replacement in every picture: anything called by a keyword is taken for the subject."""
 
-    name, headed = "keyword_alone", False
+    name, gated = "keyword_alone", False
 
 
 @register_method("llm_alone")
 class RewrittenAlone(Rewritten):
     """LLM-guided rewriting of every caption."""
 
-    name, headed = "llm_alone", False
+    name, gated = "llm_alone", False
 
 
 @register_method("text_prompt_alone")
 class TextPromptAlone(TextPrompt):
     """The description before every instruction: the model itself must decide whether the subject is there."""
 
-    name, headed = "text_prompt_alone", False
+    name, gated = "text_prompt_alone", False
 
 
 def plain_captions(vlm: MyVLM, images: Sequence[ImageSource], prompt: str | None = None) -> list[str]:
@@ -234,7 +237,7 @@ def keywords_of(category: str, setting: Setting) -> tuple[str, ...]:
         return tuple(given)
     last = category.split()[-1]
     others = ALSO_CALLED.get(category.casefold(), ALSO_CALLED.get(last.casefold(), ()))
-    return tuple(dict.fromkeys((category, last, *others)))[:KEYWORDS]
+    return tuple(dict.fromkeys((category, last, *others)))[:KEYWORDS_PER_CONCEPT]
 
 
 def replace_keyword(text: str, keywords: Sequence[str], identifier: str) -> str:

@@ -14,13 +14,13 @@ from myvlm.concepts.concept import Concept
 from myvlm.concepts.embedding import Embedding
 from myvlm.errors import InputError
 from myvlm.evaluation.data.dataset import Photo, Subject
-from myvlm.evaluation.methods.personalized import Personal, Teaching, alone
+from myvlm.evaluation.methods.personalized import ConceptSpeaker, Teaching, with_only_concepts
 from myvlm.evaluation.methods.registry import Setting, register_method
 from myvlm.images import ImageSource, load_images
 from myvlm.text import replace_word
 
 
-class WithEmbedding:
+class EmbeddingControl:
     """Base of methods whose concept has the usual head and an embedding that was not learned from it."""
 
     name: str
@@ -29,18 +29,18 @@ class WithEmbedding:
         self.setting = setting
         self.teaching: Teaching = setting.teaching
 
-    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Personal:
+    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> ConceptSpeaker:
         embedding = self.embedding(vlm, subject, photos, seed)
-        concept = self.teaching.bare_concept(vlm, subject, photos)
+        concept = self.teaching.concept_without_embedding(vlm, subject, photos)
         concept.embeddings[vlm.backbone.name] = embedding
-        return Personal(alone(vlm, concept))
+        return ConceptSpeaker(with_only_concepts(vlm, concept))
 
     def embedding(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], seed: int) -> Embedding:
         raise NotImplementedError
 
 
 @register_method("random")
-class RandomVector(WithEmbedding):
+class RandomVector(EmbeddingControl):
     """Random directions, with the same number of rows and the same norm as a learned embedding."""
 
     name = "random"
@@ -52,7 +52,7 @@ class RandomVector(WithEmbedding):
 
 
 @register_method("own_word")
-class OwnWord(WithEmbedding):
+class OwnWord(EmbeddingControl):
     """The model's own embedding of the identifier's tokens (their mean) as a row, with a learned row's norm.
 
     In BLIP-2, the row is the vision feature that the Q-Former's values and the projector map to it.
@@ -77,7 +77,7 @@ class OwnWord(WithEmbedding):
 
 
 @register_method("another")
-class Another(WithEmbedding):
+class Another(EmbeddingControl):
     """The embedding of another subject, learned from as many photos, gated by this subject's head.
 
     The other subject is the next one in the setting, of another category if there is one.
@@ -86,11 +86,11 @@ class Another(WithEmbedding):
     name = "another"
 
     def embedding(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], seed: int) -> Embedding:
-        other = self._other(subject)
+        other = self._another_subject(subject)
         concept = self.teaching.concept(vlm, other, other.photos[: len(photos)], seed=seed)
         return concept.embeddings[vlm.backbone.name]
 
-    def _other(self, subject: Subject) -> Subject:
+    def _another_subject(self, subject: Subject) -> Subject:
         subjects = list(self.setting.subjects)
         names = [one.name for one in subjects]
         start = names.index(subject.name) + 1 if subject.name in names else 0
@@ -117,12 +117,12 @@ class OpenGate:
     def __init__(self, setting: Setting) -> None:
         self.teaching = setting.teaching
 
-    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> Open:
+    def teach(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo], *, seed: int) -> UngatedSpeaker:
         concept = self.teaching.concept(vlm, subject, photos, seed=seed)
-        return Open(vlm, concept)
+        return UngatedSpeaker(vlm, concept)
 
 
-class Open:
+class UngatedSpeaker:
     """A speaker that inserts a concept's embedding for every picture."""
 
     def __init__(self, vlm: MyVLM, concept: Concept) -> None:
@@ -130,12 +130,12 @@ class Open:
         self.rows = vlm.backbone.rows_of(concept)
 
     def caption(self, images: Sequence[ImageSource]) -> list[str]:
-        return self._say(images, self.vlm.backbone.caption_prompt)
+        return self._replies(images, self.vlm.backbone.caption_prompt)
 
     def ask(self, images: Sequence[ImageSource], question: str) -> list[str]:
-        return self._say(images, question)
+        return self._replies(images, question)
 
-    def _say(self, images: Sequence[ImageSource], prompt: str) -> list[str]:
+    def _replies(self, images: Sequence[ImageSource], prompt: str) -> list[str]:
         shown = [photo.image for photo in load_images(list(images))]
         texts: list[str] = []
         for start in range(0, len(shown), 16):

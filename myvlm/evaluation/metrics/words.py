@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from myvlm.text import contains_word, replace_word
 
-_SMALL_WORDS = frozenset(
+_STOP_WORDS = frozenset(
     "a an the is are was were be been being am do does did has have had and or but of in on at by to from "
     "with for as into over under near next beside behind front there here this that these those it its he "
     "she his her they their my your our who which what where when not no some one very".split()
@@ -21,10 +21,10 @@ _SMALL_WORDS = frozenset(
 """Stop words: they say nothing about the content of a picture."""
 
 
-def share(outcomes: Sequence[bool | float]) -> float | None:
-    """The mean, or None if there are no values.
+def mean_or_none(outcomes: Sequence[bool | float]) -> float | None:
+    """Mean of the outcomes; None if there are none.
 
-    >>> share([True, False]), share([])
+    >>> mean_or_none([True, False]), mean_or_none([])
     (0.5, None)
     """
     return sum(outcomes) / len(outcomes) if outcomes else None
@@ -71,10 +71,10 @@ def weighted_accuracy(recall: float, rejection: float) -> float:
 # ---------------------------------------------------------------- answers
 
 
-def normal_words(text: str) -> list[str]:
+def normalized_words(text: str) -> list[str]:
     """Words of an answer normalized as in SQuAD: lower case, without punctuation and articles.
 
-    >>> normal_words("The red, striped mug.")
+    >>> normalized_words("The red, striped mug.")
     ['red', 'striped', 'mug']
     """
     bare = "".join(sign for sign in text.lower() if sign not in string.punctuation)
@@ -87,7 +87,7 @@ def exact_match(answer: str, truth: str) -> bool:
     >>> exact_match("A red mug.", "red mug"), exact_match("mug, red", "red mug")
     (True, False)
     """
-    return normal_words(answer) == normal_words(truth)
+    return normalized_words(answer) == normalized_words(truth)
 
 
 def soft_match(answer: str, truth: str) -> float:
@@ -96,22 +96,22 @@ def soft_match(answer: str, truth: str) -> float:
     >>> soft_match("a red mug", "red")
     0.6666666666666666
     """
-    given, true = normal_words(answer), normal_words(truth)
+    given, true = normalized_words(answer), normalized_words(truth)
     if not given or not true:
         return float(given == true)
     shared = sum((Counter(given) & Counter(true)).values())
     return 2 * shared / (len(given) + len(true))
 
 
-def chosen(answer: str, options: Sequence[str]) -> str:
+def selected_option(answer: str, options: Sequence[str]) -> str:
     """The option that an answer selects: by its letter, or else by shared words; ties go to the first.
 
-    >>> chosen("B", ["red", "blue"]), chosen("it is red", ["blue", "red"])
+    >>> selected_option("B", ["red", "blue"]), selected_option("it is red", ["blue", "red"])
     ('blue', 'red')
     """
     letter = re.match(r"\W*([A-Za-z])(?![A-Za-z])", answer)
     number = string.ascii_uppercase.find(letter[1].upper()) if letter else -1
-    if letter and 0 <= number < len(options) and len(normal_words(answer)) <= 1:
+    if letter and 0 <= number < len(options) and len(normalized_words(answer)) <= 1:
         return options[number]
     return max(options, key=lambda option: soft_match(answer, option))
 
@@ -129,7 +129,7 @@ def content_words(texts: Collection[str], *, without: Collection[str] = ()) -> s
     for text in texts:
         for name in without:
             text = replace_word(text, name, " ")
-        found |= set(re.findall(r"[^\W\d_]+", text.lower())) - _SMALL_WORDS
+        found |= set(re.findall(r"[^\W\d_]+", text.lower())) - _STOP_WORDS
     return found
 
 

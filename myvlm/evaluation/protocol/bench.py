@@ -48,10 +48,10 @@ class Bench:
     def plain(self, files: Sequence[Path]) -> list[str]:
         """The frozen model's captions, cached for the life of the process."""
         new = [file for file in dict.fromkeys(files) if file not in self._plain]
-        self._plain |= dict(zip(new, self.plain_anew(new), strict=True))
+        self._plain |= dict(zip(new, self.new_plain_captions(new), strict=True))
         return [self._plain[file] for file in files]
 
-    def plain_anew(self, files: Sequence[Path]) -> list[str]:
+    def new_plain_captions(self, files: Sequence[Path]) -> list[str]:
         """The frozen model's captions, generated anew."""
         with self.vlm.generic():
             return [reply.text for reply in self.vlm.caption(list(files))] if files else []

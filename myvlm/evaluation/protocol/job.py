@@ -18,14 +18,14 @@ from myvlm.evaluation.data.splits import Split, draw_split
 from myvlm.evaluation.methods.personalized import PersonalSpeaker
 from myvlm.evaluation.metrics.pictures import clip_scores
 from myvlm.evaluation.metrics.text import (
-    in_general,
+    identifier_to_category,
     sentence_similarity,
 )
 from myvlm.evaluation.protocol.bench import Bench
-from myvlm.evaluation.protocol.pictures import recogniser, show
+from myvlm.evaluation.protocol.pictures import model_with_concept, show
 from myvlm.images import load_images
 
-FORGETTING = 4
+FORGETTING_PICTURES = 4
 """Number of pictures whose plain captions are compared before and after learning."""
 
 
@@ -41,12 +41,12 @@ def run_job(bench: Bench, job: Job) -> JobOutcome:
         bench.dataset, subject, job.split, photos=max(plan.photos),
         most_tests=plan.most_tests, most_absent=plan.most_absent,
     )  # fmt: skip
-    train = [_as_given(photo, job.variant.captions) for photo in split.train[: job.photos]]
+    train = [_training_photo(photo, job.variant.captions) for photo in split.train[: job.photos]]
     # a method never gets the pictures it is tested on
     known = subject.model_copy(update={"photos": tuple(train), "negatives": ()})
     files = [photo.file for photo in split.validation]
-    before = bench.plain(files[:FORGETTING])
-    _forget_peak()
+    before = bench.plain(files[:FORGETTING_PICTURES])
+    _reset_peak_memory()
     started = time.perf_counter()
     speaker = bench.method(job).teach(bench.vlm, known, train, seed=job.split)
     learn_seconds = time.perf_counter() - started
@@ -60,9 +60,9 @@ def run_job(bench: Bench, job: Job) -> JobOutcome:
         taught_captions=tuple(text for photo in split.train[: job.photos] for text in photo.captions),
         present=present,
         absent=absent,
-        answered=_answered(speaker, split, plan.most_questions),
+        answered=_ask_questions(speaker, split, plan.most_questions),
         plain_before=tuple(before),
-        plain_after=tuple(bench.plain_anew(files[:FORGETTING])),
+        plain_after=tuple(bench.new_plain_captions(files[:FORGETTING_PICTURES])),
         clip_scores=_clip_scores(bench, subject, present),
         similarities=_similarities(bench, subject, split.validation, present),
         learn_seconds=learn_seconds,
@@ -72,7 +72,7 @@ def run_job(bench: Bench, job: Job) -> JobOutcome:
     )
 
 
-def _as_given(photo: Photo, captions: str) -> Photo:
+def _training_photo(photo: Photo, captions: str) -> Photo:
     return photo.model_copy(update={"captions": ()}) if captions == "model" else photo
 
 
@@ -80,13 +80,13 @@ def _replies(speaker: PersonalSpeaker, subject: Subject, files: Sequence[Path]) 
     if not files:
         return ()
     texts = speaker.caption(files)
-    seen = _seen(speaker, subject, files)
+    seen = _detected(speaker, subject, files)
     return tuple(PictureReply(file=f, text=t, seen=s) for f, t, s in zip(files, texts, seen, strict=True))
 
 
-def _seen(speaker: PersonalSpeaker, subject: Subject, files: Sequence[Path]) -> list[bool | None]:
+def _detected(speaker: PersonalSpeaker, subject: Subject, files: Sequence[Path]) -> list[bool | None]:
     """Whether the head detects the subject in each picture; None for a speaker without its concept."""
-    vlm = recogniser(speaker, subject.identifier)
+    vlm = model_with_concept(speaker, subject.identifier)
     if vlm is None:
         return [None] * len(files)
     found = vlm.concepts.recognise(load_images(list(files)))
@@ -96,7 +96,7 @@ def _seen(speaker: PersonalSpeaker, subject: Subject, files: Sequence[Path]) -> 
 def _with_boxes(
     speaker: PersonalSpeaker, subject: Subject, photos: Sequence[Photo], replies: tuple[PictureReply, ...]
 ) -> tuple[PictureReply, ...]:
-    vlm = recogniser(speaker, subject.identifier, speaks=True)
+    vlm = model_with_concept(speaker, subject.identifier, needs_embedding=True)
     if vlm is None:
         return replies
 
@@ -110,7 +110,7 @@ def _with_boxes(
 # ---------------------------------------------------------------- questions
 
 
-def _answered(speaker: PersonalSpeaker, split: Split, most: int) -> tuple[Answered, ...]:
+def _ask_questions(speaker: PersonalSpeaker, split: Split, most: int) -> tuple[Answered, ...]:
     """Ask the photos' questions: the first of each photo, then the second …; equal questions in one batch."""
     asked = [
         (photo.file, photo.questions[turn])
@@ -120,26 +120,30 @@ def _answered(speaker: PersonalSpeaker, split: Split, most: int) -> tuple[Answer
     ][:most]
     by_words: dict[str, list[tuple[Path, Question]]] = {}
     for file, question in asked:
-        by_words.setdefault(with_options(question), []).append((file, question))
+        by_words.setdefault(question_prompt(question), []).append((file, question))
     return tuple(
         Answered(file=file, question=question.question, answer=answer, truth=question.answer)
         for words, group in by_words.items()
-        for (file, question), answer in zip(group, _chosen(speaker, words, group), strict=True)
+        for (file, question), answer in zip(group, _answers_to_group(speaker, words, group), strict=True)
     )
 
 
-def _chosen(speaker: PersonalSpeaker, words: str, group: Sequence[tuple[Path, Question]]) -> list[str]:
-    from myvlm.evaluation.metrics.words import chosen
+def _answers_to_group(
+    speaker: PersonalSpeaker, words: str, group: Sequence[tuple[Path, Question]]
+) -> list[str]:
+    from myvlm.evaluation.metrics.words import selected_option
 
     replies = speaker.ask([file for file, _ in group], words)
     pairs = zip(replies, group, strict=True)
-    return [chosen(text, question.options) if question.options else text for text, (_, question) in pairs]
+    return [
+        selected_option(text, question.options) if question.options else text for text, (_, question) in pairs
+    ]
 
 
-def with_options(question: Question) -> str:
+def question_prompt(question: Question) -> str:
     """The prompt of a question: its text, followed by lettered options if it has any.
 
-    >>> with_options(Question(question="Is sks red?", answer="Yes", options=("Yes", "No")))
+    >>> question_prompt(Question(question="Is sks red?", answer="Yes", options=("Yes", "No")))
     'Is sks red? A. Yes B. No. Answer with the letter.'
     """
     if not question.options:
@@ -154,7 +158,7 @@ def with_options(question: Question) -> str:
 def _clip_scores(bench: Bench, subject: Subject, replies: Sequence[PictureReply]) -> tuple[float, ...]:
     if bench.plan.clip is None or not replies:
         return ()
-    texts = [in_general(one.text, subject.identifier, subject.category) for one in replies]
+    texts = [identifier_to_category(one.text, subject.identifier, subject.category) for one in replies]
     device = str(bench.vlm.backbone.device)
     return tuple(clip_scores([one.file for one in replies], texts, encoder=bench.plan.clip, device=device))
 
@@ -167,18 +171,18 @@ def _similarities(
     if encoder is None:
         return ()
     own = (subject.identifier, subject.category)
-    texts = [in_general(text, *own) for text, _ in pairs]
-    references = [[in_general(one, *own) for one in captions] for _, captions in pairs]
+    texts = [identifier_to_category(text, *own) for text, _ in pairs]
+    references = [[identifier_to_category(one, *own) for one in captions] for _, captions in pairs]
     return tuple(sentence_similarity(encoder, texts, references))
 
 
-def _forget_peak() -> None:
+def _reset_peak_memory() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
 
 def _peak_mib() -> float:
-    """Peak GPU memory since `_forget_peak`; without a GPU, that of the process since its start."""
+    """Peak GPU memory since `_reset_peak_memory`; without a GPU, that of the process since its start."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     unit = 1 if sys.platform == "darwin" else 1024

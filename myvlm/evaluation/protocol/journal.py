@@ -44,9 +44,9 @@ class JobJournal:
         self.file = folder / "runs.jsonl"
         self.pictures = folder / "pictures"
         self.done: dict[tuple[str, int, str, int, str], tuple[Job, JobOutcome]] = {}
-        about = _about(dataset, plan, backbone)
+        about = _header(dataset, plan, backbone)
         if lines := whole_lines(self.file):
-            self._check(lines[0], about)
+            self._check_header(lines[0], about)
             self._read(lines[1:])
             drop_cut_line(self.file)
         else:
@@ -66,23 +66,23 @@ class JobJournal:
                 entry = json.loads(line)
                 job, outcome = Job.model_validate(entry["job"]), JobOutcome.model_validate(entry["outcome"])
             except (ValueError, KeyError, TypeError, ValidationError) as error:
-                raise self._refused(
+                raise self._other_evaluation(
                     f"line {number}: {type(error).__name__}", "a line a finished job"
                 ) from error
             self.done[job.key] = job, outcome
 
-    def _check(self, line: str, about: dict[str, Any]) -> None:
+    def _check_header(self, line: str, about: dict[str, Any]) -> None:
         try:
             found = json.loads(line)
         except ValueError as error:
-            raise self._refused(line[:60], "what was measured, as JSON") from error
+            raise self._other_evaluation(line[:60], "what was measured, as JSON") from error
         other = sorted(key for key in about if not isinstance(found, dict) or found.get(key) != about[key])
         if other:
             key = other[0]
             was = found.get(key) if isinstance(found, dict) else found
-            raise self._refused(f"{key} {was}", f"{key} {about[key]}")
+            raise self._other_evaluation(f"{key} {was}", f"{key} {about[key]}")
 
-    def _refused(self, got: str, expected: str) -> InputError:
+    def _other_evaluation(self, got: str, expected: str) -> InputError:
         return InputError(
             f"{self.folder} keeps the runs of another evaluation.",
             got=got,
@@ -91,7 +91,7 @@ class JobJournal:
         )
 
 
-def _about(dataset: Dataset, plan: Plan, backbone: str) -> dict[str, Any]:
+def _header(dataset: Dataset, plan: Plan, backbone: str) -> dict[str, Any]:
     digest = hashlib.sha256(dataset.model_dump_json().encode()).hexdigest()[:16]
-    measured = json.loads(json.dumps(plan.measured))
-    return {"format": FORMAT, "backbone": backbone, "data": digest, **measured}
+    fixed_fields = json.loads(json.dumps(plan.fixed_fields))
+    return {"format": FORMAT, "backbone": backbone, "data": digest, **fixed_fields}

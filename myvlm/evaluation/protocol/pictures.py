@@ -22,18 +22,20 @@ from myvlm.text import contains_word
 LONGEST_SIDE = 384
 
 
-def recogniser(speaker: PersonalSpeaker, identifier: str, *, speaks: bool = False) -> MyVLM | None:
+def model_with_concept(
+    speaker: PersonalSpeaker, identifier: str, *, needs_embedding: bool = False
+) -> MyVLM | None:
     """The `MyVLM` of a speaker if it holds the concept, else None.
 
     Args:
         speaker: the speaker of any method; some have a concept with a head and no embedding.
         identifier: the concept's identifier.
-        speaks: whether the concept must have an embedding, which attention maps and boxes need.
+        needs_embedding: whether the concept must have an embedding, which attention maps and boxes need.
     """
     vlm = getattr(speaker, "vlm", None)
     if not isinstance(vlm, MyVLM) or identifier not in vlm.concepts:
         return None
-    if speaks and vlm.backbone.name not in vlm.concepts[identifier].embeddings:
+    if needs_embedding and vlm.backbone.name not in vlm.concepts[identifier].embeddings:
         return None
     return vlm
 
@@ -51,7 +53,7 @@ def show(
     Args:
         replies: replies about all pictures; the first `present` pictures show the subject.
     """
-    plan, vlm = bench.plan, recogniser(speaker, subject.identifier, speaks=True)
+    plan, vlm = bench.plan, model_with_concept(speaker, subject.identifier, needs_embedding=True)
     main = (0, plan.methods[0], max(plan.photos), DEFAULT)
     if job.key[1:] != main or vlm is None:
         return ()
@@ -63,12 +65,12 @@ def show(
     good = [number for number, good in enumerate(right) if good and wanted[number]][: plan.shown]
     plain = bench.plain([replies[number].file for number in (*wrong, *good)])
     return tuple(
-        _shown(bench, vlm, subject.identifier, replies[number], wanted[number], before)
+        _save_marked(bench, vlm, subject.identifier, replies[number], wanted[number], before)
         for number, before in zip((*wrong, *good), plain, strict=True)
     )
 
 
-def _shown(
+def _save_marked(
     bench: Bench, vlm: MyVLM, identifier: str, reply: PictureReply, wanted: bool, plain: str
 ) -> MarkedPicture:
     [photo] = load_images(reply.file)

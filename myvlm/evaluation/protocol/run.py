@@ -23,7 +23,7 @@ Finished: TypeAlias = tuple[Job, JobOutcome]
 
 
 @dataclass(frozen=True)
-class Opening:
+class ModelLoader:
     """Picklable function that loads the model, for worker processes."""
 
     backbone: str
@@ -47,26 +47,25 @@ def check(dataset: Dataset, plan: Plan, *, keep: Path, backbone: str) -> JobJour
 def run(
     dataset: Dataset,
     plan: Plan,
-    opening: Callable[[], MyVLM],
+    load_model: Callable[[], MyVLM],
     *,
     keep: Path,
     backbone: str,
     workers: int = 1,
-    told: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Finished]:
     """Run the unfinished jobs of a plan, and return all jobs with their outcomes in the plan's order.
 
     Args:
         dataset: the data set to evaluate on.
         plan: the plan to run.
-        opening: loads the frozen model, once per process; with several workers it must be picklable, such as
-            an `Opening`.
+        load_model: loads the frozen model, once per process; with several workers it must be picklable, such
+            as a `ModelLoader`.
         keep: folder of the journal; a killed run resumes from it.
         backbone: the model's name.
         workers: number of processes. With several, each uses one thread, and jobs are written together for
             each split of a subject, whose jobs share learned concepts.
-        told: progress callback: called with the number of finished jobs and of all jobs, at the start and
-            after each job.
+        on_progress: called with the number of finished jobs and of all jobs, at the start and after each job.
 
     Raises:
         InputError: as `check`, or a method does not work with this model or installation.
@@ -74,47 +73,53 @@ def run(
     journal = check(dataset, plan, keep=keep, backbone=backbone)
     jobs = list(jobs_of(plan, dataset))
     todo = [job for job in jobs if job.key not in journal.done]
-    told(len(jobs) - len(todo), len(jobs))
-    lots = [list(lot) for _, lot in groupby(todo, key=lambda job: job.lot)]
-    parts = (opening, dataset, plan, journal.pictures)
-    finished = _here(todo, parts) if workers == 1 or len(lots) < 2 else _in_processes(lots, workers, parts)
+    on_progress(len(jobs) - len(todo), len(jobs))
+    groups = [list(group) for _, group in groupby(todo, key=lambda job: job.group)]
+    arguments = (load_model, dataset, plan, journal.pictures)
+    finished = (
+        _run_here(todo, arguments)
+        if workers == 1 or len(groups) < 2
+        else _run_in_processes(groups, workers, arguments)
+    )
     for job, outcome in finished:
         journal.add(job, outcome)
-        told(sum(one.key in journal.done for one in jobs), len(jobs))
+        on_progress(sum(one.key in journal.done for one in jobs), len(jobs))
     return [journal.done[job.key] for job in jobs]
 
 
-Parts: TypeAlias = tuple[Callable[[], MyVLM], Dataset, Plan, Path]
-_BENCHES: list[Bench] = []
+WorkerArguments: TypeAlias = tuple[Callable[[], MyVLM], Dataset, Plan, Path]
+_WORKER_BENCH: list[Bench] = []
 
 
-def _here(todo: Sequence[Job], parts: Parts) -> Iterator[Finished]:
+def _run_here(todo: Sequence[Job], arguments: WorkerArguments) -> Iterator[Finished]:
     if not todo:
         return  # do not load the model for nothing
-    opening, dataset, plan, pictures = parts
-    bench = Bench(opening(), dataset, plan, pictures)
+    load_model, dataset, plan, pictures = arguments
+    bench = Bench(load_model(), dataset, plan, pictures)
     for job in todo:
         yield job, run_job(bench, job)
 
 
-def _in_processes(lots: Sequence[list[Job]], workers: int, parts: Parts) -> Iterator[Finished]:
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, parts) as pool:
-        waiting = [pool.submit(_run_lot, lot) for lot in lots]
+def _run_in_processes(
+    groups: Sequence[list[Job]], workers: int, arguments: WorkerArguments
+) -> Iterator[Finished]:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, arguments) as pool:
+        waiting = [pool.submit(_run_group, group) for group in groups]
         try:
-            for lot in as_completed(waiting):
-                yield from lot.result()
+            for group in as_completed(waiting):
+                yield from group.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _begin(opening: Callable[[], MyVLM], dataset: Dataset, plan: Plan, pictures: Path) -> None:
+def _start_worker(load_model: Callable[[], MyVLM], dataset: Dataset, plan: Plan, pictures: Path) -> None:
     """Initialize a worker process."""
     import torch
 
     torch.set_num_threads(1)
-    _BENCHES[:] = [Bench(opening(), dataset, plan, pictures)]
+    _WORKER_BENCH[:] = [Bench(load_model(), dataset, plan, pictures)]
 
 
-def _run_lot(lot: list[Job]) -> list[Finished]:
-    return [(job, run_job(_BENCHES[0], job)) for job in lot]
+def _run_group(group: list[Job]) -> list[Finished]:
+    return [(job, run_job(_WORKER_BENCH[0], job)) for job in group]

@@ -17,7 +17,7 @@ from myvlm.display.pictures import data_url
 from myvlm.evaluation.data.outcome import MarkedPicture
 from myvlm.evaluation.metrics.figures import MEANINGS
 from myvlm.evaluation.metrics.intervals import Estimate
-from myvlm.evaluation.report.summary import Evaluation, used
+from myvlm.evaluation.report.summary import Evaluation, used_metrics
 from myvlm.evaluation.report.tables import Table, TableRow
 from myvlm.text import contains_word
 
@@ -33,7 +33,8 @@ def page(evaluation: Evaluation) -> str:
         tables=_join(map(_table, evaluation.tables)),
         examples=_examples(evaluation),
         meanings=_join(
-            f"<dt><code>{name}</code></dt><dd>{html.escape(MEANINGS[name])}</dd>" for name in used(evaluation)
+            f"<dt><code>{name}</code></dt><dd>{html.escape(MEANINGS[name])}</dd>"
+            for name in used_metrics(evaluation)
         ),
         notes=_join(f'<p class="soft">{html.escape(note)}</p>' for note in evaluation.notes),
     )
@@ -66,7 +67,7 @@ def _examples(evaluation: Evaluation) -> str:
         return ""
     identifiers = {subject.name: subject.identifier for subject in evaluation.dataset.subjects}
     cards = [(identifiers[name], one) for name, one in evaluation.shown]
-    cards.sort(key=lambda card: _right(*card))  # failures before successes
+    cards.sort(key=lambda card: _is_correct(*card))  # failures before successes
     return (
         "<section><h2>Failures and successes</h2>"
         '<p class="soft">Left the picture with the head’s box; right, if the name was said, where the '
@@ -75,12 +76,12 @@ def _examples(evaluation: Evaluation) -> str:
     )
 
 
-def _right(identifier: str, one: MarkedPicture) -> bool:
+def _is_correct(identifier: str, one: MarkedPicture) -> bool:
     return contains_word(one.text, identifier) == one.wanted
 
 
 def _card(folder: Path, identifier: str, one: MarkedPicture) -> str:
-    right = _right(identifier, one)
+    right = _is_correct(identifier, one)
     verdict = (
         ("named where it is" if one.wanted else "not named where it is not")
         if right

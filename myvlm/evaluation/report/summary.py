@@ -105,12 +105,12 @@ def markdown(evaluation: Evaluation) -> str:
             for row in table.rows
         ]
         parts += [f"## {table.title}", "\n".join(lines)]
-    parts.append("\n".join(f"- `{name}`: {MEANINGS[name]}" for name in used(evaluation)))
+    parts.append("\n".join(f"- `{name}`: {MEANINGS[name]}" for name in used_metrics(evaluation)))
     parts += evaluation.notes
     return "\n\n".join(parts) + "\n"
 
 
-def used(evaluation: Evaluation) -> list[str]:
+def used_metrics(evaluation: Evaluation) -> list[str]:
     """Names of the metrics that occur in any table."""
     return [name for name in MEANINGS if any(name in table.columns for table in evaluation.tables)]
 

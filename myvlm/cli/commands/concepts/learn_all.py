@@ -43,14 +43,14 @@ def learn_all(
     with screen(as_json=as_json, quiet=quiet) as out:
         if workers is options.Workers.ray:
             check_ray("Learning on a cluster")
-        from myvlm.recipes.learning import in_short, is_learned, learn_all, learn_here, learn_on_ray
+        from myvlm.recipes.learning import is_learned, learn_all, learn_here, learn_on_ray, short_error
         from myvlm.recipes.recipe import Recipe, read_recipes
 
         learned, failed = list[dict[str, Any]](), list[dict[str, str]]()
 
         def fail(identifier: str, error: MyVLMError) -> None:
-            failed.append({"identifier": identifier, "error": in_short(error)})
-            _say(out, identifier, in_short(error))
+            failed.append({"identifier": identifier, "error": short_error(error)})
+            _say(out, identifier, short_error(error))
 
         wanted = read_recipes(recipes, on_unusable=fail)
         folder = (opening.here(concepts) or collection.DEFAULT).resolve()

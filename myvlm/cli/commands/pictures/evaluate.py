@@ -75,7 +75,7 @@ def evaluate(
             from myvlm.evaluation.data.dataset import read_dataset
             from myvlm.evaluation.data.plan import Plan, read_sweep
             from myvlm.evaluation.methods.registry import Setting, known_methods, make_method
-            from myvlm.evaluation.protocol.run import Opening, check, run
+            from myvlm.evaluation.protocol.run import ModelLoader, check, run
             from myvlm.evaluation.report.summary import evaluation_of
             from myvlm.tinyworld.dataset import TINYWORLD, write_dataset
             from myvlm.tinyworld.smollm2.english import SPOKEN_BY
@@ -95,13 +95,13 @@ def evaluate(
         )  # fmt: skip
         runs = keep / backbone.replace("/", "-")
         check(dataset, plan, keep=runs, backbone=backbone)
-        in_process = Opening(backbone, device, dtype.value if dtype else None)
+        in_process = ModelLoader(backbone, device, dtype.value if dtype else None)
         vlm = None if workers > 1 else opening.open_model(out, backbone, device, dtype)
         with out.progress("runs", 1) as bar:
             finished = run(
                 dataset, plan, in_process if vlm is None else lambda: vlm,
                 keep=runs, backbone=backbone, workers=workers,
-                told=lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total),
+                on_progress=lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total),
             )  # fmt: skip
         found = evaluation_of(
             dataset, plan, finished, data=Path(data).name, backbone=backbone, pictures=runs / "pictures"

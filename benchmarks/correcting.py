@@ -195,7 +195,7 @@ def real_photos(splits: int, shots: Sequence[int] = (1, 3)) -> Figures:
 def separated(
     encoder: Timed | None, subjects: Mapping[str, Sequence[LoadedImage]], splits: int, shot: int = 3
 ) -> Figures:
-    """Detection of each dog in test photos of other dogs and of its own, before and after `separate`."""
+    """Detection of each dog in test photos of the other and of its own, before and after `separate`."""
     dogs = [name for name in subjects if name.startswith("dog")]
     seen: dict[str, list[bool]] = {
         "seen_before": [],

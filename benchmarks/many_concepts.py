@@ -8,7 +8,7 @@ real gate. Identifiers in the captions are compared with the concepts in the pic
 concepts. For each correct identifier, the caption's words about it and next to it tell whether it names the
 right object; for models that can ground, the model's box is checked too. The last line is one JSON object.
 
-Two upper bounds are reported as well. "Gate told": the gate returns the ground truth. "In words": no
+Two references are reported as well. "Gate told": the gate returns the ground truth. "In words": no
 embeddings; the prompt tells the frozen model the names in its own language ("sks : mug ."), so errors are the
 model's own.
 """

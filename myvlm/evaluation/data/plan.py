@@ -89,7 +89,7 @@ class Job(ImmutableRecord):
 
     @property
     def group(self) -> tuple[str, int]:
-        """Jobs with an equal lot can share learned concepts and heads."""
+        """Jobs of the same group can share learned concepts and heads."""
         return self.subject, self.split
 
 

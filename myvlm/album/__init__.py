@@ -1,1 +1,1 @@
-"""Albums: thousands of photos read once, shown in a page, and named in the photos' own metadata."""
+"""Albums: caption thousands of photos once, show them in a page, write names into the photos' metadata."""

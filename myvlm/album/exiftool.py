@@ -1,4 +1,4 @@
-"""The program exiftool, kept running by pyexiftool: metadata of many files read at once, changed in one."""
+"""Read and change metadata with the program exiftool, which pyexiftool keeps running."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from myvlm.errors import InputError, MyVLMError
 
 CONFIG = Path(__file__).with_name("exiftool.config")
 AT_ONCE = 100
-"""Files that are asked about in one go."""
+"""Number of files that are read by one call of exiftool."""
 
 
 class NotChangedError(MyVLMError, OSError):
-    """exiftool could not change the metadata of a file; it is as it was."""
+    """exiftool could not change the metadata of a file; the file is unchanged."""
 
 
 class ExifTool:
-    """The running program: reads the metadata of many files at once, and changes that of one."""
+    """A running exiftool process: reads the metadata of many files at once, changes one file at a time."""
 
     def __init__(self, running: Any) -> None:
         self._running = running
 
     def read(self, files: Sequence[Path]) -> dict[Path, dict[str, Any]]:
-        """The XMP of each file, `{"XMP-dc:Subject": [...]}`, numbers as texts; none of a broken one."""
+        """Return each file's XMP tags, `{"XMP-dc:Subject": [...]}`, numbers as text; empty if broken."""
         found: dict[Path, dict[str, Any]] = {file: {} for file in files}
         sayable = [file for file in files if _sayable(file)]
         for start in range(0, len(sayable), AT_ONCE):
@@ -42,10 +42,10 @@ class ExifTool:
         return found
 
     def change(self, file: Path, arguments: Sequence[str], *, keep_time: bool) -> None:
-        """Change the metadata of a file, or make a sidecar.
+        """Change the metadata of a file, or create a sidecar.
 
         Raises:
-            NotChangedError: that could not be done.
+            NotChangedError: exiftool could not do it.
         """
         if not _sayable(file):
             raise NotChangedError(
@@ -65,7 +65,7 @@ class ExifTool:
             )
 
     def packet(self, file: Path) -> bytes:
-        """The XMP inside a picture, byte by byte; empty where there is none."""
+        """Return the raw bytes of the XMP packet inside a picture; empty if there is none."""
         with tempfile.TemporaryDirectory() as folder:
             self._running.execute("-q", "-b", "-XMP", "-W", f"{folder}/packet", str(file))
             packet = Path(folder, "packet")
@@ -73,10 +73,10 @@ class ExifTool:
 
 
 def check_exiftool() -> str:
-    """Where the program is.
+    """Return the path of the program exiftool.
 
     Raises:
-        InputError: it, or the package, is not there; it says what to install.
+        InputError: the program or the package pyexiftool is missing; the message says what to install.
     """
     if find_spec("exiftool") is None:
         raise _missing("the package pyexiftool", 'pip install "myvlm[album]"')
@@ -88,7 +88,7 @@ def check_exiftool() -> str:
 
 @contextmanager
 def exiftool() -> Iterator[ExifTool]:
-    """exiftool for the length of the block. Raises as `check_exiftool`."""
+    """Run exiftool for the duration of a `with` block. Raises as `check_exiftool`."""
     program = check_exiftool()
     import exiftool as package
 
@@ -98,7 +98,7 @@ def exiftool() -> Iterator[ExifTool]:
 
 
 def _sayable(file: Path) -> bool:
-    """Whether its name can be told to exiftool: a line of UTF-8."""
+    """Return whether a path can be passed to exiftool: it must be one line of UTF-8."""
     try:
         return "\n" not in str(file) and bool(str(file).encode())
     except UnicodeEncodeError:

@@ -1,8 +1,8 @@
-"""What encoders saw in an album's photos, so that a new concept asks them only for what nobody has looked at.
+"""Cache the encoder features of an album's photos on disk, so that a new concept encodes only new windows.
 
-It lies in the folder beside the page, with the small pictures, and goes with it: features of the windows that
-heads look at, rounded to half precision, and no pixels. Of faces nothing is kept: a descriptor of everybody
-in an album is biometric data of people whom nobody has taught.
+The cache is in the folder beside the page, with the thumbnails. It holds the features of the windows that
+heads score, rounded to half precision, and no pixels. Face descriptors are never kept: they would be
+biometric data of people whom the user has not taught.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from myvlm.heads.features import (
 from myvlm.images import LoadedImage
 
 AT_MOST = 1 << 30
-"""Bytes that are kept of an album; of its further photos nothing is."""
+"""Largest size of an album's cache in bytes; features of further photos are not kept."""
 AROUND = 1024
-"""Bytes of a file beside its numbers, at the most."""
+"""Upper bound of a file's bytes besides its numbers."""
 FINGERPRINT = "encoder.npy"
 
 
 class KeptFeatures:
-    """The features of an album's photos, by the encoders of the objects that a library knows.
+    """The cached features of an album's photos, for the encoders of a library's object heads.
 
     Args:
-        place: of the album.
-        concepts: whose encoders are meant. What other weights of one of them saw is deleted.
+        place: the album's files.
+        concepts: the library; features made by other weights of one of its encoders are deleted.
     """
 
     def __init__(self, place: Place, concepts: ConceptLibrary) -> None:
@@ -56,14 +56,14 @@ class KeptFeatures:
         self._bytes = sum(_bytes_of(one) for one in place.features.glob("*/*"))
 
     def lend(self, file: Path, photo: LoadedImage) -> None:
-        """Have the encoders remember what they saw in a photo, if it is the one that they saw."""
+        """Load a photo's features into the encoders' memory, if its pixels are those that were encoded."""
         for encoder, folder in self._encoders:
             seen = _read(self._file(folder, file), photo)
             if seen:
                 cache_parts(encoder, photo, seen)
 
     def keep(self, file: Path, photo: LoadedImage) -> None:
-        """Keep what the encoders saw in a photo by now, where that is more than what is kept."""
+        """Store the features in the encoders' memory of a photo, if they are more than are stored already."""
         for encoder, folder in self._encoders:
             seen = cached_parts(encoder, photo, windows(*photo.image.size))
             known = _read(target := self._file(folder, file), photo)
@@ -85,7 +85,7 @@ class KeptFeatures:
 
 
 def tidy_features(place: Place, files: Iterable[Path]) -> None:
-    """Delete what was kept of photos that are not among these."""
+    """Delete the cached features of all photos except these."""
     there = {place.thumb(file).stem for file in files}
     for one in place.features.glob("*/*.npz"):
         if one.stem not in there:
@@ -93,7 +93,7 @@ def tidy_features(place: Place, files: Iterable[Path]) -> None:
 
 
 def _claim(encoder: ImageEncoder, folder: Path) -> None:
-    """Make the folder one of these weights."""
+    """Make the folder hold features of this encoder only: empty it if the encoder's weights differ."""
     try:
         check_encoder_fingerprint(encoder, [np.load(folder / FINGERPRINT)])
     except (OSError, ValueError, EOFError, ConceptFileError):
@@ -104,7 +104,7 @@ def _claim(encoder: ImageEncoder, folder: Path) -> None:
 
 
 def _bytes_of(file: Path) -> int:
-    """None of one that is gone: another process may be at work in the album."""
+    """Return a file's size, or 0 if it is gone: another process may work on the album."""
     try:
         return file.stat().st_size
     except OSError:
@@ -112,7 +112,7 @@ def _bytes_of(file: Path) -> int:
 
 
 def _read(file: Path, photo: LoadedImage) -> PictureFeatures | None:
-    """None where nothing is kept, it was of other pixels, or was cut short."""
+    """Read a photo's features; None if there are none, they are of other pixels, or the file is damaged."""
     with (
         suppress(OSError, ValueError, KeyError, EOFError, BadZipFile),
         file.open("rb") as opened,
@@ -127,7 +127,7 @@ def _read(file: Path, photo: LoadedImage) -> PictureFeatures | None:
 
 
 def _write(file: Path, photo: LoadedImage, seen: PictureFeatures) -> None:
-    """Whole or not at all; on a full disk not at all, since it is no more than a saving."""
+    """Write a photo's features atomically; on a full disk do nothing, since it is only a cache."""
     beside = file.with_suffix(".part")
     try:
         with beside.open("wb") as opened:

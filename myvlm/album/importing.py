@@ -1,6 +1,7 @@
-"""Names that other programs gave to parts of photos (digiKam, Lightroom, Picasa, Windows): nobody tags twice.
+"""Import the named regions that other programs (digiKam, Lightroom, Picasa, Windows) wrote into photos.
 
-Read are the regions of the Metadata Working Group and of Microsoft, in photos and in their sidecars.
+It reads the regions of the Metadata Working Group and of Microsoft, in photos and in their sidecars, so that
+users need not tag their photos again.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from myvlm.text import composed
 
 MICROSOFT = "XMP-MP:RegionInfoMP"
 PHOTOS = 5
-"""Photos that a concept is made from, at the most."""
+"""Largest number of photos that a concept is learned from."""
 SMALLEST = 48
-"""Pixels of a region's shorter side; smaller ones are learned from only where none is larger."""
+"""Smallest shorter side of a region, in pixels; smaller regions are used only if no region is larger."""
 MARGINS = {"face": 0.35, "object": 0.15}
-"""What is left around a region, in parts of its sides: face finders want some hair and neck."""
+"""Margin around a cropped region, as a fraction of its sides: face detectors need some hair and neck."""
 CATEGORIES = {"Face": "person", "Pet": "pet"}
 
 
 @dataclass(frozen=True)
 class NamedRegion:
-    """Where someone said that something is: a box in pixels of a photo as it is seen."""
+    """The place of a named region: a box in pixels of the displayed photo, and when the photo was taken."""
 
     file: Path
     box: Box
@@ -42,12 +43,12 @@ class NamedRegion:
 
 @dataclass(frozen=True)
 class Tagged:
-    """One name that photos have already.
+    """A name found in photos, with its regions.
 
     Attributes:
-        kind: `face` or `object`, as of a head.
-        category: `person`, `pet` or `thing`, for want of better.
-        places: one a photo.
+        kind: kind of the head to use, `face` or `object`.
+        category: `person`, `pet` or `thing`; the metadata is no more specific.
+        places: one region per photo.
     """
 
     name: str
@@ -56,7 +57,7 @@ class Tagged:
     places: tuple[NamedRegion, ...]
 
     def best(self, count: int = PHOTOS) -> list[NamedRegion]:
-        """Some places to learn from: large, and of all the time that the photos are from."""
+        """Choose regions to learn from: large ones, spread over the time in which the photos were taken."""
         by_time = sorted(self.places, key=lambda place: place.taken)
         large = [one for one in by_time if _shorter(one.box) >= SMALLEST] or by_time
         parts = min(count, len(large))
@@ -65,7 +66,7 @@ class Tagged:
         return [max(large[begin:end], key=lambda one: area(one.box)) for begin, end in spans]
 
     def pictures(self, count: int = PHOTOS) -> list[Image.Image]:
-        """What to learn from: the places, cut out with a margin.
+        """Crop the chosen regions out of their photos, with a margin.
 
         Raises:
             ImageError: a photo cannot be read.
@@ -74,7 +75,7 @@ class Tagged:
 
 
 def tagged(tool: ExifTool, files: Sequence[Path]) -> list[Tagged]:
-    """All names that regions of these photos have, most photos first; what we wrote does not count."""
+    """Return the names of all regions in these photos, except those that we wrote; most photos first."""
     places: dict[str, dict[Path, tuple[NamedRegion, str]]] = {}
     for start in range(0, len(files), AT_ONCE):
         some = files[start : start + AT_ONCE]
@@ -99,7 +100,7 @@ def _places(file: Path, told: Iterable[dict[str, Any]]) -> Iterator[tuple[Region
         return
     try:
         stored = read_stored(file)
-    except OSError:  # the photo is broken: there is nothing to learn from
+    except OSError:  # a broken photo cannot be learned from
         return
     for region, found in named:
         frame = _frame(stored, found)
@@ -132,12 +133,15 @@ def _neat(region: Region) -> Region:
 
 
 def _frame(stored: Stored, found: PhotoMetadata) -> Stored | None:
-    """What the regions are parts of: the stored picture, or, by programs that turn it first, what is seen."""
+    """Return the picture that the regions refer to, or None if the photo was cropped since.
+
+    It is the stored picture, or, for programs that apply the orientation first, the displayed one.
+    """
     if found.applied is None or same_shape(found.applied, stored.size):
         return stored
     if same_shape(found.applied, stored.seen_size):
         return Stored(stored.seen_size)
-    return None  # the photo was cut since
+    return None
 
 
 def _cut(image: Image.Image, box: Box, margin: float) -> Image.Image:

@@ -1,4 +1,4 @@
-"""The journal of an album: what was seen in each photo, so that a second run reads only what is new."""
+"""The journal of an album: each photo's detections and caption. A second run reads only new photos."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from myvlm.text import contains_word, fold
 
 
 class Seen(BaseModel):
-    """One concept that was seen in a photo; `box` in pixels of the photo, turned as its EXIF tag says."""
+    """A concept detected in a photo; `box` in pixels of the displayed photo, its EXIF orientation applied."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,17 +31,17 @@ class Seen(BaseModel):
 
 
 class Row(BaseModel):
-    """One photo of an album.
+    """The journal entry of one photo.
 
     Attributes:
-        file: its absolute path.
-        stamp: bytes and time of the last change, in ns, as it was read.
-        by: what it was read by; see `reader`.
+        file: absolute path.
+        stamp: size in bytes and modification time in ns when the photo was read.
+        by: digest of the model and concepts that read it; see `reader`.
         size, turn, taken: see `Stored`.
         text: the caption.
-        said_by: what the caption depends on beside the photo; see `Captions`. Empty in older rows.
-        seen: the concepts that are in it.
-        error: why it could not be used; then nothing else is known of it.
+        said_by: digest of what the caption depends on besides the photo; see `Captions`. Empty in older rows.
+        seen: the detected concepts.
+        error: why the photo could not be used; the fields above from `size` on are then empty.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,12 +63,12 @@ class Row(BaseModel):
 
 
 class Journal:
-    """The rows of an album, each on the disk the moment its photo is read.
+    """The rows of an album, each written to disk as soon as its photo is read.
 
     Args:
-        file: of JSON lines; made when the first row comes. Lines that are no rows are passed over: a photo
-            is read once more, and nothing is lost.
-        by: see `reader`; rows that something else read do not count.
+        file: JSON lines file, created with the first row. Invalid lines are skipped: their photos are read
+            again.
+        by: see `reader`; rows with another value are out of date.
     """
 
     def __init__(self, file: Path, by: str) -> None:
@@ -77,7 +77,7 @@ class Journal:
         self._rows: dict[Path, Row] = {}
         self._lines = 0
         if file.exists():
-            with writing_in(file.parent):  # or a line that another process is writing would be cut
+            with writing_in(file.parent):  # a line that another process is writing must not be cut
                 self._read()
                 drop_cut_line(file)
 
@@ -85,27 +85,27 @@ class Journal:
         lines = whole_lines(self.file)
         self._lines = len(lines)
         for line in lines:
-            with suppress(ValueError):  # of which pydantic's is one
+            with suppress(ValueError):  # pydantic's ValidationError is a ValueError
                 row = Row.model_validate(json.loads(line))
                 self._rows[row.file] = row
 
     def row(self, file: Path) -> Row | None:
-        """What is known of a photo; None where it is new, has changed, or was read by something else."""
+        """Return a photo's row; None if the photo is new or has changed, or the row is out of date."""
         row = self.earlier(file)
         return row if row and row.by == self.by else None
 
     def earlier(self, file: Path) -> Row | None:
-        """What is known of a photo, whatever read it; None where it is new or has changed."""
+        """Return a photo's row, even if it is out of date; None if the photo is new or has changed."""
         row = self._rows.get(file)
         return row if row and row.stamp == stamp(file) else None
 
     @property
     def files(self) -> list[Path]:
-        """All photos of which something is known, whatever read them."""
+        """All photos that have a row, even one that is out of date."""
         return list(self._rows)
 
     def rows(self, files: Iterable[Path]) -> Iterator[Row]:
-        """What is known of these photos, in their order."""
+        """Return the up-to-date rows of these photos, in their order."""
         known = (self.row(file) for file in files)
         return (row for row in known if row)
 
@@ -117,16 +117,16 @@ class Journal:
         self._lines += 1
 
     def changed(self, file: Path) -> None:
-        """Know a photo again whose metadata was written to just now: its pixels are the same."""
+        """Update the stamp of a photo after a change of its metadata, which leaves its pixels the same."""
         if row := self._rows.get(file):
             self.add(row.model_copy(update={"stamp": stamp(file)}))
 
     def tidy(self) -> None:
-        """Leave out rows that newer ones replaced, and those of photos that are gone."""
+        """Rewrite the file without rows that newer ones replaced and rows of deleted photos."""
         if not self.file.exists():
             return
         with writing_in(self.file.parent):
-            self._read()  # what another process has added stays
+            self._read()  # keep rows that another process has added
             kept = [row for row in self._rows.values() if row.file.exists()]
             if len(kept) < self._lines:
                 write_lines(self.file, (row.model_dump(mode="json") for row in kept))
@@ -134,7 +134,7 @@ class Journal:
 
 
 def stamp(file: Path) -> tuple[int, int]:
-    """By which it is known that a file is as it was; zeros for one that is gone."""
+    """Return a file's size and modification time in ns, to see whether it changed; zeros if it is gone."""
     try:
         found = file.stat()
     except OSError:
@@ -143,7 +143,7 @@ def stamp(file: Path) -> tuple[int, int]:
 
 
 def reader(vlm: MyVLM, prompt: str | None) -> str:
-    """A digest of what a row depends on beside its photo: the model, the prompt, what concepts learned."""
+    """Return a digest of what a row depends on besides its photo: the model, the prompt and the concepts."""
     weights = vlm.backbone.fingerprint()
     parts: list[object] = [vlm.backbone.name, weights, prompt]
     for concept in vlm.concepts.values():
@@ -158,16 +158,18 @@ def reader(vlm: MyVLM, prompt: str | None) -> str:
 
 
 def _rows_of(concept: Concept, weights: str) -> Iterator[bytes]:
-    """What a concept learned for a model of these weights, under whatever name."""
+    """Yield a concept's embedding rows for the model with these weights, under whatever backbone name."""
     return (own.directions.tobytes() for own in concept.embeddings.values() if own.fingerprint == weights)
 
 
 class Captions:
-    """What captions depend on beside their photos, by who is seen: the model, the prompt, what these learned.
+    """Tells whether an earlier caption of a photo still holds, given the concepts detected in the photo.
+
+    Besides its photo, a caption depends on the model, the prompt and the detected concepts' embeddings.
 
     Args:
         vlm: the model, with its concepts.
-        prompt: that of all photos, or None.
+        prompt: the instruction for all photos; None for the model's own.
     """
 
     def __init__(self, vlm: MyVLM, prompt: str | None) -> None:
@@ -182,11 +184,14 @@ class Captions:
         self._call = [vlm.backbone.name, weights, prompt, asked]
 
     def by(self, seen: Iterable[str]) -> str:
-        """A digest of it where these are seen; neither the other concepts nor any head is in it."""
+        """Return a digest of what a caption depends on if these concepts are detected.
+
+        Other concepts and all heads are left out of it.
+        """
         return _digest([self._call, *(self._said.get(name, [name]) for name in seen)])
 
     def holds(self, text: str, seen: Iterable[str]) -> bool:
-        """Whether a caption names nobody but those who are seen."""
+        """Return whether a caption contains no name of a concept other than the detected ones."""
         shown, there = fold(text), set(seen)
         words = (word for name, own in self._words.items() if name not in there for word in own)
         return not any(fold(word) in shown and contains_word(text, word) for word in words)

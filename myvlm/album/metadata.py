@@ -1,7 +1,8 @@
-"""What a photo's metadata says of who is in it, and what makes it say more or less; no file is touched.
+"""Interpret the names in a photo's metadata, and make the exiftool arguments that change them.
 
-All that we write is marked in a list beside it, `myvlm:Wrote`, so that exactly that can be taken back, from
-any machine, whatever other programs wrote meanwhile.
+No file is read or written here. For each entry that we write, a mark goes into a list in the same metadata,
+`myvlm:Wrote`, so that exactly these entries can be erased, on any machine, whatever other programs wrote
+meanwhile. A mark is a text such as `subject sks`.
 """
 
 from __future__ import annotations
@@ -19,16 +20,22 @@ from myvlm.text import contains_word, fold
 REGIONS, SUBJECT, PEOPLE = "XMP-mwg-rs:RegionInfo", "XMP-dc:Subject", "XMP-iptcExt:PersonInImage"
 DESCRIPTION, WROTE, BEFORE = "XMP-dc:Description", "XMP-myvlm:Wrote", "XMP-myvlm:Before"
 MADE = "whole"
-"""The mark of a sidecar, or of the XMP inside a picture, that was not there before."""
+"""Mark that the whole sidecar, or the whole XMP inside a picture, was created by us."""
 FILE = "file"
-"""What begins the mark of a picture's bytes before names were written into it: their number and digest."""
+"""Prefix of the mark that records a picture file's length and digest before names were written into it."""
 SAME_PLACE = 0.5
-"""Intersection over union from which a region that someone else named shows the same thing."""
+"""Intersection over union from which a region named by someone else counts as the same object."""
 
 
 @dataclass(frozen=True)
 class PhotoMetadata:
-    """What the metadata of a file says; `wrote` are the marks of what is ours, `before` what it replaced."""
+    """The parts of a file's metadata that concern names.
+
+    Attributes:
+        applied: size of the picture that the regions refer to, if given.
+        wrote: marks of the entries that we wrote.
+        before: the original XMP before we wrote, compressed and in Base64; may be empty.
+    """
 
     regions: tuple[Region, ...] = ()
     applied: Size | None = None
@@ -40,14 +47,14 @@ class PhotoMetadata:
 
     @property
     def marks(self) -> frozenset[str]:
-        """Of all that it says."""
+        """Marks of all entries, whoever wrote them."""
         found = {f"subject {name}" for name in self.subjects} | {f"person {name}" for name in self.people}
         found |= {region_mark(region) for region in self.regions}
         return frozenset(found | ({description_mark(self.description)} if self.description else set()))
 
     @property
     def ours(self) -> frozenset[str]:
-        """The marks of what we wrote and nobody has changed since."""
+        """Marks of the entries that we wrote and nobody has changed since."""
         return self.wrote & self.marks
 
     @property
@@ -57,7 +64,7 @@ class PhotoMetadata:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a photo is to say of one concept that was seen in it."""
+    """The entries that a photo's metadata should have about one detected concept."""
 
     name: str
     person: bool
@@ -65,7 +72,7 @@ class Wanted:
 
 
 def said(tags: Mapping[str, Any]) -> PhotoMetadata:
-    """The tags of exiftool, read.
+    """Parse the XMP tags that exiftool returns.
 
     >>> said({"XMP-dc:Subject": ["sks", "desk"], "XMP-myvlm:Wrote": ["subject sks", "subject gone"]}).ours
     frozenset({'subject sks'})
@@ -85,10 +92,16 @@ def said(tags: Mapping[str, Any]) -> PhotoMetadata:
 def to_write(
     wanted: Iterable[Wanted], found: PhotoMetadata, elsewhere: PhotoMetadata, stored: Stored
 ) -> frozenset[str]:
-    """The marks of what is to be said and nobody else says, in this file or elsewhere.
+    """Return the marks of the wanted entries that nobody else has written, in this file or elsewhere.
 
-    Where someone else gave the same place another name, that is a person's word, and ours is not written.
-    Nor is a region where those that are there belong to a picture of another shape.
+    If someone else gave a region at the same place another name, our name is not written: a person chose
+    theirs. No region is written if the file's regions refer to a picture of another aspect ratio.
+
+    Args:
+        wanted: entries for the detected concepts.
+        found: metadata of the file that will be written.
+        elsewhere: metadata of the photo's other file (the photo for a sidecar, or the reverse).
+        stored: the photo's stored size and orientation.
     """
     both = (found, elsewhere)
     named = [r for one in both for r in one.regions if r.name and region_mark(r) not in one.wrote]
@@ -105,7 +118,7 @@ def to_write(
 
 
 def about(marks: Iterable[str], names: Iterable[str], description: str = "") -> frozenset[str]:
-    """Those of the marks that are about these names; that of our description where it says one of them."""
+    """Return the marks that are about these names, with that of our description if it contains one."""
     known = frozenset(names)
     told = any(contains_word(description, name) for name in known)
     return frozenset(
@@ -119,14 +132,14 @@ def arguments(
     found: PhotoMetadata, add: frozenset[str], remove: frozenset[str], *, size: Size,
     kinds: Mapping[str, str], description: str = "",
 ) -> list[str]:  # fmt: skip
-    """What exiftool is told, so that a file says what is added and no more what is removed.
+    """Return the exiftool arguments that add and remove entries, and update the list of our marks.
 
     Args:
-        found: what it says now.
-        add, remove: marks.
-        size: of the stored picture.
-        kinds: the MWG's word for the region of each name, if it has one.
-        description: whose mark is added, if one is.
+        found: the file's current metadata.
+        add, remove: marks of the entries.
+        size: size of the stored picture.
+        kinds: the MWG's region type for each name, if it has one.
+        description: text of the description, if its mark is in `add`.
     """
     told = _region_arguments(found, add, remove, size=size, kinds=kinds)
     for tag, kind in ((SUBJECT, "subject"), (PEOPLE, "person")):
@@ -146,7 +159,7 @@ def arguments(
 
 
 def without_ours(tags: Mapping[str, Any], found: PhotoMetadata) -> dict[str, Any]:
-    """All XMP tags of a file that others wrote; two files that are equal in these say the same."""
+    """Return a file's XMP tags without our entries, to compare what others wrote in two files."""
     rest = {key: value for key, value in tags.items() if key.startswith("XMP") and "XMPToolkit" not in key}
     for key in [key for key in rest if key.startswith("XMP-myvlm:")]:
         del rest[key]
@@ -161,7 +174,7 @@ def without_ours(tags: Mapping[str, Any], found: PhotoMetadata) -> dict[str, Any
 
 
 def region_mark(region: Region) -> str:
-    """By its place and its name, as they are written.
+    """Return the mark of a region: its place and its name, as they are written.
 
     >>> region_mark(Region("sks", 0.5, 0.25, 0.1, 0.2))
     'region 0.500000 0.250000 0.100000 0.200000 sks'
@@ -170,17 +183,17 @@ def region_mark(region: Region) -> str:
 
 
 def file_mark(data: bytes) -> str:
-    """What is noted in a file's metadata of the file as it was before: its length and digest."""
+    """Return the mark that records a file's bytes before we wrote: its length and digest."""
     return f"{FILE} {len(data)} {hashlib.sha256(data).hexdigest()}"
 
 
 def description_mark(text: str) -> str:
-    """What is noted beside a description that we wrote: the digest by which it is known to be ours."""
+    """Return the mark of a description: a digest of its text."""
     return f"description {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def name_of(mark: str) -> str:
-    """The name that a mark is about; nothing of a description's.
+    """Return the name that a mark is about; empty for other marks, such as a description's.
 
     >>> name_of("subject Anna Maria"), name_of("region 0.5 0.2 0.1 0.2 Anna Maria")
     ('Anna Maria', 'Anna Maria')
@@ -210,7 +223,7 @@ def _region_arguments(
 
 
 def _struct(mark: str, kinds: Mapping[str, str] | None = None) -> str:
-    """A region as exiftool writes structures; signs that mean something in these are escaped."""
+    """Return a region in exiftool's syntax for structures, with its special characters escaped."""
     _, x, y, width, height, name = mark.split(" ", 5)
     kind = f",Type={kinds[name]}" if kinds and kinds.get(name) else ""
     escaped = re.sub(r"([|,}\]\[{])", r"|\1", name)
@@ -225,7 +238,7 @@ def _is_ours(region: Any, found: PhotoMetadata) -> bool:
 def _region(told: Any) -> Region | None:
     if not isinstance(told, dict) or not isinstance(area := told.get("Area"), dict):
         return None
-    if area.get("Unit", "normalized") != "normalized" or "W" not in area:  # points and circles are not ours
+    if area.get("Unit", "normalized") != "normalized" or "W" not in area:  # skip points and circles
         return None
     try:
         x, y, width, height = (float(area[key]) for key in "XYWH")

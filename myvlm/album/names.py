@@ -1,7 +1,7 @@
-"""Names written into the metadata of photos, in sidecars or in the files, and taken back again.
+"""Write concept names into the metadata of photos, in sidecars or in the files, and erase them again.
 
-Others' words stay; a second run writes nothing. Once ours are taken back a file is to the byte as it was, if
-nobody else has written since.
+Metadata of other programs is kept, and a second run writes nothing. Once all our entries are erased, a file
+is identical to the byte to what it was, provided that no other program has written to it since.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ from myvlm.learning.captions import is_person
 Into: TypeAlias = Literal["sidecars", "files"]
 PETS = frozenset("pet dog puppy cat kitten bird parrot horse pony rabbit hamster".split())
 LARGEST_BEFORE = 1 << 20
-"""Bytes of others' XMP that is kept as it was beside ours; of a larger one only its words come back."""
+"""Largest original XMP, in bytes, that is stored with our entries to be restored byte by byte when they are
+erased. Of a larger one only the content is restored."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """What became of one photo: whether its metadata changed, or why it could not be."""
+    """The result for one photo: whether its metadata changed, or why it could not be changed."""
 
     file: Path
     changed: bool = False
@@ -53,7 +54,7 @@ class Named:
 
 
 def sidecar_of(file: Path) -> Path:
-    """The sidecar that a photo has or would get: `IMG.jpg.xmp`; `IMG.xmp` where it is there and no other's.
+    """Return the path of a photo's sidecar: `IMG.jpg.xmp`, unless only `IMG.xmp` exists and is this photo's.
 
     >>> sidecar_of(Path("nowhere/IMG.jpg")).name
     'IMG.jpg.xmp'
@@ -69,13 +70,13 @@ def sidecar_of(file: Path) -> Path:
 def write_names(
     tool: ExifTool, rows: Iterable[Row], concepts: Sequence[ShownConcept], *, into: Into, captions: bool
 ) -> Iterator[Named]:
-    """Write into each photo's metadata who is in it: regions, subjects and people.
+    """Write the detected concepts into each photo's metadata: as regions, subjects and people.
 
-    Names of which the head is unsure are left out. What an earlier run wrote of these concepts and no longer
-    holds goes; what it wrote of others stays.
+    Unsure detections are left out. Entries of an earlier run about these concepts that no longer hold are
+    removed; its entries about other concepts stay.
 
     Args:
-        captions: also the caption, where there is no description.
+        captions: also write the caption, if the photo has no description by others.
     """
     kinds = {one.name: _kind(one) for one in concepts}
     people = {one.name for one in concepts if is_person(one.category, one.kind)}
@@ -86,7 +87,7 @@ def write_names(
             inside = said(known[row.file])
             if into == "files":
                 target, found, elsewhere = row.file, inside, said(known.get(beside[row.file], {}))
-            else:  # a new sidecar begins as a copy of what the photo says
+            else:  # a new sidecar starts as a copy of the photo's XMP
                 target, elsewhere = beside[row.file], inside
                 found = said(known[target]) if target in known else inside
             wanted = [
@@ -112,10 +113,10 @@ def write_names(
 def erase_names(
     tool: ExifTool, files: Iterable[Path], names: Sequence[str], *, captions: bool = False
 ) -> Iterator[Named]:
-    """Take back what was written of these names, in photos and sidecars alike, and nothing else.
+    """Erase the entries that we wrote about these names, in photos and sidecars, and nothing else.
 
     Args:
-        captions: also every description that was written; else those that say one of the names.
+        captions: also erase every description that we wrote; otherwise only those that contain a name.
     """
     for some in _some(files):
         beside = [one for file in some for one in sidecars(file)]
@@ -138,7 +139,7 @@ def _write(
     inside = target == file
     if not inside and not target.exists():
         told = [*told, f"-{WROTE}+={MADE}"]
-        if has_xmp:  # many programs read the sidecar alone: it must say all
+        if has_xmp:  # many programs read only the sidecar: it must be complete
             with whole_file(target) as fresh:
                 fresh.write_bytes(tool.packet(file))
     elif not found.wrote:
@@ -155,12 +156,12 @@ def _write(
 def _erase(
     tool: ExifTool, target: Path, here: dict[str, Any], inside: dict[str, Any] | None, remove: frozenset[str]
 ) -> None:
-    """Take these away; where nothing of ours is left and nobody else wrote since, put back what was there.
+    """Remove entries; once none of ours is left, restore the original XMP if nobody has changed the rest.
 
     Args:
-        here: what the XMP of the file says.
-        inside: where it is a sidecar, what that inside its photo says.
-        remove: marks.
+        here: XMP tags of the target.
+        inside: if the target is a sidecar, the XMP tags inside its photo, else None.
+        remove: marks of the entries to remove.
     """
     found = said(here)
     told = arguments(found, frozenset(), remove, size=(0, 0), kinds={})
@@ -186,7 +187,7 @@ def _erase(
 
 
 def _cut_off(target: Path, found: PhotoMetadata) -> None:
-    """Take off what exiftool left at the end of a file, as it does of a TIFF with an odd number of bytes."""
+    """Truncate bytes that exiftool left at the end of a file, as it does for a TIFF of odd length."""
     data = target.read_bytes()
     for mark in found.wrote:
         size = mark.split(" ")[1] if mark.startswith(f"{FILE} ") else ""
@@ -214,24 +215,24 @@ def _changed(file: Path, work: Callable[[], None]) -> Named:
 
 
 def sidecars(file: Path) -> list[Path]:
-    """Those that a photo has, of either name."""
+    """Return a photo's existing sidecars, under either name."""
     return [one for one in (file.with_name(f"{file.name}.xmp"), file.with_suffix(".xmp")) if one.exists()]
 
 
 def _kind(concept: ShownConcept) -> str:
-    """The word that the guidelines have for such a region; they have none for things."""
+    """Return the MWG's region type for a concept; empty for objects, which it has no type for."""
     return "Face" if concept.kind in ("face", "person") else "Pet" if concept.category in PETS else ""
 
 
 def _unpacked(text: str) -> bytes:
     try:
         return zlib.decompress(base64.b64decode(text))
-    except (ValueError, zlib.error):  # somebody cut it
+    except (ValueError, zlib.error):  # another program truncated it
         return b""
 
 
 def _some(many: Iterable[Any]) -> Iterator[list[Any]]:
-    """A hundred at a time."""
+    """Yield batches of at most `AT_ONCE` items."""
     part: list[Any] = []
     for one in many:
         part.append(one)

@@ -1,6 +1,6 @@
-"""An album as one page: styles, program and all that is known inline, small pictures in a folder beside it.
+"""Write an album as one HTML page, with styles, script and data inline and thumbnails in a folder beside it.
 
-Nothing else is fetched, and of these pictures only those on the screen. What enters is JSON without a tag.
+The page loads nothing else, and only the thumbnails on the screen. The data is JSON with every `<` escaped.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from myvlm.files.photos import PASSED_OVER
 from myvlm.files.writing import write_whole
 
 THUMB_SIDE = 400
-"""Pixels of a small picture's longer side; a card is about half as many wide, for screens of two a point."""
+"""Pixels of a thumbnail's longer side: about twice the width of a card, for screens of double density."""
 
 
 @dataclass(frozen=True)
 class ShownConcept:
-    """A concept as the page tells of it."""
+    """The data of a concept that the page shows."""
 
     name: str
     category: str
@@ -36,7 +36,7 @@ class ShownConcept:
 
 
 class Place:
-    """Where an album lies: the page, and beside it a folder: small pictures, the journal, features of photos.
+    """The files of an album: the page, and a folder beside it with thumbnails, journal and photo features.
 
     Args:
         page: the HTML file.
@@ -53,13 +53,13 @@ class Place:
         self.features = self.folder / "features"
 
     def thumb(self, file: Path) -> Path:
-        """The small picture of a photo."""
+        """Return the path of a photo's thumbnail."""
         return self.thumbs / f"{hashlib.blake2b(os.fsencode(file), digest_size=8).hexdigest()}.jpg"
 
     def keep(self, file: Path, picture: Image.Image) -> None:
-        """Keep a photo small."""
+        """Save a photo's thumbnail."""
         self.thumbs.mkdir(parents=True, exist_ok=True)
-        (self.folder / PASSED_OVER).touch()  # it may lie among the photos, and is none of them
+        (self.folder / PASSED_OVER).touch()  # the folder may lie inside the album
         factor = min(1.0, THUMB_SIDE / max(picture.size))
         size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
         picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0).save(self.thumb(file), quality=80)
@@ -91,7 +91,10 @@ class Place:
 
 
 def _seen(one: Seen, number: int, size: tuple[int, int]) -> list[Any]:
-    """Its number, how sure, and its box as left, top, width and height in parts of the picture."""
+    """Return a detection as the page reads it: concept number, probability, box, and 1 if unsure.
+
+    The box is left, top, width and height as fractions of the picture.
+    """
     told: list[Any] = [number, round(one.probability, 3), None]
     if one.box:
         left, top, right, bottom = one.box
@@ -105,7 +108,7 @@ def _common_folder(files: Sequence[Path]) -> Path:
 
 
 def _address(file: Path, page_folder: Path) -> str:
-    """The photo as the page links to it."""
+    """Return the URL by which the page links to a photo."""
     try:
         return quote(Path(os.path.relpath(file, page_folder)).as_posix())
     except ValueError:  # on Windows, on another drive

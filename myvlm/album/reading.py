@@ -1,4 +1,4 @@
-"""Reading an album: each photo once, into a row of its journal and a small picture."""
+"""Read an album: caption each new photo once, and store a journal row and a thumbnail of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from myvlm.results import Reply
 
 
 def unread(files: Sequence[Path], journal: Journal, place: Place) -> list[Path]:
-    """The photos that are new, have changed, were read by something else, or whose small picture is gone."""
+    """Return the photos to read: new, changed, read by another model or concepts, or without thumbnail."""
 
     def known(file: Path) -> bool:
         row = journal.row(file)
@@ -29,19 +29,20 @@ def unread(files: Sequence[Path], journal: Journal, place: Place) -> list[Path]:
 def read_album(
     vlm: MyVLM, files: Sequence[Path], journal: Journal, place: Place, *, prompt: str | None, batch: int
 ) -> Iterator[Row]:
-    """Read these photos; each row is in the journal before it is handed out.
+    """Read photos and yield their rows; each row is in the journal before it is yielded.
 
-    Of a photo that was read before concepts came, went or were corrected, it is looked who is in it; where
-    these are the same and learned nothing else, the caption stays, unless it holds the name of another. What
-    encoders saw in it is kept, so that they look no more at what they have seen (`KeptFeatures`).
+    If concepts were added, removed or corrected since a photo was read, concepts are detected in it again.
+    Its caption is kept if the detected concepts and their embeddings are the same as before, and the caption
+    contains no name of another concept. Encoder features are cached, so that no window is encoded twice
+    (`KeptFeatures`).
 
     Args:
-        batch: pictures that are open together.
+        batch: number of photos in memory at a time.
     """
     captions, kept = Captions(vlm, prompt), KeptFeatures(place, vlm.concepts)
     for start in range(0, len(files), batch):
         some = files[start : start + batch]
-        stamps = {file: stamp(file) for file in some}  # before: what changes meanwhile is read again
+        stamps = {file: stamp(file) for file in some}  # first: a photo changed meanwhile is read again
         rows = _said_before(vlm, some, journal, place, captions, kept)
         new = [file for file in some if file not in rows]
         for file, reply in zip(
@@ -59,7 +60,7 @@ def read_album(
 def _said_before(
     vlm: MyVLM, files: Sequence[Path], journal: Journal, place: Place, captions: Captions, kept: KeptFeatures
 ) -> dict[Path, Row]:
-    """New rows of those photos whose captions stay."""
+    """Detect concepts again in photos read earlier, and return new rows of those that keep their captions."""
     known = {file: row for file in files if (row := journal.earlier(file)) and row.said_by}
     known = {file: row for file, row in known.items() if place.thumb(file).exists()}
     try:
@@ -68,7 +69,7 @@ def _said_before(
             kept.lend(file, photo)
         looked = vlm.concepts.recognise(photos) if known else []
     except InputError:
-        return {}  # one of them cannot be read any more; whoever describes them says which
+        return {}  # a photo cannot be read any more; captioning reports which one
     rows = {}
     for (file, row), photo, found in zip(known.items(), photos, looked, strict=True):
         kept.keep(file, photo)

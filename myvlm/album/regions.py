@@ -1,7 +1,8 @@
-"""Regions as the Metadata Working Group has them, and boxes.
+"""Convert between boxes and the regions of the Metadata Working Group (MWG).
 
-A region is in parts of the stored picture, not turned by its EXIF tag, by centre and size; a box in pixels of
-the picture as it is seen, by its edges. After its "Guidelines for handling image metadata" 2.0 (2010).
+A region has centre and size, as fractions of the stored picture, before its EXIF orientation is applied. A
+box has edges in pixels of the displayed picture, after the orientation is applied. See the MWG's "Guidelines
+for handling image metadata" 2.0 (2010).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from PIL import ExifTags, Image
 from myvlm.boxes import Box, Point
 
 Size: TypeAlias = tuple[int, int]
-"""width, height in pixels."""
+"""Width and height in pixels."""
 
 _TURNS = {
     1: (False, False, False),
@@ -28,8 +29,8 @@ _TURNS = {
     7: (True, True, True),
     8: (True, False, True),
 }
-"""For each value of EXIF's Orientation how the stored picture becomes what is seen: whether its axes change
-places, and then whether it is mirrored from left to right, and from top to bottom."""
+"""How each value of EXIF's Orientation turns the stored picture into the displayed one: whether the axes are
+swapped, and then whether it is mirrored from left to right and from top to bottom."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ class Region:
     """A named part of a stored picture.
 
     Attributes:
-        name: what it shows; empty where nobody has said so yet.
-        x, y: its centre, in parts of the stored picture's width and height.
-        width, height: likewise.
-        kind: `Face`, `Pet`, another word of the program that wrote it, or nothing.
+        name: who or what the region shows; empty for an unnamed region.
+        x, y: centre, as fractions of the stored picture's width and height.
+        width, height: size, as fractions of the stored picture's width and height.
+        kind: the MWG's region type: `Face`, `Pet`, another word of the program that wrote it, or empty.
     """
 
     name: str
@@ -52,19 +53,19 @@ class Region:
 
     @property
     def box(self) -> Box:
-        """Its edges, in parts of the stored picture."""
+        """Left, top, right and bottom edge, as fractions of the stored picture."""
         across, down = self.width / 2, self.height / 2
         return self.x - across, self.y - down, self.x + across, self.y + down
 
 
 @dataclass(frozen=True)
 class Stored:
-    """How a picture is stored: its size, how it is turned, when it was taken.
+    """A picture's stored size, EXIF orientation and date.
 
     Attributes:
-        size: of the pixels as they are stored.
+        size: size of the stored picture, before its orientation is applied.
         turn: EXIF's Orientation, 1 to 8.
-        taken: when, as EXIF writes it, `2024:07:14 09:30:00`; empty where it does not say.
+        taken: when the photo was taken, in EXIF's format, `2024:07:14 09:30:00`; empty if unknown.
     """
 
     size: Size
@@ -73,12 +74,12 @@ class Stored:
 
     @property
     def seen_size(self) -> Size:
-        """Of the picture as it is seen."""
+        """Size of the displayed picture, after its orientation is applied."""
         width, height = self.size
         return (height, width) if _TURNS[self.turn][0] else (width, height)
 
     def region(self, name: str, box: Box, kind: str = "") -> Region:
-        """What lies within a box of the picture as it is seen, cut off at the picture's edges.
+        """Convert a box, in pixels of the displayed picture, to a region; clipped to the picture.
 
         >>> upright = Stored((400, 300), turn=6)  # 300 wide and 400 high once it is turned
         >>> upright.region("sks", (0, 0, 75, 40))
@@ -93,7 +94,7 @@ class Stored:
         return Region(name, x, y, w, h, kind)
 
     def box(self, region: Region) -> Box:
-        """The region's edges in pixels of the picture as it is seen.
+        """Convert a region to a box, in pixels of the displayed picture.
 
         >>> upright = Stored((400, 300), turn=6)
         >>> upright.box(Region("sks", 0.05, 0.875, 0.1, 0.25))
@@ -107,29 +108,31 @@ class Stored:
         return left, top, right, bottom
 
     def _seen(self, point: Point) -> Point:
-        """From parts of the stored picture to parts of what is seen."""
+        """Map a point from fractions of the stored picture to fractions of the displayed one."""
         swapped, mirrored, upside_down = _TURNS[self.turn]
         x, y = (point[1], point[0]) if swapped else point
         return (1 - x if mirrored else x), (1 - y if upside_down else y)
 
     def _stored(self, point: Point) -> Point:
-        """From parts of what is seen to parts of the stored picture."""
+        """Map a point from fractions of the displayed picture to fractions of the stored one."""
         swapped, mirrored, upside_down = _TURNS[self.turn]
         x, y = (1 - point[0] if mirrored else point[0]), (1 - point[1] if upside_down else point[1])
         return (y, x) if swapped else (x, y)
 
 
 def read_stored(file: Path) -> Stored:
-    """What the head of a file says; its pixels are not read. A damaged EXIF block says nothing.
+    """Read a picture's size, orientation and date from its file's header, without decoding pixels.
+
+    A damaged EXIF block counts as none.
 
     Raises:
-        OSError: it cannot be read as a picture.
+        OSError: the file cannot be read as a picture.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what is damaged; the pixels are whole
+        warnings.simplefilter("ignore")  # about damaged metadata; the pixels are intact
         with Image.open(file) as opened:
             size = opened.size
-            if opened.format == "TIFF":  # of these Pillow says what they are once they are turned
+            if opened.format == "TIFF":  # Pillow gives a TIFF's size after its orientation is applied
                 size = _tiff_size(opened)
             try:
                 exif = opened.getexif()
@@ -147,7 +150,7 @@ def _tiff_size(opened: Image.Image) -> Size:
 
 
 def same_shape(first: Size, second: Size) -> bool:
-    """Whether two sizes differ by a factor and rounding alone, so that parts of one are parts of the other.
+    """Return whether two sizes have the same aspect ratio up to rounding, so that fractions carry over.
 
     >>> same_shape((4032, 3024), (1024, 768)), same_shape((4032, 3024), (3024, 4032))
     (True, False)

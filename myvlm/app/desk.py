@@ -1,4 +1,4 @@
-"""What the page does, without the page: teach, look, ask, rename, remove; concepts live in a folder."""
+"""The actions of the page, independent of gradio: teach, look, ask, correct, rename, remove."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from myvlm.learning.progress import LearningProgress
 from myvlm.results import AttentionMap, Reply
 
 MOST_PICTURES = 24
-"""Pictures that are looked at together."""
+"""Largest number of pictures per request."""
 
 
 class Shelf(Protocol):
-    """Where concepts are kept on disk."""
+    """Storage of the page's concepts on disk."""
 
     def check(self, identifier: str, category: str) -> None:
-        """Raise, before anything is learned, if a concept of that name cannot be kept."""
+        """Raise, before anything is learned, if a concept with this identifier cannot be saved."""
 
     def keep(self, concept: Concept) -> None:
-        """Write a concept that is new, or that has changed."""
+        """Save a concept that is new or has changed."""
 
     def put_aside(self, identifier: str) -> str:
-        """Take a concept out of the folder; what to say of where it is."""
+        """Move a concept out of the folder; return a message that says where it is."""
 
     def erase(self, identifier: str) -> None:
         """Delete a concept for good."""
@@ -40,14 +40,14 @@ class Shelf(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Sighting:
-    """What there is to say of one picture.
+    """The replies about one picture, with the concepts and without.
 
     Attributes:
-        name: of its file.
-        plain: by the frozen model; None where the picture cannot be read.
-        personal: with the concepts.
-        attention: of each concept that was seen, where it looks.
-        fault: why the picture cannot be used; empty where it can.
+        name: name of the picture's file.
+        plain: reply of the frozen model; None if the picture cannot be read.
+        personal: reply with the concepts; None if the picture cannot be read.
+        attention: attention maps of the detected concepts.
+        fault: why the picture cannot be used; empty if it can.
     """
 
     name: str
@@ -58,13 +58,13 @@ class Sighting:
 
 
 class Desk:
-    """A model, its concepts and the folder that they are kept in; shared by all open pages.
+    """A model, its concepts and their storage; shared by all open pages.
+
+    Not thread-safe except for `stop`: the page queues all calls that use the model.
 
     Args:
-        vlm: speaks, with the concepts of the folder.
-        shelf: keeps them.
-
-    One call at a time: the page queues them.
+        vlm: the model, with the stored concepts loaded.
+        shelf: the storage of the concepts.
     """
 
     def __init__(self, vlm: MyVLM, shelf: Shelf) -> None:
@@ -74,7 +74,7 @@ class Desk:
 
     @property
     def names(self) -> list[str]:
-        """Identifiers of the concepts, in the order in which they came."""
+        """Identifiers of the concepts, in the order in which they were added."""
         return list(self.vlm.concepts)
 
     def teach(
@@ -87,13 +87,13 @@ class Desk:
         kind: str | None = None,
         show: Callable[[LearningProgress], None] = lambda state: None,
     ) -> Concept:
-        """Learn a concept from photos and keep it; all of it or nothing.
+        """Learn a concept from photos and save it; if saving fails, the concept is removed again.
 
         Args:
-            captions: a line a photo; none, and the model writes them.
-            kind: of its head, such as `object` or `face`; by what it is where not given: a person's category
-                is known by the face.
-            show: told how far it is.
+            captions: one line per photo; if empty, the model writes them.
+            kind: kind of the head, such as `object` or `face`; by default `face` if the category is a person,
+                else `object`.
+            show: called with the progress.
 
         Raises: as `MyVLM.learn`.
         """
@@ -123,17 +123,20 @@ class Desk:
         return concept
 
     def stop(self) -> None:
-        """End the learning that is under way, with the best embedding so far."""
+        """Stop the learning in progress and keep the best embedding so far."""
         self._stop.set()
 
     def look(
         self, files: Sequence[str | Path], question: str = "", *, attention: bool = False
     ) -> list[Sighting]:
-        """Describe pictures, or answer a question about them, with the concepts and without.
+        """Caption pictures, or answer a question about them, with the concepts and without.
 
         Args:
-            question: a caption where it is empty.
-            attention: also where each concept that was seen looks.
+            question: the question; if empty, the pictures are captioned.
+            attention: also compute the attention map of each detected concept.
+
+        Raises:
+            InputError: there are more than `MOST_PICTURES` pictures.
         """
         if len(files) > MOST_PICTURES:
             raise InputError(
@@ -163,15 +166,15 @@ class Desk:
     def correct(
         self, file: str | Path, identifier: str, *, present: bool, box: Box | None = None
     ) -> Correction:
-        """Say of a picture whether it shows a concept: its head learns that at once, and its folder knows.
+        """Correct whether a picture shows a concept: update the concept's head and save the concept.
 
         Args:
-            box: left, top, right, bottom of the part that is meant, in pixels of the picture.
+            box: left, top, right, bottom of the part of the picture that is meant, in pixels.
 
         Raises: as `MyVLM.correct`.
         """
         [photo] = load_images(file)
-        named = LoadedImage(photo.image, Path(file).name)  # where it was dropped is of no use in the file
+        named = LoadedImage(photo.image, Path(file).name)  # files must not hold the temporary path
         correction = self.vlm.correct(named, identifier, present=present, box=box)
         try:
             self.shelf.keep(self.vlm.concepts[identifier])
@@ -181,13 +184,13 @@ class Desk:
         return correction
 
     def undo(self, correction: Correction) -> Correction:
-        """Take a correction back, here and on disk."""
+        """Undo a correction, in memory and on disk."""
         undone = correction.undo()
         self.shelf.keep(self.vlm.concepts[correction.identifier])
         return undone
 
     def rename(self, old: str, new: str) -> None:
-        """Call a concept by another word, here and on disk."""
+        """Change a concept's identifier, in memory and on disk."""
         concept = self.vlm.concepts.rename(old, new.strip())
         try:
             self.shelf.keep(concept)
@@ -196,7 +199,7 @@ class Desk:
             raise
 
     def remove(self, identifier: str, *, erase: bool) -> str:
-        """Take a concept out, and delete what is on disk or put it aside; what to say of it."""
+        """Remove a concept, and delete its files or put them aside; return a message about it."""
         concept = self.vlm.concepts[identifier]
         if erase:
             self.shelf.erase(identifier)

@@ -1,4 +1,4 @@
-"""How the page looks: gradio's blocks around a desk. What is done is in `desk`."""
+"""The layout of the page in gradio, and how its events call the actions of a `Desk`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ IN_LINE: dict[str, Any] = {
     "concurrency_limit": 1,
     "api_visibility": "private",
 }
-"""All that uses the model waits in one line, whichever page it comes from."""
+"""Options of the events that use the model: one runs at a time, over all open pages; others are queued."""
 
 KINDS = {"decide by what it is": None, "as a thing": "object", "as a person, by the face": "face"}
-"""What can be chosen of how a concept is recognised, and the kind of head that it stands for."""
+"""The choices of how a concept is recognised, with the kind of head; None decides by the category."""
 
 CSS = """
 .myvlm-row {display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start}
@@ -35,7 +35,7 @@ CSS = """
 
 
 def build(desk: Desk) -> Any:
-    """The page, as gradio's `Blocks`.
+    """Build the page as gradio's `Blocks`.
 
     Raises:
         MissingPackageError: gradio is not installed.
@@ -67,7 +67,7 @@ def build(desk: Desk) -> Any:
 
 
 def _teaching(gr: Any, desk: Desk) -> Any:
-    """The left side; the event after which the list of concepts is another."""
+    """Build the left side, for learning; return the event after which the list of concepts changes."""
     gr.Markdown("### 1. Teach")
     photos = gr.File(
         label="3 to 5 photos of it", file_count="multiple", file_types=["image"], elem_id="photos", height=160
@@ -114,7 +114,7 @@ def _teaching(gr: Any, desk: Desk) -> Any:
 
 
 def _looking(gr: Any, desk: Desk) -> Any:
-    """The right side; the choice of the concept that was wrong."""
+    """Build the right side, for trying concepts; return the dropdown of the concept to correct."""
     gr.Markdown("### 2. Look")
     pictures = gr.File(
         label="Other pictures", file_count="multiple", file_types=["image"], elem_id="pictures", height=160
@@ -134,7 +134,7 @@ def _looking(gr: Any, desk: Desk) -> Any:
 
 
 def _correcting(gr: Any, desk: Desk, pictures: Any) -> Any:
-    """What is said of a picture by somebody who sees better; the choice of the concept."""
+    """Build the controls that correct detections; return the dropdown of the concept to correct."""
     last = gr.State(None)
     with gr.Accordion("Was it wrong?", open=True), gr.Row():
         with gr.Column(min_width=200):
@@ -182,7 +182,7 @@ def _correcting(gr: Any, desk: Desk, pictures: Any) -> Any:
 
 
 def _pointing(gr: Any, file: Any) -> Any:
-    """The chosen picture, on which two corners of a part can be clicked; the state with the corners."""
+    """Build the picture on which the user clicks two corners of a box; return the state with the corners."""
     corners = gr.State(())
     gr.Markdown("Where in it? Click two corners of it, or none.")
     place = gr.Image(
@@ -192,14 +192,14 @@ def _pointing(gr: Any, file: Any) -> Any:
     def click(path: str | None, known: Corners, event: Any) -> tuple[Any, Corners]:
         return pointed(path, known, event.index)
 
-    click.__annotations__["event"] = gr.SelectData  # gradio looks for it here
+    click.__annotations__["event"] = gr.SelectData  # gradio reads the annotation at run time
     file.change(lambda path: pointed(path), file, [place, corners], api_visibility="private")
     place.select(click, [file, corners], [place, corners], api_visibility="private")
     return corners
 
 
 def _keeping(gr: Any, desk: Desk) -> tuple[Any, list[Any]]:
-    """What changes concepts that are there: the choice of one, and the events after which they are others."""
+    """Build the controls to rename and remove; return the concept dropdown and the events of the changes."""
     with gr.Row():
         chosen = gr.Dropdown(desk.names, label="Concept", elem_id="chosen", interactive=True, value=None)
         new = gr.Textbox(label="New name", elem_id="new-name")
@@ -227,7 +227,7 @@ def _keeping(gr: Any, desk: Desk) -> tuple[Any, list[Any]]:
 
 
 def _or_fault(done: Callable[[], str]) -> str:
-    """What was done, or what was wrong with what was asked for, in words."""
+    """Return the HTML that `done` returns, or that of its error or of a stop by the user."""
     try:
         return done()
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""A part of a picture, said by clicks on two of its corners."""
+"""A box in a picture, given by clicks on two opposite corners."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from myvlm.errors import MyVLMError
 from myvlm.images import load_images
 
 Corners: TypeAlias = "tuple[tuple[float, float], ...]"
-"""None, one or two points, in parts of the picture's width and height."""
+"""Zero, one or two points (x, y), as fractions of the picture's width and height."""
 
 
 def pointed(
     file: str | None, known: Corners = (), click: tuple[int, int] | None = None
 ) -> tuple[Image.Image | None, Corners]:
-    """The picture as it is shown with what was clicked on it, and the corners by now.
+    """Return the picture with the clicked corners drawn on it, and the corners including the new click.
 
     Args:
-        file: of the picture; nothing is shown where there is none, or where it cannot be read.
-        known: the corners before the click; after two of them a click begins anew.
-        click: where, in pixels of what was shown.
+        file: path of the picture; nothing is shown if it is None or cannot be read.
+        known: the corners before the click; if there are two, the click starts a new box.
+        click: position of the click, in pixels of the displayed picture.
     """
     try:
         [photo] = load_images(file) if file else [None]
-    except MyVLMError:  # said where it is looked at
+    except MyVLMError:  # the "Look" button reports it
         photo = None
     if photo is None:
         return None, ()
@@ -44,7 +44,7 @@ def pointed(
 
 
 def box_between(file: str, corners: Corners) -> Box | None:
-    """The box with these corners, in pixels of the picture; None where there are not two.
+    """Return the box between two corners, in pixels of the picture; None if there are fewer than two.
 
     Raises:
         ImageError: the picture cannot be read.

@@ -1,4 +1,4 @@
-"""Where the page runs: on this machine's own address, for this machine's own browsers."""
+"""Serve the page on the loopback address, for browsers on this machine only."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ LARGEST_FILE = "200mb"
 NOTHING_FROM_ELSEWHERE = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' ws: data: blob:"
 )
-"""The browser fetches nothing from any other host: no fonts, no scripts, no counters."""
+"""Content security policy: the browser loads nothing from any other host (fonts, scripts, analytics)."""
 
 
 @contextmanager
 def running(desk: Desk, *, port: int | None = None, browser: bool = False) -> Iterator[str]:
-    """Serve the page in a thread, and yield its address; what was dropped on it is deleted in the end.
+    """Serve the page in a thread and yield its address; uploaded files are deleted at the end.
 
     Args:
-        port: on the machine; a free one from 7860 on where not given.
-        browser: open it there.
+        port: by default the first free port from 7860 on.
+        browser: open the page in the browser.
 
     Raises:
         MissingPackageError: gradio is not installed.
@@ -57,7 +57,7 @@ def running(desk: Desk, *, port: int | None = None, browser: bool = False) -> It
 
 
 def _middleware() -> list[Any]:
-    """What stands before each answer: this machine is answered under its own name, and fetches nothing."""
+    """Return the ASGI middleware: it accepts only local host names and adds the content security policy."""
     middleware = import_extra("starlette.middleware", what="The page", install="myvlm[app]")
     hosts = import_extra("starlette.middleware.trustedhost", what="The page", install="myvlm[app]")
     return [
@@ -67,7 +67,7 @@ def _middleware() -> list[Any]:
 
 
 class _Policy:
-    """Adds the content security policy to every answer; plain ASGI."""
+    """ASGI middleware that adds the content security policy to every response."""
 
     def __init__(self, app: Any) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""What the desk gives, as HTML for the page. Every text that enters is escaped."""
+"""Render the results of a `Desk` as HTML for the page. All texts are escaped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from myvlm.errors import MyVLMError
 
 
 def looks_html(looks: Sequence[Sighting]) -> str:
-    """A row a picture: with the concepts and without, side by side, and where each concept looks."""
+    """Render one row per picture: replies with the concepts and without, and the attention maps."""
     if not looks:
         return "<p>Drop a picture first.</p>"
     return joined(map(_look, looks))
@@ -40,7 +40,7 @@ def _column(head: str, body: Markup) -> Markup:
 
 
 def concepts_html(library: ConceptLibrary) -> str:
-    """A card a concept: its first photo, its name, what it is."""
+    """Render one card per concept: its first photo, its identifier and its category."""
     if not library:
         return "<p>Nothing is learned yet.</p>"
     return Markup(f'<div class="myvlm-row">{joined(map(_card, library.values()))}</div>')
@@ -54,12 +54,12 @@ def _card(concept: Concept) -> Markup:
 
 
 def correction_html(correction: Correction) -> str:
-    """What a correction changed."""
+    """Render what a correction changed."""
     return correction._repr_html_()
 
 
 def fault_html(error: MyVLMError) -> str:
-    """What went wrong, and what to do."""
+    """Render an error and its fix."""
     fix = f"<br/>{escaped(error.fix)}" if error.fix else ""
     return Markup(
         f'<p role="alert">⚠ {escaped(error.what)}<br/><small>got: {escaped(str(error.got))}</small>{fix}</p>'

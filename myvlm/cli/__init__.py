@@ -1,7 +1,7 @@
-"""The `myvlm` command; in `commands` each is a thin skin over `MyVLM` or over the concept folders on disk.
+"""The `myvlm` command line program. Each command in `commands` is a thin layer over `MyVLM` or `concepts`.
 
 Nothing here imports torch or transformers before a command runs, so that `myvlm --help` answers at once.
-Results go to stdout, all else to stderr; see `myvlm.cli.screen` for the exit codes.
+Results go to stdout, everything else to stderr; `myvlm.cli.screen` lists the exit codes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ app.add_typer(completeness.app, name="completeness")
 app.command("doctor")(doctor.doctor)
 app.add_typer(manage.app, name="concepts")
 for described in (app, completeness.app, manage.app):
-    for command in described.registered_commands:  # typer wraps, but keeps a docstring's own line ends too
+    for command in described.registered_commands:  # typer wraps text, but keeps a docstring's line breaks
         paragraphs = (getdoc(command.callback) or "").split("\n\n")
         command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
 
@@ -55,9 +55,9 @@ def main(
         bool, typer.Option("--version", is_eager=True, callback=lambda wanted: _version(wanted))
     ] = False,
 ) -> None:
-    """Teach a frozen vision-language model the things in your life: your mug, your dog, your friend."""
+    """Teach a frozen vision-language model your own concepts: your mug, your dog, your friend."""
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # it may be ASCII, and names of files anything
+        sys.stdout.reconfigure(errors="backslashreplace")  # stdout may be ASCII-only; file names are not
 
 
 def _version(wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""`myvlm album --import-names`: concepts from the names that photos have already."""
+"""`myvlm album --import-names`: learn concepts from the named regions in the metadata of photos."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImportRequest:
-    """What is to be learned: into which collection, which names alone, and `NAME=WORD` for what some are."""
+    """What to import.
+
+    Attributes:
+        collection: folder that the new concepts are written to.
+        only: names to import; empty for all names.
+        categories: `NAME=WORD` entries that set the category of a name.
+    """
 
     collection: Path
     only: Sequence[str]
@@ -31,10 +37,12 @@ class ImportRequest:
 
 
 def learn_names(out: Screen, files: Sequence[Path], wanted: ImportRequest, load: Callable[[], MyVLM]) -> None:
-    """Learn every name that regions have, from the places cut out; what is known already stays as it is.
+    """Learn a concept for each name that regions of the photos have, from crops of these regions.
+
+    A name that is a concept of the collection already is skipped with a note.
 
     Raises:
-        InputError: no photo has a name, or a name that was asked for.
+        InputError: no region has a name, or none has a name that the user asked for.
     """
     from myvlm.album.exiftool import exiftool
     from myvlm.album.importing import tagged
@@ -50,7 +58,7 @@ def learn_names(out: Screen, files: Sequence[Path], wanted: ImportRequest, load:
             begun = monotonic()
             try:
                 folder = _learn(vlm, one, categories.get(one.name, one.category), wanted.collection)
-            except InputError as error:  # the other names go on
+            except InputError as error:  # continue with the other names
                 out.note(f"passing over {one.name!r}: {error}")
                 passed.append({"name": one.name, "error": error.what})
             else:

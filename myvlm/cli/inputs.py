@@ -1,4 +1,4 @@
-"""What the user names on the command line, as files: pictures, captions and questions, all checked early."""
+"""Resolve the pictures, captions and questions named on the command line, before a model is loaded."""
 
 from __future__ import annotations
 
@@ -14,28 +14,32 @@ from myvlm.files.reading import read_json
 
 
 def picture_files(sources: Sequence[str]) -> list[Path]:
-    """The files that paths, folders and patterns stand for; nothing is opened.
+    """Return the picture files that paths, folders and patterns refer to; no file is opened.
 
     Raises:
-        MissingFileError: one of them stands for no picture.
+        MissingFileError: a source refers to no picture.
     """
     return [file for source in sources for file in photo_files.picture_files(source)]
 
 
 def album_files(sources: Sequence[str]) -> list[Path]:
-    """The same by their absolute paths and once each, the pictures in folders of folders too."""
+    """Return the absolute paths of the pictures in an album, subfolders included, without duplicates.
+
+    Raises:
+        MissingFileError: a source refers to no picture.
+    """
     found = [file for source in sources for file in photo_files.album_files(source)]
     return list(dict.fromkeys(Path(os.path.abspath(file)) for file in found))
 
 
 def captions_for(photos: Sequence[Path], given: Sequence[str] | None) -> list[list[str]] | None:
-    """The captions of each photo, from a JSON file or from texts in the order of the photos.
+    """Return the captions of each photo, from a JSON file or from texts in the order of the photos.
 
-    The JSON is `{"photo.jpg": ["...", ...]}`, by name or path, or a list with an entry for each photo; an
-    entry is a text or a list of texts.
+    The JSON is `{"photo.jpg": ["...", ...]}`, keyed by name or path, or a list with an entry for each photo;
+    an entry is a text or a list of texts.
 
     Raises:
-        MissingFileError, InputError: the file is not there, is no such JSON, or does not fit the photos.
+        MissingFileError, InputError: the file is missing, is no such JSON, or does not match the photos.
     """
     if not given:
         return None
@@ -46,16 +50,16 @@ def captions_for(photos: Sequence[Path], given: Sequence[str] | None) -> list[li
 
 
 def questions_for(photos: Sequence[Path], file: Path | None) -> list[Any] | None:
-    """Question/answer pairs from a JSON file: `{"photo.jpg": [["…?", "…"]]}`, or a list of pairs for all.
+    """Read question/answer pairs from JSON: `{"photo.jpg": [["…?", "…"]]}`, or one list for all photos.
 
     Raises:
-        MissingFileError, InputError: the file is not there, is no JSON, or does not fit the photos.
+        MissingFileError, InputError: the file is missing, is no JSON, or does not match the photos.
     """
     return None if file is None else _entries(file, photos, "questions")
 
 
 def _entries(file: Path, photos: Sequence[Path], what: str) -> list[Any]:
-    """A JSON list as it is, or the entries of an object in the order of the photos."""
+    """Return a JSON list unchanged, or the values of a JSON object in the order of the photos."""
     parsed = read_json(file, expected='{"photo.jpg": ["a text", …], …}')
     if isinstance(parsed, dict):
         from myvlm.learning.dataset import file_names, in_order

@@ -1,4 +1,4 @@
-"""What a machine can run: its devices, the models of the README that fit, weights on disk, extras."""
+"""Find what this machine can run: its devices, the README's models that fit, weights on disk, extras."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 GIB = 1 << 30
 WORKING = 2 * GIB
-"""Bytes beside a model's weights: the encoder of the heads, activations, and kept prefixes of a few views."""
+"""Bytes needed besides the weights: the heads' encoder, activations, cached prefixes of a few views."""
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "8 bits": 1.1, "4 bits": 0.65}
-"""A parameter takes so many; quantised, what stays in bfloat16 is counted in."""
+"""Bytes per parameter. The quantised values include the parameters that stay in bfloat16."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where a model can run; `total` and `free` in bytes."""
+    """A device that a model can run on; `total` and `free` memory in bytes."""
 
     name: str
     what: str
@@ -31,14 +31,14 @@ class Device:
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint of the README, and its parameters in billions."""
+    """A checkpoint listed in the README, with its number of parameters in billions."""
 
     name: str
     family: str
     billions: float
 
     def needs(self, precision: str) -> int:
-        """Bytes for weights and work.
+        """Return the bytes of memory for the weights and for working memory.
 
         >>> round(Model("llava-hf/llava-1.5-7b-hf", "LLaVA 1.5", 7.06).needs("bfloat16") / GIB, 1)
         15.2
@@ -46,7 +46,7 @@ class Model:
         return round(self.billions * 1e9 * BYTES[precision]) + WORKING
 
     def fits(self, device: Device) -> tuple[str, ...]:
-        """The precisions in which it fits into what is free there, the most exact first.
+        """Return the precisions in which the model fits into the device's free memory, most exact first.
 
         >>> seven = Model("llava-hf/llava-1.5-7b-hf", "LLaVA 1.5", 7.06)
         >>> seven.fits(Device("cuda:0", "a GPU", 24 * GIB, 23 * GIB))
@@ -79,7 +79,7 @@ MODELS = (
 
 
 def devices() -> list[Device]:
-    """All that torch can use here, GPUs first."""
+    """Return all devices that torch can use on this machine, GPUs first."""
     import psutil
     import torch
 
@@ -95,7 +95,7 @@ def devices() -> list[Device]:
 
 
 def weights_on_disk() -> dict[str, int]:
-    """The models in the hub's cache, with the bytes that they take there."""
+    """Return the size in bytes of each model in the cache of the Hugging Face Hub."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -106,7 +106,7 @@ def weights_on_disk() -> dict[str, int]:
 
 
 def encoder_on_disk(encoder: str, hub: Mapping[str, int]) -> bool:
-    """Whether an encoder's weights are here, so that it works without a network."""
+    """Return whether an encoder's weights are on disk, so that it works offline."""
     if encoder.startswith("facenet/"):
         from facenet_pytorch.models.inception_resnet_v1 import get_torch_home
 
@@ -126,13 +126,13 @@ def encoder_on_disk(encoder: str, hub: Mapping[str, int]) -> bool:
 
 
 def extras() -> dict[str, bool]:
-    """What can be used beside: each extra of the package, and whether all that it needs is here."""
+    """Return for each optional extra of the package whether everything it needs is installed."""
     needs = {"dlib": ("dlib",), "quantised": ("bitsandbytes", "accelerate"), "album": ("exiftool",)}
     found = {extra: all(map(find_spec, packages)) for extra, packages in needs.items()}
     return {**found, "album": found["album"] and shutil.which("exiftool") is not None}
 
 
 def largest(models: Sequence[Model], device: Device) -> Model | None:
-    """The largest model that fits on a device in a precision that is not quantised."""
+    """Return the largest model that fits on a device without quantisation, or None."""
     fitting = [one for one in models if {"float32", "bfloat16"} & set(one.fits(device))]
     return max(fitting, key=lambda one: one.billions, default=None)

@@ -1,4 +1,4 @@
-"""Open a model with its concepts. torch and transformers are imported in here, once a command needs them."""
+"""Load a model and its concepts for a command; torch and transformers are imported only when needed."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 def open_model(
     out: Screen, backbone: str, device: str | None, dtype: Dtype | None, false_names: float | None = None
 ) -> MyVLM:
-    """The model, without concepts; those that come are held to so many false names per thousand pictures.
+    """Load a model without concepts.
+
+    Args:
+        false_names: limit for the concepts that are added later: false detections per 1000 pictures.
 
     Raises:
         UnknownBackboneError: there is no such model.
-        InputError: there is no such device, or that is no rate.
+        InputError: there is no such device, or `false_names` is not a valid rate.
     """
     with out.busy(f"loading {backbone}"):
         from myvlm.api import MyVLM
@@ -44,12 +47,15 @@ def open_model(
 
 
 def here(place: str | None) -> Path | None:
-    """The path that is meant. Raises InputError for an address: what works on it changes files here."""
+    """Return the local path. Raises InputError for an address: the caller changes files on this machine."""
     return None if place is None else local_path(place, "folder of concepts")
 
 
 def copies(out: Screen, address: str) -> list[tuple[Path, bool]]:
-    """Copies of the concepts at an address, till the command ends; whether it is one concept's own.
+    """Fetch the concepts at an address into local copies that are deleted when the command ends.
+
+    Returns:
+        Each copy's folder, and whether the address is that of a single concept rather than a collection.
 
     Raises:
         MissingFileError, ConceptFileError, RemoteError: see `Concept.load`.
@@ -69,16 +75,16 @@ def copies(out: Screen, address: str) -> list[tuple[Path, bool]]:
 
 
 def chosen_folders(out: Screen, places: Sequence[str | Path] | None) -> list[tuple[Path, bool]]:
-    """The concept folders meant, each with whether it was named itself rather than found in a collection.
+    """Return the concept folders that the user chose, each with whether it was named itself.
 
-    Of what lies at an address these are copies, which are gone when the command ends.
+    The others were found in a collection. Concepts at an address are copied here until the command ends.
 
     Raises:
-        MissingFileError: one that was named is not there, or holds no concept.
+        MissingFileError: a place does not exist, or holds no concept.
     """
     if places is None:
         return [(one, False) for one in concept_folders(collection.DEFAULT)]
-    found: dict[Path, tuple[Path, bool]] = {}  # by where it is: one may be named twice
+    found: dict[Path, tuple[Path, bool]] = {}  # keyed by absolute path: one may be named twice
     for place in places:
         folder = path_or_url(place, "folder of concepts")
         if isinstance(folder, str):
@@ -86,7 +92,7 @@ def chosen_folders(out: Screen, places: Sequence[str | Path] | None) -> list[tup
             continue
         inside = concept_folders(folder)
         if (folder / "concept.json").exists() or not folder.is_dir():
-            found[absolute(folder)] = folder, True  # what is no concept folder says so when it is loaded
+            found[absolute(folder)] = folder, True  # loading reports it if it is no concept folder
         elif inside:
             for one in inside:
                 found.setdefault(absolute(one), (one, False))
@@ -101,14 +107,16 @@ def chosen_folders(out: Screen, places: Sequence[str | Path] | None) -> list[tup
 
 
 def add_concepts(out: Screen, vlm: MyVLM, folders: Sequence[tuple[Path, bool]]) -> None:
-    """Load concepts into the model's library; those that it has not learned it is told of in words.
+    """Load concepts into the model's library.
 
-    A concept of a collection that is damaged, or was learned for another model and has no description, is
-    passed over with a note.
+    A concept without an embedding for this model is introduced by its description. A concept found in a
+    collection is skipped with a note if it is damaged, or if it was learned for another model and has no
+    description.
 
     Raises:
-        ConceptFileError: one that was named itself is cut, altered or newer, or cannot be told of.
-        ConceptExistsError: two have one word, which they are called or were learned with.
+        ConceptFileError: a concept that the user named is truncated, altered or of a newer version, or has
+            neither an embedding for this model nor a description.
+        ConceptExistsError: two concepts share an identifier, or a word that one was learned with.
     """
     from myvlm.concepts.concept import Concept
     from myvlm.speaking.addressing import only_introduced
@@ -135,7 +143,7 @@ def add_concepts(out: Screen, vlm: MyVLM, folders: Sequence[tuple[Path, bool]]) 
 
 
 def _told_in_words(concepts: Sequence[Concept], backbone: str) -> str:
-    """That a model has yet to learn these, and how that is done."""
+    """Return the note that the model gets only the descriptions of these concepts, and how to learn one."""
     names = ", ".join(one.identifier for one in concepts)
     return (
         f"{backbone} has not learned {names} and is told in words, such as "
@@ -146,7 +154,7 @@ def _told_in_words(concepts: Sequence[Concept], backbone: str) -> str:
 
 @contextmanager
 def _without_the_librarys_warning() -> Iterator[None]:
-    """Within it the library does not warn of each concept that a model has yet to learn: one note does."""
+    """Silence the library's warning per concept without an embedding: one note covers them all."""
     from myvlm.concepts.concept import warn_learned_elsewhere
 
     log = logging.getLogger(warn_learned_elsewhere.__module__)
@@ -161,4 +169,4 @@ def _without_the_librarys_warning() -> Iterator[None]:
 def _silence_other_bars() -> None:
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # of reading weights; downloads keep theirs
+    logging.disable_progress_bar()  # the one for reading weights; downloads keep theirs

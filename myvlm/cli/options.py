@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ DEFAULT_BACKBONE = "tinyworld/llava"
 
 
 class Workers(StrEnum):
-    """Who does long work: this process, or those of a Ray cluster."""
+    """Where long work runs: in this process, or in the processes of a Ray cluster."""
 
     local = "local"
     ray = "ray"
 
 
 class Dtype(StrEnum):
-    """Floating point types that a model can be held in."""
+    """Floating point types that a model can be loaded in."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -113,7 +113,7 @@ Collection: TypeAlias = Annotated[
 
 
 def naming(backbone: str) -> list[str]:
-    """The words that name a model in a command; none for the default one.
+    """Return the command line words that select a backbone; empty for the default one.
 
     >>> naming("tinyworld/blip2"), naming(DEFAULT_BACKBONE)
     (['--backbone', 'tinyworld/blip2'], [])

@@ -1,4 +1,4 @@
-"""Where a concept that a command makes is put: a folder, or an address; what can be wrong is said before."""
+"""Save a concept that a command made, to a folder or an address, and check the place before work begins."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def place_to_be(
     photos: bool,
     face_consent: bool,
 ) -> Path | str:
-    """The place of a concept that is still to be made.
+    """Return the folder or address that a new concept will be saved to, once it is checked.
 
     Args:
-        out: where damaged neighbours are mentioned.
-        given: what the user named; a folder in `concepts` where they named none.
+        out: shows notes about damaged concepts in the same collection.
+        given: the user's `--out`; None for a folder in `concepts`.
         identifier, category, kind: of the concept.
-        photos: whether they are to be put beside it.
+        photos: whether the photos are saved with it.
         face_consent: see `Concept.save`.
 
     Raises:
-        InputError: a face or photos would leave this machine.
-        NotWritableError, ConceptExistsError, RemoteError: it cannot be put there.
+        InputError: data about a face, or photos, would leave this machine.
+        NotWritableError, ConceptExistsError, RemoteError: the concept cannot be saved there.
     """
     place = (
         collection.default_folder(identifier, category)
@@ -69,7 +69,7 @@ def place_to_be(
 
 
 def check_not_learned(there: ConceptRecord | None, place: Path | str, identifier: str) -> None:
-    """Raise ConceptExistsError where a learned concept would give way to one that is known in words alone."""
+    """Raise ConceptExistsError if an introduced concept would replace a learned one."""
     if there is None or not there.embeddings:
         return
     away = collection.command("remove", identifier, place.parent) if isinstance(place, Path) else "delete it"
@@ -82,12 +82,15 @@ def check_not_learned(there: ConceptRecord | None, place: Path | str, identifier
 
 
 def note_replaced(out: Screen, there: ConceptRecord | None, place: Path | str, backbone: str = "") -> str:
-    """What a concept there has that one made anew has not, told before the work begins; mostly nothing.
+    """Say before the work begins what an existing concept has that its replacement will lack.
 
     Args:
-        out: where it is told.
+        out: shows the note.
         there, place: see `record_there`.
-        backbone: that it is learned for; what was learned for that one is to be replaced.
+        backbone: that the concept is learned for; the embedding for it is replaced in any case.
+
+    Returns:
+        What would be lost, in words: embeddings for other models, corrections. Mostly empty.
     """
     others = [name for name in there.embeddings if name != backbone] if there else []
     lost = [f"what was learned for {name}" for name in others]
@@ -107,7 +110,7 @@ def note_replaced(out: Screen, there: ConceptRecord | None, place: Path | str, b
 
 
 def is_taken(place: Path | str) -> bool:
-    """Whether a concept is there, which one that was stopped half way does not replace."""
+    """Return whether a concept is there; a concept whose learning was interrupted must not replace it."""
     from myvlm.concepts.disk.storage import is_concept_folder
 
     return is_concept_folder(place) if isinstance(place, Path) else is_concept(place)
@@ -122,10 +125,13 @@ def put(
     face_consent: bool,
     replaced: str = "",
 ) -> int:
-    """Save it there; how many bytes that is. Where an address fails, it is kept in a folder here.
+    """Save a concept to a folder or an address. If an address fails, save it to a local folder as well.
 
     Args:
-        replaced: see `note_replaced`; a folder that has such a thing is copied to `.removed` before.
+        replaced: what `note_replaced` returned; if not empty, the old folder is first copied to `.removed`.
+
+    Returns:
+        The size of the saved concept in bytes.
 
     Raises:
         MyVLMError: see `Concept.save`.
@@ -152,7 +158,7 @@ def put(
 
 
 def record_there(place: Path | str) -> ConceptRecord | None:
-    """What the concept in a place says; None where there is none, or at an address none that is whole."""
+    """Return the record of the concept at a place; None if there is none, or, at an address, a broken one."""
     from myvlm.concepts.disk.storage import is_concept_folder, read_record
 
     if isinstance(place, Path):

@@ -1,12 +1,12 @@
-"""What a command says, and where: its result on stdout, everything else on stderr, and an exit code.
+"""Output of a command: its result on stdout, everything else on stderr, and an exit code.
 
 | code | meaning |
 |---|---|
 | 0 | done |
-| 1 | unexpected: a fault of this library or of the machine, with its traceback |
-| 2 | bad input: what, got, expected and what to do about it; nothing was half-written |
+| 1 | unexpected: a bug in this library or a fault of the machine, with a traceback |
+| 2 | bad input: the message says what, got, expected and fix; no file is left half-written |
 | 3 | no such concept or model |
-| 130 | stopped by Ctrl-C; what was written is said |
+| 130 | stopped by Ctrl-C; the message says what was written |
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ UNEXPECTED, BAD_INPUT, NOT_FOUND, STOPPED = 1, 2, 3, 130
 
 
 class Screen:
-    """Where one run of a command shows its result, its notes and its progress.
+    """Shows the result, the notes and the progress of one run of a command.
 
-    No text is broken into lines here, so that paths and commands can be copied: a terminal does it itself.
+    Text is not wrapped here, so that paths and commands can be copied; the terminal wraps it.
 
     Args:
-        stdout: for the result alone.
+        stdout: stream for the result, and nothing else.
         as_json: show the result as one JSON document.
-        quiet: no notes and no progress.
+        quiet: show no notes and no progress.
 
     Attributes:
-        failures: what could not be used, while the rest went on.
-        written: what was written, for whoever stops the command.
-        until_end: contexts that are left as the command ends, such as copies of what lies elsewhere.
+        failures: number of inputs that could not be used while the others were processed.
+        written: files and addresses written so far, listed if the user stops the command.
+        until_end: contexts that are closed when the command ends, such as copies of remote concepts.
     """
 
     def __init__(self, stdout: TextIO, *, as_json: bool, quiet: bool) -> None:
@@ -64,10 +64,10 @@ class Screen:
         self._begun: tuple[dict[str, Any], Table] | None = None
 
     def show(self, document: dict[str, Any], *parts: Text | Table) -> None:
-        """The result, once: `document` for programs, the parts for people; in a pipe tables have tabs.
+        """Show the result: `document` with `as_json`, else the parts; in a pipe, tables are tab-separated.
 
         Raises:
-            NotWritableError: stdout takes no more, as where a disk is full.
+            NotWritableError: stdout cannot be written to, for example because a disk is full.
         """
         if self.as_json:
             self._write(json.dumps(document, indent=2) + "\n")
@@ -86,15 +86,15 @@ class Screen:
         made: Iterable[tuple[dict[str, Any], Sequence[Text]]],
         total: int,
     ) -> None:
-        """The result of many pictures; in a pipe, each line as it is made.
+        """Show the results of many pictures; in a pipe, each line as soon as it is ready.
 
-        Where the command is stopped or fails half way, what was made is shown all the same.
+        If the command is stopped or fails, the results so far are shown.
 
         Args:
-            call: what the document says beside `interrupted` and `pictures`.
-            columns: the titles of the cells.
+            call: entries of the document besides `interrupted` and `pictures`.
+            columns: column titles.
             made: for each picture its document and its cells.
-            total: number of pictures, for the bar.
+            total: number of pictures, for the progress bar.
         """
         document: dict[str, Any] = {**call, "interrupted": False, "pictures": []}
         table = Table(*columns, box=None, pad_edge=False)
@@ -111,29 +111,29 @@ class Screen:
             self.show(document, table)
 
     def note(self, text: str) -> None:
-        """A line for people only, on stderr; plain text."""
+        """Show a line of plain text on stderr, unless `quiet`."""
         if not self.quiet:
             self._tell(Text(text, style="dim"))
 
     def busy(self, text: str) -> AbstractContextManager[object]:
-        """Show that something without a known end is under way."""
+        """Show a spinner while work of unknown length runs."""
         return nullcontext() if self.quiet else self._notes.status(Text(text))
 
     @contextmanager
     def progress(self, text: str, total: int) -> Iterator[Progress]:
-        """A bar with the count and the time left; `advance(0, n)` moves it."""
+        """Show a progress bar with the count and the time left; `advance(0, n)` moves it."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=self._notes, disable=self.quiet) as bar:
             bar.add_task(text, total=total)
             yield bar
 
     def fail(self, error: MyVLMError) -> None:
-        """Say what was wrong with the input."""
+        """Show an error, and count it as a failure."""
         self._tell(Text.assemble(("error: ", "bold red"), str(error)))
         self.failures += 1
 
     def stop(self, why: KeyboardInterrupt) -> None:
-        """Say that Ctrl-C was pressed, and show what there is."""
+        """Report that Ctrl-C stopped the command, and show the results so far."""
         self._show_begun({"interrupted": True})
         if self._begun:
             what = f"Stopped after {len(self._begun[0]['pictures'])} pictures."
@@ -144,7 +144,7 @@ class Screen:
         self._tell(Text(what))
 
     def give_up(self, error: Exception) -> None:
-        """Say what went wrong, and show what there is."""
+        """Report the error that ended the command, and show the results so far."""
         if isinstance(error, MyVLMError):
             self.fail(error)
             self._show_begun({"error": as_document(error)})
@@ -156,7 +156,7 @@ class Screen:
     def _show_begun(self, why: dict[str, Any]) -> None:
         document, *tables = self._begun or ({},)
         try:
-            if self.as_json or self._results.is_terminal:  # elsewhere it is shown, line by line
+            if self.as_json or self._results.is_terminal:  # a pipe has the lines already
                 self.show({**document, **why}, *tables)
         except NotWritableError as error:
             self.fail(error)
@@ -174,7 +174,7 @@ class Screen:
             raise
         except OSError as error:
             with suppress(OSError):
-                self._stdout.close()  # or Python tries again as it exits, with a traceback
+                self._stdout.close()  # otherwise Python flushes again at exit, with a traceback
             raise NotWritableError(
                 "The result cannot be written to the standard output.",
                 got=f"{type(error).__name__}: {error.strerror or error}",
@@ -185,13 +185,13 @@ class Screen:
 
 @contextmanager
 def screen(*, as_json: bool, quiet: bool) -> Iterator[Screen]:
-    """A command's body runs in this; whatever it raises becomes words and an exit code."""
+    """Run a command's body; turn whatever it raises into a message and an exit code."""
     shown = Screen(sys.stdout, as_json=as_json, quiet=quiet)
     try:
         with (
             shown.until_end,
             redirect_stdout(sys.stderr),
-        ):  # what other libraries print must not mix with a JSON document
+        ):  # other libraries must not print into a JSON document
             yield shown
     except (typer.Exit, BrokenPipeError):
         raise
@@ -209,7 +209,7 @@ def screen(*, as_json: bool, quiet: bool) -> Iterator[Screen]:
 
 
 def as_document(error: MyVLMError) -> dict[str, Any]:
-    """An error as plain values.
+    """Return an error as a JSON-serializable dict.
 
     >>> from myvlm.errors import InputError
     >>> as_document(InputError("No.", got=3, expected="4"))["got"]
@@ -232,7 +232,7 @@ def _forbidden(error: PermissionError) -> InputError:
 
 
 def _plain(part: Text | Table) -> str:
-    """What people are shown, as lines for a pipe.
+    """Return a part of the result as plain lines for a pipe.
 
     >>> table = Table("photo", "seen")
     >>> table.add_row(Text("1.png"), "sks")
@@ -250,5 +250,5 @@ def _plain(part: Text | Table) -> str:
 
 
 def _line(cells: Iterable[object]) -> str:
-    """Cells with tabs between them: one line, whatever they hold."""
+    """Join cells by tabs into one line; tabs and line breaks within a cell become spaces."""
     return "\t".join(" ".join(str(cell).replace("\t", " ").splitlines()) for cell in cells) + "\n"

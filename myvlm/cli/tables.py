@@ -1,4 +1,4 @@
-"""`myvlm album --out`: an album as a Parquet table, read in this process or by a Ray cluster."""
+"""`myvlm album --out`: read an album into a Parquet table, in this process or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """Where the table goes, who reads it, and the options of the command that each process needs."""
+    """Where the table is written, where the album is read, and the options that each process needs."""
 
     folder: Path
     on_ray: bool
@@ -35,11 +35,11 @@ class Asked:
 
 
 def check_asked(folder: Path | None, *, on_ray: bool, of_names: bool) -> None:
-    """Raise where there can be no such table, before a model is loaded.
+    """Check before a model is loaded that the table can be made.
 
     Raises:
-        InputError: there is no folder for it, or names are asked for too.
-        MissingPackageError: what it needs is not installed.
+        InputError: no folder is given, or an option about names in metadata is given too.
+        MissingPackageError: pyarrow or ray is not installed.
     """
     if folder is None or of_names:
         raise InputError(
@@ -54,7 +54,7 @@ def check_asked(folder: Path | None, *, on_ray: bool, of_names: bool) -> None:
 
 
 def read_into_table(out: Screen, vlm: MyVLM, files: Sequence[Path], asked: Asked) -> None:
-    """Read what is new, write the table, and say what is in it; a run that is stopped keeps what it read."""
+    """Read the new photos, write the table and show a summary; a run that is stopped keeps its rows."""
     from myvlm.album.table.reading import read_table
     from myvlm.album.table.rows import AlbumTable, ReadBy
 
@@ -92,7 +92,7 @@ def read_into_table(out: Screen, vlm: MyVLM, files: Sequence[Path], asked: Asked
 
 
 def counted(counts: Counter[str]) -> Table:
-    """Who is in how many photos."""
+    """Return a table of concepts and the number of photos each was detected in."""
     table = Table("who or what", "photos", box=None, pad_edge=False)
     for name, count in counts.most_common():
         table.add_row(Text(name, style="bold magenta"), str(count))
@@ -108,6 +108,6 @@ def _run(vlm: MyVLM, asked: Asked) -> Run:
     from myvlm.album.table.stages import Work
 
     own = Path(asked.backbone)
-    backbone = str(own.resolve()) if own.is_dir() else asked.backbone  # others work in other folders
+    backbone = str(own.resolve()) if own.is_dir() else asked.backbone  # workers have other working folders
     work = Work(backbone, asked.device, asked.dtype, vlm.concepts, asked.prompt, asked.batch)
     return lambda paths, known: run_on_ray(paths, known, work)

@@ -1,1 +1,1 @@
-"""An album as a Parquet table: read, looked at and spoken of in three stages, here or on a Ray cluster."""
+"""An album as a Parquet table, made in three stages (read, recognise, caption), here or on a Ray cluster."""

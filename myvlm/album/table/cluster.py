@@ -1,4 +1,4 @@
-"""The stages of an album on a Ray cluster, pictures handed on between them."""
+"""Run the stages of an album's table on a Ray cluster, which passes pictures between them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ PIXELS = {"pixels": "large_binary", "width": "int64", "height": "int64"}
 
 
 def run_on_ray(paths: Sequence[str], known: frozenset[str], work: Work) -> Iterator[Columns]:
-    """What all stages make of these files, in any order; the nodes must see them under the same paths.
+    """Run all stages on these files and yield columns, in any order.
+
+    All nodes must see the files under the same paths.
 
     Raises: as `run_stages`.
     """

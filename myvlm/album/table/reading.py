@@ -1,4 +1,4 @@
-"""Reading an album into its table, by whichever processes: again for what was lost, until all is there."""
+"""Read an album into its table, here or on a cluster; photos lost with a process are read again."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from myvlm.errors import MyVLMError
 from myvlm.runtime.cluster import Columns
 
 Run: TypeAlias = Callable[[Sequence[str], frozenset[str]], Iterator[Columns]]
-"""Paths, and hashes of what is known → what the stages make of them, in any order."""
+"""Maps paths and known hashes to the columns that the last stage returns, in any order."""
 
 
 class PhotosLostError(MyVLMError, RuntimeError):
-    """The processes that read an album gave nothing for some photos, time and again."""
+    """The processes that read an album returned no row for some photos."""
 
 
 def run_here(
     paths: Sequence[str], known: frozenset[str], vlm: MyVLM, prompt: str | None, batch: int
 ) -> Iterator[Columns]:
-    """What all stages make of these files, one behind the other in this process."""
+    """Run all stages on these files in this process, batch by batch."""
     read, gate, speak = Read(known), Recognise(vlm.concepts), Speak(vlm, prompt)
     for start in range(0, len(paths), batch):
         yield speak(gate(read({"path": list(paths[start : start + batch])})))
 
 
 def read_table(table: AlbumTable, paths: Sequence[str], run: Run) -> Iterator[tuple[PhotoRow, bool]]:
-    """Read these photos into the table; each row as it comes, and whether it was known.
+    """Read photos into the table; yield each row when it is ready, and whether it was known before.
 
     Raises:
-        PhotosLostError: nothing comes any more for some of them.
+        PhotosLostError: an attempt returned no row for any of the missing photos.
     """
     known = table.known
     while left := table.left(paths):

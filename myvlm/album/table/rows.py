@@ -1,4 +1,4 @@
-"""The table of an album on the disk: parts of it while it is read, one Parquet file once it is whole."""
+"""The table of an album on disk: several parts while it is read, one Parquet file once it is complete."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from myvlm.files.photos import PASSED_OVER
 from myvlm.files.writing import whole_file
 
 PART_ROWS, PART_SECONDS = 64, 5.0
-"""Rows of a part at the most, and how long they may wait for it: what a killed run reads once more."""
+"""A part is written after so many rows or seconds: what a killed run has to read again at most."""
 
 
 @dataclass(frozen=True)
 class ReadBy:
-    """What a row depends on beside its photo.
+    """What a row depends on besides its photo.
 
     Attributes:
-        model, model_fingerprint: name and weights.
-        concepts_fingerprint: of what the concepts learned, with the model and the prompt.
+        model, model_fingerprint: name of the model, and fingerprint of its weights.
+        concepts_fingerprint: digest of the concepts, the model and the prompt.
     """
 
     model: str
@@ -42,15 +42,15 @@ class ReadBy:
 
 @dataclass(frozen=True)
 class PhotoRow:
-    """One photo.
+    """The table's row of one photo.
 
     Attributes:
-        path: of its file.
-        hash: of the file's content, BLAKE2b in hexadecimal; empty where it cannot be read at all.
-        seen, probabilities, boxes: the concepts that are there, how sure that is, and where, in pixels as it
-            is seen; None where a head knows no place.
-        caption: what the model says of it.
-        error: why it could not be used; then nothing else is known of it.
+        path: path of the file.
+        hash: BLAKE2b of the file's content in hexadecimal; empty if the file cannot be read at all.
+        seen, probabilities, boxes: the detected concepts, their probabilities, and their boxes in pixels of
+            the displayed photo; a box is None if the head gives none.
+        caption: the model's caption.
+        error: why the photo could not be used; the other fields but `path` and `hash` are then empty.
     """
 
     path: str
@@ -63,11 +63,11 @@ class PhotoRow:
 
 
 class AlbumTable:
-    """The rows of an album: `album.parquet`, and beside it `parts` while it is not whole.
+    """The rows of an album: `album.parquet`, and beside it a folder `parts` until the table is complete.
 
     Args:
-        folder: made when the first rows come.
-        by: rows that something else read do not count.
+        folder: folder of the table, created with the first part.
+        by: the model and concepts in use; rows read by others are ignored.
 
     Raises:
         MissingPackageError: pyarrow is not installed.
@@ -87,19 +87,19 @@ class AlbumTable:
 
     @property
     def known(self) -> frozenset[str]:
-        """Hashes of the contents that need not be looked at again."""
+        """Hashes of the files whose rows are known from an earlier run."""
         return frozenset(self._by_hash)
 
     def left(self, paths: Iterable[str]) -> list[str]:
-        """Those that this run has no row for yet."""
+        """Return the paths that this run has no row for yet."""
         return [path for path in paths if path not in self._done]
 
     def same_as(self, path: str, digest: str) -> PhotoRow:
-        """The row of a photo whose content is known."""
+        """Return the row of a photo whose content is known, with this path."""
         return dataclasses.replace(self._by_hash[digest], path=path)
 
     def add(self, row: PhotoRow) -> bool:
-        """Keep a row, in a part as soon as enough wait; False where there was one of that photo."""
+        """Add a row, and write a part when it is due; return False if the photo has a row already."""
         if row.path in self._done:
             return False
         self._done[row.path] = row
@@ -109,14 +109,14 @@ class AlbumTable:
         return True
 
     def keep(self) -> None:
-        """Write what waits into a part."""
+        """Write the rows that are not on disk yet into a new part."""
         if self._waiting:
             self._write(self._parts / f"{uuid4().hex}.parquet", self._waiting)
             self._waiting = []
         self._written = monotonic()
 
     def finish(self, paths: Sequence[str]) -> list[PhotoRow]:
-        """Write the table of these photos, in their order, in place of the one before and of all parts."""
+        """Write the table of these photos, in their order; it replaces the earlier table and all parts."""
         rows = [self._done[path] for path in paths]
         self._write(self.file, rows)
         shutil.rmtree(self._parts, ignore_errors=True)
@@ -133,7 +133,7 @@ class AlbumTable:
                 if all(row[name] == value for name, value in dataclasses.asdict(self.by).items())
             ]
         except (OSError, ValueError, KeyError, self._arrow.ArrowException):
-            return []  # none of ours: its photos are read once more
+            return []  # not a table of ours: its photos are read again
 
     def _write(self, target: Path, rows: Sequence[PhotoRow]) -> None:
         by = dataclasses.asdict(self.by)

@@ -1,6 +1,6 @@
-"""The three stages of an album: a file is read, concepts are looked for in it, and it is spoken of.
+"""The three stages that make an album's table: read files, recognise concepts, caption the pictures.
 
-Each takes and gives columns, so that they run one behind the other in one process or each in others.
+Each stage maps columns to columns, so that the stages run in one process or each in processes of its own.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from myvlm.speaking.addressing import Names, generate_replies
 from myvlm.speaking.batches import map_in_batches
 
 EMPTY = {"hash": "", "pixels": None, "width": 0, "height": 0, "seen": "[]", "caption": "", "error": ""}
-"""What a photo is in the columns before anything is known of it but its `path`.
+"""Initial values of a photo's columns besides its `path`.
 
-`pixels` are RGB bytes, and None where there is nothing more to do: `seen` is JSON.
+`pixels` are RGB bytes, or None if no stage has anything left to do; `seen` is JSON.
 """
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a process needs to look at photos and to speak of them.
+    """What a worker process needs to recognise concepts in photos and to caption them.
 
     Attributes:
         backbone, device, dtype: see `MyVLM.from_pretrained`.
-        concepts: the library; it is sent there.
+        concepts: the library; it is sent to the process.
         prompt: an instruction instead of the model's own.
-        batch: pictures that are looked at, and spoken of, together.
+        batch: number of pictures that a stage processes at a time.
     """
 
     backbone: str
@@ -51,7 +51,7 @@ class Work:
     batch: int
 
     def library(self) -> ConceptLibrary:
-        """The concepts, their encoders on the device of this process."""
+        """Return the concepts, with their encoders on this process's device."""
         import torch
 
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -63,16 +63,16 @@ class Work:
         return ConceptLibrary(here, device=device, false_names_per_1000=known)
 
     def model(self) -> MyVLM:
-        """The model with the concepts."""
+        """Load the model, with the concepts."""
         vlm = MyVLM.from_pretrained(self.backbone, device=self.device, dtype=self.dtype)
         return vlm.with_concepts(self.library())
 
 
 class Read:
-    """Read files: their content's hash, and the pictures of those that are not known by it.
+    """First stage: hash each file, and decode the pictures whose hash is not known.
 
     Args:
-        known: hashes.
+        known: hashes of the files whose rows are known.
     """
 
     def __init__(self, known: frozenset[str]) -> None:
@@ -97,10 +97,10 @@ class Read:
 
 
 class Recognise:
-    """Say who is in each picture, how sure, and where.
+    """Second stage: detect concepts in each picture, with probabilities and boxes.
 
     Args:
-        library: of the concepts.
+        library: the concepts.
     """
 
     def __init__(self, library: ConceptLibrary) -> None:
@@ -115,10 +115,10 @@ class Recognise:
 
 
 class Speak:
-    """Have the model describe each picture, with those who were seen in it.
+    """Third stage: caption each picture, with the concepts detected in it.
 
     Args:
-        vlm: with the library that was looked for.
+        vlm: the model, with the library of the second stage.
         prompt: see `Work`.
     """
 
@@ -141,7 +141,7 @@ class Speak:
 
 
 def finished(columns: Columns) -> list[PhotoRow]:
-    """The rows of what has passed all stages; one whose content was known has nothing but its hash."""
+    """Convert the columns of the last stage to rows; a photo with a known hash has nothing else filled in."""
     rows = []
     for row in _rows(columns):
         seen = json.loads(row["seen"])
@@ -154,7 +154,13 @@ def finished(columns: Columns) -> list[PhotoRow]:
 def _worked_on(
     columns: Columns, name: str, work: Callable[[list[dict[str, Any]], list[LoadedImage]], Sequence[Any]]
 ) -> Columns:
-    """The columns with one more filled, where there is a picture; or the reason why that could not be."""
+    """Fill one column, or `error`, of each row that has a picture.
+
+    Args:
+        columns: the stage's input.
+        name: column to fill.
+        work: called with some rows and their pictures; returns the column's value for each.
+    """
     rows = _rows(columns)
     todo = {row["path"]: row for row in rows if row["pixels"] is not None}
     photos = [_photo(row) for row in todo.values()]

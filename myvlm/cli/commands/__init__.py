@@ -1,1 +1,1 @@
-"""The commands, one file each; those of concepts and those of pictures in rooms of their own."""
+"""The commands, one file each; those about concepts and those about pictures are in subpackages."""

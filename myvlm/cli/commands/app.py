@@ -1,4 +1,4 @@
-"""`myvlm app`: a page in the browser to teach concepts and to try them."""
+"""`myvlm app`: a page in the browser to teach a model concepts and to try them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def app(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
     quiet: options.Quiet = False,
 ) -> None:
-    """Teach concepts and try them in the browser; the page is for this machine alone.
+    """Teach concepts and try them in the browser; the page can be reached from this machine only.
 
     myvlm app --backbone llava-hf/llava-1.5-7b-hf
     """
@@ -50,25 +50,25 @@ def app(
 
 
 class Folder:
-    """A collection on disk, as the page keeps its concepts there."""
+    """Stores the page's concepts in a collection on disk."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
 
     def check(self, identifier: str, category: str) -> None:
-        """Raise before anything is learned if a concept of that name cannot be kept."""
+        """Raise, before anything is learned, if a concept with this identifier cannot be saved."""
         disk.check_can_write(self._folder(identifier, category), identifier)
 
     def keep(self, concept: Concept) -> None:
-        """Write it to its folder, or to a new one."""
+        """Save a concept to its folder, or to a new one."""
         concept.save(concept.folder or self._folder(concept.identifier, concept.category))
 
     def put_aside(self, identifier: str) -> str:
-        """Move it to the hidden folder of what was removed."""
+        """Move a concept to the collection's hidden folder of removed concepts; return a message."""
         return f"{identifier} is removed; its folder is {disk.remove(self.place, identifier)}."
 
     def erase(self, identifier: str) -> None:
-        """Delete it, here and among what was removed before."""
+        """Delete a concept for good, and its copies in the folder of removed concepts."""
         disk.erase(self.place, identifier)
 
     def _folder(self, identifier: str, category: str) -> Path:

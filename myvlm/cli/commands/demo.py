@@ -1,4 +1,4 @@
-"""`myvlm demo`: four pictures, one concept, one page to look at."""
+"""`myvlm demo`: learn one concept from four pictures and write a page with the results."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def demo(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Learn a concept from four pictures, caption unseen ones, and write a page to look at.
+    """Learn a concept from four pictures, caption new pictures, and write a page with the results.
 
-    Offline, on a CPU, in about a minute: the embedded world and its small models.
+    Runs offline on a CPU in about a minute, with the small models and pictures that the package contains.
     """
     with screen(as_json=as_json, quiet=quiet) as out:
         check_place(out_file, what="page", option="--out")

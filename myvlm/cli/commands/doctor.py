@@ -1,4 +1,4 @@
-"""`myvlm doctor`: what this machine can run, and under which licences."""
+"""`myvlm doctor`: report what this machine can run, and the licences of the encoders."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from myvlm.cli.screen import screen
 
 
 def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
-    """Say what this machine can run: devices, models that fit, weights on disk, licences.
+    """Report what this machine can run: devices, models that fit, weights on disk, licences.
 
-    Nothing is fetched. Whether a model fits is by the number of its parameters, in the memory that is free
-    now: an estimate.
+    Nothing is downloaded. Whether a model fits is estimated from its number of parameters and the memory
+    that is free now.
     """
     with screen(as_json=as_json, quiet=quiet) as out:
         with out.busy("looking"):

@@ -1,4 +1,4 @@
-"""`myvlm serve` and `myvlm token`: an OpenAI-style server of a model and its owners' concepts."""
+"""`myvlm serve` and `myvlm token`: an OpenAI-compatible server for a model and the concepts of its users."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def serve(
     false_names: options.FalseNames = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Serve a model and its concepts to OpenAI's clients, on this computer unless told otherwise.
+    """Serve a model and its concepts by an OpenAI-compatible API, by default to this computer only.
 
     myvlm serve --concepts concepts · then OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none")
     """
@@ -88,7 +88,7 @@ def serve(
         _log_to_stderr(out)
         through = f", spoken by {engine}" if engine else ""
         where = f"{backbone} for {len(folders)} owner(s) is at http://{host}:{port}/v1{through}"
-        check_port(host, port)  # again: loading a model takes a while
+        check_port(host, port)  # again: another program may have taken it while the model was loading
         server(app, host, port, lambda: out.note(f"{where}; Ctrl-C ends it.")).run()
 
 
@@ -101,7 +101,7 @@ def token(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Make a token for an owner of concepts. It is shown once: the file holds only its digest."""
+    """Make a token for an owner of concepts. It is shown once: the file stores only its digest."""
     with screen(as_json=as_json, quiet=quiet) as out:
         from myvlm.serving.http.owners import new_token
 
@@ -127,18 +127,18 @@ def _place_of_libraries(given: str) -> Path | str:
 
 
 def _reached(url: str) -> str:
-    """The address, once it has answered. Raises InputError, MissingPackageError, RemoteError."""
+    """Return an address once it has answered. Raises InputError, MissingPackageError, RemoteError."""
     from myvlm.concepts.remote.store import Store
     from myvlm.serving.http.libraries import library_at
 
     library_at(url)
-    with suppress(MissingFileError):  # nothing is there yet
+    with suppress(MissingFileError):  # no concept is there yet
         Store(url).folders()
     return url
 
 
 def _engine_key() -> str | None:
-    """Of the environment alone: an option would stand in the list of processes."""
+    """Read the engine's API key from the environment only: an option would show in the process list."""
     return os.environ.get("MYVLM_ENGINE_KEY") or None
 
 

@@ -1,1 +1,1 @@
-"""Commands that teach a model concepts, and that look after the folders they are kept in."""
+"""Commands that teach a model concepts, and that manage the folders the concepts are stored in."""

@@ -1,4 +1,4 @@
-"""`myvlm correct`: say that a concept is in a picture, or is not; what recognises it learns from that."""
+"""`myvlm correct`: tell a concept's head that the concept is, or is not, in a picture."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ def correct(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Say that a concept is in a picture, or is not; its folder learns from that, without its photos.
+    """Tell a concept's recogniser that the concept is, or is not, in a picture.
 
-    No photo that it was taught is lost by it. What changes, for other concepts too, is said.
+    Its training photos are not needed, and it is still recognised in all of them. The output says what
+    changes, for other concepts too.
 
     myvlm correct desk.jpg sks --not-there
     """
@@ -72,7 +73,7 @@ def correct(
 
 
 def _here(places: list[str] | None) -> list[Path] | None:
-    """The folders meant: what is corrected is saved again, which addresses are not."""
+    """Return the folders; raises for an address, to which a corrected concept could not be saved."""
     return None if places is None else [local_path(one, "folder of concepts") for one in places]
 
 

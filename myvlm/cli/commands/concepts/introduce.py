@@ -1,4 +1,4 @@
-"""`myvlm introduce`: photos on disk to a concept folder that any model can be told of in words."""
+"""`myvlm introduce`: make a concept with a head and a description but no embedding, usable by any model."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def introduce(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Make a concept known in words, at once: a head and a description, and nothing optimised.
+    """Introduce a concept at once, by a recogniser and a description; no embedding is learned.
 
-    It works with every model, in the model's own words with the name in them; `myvlm relearn` or
-    `myvlm learn` put a learned one in its place. It takes the place of none that was learned.
+    It works with every model: replies are in the model's own words, with the name in them. `myvlm relearn`
+    or `myvlm learn` replace it with a learned concept. It never replaces a learned concept.
 
     myvlm introduce sks mug/*.jpg --category mug
     """

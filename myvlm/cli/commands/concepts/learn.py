@@ -1,4 +1,4 @@
-"""`myvlm learn`: photos on disk to a concept folder on disk."""
+"""`myvlm learn`: learn a concept from a few photos and save it to a folder or an address."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ def learn(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Learn a concept from a few photos, and write it to a folder of some kilobytes.
+    """Learn a concept from a few photos and write it to a folder of some kilobytes.
 
     Ctrl-C while the embedding is learned writes the best so far, says so, and exits with 130. Before that,
-    and where it would replace a concept, it writes nothing. What it replaces that was learned for other
-    models or corrected is copied to `.removed`; `myvlm relearn` keeps it.
+    and where it would replace a concept, it writes nothing. If it replaces a concept that has corrections
+    or was learned for other models, the old one is copied to `.removed`; `myvlm relearn` keeps it in place.
 
     myvlm learn sks mug/*.jpg --category mug --captions mug/captions.json
 
@@ -118,11 +118,14 @@ def keep(
     face_consent: bool = False,
     replaced: str = "",
 ) -> None:
-    """Write what was learned to its place, these photos beside it, and say so; `replaced` as of `saving.put`.
+    """Save a learned concept, with these photos beside it, and show the result.
+
+    Args:
+        replaced: see `saving.put`.
 
     Raises:
-        KeyboardInterrupt: it was stopped, and there is a concept already: that one stays.
-        typer.Exit: it was stopped, and the best so far is written.
+        KeyboardInterrupt: learning was stopped and the place has a concept already, which is kept.
+        typer.Exit: learning was stopped; the best embedding so far is saved.
     """
     stopped = concept.embeddings[backbone].figures.get("interrupted", False)
     if stopped and saving.is_taken(place):
@@ -136,7 +139,7 @@ def keep(
 def _learned(
     concept: Concept, place: Path | str, size: int, backbone: str, seconds: float, command: str
 ) -> tuple[dict[str, Any], Text]:
-    """What is said of a concept that was learned and written: for programs, and for people."""
+    """Return the report on a learned and saved concept: as a JSON document, and as text."""
     figures = concept.embeddings[backbone].figures
     stopped = figures.get("interrupted", False)
     use = shlex.join(["--concepts", str(place), *options.naming(backbone)])
@@ -166,7 +169,7 @@ def _learned(
 
 
 def _own_captions(concept: Concept, place: Path | str) -> str:
-    """Somebody should look at what the model wrote itself."""
+    """Return a hint to review the captions if the model wrote them itself."""
     if concept.recipe["captions_by"] != "model":
         return ""
     return f"The model wrote the captions itself: read them in {place}/{CARD}, or give others (--captions).\n"

@@ -1,4 +1,4 @@
-"""`myvlm learn-all`: a file of recipes to a folder of concepts."""
+"""`myvlm learn-all`: learn all concepts of a recipe file into a folder."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def learn_all(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Learn many concepts; the same command goes on where it was stopped. One that fails ends no other.
+    """Learn many concepts; run it again to continue after a stop. A failed concept does not stop the others.
 
-    A file with a fault of its own, such as a setting that is not known, is refused before any is learned.
+    A file with an error, such as an unknown setting, is rejected before any concept is learned.
 
     RECIPES.yaml: concepts: [{identifier: sks, category: mug, photos: mug/*.jpg, captions: mug/captions.json}]
 
@@ -95,7 +95,7 @@ def learn_all(
 
 
 def _name(backbone: str) -> str:
-    """A model's name, or its folder as other processes find it."""
+    """Return a model's name, or the absolute path of its folder, which other processes can resolve."""
     return str(Path(backbone).resolve()) if Path(backbone).is_dir() else backbone
 
 

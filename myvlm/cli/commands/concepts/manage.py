@@ -1,4 +1,4 @@
-"""`myvlm concepts`: list, show, add, rename and remove the concept folders of a collection on disk."""
+"""`myvlm concepts`: list, show, add, push, rename and remove the concepts of a collection on disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def show_all(collection: Collection = None, as_json: AsJson = False, quiet: Quie
     with screen(as_json=as_json, quiet=quiet) as out:
         place, called = _looked_at(out, collection)
         known, damaged = disk.read(place)
-        if called == str(place):  # a copy is not mended
+        if called == str(place):  # a copy cannot be repaired
             disk.notify_of_damaged(place, out.note, damaged)
         table = Table("identifier", "category", "kind", "learned for", "folder", box=None, pad_edge=False)
         for entry in known:
@@ -62,7 +62,7 @@ def show_all(collection: Collection = None, as_json: AsJson = False, quiet: Quie
 def show_one(
     identifier: Identifier, collection: Collection = None, as_json: AsJson = False, quiet: Quiet = False
 ) -> None:
-    """Show all that a concept's folder says, and check that it is whole."""
+    """Show everything a concept's folder records, and check that the folder is complete."""
     with screen(as_json=as_json, quiet=quiet) as out:
         place, called = _looked_at(out, collection)
         if called == str(place):
@@ -94,7 +94,7 @@ def add(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Copy concept folders into a collection, which is made if it is not there."""
+    """Copy concept folders into a collection, which is created if it does not exist."""
     with screen(as_json=as_json, quiet=quiet) as out:
         place = opening.here(collection) or disk.DEFAULT
         disk.notify_of_damaged(place, out.note)
@@ -120,7 +120,7 @@ def push(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Put a concept at an address: the hub, S3, or another that fsspec knows."""
+    """Upload a concept to an address: the Hugging Face Hub, S3, or another that fsspec knows."""
     with screen(as_json=as_json, quiet=quiet) as out:
         place = path_or_url(address, "address")
         if isinstance(place, Path):
@@ -150,7 +150,7 @@ def rename(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Call a concept by another word; nothing is learned again, and its folder keeps its name."""
+    """Change a concept's identifier; nothing is learned again, and its folder keeps its name."""
     with screen(as_json=as_json, quiet=quiet) as out:
         entry = disk.rename(_place(out, collection), identifier, new)
         out.written.append(entry.folder)
@@ -167,7 +167,7 @@ def remove(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take a concept out of a collection: put aside in its .removed folder, or erased for good."""
+    """Remove a concept from a collection: move it to the .removed folder, or erase it for good."""
     with screen(as_json=as_json, quiet=quiet) as out:
         place = _place(out, collection)
         if erase:
@@ -182,7 +182,7 @@ def remove(
 
 
 def _looked_at(out: Screen, collection: str | None) -> tuple[Path, str]:
-    """A collection that is only looked at, which may lie at an address; and what it is called."""
+    """Return the folder of a collection to read, a copy if it is at an address, and its displayed name."""
     place = disk.DEFAULT if collection is None else path_or_url(collection, "folder of concepts")
     if isinstance(place, Path):
         return disk.existing_or_default(None if collection is None else place), str(place)
@@ -190,12 +190,12 @@ def _looked_at(out: Screen, collection: str | None) -> tuple[Path, str]:
 
 
 def _at(what: Path | str, place: Path, called: str) -> str:
-    """The same, of what lies in a copy by its address."""
+    """Return a path or message as text in which a copy's folder is replaced by its address."""
     return str(what).replace(str(place), called, 1) if called != str(place) else str(what)
 
 
 def _place(out: Screen, collection: str | None) -> Path:
-    """The collection that is meant; what is damaged in it is said."""
+    """Return the chosen collection, with a note about each damaged concept in it."""
     place = disk.existing_or_default(opening.here(collection))
     disk.notify_of_damaged(place, out.note)
     return place

@@ -1,4 +1,4 @@
-"""`myvlm questions`: what the frozen model answers about a concept, in a file to look through before use."""
+"""`myvlm questions`: write the frozen model's answers about a concept to a file, to review before use."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def questions(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Have the frozen model write question/answer pairs about each photo, to a file.
+    """Have the frozen model write question/answer pairs about each photo to a file.
 
-    Look through the file: mend what is wrong, take out what does not matter. Then learn with it.
+    Review the file: correct wrong answers and delete irrelevant pairs. Then learn with it.
 
     myvlm questions sks mug/*.jpg --category mug
 
@@ -93,19 +93,19 @@ def questions(
 
 
 def _unanswered(by_photo: Mapping[str, Pairs], questions: Sequence[str]) -> list[str]:
-    """Those of the user's questions that have an answer for no photo."""
+    """Return the user's questions that the model answered for no photo."""
     answered = {question for pairs in by_photo.values() for question, _ in pairs}
     return [question for question in questions if question not in answered]
 
 
 def _keys(files: Sequence[Path]) -> list[str]:
-    """What the file calls the photos: by name, or by path where two have one name."""
+    """Return the photos' keys in the file: their names, or their paths if two have the same name."""
     names = [file.name for file in files]
     return names if len(set(names)) == len(names) else [str(file) for file in files]
 
 
 def as_text(by_photo: Mapping[str, Pairs]) -> str:
-    """The JSON as people read it: a pair a line.
+    """Format the pairs as JSON with one pair per line, to be edited by hand.
 
     >>> print(as_text({"1.jpg": [("What colour is sks?", "red")], "2.jpg": []}))
     {
@@ -124,7 +124,7 @@ def as_text(by_photo: Mapping[str, Pairs]) -> str:
 
 
 def _check_place(file: Path) -> None:
-    """Raise NotWritableError where something is: somebody may have looked it through."""
+    """Raise NotWritableError if the file exists, since the user may have edited it, or cannot be written."""
     if file.exists():
         raise NotWritableError(
             f"No questions can be written to {file}.",
@@ -138,7 +138,7 @@ def _check_place(file: Path) -> None:
 
 
 def _write(file: Path, by_photo: Mapping[str, Pairs]) -> None:
-    with suppress(OSError):  # the writing itself says why there is no folder
+    with suppress(OSError):  # writing the file reports why there is no folder
         file.parent.mkdir(parents=True, exist_ok=True)
     page_file.write_whole(file, as_text(by_photo) + "\n", **CALLED)
 

@@ -1,4 +1,4 @@
-"""`myvlm relearn`: a concept folder of another model becomes one of this model too."""
+"""`myvlm relearn`: learn for one model a concept that was learned for another."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def relearn(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Learn a concept for a model again that was learned for another one, by its own recipe.
+    """Learn a concept of another model again for this model, with the settings in its folder.
 
-    Captions (where no others are given), questions and what recognises it are those in the folder; what was
-    learned for other models stays there. Ctrl-C leaves the folder as it was.
+    The folder's captions (unless you give others), questions and recogniser are used; what was learned for
+    other models stays there. Ctrl-C leaves the folder as it was.
 
     myvlm relearn concepts/sks-mug mug/*.jpg --backbone llava-hf/llava-1.5-7b-hf
     """
@@ -42,13 +42,13 @@ def relearn(
 
         files = inputs.picture_files(photos) if photos else None
         others = inputs.picture_files(negatives) if negatives else None
-        known = Concept.load(folder)  # what can be wrong is found before the model is loaded
+        known = Concept.load(folder)  # fails before the model is loaded if it cannot be read
         kept = files or inputs.picture_files([kept_photos(known)])
         written = inputs.captions_for(kept, captions)
         collection.check_writable(folder)
         vlm = opening.open_model(out, backbone, device, dtype)
         begun = monotonic()
-        # By its folder: read again, in a millisecond, its head comes to be on the model's device.
+        # Pass the folder, not `known`: loaded again (in a millisecond), the head is on the model's device.
         concept = vlm.relearn(folder, files, captions=written, negatives=others, progress=not quiet)
         seconds = monotonic() - begun
         beside = files if keep_photos else None

@@ -1,1 +1,1 @@
-"""Commands that have a model look at pictures: to speak of them, to find things in them, to be measured."""
+"""Commands that run a model on pictures: to describe them, to locate concepts, to evaluate the model."""

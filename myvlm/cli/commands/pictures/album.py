@@ -1,4 +1,4 @@
-"""`myvlm album`: an album as one page; names in its photos' metadata written, taken back or learned from."""
+"""`myvlm album`: show an album in one page; write, erase or import the names in its photos' metadata."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Into(StrEnum):
-    """Where names are written."""
+    """Where names are written: into sidecar files or into the photos."""
 
     sidecars = "sidecars"
     files = "files"
@@ -86,9 +86,9 @@ def album(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Say who and what is in each photo of an album, in a page with search and filters.
+    """Describe each photo of an album, with the concepts in it, in a page with search and filters.
 
-    What was read is kept beside the page: the same command goes on where it was stopped, and reads only
+    Results are kept beside the page: if the command is stopped, run it again to continue. It reads only
     photos that are new or have changed. A photo that cannot be read is shown with the reason.
 
     myvlm album holiday/ --concepts concepts --report holiday.html --write-names
@@ -180,7 +180,7 @@ def _read(
     out: Screen, vlm: MyVLM, files: Sequence[Path], journal: Journal, place: Place,
     known: Sequence[ShownConcept], prompt: str | None, batch: int,
 ) -> int:  # fmt: skip
-    """Read what is not known yet and write the page, also where it is stopped; how many were read."""
+    """Read the photos not in the journal, write the page even if stopped, and return how many were read."""
     from myvlm.album.features import tidy_features
     from myvlm.album.reading import read_album, unread
 
@@ -239,7 +239,7 @@ def _erase(out: Screen, files: Sequence[Path], names: Sequence[str], captions: b
 def _changed(
     out: Screen, what: str, made: Iterable[Named], total: int, journal: Journal | None
 ) -> dict[str, Any]:
-    """Have photos' metadata changed one by one; those that could not be are said, and the others go on."""
+    """Consume `made`, which changes photos one by one; report those that fail, and continue."""
     changed = 0
     with out.progress(what, total) as bar:
         for one in made:

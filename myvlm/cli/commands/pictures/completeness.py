@@ -1,4 +1,4 @@
-"""`myvlm completeness`: of how many photos of an album a concept is in, by a few that you look at."""
+"""`myvlm completeness`: estimate from a labelled sample how many of a concept's photos its head detects."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def draw(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Look through an album, and draw the photos that you are to look at: fill in true or false for each.
+    """Score all photos of an album and draw a sample for you to label: fill in true or false for each.
 
     myvlm completeness draw album Bo --out bo.json
     """
@@ -73,7 +73,7 @@ def count(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Count what you said of the sample up to the album.
+    """Estimate the figures for the whole album from your labels of the sample.
 
     myvlm completeness count bo.json
     """
@@ -109,7 +109,7 @@ def _concept(out: Screen, folders: list[str] | None, identifier: str, device: st
 
 
 def _scored(out: Screen, concept: Concept, files: Sequence[Path]) -> tuple[list[Path], list[HeadScore]]:
-    """What the head says of each picture; one that cannot be read is said so, and left out."""
+    """Return the readable pictures and the head's score of each; a note names each unreadable picture."""
     known: list[Path] = []
     scores: list[HeadScore] = []
     with out.progress("looking", len(files)) as bar:
@@ -124,7 +124,7 @@ def _scored(out: Screen, concept: Concept, files: Sequence[Path]) -> tuple[list[
 
 
 def _sample(file: Path) -> dict[str, Any]:
-    """The sample in a file. Raises InputError where it is none, or an answer is neither true nor false."""
+    """Read a sample. Raises InputError if the file is no sample, or a label is not true, false or null."""
     from myvlm.evaluation.completeness import STRATA
 
     expected = 'what `myvlm completeness draw` wrote, with true or false behind each "shows"'

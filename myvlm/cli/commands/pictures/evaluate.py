@@ -1,4 +1,4 @@
-"""`myvlm evaluate`: a data set on disk to the paper's tables, and a page to look at."""
+"""`myvlm evaluate`: run the paper's evaluation on a data set on disk; print tables and write a report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from myvlm.evaluation.report.tables import Table
 
 ON_SCREEN = ("recall", "said_absent", "precision", "f1", "head_weighted", "vqa", "leakage", "plain_identical")
-"""Figures that fit a terminal; the reports and --json have all."""
+"""Figures shown in the terminal, as many as fit; the reports and --json have all."""
 
 
 def _counts(given: str) -> str:
@@ -62,9 +62,10 @@ def evaluate(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure how good concepts are, by the paper's protocol: splits, baselines, controls, intervals.
+    """Evaluate concepts by the paper's protocol: splits, baselines, controls, confidence intervals.
 
-    DATA is a folder with a folder a subject (pictures and captions.json), Yo'LLaVA's data, or a manifest.
+    DATA is a folder with one folder per subject (pictures and captions.json), Yo'LLaVA's data, a manifest,
+    or tinyworld.
 
     myvlm evaluate MyVLM/ --backbone llava-hf/llava-1.5-7b-hf --photos 1,2,4 --report out.html
     """
@@ -87,7 +88,7 @@ def evaluate(
         names = known_methods() if methods == "all" else methods.split(",")
         setting = Setting()
         for name in names:
-            make_method(name, setting)  # an unknown one is said now, not after the first hour
+            make_method(name, setting)  # report an unknown method now, not after the first hour
         plan = Plan(
             methods=tuple(names), splits=splits, photos=tuple(map(int, photos.split(","))),
             variants=read_sweep(sweep or (), sweep_file), most_tests=tests, most_absent=absent,
@@ -125,7 +126,7 @@ def _table(table: Table) -> Shown:
 
 
 def _check_report(report: Path | None) -> None:
-    """Say before the first hour, not after the last, that a report cannot be written."""
+    """Raise before the first run if the report cannot be written."""
     if report is None:
         return
     if report.suffix not in (".html", ".md"):

@@ -1,4 +1,4 @@
-"""`myvlm locate`: where a concept is, as a box in pixels, in one picture or in many."""
+"""`myvlm locate`: the box of a concept in one or more pictures, in pixels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def locate(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Say where a concept is: left, top, right, bottom in pixels.
+    """Print the box of a concept in each picture: left, top, right, bottom in pixels.
 
     myvlm locate desk.jpg sks
     """
@@ -52,7 +52,7 @@ def locate(
 
 
 def _locate(out: Screen, vlm: MyVLM, file: Path, identifier: str, *, alone: bool) -> Location | MyVLMError:
-    """A picture that cannot be read is said so in its place, and the others go on."""
+    """Locate a concept; for an unreadable picture, return the error, or raise it if `alone`."""
     try:
         return vlm.locate(file, identifier)
     except (ImageError, MissingFileError) as error:

@@ -1,4 +1,4 @@
-"""`myvlm caption` and `myvlm ask`: one picture, or whole albums in batches, so that memory stays bounded."""
+"""`myvlm caption` and `myvlm ask`, for one picture or for albums; batches keep the memory use bounded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Plain = Annotated[bool, typer.Option("--plain", help="Load no concepts: what the
 
 @dataclass(frozen=True)
 class AlbumEntry:
-    """What was said of one picture, or why nothing was; the picture itself is let go."""
+    """The reply about one picture, or the error; it holds no pixels."""
 
     picture: Path
     text: str = ""
@@ -74,7 +74,7 @@ def caption(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Describe pictures, naming the concepts that are in them.
+    """Describe pictures, naming the concepts detected in them.
 
     myvlm caption desk.jpg · myvlm caption holiday/ --concepts concepts/sks-mug --json
     """
@@ -102,7 +102,7 @@ def ask(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Ask one question of one picture or of many.
+    """Ask a question about one or more pictures.
 
     myvlm ask desk.jpg "What is next to sks?"
     """
@@ -111,7 +111,7 @@ def ask(
         return vlm.ask(photos, question, errors=errors)
 
     with screen(as_json=as_json, quiet=quiet) as out:
-        if not question.strip() or isfile(question):  # a long one is no path, which pathlib would raise of
+        if not question.strip() or isfile(question):  # os.path, as pathlib raises OSError for a long question
             raise InputError(
                 "The last word of the command is no question.",
                 got=repr(question),
@@ -127,7 +127,7 @@ def ask(
 def _early(
     out: Screen, pictures: Sequence[str], concepts: Sequence[str] | None, plain: bool
 ) -> tuple[list[Path], list[tuple[Path, bool]]]:
-    """What can be wrong is found before the model is loaded."""
+    """Resolve pictures and concept folders before the model is loaded, so that errors come early."""
     return inputs.picture_files(pictures), [] if plain else opening.chosen_folders(out, concepts)
 
 
@@ -146,7 +146,7 @@ def _opened(
 
 
 def _speak(out: Screen, vlm: MyVLM, files: Sequence[Path], batch: int, speak: Speak) -> Iterator[AlbumEntry]:
-    """Batch by batch; of a picture that cannot be used it is said so in its place, and the others go on."""
+    """Yield an entry per picture, batch by batch; the entry of an unusable picture holds its error."""
     for start in range(0, len(files), batch):
         some = files[start : start + batch]
         for file, reply in zip(some, speak(vlm, some, "keep" if files[1:] else "raise"), strict=True):

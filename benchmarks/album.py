@@ -47,7 +47,7 @@ from myvlm import MyVLM, Reply
 from myvlm.album.exiftool import exiftool
 from myvlm.album.journal import Journal, Row
 from myvlm.album.names import Into, erase_names, write_names
-from myvlm.album.page import Place, ShownConcept
+from myvlm.album.page import AlbumFiles, ShownConcept
 from myvlm.album.reading import read_album, unread
 from myvlm.boxes import Box
 from myvlm.files.writing import write_whole
@@ -106,7 +106,7 @@ class Run:
     """The stages of a run in a folder; the figures of finished stages are stored and not measured again."""
 
     def __init__(self, folder: Path, photos: int) -> None:
-        self.folder, self.album, self.place = folder, folder / "album", Place(folder / "album.html")
+        self.folder, self.album, self.place = folder, folder / "album", AlbumFiles(folder / "album.html")
         self.truth = make(self.album, photos)
         names = sorted({name for boxes in self.truth.values() for name in boxes})
         self.concepts = [ShownConcept(name, name, "object") for name in names]
@@ -244,7 +244,7 @@ class Truthful:
         )
 
 
-def read(truth: Truth, place: Place) -> dict[str, Any]:
+def read(truth: Truth, place: AlbumFiles) -> dict[str, Any]:
     """Read the album as `myvlm album` does; `memory_grown` compares the last fifth with the first."""
     journal, process, used = Journal(place.journal, "truth"), psutil.Process(), []
     vlm: Any = Truthful(truth)
@@ -295,7 +295,7 @@ def errors(rows: Sequence[Row], truth: Truth, into: Into) -> Iterable[tuple[int,
         for row in some:
             found, stored = known[str(targets[row.file])], row.stored
             for name, box in truth[row.file].items():
-                true, got = turned(box, stored.seen_size, row.turn), found.get(name)
+                true, got = turned(box, stored.displayed_size, row.turn), found.get(name)
                 pairs = zip(true, got, strict=True) if got else ()
                 yield row.turn, max((abs(a - b) for a, b in pairs), default=1.0)
 
@@ -345,7 +345,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def speak(files: Sequence[Path], folder: Path) -> float:
     """Seconds per photo from reading to the journal, with a model and no concepts."""
-    vlm, place = MyVLM.from_pretrained("tinyworld/llava"), Place(folder / "spoken.html")
+    vlm, place = MyVLM.from_pretrained("tinyworld/llava"), AlbumFiles(folder / "spoken.html")
     journal = Journal(place.journal, "tinyworld/llava")
     begun = time.perf_counter()
     rows = list(read_album(vlm, files, journal, place, prompt=None, batch=8))

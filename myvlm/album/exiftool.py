@@ -14,7 +14,7 @@ from typing import Any
 from myvlm.errors import InputError, MyVLMError
 
 CONFIG = Path(__file__).with_name("exiftool.config")
-AT_ONCE = 100
+FILES_PER_CALL = 100
 """Number of files that are read by one call of exiftool."""
 
 
@@ -31,13 +31,13 @@ class ExifTool:
     def read(self, files: Sequence[Path]) -> dict[Path, dict[str, Any]]:
         """Return each file's XMP tags, `{"XMP-dc:Subject": [...]}`, numbers as text; empty if broken."""
         found: dict[Path, dict[str, Any]] = {file: {} for file in files}
-        sayable = [file for file in files if _sayable(file)]
-        for start in range(0, len(sayable), AT_ONCE):
-            some = sayable[start : start + AT_ONCE]
-            said = self._running.execute(
+        passable = [file for file in files if _is_passable(file)]
+        for start in range(0, len(passable), FILES_PER_CALL):
+            some = passable[start : start + FILES_PER_CALL]
+            output = self._running.execute(
                 "-q", "-q", "-j", "-struct", "-G1", "-n", "-XMP:all", *map(str, some)
             )
-            for one in json.loads(said, parse_int=str, parse_float=str) if said.strip() else ():
+            for one in json.loads(output, parse_int=str, parse_float=str) if output.strip() else ():
                 found[Path(one.pop("SourceFile"))] = one
         return found
 
@@ -47,7 +47,7 @@ class ExifTool:
         Raises:
             NotChangedError: exiftool could not do it.
         """
-        if not _sayable(file):
+        if not _is_passable(file):
             raise NotChangedError(
                 f"The names were not written to {str(file)!r}.",
                 got="a path with a line break, or bytes that are no UTF-8: exiftool cannot be told",
@@ -64,7 +64,7 @@ class ExifTool:
                 fix="check its permissions, or write into sidecars",
             )
 
-    def packet(self, file: Path) -> bytes:
+    def xmp_packet(self, file: Path) -> bytes:
         """Return the raw bytes of the XMP packet inside a picture; empty if there is none."""
         with tempfile.TemporaryDirectory() as folder:
             self._running.execute("-q", "-b", "-XMP", "-W", f"{folder}/packet", str(file))
@@ -97,7 +97,7 @@ def exiftool() -> Iterator[ExifTool]:
         yield ExifTool(running)
 
 
-def _sayable(file: Path) -> bool:
+def _is_passable(file: Path) -> bool:
     """Return whether a path can be passed to exiftool: it must be one line of UTF-8."""
     try:
         return "\n" not in str(file) and bool(str(file).encode())

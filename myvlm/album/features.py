@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from myvlm.album.page import Place
+from myvlm.album.page import AlbumFiles
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptFileError
 from myvlm.heads import ObjectHead
@@ -31,14 +31,14 @@ from myvlm.heads.features import (
 )
 from myvlm.images import LoadedImage
 
-AT_MOST = 1 << 30
+MAX_CACHE_BYTES = 1 << 30
 """Largest size of an album's cache in bytes; features of further photos are not kept."""
-AROUND = 1024
+FILE_OVERHEAD_BYTES = 1024
 """Upper bound of a file's bytes besides its numbers."""
 FINGERPRINT = "encoder.npy"
 
 
-class KeptFeatures:
+class FeatureCache:
     """The cached features of an album's photos, for the encoders of a library's object heads.
 
     Args:
@@ -46,23 +46,23 @@ class KeptFeatures:
         concepts: the library; features made by other weights of one of its encoders are deleted.
     """
 
-    def __init__(self, place: Place, concepts: ConceptLibrary) -> None:
-        self._place = place
+    def __init__(self, album: AlbumFiles, concepts: ConceptLibrary) -> None:
+        self._album = album
         heads = (one.head for one in concepts.values())
         named = {(head.encoder, head.device) for head in heads if isinstance(head, ObjectHead)}
         self._encoders = [(get_encoder(name, device=device), self._folder(name)) for name, device in named]
         for encoder, folder in self._encoders:
-            _claim(encoder, folder)
-        self._bytes = sum(_bytes_of(one) for one in place.features.glob("*/*"))
+            _prepare_folder(encoder, folder)
+        self._bytes = sum(_bytes_of(one) for one in album.features.glob("*/*"))
 
-    def lend(self, file: Path, photo: LoadedImage) -> None:
+    def load_into_encoders(self, file: Path, photo: LoadedImage) -> None:
         """Load a photo's features into the encoders' memory, if its pixels are those that were encoded."""
         for encoder, folder in self._encoders:
             seen = _read(self._file(folder, file), photo)
             if seen:
                 cache_parts(encoder, photo, seen)
 
-    def keep(self, file: Path, photo: LoadedImage) -> None:
+    def store(self, file: Path, photo: LoadedImage) -> None:
         """Store the features in the encoders' memory of a photo, if they are more than are stored already."""
         for encoder, folder in self._encoders:
             seen = cached_parts(encoder, photo, windows(*photo.image.size))
@@ -70,29 +70,29 @@ class KeptFeatures:
             if not seen.boxes or (known and len(known.boxes) >= len(seen.boxes)):
                 continue
             before = _bytes_of(target)
-            size = len(seen.boxes) * (2 * seen.features.shape[1] + 8 * 4) + AROUND
-            if self._bytes - before + size > AT_MOST:
+            size = len(seen.boxes) * (2 * seen.features.shape[1] + 8 * 4) + FILE_OVERHEAD_BYTES
+            if self._bytes - before + size > MAX_CACHE_BYTES:
                 continue
             _write(target, photo, seen)
             self._bytes += _bytes_of(target) - before
 
     def _folder(self, encoder: str | ImageEncoder) -> Path:
         name = encoder if isinstance(encoder, str) else encoder.id
-        return self._place.features / hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+        return self._album.features / hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
 
     def _file(self, folder: Path, file: Path) -> Path:
-        return folder / f"{self._place.thumb(file).stem}.npz"
+        return folder / f"{self._album.thumb(file).stem}.npz"
 
 
-def tidy_features(place: Place, files: Iterable[Path]) -> None:
+def tidy_features(album: AlbumFiles, files: Iterable[Path]) -> None:
     """Delete the cached features of all photos except these."""
-    there = {place.thumb(file).stem for file in files}
-    for one in place.features.glob("*/*.npz"):
+    there = {album.thumb(file).stem for file in files}
+    for one in album.features.glob("*/*.npz"):
         if one.stem not in there:
             one.unlink(missing_ok=True)
 
 
-def _claim(encoder: ImageEncoder, folder: Path) -> None:
+def _prepare_folder(encoder: ImageEncoder, folder: Path) -> None:
     """Make the folder hold features of this encoder only: empty it if the encoder's weights differ."""
     try:
         check_encoder_fingerprint(encoder, [np.load(folder / FINGERPRINT)])

@@ -14,8 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-from myvlm.album.exiftool import AT_ONCE, ExifTool
-from myvlm.album.metadata import PhotoMetadata, region_mark, said
+from myvlm.album.exiftool import FILES_PER_CALL, ExifTool
+from myvlm.album.metadata import PhotoMetadata, parse_tags, region_mark
 from myvlm.album.names import sidecars
 from myvlm.album.regions import Region, Stored, read_stored, same_shape
 from myvlm.boxes import Box, area
@@ -23,9 +23,9 @@ from myvlm.images import load_images
 from myvlm.text import composed
 
 MICROSOFT = "XMP-MP:RegionInfoMP"
-PHOTOS = 5
+MAX_PHOTOS = 5
 """Largest number of photos that a concept is learned from."""
-SMALLEST = 48
+MIN_REGION_SIDE = 48
 """Smallest shorter side of a region, in pixels; smaller regions are used only if no region is larger."""
 MARGINS = {"face": 0.35, "object": 0.15}
 """Margin around a cropped region, as a fraction of its sides: face detectors need some hair and neck."""
@@ -42,7 +42,7 @@ class NamedRegion:
 
 
 @dataclass(frozen=True)
-class Tagged:
+class TaggedName:
     """A name found in photos, with its regions.
 
     Attributes:
@@ -56,42 +56,45 @@ class Tagged:
     category: str
     places: tuple[NamedRegion, ...]
 
-    def best(self, count: int = PHOTOS) -> list[NamedRegion]:
+    def best_regions(self, count: int = MAX_PHOTOS) -> list[NamedRegion]:
         """Choose regions to learn from: large ones, spread over the time in which the photos were taken."""
         by_time = sorted(self.places, key=lambda place: place.taken)
-        large = [one for one in by_time if _shorter(one.box) >= SMALLEST] or by_time
+        large = [one for one in by_time if _shorter_side(one.box) >= MIN_REGION_SIDE] or by_time
         parts = min(count, len(large))
         ends = [round(part * len(large) / parts) for part in range(parts + 1)]
         spans = pairwise(ends)
         return [max(large[begin:end], key=lambda one: area(one.box)) for begin, end in spans]
 
-    def pictures(self, count: int = PHOTOS) -> list[Image.Image]:
+    def crops(self, count: int = MAX_PHOTOS) -> list[Image.Image]:
         """Crop the chosen regions out of their photos, with a margin.
 
         Raises:
             ImageError: a photo cannot be read.
         """
-        return [_cut(load_images(one.file)[0].image, one.box, MARGINS[self.kind]) for one in self.best(count)]
+        return [
+            _crop(load_images(one.file)[0].image, one.box, MARGINS[self.kind])
+            for one in self.best_regions(count)
+        ]
 
 
-def tagged(tool: ExifTool, files: Sequence[Path]) -> list[Tagged]:
+def find_tagged_names(tool: ExifTool, files: Sequence[Path]) -> list[TaggedName]:
     """Return the names of all regions in these photos, except those that we wrote; most photos first."""
     places: dict[str, dict[Path, tuple[NamedRegion, str]]] = {}
-    for start in range(0, len(files), AT_ONCE):
-        some = files[start : start + AT_ONCE]
+    for start in range(0, len(files), FILES_PER_CALL):
+        some = files[start : start + FILES_PER_CALL]
         known = tool.read([*some, *(beside for file in some for beside in sidecars(file))])
         for file in some:
             for region, place in _places(file, [known[one] for one in (file, *sidecars(file))]):
                 places.setdefault(region.name, {}).setdefault(file, (place, region.kind))
-    found = [_tagged(name, list(own.values())) for name, own in places.items()]
+    found = [_tagged_name(name, list(own.values())) for name, own in places.items()]
     return sorted(found, key=lambda one: (-len(one.places), one.name))
 
 
-def _tagged(name: str, own: Sequence[tuple[NamedRegion, str]]) -> Tagged:
+def _tagged_name(name: str, own: Sequence[tuple[NamedRegion, str]]) -> TaggedName:
     kinds = [kind for _, kind in own]
     kind = max(sorted(set(kinds)), key=kinds.count)
     head = "face" if kind == "Face" else "object"
-    return Tagged(name, head, CATEGORIES.get(kind, "thing"), tuple(place for place, _ in own))
+    return TaggedName(name, head, CATEGORIES.get(kind, "thing"), tuple(place for place, _ in own))
 
 
 def _places(file: Path, told: Iterable[dict[str, Any]]) -> Iterator[tuple[Region, NamedRegion]]:
@@ -103,16 +106,16 @@ def _places(file: Path, told: Iterable[dict[str, Any]]) -> Iterator[tuple[Region
     except OSError:  # a broken photo cannot be learned from
         return
     for region, found in named:
-        frame = _frame(stored, found)
+        frame = _reference_picture(stored, found)
         if frame and region.width > 0 and region.height > 0:
             yield region, NamedRegion(file, frame.box(region), stored.taken)
 
 
 def _regions(tags: dict[str, Any]) -> Iterator[tuple[Region, PhotoMetadata]]:
-    found = said(tags)
+    found = parse_tags(tags)
     for region in found.regions:
         if region.name.strip() and region_mark(region) not in found.wrote:
-            yield _neat(region), found
+            yield _normalised(region), found
     info = tags.get(MICROSOFT)
     for one in (info.get("Regions") or ()) if isinstance(info, dict) else ():
         name, numbers = one.get("PersonDisplayName"), str(one.get("Rectangle", "")).split(",")
@@ -122,29 +125,29 @@ def _regions(tags: dict[str, Any]) -> Iterator[tuple[Region, PhotoMetadata]]:
             continue
         if name:
             yield (
-                _neat(Region(str(name), left + width / 2, top + height / 2, width, height, "Face")),
+                _normalised(Region(str(name), left + width / 2, top + height / 2, width, height, "Face")),
                 PhotoMetadata(),
             )
 
 
-def _neat(region: Region) -> Region:
+def _normalised(region: Region) -> Region:
     name = composed(" ".join(region.name.split()))
     return Region(name, region.x, region.y, region.width, region.height, region.kind)
 
 
-def _frame(stored: Stored, found: PhotoMetadata) -> Stored | None:
+def _reference_picture(stored: Stored, found: PhotoMetadata) -> Stored | None:
     """Return the picture that the regions refer to, or None if the photo was cropped since.
 
     It is the stored picture, or, for programs that apply the orientation first, the displayed one.
     """
     if found.applied is None or same_shape(found.applied, stored.size):
         return stored
-    if same_shape(found.applied, stored.seen_size):
-        return Stored(stored.seen_size)
+    if same_shape(found.applied, stored.displayed_size):
+        return Stored(stored.displayed_size)
     return None
 
 
-def _cut(image: Image.Image, box: Box, margin: float) -> Image.Image:
+def _crop(image: Image.Image, box: Box, margin: float) -> Image.Image:
     left, top, right, bottom = box
     across, down = margin * (right - left), margin * (bottom - top)
     edges = (
@@ -156,5 +159,5 @@ def _cut(image: Image.Image, box: Box, margin: float) -> Image.Image:
     return image.crop(edges)
 
 
-def _shorter(box: Box) -> float:
+def _shorter_side(box: Box) -> float:
     return min(box[2] - box[0], box[3] - box[1])

@@ -36,10 +36,11 @@ class Row(BaseModel):
     Attributes:
         file: absolute path.
         stamp: size in bytes and modification time in ns when the photo was read.
-        by: digest of the model and concepts that read it; see `reader`.
+        by: digest of the model and concepts that read it; see `reader_digest`.
         size, turn, taken: see `Stored`.
         text: the caption.
-        said_by: digest of what the caption depends on besides the photo; see `Captions`. Empty in older rows.
+        said_by: digest of what the caption depends on besides the photo; see `CaptionDependencies`. Empty in
+            older rows.
         seen: the detected concepts.
         error: why the photo could not be used; the fields above from `size` on are then empty.
     """
@@ -68,7 +69,7 @@ class Journal:
     Args:
         file: JSON lines file, created with the first row. Invalid lines are skipped: their photos are read
             again.
-        by: see `reader`; rows with another value are out of date.
+        by: see `reader_digest`; rows with another value are out of date.
     """
 
     def __init__(self, file: Path, by: str) -> None:
@@ -91,10 +92,10 @@ class Journal:
 
     def row(self, file: Path) -> Row | None:
         """Return a photo's row; None if the photo is new or has changed, or the row is out of date."""
-        row = self.earlier(file)
+        row = self.row_of_any_reader(file)
         return row if row and row.by == self.by else None
 
-    def earlier(self, file: Path) -> Row | None:
+    def row_of_any_reader(self, file: Path) -> Row | None:
         """Return a photo's row, even if it is out of date; None if the photo is new or has changed."""
         row = self._rows.get(file)
         return row if row and row.stamp == stamp(file) else None
@@ -116,7 +117,7 @@ class Journal:
         self._rows[row.file] = row
         self._lines += 1
 
-    def changed(self, file: Path) -> None:
+    def update_stamp(self, file: Path) -> None:
         """Update the stamp of a photo after a change of its metadata, which leaves its pixels the same."""
         if row := self._rows.get(file):
             self.add(row.model_copy(update={"stamp": stamp(file)}))
@@ -142,7 +143,7 @@ def stamp(file: Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def reader(vlm: MyVLM, prompt: str | None) -> str:
+def reader_digest(vlm: MyVLM, prompt: str | None) -> str:
     """Return a digest of what a row depends on besides its photo: the model, the prompt and the concepts."""
     weights = vlm.backbone.fingerprint()
     parts: list[object] = [vlm.backbone.name, weights, prompt]
@@ -162,7 +163,7 @@ def _rows_of(concept: Concept, weights: str) -> Iterator[bytes]:
     return (own.directions.tobytes() for own in concept.embeddings.values() if own.fingerprint == weights)
 
 
-class Captions:
+class CaptionDependencies:
     """Tells whether an earlier caption of a photo still holds, given the concepts detected in the photo.
 
     Besides its photo, a caption depends on the model, the prompt and the detected concepts' embeddings.
@@ -183,14 +184,14 @@ class Captions:
         asked = [name for name in self._words if prompt and contains_word(prompt, name)]
         self._call = [vlm.backbone.name, weights, prompt, asked]
 
-    def by(self, seen: Iterable[str]) -> str:
+    def digest(self, seen: Iterable[str]) -> str:
         """Return a digest of what a caption depends on if these concepts are detected.
 
         Other concepts and all heads are left out of it.
         """
         return _digest([self._call, *(self._said.get(name, [name]) for name in seen)])
 
-    def holds(self, text: str, seen: Iterable[str]) -> bool:
+    def names_only(self, text: str, seen: Iterable[str]) -> bool:
         """Return whether a caption contains no name of a concept other than the detected ones."""
         shown, there = fold(text), set(seen)
         words = (word for name, own in self._words.items() if name not in there for word in own)

@@ -19,11 +19,11 @@ from myvlm.text import contains_word, fold
 
 REGIONS, SUBJECT, PEOPLE = "XMP-mwg-rs:RegionInfo", "XMP-dc:Subject", "XMP-iptcExt:PersonInImage"
 DESCRIPTION, WROTE, BEFORE = "XMP-dc:Description", "XMP-myvlm:Wrote", "XMP-myvlm:Before"
-MADE = "whole"
+CREATED_MARK = "whole"
 """Mark that the whole sidecar, or the whole XMP inside a picture, was created by us."""
-FILE = "file"
+FILE_MARK_PREFIX = "file"
 """Prefix of the mark that records a picture file's length and digest before names were written into it."""
-SAME_PLACE = 0.5
+SAME_PLACE_IOU = 0.5
 """Intersection over union from which a region named by someone else counts as the same object."""
 
 
@@ -63,7 +63,7 @@ class PhotoMetadata:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class WantedEntries:
     """The entries that a photo's metadata should have about one detected concept."""
 
     name: str
@@ -71,26 +71,27 @@ class Wanted:
     region: Region | None
 
 
-def said(tags: Mapping[str, Any]) -> PhotoMetadata:
+def parse_tags(tags: Mapping[str, Any]) -> PhotoMetadata:
     """Parse the XMP tags that exiftool returns.
 
-    >>> said({"XMP-dc:Subject": ["sks", "desk"], "XMP-myvlm:Wrote": ["subject sks", "subject gone"]}).ours
+    >>> tags = {"XMP-dc:Subject": ["sks", "desk"], "XMP-myvlm:Wrote": ["subject sks", "subject gone"]}
+    >>> parse_tags(tags).ours
     frozenset({'subject sks'})
     """
     info = tags.get(REGIONS)
     info = info if isinstance(info, dict) else {}
     size = info.get("AppliedToDimensions") or {}
-    applied = (_whole(size.get("W")), _whole(size.get("H"))) if size else None
+    applied = (_as_int(size.get("W")), _as_int(size.get("H"))) if size else None
     description = next((str(tags[key]) for key in tags if key.startswith(DESCRIPTION)), "")
-    regions = tuple(filter(None, map(_region, _listed(info.get("RegionList")))))
+    regions = tuple(filter(None, map(_parse_region, _as_list(info.get("RegionList")))))
     return PhotoMetadata(
         regions, applied, _texts(tags.get(SUBJECT)), _texts(tags.get(PEOPLE)), description,
         frozenset(_texts(tags.get(WROTE))), str(tags.get(BEFORE, "")),
     )  # fmt: skip
 
 
-def to_write(
-    wanted: Iterable[Wanted], found: PhotoMetadata, elsewhere: PhotoMetadata, stored: Stored
+def marks_to_write(
+    wanted: Iterable[WantedEntries], found: PhotoMetadata, elsewhere: PhotoMetadata, stored: Stored
 ) -> frozenset[str]:
     """Return the marks of the wanted entries that nobody else has written, in this file or elsewhere.
 
@@ -108,7 +109,7 @@ def to_write(
     fits = found.applied is None or same_shape(found.applied, stored.size)
     marks: set[str] = set()
     for one in wanted:
-        there = [r for r in named if one.region and iou(r.box, one.region.box) >= SAME_PLACE]
+        there = [r for r in named if one.region and iou(r.box, one.region.box) >= SAME_PLACE_IOU]
         if any(fold(r.name) != fold(one.name) for r in there):
             continue
         marks |= {f"subject {one.name}"} | ({f"person {one.name}"} if one.person else set())
@@ -117,18 +118,22 @@ def to_write(
     return frozenset(marks - found.theirs - elsewhere.theirs)
 
 
-def about(marks: Iterable[str], names: Iterable[str], description: str = "") -> frozenset[str]:
+def marks_about(marks: Iterable[str], names: Iterable[str], description: str = "") -> frozenset[str]:
     """Return the marks that are about these names, with that of our description if it contains one."""
     known = frozenset(names)
-    told = any(contains_word(description, name) for name in known)
+    in_description = any(contains_word(description, name) for name in known)
     return frozenset(
         mark
         for mark in marks
-        if (told if mark.startswith("description ") else name_of(mark) in known and mark != MADE)
+        if (
+            in_description
+            if mark.startswith("description ")
+            else name_of(mark) in known and mark != CREATED_MARK
+        )
     )
 
 
-def arguments(
+def exiftool_arguments(
     found: PhotoMetadata, add: frozenset[str], remove: frozenset[str], *, size: Size,
     kinds: Mapping[str, str], description: str = "",
 ) -> list[str]:  # fmt: skip
@@ -141,21 +146,25 @@ def arguments(
         kinds: the MWG's region type for each name, if it has one.
         description: text of the description, if its mark is in `add`.
     """
-    told = _region_arguments(found, add, remove, size=size, kinds=kinds)
+    result = _region_arguments(found, add, remove, size=size, kinds=kinds)
     for tag, kind in ((SUBJECT, "subject"), (PEOPLE, "person")):
-        told += [f"-{tag}-={name_of(mark)}" for mark in sorted(remove) if mark.startswith(f"{kind} ")]
-        told += [f"-{tag}+={name_of(mark)}" for mark in sorted(add) if mark.startswith(f"{kind} ")]
+        result += [f"-{tag}-={name_of(mark)}" for mark in sorted(remove) if mark.startswith(f"{kind} ")]
+        result += [f"-{tag}+={name_of(mark)}" for mark in sorted(add) if mark.startswith(f"{kind} ")]
     if any(mark.startswith("description ") for mark in add):
-        told.append(f"-{DESCRIPTION}={description}")
+        result.append(f"-{DESCRIPTION}={description}")
     elif any(mark.startswith("description ") for mark in remove):
-        told.append(f"-{DESCRIPTION}=")
+        result.append(f"-{DESCRIPTION}=")
     if left := (found.ours - remove) | add:
-        gone = (mark for mark in found.wrote - left if mark != MADE and not mark.startswith(f"{FILE} "))
-        told += [f"-{WROTE}-={mark}" for mark in sorted(gone)]
-        told += [f"-{WROTE}+={mark}" for mark in sorted(left - found.wrote)]
+        gone = (
+            mark
+            for mark in found.wrote - left
+            if mark != CREATED_MARK and not mark.startswith(f"{FILE_MARK_PREFIX} ")
+        )
+        result += [f"-{WROTE}-={mark}" for mark in sorted(gone)]
+        result += [f"-{WROTE}+={mark}" for mark in sorted(left - found.wrote)]
     else:
-        told.append("-XMP-myvlm:all=")
-    return told
+        result.append("-XMP-myvlm:all=")
+    return result
 
 
 def without_ours(tags: Mapping[str, Any], found: PhotoMetadata) -> dict[str, Any]:
@@ -168,7 +177,7 @@ def without_ours(tags: Mapping[str, Any], found: PhotoMetadata) -> dict[str, Any
     if description_mark(found.description) in found.ours:
         rest = {key: value for key, value in rest.items() if not key.startswith(DESCRIPTION)}
     if isinstance(info := rest.get(REGIONS), dict) and info.get("RegionList"):
-        left = [one for one in _listed(info["RegionList"]) if not _is_ours(one, found)]
+        left = [one for one in _as_list(info["RegionList"]) if not _is_ours(one, found)]
         rest[REGIONS] = {**info, "RegionList": left} if left else None
     return {key: value for key, value in rest.items() if value}
 
@@ -184,7 +193,7 @@ def region_mark(region: Region) -> str:
 
 def file_mark(data: bytes) -> str:
     """Return the mark that records a file's bytes before we wrote: its length and digest."""
-    return f"{FILE} {len(data)} {hashlib.sha256(data).hexdigest()}"
+    return f"{FILE_MARK_PREFIX} {len(data)} {hashlib.sha256(data).hexdigest()}"
 
 
 def description_mark(text: str) -> str:
@@ -211,18 +220,18 @@ def _region_arguments(
         return []
     left = [region for region in found.regions if region_mark(region) not in remove]
     if left:
-        return [f"-XMP-mwg-rs:RegionList-={{{_struct(mark)}}}" for mark in gone] + [
-            f"-XMP-mwg-rs:RegionList+={{{_struct(mark, kinds)}}}" for mark in new
+        return [f"-XMP-mwg-rs:RegionList-={{{_exiftool_struct(mark)}}}" for mark in gone] + [
+            f"-XMP-mwg-rs:RegionList+={{{_exiftool_struct(mark, kinds)}}}" for mark in new
         ]
     if not new:
         return [f"-{REGIONS}="]
-    listed = ",".join(f"{{{_struct(mark, kinds)}}}" for mark in new)
+    listed = ",".join(f"{{{_exiftool_struct(mark, kinds)}}}" for mark in new)
     width, height = size
     dimensions = f"AppliedToDimensions={{W={width},H={height},Unit=pixel}}"
     return [f"-{REGIONS}={{{dimensions},RegionList=[{listed}]}}"]
 
 
-def _struct(mark: str, kinds: Mapping[str, str] | None = None) -> str:
+def _exiftool_struct(mark: str, kinds: Mapping[str, str] | None = None) -> str:
     """Return a region in exiftool's syntax for structures, with its special characters escaped."""
     _, x, y, width, height, name = mark.split(" ", 5)
     kind = f",Type={kinds[name]}" if kinds and kinds.get(name) else ""
@@ -231,12 +240,12 @@ def _struct(mark: str, kinds: Mapping[str, str] | None = None) -> str:
 
 
 def _is_ours(region: Any, found: PhotoMetadata) -> bool:
-    read = _region(region)
+    read = _parse_region(region)
     return read is not None and region_mark(read) in found.ours
 
 
-def _region(told: Any) -> Region | None:
-    if not isinstance(told, dict) or not isinstance(area := told.get("Area"), dict):
+def _parse_region(struct: Any) -> Region | None:
+    if not isinstance(struct, dict) or not isinstance(area := struct.get("Area"), dict):
         return None
     if area.get("Unit", "normalized") != "normalized" or "W" not in area:  # skip points and circles
         return None
@@ -244,18 +253,18 @@ def _region(told: Any) -> Region | None:
         x, y, width, height = (float(area[key]) for key in "XYWH")
     except (KeyError, ValueError):
         return None
-    return Region(str(told.get("Name", "")), x, y, width, height, str(told.get("Type", "")))
+    return Region(str(struct.get("Name", "")), x, y, width, height, str(struct.get("Type", "")))
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(str(one) for one in _listed(value))
+    return tuple(str(one) for one in _as_list(value))
 
 
-def _whole(text: Any) -> int:
+def _as_int(text: Any) -> int:
     try:
         return round(float(text))
     except (TypeError, ValueError):

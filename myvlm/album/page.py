@@ -35,13 +35,13 @@ class ShownConcept:
     kind: str
 
 
-class Place:
+class AlbumFiles:
     """The files of an album: the page, and a folder beside it with thumbnails, journal and photo features.
 
     Args:
         page: the HTML file.
 
-    >>> Place(Path("holiday.html")).folder.name
+    >>> AlbumFiles(Path("holiday.html")).folder.name
     'holiday_files'
     """
 
@@ -56,7 +56,7 @@ class Place:
         """Return the path of a photo's thumbnail."""
         return self.thumbs / f"{hashlib.blake2b(os.fsencode(file), digest_size=8).hexdigest()}.jpg"
 
-    def keep(self, file: Path, picture: Image.Image) -> None:
+    def save_thumbnail(self, file: Path, picture: Image.Image) -> None:
         """Save a photo's thumbnail."""
         self.thumbs.mkdir(parents=True, exist_ok=True)
         (self.folder / PASSED_OVER).touch()  # the folder may lie inside the album
@@ -83,31 +83,31 @@ class Place:
         write_whole(self.page, text, what="page", option="--report")
 
     def _photo(self, row: Row, top: Path, numbers: dict[str, int]) -> list[Any]:
-        size = row.stored.seen_size
-        seen = [_seen(one, numbers[one.name], size) for one in row.seen if one.name in numbers]
+        size = row.stored.displayed_size
+        seen = [_detection_values(one, numbers[one.name], size) for one in row.seen if one.name in numbers]
         label = str(row.file.relative_to(top))
-        href = _address(row.file, self.page.resolve().parent)
+        href = _link(row.file, self.page.resolve().parent)
         return [self.thumb(row.file).name, href, label, row.text, seen, row.taken, *size, row.error]
 
 
-def _seen(one: Seen, number: int, size: tuple[int, int]) -> list[Any]:
+def _detection_values(one: Seen, number: int, size: tuple[int, int]) -> list[Any]:
     """Return a detection as the page reads it: concept number, probability, box, and 1 if unsure.
 
     The box is left, top, width and height as fractions of the picture.
     """
-    told: list[Any] = [number, round(one.probability, 3), None]
+    values: list[Any] = [number, round(one.probability, 3), None]
     if one.box:
         left, top, right, bottom = one.box
         parts = left / size[0], top / size[1], (right - left) / size[0], (bottom - top) / size[1]
-        told[2] = [round(part, 4) for part in parts]
-    return [*told, 1] if one.unsure else told
+        values[2] = [round(part, 4) for part in parts]
+    return [*values, 1] if one.unsure else values
 
 
 def _common_folder(files: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([file.parent for file in files])) if files else Path()
 
 
-def _address(file: Path, page_folder: Path) -> str:
+def _link(file: Path, page_folder: Path) -> str:
     """Return the URL by which the page links to a photo."""
     try:
         return quote(Path(os.path.relpath(file, page_folder)).as_posix())

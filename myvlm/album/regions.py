@@ -19,7 +19,7 @@ from myvlm.boxes import Box, Point
 Size: TypeAlias = tuple[int, int]
 """Width and height in pixels."""
 
-_TURNS = {
+_ORIENTATIONS = {
     1: (False, False, False),
     2: (False, True, False),
     3: (False, True, True),
@@ -73,10 +73,10 @@ class Stored:
     taken: str = ""
 
     @property
-    def seen_size(self) -> Size:
+    def displayed_size(self) -> Size:
         """Size of the displayed picture, after its orientation is applied."""
         width, height = self.size
-        return (height, width) if _TURNS[self.turn][0] else (width, height)
+        return (height, width) if _ORIENTATIONS[self.turn][0] else (width, height)
 
     def region(self, name: str, box: Box, kind: str = "") -> Region:
         """Convert a box, in pixels of the displayed picture, to a region; clipped to the picture.
@@ -85,9 +85,9 @@ class Stored:
         >>> upright.region("sks", (0, 0, 75, 40))
         Region(name='sks', x=0.05, y=0.875, width=0.1, height=0.25, kind='')
         """
-        width, height = self.seen_size
-        left, top = self._stored((_part(box[0], width), _part(box[1], height)))
-        right, bottom = self._stored((_part(box[2], width), _part(box[3], height)))
+        width, height = self.displayed_size
+        left, top = self._to_stored((_fraction(box[0], width), _fraction(box[1], height)))
+        right, bottom = self._to_stored((_fraction(box[2], width), _fraction(box[3], height)))
         across, down = abs(right - left), abs(bottom - top)
         numbers = ((left + right) / 2, (top + bottom) / 2, across, down)
         x, y, w, h = (round(number, 6) for number in numbers)
@@ -100,22 +100,22 @@ class Stored:
         >>> upright.box(Region("sks", 0.05, 0.875, 0.1, 0.25))
         (0.0, 0.0, 75.0, 40.0)
         """
-        width, height = self.seen_size
-        corners = [self._seen(region.box[:2]), self._seen(region.box[2:])]
+        width, height = self.displayed_size
+        corners = [self._to_displayed(region.box[:2]), self._to_displayed(region.box[2:])]
         across, down = sorted(x for x, _ in corners), sorted(y for _, y in corners)
         edges = across[0] * width, down[0] * height, across[1] * width, down[1] * height
         left, top, right, bottom = (round(edge, 3) for edge in edges)
         return left, top, right, bottom
 
-    def _seen(self, point: Point) -> Point:
+    def _to_displayed(self, point: Point) -> Point:
         """Map a point from fractions of the stored picture to fractions of the displayed one."""
-        swapped, mirrored, upside_down = _TURNS[self.turn]
+        swapped, mirrored, upside_down = _ORIENTATIONS[self.turn]
         x, y = (point[1], point[0]) if swapped else point
         return (1 - x if mirrored else x), (1 - y if upside_down else y)
 
-    def _stored(self, point: Point) -> Point:
+    def _to_stored(self, point: Point) -> Point:
         """Map a point from fractions of the displayed picture to fractions of the stored one."""
-        swapped, mirrored, upside_down = _TURNS[self.turn]
+        swapped, mirrored, upside_down = _ORIENTATIONS[self.turn]
         x, y = (1 - point[0] if mirrored else point[0]), (1 - point[1] if upside_down else point[1])
         return (y, x) if swapped else (x, y)
 
@@ -141,7 +141,9 @@ def read_stored(file: Path) -> Stored:
                 taken = details.get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime, "")
             except Exception:  # Pillow raises almost anything on a damaged block
                 return Stored(size)
-    return Stored(size, turn if isinstance(turn, int) and turn in _TURNS else 1, str(taken).strip("\0 "))
+    return Stored(
+        size, turn if isinstance(turn, int) and turn in _ORIENTATIONS else 1, str(taken).strip("\0 ")
+    )
 
 
 def _tiff_size(opened: Image.Image) -> Size:
@@ -161,5 +163,5 @@ def same_shape(first: Size, second: Size) -> bool:
     return abs(ratio - 1) < 0.02
 
 
-def _part(pixels: float, of: int) -> float:
+def _fraction(pixels: float, of: int) -> float:
     return min(max(pixels / of, 0.0), 1.0)

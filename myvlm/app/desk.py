@@ -22,13 +22,13 @@ MOST_PICTURES = 24
 """Largest number of pictures per request."""
 
 
-class Shelf(Protocol):
+class ConceptStorage(Protocol):
     """Storage of the page's concepts on disk."""
 
     def check(self, identifier: str, category: str) -> None:
         """Raise, before anything is learned, if a concept with this identifier cannot be saved."""
 
-    def keep(self, concept: Concept) -> None:
+    def save(self, concept: Concept) -> None:
         """Save a concept that is new or has changed."""
 
     def put_aside(self, identifier: str) -> str:
@@ -39,7 +39,7 @@ class Shelf(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Sighting:
+class PictureReplies:
     """The replies about one picture, with the concepts and without.
 
     Attributes:
@@ -67,9 +67,9 @@ class Desk:
         shelf: the storage of the concepts.
     """
 
-    def __init__(self, vlm: MyVLM, shelf: Shelf) -> None:
+    def __init__(self, vlm: MyVLM, storage: ConceptStorage) -> None:
         self.vlm = vlm
-        self.shelf = shelf
+        self.storage = storage
         self._stop = threading.Event()
 
     @property
@@ -100,9 +100,9 @@ class Desk:
         self._stop.clear()
         identifier, category = identifier.strip(), category.strip()
         lines = [line.strip() for line in captions.splitlines() if line.strip()]
-        self.shelf.check(identifier, category)
+        self.storage.check(identifier, category)
 
-        def told(state: LearningProgress) -> None:
+        def on_progress(state: LearningProgress) -> None:
             show(state)
             if self._stop.is_set() and state.step and state.ended is None:
                 raise KeyboardInterrupt
@@ -113,10 +113,10 @@ class Desk:
             category=category,
             captions=lines or None,
             kind=kind or ("face" if category and is_person(category) else "object"),
-            progress=told,
+            progress=on_progress,
         )
         try:
-            self.shelf.keep(concept)
+            self.storage.save(concept)
         except MyVLMError:
             self.vlm.concepts.remove(identifier)
             raise
@@ -128,7 +128,7 @@ class Desk:
 
     def look(
         self, files: Sequence[str | Path], question: str = "", *, attention: bool = False
-    ) -> list[Sighting]:
+    ) -> list[PictureReplies]:
         """Caption pictures, or answer a question about them, with the concepts and without.
 
         Args:
@@ -147,19 +147,19 @@ class Desk:
             )
         return [self._look(Path(file), question.strip(), attention) for file in files]
 
-    def _look(self, file: Path, question: str, attention: bool) -> Sighting:
+    def _look(self, file: Path, question: str, attention: bool) -> PictureReplies:
         try:
             [photo] = load_images(file)
             with self.vlm.generic() as plain:
-                before = self._say(plain, photo, question)
-            after = self._say(self.vlm, photo, question)
+                before = self._reply(plain, photo, question)
+            after = self._reply(self.vlm, photo, question)
             maps = [self.vlm.attention(photo, name) for name in after.seen] if attention else []
         except MyVLMError as error:
             fix = f" {error.fix[:1].upper()}{error.fix[1:]}." if error.fix else ""
-            return Sighting(file.name, fault=f"{error.what}{fix}".replace(str(file), file.name))
-        return Sighting(file.name, before, after, tuple(maps))
+            return PictureReplies(file.name, fault=f"{error.what}{fix}".replace(str(file), file.name))
+        return PictureReplies(file.name, before, after, tuple(maps))
 
-    def _say(self, vlm: MyVLM, photo: LoadedImage, question: str) -> Reply:
+    def _reply(self, vlm: MyVLM, photo: LoadedImage, question: str) -> Reply:
         [reply] = vlm.ask([photo], question) if question else vlm.caption([photo])
         return reply
 
@@ -177,7 +177,7 @@ class Desk:
         named = LoadedImage(photo.image, Path(file).name)  # files must not hold the temporary path
         correction = self.vlm.correct(named, identifier, present=present, box=box)
         try:
-            self.shelf.keep(self.vlm.concepts[identifier])
+            self.storage.save(self.vlm.concepts[identifier])
         except MyVLMError:
             correction.undo()
             raise
@@ -186,14 +186,14 @@ class Desk:
     def undo(self, correction: Correction) -> Correction:
         """Undo a correction, in memory and on disk."""
         undone = correction.undo()
-        self.shelf.keep(self.vlm.concepts[correction.identifier])
+        self.storage.save(self.vlm.concepts[correction.identifier])
         return undone
 
     def rename(self, old: str, new: str) -> None:
         """Change a concept's identifier, in memory and on disk."""
         concept = self.vlm.concepts.rename(old, new.strip())
         try:
-            self.shelf.keep(concept)
+            self.storage.save(concept)
         except MyVLMError:
             self.vlm.concepts.rename(concept.identifier, old)
             raise
@@ -202,10 +202,10 @@ class Desk:
         """Remove a concept, and delete its files or put them aside; return a message about it."""
         concept = self.vlm.concepts[identifier]
         if erase:
-            self.shelf.erase(identifier)
-            told = f"{identifier} is erased."
+            self.storage.erase(identifier)
+            message = f"{identifier} is erased."
         else:
-            told = self.shelf.put_aside(identifier)
+            message = self.storage.put_aside(identifier)
         self.vlm.concepts.remove(identifier)
         concept.thumbnails = []
-        return told
+        return message

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from myvlm.app.desk import Desk
-from myvlm.app.pointing import Corners, box_between, pointed
-from myvlm.app.shown import concepts_html, correction_html, fault_html, looks_html
+from myvlm.app.pointing import Corners, box_between, picture_with_corners
+from myvlm.app.shown import concepts_html, correction_html, error_html, replies_html
 from myvlm.concepts.correcting import Correction
 from myvlm.display.page import Markup, escaped
 from myvlm.errors import MyVLMError, import_extra
 from myvlm.learning.progress import LearningProgress
 
-IN_LINE: dict[str, Any] = {
+QUEUED: dict[str, Any] = {
     "concurrency_id": "model",
     "concurrency_limit": 1,
     "api_visibility": "private",
@@ -48,25 +48,25 @@ def build(desk: Desk) -> Any:
         )
         with gr.Row():
             with gr.Column(scale=2):
-                taught = _teaching(gr, desk)
+                taught = _build_teaching(gr, desk)
             with gr.Column(scale=3):
-                wrong = _looking(gr, desk)
+                to_correct = _build_looking(gr, desk)
         gr.Markdown("### What it knows")
-        known = gr.HTML(concepts_html(desk.vlm.concepts), elem_id="concepts")
+        cards = gr.HTML(concepts_html(desk.vlm.concepts), elem_id="concepts")
         with gr.Accordion("Rename or remove", open=False):
-            chosen, changes = _keeping(gr, desk)
+            to_change, changes = _build_managing(gr, desk)
 
-        def renewed() -> tuple[str, Any, Any]:
+        def refreshed() -> tuple[str, Any, Any]:
             names = gr.Dropdown(choices=desk.names, value=None)
             return concepts_html(desk.vlm.concepts), names, names
 
         for event in (taught, *changes):
-            event.then(renewed, outputs=[known, chosen, wrong], api_visibility="private")
-        page.load(renewed, outputs=[known, chosen, wrong], api_visibility="private")
+            event.then(refreshed, outputs=[cards, to_change, to_correct], api_visibility="private")
+        page.load(refreshed, outputs=[cards, to_change, to_correct], api_visibility="private")
     return page
 
 
-def _teaching(gr: Any, desk: Desk) -> Any:
+def _build_teaching(gr: Any, desk: Desk) -> Any:
     """Build the left side, for learning; return the event after which the list of concepts changes."""
     gr.Markdown("### 1. Teach")
     photos = gr.File(
@@ -87,7 +87,7 @@ def _teaching(gr: Any, desk: Desk) -> Any:
     with gr.Row():
         learn = gr.Button("Learn", variant="primary", elem_id="learn")
         stop = gr.Button("Stop here", elem_id="stop")
-    told = gr.HTML(elem_id="taught", min_height=90)
+    message = gr.HTML(elem_id="taught", min_height=90)
 
     def teach(
         files: list[str] | None, word: str | None, what: str | None, known: str, texts: str | None,
@@ -107,13 +107,13 @@ def _teaching(gr: Any, desk: Desk) -> Any:
             )
             return concept._repr_html_()
 
-        return _or_fault(learned)
+        return _html_or_error(learned)
 
     stop.click(desk.stop, queue=False, api_visibility="private")
-    return learn.click(teach, [photos, name, category, kind, captions], told, **IN_LINE)
+    return learn.click(teach, [photos, name, category, kind, captions], message, **QUEUED)
 
 
-def _looking(gr: Any, desk: Desk) -> Any:
+def _build_looking(gr: Any, desk: Desk) -> Any:
     """Build the right side, for trying concepts; return the dropdown of the concept to correct."""
     gr.Markdown("### 2. Look")
     pictures = gr.File(
@@ -127,13 +127,13 @@ def _looking(gr: Any, desk: Desk) -> Any:
     seen = gr.HTML(elem_id="looks", min_height=90)
 
     def see(files: list[str] | None, asked: str | None, maps: bool) -> str:
-        return _or_fault(lambda: looks_html(desk.look(files or [], asked or "", attention=maps)))
+        return _html_or_error(lambda: replies_html(desk.look(files or [], asked or "", attention=maps)))
 
-    gr.on([look.click, question.submit], see, [pictures, question, attention], seen, **IN_LINE)
-    return _correcting(gr, desk, pictures)
+    gr.on([look.click, question.submit], see, [pictures, question, attention], seen, **QUEUED)
+    return _build_correcting(gr, desk, pictures)
 
 
-def _correcting(gr: Any, desk: Desk, pictures: Any) -> Any:
+def _build_correcting(gr: Any, desk: Desk, pictures: Any) -> Any:
     """Build the controls that correct detections; return the dropdown of the concept to correct."""
     last = gr.State(None)
     with gr.Accordion("Was it wrong?", open=True), gr.Row():
@@ -143,18 +143,18 @@ def _correcting(gr: Any, desk: Desk, pictures: Any) -> Any:
                 desk.names, label="this concept", elem_id="wrong", interactive=True, value=None
             )
         with gr.Column(min_width=200):
-            corners = _pointing(gr, file)
+            corners = _build_box_picker(gr, file)
     with gr.Row():
         absent = gr.Button("Not this one", elem_id="absent")
         present = gr.Button("You missed it here", elem_id="present")
         undo = gr.Button("Undo", elem_id="undo")
-    told = gr.HTML(elem_id="corrected")
+    message = gr.HTML(elem_id="corrected")
 
     def listed(files: list[str] | None) -> Any:
         known = [(Path(one).name, one) for one in files or []]
         return gr.Dropdown(choices=known, value=known[0][1] if known else None)
 
-    def say(there: bool) -> Callable[[str | None, str | None, Corners], tuple[str, Any]]:
+    def corrector(there: bool) -> Callable[[str | None, str | None, Corners], tuple[str, Any]]:
         def correct(path: str | None, word: str | None, places: Corners) -> tuple[str, Any]:
             made: list[Correction] = []
 
@@ -165,23 +165,23 @@ def _correcting(gr: Any, desk: Desk, pictures: Any) -> Any:
                 made.append(desk.correct(path, word or "", present=there, box=box))
                 return correction_html(made[0])
 
-            return _or_fault(done), made[0] if made else None
+            return _html_or_error(done), made[0] if made else None
 
         return correct
 
     def take_back(correction: Correction | None) -> tuple[str, None]:
         if correction is None:
             return "<p>There is nothing to undo.</p>", None
-        return _or_fault(lambda: correction_html(desk.undo(correction))), None
+        return _html_or_error(lambda: correction_html(desk.undo(correction))), None
 
     pictures.change(listed, pictures, file, api_visibility="private")
-    absent.click(say(False), [file, name, corners], [told, last], **IN_LINE)
-    present.click(say(True), [file, name, corners], [told, last], **IN_LINE)
-    undo.click(take_back, last, [told, last], **IN_LINE)
+    absent.click(corrector(False), [file, name, corners], [message, last], **QUEUED)
+    present.click(corrector(True), [file, name, corners], [message, last], **QUEUED)
+    undo.click(take_back, last, [message, last], **QUEUED)
     return name
 
 
-def _pointing(gr: Any, file: Any) -> Any:
+def _build_box_picker(gr: Any, file: Any) -> Any:
     """Build the picture on which the user clicks two corners of a box; return the state with the corners."""
     corners = gr.State(())
     gr.Markdown("Where in it? Click two corners of it, or none.")
@@ -190,15 +190,15 @@ def _pointing(gr: Any, file: Any) -> Any:
     )  # fmt: skip
 
     def click(path: str | None, known: Corners, event: Any) -> tuple[Any, Corners]:
-        return pointed(path, known, event.index)
+        return picture_with_corners(path, known, event.index)
 
     click.__annotations__["event"] = gr.SelectData  # gradio reads the annotation at run time
-    file.change(lambda path: pointed(path), file, [place, corners], api_visibility="private")
+    file.change(lambda path: picture_with_corners(path), file, [place, corners], api_visibility="private")
     place.select(click, [file, corners], [place, corners], api_visibility="private")
     return corners
 
 
-def _keeping(gr: Any, desk: Desk) -> tuple[Any, list[Any]]:
+def _build_managing(gr: Any, desk: Desk) -> tuple[Any, list[Any]]:
     """Build the controls to rename and remove; return the concept dropdown and the events of the changes."""
     with gr.Row():
         chosen = gr.Dropdown(desk.names, label="Concept", elem_id="chosen", interactive=True, value=None)
@@ -207,30 +207,30 @@ def _keeping(gr: Any, desk: Desk) -> tuple[Any, list[Any]]:
     with gr.Row():
         erase = gr.Checkbox(label="Erase its files for good", elem_id="erase")
         remove = gr.Button("Remove", variant="stop", elem_id="remove")
-    told = gr.HTML(elem_id="kept")
+    message = gr.HTML(elem_id="kept")
 
     def call(old: str | None, word: str | None) -> str:
         def done() -> str:
             desk.rename(old or "", word or "")
             return "<p>Renamed.</p>"
 
-        return _or_fault(done)
+        return _html_or_error(done)
 
     def take_out(name: str | None, for_good: bool) -> str:
-        return _or_fault(lambda: Markup(f"<p>{escaped(desk.remove(name or '', erase=for_good))}</p>"))
+        return _html_or_error(lambda: Markup(f"<p>{escaped(desk.remove(name or '', erase=for_good))}</p>"))
 
     events = [
-        rename.click(call, [chosen, new], told, **IN_LINE),
-        remove.click(take_out, [chosen, erase], told, **IN_LINE),
+        rename.click(call, [chosen, new], message, **QUEUED),
+        remove.click(take_out, [chosen, erase], message, **QUEUED),
     ]
     return chosen, events
 
 
-def _or_fault(done: Callable[[], str]) -> str:
+def _html_or_error(done: Callable[[], str]) -> str:
     """Return the HTML that `done` returns, or that of its error or of a stop by the user."""
     try:
         return done()
     except KeyboardInterrupt:
         return "<p>Stopped before the first step; nothing was learned.</p>"
     except MyVLMError as error:
-        return fault_html(error)
+        return error_html(error)

@@ -15,7 +15,7 @@ Corners: TypeAlias = "tuple[tuple[float, float], ...]"
 """Zero, one or two points (x, y), as fractions of the picture's width and height."""
 
 
-def pointed(
+def picture_with_corners(
     file: str | None, known: Corners = (), click: tuple[int, int] | None = None
 ) -> tuple[Image.Image | None, Corners]:
     """Return the picture with the clicked corners drawn on it, and the corners including the new click.

@@ -14,7 +14,7 @@ from myvlm.errors import InputError, import_extra
 
 HOST = "127.0.0.1"
 LARGEST_FILE = "200mb"
-NOTHING_FROM_ELSEWHERE = (
+CONTENT_SECURITY_POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' ws: data: blob:"
 )
 """Content security policy: the browser loads nothing from any other host (fonts, scripts, analytics)."""
@@ -32,8 +32,8 @@ def running(desk: Desk, *, port: int | None = None, browser: bool = False) -> It
         MissingPackageError: gradio is not installed.
         InputError: the port is taken.
     """
-    with tempfile.TemporaryDirectory(prefix="myvlm-app-") as dropped:
-        os.environ["GRADIO_TEMP_DIR"] = dropped
+    with tempfile.TemporaryDirectory(prefix="myvlm-app-") as uploads:
+        os.environ["GRADIO_TEMP_DIR"] = uploads
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         gr = import_extra("gradio", what="The page", install="myvlm[app]")
         page = build(desk).queue(default_concurrency_limit=None)
@@ -62,11 +62,11 @@ def _middleware() -> list[Any]:
     hosts = import_extra("starlette.middleware.trustedhost", what="The page", install="myvlm[app]")
     return [
         middleware.Middleware(hosts.TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
-        middleware.Middleware(_Policy),
+        middleware.Middleware(_ContentSecurityPolicy),
     ]
 
 
-class _Policy:
+class _ContentSecurityPolicy:
     """ASGI middleware that adds the content security policy to every response."""
 
     def __init__(self, app: Any) -> None:
@@ -75,7 +75,7 @@ class _Policy:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def with_policy(message: Any) -> None:
             if message["type"] == "http.response.start":
-                header = (b"content-security-policy", NOTHING_FROM_ELSEWHERE.encode())
+                header = (b"content-security-policy", CONTENT_SECURITY_POLICY.encode())
                 message = {**message, "headers": [*message.get("headers", ()), header]}
             await send(message)
 

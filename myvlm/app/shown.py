@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from myvlm.app.desk import Sighting
+from myvlm.app.desk import PictureReplies
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.correcting import Correction
 from myvlm.concepts.library import ConceptLibrary
@@ -12,14 +12,14 @@ from myvlm.display.page import Markup, escaped, figure, joined, picture
 from myvlm.errors import MyVLMError
 
 
-def looks_html(looks: Sequence[Sighting]) -> str:
+def replies_html(looks: Sequence[PictureReplies]) -> str:
     """Render one row per picture: replies with the concepts and without, and the attention maps."""
     if not looks:
         return "<p>Drop a picture first.</p>"
-    return joined(map(_look, looks))
+    return joined(map(_replies_section, looks))
 
 
-def _look(one: Sighting) -> Markup:
+def _replies_section(one: PictureReplies) -> Markup:
     if one.plain is None or one.personal is None:
         parts = [Markup(f'<p role="alert">⚠ {escaped(one.fault)}</p>')]
     else:
@@ -58,7 +58,7 @@ def correction_html(correction: Correction) -> str:
     return correction._repr_html_()
 
 
-def fault_html(error: MyVLMError) -> str:
+def error_html(error: MyVLMError) -> str:
     """Render an error and its fix."""
     fix = f"<br/>{escaped(error.fix)}" if error.fix else ""
     return Markup(

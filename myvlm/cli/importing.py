@@ -17,7 +17,7 @@ from myvlm.errors import ConceptExistsError, InputError
 from myvlm.text import check_category, check_identifier, composed
 
 if TYPE_CHECKING:
-    from myvlm.album.importing import Tagged
+    from myvlm.album.importing import TaggedName
     from myvlm.api import MyVLM
 
 
@@ -36,7 +36,9 @@ class ImportRequest:
     categories: Sequence[str]
 
 
-def learn_names(out: Screen, files: Sequence[Path], wanted: ImportRequest, load: Callable[[], MyVLM]) -> None:
+def learn_names(
+    out: Screen, files: Sequence[Path], request: ImportRequest, load: Callable[[], MyVLM]
+) -> None:
     """Learn a concept for each name that regions of the photos have, from crops of these regions.
 
     A name that is a concept of the collection already is skipped with a note.
@@ -45,36 +47,36 @@ def learn_names(out: Screen, files: Sequence[Path], wanted: ImportRequest, load:
         InputError: no region has a name, or none has a name that the user asked for.
     """
     from myvlm.album.exiftool import exiftool
-    from myvlm.album.importing import tagged
+    from myvlm.album.importing import find_tagged_names
 
-    categories = _categories(wanted.categories)
+    categories = _categories(request.categories)
     with exiftool() as tool, out.busy(f"reading the names in {len(files):,} photos"):
-        found = tagged(tool, files)
-    _check(found, [*wanted.only, *categories])
-    chosen = [one for one in found if not wanted.only or one.name in map(composed, wanted.only)]
-    vlm, learned, passed = load(), list[dict[str, Any]](), list[dict[str, str]]()
+        found = find_tagged_names(tool, files)
+    _check_names(found, [*request.only, *categories])
+    chosen = [one for one in found if not request.only or one.name in map(composed, request.only)]
+    vlm, learned, skipped = load(), list[dict[str, Any]](), list[dict[str, str]]()
     with out.progress("learning names", len(chosen)) as bar:
         for one in chosen:
-            begun = monotonic()
+            start = monotonic()
             try:
-                folder = _learn(vlm, one, categories.get(one.name, one.category), wanted.collection)
+                folder = _learn_and_save(vlm, one, categories.get(one.name, one.category), request.collection)
             except InputError as error:  # continue with the other names
                 out.note(f"passing over {one.name!r}: {error}")
-                passed.append({"name": one.name, "error": error.what})
+                skipped.append({"name": one.name, "error": error.what})
             else:
                 out.written.append(folder)
-                seconds = round(monotonic() - begun, 1)
+                seconds = round(monotonic() - start, 1)
                 known = {"name": one.name, "folder": str(folder), "kind": one.kind, "seconds": seconds}
                 learned.append({**known, "tagged": len(one.places)})
             bar.advance(bar.task_ids[0])
     table = Table("name", "tagged photos", "concept", box=None, pad_edge=False)
     for row in learned:
         table.add_row(Text(row["name"], style="bold magenta"), str(row["tagged"]), Text(row["folder"]))
-    told = f"{len(learned)} of {len(chosen)} names learned"
-    out.show({"command": "album", "imported": learned, "passed": passed}, table, Text(told))
+    summary = f"{len(learned)} of {len(chosen)} names learned"
+    out.show({"command": "album", "imported": learned, "passed": skipped}, table, Text(summary))
 
 
-def _learn(vlm: MyVLM, one: Tagged, category: str, place: Path) -> Path:
+def _learn_and_save(vlm: MyVLM, one: TaggedName, category: str, place: Path) -> Path:
     name = check_identifier(one.name)
     folder = place / collection.default_folder(name, category).name
     collection.check_free(place, name)
@@ -85,7 +87,7 @@ def _learn(vlm: MyVLM, one: Tagged, category: str, place: Path) -> Path:
             expected="a name that is not taken",
             fix="move it elsewhere",
         )
-    concept = vlm.learn(name, one.pictures(), category=category, kind=one.kind, progress=False)
+    concept = vlm.learn(name, one.crops(), category=category, kind=one.kind, progress=False)
     return concept.save(folder)
 
 
@@ -103,7 +105,7 @@ def _categories(given: Sequence[str]) -> dict[str, str]:
     return {composed(name): word for name, _, word in pairs}
 
 
-def _check(found: Sequence[Tagged], asked: Sequence[str]) -> None:
+def _check_names(found: Sequence[TaggedName], asked: Sequence[str]) -> None:
     known = {one.name: len(one.places) for one in found}
     unknown = [name for name in asked if composed(name) not in known]
     if unknown or not found:

@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 GIB = 1 << 30
-WORKING = 2 * GIB
+WORKING_MEMORY = 2 * GIB
 """Bytes needed besides the weights: the heads' encoder, activations, cached prefixes of a few views."""
-BYTES = {"float32": 4.0, "bfloat16": 2.0, "8 bits": 1.1, "4 bits": 0.65}
+BYTES_PER_PARAMETER = {"float32": 4.0, "bfloat16": 2.0, "8 bits": 1.1, "4 bits": 0.65}
 """Bytes per parameter. The quantised values include the parameters that stay in bfloat16."""
 
 
@@ -26,7 +26,7 @@ class Device:
 
     @property
     def precisions(self) -> tuple[str, ...]:
-        return tuple(BYTES) if self.name.startswith("cuda") else ("float32", "bfloat16")
+        return tuple(BYTES_PER_PARAMETER) if self.name.startswith("cuda") else ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Model:
     family: str
     billions: float
 
-    def needs(self, precision: str) -> int:
+    def bytes_needed(self, precision: str) -> int:
         """Return the bytes of memory for the weights and for working memory.
 
-        >>> round(Model("llava-hf/llava-1.5-7b-hf", "LLaVA 1.5", 7.06).needs("bfloat16") / GIB, 1)
+        >>> round(Model("llava-hf/llava-1.5-7b-hf", "LLaVA 1.5", 7.06).bytes_needed("bfloat16") / GIB, 1)
         15.2
         """
-        return round(self.billions * 1e9 * BYTES[precision]) + WORKING
+        return round(self.billions * 1e9 * BYTES_PER_PARAMETER[precision]) + WORKING_MEMORY
 
     def fits(self, device: Device) -> tuple[str, ...]:
         """Return the precisions in which the model fits into the device's free memory, most exact first.
@@ -52,7 +52,7 @@ class Model:
         >>> seven.fits(Device("cuda:0", "a GPU", 24 * GIB, 23 * GIB))
         ('bfloat16', '8 bits', '4 bits')
         """
-        return tuple(one for one in device.precisions if self.needs(one) <= device.free)
+        return tuple(one for one in device.precisions if self.bytes_needed(one) <= device.free)
 
 
 MODELS = (

@@ -39,19 +39,19 @@ def open_model(
         from myvlm.concepts.gates import check_false_names
 
         check_false_names(false_names)
-        _silence_other_bars()
+        _hide_weights_progress_bar()
         vlm = MyVLM.from_pretrained(backbone, device=device, dtype=dtype.value if dtype else None)
         if false_names is not None:
             vlm.concepts.false_names_per_1000 = false_names
         return vlm
 
 
-def here(place: str | None) -> Path | None:
+def local_collection(place: str | None) -> Path | None:
     """Return the local path. Raises InputError for an address: the caller changes files on this machine."""
     return None if place is None else local_path(place, "folder of concepts")
 
 
-def copies(out: Screen, address: str) -> list[tuple[Path, bool]]:
+def fetch_copies(out: Screen, address: str) -> list[tuple[Path, bool]]:
     """Fetch the concepts at an address into local copies that are deleted when the command ends.
 
     Returns:
@@ -88,7 +88,7 @@ def chosen_folders(out: Screen, places: Sequence[str | Path] | None) -> list[tup
     for place in places:
         folder = path_or_url(place, "folder of concepts")
         if isinstance(folder, str):
-            found |= {copy: (copy, named) for copy, named in copies(out, folder)}
+            found |= {copy: (copy, named) for copy, named in fetch_copies(out, folder)}
             continue
         inside = concept_folders(folder)
         if (folder / "concept.json").exists() or not folder.is_dir():
@@ -121,28 +121,28 @@ def add_concepts(out: Screen, vlm: MyVLM, folders: Sequence[tuple[Path, bool]]) 
     from myvlm.concepts.concept import Concept
     from myvlm.speaking.addressing import only_introduced
 
-    in_words: list[Concept] = []
+    introduced: list[Concept] = []
     for folder, named in folders:
         try:
             concept = Concept.load(folder, device=vlm.concepts.device)
-            told = only_introduced(vlm.backbone, concept)
-            if not told:
+            is_introduced = only_introduced(vlm.backbone, concept)
+            if not is_introduced:
                 concept.embedding_for(vlm.backbone.name, vlm.backbone.fingerprint(), vlm.backbone.dim)
         except ConceptFileError as error:
             if named:
                 raise
             out.note(f"passing over {folder}: {error.what} To use it: {error.fix}.")
         else:
-            with _without_the_librarys_warning():
+            with _silence_library_warning():
                 vlm.concepts.add(concept)
-            in_words += [concept] if told else []
-    if in_words:
-        out.note(_told_in_words(in_words, vlm.backbone.name))
+            introduced += [concept] if is_introduced else []
+    if introduced:
+        out.note(_introduced_note(introduced, vlm.backbone.name))
     if not vlm.concepts:
         out.note("No concepts are loaded: this is what the plain model says.")
 
 
-def _told_in_words(concepts: Sequence[Concept], backbone: str) -> str:
+def _introduced_note(concepts: Sequence[Concept], backbone: str) -> str:
     """Return the note that the model gets only the descriptions of these concepts, and how to learn one."""
     names = ", ".join(one.identifier for one in concepts)
     return (
@@ -153,7 +153,7 @@ def _told_in_words(concepts: Sequence[Concept], backbone: str) -> str:
 
 
 @contextmanager
-def _without_the_librarys_warning() -> Iterator[None]:
+def _silence_library_warning() -> Iterator[None]:
     """Silence the library's warning per concept without an embedding: one note covers them all."""
     from myvlm.concepts.concept import warn_learned_elsewhere
 
@@ -166,7 +166,7 @@ def _without_the_librarys_warning() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _silence_other_bars() -> None:
+def _hide_weights_progress_bar() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # the one for reading weights; downloads keep theirs

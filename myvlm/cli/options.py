@@ -112,10 +112,10 @@ Collection: TypeAlias = Annotated[
 ]
 
 
-def naming(backbone: str) -> list[str]:
+def backbone_option(backbone: str) -> list[str]:
     """Return the command line words that select a backbone; empty for the default one.
 
-    >>> naming("tinyworld/blip2"), naming(DEFAULT_BACKBONE)
+    >>> backbone_option("tinyworld/blip2"), backbone_option(DEFAULT_BACKBONE)
     (['--backbone', 'tinyworld/blip2'], [])
     """
     return [] if backbone == DEFAULT_BACKBONE else ["--backbone", backbone]

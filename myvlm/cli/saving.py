@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from myvlm.concepts.disk.record import ConceptRecord
 
 
-def place_to_be(
+def check_destination(
     out: Screen,
     given: str | None,
     identifier: str,
@@ -68,55 +68,55 @@ def place_to_be(
     return place
 
 
-def check_not_learned(there: ConceptRecord | None, place: Path | str, identifier: str) -> None:
+def check_not_learned(existing: ConceptRecord | None, place: Path | str, identifier: str) -> None:
     """Raise ConceptExistsError if an introduced concept would replace a learned one."""
-    if there is None or not there.embeddings:
+    if existing is None or not existing.embeddings:
         return
     away = collection.command("remove", identifier, place.parent) if isinstance(place, Path) else "delete it"
     raise ConceptExistsError(
         f"{place} holds {identifier} as it was learned.",
-        got=f"learned for {', '.join(there.embeddings)}",
+        got=f"learned for {', '.join(existing.embeddings)}",
         expected="nothing there, or a concept that is known in words alone",
         fix=f"{away} first; or put this one into another collection with --out",
     )
 
 
-def note_replaced(out: Screen, there: ConceptRecord | None, place: Path | str, backbone: str = "") -> str:
+def note_replaced(out: Screen, existing: ConceptRecord | None, place: Path | str, backbone: str = "") -> str:
     """Say before the work begins what an existing concept has that its replacement will lack.
 
     Args:
         out: shows the note.
-        there, place: see `record_there`.
+        existing, place: see `existing_record`.
         backbone: that the concept is learned for; the embedding for it is replaced in any case.
 
     Returns:
         What would be lost, in words: embeddings for other models, corrections. Mostly empty.
     """
-    others = [name for name in there.embeddings if name != backbone] if there else []
+    others = [name for name in existing.embeddings if name != backbone] if existing else []
     lost = [f"what was learned for {name}" for name in others]
-    if there and there.examples and (count := len(there.examples.meta.corrections)):
+    if existing and existing.examples and (count := len(existing.examples.meta.corrections)):
         lost.append(f"{count} correction{'s' * (count > 1)}")
     if not lost:
         return ""
-    told = " and ".join(lost)
+    lost_text = " and ".join(lost)
     kept = ""
     if isinstance(place, Path):
         kept = f" A copy goes to {place.parent / collection.REMOVED}."
         if backbone:
-            again = ["myvlm", "relearn", str(place), "PHOTOS", *options.naming(backbone)]
+            again = ["myvlm", "relearn", str(place), "PHOTOS", *options.backbone_option(backbone)]
             kept += f" To keep it: {shlex.join(again)}"
-    out.note(f"{place} has {told}, which this replaces.{kept}")
-    return told
+    out.note(f"{place} has {lost_text}, which this replaces.{kept}")
+    return lost_text
 
 
-def is_taken(place: Path | str) -> bool:
+def has_concept(place: Path | str) -> bool:
     """Return whether a concept is there; a concept whose learning was interrupted must not replace it."""
     from myvlm.concepts.disk.storage import is_concept_folder
 
     return is_concept_folder(place) if isinstance(place, Path) else is_concept(place)
 
 
-def put(
+def save_concept(
     out: Screen,
     concept: Concept,
     place: Path | str,
@@ -141,13 +141,13 @@ def put(
         concept.save(place, include_photos=photos, face_consent=face_consent)
     except MyVLMError:
         if isinstance(place, str):
-            here = collection.default_folder(concept.identifier, concept.category)
+            fallback = collection.default_folder(concept.identifier, concept.category)
             with suppress(MyVLMError):
-                collection.check_can_write(here, concept.identifier)
-                concept.save(here)
-                out.written.append(here)
-                again = f"myvlm concepts push {concept.identifier} {place}"
-                out.note(f"What was made is kept in {here}; once that is mended: {again}")
+                collection.check_can_write(fallback, concept.identifier)
+                concept.save(fallback)
+                out.written.append(fallback)
+                retry = f"myvlm concepts push {concept.identifier} {place}"
+                out.note(f"What was made is kept in {fallback}; once that is mended: {retry}")
         raise
     out.written.append(place)
     if replaced:
@@ -157,7 +157,7 @@ def put(
     return sum(len(data) for data in concept.packed(url=place).files.values())
 
 
-def record_there(place: Path | str) -> ConceptRecord | None:
+def existing_record(place: Path | str) -> ConceptRecord | None:
     """Return the record of the concept at a place; None if there is none, or, at an address, a broken one."""
     from myvlm.concepts.disk.storage import is_concept_folder, read_record
 

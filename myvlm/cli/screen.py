@@ -61,7 +61,7 @@ class Screen:
         self._stdout = stdout
         self._results = Console(file=stdout)
         self._notes = Console(stderr=True)
-        self._begun: tuple[dict[str, Any], Table] | None = None
+        self._partial: tuple[dict[str, Any], Table] | None = None
 
     def show(self, document: dict[str, Any], *parts: Text | Table) -> None:
         """Show the result: `document` with `as_json`, else the parts; in a pipe, tables are tab-separated.
@@ -77,13 +77,13 @@ class Screen:
                     column.overflow = "fold"  # rich would cut a long path
                 self._results.print(part, soft_wrap=isinstance(part, Text))
         else:
-            self._write("".join(map(_plain, parts)))
+            self._write("".join(map(_plain_text, parts)))
 
     def show_each(
         self,
         call: dict[str, Any],
         columns: Sequence[str],
-        made: Iterable[tuple[dict[str, Any], Sequence[Text]]],
+        results: Iterable[tuple[dict[str, Any], Sequence[Text]]],
         total: int,
     ) -> None:
         """Show the results of many pictures; in a pipe, each line as soon as it is ready.
@@ -100,12 +100,16 @@ class Screen:
         table = Table(*columns, box=None, pad_edge=False)
         by_line = not self.as_json and not self._results.is_terminal
         with self.progress("looking", total) as bar:
-            for picture, cells in made:
+            for picture, cells in results:
                 document["pictures"].append(picture)
                 table.add_row(*cells)
                 if by_line:
-                    self._write(_line(cells) if self._begun else _line(columns) + _line(cells))
-                self._begun = document, table
+                    self._write(
+                        _tab_separated(cells)
+                        if self._partial
+                        else _tab_separated(columns) + _tab_separated(cells)
+                    )
+                self._partial = document, table
                 bar.advance(bar.task_ids[0])
         if not by_line:
             self.show(document, table)
@@ -113,7 +117,7 @@ class Screen:
     def note(self, text: str) -> None:
         """Show a line of plain text on stderr, unless `quiet`."""
         if not self.quiet:
-            self._tell(Text(text, style="dim"))
+            self._print_stderr(Text(text, style="dim"))
 
     def busy(self, text: str) -> AbstractContextManager[object]:
         """Show a spinner while work of unknown length runs."""
@@ -129,39 +133,39 @@ class Screen:
 
     def fail(self, error: MyVLMError) -> None:
         """Show an error, and count it as a failure."""
-        self._tell(Text.assemble(("error: ", "bold red"), str(error)))
+        self._print_stderr(Text.assemble(("error: ", "bold red"), str(error)))
         self.failures += 1
 
     def stop(self, why: KeyboardInterrupt) -> None:
         """Report that Ctrl-C stopped the command, and show the results so far."""
-        self._show_begun({"interrupted": True})
-        if self._begun:
-            what = f"Stopped after {len(self._begun[0]['pictures'])} pictures."
+        self._show_partial({"interrupted": True})
+        if self._partial:
+            what = f"Stopped after {len(self._partial[0]['pictures'])} pictures."
         elif self.written:
             what = f"Stopped, after {', '.join(map(str, self.written))} was written."
         else:
             what = f"Stopped. {str(why) or 'Nothing was written.'}"
-        self._tell(Text(what))
+        self._print_stderr(Text(what))
 
-    def give_up(self, error: Exception) -> None:
+    def report_error(self, error: Exception) -> None:
         """Report the error that ended the command, and show the results so far."""
         if isinstance(error, MyVLMError):
             self.fail(error)
-            self._show_begun({"error": as_document(error)})
+            self._show_partial({"error": as_document(error)})
         else:
             traceback.print_exc()
-            self._tell(Text("This is unexpected, and likely a fault of myvlm: please report it."))
-            self._show_begun({"error": {"kind": type(error).__name__, "what": str(error)}})
+            self._print_stderr(Text("This is unexpected, and likely a fault of myvlm: please report it."))
+            self._show_partial({"error": {"kind": type(error).__name__, "what": str(error)}})
 
-    def _show_begun(self, why: dict[str, Any]) -> None:
-        document, *tables = self._begun or ({},)
+    def _show_partial(self, why: dict[str, Any]) -> None:
+        document, *tables = self._partial or ({},)
         try:
             if self.as_json or self._results.is_terminal:  # a pipe has the lines already
                 self.show({**document, **why}, *tables)
         except NotWritableError as error:
             self.fail(error)
 
-    def _tell(self, text: Text) -> None:
+    def _print_stderr(self, text: Text) -> None:
         self._notes.print(text, soft_wrap=True)
 
     def _write(self, text: str) -> None:
@@ -186,25 +190,25 @@ class Screen:
 @contextmanager
 def screen(*, as_json: bool, quiet: bool) -> Iterator[Screen]:
     """Run a command's body; turn whatever it raises into a message and an exit code."""
-    shown = Screen(sys.stdout, as_json=as_json, quiet=quiet)
+    out = Screen(sys.stdout, as_json=as_json, quiet=quiet)
     try:
         with (
-            shown.until_end,
+            out.until_end,
             redirect_stdout(sys.stderr),
         ):  # other libraries must not print into a JSON document
-            yield shown
+            yield out
     except (typer.Exit, BrokenPipeError):
         raise
     except KeyboardInterrupt as why:
-        shown.stop(why)
+        out.stop(why)
         raise typer.Exit(STOPPED) from None
     except Exception as error:
-        known = _forbidden(error) if type(error) is PermissionError else error
-        shown.give_up(known)
+        known = _as_input_error(error) if type(error) is PermissionError else error
+        out.report_error(known)
         unknown = isinstance(known, UnknownConceptError | UnknownBackboneError)
         bad = BAD_INPUT if isinstance(known, MyVLMError) else UNEXPECTED
         raise typer.Exit(NOT_FOUND if unknown else bad) from None
-    if shown.failures:
+    if out.failures:
         raise typer.Exit(BAD_INPUT)
 
 
@@ -222,7 +226,7 @@ def as_document(error: MyVLMError) -> dict[str, Any]:
     }
 
 
-def _forbidden(error: PermissionError) -> InputError:
+def _as_input_error(error: PermissionError) -> InputError:
     return InputError(
         f"{error.filename or 'A file'} may not be used.",
         got=error.strerror or str(error),
@@ -231,12 +235,12 @@ def _forbidden(error: PermissionError) -> InputError:
     )
 
 
-def _plain(part: Text | Table) -> str:
+def _plain_text(part: Text | Table) -> str:
     """Return a part of the result as plain lines for a pipe.
 
     >>> table = Table("photo", "seen")
     >>> table.add_row(Text("1.png"), "sks")
-    >>> _plain(table)
+    >>> _plain_text(table)
     'photo\\tseen\\n1.png\\tsks\\n'
     """
     if isinstance(part, Text):
@@ -246,9 +250,9 @@ def _plain(part: Text | Table) -> str:
         rows.insert(0, tuple(column.header for column in part.columns))
     if part.title:
         rows.insert(0, (part.title,))
-    return "".join(map(_line, rows))
+    return "".join(map(_tab_separated, rows))
 
 
-def _line(cells: Iterable[object]) -> str:
+def _tab_separated(cells: Iterable[object]) -> str:
     """Join cells by tabs into one line; tabs and line breaks within a cell become spaces."""
     return "\t".join(" ".join(str(cell).replace("\t", " ").splitlines()) for cell in cells) + "\n"

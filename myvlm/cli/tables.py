@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
+class TableRequest:
     """Where the table is written, where the album is read, and the options that each process needs."""
 
     folder: Path
@@ -34,7 +34,7 @@ class Asked:
     batch: int
 
 
-def check_asked(folder: Path | None, *, on_ray: bool, of_names: bool) -> None:
+def check_table_options(folder: Path | None, *, on_ray: bool, of_names: bool) -> None:
     """Check before a model is loaded that the table can be made.
 
     Raises:
@@ -53,13 +53,13 @@ def check_asked(folder: Path | None, *, on_ray: bool, of_names: bool) -> None:
         check_ray("An album on a cluster")
 
 
-def read_into_table(out: Screen, vlm: MyVLM, files: Sequence[Path], asked: Asked) -> None:
+def read_into_table(out: Screen, vlm: MyVLM, files: Sequence[Path], request: TableRequest) -> None:
     """Read the new photos, write the table and show a summary; a run that is stopped keeps its rows."""
     from myvlm.album.table.reading import read_table
     from myvlm.album.table.rows import AlbumTable, ReadBy
 
-    table = AlbumTable(asked.folder, ReadBy.of(vlm, asked.prompt))
-    paths, run, read = [str(file) for file in files], _run(vlm, asked), 0
+    table = AlbumTable(request.folder, ReadBy.of(vlm, request.prompt))
+    paths, run, read = [str(file) for file in files], _make_run(vlm, request), 0
     try:
         with out.progress("looking", len(files)) as bar:
             for row, was_known in read_table(table, paths, run):
@@ -71,7 +71,7 @@ def read_into_table(out: Screen, vlm: MyVLM, files: Sequence[Path], asked: Asked
         out.written.append(table.file)
     except BaseException:
         with suppress(Exception):
-            table.keep()
+            table.write_part()
         out.note(f"{read:,} of {len(files):,} were read; the same command goes on from there.")
         raise
     counts = Counter(name for row in rows for name in row.seen)
@@ -86,9 +86,9 @@ def read_into_table(out: Screen, vlm: MyVLM, files: Sequence[Path], asked: Asked
         "seen": dict(counts.most_common()),
         "unusable": [{"picture": row.path, "error": row.error} for row in broken],
     }
-    told = f"{table.file.resolve()}: {len(files):,} photos, {read:,} of them read now"
-    told += f", {len(broken):,} that cannot be read" if broken else ""
-    out.show(document, *([counted(counts)] if counts else []), Text(told))
+    summary = f"{table.file.resolve()}: {len(files):,} photos, {read:,} of them read now"
+    summary += f", {len(broken):,} that cannot be read" if broken else ""
+    out.show(document, *([counted(counts)] if counts else []), Text(summary))
 
 
 def counted(counts: Counter[str]) -> Table:
@@ -99,15 +99,15 @@ def counted(counts: Counter[str]) -> Table:
     return table
 
 
-def _run(vlm: MyVLM, asked: Asked) -> Run:
-    if not asked.on_ray:
+def _make_run(vlm: MyVLM, request: TableRequest) -> Run:
+    if not request.on_ray:
         from myvlm.album.table.reading import run_here
 
-        return lambda paths, known: run_here(paths, known, vlm, asked.prompt, asked.batch)
+        return lambda paths, known: run_here(paths, known, vlm, request.prompt, request.batch)
     from myvlm.album.table.cluster import run_on_ray
     from myvlm.album.table.stages import Work
 
-    own = Path(asked.backbone)
-    backbone = str(own.resolve()) if own.is_dir() else asked.backbone  # workers have other working folders
-    work = Work(backbone, asked.device, asked.dtype, vlm.concepts, asked.prompt, asked.batch)
+    own = Path(request.backbone)
+    backbone = str(own.resolve()) if own.is_dir() else request.backbone  # workers have other working folders
+    work = Work(backbone, request.device, request.dtype, vlm.concepts, request.prompt, request.batch)
     return lambda paths, known: run_on_ray(paths, known, work)

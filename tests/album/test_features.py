@@ -9,9 +9,9 @@ import pytest
 
 from myvlm import MyVLM
 from myvlm.album import features as kept_features
-from myvlm.album.features import KeptFeatures, tidy_features
-from myvlm.album.journal import Journal, reader
-from myvlm.album.page import Place
+from myvlm.album.features import FeatureCache, tidy_features
+from myvlm.album.journal import Journal, reader_digest
+from myvlm.album.page import AlbumFiles
 from myvlm.album.reading import read_album, unread
 from myvlm.files.photos import album_files
 from myvlm.heads.features import count_large_windows, forget_pictures, windows
@@ -37,11 +37,11 @@ def teach(vlm: MyVLM, encoder: ColourEncoder, word: str, number: int) -> None:
     vlm.introduce(word, [sample_picture(number)], category="mug", head_options={"encoder": encoder})
 
 
-def read(vlm: MyVLM, album: Path) -> tuple[list[tuple[str, ...]], Place]:
+def read(vlm: MyVLM, album: Path) -> tuple[list[tuple[str, ...]], AlbumFiles]:
     """Who is in each photo, by a process that remembers nothing of an earlier one."""
     forget_pictures()
-    place = Place(album.parent / "page.html")
-    journal = Journal(place.journal, reader(vlm, None))
+    place = AlbumFiles(album.parent / "page.html")
+    journal = Journal(place.journal, reader_digest(vlm, None))
     files = album_files(album)
     list(read_album(vlm, unread(files, journal, place), journal, place, prompt=None, batch=2))
     return [tuple(one.name for one in row.seen) for row in journal.rows(files)], place
@@ -51,7 +51,7 @@ def test_a_new_concept_is_looked_for_in_what_was_seen(
     fresh: MyVLM, encoder: ColourEncoder, album: Path
 ) -> None:
     read(fresh, album)
-    assert not Place(album.parent / "page.html").features.exists(), "no concept, no encoder"
+    assert not AlbumFiles(album.parent / "page.html").features.exists(), "no concept, no encoder"
     teach(fresh, encoder, "sks", 0)
     read(fresh, album)
     teach(fresh, encoder, "ohwx", 1)
@@ -68,13 +68,13 @@ def test_a_new_concept_is_looked_for_in_what_was_seen(
 
 
 @pytest.fixture
-def place(fresh: MyVLM, encoder: ColourEncoder, album: Path) -> Place:
+def place(fresh: MyVLM, encoder: ColourEncoder, album: Path) -> AlbumFiles:
     """Of the album, once it was read for one concept."""
     teach(fresh, encoder, "sks", 0)
     return read(fresh, album)[1]
 
 
-def test_it_holds_features_and_no_pixels_and_goes_with_its_photo(place: Place, album: Path) -> None:
+def test_it_holds_features_and_no_pixels_and_goes_with_its_photo(place: AlbumFiles, album: Path) -> None:
     [folder] = place.features.iterdir()
     files = sorted(folder.glob("*.npz"))
     assert {file.stem for file in files} == {place.thumb(one).stem for one in album_files(album)}
@@ -92,31 +92,33 @@ def test_it_holds_features_and_no_pixels_and_goes_with_its_photo(place: Place, a
 
 
 def test_of_other_pixels_other_weights_or_a_cut_file_nothing_is_believed(
-    fresh: MyVLM, encoder: ColourEncoder, album: Path, place: Place
+    fresh: MyVLM, encoder: ColourEncoder, album: Path, place: AlbumFiles
 ) -> None:
     [folder] = place.features.iterdir()
     first, second, third = album_files(album)
     sample_picture(7).save(first)
     kept = folder / f"{place.thumb(second).stem}.npz"
     kept.write_bytes(kept.read_bytes()[:-200])
-    store = KeptFeatures(place, fresh.concepts)
+    store = FeatureCache(place, fresh.concepts)
     for file, known in ((first, False), (second, False), (third, True)):
         forget_pictures()
         [photo] = load_images(file)
-        store.lend(file, photo)
+        store.load_into_encoders(file, photo)
         encoder.calls.clear()
         fresh.concepts.recognise(photo)
         assert (encoder.calls == []) is known
     np.save(folder / "encoder.npy", np.load(folder / "encoder.npy")[::-1])
-    KeptFeatures(place, fresh.concepts)
+    FeatureCache(place, fresh.concepts)
     assert [one.name for one in folder.iterdir()] == ["encoder.npy"], "what other weights saw is deleted"
 
 
-def test_there_is_a_bound(fresh: MyVLM, album: Path, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_a_bound(
+    fresh: MyVLM, album: Path, place: AlbumFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = sorted(place.features.rglob("*.npz"))
     assert len(files) == 3
     room = sum(one.stat().st_size for one in place.features.rglob("*.*")) - 1
-    monkeypatch.setattr(kept_features, "AT_MOST", room)
+    monkeypatch.setattr(kept_features, "MAX_CACHE_BYTES", room)
     for file in (*files, place.journal):
         file.unlink()
     assert len(read(fresh, album)[0]) == 3
@@ -126,7 +128,7 @@ def test_there_is_a_bound(fresh: MyVLM, album: Path, place: Place, monkeypatch: 
 
 
 def test_what_another_process_writes_may_be_gone_when_it_is_counted(
-    fresh: MyVLM, place: Place, monkeypatch: pytest.MonkeyPatch
+    fresh: MyVLM, place: AlbumFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [folder] = place.features.iterdir()
     glob = Path.glob
@@ -134,6 +136,6 @@ def test_what_another_process_writes_may_be_gone_when_it_is_counted(
     def late(self: Path, pattern: str) -> list[Path]:
         return [*glob(self, pattern), folder / "renamed.part"]
 
-    whole = KeptFeatures(place, fresh.concepts)._bytes
+    whole = FeatureCache(place, fresh.concepts)._bytes
     monkeypatch.setattr(Path, "glob", late)
-    assert KeptFeatures(place, fresh.concepts)._bytes == whole > 0
+    assert FeatureCache(place, fresh.concepts)._bytes == whole > 0

@@ -12,8 +12,8 @@ import pytest
 
 from myvlm import Embedding, MyVLM
 from myvlm.album import journal as journal_module
-from myvlm.album.journal import Journal, Row, Seen, reader, stamp
-from myvlm.album.page import Place
+from myvlm.album.journal import Journal, Row, Seen, reader_digest, stamp
+from myvlm.album.page import AlbumFiles
 from myvlm.album.reading import read_album, unread
 from myvlm.files import claims
 from myvlm.files.photos import album_files
@@ -32,8 +32,8 @@ def album(tmp_path: Path) -> Path:
 
 
 def read(vlm: MyVLM, album: Path) -> tuple[Journal, list[Row]]:
-    place = Place(album.parent / "page.html")
-    journal = Journal(place.journal, reader(vlm, None))
+    place = AlbumFiles(album.parent / "page.html")
+    journal = Journal(place.journal, reader_digest(vlm, None))
     todo = unread(album_files(album), journal, place)
     return journal, list(read_album(vlm, todo, journal, place, prompt=None, batch=2))
 
@@ -53,7 +53,7 @@ def test_only_new_and_changed_photos_are_read_again(fresh: MyVLM, album: Path, t
     _, rows = read(fresh, album)
     assert sorted(row.file.name for row in rows) == ["1.png", "2.png", "new.png"]
     assert not any(row.error for row in rows)
-    Place(album.parent / "page.html").thumb(album / "new.png").unlink()
+    AlbumFiles(album.parent / "page.html").thumb(album / "new.png").unlink()
     assert [row.file.name for row in read(fresh, album)[1]] == ["new.png"]
     fresh.concepts.add(taught.folder)
     assert len(read(fresh, album)[1]) == 4  # who is known is another question
@@ -69,7 +69,7 @@ def test_what_was_learned_again_under_another_name_of_the_model_is_another_quest
     for directions in (learned.directions, -learned.directions):
         again = Embedding(**{**own, "directions": directions})
         fresh.concepts.add(dataclasses.replace(taught.concept, embeddings={"a/folder": again}, folder=None))
-        readers.append(reader(fresh, None))
+        readers.append(reader_digest(fresh, None))
         fresh.concepts.remove(taught.word)
     assert readers[0] != readers[1]
 
@@ -173,7 +173,7 @@ def test_metadata_written_by_us_does_not_make_a_photo_new(tmp_path: Path) -> Non
     journal.add(Row(file=file, stamp=stamp(file), by="me", seen=seen))
     file.write_bytes(b"1 and names")
     assert journal.row(file) is None
-    journal.changed(file)
+    journal.update_stamp(file)
     found = Journal(journal.file, "me").row(file)
     assert found
     assert found.seen == seen

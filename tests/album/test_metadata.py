@@ -6,13 +6,13 @@ from typing import Any
 
 from myvlm.album.metadata import (
     PhotoMetadata,
-    Wanted,
-    about,
+    WantedEntries,
     description_mark,
+    marks_about,
+    marks_to_write,
     name_of,
+    parse_tags,
     region_mark,
-    said,
-    to_write,
 )
 from myvlm.album.regions import Region, Stored
 
@@ -21,39 +21,42 @@ OURS = Region("sks", 0.5, 0.5, 0.2, 0.2)
 SAYS_IT = {"subject sks", region_mark(OURS)}
 
 
-def wanted(person: bool = False, region: Region | None = OURS) -> list[Wanted]:
-    return [Wanted("sks", person, region)]
+def wanted(person: bool = False, region: Region | None = OURS) -> list[WantedEntries]:
+    return [WantedEntries("sks", person, region)]
 
 
 def test_all_is_written_where_nobody_says_anything() -> None:
-    assert to_write(wanted(), PhotoMetadata(), PhotoMetadata(), STORED) == SAYS_IT
-    assert to_write(wanted(person=True), PhotoMetadata(), PhotoMetadata(), STORED) == {*SAYS_IT, "person sks"}
-    assert to_write(wanted(region=None), PhotoMetadata(), PhotoMetadata(), STORED) == {"subject sks"}
-    assert to_write([], PhotoMetadata(), PhotoMetadata(), STORED) == frozenset()
+    assert marks_to_write(wanted(), PhotoMetadata(), PhotoMetadata(), STORED) == SAYS_IT
+    assert marks_to_write(wanted(person=True), PhotoMetadata(), PhotoMetadata(), STORED) == {
+        *SAYS_IT,
+        "person sks",
+    }
+    assert marks_to_write(wanted(region=None), PhotoMetadata(), PhotoMetadata(), STORED) == {"subject sks"}
+    assert marks_to_write([], PhotoMetadata(), PhotoMetadata(), STORED) == frozenset()
 
 
 def test_what_someone_else_says_is_not_said_again() -> None:
     theirs = PhotoMetadata(subjects=("sks",), regions=(Region("SKS", 0.3, 0.3, 0.1, 0.1),))
     for found, elsewhere in ((theirs, PhotoMetadata()), (PhotoMetadata(), theirs)):
-        assert to_write(wanted(), found, elsewhere, STORED) == frozenset()
+        assert marks_to_write(wanted(), found, elsewhere, STORED) == frozenset()
 
 
 def test_the_word_of_a_person_goes_before_the_heads() -> None:
     near = PhotoMetadata(regions=(Region("Bo", 0.51, 0.5, 0.2, 0.2),))
-    assert to_write(wanted(), near, PhotoMetadata(), STORED) == frozenset()
+    assert marks_to_write(wanted(), near, PhotoMetadata(), STORED) == frozenset()
     far = PhotoMetadata(regions=(Region("Bo", 0.8, 0.5, 0.2, 0.2),))
-    assert to_write(wanted(), far, PhotoMetadata(), STORED) == SAYS_IT
+    assert marks_to_write(wanted(), far, PhotoMetadata(), STORED) == SAYS_IT
     unnamed = PhotoMetadata(
         regions=(Region("", 0.5, 0.5, 0.2, 0.2),)
     )  # a camera found a face and knows no name
-    assert to_write(wanted(), unnamed, PhotoMetadata(), STORED) == SAYS_IT
+    assert marks_to_write(wanted(), unnamed, PhotoMetadata(), STORED) == SAYS_IT
 
 
 def test_regions_of_a_picture_of_another_shape_are_left_alone() -> None:
     cut = PhotoMetadata(applied=(300, 300))
-    assert to_write(wanted(), cut, PhotoMetadata(), STORED) == {"subject sks"}
+    assert marks_to_write(wanted(), cut, PhotoMetadata(), STORED) == {"subject sks"}
     shrunk = PhotoMetadata(applied=(4000, 3000))
-    assert to_write(wanted(), shrunk, PhotoMetadata(), STORED) == SAYS_IT
+    assert marks_to_write(wanted(), shrunk, PhotoMetadata(), STORED) == SAYS_IT
 
 
 def test_ours_is_what_we_wrote_and_nobody_changed() -> None:
@@ -68,10 +71,10 @@ def test_marks_are_about_names() -> None:
     text = "Anna Maria holds sks"
     marks = {"subject Anna", "subject Anna Maria", "person Anna Maria", description_mark(text), "whole"}
     marks |= {region_mark(Region("Anna Maria", 0.5, 0.5, 0.1, 0.1))}
-    assert about(marks, ["Anna"], text) == {"subject Anna", description_mark(text)}
-    assert {name_of(mark) for mark in about(marks, ["Anna Maria"], "nothing of it")} == {"Anna Maria"}
-    assert len(about(marks, ["Anna Maria"], "nothing of it")) == 3
-    assert about(marks, ["whole", ""], "") == frozenset()
+    assert marks_about(marks, ["Anna"], text) == {"subject Anna", description_mark(text)}
+    assert {name_of(mark) for mark in marks_about(marks, ["Anna Maria"], "nothing of it")} == {"Anna Maria"}
+    assert len(marks_about(marks, ["Anna Maria"], "nothing of it")) == 3
+    assert marks_about(marks, ["whole", ""], "") == frozenset()
 
 
 def test_tags_of_all_kinds_are_read() -> None:
@@ -91,9 +94,9 @@ def test_tags_of_all_kinds_are_read() -> None:
             ],
         },
     }
-    found = said(tags)
+    found = parse_tags(tags)
     assert found.subjects == ("desk",)
     assert found.description == "ein Tisch"
     assert found.applied == (400, 300)
     assert found.regions == (Region("007", 0.5, 0.5, 0.2, 0.2, "Face"),)
-    assert said({"XMP-mwg-rs:RegionInfo": "cut"}).regions == ()
+    assert parse_tags({"XMP-mwg-rs:RegionInfo": "cut"}).regions == ()

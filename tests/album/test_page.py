@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from myvlm.album.journal import Row, Seen
-from myvlm.album.page import THUMB_SIDE, Place, ShownConcept
+from myvlm.album.page import THUMB_SIDE, AlbumFiles, ShownConcept
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(not BROWSER, reason="needs a browser: apt install chromium")
@@ -21,9 +21,9 @@ CONCEPTS = (ShownConcept("Zoë", "woman", "face"), ShownConcept("sks", "mug", "o
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path) -> AlbumFiles:
     """300 photos, of which one is broken and three show Zoë with the mug."""
-    place = Place(tmp_path / "my album.html")
+    place = AlbumFiles(tmp_path / "my album.html")
     rows = []
     for number in range(300):
         file = tmp_path / "photos" / f"{number}.jpg"
@@ -41,7 +41,7 @@ def place(tmp_path: Path) -> Place:
         )
         rows.append(row.model_copy(update={"seen": seen if number % 2 or number == 8 else ()}))
         if number < 3:
-            place.keep(file, Image.new("RGB", (1000, 20), (200, 0, 0)))
+            place.save_thumbnail(file, Image.new("RGB", (1000, 20), (200, 0, 0)))
     rows[9] = Row(file=rows[9].file, stamp=(0, 0), by="", error="9.jpg cannot be read")
     place.write(rows, CONCEPTS, title="Tom & Zoë")
     return place
@@ -53,7 +53,7 @@ def inline(page: Path) -> Any:
     return json.loads(found[1])
 
 
-def test_the_page_holds_all_that_is_known_and_nothing_from_outside(place: Place) -> None:
+def test_the_page_holds_all_that_is_known_and_nothing_from_outside(place: AlbumFiles) -> None:
     text = place.page.read_text(encoding="utf-8")
     assert "<title>Tom &amp; Zoë</title>" in text
     assert not re.search(r'(?:src|href)="', text)
@@ -85,7 +85,7 @@ def shown(page: Path, state: str = "") -> str:
 
 
 @needs_browser
-def test_a_browser_shows_what_is_asked_for(place: Place) -> None:
+def test_a_browser_shows_what_is_asked_for(place: AlbumFiles) -> None:
     everything = shown(place.page)
     assert re.search(r'data-ready="\d+"', everything)
     assert ">300 photos<" in everything

@@ -26,7 +26,7 @@ def test_a_box_of_what_is_seen_is_where_it_is_stored(turn: int, kind: str, tmp_p
 
     stored = read_stored(file)
     assert stored.turn == turn
-    assert stored.seen_size == picture.size
+    assert stored.displayed_size == picture.size
     undone = picture if UNTURNED[turn] is None else picture.transpose(Image.Transpose(UNTURNED[turn]))
     down, across = np.nonzero(np.asarray(undone.convert("L")))
     width, height = undone.size

@@ -10,9 +10,9 @@ from PIL import Image
 
 from myvlm import MyVLM
 from myvlm.app.desk import MOST_PICTURES, Desk
-from myvlm.app.pointing import box_between, pointed
-from myvlm.app.shown import concepts_html, fault_html, looks_html
-from myvlm.cli.commands.app import Folder
+from myvlm.app.pointing import box_between, picture_with_corners
+from myvlm.app.shown import concepts_html, error_html, replies_html
+from myvlm.cli.commands.app import CollectionStorage
 from myvlm.errors import ConceptExistsError, InputError, NotWritableError, UnknownConceptError
 from myvlm.tinyworld import FewShot
 
@@ -20,7 +20,7 @@ from myvlm.tinyworld import FewShot
 @pytest.fixture
 def desk(quick: MyVLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setattr(quick, "learn", partial(quick.learn, settings={"steps": 3, "views": 1}))
-    return Desk(quick, Folder(tmp_path / "concepts"))
+    return Desk(quick, CollectionStorage(tmp_path / "concepts"))
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_what_is_taught_is_kept_renamed_and_put_aside(desk: Desk, photos: list[P
         show=lambda s: steps.append(s.step),
     )
     assert sorted(set(steps)) == [0, 1, 2, 3]
-    [folder] = desk.shelf.place.iterdir()
+    [folder] = desk.storage.place.iterdir()
     assert desk.names == ["sks"]
     desk.rename("sks", "Gustav")
     assert desk.names == ["Gustav"]
@@ -49,14 +49,14 @@ def test_what_is_taught_is_kept_renamed_and_put_aside(desk: Desk, photos: list[P
     assert ".removed" in desk.remove("Gustav", erase=False)
     assert desk.names == []
     assert not folder.exists()
-    assert (desk.shelf.place / ".removed" / folder.name / "concept.json").is_file()
+    assert (desk.storage.place / ".removed" / folder.name / "concept.json").is_file()
 
 
 def test_what_is_erased_is_gone(desk: Desk, photos: list[Path]) -> None:
     concept = desk.teach("sks", photos, category="mug", captions="a sks .\na sks .")
     assert concept.thumbnails
     desk.remove("sks", erase=True)
-    assert [one for one in desk.shelf.place.rglob("*") if one.is_file()] == []
+    assert [one for one in desk.storage.place.rglob("*") if one.is_file()] == []
     assert concept.thumbnails == []
     with pytest.raises(UnknownConceptError):
         desk.remove("sks", erase=True)
@@ -72,7 +72,7 @@ def test_what_cannot_be_kept_is_not_learned_and_leaves_nothing(
     def full(concept: object) -> None:
         raise NotWritableError("No.", got="a full disk", expected="room", fix="make some")
 
-    monkeypatch.setattr(desk.shelf, "keep", full)
+    monkeypatch.setattr(desk.storage, "save", full)
     with pytest.raises(NotWritableError):
         desk.teach("ohwx", photos, category="cup", captions="a ohwx .\na ohwx .")
     with pytest.raises(NotWritableError):
@@ -98,8 +98,8 @@ def test_a_broken_picture_is_said_by_its_name_and_the_others_go_on(desk: Desk, p
     looks = desk.look([broken, *photos])
     assert [bool(one.fault) for one in looks] == [True, False, False]
     assert looks[0].fault.startswith("broken.jpg cannot be read")
-    assert str(broken.parent) not in looks_html(looks)
-    assert looks_html(looks).count("the plain model") == 2
+    assert str(broken.parent) not in replies_html(looks)
+    assert replies_html(looks).count("the plain model") == 2
     with pytest.raises(InputError, match="at most 24"):
         desk.look([photos[0]] * (MOST_PICTURES + 1))
 
@@ -114,7 +114,7 @@ def test_what_users_write_cannot_become_markup(desk: Desk, tmp_path: Path) -> No
     evil = tmp_path / "<img src=x onerror=alert(1)>.png"
     Image.new("RGB", (32, 32)).save(evil)
     error = InputError("<script>", got="<script>", fix="<script>")
-    for page in (looks_html(desk.look([evil])), fault_html(error), concepts_html(desk.vlm.concepts)):
+    for page in (replies_html(desk.look([evil])), error_html(error), concepts_html(desk.vlm.concepts)):
         assert "<script>" not in page
         assert "<img src=x" not in page
 
@@ -143,21 +143,21 @@ def test_a_persons_category_is_known_by_the_face_unless_something_else_is_chosen
 
 def test_two_clicks_are_a_box_whichever_corner_comes_first(tmp_path: Path) -> None:
     Image.new("RGB", (2000, 1000)).save(file := str(tmp_path / "wide.png"))
-    shown, corners = pointed(file)
+    shown, corners = picture_with_corners(file)
     assert shown is not None
     assert shown.size == (640, 320)
     assert (corners, box_between(file, corners)) == ((), None)
-    dotted, corners = pointed(file, corners, (320, 160))
+    dotted, corners = picture_with_corners(file, corners, (320, 160))
     assert dotted is not None
     assert dotted.getbbox() is not None, "what was clicked is seen"
     assert box_between(file, corners) is None
-    boxed, corners = pointed(file, corners, (160, 32))
+    boxed, corners = picture_with_corners(file, corners, (160, 32))
     assert box_between(file, corners) == (500.0, 100.0, 1000.0, 500.0)
     assert boxed is not None
     assert boxed.getpixel((160, 100)) != (0, 0, 0) == boxed.getpixel((240, 100))
-    _, corners = pointed(file, corners, (0, 0))
+    _, corners = picture_with_corners(file, corners, (0, 0))
     assert corners == ((0.0, 0.0),), "a third click begins anew"
-    assert pointed(None) == pointed(str(tmp_path / "gone.png")) == (None, ())
+    assert picture_with_corners(None) == picture_with_corners(str(tmp_path / "gone.png")) == (None, ())
 
 
 def test_a_part_of_a_picture_can_be_corrected(

@@ -20,7 +20,7 @@ from PIL import Image
 from myvlm import Concept, MyVLM
 from myvlm.app.desk import Desk
 from myvlm.app.server import running
-from myvlm.cli.commands.app import Folder
+from myvlm.cli.commands.app import CollectionStorage
 from myvlm.display.pictures import MARK
 from myvlm.heads.faces.registry import register_face_encoder
 from myvlm.learning.progress import LearningProgress
@@ -105,7 +105,7 @@ def address(vlm: MyVLM, shelf: Path, woman: FewShot, going: threading.Event) -> 
         options = {"encoder": FACES} if kind == "face" else None
         return learn(*given, kind=kind, head_options=options, progress=told, **rest)
 
-    desk = Desk(model, Folder(shelf))
+    desk = Desk(model, CollectionStorage(shelf))
     stop = desk.stop
 
     def stop_and_go() -> None:

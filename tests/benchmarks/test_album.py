@@ -10,7 +10,7 @@ import album  # benchmarks/ is on the path
 import pytest
 
 from myvlm.album.journal import Row
-from myvlm.album.names import Named
+from myvlm.album.names import NameResult
 from tests.support.exif import needs_exiftool, needs_exiv2
 
 
@@ -33,7 +33,7 @@ def test_a_run_that_was_stopped_goes_on_and_finds_the_same(
     monkeypatch.setattr(album, "opened", lambda page: {"page_seconds": 0.0})
     write_names, asked = album.write_names, []
 
-    def stopped(tool: object, rows: Sequence[Row], *given: Any, **options: Any) -> Iterator[Named]:
+    def stopped(tool: object, rows: Sequence[Row], *given: Any, **options: Any) -> Iterator[NameResult]:
         asked.append(len(rows))
         for number, one in enumerate(write_names(tool, rows, *given, **options)):
             if number == 7 and len(asked) == 1:

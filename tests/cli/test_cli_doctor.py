@@ -53,7 +53,7 @@ def test_nothing_fits_in_no_memory_and_all_in_much() -> None:
     full = Device("cpu", "full", 8 * GIB, GIB)
     assert machine.largest(MODELS, full) is None
     assert all(one.fits(full) == () for one in MODELS)
-    assert all(one.fits(H200) == tuple(machine.BYTES) for one in MODELS)
+    assert all(one.fits(H200) == tuple(machine.BYTES_PER_PARAMETER) for one in MODELS)
     assert machine.largest(MODELS, H200) == max(MODELS, key=lambda one: one.billions)
 
 

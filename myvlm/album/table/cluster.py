@@ -19,16 +19,16 @@ def run_on_ray(paths: Sequence[str], known: frozenset[str], work: Work) -> Itera
     """
     stages = [
         Stage(Read, (known,), on_gpu=False, kinds=PIXELS),
-        Stage(_gate, (work,), kinds=PIXELS),
-        Stage(_speak, (work,), kinds=PIXELS),
+        Stage(_make_recogniser, (work,), kinds=PIXELS),
+        Stage(_make_speaker, (work,), kinds=PIXELS),
     ]
     rows = [{"path": path} for path in paths]
     return run_stages(rows, stages, batch=work.batch, use_gpus=work.device != "cpu")
 
 
-def _gate(work: Work) -> Recognise:
+def _make_recogniser(work: Work) -> Recognise:
     return Recognise(work.library())
 
 
-def _speak(work: Work) -> Speak:
+def _make_speaker(work: Work) -> Speak:
     return Speak(work.model(), work.prompt)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from myvlm.album.table.rows import AlbumTable, PhotoRow
-from myvlm.album.table.stages import Read, Recognise, Speak, finished
+from myvlm.album.table.stages import Read, Recognise, Speak, photo_rows
 from myvlm.api import MyVLM
 from myvlm.errors import MyVLMError
 from myvlm.runtime.cluster import Columns
@@ -35,14 +35,14 @@ def read_table(table: AlbumTable, paths: Sequence[str], run: Run) -> Iterator[tu
         PhotosLostError: an attempt returned no row for any of the missing photos.
     """
     known = table.known
-    while left := table.left(paths):
+    while left := table.missing(paths):
         for columns in run(left, known):
-            for row in finished(columns):
+            for row in photo_rows(columns):
                 was_known = not row.error and row.hash in known
                 row = table.same_as(row.path, row.hash) if was_known else row
                 if table.add(row):
                     yield row, was_known
-        if len(table.left(paths)) == len(left):
+        if len(table.missing(paths)) == len(left):
             raise PhotosLostError(
                 f"{len(left)} photos were not read: the processes that read them were lost.",
                 got=f"no row of {left[0]} and others",

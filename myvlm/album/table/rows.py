@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any, Self
 from uuid import uuid4
 
-from myvlm.album.journal import reader
+from myvlm.album.journal import reader_digest
 from myvlm.api import MyVLM
 from myvlm.boxes import Box
 from myvlm.errors import NotWritableError, import_extra
@@ -37,7 +37,7 @@ class ReadBy:
 
     @classmethod
     def of(cls, vlm: MyVLM, prompt: str | None) -> Self:
-        return cls(vlm.backbone.name, vlm.backbone.fingerprint(), reader(vlm, prompt))
+        return cls(vlm.backbone.name, vlm.backbone.fingerprint(), reader_digest(vlm, prompt))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class AlbumTable:
         """Hashes of the files whose rows are known from an earlier run."""
         return frozenset(self._by_hash)
 
-    def left(self, paths: Iterable[str]) -> list[str]:
+    def missing(self, paths: Iterable[str]) -> list[str]:
         """Return the paths that this run has no row for yet."""
         return [path for path in paths if path not in self._done]
 
@@ -105,10 +105,10 @@ class AlbumTable:
         self._done[row.path] = row
         self._waiting.append(row)
         if len(self._waiting) >= PART_ROWS or monotonic() - self._written >= PART_SECONDS:
-            self.keep()
+            self.write_part()
         return True
 
-    def keep(self) -> None:
+    def write_part(self) -> None:
         """Write the rows that are not on disk yet into a new part."""
         if self._waiting:
             self._write(self._parts / f"{uuid4().hex}.parquet", self._waiting)

@@ -25,7 +25,15 @@ from myvlm.runtime.cluster import Columns
 from myvlm.speaking.addressing import Names, generate_replies
 from myvlm.speaking.batches import map_in_batches
 
-EMPTY = {"hash": "", "pixels": None, "width": 0, "height": 0, "seen": "[]", "caption": "", "error": ""}
+INITIAL_VALUES = {
+    "hash": "",
+    "pixels": None,
+    "width": 0,
+    "height": 0,
+    "seen": "[]",
+    "caption": "",
+    "error": "",
+}
 """Initial values of a photo's columns besides its `path`.
 
 `pixels` are RGB bytes, or None if no stage has anything left to do; `seen` is JSON.
@@ -82,7 +90,7 @@ class Read:
         return _columns([self._read(Path(path)) for path in columns["path"]])
 
     def _read(self, file: Path) -> dict[str, Any]:
-        row: dict[str, Any] = {"path": str(file), **EMPTY}
+        row: dict[str, Any] = {"path": str(file), **INITIAL_VALUES}
         try:
             with file.open("rb") as opened:
                 row["hash"] = hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
@@ -107,7 +115,7 @@ class Recognise:
         self.library = library
 
     def __call__(self, columns: Columns) -> Columns:
-        return _worked_on(columns, "seen", self._look)
+        return _fill_column(columns, "seen", self._look)
 
     def _look(self, rows: list[dict[str, Any]], photos: list[LoadedImage]) -> list[str]:
         found = self.library.recognise(photos)
@@ -128,7 +136,7 @@ class Speak:
         self.prompt = prompt or vlm.backbone.caption_prompt
 
     def __call__(self, columns: Columns) -> Columns:
-        said = _worked_on(columns, "caption", self._speak)
+        said = _fill_column(columns, "caption", self._speak)
         return {**said, "pixels": [None] * len(said["path"])}
 
     def _speak(self, rows: list[dict[str, Any]], photos: list[LoadedImage]) -> list[str]:
@@ -140,7 +148,7 @@ class Speak:
         return [one.text for one in spoken]
 
 
-def finished(columns: Columns) -> list[PhotoRow]:
+def photo_rows(columns: Columns) -> list[PhotoRow]:
     """Convert the columns of the last stage to rows; a photo with a known hash has nothing else filled in."""
     rows = []
     for row in _rows(columns):
@@ -151,7 +159,7 @@ def finished(columns: Columns) -> list[PhotoRow]:
     return rows
 
 
-def _worked_on(
+def _fill_column(
     columns: Columns, name: str, work: Callable[[list[dict[str, Any]], list[LoadedImage]], Sequence[Any]]
 ) -> Columns:
     """Fill one column, or `error`, of each row that has a picture.
@@ -169,10 +177,10 @@ def _worked_on(
         own = [todo[photo.name] for photo in some]
         return [{name: value} for value in work(own, some)]
 
-    def instead(error: MyVLMError, source: Any) -> dict[str, Any]:
+    def on_error(error: MyVLMError, source: Any) -> dict[str, Any]:
         return {"error": _reason(error, Path(source.name)), "pixels": None, "seen": "[]"}
 
-    for photo, made in zip(photos, map_in_batches(photos, make, instead), strict=True):
+    for photo, made in zip(photos, map_in_batches(photos, make, on_error), strict=True):
         todo[photo.name].update(made)
     return _columns(rows)
 
@@ -196,4 +204,4 @@ def _rows(columns: Columns) -> list[dict[str, Any]]:
 
 
 def _columns(rows: Sequence[dict[str, Any]]) -> Columns:
-    return {name: [row[name] for row in rows] for name in ("path", *EMPTY)}
+    return {name: [row[name] for row in rows] for name in ("path", *INITIAL_VALUES)}

@@ -35,7 +35,7 @@ def app(
 
         with out.busy("starting"):
             import_extra("gradio", what="The page", install="myvlm[app]")
-        place = opening.here(concepts) or disk.DEFAULT
+        place = opening.local_collection(concepts) or disk.DEFAULT
         disk.check_writable(place / "any")
         vlm = opening.open_model(out, backbone, device, dtype, false_names)
         with out.busy("loading concepts"):
@@ -44,12 +44,12 @@ def app(
         from myvlm.app.desk import Desk
         from myvlm.app.server import running
 
-        with running(Desk(vlm, Folder(place)), port=port, browser=browser) as address:
+        with running(Desk(vlm, CollectionStorage(place)), port=port, browser=browser) as address:
             out.note(f"The page is at {address}; Ctrl-C ends it.")
             threading.Event().wait()
 
 
-class Folder:
+class CollectionStorage:
     """Stores the page's concepts in a collection on disk."""
 
     def __init__(self, place: Path) -> None:
@@ -59,7 +59,7 @@ class Folder:
         """Raise, before anything is learned, if a concept with this identifier cannot be saved."""
         disk.check_can_write(self._folder(identifier, category), identifier)
 
-    def keep(self, concept: Concept) -> None:
+    def save(self, concept: Concept) -> None:
         """Save a concept to its folder, or to a new one."""
         concept.save(concept.folder or self._folder(concept.identifier, concept.category))
 

@@ -112,13 +112,13 @@ def token(
 
 def _place_of_concepts(given: str | None) -> Path | str:
     place = None if given is None else path_or_url(given, "folder of concepts")
-    return _reached(place) if isinstance(place, str) else collection.existing_or_default(place)
+    return _check_reachable(place) if isinstance(place, str) else collection.existing_or_default(place)
 
 
 def _place_of_libraries(given: str) -> Path | str:
     place = path_or_url(given, "folder of libraries")
     if isinstance(place, str):
-        return _reached(place)
+        return _check_reachable(place)
     if not place.is_dir():
         raise MissingFileError(
             f"There is no folder {place}.", got=given, expected="a folder", fix=f"mkdir {place}"
@@ -126,7 +126,7 @@ def _place_of_libraries(given: str) -> Path | str:
     return place
 
 
-def _reached(url: str) -> str:
+def _check_reachable(url: str) -> str:
     """Return an address once it has answered. Raises InputError, MissingPackageError, RemoteError."""
     from myvlm.concepts.remote.store import Store
     from myvlm.serving.http.libraries import library_at

@@ -54,7 +54,7 @@ def read(
     ):
         count += not was_known and not row.error
         if count == stop_after:
-            table.keep()
+            table.write_part()
             return [], count
     return table.finish(paths), count
 

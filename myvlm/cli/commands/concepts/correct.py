@@ -49,13 +49,13 @@ def correct(
                 expected="one of --there, --not-there and --undo",
                 fix="myvlm correct --help",
             )
-        [file] = _one(inputs.picture_files([picture]))
-        part = _box(box)
+        [file] = _check_single(inputs.picture_files([picture]))
+        part = _parse_box(box)
         from myvlm.concepts.concept import Concept
         from myvlm.concepts.library import ConceptLibrary
 
         with out.busy("loading concepts"):
-            folders = [folder for folder, _ in opening.chosen_folders(out, _here(concepts))]
+            folders = [folder for folder, _ in opening.chosen_folders(out, _local_folders(concepts))]
             library = ConceptLibrary(
                 (Concept.load(one, device=device or "cpu", lazy=True) for one in folders),
                 device=device or "cpu",
@@ -72,12 +72,12 @@ def correct(
         out.show(document, Text(str(correction)))
 
 
-def _here(places: list[str] | None) -> list[Path] | None:
+def _local_folders(places: list[str] | None) -> list[Path] | None:
     """Return the folders; raises for an address, to which a corrected concept could not be saved."""
     return None if places is None else [local_path(one, "folder of concepts") for one in places]
 
 
-def _one(files: list[Path]) -> list[Path]:
+def _check_single(files: list[Path]) -> list[Path]:
     if len(files) > 1:
         raise InputError(
             "A concept is corrected by one picture at a time.",
@@ -88,7 +88,7 @@ def _one(files: list[Path]) -> list[Path]:
     return files
 
 
-def _box(text: str | None) -> Box | None:
+def _parse_box(text: str | None) -> Box | None:
     if text is None:
         return None
     try:

@@ -50,21 +50,21 @@ def introduce(
         check_category(category)
         files = inputs.picture_files(photos)
         others: list[Any] | None = inputs.picture_files(negatives) if negatives else None
-        place = saving.place_to_be(
+        place = saving.check_destination(
             out, out_folder, identifier, category, kind, photos=keep_photos, face_consent=face_consent
         )
-        there = saving.record_there(place)
-        saving.check_not_learned(there, place, identifier)
-        replaced = saving.note_replaced(out, there, place)
+        existing = saving.existing_record(place)
+        saving.check_not_learned(existing, place, identifier)
+        replaced = saving.note_replaced(out, existing, place)
         vlm = opening.open_model(out, backbone, device, dtype)
-        begun = monotonic()
+        start = monotonic()
         concept = vlm.introduce(
             identifier, files, category=category, description=description, negatives=others, kind=kind,
             head_options={"encoder": encoder} if encoder else None,
         )  # fmt: skip
-        seconds = monotonic() - begun
+        seconds = monotonic() - start
         kept = files if keep_photos else None
-        saving.put(out, concept, place, photos=kept, face_consent=face_consent, replaced=replaced)
+        saving.save_concept(out, concept, place, photos=kept, face_consent=face_consent, replaced=replaced)
         document = {
             "command": "introduce",
             "identifier": concept.identifier,
@@ -75,10 +75,10 @@ def introduce(
             "backbone": vlm.backbone.name,
             "seconds": round(seconds, 2),
         }
-        use = shlex.join(["--concepts", str(place), *options.naming(vlm.backbone.name)])
-        told = Text.assemble(
+        use = shlex.join(["--concepts", str(place), *options.backbone_option(vlm.backbone.name)])
+        summary = Text.assemble(
             "Introduced ", (concept.identifier, "bold magenta"),
             f" as {concept.description} in {seconds:.0f} s: {place}\n",
             (f"Now: myvlm caption PICTURE {use}", "dim"),
         )  # fmt: skip
-        out.show(document, told)
+        out.show(document, summary)

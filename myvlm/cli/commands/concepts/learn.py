@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from myvlm.concepts.concept import Concept
 
 
-def _steps(given: str | None) -> str | None:
+def _check_steps(given: str | None) -> str | None:
     if given is not None and given != "auto" and not (given.isdecimal() and int(given)):
         raise typer.BadParameter(f"{given!r} is neither a number of at least 1 nor auto.")
     return given
@@ -51,7 +51,9 @@ def learn(
     steps: Annotated[
         str | None,
         typer.Option(
-            metavar="N|auto", callback=_steps, help="Optimiser steps; auto: until unseen views say the name."
+            metavar="N|auto",
+            callback=_check_steps,
+            help="Optimiser steps; auto: until unseen views say the name.",
         ),
     ] = None,
     rows: Annotated[int | None, typer.Option(min=1, max=64, help="Concept vectors.")] = None,
@@ -77,36 +79,36 @@ def learn(
         check_category(category)
         files = inputs.picture_files(photos)
         written = inputs.captions_for(files, captions)
-        asked = inputs.questions_for(files, questions)
+        pairs = inputs.questions_for(files, questions)
         others: list[Any] | None = inputs.picture_files(negatives) if negatives else None
-        place = saving.place_to_be(
+        place = saving.check_destination(
             out, out_folder, identifier, category, kind, photos=keep_photos, face_consent=face_consent
         )
-        replaced = saving.note_replaced(out, saving.record_there(place), place, backbone)
+        replaced = saving.note_replaced(out, saving.existing_record(place), place, backbone)
         vlm = opening.open_model(out, backbone, device, dtype)
-        wanted = {"steps": steps, "rows": rows, "seed": seed}
-        begun = monotonic()
+        given = {"steps": steps, "rows": rows, "seed": seed}
+        start = monotonic()
         concept = vlm.learn(
             identifier,
             files,
             category=category,
             captions=written,
-            questions=asked,
+            questions=pairs,
             negatives=others,
             kind=kind,
             head_options={"encoder": encoder} if encoder else None,
-            settings={name: value for name, value in wanted.items() if value is not None},
+            settings={name: value for name, value in given.items() if value is not None},
             progress=not quiet,
         )
-        seconds = monotonic() - begun
+        seconds = monotonic() - start
         kept = files if keep_photos else None
-        keep(
+        save_and_report(
             out, concept, place, vlm.backbone.name, seconds,
             photos=kept, command="learn", face_consent=face_consent, replaced=replaced,
         )  # fmt: skip
 
 
-def keep(
+def save_and_report(
     out: Screen,
     concept: Concept,
     place: Path | str,
@@ -128,21 +130,23 @@ def keep(
         typer.Exit: learning was stopped; the best embedding so far is saved.
     """
     stopped = concept.embeddings[backbone].figures.get("interrupted", False)
-    if stopped and saving.is_taken(place):
+    if stopped and saving.has_concept(place):
         raise KeyboardInterrupt(f"{place} keeps the concept that it had; what was learned now is not kept.")
-    size = saving.put(out, concept, place, photos=photos, face_consent=face_consent, replaced=replaced)
-    out.show(*_learned(concept, place, size, backbone, seconds, command))
+    size = saving.save_concept(
+        out, concept, place, photos=photos, face_consent=face_consent, replaced=replaced
+    )
+    out.show(*_report(concept, place, size, backbone, seconds, command))
     if stopped:
         raise typer.Exit(STOPPED)
 
 
-def _learned(
+def _report(
     concept: Concept, place: Path | str, size: int, backbone: str, seconds: float, command: str
 ) -> tuple[dict[str, Any], Text]:
     """Return the report on a learned and saved concept: as a JSON document, and as text."""
     figures = concept.embeddings[backbone].figures
     stopped = figures.get("interrupted", False)
-    use = shlex.join(["--concepts", str(place), *options.naming(backbone)])
+    use = shlex.join(["--concepts", str(place), *options.backbone_option(backbone)])
     document = {
         "command": command,
         "identifier": concept.identifier,
@@ -157,18 +161,18 @@ def _learned(
         "interrupted": stopped,
         "figures": figures,
     }
-    told = Text.assemble(
+    summary = Text.assemble(
         (f"Stopped after {figures['steps']} steps; the best so far is kept.\n" if stopped else "", "yellow"),
         ("Learned ", ""),
         (concept.identifier, "bold magenta"),
         f" in {seconds:.0f} s: {place} ({size / 1024:.0f} KiB)\n",
-        _own_captions(concept, place),
+        _review_captions_note(concept, place),
         (f"Now: myvlm caption PICTURE {use}", "dim"),
     )
-    return document, told
+    return document, summary
 
 
-def _own_captions(concept: Concept, place: Path | str) -> str:
+def _review_captions_note(concept: Concept, place: Path | str) -> str:
     """Return a hint to review the captions if the model wrote them itself."""
     if concept.recipe["captions_by"] != "model":
         return ""

@@ -50,19 +50,19 @@ def learn_all(
 
         def fail(identifier: str, error: MyVLMError) -> None:
             failed.append({"identifier": identifier, "error": short_error(error)})
-            _say(out, identifier, short_error(error))
+            _report_failure(out, identifier, short_error(error))
 
-        wanted = read_recipes(recipes, on_unusable=fail)
-        folder = (opening.here(concepts) or collection.DEFAULT).resolve()
-        name = _name(backbone)
+        all_recipes = read_recipes(recipes, on_unusable=fail)
+        folder = (opening.local_collection(concepts) or collection.DEFAULT).resolve()
+        name = _absolute_backbone(backbone)
         known, todo = list[Recipe](), list[Recipe]()
-        for one in wanted:
+        for one in all_recipes:
             try:
                 (known if is_learned(one, folder, name) else todo).append(one)
             except MyVLMError as error:
                 fail(one.identifier, error)
         if known:
-            out.note(f"{len(known):,} of {len(wanted):,} are learned: {folder}")
+            out.note(f"{len(known):,} of {len(all_recipes):,} are learned: {folder}")
         run: Run
         if workers is options.Workers.ray:
             from myvlm.recipes.learning import RecipeWork
@@ -75,7 +75,7 @@ def learn_all(
                 bar.advance(bar.task_ids[0])
                 if outcome.error:
                     failed.append({"identifier": outcome.identifier, "error": outcome.error})
-                    _say(out, outcome.identifier, outcome.error)
+                    _report_failure(out, outcome.identifier, outcome.error)
                 else:
                     learned.append({"identifier": outcome.identifier, "seconds": round(outcome.seconds, 2)})
                     out.written.append(folder)
@@ -90,16 +90,16 @@ def learn_all(
         table = Table("concept", "seconds", box=None, pad_edge=False)
         for row in learned:
             table.add_row(Text(row["identifier"], style="bold magenta"), f"{row['seconds']:.0f}")
-        told = f"{folder}: {len(learned):,} learned now, {len(known):,} before, {len(failed):,} not"
-        out.show(document, *([table] if learned else []), Text(told))
+        summary = f"{folder}: {len(learned):,} learned now, {len(known):,} before, {len(failed):,} not"
+        out.show(document, *([table] if learned else []), Text(summary))
 
 
-def _name(backbone: str) -> str:
+def _absolute_backbone(backbone: str) -> str:
     """Return a model's name, or the absolute path of its folder, which other processes can resolve."""
     return str(Path(backbone).resolve()) if Path(backbone).is_dir() else backbone
 
 
-def _say(out: Screen, identifier: str, why: str) -> None:
+def _report_failure(out: Screen, identifier: str, why: str) -> None:
     out.fail(
         InputError(
             f"{identifier} was not learned.",

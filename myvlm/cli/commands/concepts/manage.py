@@ -25,9 +25,9 @@ Identifier = Annotated[str, typer.Argument(help="Of the concept.")]
 def show_all(collection: Collection = None, as_json: AsJson = False, quiet: Quiet = False) -> None:
     """List the concepts of a collection."""
     with screen(as_json=as_json, quiet=quiet) as out:
-        place, called = _looked_at(out, collection)
+        place, display_name = _collection_to_read(out, collection)
         known, damaged = disk.read(place)
-        if called == str(place):  # a copy cannot be repaired
+        if display_name == str(place):  # a copy cannot be repaired
             disk.notify_of_damaged(place, out.note, damaged)
         table = Table("identifier", "category", "kind", "learned for", "folder", box=None, pad_edge=False)
         for entry in known:
@@ -41,21 +41,26 @@ def show_all(collection: Collection = None, as_json: AsJson = False, quiet: Quie
                         record.category,
                         record.kind,
                         models,
-                        _at(entry.folder, place, called),
+                        _displayed(entry.folder, place, display_name),
                     ),
                 )
             )
         for folder in damaged:
-            table.add_row("–", "–", Text("damaged", style="red"), "–", Text(_at(folder, place, called)))
+            table.add_row(
+                "–", "–", Text("damaged", style="red"), "–", Text(_displayed(folder, place, display_name))
+            )
         document = {
-            "collection": called,
-            "concepts": [_summary(entry, place, called) for entry in known],
+            "collection": display_name,
+            "concepts": [_summary(entry, place, display_name) for entry in known],
             "damaged": [
-                {"folder": _at(folder, place, called), "what": _at(wrong, place, called)}
+                {
+                    "folder": _displayed(folder, place, display_name),
+                    "what": _displayed(wrong, place, display_name),
+                }
                 for folder, wrong in damaged.items()
             ],
         }
-        out.show(document, table if known or damaged else Text(f"There are no concepts in {called}."))
+        out.show(document, table if known or damaged else Text(f"There are no concepts in {display_name}."))
 
 
 @app.command("show")
@@ -64,8 +69,8 @@ def show_one(
 ) -> None:
     """Show everything a concept's folder records, and check that the folder is complete."""
     with screen(as_json=as_json, quiet=quiet) as out:
-        place, called = _looked_at(out, collection)
-        if called == str(place):
+        place, display_name = _collection_to_read(out, collection)
+        if display_name == str(place):
             disk.notify_of_damaged(place, out.note)
         entry = disk.find(place, identifier)
         disk.load_checked(entry.folder)
@@ -76,13 +81,13 @@ def show_one(
         if record.spoken != record.identifier:
             table.add_row("models say", Text(record.spoken))
         table.add_row("category", Text(record.category))
-        table.add_row("folder", Text(_at(entry.folder, place, called)))
+        table.add_row("folder", Text(_displayed(entry.folder, place, display_name)))
         table.add_row("head", Text(f"{record.kind}, {record.head.meta.encoder}"))
         for name, one in record.embeddings.items():
             table.add_row("learned for", Text(f"{name}: {one.rows} × {one.dim}, norm {one.norm}"))
-            table.add_row("figures", Text(_figures(one.figures)))
-        table.add_row("head's figures", Text(_figures(record.head.meta.figures)))
-        out.show({**_summary(entry, place, called), "record": record.model_dump(mode="json")}, table)
+            table.add_row("figures", Text(_format_figures(one.figures)))
+        table.add_row("head's figures", Text(_format_figures(record.head.meta.figures)))
+        out.show({**_summary(entry, place, display_name), "record": record.model_dump(mode="json")}, table)
 
 
 @app.command()
@@ -96,18 +101,18 @@ def add(
 ) -> None:
     """Copy concept folders into a collection, which is created if it does not exist."""
     with screen(as_json=as_json, quiet=quiet) as out:
-        place = opening.here(collection) or disk.DEFAULT
+        place = opening.local_collection(collection) or disk.DEFAULT
         disk.notify_of_damaged(place, out.note)
         added = []
         for folder in folders:
             found = path_or_url(folder, "folder of a concept")
             for one in (
-                [found] if isinstance(found, Path) else [copy for copy, _ in opening.copies(out, found)]
+                [found] if isinstance(found, Path) else [copy for copy, _ in opening.fetch_copies(out, found)]
             ):
                 added.append(disk.add(place, one))
                 out.written.append(added[-1].folder)
-        told = Text("\n").join(Text(f"Added {one.identifier}: {one.folder}") for one in added)
-        out.show({"added": [_summary(one) for one in added]}, told)
+        summary = Text("\n").join(Text(f"Added {one.identifier}: {one.folder}") for one in added)
+        out.show({"added": [_summary(one) for one in added]}, summary)
 
 
 @app.command()
@@ -130,7 +135,7 @@ def push(
                 expected="hf://user/repository, s3://bucket/name or another that fsspec knows",
                 fix="to copy it to a folder: myvlm concepts add FOLDER --concepts DIR",
             )
-        concept = disk.load_checked(disk.find(_place(out, collection), identifier).folder)
+        concept = disk.load_checked(disk.find(_collection_to_change(out, collection), identifier).folder)
         with out.busy(f"putting it at {place}"):
             if place.startswith("hf://"):
                 concept.push_to_hub(place, private=not public, face_consent=face_consent)
@@ -152,7 +157,7 @@ def rename(
 ) -> None:
     """Change a concept's identifier; nothing is learned again, and its folder keeps its name."""
     with screen(as_json=as_json, quiet=quiet) as out:
-        entry = disk.rename(_place(out, collection), identifier, new)
+        entry = disk.rename(_collection_to_change(out, collection), identifier, new)
         out.written.append(entry.folder)
         out.show({"renamed": identifier, **_summary(entry)}, Text(f"{identifier} is now called {new}."))
 
@@ -169,39 +174,39 @@ def remove(
 ) -> None:
     """Remove a concept from a collection: move it to the .removed folder, or erase it for good."""
     with screen(as_json=as_json, quiet=quiet) as out:
-        place = _place(out, collection)
+        place = _collection_to_change(out, collection)
         if erase:
             gone = disk.erase(place, identifier)
-            told = f"Erased {identifier}: {', '.join(map(str, gone))}"
-            out.show({"erased": identifier, "folders": [str(one) for one in gone]}, Text(told))
+            summary = f"Erased {identifier}: {', '.join(map(str, gone))}"
+            out.show({"erased": identifier, "folders": [str(one) for one in gone]}, Text(summary))
         else:
             aside = disk.remove(place, identifier)
             back = disk.command("add", str(aside), place)
-            told = f"Removed {identifier}; it is in {aside}. To have it back: {back}"
-            out.show({"removed": identifier, "folder": str(aside)}, Text(told))
+            summary = f"Removed {identifier}; it is in {aside}. To have it back: {back}"
+            out.show({"removed": identifier, "folder": str(aside)}, Text(summary))
 
 
-def _looked_at(out: Screen, collection: str | None) -> tuple[Path, str]:
+def _collection_to_read(out: Screen, collection: str | None) -> tuple[Path, str]:
     """Return the folder of a collection to read, a copy if it is at an address, and its displayed name."""
     place = disk.DEFAULT if collection is None else path_or_url(collection, "folder of concepts")
     if isinstance(place, Path):
         return disk.existing_or_default(None if collection is None else place), str(place)
-    return opening.copies(out, place)[0][0].parent, place
+    return opening.fetch_copies(out, place)[0][0].parent, place
 
 
-def _at(what: Path | str, place: Path, called: str) -> str:
+def _displayed(what: Path | str, place: Path, display_name: str) -> str:
     """Return a path or message as text in which a copy's folder is replaced by its address."""
-    return str(what).replace(str(place), called, 1) if called != str(place) else str(what)
+    return str(what).replace(str(place), display_name, 1) if display_name != str(place) else str(what)
 
 
-def _place(out: Screen, collection: str | None) -> Path:
+def _collection_to_change(out: Screen, collection: str | None) -> Path:
     """Return the chosen collection, with a note about each damaged concept in it."""
-    place = disk.existing_or_default(opening.here(collection))
+    place = disk.existing_or_default(opening.local_collection(collection))
     disk.notify_of_damaged(place, out.note)
     return place
 
 
-def _summary(entry: disk.Entry, place: Path | None = None, called: str = "") -> dict[str, Any]:
+def _summary(entry: disk.Entry, place: Path | None = None, display_name: str = "") -> dict[str, Any]:
     record = entry.record
     return {
         "identifier": record.identifier,
@@ -209,11 +214,11 @@ def _summary(entry: disk.Entry, place: Path | None = None, called: str = "") -> 
         "category": record.category,
         "kind": record.kind,
         "backbones": list(record.embeddings),
-        "folder": str(entry.folder) if place is None else _at(entry.folder, place, called),
+        "folder": str(entry.folder) if place is None else _displayed(entry.folder, place, display_name),
     }
 
 
-def _figures(figures: dict[str, Any]) -> str:
+def _format_figures(figures: dict[str, Any]) -> str:
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in figures.items()

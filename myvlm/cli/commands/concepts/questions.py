@@ -22,7 +22,7 @@ from myvlm.text import check_identifier
 
 Pairs = Sequence[tuple[str, str]]
 
-CALLED = {"what": "file of questions", "option": "--out"}
+ERROR_WORDS = {"what": "file of questions", "option": "--out"}
 
 
 def questions(
@@ -73,7 +73,7 @@ def questions(
                 kind=kind,
                 questions=ask,
             )
-        by_photo = dict(zip(_keys(files), pairs, strict=True))
+        by_photo = dict(zip(_photo_keys(files), pairs, strict=True))
         _write(file, by_photo)
         out.written.append(file)
         document: dict[str, Any] = {
@@ -89,7 +89,9 @@ def questions(
         for question in document["unanswered"]:
             out.note(f"Left out: {question!r}. The model cannot read it, or has no answer to it.")
         learn = ["myvlm", "learn", identifier, "PHOTOS", "--category", category, "--questions", str(file)]
-        out.note(f"Look through {file}, then: {shlex.join([*learn, *options.naming(vlm.backbone.name)])}")
+        out.note(
+            f"Look through {file}, then: {shlex.join([*learn, *options.backbone_option(vlm.backbone.name)])}"
+        )
 
 
 def _unanswered(by_photo: Mapping[str, Pairs], questions: Sequence[str]) -> list[str]:
@@ -98,16 +100,16 @@ def _unanswered(by_photo: Mapping[str, Pairs], questions: Sequence[str]) -> list
     return [question for question in questions if question not in answered]
 
 
-def _keys(files: Sequence[Path]) -> list[str]:
+def _photo_keys(files: Sequence[Path]) -> list[str]:
     """Return the photos' keys in the file: their names, or their paths if two have the same name."""
     names = [file.name for file in files]
     return names if len(set(names)) == len(names) else [str(file) for file in files]
 
 
-def as_text(by_photo: Mapping[str, Pairs]) -> str:
+def format_pairs(by_photo: Mapping[str, Pairs]) -> str:
     """Format the pairs as JSON with one pair per line, to be edited by hand.
 
-    >>> print(as_text({"1.jpg": [("What colour is sks?", "red")], "2.jpg": []}))
+    >>> print(format_pairs({"1.jpg": [("What colour is sks?", "red")], "2.jpg": []}))
     {
       "1.jpg": [
         ["What colour is sks?", "red"]
@@ -134,13 +136,13 @@ def _check_place(file: Path) -> None:
         )
     collection.check_writable(file)
     if file.parent.exists():
-        page_file.check_place(file, **CALLED)
+        page_file.check_place(file, **ERROR_WORDS)
 
 
 def _write(file: Path, by_photo: Mapping[str, Pairs]) -> None:
     with suppress(OSError):  # writing the file reports why there is no folder
         file.parent.mkdir(parents=True, exist_ok=True)
-    page_file.write_whole(file, as_text(by_photo) + "\n", **CALLED)
+    page_file.write_whole(file, format_pairs(by_photo) + "\n", **ERROR_WORDS)
 
 
 def _table(by_photo: Mapping[str, Pairs]) -> Table:

@@ -47,9 +47,11 @@ def relearn(
         written = inputs.captions_for(kept, captions)
         collection.check_writable(folder)
         vlm = opening.open_model(out, backbone, device, dtype)
-        begun = monotonic()
+        start = monotonic()
         # Pass the folder, not `known`: loaded again (in a millisecond), the head is on the model's device.
         concept = vlm.relearn(folder, files, captions=written, negatives=others, progress=not quiet)
-        seconds = monotonic() - begun
+        seconds = monotonic() - start
         beside = files if keep_photos else None
-        learn.keep(out, concept, folder, vlm.backbone.name, seconds, photos=beside, command="relearn")
+        learn.save_and_report(
+            out, concept, folder, vlm.backbone.name, seconds, photos=beside, command="relearn"
+        )

@@ -20,8 +20,8 @@ from myvlm.files.writing import check_place
 
 if TYPE_CHECKING:
     from myvlm.album.journal import Journal, Row
-    from myvlm.album.names import Named
-    from myvlm.album.page import Place, ShownConcept
+    from myvlm.album.names import NameResult
+    from myvlm.album.page import AlbumFiles, ShownConcept
     from myvlm.api import MyVLM
 
 
@@ -109,7 +109,7 @@ def album(
             )
         on_ray = workers is options.Workers.ray
         if table or on_ray:
-            tables.check_asked(
+            tables.check_table_options(
                 table, on_ray=on_ray, of_names=write_names or bool(erase_names) or import_names
             )
         files = inputs.album_files(photos)
@@ -118,9 +118,9 @@ def album(
 
             check_exiftool()
         if erase_names:
-            return _erase(out, files, erase_names, captions)
+            return _erase_names(out, files, erase_names, captions)
         if import_names:
-            wanted = importing.ImportRequest(
+            import_request = importing.ImportRequest(
                 collection.single_or_default(
                     [local_path(one, "folder of concepts") for one in concepts or ()]
                 ),
@@ -128,7 +128,7 @@ def album(
                 category or (),
             )
             return importing.learn_names(
-                out, files, wanted, lambda: opening.open_model(out, backbone, device, dtype)
+                out, files, import_request, lambda: opening.open_model(out, backbone, device, dtype)
             )
         if not table:
             check_place(report, what="page", option="--report")
@@ -138,24 +138,24 @@ def album(
             opening.add_concepts(out, vlm, folders)
         if table:
             precision = dtype.value if dtype else None
-            asked = tables.Asked(table, on_ray, backbone, device, precision, prompt, batch)
-            return tables.read_into_table(out, vlm, files, asked)
-        _album(out, vlm, files, report, prompt, batch, into if write_names else None, captions)
+            request = tables.TableRequest(table, on_ray, backbone, device, precision, prompt, batch)
+            return tables.read_into_table(out, vlm, files, request)
+        _make_page(out, vlm, files, report, prompt, batch, into if write_names else None, captions)
 
 
-def _album(
+def _make_page(
     out: Screen, vlm: MyVLM, files: Sequence[Path], report: Path, prompt: str | None, batch: int,
     into: Into | None, captions: bool,
 ) -> None:  # fmt: skip
-    from myvlm.album.journal import Journal, reader
-    from myvlm.album.page import Place, ShownConcept
+    from myvlm.album.journal import Journal, reader_digest
+    from myvlm.album.page import AlbumFiles, ShownConcept
 
-    place = Place(report)
-    journal = Journal(place.journal, reader(vlm, prompt))
+    album_files = AlbumFiles(report)
+    journal = Journal(album_files.journal, reader_digest(vlm, prompt))
     known = [ShownConcept(c.identifier, c.category, c.kind) for c in vlm.concepts.values()]
-    read = _read(out, vlm, files, journal, place, known, prompt, batch)
+    read = _read_photos(out, vlm, files, journal, album_files, known, prompt, batch)
     rows = list(journal.rows(files))
-    named = _write(out, rows, known, journal, into, captions) if into else None
+    named = _write_names(out, rows, known, journal, into, captions) if into else None
     counts = Counter(one.name for row in rows for one in row.seen)
     broken = [row for row in rows if row.error]
     document = {
@@ -170,44 +170,44 @@ def _album(
         "written": named,
     }
     table = tables.counted(counts)
-    told = f"{report.resolve()}: {len(files):,} photos, {read:,} of them read now"
-    told += f", {len(broken):,} that cannot be read" if broken else ""
-    told += f"\nnames written to {named['changed']:,} photos" if named else ""
-    out.show(document, *([table] if counts else []), Text(told))
+    summary = f"{report.resolve()}: {len(files):,} photos, {read:,} of them read now"
+    summary += f", {len(broken):,} that cannot be read" if broken else ""
+    summary += f"\nnames written to {named['changed']:,} photos" if named else ""
+    out.show(document, *([table] if counts else []), Text(summary))
 
 
-def _read(
-    out: Screen, vlm: MyVLM, files: Sequence[Path], journal: Journal, place: Place,
+def _read_photos(
+    out: Screen, vlm: MyVLM, files: Sequence[Path], journal: Journal, album_files: AlbumFiles,
     known: Sequence[ShownConcept], prompt: str | None, batch: int,
 ) -> int:  # fmt: skip
     """Read the photos not in the journal, write the page even if stopped, and return how many were read."""
     from myvlm.album.features import tidy_features
     from myvlm.album.reading import read_album, unread
 
-    todo = unread(files, journal, place)
+    todo = unread(files, journal, album_files)
     if len(todo) < len(files):
-        out.note(f"{len(files) - len(todo):,} of {len(files):,} photos are known: {place.journal}")
+        out.note(f"{len(files) - len(todo):,} of {len(files):,} photos are known: {album_files.journal}")
     title = files[0].parent.name if len({file.parent for file in files}) == 1 else "Album"
     read = 0
     try:
         with out.progress("looking", len(todo)) as bar:
-            for row in read_album(vlm, todo, journal, place, prompt=prompt, batch=batch):
+            for row in read_album(vlm, todo, journal, album_files, prompt=prompt, batch=batch):
                 read += 1
                 bar.advance(bar.task_ids[0])
                 if row.error:
                     out.note(f"not used: {row.error}")
         journal.tidy()
-        tidy_features(place, journal.files)
+        tidy_features(album_files, journal.files)
     finally:
         if any(True for _ in journal.rows(files)):
-            place.write(list(journal.rows(files)), known, title=title or "Album")
-            out.written.append(place.page)
+            album_files.write(list(journal.rows(files)), known, title=title or "Album")
+            out.written.append(album_files.page)
         if read < len(todo):
             out.note(f"{read:,} of {len(todo):,} were read; the same command goes on from there.")
     return read
 
 
-def _write(
+def _write_names(
     out: Screen,
     rows: Sequence[Row],
     known: Sequence[ShownConcept],
@@ -220,24 +220,24 @@ def _write(
 
     with exiftool() as tool:
         made = write_names(tool, rows, known, into=into.value, captions=captions)
-        return _changed(out, "writing names", made, sum(not row.error for row in rows), journal)
+        return _count_changes(out, "writing names", made, sum(not row.error for row in rows), journal)
 
 
-def _erase(out: Screen, files: Sequence[Path], names: Sequence[str], captions: bool) -> None:
+def _erase_names(out: Screen, files: Sequence[Path], names: Sequence[str], captions: bool) -> None:
     from myvlm.album.exiftool import exiftool
     from myvlm.album.names import erase_names
 
     with exiftool() as tool:
         made = erase_names(tool, files, names, captions=captions)
-        erased = _changed(out, "taking names back", made, len(files), None)
-    told = (
+        erased = _count_changes(out, "taking names back", made, len(files), None)
+    summary = (
         f"{', '.join(names)} taken back from the metadata of {erased['changed']:,} of {len(files):,} photos"
     )
-    out.show({"command": "album", "erased": list(names), "photos": len(files), **erased}, Text(told))
+    out.show({"command": "album", "erased": list(names), "photos": len(files), **erased}, Text(summary))
 
 
-def _changed(
-    out: Screen, what: str, made: Iterable[Named], total: int, journal: Journal | None
+def _count_changes(
+    out: Screen, what: str, made: Iterable[NameResult], total: int, journal: Journal | None
 ) -> dict[str, Any]:
     """Consume `made`, which changes photos one by one; report those that fail, and continue."""
     changed = 0
@@ -249,5 +249,5 @@ def _changed(
             elif one.changed:
                 changed += 1
                 if journal:
-                    journal.changed(one.file)
+                    journal.update_stamp(one.file)
     return {"changed": changed, "not_changed": out.failures}

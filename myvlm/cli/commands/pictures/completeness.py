@@ -47,8 +47,8 @@ def draw(
         collection.check_writable(out_file)
         from myvlm.evaluation.completeness import STRATA, draw_sample
 
-        concept = _concept(out, concepts, identifier, device)
-        known, scores = _scored(out, concept, files)
+        concept = _load_concept(out, concepts, identifier, device)
+        known, scores = _score_pictures(out, concept, files)
         sample = draw_sample(scores, labels=labels, seed=seed)
         document = {
             "identifier": concept.identifier,
@@ -60,11 +60,11 @@ def draw(
         with whole_file(out_file) as fresh:
             fresh.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         out.written.append(out_file)
-        told = (
+        summary = (
             f"{len(sample.drawn)} of {len(known)} photos are in {out_file}: put true or false behind "
             f'"shows", from the first on, then `myvlm completeness count {out_file}`.'
         )
-        out.show({"command": "completeness draw", "sample": str(out_file), **document}, Text(told))
+        out.show({"command": "completeness draw", "sample": str(out_file), **document}, Text(summary))
 
 
 @app.command()
@@ -80,7 +80,7 @@ def count(
     with screen(as_json=as_json, quiet=quiet) as out:
         from myvlm.evaluation.completeness import STRATA, AlbumSample, completeness
 
-        document = _sample(file)
+        document = _read_sample(file)
         photos = list(document["photos"].values())
         sizes = tuple(document["album"][part] for part in STRATA)
         sample = AlbumSample(sizes, {n: STRATA.index(one["part"]) for n, one in enumerate(photos)})
@@ -98,7 +98,7 @@ def count(
         )
 
 
-def _concept(out: Screen, folders: list[str] | None, identifier: str, device: str | None) -> Concept:
+def _load_concept(out: Screen, folders: list[str] | None, identifier: str, device: str | None) -> Concept:
     from myvlm.concepts.concept import Concept
     from myvlm.concepts.library import ConceptLibrary
 
@@ -108,7 +108,9 @@ def _concept(out: Screen, folders: list[str] | None, identifier: str, device: st
         return ConceptLibrary(loaded, device=device or "cpu")[identifier]
 
 
-def _scored(out: Screen, concept: Concept, files: Sequence[Path]) -> tuple[list[Path], list[HeadScore]]:
+def _score_pictures(
+    out: Screen, concept: Concept, files: Sequence[Path]
+) -> tuple[list[Path], list[HeadScore]]:
     """Return the readable pictures and the head's score of each; a note names each unreadable picture."""
     known: list[Path] = []
     scores: list[HeadScore] = []
@@ -123,7 +125,7 @@ def _scored(out: Screen, concept: Concept, files: Sequence[Path]) -> tuple[list[
     return known, scores
 
 
-def _sample(file: Path) -> dict[str, Any]:
+def _read_sample(file: Path) -> dict[str, Any]:
     """Read a sample. Raises InputError if the file is no sample, or a label is not true, false or null."""
     from myvlm.evaluation.completeness import STRATA
 

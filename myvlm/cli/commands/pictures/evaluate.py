@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table as Shown
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from myvlm.cli import opening, options
@@ -23,7 +23,7 @@ ON_SCREEN = ("recall", "said_absent", "precision", "f1", "head_weighted", "vqa",
 """Figures shown in the terminal, as many as fit; the reports and --json have all."""
 
 
-def _counts(given: str) -> str:
+def _check_counts(given: str) -> str:
     if not all(one.isdecimal() and int(one) for one in given.split(",")):
         raise typer.BadParameter(f"{given!r} is not numbers of at least 1, such as 1,2,4.")
     return given
@@ -37,7 +37,7 @@ def evaluate(
     ] = "myvlm,plain",
     splits: Annotated[int, typer.Option(min=1, help="Bootstrap splits.")] = 5,
     photos: Annotated[
-        str, typer.Option(metavar="N,N…", callback=_counts, help="Training photos, such as 1,2,4.")
+        str, typer.Option(metavar="N,N…", callback=_check_counts, help="Training photos, such as 1,2,4.")
     ] = "4",
     sweep: Annotated[
         list[str] | None,
@@ -108,7 +108,7 @@ def evaluate(
             dataset, plan, finished, data=Path(data).name, backbone=backbone, pictures=runs / "pictures"
         )
         if report:
-            _write(report, found)
+            _write_report(report, found)
             out.written.append(report)
         for note in found.notes:
             out.note(note)
@@ -117,9 +117,9 @@ def evaluate(
         out.show({"command": "evaluate", **found.as_document()}, *tables, *told)
 
 
-def _table(table: Table) -> Shown:
+def _table(table: Table) -> RichTable:
     columns = [name for name in ON_SCREEN if name in table.columns]
-    shown = Shown(table.first, *columns, title=table.title, title_justify="left")
+    shown = RichTable(table.first, *columns, title=table.title, title_justify="left")
     for row in table.rows:
         shown.add_row(row.label, *(str(row.figures.get(name, "–")) for name in columns))
     return shown
@@ -139,7 +139,7 @@ def _check_report(report: Path | None) -> None:
     check_place(report, what="report", option="--report")
 
 
-def _write(report: Path, found: Evaluation) -> None:
+def _write_report(report: Path, found: Evaluation) -> None:
     from myvlm.evaluation.report.page import page
     from myvlm.evaluation.report.summary import markdown
 

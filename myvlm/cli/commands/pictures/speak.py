@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from myvlm.results import Reply
     from myvlm.speaking.batches import OnError
 
-Speak: TypeAlias = "Callable[[MyVLM, Sequence[Path], OnError], list[Reply]]"
+SpeakBatch: TypeAlias = "Callable[[MyVLM, Sequence[Path], OnError], list[Reply]]"
 
 Batch = Annotated[int, typer.Option(min=1, help="Pictures at a time.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Load no concepts: what the frozen model says.")]
@@ -83,9 +83,9 @@ def caption(
         return vlm.caption(photos, prompt=prompt, errors=errors)
 
     with screen(as_json=as_json, quiet=quiet) as out:
-        files, folders = _early(out, pictures, concepts, plain)
-        vlm = _opened(out, backbone, device, dtype, folders, false_names)
-        entries = _speak(out, vlm, files, batch, speak)
+        files, folders = _resolve_inputs(out, pictures, concepts, plain)
+        vlm = _open_with_concepts(out, backbone, device, dtype, folders, false_names)
+        entries = _entries(out, vlm, files, batch, speak)
         _show(out, vlm, entries, {"command": "caption", "prompt": prompt}, files, pictures)
 
 
@@ -118,20 +118,20 @@ def ask(
                 expected="myvlm ask PICTURE... QUESTION",
                 fix="put the question last, in quotes",
             )
-        files, folders = _early(out, pictures, concepts, plain)
-        vlm = _opened(out, backbone, device, dtype, folders, false_names)
-        entries = _speak(out, vlm, files, batch, speak)
+        files, folders = _resolve_inputs(out, pictures, concepts, plain)
+        vlm = _open_with_concepts(out, backbone, device, dtype, folders, false_names)
+        entries = _entries(out, vlm, files, batch, speak)
         _show(out, vlm, entries, {"command": "ask", "question": question}, files, pictures)
 
 
-def _early(
+def _resolve_inputs(
     out: Screen, pictures: Sequence[str], concepts: Sequence[str] | None, plain: bool
 ) -> tuple[list[Path], list[tuple[Path, bool]]]:
     """Resolve pictures and concept folders before the model is loaded, so that errors come early."""
     return inputs.picture_files(pictures), [] if plain else opening.chosen_folders(out, concepts)
 
 
-def _opened(
+def _open_with_concepts(
     out: Screen,
     backbone: str,
     device: str | None,
@@ -145,7 +145,9 @@ def _opened(
     return vlm
 
 
-def _speak(out: Screen, vlm: MyVLM, files: Sequence[Path], batch: int, speak: Speak) -> Iterator[AlbumEntry]:
+def _entries(
+    out: Screen, vlm: MyVLM, files: Sequence[Path], batch: int, speak: SpeakBatch
+) -> Iterator[AlbumEntry]:
     """Yield an entry per picture, batch by batch; the entry of an unusable picture holds its error."""
     for start in range(0, len(files), batch):
         some = files[start : start + batch]
@@ -167,13 +169,13 @@ def _show(
     if [str(file) for file in files] == sources[:1]:
         with out.busy("looking"):
             [one] = entries
-        out.show({**call, "interrupted": False, "pictures": [one.as_document()]}, _one(one))
+        out.show({**call, "interrupted": False, "pictures": [one.as_document()]}, _entry_text(one))
     else:
         columns = ("picture", "seen", "caption" if call["command"] == "caption" else "answer")
-        out.show_each(call, columns, ((one.as_document(), _cells(one)) for one in entries), len(files))
+        out.show_each(call, columns, ((one.as_document(), _entry_cells(one)) for one in entries), len(files))
 
 
-def _one(entry: AlbumEntry) -> Text:
+def _entry_text(entry: AlbumEntry) -> Text:
     text = Text(entry.text)
     for detection in entry.detections:
         if detection.present:
@@ -183,8 +185,8 @@ def _one(entry: AlbumEntry) -> Text:
     return Text.assemble(text, (seen + absent, "dim"))
 
 
-def _cells(entry: AlbumEntry) -> tuple[Text, Text, Text]:
+def _entry_cells(entry: AlbumEntry) -> tuple[Text, Text, Text]:
     text = Text(f"not used: {entry.error.what}", style="red") if entry.error else Text(entry.text)
     seen = [entry.seen] if entry.seen else []
-    told = ", ".join([*seen, *(f"not {name}" for name in entry.absent)])
-    return Text(str(entry.picture)), Text(told or "–"), text
+    detected = ", ".join([*seen, *(f"not {name}" for name in entry.absent)])
+    return Text(str(entry.picture)), Text(detected or "–"), text

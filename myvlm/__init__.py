@@ -1,6 +1,6 @@
 """Teach a frozen vision-language model the things in your life.
 
-Importing this downloads nothing and loads no model; torch is imported with the first name that is used.
+Importing this package loads no model. torch is imported when one of the names below is first used.
 """
 
 from importlib import import_module

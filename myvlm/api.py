@@ -1,4 +1,4 @@
-"""`MyVLM`: a frozen vision-language model that learns the things of one person's life, and speaks of them."""
+"""`MyVLM`: a frozen vision-language model that learns concepts from photos and names them in its replies."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class MyVLM(Speaker):
     Args:
         model: a transformers model of a known family, such as `LlavaForConditionalGeneration`.
         processor: its processor.
-        name: what concept files call this backbone; the checkpoint's name where not given.
-        encoder: image encoder for the heads of objects; see `myvlm.heads.ObjectHead`.
-        concepts: what it knows to begin with: a library, or a folder of concept folders, which may hold
-            thousands: their embeddings are read when they are needed.
+        name: the name of this backbone in concept files; the checkpoint's name by default.
+        encoder: image encoder for object heads; see `myvlm.heads.ObjectHead`.
+        concepts: the initial library: a `ConceptLibrary`, or a folder of concept folders. It may hold
+            thousands: embeddings are read only when they are needed.
 
     Raises:
-        UnknownBackboneError: no adapter knows the model's family.
-        MissingFileError, ConceptFileError: of the folder; see `ConceptLibrary.load`.
-        InputError: the concepts are neither.
+        UnknownBackboneError: there is no adapter for the model's family.
+        MissingFileError, ConceptFileError: the folder cannot be loaded; see `ConceptLibrary.load`.
+        InputError: `concepts` is neither a library nor a path.
 
     >>> vlm = MyVLM.from_pretrained("tinyworld/llava")
     >>> from myvlm.tinyworld import sample_picture
@@ -81,24 +81,24 @@ class MyVLM(Speaker):
 
         Args:
             name: such as `llava-hf/llava-1.5-7b-hf`.
-            device: `cuda`, `cpu` …; a GPU if there is one.
-            dtype: the model's; bfloat16 on a GPU and float32 on a CPU where not given.
+            device: `cuda`, `cpu` …; by default a GPU if there is one.
+            dtype: the model's dtype; by default bfloat16 on a GPU and float32 on a CPU.
             encoder, concepts: see `MyVLM`.
             model_options: passed on to transformers' `from_pretrained` (`quantization_config`, `revision` …).
 
         Raises:
-            UnknownBackboneError: no such model, or no adapter for its family.
-            InputError: torch cannot use the device here, or a model cannot be held in that dtype.
+            UnknownBackboneError: the model does not exist, or there is no adapter for its family.
+            InputError: torch cannot use the device here, or the dtype is not one that models support.
         """
         name = check_path(name, "model's name")
         model, processor = load_model(name, device=device, dtype=dtype, model_options=model_options)
         return cls(model, processor, name=name, encoder=encoder, concepts=concepts)
 
     def with_concepts(self, concepts: ConceptLibrary | str | PathLike[str] | None = None) -> Self:
-        """The same frozen model with another library, such as another person's: nothing is loaded again.
+        """The same frozen model with another library, such as another user's; the model is not loaded again.
 
         Args:
-            concepts: see `MyVLM`; an empty library where not given.
+            concepts: see `MyVLM`; an empty library by default.
         """
         other = copy.copy(self)
         Speaker.__init__(other, self.backbone, _known_concepts(concepts, device=self.concepts.device))
@@ -121,32 +121,33 @@ class MyVLM(Speaker):
         """Learn a concept from a few photos and add it to `concepts`.
 
         Args:
-            identifier: the word for it: an uncommon one for an object (`sks`), a name for a person.
-            images: 3 to 5 photos of it (1 works): paths, a folder, a pattern, PIL images, arrays.
-            category: what it is in general, such as `mug`.
-            captions: for each photo one caption or several, each with the identifier in it; in the photos'
-                order, or by file name. Without them the frozen model writes some in which the name stands for
-                the category: they are shown, and marked as its own in the concept's card
-                (`myvlm.learning.captions`).
+            identifier: the word for the concept: an uncommon one for an object (`sks`), a name for a person.
+            images: 3 to 5 photos of it (1 works): paths, a folder, a glob pattern, PIL images or arrays.
+            category: the general term for it, such as `mug`.
+            captions: one or more captions per photo, each containing the identifier; in the order of the
+                photos, or keyed by file name. If omitted, the frozen model writes them, with the identifier
+                in place of the category. They are shown, and marked in the concept's card as written by the
+                model (`myvlm.learning.captions`).
             questions: question/answer pairs; see `gather_examples`, and `myvlm questions`, which writes some.
-            negatives: pictures without it, best of the same category; none are needed.
-            kind: of the head: `object`, or `face` for a person (a man, a woman, a child): it learns the face
-                that is common to the photos; or `person`: where no face is seen, who looks like them there is
-                `unsure`, to be reviewed, and not named. As an object a person is known by their clothes.
-            head_options: settings of the head, such as `{"encoder": "dlib/resnet-v1"}`; see `ObjectHead` and
+            negatives: pictures without the concept, ideally of the same category; optional.
+            kind: kind of head. `object`; `face` for a person (category man, woman, child), which learns the
+                face common to the photos; or `person`, which also considers people whose face is not visible:
+                one who looks like the person is reported as `unsure`, for review, and is not named. With
+                `object` a person is recognized by their clothes.
+            head_options: arguments of the head, such as `{"encoder": "dlib/resnet-v1"}`; see `ObjectHead` and
                 `FaceHead`.
-            settings: how to learn, a `LearnSettings` or a dict; what is not set is the model's default.
-            progress: show a bar with the losses and the time left; or a callback of yours that is given a
-                `LearningProgress`, and may end learning by raising KeyboardInterrupt.
+            settings: training settings, a `LearnSettings` or a dict; unset ones get the model's defaults.
+            progress: whether to show a progress bar with the losses and the time left; or a callback that
+                receives a `LearningProgress` and may stop learning by raising KeyboardInterrupt.
 
-        Ctrl-C while the embedding is learned ends learning, not the program: the best embedding so far is
-        kept, a warning is logged, and the embedding's `figures` have `"interrupted": True`. Before the first
-        step Ctrl-C is a `KeyboardInterrupt`, as anywhere, and leaves nothing.
+        Ctrl-C during optimisation stops learning, not the program: the best embedding so far is kept, a
+        warning is logged, and the embedding's `figures` contain `"interrupted": True`. Before the first step,
+        Ctrl-C raises `KeyboardInterrupt` as usual and nothing is added.
 
         Raises:
-            InputError: a photo, caption, question, identifier or option cannot be used; nothing was learned.
-            ConceptExistsError: the identifier is taken.
-            UnknownHeadError: no such kind of head is known.
+            InputError: a photo, caption, question, identifier or option is invalid; nothing was learned.
+            ConceptExistsError: the identifier is already taken.
+            UnknownHeadError: there is no head of that kind.
         """
         lesson = Lesson(
             identifier, images, category=category, captions=captions, questions=questions,
@@ -155,17 +156,17 @@ class MyVLM(Speaker):
         return self.learn_many([lesson], progress=progress)[0]
 
     def learn_many(self, lessons: Sequence[Lesson], *, progress: ProgressOption = True) -> list[Concept]:
-        """Learn several concepts side by side, in one batch a step, and add them to `concepts`.
+        """Learn several concepts at the same time, in one batch per step, and add them to `concepts`.
 
-        Each learns what it would learn alone, to float32 rounding, with its own settings and seed; the memory
-        budget is the smallest of theirs. All of them are added, or none.
+        Each concept gets the result that `learn` would give, up to float32 rounding, with its own settings
+        and seed; the memory budget is the smallest of theirs. Either all of them are added or none.
 
         Args:
-            lessons: one a concept; see `Lesson`, whose arguments are those of `learn`.
-            progress: show one bar for all of them; or a function, see `learn`.
+            lessons: one per concept; `Lesson` takes the arguments of `learn`.
+            progress: show one bar for all of them; or a callback, see `learn`.
 
-        Raises: as `learn`, and as there Ctrl-C keeps the best so far; InputError also where two lessons have
-        one identifier.
+        Raises: as `learn`; InputError also if two lessons have the same identifier. Ctrl-C keeps the best
+        embeddings so far, as in `learn`.
 
         >>> MyVLM.from_pretrained("tinyworld/llava").learn_many([])
         Traceback (most recent call last):
@@ -191,14 +192,15 @@ class MyVLM(Speaker):
         kind: str = "object",
         head_options: Mapping[str, Any] | None = None,
     ) -> Concept:
-        """Make a concept known in words, at once: a head and a description, and no optimisation.
+        """Add a concept without optimisation: it gets a head and a description, but no embedding.
 
-        Where the head sees it, the model's own words have the name in place of the phrase that fits; where
-        none does, the model is told "sks is the dotted purple mug." before the instruction. It works with
-        every model, and gives way to `learn` with the same identifier, or `relearn`.
+        Where the head detects the concept, the identifier replaces the phrase for it in the plain model's
+        reply. If no phrase matches, the prompt gets the hint "sks is the dotted purple mug." before the
+        instruction. This works with every model; `learn` with the same identifier, or `relearn`, adds an
+        embedding later.
 
         Args:
-            description: a noun phrase with its article; by the model's own captions where not given.
+            description: a noun phrase with its article; by default derived from the model's own captions.
             identifier, images, category, negatives, kind, head_options: see `learn`.
 
         Raises: as `learn`.
@@ -226,22 +228,24 @@ class MyVLM(Speaker):
         settings: Settings | None = None,
         progress: ProgressOption = True,
     ) -> Concept:
-        """Learn a concept for this model that was learned for another, by its own recipe; its head stays.
+        """Learn an embedding for this model for a concept that was learned for another one; its head is kept.
 
-        What was learned for other models stays beside it: `vlm.relearn(folder).save(folder)`.
+        Captions, questions and settings are those of its recipe. Embeddings for other models are kept too:
+        `vlm.relearn(folder).save(folder)`.
 
         Args:
-            concept: its folder, or itself.
-            images: the photos; those that were kept in its folder where not given. Captions and questions go
-                with them by file name, or in order where the names are others.
-            captions, questions, settings: in place of all of the recipe's; see `learn`. Captions that a model
-                wrote are written again by this one.
-            negatives: see `learn`; used where the head must be fitted again, to an encoder's new weights.
-            progress: show a bar.
+            concept: the concept or its folder.
+            images: the photos; by default those kept in its folder. The recipe's captions and questions are
+                matched to them by file name, or by order if the names differ.
+            captions, questions, settings: each replaces all of the recipe's; see `learn`. Captions that were
+                written by a model are written again by this one.
+            negatives: see `learn`; used if the head has to be fitted again because its encoder's weights
+                changed.
+            progress: show a progress bar.
 
-        Raises: as `Concept.load` and `learn`; InputError also where no photos are given or kept.
+        Raises: as `Concept.load` and `learn`; InputError also if no photos are given or kept.
         """
-        as_settings(settings)  # what is wrong in them is said first
+        as_settings(settings)  # report invalid settings before anything else
         known = as_in_library(concept, self.concepts)
         again = teach_again(
             self.backbone, known, load_images(kept_photos(known) if images is None else images),
@@ -256,39 +260,40 @@ class MyVLM(Speaker):
     def correct(
         self, image: ImageSource, identifier: str, *, present: bool | None, box: Box | None = None
     ) -> Correction:
-        """Say of a picture whether it shows a concept: its head learns that at once, without the photos.
+        """Correct a detection: state whether a picture shows a concept. The head is updated at once.
 
-        No photo that it was taught is lost by it; `held` is False where the two cannot be had together. The
-        folder knows of it when the concept is saved again: it keeps features of the picture, not the picture.
+        The training photos are not needed and are still recognized afterwards; if the correction conflicts
+        with them, the result's `held` is False. The correction is stored when the concept is saved again, as
+        features of the picture, not as the picture itself.
 
         Args:
             image: the picture.
-            identifier: of the concept.
-            present: True: it is there. False: it is not. None: take back what was said of this picture.
-            box: left, top, right, bottom in pixels: say it of this part alone.
+            identifier: identifier of the concept.
+            present: True if the picture shows it, False if not, None to withdraw an earlier correction.
+            box: left, top, right, bottom in pixels, if the correction concerns only this part.
 
         Returns:
-            What has changed; its `undo()` takes it back.
+            What has changed; its `undo()` reverts the correction.
 
         Raises:
             UnknownConceptError: there is no such concept.
-            InputError: its file is of an older release, or it is open which of several faces is meant.
+            InputError: its folder is from an older release, or it is unclear which of several faces is meant.
         """
         return self.concepts.correct(image, identifier, present=present, box=box)
 
 
 def _loaded(lesson: Lesson) -> LoadedLesson:
-    """The lesson with its pictures read: from here on nothing opens a file."""
+    """The lesson with its pictures loaded; no code after this opens a picture file."""
     negatives = None if lesson.negatives is None else load_images(lesson.negatives)
     return LoadedLesson(**{**vars(lesson), "images": load_images(lesson.images), "negatives": negatives})
 
 
 def _known_concepts(given: ConceptLibrary | str | PathLike[str] | None, *, device: str) -> ConceptLibrary:
-    """What a model knows to begin with: the library itself, that of a folder, or an empty one.
+    """The library that was given, loaded if it is a path, and empty if it is None.
 
     Raises:
         MissingFileError, ConceptFileError: see `ConceptLibrary.load`.
-        InputError: it is neither.
+        InputError: it is neither a library nor a path.
     """
     if isinstance(given, ConceptLibrary):
         return given

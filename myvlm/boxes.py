@@ -1,4 +1,4 @@
-"""Boxes in pictures, and how much two of them share."""
+"""Boxes in pictures and their overlap."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy.typing as npt
 from myvlm.errors import InputError
 
 Box: TypeAlias = tuple[float, float, float, float]
-"""left, top, right, bottom in pixels of the picture."""
+"""Left, top, right and bottom edge in pixels of the picture."""
 
 Point: TypeAlias = tuple[float, float]
-"""from the left and from the top, in pixels of the picture."""
+"""x from the left and y from the top, in pixels of the picture."""
 
 
 def area(box: Box) -> float:
-    """The area of a box in square pixels; 0 for one that is inside out."""
+    """The area of a box in square pixels; 0 if its edges are in the wrong order."""
     return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
 
 
 def overlap(first: Box, second: Box) -> float:
-    """The area two boxes share, relative to the smaller of them: 1 when one lies inside the other.
+    """The intersection of two boxes relative to the area of the smaller one: 1 if it lies inside the other.
 
     >>> overlap((0, 0, 10, 10), (5, 0, 9, 10)), overlap((0, 0, 10, 10), (10, 0, 20, 10))
     (1.0, 0.0)
@@ -32,7 +32,7 @@ def overlap(first: Box, second: Box) -> float:
 
 
 def iou(first: Box, second: Box) -> float:
-    """Intersection over union of two boxes; 0 where both are empty.
+    """Intersection over union of two boxes; 0 if both are empty.
 
     >>> iou((0, 0, 10, 10), (5, 0, 15, 10)), iou((0, 0, 0, 0), (0, 0, 0, 0))
     (0.3333333333333333, 0.0)
@@ -42,7 +42,7 @@ def iou(first: Box, second: Box) -> float:
 
 
 def cells_inside(box: Box, field: Box, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """`h × w`: which cells of a map over the box `field` have their middle inside the box.
+    """Mask `h × w` of the cells whose center lies inside the box, for a map that covers the box `field`.
 
     >>> cells_inside((0, 0, 10, 10), (0, 0, 20, 20), (2, 2)).tolist()
     [[True, False], [False, False]]
@@ -54,7 +54,7 @@ def cells_inside(box: Box, field: Box, shape: tuple[int, int]) -> npt.NDArray[np
 
 
 def _shared(first: Box, second: Box) -> float:
-    """The area in both, in square pixels."""
+    """The area of the intersection, in square pixels."""
     return area(
         (
             max(first[0], second[0]),
@@ -66,7 +66,7 @@ def _shared(first: Box, second: Box) -> float:
 
 
 def check_box(box: Any) -> Box:
-    """The box, if it is four numbers that are finite. Raises InputError where it is not.
+    """The box as a tuple of floats. Raises InputError unless it consists of four finite numbers.
 
     >>> check_box([0, 0, 20, 10])
     (0.0, 0.0, 20.0, 10.0)

@@ -1,6 +1,6 @@
-"""One tree of errors: every error of this library is a `MyVLMError` and also the builtin it resembles.
+"""Errors of this library: each is a `MyVLMError` and also a subclass of the builtin error it resembles.
 
-Each message says what went wrong, what was got, what was expected and what to do about it.
+Each message says what went wrong, what was found, what was expected and how to fix it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 
 
 class MyVLMError(Exception):
-    """Base of every error raised on purpose by myvlm.
+    """Base class of all errors that myvlm raises deliberately.
 
     Args:
-        what: one sentence that names the thing that is wrong (a file, a caption, a concept).
-        got: what was found.
-        expected: what would have been right.
-        fix: what the user can do.
+        what: one sentence that says what is wrong (with a file, a caption, a concept).
+        got: the value or state that was found.
+        expected: the value or state that would be valid.
+        fix: how the user can fix it.
 
     >>> print(InputError("Caption 2 lacks the name.", got="a mug", expected="sks in it", fix="write sks"))
     Caption 2 lacks the name.
@@ -49,16 +49,16 @@ def _rebuild(kind: type[MyVLMError], what: str, got: object, expected: object, f
 
 
 class InputError(MyVLMError, ValueError):
-    """What the user passed cannot be used: captions, identifiers, options."""
+    """An argument is invalid: a caption, an identifier, an option."""
 
 
 class ImageError(InputError):
-    """A picture is missing, unreadable, no picture, or of a shape that a model cannot take.
+    """A picture is missing, unreadable, not a picture, or of a shape that a model cannot process.
 
     Attributes:
-        number: its place among the pictures of the call, where there are several.
-        replies: what was made of the pictures before it in a call with many, some at a time: the first
-            `len(replies)` are done.
+        number: index of the picture in the call, if there are several.
+        replies: replies that were finished before the error, in a call with many pictures: those to the
+            first `len(replies)` pictures.
     """
 
     def __init__(
@@ -80,39 +80,39 @@ class ImageError(InputError):
 
 
 class MissingFileError(InputError, FileNotFoundError):
-    """A file or folder that was named is not there."""
+    """A file or folder does not exist."""
 
 
 class ConceptExistsError(InputError):
-    """The identifier, or the word that models were taught, is already taken in this library."""
+    """The identifier, or the word a concept was learned with, is already in use in this library."""
 
 
 class UnknownNameError(InputError, LookupError):
-    """Nothing of that name is registered, or the package that brings it cannot be loaded."""
+    """Nothing is registered under that name, or the package that provides it cannot be loaded."""
 
 
 class MissingPackageError(InputError, ImportError):
-    """What was asked for needs a package that is not installed."""
+    """A feature needs a package that is not installed."""
 
 
 class NameTakenError(InputError):
-    """Something else is registered under that name."""
+    """Another object is already registered under that name."""
 
 
 class UnknownConceptError(MyVLMError, KeyError):
-    """No concept of that identifier is in this library."""
+    """The library has no concept with that identifier."""
 
 
 class ConceptFileError(MyVLMError, ValueError):
-    """A concept folder is cut, altered, newer than this release, or made for another model."""
+    """A concept folder is truncated, modified, newer than this release, or made for another model."""
 
 
 class NotWritableError(MyVLMError, PermissionError):
-    """The folder cannot be written; nothing was."""
+    """The folder is not writable; nothing was written."""
 
 
 class RemoteError(MyVLMError, ConnectionError):
-    """A store elsewhere cannot be reached, or answers otherwise than it should."""
+    """A remote store cannot be reached, or sends an unexpected response."""
 
 
 class NotFittedError(MyVLMError, ValueError, AttributeError):
@@ -120,7 +120,7 @@ class NotFittedError(MyVLMError, ValueError, AttributeError):
 
 
 class UnknownBackboneError(UnknownNameError):
-    """No adapter is known for that model or name."""
+    """There is no adapter for that model or name."""
 
 
 class UnknownHeadError(UnknownNameError):
@@ -128,19 +128,19 @@ class UnknownHeadError(UnknownNameError):
 
 
 class BackboneError(MyVLMError, RuntimeError):
-    """The frozen model did not behave as its adapter expects; nothing of it was changed."""
+    """The frozen model does not behave as its adapter expects. The model was not changed."""
 
 
 def import_extra(module: str, *, what: str, install: str) -> Any:
-    """A module of a package that only some need.
+    """Import a module of an optional dependency.
 
     Args:
-        module: as in `import`.
-        what: needs it; the beginning of the message.
-        install: what pip is told, such as `myvlm[app]`.
+        module: dotted name of the module.
+        what: the feature that needs it, as the beginning of the message.
+        install: the requirement for pip, such as `myvlm[app]`.
 
     Raises:
-        MissingPackageError: it is not installed.
+        MissingPackageError: the package is not installed.
 
     >>> import_extra("no_such_package.pages", what="A page", install="myvlm[app]")
     Traceback (most recent call last):
@@ -161,7 +161,11 @@ def import_extra(module: str, *, what: str, install: str) -> Any:
 
 
 def check_is(value: object, kinds: type | tuple[type, ...], *, what: str, expected: str) -> None:
-    """Raise InputError unless the value is of one of the kinds.
+    """Raise InputError unless the value is an instance of one of these types.
+
+    Args:
+        what: what the value is, such as `number`, for the message.
+        expected: what it should be, for the message.
 
     >>> check_is(3, int, what="number", expected="a number")
     >>> check_is("3", int, what="number", expected="a number")
@@ -181,7 +185,7 @@ def check_is(value: object, kinds: type | tuple[type, ...], *, what: str, expect
 
 
 def check_path(value: Any, what: str) -> str:
-    """The path as text. Raises InputError unless a file or folder can have it.
+    """The path as a string. Raises InputError unless it can be the path of a file or folder.
 
     >>> check_path("concepts", "folder")
     'concepts'

@@ -1,7 +1,7 @@
-"""Pictures in, RGB pictures out: everything a user may hand over becomes a list of named RGB images.
+"""Loading pictures: every kind of input that users pass becomes a list of named RGB images.
 
-One door for the whole library, so that a rotated phone photo, a 16-bit scan or a broken file is met here
-and nowhere else.
+The whole library loads pictures here, so that rotated phone photos, 16-bit scans and broken files are handled
+in one place.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from myvlm.errors import ImageError, InputError, MissingFileError, MyVLMError
 from myvlm.files.photos import path_meant, picture_files, unreadable
 
 ORDINARY = (224, 224)
-"""Pixels of a picture that every model takes: if this one fails too, no picture is to blame."""
+"""A picture size that every model accepts: if a picture of this size fails too, the model is at fault."""
 PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
-"""Modes that Pillow converts to one other alone."""
+"""Modes with premultiplied alpha, each with the only mode to which Pillow converts it."""
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedImage:
-    """One RGB picture and where it came from.
+    """An RGB picture and its origin.
 
     Attributes:
-        image: the picture, mode RGB, turned as its EXIF tag says.
-        name: how to name it in a message: its path, or `images[2]` for one that was in memory.
-        path: the file it was read from, None for one that was in memory.
+        image: the picture, mode RGB, rotated according to its EXIF tag.
+        name: its name in messages: the path, or `images[2]` for a picture passed in memory.
+        path: the file it was read from; None for a picture passed in memory.
     """
 
     image: Image.Image
@@ -46,16 +46,16 @@ class LoadedImage:
 
     @property
     def file_name(self) -> str:
-        """That of its file alone, where it is one; else its name."""
+        """The file's name without folders, or `name` if the picture was passed in memory."""
         return self.path.name if self.path else self.name
 
     @cached_property
     def digest(self) -> bytes:
-        """Of its size and pixels; made once, for at 12 megapixels it takes 100 ms."""
+        """Hash of its size and pixels. Cached: at 12 megapixels it takes 100 ms."""
         return self._digest_of(self.image)
 
     def digest_reduced(self, factor: float) -> bytes:
-        """Of its size and its pixels as `reduced` gives them, made once: enough for who looks at no more."""
+        """Hash of its size and of the pixels of `reduced(factor)`, the only ones the caller uses; cached."""
         if factor <= 1:
             return self.digest
         if factor not in self._digests:
@@ -63,10 +63,10 @@ class LoadedImage:
         return self._digests[factor]
 
     def reduced(self, factor: float) -> Image.Image:
-        """The picture with that many times fewer pixels a side; made once for each factor above 1.
+        """The picture with each side divided by `factor`; cached for each factor above 1.
 
-        By a whole factor pixels are averaged, in a fifth of the time of another. Of one that was reduced
-        before, but to twice as many a side or more: it is the same to the eye.
+        Whole factors average pixels, in a fifth of the time of other factors. A cached copy with at least
+        twice as many pixels a side is reduced instead of the original: no difference can be seen.
         """
         if factor <= 1:
             return self.image
@@ -77,7 +77,7 @@ class LoadedImage:
             size = (max(round(self.image.width / factor), 1), max(round(self.image.height / factor), 1))
             self._reduced[factor] = (
                 source.reduce(int(left)) if left == int(left)
-                else source.resize(size, reducing_gap=1.3)  # of large ones half the time of 2
+                else source.resize(size, reducing_gap=1.3)  # for large pictures half the time of a gap of 2
             )  # fmt: skip
         return self._reduced[factor]
 
@@ -101,29 +101,28 @@ ImageSources: TypeAlias = "ImageSource | Sequence[ImageSource]"
 
 @dataclass(frozen=True, eq=False)
 class Unusable:
-    """What is known of a picture that cannot be used before any file is read: what is wrong, and its path."""
+    """A picture that cannot be used, as is known before any file is read: the error, and its path if any."""
 
     error: ImageError | MissingFileError
     path: Path | None
 
 
 Source: TypeAlias = Path | LoadedImage | Unusable
-"""A file that is yet to be read, a picture, or what is wrong with one."""
+"""A file that is not loaded yet, a loaded picture, or a picture that cannot be used."""
 
 
 def load_images(source: ImageSources) -> list[LoadedImage]:
-    """Load one picture or many as RGB, in natural order (`2.jpg` before `10.jpg`) within a folder or pattern.
+    """Load pictures as RGB; those of a folder or pattern in natural order (`2.jpg` before `10.jpg`).
 
     Args:
-        source: a path, a glob pattern, a folder, a `data:` address, a file's bytes, a PIL image or an
-            `H × W × 3` uint8 array, or a list of these. In a folder (not in its subfolders) files that are
-            no pictures by name are passed over. Of an animated file the first frame is taken; what is
-            transparent becomes white.
+        source: a path, a glob pattern, a folder, a `data:` URL, a file's bytes, a PIL image or an
+            `H × W × 3` uint8 array, or a list of these. In a folder, subfolders and files without a picture's
+            suffix are skipped. Animated files give their first frame; transparent pixels become white.
 
     Raises:
-        MissingFileError: a file or folder is not there, or a pattern matches nothing.
-        ImageError: a file is no picture, cut short, or too large to be an honest photo.
-        InputError: there is no picture at all, or something is of no kind that can be one.
+        MissingFileError: a file or folder does not exist, or a pattern matches nothing.
+        ImageError: a file is not a picture, is truncated, or is too large to be an honest photo.
+        InputError: there is no picture at all, or an item has a type that cannot be a picture.
 
     >>> [picture] = load_images(np.zeros((4, 6, 3), np.uint8))
     >>> picture.image.size, picture.name
@@ -133,9 +132,9 @@ def load_images(source: ImageSources) -> list[LoadedImage]:
 
 
 def load_image(source: ImageSource) -> LoadedImage:
-    """The one picture that is meant.
+    """Load a single picture.
 
-    Raises: as `load_images`; InputError also where there are several.
+    Raises: as `load_images`; InputError also if there are several pictures.
     """
     sources, _ = listed(source)
     if len(sources) > 1:
@@ -153,16 +152,16 @@ def listed(one_or_many: ImageSources) -> tuple[list[Path | LoadedImage], bool]: 
 @overload
 def listed(one_or_many: ImageSources, *, keep_errors: bool) -> tuple[list[Source], bool]: ...
 def listed(one_or_many: ImageSources, *, keep_errors: bool = False) -> tuple[list[Any], bool]:
-    """The files and pictures that are meant, none of the files read yet.
+    """List the files and pictures that the argument stands for, without reading any file.
 
-    The flag says whether one single picture was meant (a reply, not a list). A folder, a pattern and a list
-    stand for many, even where they hold one.
+    Returns them with a flag: whether the argument is one single picture, so that the caller returns one reply
+    and not a list. A folder, a pattern and a list count as several pictures even if they hold one.
 
     Args:
         one_or_many: see `load_images`.
-        keep_errors: of a picture that cannot be used the error stands in its place.
+        keep_errors: list an `Unusable` for a picture that cannot be used, instead of raising.
 
-    Raises: as `load_images`, but for what only reading a file can tell.
+    Raises: as `load_images`, except for errors that only reading a file can reveal.
 
     >>> listed([Image.new("RGB", (2, 2))])[1], listed(Image.new("RGB", (2, 2)))[1]
     (False, True)
@@ -197,7 +196,7 @@ def listed(one_or_many: ImageSources, *, keep_errors: bool = False) -> tuple[lis
 
 
 def loaded(source: Source) -> LoadedImage:
-    """The picture of a file, or itself. Raises ImageError or MissingFileError where it cannot be used."""
+    """Load the picture if it is a file. Raises ImageError or MissingFileError if it cannot be used."""
     if isinstance(source, Unusable):
         raise source.error
     return source if isinstance(source, LoadedImage) else LoadedImage(_read(source), str(source), source)
@@ -207,25 +206,25 @@ def loaded(source: Source) -> LoadedImage:
 def naming(
     photos: Sequence[LoadedImage], encode: Callable[[Sequence[Image.Image]], object]
 ) -> Iterator[None]:
-    """Within it an error that one of the pictures causes in a model becomes an `ImageError` that names it.
+    """Context manager that turns an error caused by one picture into an `ImageError` that names the picture.
 
-    Processors and vision towers raise all kinds of errors on a picture whose size they did not foresee, and
-    name none. So each is encoded alone, but only once something failed. All other errors stay what they are.
+    Processors and vision towers raise all kinds of errors on pictures of unexpected sizes, without saying
+    which picture. After an error, each picture is therefore encoded alone. Other errors are passed on.
 
     Args:
-        photos: those that are worked on.
-        encode: what a model does with pictures.
+        photos: the pictures in use inside the `with` block.
+        encode: the model's function that encodes pictures.
 
     Raises:
-        ImageError: its `number` is the picture's place among the photos.
+        ImageError: its `number` is the index of the picture in `photos`.
     """
     try:
         yield
     except MemoryError:
         raise
-    except Exception as error:  # of a processor or a model: they raise almost anything
+    except Exception as error:  # processors and models raise almost anything
         if isinstance(error, MyVLMError) and error.__cause__ is None:
-            raise  # nothing of theirs
+            raise  # not caused by a processor or a model
         for number, photo in enumerate(photos):
             fault = _fault(encode, photo.image)
             if fault is not None and _fault(encode, Image.new("RGB", ORDINARY)) is None:
@@ -241,8 +240,9 @@ def naming(
 
 
 def averaged(image: Image.Image, side: int) -> Image.Image:
-    """A picture of more than four times an encoder's input averaged to about twice that: what is sampled from
-    it then is the same to the eye (Pillow's `reducing_gap`), in a tenth of the time."""
+    """Shrink a picture larger than four times `side`, an encoder's input, to about twice `side` by averaging.
+
+    Resampling the result is a tenth of the work and looks the same (like Pillow's `reducing_gap`)."""
     factor = min(image.size) // (2 * side)
     return image.reduce(factor) if factor > 1 else image
 
@@ -260,7 +260,7 @@ def _read(path: Path) -> Image.Image:
 
 
 def _from_address(address: str, name: str) -> LoadedImage:
-    """The picture that a `data:` address holds."""
+    """Decode the picture in a `data:` URL."""
     about, comma, data = address.partition(",")
     try:
         if not comma or not about.casefold().endswith(";base64"):
@@ -277,7 +277,7 @@ def _from_address(address: str, name: str) -> LoadedImage:
 
 
 def _decoded(source: Path | IO[bytes], name: str, size: int) -> Image.Image:
-    """The first frame of a picture of so many bytes as RGB; ImageError, whatever the decoder died of."""
+    """The first frame of a picture of `size` bytes, as RGB. Errors of the decoder become an ImageError."""
     try:
         with Image.open(source) as opened:
             opened.seek(0)
@@ -293,7 +293,7 @@ def _decoded(source: Path | IO[bytes], name: str, size: int) -> Image.Image:
     except PermissionError as error:
         raise unreadable(Path(name), error) from error
     except (Warning, MemoryError):
-        raise  # a warning that the caller made an error says its own text; no memory is no fault of the file
+        raise  # warnings that the caller turned into errors keep their text; lack of memory is not the file's
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError … on broken files
         kind = Path(name).suffix.lower()
@@ -338,7 +338,7 @@ def _in_memory(one: object, name: str) -> LoadedImage:
         return LoadedImage(_to_rgb(one), name)
     except (Warning, MemoryError):
         raise
-    except Exception as error:  # of one that is closed Pillow raises AssertionError, ValueError …
+    except Exception as error:  # for a closed image Pillow raises AssertionError, ValueError …
         raise ImageError(
             f"{name} cannot be read as a picture.",
             got=f"{type(error).__name__}: {error}",
@@ -360,7 +360,7 @@ def _from_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """A loaded image → a new RGB image, turned as its EXIF tag says."""
+    """Convert a loaded image to a new RGB image, rotated according to its EXIF tag."""
     turned = _turned(image)
     if turned.mode in PREMULTIPLIED:
         turned = turned.convert(PREMULTIPLIED[turned.mode])
@@ -370,7 +370,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         clear = turned.convert("RGBA")
         white = Image.new("RGBA", clear.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, clear).convert("RGB")
-    plain = turned.convert("RGB")  # a copy in every case: the caller's image is never written to
+    plain = turned.convert("RGB")  # always a copy, so the caller's image is never modified
     plain.info = {}
     return plain
 
@@ -378,22 +378,22 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _turned(image: Image.Image) -> Image.Image:
     try:
         with warnings.catch_warnings():
-            # Pillow warns of a damaged EXIF block; the pixels are whole, and there is nothing to turn by
+            # Pillow warns about a damaged EXIF block; the pixels are intact, and no rotation is known
             warnings.filterwarnings("ignore", message=".*EXIF", category=UserWarning)
             upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-            return image if upright else ImageOps.exif_transpose(image)  # which copies it in any case
-    except Exception:  # a damaged block makes Pillow raise almost anything; the photo itself is fine
+            return image if upright else ImageOps.exif_transpose(image)  # a copy, if rotated or not
+    except Exception:  # Pillow raises almost anything on a damaged EXIF block; the photo itself is fine
         return image
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit or float grey → RGB over the full range; Pillow's own `convert` clips it to white."""
+    """Convert 16-bit, 32-bit or float grey to RGB, over its full range; Pillow's own `convert` clips it."""
     values = np.asarray(image).astype(np.float64)
     highest = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
     if image.mode.startswith("I;16"):
         scale = 65535.0
     else:
-        # a float or 32-bit file does not say its range: the smallest usual one that holds it
+        # a float or 32-bit file does not state its range: take the smallest common one that fits
         usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
         scale = next((top for top in usual if highest <= top), highest)
     grey = np.nan_to_num(values / scale).clip(0, 1) * 255

@@ -1,4 +1,4 @@
-"""What a call gives back: text that knows who was seen, and attention that can draw itself."""
+"""Results of calls: replies with the concepts detected in the picture, and attention maps to plot."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from myvlm.heads.detections import Detections
 from myvlm.images import LoadedImage, Source, Unusable, load_image
 
 MOST_REPLIES = 60
-"""Replies of a list that a notebook shows."""
+"""How many replies of a list a notebook shows."""
 MOST_WRITTEN = 10
-"""Replies of a list that its text shows."""
+"""How many replies of a list its `repr` shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +30,12 @@ class Reply:
     """One reply: `str(reply)` is its text; in a notebook it shows the picture, boxes and text.
 
     Attributes:
-        text: the caption or answer, naming concepts by their identifiers.
-        detections: one for each concept of the library, present or not.
-        picture: what it is about: the picture, or, of a long list, its file; None where there is none.
-        token_ids: the new token ids as the model chose them.
-        absent: concepts that the question names and no head saw: the model was told that they are not there.
-        error: with `errors="keep"`, what is wrong with a picture that cannot be used: then there is no text,
-            and nothing was looked for.
+        text: the caption or answer, which refers to concepts by their identifiers.
+        detections: one per concept of the library, present or not.
+        picture: the picture, or its file if the call had many pictures; None if there is no picture.
+        token_ids: the generated token ids.
+        absent: concepts that the question names but no head detected; the prompt says they are not there.
+        error: with `errors="keep"`, why the picture cannot be used; `text` and `detections` are empty then.
     """
 
     text: str
@@ -48,7 +47,7 @@ class Reply:
 
     @classmethod
     def instead(cls, error: MyVLMError, source: Source) -> Reply:
-        """What stands in the place of a reply to a picture that cannot be used."""
+        """The reply that takes the place of one to a picture that cannot be used."""
         match source:
             case LoadedImage():
                 return cls("", (), source.image, error=error)
@@ -58,9 +57,9 @@ class Reply:
 
     @property
     def image(self) -> Image.Image:
-        """The picture it is about, RGB; read from its file where only that is kept.
+        """The picture as RGB; read from its file if only the path is kept.
 
-        Raises: as `myvlm.images.load_images`; the reply's `error`, where there is no picture.
+        Raises: as `myvlm.images.load_images`; the reply's `error` if there is no picture.
         """
         if self.picture is None:
             raise self.error or ValueError("a reply to no picture")
@@ -76,7 +75,7 @@ class Reply:
 
     @property
     def seen(self) -> tuple[str, ...]:
-        """Identifiers of the concepts that were recognised."""
+        """Identifiers of the concepts that were detected in the picture."""
         if isinstance(self.detections, Detections):
             return tuple(self.detections.seen)
         return tuple(one.identifier for one in self.detections if one.present)
@@ -85,13 +84,13 @@ class Reply:
         return self._figure(320)
 
     def _figure(self, width: int) -> Markup:
-        """The picture with its boxes, at most so many pixels wide on the screen, and the text below."""
+        """HTML: the picture with its boxes, shown at most `width` pixels wide, and the text below it."""
         present = _present(self.detections)
         text = emphasised(self.text, {one.identifier: number for number, one in present})
         seen = [_sure(one, number) for number, one in present]
         try:
             shown = picture(self.image, marks_of(present), alt=self.text, width=width)
-        except MyVLMError as error:  # of a file that is gone since
+        except MyVLMError as error:  # the file may have been deleted since
             shown = Markup("") if self.error else joined([Markup("<small>"), error.what, Markup("</small>")])
         if self.error:
             return figure(shown, [self.error.what, f"got: {self.error.got}"])
@@ -99,7 +98,7 @@ class Reply:
 
 
 class Replies(list[Reply]):
-    """What `caption` and `ask` give for many pictures: a list, which a notebook shows as a grid.
+    """The replies of `caption` or `ask` to several pictures: a list, which a notebook shows as a grid.
 
     >>> Replies([Reply("a mug", (), Image.new("RGB", (2, 2)))])
     [Reply('a mug', seen=[])]
@@ -124,10 +123,10 @@ class Replies(list[Reply]):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AttentionMap:
-    """Where a concept looks: `values`, h × w float32 over the tokens of the picture's part in `box`, sum 1.
+    """Attention of a concept over a picture: `values`, h × w float32 over the tokens inside `box`, sum 1.
 
-    `np.asarray(map)` is `values`; `overlay()` is the picture with the map on it; a notebook shows that;
-    `plot()` draws into axes of matplotlib.
+    `np.asarray(map)` is `values`. `overlay()` returns the picture with the map on it, which is what a
+    notebook shows. `plot()` draws with matplotlib.
     """
 
     values: npt.NDArray[np.float32]
@@ -145,7 +144,7 @@ class AttentionMap:
 
     @property
     def peak(self) -> tuple[float, float]:
-        """The middle of the cell that is looked at most, in pixels from the left and from above."""
+        """The center of the cell with the highest attention, in pixels from the left and from the top."""
         row, column = np.unravel_index(int(self.values.argmax()), self.values.shape)
         left, top, right, bottom = self.box
         height, width = self.values.shape
@@ -155,25 +154,25 @@ class AttentionMap:
         )
 
     def overlay(self, strength: float = 0.65) -> Image.Image:
-        """The picture, dark where nothing is looked at and tinted where much is."""
+        """The picture, darkened where attention is low and tinted where it is high."""
         check_is(strength, (int, float), what="strength of an overlay", expected="a number from 0 to 1")
         level = self.values / max(float(self.values.max()), 1e-12)
         left, top, right, bottom = (round(edge) for edge in self.box)
         seen = Image.fromarray((255 * level).astype(np.uint8))
         mask = Image.new("L", self.image.size, 0)
-        covered = max(1, right - left), max(1, bottom - top)  # of a strip a side may round to nothing
+        covered = max(1, right - left), max(1, bottom - top)  # a side of a narrow strip may round to zero
         mask.paste(seen.resize(covered, Image.Resampling.BICUBIC), (left, top))
         dim = Image.blend(self.image, Image.new("RGB", self.image.size, (10, 10, 30)), strength)
         warm = Image.blend(self.image, Image.new("RGB", self.image.size, (255, 120, 30)), 0.25)
         return Image.composite(warm, dim, mask)
 
     def plot(self, ax: Any = None, *, cmap: str = "inferno", alpha: float = 0.6) -> Any:
-        """Draw the picture and the map over it into axes of matplotlib, in pixels of the picture.
+        """Draw the picture and the map over it with matplotlib, in pixel coordinates of the picture.
 
         Args:
-            ax: the axes; those of a new figure where not given.
+            ax: the axes to draw into; by default those of a new figure.
             cmap: name of a colour map.
-            alpha: how much the map covers the picture, from 0 to 1.
+            alpha: opacity of the map, from 0 to 1.
 
         Returns:
             The axes.
@@ -198,17 +197,17 @@ class AttentionMap:
 
 
 def mark(image: Image.Image, detections: Iterable[Detection]) -> Image.Image:
-    """A copy of the picture with a box around every present concept that has one."""
+    """A copy of the picture with the boxes of the detected concepts drawn in."""
     return marked(image, marks_of(_present(detections)))
 
 
 def marks_of(detections: Iterable[tuple[int, Detection]]) -> list[Mark]:
-    """The boxes to draw of numbered detections, each in the colour of its number."""
+    """The boxes of numbered detections, to be drawn in the colour of their number."""
     return [Mark(one.box, one.identifier, number) for number, one in detections if one.box]
 
 
 def _present(detections: Iterable[Detection]) -> list[tuple[int, Detection]]:
-    """Those that count as seen, with their places; of ten thousand, without making the others."""
+    """Detections that are present, with their indices; from `Detections` without creating the absent ones."""
     if isinstance(detections, Detections):
         return [(place, detections[place]) for place in detections.present_indices]
     return [(place, one) for place, one in enumerate(detections) if one.present]

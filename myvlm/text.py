@@ -1,8 +1,9 @@
-"""Identifiers and the words of a text: which words may be one, and finding and replacing them exactly.
+"""Identifiers: which words are valid, and how they are found and replaced in texts.
 
-One rule says where a word stands in a text, for prompts, captions, replies, figures and pages alike: as a
-word of its own, however its accents are written, in any case, save that what begins with a capital in a name
-begins with one in the text too. "Will" is in "Will eats" and "WILL EATS", and not in "the man will eat".
+One rule decides whether a text contains a word, for prompts, captions, replies, metrics and pages alike: it
+must be a whole word, in either Unicode spelling of its accents. Case is ignored, except that a part of a name
+that begins with a capital must begin with one in the text too. "Will" is found in "Will eats" and "WILL
+EATS", and not in "the man will eat".
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from myvlm.errors import InputError
 
 LONGEST_IDENTIFIER = 64
 SLASHES = frozenset("/\\")
-"""They would make two folders of one name."""
+"""Path separators: a concept's folder is named after it, so they would split the name into two folders."""
 JOINERS = "\u200c\u200d"
-"""They print nothing, and belong to the spelling of names in Persian and Indic scripts."""
+"""Invisible characters that belong to the spelling of names in Persian and Indic scripts."""
 
-# Scripts that put no spaces between words, or particles right behind them: their letters do not make a word
-# beside them longer. A mark that combines with a letter does, and so does a joiner.
+# Scripts without spaces between words, or with particles attached to words: a letter of theirs next to a word
+# does not extend the word. A combining mark does, and so does a joiner.
 _UNSPACED = (
     "".join(
         rf"\p{{{script}}}"
@@ -38,8 +39,8 @@ _IS_LETTER, _IS_MARK = regex.compile(_LETTER), regex.compile(_MARK)
 _SAYS_SOMETHING = regex.compile(r"[\p{L}\p{N}\p{So}]")
 CASE_FLAGS = regex.IGNORECASE | regex.FULLCASE
 
-# English words that people also use as names: where one is learned, the user is warned. Which of two meanings
-# a text has, no finder can say: "Will the man eat?" begins with a verb.
+# English words that are also names: the user is warned when one is used as an identifier. No search can tell
+# which meaning is intended: "Will the man eat?" begins with a verb.
 _ALSO_NAMES = """
 will may april june august summer autumn dawn eve sunny rainy stormy misty windy rose lily daisy violet ivy
 iris jasmine poppy olive hazel heather holly willow rowan ash basil ginger pepper sage rosemary clove
@@ -72,10 +73,10 @@ COMMON_WORDS = frozenset(_ALSO_NAMES.split()) | frozenset(_EVERYDAY.split())
 
 
 def check_category(category: str) -> str:
-    """The category, if it can be one: printable text without slashes, and not only spaces.
+    """Return the category if it is valid: printable text without slashes that is not only spaces.
 
     Raises:
-        InputError: it cannot.
+        InputError: it is not valid.
 
     >>> check_category("coffee mug")
     'coffee mug'
@@ -92,13 +93,13 @@ def check_category(category: str) -> str:
 
 
 def check_identifier(identifier: str) -> str:
-    """The identifier in its composed spelling (NFC), if it can be one.
+    """Return the identifier in composed spelling (NFC) if it is valid.
 
-    It has 1 to 64 printable characters, a letter, digit or symbol among them, no slashes, and where it begins
-    no space and nothing that clings to the letter before it.
+    It must have 1 to 64 printable characters, including a letter, digit or symbol, and no slashes. It must
+    not begin or end with a space, nor begin with a character that combines with the one before it.
 
     Raises:
-        InputError: it cannot.
+        InputError: it is not valid.
 
     >>> check_identifier("Anna Maria"), check_identifier("Jose\\u0301") == "Jos\\xe9"
     ('Anna Maria', True)
@@ -124,13 +125,13 @@ def check_identifier(identifier: str) -> str:
 
 
 def check_written(text: str, what: str) -> str:
-    """A text that a model is to read, if it is one: characters that can be written, not spaces alone.
+    """Return a text for a model if it is valid: a non-blank string that can be encoded.
 
     Args:
-        what: it is, for the message, such as `question`.
+        what: what the text is, for the message, such as `question`.
 
     Raises:
-        InputError: it is no text, empty, or holds halves of characters, as of a file's name in no encoding.
+        InputError: it is no string, is blank, or contains lone surrogates, as undecodable file names do.
 
     >>> check_written("What is that?", "question")
     'What is that?'
@@ -147,7 +148,7 @@ def check_written(text: str, what: str) -> str:
 
 
 def holds_half_of_a_character(text: str) -> bool:
-    """Whether it cannot be written in any encoding, as a file's name that was in none.
+    """Whether a text contains lone surrogates and cannot be encoded, as in an undecodable file name.
 
     >>> holds_half_of_a_character("caf\\udce9")
     True
@@ -160,7 +161,7 @@ def _prints(text: str) -> bool:
 
 
 def composed(text: str) -> str:
-    """The text with letters and their accents as one character each where there is one (NFC).
+    """The text in NFC: a letter with its accent is one character, if such a character exists.
 
     >>> composed("Jose\\u0301") == "Jos\\xe9"
     True
@@ -169,7 +170,7 @@ def composed(text: str) -> str:
 
 
 def folded(*words: str) -> set[str]:
-    """The words without their case and in one spelling: a library cannot hold both Anna and ANNA.
+    """The words normalised for comparison by `fold`: a library cannot contain both Anna and ANNA.
 
     >>> sorted(folded("Anna", "sks", "ANNA"))
     ['anna', 'sks']
@@ -178,7 +179,7 @@ def folded(*words: str) -> set[str]:
 
 
 def fold(word: str) -> str:
-    """One word as in `folded`.
+    """The word with case folded and in composed spelling (NFC).
 
     >>> fold("JOS\\xc9") == fold("Jose\\u0301")
     True
@@ -187,7 +188,7 @@ def fold(word: str) -> str:
 
 
 class Found(NamedTuple):
-    """Where a word stands in a text: `text[start:end]` is the word in the text's spelling."""
+    """An occurrence of a word in a text: `text[start:end]` is the word as it is spelled there."""
 
     start: int
     end: int
@@ -195,10 +196,10 @@ class Found(NamedTuple):
 
 
 def find_words(text: str, *words: str) -> Iterator[Found]:
-    """Every place where one of the words stands as a word of its own, in order; the longer of two at one.
+    """Find all occurrences of the words as whole words, in order; of two at one position, the longer.
 
-    A mark that combines with a letter belongs to the word, and composed and decomposed spellings are one.
-    Case does not count, but where a word is written with a capital first it is no word in lower case.
+    A combining mark belongs to the letter before it; composed and decomposed spellings are equal. Case is
+    ignored, but a part of a word that begins with a capital does not match one in lower case.
 
     >>> [found.word for found in find_words("Anna Maria, anna and ANNA", "Anna", "Anna Maria")]
     ['Anna Maria', 'Anna']
@@ -215,7 +216,7 @@ def find_words(text: str, *words: str) -> Iterator[Found]:
 
 
 def contains_word(text: str, word: str) -> bool:
-    """Whether a word stands in the text as a word of its own; see `find_words`.
+    """Whether a text contains a word as a whole word; see `find_words`.
 
     >>> contains_word("Sks, on a desk", "sks"), contains_word("he asks", "sks")
     (True, False)
@@ -226,7 +227,7 @@ def contains_word(text: str, word: str) -> bool:
 
 
 def count_word(text: str, word: str) -> int:
-    """How often a word stands in the text; see `find_words`.
+    """The number of occurrences of a word in a text; see `find_words`.
 
     >>> count_word("S* and S*", "S*")
     2
@@ -235,7 +236,7 @@ def count_word(text: str, word: str) -> int:
 
 
 def find_word(text: str, word: str) -> int | None:
-    """Where a word first starts in the text; None where it does not stand. See `find_words`.
+    """The position of the first occurrence of a word in a text, or None. See `find_words`.
 
     >>> find_word("a mugshot of my Mug", "mug")
     16
@@ -249,7 +250,7 @@ def find_word(text: str, word: str) -> int | None:
 
 
 def replace_word(text: str, old: str, new: str) -> str:
-    """Replace a word wherever it stands, see `find_words`; the new word goes in as it is.
+    """Replace all occurrences of a word, see `find_words`; the new word is inserted unchanged.
 
     >>> replace_word("Sks on a desk; sks's lid, not asks", "sks", "my mug")
     "my mug on a desk; my mug's lid, not asks"
@@ -258,7 +259,7 @@ def replace_word(text: str, old: str, new: str) -> str:
 
 
 def replace_words(text: str, new_by_old: Mapping[str, str]) -> str:
-    """Replace several words in one pass, so that what went in is not replaced again; longer words first.
+    """Replace several words in one pass, so that inserted words are not replaced again; longer words first.
 
     >>> replace_words("a and b", {"a": "b", "b": "a"})
     'b and a'
@@ -271,10 +272,10 @@ def replace_words(text: str, new_by_old: Mapping[str, str]) -> str:
 
 
 def in_words(text: str, phrases: Mapping[str, str], names: Mapping[str, str] | None = None) -> str:
-    """A text with words replaced by phrases; one that begins the text begins with a capital.
+    """Replace words by phrases; a phrase at the beginning of the text gets a capital.
 
     Args:
-        names: other words that are replaced in the same pass, by words that stay as they are.
+        names: further replacements in the same pass, inserted unchanged.
 
     >>> in_words("sks is where? Is Bo red?", {"sks": "the mug"}, {"Bo": "xylo"})
     'The mug is where? Is xylo red?'
@@ -287,12 +288,12 @@ def in_words(text: str, phrases: Mapping[str, str], names: Mapping[str, str] | N
 
 
 def word_source(word: str) -> str:
-    """A pattern for `regex` with `CASE_FLAGS`: a word where it stands as one, in any case, in NFC texts."""
+    """A `regex` pattern, to be used with `CASE_FLAGS`: matches a whole word in any case in NFC texts."""
     return rf"(?<!{_LETTER}{_MARK}*){regex.escape(composed(word))}(?!{_LETTER}|{_MARK})"
 
 
 class _Folded(NamedTuple):
-    """A text without its case and in one spelling, and where in the text its letters, with marks, begin."""
+    """A case-folded NFC text, with a map from the offsets of its letters to offsets in the original text."""
 
     folded: str
     places: Mapping[int, int]
@@ -311,14 +312,14 @@ def _folded_with_places(text: str) -> _Folded:
 
 @lru_cache(maxsize=1024)
 def _word(word: str) -> tuple[str, tuple[int, ...]]:
-    """A word as in `_Folded`, and where there the capitals are that its parts begin with."""
+    """The folded word, and the offsets in it at which a part of the word begins with a capital."""
     known = _folded_with_places(word)
     begin = {at for at, place in known.places.items() if _can_begin(word, place)}
     return known.folded, tuple(at for at in sorted(begin) if _is_capital(word[known.places[at] :]))
 
 
 def _spans(known: _Folded, word: str) -> Iterator[tuple[int, int]]:
-    """Where a word begins and ends in a text, wherever it stands as one."""
+    """Start and end of each occurrence of a word as a whole word."""
     sought, capitals = _word(word)
     text, places = known.text, known.places
     at = known.folded.find(sought)
@@ -336,14 +337,14 @@ def _spans(known: _Folded, word: str) -> Iterator[tuple[int, int]]:
 
 
 def _can_begin(text: str, at: int) -> bool:
-    """Whether a word can begin there: a mark before it is that of the letter it stands on, of any script."""
+    """Whether a word can begin at `at`: not right after a letter, even if combining marks lie between."""
     while at and _is_mark(text[at - 1]):
         at -= 1
     return not (at and _is_letter(text[at - 1]))
 
 
 def _can_end(text: str, at: int) -> bool:
-    """Whether a word can end there: a mark behind it would be one of its own last letter."""
+    """Whether a word can end at `at`: no letter follows, nor a mark, which would belong to its last one."""
     return at == len(text) or not (_is_letter(text[at]) or _is_mark(text[at]))
 
 
@@ -362,7 +363,7 @@ def _is_capital(text: str) -> bool:
 
 
 def is_everyday_word(name: str) -> bool:
-    """Whether a name is a common English word too.
+    """Whether a name is also a common English word, or a number.
 
     >>> is_everyday_word("Will"), is_everyday_word("sks"), is_everyday_word("2")
     (True, False, True)
@@ -371,7 +372,7 @@ def is_everyday_word(name: str) -> bool:
 
 
 def caution(name: str) -> str | None:
-    """What a user who calls something by that name should know; None of a name that is no word.
+    """The warning for an identifier that is also a common word; None for other identifiers.
 
     >>> caution("Blue")[:38]
     "'Blue' is also a word of the language:"

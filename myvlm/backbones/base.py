@@ -1,6 +1,6 @@
-"""What every backbone is: a frozen vision-language model plus what we must know about its family.
+"""The interface of backbones: a frozen vision-language model plus the code that is specific to its family.
 
-`Backbone` is the contract that the library builds on, `myvlm.testing.check_backbone` its test.
+`Backbone` is the contract that the rest of the library relies on; `myvlm.testing.check_backbone` tests it.
 """
 
 from __future__ import annotations
@@ -26,23 +26,22 @@ from myvlm.boxes import Box, Point
 from myvlm.errors import InputError
 
 NormRule = Literal["visual_mean", "first_patch", "none"]
-"""The norm that a concept row is rescaled to: the mean norm of the sample's projected visual tokens,
-the norm of the first of them, or as it stands: learning starts it at √dim."""
+"""The norm that a concept row is rescaled to: the mean norm of the sample's projected visual tokens, the norm
+of the first visual token, or none: the row keeps its own norm, which learning initialises to √dim."""
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, eq=False)
 class ConceptRows:
-    """What enters the model for one concept.
+    """The embedding rows that are inserted into a model for one concept.
 
     Args:
-        directions: `R × D` float32, `R ≥ 1`; may require grad. Only the direction of a row matters,
-            unless `norm` is `"none"`.
-        norm: what each row's norm is set to (§3.3 of https://arxiv.org/abs/2403.14599); in a Q-Former also
-            its keys' and values' (eq. 3).
+        directions: `R × D` float32, `R ≥ 1`; may require grad. Their norms matter only if `norm` is `"none"`.
+        norm: the norm that each row is rescaled to (§3.3 of https://arxiv.org/abs/2403.14599). In a Q-Former
+            the rule also applies to the row's keys and values (eq. 3).
 
     Raises:
-        InputError: `directions` is no `R × D` float tensor, or `norm` is not a known rule.
+        InputError: `directions` is not an `R × D` float tensor, or `norm` is not a known rule.
 
     >>> ConceptRows(torch.ones(1, 8)).count
     1
@@ -66,11 +65,11 @@ class ConceptRows:
 
     @property
     def count(self) -> int:
-        """How many rows."""
+        """Number of rows `R`."""
         return self.directions.shape[0]
 
     def entering(self, norms: Mapping[str, Tensor]) -> Tensor:
-        """`R × D`, the rows as they enter, of the type of `norms` (a scalar by rule), differentiable."""
+        """The rows, rescaled: `R × D`, differentiable, in the dtype of `norms` (one scalar per norm rule)."""
         directions = self.directions.to(norms["visual_mean"])
         if self.norm == "none":
             return directions
@@ -78,28 +77,28 @@ class ConceptRows:
 
 
 class HasEmbeddings(Protocol):
-    """What has embeddings that were learned on frozen models, one for each: a concept."""
+    """An object with one learned embedding per frozen model, such as a concept."""
 
     def embedding_for(self, backbone: str, fingerprint: str, dim: int) -> Any:
-        """The one of these weights: `directions`, R × D, and the rule of its `norm`."""
+        """The embedding learned on these weights: `directions` (`R × D`) and its norm rule, `norm`."""
 
 
 def visual_norms(tokens: Tensor) -> dict[str, Tensor]:
-    """What a row's norm can be set to, by rule, from visual tokens `T × D`: scalars, at least float32."""
+    """The target norm of each norm rule, given visual tokens `T × D`: scalars, at least float32."""
     sizes = tokens.detach().to(torch.promote_types(tokens.dtype, torch.float32)).norm(dim=-1)
     return {"visual_mean": sizes.mean(), "first_patch": sizes[0]}
 
 
 @dataclass(frozen=True, eq=False)
 class Loss:
-    """The two parts of the objective, each a scalar that is differentiable in the directions only.
+    """The two terms of the training objective: scalars, differentiable in the concept's directions only.
 
     Args:
         cross_entropy: mean over the answer's tokens, end of sequence included.
-        attention: `Σ_layers mean(p²)`, `p` the attention probability given to the concept's columns
-            (eq. 4 and §3.3 of https://arxiv.org/abs/2403.14599); zero where no sample has rows.
-        by_sample: gives the same by sample, so that several concepts can learn in one batch; None where a
-            family cannot: then each concept has batches of its own.
+        attention: `Σ_layers mean(p²)`, where `p` is the attention probability given to the concept's columns
+            (eq. 4 and §3.3 of https://arxiv.org/abs/2403.14599); zero if no sample has rows.
+        by_sample: returns both terms per sample, so that several concepts can be learned in one batch. None
+            if the family cannot provide them; each concept is then learned in its own batches.
     """
 
     cross_entropy: Tensor
@@ -109,12 +108,12 @@ class Loss:
 
 @dataclass(frozen=True, eq=False)
 class SampleLosses:
-    """The two parts of the objective by sample.
+    """The two terms of the training objective, per sample.
 
     Args:
-        by_token: `B × N`, the loss of each of an answer's tokens; zero elsewhere.
-        targets: `B × N`, the ids of these tokens; -100 elsewhere.
-        attention: `B`, `Σ_layers mean(p²)`; zero where a sample has no rows.
+        by_token: `B × N`, the loss of each token of the answers; zero at all other positions.
+        targets: `B × N`, the ids of these tokens; -100 at all other positions.
+        attention: `B`, `Σ_layers mean(p²)`; zero for a sample without rows.
     """
 
     by_token: Tensor
@@ -122,43 +121,43 @@ class SampleLosses:
     attention: Tensor
 
     def of(self, samples: slice) -> Loss:
-        """The objective of some samples, all of which have rows, as if they were the whole batch."""
+        """The objective of a slice of the batch as if it were the whole batch; each sample must have rows."""
         count = (self.targets[samples] != text.IGNORED).sum()
         return Loss(self.by_token[samples].sum() / count, self.attention[samples].mean())
 
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """One reply: its text, and its `N` new token ids without end of sequence and padding, on CPU."""
+    """One generated reply: its text and its `N` new token ids, without end of sequence or padding, on CPU."""
 
     text: str
     token_ids: Tensor
 
 
 class Backbone(ABC):
-    """A frozen vision-language model that concepts can speak through.
+    """A frozen vision-language model into which concept embeddings can be inserted.
 
-    Nothing of the user's model is changed by any method: weights, gradients, `requires_grad`,
-    train/eval mode, tokenizer, embedding table and other people's hooks are as they were afterwards.
+    No method changes the user's model: weights, gradients, `requires_grad`, train/eval mode, tokenizer,
+    embedding table and the hooks of other code are afterwards as they were before.
 
     Args:
         model: a transformers model.
         processor: its processor (image processor and tokenizer).
-        name: what concept files call this backbone; the checkpoint's own name where not given.
+        name: the name of this backbone in concept files; the checkpoint's name by default.
     """
 
     family: ClassVar[str]
-    """The name that the family is registered under."""
+    """The name under which the family is registered."""
     model_types: ClassVar[tuple[str, ...]] = ()
-    """What `config.model_type` says of its models."""
+    """The values of `config.model_type` that this family handles."""
     default_caption_prompt: ClassVar[str] = "Describe the image."
-    """What captions are asked with in use, until `caption_prompt` of a backbone says otherwise."""
+    """The default of an instance's `caption_prompt`, the instruction with which captions are requested."""
     caption_prompts: ClassVar[tuple[str, ...]] = ()
-    """Instructions that captions are learned under; none for those of `myvlm.learning.dataset`."""
+    """Instructions under which captions are learned; if empty, those of `myvlm.learning.dataset`."""
     lacks: ClassVar[Mapping[Lack, str]] = {}
-    """What the family cannot do, each with the reason; the contract of `myvlm.testing` skips nothing else."""
+    """Features that the family does not support, each with the reason; `myvlm.testing` skips only these."""
     images_at_once: int = 16
-    """How many pictures the model is shown at once, to be encoded or to be spoken of; bounds its memory."""
+    """Most pictures per forward pass, in encoding and in generation; this bounds the memory used."""
 
     def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
         self.model = model
@@ -169,7 +168,7 @@ class Backbone(ABC):
 
     @classmethod
     def matches(cls, model: Any) -> bool:
-        """Whether this family is the model's: by `config.model_type`."""
+        """Whether the model belongs to this family, judged by `config.model_type`."""
         return getattr(getattr(model, "config", None), "model_type", None) in cls.model_types
 
     @property
@@ -179,39 +178,39 @@ class Backbone(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the inputs go."""
+        """The device on which the model expects its inputs."""
         return device_of(self.model.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:
-        """The floating point type the model computes in."""
+        """The floating point type in which the model computes."""
         dtype: torch.dtype = self.model.dtype
         return dtype
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Within it the model is in eval mode and no weight requires grad; afterwards as before.
+        """Context manager that keeps the model in eval mode without `requires_grad`; restored on exit.
 
-        A graph that is built within it reaches no weight, even when `backward` is called afterwards.
-        Nesting costs nothing: a learner enters it once, around all steps. Threads may overlap, see `frozen`.
+        A graph built inside it does not reach any weight, even if `backward` is called after the exit.
+        Nesting is free, so training enters it once around all steps. Threads may overlap; see `frozen`.
         """
         with frozen(self.model):
             yield
 
     def rows_of(self, concept: HasEmbeddings) -> ConceptRows:
-        """The rows that a concept learned on these weights.
+        """The rows of a concept's embedding that was learned on this model's weights.
 
         Raises:
-            ConceptFileError: it was learned for other models alone.
+            ConceptFileError: the concept was learned only for other models.
         """
         learned = concept.embedding_for(self.name, self.fingerprint(), self.dim)
         return ConceptRows(torch.from_numpy(learned.directions), learned.norm)
 
     def fingerprint(self) -> str:
-        """A short hash of the frozen weights: the same in every floating point type, and quantised.
+        """A short hash of the frozen weights, equal for every floating point type and for quantised copies.
 
-        Linear maps' matrices, which are what is quantised, do not count: models that differ in nothing else
-        (LoRA) have one fingerprint.
+        Matrices of linear layers, which quantisation changes, are left out: models that differ only in these
+        (LoRA) share a fingerprint.
         """
         if self._fingerprint is None:
             self._fingerprint = weights_fingerprint(unquantised(self.model))
@@ -219,10 +218,10 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode(self, images: Sequence[Image.Image]) -> list[Any]:
-        """The frozen part of the walk, without gradient: what the language model is given of each image.
+        """Encode images without gradient, up to the point where a concept is inserted: one object per image.
 
-        Projected visual tokens and what goes with them, in a form of the family's own; `len` of one is
-        its number of tokens.
+        It holds the visual tokens and the inputs that belong to them, in a format specific to the family;
+        `len` of it is the number of visual tokens.
         """
 
     @abstractmethod
@@ -233,23 +232,23 @@ class Backbone(ABC):
         answers: Sequence[str],
         rows: Sequence[Sequence[ConceptRows]],
     ) -> Loss:
-        """How far the model is from giving these answers, from features that `encode` made.
+        """The training objective of these answers, given features from `encode`.
 
         Args:
-            features: of `B` images.
+            features: features of `B` images.
             prompts: `B` bare instructions.
             answers: `B` target texts.
-            rows: for each of the `B` samples the concepts in it, possibly none.
+            rows: for each of the `B` samples, the rows of the concepts in it, possibly none.
 
         Raises:
-            InputError: the four do not have one length, or a row has the wrong width.
-            BackboneError: the rows did not land where they should.
+            InputError: the four lists differ in length, or a row has the wrong width.
+            BackboneError: the rows were not inserted at the expected positions.
         """
 
     def prefixes(self, features: Sequence[Any]) -> list[Any] | None:
-        """What stands before the concept, run once for each of `features` and kept for `tail_loss`.
+        """The key/value cache of everything before the concept, one per item of `features`, for `tail_loss`.
 
-        None where it depends on the concept, which the family declares: then `answer_loss` is the way.
+        None if the prefix depends on the concept, as the family declares in `lacks`; use `answer_loss` then.
         """
         return None
 
@@ -260,15 +259,15 @@ class Backbone(ABC):
         answers: Sequence[str],
         rows: Sequence[Sequence[ConceptRows]],
     ) -> Loss:
-        """`answer_loss`, equal to rounding, from prefixes that `prefixes` made."""
+        """`answer_loss` computed from cached prefixes, equal up to rounding."""
         raise NotImplementedError
 
     def tail_losses(self, texts: Sequence[tuple[str, str]], rows: int) -> Callable[..., Loss]:
-        """`tail_loss` for many steps in a row: what it gives may keep memory until it is let go of.
+        """A `tail_loss` function for many steps in a row; it may hold memory until it is garbage-collected.
 
         Args:
-            texts: all prompts and answers that there may be.
-            rows: the most that a concept has.
+            texts: all pairs of prompt and answer that may occur.
+            rows: largest number of rows of a concept.
         """
         return self.tail_loss
 
@@ -281,16 +280,17 @@ class Backbone(ABC):
         unsaid: Sequence[Unsaid | None] = (),
         **generation: Any,
     ) -> list[Generation]:
-        """Replies to one prompt an image, in the order given; any number, run `images_at_once` at a time.
+        """Generate one reply for each image with its prompt, in order, in batches of `images_at_once`.
 
         A prompt is a bare instruction, or the turns of a conversation about the image, the question last.
-        Samples without rows run apart, exactly as in plain transformers. Greedy unless `generation`, the
-        keyword arguments of transformers' `generate`, says otherwise; words that are `unsaid` are not said.
+        Samples without rows are batched separately and run exactly as in plain transformers. Words in
+        `unsaid` are never generated. `generation` are keyword arguments of transformers' `generate`; decoding
+        is greedy by default.
 
         Raises:
-            InputError: the three do not have one length, a row has the wrong width, or an option of
-                `generate` would change what is returned.
-            BackboneError: the rows did not land where they should.
+            InputError: the lists differ in length, a row has the wrong width, or an option of `generate`
+                would change what is returned.
+            BackboneError: the rows were not inserted at the expected positions.
         """
         words = unsaid or [None] * len(rows)
         self._check(rows, images=images, prompts=prompts, unsaid=words)
@@ -309,8 +309,8 @@ class Backbone(ABC):
     def replies_to_each(
         self, images: Sequence[Image.Image], prompts: Sequence[text.Prompt], **generation: Any
     ) -> list[list[Generation]]:
-        """The plain model's replies to several prompts about each of at least one picture: `generate`'s, to
-        rounding. A family may read a picture once for all its prompts."""
+        """The plain model's replies to every prompt, a list for each picture, of which there is at least one.
+        Equal to `generate`'s up to rounding; a family may run a picture once for all prompts."""
         shown, asked = [one for one in images for _ in prompts], [*prompts] * len(images)
         replies = iter(self.generate(shown, asked, [[] for _ in shown], **generation))
         return [[next(replies) for _ in prompts] for _ in images]
@@ -323,68 +323,68 @@ class Backbone(ABC):
         rows: Sequence[Sequence[ConceptRows]],
         options: Mapping[str, Any],
     ) -> list[Generation]:
-        """Replies of one sub-batch: through plain transformers when no sample has rows, else with them.
+        """Replies of one sub-batch: by plain transformers if no sample has rows, else with the rows inserted.
 
         Args:
-            options: of transformers' `generate`, the defaults filled in.
+            options: options of transformers' `generate`, with defaults filled in.
         """
 
     @abstractmethod
     def attention_map(
         self, image: Image.Image, prompt: str, answer: str, word: str, rows: Sequence[ConceptRows]
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Where the model looks as it says `word`: `h × w` float32 over the image's tokens, sum 1.
+        """Attention over the image's tokens when the model predicts `word`: `h × w` float32, sum 1.
 
-        The attention of the position that predicts the word's first token in `answer`, or, where the
-        answer lacks the word, of the concept's own rows; mean over layers and heads.
+        The mean over layers and heads of the attention of the position that predicts the word's first token
+        in `answer`. If the answer lacks the word, the attention of the concept's rows is taken instead.
 
         Raises:
             InputError: the answer lacks the word and there are no rows.
         """
 
     def field_of_view(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """The box of a picture of that width and height that `attention_map` covers; all of it by default."""
+        """The box that `attention_map` covers in a picture of that width and height; all of it by default."""
         return 0.0, 0.0, float(size[0]), float(size[1])
 
     def hinted(self, hint: str, prompt: str) -> str | None:
-        """An instruction with something said before it, such as `sks is the mug.`; None if none can be."""
+        """The instruction with a hint before it, such as `sks is the mug.`; None if it cannot take one."""
         return f"{hint} {prompt}".strip()
 
     def refer(self, name: str) -> str | None:
-        """The instruction to say where a thing is, as the family was trained on it; None if it was not."""
+        """The instruction to locate an object, as in the family's training; None if it has no such task."""
         return None
 
     def read_box(self, reply: str, size: tuple[int, int]) -> Box | None:
-        """The box in a reply to `refer`, in pixels of a picture of that width and height; None for no box."""
+        """The box in a reply to `refer`, in pixels of a picture of that width and height; None if no box."""
         return None
 
     def read_point(self, reply: str, size: tuple[int, int]) -> Point | None:
-        """The point in a reply to `refer`, of a family that says where a thing is but not how large."""
+        """The point in a reply to `refer`, for a family that locates an object without giving its size."""
         return None
 
     def word_ids(self, word: str) -> list[int]:
-        """The token ids that the tokenizer makes of a word that stands in a sentence."""
+        """The token ids of a word in the middle of a sentence."""
         return text.answer_ids(self.processor.tokenizer, "a", word)
 
     @abstractmethod
     def word_direction(self, word: str) -> Tensor | None:
-        """`D` float32 of unit length: where a word's embedding, or the row nearest to it, points; or None."""
+        """The unit direction of a word's embedding, or of the row nearest to it: `D` float32; or None."""
 
     def token_directions(self, words: str) -> Tensor | None:
-        """`N × D` float32 of unit length, of the tokens of words in a sentence; None: no row is a word."""
+        """Unit directions of the tokens of words in a sentence, `N × D` float32; None if no row is a word."""
         return None
 
     @abstractmethod
     def probe(self) -> Probe:
-        """What `myvlm.testing` needs to compare the family with plain transformers; use needs none of it."""
+        """Access to internals, so that `myvlm.testing` can compare the family with plain transformers."""
 
     def _at_once(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-        """The items, one a picture, as many at a time as the model may be shown."""
+        """Split the items, one per picture, into batches of at most `images_at_once`."""
         for start in range(0, len(items), self.images_at_once):
             yield items[start : start + self.images_at_once]
 
     def _check(self, rows: Sequence[Sequence[ConceptRows]], **others: Sequence[Any]) -> None:
-        """Raise InputError unless all have one entry a sample and every row is `dim` wide."""
+        """Raise InputError unless every list has one entry per sample and every row is `dim` wide."""
         lengths = {"rows": len(rows), **{name: len(values) for name, values in others.items()}}
         if len(set(lengths.values())) != 1 or not lengths["rows"]:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Parts of a picture in pixels of the picture as given: what a model is shown of it, boxes that it says."""
+"""Boxes in pixels of the original picture: the part that a model sees, and boxes parsed from its replies."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ FOUR = re.compile(rf"[<(\[]\s*{NUMBER}{BETWEEN}{NUMBER}{BETWEEN}{NUMBER}{BETWEEN
 
 
 def kept_part(image_processor: Any, size: tuple[int, int]) -> Box:
-    """The part of a picture that an image processor hands on, in the picture's pixels.
+    """The part of a picture that an image processor passes to the model, in the picture's pixels.
 
-    All of it, or the middle that it cuts out of the resized picture: in whole pixels, each rounded down.
+    This is all of it, or the center crop of the resized picture, whose sizes and offsets are whole pixels,
+    rounded down.
 
     >>> from transformers import CLIPImageProcessor
     >>> sizes = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
@@ -39,13 +40,13 @@ def kept_part(image_processor: Any, size: tuple[int, int]) -> Box:
 
 
 def _middle(side: int, resized: int, cut: int) -> tuple[float, float]:
-    """Where the middle of a side begins and ends, as it was before it was resized."""
+    """Start and end of the center crop along one side, in pixels before resizing."""
     first = int((resized - cut) / 2)
     return first * side / resized, (first + cut) * side / resized
 
 
 def four_numbers(reply: str) -> tuple[float, float, float, float] | None:
-    """The first four numbers in brackets of a text: `{<25><30><75><80>}`, `(1,2),(3,4)`, `[1, 2, 3, 4]`.
+    """The first four bracketed numbers in a text: `{<25><30><75><80>}`, `(1,2),(3,4)`, `[1, 2, 3, 4]`.
 
     >>> four_numbers("ulmo { <0> <26> <50> <100> }")
     (0.0, 26.0, 50.0, 100.0)
@@ -65,11 +66,11 @@ def four_numbers(reply: str) -> tuple[float, float, float, float] | None:
 def on_grid(
     numbers: Sequence[float] | None, grid: float | tuple[float, float], region: Sequence[float]
 ) -> Box | None:
-    """A box on a grid that is laid over a region of the picture, in pixels; None for no box or an empty one.
+    """Convert a box from grid coordinates of a region to pixels; None if there is no box or it is empty.
 
     Args:
-        numbers: left, top, right, bottom on the grid.
-        grid: how many steps the region is wide and high, or the two of them.
+        numbers: left, top, right, bottom in grid coordinates, or None.
+        grid: number of grid steps across the region: one for both directions, or horizontal and vertical.
         region: left, top, right, bottom in pixels: the part of the picture that the model sees.
 
     >>> on_grid((25, 30, 75, 80), 100, (40, 0, 240, 200))

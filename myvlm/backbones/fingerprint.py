@@ -1,4 +1,4 @@
-"""A short name for a set of frozen weights that survives a change of floating point type."""
+"""A hash of frozen weights that does not depend on their floating point type."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SAMPLES = 4096
 def weights_fingerprint(tensors: Iterable[Tensor]) -> str:
     """Hash the shapes of some weights and the signs of up to 4,096 values of each.
 
-    Signs, since they alone are exactly the same in float32, bfloat16 and float16: values rounded to
-    bfloat16 are not, as a float32 weight that passed through float16 is rounded twice. The order and
-    the names of the tensors do not count, so a transformers release may rename its modules.
+    Only signs are exactly the same in float32, bfloat16 and float16. Values rounded to bfloat16 would not
+    be, since a float32 weight that passed through float16 is rounded twice. Order and names of the tensors
+    do not matter, so a transformers release may rename modules.
 
     Returns: 32 hexadecimal digits.
 

@@ -1,8 +1,8 @@
-"""How we touch somebody else's model and leave it as it was: frozen, hooked, its weights only read.
+"""Using a model without lasting changes: freezing it, hooking it and reading its weights.
 
-A model is frozen for as long as anybody is at work with it, in whatever thread; hooks are there within a
-`with` and gone after it, whatever happens in it; weights are found where accelerate keeps them. What threads
-share and one changes for a moment, tokenizers and some models, they use in turn.
+A model stays frozen as long as any thread uses it. Hooks exist only inside a `with` block and are removed
+even after an error. Weights are read from where accelerate keeps them. Threads take turns with tokenizers and
+with models that keep state of their last input.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from torch import Tensor, nn
 from myvlm.errors import BackboneError
 from myvlm.runtime.process import OneAtATime
 
-# Only the innermost of this thread acts on a module: nested use suspends the outer one, and a forward
-# pass of the same model in another thread is left alone.
+# Of the insertions entered in this thread, only the innermost acts on a module: nested use suspends the outer
+# one. A forward pass of the same model in another thread is not affected.
 _ACTIVE: ContextVar[tuple[Attached, ...]] = ContextVar("myvlm_attached", default=())
 
 _USED: WeakKeyDictionary[object, OneAtATime] = WeakKeyDictionary()
-"""The lock of each tokenizer and model that threads use in turn."""
+"""The lock of each tokenizer and model that threads must use one at a time."""
 
 OF_LAST_INPUT = "rope_deltas"
-"""What Qwen's, GLM's and their kin's models keep on themselves of the positions of their last input."""
+"""The attribute in which models such as Qwen's and GLM's keep positions of their last input."""
 
 _LOCK = OneAtATime()
 
 
 @dataclass(eq=False)
 class _Use:
-    """A thing that is changed, what restores it, and how often each thread is at work with it."""
+    """A changed object, the context manager that restores it, and how many uses each thread has entered."""
 
     thing: Any
     changed: AbstractContextManager[None]
@@ -49,10 +49,10 @@ class _Use:
 
 
 class ChangedWhileUsed:
-    """A decorator of a context manager that changes a thing: the first who uses the thing enters it, the last
-    one out leaves it, whatever their threads.
+    """Decorator for a context manager that changes an object: share one change among all concurrent users.
 
-    In a forked process only the thread that forked is still in.
+    The first user of the object enters the context manager and the last one exits it, in whatever thread.
+    After a fork, only the uses of the forking thread count.
 
     >>> @ChangedWhileUsed
     ... @contextmanager
@@ -70,7 +70,7 @@ class ChangedWhileUsed:
 
     def __init__(self, change: Callable[[Any], AbstractContextManager[None]]) -> None:
         self._change = change
-        self._uses: dict[int, _Use] = {}  # by the id of the thing, which may have no hash
+        self._uses: dict[int, _Use] = {}  # by the object's id, since it may not be hashable
         update_wrapper(self, change)
         _changes.add(self)
 
@@ -115,22 +115,22 @@ def _left_by_others() -> None:
     _LOCK.release()
 
 
-if hasattr(os, "register_at_fork"):  # a thread that forks waits until no other is amid a change
+if hasattr(os, "register_at_fork"):  # a fork waits until no other thread is in the middle of a change
     os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_left_by_others)
 
 
 def keeper_of(model: Any) -> Any:
-    """The part of a model that keeps something of its last input, where one does."""
+    """The submodule on which a model may keep state of its last input (`OF_LAST_INPUT`)."""
     return getattr(model, "base_model", model)
 
 
 @ChangedWhileUsed
 @contextmanager
 def frozen(model: Any) -> Iterator[None]:
-    """Within it the model is in eval mode and no weight requires grad; when the last is out, as before,
-    what it keeps of its last input included.
+    """Context manager: the model is in eval mode and no weight requires grad, until the last user exits.
 
-    The first in freezes, for all who are in beside it: other threads, other adapters of this model.
+    The first user freezes the model; other threads and other adapters of the same model share this. At the
+    last exit everything is restored, including the state that the model keeps of its last input.
 
     >>> model = nn.Linear(2, 2)
     >>> with frozen(model), frozen(model):
@@ -159,21 +159,21 @@ def _set(training: list[nn.Module], learning: list[nn.Parameter], value: bool) -
 
 
 class Attached(ABC):
-    """Context manager: within it concept rows are brought to one module of a model by hooks.
+    """Base of context managers that insert concept rows into one module of a model by hooks.
 
     Args:
-        site: the module by which insertions into one model know each other: of those of one site, only the
-            innermost acts.
+        site: the module that identifies the place of insertion: of nested insertions with the same site, only
+            the innermost acts.
 
     Attributes:
-        passes: how many forward passes the rows have entered.
+        passes: number of forward passes into which rows were inserted.
 
     Raises:
-        BackboneError: at its end, when no rows entered; an error from within goes first.
+        BackboneError: on exit, if no rows were inserted; an error raised inside the block takes precedence.
     """
 
     goal: ClassVar[str]
-    """Where the rows go, in words."""
+    """The place where rows are inserted, in words, for messages."""
 
     def __init__(self, site: nn.Module) -> None:
         self.passes = 0
@@ -182,7 +182,7 @@ class Attached(ABC):
 
     @abstractmethod
     def _attach(self) -> list[Any]:
-        """Put the hooks on; their handles. A hook does nothing unless `_acts`."""
+        """Add the hooks and return their handles. A hook must do nothing unless `_acts()`."""
 
     def __enter__(self) -> Self:
         self._handles = self._attach()
@@ -202,20 +202,20 @@ class Attached(ABC):
             )
 
     def remove(self) -> None:
-        """Take the hooks off; a second call does nothing."""
+        """Remove the hooks; a second call does nothing."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
         _ACTIVE.set(tuple(other for other in _ACTIVE.get() if other is not self))
 
     def _acts(self) -> bool:
-        """Whether this is the innermost of its site, in this thread."""
+        """Whether this is the innermost insertion at its site in this thread."""
         mine = [other for other in _ACTIVE.get() if other._site is self._site]
         return bool(mine) and mine[-1] is self
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """The device on which the module's weight takes part; with `device_map` not always where it is kept."""
+    """The device on which the module's weight is used; with `device_map` it may be stored elsewhere."""
     weight: Any = module.weight
     for hook in _hooks(module):
         if weight.is_meta and getattr(hook, "execution_device", None) is not None:
@@ -224,14 +224,15 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def weight_of(module: nn.Module, name: str = "weight") -> Tensor:
-    """The module's own parameter of that name, read from where it is kept."""
+    """The module's parameter of that name, loaded from where accelerate keeps it if it is offloaded."""
     return _held(module, name, getattr(module, name))
 
 
 def unquantised(model: nn.Module) -> Iterator[Tensor]:
-    """Every parameter that quantisation leaves in floating point, each once, read from where it is kept.
+    """Every parameter that quantisation leaves in floating point, once each, loaded if it is offloaded.
 
-    All but the matrices of linear maps: embedding tables, biases, norms, convolutions, query tokens.
+    These are all but the matrices of linear layers: embedding tables, biases, norms, convolutions, query
+    tokens.
     """
     seen: set[int] = set()
     for part in model.modules():
@@ -243,7 +244,7 @@ def unquantised(model: nn.Module) -> Iterator[Tensor]:
 
 
 def _held(module: nn.Module, name: str, weight: Tensor) -> Tensor:
-    """An offloaded weight is a hollow tensor on the device `meta`; its hook knows where the values are."""
+    """The values of a weight: an offloaded one is an empty `meta` tensor whose hook can load the values."""
     for hook in _hooks(module):
         kept = getattr(hook, "weights_map", None)
         if weight.is_meta and kept is not None:
@@ -266,16 +267,16 @@ def _hooks(module: nn.Module) -> tuple[Any, ...]:
 
 @contextmanager
 def tokenizing(tokenizer: Any) -> Iterator[None]:
-    """Within it no other thread of ours uses the tokenizer: each call sets whether it pads."""
+    """Context manager: no other thread of this library uses the tokenizer. Each call sets its padding."""
     with _turn_at(tokenizer):
         yield
 
 
 @contextmanager
 def in_turn(model: Any) -> Iterator[None]:
-    """Within it no other thread of ours generates, where the model keeps something of its last input.
+    """Context manager: only one thread of this library generates, if the model keeps state of its last input.
 
-    Two replies at once would read each other's. All other models are entered by all threads at once.
+    Two concurrent replies would read each other's state. Other models are used by all threads at once.
     """
     keeper = keeper_of(model)
     with _turn_at(keeper) if OF_LAST_INPUT in vars(keeper) else nullcontext():

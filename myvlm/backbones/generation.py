@@ -1,4 +1,4 @@
-"""Runs transformers' `generate`: the options that a caller may set, words that stay unsaid, its errors."""
+"""Running transformers' `generate`: the caller's options, words that must not be generated, and errors."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from myvlm.errors import InputError, MyVLMError, check_is
 
 GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 64, "num_return_sequences": 1}
 OURS = ("tokenizer",)
-"""Options that we add, beside logits processors."""
+"""Options that this library adds itself, besides logits processors."""
 NOT_OURS = ("num_return_sequences", "return_dict_in_generate", "inputs", "input_ids", "inputs_embeds")
 
 
 class SpelledWords:
-    """Words as a tokenizer writes them.
+    """Words with their token ids.
 
     Args:
-        spellings: each word with the token ids that it may be written by.
+        spellings: for each word, the sequences of token ids that write it.
     """
 
     def __init__(self, spellings: Mapping[str, Iterable[Sequence[int]]]) -> None:
         self.spelled = {word: {tuple(ids) for ids in written if ids} for word, written in spellings.items()}
         self.ends: dict[tuple[int, ...], list[tuple[int, str]]] = {}
-        """Behind which tokens which one ends which word."""
+        """Maps all tokens of a spelling but the last to the possible last tokens, each with its word."""
         for word, written in self.spelled.items():
             for ids in written:
                 self.ends.setdefault(ids[:-1], []).append((ids[-1], word))
         self.before = max(map(len, self.ends), default=0)
-        """The most tokens that stand before the last one of a word."""
+        """Length of the longest key of `ends`."""
 
 
 @dataclass(frozen=True)
 class Unsaid:
-    """What one reply may not say: all of these words but some.
+    """Words that one reply must not contain: all of `words` except those in `but`.
 
     >>> names = SpelledWords({"Bo": [[7]], "Fido": [[3, 4, 5], [9, 5]]})
     >>> Unsaid(names).after([1, 3, 4]), Unsaid(names, frozenset({"Fido"})).after([1, 3, 4])
     (([7, 5], []), ([7], []))
 
-    A word that begins with another may be written, and once begun by that other must be:
+    If an allowed word begins with a forbidden one, it may be written, and once begun must be completed:
 
     >>> anna_maria = Unsaid(SpelledWords({"Anna": [[1]], "Anna Maria": [[1, 2]]}), frozenset({"Anna Maria"}))
     >>> anna_maria.after([]), anna_maria.after([1])
@@ -56,8 +56,10 @@ class Unsaid:
     but: frozenset[str] = field(default_factory=frozenset)
 
     def after(self, chosen: Sequence[int]) -> tuple[list[int], list[int]]:
-        """The tokens that would end a word now, but for what stands in those that may be said; and those of
-        which one must come, where a word that stands in one of these has just ended."""
+        """Constraints on the next token, given the chosen ones: forbidden tokens, and tokens of which one is
+        required. Forbidden are those that would complete a forbidden word, unless it is part of an allowed
+        word being written. Some are required if a forbidden word inside an allowed word was just completed.
+        """
         counts = range(min(self.words.before, len(chosen)) + 1)
         tails = [tuple(chosen[len(chosen) - count :]) for count in counts]
         ends = [
@@ -70,7 +72,8 @@ class Unsaid:
 
     @cached_property
     def _written(self) -> dict[tuple[int, ...], list[int]]:
-        """All that words which may be said begin with, and where another has ended in it, what must come."""
+        """Maps each prefix of an allowed word to the tokens that must follow it, if any: those that continue
+        the word once the prefix contains a complete forbidden word."""
         written: dict[tuple[int, ...], list[int]] = {}
         for ids in (ids for word in self.but for ids in self.words.spelled.get(word, ())):
             other = False
@@ -80,7 +83,7 @@ class Unsaid:
         return written
 
     def _ends_another(self, ids: tuple[int, ...]) -> bool:
-        """Whether a word that may not be said ends with the last of these tokens."""
+        """Whether the last of these tokens completes a forbidden word."""
         return any(
             token == ids[-1] and word not in self.but
             for start in range(len(ids))
@@ -89,10 +92,10 @@ class Unsaid:
 
 
 class LeftUnsaid:
-    """A logits processor of transformers: each sample's words are left unsaid, in all of its beams.
+    """Logits processor for transformers that keeps each sample, in all its beams, from writing certain words.
 
     Args:
-        samples: what each sample of the batch may not say.
+        samples: the forbidden words of each sample of the batch, or None.
     """
 
     def __init__(self, samples: Sequence[Unsaid | None]) -> None:
@@ -121,9 +124,9 @@ class LeftUnsaid:
 
 
 class NeverChosen:
-    """A logits processor of transformers: one token is never chosen.
+    """Logits processor for transformers that suppresses one token.
 
-    Transformers' own `suppress_tokens` looks for its tokens among all of the vocabulary, at every new token.
+    Transformers' own `suppress_tokens` compares the whole vocabulary with its list at every step.
 
     >>> NeverChosen(1)(torch.zeros(1, 0), torch.ones(1, 3))
     tensor([[1., -inf, 1.]])
@@ -133,35 +136,35 @@ class NeverChosen:
         self.token = token
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        scores = scores.clone()  # another processor may hold it
+        scores = scores.clone()  # another processor may hold a reference to it
         scores[:, self.token] = -torch.inf
         return scores
 
 
 def never_choosing(options: Mapping[str, Any], token: int) -> dict[str, Any]:
-    """Options of `generate` in which one token is never chosen."""
+    """The options of `generate` with a processor that suppresses one token."""
     return {**options, "logits_processor": [*(options.get("logits_processor") or ()), NeverChosen(token)]}
 
 
 def leaving_unsaid(options: Mapping[str, Any], samples: Sequence[Unsaid | None]) -> dict[str, Any]:
-    """Options of `generate` for a batch, in which each sample's words are left unsaid."""
+    """The options of `generate` with a processor that forbids each sample of the batch its words."""
     if not any(samples):
         return dict(options)
     return {**options, "logits_processor": [*(options.get("logits_processor") or ()), LeftUnsaid(samples)]}
 
 
 def generated(model: Any, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    """The ids that the model generates, behind those of the prompt where it repeats these.
+    """Run `generate` and return its ids, which begin with the prompt's in models that repeat the prompt.
 
     Raises:
-        InputError: transformers makes an error of the caller's options, or of the model's own settings.
+        InputError: transformers rejects the caller's options or the model's own generation settings.
     """
     given = [name for name, one in options.items() if name not in OURS and one is not GREEDY.get(name)]
     if all(isinstance(one, LeftUnsaid | NeverChosen) for one in options.get("logits_processor") or ()):
         given = [name for name in given if name != "logits_processor"]
     try:
         output = model.generate(**inputs, **options)
-        return getattr(output, "sequences", output)  # a generation config may ask for more than the ids
+        return getattr(output, "sequences", output)  # a generation config may request more than the ids
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         settings = [f"model.generation_config.{name}" for name in _set_on(model)]
         if not (given or settings) or isinstance(error, MyVLMError):
@@ -175,7 +178,7 @@ def generated(model: Any, inputs: Mapping[str, Any], options: Mapping[str, Any])
 
 
 def _set_on(model: Any) -> list[str]:
-    """What a model's own generation settings say but for tokens: how the next one is chosen."""
+    """Names of the model's own generation settings that decide how tokens are chosen, such as sampling."""
     config = getattr(model, "generation_config", None)
     own = config.to_diff_dict() if config is not None else {}
     others = re.compile(r".*_id|transformers_version|_from_model_config|output_.*|use_cache")
@@ -183,10 +186,10 @@ def _set_on(model: Any) -> list[str]:
 
 
 def generate_options(generation: Mapping[str, Any]) -> dict[str, Any]:
-    """The caller's options of transformers' `generate` over the greedy defaults.
+    """The caller's options of transformers' `generate`, with defaults for greedy decoding filled in.
 
     Raises:
-        InputError: one of them would change what is returned.
+        InputError: an option would change what is returned.
 
     >>> generate_options({"num_beams": 3})
     {'do_sample': False, 'num_beams': 3, 'max_new_tokens': 64, 'num_return_sequences': 1}
@@ -215,7 +218,7 @@ def generate_options(generation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def options_for(model: Any, tokenizer: Any, generation: Mapping[str, Any]) -> dict[str, Any]:
-    """`generate_options`, with the tokenizer where a text ends a reply: it finds that."""
+    """`generate_options`, with the tokenizer added if there are stop strings, which need it."""
     options = generate_options(generation)
     if options.get("stop_strings") or getattr(_config(model, options), "stop_strings", None):
         options.setdefault("tokenizer", tokenizer)
@@ -223,8 +226,8 @@ def options_for(model: Any, tokenizer: Any, generation: Mapping[str, Any]) -> di
 
 
 def is_sampled(model: Any, options: Mapping[str, Any]) -> bool:
-    """Whether `generate` draws tokens with these options: what a configuration that is passed leaves open the
-    model's own says."""
+    """Whether `generate` samples tokens with these options. If a configuration that is passed leaves this
+    open, the model's own configuration decides."""
     told = [options.get("do_sample")]
     if options.get("generation_config") is not None:
         configs = (options["generation_config"], getattr(model, "generation_config", None))
@@ -233,9 +236,10 @@ def is_sampled(model: Any, options: Mapping[str, Any]) -> bool:
 
 
 def takes_a_cache(model: Any, options: Mapping[str, Any]) -> bool:
-    """Whether `generate` may go on from a cache with padding behind it: neither model nor caller want a cache
-    of their own, the model goes by the positions that it is told, and no layer counts columns, as those with
-    a window do."""
+    """Whether `generate` can continue from a key/value cache that ends in padding.
+
+    It can if neither the model nor the caller chooses another kind of cache, the model uses the position ids
+    that it is given, and no layer counts columns, as sliding-window layers do."""
     config = _config(model, options)
     wanted = {
         name: options.get(name, getattr(config, name, None)) for name in ("cache_implementation", "use_cache")
@@ -247,7 +251,7 @@ def takes_a_cache(model: Any, options: Mapping[str, Any]) -> bool:
 
 
 def _keeps_positions(model: Any) -> bool:
-    """Whether a model takes the positions that `generate` counts past padding, or counts columns itself."""
+    """Whether the model uses the position ids of `generate`, which skip padding, or counts columns itself."""
     two = torch.ones(1, 2, dtype=torch.long, device=model.device)
     told = model.prepare_inputs_for_generation(
         two, attention_mask=two, position_ids=two.cumsum(1) - 1, use_cache=True, is_first_iteration=True
@@ -256,5 +260,5 @@ def _keeps_positions(model: Any) -> bool:
 
 
 def _config(model: Any, options: Mapping[str, Any]) -> Any:
-    """The configuration that `generate` reads: the caller's, or else the model's."""
+    """The configuration that `generate` reads: the caller's if given, else the model's."""
     return options.get("generation_config") or getattr(model, "generation_config", None)

@@ -1,4 +1,4 @@
-"""Find a model by name: embedded, on the hub or in a folder."""
+"""Loading a model by name: an embedded one, one on the hub or one in a folder."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from myvlm.errors import InputError, UnknownBackboneError
 from myvlm.plugins.model_collections import collection_of
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token", "trust_remote_code")
-"""What says where files come from, and so goes to the processor too."""
+"""Options that select the files to load; they are passed to the processor too."""
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
-"""What a model can be held in."""
+"""Supported dtypes of a model."""
 
 
 def check_device(device: str | None) -> None:
-    """Raise InputError unless torch can use the device here; None is one that is yet to be chosen.
+    """Raise InputError unless torch can use the device here. None, for automatic choice, is valid.
 
     >>> check_device("cpu")
     >>> check_device("gpu")
@@ -47,7 +47,7 @@ def check_device(device: str | None) -> None:
 
 
 def check_dtype(dtype: str | torch.dtype | None) -> None:
-    """Raise InputError unless a model can be held in numbers of that type; None is one yet to be chosen.
+    """Raise InputError unless models support the dtype. None, for automatic choice, is valid.
 
     >>> check_dtype("bfloat16")
     """
@@ -65,11 +65,11 @@ def check_dtype(dtype: str | torch.dtype | None) -> None:
 def load_model(
     name: str, *, device: str | None, dtype: str | torch.dtype | None, model_options: Mapping[str, Any]
 ) -> tuple[Any, Any]:
-    """A transformers model in eval mode on its device, and its processor.
+    """Load a transformers model, in eval mode on its device, and its processor.
 
     Raises:
-        UnknownBackboneError: nothing of that name can be found, or its architecture is unknown here.
-        InputError: device or dtype cannot be; see `check_device` and `check_dtype`.
+        UnknownBackboneError: there is no model of that name, or its architecture is unknown here.
+        InputError: the device or dtype is invalid; see `check_device` and `check_dtype`.
     """
     options = dict(model_options)
     dtype = _one_dtype(dtype, options.pop("torch_dtype", None))
@@ -80,7 +80,7 @@ def load_model(
 
     found = collection_of(name)
     if not found:
-        # Makes known the one model that transformers has not.
+        # Registers MiniGPT-v2, the one supported model that transformers lacks.
         import_module("myvlm.backbones.families.minigpt.model")
     device = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
@@ -89,20 +89,18 @@ def load_model(
         model, processor = put_together()
         return model.to(device, None if dtype == "auto" else as_dtype(dtype)).eval(), processor
     if "quantization_config" in options:
-        options.setdefault("device_map", device)  # such weights cannot be moved once they are read
+        options.setdefault("device_map", device)  # quantised weights cannot be moved after loading
     from_where = {name: options[name] for name in HUB_OPTIONS if name in options}
     source: str | Path = found[0].path(found[1]) if found else name
     shown = logging.is_progress_bar_enabled()
     if isinstance(source, Path):
-        logging.disable_progress_bar()  # it is read in a moment
+        logging.disable_progress_bar()  # a small local model loads in a moment
     try:
         processor = AutoProcessor.from_pretrained(source, **from_where)
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **options)
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except (
-        Exception
-    ) as error:  # of a spoilt file or an option that is none transformers raises almost anything
+    except Exception as error:  # transformers raises almost anything on a damaged file or an unknown option
         raise UnknownBackboneError(
             f"The model {name!r} cannot be loaded.",
             got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
@@ -118,7 +116,7 @@ def load_model(
 
 
 def _one_dtype(dtype: str | torch.dtype | None, older: str | torch.dtype | None) -> str | torch.dtype | None:
-    """The type that is asked for, by either of the names that transformers has had for it.
+    """The requested dtype, from `dtype` or from its older name in transformers, `torch_dtype`.
 
     >>> _one_dtype(None, "bfloat16")
     'bfloat16'
@@ -134,7 +132,7 @@ def _one_dtype(dtype: str | torch.dtype | None, older: str | torch.dtype | None)
 
 
 def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """The type of numbers that a checked name means.
+    """The torch dtype for a name that `check_dtype` has accepted.
 
     >>> as_dtype("bfloat16")
     torch.bfloat16

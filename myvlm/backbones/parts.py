@@ -1,4 +1,4 @@
-"""Is what was handed in a vision-language model and its processor? What wraps a model is taken off."""
+"""Checks that the arguments are a vision-language model and its processor, and unwraps wrapped models."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from myvlm.errors import BackboneError, InputError, UnknownBackboneError
 
 
 def unwrapped(model: Any) -> Any:
-    """The transformers model, without what PEFT or `torch.compile` put around it; adapters stay active in it.
+    """The transformers model without the wrappers of PEFT and `torch.compile`; its adapters stay active.
 
     Raises:
-        BackboneError: it was compiled in place, where hooks go unheard, or PEFT's tokens are not in it.
-        UnknownBackboneError: it is a language model alone.
+        BackboneError: the model was compiled in place, so hooks would be ignored, or PEFT's virtual tokens
+            would be lost without the wrapper.
+        UnknownBackboneError: it is a language model without vision.
     """
-    model = getattr(model, "_orig_mod", model)  # of torch.compile
+    model = getattr(model, "_orig_mod", model)  # the wrapper of torch.compile
     if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
         _refuse_virtual_tokens(model)
         model = getattr(model.get_base_model(), "_orig_mod", model.get_base_model())
@@ -36,7 +37,7 @@ def unwrapped(model: Any) -> Any:
 
 
 def _refuse_virtual_tokens(model: Any) -> None:
-    """Raise BackboneError for PEFT's prompt and prefix tuning: what they learned is in the wrapper alone."""
+    """Raise BackboneError for PEFT's prompt and prefix tuning, whose weights exist only in the wrapper."""
     learned = getattr(model, "active_peft_config", None)
     if getattr(learned, "is_prompt_learning", False):
         raise BackboneError(
@@ -48,7 +49,7 @@ def _refuse_virtual_tokens(model: Any) -> None:
 
 
 def check_processor(processor: Any) -> None:
-    """Raise InputError for a tokenizer or an image processor where a processor of both is expected.
+    """Raise InputError unless the processor contains both a tokenizer and an image processor.
 
     >>> check_processor("llava")
     Traceback (most recent call last):
@@ -65,7 +66,7 @@ def check_processor(processor: Any) -> None:
 
 
 def _sees_nothing(config: Any) -> bool:
-    """Whether transformers knows the type as a language model's, and no way from pictures to text for it."""
+    """Whether transformers lists the model type as a language model and not as image-text-to-text."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as of_text
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as of_both
 

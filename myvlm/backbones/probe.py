@@ -1,7 +1,7 @@
-"""What a family shows of its inside, so that a contract can compare it with plain transformers.
+"""Access to the internals of a backbone, for comparing it with plain transformers in tests.
 
-Nothing here is needed to use a backbone. `myvlm.testing.check_backbone` asks for it, and so can prove the
-promises of `Backbone` on a family whose mechanism it has never seen.
+Nothing here is needed to use a backbone. `myvlm.testing.check_backbone` uses it to verify the contract of
+`Backbone` on any family, without knowing how the family inserts concepts.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from PIL import Image
 from torch import Tensor
 
 Lack = Literal["kept_prefixes", "attention_penalty", "attention_map"]
-"""What a family may declare that it cannot do: keep what stands before the concept, penalise the attention
-that the concept gets, say where the model looks."""
+"""A feature that a family may declare unsupported: a cache of the prefix before the concept, a penalty on the
+attention to the concept, attention maps."""
 Rows: TypeAlias = Sequence[Sequence[Any]]
-"""For each sample the concepts in it: `ConceptRows` of `base`, which imports this file."""
+"""For each sample the `ConceptRows` of its concepts; `Any`, since `base` imports this file."""
 
 
 @dataclass(frozen=True, eq=False)
 class TaughtText:
-    """One sample of a batch as learning lays it out.
+    """One sample of a training batch, as token ids.
 
     Args:
-        read: ids that stand before the answer.
-        answer: ids that are to be learned, the end of sequence last.
-        labels: the sample's row of labels, padding included: -100 everywhere but on the answer.
-        start: where the answer starts among the labels.
+        read: ids before the answer.
+        answer: ids of the target answer, including the end of sequence.
+        labels: the sample's labels including padding: -100 everywhere except on the answer.
+        start: index at which the answer starts in `labels`.
     """
 
     read: list[int]
@@ -41,14 +41,14 @@ class TaughtText:
 
 @dataclass(frozen=True, eq=False)
 class Entered:
-    """What one module read of one sample, at a place where concept rows enter.
+    """The input of one module, for one sample, at a place where concept rows are inserted.
 
     Args:
-        states: `S × D`, padding left out.
-        place: how many of them stand before the rows; where rows would stand if there are none.
-        mapped: `S × K`, what a linear map makes of `states` by itself, where rows are rescaled once more
-            behind it (eq. 3 of https://arxiv.org/abs/2403.14599).
-        rescaled: `S × K`, what it was made to give instead.
+        states: `S × D`, without padding.
+        place: index of the first row in `states`, or where it would be if the sample has no rows.
+        mapped: `S × K`, the output of a linear layer on `states`, for layers after which rows are rescaled
+            again (eq. 3 of https://arxiv.org/abs/2403.14599).
+        rescaled: `S × K`, the output of this layer after rescaling.
     """
 
     states: Tensor
@@ -59,7 +59,7 @@ class Entered:
 
 @contextmanager
 def eager_attention(config: Any) -> Iterator[None]:
-    """Within it the layers that hold a configuration build their attention maps."""
+    """Context manager: the layers that share this configuration compute full attention maps."""
     before, config._attn_implementation = config._attn_implementation, "eager"
     try:
         yield
@@ -68,9 +68,9 @@ def eager_attention(config: Any) -> Iterator[None]:
 
 
 class Probe(ABC):
-    """The inside of one backbone. Each method leaves the model as it was, like those of `Backbone`.
+    """Access to the internals of one backbone. No method changes the model, as with `Backbone`.
 
-    Lists have one entry a sample. Rows require grad where a result is to be differentiated.
+    Lists have one entry per sample. Rows require grad if a result is to be differentiated.
     """
 
     @property
@@ -80,16 +80,16 @@ class Probe(ABC):
 
     @property
     def special_ids(self) -> list[int]:
-        """Ids that mean more than text when a random model happens to say them, such as an image's."""
+        """Ids with a special meaning if a random model happens to generate them, such as image tokens."""
         return []
 
     @abstractmethod
     def inputs(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Mapping[str, Tensor]:
-        """What `generate` of plain transformers is given, on the model's device; several samples padded."""
+        """The inputs of transformers' `generate`, on the model's device; several samples are padded."""
 
     @abstractmethod
     def reply_ids(self, output: Tensor, inputs: Mapping[str, Tensor]) -> list[list[int]]:
-        """The new ids in what `generate` made of `inputs`, without end of sequence and what follows it."""
+        """The new ids in the output of `generate` for `inputs`, up to but excluding the end of sequence."""
 
     @abstractmethod
     def next_logits(
@@ -99,16 +99,16 @@ class Probe(ABC):
         rows: Rows,
         replies: Sequence[Sequence[int]],
     ) -> Tensor:
-        """`B × V` float32: the logits behind each sample's reply so far, by one full pass without a cache.
+        """`B × V` float32: next-token logits after each sample's reply so far, in one pass without a cache.
 
-        The samples are padded as `generate` pads them. Where no sample has rows, by the plain model.
+        The samples are padded as in `generate`. If no sample has rows, the plain model is used.
         """
 
     @abstractmethod
     def taught(
         self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str]
     ) -> list[TaughtText]:
-        """What learning gives the model to read, and the labels."""
+        """The token ids and labels of these samples in training."""
 
     @abstractmethod
     def pixel_loss(
@@ -118,7 +118,7 @@ class Probe(ABC):
         answers: Sequence[str],
         rows: Rows,
     ) -> Tensor:
-        """The model's own cross-entropy of the answers with these rows, from pixels and by one full pass."""
+        """The model's own cross-entropy of the answers with these rows, in one full pass from pixels."""
 
     @abstractmethod
     def entered(
@@ -128,11 +128,11 @@ class Probe(ABC):
         answers: Sequence[str],
         rows: Rows,
     ) -> list[list[Entered]]:
-        """For each sample, what each module read at which rows enter, during such a pass."""
+        """For each sample, the input of each module into which rows are inserted, in such a pass."""
 
     @abstractmethod
     def visual_tokens(self, features: Any) -> Tensor:
-        """`T × D`: the visual tokens in one of what `encode` gives, whose norms rows are rescaled to."""
+        """`T × D`: the visual tokens in one result of `encode`, whose norms the rows are rescaled to."""
 
     def penalty(
         self,
@@ -141,19 +141,19 @@ class Probe(ABC):
         answers: Sequence[str],
         rows: Rows,
     ) -> Tensor:
-        """`Loss.attention` from the model's own eager attention maps; not asked of a family that lacks it."""
+        """`Loss.attention` from the model's own eager attention maps; not called if the family lacks it."""
         raise NotImplementedError
 
     def arranged(self, features: Any, values: Tensor) -> Tensor:
-        """`h × w × …`: values of the `T` visual tokens, arranged over the picture as `attention_map` does."""
+        """`h × w × …`: values of the `T` visual tokens, arranged over the picture as in `attention_map`."""
         raise NotImplementedError
 
     def misuses(
         self, images: Sequence[Image.Image], prompts: Sequence[str], rows: Rows
     ) -> Mapping[str, Callable[[], object]]:
-        """Uses of the mechanism that must raise an error of `myvlm.errors`, by what is wrong with them.
+        """Invalid uses of the insertion that must raise an error of `myvlm.errors`, by description.
 
         Args:
-            rows: one for each sample.
+            rows: rows of the concepts of each sample.
         """
         return {}

@@ -1,4 +1,4 @@
-"""Which adapter goes with which model: the families of this package and, by entry points, of others."""
+"""Selects the adapter for a model: from the families of this package and, by entry points, of others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Family = TypeVar("Family", bound=type[Backbone])
 
 
 def _check(family: Any) -> None:
-    """Raise unless a family is finished and its model types are its own."""
+    """Raise unless a family is complete and its model types belong to no other family."""
     whole = inspect.isclass(family) and issubclass(family, Backbone) and not inspect.isabstract(family)
     if not whole or not family.family or not family.model_types:
         missing = sorted(getattr(family, "__abstractmethods__", ()))
@@ -58,14 +58,14 @@ backbones = Registry[type[Backbone]](
 
 
 def register_backbone(family: Family) -> Family:
-    """Class decorator: make a family known by its `family` name and its `model_types`.
+    """Class decorator that registers a family under its `family` name and its `model_types`.
 
-    A model type belongs to one family. Only a subclass that narrows `matches` may share its parent's: it
-    is then asked first.
+    A model type belongs to one family. Only a subclass that overrides `matches` may share the model types of
+    its parent; it is then tried first.
 
     Raises:
         BackboneError: the name, a model type or a method is missing.
-        NameTakenError: another family has the name or a model type.
+        NameTakenError: another family has the same name or a model type in common.
 
     >>> from myvlm.backbones.families.llava import LlavaBackbone
     >>> register_backbone(LlavaBackbone) is LlavaBackbone  # again: nothing happens
@@ -76,7 +76,7 @@ def register_backbone(family: Family) -> Family:
 
 
 def _narrows(one: type[Backbone], other: type[Backbone]) -> bool:
-    """Whether one of two says which models of a known family, whose subclass it is, are its own."""
+    """Whether one of the two families is a subclass of a registered family and overrides `matches`."""
     return any(
         "matches" in vars(special)
         and any(general in backbones.registered.values() for general in special.__mro__[1:])
@@ -85,7 +85,7 @@ def _narrows(one: type[Backbone], other: type[Backbone]) -> bool:
 
 
 def known_backbones() -> dict[str, type[Backbone]]:
-    """The families by name, other packages' included.
+    """All families by name, including those of other packages.
 
     >>> "llava" in known_backbones()
     True
@@ -94,25 +94,25 @@ def known_backbones() -> dict[str, type[Backbone]]:
 
 
 def backbone_for(model: Any, processor: Any, *, name: str | None = None) -> Backbone:
-    """The backbone around a transformers model, by its `config.model_type`.
+    """The backbone for a transformers model, chosen by its `config.model_type`.
 
-    A model of no known family that transformers calls image-text-to-text is taken by a general adapter, after
-    a small trial (`myvlm.backbones.causal.general`).
+    If no family matches but transformers lists the model as image-text-to-text, a general adapter is used,
+    after a short trial (`myvlm.backbones.causal.general`).
 
     Args:
         model: a transformers model.
         processor: its processor.
-        name: what concept files call it; the checkpoint's own name where not given.
+        name: the name of this backbone in concept files; the checkpoint's name by default.
 
     Raises:
-        UnknownBackboneError: no family matches, or it is a language model alone.
-        BackboneError: the family matches, but this model of it does not fit; or the general adapter's trial
+        UnknownBackboneError: no family matches, or the model is a language model without vision.
+        BackboneError: the family matches, but does not support this model; or the general adapter's trial
             failed; or the model was compiled in place.
-        InputError: a tokenizer or an image processor was passed in place of a processor.
+        InputError: a tokenizer or an image processor was passed instead of a processor.
     """
     model = unwrapped(model)
     families = known_backbones()
-    # The most special first: a subclass before the family that it narrows.
+    # The most specific first: a subclass before its parent.
     for family in sorted(families.values(), key=lambda family: -len(family.__mro__)):
         if family.matches(model):
             check_processor(processor)

@@ -1,4 +1,4 @@
-"""Prompts, answers, words: as token ids, the same in learning and use."""
+"""Token ids of prompts, answers and words, computed identically in training and in use."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from myvlm.errors import BackboneError, InputError
 from myvlm.text import check_written, find_word, fold
 
 Prompt: TypeAlias = str | tuple[str, ...]
-"""A bare instruction; or a conversation's turns: a question, its reply, a question …, a question last."""
+"""A bare instruction, or the turns of a conversation: question, reply, question …, ending in a question."""
 
-IGNORED = -100  # the label that cross-entropy leaves out
+IGNORED = -100  # the label that cross-entropy ignores
 _REPLY = {"role": "assistant", "content": [{"type": "text", "text": "myvlm"}]}
 _WRITTEN_ON = datetime(2025, 3, 17)
-"""The day that templates are told it is: with another, a concept would be used under an unlearned prompt."""
+"""The date in chat templates that write one: fixed, so that prompts in use are those that were learned."""
 _CLOCK = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _RESERVED = re.compile(r"reserved|unused|<SPECIAL_\d", re.IGNORECASE)
 
 
 def turns_of(prompt: Prompt) -> tuple[str, ...]:
-    """The turns of a prompt, the user's at even places.
+    """The turns of a prompt; those with even index are the user's.
 
     >>> turns_of("What is this?"), turns_of(("What is this?", "a mug", "Whose?"))
     (('What is this?',), ('What is this?', 'a mug', 'Whose?'))
@@ -36,10 +36,10 @@ def turns_of(prompt: Prompt) -> tuple[str, ...]:
 
 
 def only_turn(prompt: Prompt) -> str:
-    """The one instruction that it is, for models without a form for conversations.
+    """The prompt as a single instruction, for models that have no format for conversations.
 
     Raises:
-        BackboneError: there are several turns.
+        BackboneError: the prompt has several turns.
     """
     first, *later = turns_of(prompt)
     if later:
@@ -53,13 +53,13 @@ def only_turn(prompt: Prompt) -> str:
 
 
 def render(processor: Any, template: str | None, prompt: Prompt) -> str:
-    """The prompt as the model expects it: by the template, or by the processor's chat template for None.
+    """The prompt in the model's format: by `template`, or by the processor's chat template if it is None.
 
-    The user's turn, image before text, what was said since, and the start of the assistant's turn. A template
-    that writes the date (Mistral Small 3.1, Llama 3) gets one and the same, in learning and in use.
+    It contains the user's turn, image before text, then later turns, and the start of the assistant's turn. A
+    chat template that writes the date (Mistral Small 3.1, Llama 3) gets a fixed one, in training and in use.
 
     Raises:
-        BackboneError: there are several turns, and no chat template to write them by.
+        BackboneError: the prompt has several turns and there is no chat template for them.
     """
     if template is not None:
         return template.format(image=processor.image_token, prompt=only_turn(prompt))
@@ -75,7 +75,7 @@ def render(processor: Any, template: str | None, prompt: Prompt) -> str:
 
 
 def _dated(processor: Any) -> dict[str, str]:
-    """The chat template with a date in it, where it asks for today's."""
+    """The chat template with a fixed date if it writes the current one, as a keyword argument."""
     template = getattr(processor, "chat_template", None)
     template = template.get("default", "") if isinstance(template, dict) else template or ""
     if not _CLOCK.search(template):
@@ -101,7 +101,7 @@ def check_template(processor: Any, template: str | None) -> None:
 
 
 def eos_ids(model: Any, tokenizer: Any, ends: Sequence[str] = ()) -> list[int]:
-    """The ids that end a reply: those tokens that the vocabulary has, then the generation settings'."""
+    """The ids that end a reply: the tokens `ends` that the vocabulary has, then the generation settings'."""
     vocabulary, eos = tokenizer.get_vocab(), model.generation_config.eos_token_id
     eos = tokenizer.eos_token_id if eos is None else eos
     settled = eos if isinstance(eos, list) else [] if eos is None else [eos]
@@ -109,9 +109,9 @@ def eos_ids(model: Any, tokenizer: Any, ends: Sequence[str] = ()) -> list[int]:
 
 
 def end_of_turn_first(processor: Any, eos_ids: Sequence[int]) -> list[int]:
-    """The ids that end a reply, first the one that the chat template writes after the assistant's words.
+    """The ids that end a reply, sorted so that the one the chat template writes after a reply comes first.
 
-    Gemma's list begins with the end of a document, which no reply in a conversation ends with.
+    Gemma's list begins with the end of a document, which does not end replies in a conversation.
     """
     after = _with_reply(processor).rpartition("myvlm")[2]
     tokens = {token: processor.tokenizer.convert_ids_to_tokens(token) for token in eos_ids}
@@ -120,16 +120,16 @@ def end_of_turn_first(processor: Any, eos_ids: Sequence[int]) -> list[int]:
 
 
 def replies_right_behind(processor: Any) -> bool:
-    """Whether the chat template writes a reply right behind the prompt, without a space, as Mistral's do."""
+    """Whether the chat template puts a reply right after the prompt, without a space, as Mistral's do."""
     before, written, _ = _with_reply(processor).partition("myvlm")
     return bool(written) and not before[-1:].isspace()
 
 
 def _with_reply(processor: Any) -> str:
-    """A conversation with a reply, as the chat template writes it; nothing where it takes none."""
+    """A conversation with a reply, rendered by the chat template; empty if the template rejects it."""
     try:
         whole: str = processor.apply_chat_template([_turn("a"), _REPLY], tokenize=False, **_dated(processor))
-    except Exception:  # whatever a template raises
+    except Exception:  # templates raise almost anything
         return ""
     return whole
 
@@ -139,22 +139,21 @@ def _turn(prompt: str) -> dict[str, Any]:
 
 
 def adds_special_tokens(tokenizer: Any, rendered: str) -> bool:
-    """False where the template wrote the beginning of sequence itself: it must not come twice."""
+    """False if the rendered prompt already has a beginning-of-sequence token, which must not come twice."""
     return not (tokenizer.bos_token and rendered.startswith(tokenizer.bos_token))
 
 
 def prompt_ids(tokenizer: Any, rendered: str) -> list[int]:
-    """The ids of a rendered prompt, as the processor makes them."""
+    """The ids of a rendered prompt, equal to the processor's."""
     return _ids(tokenizer, rendered, adds_special_tokens(tokenizer, rendered))
 
 
 def answer_ids(tokenizer: Any, rendered: str, answer: str) -> list[int]:
     """The ids of an answer that follows a rendered prompt, without end of sequence.
 
-    Prompt and answer are tokenised together, so that the answer's first word is the token that the
-    model would generate there, and the prompt's ids are cut off. Where the two would share a token
-    (a prompt that ends in a space), the answer is tokenised on its own: the prompt's ids stay what
-    they are in generation.
+    Prompt and answer are tokenised together and the prompt's ids are cut off, so that the answer begins with
+    the token that the model would generate there. If the two would share a token (after a prompt that ends in
+    a space), the answer is tokenised on its own, so that the prompt's ids are the same as in generation.
     """
     if not answer.strip():
         return []
@@ -168,10 +167,10 @@ def answer_ids(tokenizer: Any, rendered: str, answer: str) -> list[int]:
 
 
 def alone_ids(tokenizer: Any, answer: str) -> list[int]:
-    """The ids of an answer as a text of its own.
+    """The ids of an answer that is tokenised on its own.
 
-    Mistral encodes prompt and answer apart: a tokenizer of words that begin with a space (`▁A`) begins a
-    text with such a one, and one of bytes (Tekken) does not.
+    Mistral encodes prompt and answer separately: a tokenizer whose words begin with a space (`▁A`) begins the
+    answer with such a token; a byte-level one (Tekken) does not.
     """
     if not answer.strip():
         return []
@@ -187,7 +186,7 @@ def _ids(tokenizer: Any, written: str, add_special_tokens: bool) -> list[int]:
 
 
 def reply(tokenizer: Any, new_ids: Tensor, eos_ids: Sequence[int]) -> tuple[str, Tensor]:
-    """The text and the ids of what was generated, without end of sequence and what follows it."""
+    """The text and ids of a generated reply, up to but excluding the end of sequence."""
     ids = new_ids.tolist()
     ends = [place for place, token in enumerate(ids) if token in eos_ids]
     ids = ids[: ends[0]] if ends else ids
@@ -197,18 +196,18 @@ def reply(tokenizer: Any, new_ids: Tensor, eos_ids: Sequence[int]) -> tuple[str,
 
 
 def as_written(backbone: Any, word: str) -> str:
-    """A word as the model writes it: in lower case where its tokenizer has no capitals."""
+    """A word as the model writes it: in lower case if its tokenizer has no capitals."""
     written = str(backbone.processor.tokenizer.decode(backbone.word_ids(word))).strip()
     return written if fold(written) == fold(word) else word
 
 
 def check_prompt(processor: Any, prompt: str, fine: set[str]) -> None:
-    """Raise InputError where a bare instruction is no text, or holds a special token of the model.
+    """Raise InputError if an instruction is not valid text or contains a special token of the model.
 
     Args:
-        fine: prompts that were looked at before; this one joins them. Learners ask again and again.
+        fine: cache of accepted prompts, to which this one is added: training checks the same ones repeatedly.
     """
-    known = f"{len(processor.tokenizer)} {prompt}"  # it may have got new words
+    known = f"{len(processor.tokenizer)} {prompt}"  # tokens may have been added since
     if known in fine:
         return
     if not isinstance(prompt, str) or prompt.strip():
@@ -220,10 +219,10 @@ def check_prompt(processor: Any, prompt: str, fine: set[str]) -> None:
 
 
 def refuse_special(processor: Any, text: str, what: str) -> None:
-    """Raise InputError where a text of a user holds a special token of the model: it is not read as words.
+    """Raise InputError if a user's text contains a special token, which the model would not read as words.
 
     Args:
-        what: the text is, to begin a sentence, such as `The prompt`.
+        what: what the text is, to begin a sentence, such as `The prompt`.
     """
     if special := special_words(processor, text):
         raise InputError(
@@ -237,12 +236,12 @@ def refuse_special(processor: Any, text: str, what: str) -> None:
 
 MANY_PROMPTS = 2048
 SHORTEST_SPECIAL = 3
-"""Letters: shorter words that a tokenizer calls special, as `!` for padding, are words of texts too."""
+"""In characters; shorter special tokens, such as `!` for padding, also occur in ordinary texts."""
 
 
 def special_words(processor: Any, text: str) -> list[str]:
-    """The model's own special tokens that a text of a user holds: they would not be read as words."""
-    # A processor finds the marks of pictures itself, tokens or not.
+    """The special tokens of the model that a user's text contains; they would not be read as words."""
+    # The processor replaces image markers in the text, even those that are not tokens.
     held = {word for word in _marks(processor) if word in text}
     for tokenizer in (processor.tokenizer, getattr(processor, "qformer_tokenizer", None)):
         if tokenizer is not None:
@@ -250,25 +249,25 @@ def special_words(processor: Any, text: str) -> list[str]:
             special = {token: str(word) for token, word in added.items() if word.special}
             special |= {tokenizer.convert_tokens_to_ids(word): word for word in tokenizer.all_special_tokens}
             found = special.keys() & _ids(tokenizer, text, False)
-            # The sign for what it does not know also stands for words that are fine.
+            # The unknown-word token also results from ordinary words that the tokenizer lacks.
             held |= {special[t] for t in found if t != tokenizer.unk_token_id or special[t] in text}
     return sorted(word for word in held if len(word) >= SHORTEST_SPECIAL)
 
 
 def _marks(processor: Any) -> set[str]:
-    """What a processor writes around and between the parts of a picture, and in its place."""
+    """The image placeholder and the markers that a processor writes around and between parts of a picture."""
     words = {str(value) for name, value in vars(processor).items() if name.endswith(("_token", "_tag"))}
     return {*words, str(processor.image_token)}
 
 
 def pad_id(tokenizer: Any, eos_ids: Sequence[int]) -> int:
-    """What fills a batch: masked out, so that any id would do."""
+    """The id for padding a batch. It is masked out, so any id is valid if the tokenizer has none."""
     pad = tokenizer.pad_token_id
     return int(pad if pad is not None else next(iter(eos_ids), 0))
 
 
 def refuse_unpadded(tokenizer: Any, prompts: Sequence[str]) -> None:
-    """Raise InputError where several prompts are one batch and the tokenizer has nothing to fill it with."""
+    """Raise InputError if there are several prompts in a batch and the tokenizer has no padding token."""
     if len(prompts) > 1 and tokenizer.pad_token_id is None:
         raise InputError(
             "The tokenizer has no padding token, which several images at once need.",
@@ -279,10 +278,10 @@ def refuse_unpadded(tokenizer: Any, prompts: Sequence[str]) -> None:
 
 
 def place_of(answer: str, word: str, rows: Sequence[object]) -> int | None:
-    """Where the answer says the word; None where it does not and there are concept rows to look from.
+    """Position of the word in the answer; None if it is not there but there are concept rows to use instead.
 
     Raises:
-        InputError: it does not, and there are none.
+        InputError: the answer lacks the word and there are no rows.
     """
     place = find_word(answer, word)
     if place is None and not rows:
@@ -296,7 +295,7 @@ def place_of(answer: str, word: str, rows: Sequence[object]) -> int | None:
 
 
 def insert_after_last(ids: Sequence[int], mark: int, inserted: Sequence[int]) -> list[int]:
-    """`inserted` right after the last `mark` in `ids`.
+    """Insert ids right after the last `mark` in `ids`.
 
     >>> insert_after_last([1, 9, 9, 5], 9, [7, 7])
     [1, 9, 9, 7, 7, 5]
@@ -306,10 +305,10 @@ def insert_after_last(ids: Sequence[int], mark: int, inserted: Sequence[int]) ->
 
 
 def place_after_last(ids: Sequence[int], mark: int) -> int:
-    """The place right after the last `mark` in `ids`.
+    """The index right after the last `mark` in `ids`.
 
     Raises:
-        BackboneError: there is none.
+        BackboneError: `ids` does not contain `mark`.
     """
     if mark not in ids:
         raise BackboneError(
@@ -322,7 +321,7 @@ def place_after_last(ids: Sequence[int], mark: int) -> int:
 
 
 def pad(sequences: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
-    """Sequences of different lengths as one `B × S` long tensor.
+    """Pad sequences of different lengths to one `B × S` tensor of int64.
 
     >>> pad([[1], [2, 3]], 0, left=True).tolist()
     [[0, 1], [2, 3]]
@@ -336,7 +335,7 @@ def pad(sequences: Sequence[Sequence[int]], value: int, *, left: bool = False) -
 
 
 def marks_of(processor: Any) -> set[int]:
-    """Ids of the marks that a processor writes around and between the parts of a picture."""
+    """Ids of the image placeholder and of the markers around and between parts of a picture."""
     words = _marks(processor)
     numbers = [value for name, value in vars(processor).items() if name.endswith(("_token_id", "_ids"))]
     ids = [processor.tokenizer.convert_tokens_to_ids(word) for word in words]
@@ -346,9 +345,9 @@ def marks_of(processor: Any) -> set[int]:
 
 
 def template_ids(processor: Any, template: str | None) -> set[int]:
-    """The ids of a conversation, of its turns' marks too: none of them may mean something else.
+    """The ids of a rendered conversation, including the markers of turns; they must not get another meaning.
 
-    An instruction and a reply are in it, so some words are as well.
+    They include a few ordinary words, those of a short instruction and a reply.
     """
     rendered = [render(processor, template, "a")]
     if template is None:
@@ -357,21 +356,21 @@ def template_ids(processor: Any, template: str | None) -> set[int]:
 
 
 def sentinel_id(model: Any, tokenizer: Any, taken: set[int]) -> int:
-    """An id of the embedding table that no text uses: to stand, in a prompt, where a concept row goes.
+    """An id of the embedding table that no text uses, as a placeholder for a concept row in a prompt.
 
-    Best a spare row beyond the tokenizer's words; else a special token outside `taken`, first one that
-    was kept in reserve; the unknown-word token last, since texts can hold it.
+    Preferably a spare row beyond the tokenizer's tokens; else a special token outside `taken`, reserved ones
+    first and the unknown-word token last, since texts can contain it.
 
     Raises:
-        BackboneError: every id has a use.
+        BackboneError: every id is in use.
     """
     rows = model.get_input_embeddings().weight.shape[0]
-    # Ids can have gaps: then there are words beyond the number of words.
+    # Ids can have gaps, so the largest id can exceed the number of tokens.
     beyond = max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
     for spare in range(beyond, rows):
         if spare not in taken:
             return spare
-    added = getattr(tokenizer, "added_tokens_decoder", {})  # more than have a name: reserved ones too
+    added = getattr(tokenizer, "added_tokens_decoder", {})  # also reserved tokens, which have no role
     special = {*tokenizer.all_special_ids, *(id for id, token in added.items() if token.special)}
     free = [token for token in special if token not in taken and token < rows]
     if free:
@@ -385,12 +384,12 @@ def sentinel_id(model: Any, tokenizer: Any, taken: set[int]) -> int:
 
 
 def _usefulness(tokenizer: Any, token: int) -> tuple[bool, bool, int]:
-    """Sorts special tokens: in reserve, of some use, the unknown word; then by id."""
+    """Sort key for special tokens: reserved ones first, the unknown-word token last; otherwise by id."""
     reserved = bool(_RESERVED.search(tokenizer.convert_ids_to_tokens(token)))
     return token == tokenizer.unk_token_id, not reserved, token
 
 
 @torch.no_grad()
 def embeddings_of(model: Any, ids: Sequence[int]) -> Tensor:
-    """`N × W` float32: where the model's embeddings of these tokens point, of unit length."""
+    """`N × W` float32: the model's embeddings of these tokens, scaled to unit length."""
     return functional.normalize(weight_of(model.get_input_embeddings())[list(ids)].float(), dim=-1)

@@ -1,1 +1,1 @@
-"""How things show themselves in a page or a notebook: pictures with boxes, tables, grids, a small plot."""
+"""HTML for pages and notebooks: pictures with boxes, tables, grids and a small plot."""

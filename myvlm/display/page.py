@@ -1,6 +1,6 @@
-"""Pieces of HTML for notebooks: tables, pictures with captions, grids. Every text that enters is escaped.
+"""Pieces of HTML for notebooks: tables, pictures with captions, grids. All text is escaped.
 
-What is here needs no script and no style sheet, and takes the notebook's own colours, light or dark.
+The HTML needs no script or style sheet and inherits the notebook's colours, light or dark.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from myvlm.text import find_words
 
 
 class Markup(str):
-    """Text that is HTML already; a notebook shows it as such."""
+    """A string that is already HTML; a notebook renders it."""
 
     __slots__ = ()
 
@@ -28,7 +28,7 @@ Cell: TypeAlias = "str | Markup"
 
 
 def escaped(text: Cell) -> Markup:
-    """The text as HTML; what is HTML already as it is.
+    """The text as HTML; `Markup` is returned unchanged.
 
     >>> escaped("<b>"), escaped(Markup("<b>"))
     ('&lt;b&gt;', '<b>')
@@ -37,12 +37,12 @@ def escaped(text: Cell) -> Markup:
 
 
 def joined(parts: Iterable[Cell], between: str = "") -> Markup:
-    """Parts of a page one behind the other; those that are text are escaped."""
+    """Join parts of a page; plain text among them is escaped."""
     return Markup(between.join(map(escaped, parts)))
 
 
 def highlighted(text: str, word: str) -> str:
-    """The text as HTML, with the word marked wherever it stands as a word.
+    """The text as HTML, with all occurrences of the word highlighted.
 
     >>> highlighted("sks & asks", "sks")
     '<mark>sks</mark> &amp; asks'
@@ -55,7 +55,7 @@ def highlighted(text: str, word: str) -> str:
 
 
 def emphasised(text: str, words: Mapping[str, int]) -> Markup:
-    """The text with each of the words, where it stands as a word, in bold and in the colour of that number.
+    """The text as HTML, with all occurrences of the words in bold and in the colour of their number.
 
     >>> emphasised("sks & asks", {"sks": 0})
     '<b style="color:rgb(214,40,90)">sks</b> &amp; asks'
@@ -72,26 +72,26 @@ def emphasised(text: str, words: Mapping[str, int]) -> Markup:
 
 
 def coloured(name: str, number: int) -> Markup:
-    """A name in bold, in the colour of that number, as its box is."""
+    """A name as bold HTML in the colour of that number, the same as that of its box."""
     red, green, blue = colour(number)
     return Markup(f'<b style="color:rgb({red},{green},{blue})">{html.escape(name)}</b>')
 
 
 def picture(image: Image.Image, marks: Sequence[Mark] = (), *, alt: str = "", width: int = 320) -> Markup:
-    """A picture with boxes, at most `width` pixels wide on the screen."""
+    """An `<img>` of a picture with boxes, shown at most `width` pixels wide."""
     address = data_url(marked(image, marks, at_least=min(SMALL, width), at_most=min(SHOWN, 2 * width)))
     return Markup(f'<img src="{address}" style="max-width:{width}px" alt="{html.escape(alt)}"/>')
 
 
 def figure(shown: Markup, lines: Sequence[Cell]) -> Markup:
-    """Something with text below, the first line large and the others small."""
+    """A figure with lines of text below it, the first one large and the others small."""
     first, *others = map(escaped, lines)
     small = "".join(f"<br/><small>{line}</small>" for line in others)
     return Markup(f'<figure style="margin:0 0 .5em">{shown}<figcaption>{first}{small}</figcaption></figure>')
 
 
 def grid(parts: Sequence[Cell], *, of: int | None = None, width: int = 220) -> Markup:
-    """Parts side by side, as many in a row as there is room for, and how many more there are."""
+    """Parts side by side, as many per row as fit; if `of` is larger, a note says how many more there are."""
     cells = "".join(f'<div style="width:{width}px">{escaped(part)}</div>' for part in parts)
     more = (of or len(parts)) - len(parts)
     note = f"<p>and {more:,} more</p>" if more > 0 else ""
@@ -99,7 +99,7 @@ def grid(parts: Sequence[Cell], *, of: int | None = None, width: int = 220) -> M
 
 
 def table(rows: Sequence[Sequence[Cell]], *, heads: Sequence[str] = (), first: str = "td") -> Markup:
-    """Rows of cells, all to the left; `first` is the tag of each row's first cell."""
+    """A left-aligned table; `first` is the tag of each row's first cell."""
     made = [_row(heads, "th", "th")] if heads else []
     made += [_row(row, first, "td") for row in rows]
     return Markup(f'<table style="text-align:left">{"".join(made)}</table>')

@@ -1,4 +1,4 @@
-"""Pictures for people: boxes with names drawn on them, and the picture as an address for HTML."""
+"""Pictures for display: drawing named boxes, scaling, and encoding as `data:` URLs for HTML."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from PIL import Image, ImageDraw, ImageFont
 from myvlm.boxes import Box
 
 COLOURS = ((214, 40, 90), (22, 120, 190), (225, 128, 0), (20, 140, 90), (130, 70, 190), (110, 90, 60))
-"""Of boxes, in turn: no two that are next to each other are taken for one by most who see few colours."""
+"""Colours of boxes, in order; most people with colour blindness can tell neighbouring ones apart."""
 MARK = COLOURS[0]
 SHOWN = 640
-"""Pixels that a notebook gets of a picture's longer side, at the most; it shows half as many."""
+"""Maximum length of a picture's longer side in a notebook, in pixels; it is displayed at half that size."""
 SMALL = 288
-"""Pixels that a notebook gets of a picture's shorter side, at the least."""
+"""Minimum length of a picture's shorter side in a notebook, in pixels."""
 PHOTO = 500 * 400
-"""Pixels from which on a picture is sent as JPEG: as PNG a photo takes ten times as much."""
+"""Number of pixels from which a picture is encoded as JPEG; as PNG a photo takes ten times as much."""
 
 
 class Mark(NamedTuple):
@@ -27,8 +27,8 @@ class Mark(NamedTuple):
 
     Attributes:
         box: in pixels of the picture.
-        name: of what is in it; written at it where there are several.
-        colour: the number of its colour: the same thing has the same in every picture.
+        name: the name of its content, written at the box if there are several boxes.
+        colour: the number of its colour; a concept has the same number in every picture.
     """
 
     box: Box
@@ -37,14 +37,14 @@ class Mark(NamedTuple):
 
 
 def colour(number: int) -> tuple[int, int, int]:
-    """The colour with that number; after the last comes the first."""
+    """The colour with that number; numbers wrap around."""
     return COLOURS[number % len(COLOURS)]
 
 
 def marked(
     image: Image.Image, marks: Sequence[Mark], *, at_least: int = 0, at_most: int | None = None
 ) -> Image.Image:
-    """A copy of the picture, scaled to those sides, with a box in its colour around each thing.
+    """A copy of the picture, scaled as in `resized`, with the boxes drawn in their colours.
 
     >>> marked(Image.new("RGB", (10, 10)), [Mark((2, 2, 8, 8))], at_least=20).getpixel((4, 10))
     (214, 40, 90)
@@ -68,7 +68,7 @@ def outline(
     ink: tuple[int, int, int] = MARK,
     name: str = "",
 ) -> None:
-    """A box around something in a picture of that size; edges in the wrong order are put right."""
+    """Draw a box into a picture of that size; edges in the wrong order are swapped."""
     left, top, right, bottom = box
     edges = (min(left, right), min(top, bottom), max(left, right), max(top, bottom))
     draw.rectangle(edges, outline=ink, width=max(1, min(size) // 100))
@@ -80,12 +80,12 @@ def outline(
 
 
 def _writable(name: str) -> bool:
-    """Whether the font that comes with Pillow has its letters."""
+    """Whether Pillow's default font has the letters of the name."""
     return all(ord(letter) < 0x180 for letter in name)
 
 
 def resized(image: Image.Image, *, at_least: int = 0, at_most: int | None = None) -> Image.Image:
-    """The picture, enlarged without blur so that no side is shorter, then shrunk so that none is longer.
+    """The picture, enlarged without blur to sides of at least `at_least`, then shrunk to at most `at_most`.
 
     >>> resized(Image.new("RGB", (96, 96)), at_least=200).size
     (288, 288)
@@ -105,7 +105,7 @@ def resized(image: Image.Image, *, at_least: int = 0, at_most: int | None = None
 
 
 def data_url(image: Image.Image, *, at_least: int = 0, at_most: int | None = None) -> str:
-    """The picture as a `data:` address, `resized`; a large one as JPEG."""
+    """The picture, scaled as in `resized`, as a `data:` URL: JPEG if it is large, else PNG."""
     image = resized(image, at_least=at_least, at_most=at_most)
     form, options = (
         ("jpeg", {"quality": 88}) if image.width * image.height >= PHOTO else ("png", {"optimize": True})

@@ -1,4 +1,4 @@
-"""A small plot as SVG, in the page's own colour."""
+"""A small plot of a head's scores as SVG, in the text colour of the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LEFT, RIGHT = 20, 300
 
 
 def scores_plot(scores: Sequence[float], threshold: float, highest_negative: float | None = None) -> Markup:
-    """An SVG: a dot for each photo that was left out, a line at the threshold, a cross at the worst negative.
+    """An SVG with a dot per held-out photo, a line at the threshold and a cross at the highest negative.
 
     >>> scores_plot([5.2, 5.5], 4.5, 0.6).count("<circle")
     2

@@ -1,1 +1,1 @@
-"""Files: which pictures a path means, texts read, and anything written whole or not at all."""
+"""Files: finding the pictures of a path, reading texts, and writing files atomically."""

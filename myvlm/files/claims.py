@@ -1,7 +1,7 @@
-"""Whose a half-written file or folder is, and whether it is on the disk yet.
+"""Locks on partially written files and folders, and syncing to disk.
 
-A writer holds a lock on its part, which ends with its process: what a writer that was killed left behind is
-known by that, and taken away by the next.
+A writer locks the partial file or folder that it writes. The lock ends with its process, so the next writer
+recognizes what a killed one left behind, by the missing lock, and deletes it.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ except ImportError:  # Windows has none
     fcntl = None
 
 STALE = 3600
-"""Seconds after which nobody is still at work on a part, where the disk knows no locks."""
+"""Age in seconds after which a partial file counts as abandoned, on file systems without locks."""
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names that a folder holds, are on the disk, so that power may fail."""
+    """Wait until a file, or the entries of a folder, are on the disk and would survive a power failure."""
     folder = path.is_dir()
     if folder and os.name == "nt":
-        return  # where a folder cannot be opened
-    with suppress(PermissionError):  # a note of the user's that they may not read themselves
+        return  # Windows cannot open folders
+    with suppress(PermissionError):  # the user may have added a file that is not readable
         opened = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
         try:
             os.fsync(opened)
         except OSError:
-            if not folder:  # some disks have no more to say of a folder
+            if not folder:  # some file systems do not support fsync of folders
                 raise
         finally:
             os.close(opened)
 
 
 def sync_tree(folder: Path) -> None:
-    """`sync` of all that is in a folder, and of itself; what links lead to is left alone."""
+    """`sync` a folder and everything in it; symbolic links are not followed."""
     for place, _, names in os.walk(folder, topdown=False):
         for one in (Path(place, name) for name in names):
             if one.is_file() and not one.is_symlink():
@@ -51,18 +51,18 @@ def sync_tree(folder: Path) -> None:
 
 @contextmanager
 def claimed(path: Path, *, folder: bool) -> Iterator[bool]:
-    """Make an empty file or folder that `take_away` leaves alone until the block, or the process, has ended.
+    """Create an empty file or folder that `take_away` does not delete until the block, or the process, ends.
 
-    Yields: whether it is there; not, where another writer took it away before the claim was laid.
+    Yields: whether it exists; False if another writer deleted it before it was locked.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     path.mkdir() if folder else path.touch(exist_ok=False)
     opened = _opened(path)
     try:
         if opened is not None and fcntl:
-            with suppress(OSError):  # some disks know no locks
+            with suppress(OSError):  # some file systems have no locks
                 fcntl.flock(opened, fcntl.LOCK_EX)
         yield os.path.exists(path)
     finally:
@@ -71,11 +71,11 @@ def claimed(path: Path, *, folder: bool) -> Iterator[bool]:
 
 @contextmanager
 def writing_in(folder: Path) -> Iterator[None]:
-    """Within it no other writer of ours is at work in the folder, where the disk knows locks."""
+    """Context manager: no other writer of this library works in the folder, if the file system has locks."""
     opened = _opened(folder)
     try:
         if opened is not None and fcntl:
-            with suppress(OSError):  # some disks know no locks
+            with suppress(OSError):  # some file systems have no locks
                 fcntl.flock(opened, fcntl.LOCK_EX)
         yield
     finally:
@@ -83,9 +83,9 @@ def writing_in(folder: Path) -> Iterator[None]:
 
 
 def take_away(path: Path) -> None:
-    """Delete a part, file or folder, whose writer is known to be dead: nobody has a claim on it.
+    """Delete a partial file or folder if its writer is dead, that is, if nobody holds a lock on it.
 
-    Where the disk knows no locks, when nobody has touched it for an hour.
+    On file systems without locks, it is deleted if it has not been changed for an hour.
     """
     with unclaimed(path, otherwise=_old(path)) as dead:
         if dead:
@@ -94,7 +94,11 @@ def take_away(path: Path) -> None:
 
 @contextmanager
 def unclaimed(path: Path, *, otherwise: bool = True) -> Iterator[bool]:
-    """Whether nobody has a claim on it, nor gets one within the block; so much where no lock can say."""
+    """Yield whether nobody holds a lock on the path; if so, nobody gets one inside the block either.
+
+    Args:
+        otherwise: the result if the file system has no locks.
+    """
     opened = _opened(path)
     try:
         free = otherwise
@@ -104,7 +108,7 @@ def unclaimed(path: Path, *, otherwise: bool = True) -> Iterator[bool]:
                 free = True
             except BlockingIOError:
                 free = False
-            except OSError:  # some disks know no locks
+            except OSError:  # some file systems have no locks
                 pass
         yield free
     finally:
@@ -114,7 +118,7 @@ def unclaimed(path: Path, *, otherwise: bool = True) -> Iterator[bool]:
 def _opened(path: Path) -> int | None:
     try:
         return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except OSError:  # it is gone, or a folder on Windows
+    except OSError:  # it was deleted, or is a folder on Windows
         return None
 
 
@@ -122,13 +126,13 @@ def _let_go(opened: int | None) -> None:
     if opened is None:
         return
     if fcntl:
-        with suppress(OSError):  # closing is not enough: what was forked meanwhile has it open too
+        with suppress(OSError):  # closing is not enough: a process forked meanwhile has it open too
             fcntl.flock(opened, fcntl.LOCK_UN)
     os.close(opened)
 
 
 def _old(path: Path) -> bool:
-    """When it was written or renamed, is long ago; what is gone is as good as new."""
+    """Whether it was last written or renamed long ago; False if it was deleted."""
     try:
         return time.time() - path.stat().st_ctime > STALE
     except OSError:

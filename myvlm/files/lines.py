@@ -1,4 +1,4 @@
-"""Journals: files of JSON lines, on the disk as soon as they are added, so that killed work goes on."""
+"""Journals: files of JSON lines that are synced after every addition, so that interrupted work can resume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from myvlm.files.writing import whole_file
 
 
 def whole_lines(file: Path) -> list[str]:
-    """The lines that were written to their ends; none where there is no file.
+    """The complete lines of a file, that is, those that end in a newline; none if it does not exist.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "journal.jsonl"
@@ -26,7 +26,7 @@ def whole_lines(file: Path) -> list[str]:
 
 
 def drop_cut_line(file: Path) -> None:
-    """Take off a last line without an end: it was being written as its writer was killed."""
+    """Remove a last line without a newline, which is left if the writer was killed while writing it."""
     with file.open("rb+") as lines:
         kept = lines.read().rfind(b"\n") + 1
         if lines.tell() > kept:
@@ -35,13 +35,13 @@ def drop_cut_line(file: Path) -> None:
 
 
 def add_lines(file: Path, entries: Iterable[Any]) -> None:
-    """Add entries, a line each, and wait until they are on the disk."""
+    """Append entries, one per line, and wait until they are on the disk."""
     with file.open("a", encoding="utf-8") as lines:
         lines.writelines(json.dumps(entry) + "\n" for entry in entries)
     sync(file)
 
 
 def write_lines(file: Path, entries: Iterable[Any]) -> None:
-    """Put these entries, and no others, in the file: whole or not at all."""
+    """Replace the file's content by these entries, atomically."""
     with whole_file(file) as fresh, fresh.open("w", encoding="utf-8") as lines:
         lines.writelines(json.dumps(entry) + "\n" for entry in entries)

@@ -1,4 +1,4 @@
-"""Which picture files a path, a folder or a pattern stands for; none is opened here."""
+"""Lists the picture files of a path, a folder or a glob pattern, without opening them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PHOTO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 
 
 def natural_key(path: Path | str) -> list[tuple[int, int, str]]:
-    """A sort key under which numbers in a name count as numbers.
+    """A sort key that compares numbers in a name as numbers.
 
     >>> sorted([Path("10.jpg"), Path("2.jpg")], key=natural_key)[0].name
     '2.jpg'
@@ -28,18 +28,18 @@ def natural_key(path: Path | str) -> list[tuple[int, int, str]]:
 
 
 def picture_files(source: str | os.PathLike[str]) -> list[Path]:
-    """The picture files that a path, folder or pattern stands for; nothing is opened.
+    """List the picture files of a path, folder or glob pattern, without opening them.
 
     Raises:
-        MissingFileError: it stands for none.
-        ImageError: a folder may not be read, or a text is too long to be a path.
-        InputError: it is empty or a web address.
+        MissingFileError: there are none.
+        ImageError: a folder is not readable, or the text is not a path, for instance because it is too long.
+        InputError: the path is empty or a web address.
     """
     try:
         return list(_files(source))
     except PermissionError as error:
         raise unreadable(Path(os.fsdecode(source)), error) from error
-    except (OSError, ValueError, RuntimeError) as error:  # of "~nobody" there is no home
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: "~nobody" has no home folder
         if isinstance(error, InputError):
             raise
         text = os.fsdecode(source)
@@ -52,13 +52,13 @@ def picture_files(source: str | os.PathLike[str]) -> list[Path]:
 
 
 PASSED_OVER = ".nomedia"
-"""A file of this name keeps the pictures of its folder, and of those below, out of albums, as in phones."""
+"""A file of this name keeps the pictures of its folder and subfolders out of albums, as on phones."""
 
 
 def album_files(source: str | os.PathLike[str]) -> list[Path]:
-    """As `picture_files`, but of a folder also the pictures in its folders, hidden ones left out.
+    """As `picture_files`, but including the pictures in subfolders, except hidden ones.
 
-    A folder with a file `.nomedia` is passed over, and links to folders are not followed.
+    Subfolders that contain a file `.nomedia` are skipped, and links to folders are not followed.
 
     Raises: as `picture_files`.
     """
@@ -72,7 +72,7 @@ def album_files(source: str | os.PathLike[str]) -> list[Path]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    os.listdir(folder)  # one that may not be read says so; those in it are passed over
+    os.listdir(folder)  # raises if the folder is not readable; unreadable subfolders are skipped
     for place, folders, names in os.walk(folder):
         hidden = PASSED_OVER in names and Path(place) != folder
         folders[:] = [] if hidden else [one for one in folders if not one.startswith(".")]
@@ -80,7 +80,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def path_meant(source: str | os.PathLike[str]) -> Path:
-    """The path as the disk spells it, or in the home folder where it begins with `~`."""
+    """The path in its spelling on the disk; if it does not exist, `~` is expanded to the home folder."""
     path = as_on_disk(Path(os.fsdecode(source)))
     return path if path.exists() else path.expanduser()
 
@@ -122,9 +122,9 @@ def _files(source: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _matches(pattern: Path) -> list[Path]:
-    """What a pattern stands for; the folders that it begins with, if they are there, are no patterns.
+    """The matches of a glob pattern, whose leading folders are taken literally if they exist.
 
-    Brackets are signs of a pattern, and many people have a folder "photos [2024]".
+    Brackets are special in patterns, but folder names such as "photos [2024]" are common.
     """
     folder, rest = Path(), list(pattern.parts)
     while rest and (inside := as_on_disk(folder / rest[0])).exists():
@@ -151,7 +151,7 @@ def _photos_among(paths: Iterator[Path] | list[Path], what: str) -> list[Path]:
 
 
 def unreadable(path: Path, error: PermissionError) -> ImageError:
-    """What is raised of a file or folder that the user may not read."""
+    """The error for a file or folder that the user has no permission to read."""
     return ImageError(
         f"You may not read {path}.",
         got=str(error),

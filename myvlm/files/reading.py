@@ -1,4 +1,4 @@
-"""Files that users hand in, read with clear errors."""
+"""Reading files that users pass, with clear errors."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from myvlm.text import composed
 
 
 def as_on_disk(path: Path) -> Path:
-    """The path as the disk spells it: a name that was written on a Mac has its accents apart (NFD).
+    """The path in its spelling on the disk: file names written on a Mac have decomposed accents (NFD).
 
-    Where nothing of that name is there, in either spelling, it is as it was given.
+    If the path exists in neither spelling, it is returned unchanged.
     """
     if path.exists() or str(path).isascii() or path.parent == path:
         return path
@@ -28,10 +28,10 @@ def as_on_disk(path: Path) -> Path:
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
-    """The path from the root, links followed as far as they lead: one that is a loop stays as it is.
+    """The absolute path with links resolved as far as possible; a link that is a loop stays as it is.
 
     Raises:
-        MissingFileError: the folder that the process works in was deleted.
+        MissingFileError: the working folder of the process was deleted.
     """
     try:
         return Path(os.path.realpath(path))
@@ -45,7 +45,7 @@ def absolute(path: str | os.PathLike[str]) -> Path:
 
 
 def working_folder() -> str:
-    """The folder that relative paths start from, for messages."""
+    """The working folder, for messages."""
     try:
         return f"working folder {os.getcwd()}"
     except OSError:
@@ -53,25 +53,25 @@ def working_folder() -> str:
 
 
 def read_text(file: Path) -> str:
-    """The text of a file in UTF-8, with or without the byte-order mark that Windows puts first.
+    """The text of a UTF-8 file, with or without the byte-order mark that Windows adds.
 
     Raises:
-        OSError, UnicodeDecodeError: it cannot be read, or is in another encoding.
+        OSError, UnicodeDecodeError: the file cannot be read, or has another encoding.
     """
     return as_on_disk(file).read_text(encoding="utf-8-sig")
 
 
 def read_json(file: Path, *, expected: str) -> Any:
-    """What a JSON file in UTF-8 says; a byte-order mark, as some editors write it, is passed over.
+    """The content of a JSON file in UTF-8, with or without a byte-order mark.
 
     Args:
-        file: to read.
-        expected: what it should hold, for the error.
+        file: the file to read.
+        expected: what it should contain, for the error.
 
     Raises:
-        MissingFileError: there is no such file.
-        InputError: it cannot be read, or is no JSON; or an object has two entries of one name, however their
-            accents are written, of which JSON alone would keep the last.
+        MissingFileError: the file does not exist.
+        InputError: it is unreadable or not JSON; or an object contains a key twice, in either Unicode
+            spelling of its accents. Python's parser would silently keep the last one.
 
     >>> _once([("1.jpg", "a"), ("1.jpg", "b")])
     Traceback (most recent call last):

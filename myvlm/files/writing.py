@@ -1,4 +1,4 @@
-"""Files that commands leave, written whole or not at all."""
+"""Writing files atomically: a file gets its whole content, or is not changed at all."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from myvlm.files.reading import absolute
 
 
 def check_place(target: Path, *, what: str, option: str) -> None:
-    """Say before the first hour, not after the last, that a page cannot be written.
+    """Check that a file can be written, before work that may take hours.
 
     Args:
-        target: the file that will be written.
-        what: what it is called, such as `page`.
-        option: with which the user names another place, such as `--out`.
+        target: the file to be written.
+        what: what the file is, such as `page`, for the message.
+        option: the option with which users choose another place, such as `--out`, for the message.
 
     Raises:
-        NotWritableError: `target` is a folder, or lies in none that may be written to.
+        NotWritableError: `target` is a folder, or its folder does not exist or is not writable.
     """
     folder = absolute(target).parent
     if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
@@ -36,7 +36,7 @@ def check_place(target: Path, *, what: str, option: str) -> None:
 
 
 def write_whole(target: Path, text: str, *, what: str, option: str) -> None:
-    """All of the text or nothing; arguments and errors as `check_place`."""
+    """Write a text file atomically; arguments and errors as in `check_place`."""
     try:
         with whole_file(target) as fresh:
             fresh.write_text(text, encoding="utf-8")
@@ -51,10 +51,10 @@ def write_whole(target: Path, text: str, *, what: str, option: str) -> None:
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[Path]:
-    """Hand out an empty file that takes the place of `target` when the block ends well, and else is gone.
+    """Yield an empty file that replaces `target` if the block succeeds, and is deleted otherwise.
 
     Raises:
-        OSError: the place cannot be written.
+        OSError: the file cannot be written.
     """
     fresh = _beside(target)
     try:
@@ -62,7 +62,7 @@ def whole_file(target: Path) -> Iterator[Path]:
             take_away(left)
         with ExitStack() as claims:
             while not claims.enter_context(claimed(fresh, folder=False)):
-                fresh = _beside(target)  # another writer was quicker, and saw it without its lock
+                fresh = _beside(target)  # another writer deleted the file before it was locked
             yield fresh
             sync(fresh)
             os.replace(fresh, target)

@@ -1,1 +1,1 @@
-"""What others add by name: heads, encoders, families, methods, collections of models."""
+"""Registries of plugins: heads, encoders, families, evaluation methods and collections of models."""

@@ -1,7 +1,7 @@
-"""Collections of models that installed packages bring, found by name.
+"""Collections of models that installed packages provide, found by name.
 
-A package adds one under the entry-point group `myvlm.models`: `acme = "acme.models:collection"` makes
-`acme/small` a name that `MyVLM.from_pretrained` takes. The embedded models, `tinyworld/…`, come this way too.
+A package adds a collection under the entry-point group `myvlm.models`: `acme = "acme.models:collection"` lets
+`MyVLM.from_pretrained` load `acme/small`. The embedded models, `tinyworld/…`, are provided this way too.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ ENTRY_POINTS = "myvlm.models"
 
 @dataclass(frozen=True)
 class ModelCollection:
-    """Models that share a prefix, and what is best used with them.
+    """Models that share a name prefix, and the defaults to use with them.
 
     Attributes:
-        path: name without the prefix → folder of the model, as transformers or open_clip saves it; raises
-            `UnknownBackboneError` for a name that it has not.
-        encoder: the image encoder for heads beside its models, by its full name.
-        settings: name without the prefix → what `LearnSettings` are where the user sets nothing.
+        path: maps a name without the prefix to the model's folder, as saved by transformers or open_clip;
+            raises `UnknownBackboneError` for an unknown name.
+        encoder: full name of the default image encoder for heads used with these models.
+        settings: maps a name without the prefix to the default values of `LearnSettings`.
         identifiers: some words that its tokenizers can write, for messages.
-        assembled: name without the prefix → what puts a model, in float32, and its processor together, for
-            those whose folder holds only a part of them.
+        assembled: maps a name without the prefix to a function that builds the model, in float32, and its
+            processor, for models whose folder contains only a part of them.
     """
 
     path: Callable[[str], Path]
@@ -48,10 +48,10 @@ _collections = Registry[ModelCollection](
 
 
 def collection_of(name: str) -> tuple[ModelCollection, str] | None:
-    """The collection that a model's name belongs to, and the name without the prefix; None for all others.
+    """The collection that a model's name belongs to, and the name without the prefix; None if there is none.
 
     Raises:
-        UnknownBackboneError: the package that brings it cannot be loaded.
+        UnknownBackboneError: the package that provides it cannot be loaded.
 
     >>> found = collection_of("tinyworld/llava")
     >>> found and (found[0].encoder, found[1])
@@ -65,7 +65,7 @@ def collection_of(name: str) -> tuple[ModelCollection, str] | None:
 
 
 def is_collected(name: str) -> bool:
-    """Whether a model's name belongs to a collection; its package is not loaded for it.
+    """Whether a model's name belongs to a collection; the collection's package is not loaded.
 
     >>> is_collected("tinyworld/llava"), is_collected("llava-hf/llava-1.5-7b-hf")
     (True, False)
@@ -74,6 +74,6 @@ def is_collected(name: str) -> bool:
     return bool(slash) and prefix in _collections.names()
 
 
-@cache  # read for every name of a model or encoder; packages are not installed meanwhile
+@cache  # called for every name of a model or encoder; installed packages do not change meanwhile
 def _load(prefix: str) -> ModelCollection | None:
     return _collections.get(prefix) if prefix in _collections.names() else None

@@ -1,6 +1,6 @@
-"""Things that are known by name: built in, registered in code, or brought by installed packages.
+"""A registry of objects by name: built in, registered in code, or provided by installed packages.
 
-Heads, encoders, backbones, methods of the evaluation and collections of models each have one `Registry`.
+Heads, encoders, backbones, evaluation methods and collections of models each have one `Registry`.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ Made = TypeVar("Made")
 
 
 class Registry(Generic[Thing]):
-    """Names of one sort of thing.
+    """Registered objects of one kind, by name.
 
     Args:
-        what: what one of them is called, such as "head".
-        add: how one more is made known, for messages.
-        built_in: modules of this package that register things when they are imported; they are imported
-            when a name is first looked for, and before anything from outside is registered.
-        group: entry-point group under which installed packages bring more, each loaded when it is asked for.
+        what: what one object is called, such as "head".
+        add: how to register another one, for messages.
+        built_in: modules of this package that register objects when they are imported. They are imported
+            when a name is first looked up, and before any outside object is registered.
+        group: entry-point group under which installed packages provide objects; each is loaded on demand.
         forms: names that need no registration, for messages; see `unregistered`.
-        name_of: the name that a thing gives itself, where it does.
-        check: raises for a thing that cannot be registered.
-        unknown: what is raised for a name that is not known.
+        name_of: returns the name that an object declares itself, or None.
+        check: raises an error for an object that cannot be registered.
+        unknown: type of the error for an unknown name.
         replaceable: whether users can pass `replace`, for messages.
 
     Attributes:
-        registered: name → thing, as far as loaded.
-        broken: name of an entry point → why it could not be loaded.
+        registered: name → object, as far as loaded.
+        broken: name of an entry point → the error with which it failed to load.
 
     >>> drinks = Registry[int]("drink", add="call drinks.register")
     >>> drinks.register("coffee", 1)
@@ -76,16 +76,16 @@ class Registry(Generic[Thing]):
         self._instead = "pass replace=True" if replaceable else "leave out one of the two packages"
 
     def register(self, name: str, thing: Thing, *, replace: bool = False) -> None:
-        """Make a thing known. The same one again, or a class whose module was run again, is harmless.
+        """Register an object. Registering it again, or a class whose module was run again, is allowed.
 
         Args:
-            name: must be the one that the thing gives itself, where it gives one.
-            thing: what `get` gives back.
-            replace: whether it takes the place of another of that name.
+            name: its name; must equal the name that the object declares itself, if any.
+            thing: the object that `get` returns.
+            replace: whether to replace another object of that name.
 
         Raises:
-            InputError: the name is not the thing's own, or the thing is none of these.
-            NameTakenError: another thing has the name, and `replace` is not set.
+            InputError: the name differs from the one that the object declares, or the object is not valid.
+            NameTakenError: another object has the name, and `replace` is not set.
         """
         if getattr(thing, "__module__", None) not in self._built_in:
             self.load_built_in()
@@ -105,10 +105,10 @@ class Registry(Generic[Thing]):
         self.registered[name] = thing
 
     def get(self, name: str) -> Thing:
-        """What is known by that name; it is imported now, if it was not yet.
+        """The object registered under that name; its module is imported first if necessary.
 
         Raises:
-            UnknownNameError: nothing is, or the package that brings it cannot be loaded.
+            UnknownNameError: there is none, or the package that provides it cannot be loaded.
         """
         if name not in self.registered:
             self.load_built_in()
@@ -124,28 +124,28 @@ class Registry(Generic[Thing]):
         return self.registered[name]
 
     def unregistered(self, name: str) -> Thing | None:
-        """What a name stands for by a rule, without being registered; a subclass may have such a rule."""
+        """The object for a name that follows a rule and needs no registration; for subclasses to override."""
         return None
 
     def names(self) -> list[str]:
-        """All names: built in, registered, and of packages, which are not loaded for it."""
+        """All names: built in, registered, and of installed packages, which are not loaded."""
         self.load_built_in()
         return list(dict.fromkeys([*self.registered, *(point.name for point in self._points())]))
 
     def all(self) -> dict[str, Thing]:
-        """Name → thing, of all that can be loaded; what cannot is named in the log, once."""
+        """All objects that can be loaded, by name; failures are logged once."""
         self.load_built_in()
         for point in self._points():
             self._load(point)
         return dict(self.registered)
 
     def load_built_in(self) -> None:
-        """Import the modules that register what this package brings."""
+        """Import the modules that register the built-in objects."""
         for module in self._built_in:
             import_module(module)
 
     def unknown(self, name: str) -> UnknownNameError:
-        """The error for a name that is not known: what is, and what is spelled nearly so."""
+        """The error for an unknown name, with the known names and those spelled similarly."""
         if name in self.broken:
             return self._unknown(
                 f"The {self.what} {name!r} cannot be loaded.",
@@ -166,7 +166,7 @@ class Registry(Generic[Thing]):
         )
 
     def taken(self, name: str, got: str, by: str) -> NameTakenError:
-        """The error for a name that something else has."""
+        """The error for a name that another object has."""
         return NameTakenError(
             f"The {self.what} {name!r} is taken.",
             got=got,
@@ -175,12 +175,12 @@ class Registry(Generic[Thing]):
         )
 
     def broken_note(self) -> str:
-        """What of installed packages could not be loaded, for messages; empty where all could."""
+        """Lists the entry points that could not be loaded, for messages; empty if there are none."""
         return "".join(f"; {name} cannot be loaded ({_reason(why)})" for name, why in self.broken.items())
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """What is registered or loaded inside is forgotten afterwards: for tests."""
+        """Context manager that undoes registrations and loading on exit, for tests."""
         before = dict(self.registered), dict(self.broken), set(self._loaded)
         try:
             yield
@@ -191,14 +191,14 @@ class Registry(Generic[Thing]):
         return list(entry_points(group=self._group)) if self._group else []
 
     def _load(self, point: EntryPoint) -> None:
-        """Register what one entry point names; a broken one is kept in mind and must not stop the others."""
+        """Register the object of an entry point; a failure is recorded and does not stop the others."""
         if (point.name, point.value) in self._loaded:
             return
         self._loaded.add((point.name, point.value))
         try:
             thing = point.load()
             self.register((self._name_of and self._name_of(thing)) or point.name, thing)
-        except Exception as error:  # another package's import: anything may go wrong in it
+        except Exception as error:  # importing another package may raise anything
             self.broken[point.name] = error
             _log.warning(
                 "the %s %r (%s) cannot be loaded: %s", self.what, point.name, point.value, _reason(error)
@@ -206,7 +206,7 @@ class Registry(Generic[Thing]):
 
 
 class SharedRegistry(Registry[Callable[[str], Made]]):
-    """A registry of what makes a thing for a device, and the one thing made for each name and device."""
+    """A registry of factories that build an object for a device; keeps one object per name and device."""
 
     def __init__(self, what: str, *, add: str, forms: str = "") -> None:
         super().__init__(what, add=add, forms=forms, replaceable=True)
@@ -214,7 +214,7 @@ class SharedRegistry(Registry[Callable[[str], Made]]):
         self._making = OneAtATime()
 
     def register(self, name: str, thing: Callable[[str], Made], *, replace: bool = False) -> None:
-        """As of any registry; what a replaced one had made is made anew when it is next asked for."""
+        """As `Registry.register`; objects built by a replaced factory are discarded."""
         before = self.registered.get(name)
         super().register(name, thing, replace=replace)
         if before is not thing:
@@ -222,7 +222,7 @@ class SharedRegistry(Registry[Callable[[str], Made]]):
                 self._made.pop(key, None)
 
     def shared(self, name: str, device: str) -> Made:
-        """The one thing of that name on that device, such as "cpu". Raises UnknownNameError as `get` does."""
+        """The shared object of that name on a device such as "cpu". Raises UnknownNameError as `get` does."""
         with self._making:
             if (name, device) not in self._made:
                 self._made[name, device] = self.get(name)(device)
@@ -230,7 +230,7 @@ class SharedRegistry(Registry[Callable[[str], Made]]):
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether both are one thing, or a class or function of one place in a module that was run twice."""
+    """Whether both are the same object, or the same class or function of a module that was run twice."""
     places = [(getattr(it, "__module__", None), getattr(it, "__qualname__", "<")) for it in (one, other)]
     return one is other or (places[0] == places[1] and "<" not in places[0][1])
 

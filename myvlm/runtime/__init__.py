@@ -1,1 +1,1 @@
-"""State of the process that calls must not be disturbed by: threads, number types, other processes."""
+"""Process-wide state: locks between threads, default dtypes, notebooks and Ray clusters."""

@@ -1,4 +1,4 @@
-"""A Ray cluster: rows go through stages, each in processes of its own, and nodes may be lost meanwhile."""
+"""Running stages of work over rows on a Ray cluster, with separate processes per stage; nodes may fail."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from myvlm.errors import MyVLMError, import_extra
 _log = logging.getLogger(__name__)
 
 Columns: TypeAlias = dict[str, list[Any]]
-"""Rows by their columns: plain texts, numbers and bytes."""
+"""Rows as columns of plain texts, numbers and bytes."""
 
 CORE = 0.2
-"""The part of a core that a process books, so that those of a lost node find room on the others."""
+"""Fraction of a CPU core that a process reserves: small, so that other nodes have room for a lost node's."""
 GPU = 0.8
-"""The part of a GPU that all stages of a worker book together, for the same reason."""
+"""Fraction of a GPU that all stages of a worker reserve together, for the same reason."""
 MOST_BLOCKS = 2000
-"""In which rows are handed out."""
+"""Maximum number of blocks into which the rows are split."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Stage:
     """One step of the work.
 
     Args:
-        make: called once in each process, with the arguments; gives what makes columns of columns.
-        arguments: plain values, which are sent there.
-        on_gpu: whether it runs on a GPU where there is one.
-        kinds: Arrow's types of columns that hold no text, such as `{"width": "int64"}`.
+        make: called once in each process with `arguments`; returns a function from columns to columns.
+        arguments: plain values, which are sent to the processes.
+        on_gpu: whether the stage runs on a GPU if there is one.
+        kinds: Arrow types of the columns that are not text, such as `{"width": "int64"}`.
     """
 
     make: Callable[..., Callable[[Columns], Columns]]
@@ -41,7 +41,7 @@ class Stage:
 
 
 def check_ray(what: str) -> Any:
-    """The package ray. Raises MissingPackageError where it is not installed: `what` needs it."""
+    """Import ray. Raises MissingPackageError if it is not installed; `what` is the feature that needs it."""
     import_extra("ray.data", what=what, install="myvlm[ray]")
     return import_extra("ray", what=what, install="myvlm[ray]")
 
@@ -54,26 +54,26 @@ def run_stages(
     use_gpus: bool = True,
     per_gpu: int = 1,
 ) -> Iterator[Columns]:
-    """What the stages make of the rows, in any order.
+    """Run rows through the stages and yield the results, in any order.
 
-    There are as many processes of each stage as GPUs, or cores where there is no GPU. The cluster is that of
-    `RAY_ADDRESS`, else one that is started here. Where more of it is lost than Ray makes good, the rest is
-    not given.
+    Each stage gets `per_gpu` processes per GPU, or one per core if there is no GPU. The cluster is that of
+    `RAY_ADDRESS`, or else a local one, which is started here. If more of the cluster is lost than Ray can
+    recover, the remaining results are missing.
 
     Args:
-        batch: rows that a stage works on together.
-        use_gpus: false where the stages run on cores in any case.
-        per_gpu: processes that share one.
+        batch: number of rows that a stage processes together.
+        use_gpus: false if no stage uses a GPU.
+        per_gpu: number of processes that share a GPU.
 
     Raises:
         MissingPackageError: ray is not installed.
-        MyVLMError: of a stage.
+        MyVLMError: an error of this library that a stage raised.
     """
     ray = check_ray("Work on a cluster")
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)  # it tells of its plans
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # otherwise it logs its execution plans
     there = ray.cluster_resources()
     gpus = int(there.get("GPU", 0)) if use_gpus else 0
     workers = max(1, min(gpus * per_gpu or int(there.get("CPU", 1)), ceil(len(rows) / batch)))
@@ -100,7 +100,7 @@ def run_stages(
 
 
 class _Process:
-    """A stage in a process of its own, which takes and gives tables of Arrow."""
+    """Runs a stage in a Ray process, from Arrow tables to Arrow tables."""
 
     def __init__(self, stage: Stage) -> None:
         self.stage, self.work = stage, stage.make(*stage.arguments)
@@ -114,7 +114,7 @@ class _Process:
 
 
 def _own(error: BaseException) -> BaseException:
-    """The error of ours that is the reason of one of Ray's; itself where there is none."""
+    """The `MyVLMError` that caused an error of Ray, or that error itself if there is none."""
     reason: BaseException | None = error
     while reason is not None:
         if isinstance(reason, MyVLMError):

@@ -1,4 +1,4 @@
-"""What a notebook needs of the process before others' libraries are imported."""
+"""Setup for notebooks, before other libraries are imported."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import warnings
 
 
 def without_advice_on_widgets() -> None:
-    """Import tqdm without its warning that ipywidgets is missing; its bars are text then, as elsewhere.
+    """Import tqdm without its warning that ipywidgets is missing; its bars are text then, as in a terminal.
 
-    Others import it as soon as they are imported, and a notebook would show the warning for each.
+    Other libraries import tqdm too, and a notebook would show the warning for each of them.
     """
     if "ipykernel" not in sys.modules:
         return

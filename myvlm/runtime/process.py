@@ -1,4 +1,4 @@
-"""What holds for a whole process: locks among its threads, the default dtype, what its devices compute in."""
+"""Process-wide state: locks between threads, torch's default dtype, and the dtype of encoders."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _RLock: Any = type(threading.RLock())
 
 
 class OneAtATime(_RLock, ContextDecorator):  # type: ignore[misc]
-    """A lock that one thread holds at a time, and may take again; a decorator of what runs within it.
+    """A reentrant lock that is also a decorator: decorated functions run while holding the lock.
 
-    It is free in a forked process, where whoever held it is not and all would wait for ever; a copy is
-    another lock.
+    A forked process starts with the lock free unless the forking thread holds it, since other holders do not
+    exist there and would never release it. Copying or unpickling the lock creates a new one.
 
     >>> lock = OneAtATime()
     >>> with lock, lock:
@@ -37,8 +37,8 @@ _all: WeakSet[OneAtATime] = WeakSet()
 
 def _free_all() -> None:
     for one in list(_all):
-        if not one._is_owned():  # what the thread that forked holds, it holds here too
-            one._at_fork_reinit()  # as the standard library's own locks are
+        if not one._is_owned():  # locks of the forking thread are still held here
+            one._at_fork_reinit()  # as the standard library does with its own locks
 
 
 if hasattr(os, "register_at_fork"):
@@ -49,7 +49,7 @@ _default_dtype = OneAtATime()
 
 @contextmanager
 def float32_default() -> Iterator[None]:
-    """Within it weights are made in float32; for short work alone, since the default is that of all threads.
+    """Context manager: new weights are float32. For short use only: the default applies to all threads.
 
     >>> import torch
     >>> with float32_default():
@@ -68,7 +68,7 @@ def float32_default() -> Iterator[None]:
 
 
 def encoder_dtype(device: str) -> Any:
-    """The torch dtype of an image encoder: float32 on a CPU; on a GPU bfloat16, or float16 on an older one.
+    """The torch dtype of an image encoder: float32 on a CPU; bfloat16 on a GPU, or float16 on older GPUs.
 
     >>> encoder_dtype("cpu")
     torch.float32

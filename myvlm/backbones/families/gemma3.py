@@ -1,4 +1,4 @@
-"""Gemma 3 with images (4B and larger): an image's tokens see each other in both directions."""
+"""Gemma 3 with images (4B and larger), where an image's tokens attend to each other in both directions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from myvlm.backbones.registry import register_backbone
 class Gemma3Backbone(CausalBackbone):
     """`Gemma3ForConditionalGeneration`.
 
-    Token type 0 keeps the image's block from seeing the rows, so that what stands before them does not
-    depend on them. With pan and scan, attention maps show the whole picture and not the crops.
+    Concept rows get token type 0, so the image's tokens do not attend to them and the prefix before the rows
+    does not depend on them. With pan and scan, attention maps show the whole picture, not the crops.
     """
 
     family = "gemma3"

@@ -1,7 +1,7 @@
 """HumanVLM (https://arxiv.org/abs/2411.03034): a LLaVA for pictures of people, SigLIP tower and Llama 3.
 
-Checkpoint `OpenFace-CQUPT/Human_LLaVA`. Its model card prompts as below, without the chat template of
-Llama 3 that its tokenizer carries; `LLAMA3` is that template.
+Checkpoint `OpenFace-CQUPT/Human_LLaVA`. Its model card uses the prompt format `CARD`, not the Llama 3 chat
+template of its tokenizer, which is `LLAMA3`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ LLAMA3 = (
 
 @register_backbone
 class HumanVLMBackbone(LlavaBackbone):
-    """A LLaVA that is called HumanVLM or Human-LLaVA, or whose `config.backbone_family` says `humanvlm`.
+    """A LLaVA whose name or `config.backbone_family` contains HumanVLM or Human-LLaVA.
 
     Args:
-        template: the prompt, with `{image}` and `{prompt}`: `CARD`, as the model card has it, or `LLAMA3`.
+        template: prompt format with `{image}` and `{prompt}`: `CARD`, as on the model card (default), or
+            `LLAMA3`.
     """
 
     family = "humanvlm"
     template = CARD
-    ends = ("<|eot_id|>", "<|end_of_text|>")  # Llama 3 has two, and the checkpoint does not say which
+    ends = ("<|eot_id|>", "<|end_of_text|>")  # Llama 3 has two; the checkpoint does not say which it uses
 
     def __init__(
         self, model: Any, processor: Any, *, name: str | None = None, template: str | None = None
@@ -52,8 +53,8 @@ class HumanVLMBackbone(LlavaBackbone):
         return f"Please provide the bounding box coordinate of {name}."
 
     def read_box(self, reply: str, size: tuple[int, int]) -> Box | None:
-        # `[x1, y1, x2, y2]`. Its documentation does not say of what: up to 1 they are taken for shares of
-        # the picture, as LLaVA has it, beyond that for pixels.
+        # `[x1, y1, x2, y2]` in undocumented units: values up to 1 are taken as fractions of the picture, as
+        # in LLaVA, larger ones as pixels.
         numbers = four_numbers(reply)
         shares = numbers is not None and max(numbers) <= 1
         return on_grid(numbers, (1.0, 1.0) if shares else size, (0, 0, *size))

@@ -1,4 +1,4 @@
-"""Idefics3, SmolVLM and SmolVLM2: numbered tiles and, last, an overview; a Llama behind a pixel shuffle."""
+"""Idefics3, SmolVLM and SmolVLM2: numbered tiles followed by an overview, a pixel shuffle and a Llama."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from myvlm.backbones.registry import register_backbone
 
 @register_backbone
 class Idefics3Backbone(CausalBackbone):
-    """`Idefics3ForConditionalGeneration` and `SmolVLMForConditionalGeneration`. Maps show the overview."""
+    """`Idefics3…` and `SmolVLMForConditionalGeneration`. Attention maps show the overview."""
 
     family = "idefics3"
     model_types = ("idefics3", "smolvlm")

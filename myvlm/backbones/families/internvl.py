@@ -1,4 +1,4 @@
-"""InternVL (the `-hf` checkpoints): tiles of the picture and, last, an overview; a Qwen or Llama behind."""
+"""InternVL (the `-hf` checkpoints): tiles of the picture followed by an overview, and a Qwen or Llama."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class LlavaBackbone(CausalBackbone):
 
     @classmethod
     def matches(cls, model: Any) -> bool:
-        # A Pixtral tower sees pictures of any size: the general adapter's.
+        # A Pixtral tower takes pictures of any size; the general adapter handles it.
         tower = getattr(getattr(model, "config", None), "vision_config", None)
         return super().matches(model) and getattr(tower, "model_type", None) != "pixtral"
 
@@ -33,7 +33,7 @@ class LlavaBackbone(CausalBackbone):
         return kept_part(self.processor.image_processor, size)
 
     def refer(self, name: str) -> str | None:
-        # Not every LLaVA can ground; one whose vocabulary has the task's own word was trained to (tinyworld).
+        # Not every LLaVA supports grounding; those with the task's token in the vocabulary do (tinyworld).
         return f"[refer] {name}" if "[refer]" in self.processor.tokenizer.get_vocab() else None
 
     def read_box(self, reply: str, size: tuple[int, int]) -> Box | None:
@@ -46,7 +46,7 @@ class LlavaBackbone(CausalBackbone):
 
 
 def counting(processor: Any, config: Any) -> Any:
-    """The processor, able to count an image's tokens; a copy where an old checkpoint does not say how."""
+    """The processor with the settings for counting image tokens; a completed copy if it lacks them."""
     if processor.patch_size is not None:
         return processor
     processor = copy.copy(processor)

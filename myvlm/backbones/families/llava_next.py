@@ -1,4 +1,4 @@
-"""LLaVA-NeXT (LLaVA 1.6) and LLaVA-OneVision: an overview of the picture, then tiles of it at full size."""
+"""LLaVA-NeXT (LLaVA 1.6) and LLaVA-OneVision: an overview of the picture, then tiles at full resolution."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from myvlm.backbones.registry import register_backbone
 
 @register_backbone
 class LlavaNextBackbone(CausalBackbone):
-    """`LlavaNextForConditionalGeneration`, any tile shape, over Vicuna, Mistral or another language model.
+    """`LlavaNextForConditionalGeneration`, any tile shape, with Vicuna, Mistral or another language model.
 
-    Rows stand after the last tile's last newline token. Attention maps show the overview.
+    Rows are inserted after the last tile's last newline token. Attention maps show the overview.
     """
 
     family = "llava_next"
@@ -40,7 +40,7 @@ class LlavaNextBackbone(CausalBackbone):
 
 @register_backbone
 class LlavaOnevisionBackbone(CausalBackbone):
-    """`LlavaOnevisionForConditionalGeneration`; tiles beyond the limit are shrunk by the model itself."""
+    """`LlavaOnevisionForConditionalGeneration`. The model itself shrinks tiles beyond its limit."""
 
     family = "llava_onevision"
     model_types = ("llava_onevision",)

@@ -1,4 +1,4 @@
-"""Mistral Small 3.1 and its kin: a Pixtral tower, pictures of any size, a mark after each row of patches."""
+"""Mistral Small 3.1 and later: a Pixtral tower, pictures of any size, a token after each row of patches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from myvlm.backbones.registry import register_backbone
 
 @register_backbone
 class Mistral3Backbone(CausalBackbone):
-    """`Mistral3ForConditionalGeneration`. Rows stand after the last patch, before the end-of-image mark."""
+    """`Mistral3ForConditionalGeneration`. Rows go between the last patch and the end-of-image token."""
 
     family = "mistral3"
     model_types = ("mistral3",)

@@ -1,4 +1,4 @@
-"""Molmo 2: an overview and crops of a picture; it points at things, and gives no boxes."""
+"""Molmo 2: an overview and crops of a picture; it locates objects by points instead of boxes."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from myvlm.backbones.registry import register_backbone
 from myvlm.boxes import Point
 
 POINTS = re.compile(r"""<points coords=["']\s*\d+ \d+ (\d+) (\d+)""")
-"""The picture's number, the point's, and its place on a grid of 0 to 1000."""
+"""Number of the picture, number of the point, and its coordinates from 0 to 1000."""
 
 
 @register_backbone
 class MolmoBackbone(GeneralBackbone):
-    """`Molmo2ForConditionalGeneration`. Where a thing is it says as a point: the box is the head's."""
+    """`Molmo2ForConditionalGeneration`. It locates an object by a point; the box comes from the head."""
 
     family = "molmo"
     model_types = ("molmo2",)
 
     @torch.no_grad()
     def entering(self, features: Features) -> Tensor:
-        # The model adds a visual token to its placeholder's embedding.
+        # The model adds each visual token to the embedding of the placeholder.
         table = self.model.get_input_embeddings()
         placeholder: Tensor = table(torch.tensor(self.image_id, device=self.device))
         return features.tokens + placeholder.to(features.tokens)
@@ -34,7 +34,7 @@ class MolmoBackbone(GeneralBackbone):
         return f"Point to {name}."
 
     def read_point(self, reply: str, size: tuple[int, int]) -> Point | None:
-        """`<points coords="1 1 308 305 2 752 377">curb ramp</points>`: the first."""
+        """The first point in a reply such as `<points coords="1 1 308 305 2 752 377">curb ramp</points>`."""
         found = POINTS.search(reply)
         if not found:
             return None

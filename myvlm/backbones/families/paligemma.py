@@ -1,4 +1,4 @@
-"""PaliGemma and PaliGemma 2: image, concept and instruction all see each other; only the answer is causal."""
+"""PaliGemma and PaliGemma 2: bidirectional attention over image, concept and instruction, causal answers."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from myvlm.backbones.registry import register_backbone
 from myvlm.boxes import Box
 
 TASK = re.compile(r"((caption|cap|describe|ocr|answer|question)\b|(detect|segment) )")
-"""What an instruction begins with that names its task (https://arxiv.org/abs/2407.07726, B.1)."""
+"""The beginning of an instruction that names its task (https://arxiv.org/abs/2407.07726, B.1)."""
 
 
 @register_backbone
 class PaliGemmaBackbone(CausalBackbone):
-    """`PaliGemmaForConditionalGeneration`. It obeys task prompts: `caption en`, `answer en …`, `detect …`.
+    """`PaliGemmaForConditionalGeneration`, which takes task prompts: `caption en`, `answer en …`, `detect …`.
 
-    An instruction that names no task is asked as `answer en …`: pre-trained checkpoints know no other form,
-    and `mix` ones take it beside free questions. Nothing can be said to it before a task.
+    An instruction that names no task is sent as `answer en …`: pre-trained checkpoints know no other format,
+    and `mix` ones accept it besides free questions. Prompts cannot take a hint before the task.
 
-    What stands before the concept depends on it here, so there are no kept prefixes. Positions start at 1;
-    the model sees to that itself.
+    The prefix before the concept depends on it, so prefixes are not cached. Positions start at 1, which the
+    model handles itself.
     """
 
     family = "paligemma"
@@ -66,7 +66,7 @@ class PaliGemmaBackbone(CausalBackbone):
         return f"detect {name}"
 
     def read_box(self, reply: str, size: tuple[int, int]) -> Box | None:
-        """`<loc0205><loc0102><loc0819><loc0512> name`: top, left, bottom, right, each of 1024."""
+        """Parse `<loc0205><loc0102><loc0819><loc0512> name`: top, left, bottom, right in 1024ths."""
         found = re.search(r"<loc(\d{4})>" * 4, reply)
         if not found:
             return None

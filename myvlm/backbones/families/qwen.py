@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: pictures of any size, three position ids a token (M-RoPE)."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: pictures of any size, three position ids per token (M-RoPE)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class QwenBackbone(CausalBackbone):
         self, ids: Tensor, mask: Tensor, starts: Sequence[int], layouts: Sequence[Layout]
     ) -> dict[str, Tensor]:
         types, kept = (ids == self.image_id).int(), stacked_inputs(layouts, ids.device)
-        # Explicit, since behind a cache the model would go on from the offset of another input.
+        # Explicit, since with a cache the model would otherwise continue from the offset of another input.
         positions, _ = self.model.model.get_rope_index(
             ids, mm_token_type_ids=types, attention_mask=mask, **kept
         )
@@ -45,7 +45,7 @@ class QwenBackbone(CausalBackbone):
         return f"Locate {name}, report the bounding box coordinates in JSON format."
 
     def read_box(self, reply: str, size: tuple[int, int]) -> Box | None:
-        """Qwen2-VL and Qwen3-VL count to 1000; Qwen2.5-VL in pixels of the picture as it was resized."""
+        """Parse a box; its units are 1000ths in Qwen2-VL and Qwen3-VL, resized pixels in Qwen2.5-VL."""
         scale = (1000.0, 1000.0)
         if self.model.config.model_type == "qwen2_5_vl":
             inputs, _ = self.read([Image.new("RGB", size)])

@@ -1,4 +1,4 @@
-"""What a BLIP-2's language model attends to, of the Q-Former's query tokens, as it says one token."""
+"""Records the attention of a BLIP-2's language model to the Q-Former's query tokens, at one token."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from myvlm.errors import BackboneError
 def query_token_attention(
     language_model: Any, *, causal: bool, position: int, image_tokens: int
 ) -> Iterator[list[Tensor]]:
-    """Afterwards the list holds, of every layer, the attention that one position gave to each query token.
+    """Context manager that records the attention of one position to each query token, in every layer.
 
     Args:
-        language_model: runs once within it, on one sample without padding that begins with the picture.
-        causal: whether it is a causal model; else the decoder's attention to the encoder is meant.
-        position: of the query, in a decoder among the decoder's.
-        image_tokens: `Q`.
+        language_model: must run once inside, on one sample without padding that begins with the picture.
+        causal: whether it is a causal model; otherwise the decoder's cross-attention is recorded.
+        position: index of the attending position; in an encoder-decoder model, in the decoder's sequence.
+        image_tokens: number of query tokens `Q`.
 
-    Yields: a list that is filled at the end with tensors of `Q`, mean over heads.
+    Yields: a list that is filled on exit with one tensor `Q` per layer, the mean over heads.
 
     Raises:
-        BackboneError: no layer was seen.
+        BackboneError: no layer could be recorded.
     """
     found: list[Tensor] = []
     if causal:
@@ -53,7 +53,7 @@ def query_token_attention(
 
 
 def _listen(hooks: ExitStack, layer: Any, found: list[Tensor], position: int, image_tokens: int) -> None:
-    """Hook the linear maps of one T5 cross-attention, which has no bias of positions."""
+    """Hook the linear layers of one T5 cross-attention, which has no position bias."""
     queries: list[Tensor] = []
 
     def see_query(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:

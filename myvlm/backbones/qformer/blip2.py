@@ -1,6 +1,7 @@
-"""BLIP-2 (https://arxiv.org/abs/2301.12597): a vision tower, a Q-Former, an OPT or a T5.
+"""BLIP-2 (https://arxiv.org/abs/2301.12597): a vision tower, a Q-Former, and OPT or T5.
 
-A concept enters beside the picture's features, where the Q-Former's queries look (§3.3, arXiv 2403.14599).
+Concept rows are appended to the picture's features, to which the Q-Former's queries attend (§3.3 of arXiv
+2403.14599).
 """
 
 from __future__ import annotations
@@ -33,17 +34,18 @@ from myvlm.errors import BackboneError
 class Blip2Backbone(Backbone):
     """`Blip2ForConditionalGeneration` with OPT or T5.
 
-    A row is as wide as the vision tower. With a norm rule other than `none` it enters at that norm of the
-    picture's features, and in every cross-attention its key and value get the same norm (mean, or first) of
-    the picture's keys and values, so that only its direction is learned; with `none` nothing is rescaled.
+    A row is as wide as the vision tower's features. With a norm rule other than `none`, a row is rescaled to
+    that norm of the picture's features, and in every cross-attention its key and value are rescaled to the
+    same norm (mean or first) of the picture's keys and values, so that only its direction is learned. With
+    `none` nothing is rescaled.
 
     Raises:
-        BackboneError: the model cannot speak, or takes no pictures that were encoded before.
+        BackboneError: the model has no language model, or does not accept pictures that are already encoded.
     """
 
     family = "blip2"
     model_types = ("blip-2",)
-    default_caption_prompt = ""  # the checkpoints write a caption where nothing is said
+    default_caption_prompt = ""  # without a prompt, the checkpoints write a caption
     caption_prompts: ClassVar[tuple[str, ...]] = ("",)
     prompter_kind: ClassVar[type[Blip2Prompter]] = Blip2Prompter
     lacks: ClassVar[Mapping[Lack, str]] = {"kept_prefixes": "what stands before the concept depends on it"}
@@ -66,7 +68,7 @@ class Blip2Backbone(Backbone):
 
     @property
     def dtype(self) -> torch.dtype:
-        # Of the pictures: query tokens and Q-Former stay in float32 beside a tower that is not.
+        # The dtype of the pixels: query tokens and Q-Former stay in float32 when the vision tower does not.
         dtype: torch.dtype = self.model.vision_model.embeddings.patch_embedding.weight.dtype
         return dtype
 
@@ -99,8 +101,9 @@ class Blip2Backbone(Backbone):
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
         """As `Backbone.attention_map`, through the query tokens.
 
-        What the position that predicts the word gives to each query token, times where that one looks. Where
-        the answer lacks the word, the query tokens count by what they give to the concept.
+        The attention that the position predicting the word gives to each query token, times the attention of
+        that query token over the picture. If the answer lacks the word, query tokens are weighted by the
+        attention that they give to the concept instead.
         """
         self._check([rows])
         place = text.place_of(answer, word, rows)
@@ -123,7 +126,7 @@ class Blip2Backbone(Backbone):
             weights = looks[:, len(features) :].sum(1)
         else:
             weights = torch.stack([layer.cpu() for layer in spoken]).mean(0).to(looks)
-        seen_by = (weights @ looks).float()  # autocast may have made it less
+        seen_by = (weights @ looks).float()  # autocast may have lowered the precision
         patches = self.arranged(seen_by[: len(features)])
         return np.asarray(patches / patches.sum(), dtype=np.float32)
 
@@ -137,16 +140,16 @@ class Blip2Backbone(Backbone):
         return QFormerProbe(self)
 
     def word_direction(self, word: str) -> Tensor:
-        """As `Backbone.word_direction`: the feature that the Q-Former's values hand on as that embedding.
+        """As `Backbone.word_direction`: the feature that the Q-Former's values map to the word's embedding.
 
-        A row stands among features of the vision tower, where no word has a place; see `features_of_words`.
+        Rows are in the space of the vision tower's features, which has no words; see `features_of_words`.
         """
         path = value_path(self.model.qformer, self.model.language_projection, self.dtype)
         middle = text.embeddings_of(self.model, self.word_ids(word)).mean(0)
         return functional.normalize(features_of_words(path, middle[None].to(path))[0], dim=-1)
 
     def inserted(self, rows: Sequence[Sequence[ConceptRows]], *, record: bool = False) -> QFormerRows:
-        """A context manager: within it the Q-Former also sees these rows."""
+        """Context manager: the Q-Former also attends to these rows."""
         return QFormerRows(self.model.qformer, rows, record=record)
 
     def _replies(
@@ -164,7 +167,7 @@ class Blip2Backbone(Backbone):
     def _forward(
         self, features: Sequence[Tensor], taught: Taught, rows: Sequence[Sequence[ConceptRows]]
     ) -> tuple[Tensor, QFormerRows]:
-        """One pass of Q-Former and language model: logits `B × N × V`, and what the queries attended to."""
+        """One pass of Q-Former and language model: logits `B × N × V`, and the recorded attention."""
         from transformers.models.blip_2.modeling_blip_2 import BaseModelOutputWithVisionQformerOutputs
 
         images = torch.stack([feature.to(self.device) for feature in features])
@@ -177,11 +180,11 @@ class Blip2Backbone(Backbone):
 
     @torch.no_grad()
     def projected(self, features: Sequence[Tensor], rows: Sequence[Sequence[ConceptRows]]) -> Tensor:
-        """What the language model reads of pictures in which these concepts are seen: `B × Q × W`.
+        """The language model's input for pictures with the rows of these concepts: `B × Q × W`.
 
         Args:
-            features: of `encode`.
-            rows: of each picture.
+            features: results of `encode`.
+            rows: rows of the concepts in each picture.
         """
         images = torch.stack([feature.to(self.device) for feature in features])
         with self.frozen(), self.inserted(rows) if any(rows) else nullcontext():
@@ -189,11 +192,11 @@ class Blip2Backbone(Backbone):
         return projected
 
     def looked(self, images: Tensor, read: dict[str, Tensor]) -> Tensor:
-        """What the Q-Former's queries took from pictures: `B × Q × W`.
+        """The Q-Former's output for pictures: `B × Q × W`.
 
         Args:
             images: `B × T × D`, the vision tower's features.
-            read: the model's inputs of the prompts.
+            read: the model's inputs for the prompts, which only InstructBLIP's Q-Former reads.
         """
         queries: Tensor = self.model.qformer(
             query_embeds=self.model.query_tokens.expand(len(images), -1, -1),

@@ -1,8 +1,8 @@
-"""Puts concept rows beside a picture's features where a Q-Former looks, by hooks that are always removed.
+"""Inserts concept rows into the input of a Q-Former, by hooks that are always removed.
 
-The rows are appended to `encoder_hidden_states`; in every cross-attention layer their keys and values are
+The rows are appended to `encoder_hidden_states`. In every cross-attention layer their keys and values are
 rescaled, at full width, to the mean norm of the picture's own (eq. 3 of https://arxiv.org/abs/2403.14599).
-What the queries attend to is recomputed: transformers drops it.
+The attention of the queries is recomputed here, since transformers drops it.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from myvlm.backbones.frozen import Attached, device_of
 from myvlm.errors import BackboneError
 
 SMALLEST = 1e-12
-"""Least divisor of a norm: rows that only pad a batch are zero, and so may their keys be."""
+"""Lower bound for norms as divisors: rows that pad a batch are zero, and their keys may be too."""
 
 
 @dataclass(frozen=True, eq=False)
 class Appended:
-    """What stands behind the `T` features of each picture of a batch: `R` columns, some of them padding.
+    """The `R` columns appended to the `T` features of each picture of a batch; some may be padding.
 
     Args:
-        tokens: `T`.
+        tokens: number of features `T`.
         mask: `B × (T + R)` bool, false on padding.
-        kept: `B × R` bool, rows whose keys and values stay as they are (norm rule `none`, and padding).
-        by_first: `B × R` bool, rows whose keys and values get the norm of the picture's first.
+        kept: `B × R` bool, true for rows whose keys and values are not rescaled (norm rule `none`, padding).
+        by_first: `B × R` bool, true for rows whose keys and values get the norm of the picture's first.
     """
 
     tokens: int
@@ -43,19 +43,18 @@ class Appended:
 
 
 class QFormerRows(Attached):
-    """Context manager: within it the Q-Former's queries also see concept rows.
+    """Context manager: the Q-Former's queries also attend to concept rows.
 
     Args:
         qformer: a `Blip2QFormerModel`.
-        rows: the concepts of each of the `B` pictures that it is given.
-        record: whether to keep, in `probabilities`, what every query attends to.
+        rows: for each of the `B` pictures of its input, the rows of the concepts in it.
+        record: whether to keep the attention of every query in `probabilities`.
 
     Attributes:
-        probabilities: with `record`, `B × H × Q × (T + R)` of every layer, at least float32.
+        probabilities: with `record`, one tensor `B × H × Q × (T + R)` per layer, at least float32.
 
     Raises:
-        BackboneError: within it, when the Q-Former gets other inputs than expected; at its end, when it ran
-            not once.
+        BackboneError: inside the block, if the Q-Former gets unexpected inputs; on exit, if it never ran.
     """
 
     goal = "Q-Former"
@@ -78,7 +77,7 @@ class QFormerRows(Attached):
 
     @property
     def layers(self) -> list[Any]:
-        """The cross-attentions, each with its linear maps `query`, `key` and `value`."""
+        """The cross-attention modules, each with linear layers `query`, `key` and `value`."""
         layers = self.qformer.encoder.layer
         return [layer.crossattention.attention for layer in layers if layer.has_cross_attention]
 
@@ -110,7 +109,7 @@ class QFormerRows(Attached):
                 fix="pass as many pictures as lists of rows",
             )
         self.passes += 1
-        # The Q-Former may be in float32 beside a vision tower that is not; it would cast just so itself.
+        # The Q-Former may be in float32 when the vision tower is not; it would do the same cast itself.
         images = images.to(type_of(self.qformer))
         beside = self._beside(images)
         self._appended = self._append_to(images, kwargs.get("encoder_attention_mask"))
@@ -121,7 +120,7 @@ class QFormerRows(Attached):
         }
 
     def _beside(self, images: Tensor) -> Tensor:
-        """`B × R × D`, each picture's rows as they enter, padded with zeros."""
+        """`B × R × D`: each picture's rescaled rows, padded with zeros."""
         entering = []
         for image, concepts in zip(images, self.rows, strict=True):
             norms = visual_norms(image)
@@ -130,7 +129,7 @@ class QFormerRows(Attached):
         return nn.utils.rnn.pad_sequence(entering, batch_first=True)
 
     def _append_to(self, images: Tensor, mask: Tensor | None) -> Appended:
-        """What stands behind these `B × T × D` features, whose `B × T` mask is 1 where they may be seen."""
+        """The columns after these `B × T × D` features; `mask` is `B × T`, 1 where these are visible."""
         most, device = max(self.counts), images.device
         rules = [
             [concept.norm for concept in concepts for _ in range(concept.count)] for concepts in self.rows
@@ -186,14 +185,14 @@ class QFormerRows(Attached):
             return total
         most = max(self.counts)
         for probabilities in self.probabilities:
-            # Padding was masked out: its probability is zero, and adds nothing to the sum.
+            # Padding is masked out: its probability is zero and does not change the sum.
             squares = probabilities[..., -most:].pow(2).mean((1, 2)).sum(1).to(device)
             total = total + (squares / counts.clamp(min=1))[counts > 0].mean()
         return total
 
 
 def rescaled(states: Tensor, appended: Appended) -> Tensor:
-    """Keys or values `B × (T + R) × A` with the rows' at the mean norm of the picture's own (eq. 3).
+    """Rescale the rows' keys or values in `B × (T + R) × A` to the mean norm of the picture's own (eq. 3).
 
     >>> states = torch.tensor([[[3.0, 0.0], [0.0, 1.0], [0.0, 8.0]]])  # two of the picture, one of a concept
     >>> no = torch.tensor([[False]])
@@ -211,13 +210,13 @@ def rescaled(states: Tensor, appended: Appended) -> Tensor:
 
 
 def attended(query: Tensor, key: Tensor, mask: Tensor | None, *, heads: int, scale: float) -> Tensor:
-    """The attention probabilities of a cross-attention, from its linear maps' outputs.
+    """The attention probabilities of a cross-attention, from its projected queries and keys.
 
     Args:
         query: `B × Q × A`, before the split into heads.
         key: `B × L × A`.
-        mask: `B × L` bool, true where a key may be seen; None for everywhere.
-        heads: `H`.
+        mask: `B × L` bool, true where a key is visible; None if all are.
+        heads: number of heads `H`.
         scale: factor of the scores.
 
     Returns: `B × H × Q × L`, at least float32.
@@ -237,17 +236,17 @@ def attended(query: Tensor, key: Tensor, mask: Tensor | None, *, heads: int, sca
 
 
 def value_path(qformer: Any, projection: Any, dtype: torch.dtype = torch.float32) -> Tensor:
-    """`W × D`: what the values of all cross-attentions, taken as linear, hand to the language model.
+    """`W × D`: the linear map from a feature to the language model along the values of all cross-attentions.
 
     Args:
-        qformer: a `Blip2QFormerModel` that looks at features of `D`.
-        projection: the linear map from its queries to the language model's `W`.
-        dtype: of what goes into that map; the Q-Former may be in another.
+        qformer: a `Blip2QFormerModel` that attends to features of width `D`.
+        projection: the linear layer from its queries to the language model's width `W`.
+        dtype: dtype of the input of `projection`; the Q-Former's may differ.
     """
     layers = [layer.crossattention for layer in qformer.encoder.layer if layer.has_cross_attention]
     value, wide = layers[0].attention.value, type_of(qformer)
     width = projection.out_features
-    # By the chain rule and not from the weights: these may be quantised, or on the disk.
+    # By autograd and not from the weights, since these may be quantised or offloaded to disk.
     start = torch.zeros(width, value.in_features, dtype=wide, device=device_of(value), requires_grad=True)
     with torch.enable_grad():
         handed = projection(sum(at.output.dense(at.attention.value(start)) for at in layers).to(dtype))
@@ -256,17 +255,17 @@ def value_path(qformer: Any, projection: Any, dtype: torch.dtype = torch.float32
 
 
 def type_of(qformer: Any) -> torch.dtype:
-    """The floating point type of a Q-Former, by its first layer norm; InstructBLIP's is in its embeddings."""
+    """The floating point type of a Q-Former: that of its first layer norm, which may be in its embeddings."""
     holder = qformer if hasattr(qformer, "layernorm") else qformer.embeddings
     dtype: torch.dtype = holder.layernorm.weight.dtype
     return dtype
 
 
 def features_of_words(path: Tensor, words: Tensor) -> Tensor:
-    """`N × D` of unit mean square: features that a value path hands on as embeddings of words (`N × W`).
+    """Features that a value path maps to word embeddings `words` (`N × W`): `N × D`, unit mean square.
 
-    Least squares with a ridge of the path's mean square singular value: what the path hardly passes on is
-    not made up for by a huge feature.
+    Solved by ridge regression; the ridge is the path's mean squared singular value. It prevents huge features
+    along directions that the path hardly passes on.
 
     >>> features_of_words(torch.diag(torch.tensor([1.0, 1.0, 0.0])), torch.tensor([[3.0, 4.0, 5.0]])) ** 2
     tensor([[1.0800, 1.9200, 0.0000]])

@@ -16,12 +16,12 @@ from myvlm.backbones.registry import register_backbone
 
 
 class InstructBlipPrompter(Blip2Prompter):
-    """As BLIP-2's, with what the Q-Former reads beside the picture; an instruction is taken as it is."""
+    """As `Blip2Prompter`, with the instruction as a further input of the Q-Former; it is used unchanged."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__(model, processor)
         self.qformer_positions = int(model.config.qformer_config.max_position_embeddings)
-        # Configurations of Vicuna name other ids as the end than the one that it was trained to say.
+        # Vicuna's configuration names other end-of-sequence ids than the one that the model was trained with.
         self.eos_ids = list(dict.fromkeys([processor.tokenizer.eos_token_id, *self.eos_ids]))
 
     def render(self, prompt: text.Prompt) -> str:
@@ -30,7 +30,7 @@ class InstructBlipPrompter(Blip2Prompter):
         return asked
 
     def read_beside(self, prompts: Sequence[text.Prompt]) -> dict[str, Tensor]:
-        """The instructions in the Q-Former's own ids, padded on the right: positions count from the left."""
+        """The instructions as ids of the Q-Former's tokenizer; right-padded: positions start at the left."""
         read = self.processor.qformer_tokenizer(
             [self.render(prompt) for prompt in prompts],
             padding=True,
@@ -46,7 +46,7 @@ class InstructBlipPrompter(Blip2Prompter):
         inputs = super().processed(images, prompts)
         inputs.update(self.read_beside(prompts))
         if self.causal:
-            # The processor pads between picture and text: a Llama would count what is padded as distance.
+            # The processor pads between picture and text; a Llama would count the padding in its positions.
             order = inputs["attention_mask"].sort(dim=1, stable=True).indices
             for name in ("input_ids", "attention_mask"):
                 inputs[name] = inputs[name].gather(1, order)

@@ -1,4 +1,4 @@
-"""The inside of a BLIP-2, for the contract of `myvlm.testing`."""
+"""Access to the internals of BLIP-2, for the checks of `myvlm.testing`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from myvlm.backbones.probe import Entered, Probe, Rows, TaughtText, eager_attent
 
 
 class QFormerProbe(Probe):
-    """What the Q-Former's cross-attentions read, and what the language model makes of it.
+    """Inputs of the Q-Former's cross-attentions, and outputs of the language model.
 
     Args:
         backbone: a `Blip2Backbone`, whose module imports this one.
@@ -51,7 +51,7 @@ class QFormerProbe(Probe):
         if self.prompter.causal:
             inputs["input_ids"] = torch.cat([inputs["input_ids"], new], dim=1)
             inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(new)], dim=1)
-        else:  # what the decoder has written so far, its start first
+        else:  # the decoder's tokens so far, beginning with its start token
             start = self.backbone.model.language_model.config.decoder_start_token_id
             starts = torch.full((len(new), 1), start, device=new.device)
             inputs["decoder_input_ids"] = torch.cat([starts, new], dim=1)
@@ -94,7 +94,7 @@ class QFormerProbe(Probe):
         backbone = self.backbone
         with backbone.frozen(), torch.no_grad(), backbone.inserted(rows) as inserted, ExitStack() as hooks:
             for layer in inserted.layers:
-                for linear in (layer.key, layer.value):  # behind the insertion's own hooks
+                for linear in (layer.key, layer.value):  # these hooks run after those of the insertion
                     hooks.callback(linear.register_forward_hook(see).remove)
             self._look(images, prompts)
         tokens = len(backbone.encode(images[:1])[0])
@@ -146,7 +146,7 @@ class QFormerProbe(Probe):
         }
 
     def _look(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> None:
-        """Vision tower and Q-Former, which in InstructBLIP reads the prompts too."""
+        """Run the vision tower and the Q-Former, which in InstructBLIP reads the prompts too."""
         read = self.prompter.read_beside(prompts)
         told = {name: ids.to(self.backbone.device) for name, ids in read.items()}
         self.backbone.model.get_image_features(self._pixels(images), **told)
@@ -167,7 +167,7 @@ class QFormerProbe(Probe):
     def _pass(
         self, images: Sequence[Image.Image], prompts: Sequence[str], answers: Sequence[str], rows: Rows
     ) -> Any:
-        """The model's own output for prompts with their answers, from pixels."""
+        """The model's own output for prompts and answers, from pixels."""
         batch = self.prompter.teacher_forced(prompts, answers)
         inputs = {"labels": batch.labels, **batch.inputs}
         with self.backbone.frozen(), self.backbone.inserted(rows):

@@ -1,7 +1,7 @@
-"""What BLIP-2's language models read and write: prompts behind a picture's placeholders, and answers.
+"""Token ids of prompts and answers for BLIP-2's language models.
 
-A causal model (OPT) reads prompt and answer as one text; an encoder and decoder (T5) reads the one and writes
-the other.
+A causal model (OPT) reads image placeholders, prompt and answer as one text. An encoder-decoder (T5) reads
+placeholders and prompt in the encoder and writes the answer in the decoder.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from myvlm.backbones.tokens import IGNORED
 from myvlm.errors import InputError
 
 QUESTION = "Question: {} Answer:"
-"""How the checkpoints are asked."""
+"""The format of questions that the checkpoints were trained with."""
 
 
 @dataclass(frozen=True, eq=False)
 class Taught:
-    """A batch of prompts with their answers, padded on the right.
+    """A batch of prompts with answers for training, padded on the right.
 
     Args:
-        inputs: the model's `input_ids` and `attention_mask`, `B × S`; for a T5 also `labels`.
-        labels: `B × N` of the answer and its end of sequence, -100 elsewhere: `N` is `S` in a causal model.
-        starts: where each answer starts among the labels.
+        inputs: the model's `input_ids` and `attention_mask`, `B × S`; for T5 also `labels`.
+        labels: `B × N`, the answer and its end of sequence, -100 elsewhere; `N` is `S` in a causal model.
+        starts: index in `labels` at which each answer starts.
     """
 
     inputs: dict[str, Tensor]
@@ -39,7 +39,7 @@ class Taught:
 
 
 class Blip2Prompter:
-    """Turns bare instructions and answers into token ids for one BLIP-2.
+    """Converts instructions and answers to token ids for a BLIP-2 model.
 
     Args:
         model: a `Blip2ForConditionalGeneration`.
@@ -54,21 +54,21 @@ class Blip2Prompter:
         self.image_id = model.config.image_token_id
         self.image_tokens = int(model.config.num_query_tokens)
         self.causal = bool(model.config.use_decoder_only_language_model)
-        # What ends a reply is the language model's own: generation asks it, not the whole.
+        # Generation uses the end-of-sequence ids of the language model, not those of the whole model.
         eos = model.language_model.generation_config.eos_token_id
         eos = self.tokenizer.eos_token_id if eos is None else eos
         self.eos_ids: list[int] = list(eos) if isinstance(eos, list) else [] if eos is None else [eos]
 
     @property
     def pad_id(self) -> int:
-        """What fills a batch: masked out, so that any id would do."""
+        """The id for padding a batch; it is masked out, so any id is valid."""
         return text.pad_id(self.tokenizer, self.eos_ids)
 
     def render(self, prompt: text.Prompt) -> str:
-        """The prompt as the checkpoints document it: a question in its form, any other text as it is.
+        """The prompt in the checkpoints' documented format: questions as `QUESTION`, other texts unchanged.
 
-        Without a text the model writes a caption; a text without a question mark is one to go on with. What
-        was asked and answered before stands before it, in the form of a question.
+        For an empty prompt the model writes a caption; a text without a question mark is continued. Earlier
+        turns of a conversation are put before the prompt, as answered questions.
         """
         *before, prompt = text.turns_of(prompt)
         for turn in (*before, prompt):
@@ -81,14 +81,14 @@ class Blip2Prompter:
         return QUESTION.format(prompt.strip()) if asked else prompt
 
     def processed(self, images: Sequence[Image.Image], prompts: Sequence[text.Prompt]) -> Any:
-        """The processor's own output for plain transformers, several padded.
+        """The processor's output, as plain transformers expects it; several prompts are padded.
 
-        Padded on the left for a causal model, which goes on at the right. On the right for an encoder: the
-        processor puts padding behind the picture's placeholders, and a T5 counts the distance to them.
+        Padding is on the left for a causal model, which continues at the right, and on the right for an
+        encoder: left padding would come after the picture's placeholders, to which T5 counts the distance.
 
         Raises:
-            InputError: the processor put no place for the picture into the text, a prompt holds a special
-                token or is too long, or several prompts come without a token to pad with.
+            InputError: the processor wrote no image placeholders, a prompt contains a special token or is too
+                long, or there are several prompts but no padding token.
         """
         rendered = [self.render(prompt) for prompt in prompts]
         text.refuse_unpadded(self.tokenizer, rendered)
@@ -101,9 +101,9 @@ class Blip2Prompter:
         return inputs
 
     def check_places(self, ids: Tensor) -> None:
-        """Raise InputError unless each of `B × S` ids has one placeholder for every query token.
+        """Raise InputError unless each sequence of `B × S` ids has one placeholder per query token.
 
-        With none, transformers ignores the picture and says nothing.
+        Without placeholders, transformers silently ignores the picture.
         """
         counts = [0] * len(ids) if self.image_id is None else (ids == self.image_id).sum(1).tolist()
         if set(counts) != {self.image_tokens}:
@@ -116,11 +116,11 @@ class Blip2Prompter:
             )
 
     def read_beside(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """What the Q-Former reads beside the pictures, as the model's inputs: nothing in BLIP-2."""
+        """Text inputs of the Q-Former, as keyword arguments of the model; none in BLIP-2."""
         return {}
 
     def prompt_ids(self, prompt: text.Prompt) -> list[int]:
-        """The ids that the processor makes of a prompt: the picture's places, then the text."""
+        """The ids of a prompt, equal to the processor's: image placeholders, then the text."""
         with tokenizing(self.tokenizer):
             ids: list[int] = self.tokenizer(self.render(prompt))["input_ids"]
         places = [] if self.image_id is None else [int(self.image_id)] * self.image_tokens
@@ -131,14 +131,14 @@ class Blip2Prompter:
         rendered = self.render(prompt)
         if self.causal and rendered:
             return text.answer_ids(self.tokenizer, rendered, answer)
-        # A text of its own: nothing stands before it.
+        # No text precedes the answer, so it is tokenised on its own.
         return text.alone_ids(self.tokenizer, answer)
 
     def teacher_forced(self, prompts: Sequence[str], answers: Sequence[str]) -> Taught:
-        """Prompts and answers as one batch.
+        """Prompts and answers as one training batch.
 
         Raises:
-            InputError: the model keeps no place for the picture in its text, or the text is too long.
+            InputError: the prompts contain no image placeholders, or a text is too long.
         """
         asked = [self.prompt_ids(prompt) for prompt in prompts]
         targets = [
@@ -162,22 +162,22 @@ class Blip2Prompter:
         return Taught(inputs, padded, starts)
 
     def aligned(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits `B × N × V` and the `B × N` labels that they are of, from a teacher-forced pass."""
+        """Align the logits `B × N × V` of a teacher-forced pass with the labels `B × N` that they predict."""
         return (logits[:, :-1], labels[:, 1:]) if self.causal else (logits, labels)
 
     def new_ids(self, output: Tensor, inputs: Any) -> Tensor:
-        """What `generate` wrote, `B × N`, without the prompt or the decoder's start."""
+        """The ids that `generate` added, `B × N`, without the prompt or the decoder's start token."""
         return output[:, inputs["input_ids"].shape[1] if self.causal else 1 :]
 
     def reply(self, new_ids: Tensor) -> tuple[str, Tensor]:
-        """The text and the ids of what was generated, without end of sequence and what follows it."""
+        """The text and ids of a generated reply, up to but excluding the end of sequence."""
         return text.reply(self.tokenizer, new_ids, self.eos_ids)
 
 
 def check_length(tokens: int, most: int | None) -> None:
-    """Raise InputError where a text has more tokens than a model has places for; None is no bound.
+    """Raise InputError if a text has more tokens than the model has positions; None means no limit.
 
-    On a GPU it would be an assertion after which the process can use the device no more.
+    On a GPU this would trigger a device-side assertion, after which the process cannot use the device.
     """
     if most is not None and tokens > most:
         raise InputError(
@@ -189,7 +189,7 @@ def check_length(tokens: int, most: int | None) -> None:
 
 
 def _learned_positions(language_model: nn.Module) -> int | None:
-    """The most tokens that a model with a table of positions takes; None where positions are computed."""
+    """The maximum length of a model with a table of position embeddings; None if it has no such table."""
     tables = [
         part.num_embeddings - getattr(part, "offset", 0)
         for name, part in language_model.named_modules()

@@ -1,4 +1,4 @@
-"""MiniGPT-v2: an instruction begins with a task mark; a box is `{<25><30><75><80>}` on a grid of 0 to 100."""
+"""MiniGPT-v2: instructions begin with a task tag; boxes are `{<25><30><75><80>}`, from 0 to 100."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from myvlm.boxes import Box
 class MiniGPTv2Backbone(CausalBackbone):
     """`myvlm.backbones.families.minigpt.model.MiniGPTv2ForConditionalGeneration`.
 
-    An instruction without a task mark (`[caption]`, `[vqa]`, `[refer]`, `[identify]`, `[grounding]`) gets
-    one: `[vqa]` where it is a question, `[caption]` otherwise.
+    An instruction without a task tag (`[caption]`, `[vqa]`, `[refer]`, `[identify]`, `[grounding]`) gets
+    one: `[vqa]` if it is a question, else `[caption]`.
     """
 
     family = "minigpt_v2"
     model_types = ("minigpt_v2",)
-    # The space before `</Img>`: the text behind a picture is tokenised on its own, and begins with `▁</`.
+    # The space before `</Img>`: the text after a picture is tokenised on its own and begins with `▁</`.
     template = "[INST] <Img>{image} </Img> {prompt} [/INST]"
     default_caption_prompt = "[caption] Briefly describe this image."
     caption_prompts = (
@@ -52,5 +52,5 @@ class MiniGPTv2Backbone(CausalBackbone):
         return on_grid(four_numbers(reply), 100, (0, 0, *size))
 
     def grid(self, features: Features) -> tuple[int, int, int]:
-        side = math.isqrt(4 * len(features))  # patches; a token is four of them in a row
+        side = math.isqrt(4 * len(features))  # in patches; a token is four of them in a row
         return 0, side, side // 4

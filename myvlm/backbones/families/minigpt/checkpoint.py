@@ -1,6 +1,6 @@
 """Builds MiniGPT-v2 from its official files: the checkpoint with its LoRA, EVA ViT-g, Llama-2-7b-chat.
 
-Nothing in a file is executed: they are read with `weights_only=True`.
+The files are read with `weights_only=True`, so no code in them is executed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from myvlm.errors import BackboneError, MissingFileError
 
 LORA_ALPHA = 16
 SPARE_ROWS = 64
-"""Rows beyond Llama's words: the image placeholder, and ids to stand for concept rows."""
+"""Rows added to Llama's embedding table: for the image placeholder and for ids of concept rows."""
 LORA = re.compile(
     r"llama_model\.base_model\.model\.model\.(layers\.\d+\.self_attn\.[qkvo]_proj)\.lora_([AB])"
     r"(?:\.default)?\.weight"
@@ -50,18 +50,18 @@ def load_minigpt_v2(
     vision_config: Blip2VisionConfig | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> tuple[Any, Any]:
-    """MiniGPT-v2 and its processor, for `MyVLM(model, processor)`; save them once as a transformers folder.
+    """Load MiniGPT-v2 and its processor, for `MyVLM(model, processor)` or to save in transformers' format.
 
     Args:
         checkpoint: `minigptv2_checkpoint.pth`: a projector and a LoRA, which is merged.
-        language_model: folder or hub name of Llama-2-7b-chat in transformers' form.
-        vision: `eva_vit_g.pth`; of its blocks the first 39 are used, its positions stretched to 448 pixels.
-        vision_config: sizes of the tower, if they are others.
-        dtype: the model's.
+        language_model: folder or hub name of Llama-2-7b-chat in transformers' format.
+        vision: `eva_vit_g.pth`; its first 39 blocks are used, its positions are interpolated to 448 pixels.
+        vision_config: sizes of the vision tower, if they differ from these.
+        dtype: the model's dtype.
 
     Raises:
-        MissingFileError: a file is not there.
-        BackboneError: a file is not what it should be; what is missing in it is named.
+        MissingFileError: a file does not exist.
+        BackboneError: a file does not have the expected content; the message names what is missing.
     """
     tower = vision_config or Blip2VisionConfig(image_size=448)
     learned, encoder = _read(checkpoint), _read(vision)
@@ -90,7 +90,7 @@ def load_minigpt_v2(
 
 
 def _read(file: str | Path) -> Mapping[str, Tensor]:
-    """The tensors of an official file, which has them under `model` or at the top."""
+    """The tensors of an official file, which are under the key `model` or at the top level."""
     if not Path(file).is_file():
         raise MissingFileError(
             "A file of MiniGPT-v2 is not there.",
@@ -111,7 +111,7 @@ def _read(file: str | Path) -> Mapping[str, Tensor]:
 def _language(
     llama: Mapping[str, Tensor], learned: Mapping[str, Tensor], words: int, unknown: int
 ) -> dict[str, Tensor]:
-    """Llama's weights with the LoRA added, and rows for the spare ids that nothing will ever choose."""
+    """Llama's weights with the LoRA merged, and rows for the spare ids, which are never generated."""
     merged = {name: tensor.clone() for name, tensor in llama.items()}
     pairs: dict[str, dict[str, Tensor]] = {}
     for name, tensor in learned.items():
@@ -121,7 +121,7 @@ def _language(
         down, up, name = pair["A"], pair["B"], f"model.{place}.weight"
         merged[name] = (merged[name].float() + LORA_ALPHA / len(down) * (up @ down)).to(merged[name].dtype)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        spare = merged[name][unknown].expand(SPARE_ROWS, -1)  # as likely as a sign for unknown words: never
+        spare = merged[name][unknown].expand(SPARE_ROWS, -1)  # as unlikely as the unknown-word token
         merged[name] = torch.cat([merged[name][:words], spare])
     return {
         name if name.startswith("lm_head") else f"model.language_model.{name.removeprefix('model.')}": tensor
@@ -137,19 +137,19 @@ def _projector(learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _tower(
     encoder: Mapping[str, Tensor], learned: Mapping[str, Tensor], config: Blip2VisionConfig
 ) -> dict[str, Tensor]:
-    """EVA's weights under `Blip2VisionModel`'s names. The layer norm after it is plain unless trained."""
+    """EVA's weights under `Blip2VisionModel`'s names; the final layer norm is the identity unless trained."""
     named: dict[str, Tensor] = {}
     for name, tensor in encoder.items():
         block = re.match(r"blocks\.(\d+)\.", name)
         if block and int(block[1]) >= config.num_hidden_layers:
-            continue  # the last block is left out
+            continue  # the last block is not used
         for theirs, ours in VISION:
             if re.search(theirs, name):
                 named[re.sub(theirs, ours, name)] = tensor
     for layer in range(config.num_hidden_layers):
         query, value = (encoder.get(f"blocks.{layer}.attn.{part}_bias") for part in "qv")
         if query is not None and value is not None:
-            bias = torch.cat([query, torch.zeros_like(query), value])  # keys have none
+            bias = torch.cat([query, torch.zeros_like(query), value])  # keys have no bias
             named[f"encoder.layers.{layer}.self_attn.qkv.bias"] = bias
     place = "embeddings.position_embedding"
     if place in named:
@@ -160,7 +160,7 @@ def _tower(
 
 
 def _stretched(positions: Tensor, side: int) -> Tensor:
-    """Position embeddings `1 × (1 + s²) × D` of another picture size as those of `side²` patches."""
+    """Interpolate position embeddings `1 × (1 + s²) × D` to `side²` patches."""
     first, grid = positions[:, :1], positions[:, 1:]
     before = int(grid.shape[1] ** 0.5)
     square = grid.float().reshape(1, before, before, -1).permute(0, 3, 1, 2)

@@ -1,7 +1,7 @@
-"""MiniGPT-v2 (https://arxiv.org/abs/2310.09478) of stock parts, since transformers has none.
+"""MiniGPT-v2 (https://arxiv.org/abs/2310.09478) built from parts of transformers, which lacks the model.
 
-The EVA ViT-g that `Blip2VisionModel` is, at 448 pixels; four neighbouring patches side by side; one linear
-layer; a Llama. It is a LLaVA in all else, so generation, caches and losses are LLaVA's own code.
+It consists of EVA ViT-g (`Blip2VisionModel`) at 448 pixels, the concatenation of four neighbouring patches,
+one linear layer, and a Llama. Everything else is as in LLaVA: generation, caches and losses are its code.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 TOGETHER = 4
-"""Patches that become one visual token."""
+"""Number of patches that form one visual token."""
 IMAGE_TOKEN = "<image>"
 LAYER_NORM_EPS = 1e-5
-"""Of the layer norm after the tower; the one in `Blip2VisionConfig` is of its blocks."""
+"""Epsilon of the layer norm after the tower; the one in `Blip2VisionConfig` is for its blocks."""
 
 
 class MiniGPTv2Config(LlavaConfig):  # type: ignore[misc]
-    """A LLaVA's configuration, with a `Blip2VisionConfig` for the tower."""
+    """LLaVA's configuration with a `Blip2VisionConfig` for the vision tower."""
 
     model_type = "minigpt_v2"
 
 
 class MiniGPTv2Model(LlavaModel):  # type: ignore[misc]
-    """Tower, projector and language model, without the head."""
+    """Vision tower, projector and language model, without the language model's head."""
 
     config: MiniGPTv2Config
     config_class = MiniGPTv2Config
 
     def __init__(self, config: MiniGPTv2Config) -> None:
-        PreTrainedModel.__init__(self, config)  # not LLaVA's: it has another tower and projector
+        PreTrainedModel.__init__(self, config)  # skip LLaVA's, which would build its tower and projector
         self.vision_tower = Blip2VisionModel._from_config(config.vision_config)
         self.vision_tower.post_layernorm.eps = LAYER_NORM_EPS
         wide = config.vision_config.hidden_size * TOGETHER
@@ -53,7 +53,7 @@ class MiniGPTv2Model(LlavaModel):  # type: ignore[misc]
         self.post_init()
 
     def get_image_features(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
-        """Visual tokens in `pooler_output`, one `T × D` a picture; `pixel_values` is `B × 3 × H × W`."""
+        """Visual tokens in `pooler_output`, one `T × D` per picture; `pixel_values` is `B × 3 × H × W`."""
         output = self.vision_tower(pixel_values, return_dict=True)
         patches = output.last_hidden_state[:, 1:]
         grouped = patches.reshape(len(patches), patches.shape[1] // TOGETHER, -1)
@@ -75,12 +75,12 @@ class MiniGPTv2ForConditionalGeneration(LlavaForConditionalGeneration):  # type:
 
 
 def minigpt_processor(tokenizer: Any, vision: Blip2VisionConfig) -> LlavaProcessor:
-    """A processor that squares pictures to the tower's size; `tokenizer` gets an image placeholder."""
+    """A processor that resizes pictures to the tower's square size; adds an image token to `tokenizer`."""
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token
     square = {"height": vision.image_size, "width": vision.image_size}
-    # Four patches a token are as many as patches of twice the side.
+    # Four patches per token give as many tokens as patches of twice the side.
     return LlavaProcessor(
         BlipImageProcessor(size=square), tokenizer, patch_size=2 * vision.patch_size,
         vision_feature_select_strategy="full", image_token=IMAGE_TOKEN,

@@ -1,6 +1,6 @@
-"""Mllama (Llama 3.2 Vision): a language model with layers whose cross-attention looks at tiles of a picture.
+"""Mllama (Llama 3.2 Vision): a language model with cross-attention layers over the tiles of a picture.
 
-A concept enters as further states behind the picture's, as in BLIP-2's Q-Former (§3.3, arXiv 2403.14599).
+Concept rows are appended to the picture's states, as in BLIP-2's Q-Former (§3.3 of arXiv 2403.14599).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from myvlm.errors import BackboneError
 
 @dataclass(frozen=True, eq=False)
 class CrossFeatures:
-    """What the cross-attentions look at of one picture.
+    """The encoded states of one picture for the cross-attentions.
 
     Args:
-        states: `M × D`, the tokens of as many tiles as a picture may have; those of empty tiles last.
-        tiles: how many tiles the picture has, down and across.
-        patches: how many patches of these tiles it covers, down and across.
-        tile_tokens: how many tokens a tile has.
+        states: `M × D`, the tokens of the maximum number of tiles; those of empty tiles come last.
+        tiles: number of tiles of the picture, down and across.
+        patches: number of patches of these tiles that the picture covers, down and across.
+        tile_tokens: number of tokens per tile.
     """
 
     states: Tensor
@@ -49,12 +49,12 @@ class CrossFeatures:
 
     @property
     def tokens(self) -> Tensor:
-        """`T × D`, those of the picture's own tiles."""
+        """`T × D`, the tokens of the picture's own tiles."""
         return self.states[: len(self)]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tensor."""
+        """Size of `states` in bytes."""
         return self.states.nbytes
 
 
@@ -62,12 +62,12 @@ class CrossFeatures:
 class MllamaBackbone(Backbone):
     """`MllamaForConditionalGeneration`.
 
-    A row is as wide as the language model and enters at a norm of the picture's projected tokens. Its keys
-    need no rescaling: the cross-attentions normalise keys themselves. What is penalised is the attention that
-    the text gives to rows in those layers.
+    A row is as wide as the language model and is rescaled to a norm of the picture's projected tokens. Its
+    keys need no rescaling, since the cross-attentions normalise keys themselves. The penalty is on the
+    attention that text tokens give to rows in those layers.
 
     Raises:
-        BackboneError: the model cannot speak, or its chat template writes no picture.
+        BackboneError: the model has no language head, or its chat template writes no image placeholder.
     """
 
     family = "mllama"
@@ -100,7 +100,7 @@ class MllamaBackbone(Backbone):
         )
 
     def completed(self, rendered: str) -> str:
-        """A rendered prompt with the beginning of sequence that the processor adds where there is none."""
+        """A rendered prompt with the beginning-of-sequence token that the processor adds if it is missing."""
         from transformers.models.mllama.processing_mllama import build_string_from_input
 
         completed: str = build_string_from_input(
@@ -110,13 +110,13 @@ class MllamaBackbone(Backbone):
 
     @property
     def language_model(self) -> nn.Module:
-        """The module whose layers look at pictures."""
+        """The module that contains the cross-attention layers."""
         module: nn.Module = self.model.model.language_model
         return module
 
     @property
     def cross_attentions(self) -> list[nn.Module]:
-        """The attentions that look at pictures, in the order of their layers."""
+        """The cross-attention modules, in the order of their layers."""
         layers: Any = self.language_model.layers
         return [layer.cross_attn for layer in layers if hasattr(layer, "cross_attn")]
 
@@ -163,10 +163,10 @@ class MllamaBackbone(Backbone):
     def attention_map(
         self, image: Image.Image, prompt: str, answer: str, word: str, rows: Sequence[ConceptRows]
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """As `Backbone.attention_map`, of the layers that look at pictures.
+        """As `Backbone.attention_map`, over the cross-attention layers.
 
-        Rows look nowhere themselves. Where the answer lacks the word, the tokens of the text count by what
-        they give to the concept.
+        Rows do not attend to anything here. If the answer lacks the word, the text tokens are weighted by the
+        attention that they give to the concept instead.
         """
         self._check([rows])
         place = text.place_of(answer, word, rows)
@@ -188,7 +188,7 @@ class MllamaBackbone(Backbone):
         return np.asarray(patches / patches.sum(), dtype=np.float32)
 
     def arranged(self, feature: CrossFeatures, values: Tensor) -> Tensor:
-        """`h × w × …`: values of a picture's tokens, arranged over it; each tile begins with a [CLS]."""
+        """`h × w × …`: values of a picture's tokens, arranged over it; the [CLS] of each tile is left out."""
         down, across = feature.tiles
         side = self.model.config.vision_config.image_size // self.model.config.vision_config.patch_size
         tiles = values.reshape(down, across, feature.tile_tokens, *values.shape[1:])[:, :, 1:]
@@ -197,30 +197,30 @@ class MllamaBackbone(Backbone):
         return whole[: feature.patches[0], : feature.patches[1]]
 
     def field_of_view(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        # The picture stands in the upper left of its tiles: to the nearest patch.
+        # The picture fills the upper left part of its tiles; rounded to the nearest patch.
         _, (down, across), (height, width) = self._laid_out(size)
         patch = self.model.config.vision_config.patch_size
         return 0.0, 0.0, across * patch * size[0] / width, down * patch * size[1] / height
 
     def word_direction(self, word: str) -> None:
-        # A row stands among states of the picture, where no word has a place.
+        # Rows are in the space of the picture's states, which has no words.
         return None
 
     def probe(self) -> MllamaProbe:
         return MllamaProbe(self)
 
     def inserted(self, rows: Sequence[Sequence[ConceptRows]]) -> CrossAttentionRows:
-        """A context manager: within it the cross-attentions also look at these rows."""
+        """Context manager: the cross-attentions also attend to these rows."""
         return CrossAttentionRows(self.language_model, rows)
 
     def read(self, prompts: Sequence[str], answers: Sequence[str]) -> TeacherForced:
-        """Prompts with their answers as one batch."""
+        """Prompts and answers as one training batch."""
         pictures = [str(self.processor.image_token)] * len(prompts)
         return self.prompter.teacher_forced(pictures, prompts, answers, [[] for _ in prompts])
 
     def told(self, batch: TeacherForced, features: Sequence[CrossFeatures]) -> dict[str, Tensor]:
-        """The model's inputs for a batch, without its pictures: from the placeholder on each token may look
-        at the tiles of its picture, as the processor has it."""
+        """The model's inputs for a batch, without pictures. As in the processor, tokens from the image
+        placeholder on may attend to the tiles of the picture."""
         mask = torch.zeros(*batch.ids.shape, 1, self.model.config.vision_config.max_num_tiles)
         for own, (place, _), feature in zip(mask, self._looking(batch), features, strict=True):
             own[place:, :, : feature.tiles[0] * feature.tiles[1]] = 1
@@ -232,12 +232,12 @@ class MllamaBackbone(Backbone):
         return {name: value.to(self.device) for name, value in inputs.items()}
 
     def _looking(self, batch: TeacherForced) -> list[tuple[int, int]]:
-        """From where to where each sample's tokens look at its picture."""
+        """For each sample, start and end of the tokens that attend to its picture."""
         firsts = (batch.ids == self.prompter.image_id).long().argmax(1).tolist()
         return list(zip(firsts, batch.attention_mask.sum(1).tolist(), strict=True))
 
     def _laid_out(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-        """A picture's tiles, its patches and its pixels in them, each down and across."""
+        """Tiles of a picture, and its patches and pixels in them; each down and across."""
         from transformers.models.mllama.image_processing_mllama import (
             get_image_size_fit_to_canvas,
             get_optimal_tiled_canvas,
@@ -272,7 +272,7 @@ class MllamaBackbone(Backbone):
         queries: Tensor,
         keys: Tensor,
     ) -> tuple[Tensor, AttentionRecorder]:
-        """One pass from kept states: logits `B × N × V` of the last `N` labels, and what was recorded."""
+        """One pass from encoded states: logits `B × N × V` of the last `N` labels, and recorded attention."""
         config: Any = self.language_model.config
         attentions = self.cross_attentions
         with (

@@ -1,7 +1,7 @@
-"""Puts concept rows behind a picture's states where Mllama's cross-attentions look, by a hook.
+"""Appends concept rows to the picture's states that Mllama's cross-attentions attend to, by a hook.
 
-The ids stay as they are: no token stands for a row. While tokens are generated the cross-attentions keep the
-rows' keys and values in their cache beside the picture's, and only the mask has to know of them.
+The token ids do not change, as no token stands for a row. During generation the cross-attentions keep keys
+and values of rows in their cache, as those of the picture, so only the mask has to be extended.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from myvlm.errors import BackboneError
 
 
 class CrossAttentionRows(Attached):
-    """Context manager: within it every text token that may look at a picture may look at concept rows too.
+    """Context manager: every text token that may attend to a picture may attend to concept rows too.
 
     Args:
         language_model: the `MllamaTextModel`.
-        rows: the concepts of each of `B` samples. The model may see `B × k` sequences (beams): sequence
-            `i` is then sample `i // k`.
+        rows: rows of the concepts in each of `B` samples. The model may get `B × k` sequences (beams):
+            sequence `i` then belongs to sample `i // k`.
 
     Raises:
-        BackboneError: within it, when the model sees other samples or no picture; at its end, when no row
-            entered.
+        BackboneError: inside the block, if the model gets other samples or no picture; on exit, if no rows
+            were inserted.
     """
 
     goal = "cross-attention"
@@ -57,15 +57,15 @@ class CrossAttentionRows(Attached):
             )
         given = {**kwargs, "cross_attention_mask": self._widened(mask, looking, copies)}
         states = kwargs.get("cross_attention_states")
-        if states is not None:  # else they are in the cache
+        if states is not None:  # otherwise they are in the cache
             self.passes += 1
             states = states.reshape(len(mask), -1, states.shape[-1])
             given["cross_attention_states"] = torch.cat([states, self._beside(states, mask, copies)], dim=1)
         return args, given
 
     def _widened(self, mask: Tensor, looking: Tensor, copies: int) -> Tensor:
-        """An additive mask `B × 1 × S × L` with a column for each row, seen by the tokens that may look at a
-        picture: `looking`, `B × 1 × S × 1`, is 1 for these. Those before it see what they saw."""
+        """Extend an additive mask `B × 1 × S × L` by a column per row, visible to the tokens that may attend
+        to a picture: `looking`, `B × 1 × S × 1`, is 1 for these. Earlier tokens are not affected."""
         columns = torch.arange(max(self.counts), device=mask.device)
         counts = torch.tensor(self.counts, device=mask.device).repeat_interleave(copies)
         own = columns < counts[:, None, None, None]
@@ -74,10 +74,10 @@ class CrossAttentionRows(Attached):
         return torch.cat([mask, mask.new_zeros(seen.shape).masked_fill(~seen, lowest)], dim=-1)
 
     def _beside(self, states: Tensor, mask: Tensor, copies: int) -> Tensor:
-        """`B × R × D`: each sequence's rows as they enter, padded with zeros that nothing sees."""
+        """`B × R × D`: each sequence's rescaled rows, padded with zeros, which the mask hides."""
         entering = []
         for index, own in enumerate(states):
-            # Of the last token, which always looks at the picture: empty tiles are no part of it.
+            # The mask of the last token, which always attends to the picture, excludes empty tiles.
             norms = visual_norms(own[mask[index, 0, -1].to(own.device) == 0])
             rows = [concept.entering(norms) for concept in self.rows[index // copies]]
             entering.append(torch.cat(rows).to(own) if rows else own[:0])

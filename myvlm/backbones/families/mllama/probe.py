@@ -1,4 +1,4 @@
-"""The inside of an Mllama, for the contract of `myvlm.testing`."""
+"""Access to the internals of Mllama, for the checks of `myvlm.testing`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from myvlm.backbones.probe import Entered, Rows, eager_attention
 
 
 class MllamaProbe(CausalProbe):
-    """What the cross-attentions look at; the language model reads what any causal one does.
+    """Inputs of the cross-attentions; all else is as in causal models.
 
     Args:
         backbone: a `MllamaBackbone`, whose module imports this one.

@@ -50,7 +50,7 @@ from myvlm.album.names import Into, erase_names, write_names
 from myvlm.album.page import AlbumFiles, ShownConcept
 from myvlm.album.reading import read_album, unread
 from myvlm.boxes import Box
-from myvlm.files.writing import write_whole
+from myvlm.files.writing import write_atomically
 from myvlm.heads import Detection
 from myvlm.images import load_images
 from myvlm.tinyworld import few_shot
@@ -147,7 +147,7 @@ class Run:
         if name not in self._stages:
             console.print(f"{time.strftime('%H:%M:%S')} {name}")
             self._stages[name] = work()
-            write_whole(self._kept, json.dumps(self._stages), what="figures", option="--folder")
+            write_atomically(self._kept, json.dumps(self._stages), what="figures", option="--folder")
         return self._stages[name]
 
     def _page(self, rows: Sequence[Row], count: int) -> dict[str, Any]:

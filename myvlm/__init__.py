@@ -44,7 +44,7 @@ def __getattr__(name: str) -> Any:
         return version("myvlm")
     if name not in _HOMES:
         raise AttributeError(f"module 'myvlm' has no attribute {name!r}")
-    import_module("myvlm.runtime.notebook").without_advice_on_widgets()
+    import_module("myvlm.runtime.notebook").import_tqdm_quietly()
     value = getattr(import_module(f"myvlm.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

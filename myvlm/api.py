@@ -63,7 +63,7 @@ class MyVLM(Speaker):
         check_is(encoder, (str, NoneType), what="encoder", expected='the name of one, such as "paper"')
         backbone = backbone_for(model, processor, name=name)
         device = str(backbone.device)
-        super().__init__(backbone, _known_concepts(concepts, device=device))
+        super().__init__(backbone, _as_library(concepts, device=device))
         self.encoder = encoder or default_encoder(backbone.name, device)
 
     @classmethod
@@ -101,7 +101,7 @@ class MyVLM(Speaker):
             concepts: see `MyVLM`; an empty library by default.
         """
         other = copy.copy(self)
-        Speaker.__init__(other, self.backbone, _known_concepts(concepts, device=self.concepts.device))
+        Speaker.__init__(other, self.backbone, _as_library(concepts, device=self.concepts.device))
         return other
 
     def learn(
@@ -176,7 +176,7 @@ class MyVLM(Speaker):
           fix:      give every concept a word of its own
         """
         heads = check_lessons(self.backbone, self.concepts, lessons, encoder=self.encoder)
-        loaded = [_loaded(lesson) for lesson in lessons]
+        loaded = [_with_loaded_pictures(lesson) for lesson in lessons]
         return self.concepts.add_learned(
             teach(self.backbone, self.concepts, loaded, heads, progress=progress)
         )
@@ -214,7 +214,9 @@ class MyVLM(Speaker):
             identifier, images, category=category, negatives=negatives, kind=kind, head_options=head_options
         )
         [head] = check_lessons(self.backbone, self.concepts, [lesson], encoder=self.encoder)
-        concept = introduce(self.backbone, self.concepts, _loaded(lesson), head, description=description)
+        concept = introduce(
+            self.backbone, self.concepts, _with_loaded_pictures(lesson), head, description=description
+        )
         return self.concepts.add_learned([concept])[0]
 
     def relearn(
@@ -282,13 +284,13 @@ class MyVLM(Speaker):
         return self.concepts.correct(image, identifier, present=present, box=box)
 
 
-def _loaded(lesson: Lesson) -> LoadedLesson:
+def _with_loaded_pictures(lesson: Lesson) -> LoadedLesson:
     """The lesson with its pictures loaded; no code after this opens a picture file."""
     negatives = None if lesson.negatives is None else load_images(lesson.negatives)
     return LoadedLesson(**{**vars(lesson), "images": load_images(lesson.images), "negatives": negatives})
 
 
-def _known_concepts(given: ConceptLibrary | str | PathLike[str] | None, *, device: str) -> ConceptLibrary:
+def _as_library(given: ConceptLibrary | str | PathLike[str] | None, *, device: str) -> ConceptLibrary:
     """The library that was given, loaded if it is a path, and empty if it is None.
 
     Raises:

@@ -226,8 +226,8 @@ def naming(
         if isinstance(error, MyVLMError) and error.__cause__ is None:
             raise  # not caused by a processor or a model
         for number, photo in enumerate(photos):
-            fault = _fault(encode, photo.image)
-            if fault is not None and _fault(encode, Image.new("RGB", ORDINARY)) is None:
+            fault = _error_from(encode, photo.image)
+            if fault is not None and _error_from(encode, Image.new("RGB", ORDINARY)) is None:
                 size = f"{photo.image.width} by {photo.image.height} pixels"
                 raise ImageError(
                     f"{photo.name} is a picture that the model cannot take.",
@@ -247,7 +247,7 @@ def averaged(image: Image.Image, side: int) -> Image.Image:
     return image.reduce(factor) if factor > 1 else image
 
 
-def _fault(encode: Callable[[Sequence[Image.Image]], object], image: Image.Image) -> Exception | None:
+def _error_from(encode: Callable[[Sequence[Image.Image]], object], image: Image.Image) -> Exception | None:
     try:
         encode([image])
     except Exception as error:

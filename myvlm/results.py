@@ -85,9 +85,9 @@ class Reply:
 
     def _figure(self, width: int) -> Markup:
         """HTML: the picture with its boxes, shown at most `width` pixels wide, and the text below it."""
-        present = _present(self.detections)
+        present = _present_with_index(self.detections)
         text = emphasised(self.text, {one.identifier: number for number, one in present})
-        seen = [_sure(one, number) for number, one in present]
+        seen = [_probability_cell(one, number) for number, one in present]
         try:
             shown = picture(self.image, marks_of(present), alt=self.text, width=width)
         except MyVLMError as error:  # the file may have been deleted since
@@ -198,7 +198,7 @@ class AttentionMap:
 
 def mark(image: Image.Image, detections: Iterable[Detection]) -> Image.Image:
     """A copy of the picture with the boxes of the detected concepts drawn in."""
-    return marked(image, marks_of(_present(detections)))
+    return marked(image, marks_of(_present_with_index(detections)))
 
 
 def marks_of(detections: Iterable[tuple[int, Detection]]) -> list[Mark]:
@@ -206,13 +206,13 @@ def marks_of(detections: Iterable[tuple[int, Detection]]) -> list[Mark]:
     return [Mark(one.box, one.identifier, number) for number, one in detections if one.box]
 
 
-def _present(detections: Iterable[Detection]) -> list[tuple[int, Detection]]:
+def _present_with_index(detections: Iterable[Detection]) -> list[tuple[int, Detection]]:
     """Detections that are present, with their indices; from `Detections` without creating the absent ones."""
     if isinstance(detections, Detections):
         return [(place, detections[place]) for place in detections.present_indices]
     return [(place, one) for place, one in enumerate(detections) if one.present]
 
 
-def _sure(detection: Detection, number: int) -> Cell:
+def _probability_cell(detection: Detection, number: int) -> Cell:
     unsure = ", unsure" if detection.unsure else ""
     return joined([coloured(detection.identifier, number), f" {detection.probability:.0%}{unsure}"])

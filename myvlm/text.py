@@ -110,7 +110,7 @@ def check_identifier(identifier: str) -> str:
         not 1 <= size <= LONGEST_IDENTIFIER
         or not (word == word.strip(" " + JOINERS) and _prints(word))
         or unicodedata.category(word[0]).startswith("M")
-        or len(regex.match(r"\X", f"a{word}")[0]) > 1  # as Thai's sara am clings to what is before it
+        or len(regex.match(r"\X", f"a{word}")[0]) > 1  # such as Thai sara am, which joins what is before it
         or not _SAYS_SOMETHING.search(word)
         or set(word) & SLASHES
     ):
@@ -136,7 +136,7 @@ def check_written(text: str, what: str) -> str:
     >>> check_written("What is that?", "question")
     'What is that?'
     """
-    broken = isinstance(text, str) and holds_half_of_a_character(text)
+    broken = isinstance(text, str) and has_lone_surrogates(text)
     if not isinstance(text, str) or not text.strip() or broken:
         raise InputError(
             f"The {what} is empty, or no text.",
@@ -147,10 +147,10 @@ def check_written(text: str, what: str) -> str:
     return text
 
 
-def holds_half_of_a_character(text: str) -> bool:
+def has_lone_surrogates(text: str) -> bool:
     """Whether a text contains lone surrogates and cannot be encoded, as in an undecodable file name.
 
-    >>> holds_half_of_a_character("caf\\udce9")
+    >>> has_lone_surrogates("caf\\udce9")
     True
     """
     return any("\ud800" <= sign <= "\udfff" for sign in text)
@@ -204,7 +204,7 @@ def find_words(text: str, *words: str) -> Iterator[Found]:
     >>> [found.word for found in find_words("Anna Maria, anna and ANNA", "Anna", "Anna Maria")]
     ['Anna Maria', 'Anna']
     """
-    # Of two at one place the longer, of Blue and blue the stricter.
+    # At one position the longer word wins; of Blue and blue the stricter, Blue.
     by_rank = sorted(dict.fromkeys(filter(None, words)), key=lambda word: (-len(fold(word)), word.islower()))
     known = _folded_with_places(text)
     found = [(start, rank, stop) for rank, word in enumerate(by_rank) for start, stop in _spans(known, word)]

@@ -14,8 +14,8 @@ from myvlm.album.regions import Size, Stored
 from myvlm.api import MyVLM
 from myvlm.boxes import Box
 from myvlm.concepts.concept import Concept
-from myvlm.files.claims import writing_in
-from myvlm.files.lines import add_lines, drop_cut_line, whole_lines, write_lines
+from myvlm.files.claims import folder_lock
+from myvlm.files.lines import add_lines, complete_lines, drop_partial_line, write_lines
 from myvlm.text import contains_word, fold
 
 
@@ -78,12 +78,12 @@ class Journal:
         self._rows: dict[Path, Row] = {}
         self._lines = 0
         if file.exists():
-            with writing_in(file.parent):  # a line that another process is writing must not be cut
+            with folder_lock(file.parent):  # a line that another process is writing must not be cut
                 self._read()
-                drop_cut_line(file)
+                drop_partial_line(file)
 
     def _read(self) -> None:
-        lines = whole_lines(self.file)
+        lines = complete_lines(self.file)
         self._lines = len(lines)
         for line in lines:
             with suppress(ValueError):  # pydantic's ValidationError is a ValueError
@@ -112,7 +112,7 @@ class Journal:
 
     def add(self, row: Row) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with writing_in(self.file.parent):
+        with folder_lock(self.file.parent):
             add_lines(self.file, [row.model_dump(mode="json")])
         self._rows[row.file] = row
         self._lines += 1
@@ -126,7 +126,7 @@ class Journal:
         """Rewrite the file without rows that newer ones replaced and rows of deleted photos."""
         if not self.file.exists():
             return
-        with writing_in(self.file.parent):
+        with folder_lock(self.file.parent):
             self._read()  # keep rows that another process has added
             kept = [row for row in self._rows.values() if row.file.exists()]
             if len(kept) < self._lines:

@@ -34,7 +34,7 @@ from myvlm.album.metadata import (
     without_ours,
 )
 from myvlm.album.page import ShownConcept
-from myvlm.files.writing import whole_file
+from myvlm.files.writing import atomic_file
 from myvlm.learning.captions import is_person
 
 Into: TypeAlias = Literal["sidecars", "files"]
@@ -142,7 +142,7 @@ def _write(
     if not inside and not target.exists():
         changes = [*changes, f"-{WROTE}+={CREATED_MARK}"]
         if has_xmp:  # many programs read only the sidecar: it must be complete
-            with whole_file(target) as fresh:
+            with atomic_file(target) as fresh:
                 fresh.write_bytes(tool.xmp_packet(file))
     elif not found.wrote:
         if inside:
@@ -180,7 +180,7 @@ def _erase(
         kept.write_bytes(before)
         if before and rest == without_ours(tool.read([kept])[kept], PhotoMetadata()):
             if inside is not None:
-                with whole_file(target) as fresh:
+                with atomic_file(target) as fresh:
                     fresh.write_bytes(before)
                 return
             changes = [f"-XMP<={kept}"]

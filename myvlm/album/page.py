@@ -19,8 +19,8 @@ from urllib.parse import quote
 from PIL import Image
 
 from myvlm.album.journal import Row, Seen
-from myvlm.files.photos import PASSED_OVER
-from myvlm.files.writing import write_whole
+from myvlm.files.photos import NO_ALBUM_FILE
+from myvlm.files.writing import write_atomically
 
 THUMB_SIDE = 400
 """Pixels of a thumbnail's longer side: about twice the width of a card, for screens of double density."""
@@ -59,7 +59,7 @@ class AlbumFiles:
     def save_thumbnail(self, file: Path, picture: Image.Image) -> None:
         """Save a photo's thumbnail."""
         self.thumbs.mkdir(parents=True, exist_ok=True)
-        (self.folder / PASSED_OVER).touch()  # the folder may lie inside the album
+        (self.folder / NO_ALBUM_FILE).touch()  # the folder may lie inside the album
         factor = min(1.0, THUMB_SIDE / max(picture.size))
         size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
         picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0).save(self.thumb(file), quality=80)
@@ -80,7 +80,7 @@ class AlbumFiles:
         template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
         inline = json.dumps(album, separators=(",", ":")).replace("<", "\\u003c")
         text = template.substitute(title=html.escape(title), album=inline)
-        write_whole(self.page, text, what="page", option="--report")
+        write_atomically(self.page, text, what="page", option="--report")
 
     def _photo(self, row: Row, top: Path, numbers: dict[str, int]) -> list[Any]:
         size = row.stored.displayed_size

@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from myvlm.backbones import tokens as text
 from myvlm.backbones.fingerprint import weights_fingerprint
-from myvlm.backbones.frozen import device_of, frozen, in_turn, unquantised
-from myvlm.backbones.generation import Unsaid, leaving_unsaid, options_for
+from myvlm.backbones.frozen import device_of, exclusive_use, frozen, unquantised
+from myvlm.backbones.generation import ForbiddenWords, options_for, with_forbidden_words
 from myvlm.backbones.probe import Lack, Probe
 from myvlm.boxes import Box, Point
 from myvlm.errors import InputError
@@ -277,7 +277,7 @@ class Backbone(ABC):
         prompts: Sequence[text.Prompt],
         rows: Sequence[Sequence[ConceptRows]],
         *,
-        unsaid: Sequence[Unsaid | None] = (),
+        unsaid: Sequence[ForbiddenWords | None] = (),
         **generation: Any,
     ) -> list[Generation]:
         """Generate one reply for each image with its prompt, in order, in batches of `images_at_once`.
@@ -298,10 +298,10 @@ class Backbone(ABC):
         replies: dict[int, Generation] = {}
         plain = [index for index, concepts in enumerate(rows) if not concepts]
         taught = [index for index, concepts in enumerate(rows) if concepts]
-        with self.frozen(), in_turn(self.model), torch.no_grad():
-            for samples in (*self._at_once(plain), *self._at_once(taught)):
+        with self.frozen(), exclusive_use(self.model), torch.no_grad():
+            for samples in (*self._in_batches(plain), *self._in_batches(taught)):
                 shown, asked = [images[i] for i in samples], [prompts[i] for i in samples]
-                own = leaving_unsaid(options, [words[i] for i in samples])
+                own = with_forbidden_words(options, [words[i] for i in samples])
                 made = self._replies(shown, asked, [rows[i] for i in samples], own)
                 replies.update(zip(samples, made, strict=True))
         return [replies[index] for index in range(len(rows))]
@@ -378,7 +378,7 @@ class Backbone(ABC):
     def probe(self) -> Probe:
         """Access to internals, so that `myvlm.testing` can compare the family with plain transformers."""
 
-    def _at_once(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    def _in_batches(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         """Split the items, one per picture, into batches of at most `images_at_once`."""
         for start in range(0, len(items), self.images_at_once):
             yield items[start : start + self.images_at_once]

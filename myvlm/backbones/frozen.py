@@ -24,19 +24,19 @@ import torch
 from torch import Tensor, nn
 
 from myvlm.errors import BackboneError
-from myvlm.runtime.process import OneAtATime
+from myvlm.runtime.process import ForkSafeLock
 
 # Of the insertions entered in this thread, only the innermost acts on a module: nested use suspends the outer
 # one. A forward pass of the same model in another thread is not affected.
-_ACTIVE: ContextVar[tuple[Attached, ...]] = ContextVar("myvlm_attached", default=())
+_ACTIVE_INSERTIONS: ContextVar[tuple[RowInsertion, ...]] = ContextVar("myvlm_attached", default=())
 
-_USED: WeakKeyDictionary[object, OneAtATime] = WeakKeyDictionary()
+_OBJECT_LOCKS: WeakKeyDictionary[object, ForkSafeLock] = WeakKeyDictionary()
 """The lock of each tokenizer and model that threads must use one at a time."""
 
-OF_LAST_INPUT = "rope_deltas"
+LAST_INPUT_STATE = "rope_deltas"
 """The attribute in which models such as Qwen's and GLM's keep positions of their last input."""
 
-_LOCK = OneAtATime()
+_LOCK = ForkSafeLock()
 
 
 @dataclass(eq=False)
@@ -48,13 +48,13 @@ class _Use:
     inside: Counter[int] = field(default_factory=Counter)
 
 
-class ChangedWhileUsed:
+class SharedChange:
     """Decorator for a context manager that changes an object: share one change among all concurrent users.
 
     The first user of the object enters the context manager and the last one exits it, in whatever thread.
     After a fork, only the uses of the forking thread count.
 
-    >>> @ChangedWhileUsed
+    >>> @SharedChange
     ... @contextmanager
     ... def appended(to: list[int]) -> Iterator[None]:
     ...     to.append(1)
@@ -72,7 +72,7 @@ class ChangedWhileUsed:
         self._change = change
         self._uses: dict[int, _Use] = {}  # by the object's id, since it may not be hashable
         update_wrapper(self, change)
-        _changes.add(self)
+        _shared_changes.add(self)
 
     def __contains__(self, thing: object) -> bool:
         return id(thing) in self._uses
@@ -99,32 +99,34 @@ class ChangedWhileUsed:
                 del self._uses[id(use.thing)]
                 use.changed.__exit__(None, None, None)
 
-    def _forked(self) -> None:
+    def _keep_own_uses(self) -> None:
         thread = get_ident()
         for use in list(self._uses.values()):
             use.inside = Counter({thread: use.inside[thread] + 1})
             self._leave(use, thread)
 
 
-_changes: WeakSet[ChangedWhileUsed] = WeakSet()
+_shared_changes: WeakSet[SharedChange] = WeakSet()
 
 
-def _left_by_others() -> None:
-    for one in list(_changes):
-        one._forked()
+def _after_fork_in_child() -> None:
+    for one in list(_shared_changes):
+        one._keep_own_uses()
     _LOCK.release()
 
 
 if hasattr(os, "register_at_fork"):  # a fork waits until no other thread is in the middle of a change
-    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_left_by_others)
+    os.register_at_fork(
+        before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_after_fork_in_child
+    )
 
 
-def keeper_of(model: Any) -> Any:
-    """The submodule on which a model may keep state of its last input (`OF_LAST_INPUT`)."""
+def holder_of_last_input(model: Any) -> Any:
+    """The submodule on which a model may keep state of its last input (`LAST_INPUT_STATE`)."""
     return getattr(model, "base_model", model)
 
 
-@ChangedWhileUsed
+@SharedChange
 @contextmanager
 def frozen(model: Any) -> Iterator[None]:
     """Context manager: the model is in eval mode and no weight requires grad, until the last user exits.
@@ -141,8 +143,8 @@ def frozen(model: Any) -> Iterator[None]:
     """
     training = [module for module in model.modules() if module.training]
     learning = [weight for weight in model.parameters() if weight.requires_grad]
-    keeper = vars(keeper_of(model))
-    kept = {name: keeper[name] for name in (OF_LAST_INPUT,) if name in keeper}
+    keeper = vars(holder_of_last_input(model))
+    kept = {name: keeper[name] for name in (LAST_INPUT_STATE,) if name in keeper}
     try:
         _set(training, learning, False)
         yield
@@ -158,7 +160,7 @@ def _set(training: list[nn.Module], learning: list[nn.Parameter], value: bool) -
         weight.requires_grad_(value)
 
 
-class Attached(ABC):
+class RowInsertion(ABC):
     """Base of context managers that insert concept rows into one module of a model by hooks.
 
     Args:
@@ -172,7 +174,7 @@ class Attached(ABC):
         BackboneError: on exit, if no rows were inserted; an error raised inside the block takes precedence.
     """
 
-    goal: ClassVar[str]
+    destination: ClassVar[str]
     """The place where rows are inserted, in words, for messages."""
 
     def __init__(self, site: nn.Module) -> None:
@@ -182,11 +184,11 @@ class Attached(ABC):
 
     @abstractmethod
     def _attach(self) -> list[Any]:
-        """Add the hooks and return their handles. A hook must do nothing unless `_acts()`."""
+        """Add the hooks and return their handles. A hook must do nothing unless `_is_innermost()`."""
 
     def __enter__(self) -> Self:
         self._handles = self._attach()
-        _ACTIVE.set((*_ACTIVE.get(), self))
+        _ACTIVE_INSERTIONS.set((*_ACTIVE_INSERTIONS.get(), self))
         return self
 
     def __exit__(
@@ -195,7 +197,7 @@ class Attached(ABC):
         self.remove()
         if kind is None and not self.passes:
             raise BackboneError(
-                f"The concept rows never reached the {self.goal}.",
+                f"The concept rows never reached the {self.destination}.",
                 got="no forward pass went through the hooks",
                 expected="at least one",
                 fix="use the model before torch.compile: hooks added to a compiled model are ignored",
@@ -206,11 +208,11 @@ class Attached(ABC):
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        _ACTIVE.set(tuple(other for other in _ACTIVE.get() if other is not self))
+        _ACTIVE_INSERTIONS.set(tuple(other for other in _ACTIVE_INSERTIONS.get() if other is not self))
 
-    def _acts(self) -> bool:
+    def _is_innermost(self) -> bool:
         """Whether this is the innermost insertion at its site in this thread."""
-        mine = [other for other in _ACTIVE.get() if other._site is self._site]
+        mine = [other for other in _ACTIVE_INSERTIONS.get() if other._site is self._site]
         return bool(mine) and mine[-1] is self
 
 
@@ -225,7 +227,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 def weight_of(module: nn.Module, name: str = "weight") -> Tensor:
     """The module's parameter of that name, loaded from where accelerate keeps it if it is offloaded."""
-    return _held(module, name, getattr(module, name))
+    return _stored_weight(module, name, getattr(module, name))
 
 
 def unquantised(model: nn.Module) -> Iterator[Tensor]:
@@ -240,10 +242,10 @@ def unquantised(model: nn.Module) -> Iterator[Tensor]:
             linear = isinstance(part, nn.Linear) and name == "weight"
             if not linear and id(weight) not in seen:
                 seen.add(id(weight))
-                yield _held(part, name, weight)
+                yield _stored_weight(part, name, weight)
 
 
-def _held(module: nn.Module, name: str, weight: Tensor) -> Tensor:
+def _stored_weight(module: nn.Module, name: str, weight: Tensor) -> Tensor:
     """The values of a weight: an offloaded one is an empty `meta` tensor whose hook can load the values."""
     for hook in _hooks(module):
         kept = getattr(hook, "weights_map", None)
@@ -266,25 +268,25 @@ def _hooks(module: nn.Module) -> tuple[Any, ...]:
 
 
 @contextmanager
-def tokenizing(tokenizer: Any) -> Iterator[None]:
+def exclusive_tokenizer(tokenizer: Any) -> Iterator[None]:
     """Context manager: no other thread of this library uses the tokenizer. Each call sets its padding."""
-    with _turn_at(tokenizer):
+    with _lock_of(tokenizer):
         yield
 
 
 @contextmanager
-def in_turn(model: Any) -> Iterator[None]:
+def exclusive_use(model: Any) -> Iterator[None]:
     """Context manager: only one thread of this library generates, if the model keeps state of its last input.
 
     Two concurrent replies would read each other's state. Other models are used by all threads at once.
     """
-    keeper = keeper_of(model)
-    with _turn_at(keeper) if OF_LAST_INPUT in vars(keeper) else nullcontext():
+    keeper = holder_of_last_input(model)
+    with _lock_of(keeper) if LAST_INPUT_STATE in vars(keeper) else nullcontext():
         yield
 
 
-def _turn_at(thing: object) -> OneAtATime:
+def _lock_of(thing: object) -> ForkSafeLock:
     with _LOCK:
-        if thing not in _USED:
-            _USED[thing] = OneAtATime()
-        return _USED[thing]
+        if thing not in _OBJECT_LOCKS:
+            _OBJECT_LOCKS[thing] = ForkSafeLock()
+        return _OBJECT_LOCKS[thing]

@@ -14,9 +14,9 @@ from torch import Tensor
 from myvlm.errors import InputError, MyVLMError, check_is
 
 GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 64, "num_return_sequences": 1}
-OURS = ("tokenizer",)
+ADDED_OPTIONS = ("tokenizer",)
 """Options that this library adds itself, besides logits processors."""
-NOT_OURS = ("num_return_sequences", "return_dict_in_generate", "inputs", "input_ids", "inputs_embeds")
+REFUSED_OPTIONS = ("num_return_sequences", "return_dict_in_generate", "inputs", "input_ids", "inputs_embeds")
 
 
 class SpelledWords:
@@ -38,22 +38,23 @@ class SpelledWords:
 
 
 @dataclass(frozen=True)
-class Unsaid:
-    """Words that one reply must not contain: all of `words` except those in `but`.
+class ForbiddenWords:
+    """Words that one reply must not contain: all of `words` except those in `allowed`.
 
     >>> names = SpelledWords({"Bo": [[7]], "Fido": [[3, 4, 5], [9, 5]]})
-    >>> Unsaid(names).after([1, 3, 4]), Unsaid(names, frozenset({"Fido"})).after([1, 3, 4])
+    >>> ForbiddenWords(names).after([1, 3, 4]), ForbiddenWords(names, frozenset({"Fido"})).after([1, 3, 4])
     (([7, 5], []), ([7], []))
 
     If an allowed word begins with a forbidden one, it may be written, and once begun must be completed:
 
-    >>> anna_maria = Unsaid(SpelledWords({"Anna": [[1]], "Anna Maria": [[1, 2]]}), frozenset({"Anna Maria"}))
+    >>> words = SpelledWords({"Anna": [[1]], "Anna Maria": [[1, 2]]})
+    >>> anna_maria = ForbiddenWords(words, frozenset({"Anna Maria"}))
     >>> anna_maria.after([]), anna_maria.after([1])
     (([], []), ([], [2]))
     """
 
     words: SpelledWords
-    but: frozenset[str] = field(default_factory=frozenset)
+    allowed: frozenset[str] = field(default_factory=frozenset)
 
     def after(self, chosen: Sequence[int]) -> tuple[list[int], list[int]]:
         """Constraints on the next token, given the chosen ones: forbidden tokens, and tokens of which one is
@@ -66,39 +67,40 @@ class Unsaid:
             token
             for tail in tails
             for token, word in self.words.ends.get(tail, ())
-            if word not in self.but and not any((*longer, token) in self._written for longer in tails)
+            if word not in self.allowed
+            and not any((*longer, token) in self._allowed_prefixes for longer in tails)
         ]
-        return ends, [token for tail in tails for token in self._written.get(tail, ())]
+        return ends, [token for tail in tails for token in self._allowed_prefixes.get(tail, ())]
 
     @cached_property
-    def _written(self) -> dict[tuple[int, ...], list[int]]:
+    def _allowed_prefixes(self) -> dict[tuple[int, ...], list[int]]:
         """Maps each prefix of an allowed word to the tokens that must follow it, if any: those that continue
         the word once the prefix contains a complete forbidden word."""
-        written: dict[tuple[int, ...], list[int]] = {}
-        for ids in (ids for word in self.but for ids in self.words.spelled.get(word, ())):
-            other = False
+        prefixes: dict[tuple[int, ...], list[int]] = {}
+        for ids in (ids for word in self.allowed for ids in self.words.spelled.get(word, ())):
+            must_go_on = False
             for end in range(1, len(ids) + 1):
-                other = other or self._ends_another(ids[:end])
-                written.setdefault(ids[:end], []).extend(ids[end : end + 1] if other else ())
-        return written
+                must_go_on = must_go_on or self._completes_forbidden(ids[:end])
+                prefixes.setdefault(ids[:end], []).extend(ids[end : end + 1] if must_go_on else ())
+        return prefixes
 
-    def _ends_another(self, ids: tuple[int, ...]) -> bool:
+    def _completes_forbidden(self, ids: tuple[int, ...]) -> bool:
         """Whether the last of these tokens completes a forbidden word."""
         return any(
-            token == ids[-1] and word not in self.but
+            token == ids[-1] and word not in self.allowed
             for start in range(len(ids))
             for token, word in self.words.ends.get(ids[start:-1], ())
         )
 
 
-class LeftUnsaid:
+class ForbiddenWordsProcessor:
     """Logits processor for transformers that keeps each sample, in all its beams, from writing certain words.
 
     Args:
         samples: the forbidden words of each sample of the batch, or None.
     """
 
-    def __init__(self, samples: Sequence[Unsaid | None]) -> None:
+    def __init__(self, samples: Sequence[ForbiddenWords | None]) -> None:
         self.samples = samples
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -123,12 +125,12 @@ class LeftUnsaid:
         return scores
 
 
-class NeverChosen:
+class SuppressedTokenProcessor:
     """Logits processor for transformers that suppresses one token.
 
     Transformers' own `suppress_tokens` compares the whole vocabulary with its list at every step.
 
-    >>> NeverChosen(1)(torch.zeros(1, 0), torch.ones(1, 3))
+    >>> SuppressedTokenProcessor(1)(torch.zeros(1, 0), torch.ones(1, 3))
     tensor([[1., -inf, 1.]])
     """
 
@@ -141,32 +143,45 @@ class NeverChosen:
         return scores
 
 
-def never_choosing(options: Mapping[str, Any], token: int) -> dict[str, Any]:
+def with_suppressed_token(options: Mapping[str, Any], token: int) -> dict[str, Any]:
     """The options of `generate` with a processor that suppresses one token."""
-    return {**options, "logits_processor": [*(options.get("logits_processor") or ()), NeverChosen(token)]}
+    return {
+        **options,
+        "logits_processor": [*(options.get("logits_processor") or ()), SuppressedTokenProcessor(token)],
+    }
 
 
-def leaving_unsaid(options: Mapping[str, Any], samples: Sequence[Unsaid | None]) -> dict[str, Any]:
+def with_forbidden_words(
+    options: Mapping[str, Any], samples: Sequence[ForbiddenWords | None]
+) -> dict[str, Any]:
     """The options of `generate` with a processor that forbids each sample of the batch its words."""
     if not any(samples):
         return dict(options)
-    return {**options, "logits_processor": [*(options.get("logits_processor") or ()), LeftUnsaid(samples)]}
+    return {
+        **options,
+        "logits_processor": [*(options.get("logits_processor") or ()), ForbiddenWordsProcessor(samples)],
+    }
 
 
-def generated(model: Any, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+def run_generate(model: Any, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """Run `generate` and return its ids, which begin with the prompt's in models that repeat the prompt.
 
     Raises:
         InputError: transformers rejects the caller's options or the model's own generation settings.
     """
-    given = [name for name, one in options.items() if name not in OURS and one is not GREEDY.get(name)]
-    if all(isinstance(one, LeftUnsaid | NeverChosen) for one in options.get("logits_processor") or ()):
+    given = [
+        name for name, one in options.items() if name not in ADDED_OPTIONS and one is not GREEDY.get(name)
+    ]
+    if all(
+        isinstance(one, ForbiddenWordsProcessor | SuppressedTokenProcessor)
+        for one in options.get("logits_processor") or ()
+    ):
         given = [name for name in given if name != "logits_processor"]
     try:
         output = model.generate(**inputs, **options)
         return getattr(output, "sequences", output)  # a generation config may request more than the ids
     except (TypeError, ValueError, AttributeError, IndexError) as error:
-        settings = [f"model.generation_config.{name}" for name in _set_on(model)]
+        settings = [f"model.generation_config.{name}" for name in _own_generation_settings(model)]
         if not (given or settings) or isinstance(error, MyVLMError):
             raise
         raise InputError(
@@ -177,7 +192,7 @@ def generated(model: Any, inputs: Mapping[str, Any], options: Mapping[str, Any])
         ) from error
 
 
-def _set_on(model: Any) -> list[str]:
+def _own_generation_settings(model: Any) -> list[str]:
     """Names of the model's own generation settings that decide how tokens are chosen, such as sampling."""
     config = getattr(model, "generation_config", None)
     own = config.to_diff_dict() if config is not None else {}
@@ -197,7 +212,7 @@ def generate_options(generation: Mapping[str, Any]) -> dict[str, Any]:
     config = generation.get("generation_config")
     if config is not None and not hasattr(config, "num_return_sequences"):
         check_is(config, (), what="generation_config", expected="a GenerationConfig of transformers")
-    refused = [name for name in NOT_OURS if name in generation]
+    refused = [name for name in REFUSED_OPTIONS if name in generation]
     if config is not None and (config.num_return_sequences or 1) != 1:
         refused.append("generation_config.num_return_sequences")
     if refused:
@@ -235,7 +250,7 @@ def is_sampled(model: Any, options: Mapping[str, Any]) -> bool:
     return bool(next((one for one in told if one is not None), False))
 
 
-def takes_a_cache(model: Any, options: Mapping[str, Any]) -> bool:
+def can_reuse_cache(model: Any, options: Mapping[str, Any]) -> bool:
     """Whether `generate` can continue from a key/value cache that ends in padding.
 
     It can if neither the model nor the caller chooses another kind of cache, the model uses the position ids
@@ -247,10 +262,10 @@ def takes_a_cache(model: Any, options: Mapping[str, Any]) -> bool:
     layers = model.config.get_text_config()
     counted = (getattr(layers, name, None) for name in ("sliding_window", "attention_chunk_size"))
     own = wanted["cache_implementation"] is not None or wanted["use_cache"] is False
-    return not own and not any(counted) and _keeps_positions(model)
+    return not own and not any(counted) and _uses_position_ids(model)
 
 
-def _keeps_positions(model: Any) -> bool:
+def _uses_position_ids(model: Any) -> bool:
     """Whether the model uses the position ids of `generate`, which skip padding, or counts columns itself."""
     two = torch.ones(1, 2, dtype=torch.long, device=model.device)
     told = model.prepare_inputs_for_generation(

@@ -36,7 +36,7 @@ def check_device(device: str | None) -> None:
         if device is None or str(torch.device(device)) in usable:
             return
         got = "none that torch can use here"
-    except (RuntimeError, TypeError) as error:  # a name that it has never heard of
+    except (RuntimeError, TypeError) as error:  # torch does not know the name
         got = str(error).splitlines()[0]
     raise InputError(
         f"There is no device {device!r}.",
@@ -105,7 +105,7 @@ def load_model(
             f"The model {name!r} cannot be loaded.",
             got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
             expected="tinyworld/llava, the name of a vision-language model on the hub, or its folder",
-            fix=_how_to_load(error),
+            fix=_loading_advice(error),
         ) from error
     finally:
         if shown:
@@ -151,7 +151,7 @@ def _check_no_options(name: str, options: Mapping[str, Any]) -> None:
         )
 
 
-def _how_to_load(error: Exception) -> str:
+def _loading_advice(error: Exception) -> str:
     if isinstance(error, ImportError):
         return "install the package that it names, or leave out the option that asks for it"
     if isinstance(error, TypeError | AttributeError):

@@ -26,7 +26,7 @@ def unwrapped(model: Any) -> Any:
             expected="a model as it was loaded, or torch.compile(model), of which the model itself is taken",
             fix="leave model.compile() out",
         )
-    if hasattr(model, "generate") and hasattr(model, "config") and _sees_nothing(model.config):
+    if hasattr(model, "generate") and hasattr(model, "config") and _is_text_only(model.config):
         raise UnknownBackboneError(
             "The model is a language model that sees no pictures.",
             got=f"{type(model).__name__}, model_type {model.config.model_type!r}",
@@ -65,7 +65,7 @@ def check_processor(processor: Any) -> None:
         )
 
 
-def _sees_nothing(config: Any) -> bool:
+def _is_text_only(config: Any) -> bool:
     """Whether transformers lists the model type as a language model and not as image-text-to-text."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as of_text
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as of_both

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from myvlm.backbones.frozen import tokenizing, weight_of
+from myvlm.backbones.frozen import exclusive_tokenizer, weight_of
 from myvlm.errors import BackboneError, InputError
 from myvlm.text import check_written, find_word, fold
 
@@ -20,7 +20,7 @@ Prompt: TypeAlias = str | tuple[str, ...]
 
 IGNORED = -100  # the label that cross-entropy ignores
 _REPLY = {"role": "assistant", "content": [{"type": "text", "text": "myvlm"}]}
-_WRITTEN_ON = datetime(2025, 3, 17)
+_FIXED_DATE = datetime(2025, 3, 17)
 """The date in chat templates that write one: fixed, so that prompts in use are those that were learned."""
 _CLOCK = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _RESERVED = re.compile(r"reserved|unused|<SPECIAL_\d", re.IGNORECASE)
@@ -35,7 +35,7 @@ def turns_of(prompt: Prompt) -> tuple[str, ...]:
     return (prompt,) if isinstance(prompt, str) else prompt
 
 
-def only_turn(prompt: Prompt) -> str:
+def single_turn(prompt: Prompt) -> str:
     """The prompt as a single instruction, for models that have no format for conversations.
 
     Raises:
@@ -62,25 +62,25 @@ def render(processor: Any, template: str | None, prompt: Prompt) -> str:
         BackboneError: the prompt has several turns and there is no chat template for them.
     """
     if template is not None:
-        return template.format(image=processor.image_token, prompt=only_turn(prompt))
+        return template.format(image=processor.image_token, prompt=single_turn(prompt))
     first, *later = turns_of(prompt)
     after = [
         {"role": "user" if place % 2 else "assistant", "content": [{"type": "text", "text": turn}]}
         for place, turn in enumerate(later)
     ]
     rendered: str = processor.apply_chat_template(
-        [_turn(first), *after], add_generation_prompt=True, tokenize=False, **_dated(processor)
+        [_turn(first), *after], add_generation_prompt=True, tokenize=False, **_fixed_date_template(processor)
     )
     return rendered
 
 
-def _dated(processor: Any) -> dict[str, str]:
+def _fixed_date_template(processor: Any) -> dict[str, str]:
     """The chat template with a fixed date if it writes the current one, as a keyword argument."""
     template = getattr(processor, "chat_template", None)
     template = template.get("default", "") if isinstance(template, dict) else template or ""
     if not _CLOCK.search(template):
         return {}
-    return {"chat_template": _CLOCK.sub(lambda found: repr(_WRITTEN_ON.strftime(found[2])), template)}
+    return {"chat_template": _CLOCK.sub(lambda found: repr(_FIXED_DATE.strftime(found[2])), template)}
 
 
 def check_template(processor: Any, template: str | None) -> None:
@@ -113,22 +113,24 @@ def end_of_turn_first(processor: Any, eos_ids: Sequence[int]) -> list[int]:
 
     Gemma's list begins with the end of a document, which does not end replies in a conversation.
     """
-    after = _with_reply(processor).rpartition("myvlm")[2]
+    after = _render_with_reply(processor).rpartition("myvlm")[2]
     tokens = {token: processor.tokenizer.convert_ids_to_tokens(token) for token in eos_ids}
     places = {token: after.find(word) for token, word in tokens.items() if word and word in after}
     return sorted(eos_ids, key=lambda token: places.get(token, len(after)))
 
 
-def replies_right_behind(processor: Any) -> bool:
+def reply_follows_without_space(processor: Any) -> bool:
     """Whether the chat template puts a reply right after the prompt, without a space, as Mistral's do."""
-    before, written, _ = _with_reply(processor).partition("myvlm")
+    before, written, _ = _render_with_reply(processor).partition("myvlm")
     return bool(written) and not before[-1:].isspace()
 
 
-def _with_reply(processor: Any) -> str:
+def _render_with_reply(processor: Any) -> str:
     """A conversation with a reply, rendered by the chat template; empty if the template rejects it."""
     try:
-        whole: str = processor.apply_chat_template([_turn("a"), _REPLY], tokenize=False, **_dated(processor))
+        whole: str = processor.apply_chat_template(
+            [_turn("a"), _REPLY], tokenize=False, **_fixed_date_template(processor)
+        )
     except Exception:  # templates raise almost anything
         return ""
     return whole
@@ -163,10 +165,10 @@ def answer_ids(tokenizer: Any, rendered: str, answer: str) -> list[int]:
     together = _ids(tokenizer, rendered + glued, special)
     if together[: len(before)] == before:
         return together[len(before) :]
-    return alone_ids(tokenizer, answer)
+    return standalone_ids(tokenizer, answer)
 
 
-def alone_ids(tokenizer: Any, answer: str) -> list[int]:
+def standalone_ids(tokenizer: Any, answer: str) -> list[int]:
     """The ids of an answer that is tokenised on its own.
 
     Mistral encodes prompt and answer separately: a tokenizer whose words begin with a space (`▁A`) begins the
@@ -180,7 +182,7 @@ def alone_ids(tokenizer: Any, answer: str) -> list[int]:
 def _ids(tokenizer: Any, written: str, add_special_tokens: bool) -> list[int]:
     if written.strip():
         check_written(written, "text")
-    with tokenizing(tokenizer):
+    with exclusive_tokenizer(tokenizer):
         ids: list[int] = tokenizer(written, add_special_tokens=add_special_tokens)["input_ids"]
     return ids
 
@@ -201,21 +203,21 @@ def as_written(backbone: Any, word: str) -> str:
     return written if fold(written) == fold(word) else word
 
 
-def check_prompt(processor: Any, prompt: str, fine: set[str]) -> None:
+def check_prompt(processor: Any, prompt: str, accepted: set[str]) -> None:
     """Raise InputError if an instruction is not valid text or contains a special token of the model.
 
     Args:
         fine: cache of accepted prompts, to which this one is added: training checks the same ones repeatedly.
     """
     known = f"{len(processor.tokenizer)} {prompt}"  # tokens may have been added since
-    if known in fine:
+    if known in accepted:
         return
     if not isinstance(prompt, str) or prompt.strip():
         check_written(prompt, "prompt")
     refuse_special(processor, prompt, "The prompt")
-    if len(fine) >= MANY_PROMPTS:
-        fine.clear()
-    fine.add(known)
+    if len(accepted) >= MANY_PROMPTS:
+        accepted.clear()
+    accepted.add(known)
 
 
 def refuse_special(processor: Any, text: str, what: str) -> None:
@@ -242,7 +244,7 @@ SHORTEST_SPECIAL = 3
 def special_words(processor: Any, text: str) -> list[str]:
     """The special tokens of the model that a user's text contains; they would not be read as words."""
     # The processor replaces image markers in the text, even those that are not tokens.
-    held = {word for word in _marks(processor) if word in text}
+    held = {word for word in _image_markers(processor) if word in text}
     for tokenizer in (processor.tokenizer, getattr(processor, "qformer_tokenizer", None)):
         if tokenizer is not None:
             added = getattr(tokenizer, "added_tokens_decoder", {})
@@ -254,7 +256,7 @@ def special_words(processor: Any, text: str) -> list[str]:
     return sorted(word for word in held if len(word) >= SHORTEST_SPECIAL)
 
 
-def _marks(processor: Any) -> set[str]:
+def _image_markers(processor: Any) -> set[str]:
     """The image placeholder and the markers that a processor writes around and between parts of a picture."""
     words = {str(value) for name, value in vars(processor).items() if name.endswith(("_token", "_tag"))}
     return {*words, str(processor.image_token)}
@@ -266,7 +268,7 @@ def pad_id(tokenizer: Any, eos_ids: Sequence[int]) -> int:
     return int(pad if pad is not None else next(iter(eos_ids), 0))
 
 
-def refuse_unpadded(tokenizer: Any, prompts: Sequence[str]) -> None:
+def check_can_pad(tokenizer: Any, prompts: Sequence[str]) -> None:
     """Raise InputError if there are several prompts in a batch and the tokenizer has no padding token."""
     if len(prompts) > 1 and tokenizer.pad_token_id is None:
         raise InputError(
@@ -334,9 +336,9 @@ def pad(sequences: Sequence[Sequence[int]], value: int, *, left: bool = False) -
     return torch.tensor(rows, dtype=torch.long).reshape(len(rows), longest)
 
 
-def marks_of(processor: Any) -> set[int]:
+def image_marker_ids(processor: Any) -> set[int]:
     """Ids of the image placeholder and of the markers around and between parts of a picture."""
-    words = _marks(processor)
+    words = _image_markers(processor)
     numbers = [value for name, value in vars(processor).items() if name.endswith(("_token_id", "_ids"))]
     ids = [processor.tokenizer.convert_tokens_to_ids(word) for word in words]
     for value in numbers:
@@ -351,7 +353,7 @@ def template_ids(processor: Any, template: str | None) -> set[int]:
     """
     rendered = [render(processor, template, "a")]
     if template is None:
-        rendered.append(_with_reply(processor))
+        rendered.append(_render_with_reply(processor))
     return {token for text in rendered for token in prompt_ids(processor.tokenizer, text)}
 
 
@@ -374,7 +376,7 @@ def sentinel_id(model: Any, tokenizer: Any, taken: set[int]) -> int:
     special = {*tokenizer.all_special_ids, *(id for id, token in added.items() if token.special)}
     free = [token for token in special if token not in taken and token < rows]
     if free:
-        return int(min(free, key=lambda token: _usefulness(tokenizer, token)))
+        return int(min(free, key=lambda token: _sentinel_preference(tokenizer, token)))
     raise BackboneError(
         "No token id is free to stand for concept rows.",
         got=f"{len(tokenizer)} tokens, an embedding table of {rows} rows",
@@ -383,7 +385,7 @@ def sentinel_id(model: Any, tokenizer: Any, taken: set[int]) -> int:
     )
 
 
-def _usefulness(tokenizer: Any, token: int) -> tuple[bool, bool, int]:
+def _sentinel_preference(tokenizer: Any, token: int) -> tuple[bool, bool, int]:
     """Sort key for special tokens: reserved ones first, the unknown-word token last; otherwise by id."""
     reserved = bool(_RESERVED.search(tokenizer.convert_ids_to_tokens(token)))
     return token == tokenizer.unk_token_id, not reserved, token

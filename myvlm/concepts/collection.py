@@ -37,7 +37,7 @@ from myvlm.errors import (
     NotWritableError,
     UnknownConceptError,
 )
-from myvlm.files.claims import writing_in
+from myvlm.files.claims import folder_lock
 from myvlm.files.reading import absolute
 from myvlm.text import check_identifier, composed, folded
 
@@ -310,7 +310,7 @@ def remove(collection: Path, identifier: str) -> Path:
     target = _unused_path_in_removed(folder)
     try:
         target.parent.mkdir(exist_ok=True)
-        with writing_in(absolute(folder).parent):  # else a writer of that folder would find it gone
+        with folder_lock(absolute(folder).parent):  # else a writer of that folder would find it gone
             folder.rename(target)
     except OSError as error:
         raise _not_writable(folder, error) from error

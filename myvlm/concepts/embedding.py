@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from myvlm.errors import InputError, check_is
-from myvlm.text import holds_half_of_a_character
+from myvlm.text import has_lone_surrogates
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -90,7 +90,7 @@ class StoredEmbedding(Embedding):
 def check_storable(text: object, what: str) -> None:
     """Raise InputError unless `text` is a string that can be written as UTF-8; it may be empty."""
     check_is(text, str, what=what, expected="a text")
-    if isinstance(text, str) and holds_half_of_a_character(text):
+    if isinstance(text, str) and has_lone_surrogates(text):
         raise InputError(
             f"The {what} holds half of a character.",
             got=ascii(text)[:80],

@@ -27,14 +27,14 @@ from myvlm.errors import check_is
 from myvlm.heads import Gate, Head
 from myvlm.heads.detections import Detections, merge
 from myvlm.images import ImageSource, ImageSources, load_image, load_images
-from myvlm.runtime.process import OneAtATime
+from myvlm.runtime.process import ForkSafeLock
 from myvlm.text import caution, check_identifier, composed, fold, folded
 
 _log = logging.getLogger(__name__)
 
 Callback: TypeAlias = Callable[..., None]
 
-_library_lock = OneAtATime()
+_library_lock = ForkSafeLock()
 """Held while any library is read or changed: one lock for all, since a concept may be in several of them."""
 
 

@@ -94,11 +94,11 @@ def resized(image: Image.Image, *, at_least: int = 0, at_most: int | None = None
     """
     factor = -(-at_least // min(image.size)) if at_least else 1
     if factor > 1:
-        if at_most:  # a strip of one row would be enlarged to a picture that no memory holds
+        if at_most:  # otherwise a strip of one row would become a picture too large for memory
             factor = max(1, min(factor, at_most // max(image.size)))
         image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     if at_most and max(image.size) > at_most:
-        factor_down = at_most / max(image.size)  # ImageOps.contain makes a side of nothing of a strip
+        factor_down = at_most / max(image.size)  # ImageOps.contain would give a narrow strip a side of 0
         width, height = (max(1, round(side * factor_down)) for side in image.size)
         image = image.resize((width, height))
     return image

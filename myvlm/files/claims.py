@@ -50,8 +50,8 @@ def sync_tree(folder: Path) -> None:
 
 
 @contextmanager
-def claimed(path: Path, *, folder: bool) -> Iterator[bool]:
-    """Create an empty file or folder that `take_away` does not delete until the block, or the process, ends.
+def locked_part(path: Path, *, folder: bool) -> Iterator[bool]:
+    """Create an empty file or folder, locked against `delete_if_abandoned` until the block or process ends.
 
     Yields: whether it exists; False if another writer deleted it before it was locked.
 
@@ -59,47 +59,47 @@ def claimed(path: Path, *, folder: bool) -> Iterator[bool]:
         OSError: it cannot be created.
     """
     path.mkdir() if folder else path.touch(exist_ok=False)
-    opened = _opened(path)
+    opened = _open_for_locking(path)
     try:
         if opened is not None and fcntl:
             with suppress(OSError):  # some file systems have no locks
                 fcntl.flock(opened, fcntl.LOCK_EX)
         yield os.path.exists(path)
     finally:
-        _let_go(opened)
+        _unlock(opened)
 
 
 @contextmanager
-def writing_in(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Context manager: no other writer of this library works in the folder, if the file system has locks."""
-    opened = _opened(folder)
+    opened = _open_for_locking(folder)
     try:
         if opened is not None and fcntl:
             with suppress(OSError):  # some file systems have no locks
                 fcntl.flock(opened, fcntl.LOCK_EX)
         yield
     finally:
-        _let_go(opened)
+        _unlock(opened)
 
 
-def take_away(path: Path) -> None:
+def delete_if_abandoned(path: Path) -> None:
     """Delete a partial file or folder if its writer is dead, that is, if nobody holds a lock on it.
 
     On file systems without locks, it is deleted if it has not been changed for an hour.
     """
-    with unclaimed(path, otherwise=_old(path)) as dead:
+    with try_lock(path, otherwise=_is_stale(path)) as dead:
         if dead:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 @contextmanager
-def unclaimed(path: Path, *, otherwise: bool = True) -> Iterator[bool]:
+def try_lock(path: Path, *, otherwise: bool = True) -> Iterator[bool]:
     """Yield whether nobody holds a lock on the path; if so, nobody gets one inside the block either.
 
     Args:
         otherwise: the result if the file system has no locks.
     """
-    opened = _opened(path)
+    opened = _open_for_locking(path)
     try:
         free = otherwise
         if opened is not None and fcntl:
@@ -112,17 +112,17 @@ def unclaimed(path: Path, *, otherwise: bool = True) -> Iterator[bool]:
                 pass
         yield free
     finally:
-        _let_go(opened)
+        _unlock(opened)
 
 
-def _opened(path: Path) -> int | None:
+def _open_for_locking(path: Path) -> int | None:
     try:
         return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError:  # it was deleted, or is a folder on Windows
         return None
 
 
-def _let_go(opened: int | None) -> None:
+def _unlock(opened: int | None) -> None:
     if opened is None:
         return
     if fcntl:
@@ -131,7 +131,7 @@ def _let_go(opened: int | None) -> None:
     os.close(opened)
 
 
-def _old(path: Path) -> bool:
+def _is_stale(path: Path) -> bool:
     """Whether it was last written or renamed long ago; False if it was deleted."""
     try:
         return time.time() - path.stat().st_ctime > STALE

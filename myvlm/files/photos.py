@@ -51,7 +51,7 @@ def picture_files(source: str | os.PathLike[str]) -> list[Path]:
         ) from error
 
 
-PASSED_OVER = ".nomedia"
+NO_ALBUM_FILE = ".nomedia"
 """A file of this name keeps the pictures of its folder and subfolders out of albums, as on phones."""
 
 
@@ -74,7 +74,7 @@ def album_files(source: str | os.PathLike[str]) -> list[Path]:
 def _walk(folder: Path) -> Iterator[Path]:
     os.listdir(folder)  # raises if the folder is not readable; unreadable subfolders are skipped
     for place, folders, names in os.walk(folder):
-        hidden = PASSED_OVER in names and Path(place) != folder
+        hidden = NO_ALBUM_FILE in names and Path(place) != folder
         folders[:] = [] if hidden else [one for one in folders if not one.startswith(".")]
         yield from (Path(place, name) for name in names if not hidden)
 

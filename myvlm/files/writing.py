@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from myvlm.errors import NotWritableError
-from myvlm.files.claims import claimed, sync, take_away
+from myvlm.files.claims import delete_if_abandoned, locked_part, sync
 from myvlm.files.reading import absolute
 
 
@@ -35,10 +35,10 @@ def check_place(target: Path, *, what: str, option: str) -> None:
         )
 
 
-def write_whole(target: Path, text: str, *, what: str, option: str) -> None:
+def write_atomically(target: Path, text: str, *, what: str, option: str) -> None:
     """Write a text file atomically; arguments and errors as in `check_place`."""
     try:
-        with whole_file(target) as fresh:
+        with atomic_file(target) as fresh:
             fresh.write_text(text, encoding="utf-8")
     except OSError as error:
         raise NotWritableError(
@@ -50,7 +50,7 @@ def write_whole(target: Path, text: str, *, what: str, option: str) -> None:
 
 
 @contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
+def atomic_file(target: Path) -> Iterator[Path]:
     """Yield an empty file that replaces `target` if the block succeeds, and is deleted otherwise.
 
     Raises:
@@ -59,9 +59,9 @@ def whole_file(target: Path) -> Iterator[Path]:
     fresh = _beside(target)
     try:
         for left in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}.part"):
-            take_away(left)
+            delete_if_abandoned(left)
         with ExitStack() as claims:
-            while not claims.enter_context(claimed(fresh, folder=False)):
+            while not claims.enter_context(locked_part(fresh, folder=False)):
                 fresh = _beside(target)  # another writer deleted the file before it was locked
             yield fresh
             sync(fresh)

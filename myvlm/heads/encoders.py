@@ -24,7 +24,7 @@ from myvlm.heads.vision_models import PREFIX, VisionModelEncoder
 from myvlm.images import averaged
 from myvlm.plugins.model_collections import collection_of
 from myvlm.plugins.registry import SharedRegistry
-from myvlm.runtime.process import OneAtATime, encoder_dtype, float32_default
+from myvlm.runtime.process import ForkSafeLock, encoder_dtype, float32_default
 
 DEFAULT_ENCODER = "tinyworld/clip"
 SHORT_NAMES = {
@@ -94,7 +94,7 @@ class OpenClipEncoder:
         self.name = name
         self.device = device
         self.dtype = dtype
-        self._lock = OneAtATime()
+        self._lock = ForkSafeLock()
 
     @property
     def id(self) -> str:

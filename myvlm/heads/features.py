@@ -23,7 +23,7 @@ from myvlm.errors import ConceptFileError, InputError
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder
 from myvlm.images import LoadedImage
-from myvlm.runtime.process import OneAtATime
+from myvlm.runtime.process import ForkSafeLock
 
 Crops: TypeAlias = Literal["auto", "none"] | int
 
@@ -176,7 +176,7 @@ class PictureCache(Generic[Variant, Result]):
         self._by_encoder: WeakKeyDictionary[Any, OrderedDict[tuple[bytes, Variant], Result]] = (
             WeakKeyDictionary()
         )
-        self._lock = OneAtATime()
+        self._lock = ForkSafeLock()
         _caches.add(self)
 
     def get_or_compute(

@@ -15,7 +15,7 @@ from PIL import Image
 from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
 from myvlm.images import averaged
-from myvlm.runtime.process import OneAtATime, encoder_dtype, float32_default
+from myvlm.runtime.process import ForkSafeLock, encoder_dtype, float32_default
 
 PREFIX = "transformers:"
 """Prefix of the name of a checkpoint or folder in an encoder's id."""
@@ -48,7 +48,7 @@ class VisionModelEncoder:
         self.name = name
         self.device = device
         self.dtype = dtype
-        self._lock = OneAtATime()
+        self._lock = ForkSafeLock()
 
     @property
     def id(self) -> str:

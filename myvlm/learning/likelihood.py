@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from myvlm.backbones.base import Backbone, ConceptRows, Loss
-from myvlm.backbones.frozen import in_turn
+from myvlm.backbones.frozen import exclusive_use
 from myvlm.backbones.tokens import IGNORED, as_written
 from myvlm.learning.dataset import Example, held_out_view, reduced_for_model
 from myvlm.learning.noun_phrases import as_described
@@ -209,7 +209,7 @@ def plain_losses(backbone: Backbone, examples: Sequence[Example], name: str, des
         told = [as_described(text, {name: description}) for text in example.captions]
         [photo], loss_of = pictures_and_loss(backbone, [reduced_for_model(backbone.processor, example.photo)])
         prompts = [*asked, *[backbone.caption_prompt] * len(told)]
-        with in_turn(backbone.model):
+        with exclusive_use(backbone.model):
             texts, at_once = [*answers, *told], backbone.images_at_once
             each = losses(loss_of, [photo] * len(texts), prompts, texts, at_once=at_once)
         found.answers.extend(each[: len(asked)])

@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from myvlm.errors import InputError, NameTakenError, UnknownNameError
-from myvlm.runtime.process import OneAtATime
+from myvlm.runtime.process import ForkSafeLock
 
 _log = logging.getLogger(__name__)
 
@@ -95,13 +95,13 @@ class Registry(Generic[Thing]):
         if own != name:
             raise InputError(
                 f"A {self.what} is registered under the name that it gives itself.",
-                got=f"{name!r} for {_said(thing)}, which calls itself {own!r}",
+                got=f"{name!r} for {_qualified_name(thing)}, which calls itself {own!r}",
                 expected="the same name twice",
                 fix="change one of the two",
             )
         there = self.registered.get(name)
-        if not (replace or there is None or _same(there, thing)):
-            raise self.taken(name, _said(thing), _said(there))
+        if not (replace or there is None or _same_definition(there, thing)):
+            raise self.taken(name, _qualified_name(thing), _qualified_name(there))
         self.registered[name] = thing
 
     def get(self, name: str) -> Thing:
@@ -211,7 +211,7 @@ class SharedRegistry(Registry[Callable[[str], Made]]):
     def __init__(self, what: str, *, add: str, forms: str = "") -> None:
         super().__init__(what, add=add, forms=forms, replaceable=True)
         self._made: dict[tuple[str, str], Made] = {}
-        self._making = OneAtATime()
+        self._making = ForkSafeLock()
 
     def register(self, name: str, thing: Callable[[str], Made], *, replace: bool = False) -> None:
         """As `Registry.register`; objects built by a replaced factory are discarded."""
@@ -229,13 +229,13 @@ class SharedRegistry(Registry[Callable[[str], Made]]):
             return self._made[name, device]
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same_definition(one: Any, other: Any) -> bool:
     """Whether both are the same object, or the same class or function of a module that was run twice."""
     places = [(getattr(it, "__module__", None), getattr(it, "__qualname__", "<")) for it in (one, other)]
     return one is other or (places[0] == places[1] and "<" not in places[0][1])
 
 
-def _said(thing: Any) -> str:
+def _qualified_name(thing: Any) -> str:
     name = getattr(thing, "__qualname__", None)
     return f"{thing.__module__}.{name}" if name else repr(thing)
 

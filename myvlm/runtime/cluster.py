@@ -15,9 +15,9 @@ _log = logging.getLogger(__name__)
 Columns: TypeAlias = dict[str, list[Any]]
 """Rows as columns of plain texts, numbers and bytes."""
 
-CORE = 0.2
+CPU_SHARE = 0.2
 """Fraction of a CPU core that a process reserves: small, so that other nodes have room for a lost node's."""
-GPU = 0.8
+GPU_SHARE = 0.8
 """Fraction of a GPU that all stages of a worker reserve together, for the same reason."""
 MOST_BLOCKS = 2000
 """Maximum number of blocks into which the rows are split."""
@@ -77,29 +77,29 @@ def run_stages(
     there = ray.cluster_resources()
     gpus = int(there.get("GPU", 0)) if use_gpus else 0
     workers = max(1, min(gpus * per_gpu or int(there.get("CPU", 1)), ceil(len(rows) / batch)))
-    share = GPU / (per_gpu * max(1, sum(stage.on_gpu for stage in stages)))
+    share = GPU_SHARE / (per_gpu * max(1, sum(stage.on_gpu for stage in stages)))
     blocks = max(1, min(ceil(len(rows) / batch), MOST_BLOCKS))
     data = ray.data.from_items([dict(row) for row in rows], override_num_blocks=blocks)
     for stage in stages:
         data = data.map_batches(
-            _Process,
+            _StageWorker,
             fn_constructor_args=(stage,),
             batch_size=batch,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=workers),
-            num_cpus=CORE,
+            num_cpus=CPU_SHARE,
             num_gpus=share if gpus and stage.on_gpu else None,
         )
     try:
         for table in data.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield table.to_pydict()
     except ray.exceptions.RayTaskError as error:
-        raise _own(error) from error
+        raise _underlying_error(error) from error
     except ray.exceptions.RayError as error:
         _log.warning("a part of the cluster was lost: %s", type(error).__name__)
 
 
-class _Process:
+class _StageWorker:
     """Runs a stage in a Ray process, from Arrow tables to Arrow tables."""
 
     def __init__(self, stage: Stage) -> None:
@@ -113,7 +113,7 @@ class _Process:
         return pyarrow.table(made, schema=pyarrow.schema(types))
 
 
-def _own(error: BaseException) -> BaseException:
+def _underlying_error(error: BaseException) -> BaseException:
     """The `MyVLMError` that caused an error of Ray, or that error itself if there is none."""
     reason: BaseException | None = error
     while reason is not None:

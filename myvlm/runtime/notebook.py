@@ -6,7 +6,7 @@ import sys
 import warnings
 
 
-def without_advice_on_widgets() -> None:
+def import_tqdm_quietly() -> None:
     """Import tqdm without its warning that ipywidgets is missing; its bars are text then, as in a terminal.
 
     Other libraries import tqdm too, and a notebook would show the warning for each of them.

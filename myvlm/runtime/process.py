@@ -12,13 +12,13 @@ from weakref import WeakSet
 _RLock: Any = type(threading.RLock())
 
 
-class OneAtATime(_RLock, ContextDecorator):  # type: ignore[misc]
+class ForkSafeLock(_RLock, ContextDecorator):  # type: ignore[misc]
     """A reentrant lock that is also a decorator: decorated functions run while holding the lock.
 
     A forked process starts with the lock free unless the forking thread holds it, since other holders do not
     exist there and would never release it. Copying or unpickling the lock creates a new one.
 
-    >>> lock = OneAtATime()
+    >>> lock = ForkSafeLock()
     >>> with lock, lock:
     ...     pass
     >>> lock(len)("sks")
@@ -28,11 +28,11 @@ class OneAtATime(_RLock, ContextDecorator):  # type: ignore[misc]
     def __init__(self) -> None:
         _all.add(self)
 
-    def __reduce__(self) -> tuple[type[OneAtATime], tuple[()]]:
-        return OneAtATime, ()
+    def __reduce__(self) -> tuple[type[ForkSafeLock], tuple[()]]:
+        return ForkSafeLock, ()
 
 
-_all: WeakSet[OneAtATime] = WeakSet()
+_all: WeakSet[ForkSafeLock] = WeakSet()
 
 
 def _free_all() -> None:
@@ -44,7 +44,7 @@ def _free_all() -> None:
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_free_all)
 
-_default_dtype = OneAtATime()
+_default_dtype = ForkSafeLock()
 
 
 @contextmanager

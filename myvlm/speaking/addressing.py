@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 from myvlm.backbones import Backbone
 from myvlm.backbones.base import ConceptRows
-from myvlm.backbones.frozen import in_turn
-from myvlm.backbones.generation import SpelledWords, Unsaid, is_sampled
-from myvlm.backbones.tokens import MANY_PROMPTS, Prompt, alone_ids, as_written, only_turn, turns_of
+from myvlm.backbones.frozen import exclusive_use
+from myvlm.backbones.generation import ForbiddenWords, SpelledWords, is_sampled
+from myvlm.backbones.tokens import MANY_PROMPTS, Prompt, as_written, single_turn, standalone_ids, turns_of
 from myvlm.concepts.concept import Concept
 from myvlm.images import LoadedImage, naming
 from myvlm.learning.likelihood import TAUGHT_LOSS
@@ -87,14 +87,14 @@ class Names:
         there = {one.identifier for one in seen}
         return [one for one in self.in_prompt(prompt) if one.identifier not in there]
 
-    def unsaid(self, seen: Sequence[Concept]) -> Unsaid | None:
+    def unsaid(self, seen: Sequence[Concept]) -> ForbiddenWords | None:
         """The names that a reply must not contain, those of concepts that are not in `seen`.
 
         None if `seen` is empty, as the reply is the plain model's, which knows no names; or if it is all.
         """
         if not seen or len(seen) == len(self.concepts):
             return None
-        return Unsaid(self._spelled, frozenset(_names_of(seen)))
+        return ForbiddenWords(self._spelled, frozenset(_names_of(seen)))
 
     def banned_words(self, seen: Sequence[Concept]) -> list[str]:
         """The same as a list of words, for engines with a tokenizer of their own.
@@ -112,7 +112,9 @@ class Names:
     def _spelled(self) -> SpelledWords:
         word_ids, tokenizer = self._backbone.word_ids, self._backbone.processor.tokenizer
         # both spellings: within a sentence, and at the start of a reply
-        return SpelledWords({n: [word_ids(n), alone_ids(tokenizer, n)] for n in _names_of(self.concepts)})
+        return SpelledWords(
+            {n: [word_ids(n), standalone_ids(tokenizer, n)] for n in _names_of(self.concepts)}
+        )
 
 
 def _names_of(concepts: Iterable[Concept]) -> set[str]:
@@ -229,7 +231,7 @@ def _index_of_phrase_for(
     box = request.box_of(concept.identifier)
     if box is None:
         return 0
-    with in_turn(backbone.model):
+    with exclusive_use(backbone.model):
         return most_attended_phrase(backbone, request.photo.image, prompt, rows, box, text, starts)
 
 
@@ -250,7 +252,7 @@ def _indices_of_unreliable(
         if not one.given.rows or not isinstance(one.prompt, str) or named_in(one.prompt, one.seen):
             continue
         if (limit := _loss_limit(backbone, one.seen)) is not None:
-            prompt = only_turn(one.given.prompt)
+            prompt = single_turn(one.given.prompt)
             checks[index] = ReplyToVerify(one.photo, prompt, reply.text, one.seen, limit)
     unreliable = find_unreliable(backbone, [*checks.values()]) if checks else []
     return [

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NoReturn, Self, overload
 
 from myvlm.backbones import Backbone
-from myvlm.backbones.tokens import as_written, only_turn
+from myvlm.backbones.tokens import as_written, single_turn
 from myvlm.concepts.concept import warn_learned_elsewhere
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import InputError
@@ -146,7 +146,7 @@ class Speaker:
         with naming([photo], self.backbone.encode):
             [reply] = self.backbone.generate([photo.image], [prompt], [rows])
         word, box = as_written(self.backbone, concept.spoken), self.backbone.field_of_view(photo.image.size)
-        values = self.backbone.attention_map(photo.image, only_turn(prompt), reply.text, word, rows)
+        values = self.backbone.attention_map(photo.image, single_turn(prompt), reply.text, word, rows)
         return AttentionMap(values, photo.image, concept.identifier, box)
 
     def locate(self, image: ImageSource, identifier: str) -> Location:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from myvlm.backbones import Backbone
-from myvlm.backbones.frozen import in_turn
+from myvlm.backbones.frozen import exclusive_use
 from myvlm.concepts.concept import Concept
 from myvlm.images import LoadedImage, naming
 from myvlm.learning.likelihood import losses
@@ -60,7 +60,7 @@ def _plain_losses(backbone: Backbone, replies: Sequence[ReplyToVerify]) -> list[
         as_described(one.text, {seen.identifier: seen.description or "" for seen in one.concepts})
         for one in replies
     ]
-    with naming(photos, backbone.encode), in_turn(backbone.model):
+    with naming(photos, backbone.encode), exclusive_use(backbone.model):
         features = backbone.encode([photo.image for photo in photos])
         prompts, at_once = [one.prompt for one in replies], backbone.images_at_once
         return losses(backbone.answer_loss, features, prompts, described, at_once=at_once)

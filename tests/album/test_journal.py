@@ -152,10 +152,10 @@ def test_lines_are_written_and_cut_off_while_nobody_else_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = []
-    for work in (journal_module.add_lines, journal_module.drop_cut_line, journal_module.write_lines):
+    for work in (journal_module.add_lines, journal_module.drop_partial_line, journal_module.write_lines):
 
         def asked(file: Path, *given: Any, work: Any = work) -> None:
-            with claims.unclaimed(tmp_path) as free:
+            with claims.try_lock(tmp_path) as free:
                 alone.append((work.__name__, free))
             work(file, *given)
 
@@ -163,7 +163,7 @@ def test_lines_are_written_and_cut_off_while_nobody_else_writes(
     journal = Journal(tmp_path / "journal.jsonl", "me")
     journal.add(Row(file=tmp_path / "gone.jpg", stamp=(0, 0), by="me"))
     Journal(journal.file, "me").tidy()
-    assert alone == [("add_lines", False), ("drop_cut_line", False), ("write_lines", False)]
+    assert alone == [("add_lines", False), ("drop_partial_line", False), ("write_lines", False)]
 
 
 def test_metadata_written_by_us_does_not_make_a_photo_new(tmp_path: Path) -> None:

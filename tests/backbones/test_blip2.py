@@ -56,14 +56,14 @@ class Broken(Blip2Backbone):
     def inserted(self, rows: Any, *, record: bool = False) -> Any:
         insertion = super().inserted(rows, record=record)
         if self.broken == "mask":
-            append = insertion._append_to
+            append = insertion._appended_columns
 
             def unmasked(images: Any, mask: Any) -> Any:
                 appended = append(images, mask)
                 appended.mask.fill_(True)
                 return appended
 
-            insertion._append_to = unmasked  # type: ignore[method-assign]
+            insertion._appended_columns = unmasked  # type: ignore[method-assign]
         if self.broken == "penalty":
             penalty = insertion.penalty
             insertion.penalty = lambda: penalty() * 1.01  # type: ignore[method-assign]

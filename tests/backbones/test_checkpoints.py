@@ -143,7 +143,7 @@ def check_sentinel(own: Any) -> int:
     assert 0 <= sentinel < own.model.get_input_embeddings().num_embeddings
     named = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}
     assert sentinel not in named | {own.image_id} | set(own.prompter.eos_ids)
-    assert sentinel not in texts.marks_of(own.processor)
+    assert sentinel not in texts.image_marker_ids(own.processor)
     prompt = own.prompter.prompt_ids(own.caption_prompt, mark(own))
     assert sentinel not in prompt + own.prompter.answer_ids(own.caption_prompt, "a mug")
     assert prompt.count(own.image_id) == 1

@@ -295,7 +295,7 @@ def test_marks_stand_between_the_parts_of_a_picture() -> None:
 def test_a_mark_of_the_processor_never_stands_for_a_row() -> None:
     backbone = family("Idefics3")
     tokenizer = backbone.processor.tokenizer
-    marks = text.marks_of(backbone.processor)
+    marks = text.image_marker_ids(backbone.processor)
     assert {tokenizer.convert_tokens_to_ids(mark) for mark in SMOLVLM if mark != "<|im_start|>"} <= marks
     assert not any(mark == backbone.prompter.sentinel_id for mark in marks)
 

@@ -25,7 +25,7 @@ def test_the_qformer_reads_the_instruction_as_it_is() -> None:
     assert backbone.prompter.render("Where?") == "Where?"
     images = torch.stack(backbone.encode(pictures(1)))
     looked = [
-        backbone.looked(images, backbone.prompter.read_beside([prompt]))
+        backbone.query_outputs(images, backbone.prompter.qformer_inputs([prompt]))
         for prompt in ("Where?", "Who?", "Where?")
     ]
     assert looked[0].shape == (1, 6, 32)
@@ -35,7 +35,7 @@ def test_the_qformer_reads_the_instruction_as_it_is() -> None:
 
 def test_instructions_of_different_lengths_are_read_as_each_alone() -> None:
     backbone = InstructBlipBackbone(*tiny_instructblip())
-    read = backbone.prompter.read_beside(["Where?", "What is next to sks?"])
+    read = backbone.prompter.qformer_inputs(["Where?", "What is next to sks?"])
     [mask, longer] = read["qformer_attention_mask"].tolist()
     assert mask == sorted(mask, reverse=True) != longer
     inputs = backbone.prompter.processed(pictures(2), ["Where?", "What is next to sks?"])

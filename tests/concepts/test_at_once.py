@@ -87,7 +87,7 @@ def test_who_takes_a_concept_away_waits_for_those_who_write_it(
 
     def asked(work: Callable[..., Any]) -> Callable[..., Any]:
         def working(*given: Any, **options: Any) -> Any:
-            with claims.unclaimed(tmp_path) as free:
+            with claims.try_lock(tmp_path) as free:
                 alone.append(not free)
             return work(*given, **options)
 

@@ -165,7 +165,7 @@ def test_parts_stay_while_somebody_may_be_at_work_on_them(
     neighbours = [".sks-mug.notes.old", ".sks.0123456789ab.part"]
     for name in neighbours:
         (saved.parent / name).mkdir()
-    with claims.claimed(saved.parent / PART, folder=True):
+    with claims.locked_part(saved.parent / PART, folder=True):
         concept.save(saved)
         assert _names(saved.parent) == sorted([PART, "sks-mug", *neighbours])
     if not locks:
@@ -186,7 +186,7 @@ def test_a_part_that_is_taken_before_its_lock_is_made_again(
         mkdir(place, *given, **options)
         if place.suffix == folders.PART and not taken:
             taken.append(place)
-            claims.take_away(place)
+            claims.delete_if_abandoned(place)
 
     monkeypatch.setattr(Path, "mkdir", quicker)
     concept.category = "cup"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from myvlm.files import claims
-from myvlm.files.claims import claimed, unclaimed, writing_in
-from myvlm.files.writing import whole_file
+from myvlm.files.claims import folder_lock, locked_part, try_lock
+from myvlm.files.writing import atomic_file
 
 pytestmark = pytest.mark.skipif(
     claims.fcntl is None, reason="there are no locks on this system; run it on another"
@@ -29,12 +29,12 @@ def test_a_file_that_is_taken_before_its_lock_is_made_again(
         touch(place, *given, **options)
         if not taken:
             taken.append(place)
-            claims.take_away(place)
+            claims.delete_if_abandoned(place)
 
     monkeypatch.setattr(Path, "touch", quicker)
-    with whole_file(tmp_path / "page.html") as fresh:
+    with atomic_file(tmp_path / "page.html") as fresh:
         assert fresh.exists()
-        with unclaimed(fresh) as free:
+        with try_lock(fresh) as free:
             assert not free
         fresh.write_text("whole")
     assert len(taken) == 1
@@ -43,18 +43,18 @@ def test_a_file_that_is_taken_before_its_lock_is_made_again(
 
 @contextmanager
 def _part(folder: Path) -> Iterator[None]:
-    with claimed(folder / "part", folder=True):
+    with locked_part(folder / "part", folder=True):
         yield
 
 
 @contextmanager
 def _free(folder: Path) -> Iterator[None]:
-    with unclaimed(folder) as free:
+    with try_lock(folder) as free:
         assert free
         yield
 
 
-@pytest.mark.parametrize(("lock", "name"), [(writing_in, "."), (_part, "part"), (_free, ".")])
+@pytest.mark.parametrize(("lock", "name"), [(folder_lock, "."), (_part, "part"), (_free, ".")])
 def test_a_lock_ends_with_its_block_whatever_was_forked_in_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -62,7 +62,7 @@ def test_a_lock_ends_with_its_block_whatever_was_forked_in_it(
     name: str,
 ) -> None:
     """A worker that another thread forks has the file open too: all writers waited until it had ended."""
-    opened, of_the_worker = claims._opened, list[int]()
+    opened, of_the_worker = claims._open_for_locking, list[int]()
 
     def forked(path: Path) -> int:
         found = opened(path)
@@ -70,10 +70,10 @@ def test_a_lock_ends_with_its_block_whatever_was_forked_in_it(
         of_the_worker.append(os.dup(found))  # what a fork does to it
         return found
 
-    monkeypatch.setattr(claims, "_opened", forked)
+    monkeypatch.setattr(claims, "_open_for_locking", forked)
     with lock(tmp_path):
         pass
-    monkeypatch.setattr(claims, "_opened", opened)
-    with unclaimed(tmp_path / name) as free:
+    monkeypatch.setattr(claims, "_open_for_locking", opened)
+    with try_lock(tmp_path / name) as free:
         assert free
     os.close(*of_the_worker)

@@ -6,6 +6,7 @@ import copy
 import multiprocessing
 import os
 import pickle
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +20,8 @@ from torch import nn
 
 from myvlm import MyVLM
 from myvlm.backbones.causal.attention import record_attention, recording_over
-from myvlm.backbones.frozen import ChangedWhileUsed, frozen
-from myvlm.runtime.process import OneAtATime
+from myvlm.backbones.frozen import SharedChange, frozen
+from myvlm.runtime.process import ForkSafeLock
 from myvlm.tinyworld import sample_picture
 
 pytestmark = [
@@ -62,7 +63,7 @@ def held_elsewhere(lock: Any, work: Callable[[], Any]) -> Any:
 
 
 def test_a_lock_is_free_in_a_child_and_its_own_in_a_copy() -> None:
-    lock = OneAtATime()
+    lock = ForkSafeLock()
 
     def taken() -> bool:
         with lock:
@@ -79,7 +80,7 @@ def test_a_lock_is_free_in_a_child_and_its_own_in_a_copy() -> None:
 
 
 def test_what_the_thread_that_forks_holds_it_holds_and_lets_go_of_in_the_child() -> None:
-    lock, failed, child = OneAtATime(), 1, 0
+    lock, failed, child = ForkSafeLock(), 1, 0
     try:
         with lock:
             child = os.fork()
@@ -97,7 +98,7 @@ def test_no_lock_of_the_package_is_a_plain_one() -> None:
     plain = [
         str(file.relative_to(ROOT))
         for file in (ROOT / "myvlm").rglob("*.py")
-        if file.name != "process.py" and ("Lock()" in file.read_text(encoding="utf-8"))
+        if file.name != "process.py" and re.search(r"(?<!ForkSafe)Lock\(\)", file.read_text(encoding="utf-8"))
     ]
     assert plain == []
 
@@ -127,7 +128,7 @@ def test_a_child_has_the_model_as_it_was_before_other_threads_froze_it() -> None
 def test_a_thread_that_forks_waits_until_no_other_is_amid_a_change() -> None:
     begun, thing = threading.Event(), SimpleNamespace(first=0, second=0)
 
-    @ChangedWhileUsed
+    @SharedChange
     @contextmanager
     def changed(one: Any) -> Iterator[None]:
         one.first = 1

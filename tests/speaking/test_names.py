@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from myvlm import MyVLM
-from myvlm.backbones.generation import LeftUnsaid, SpelledWords, Unsaid
+from myvlm.backbones.generation import ForbiddenWords, ForbiddenWordsProcessor, SpelledWords
 from myvlm.speaking.addressing import Names
 from myvlm.text import contains_word
 from myvlm.tinyworld.fewshot import pictures
@@ -70,10 +70,12 @@ def test_each_sample_has_words_of_its_own_in_all_of_its_beams() -> None:
     words = SpelledWords({"Bo": [[7]], "Fido": [[3, 4], [8, 4]]})
     ids = torch.tensor([[1, 3], [1, 8], [1, 3], [1, 1]])
     scores = torch.zeros(4, 9)
-    some = LeftUnsaid([Unsaid(words), Unsaid(words, frozenset({"Fido"}))])(ids, scores)
+    some = ForbiddenWordsProcessor([ForbiddenWords(words), ForbiddenWords(words, frozenset({"Fido"}))])(
+        ids, scores
+    )
     assert [torch.isinf(row).nonzero().flatten().tolist() for row in some] == [[4, 7], [4, 7], [7], [7]]
     assert not scores.isinf().any()
-    assert LeftUnsaid([None, Unsaid(SpelledWords({}))])(ids, scores) is scores
+    assert ForbiddenWordsProcessor([None, ForbiddenWords(SpelledWords({}))])(ids, scores) is scores
 
 
 def test_a_name_that_begins_with_anothers_can_be_said_and_that_one_cannot() -> None:
@@ -81,8 +83,8 @@ def test_a_name_that_begins_with_anothers_can_be_said_and_that_one_cannot() -> N
     words = SpelledWords({"Anna": [[3], [5]], "Maria": [[4]], "Anna Maria Lu": [[3, 4, 6]], "Bo": [[7]]})
     ids = torch.tensor([[1, 1], [1, 3], [3, 4], [4, 6], [1, 3]])
     scores = torch.arange(45.0).reshape(5, 9)
-    seen, bo = (Unsaid(words, frozenset({word})) for word in ("Anna Maria Lu", "Bo"))
-    some = LeftUnsaid([seen, seen, seen, seen, bo])(ids, scores)
+    seen, bo = (ForbiddenWords(words, frozenset({word})) for word in ("Anna Maria Lu", "Bo"))
+    some = ForbiddenWordsProcessor([seen, seen, seen, seen, bo])(ids, scores)
     said = [(~torch.isinf(row)).nonzero().flatten().tolist() for row in some]
     anywhere = [0, 1, 2, 3, 6, 8]
     assert said == [anywhere, [4], [6], anywhere, [0, 1, 2, 6, 7, 8]]
@@ -102,7 +104,7 @@ def test_what_begins_with_the_name_of_somebody_away_is_named(vlm: MyVLM, away: s
     ids = vlm.backbone.word_ids(there)
     for end in range(len(ids)):
         chosen = torch.tensor([ids[:end]], dtype=torch.long)
-        scores = LeftUnsaid([unsaid])(
+        scores = ForbiddenWordsProcessor([unsaid])(
             chosen, torch.zeros(1, vlm.backbone.model.get_input_embeddings().num_embeddings)
         )
         assert torch.isfinite(scores[0, ids[end]]), (ids, end)
@@ -119,4 +121,4 @@ def test_names_are_spelled_once_for_all_pictures(vlm: MyVLM) -> None:
     assert one
     assert other
     assert one.words is other.words
-    assert (one.but, other.but) == ({"sks"}, {"bo", "fido", "sks"})  # what each was learned with is its own
+    assert (one.allowed, other.allowed) == ({"sks"}, {"bo", "fido", "sks"})  # words learned are their own

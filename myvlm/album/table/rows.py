@@ -15,8 +15,8 @@ from myvlm.album.journal import reader_digest
 from myvlm.api import MyVLM
 from myvlm.boxes import Box
 from myvlm.errors import NotWritableError, import_extra
-from myvlm.files.photos import PASSED_OVER
-from myvlm.files.writing import whole_file
+from myvlm.files.photos import NO_ALBUM_FILE
+from myvlm.files.writing import atomic_file
 
 PART_ROWS, PART_SECONDS = 64, 5.0
 """A part is written after so many rows or seconds: what a killed run has to read again at most."""
@@ -142,8 +142,8 @@ class AlbumTable:
         )
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            (self.file.parent / PASSED_OVER).touch()
-            with whole_file(target) as fresh:
+            (self.file.parent / NO_ALBUM_FILE).touch()
+            with atomic_file(target) as fresh:
                 self._parquet.write_table(table, fresh, compression="zstd")
         except OSError as error:
             raise NotWritableError(

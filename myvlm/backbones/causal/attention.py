@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from myvlm.backbones.base import Loss, SampleLosses
-from myvlm.backbones.frozen import ChangedWhileUsed
+from myvlm.backbones.frozen import SharedChange
 from myvlm.backbones.tokens import IGNORED
 from myvlm.errors import BackboneError, InputError
 
@@ -153,7 +153,7 @@ def record_attention(
         _RECORDER.reset(token)
 
 
-@ChangedWhileUsed
+@SharedChange
 @contextmanager
 def _select_recording(config: Any) -> Iterator[None]:
     """Select the recording implementation, and restore the previous one on exit."""

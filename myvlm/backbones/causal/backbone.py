@@ -43,8 +43,8 @@ from myvlm.backbones.causal.prefix_cache import (
 )  # fmt: skip
 from myvlm.backbones.causal.probe import CausalProbe
 from myvlm.backbones.causal.prompts import Prompter, TeacherForced
-from myvlm.backbones.frozen import in_turn
-from myvlm.backbones.generation import generated, never_choosing, options_for, takes_a_cache
+from myvlm.backbones.frozen import exclusive_use
+from myvlm.backbones.generation import can_reuse_cache, options_for, run_generate, with_suppressed_token
 from myvlm.errors import BackboneError
 
 
@@ -78,7 +78,7 @@ class CausalBackbone(Backbone):
         eos_ids = text.eos_ids(model, tokenizer, self.ends)
         ends = {tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, self.image_id}
         template_ids = text.template_ids(processor, template)
-        used_ids = {*ends, *eos_ids, *template_ids, *text.marks_of(processor)}
+        used_ids = {*ends, *eos_ids, *template_ids, *text.image_marker_ids(processor)}
         self.prompter = Prompter(
             processor,
             template=template,
@@ -151,7 +151,7 @@ class CausalBackbone(Backbone):
         features: list[Features] = []
         mark = self.processor.tokenizer.convert_ids_to_tokens(self.image_id)
         with self.frozen():
-            for batch in self._at_once(images):
+            for batch in self._in_batches(images):
                 inputs, texts = self.read(batch)
                 inputs = inputs.to(self.device, self.dtype)
                 features += encode_pictures(self.model, inputs, texts, mark=mark, keep=self.kept_inputs)
@@ -327,23 +327,23 @@ class CausalBackbone(Backbone):
             inputs, sentinels = self.prompter.with_rows(inputs, rows)
             inputs = inputs.to(self.device, self.dtype)
             with self.inserted(rows, sentinels):
-                return self._generated(inputs, never_choosing(options, self.prompter.sentinel_id))
+                return self._generated(inputs, with_suppressed_token(options, self.prompter.sentinel_id))
         return self._generated(inputs.to(self.device, self.dtype), options)
 
     def replies_to_each(
         self, images: Sequence[Image.Image], prompts: Sequence[text.Prompt], **generation: Any
     ) -> list[list[Generation]]:
         options = options_for(self.model, self.processor.tokenizer, generation)
-        if len(prompts) < 2 or self._has_arguments or not takes_a_cache(self.model, options):
+        if len(prompts) < 2 or self._has_arguments or not can_reuse_cache(self.model, options):
             return super().replies_to_each(images, prompts, **generation)
         pad_id, at_once, ids_of = self.prompter.pad_id, self.images_at_once, self.prompter.prompt_ids
         each: list[list[Generation]] = []
-        for shown in self._at_once(images):
+        for shown in self._in_batches(images):
             prefixes = self.prefixes(self.encode(shown))
             if prefixes is None:  # the family has none
                 return super().replies_to_each(images, prompts, **generation)
             samples = [(own, ids_of(prompt, own.layout.text)) for own in prefixes for prompt in prompts]
-            with self.frozen(), in_turn(self.model), torch.no_grad():
+            with self.frozen(), exclusive_use(self.model), torch.no_grad():
                 batches = generation_batches(self.model, samples, pad_id=pad_id, at_least=at_once)
                 replies = [reply for inputs in batches for reply in self._generated(inputs, options)]
             each += [replies[start : start + len(prompts)] for start in range(0, len(replies), len(prompts))]
@@ -353,7 +353,7 @@ class CausalBackbone(Backbone):
     def _generated(self, inputs: Any, options: Mapping[str, Any]) -> list[Generation]:
         """Generate the replies to a batch of processed prompts."""
         try:
-            output = generated(self.model, inputs, options)
+            output = run_generate(self.model, inputs, options)
         except ValueError as error:
             cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error
             if (mismatch := token_mismatch_in(cause)) is None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from myvlm.backbones.causal.attention import AttentionRecorder, attention_bias
-from myvlm.backbones.frozen import ChangedWhileUsed
+from myvlm.backbones.frozen import SharedChange
 
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-9}
 """Largest difference from the module's own output and gradient, relative to their norm."""
@@ -90,7 +90,7 @@ def _has_class_forward(module: nn.Module) -> bool:
     return module in _fusable_forward or "forward" not in vars(module)
 
 
-@ChangedWhileUsed
+@SharedChange
 @contextmanager
 def _fusable_forward(module: nn.Module) -> Iterator[None]:
     """Give a module a forward that is fused in a step and its own elsewhere; all threads' steps share it."""

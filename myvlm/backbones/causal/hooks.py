@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from myvlm.backbones.base import ConceptRows, visual_norms
-from myvlm.backbones.frozen import Attached
+from myvlm.backbones.frozen import RowInsertion
 from myvlm.errors import BackboneError
 
 
@@ -35,7 +35,7 @@ class RowPositions:
     sample: list[int]
 
 
-class InsertedRows(Attached):
+class InsertedRows(RowInsertion):
     """Context manager that replaces sentinel ids in the model's input by concept rows.
 
     Args:
@@ -53,7 +53,7 @@ class InsertedRows(Attached):
         BackboneError: a forward pass gets unexpected ids; or, on exit, none went through the hooks.
     """
 
-    goal = "language model"
+    destination = "language model"
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class InsertedRows(Attached):
 
     def _remember_positions(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = args[0] if args else kwargs.get("input", kwargs.get("input_ids"))
-        if self._acts() and ids is not None and ids.ndim == 2:
+        if self._is_innermost() and ids is not None and ids.ndim == 2:
             self._positions = self._find_positions(ids)
 
     def _find_positions(self, ids: Tensor) -> RowPositions | None:
@@ -122,7 +122,7 @@ class InsertedRows(Attached):
     def _write_rows(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if not self._acts() or self._positions is None:
+        if not self._is_innermost() or self._positions is None:
             return None
         positions, self._positions = self._positions, None
         embeds = kwargs.get("inputs_embeds")

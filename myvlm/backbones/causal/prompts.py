@@ -11,7 +11,7 @@ from torch import Tensor
 
 from myvlm.backbones import tokens as text
 from myvlm.backbones.base import ConceptRows
-from myvlm.backbones.frozen import tokenizing
+from myvlm.backbones.frozen import exclusive_tokenizer
 from myvlm.backbones.tokens import IGNORED
 
 MAX_CACHED = 2048  # maximum number of texts whose rendering or ids are cached
@@ -73,7 +73,7 @@ class Prompter:
         self.eos_ids = list(eos_ids)
         self.instruction = instruction
         self.completed = completed
-        self._tokenizes_answers_alone = template is None and text.replies_right_behind(processor)
+        self._tokenizes_answers_alone = template is None and text.reply_follows_without_space(processor)
         self._cached_ids: dict[tuple[str, ...], list[int]] = {}
         self._rendered: dict[tuple[str, text.Prompt] | None, str] = {}
         self._checked_prompts: set[str] = set()
@@ -125,13 +125,13 @@ class Prompter:
                 has no token for it.
         """
         rendered = [self.render(prompt) for prompt in prompts]
-        text.refuse_unpadded(self.tokenizer, rendered)
+        text.check_can_pad(self.tokenizer, rendered)
         options: dict[str, Any] = {"padding": True, "padding_side": "left"} if len(rendered) > 1 else {}
         if not text.adds_special_tokens(self.tokenizer, rendered[0]):
             options["add_special_tokens"] = False
         # A list of pictures per text: some processors read a flat list as the pictures of one text.
         nested = [[image] for image in images]
-        with tokenizing(self.tokenizer):
+        with exclusive_tokenizer(self.tokenizer):
             return self.processor(images=nested, text=rendered, return_tensors="pt", **options)
 
     def with_rows(self, inputs: Any, rows: Sequence[Sequence[ConceptRows]]) -> tuple[Any, list[int]]:
@@ -175,7 +175,7 @@ class Prompter:
     def answer_ids(self, prompt: str, answer: str) -> list[int]:
         """Token ids of an answer to a prompt, without end of sequence."""
         if self._tokenizes_answers_alone:
-            return self._tokenize_once(text.alone_ids, answer)
+            return self._tokenize_once(text.standalone_ids, answer)
         return self._tokenize_once(text.answer_ids, self.completed(self.render(prompt)), answer)
 
     def _tokenize_once(self, tokenize: Callable[..., list[int]], *texts: str) -> list[int]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from myvlm.backbones.causal.attention import record_attention
-from myvlm.backbones.qformer.hooks import attended
+from myvlm.backbones.qformer.hooks import attention_probabilities
 from myvlm.errors import BackboneError
 
 
@@ -41,7 +41,7 @@ def query_token_attention(
         with ExitStack() as hooks:
             for module in language_model.decoder.modules():
                 if hasattr(module, "EncDecAttention"):
-                    _listen(hooks, module.EncDecAttention, found, position, image_tokens)
+                    _record_cross_attention(hooks, module.EncDecAttention, found, position, image_tokens)
             yield found
     if not found:
         raise BackboneError(
@@ -52,7 +52,9 @@ def query_token_attention(
         )
 
 
-def _listen(hooks: ExitStack, layer: Any, found: list[Tensor], position: int, image_tokens: int) -> None:
+def _record_cross_attention(
+    hooks: ExitStack, layer: Any, found: list[Tensor], position: int, image_tokens: int
+) -> None:
     """Hook the linear layers of one T5 cross-attention, which has no position bias."""
     queries: list[Tensor] = []
 
@@ -60,7 +62,9 @@ def _listen(hooks: ExitStack, layer: Any, found: list[Tensor], position: int, im
         queries[:] = [output[:, position : position + 1]]
 
     def see_key(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        probabilities = attended(queries[0], output, None, heads=layer.n_heads, scale=layer.scaling)
+        probabilities = attention_probabilities(
+            queries[0], output, None, heads=layer.n_heads, scale=layer.scaling
+        )
         found.append(probabilities[0, :, 0, :image_tokens].mean(0))
 
     for linear, hook in ((layer.q, see_query), (layer.k, see_key)):

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from myvlm.backbones import tokens as text
 from myvlm.backbones.base import Backbone, ConceptRows, Generation, Loss
-from myvlm.backbones.generation import generated
+from myvlm.backbones.generation import run_generate
 from myvlm.backbones.probe import Lack
 from myvlm.backbones.qformer.attention import query_token_attention
 from myvlm.backbones.qformer.hooks import QFormerRows, features_of_words, value_path
@@ -75,7 +75,7 @@ class Blip2Backbone(Backbone):
     def encode(self, images: Sequence[Image.Image]) -> list[Tensor]:
         features: list[Tensor] = []
         with self.frozen(), torch.no_grad():
-            for batch in self._at_once(images):
+            for batch in self._in_batches(images):
                 pixels = self.processor.image_processor(list(batch), return_tensors="pt")["pixel_values"]
                 seen = self.model.vision_model(pixels.to(self.device, self.dtype), return_dict=True)
                 features.extend(seen.last_hidden_state)
@@ -161,7 +161,7 @@ class Blip2Backbone(Backbone):
     ) -> list[Generation]:
         inputs = self.prompter.processed(images, prompts).to(self.device, self.dtype)
         with self.inserted(rows) if any(rows) else nullcontext():
-            output = generated(self.model, inputs, options)
+            output = run_generate(self.model, inputs, options)
         return [Generation(*self.prompter.reply(ids)) for ids in self.prompter.new_ids(output, inputs)]
 
     def _forward(
@@ -173,7 +173,7 @@ class Blip2Backbone(Backbone):
         images = torch.stack([feature.to(self.device) for feature in features])
         inputs = {name: value.to(self.device) for name, value in taught.inputs.items()}
         with self.frozen(), self.inserted(rows, record=True) as seen:
-            projected = self.model.language_projection(self.looked(images, inputs).to(images.dtype))
+            projected = self.model.language_projection(self.query_outputs(images, inputs).to(images.dtype))
             encoded = BaseModelOutputWithVisionQformerOutputs(pooler_output=projected)
             output = self.model(pixel_values=None, **inputs, mm_encoder_outputs={"image": encoded})
         return output.logits, seen
@@ -188,10 +188,12 @@ class Blip2Backbone(Backbone):
         """
         images = torch.stack([feature.to(self.device) for feature in features])
         with self.frozen(), self.inserted(rows) if any(rows) else nullcontext():
-            projected: Tensor = self.model.language_projection(self.looked(images, {}).to(images.dtype))
+            projected: Tensor = self.model.language_projection(
+                self.query_outputs(images, {}).to(images.dtype)
+            )
         return projected
 
-    def looked(self, images: Tensor, read: dict[str, Tensor]) -> Tensor:
+    def query_outputs(self, images: Tensor, read: dict[str, Tensor]) -> Tensor:
         """The Q-Former's output for pictures: `B × Q × W`.
 
         Args:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from myvlm.backbones.base import ConceptRows, visual_norms
-from myvlm.backbones.frozen import Attached, device_of
+from myvlm.backbones.frozen import RowInsertion, device_of
 from myvlm.errors import BackboneError
 
 SMALLEST = 1e-12
@@ -26,7 +26,7 @@ SMALLEST = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
-class Appended:
+class AppendedColumns:
     """The `R` columns appended to the `T` features of each picture of a batch; some may be padding.
 
     Args:
@@ -42,7 +42,7 @@ class Appended:
     by_first: Tensor
 
 
-class QFormerRows(Attached):
+class QFormerRows(RowInsertion):
     """Context manager: the Q-Former's queries also attend to concept rows.
 
     Args:
@@ -57,7 +57,7 @@ class QFormerRows(Attached):
         BackboneError: inside the block, if the Q-Former gets unexpected inputs; on exit, if it never ran.
     """
 
-    goal = "Q-Former"
+    destination = "Q-Former"
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class QFormerRows(Attached):
         self.record = record
         self.counts = [sum(concept.count for concept in sample) for sample in rows]
         self.probabilities: list[Tensor] = []
-        self._appended: Appended | None = None
+        self._appended: AppendedColumns | None = None
         self._query: Tensor | None = None
 
     @property
@@ -85,9 +85,9 @@ class QFormerRows(Attached):
         handles = [self.qformer.register_forward_pre_hook(self._append, with_kwargs=True)]
         for layer in self.layers:
             handles += [
-                layer.query.register_forward_hook(self._see_query),
-                layer.key.register_forward_hook(partial(self._see_key, layer)),
-                layer.value.register_forward_hook(self._see_value),
+                layer.query.register_forward_hook(self._record_query),
+                layer.key.register_forward_hook(partial(self._rescale_key, layer)),
+                layer.value.register_forward_hook(self._rescale_value),
             ]
         return handles
 
@@ -98,7 +98,7 @@ class QFormerRows(Attached):
     def _append(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if not self._acts():
+        if not self._is_innermost():
             return None
         images = kwargs.get("encoder_hidden_states")
         if images is None or len(images) != len(self.rows):
@@ -110,16 +110,16 @@ class QFormerRows(Attached):
             )
         self.passes += 1
         # The Q-Former may be in float32 when the vision tower is not; it would do the same cast itself.
-        images = images.to(type_of(self.qformer))
-        beside = self._beside(images)
-        self._appended = self._append_to(images, kwargs.get("encoder_attention_mask"))
+        images = images.to(dtype_of(self.qformer))
+        beside = self._padded_rows(images)
+        self._appended = self._appended_columns(images, kwargs.get("encoder_attention_mask"))
         return args, {
             **kwargs,
             "encoder_hidden_states": torch.cat([images, beside], dim=1),
             "encoder_attention_mask": self._appended.mask.long(),
         }
 
-    def _beside(self, images: Tensor) -> Tensor:
+    def _padded_rows(self, images: Tensor) -> Tensor:
         """`B × R × D`: each picture's rescaled rows, padded with zeros."""
         entering = []
         for image, concepts in zip(images, self.rows, strict=True):
@@ -128,7 +128,7 @@ class QFormerRows(Attached):
             entering.append(torch.cat(rows).to(images) if rows else images.new_zeros(0, images.shape[-1]))
         return nn.utils.rnn.pad_sequence(entering, batch_first=True)
 
-    def _append_to(self, images: Tensor, mask: Tensor | None) -> Appended:
+    def _appended_columns(self, images: Tensor, mask: Tensor | None) -> AppendedColumns:
         """The columns after these `B × T × D` features; `mask` is `B × T`, 1 where these are visible."""
         most, device = max(self.counts), images.device
         rules = [
@@ -141,31 +141,33 @@ class QFormerRows(Attached):
             return torch.tensor(picked, dtype=torch.bool, device=device).reshape(len(table), most)
 
         seen = torch.ones(images.shape[:2], dtype=torch.bool, device=device) if mask is None else mask.bool()
-        return Appended(
+        return AppendedColumns(
             images.shape[1],
             torch.cat([seen.to(device), ~where("padding")], dim=1),
             where("none", "padding"),
             where("first_patch"),
         )
 
-    def _see_query(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-        if self.record and self._acts():
+    def _record_query(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if self.record and self._is_innermost():
             self._query = output
 
-    def _see_key(self, layer: Any, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        if not self._acts() or self._appended is None:
+    def _rescale_key(
+        self, layer: Any, module: nn.Module, args: tuple[Any, ...], output: Tensor
+    ) -> Tensor | None:
+        if not self._is_innermost() or self._appended is None:
             return None
         key = rescaled(output, self._appended)
         if self._query is not None:
             query, self._query = self._query, None
-            found = attended(
+            found = attention_probabilities(
                 query, key, self._appended.mask, heads=layer.num_attention_heads, scale=layer.scaling
             )
             self.probabilities.append(found)
         return key
 
-    def _see_value(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        if not self._acts() or self._appended is None:
+    def _rescale_value(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if not self._is_innermost() or self._appended is None:
             return None
         return rescaled(output, self._appended)
 
@@ -191,12 +193,12 @@ class QFormerRows(Attached):
         return total
 
 
-def rescaled(states: Tensor, appended: Appended) -> Tensor:
+def rescaled(states: Tensor, appended: AppendedColumns) -> Tensor:
     """Rescale the rows' keys or values in `B × (T + R) × A` to the mean norm of the picture's own (eq. 3).
 
     >>> states = torch.tensor([[[3.0, 0.0], [0.0, 1.0], [0.0, 8.0]]])  # two of the picture, one of a concept
     >>> no = torch.tensor([[False]])
-    >>> rescaled(states, Appended(2, torch.ones(1, 3).bool(), kept=no, by_first=no))[0, 2].tolist()
+    >>> rescaled(states, AppendedColumns(2, torch.ones(1, 3).bool(), kept=no, by_first=no))[0, 2].tolist()
     [0.0, 2.0]
     """
     own, concept = states[:, : appended.tokens], states[:, appended.tokens :]
@@ -209,7 +211,9 @@ def rescaled(states: Tensor, appended: Appended) -> Tensor:
     return torch.cat([own, torch.where(kept[..., None], concept, scaled)], dim=1)
 
 
-def attended(query: Tensor, key: Tensor, mask: Tensor | None, *, heads: int, scale: float) -> Tensor:
+def attention_probabilities(
+    query: Tensor, key: Tensor, mask: Tensor | None, *, heads: int, scale: float
+) -> Tensor:
     """The attention probabilities of a cross-attention, from its projected queries and keys.
 
     Args:
@@ -221,7 +225,8 @@ def attended(query: Tensor, key: Tensor, mask: Tensor | None, *, heads: int, sca
 
     Returns: `B × H × Q × L`, at least float32.
 
-    >>> attended(torch.zeros(1, 1, 4), torch.zeros(1, 2, 4), None, heads=2, scale=1.0).flatten().tolist()
+    >>> query, key = torch.zeros(1, 1, 4), torch.zeros(1, 2, 4)
+    >>> attention_probabilities(query, key, None, heads=2, scale=1.0).flatten().tolist()
     [0.5, 0.5, 0.5, 0.5]
     """
 
@@ -244,7 +249,7 @@ def value_path(qformer: Any, projection: Any, dtype: torch.dtype = torch.float32
         dtype: dtype of the input of `projection`; the Q-Former's may differ.
     """
     layers = [layer.crossattention for layer in qformer.encoder.layer if layer.has_cross_attention]
-    value, wide = layers[0].attention.value, type_of(qformer)
+    value, wide = layers[0].attention.value, dtype_of(qformer)
     width = projection.out_features
     # By autograd and not from the weights, since these may be quantised or offloaded to disk.
     start = torch.zeros(width, value.in_features, dtype=wide, device=device_of(value), requires_grad=True)
@@ -254,7 +259,7 @@ def value_path(qformer: Any, projection: Any, dtype: torch.dtype = torch.float32
     return path.float()
 
 
-def type_of(qformer: Any) -> torch.dtype:
+def dtype_of(qformer: Any) -> torch.dtype:
     """The floating point type of a Q-Former: that of its first layer norm, which may be in its embeddings."""
     holder = qformer if hasattr(qformer, "layernorm") else qformer.embeddings
     dtype: torch.dtype = holder.layernorm.weight.dtype

@@ -25,11 +25,11 @@ class InstructBlipPrompter(Blip2Prompter):
         self.eos_ids = list(dict.fromkeys([processor.tokenizer.eos_token_id, *self.eos_ids]))
 
     def render(self, prompt: text.Prompt) -> str:
-        asked = text.only_turn(prompt)
-        text.check_prompt(self.processor, asked, self._fine)
+        asked = text.single_turn(prompt)
+        text.check_prompt(self.processor, asked, self._accepted_prompts)
         return asked
 
-    def read_beside(self, prompts: Sequence[text.Prompt]) -> dict[str, Tensor]:
+    def qformer_inputs(self, prompts: Sequence[text.Prompt]) -> dict[str, Tensor]:
         """The instructions as ids of the Q-Former's tokenizer; right-padded: positions start at the left."""
         read = self.processor.qformer_tokenizer(
             [self.render(prompt) for prompt in prompts],
@@ -42,9 +42,9 @@ class InstructBlipPrompter(Blip2Prompter):
 
     def processed(self, images: Sequence[Image.Image], prompts: Sequence[text.Prompt]) -> Any:
         if not self.processor.num_query_tokens:
-            self.check_places(torch.zeros(len(prompts), 1, dtype=torch.long))
+            self.check_placeholders(torch.zeros(len(prompts), 1, dtype=torch.long))
         inputs = super().processed(images, prompts)
-        inputs.update(self.read_beside(prompts))
+        inputs.update(self.qformer_inputs(prompts))
         if self.causal:
             # The processor pads between picture and text; a Llama would count the padding in its positions.
             order = inputs["attention_mask"].sort(dim=1, stable=True).indices
@@ -54,7 +54,7 @@ class InstructBlipPrompter(Blip2Prompter):
 
     def teacher_forced(self, prompts: Sequence[str], answers: Sequence[str]) -> Taught:
         taught = super().teacher_forced(prompts, answers)
-        taught.inputs.update(self.read_beside(prompts))
+        taught.inputs.update(self.qformer_inputs(prompts))
         return taught
 
 
@@ -73,7 +73,7 @@ class InstructBlipBackbone(Blip2Backbone):
     )
     prompter_kind = InstructBlipPrompter
 
-    def looked(self, images: Tensor, read: dict[str, Tensor]) -> Tensor:
+    def query_outputs(self, images: Tensor, read: dict[str, Tensor]) -> Tensor:
         queries = self.model.query_tokens.expand(len(images), -1, -1)
         beside = read["qformer_attention_mask"]
         seen: Tensor = self.model.qformer(

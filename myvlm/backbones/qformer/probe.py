@@ -147,7 +147,7 @@ class QFormerProbe(Probe):
 
     def _look(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> None:
         """Run the vision tower and the Q-Former, which in InstructBLIP reads the prompts too."""
-        read = self.prompter.read_beside(prompts)
+        read = self.prompter.qformer_inputs(prompts)
         told = {name: ids.to(self.backbone.device) for name, ids in read.items()}
         self.backbone.model.get_image_features(self._pixels(images), **told)
 

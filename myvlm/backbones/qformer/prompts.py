@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from myvlm.backbones import tokens as text
-from myvlm.backbones.frozen import tokenizing
+from myvlm.backbones.frozen import exclusive_tokenizer
 from myvlm.backbones.tokens import IGNORED
 from myvlm.errors import InputError
 
@@ -49,8 +49,8 @@ class Blip2Prompter:
     def __init__(self, model: Any, processor: Any) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
-        self._fine: set[str] = set()
-        self.positions = _learned_positions(model.language_model)
+        self._accepted_prompts: set[str] = set()
+        self.positions = _max_positions(model.language_model)
         self.image_id = model.config.image_token_id
         self.image_tokens = int(model.config.num_query_tokens)
         self.causal = bool(model.config.use_decoder_only_language_model)
@@ -72,7 +72,7 @@ class Blip2Prompter:
         """
         *before, prompt = text.turns_of(prompt)
         for turn in (*before, prompt):
-            text.check_prompt(self.processor, turn, self._fine)
+            text.check_prompt(self.processor, turn, self._accepted_prompts)
         if before:
             pairs = zip(before[::2], before[1::2], strict=True)
             told = " ".join(f"{QUESTION.format(asked.strip())} {answer.strip()}." for asked, answer in pairs)
@@ -91,16 +91,16 @@ class Blip2Prompter:
                 long, or there are several prompts but no padding token.
         """
         rendered = [self.render(prompt) for prompt in prompts]
-        text.refuse_unpadded(self.tokenizer, rendered)
+        text.check_can_pad(self.tokenizer, rendered)
         side = "left" if self.causal else "right"
         options: dict[str, Any] = {"padding": True, "padding_side": side} if len(rendered) > 1 else {}
-        with tokenizing(self.tokenizer):
+        with exclusive_tokenizer(self.tokenizer):
             inputs = self.processor(images=list(images), text=rendered, return_tensors="pt", **options)
-        self.check_places(inputs["input_ids"])
+        self.check_placeholders(inputs["input_ids"])
         check_length(inputs["input_ids"].shape[1], self.positions)
         return inputs
 
-    def check_places(self, ids: Tensor) -> None:
+    def check_placeholders(self, ids: Tensor) -> None:
         """Raise InputError unless each sequence of `B × S` ids has one placeholder per query token.
 
         Without placeholders, transformers silently ignores the picture.
@@ -115,13 +115,13 @@ class Blip2Prompter:
                 "to the id of the tokenizer's '<image>'; current checkpoints have both",
             )
 
-    def read_beside(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+    def qformer_inputs(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Text inputs of the Q-Former, as keyword arguments of the model; none in BLIP-2."""
         return {}
 
     def prompt_ids(self, prompt: text.Prompt) -> list[int]:
         """The ids of a prompt, equal to the processor's: image placeholders, then the text."""
-        with tokenizing(self.tokenizer):
+        with exclusive_tokenizer(self.tokenizer):
             ids: list[int] = self.tokenizer(self.render(prompt))["input_ids"]
         places = [] if self.image_id is None else [int(self.image_id)] * self.image_tokens
         return [*places, *ids]
@@ -132,7 +132,7 @@ class Blip2Prompter:
         if self.causal and rendered:
             return text.answer_ids(self.tokenizer, rendered, answer)
         # No text precedes the answer, so it is tokenised on its own.
-        return text.alone_ids(self.tokenizer, answer)
+        return text.standalone_ids(self.tokenizer, answer)
 
     def teacher_forced(self, prompts: Sequence[str], answers: Sequence[str]) -> Taught:
         """Prompts and answers as one training batch.
@@ -153,7 +153,7 @@ class Blip2Prompter:
             "input_ids": text.pad(ids, self.pad_id),
             "attention_mask": text.pad([[1] * len(sample) for sample in ids], 0),
         }
-        self.check_places(inputs["input_ids"])
+        self.check_placeholders(inputs["input_ids"])
         check_length(inputs["input_ids"].shape[1], self.positions)
         padded = text.pad(labels, IGNORED)
         if not self.causal:
@@ -188,7 +188,7 @@ def check_length(tokens: int, most: int | None) -> None:
         )
 
 
-def _learned_positions(language_model: nn.Module) -> int | None:
+def _max_positions(language_model: nn.Module) -> int | None:
     """The maximum length of a model with a table of position embeddings; None if it has no such table."""
     tables = [
         part.num_embeddings - getattr(part, "offset", 0)

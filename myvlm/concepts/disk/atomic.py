@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
-from myvlm.files.claims import claimed, sync, sync_tree, take_away, unclaimed, writing_in
+from myvlm.files.claims import delete_if_abandoned, folder_lock, locked_part, sync, sync_tree, try_lock
 
 _log = logging.getLogger(__name__)
 
@@ -44,11 +44,11 @@ def replacing(target: Path) -> Iterator[Path]:
         OSError: the place cannot be written.
     """
     # One writer at a time: each copies the user's own files from the folder that the writer before it left.
-    with _made(target.parent), writing_in(target.parent):
+    with _made(target.parent), folder_lock(target.parent):
         fresh = _temporary_path(target, PART)
         try:
             with contextlib.ExitStack() as claims:
-                while not claims.enter_context(claimed(fresh, folder=True)):
+                while not claims.enter_context(locked_part(fresh, folder=True)):
                     fresh = _temporary_path(target, PART)  # another writer deleted it before it was locked
                 yield fresh
                 sync_tree(fresh)
@@ -83,7 +83,7 @@ def _try_to_recover(target: Path) -> bool:
     there = target.exists()
     for one in beside:
         if one.suffix == PART:
-            take_away(one)
+            delete_if_abandoned(one)
     for one in aside if there else ():
         _delete_replaced(one)
     return there
@@ -215,7 +215,7 @@ def _changed(folder: Path) -> float:
 
 def _delete_replaced(folder: Path) -> None:
     doomed = folder.with_suffix(PART)
-    with unclaimed(folder) as mine:
+    with try_lock(folder) as mine:
         if not mine:
             return  # another process is working on it
         try:

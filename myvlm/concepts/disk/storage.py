@@ -33,7 +33,7 @@ from myvlm.concepts.disk.atomic import (
 )
 from myvlm.concepts.disk.record import FORMAT_VERSION, ConceptRecord, EmbeddingRecord, digest_matches, to_json
 from myvlm.errors import ConceptFileError, MissingFileError, MyVLMError, NotWritableError
-from myvlm.files.claims import sync, writing_in
+from myvlm.files.claims import folder_lock, sync
 from myvlm.files.photos import natural_key
 from myvlm.files.reading import absolute
 from myvlm.text import composed
@@ -329,7 +329,7 @@ def erase_folder(path: Path, spoken: str) -> bool:
         NotWritableError: it is not (or no longer) the folder of that concept, or a part of it remains.
     """
     target = absolute(path)
-    with writing_in(target.parent):  # else a folder that is being written would remain, or fail
+    with folder_lock(target.parent):  # else a folder that is being written would remain, or fail
         left = leftovers(target)
         there = recover(target)
         if there and (not is_concept_folder(target) or _parse(target / RECORD).get("spoken") != spoken):

@@ -13,7 +13,7 @@ from myvlm.errors import InputError
 from myvlm.evaluation.data.dataset import Dataset
 from myvlm.evaluation.data.outcome import JobOutcome
 from myvlm.evaluation.data.plan import Job, Plan
-from myvlm.files.lines import add_lines, drop_cut_line, whole_lines, write_lines
+from myvlm.files.lines import add_lines, complete_lines, drop_partial_line, write_lines
 
 FORMAT = 1
 
@@ -45,10 +45,10 @@ class JobJournal:
         self.pictures = folder / "pictures"
         self.done: dict[tuple[str, int, str, int, str], tuple[Job, JobOutcome]] = {}
         about = _header(dataset, plan, backbone)
-        if lines := whole_lines(self.file):
+        if lines := complete_lines(self.file):
             self._check_header(lines[0], about)
             self._read(lines[1:])
-            drop_cut_line(self.file)
+            drop_partial_line(self.file)
         else:
             folder.mkdir(parents=True, exist_ok=True)
             write_lines(self.file, [about])

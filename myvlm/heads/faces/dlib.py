@@ -18,7 +18,7 @@ from myvlm.boxes import Box
 from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.faces.encoders import Faces, clip_box, reduced_for_detection
-from myvlm.runtime.process import OneAtATime
+from myvlm.runtime.process import ForkSafeLock
 
 MIN_DETECTION_SCORE = 0.25
 """Lowest detector score of a face. With dlib's default of 0, patterns are detected as faces (0.12 on the
@@ -44,7 +44,7 @@ class DlibEncoder:
     _SIDE, _MARGIN = 150, 0.25
 
     def __init__(self) -> None:
-        self._lock = OneAtATime()  # dlib's objects are not thread-safe
+        self._lock = ForkSafeLock()  # dlib's objects are not thread-safe
         self._parts: tuple[Any, Any, Any] | None = None
 
     def __reduce__(self) -> tuple[object, ...]:

@@ -13,7 +13,7 @@ from myvlm.boxes import Box
 from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.faces.encoders import SMALLEST_FACE, Faces, clip_box, reduced_for_detection
-from myvlm.runtime.process import OneAtATime, float32_default
+from myvlm.runtime.process import ForkSafeLock, float32_default
 
 
 class FacenetEncoder:
@@ -38,7 +38,7 @@ class FacenetEncoder:
 
     def __init__(self, *, device: str = "cpu") -> None:
         self.device = device
-        self._lock = OneAtATime()
+        self._lock = ForkSafeLock()
         self._finder: Any = None
         self._descriptor: Any = None
 

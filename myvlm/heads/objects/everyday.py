@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from myvlm.files.writing import whole_file
+from myvlm.files.writing import atomic_file
 from myvlm.heads.calibration import Tail, fit_tail_by_quantiles
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.encoders import ImageEncoder, Whitening
@@ -155,7 +155,7 @@ def _write_cache(file: Path, tensors: dict[str, FloatArray]) -> None:
     """Write the cache file, whole or not at all; if that fails, the tensors are computed again next time."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as fresh:
+        with atomic_file(file) as fresh:
             save_file(tensors, fresh)
     except (OSError, SafetensorError) as error:
         _log.info("%s is not kept: %s", file, error)

@@ -20,10 +20,10 @@ from myvlm.concepts.concept import Concept
 from myvlm.concepts.gates import FALSE_NAMES_PER_1000
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import InputError, MyVLMError
-from myvlm.files.claims import writing_in
+from myvlm.files.claims import folder_lock
 from myvlm.files.reading import read_json
-from myvlm.files.writing import write_whole
-from myvlm.runtime.process import OneAtATime
+from myvlm.files.writing import write_atomically
+from myvlm.runtime.process import ForkSafeLock
 from myvlm.serving.http.libraries import OwnedLibrary, library_at
 from myvlm.speaking.addressing import Names
 
@@ -125,11 +125,11 @@ def new_token(file: Path, owner: str, *, may_change: bool) -> str:
             fix="choose another word: it is the name of a folder too",
         )
     token = secrets.token_urlsafe(32)
-    with writing_in(file.parent):  # else one of two that are created at once would be lost
+    with folder_lock(file.parent):  # else one of two that are created at once would be lost
         known = read_tokens(file).by_digest if file.exists() else {}
         known[digest(token)] = Access(owner, may_change)
         entries = {key: {"owner": one.owner, "may_change": one.may_change} for key, one in known.items()}
-        write_whole(file, json.dumps(entries, indent=2) + "\n", what="file of owners", option="--owners")
+        write_atomically(file, json.dumps(entries, indent=2) + "\n", what="file of owners", option="--owners")
     return token
 
 
@@ -186,8 +186,8 @@ class Owners:
         self.false_names_per_1000 = false_names_per_1000
         self._fingerprint, self._device = fingerprint, device
         self._loaded: OrderedDict[str, CachedLibrary] = OrderedDict()
-        self._lock = OneAtATime()
-        self._locks = {owner: OneAtATime() for owner in folders}
+        self._lock = ForkSafeLock()
+        self._locks = {owner: ForkSafeLock() for owner in folders}
 
     @property
     def nbytes(self) -> int:
@@ -199,7 +199,7 @@ class Owners:
         """The storage of the owner's concepts."""
         return self._storages[owner]
 
-    def lock(self, owner: str) -> OneAtATime:
+    def lock(self, owner: str) -> ForkSafeLock:
         """The lock to hold while changing the owner's stored concepts."""
         return self._locks[owner]
 

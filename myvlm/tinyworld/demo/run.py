@@ -17,7 +17,7 @@ from PIL import Image
 
 from myvlm.api import MyVLM
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.files.writing import check_place, write_whole
+from myvlm.files.writing import check_place, write_atomically
 from myvlm.learning.teach import check_not_interrupted
 from myvlm.tinyworld import FewShot, few_shot
 from myvlm.tinyworld.demo.page import page
@@ -58,7 +58,7 @@ def run_demo(
     demo = try_out(
         vlm, few_shot(0, seed=seed, photos=4, tests=tests), seed=seed, progress=progress, notify=notify
     )
-    write_whole(target, page(demo), what="page", option="--out")
+    write_atomically(target, page(demo), what="page", option="--out")
     return demo
 
 

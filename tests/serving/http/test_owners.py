@@ -218,14 +218,14 @@ def test_of_two_tokens_that_are_made_at_once_none_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 240 that four processes made 81 were there."""
-    alone, write = [], owners_module.write_whole
+    alone, write = [], owners_module.write_atomically
 
     def asked(file: Path, text: str, **options: str) -> None:
-        with claims.unclaimed(tmp_path) as free:
+        with claims.try_lock(tmp_path) as free:
             alone.append(not free)
         write(file, text, **options)
 
-    monkeypatch.setattr(owners_module, "write_whole", asked)
+    monkeypatch.setattr(owners_module, "write_atomically", asked)
     file = tmp_path / "owners.json"
     tokens = [new_token(file, owner, may_change=False) for owner in ("anna", "bo")]
     assert alone == [True, True]

@@ -83,7 +83,7 @@ def load_minigpt_v2(
     }
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if missing or unexpected:
-        raise _wrong(checkpoint, f"without {missing[:4]}, with {unexpected[:4]}")
+        raise _file_error(checkpoint, f"without {missing[:4]}, with {unexpected[:4]}")
     model.generation_config = llama.generation_config
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     return model.eval(), processor
@@ -101,10 +101,10 @@ def _read(file: str | Path) -> Mapping[str, Tensor]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise _wrong(file, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise _file_error(file, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
     tensors = content.get("model", content) if isinstance(content, dict) else {}
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise _wrong(file, f"a {type(content).__name__} without tensors")
+        raise _file_error(file, f"a {type(content).__name__} without tensors")
     return dict(tensors)
 
 
@@ -153,13 +153,13 @@ def _tower(
             named[f"encoder.layers.{layer}.self_attn.qkv.bias"] = bias
     place = "embeddings.position_embedding"
     if place in named:
-        named[place] = _stretched(named[place], config.image_size // config.patch_size)
+        named[place] = _interpolated_positions(named[place], config.image_size // config.patch_size)
     named["post_layernorm.weight"] = learned.get("ln_vision.weight", torch.ones(config.hidden_size))
     named["post_layernorm.bias"] = learned.get("ln_vision.bias", torch.zeros(config.hidden_size))
     return {f"model.vision_tower.{name}": tensor for name, tensor in named.items()}
 
 
-def _stretched(positions: Tensor, side: int) -> Tensor:
+def _interpolated_positions(positions: Tensor, side: int) -> Tensor:
     """Interpolate position embeddings `1 × (1 + s²) × D` to `side²` patches."""
     first, grid = positions[:, :1], positions[:, 1:]
     before = int(grid.shape[1] ** 0.5)
@@ -168,7 +168,7 @@ def _stretched(positions: Tensor, side: int) -> Tensor:
     return torch.cat([first, square.permute(0, 2, 3, 1).reshape(1, side * side, -1).to(first.dtype)], dim=1)
 
 
-def _wrong(file: str | Path, got: str) -> BackboneError:
+def _file_error(file: str | Path, got: str) -> BackboneError:
     return BackboneError(
         f"{Path(file).name} is not the file of MiniGPT-v2 that it should be, or is cut short.",
         got=got,

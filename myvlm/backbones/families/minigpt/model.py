@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-TOGETHER = 4
+PATCHES_PER_TOKEN = 4
 """Number of patches that form one visual token."""
 IMAGE_TOKEN = "<image>"
 LAYER_NORM_EPS = 1e-5
@@ -47,7 +47,7 @@ class MiniGPTv2Model(LlavaModel):  # type: ignore[misc]
         PreTrainedModel.__init__(self, config)  # skip LLaVA's, which would build its tower and projector
         self.vision_tower = Blip2VisionModel._from_config(config.vision_config)
         self.vision_tower.post_layernorm.eps = LAYER_NORM_EPS
-        wide = config.vision_config.hidden_size * TOGETHER
+        wide = config.vision_config.hidden_size * PATCHES_PER_TOKEN
         self.multi_modal_projector = nn.Linear(wide, config.text_config.hidden_size)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
@@ -56,7 +56,7 @@ class MiniGPTv2Model(LlavaModel):  # type: ignore[misc]
         """Visual tokens in `pooler_output`, one `T × D` per picture; `pixel_values` is `B × 3 × H × W`."""
         output = self.vision_tower(pixel_values, return_dict=True)
         patches = output.last_hidden_state[:, 1:]
-        grouped = patches.reshape(len(patches), patches.shape[1] // TOGETHER, -1)
+        grouped = patches.reshape(len(patches), patches.shape[1] // PATCHES_PER_TOKEN, -1)
         output.pooler_output = list(self.multi_modal_projector(grouped))
         return output
 

@@ -22,7 +22,7 @@ from myvlm.backbones.causal.attention import AttentionRecorder, objective, recor
 from myvlm.backbones.causal.prompts import Prompter, TeacherForced
 from myvlm.backbones.families.mllama.hooks import CrossAttentionRows
 from myvlm.backbones.families.mllama.probe import MllamaProbe
-from myvlm.backbones.generation import generated
+from myvlm.backbones.generation import run_generate
 from myvlm.backbones.probe import Lack
 from myvlm.backbones.registry import register_backbone
 from myvlm.errors import BackboneError
@@ -128,7 +128,7 @@ class MllamaBackbone(Backbone):
         seen: list[CrossFeatures] = []
         vision = self.model.model.vision_model
         with self.frozen(), torch.no_grad():
-            for batch in self._at_once(images):
+            for batch in self._in_batches(images):
                 made = self.processor.image_processor([[image] for image in batch], return_tensors="pt")
                 inputs = {
                     name: made[name].to(self.device)
@@ -136,7 +136,7 @@ class MllamaBackbone(Backbone):
                 }
                 states = self.model.model.multi_modal_projector(vision(**inputs).last_hidden_state)
                 for image, own in zip(batch, states, strict=True):
-                    tiles, patches, _ = self._laid_out(image.size)
+                    tiles, patches, _ = self._tile_layout(image.size)
                     seen.append(CrossFeatures(own.flatten(0, -2), tiles, patches, vision.num_patches))
         return seen
 
@@ -149,7 +149,7 @@ class MllamaBackbone(Backbone):
     ) -> Loss:
         self._check(rows, features=features, prompts=prompts, answers=answers)
         batch = self.read(prompts, answers)
-        looking = [range(place, int(n)) for place, n in self._looking(batch)]
+        looking = [range(place, int(n)) for place, n in self._attending_spans(batch)]
         queries = text.pad([own if concepts else [] for own, concepts in zip(looking, rows, strict=True)], -1)
         columns = [
             range(len(feature.states), len(feature.states) + sum(concept.count for concept in concepts))
@@ -173,7 +173,7 @@ class MllamaBackbone(Backbone):
         [feature] = self.encode([image])
         batch = self.read([prompt], [answer])
         if place is None:
-            [(first, last)] = self._looking(batch)
+            [(first, last)] = self._attending_spans(batch)
             queries = torch.arange(first, last)[None]
         else:
             spoken = self.prompter.answer_ids(prompt, answer[:place])
@@ -198,7 +198,7 @@ class MllamaBackbone(Backbone):
 
     def field_of_view(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         # The picture fills the upper left part of its tiles; rounded to the nearest patch.
-        _, (down, across), (height, width) = self._laid_out(size)
+        _, (down, across), (height, width) = self._tile_layout(size)
         patch = self.model.config.vision_config.patch_size
         return 0.0, 0.0, across * patch * size[0] / width, down * patch * size[1] / height
 
@@ -218,11 +218,11 @@ class MllamaBackbone(Backbone):
         pictures = [str(self.processor.image_token)] * len(prompts)
         return self.prompter.teacher_forced(pictures, prompts, answers, [[] for _ in prompts])
 
-    def told(self, batch: TeacherForced, features: Sequence[CrossFeatures]) -> dict[str, Tensor]:
+    def model_inputs(self, batch: TeacherForced, features: Sequence[CrossFeatures]) -> dict[str, Tensor]:
         """The model's inputs for a batch, without pictures. As in the processor, tokens from the image
         placeholder on may attend to the tiles of the picture."""
         mask = torch.zeros(*batch.ids.shape, 1, self.model.config.vision_config.max_num_tiles)
-        for own, (place, _), feature in zip(mask, self._looking(batch), features, strict=True):
+        for own, (place, _), feature in zip(mask, self._attending_spans(batch), features, strict=True):
             own[place:, :, : feature.tiles[0] * feature.tiles[1]] = 1
         inputs = {
             "input_ids": batch.ids,
@@ -231,12 +231,12 @@ class MllamaBackbone(Backbone):
         }
         return {name: value.to(self.device) for name, value in inputs.items()}
 
-    def _looking(self, batch: TeacherForced) -> list[tuple[int, int]]:
+    def _attending_spans(self, batch: TeacherForced) -> list[tuple[int, int]]:
         """For each sample, start and end of the tokens that attend to its picture."""
         firsts = (batch.ids == self.prompter.image_id).long().argmax(1).tolist()
         return list(zip(firsts, batch.attention_mask.sum(1).tolist(), strict=True))
 
-    def _laid_out(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    def _tile_layout(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
         """Tiles of a picture, and its patches and pixels in them; each down and across."""
         from transformers.models.mllama.image_processing_mllama import (
             get_image_size_fit_to_canvas,
@@ -259,7 +259,7 @@ class MllamaBackbone(Backbone):
     ) -> list[Generation]:
         inputs = self.prompter.processed(images, prompts).to(self.device, self.dtype)
         with self.inserted(rows) if any(rows) else nullcontext():
-            output = generated(self.model, inputs, options)
+            output = run_generate(self.model, inputs, options)
         new = output[:, inputs["input_ids"].shape[1] :]
         return [Generation(*self.prompter.reply(ids)) for ids in new]
 
@@ -281,7 +281,7 @@ class MllamaBackbone(Backbone):
             record_attention(config, queries=queries, keys=keys, modules=attentions) as recorder,
         ):
             output = self.model(
-                **self.told(batch, features),
+                **self.model_inputs(batch, features),
                 cross_attention_states=torch.cat([feature.states.to(self.device) for feature in features]),
                 use_cache=False,
                 logits_to_keep=batch.ids.shape[1] - min(batch.starts) + 1,

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from myvlm.backbones.base import ConceptRows, visual_norms
-from myvlm.backbones.frozen import Attached
+from myvlm.backbones.frozen import RowInsertion
 from myvlm.errors import BackboneError
 
 
-class CrossAttentionRows(Attached):
+class CrossAttentionRows(RowInsertion):
     """Context manager: every text token that may attend to a picture may attend to concept rows too.
 
     Args:
@@ -30,7 +30,7 @@ class CrossAttentionRows(Attached):
             were inserted.
     """
 
-    goal = "cross-attention"
+    destination = "cross-attention"
 
     def __init__(self, language_model: nn.Module, rows: Sequence[Sequence[ConceptRows]]) -> None:
         super().__init__(language_model)
@@ -44,7 +44,7 @@ class CrossAttentionRows(Attached):
     def _append(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if not self._acts():
+        if not self._is_innermost():
             return None
         mask, looking = kwargs.get("cross_attention_mask"), kwargs.get("full_text_row_masked_out_mask")
         copies, rest = divmod(0 if mask is None else len(mask), len(self.rows))
@@ -55,15 +55,17 @@ class CrossAttentionRows(Attached):
                 expected=f"a cross_attention_mask of {len(self.rows)} samples",
                 fix="pass what the processor made of one picture for each list of rows",
             )
-        given = {**kwargs, "cross_attention_mask": self._widened(mask, looking, copies)}
+        given = {**kwargs, "cross_attention_mask": self._extended_mask(mask, looking, copies)}
         states = kwargs.get("cross_attention_states")
         if states is not None:  # otherwise they are in the cache
             self.passes += 1
             states = states.reshape(len(mask), -1, states.shape[-1])
-            given["cross_attention_states"] = torch.cat([states, self._beside(states, mask, copies)], dim=1)
+            given["cross_attention_states"] = torch.cat(
+                [states, self._padded_rows(states, mask, copies)], dim=1
+            )
         return args, given
 
-    def _widened(self, mask: Tensor, looking: Tensor, copies: int) -> Tensor:
+    def _extended_mask(self, mask: Tensor, looking: Tensor, copies: int) -> Tensor:
         """Extend an additive mask `B × 1 × S × L` by a column per row, visible to the tokens that may attend
         to a picture: `looking`, `B × 1 × S × 1`, is 1 for these. Earlier tokens are not affected."""
         columns = torch.arange(max(self.counts), device=mask.device)
@@ -73,7 +75,7 @@ class CrossAttentionRows(Attached):
         lowest = torch.finfo(mask.dtype).min
         return torch.cat([mask, mask.new_zeros(seen.shape).masked_fill(~seen, lowest)], dim=-1)
 
-    def _beside(self, states: Tensor, mask: Tensor, copies: int) -> Tensor:
+    def _padded_rows(self, states: Tensor, mask: Tensor, copies: int) -> Tensor:
         """`B × R × D`: each sequence's rescaled rows, padded with zeros, which the mask hides."""
         entering = []
         for index, own in enumerate(states):

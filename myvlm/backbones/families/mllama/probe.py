@@ -126,7 +126,7 @@ class MllamaProbe(CausalProbe):
         pixels = {name: inputs[name] for name in ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")}
         with backbone.frozen(), backbone.inserted(rows):
             return backbone.model(
-                **backbone.told(batch, features),
+                **backbone.model_inputs(batch, features),
                 **pixels,
                 labels=batch.labels.to(backbone.device),
                 **options,

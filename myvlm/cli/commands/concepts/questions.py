@@ -142,7 +142,7 @@ def _check_place(file: Path) -> None:
 def _write(file: Path, by_photo: Mapping[str, Pairs]) -> None:
     with suppress(OSError):  # writing the file reports why there is no folder
         file.parent.mkdir(parents=True, exist_ok=True)
-    page_file.write_whole(file, format_pairs(by_photo) + "\n", **ERROR_WORDS)
+    page_file.write_atomically(file, format_pairs(by_photo) + "\n", **ERROR_WORDS)
 
 
 def _table(by_photo: Mapping[str, Pairs]) -> Table:

@@ -15,7 +15,7 @@ from myvlm.cli.screen import Screen, screen
 from myvlm.concepts import collection
 from myvlm.errors import ImageError, InputError
 from myvlm.files.reading import read_json
-from myvlm.files.writing import whole_file
+from myvlm.files.writing import atomic_file
 
 if TYPE_CHECKING:
     from myvlm.concepts.concept import Concept
@@ -57,7 +57,7 @@ def draw(
                 str(known[n]): {"part": STRATA[part], "shows": None} for n, part in sample.drawn.items()
             },
         }
-        with whole_file(out_file) as fresh:
+        with atomic_file(out_file) as fresh:
             fresh.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         out.written.append(out_file)
         summary = (

@@ -13,7 +13,7 @@ from myvlm.cli import opening, options
 from myvlm.cli.screen import screen
 from myvlm.concepts import collection
 from myvlm.errors import InputError
-from myvlm.files.writing import check_place, write_whole
+from myvlm.files.writing import check_place, write_atomically
 
 if TYPE_CHECKING:
     from myvlm.evaluation.report.summary import Evaluation
@@ -144,4 +144,4 @@ def _write_report(report: Path, found: Evaluation) -> None:
     from myvlm.evaluation.report.summary import markdown
 
     text = markdown(found) if report.suffix == ".md" else page(found)
-    write_whole(report, text, what="report", option="--report")
+    write_atomically(report, text, what="report", option="--report")

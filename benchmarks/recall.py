@@ -250,7 +250,10 @@ def measure_open(vlm: MyVLM, kit: FewShot, seed: int, change: Mapping[str, objec
         kit.identifier, load_images(kit.photos(photos)), kit.captions(photos), kit.questions(photos)
     )
     words = (kit.identifier, *described(backbone, load_images(kit.photos(photos)), kit.category))
-    with instructions(backbone, count), started_at(own_tokens(vlm, kit, photos, at) if at else None):
+    start = own_tokens(vlm, kit, photos, at) if at else None
+    if start is not None and settings.norm != "none":  # every other start has unit mean square too
+        start *= backbone.dim**0.5 / start.norm(dim=-1, keepdim=True)
+    with instructions(backbone, count), started_at(start):
         learned = learn_embedding(backbone, examples, settings, words=words)
     rows = ConceptRows(learned.directions, settings.norm)
     images = pictures(kit.present)

@@ -68,13 +68,25 @@ def float32_default() -> Iterator[None]:
 
 
 def encoder_dtype(device: str) -> Any:
-    """The torch dtype of an image encoder: float32 on a CPU; bfloat16 on a GPU, or float16 on older GPUs.
+    """The torch dtype of an image encoder: half precision where the hardware computes in it, else float32.
 
-    >>> encoder_dtype("cpu")
+    On a GPU bfloat16, or float16 on an older one. On a CPU bfloat16 where it has instructions for it
+    (AVX512-BF16, AMX), with which a ViT-B/32 is some three times as fast as in float32.
+
+    >>> encoder_dtype("meta")
     torch.float32
     """
     import torch
 
-    if torch.device(device).type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if kind == "cpu" and _has_bfloat16_instructions() else torch.float32
+
+
+def _has_bfloat16_instructions() -> bool:
+    """Whether this CPU multiplies in bfloat16; False where torch does not say."""
+    import torch
+
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))

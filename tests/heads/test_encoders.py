@@ -84,7 +84,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def clip(clip_folder: Path) -> OpenClipEncoder:
-    return OpenClipEncoder(f"local-dir:{clip_folder}")
+    return OpenClipEncoder(f"local-dir:{clip_folder}", dtype="float32")
 
 
 def test_open_clip_features_are_unit_and_batches_agree(clip: OpenClipEncoder) -> None:
@@ -124,7 +124,7 @@ def test_a_tower_that_pools_its_patches_is_run_whole(clip: OpenClipEncoder) -> N
     pictures = [one.resize((60, 60)) for one in scenes(0, 2)]
     averaging = copy.deepcopy(model)
     averaging.visual.pool_type = "avg"
-    other = OpenClipEncoder(clip.name)
+    other = OpenClipEncoder(clip.name, dtype="float32")
     other._model = (averaging, preprocess, None)
     rows = other.encode(pictures)
     with torch.inference_mode():
@@ -143,10 +143,23 @@ def test_pictures_are_prepared_together_bit_for_bit_as_one_by_one(clip: OpenClip
     assert torch.equal(together, torch.cat([preprocess([one]) for one in pictures]))
 
 
+def test_encoders_run_in_half_precision_where_the_hardware_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    for known, dtype in [
+        ({}, torch.float32),
+        ({"avx512_bf16": False, "amx_bf16": False}, torch.float32),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True}, torch.bfloat16),
+    ]:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda known=known: known)
+        assert encoder_dtype("cpu") == dtype
+    assert encoder_dtype("cuda:1") in (torch.bfloat16, torch.float16)
+    assert encoder_dtype("meta") == torch.float32
+    monkeypatch.delattr(torch.cpu, "get_capabilities")  # as in older releases of torch
+    assert encoder_dtype("cpu") == torch.float32
+
+
 def test_half_precision_sees_what_float32_sees(clip_folder: Path, clip: OpenClipEncoder) -> None:
     half = OpenClipEncoder(f"local-dir:{clip_folder}", dtype="bfloat16")
-    assert encoder_dtype("cpu") == torch.float32
-    assert encoder_dtype("cuda:1") in (torch.bfloat16, torch.float16)
     pictures = scenes(0, 4)
     rows = half.encode(pictures)
     assert half._loaded[0].visual.conv1.weight.dtype == torch.bfloat16

@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def dinov2(folder: Path) -> VisionModelEncoder:
-    return VisionModelEncoder(f"transformers:{folder}")
+    return VisionModelEncoder(f"transformers:{folder}", dtype="float32")
 
 
 def test_the_class_token_and_the_patches_are_the_models_own(dinov2: VisionModelEncoder, folder: Path) -> None:

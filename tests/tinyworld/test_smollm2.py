@@ -103,13 +103,14 @@ def test_the_world_s_words_are_written_as_people_write() -> None:
 
 @needs_smollm2
 @pytest.mark.filterwarnings("default")
-def test_the_parts_are_smollm2_s_own_and_the_tower_that_ships() -> None:
+def test_the_parts_are_smollm2_s_own_and_the_tower_that_ships(capfd: pytest.CaptureFixture[str]) -> None:
     from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
 
     from myvlm.tinyworld.smollm2.parts import SPARE_ROWS, load_processor, load_untrained
 
     tower = assets.path("llava")
     model, processor = load_untrained(tower), load_processor(tower)
+    assert "GGUF" not in capfd.readouterr().err, "a progress bar that nobody asked for"
     file = rewriting.smollm2_file()
     language = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     assert type(model) is LlavaForConditionalGeneration

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +74,10 @@ def load_untrained(tower: Path) -> LlavaForConditionalGeneration:
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        language = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        with redirect_stderr(StringIO()):  # reading GGUF files has a progress bar of its own
+            language = AutoModelForCausalLM.from_pretrained(
+                file.parent, gguf_file=file.name, dtype=torch.float32
+            )
         seen = LlavaForConditionalGeneration.from_pretrained(tower, dtype=torch.float32)
     finally:
         if shown:

@@ -251,10 +251,12 @@ def test_a_person_is_known_by_the_face_shown_with_its_box_and_corrected(
     tab.locator("#undo").click()
     says(tab, "corrected", "taken back")
 
-    choose(tab, "here-0.png", "wrong-picture")
     shown = tab.locator("#place img")
-    playwright.expect(shown).to_be_visible()
+    source = shown.get_attribute("src")
+    choose(tab, "here-0.png", "wrong-picture")
+    playwright.expect(shown).not_to_have_attribute("src", source)
     for corner in (head[:2], head[2:]):
+        shown.evaluate("image => image.decode()")  # until then its place on the screen is not its own
         source = shown.get_attribute("src")
         shown.click(position=on_screen(shown, corner, pictures(woman.present[:1])[0].size))
         playwright.expect(shown).not_to_have_attribute("src", source)

@@ -49,19 +49,19 @@ class ExifTool:
         """
         if not _is_passable(file):
             raise NotChangedError(
-                f"The names were not written to {str(file)!r}.",
-                got="a path with a line break, or bytes that are no UTF-8: exiftool cannot be told",
-                expected="a file whose whole path is one line of UTF-8",
-                fix="rename the photo, or the folder that it lies in",
+                f"The metadata of {str(file)!r} cannot be changed.",
+                got="a path with a line break or bytes that are not UTF-8, which exiftool does not accept",
+                expected="a path of one line in UTF-8",
+                fix="rename the photo, or the folder that it is in",
             )
         kept = ["-P"] if keep_time else []
         self._running.execute("-overwrite_original", "-q", *kept, *arguments, str(file))
         if self._running.last_status:
             raise NotChangedError(
-                f"The names were not written to {file}.",
-                got=" ".join(self._running.last_stderr.split()) or "exiftool does not say why",
-                expected="a file whose metadata exiftool can write, where you may write",
-                fix="check its permissions, or write into sidecars",
+                f"The metadata of {file} cannot be changed.",
+                got=" ".join(self._running.last_stderr.split()) or "exiftool gives no reason",
+                expected="a writable file whose metadata exiftool can change",
+                fix="check its permissions, or write names to sidecars",
             )
 
     def xmp_packet(self, file: Path) -> bytes:
@@ -107,8 +107,8 @@ def _is_passable(file: Path) -> bool:
 
 def _missing(what: str, how: str) -> InputError:
     return InputError(
-        f"To read and write names in photos, {what} is needed.",
-        got="it is not installed, or not on the path",
+        f"Reading and writing names in photos needs {what}.",
+        got="it is not installed, or not on the PATH",
         expected="both pyexiftool and the program exiftool",
         fix=how,
     )

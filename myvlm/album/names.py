@@ -210,8 +210,8 @@ def _attempt(file: Path, work: Callable[[], None]) -> NameResult:
         why = NotChangedError(
             f"The metadata of {file} cannot be changed.",
             got=f"{type(error).__name__}: {error.strerror or error}",
-            expected="a folder where you may write",
-            fix="check its permissions",
+            expected="a writable folder",
+            fix="check the permissions of the file and its folder",
         )
         return NameResult(file, error=why)
 

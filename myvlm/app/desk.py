@@ -140,10 +140,10 @@ class Desk:
         """
         if len(files) > MOST_PICTURES:
             raise InputError(
-                "These are too many pictures for one page.",
+                "Too many pictures at once.",
                 got=f"{len(files)} pictures",
                 expected=f"at most {MOST_PICTURES}",
-                fix="drop fewer, or use `myvlm caption FOLDER` for an album",
+                fix="drop fewer, or run `myvlm caption FOLDER` for an album",
             )
         return [self._look(Path(file), question.strip(), attention) for file in files]
 
@@ -203,7 +203,7 @@ class Desk:
         concept = self.vlm.concepts[identifier]
         if erase:
             self.storage.erase(identifier)
-            message = f"{identifier} is erased."
+            message = f"{identifier} was erased."
         else:
             message = self.storage.put_aside(identifier)
         self.vlm.concepts.remove(identifier)

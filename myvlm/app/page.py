@@ -21,7 +21,7 @@ QUEUED: dict[str, Any] = {
 }
 """Options of the events that use the model: one runs at a time, over all open pages; others are queued."""
 
-KINDS = {"decide by what it is": None, "as a thing": "object", "as a person, by the face": "face"}
+KINDS = {"automatic, by the category": None, "object": "object", "person, by the face": "face"}
 """The choices of how a concept is recognised, with the kind of head; None decides by the category."""
 
 CSS = """
@@ -51,7 +51,7 @@ def build(desk: Desk) -> Any:
                 taught = _build_teaching(gr, desk)
             with gr.Column(scale=3):
                 to_correct = _build_looking(gr, desk)
-        gr.Markdown("### What it knows")
+        gr.Markdown("### Concepts")
         cards = gr.HTML(concepts_html(desk.vlm.concepts), elem_id="concepts")
         with gr.Accordion("Rename or remove", open=False):
             to_change, changes = _build_managing(gr, desk)
@@ -70,23 +70,27 @@ def _build_teaching(gr: Any, desk: Desk) -> Any:
     """Build the left side, for learning; return the event after which the list of concepts changes."""
     gr.Markdown("### 1. Teach")
     photos = gr.File(
-        label="3 to 5 photos of it", file_count="multiple", file_types=["image"], elem_id="photos", height=160
+        label="3 to 5 photos of the concept",
+        file_count="multiple",
+        file_types=["image"],
+        elem_id="photos",
+        height=160,
     )
     name = gr.Textbox(label="Name", placeholder="sks, or Anna", elem_id="name")
     category = gr.Textbox(
-        label="What is it?", placeholder="mug, dog, woman …", elem_id="category", max_length=60
+        label="Category", placeholder="mug, dog, woman …", elem_id="category", max_length=60
     )
     kind = gr.Radio(
-        list(KINDS), value=next(iter(KINDS)), label="How is it recognised?", elem_id="kind"
+        list(KINDS), value=next(iter(KINDS)), label="Kind", elem_id="kind"
     )  # fmt: skip
     with gr.Accordion("Captions (optional)", open=False):
         captions = gr.Textbox(
-            label="A line a photo, in their order, each with the name; the model writes them if it is empty",
+            label="One line per photo, in order, each with the name. If empty, the model writes them.",
             lines=4, elem_id="captions",
         )  # fmt: skip
     with gr.Row():
         learn = gr.Button("Learn", variant="primary", elem_id="learn")
-        stop = gr.Button("Stop here", elem_id="stop")
+        stop = gr.Button("Stop and save", elem_id="stop")
     message = gr.HTML(elem_id="taught", min_height=90)
 
     def teach(
@@ -120,9 +124,9 @@ def _build_looking(gr: Any, desk: Desk) -> Any:
         label="Other pictures", file_count="multiple", file_types=["image"], elem_id="pictures", height=160
     )
     question = gr.Textbox(
-        label="Question (a caption if left empty)", placeholder="What is next to sks?", elem_id="question"
+        label="Question (if empty: captions)", placeholder="What is next to sks?", elem_id="question"
     )
-    attention = gr.Checkbox(label="Show where each concept looks", elem_id="attention")
+    attention = gr.Checkbox(label="Show attention to each concept", elem_id="attention")
     look = gr.Button("Look", variant="primary", elem_id="look")
     seen = gr.HTML(elem_id="looks", min_height=90)
 
@@ -136,12 +140,10 @@ def _build_looking(gr: Any, desk: Desk) -> Any:
 def _build_correcting(gr: Any, desk: Desk, pictures: Any) -> Any:
     """Build the controls that correct detections; return the dropdown of the concept to correct."""
     last = gr.State(None)
-    with gr.Accordion("Was it wrong?", open=True), gr.Row():
+    with gr.Accordion("Correct a detection", open=True), gr.Row():
         with gr.Column(min_width=200):
-            file = gr.Dropdown([], label="In this picture", elem_id="wrong-picture", interactive=True)
-            name = gr.Dropdown(
-                desk.names, label="this concept", elem_id="wrong", interactive=True, value=None
-            )
+            file = gr.Dropdown([], label="Picture", elem_id="wrong-picture", interactive=True)
+            name = gr.Dropdown(desk.names, label="Concept", elem_id="wrong", interactive=True, value=None)
         with gr.Column(min_width=200):
             corners = _build_box_picker(gr, file)
     with gr.Row():
@@ -184,7 +186,7 @@ def _build_correcting(gr: Any, desk: Desk, pictures: Any) -> Any:
 def _build_box_picker(gr: Any, file: Any) -> Any:
     """Build the picture on which the user clicks two corners of a box; return the state with the corners."""
     corners = gr.State(())
-    gr.Markdown("Where in it? Click two corners of it, or none.")
+    gr.Markdown("Optional: click two opposite corners of the object.")
     place = gr.Image(
         show_label=False, interactive=False, type="pil", format="png", height=220, elem_id="place", buttons=[]
     )  # fmt: skip
@@ -205,7 +207,7 @@ def _build_managing(gr: Any, desk: Desk) -> tuple[Any, list[Any]]:
         new = gr.Textbox(label="New name", elem_id="new-name")
         rename = gr.Button("Rename", elem_id="rename")
     with gr.Row():
-        erase = gr.Checkbox(label="Erase its files for good", elem_id="erase")
+        erase = gr.Checkbox(label="Erase its files permanently", elem_id="erase")
         remove = gr.Button("Remove", variant="stop", elem_id="remove")
     message = gr.HTML(elem_id="kept")
 
@@ -231,6 +233,6 @@ def _html_or_error(done: Callable[[], str]) -> str:
     try:
         return done()
     except KeyboardInterrupt:
-        return "<p>Stopped before the first step; nothing was learned.</p>"
+        return "<p>Stopped before the first step. Nothing was learned.</p>"
     except MyVLMError as error:
         return error_html(error)

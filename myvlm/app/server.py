@@ -47,8 +47,8 @@ def running(desk: Desk, *, port: int | None = None, browser: bool = False) -> It
             )  # fmt: skip
         except OSError as error:
             raise InputError(
-                f"The page cannot be served at port {port or '7860 to 7959'}.",
-                got=str(error), expected="a free port", fix="name another with --port",
+                f"The page cannot be served on port {port or '7860 to 7959'}.",
+                got=str(error), expected="a free port", fix="choose another with --port",
             ) from error  # fmt: skip
         try:
             yield str(address)

@@ -27,7 +27,7 @@ def _replies_section(one: PictureReplies) -> Markup:
             _column("with your concepts", Markup(one.personal._repr_html_())),
             _column("the plain model", Markup(one.plain._repr_html_())),
             *(
-                _column(f"where {looks.identifier} looks", Markup(looks._repr_html_()))
+                _column(f"attention to {looks.identifier}", Markup(looks._repr_html_()))
                 for looks in one.attention
             ),
         ]
@@ -42,7 +42,7 @@ def _column(head: str, body: Markup) -> Markup:
 def concepts_html(library: ConceptLibrary) -> str:
     """Render one card per concept: its first photo, its identifier and its category."""
     if not library:
-        return "<p>Nothing is learned yet.</p>"
+        return "<p>There are no concepts yet.</p>"
     return Markup(f'<div class="myvlm-row">{joined(map(_card, library.values()))}</div>')
 
 

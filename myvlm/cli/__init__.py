@@ -23,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 unexpected, 2 bad input, 3 no such concept or model, 130 Ctrl-C.",
+    epilog="Exit codes: 0 success, 1 internal error, 2 bad input, 3 unknown concept or model, 130 Ctrl-C.",
 )
 app.command("demo")(demo.demo)
 app.command("app")(page.app)
@@ -52,7 +52,10 @@ for described in (app, completeness.app, manage.app):
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=lambda wanted: _version(wanted))
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=lambda wanted: _version(wanted), help="Show the version."
+        ),
     ] = False,
 ) -> None:
     """Teach a frozen vision-language model your own concepts: your mug, your dog, your friend."""

@@ -61,7 +61,7 @@ def learn_names(
             try:
                 folder = _learn_and_save(vlm, one, categories.get(one.name, one.category), request.collection)
             except InputError as error:  # continue with the other names
-                out.note(f"passing over {one.name!r}: {error}")
+                out.note(f"skipping {one.name!r}: {error}")
                 skipped.append({"name": one.name, "error": error.what})
             else:
                 out.written.append(folder)
@@ -82,10 +82,10 @@ def _learn_and_save(vlm: MyVLM, one: TaggedName, category: str, place: Path) -> 
     collection.check_free(place, name)
     if folder.exists():
         raise ConceptExistsError(
-            f"There is a {folder} already.",
+            f"{folder} already exists.",
             got="a folder of that name",
-            expected="a name that is not taken",
-            fix="move it elsewhere",
+            expected="a folder name that is not in use",
+            fix="move that folder elsewhere",
         )
     concept = vlm.learn(name, one.crops(), category=category, kind=one.kind, progress=False)
     return concept.save(folder)
@@ -96,7 +96,7 @@ def _categories(given: Sequence[str]) -> dict[str, str]:
     for text, (name, _, word) in zip(given, pairs, strict=True):
         if not name:
             raise InputError(
-                "That says of no name what it is.",
+                "--category does not say which name it is for.",
                 got=f"--category {text}",
                 expected="--category NAME=WORD",
                 fix="write it as in --category Bo=dog",
@@ -116,5 +116,5 @@ def _check_names(found: Sequence[TaggedName], asked: Sequence[str]) -> None:
             else "No region of these photos has a name.",
             got=some or "photos and sidecars without named regions",
             expected="names as digiKam, Lightroom or Picasa write them into photos or sidecars",
-            fix="have that program write its face tags to the files, then try again",
+            fix="let that program write its face tags to the files, then run the command again",
         )

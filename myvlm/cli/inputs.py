@@ -67,7 +67,7 @@ def _entries(file: Path, photos: Sequence[Path], what: str) -> list[Any]:
         return in_order(parsed, [file_names(photo) for photo in photos], f"{what} in {file}")
     if not isinstance(parsed, list):
         raise InputError(
-            f"{file} holds something else than it should.",
+            f"{file} is neither a JSON object nor a JSON list.",
             got=type(parsed).__name__,
             expected="an object with an entry for each photo, or a list in the order of the photos",
             fix="see myvlm learn --help",
@@ -79,7 +79,7 @@ def _texts(entry: Any, file: Path) -> list[str]:
     texts = [entry] if isinstance(entry, str) else entry
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InputError(
-            f"{file} holds a caption that is no text.",
+            f"{file} contains a caption that is not text.",
             got=json.dumps(entry)[:80],
             expected="a text, or a list of texts, for each photo",
             fix="put each caption in quotes",

@@ -89,7 +89,7 @@ def devices() -> list[Device]:
         found.append(Device(f"cuda:{number}", torch.cuda.get_device_name(number), total, free))
     memory = psutil.virtual_memory()
     if torch.backends.mps.is_available():
-        found.append(Device("mps", "Apple's GPU, which shares the memory", memory.total, memory.available))
+        found.append(Device("mps", "Apple GPU, shares the memory", memory.total, memory.available))
     cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     return [*found, Device("cpu", f"{cores} cores", memory.total, memory.available)]
 

@@ -66,10 +66,10 @@ def fetch_copies(out: Screen, address: str) -> list[tuple[Path, bool]]:
         found = out.until_end.enter_context(fetched_all(address))
     if not found:
         raise MissingFileError(
-            f"{address} holds no concept.",
-            got="no concept.json in what looks like folders there",
-            expected="a concept, or concepts under the address",
-            fix="check the address, or put one there: myvlm concepts push --help",
+            f"{address} contains no concept.",
+            got="no folder with a concept.json",
+            expected="a concept, or a folder of concepts",
+            fix="check the address, or upload a concept first: myvlm concepts push --help",
         )
     return [(copy, False) for copy, _ in found]
 
@@ -80,7 +80,7 @@ def chosen_folders(out: Screen, places: Sequence[str | Path] | None) -> list[tup
     The others were found in a collection. Concepts at an address are copied here until the command ends.
 
     Raises:
-        MissingFileError: a place does not exist, or holds no concept.
+        MissingFileError: a place does not exist, or contains no concept.
     """
     if places is None:
         return [(one, False) for one in concept_folders(collection.DEFAULT)]
@@ -98,7 +98,7 @@ def chosen_folders(out: Screen, places: Sequence[str | Path] | None) -> list[tup
                 found.setdefault(absolute(one), (one, False))
         else:
             raise MissingFileError(
-                f"{folder} holds no concept.",
+                f"{folder} contains no concept.",
                 got=", ".join(sorted(one.name for one in folder.iterdir())[:5]) or "an empty folder",
                 expected="a concept folder, or a folder of concept folders",
                 fix="learn a concept first: myvlm learn --help",
@@ -131,7 +131,7 @@ def add_concepts(out: Screen, vlm: MyVLM, folders: Sequence[tuple[Path, bool]]) 
         except ConceptFileError as error:
             if named:
                 raise
-            out.note(f"passing over {folder}: {error.what} To use it: {error.fix}.")
+            out.note(f"skipping {folder}: {error.what} To use it: {error.fix}.")
         else:
             with _silence_library_warning():
                 vlm.concepts.add(concept)
@@ -139,14 +139,14 @@ def add_concepts(out: Screen, vlm: MyVLM, folders: Sequence[tuple[Path, bool]]) 
     if introduced:
         out.note(_introduced_note(introduced, vlm.backbone.name))
     if not vlm.concepts:
-        out.note("No concepts are loaded: this is what the plain model says.")
+        out.note("No concepts are loaded: this is the output of the plain model.")
 
 
 def _introduced_note(concepts: Sequence[Concept], backbone: str) -> str:
     """Return the note that the model gets only the descriptions of these concepts, and how to learn one."""
     names = ", ".join(one.identifier for one in concepts)
     return (
-        f"{backbone} has not learned {names} and is told in words, such as "
+        f"No embedding for {backbone}: {names}. The model gets descriptions instead, such as "
         f'"{concepts[0].spoken} is {concepts[0].description}." '
         f"Learn {concepts[0].identifier} with this model, {concepts[0].how_again(backbone)}."
     )

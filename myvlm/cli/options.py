@@ -25,62 +25,65 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
-AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, for programs.")]
-Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes.")]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+Quiet: TypeAlias = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress and notes.")]
 BackboneName: TypeAlias = Annotated[
     str,
-    typer.Option("--backbone", "-b", metavar="NAME", help="Embedded model, hub name, or folder of a model."),
+    typer.Option(
+        "--backbone", "-b", metavar="NAME", help="Model: built-in (tinyworld/…), hub name, or folder."
+    ),
 ]
 Device: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 …; a GPU if there is one.")
+    str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 …. Default: a GPU if present.")
 ]
 Precision: TypeAlias = Annotated[
-    Dtype | None, typer.Option("--dtype", help="bfloat16 on a GPU and float32 on a CPU if not given.")
+    Dtype | None, typer.Option("--dtype", help="Default: bfloat16 on a GPU, float32 on a CPU.")
 ]
 Pictures: TypeAlias = Annotated[
     list[str],
-    typer.Argument(
-        metavar="PICTURES...", help="Files, folders (what is in folders in them is left out) or patterns."
-    ),
+    typer.Argument(metavar="PICTURES...", help="Files, folders (without subfolders) or patterns."),
 ]
 Identifier: TypeAlias = Annotated[
-    str, typer.Argument(help="An uncommon word (sks), or a person's name (Anna).")
+    str, typer.Argument(help="An uncommon word (sks) or a person's name (Anna).")
 ]
-Category: TypeAlias = Annotated[str, typer.Option(help="What it is in general, such as mug.")]
+Category: TypeAlias = Annotated[str, typer.Option(help="General noun for the concept, such as mug.")]
 Negatives: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(metavar="PICTURES", help="Pictures without it; the option again for more."),
+    typer.Option(metavar="PICTURES", help="Pictures without the concept. Repeat the option for more."),
 ]
 Kind: TypeAlias = Annotated[
     str,
     typer.Option(
-        help="How it is recognised: object; for a person face, or person, who is also proposed from behind."
+        help="Kind of head: object; face; or person, which also proposes people without a visible face."
     ),
 ]
+ENCODER_HELP = "Image encoder of the head, such as ViT-B-32@openai or dlib/resnet-v1."
 OutFolder: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--out",
         "-o",
         metavar="DIR|ADDRESS",
-        help="Its folder, concepts/IDENTIFIER-CATEGORY if not given; or hf://USER/REPOSITORY, s3://….",
+        help="Folder or address (hf://USER/REPOSITORY, s3://…). Default: concepts/IDENTIFIER-CATEGORY.",
     ),
 ]
 FaceConsent: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--face-consent",
-        help="The person agrees that descriptors of their face go to the address; MYVLM_SHARE_FACES names it "
-        "too.",
+        help="The person agrees to the upload of their face descriptors. MYVLM_SHARE_FACES must list the "
+        "address too.",
     ),
 ]
-KeepPhotos: TypeAlias = Annotated[bool, typer.Option("--keep-photos", help="Put the photos beside it.")]
+KeepPhotos: TypeAlias = Annotated[
+    bool, typer.Option("--keep-photos", help="Store the photos with the concept.")
+]
 Captions: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
         metavar="FILE.json|TEXT",
-        help='JSON {"photo.jpg": ["…", …]} or a list; or one text a photo: the option once for each. '
-        "Each holds the identifier. Written by the model itself if not given.",
+        help='JSON file, {"photo.jpg": ["…", …]} or a list; or one text per photo, by repeating the option. '
+        "Each contains the identifier. Default: the model writes them.",
     ),
 ]
 ConceptFolders: TypeAlias = Annotated[
@@ -89,16 +92,16 @@ ConceptFolders: TypeAlias = Annotated[
         "--concepts",
         "-c",
         metavar="DIR|ADDRESS",
-        help="A concept folder, or a folder of them, or an address (s3://…); again for more. ./concepts "
-        "if it is there.",
+        help="Concept folder, folder of concept folders, or address (s3://…). Repeat the option for more. "
+        "Default: ./concepts if present.",
     ),
 ]
 FalseNames: TypeAlias = Annotated[
     float | None,
     typer.Option(
         metavar="NUMBER",
-        help="False names expected at most in a thousand pictures of none of the concepts, however many; "
-        "at fewer a little less is found. 50 if not given.",
+        help="Expected number of false names per 1000 pictures without any of the concepts, at most. With a "
+        "lower limit, slightly fewer concepts are found. Default: 50.",
     ),
 ]
 Collection: TypeAlias = Annotated[
@@ -107,7 +110,7 @@ Collection: TypeAlias = Annotated[
         "--concepts",
         "-c",
         metavar="DIR",
-        help="Folder of concept folders; ./concepts if not given.",
+        help="Folder of concept folders. Default: ./concepts.",
     ),
 ]
 

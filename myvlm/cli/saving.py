@@ -46,7 +46,7 @@ def check_destination(
     place = (
         collection.default_folder(identifier, category)
         if given is None
-        else path_or_url(given, "place of a concept")
+        else path_or_url(given, "destination")
     )
     if isinstance(place, Path):
         collection.check_can_write(place, identifier)
@@ -59,10 +59,10 @@ def check_destination(
     )
     if photos:
         raise InputError(
-            "Photos stay on this machine.",
+            "Photos cannot be uploaded.",
             got=f"--keep-photos, with --out {place}",
             expected="no --keep-photos",
-            fix="leave it out, and copy them there yourself where that is wanted",
+            fix="omit --keep-photos; copy them there yourself if you want them there",
         )
     check_can_publish(place, identifier)
     return place
@@ -74,10 +74,10 @@ def check_not_learned(existing: ConceptRecord | None, place: Path | str, identif
         return
     away = collection.command("remove", identifier, place.parent) if isinstance(place, Path) else "delete it"
     raise ConceptExistsError(
-        f"{place} holds {identifier} as it was learned.",
+        f"{place} already holds {identifier} as a learned concept.",
         got=f"learned for {', '.join(existing.embeddings)}",
-        expected="nothing there, or a concept that is known in words alone",
-        fix=f"{away} first; or put this one into another collection with --out",
+        expected="an empty place, or an introduced concept",
+        fix=f"{away} first; or save this one to another collection with --out",
     )
 
 
@@ -93,7 +93,7 @@ def note_replaced(out: Screen, existing: ConceptRecord | None, place: Path | str
         What would be lost, in words: embeddings for other models, corrections. Mostly empty.
     """
     others = [name for name in existing.embeddings if name != backbone] if existing else []
-    lost = [f"what was learned for {name}" for name in others]
+    lost = [f"the embedding for {name}" for name in others]
     if existing and existing.examples and (count := len(existing.examples.meta.corrections)):
         lost.append(f"{count} correction{'s' * (count > 1)}")
     if not lost:
@@ -104,8 +104,8 @@ def note_replaced(out: Screen, existing: ConceptRecord | None, place: Path | str
         kept = f" A copy goes to {place.parent / collection.REMOVED}."
         if backbone:
             again = ["myvlm", "relearn", str(place), "PHOTOS", *options.backbone_option(backbone)]
-            kept += f" To keep it: {shlex.join(again)}"
-    out.note(f"{place} has {lost_text}, which this replaces.{kept}")
+            kept += f" To keep it, run instead: {shlex.join(again)}"
+    out.note(f"{place} has {lost_text}, which will be lost.{kept}")
     return lost_text
 
 
@@ -147,11 +147,13 @@ def save_concept(
                 concept.save(fallback)
                 out.written.append(fallback)
                 retry = f"myvlm concepts push {concept.identifier} {place}"
-                out.note(f"What was made is kept in {fallback}; once that is mended: {retry}")
+                out.note(
+                    f"The concept was saved to {fallback} instead. Once the error is fixed, run: {retry}"
+                )
         raise
     out.written.append(place)
     if replaced:
-        out.note(f"{place} no longer has {replaced}" + (f": that is in {aside}." if aside else "."))
+        out.note(f"{place} no longer has {replaced}" + (f"; a copy is in {aside}." if aside else "."))
     if isinstance(place, Path):
         return sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
     return sum(len(data) for data in concept.packed(url=place).files.values())

@@ -99,7 +99,7 @@ class Screen:
         document: dict[str, Any] = {**call, "interrupted": False, "pictures": []}
         table = Table(*columns, box=None, pad_edge=False)
         by_line = not self.as_json and not self._results.is_terminal
-        with self.progress("looking", total) as bar:
+        with self.progress("pictures", total) as bar:
             for picture, cells in results:
                 document["pictures"].append(picture)
                 table.add_row(*cells)
@@ -142,7 +142,7 @@ class Screen:
         if self._partial:
             what = f"Stopped after {len(self._partial[0]['pictures'])} pictures."
         elif self.written:
-            what = f"Stopped, after {', '.join(map(str, self.written))} was written."
+            what = f"Stopped. Already written: {', '.join(map(str, self.written))}."
         else:
             what = f"Stopped. {str(why) or 'Nothing was written.'}"
         self._print_stderr(Text(what))
@@ -154,7 +154,7 @@ class Screen:
             self._show_partial({"error": as_document(error)})
         else:
             traceback.print_exc()
-            self._print_stderr(Text("This is unexpected, and likely a fault of myvlm: please report it."))
+            self._print_stderr(Text("This is probably a bug in myvlm: please report it."))
             self._show_partial({"error": {"kind": type(error).__name__, "what": str(error)}})
 
     def _show_partial(self, why: dict[str, Any]) -> None:
@@ -182,7 +182,7 @@ class Screen:
             raise NotWritableError(
                 "The result cannot be written to the standard output.",
                 got=f"{type(error).__name__}: {error.strerror or error}",
-                expected="a file or a pipe that takes it",
+                expected="a file or a pipe that can be written to",
                 fix="check whether the disk is full",
             ) from error
 
@@ -228,10 +228,10 @@ def as_document(error: MyVLMError) -> dict[str, Any]:
 
 def _as_input_error(error: PermissionError) -> InputError:
     return InputError(
-        f"{error.filename or 'A file'} may not be used.",
+        f"There is no permission to use {error.filename or 'a file'}.",
         got=error.strerror or str(error),
-        expected="files and folders that you may read, and write where something is written",
-        fix="change its permissions, move it elsewhere, or name another",
+        expected="read permission, and write permission where files are written",
+        fix="change its permissions, or choose another file or folder",
     )
 
 

@@ -43,10 +43,16 @@ def check_table_options(folder: Path | None, *, on_ray: bool, of_names: bool) ->
     """
     if folder is None or of_names:
         raise InputError(
-            "Workers make a table, and a table holds no names for photos' metadata.",
-            got="--workers ray without --out" if folder is None else "--out and an option of names",
-            expected="--out DIR, and none of --write-names, --erase-names and --import-names",
-            fix="call the command once for each",
+            "--workers ray needs --out."
+            if folder is None
+            else "A table and names in metadata exclude each other.",
+            got="--workers ray without --out"
+            if folder is None
+            else "--out and one of --write-names, --erase-names and --import-names",
+            expected="--out DIR, without --write-names, --erase-names and --import-names",
+            fix="add --out DIR"
+            if folder is None
+            else "run the command once for the table and once for the names",
         )
     import_extra("pyarrow", what="The table of an album", install="myvlm[ray]")
     if on_ray:
@@ -61,18 +67,18 @@ def read_into_table(out: Screen, vlm: MyVLM, files: Sequence[Path], request: Tab
     table = AlbumTable(request.folder, ReadBy.of(vlm, request.prompt))
     paths, run, read = [str(file) for file in files], _make_run(vlm, request), 0
     try:
-        with out.progress("looking", len(files)) as bar:
+        with out.progress("reading photos", len(files)) as bar:
             for row, was_known in read_table(table, paths, run):
                 bar.advance(bar.task_ids[0])
                 read += not was_known
                 if row.error:
-                    out.note(f"not used: {row.error}")
+                    out.note(f"skipped: {row.error}")
         rows = table.finish(paths)
         out.written.append(table.file)
     except BaseException:
         with suppress(Exception):
             table.write_part()
-        out.note(f"{read:,} of {len(files):,} were read; the same command goes on from there.")
+        out.note(f"{read:,} of {len(files):,} photos were read; run the same command again to continue.")
         raise
     counts = Counter(name for row in rows for name in row.seen)
     broken = [row for row in rows if row.error]
@@ -86,14 +92,14 @@ def read_into_table(out: Screen, vlm: MyVLM, files: Sequence[Path], request: Tab
         "seen": dict(counts.most_common()),
         "unusable": [{"picture": row.path, "error": row.error} for row in broken],
     }
-    summary = f"{table.file.resolve()}: {len(files):,} photos, {read:,} of them read now"
-    summary += f", {len(broken):,} that cannot be read" if broken else ""
+    summary = f"{table.file.resolve()}: {len(files):,} photos, {read:,} read now"
+    summary += f", {len(broken):,} unreadable" if broken else ""
     out.show(document, *([counted(counts)] if counts else []), Text(summary))
 
 
 def counted(counts: Counter[str]) -> Table:
     """Return a table of concepts and the number of photos each was detected in."""
-    table = Table("who or what", "photos", box=None, pad_edge=False)
+    table = Table("concept", "photos", box=None, pad_edge=False)
     for name, count in counts.most_common():
         table.add_row(Text(name, style="bold magenta"), str(count))
     return table

@@ -138,7 +138,7 @@ def notify_of_damaged(
     known = _read(collection)[1] if damaged is None else damaged
     for folder, wrong in known.items():
         aside = command("remove", folder.name, collection)
-        notify(f"passing over {folder}, which is damaged: {wrong} Move it elsewhere, or: {aside}")
+        notify(f"skipping {folder}, which is damaged: {wrong} Move it elsewhere, or run: {aside}")
 
 
 def command(verb: str, word: str, collection: Path) -> str:

@@ -136,7 +136,7 @@ def test_teach_look_ask_rename_and_remove(
     fetched: list[str] = []
     tab.on("requestfinished", lambda request: fetched.append(request.url))
     tab.reload()
-    says(tab, "concepts", "Nothing is learned yet")
+    says(tab, "concepts", "There are no concepts yet")
 
     drop(tab, "photos", files["photos"])
     write(tab, "name", owner.identifier)
@@ -154,7 +154,7 @@ def test_teach_look_ask_rename_and_remove(
     shot(tab, "learned", tmp_path)
 
     drop(tab, "pictures", [files["present"][0], files["other"][0]])
-    tab.get_by_label("Show where each concept looks").check()
+    tab.get_by_label("Show attention to each concept").check()
     tab.locator("#look").click()
     says(tab, "looks", f"where {owner.identifier} looks")
     seen, unseen = tab.locator("#looks .myvlm-look").all()
@@ -191,10 +191,10 @@ def test_teach_look_ask_rename_and_remove(
     tab.locator("#rename").click()
     says(tab, "concepts", "Gustav")
     choose(tab, "Gustav")
-    tab.get_by_label("Erase its files for good").check()
+    tab.get_by_label("Erase its files permanently").check()
     shot(tab, "renamed", tmp_path)
     tab.locator("#remove").click()
-    says(tab, "concepts", "Nothing is learned yet")
+    says(tab, "concepts", "There are no concepts yet")
     assert not kept.exists()
     assert fetched
     assert [url for url in fetched if not url.startswith((address, "data:", "blob:"))] == []
@@ -269,9 +269,9 @@ def test_a_person_is_known_by_the_face_shown_with_its_box_and_corrected(
 
     tab.get_by_text("Rename or remove").click()
     choose(tab, woman.identifier)
-    tab.get_by_label("Erase its files for good").check()
+    tab.get_by_label("Erase its files permanently").check()
     tab.locator("#remove").click()
-    says(tab, "concepts", "Nothing is learned yet")
+    says(tab, "concepts", "There are no concepts yet")
 
 
 def seen_in(look: Any) -> str:
@@ -324,7 +324,7 @@ def test_a_huge_and_a_broken_picture_are_named_and_the_others_go_on(
     write(tab, "category", "mug")
     tab.locator("#learn").click()
     says(tab, "taught", "cannot be read as a picture")
-    says(tab, "concepts", "Nothing is learned yet")
+    says(tab, "concepts", "There are no concepts yet")
 
 
 def test_what_is_missing_is_said(tab: Any, files: dict[str, list[Path]]) -> None:

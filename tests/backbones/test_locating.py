@@ -177,7 +177,7 @@ def test_the_command_shows_boxes(
     assert broken["error"]["kind"] == "ImageError"
     table = runner.invoke(app, [words[0], f"{tmp_path}/[01].png", *words[2:]])
     assert table.exit_code == 0, table.stderr
-    assert "nobody: not seen" in table.stdout
+    assert "no box" in table.stdout
     wrong = runner.invoke(app, ["locate", str(tmp_path / "0.png"), str(tmp_path / "1.png")])
     assert wrong.exit_code == 2
     assert "identifier last" in wrong.stderr

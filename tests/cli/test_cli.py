@@ -47,12 +47,12 @@ def test_help_is_quick_and_imports_no_model_library() -> None:
 
 def test_help_says_what_is_taken_where_nothing_is_given(myvlm: Myvlm) -> None:
     for words, said in (
-        (["learn"], "concepts/IDENTIFIER-CATEGORY if not given"),
-        (["questions"], "IDENTIFIER-questions.json if not given"),
-        (["concepts", "list"], "./concepts if not given"),
-        (["caption"], "what is in folders in them is left out"),
+        (["learn"], "Default: concepts/IDENTIFIER-CATEGORY."),
+        (["questions"], "Default: IDENTIFIER-questions.json."),
+        (["concepts", "list"], "Default: ./concepts."),
+        (["caption"], "folders (without subfolders)"),
         (["album"], "needs myvlm[ray]"),
-        (["learn"], "130. Before that, and where"),  # a line ends there in the docstring
+        (["learn"], "starts, and if a concept would be replaced"),  # a line ends there in the docstring
     ):
         assert said in myvlm(*words, "--help").stdout
 
@@ -146,7 +146,7 @@ def test_ask(myvlm: Myvlm, taught: Taught, album: Path, fresh: MyVLM) -> None:
     table = myvlm("ask", album / "1.png", album / "4.png", question, "--concepts", taught.folder)
     assert [row.split("\t")[1][:4] for row in table.stdout.splitlines()[1:]] == [taught.word, "not "]
     alone = myvlm("ask", album / "4.png", question, "--concepts", taught.folder)
-    assert alone.stdout.splitlines()[1:] == [f"not there: {taught.word}"]
+    assert alone.stdout.splitlines()[1:] == [f"absent: {taught.word}"]
     forgotten = myvlm("ask", album / "1.png", album / "4.png")
     assert forgotten.code == 2
     assert "put the question last" in forgotten.stderr
@@ -208,7 +208,7 @@ def test_what_is_not_there(myvlm: Myvlm, album: Path, tmp_path: Path) -> None:
     cases: list[tuple[list[Any], int, str]] = [
         (["caption", tmp_path / "gone.jpg"], 2, "There is no file"),
         (["caption", tmp_path / "empty"], 2, "holds no pictures"),
-        (["caption", album / "1.png", "--concepts", tmp_path / "empty"], 2, "holds no concept"),
+        (["caption", album / "1.png", "--concepts", tmp_path / "empty"], 2, "contains no concept"),
         (["caption", album / "1.png", "--concepts", tmp_path / "nowhere"], 2, "There is no concept folder"),
         (["caption", album / "1.png", "--backbone", "tinyworld/lava"], 3, "no embedded model tinyworld/lava"),
         (["caption", album / "1.png", "--backbone", "no/such-model"], 3, "no/such-model"),
@@ -265,7 +265,7 @@ def test_a_concept_for_another_model_that_no_words_are_known_of(
     found = myvlm("caption", album / "1.png", "--concepts", foreign.parent, "--json")
     assert found.code == 0
     assert found.document["concepts"] == []
-    assert f"passing over {foreign}" in found.stderr
+    assert f"skipping {foreign}" in found.stderr
     assert command in found.stderr
     pasted = myvlm(*shlex.split(command)[1:])
     assert pasted.code == 0, pasted.stderr

@@ -80,8 +80,8 @@ def test_a_stopped_album_goes_on_where_it_was(
         patch.setattr(MyVLM, "caption", stopped)
         run = myvlm("album", album, "--concepts", taught.folder, "--batch", 2)
     assert run.code == 130
-    assert "album.html was written" in run.stderr
-    assert "2 of 5 were read; the same command goes on from there" in run.stderr
+    assert "Already written: album.html" in run.stderr
+    assert "2 of 5 photos were read; run the same command again to continue" in run.stderr
     assert Path("album.html").exists()
     run = myvlm("album", album, "--concepts", taught.folder, "--batch", 2, "--json")
     assert (run.document["photos"], run.document["read"]) == (5, 3)

@@ -67,7 +67,7 @@ def test_what_was_not_learned_is_told_in_words_as_in_python(
         assert said.code == 0, said.stderr
         assert said.document["concepts"] == [taught.word]
         assert said.document["pictures"][0]["text"] == fresh.caption(desk).text
-        assert said.stderr.count("told in words") == 1
+        assert said.stderr.count("No embedding for") == 1
         assert f'"{taught.word} is {PHRASE}."' in said.stderr
         [command] = re.findall(r"`(myvlm relearn .*?)`", said.stderr)
         assert shlex.split(command)[2] == str(foreign)
@@ -100,7 +100,7 @@ def test_what_was_introduced_is_learned_by_the_command_that_is_shown(
     assert kept.recipe["photos"] == [f"{number}.png" for number in range(1, 5)]
     assert kept.recipe["captions"] == learned.document["captions"]
     assert kept.description == made.document["description"]
-    assert "told in words" not in myvlm("caption", desk, "--json").stderr
+    assert "No embedding for" not in myvlm("caption", desk, "--json").stderr
 
 
 def test_introducing_destroys_nothing_that_was_learned(
@@ -113,7 +113,7 @@ def test_introducing_destroys_nothing_that_was_learned(
     for place in ([], ["--out", place_of(taught)]):
         run = myvlm(*words, *place)
         assert run.code == 2
-        assert f"{place_of(taught)} holds {taught.word} as it was learned." in run.stderr
+        assert f"{place_of(taught)} already holds {taught.word} as a learned concept." in run.stderr
         assert "got: learned for tinyworld/llava" in run.stderr
         assert f"fix: myvlm concepts remove {taught.word} first" in run.stderr
     assert {name: (Path() / name).stat().st_mtime_ns for name in files_under(Path())} == before
@@ -141,11 +141,12 @@ def test_learning_anew_puts_aside_what_it_replaces_and_says_so(
     learn = ["learn", taught.word, taught.photos, "--category", taught.kit.category, "--steps", 1]
     run = myvlm(*learn)
     assert run.code == 0, run.stderr
-    before, _, after = run.stderr.partition(", which this replaces. ")
-    assert f"{place} has what was learned for org/other and 1 correction" in before
-    assert f"A copy goes to {place.parent}/.removed. To keep it: myvlm relearn {place} PHOTOS" in after
+    before, _, after = run.stderr.partition(", which will be lost. ")
+    assert f"{place} has the embedding for org/other and 1 correction" in before
+    assert f"A copy goes to {place.parent}/.removed. To keep it, run instead: myvlm relearn {place}" in after
+    assert f"{place} PHOTOS" in after
     aside = place.parent / ".removed" / place.name
-    assert f"that is in {aside}" in after
+    assert f"; a copy is in {aside}" in after
     assert list(Concept.load(place).embeddings) == ["tinyworld/llava"]
     assert (place / "notes.txt").read_text() == "from grandma"
     kept = Concept.load(aside)

@@ -79,7 +79,7 @@ def test_bad_input_to_learn_writes_nothing(myvlm: Myvlm, taught: Taught, tmp_pat
         ([word, photos, "--captions", tmp_path / "short.json"], "1 captions"),
         ([word, photos, "--captions", tmp_path / "stray.json"], "nothing for"),
         ([word, photos, "--captions", tmp_path / "broken.json"], "is not JSON"),
-        ([word, photos, "--captions", tmp_path / "number.json"], "a caption that is no text"),
+        ([word, photos, "--captions", tmp_path / "number.json"], "a caption that is not text"),
         ([word, photos, "--questions", tmp_path / "short.json"], "Questions are given by photo"),
         ([word, photos, "--out", tmp_path / "full"], "No concept can be written"),
         ([word, photos, "--out", tmp_path / "file" / "concept"], "is a file"),
@@ -171,15 +171,15 @@ def test_ctrl_c_writes_the_best_so_far_and_says_so(
     before = Path("stopped/concept.json").read_bytes()
     again = myvlm(*learn, "--seed", 1)
     assert again.code == 130
-    assert "Stopped. stopped keeps the concept that it had; what was learned now" in again.stderr
+    assert "Stopped. The concept in stopped is unchanged; the new one was not saved." in again.stderr
     quiet = myvlm(*learn, "--seed", 1, "--quiet", "--json")
-    assert "keeps the concept that it had" in quiet.stderr
+    assert "The concept in stopped is unchanged" in quiet.stderr
     assert quiet.document == {"interrupted": True}
     assert Path("stopped/concept.json").read_bytes() == before
     shutil.rmtree("stopped")
     told = myvlm(*learn)
     assert told.code == 130
-    assert "Stopped after 1 steps; the best so far is kept." in told.stdout
+    assert "Stopped after 1 steps; the best embedding so far was saved." in told.stdout
 
 
 def test_ctrl_c_before_the_first_step_writes_nothing(
@@ -251,7 +251,7 @@ def test_list_show_add_rename_remove(myvlm: Myvlm, taught: Taught) -> None:
 def test_what_was_removed_comes_back_to_its_collection(myvlm: Myvlm, taught: Taught) -> None:
     myvlm("concepts", "add", taught.folder, "-c", "my things")
     removed = myvlm("concepts", "remove", taught.word, "-c", "my things")
-    _, _, command = removed.stdout.partition("To have it back: myvlm ")
+    _, _, command = removed.stdout.partition("To restore it: myvlm ")
     assert myvlm(*shlex.split(command)).code == 0
     assert files_under(Path("my things"))[:2] == [".removed", ".removed/mug"]
     assert Path("my things/mug/concept.json").is_file()
@@ -267,7 +267,7 @@ def test_a_damaged_concept_is_in_nobodys_way(myvlm: Myvlm, taught: Taught, tmp_p
     listed = myvlm("concepts", "list", *place)
     assert listed.code == 0
     assert "–\t–\tdamaged\t–\tmy things/old cup" in listed.stdout
-    assert f"passing over my things/old cup, which is damaged: {record} is not JSON." in listed.stderr
+    assert f"skipping my things/old cup, which is damaged: {record} is not JSON." in listed.stderr
     document = myvlm("concepts", "list", *place, "--json").document
     assert [one["identifier"] for one in document["concepts"]] == [taught.word]
     assert document["damaged"] == [{"folder": "my things/old cup", "what": f"{record} is not JSON."}]
@@ -278,15 +278,15 @@ def test_a_damaged_concept_is_in_nobodys_way(myvlm: Myvlm, taught: Taught, tmp_p
     ):
         run = myvlm(*words)
         assert run.code == 0, run.stderr
-        assert "passing over my things/old cup" in run.stderr
+        assert "skipping my things/old cup" in run.stderr
     learn = ["learn", "sks", taught.photos, "--category", "mug", "--steps", 1, "--out"]
-    assert "passing over my things/old cup" in myvlm(*learn, "my things/new").stderr
+    assert "skipping my things/old cup" in myvlm(*learn, "my things/new").stderr
     there = myvlm(*learn, "my things/old cup")
     assert there.code == 2
     assert "fix: move my things/old cup elsewhere, or name another folder with --out" in there.stderr
     named = myvlm("caption", taught.photos / "1.png", "-c", "my things/old cup")
     assert named.code == 2
-    _, _, command = listed.stderr.partition("Move it elsewhere, or: myvlm ")
+    _, _, command = listed.stderr.partition("Move it elsewhere, or run: myvlm ")
     removed = myvlm(*shlex.split(command), "--json")
     assert removed.document == {"removed": "old cup", "folder": "my things/.removed/old cup"}
     assert myvlm("concepts", "list", *place).stderr == ""

@@ -75,7 +75,7 @@ def test_concepts_are_pushed_listed_shown_and_fetched(myvlm: Myvlm, taught: Taug
     assert Concept.load("concepts/mug").identifier == taught.word
     folder = myvlm("concepts", "push", taught.word, "elsewhere")
     assert folder.code == 2
-    assert "That is no address" in folder.stderr
+    assert "The destination is not an address" in folder.stderr
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_face_and_photos_stay_before_anything_is_learned(
         assert "The face of 'Anna' stays on this machine" in run.stderr
     run = myvlm("learn", "sks", taught.photos, "--category", "mug", "--out", url, "--keep-photos")
     assert run.code == 2
-    assert "Photos stay on this machine" in run.stderr
+    assert "Photos cannot be uploaded" in run.stderr
     assert Store(url).names() == []
 
 

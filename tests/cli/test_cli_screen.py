@@ -69,7 +69,7 @@ def test_a_pipe_gets_one_line_a_picture(myvlm: Myvlm, taught: Taught, album: Pat
     assert [line.split("\t")[0] for line in lines] == [str(album / f"{n}.png") for n in range(1, 5)]
     assert [line.split("\t")[2] for line in lines] == [one["text"] for one in said["pictures"]]
     head, *lines = myvlm("locate", album, taught.word, *words[1:]).stdout.splitlines()
-    assert head.split("\t") == ["picture", "left", "top", "right", "bottom", "said by"]
+    assert head.split("\t") == ["picture", "left", "top", "right", "bottom", "source"]
     assert [line.split("\t")[0] for line in lines] == [str(album / f"{n}.png") for n in range(1, 5)]
 
 
@@ -168,5 +168,5 @@ def test_what_may_not_be_read_is_bad_input(myvlm: Myvlm, monkeypatch: pytest.Mon
     monkeypatch.setattr("myvlm.concepts.collection.concept_folders", forbidden)
     run = myvlm("concepts", "list", "--json")
     assert run.code == 2
-    assert "concepts/secret may not be used." in run.stderr
+    assert "There is no permission to use concepts/secret." in run.stderr
     assert run.document["error"]["got"] == "Permission denied"

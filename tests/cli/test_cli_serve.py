@@ -93,7 +93,7 @@ def test_concepts_and_libraries_may_lie_at_an_address(myvlm: Myvlm, tmp_path: Pa
     [
         (["--host", "0.0.0.0"], "without a token"),
         (["--concepts", "nothing"], "no folder nothing"),
-        (["--owners", "owners.json"], "a folder of their own"),
+        (["--owners", "owners.json"], "folders are set per owner"),
         (["--owners", "owners.json", "--libraries", "."], "no file owners.json"),
         (["--owners", "owners.json", "--libraries", "nothing"], "no folder nothing"),
         (["--owners", "owners.json", "--libraries", "hf://me/people"], "history keeps what is erased"),
@@ -129,7 +129,7 @@ def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(
 
 
 def test_where_it_is_is_said_once_it_answers(myvlm: Myvlm) -> None:
-    assert "is at http://127.0.0.1:8000/v1; Ctrl-C ends it." in myvlm("serve").stderr
+    assert "is at http://127.0.0.1:8000/v1; stop it with Ctrl-C." in myvlm("serve").stderr
     assert "is at" not in myvlm("serve", "--port", FAILING).stderr
 
 

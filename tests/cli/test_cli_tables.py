@@ -43,13 +43,19 @@ def test_an_album_is_a_table_and_is_read_once(
 
 
 @pytest.mark.parametrize(
-    "words",
-    [["--workers", "ray"], ["--out", "out", "--write-names"], ["--out", "out", "--erase-names", "sks"]],
+    ("words", "message"),
+    [
+        (["--workers", "ray"], "--workers ray needs --out"),
+        (["--out", "out", "--write-names"], "A table and names in metadata exclude each other"),
+        (["--out", "out", "--erase-names", "sks"], "A table and names in metadata exclude each other"),
+    ],
 )
-def test_workers_and_names_are_not_of_one_run(myvlm: Myvlm, album: Path, words: list[str]) -> None:
+def test_workers_and_names_are_not_of_one_run(
+    myvlm: Myvlm, album: Path, words: list[str], message: str
+) -> None:
     done = myvlm("album", album, *words)
     assert done.code == 2
-    assert "Workers make a table" in done.stderr
+    assert message in done.stderr
     assert not Path("out").exists()
 
 

@@ -197,7 +197,7 @@ def test_a_damaged_one_goes_by_the_name_of_its_folder(shelf: Path) -> None:
     collection.notify_of_damaged(shelf, told.append)
     collection.notify_of_damaged(shelf, told.append, wrong)
     assert told[0] == told[1]
-    assert f"passing over {shelf / 'mug'}, which is damaged: {wrong[shelf / 'mug']}" in told[0]
+    assert f"skipping {shelf / 'mug'}, which is damaged: {wrong[shelf / 'mug']}" in told[0]
     assert f"myvlm concepts remove mug -c {shelf}" in told[0]
     with pytest.raises(UnknownConceptError):
         collection.remove(shelf, "sks")

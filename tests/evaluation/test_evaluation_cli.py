@@ -76,7 +76,7 @@ def test_ctrl_c_keeps_what_is_done(data: Path) -> None:
         (("--report", "out.pdf"), ".html or .md"),
         (("--report", "nowhere/out.html"), "no folder that you may write to"),
         (("--sweep", "colour=red"), "cannot be swept over"),
-        (("--photos", "0"), "numbers of at least 1"),
+        (("--photos", "0"), "positive integers"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(

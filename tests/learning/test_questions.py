@@ -292,7 +292,7 @@ def test_questions_are_written_to_a_file_that_learn_takes(
 
     again = myvlm(*ask)
     assert again.code == 2
-    assert "something is there" in again.stderr
+    assert "asked.json already exists." in again.stderr
     assert Path("asked.json").read_text(encoding="utf-8") == text
 
     asked["1.png"] = asked["1.png"][:1]
@@ -321,7 +321,7 @@ def test_questions_that_cannot_be_asked_write_nothing(myvlm: Myvlm, taught: Taug
     assert f"what colour is {taught.word} ?" in shown.stdout
     assert Path(f"{taught.word}-questions.json").is_file()
     learn = f"myvlm learn {taught.word} PHOTOS --category mug --questions {taught.word}-questions.json"
-    assert f"Look through {taught.word}-questions.json, then: {learn}" in shown.stderr
+    assert f"Review {taught.word}-questions.json, then run: {learn}" in shown.stderr
     unread = myvlm(*base, "--ask", "Ist {} blau?", "--ask", "what colour is {} ?", "--out", "asked.json")
     assert f"Left out: 'Ist {taught.word} blau?'." in unread.stderr
     assert "Left out: 'what" not in unread.stderr
@@ -335,7 +335,7 @@ def test_a_file_of_questions_is_whole_or_not_there(tmp_path: Path, monkeypatch: 
     questions._write(file, asked)
     assert json.loads(file.read_text(encoding="utf-8")) == {"1.jpg": [["What colour is sks?", "red"]]}
     (tmp_path / "plain").write_text("no folder")
-    with pytest.raises(NotWritableError, match="file of questions"):
+    with pytest.raises(NotWritableError, match="questions file"):
         questions._write(tmp_path / "plain" / "asked.json", asked)
 
     def full(*_: Any) -> None:

@@ -45,7 +45,7 @@ def read_table(table: AlbumTable, paths: Sequence[str], run: Run) -> Iterator[tu
         if len(table.missing(paths)) == len(left):
             raise PhotosLostError(
                 f"{len(left)} photos were not read: the processes that read them were lost.",
-                got=f"no row of {left[0]} and others",
-                expected="a row of each photo",
-                fix="see the logs of the cluster, and call the command again: it goes on from there",
+                got=f"no row for {left[0]}" + " and others" * (len(left) > 1),
+                expected="a row for each photo",
+                fix="check the logs of the cluster, then run the command again: it continues from there",
             )

@@ -149,8 +149,8 @@ class AlbumTable:
             raise NotWritableError(
                 f"The table cannot be written to {target}.",
                 got=f"{type(error).__name__}: {error.strerror or error}",
-                expected="a folder where you may write",
-                fix="name another one with --out",
+                expected="a writable folder",
+                fix="choose another folder with --out",
             ) from error
 
     def _schema(self) -> Any:

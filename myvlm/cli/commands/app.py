@@ -22,8 +22,12 @@ def app(
     device: options.Device = None,
     dtype: options.Precision = None,
     false_names: options.FalseNames = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="7860, or the next free one.")] = None,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Default: 7860, or the next free port.")
+    ] = None,
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")
+    ] = True,
     quiet: options.Quiet = False,
 ) -> None:
     """Teach concepts and try them in the browser; the page can be reached from this machine only.
@@ -45,7 +49,7 @@ def app(
         from myvlm.app.server import running
 
         with running(Desk(vlm, CollectionStorage(place)), port=port, browser=browser) as address:
-            out.note(f"The page is at {address}; Ctrl-C ends it.")
+            out.note(f"The page is at {address}; stop it with Ctrl-C.")
             threading.Event().wait()
 
 
@@ -65,7 +69,7 @@ class CollectionStorage:
 
     def put_aside(self, identifier: str) -> str:
         """Move a concept to the collection's hidden folder of removed concepts; return a message."""
-        return f"{identifier} is removed; its folder is {disk.remove(self.place, identifier)}."
+        return f"{identifier} was removed; its folder is now {disk.remove(self.place, identifier)}."
 
     def erase(self, identifier: str) -> None:
         """Delete a concept for good, and its copies in the folder of removed concepts."""

@@ -17,8 +17,10 @@ from myvlm.files.writing import check_place
 
 
 def demo(
-    out_file: Annotated[Path, typer.Option("--out", "-o", help="The HTML page.")] = Path("myvlm-demo.html"),
-    seed: Annotated[int, typer.Option(min=0, help="Another seed is another concept.")] = 0,
+    out_file: Annotated[Path, typer.Option("--out", "-o", help="HTML page to write.")] = Path(
+        "myvlm-demo.html"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Random seed; each seed is another concept.")] = 0,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -35,10 +37,10 @@ def demo(
         out.written.append(out_file)
         figures, name = found.figures, found.identifier
         table = Table.grid(padding=(0, 2))
-        table.add_row(f"{name} said where it is", str(figures.said))
-        table.add_row(f"{name} said where it is not", str(figures.said_wrongly))
+        table.add_row(f"{name} named in pictures with it", str(figures.said))
+        table.add_row(f"{name} named in pictures without it", str(figures.said_wrongly))
         table.add_row(
-            "output identical to the plain model's, where it was not seen", str(figures.plain_identical)
+            "output identical to the plain model's where it is not detected", str(figures.plain_identical)
         )
         table.add_row("seconds to learn", f"{figures.learn_seconds:.1f}")
         table.add_row("page", Text(str(absolute(out_file)), style="bold"))

@@ -21,7 +21,7 @@ def doctor(as_json: AsJson = False, quiet: Quiet = False) -> None:
     that is free now.
     """
     with screen(as_json=as_json, quiet=quiet) as out:
-        with out.busy("looking"):
+        with out.busy("checking this machine"):
             document = _document()
         out.show(document, *_tables(document))
 
@@ -78,11 +78,11 @@ def _tables(document: dict[str, Any]) -> list[Table | Text]:
             Text(one["encoder"]), one["default"] or "–", terms, "yes" if one["on_disk"] else "no"
         )
     missing = ", ".join(name for name, there in document["extras"].items() if not there)
-    first, largest = document["devices"][0]["name"], document["largest"] or "tinyworld's alone"
-    advice = f"The largest that fits on {first} without quantising: {largest}."
+    first, largest = document["devices"][0]["name"], document["largest"] or "only the tinyworld models"
+    advice = f"The largest model that fits on {first} without quantization: {largest}."
     if missing:
         advice += f" Not installed: {missing} (see the README for each)."
-    advice += " tinyworld/llava and tinyworld/blip2 are in the package, and a CPU will do."
+    advice += " tinyworld/llava and tinyworld/blip2 are included and run on a CPU."
     return [devices, Text(), models, Text(), encoders, Text(), Text(advice)]
 
 

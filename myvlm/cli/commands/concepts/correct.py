@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 def correct(
-    picture: Annotated[str, typer.Argument(metavar="PICTURE", help="The picture.")],
+    picture: Annotated[str, typer.Argument(metavar="PICTURE", help="Picture file.")],
     identifier: Annotated[str, typer.Argument(metavar="NAME", help="Identifier of the concept.")],
     there: Annotated[
-        bool | None, typer.Option("--there/--not-there", help="Whether the picture shows it.")
+        bool | None, typer.Option("--there/--not-there", help="Whether the picture shows the concept.")
     ] = None,
-    undo: Annotated[bool, typer.Option("--undo", help="Take back what was said of the picture.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Undo the correction by this picture.")] = False,
     box: Annotated[
         str | None,
-        typer.Option(metavar="L,T,R,B", help="In pixels: say it of this part of the picture alone."),
+        typer.Option(metavar="L,T,R,B", help="Correct only this part of the picture, in pixels."),
     ] = None,
     concepts: options.ConceptFolders = None,
     device: options.Device = None,
@@ -36,18 +36,18 @@ def correct(
 ) -> None:
     """Tell a concept's recogniser that the concept is, or is not, in a picture.
 
-    Its training photos are not needed, and it is still recognised in all of them. The output says what
-    changes, for other concepts too.
+    The training photos are not needed, and the concept is still recognised in all of them. The output lists
+    what changes, also for other concepts.
 
     myvlm correct desk.jpg sks --not-there
     """
     with screen(as_json=as_json, quiet=quiet) as out:
         if (there is None) != undo:
             raise InputError(
-                "What is to be said of the picture?",
+                "The command does not say how to correct the concept.",
                 got="--undo and --there or --not-there" if undo else "none of them",
                 expected="one of --there, --not-there and --undo",
-                fix="myvlm correct --help",
+                fix="see myvlm correct --help",
             )
         [file] = _check_single(inputs.picture_files([picture]))
         part = _parse_box(box)
@@ -64,7 +64,7 @@ def correct(
         folder = concept.folder
         assert folder is not None, "it was loaded from there"
         collection.check_writable(folder)
-        with out.busy("looking"):
+        with out.busy("correcting"):
             correction = library.correct(file, identifier, present=None if undo else there, box=part)
         concept.save(folder)
         out.written.append(folder)
@@ -80,10 +80,10 @@ def _local_folders(places: list[str] | None) -> list[Path] | None:
 def _check_single(files: list[Path]) -> list[Path]:
     if len(files) > 1:
         raise InputError(
-            "A concept is corrected by one picture at a time.",
+            "A correction takes one picture at a time.",
             got=f"{len(files)} pictures",
             expected="one picture",
-            fix="call the command for each of them",
+            fix="run the command once for each picture",
         )
     return files
 
@@ -95,9 +95,9 @@ def _parse_box(text: str | None) -> Box | None:
         left, top, right, bottom = (float(edge) for edge in text.replace(",", " ").split())
     except ValueError:
         raise InputError(
-            "That is no box.",
+            "The value of --box is not a box.",
             got=repr(text),
             expected="four numbers, left,top,right,bottom, in pixels",
-            fix="such as --box 10,20,110,120",
+            fix="write it as in --box 10,20,110,120",
         ) from None
     return left, top, right, bottom

@@ -17,18 +17,16 @@ from myvlm.text import check_category, check_identifier
 def introduce(
     identifier: options.Identifier,
     photos: Annotated[
-        list[str], typer.Argument(metavar="PHOTOS...", help="1 to 5 photos: files, a folder, patterns.")
+        list[str], typer.Argument(metavar="PHOTOS...", help="1 to 5 photos: files, a folder or patterns.")
     ],
     category: options.Category,
     description: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help='Such as "the dotted purple mug"; the model\'s own words without.'),
+        typer.Option(metavar="TEXT", help='Such as "the dotted purple mug". Default: written by the model.'),
     ] = None,
     negatives: options.Negatives = None,
     kind: options.Kind = "object",
-    encoder: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What the head sees with, as of `myvlm learn`.")
-    ] = None,
+    encoder: Annotated[str | None, typer.Option(metavar="NAME", help=options.ENCODER_HELP)] = None,
     out_folder: options.OutFolder = None,
     face_consent: options.FaceConsent = False,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
@@ -38,10 +36,10 @@ def introduce(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Introduce a concept at once, by a recogniser and a description; no embedding is learned.
+    """Introduce a concept at once, with a recogniser and a description; no embedding is learned.
 
-    It works with every model: replies are in the model's own words, with the name in them. `myvlm relearn`
-    or `myvlm learn` replace it with a learned concept. It never replaces a learned concept.
+    It works with every model: replies are in the model's own words, with the name inserted. `myvlm relearn`
+    and `myvlm learn` replace it with a learned concept. It never replaces a learned concept.
 
     myvlm introduce sks mug/*.jpg --category mug
     """
@@ -79,6 +77,6 @@ def introduce(
         summary = Text.assemble(
             "Introduced ", (concept.identifier, "bold magenta"),
             f" as {concept.description} in {seconds:.0f} s: {place}\n",
-            (f"Now: myvlm caption PICTURE {use}", "dim"),
+            (f"Next: myvlm caption PICTURE {use}", "dim"),
         )  # fmt: skip
         out.show(document, summary)

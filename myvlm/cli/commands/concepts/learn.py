@@ -29,21 +29,19 @@ def _check_steps(given: str | None) -> str | None:
 def learn(
     identifier: options.Identifier,
     photos: Annotated[
-        list[str], typer.Argument(metavar="PHOTOS...", help="3 to 5 photos: files, a folder, patterns.")
+        list[str], typer.Argument(metavar="PHOTOS...", help="3 to 5 photos: files, a folder or patterns.")
     ],
     category: options.Category,
     captions: options.Captions = None,
     questions: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.json", help="Question/answer pairs, by photo or one list for all."),
+        typer.Option(metavar="FILE.json", help="Question/answer pairs, per photo or one list for all."),
     ] = None,
     negatives: options.Negatives = None,
     kind: options.Kind = "object",
     encoder: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help="What the head sees with, such as ViT-B-32@openai, dlib/resnet-v1."
-        ),
+        typer.Option(metavar="NAME", help=options.ENCODER_HELP),
     ] = None,
     out_folder: options.OutFolder = None,
     face_consent: options.FaceConsent = False,
@@ -53,22 +51,22 @@ def learn(
         typer.Option(
             metavar="N|auto",
             callback=_check_steps,
-            help="Optimiser steps; auto: until unseen views say the name.",
+            help="Optimizer steps; auto: until captions of unseen views contain the name.",
         ),
     ] = None,
-    rows: Annotated[int | None, typer.Option(min=1, max=64, help="Concept vectors.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything drawn.")] = 0,
+    rows: Annotated[int | None, typer.Option(min=1, max=64, help="Number of embedding vectors.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     keep_photos: options.KeepPhotos = False,
     device: options.Device = None,
     dtype: options.Precision = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Learn a concept from a few photos and write it to a folder of some kilobytes.
+    """Learn a concept from a few photos and write it to a folder of a few kilobytes.
 
-    Ctrl-C while the embedding is learned writes the best so far, says so, and exits with 130. Before that,
-    and where it would replace a concept, it writes nothing. If it replaces a concept that has corrections
-    or was learned for other models, the old one is copied to `.removed`; `myvlm relearn` keeps it in place.
+    Ctrl-C during learning saves the best embedding so far and exits with 130. Before learning starts, and if
+    a concept would be replaced, nothing is saved. If the new concept replaces one that has corrections or was
+    learned for other models, the old one is copied to `.removed`; `myvlm relearn` keeps it in place.
 
     myvlm learn sks mug/*.jpg --category mug --captions mug/captions.json
 
@@ -131,7 +129,7 @@ def save_and_report(
     """
     stopped = concept.embeddings[backbone].figures.get("interrupted", False)
     if stopped and saving.has_concept(place):
-        raise KeyboardInterrupt(f"{place} keeps the concept that it had; what was learned now is not kept.")
+        raise KeyboardInterrupt(f"The concept in {place} is unchanged; the new one was not saved.")
     size = saving.save_concept(
         out, concept, place, photos=photos, face_consent=face_consent, replaced=replaced
     )
@@ -162,12 +160,17 @@ def _report(
         "figures": figures,
     }
     summary = Text.assemble(
-        (f"Stopped after {figures['steps']} steps; the best so far is kept.\n" if stopped else "", "yellow"),
+        (
+            f"Stopped after {figures['steps']} steps; the best embedding so far was saved.\n"
+            if stopped
+            else "",
+            "yellow",
+        ),
         ("Learned ", ""),
         (concept.identifier, "bold magenta"),
         f" in {seconds:.0f} s: {place} ({size / 1024:.0f} KiB)\n",
         _review_captions_note(concept, place),
-        (f"Now: myvlm caption PICTURE {use}", "dim"),
+        (f"Next: myvlm caption PICTURE {use}", "dim"),
     )
     return document, summary
 
@@ -176,4 +179,6 @@ def _review_captions_note(concept: Concept, place: Path | str) -> str:
     """Return a hint to review the captions if the model wrote them itself."""
     if concept.recipe["captions_by"] != "model":
         return ""
-    return f"The model wrote the captions itself: read them in {place}/{CARD}, or give others (--captions).\n"
+    return (
+        f"The model wrote the captions itself: read them in {place}/{CARD}, or pass your own (--captions).\n"
+    )

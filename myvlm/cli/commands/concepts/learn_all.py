@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 
 def learn_all(
-    recipes: Annotated[Path, typer.Argument(metavar="RECIPES.yaml", help="Of each concept what it takes.")],
+    recipes: Annotated[
+        Path, typer.Argument(metavar="RECIPES.yaml", help="File with a recipe for each concept.")
+    ],
     concepts: options.Collection = None,
     workers: Annotated[
-        options.Workers, typer.Option(help="This process, or those of a Ray cluster, RAY_ADDRESS.")
+        options.Workers, typer.Option(help="local: this process; ray: a Ray cluster (RAY_ADDRESS).")
     ] = options.Workers.local,
-    per_gpu: Annotated[int, typer.Option(min=1, help="On a cluster: processes that share a GPU.")] = 1,
+    per_gpu: Annotated[int, typer.Option(min=1, help="On a cluster: processes per GPU.")] = 1,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
     device: options.Device = None,
     dtype: options.Precision = None,
@@ -62,7 +64,7 @@ def learn_all(
             except MyVLMError as error:
                 fail(one.identifier, error)
         if known:
-            out.note(f"{len(known):,} of {len(all_recipes):,} are learned: {folder}")
+            out.note(f"{len(known):,} of {len(all_recipes):,} concepts are already learned: {folder}")
         run: Run
         if workers is options.Workers.ray:
             from myvlm.recipes.learning import RecipeWork
@@ -90,7 +92,7 @@ def learn_all(
         table = Table("concept", "seconds", box=None, pad_edge=False)
         for row in learned:
             table.add_row(Text(row["identifier"], style="bold magenta"), f"{row['seconds']:.0f}")
-        summary = f"{folder}: {len(learned):,} learned now, {len(known):,} before, {len(failed):,} not"
+        summary = f"{folder}: {len(learned):,} learned now, {len(known):,} before, {len(failed):,} failed"
         out.show(document, *([table] if learned else []), Text(summary))
 
 
@@ -105,6 +107,6 @@ def _report_failure(out: Screen, identifier: str, why: str) -> None:
             f"{identifier} was not learned.",
             got=why,
             expected="a recipe that can be learned",
-            fix="mend it, and call the command again",
+            fix="fix the recipe, then run the command again",
         )
     )

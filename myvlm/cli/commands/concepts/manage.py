@@ -16,9 +16,11 @@ from myvlm.concepts import collection as disk
 from myvlm.concepts.remote.address import path_or_url
 from myvlm.errors import InputError
 
-app = typer.Typer(no_args_is_help=True, help="The concepts on disk: list, show, add, rename, remove.")
+app = typer.Typer(
+    no_args_is_help=True, help="Manage the concepts on disk: list, show, add, push, rename, remove."
+)
 
-Identifier = Annotated[str, typer.Argument(help="Of the concept.")]
+Identifier = Annotated[str, typer.Argument(help="Identifier of the concept.")]
 
 
 @app.command("list")
@@ -79,14 +81,14 @@ def show_one(
         table.add_column(style="dim")
         table.add_row("identifier", Text(record.identifier, style="bold magenta"))
         if record.spoken != record.identifier:
-            table.add_row("models say", Text(record.spoken))
+            table.add_row("learned as", Text(record.spoken))
         table.add_row("category", Text(record.category))
         table.add_row("folder", Text(_displayed(entry.folder, place, display_name)))
         table.add_row("head", Text(f"{record.kind}, {record.head.meta.encoder}"))
         for name, one in record.embeddings.items():
             table.add_row("learned for", Text(f"{name}: {one.rows} × {one.dim}, norm {one.norm}"))
             table.add_row("figures", Text(_format_figures(one.figures)))
-        table.add_row("head's figures", Text(_format_figures(record.head.meta.figures)))
+        table.add_row("head figures", Text(_format_figures(record.head.meta.figures)))
         out.show({**_summary(entry, place, display_name), "record": record.model_dump(mode="json")}, table)
 
 
@@ -121,7 +123,7 @@ def push(
     address: Annotated[str, typer.Argument(help="hf://USER/REPOSITORY, s3://BUCKET/NAME …")],
     collection: Collection = None,
     face_consent: FaceConsent = False,
-    public: Annotated[bool, typer.Option("--public", help="On the hub: where everybody can see it.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make the hub repository public.")] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -130,27 +132,28 @@ def push(
         place = path_or_url(address, "address")
         if isinstance(place, Path):
             raise InputError(
-                "That is no address.",
+                "The destination is not an address.",
                 got=address,
                 expected="hf://user/repository, s3://bucket/name or another that fsspec knows",
                 fix="to copy it to a folder: myvlm concepts add FOLDER --concepts DIR",
             )
         concept = disk.load_checked(disk.find(_collection_to_change(out, collection), identifier).folder)
-        with out.busy(f"putting it at {place}"):
+        with out.busy(f"uploading to {place}"):
             if place.startswith("hf://"):
                 concept.push_to_hub(place, private=not public, face_consent=face_consent)
             else:
                 concept.save(place, face_consent=face_consent)
         out.written.append(place)
         out.show(
-            {"pushed": concept.identifier, "address": place}, Text(f"{concept.identifier} is at {place}.")
+            {"pushed": concept.identifier, "address": place},
+            Text(f"{concept.identifier} was uploaded to {place}."),
         )
 
 
 @app.command()
 def rename(
     identifier: Identifier,
-    new: Annotated[str, typer.Argument(help="The word to call it by from now on.")],
+    new: Annotated[str, typer.Argument(help="New identifier.")],
     collection: Collection = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -166,13 +169,13 @@ def rename(
 def remove(
     identifier: Identifier,
     erase: Annotated[
-        bool, typer.Option("--erase", help="Delete it for good, and check that it is gone.")
+        bool, typer.Option("--erase", help="Delete it permanently and verify that it is gone.")
     ] = False,
     collection: Collection = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Remove a concept from a collection: move it to the .removed folder, or erase it for good."""
+    """Remove a concept from a collection: move it to the .removed folder, or erase it permanently."""
     with screen(as_json=as_json, quiet=quiet) as out:
         place = _collection_to_change(out, collection)
         if erase:
@@ -182,7 +185,7 @@ def remove(
         else:
             aside = disk.remove(place, identifier)
             back = disk.command("add", str(aside), place)
-            summary = f"Removed {identifier}; it is in {aside}. To have it back: {back}"
+            summary = f"Removed {identifier}; it is in {aside}. To restore it: {back}"
             out.show({"removed": identifier, "folder": str(aside)}, Text(summary))
 
 

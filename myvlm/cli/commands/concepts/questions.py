@@ -22,24 +22,27 @@ from myvlm.text import check_identifier
 
 Pairs = Sequence[tuple[str, str]]
 
-ERROR_WORDS = {"what": "file of questions", "option": "--out"}
+ERROR_WORDS = {"what": "questions file", "option": "--out"}
 
 
 def questions(
-    identifier: Annotated[str, typer.Argument(help="The word that stands for it in the questions.")],
+    identifier: Annotated[str, typer.Argument(help="Identifier to use in the questions.")],
     photos: Annotated[
-        list[str], typer.Argument(metavar="PHOTOS...", help="The photos to learn from: files, a folder …")
+        list[str],
+        typer.Argument(metavar="PHOTOS...", help="Photos to learn from: files, a folder or patterns."),
     ],
-    category: Annotated[str, typer.Option(help="What it is in general: the model is asked about that.")],
+    category: Annotated[str, typer.Option(help="General noun that the model is asked about, such as mug.")],
     kind: Annotated[
-        str, typer.Option(help="object; or face: asked about clothes, hair, glasses, beard, age.")
+        str, typer.Option(help="object; or face, for questions about clothes, hair, glasses, beard, age.")
     ] = "object",
     ask: Annotated[
         list[str] | None,
-        typer.Option(metavar="TEXT", help="A question of yours, {} for the concept; again for more."),
+        typer.Option(
+            metavar="TEXT", help="Your own question, with {} for the concept. Repeat the option for more."
+        ),
     ] = None,
     out_file: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The file; IDENTIFIER-questions.json if not given.")
+        Path | None, typer.Option("--out", "-o", help="Output file. Default: IDENTIFIER-questions.json.")
     ] = None,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
     device: options.Device = None,
@@ -87,10 +90,10 @@ def questions(
         }
         out.show(document, _table(by_photo))
         for question in document["unanswered"]:
-            out.note(f"Left out: {question!r}. The model cannot read it, or has no answer to it.")
+            out.note(f"Left out: {question!r}. The model cannot encode it, or its answers are empty.")
         learn = ["myvlm", "learn", identifier, "PHOTOS", "--category", category, "--questions", str(file)]
         out.note(
-            f"Look through {file}, then: {shlex.join([*learn, *options.backbone_option(vlm.backbone.name)])}"
+            f"Review {file}, then run: {shlex.join([*learn, *options.backbone_option(vlm.backbone.name)])}"
         )
 
 
@@ -129,10 +132,10 @@ def _check_place(file: Path) -> None:
     """Raise NotWritableError if the file exists, since the user may have edited it, or cannot be written."""
     if file.exists():
         raise NotWritableError(
-            f"No questions can be written to {file}.",
-            got="something is there",
-            expected="a new file",
-            fix="name another with --out, or remove it",
+            f"{file} already exists.",
+            got="a folder" if file.is_dir() else "a file",
+            expected="a file name that is not in use",
+            fix="choose another file with --out, or remove this one",
         )
     collection.check_writable(file)
     if file.parent.exists():

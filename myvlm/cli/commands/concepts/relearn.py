@@ -15,10 +15,10 @@ from myvlm.concepts import collection
 
 
 def relearn(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of the concept.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the concept.")],
     photos: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PHOTOS...]", help="The photos, where the folder does not hold them."),
+        typer.Argument(metavar="[PHOTOS...]", help="Photos, if the folder does not hold them."),
     ] = None,
     captions: options.Captions = None,
     negatives: options.Negatives = None,
@@ -29,10 +29,10 @@ def relearn(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Learn a concept of another model again for this model, with the settings in its folder.
+    """Learn a concept again for this model, with the settings in the concept's folder.
 
-    The folder's captions (unless you give others), questions and recogniser are used; what was learned for
-    other models stays there. Ctrl-C leaves the folder as it was.
+    The folder's captions (unless you pass others), questions and recogniser are used; embeddings for other
+    models stay in it. Ctrl-C leaves the folder unchanged.
 
     myvlm relearn concepts/sks-mug mug/*.jpg --backbone llava-hf/llava-1.5-7b-hf
     """

@@ -35,53 +35,63 @@ class Into(StrEnum):
 def album(
     photos: Annotated[
         list[str],
-        typer.Argument(metavar="PHOTOS...", help="Folders with all that is in them, files or patterns."),
+        typer.Argument(metavar="PHOTOS...", help="Folders (with subfolders), files or patterns."),
     ],
     concepts: options.ConceptFolders = None,
     report: Annotated[
-        Path, typer.Option(metavar="FILE.html", help="The page; small pictures go into a folder beside it.")
+        Path,
+        typer.Option(metavar="FILE.html", help="HTML page to write; thumbnails go into a folder beside it."),
     ] = Path("album.html"),
     write_names: Annotated[
-        bool, typer.Option("--write-names", help="Write who is where into the photos' metadata, by exiftool.")
+        bool,
+        typer.Option("--write-names", help="Write detected names into the photos' metadata, with exiftool."),
     ] = False,
     into: Annotated[
         Into,
-        typer.Option(help="Where names go: IMG.jpg.xmp beside each photo, or the photos themselves."),
+        typer.Option(help="Where to write names: sidecars (IMG.jpg.xmp) or the photo files."),
     ] = Into.sidecars,
     captions: Annotated[
         bool,
-        typer.Option("--captions", help="Captions too: written where no description is, or erased."),
+        typer.Option(
+            "--captions", help="Also write captions to photos without a description, or erase them."
+        ),
     ] = False,
     erase_names: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Take back what was written of it, no more; again for more names."),
+        typer.Option(
+            metavar="NAME", help="Erase exactly what was written of this name. Repeat the option for more."
+        ),
     ] = None,
     import_names: Annotated[
         bool,
-        typer.Option("--import-names", help="Learn concepts from the names that regions of the photos have."),
+        typer.Option("--import-names", help="Learn concepts from the named regions in the photos' metadata."),
     ] = False,
     only: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Import this name alone; again for more.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Import only this name. Repeat the option for more."),
     ] = None,
     category: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=WORD", help="What an imported name is, such as Bo=dog; again for more."),
+        typer.Option(
+            metavar="NAME=WORD",
+            help="Category of an imported name, such as Bo=dog. Repeat the option for more.",
+        ),
     ] = None,
     table: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", help=r"Instead of a page a table, DIR/album.parquet; needs myvlm\[ray]."
+            "--out", metavar="DIR", help=r"Write a table, DIR/album.parquet, not a page; needs myvlm\[ray]."
         ),
     ] = None,
     workers: Annotated[
         options.Workers,
-        typer.Option(help="With --out: this process, or those of a Ray cluster, RAY_ADDRESS."),
+        typer.Option(help="With --out. local: this process; ray: a Ray cluster (RAY_ADDRESS)."),
     ] = options.Workers.local,
-    prompt: Annotated[str | None, typer.Option(help="An instruction instead of the model's own.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Instruction in place of the model's own.")] = None,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
     device: options.Device = None,
     dtype: options.Precision = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures per batch.")] = 8,
     false_names: options.FalseNames = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
@@ -102,7 +112,7 @@ def album(
     with screen(as_json=as_json, quiet=quiet) as out:
         if sum((write_names, bool(erase_names), import_names)) > 1:
             raise InputError(
-                "Names are written, taken back or imported, one at a time.",
+                "Names are written, erased or imported, one at a time.",
                 got="several of --write-names, --erase-names and --import-names",
                 expected="one of them",
                 fix="run the command once for each",
@@ -170,8 +180,8 @@ def _make_page(
         "written": named,
     }
     table = tables.counted(counts)
-    summary = f"{report.resolve()}: {len(files):,} photos, {read:,} of them read now"
-    summary += f", {len(broken):,} that cannot be read" if broken else ""
+    summary = f"{report.resolve()}: {len(files):,} photos, {read:,} read now"
+    summary += f", {len(broken):,} unreadable" if broken else ""
     summary += f"\nnames written to {named['changed']:,} photos" if named else ""
     out.show(document, *([table] if counts else []), Text(summary))
 
@@ -186,16 +196,18 @@ def _read_photos(
 
     todo = unread(files, journal, album_files)
     if len(todo) < len(files):
-        out.note(f"{len(files) - len(todo):,} of {len(files):,} photos are known: {album_files.journal}")
+        out.note(
+            f"{len(files) - len(todo):,} of {len(files):,} photos are already read: {album_files.journal}"
+        )
     title = files[0].parent.name if len({file.parent for file in files}) == 1 else "Album"
     read = 0
     try:
-        with out.progress("looking", len(todo)) as bar:
+        with out.progress("reading photos", len(todo)) as bar:
             for row in read_album(vlm, todo, journal, album_files, prompt=prompt, batch=batch):
                 read += 1
                 bar.advance(bar.task_ids[0])
                 if row.error:
-                    out.note(f"not used: {row.error}")
+                    out.note(f"skipped: {row.error}")
         journal.tidy()
         tidy_features(album_files, journal.files)
     finally:
@@ -203,7 +215,7 @@ def _read_photos(
             album_files.write(list(journal.rows(files)), known, title=title or "Album")
             out.written.append(album_files.page)
         if read < len(todo):
-            out.note(f"{read:,} of {len(todo):,} were read; the same command goes on from there.")
+            out.note(f"{read:,} of {len(todo):,} photos were read; run the same command again to continue.")
     return read
 
 
@@ -229,10 +241,8 @@ def _erase_names(out: Screen, files: Sequence[Path], names: Sequence[str], capti
 
     with exiftool() as tool:
         made = erase_names(tool, files, names, captions=captions)
-        erased = _count_changes(out, "taking names back", made, len(files), None)
-    summary = (
-        f"{', '.join(names)} taken back from the metadata of {erased['changed']:,} of {len(files):,} photos"
-    )
+        erased = _count_changes(out, "erasing names", made, len(files), None)
+    summary = f"{', '.join(names)} erased from the metadata of {erased['changed']:,} of {len(files):,} photos"
     out.show({"command": "album", "erased": list(names), "photos": len(files), **erased}, Text(summary))
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from myvlm.heads import HeadScore
 
 app = typer.Typer(
-    no_args_is_help=True, help="How many photos of a concept an album holds, by a few that you look at."
+    no_args_is_help=True, help="Estimate how many photos show a concept, from a sample that you label."
 )
 
 
@@ -30,9 +30,11 @@ app = typer.Typer(
 def draw(
     pictures: options.Pictures,
     identifier: Annotated[str, typer.Argument(metavar="NAME", help="Identifier of the concept.")],
-    out_file: Annotated[Path, typer.Option("--out", metavar="FILE.json", help="Where the sample goes.")],
-    labels: Annotated[int, typer.Option(min=1, help="How many photos you will look at.")] = 100,
-    seed: Annotated[int, typer.Option(help="Of the draw.")] = 0,
+    out_file: Annotated[
+        Path, typer.Option("--out", metavar="FILE.json", help="File to write the sample to.")
+    ],
+    labels: Annotated[int, typer.Option(min=1, help="Number of photos to label.")] = 100,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     concepts: options.ConceptFolders = None,
     device: options.Device = None,
     as_json: options.AsJson = False,
@@ -61,15 +63,15 @@ def draw(
             fresh.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         out.written.append(out_file)
         summary = (
-            f"{len(sample.drawn)} of {len(known)} photos are in {out_file}: put true or false behind "
-            f'"shows", from the first on, then `myvlm completeness count {out_file}`.'
+            f"{len(sample.drawn)} of {len(known)} photos are in {out_file}. Set "
+            f'"shows" to true or false, in order, then run `myvlm completeness count {out_file}`.'
         )
         out.show({"command": "completeness draw", "sample": str(out_file), **document}, Text(summary))
 
 
 @app.command()
 def count(
-    file: Annotated[Path, typer.Argument(metavar="FILE.json", help="The sample, filled in.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.json", help="The labelled sample.")],
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -94,7 +96,7 @@ def count(
                 **vars(found),
                 "recall": round(found.recall, 4),
             },
-            Text(f"{found.of(name)}; {found.labelled} of {found.album} photos looked at."),
+            Text(f"{found.of(name)}; {found.labelled} of {found.album} photos labelled."),
         )
 
 
@@ -114,13 +116,13 @@ def _score_pictures(
     """Return the readable pictures and the head's score of each; a note names each unreadable picture."""
     known: list[Path] = []
     scores: list[HeadScore] = []
-    with out.progress("looking", len(files)) as bar:
+    with out.progress("scoring photos", len(files)) as bar:
         for file in files:
             try:
                 scores += concept.head.score(str(file))
                 known.append(file)
             except ImageError as error:
-                out.note(f"left out: {error.what}")
+                out.note(f"skipped: {error.what}")
             bar.advance(bar.task_ids[0])
     return known, scores
 
@@ -129,7 +131,7 @@ def _read_sample(file: Path) -> dict[str, Any]:
     """Read a sample. Raises InputError if the file is no sample, or a label is not true, false or null."""
     from myvlm.evaluation.completeness import STRATA
 
-    expected = 'what `myvlm completeness draw` wrote, with true or false behind each "shows"'
+    expected = 'a file of `myvlm completeness draw`, with true or false after "shows"'
     document = read_json(file, expected=expected)
     try:
         whole = all(isinstance(document["album"][part], int) for part in STRATA) and document["photos"]
@@ -143,7 +145,7 @@ def _read_sample(file: Path) -> dict[str, Any]:
         whole, wrong = False, []
     if not whole or wrong:
         raise InputError(
-            f"{file} is no sample of an album.",
+            f"{file} is not a sample of an album.",
             got=f"{wrong[0]}: {document['photos'][wrong[0]]}" if wrong else "other JSON",
             expected=expected,
             fix="fill in true, false or null, and change nothing else",

@@ -25,38 +25,49 @@ ON_SCREEN = ("recall", "said_absent", "precision", "f1", "head_weighted", "vqa",
 
 def _check_counts(given: str) -> str:
     if not all(one.isdecimal() and int(one) for one in given.split(",")):
-        raise typer.BadParameter(f"{given!r} is not numbers of at least 1, such as 1,2,4.")
+        raise typer.BadParameter(f"{given!r} is not a list of positive integers such as 1,2,4.")
     return given
 
 
 def evaluate(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Folder or manifest.json; or tinyworld.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Folder, manifest.json, or tinyworld.")],
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
-    methods: Annotated[
-        str, typer.Option(metavar="A,B…", help="What is compared; all for all that there are.")
-    ] = "myvlm,plain",
-    splits: Annotated[int, typer.Option(min=1, help="Bootstrap splits.")] = 5,
+    methods: Annotated[str, typer.Option(metavar="A,B…", help="Methods to compare, or all.")] = "myvlm,plain",
+    splits: Annotated[int, typer.Option(min=1, help="Number of bootstrap splits.")] = 5,
     photos: Annotated[
-        str, typer.Option(metavar="N,N…", callback=_check_counts, help="Training photos, such as 1,2,4.")
+        str,
+        typer.Option(
+            metavar="N,N…", callback=_check_counts, help="Numbers of training photos, such as 1,2,4."
+        ),
     ] = "4",
     sweep: Annotated[
         list[str] | None,
-        typer.Option(metavar="AXIS=V,V…", help="Ablation, such as regularizer=0,0.03; again for more."),
+        typer.Option(
+            metavar="AXIS=V,V…", help="Ablation, such as regularizer=0,0.03. Repeat the option for more."
+        ),
     ] = None,
-    sweep_file: Annotated[Path | None, typer.Option(metavar="FILE.yaml", help="The same as YAML.")] = None,
-    tests: Annotated[int | None, typer.Option(min=1, help="Test photos a split, at the most.")] = None,
-    absent: Annotated[int, typer.Option(min=0, help="Pictures without the subject, at the most.")] = 20,
+    sweep_file: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="Ablations in a YAML file.")
+    ] = None,
+    tests: Annotated[int | None, typer.Option(min=1, help="Maximum number of test photos per split.")] = None,
+    absent: Annotated[int, typer.Option(min=0, help="Maximum number of pictures without the subject.")] = 20,
     clip: Annotated[
-        str | None, typer.Option(metavar="NAME", help="CLIPScore, by ViT-B-32@openai or such.")
+        str | None, typer.Option(metavar="NAME", help="Model for CLIPScore, such as ViT-B-32@openai.")
     ] = None,
     sentences: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Similarity, by all-MiniLM-L6-v2 or such.")
+        str | None,
+        typer.Option(metavar="NAME", help="Model for sentence similarity, such as all-MiniLM-L6-v2."),
     ] = None,
-    report: Annotated[Path | None, typer.Option(metavar="FILE.html|.md", help="Written at the end.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html|.md", help="Report to write at the end.")
+    ] = None,
     keep: Annotated[
-        Path, typer.Option(metavar="DIR", help="Finished runs: a stopped evaluation goes on from there.")
+        Path,
+        typer.Option(
+            metavar="DIR", help="Folder of finished runs, from which a stopped evaluation continues."
+        ),
     ] = Path("myvlm-evaluation"),
-    workers: Annotated[int, typer.Option(min=1, help="Processes; on a CPU one a core.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; on a CPU, one per core.")] = 1,
     device: options.Device = None,
     dtype: options.Precision = None,
     as_json: options.AsJson = False,
@@ -131,10 +142,10 @@ def _check_report(report: Path | None) -> None:
         return
     if report.suffix not in (".html", ".md"):
         raise InputError(
-            f"The report cannot be {report}.",
+            f"{report} cannot be the name of the report.",
             got=report.suffix or "no ending",
             expected="a file that ends in .html or .md",
-            fix="name it such as out.html",
+            fix="choose a name such as out.html",
         )
     check_place(report, what="report", option="--report")
 

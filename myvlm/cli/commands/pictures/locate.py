@@ -36,7 +36,7 @@ def locate(
     with screen(as_json=as_json, quiet=quiet) as out:
         if isfile(identifier):
             raise InputError(
-                "The last word of the command is no concept.",
+                "The last argument is a file, not a concept.",
                 got=repr(identifier),
                 expected="myvlm locate PICTURE... NAME",
                 fix="put the concept's identifier last",
@@ -48,7 +48,7 @@ def locate(
         call = {"command": "locate", "identifier": identifier, "backbone": vlm.backbone.name}
         found = ((file, _locate(out, vlm, file, identifier, alone=len(files) == 1)) for file in files)
         made = ((_document(*one), _cells(*one)) for one in found)
-        out.show_each(call, ("picture", "left", "top", "right", "bottom", "said by"), made, len(files))
+        out.show_each(call, ("picture", "left", "top", "right", "bottom", "source"), made, len(files))
 
 
 def _locate(out: Screen, vlm: MyVLM, file: Path, identifier: str, *, alone: bool) -> Location | MyVLMError:
@@ -71,8 +71,8 @@ def _document(file: Path, found: Location | MyVLMError) -> dict[str, Any]:
 
 def _cells(file: Path, found: Location | MyVLMError) -> list[Text]:
     if isinstance(found, MyVLMError):
-        edges, by = [""] * 4, Text(f"not used: {found.what}", style="red")
+        edges, by = [""] * 4, Text(f"error: {found.what}", style="red")
     else:
         edges = [f"{edge:.0f}" for edge in found.box] if found.box else ["–"] * 4
-        by = Text(f"the {found.by}" if found.by else "nobody: not seen")
+        by = Text(found.by or "no box")
     return [Text(str(file)), *map(Text, edges), by]

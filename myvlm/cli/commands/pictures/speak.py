@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 SpeakBatch: TypeAlias = "Callable[[MyVLM, Sequence[Path], OnError], list[Reply]]"
 
-Batch = Annotated[int, typer.Option(min=1, help="Pictures at a time.")]
-Plain = Annotated[bool, typer.Option("--plain", help="Load no concepts: what the frozen model says.")]
+Batch = Annotated[int, typer.Option(min=1, help="Pictures per batch.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Use the frozen model without concepts.")]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class AlbumEntry:
 def caption(
     pictures: options.Pictures,
     concepts: options.ConceptFolders = None,
-    prompt: Annotated[str | None, typer.Option(help="An instruction instead of the model's own.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Instruction in place of the model's own.")] = None,
     plain: Plain = False,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
     device: options.Device = None,
@@ -91,7 +91,9 @@ def caption(
 
 def ask(
     pictures: options.Pictures,
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="Concepts go by their identifiers.")],
+    question: Annotated[
+        str, typer.Argument(metavar="QUESTION", help="Question; refer to concepts by identifier.")
+    ],
     concepts: options.ConceptFolders = None,
     plain: Plain = False,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
@@ -113,7 +115,7 @@ def ask(
     with screen(as_json=as_json, quiet=quiet) as out:
         if not question.strip() or isfile(question):  # os.path, as pathlib raises OSError for a long question
             raise InputError(
-                "The last word of the command is no question.",
+                "The last argument is not a question.",
                 got=repr(question),
                 expected="myvlm ask PICTURE... QUESTION",
                 fix="put the question last, in quotes",
@@ -167,7 +169,7 @@ def _show(
 ) -> None:
     call = {**call, "backbone": vlm.backbone.name, "concepts": list(vlm.concepts)}
     if [str(file) for file in files] == sources[:1]:
-        with out.busy("looking"):
+        with out.busy("generating"):
             [one] = entries
         out.show({**call, "interrupted": False, "pictures": [one.as_document()]}, _entry_text(one))
     else:
@@ -181,12 +183,12 @@ def _entry_text(entry: AlbumEntry) -> Text:
         if detection.present:
             text.highlight_words([detection.identifier], style="bold magenta", case_sensitive=False)
     seen = f"\nseen: {entry.seen}" if entry.seen else ""
-    absent = f"\nnot there: {', '.join(entry.absent)}" if entry.absent else ""
+    absent = f"\nabsent: {', '.join(entry.absent)}" if entry.absent else ""
     return Text.assemble(text, (seen + absent, "dim"))
 
 
 def _entry_cells(entry: AlbumEntry) -> tuple[Text, Text, Text]:
-    text = Text(f"not used: {entry.error.what}", style="red") if entry.error else Text(entry.text)
+    text = Text(f"error: {entry.error.what}", style="red") if entry.error else Text(entry.text)
     seen = [entry.seen] if entry.seen else []
     detected = ", ".join([*seen, *(f"not {name}" for name in entry.absent)])
     return Text(str(entry.picture)), Text(detected or "–"), text

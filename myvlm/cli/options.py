@@ -36,6 +36,9 @@ BackboneName: TypeAlias = Annotated[
 Device: TypeAlias = Annotated[
     str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1 …. Default: a GPU if present.")
 ]
+DeviceOfHeads: TypeAlias = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, cuda:1 …. Default: cpu.")
+]
 Precision: TypeAlias = Annotated[
     Dtype | None, typer.Option("--dtype", help="Default: bfloat16 on a GPU, float32 on a CPU.")
 ]
@@ -64,7 +67,7 @@ OutFolder: TypeAlias = Annotated[
         "--out",
         "-o",
         metavar="DIR|ADDRESS",
-        help="Folder or address (hf://USER/REPOSITORY, s3://…). Default: concepts/IDENTIFIER-CATEGORY.",
+        help="Folder or address (hf://USER/REPOSITORY, s3://…). Default: concepts/NAME-CATEGORY.",
     ),
 ]
 FaceConsent: TypeAlias = Annotated[
@@ -78,13 +81,17 @@ FaceConsent: TypeAlias = Annotated[
 KeepPhotos: TypeAlias = Annotated[
     bool, typer.Option("--keep-photos", help="Store the photos with the concept.")
 ]
+CAPTIONS_HELP = (
+    'JSON file, {"photo.jpg": ["…", …]} or a list; or one text per photo, by repeating the option. '
+    "Each contains the identifier. Default: "
+)
 Captions: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="FILE.json|TEXT",
-        help='JSON file, {"photo.jpg": ["…", …]} or a list; or one text per photo, by repeating the option. '
-        "Each contains the identifier. Default: the model writes them.",
-    ),
+    typer.Option(metavar="FILE.json|TEXT", help=f"{CAPTIONS_HELP}the model writes them."),
+]
+CaptionsAgain: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--captions", metavar="FILE.json|TEXT", help=f"{CAPTIONS_HELP}those in the folder."),
 ]
 ConceptFolders: TypeAlias = Annotated[
     list[str] | None,
@@ -100,8 +107,8 @@ FalseNames: TypeAlias = Annotated[
     float | None,
     typer.Option(
         metavar="NUMBER",
-        help="Expected number of false names per 1000 pictures without any of the concepts, at most. With a "
-        "lower limit, slightly fewer concepts are found. Default: 50.",
+        help="Maximum expected number of false names per 1000 pictures without the concepts. A lower limit "
+        "finds slightly fewer concepts. Default: 50.",
     ),
 ]
 Collection: TypeAlias = Annotated[

@@ -47,7 +47,7 @@ def test_help_is_quick_and_imports_no_model_library() -> None:
 
 def test_help_says_what_is_taken_where_nothing_is_given(myvlm: Myvlm) -> None:
     for words, said in (
-        (["learn"], "Default: concepts/IDENTIFIER-CATEGORY."),
+        (["learn"], "Default: concepts/NAME-CATEGORY."),
         (["questions"], "Default: IDENTIFIER-questions.json."),
         (["concepts", "list"], "Default: ./concepts."),
         (["caption"], "folders (without subfolders)"),

@@ -30,7 +30,7 @@ def correct(
         typer.Option(metavar="L,T,R,B", help="Correct only this part of the picture, in pixels."),
     ] = None,
     concepts: options.ConceptFolders = None,
-    device: options.Device = None,
+    device: options.DeviceOfHeads = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -135,7 +135,7 @@ def push(
                 "The destination is not an address.",
                 got=address,
                 expected="hf://user/repository, s3://bucket/name or another that fsspec knows",
-                fix="to copy it to a folder: myvlm concepts add FOLDER --concepts DIR",
+                fix="to copy it to a folder, run: myvlm concepts add FOLDER --concepts DIR",
             )
         concept = disk.load_checked(disk.find(_collection_to_change(out, collection), identifier).folder)
         with out.busy(f"uploading to {place}"):

@@ -20,7 +20,7 @@ def relearn(
         list[str] | None,
         typer.Argument(metavar="[PHOTOS...]", help="Photos, if the folder does not hold them."),
     ] = None,
-    captions: options.Captions = None,
+    captions: options.CaptionsAgain = None,
     negatives: options.Negatives = None,
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
     keep_photos: options.KeepPhotos = False,

@@ -36,7 +36,7 @@ def draw(
     labels: Annotated[int, typer.Option(min=1, help="Number of photos to label.")] = 100,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     concepts: options.ConceptFolders = None,
-    device: options.Device = None,
+    device: options.DeviceOfHeads = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -59,8 +59,8 @@ class MyVLM(Speaker):
         encoder: str | None = None,
         concepts: ConceptLibrary | str | PathLike[str] | None = None,
     ) -> None:
-        name = None if name is None else check_path(name, "model's name")
-        check_is(encoder, (str, NoneType), what="encoder", expected='the name of one, such as "paper"')
+        name = None if name is None else check_path(name, "model name")
+        check_is(encoder, (str, NoneType), what="encoder", expected='an encoder name, such as "paper"')
         backbone = backbone_for(model, processor, name=name)
         device = str(backbone.device)
         super().__init__(backbone, _as_library(concepts, device=device))
@@ -90,7 +90,7 @@ class MyVLM(Speaker):
             UnknownBackboneError: the model does not exist, or there is no adapter for its family.
             InputError: torch cannot use the device here, or the dtype is not one that models support.
         """
-        name = check_path(name, "model's name")
+        name = check_path(name, "model name")
         model, processor = load_model(name, device=device, dtype=dtype, model_options=model_options)
         return cls(model, processor, name=name, encoder=encoder, concepts=concepts)
 
@@ -301,9 +301,9 @@ def _as_library(given: ConceptLibrary | str | PathLike[str] | None, *, device: s
         return given
     if given is not None and not isinstance(given, str | PathLike):
         raise InputError(
-            "That is no library of concepts.",
+            "Invalid concept library.",
             got=type(given).__name__,
             expected="a ConceptLibrary, or a folder of concept folders",
-            fix="for some concepts or their folders pass ConceptLibrary([...])",
+            fix="pass single concepts or their folders as ConceptLibrary([...])",
         )
     return ConceptLibrary.load(given, device=device) if given else ConceptLibrary(device=device)

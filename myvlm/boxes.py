@@ -78,7 +78,7 @@ def check_box(box: Any) -> Box:
     except (TypeError, ValueError):
         pass
     raise InputError(
-        "That is no box.",
+        "Invalid box.",
         got=repr(box)[:80],
         expected="four numbers: left, top, right and bottom in pixels",
         fix="leave it out for the whole picture",

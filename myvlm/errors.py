@@ -144,7 +144,7 @@ def import_extra(module: str, *, what: str, install: str) -> Any:
 
     >>> import_extra("no_such_package.pages", what="A page", install="myvlm[app]")
     Traceback (most recent call last):
-    myvlm.errors.MissingPackageError: A page needs a package that is not here.
+    myvlm.errors.MissingPackageError: A page needs a package that is not installed.
       got:      No module named 'no_such_package'
       expected: no_such_package
       fix:      pip install "myvlm[app]"
@@ -153,7 +153,7 @@ def import_extra(module: str, *, what: str, install: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise MissingPackageError(
-            f"{what} needs a package that is not here.",
+            f"{what} needs a package that is not installed.",
             got=str(error),
             expected=module.split(".")[0],
             fix=f'pip install "{install}"',
@@ -170,14 +170,14 @@ def check_is(value: object, kinds: type | tuple[type, ...], *, what: str, expect
     >>> check_is(3, int, what="number", expected="a number")
     >>> check_is("3", int, what="number", expected="a number")
     Traceback (most recent call last):
-    myvlm.errors.InputError: That cannot be the number.
+    myvlm.errors.InputError: Invalid number.
       got:      str
       expected: a number
       fix:      pass a number
     """
     if not isinstance(value, kinds):
         raise InputError(
-            f"That cannot be the {what}.",
+            f"Invalid {what}.",
             got=type(value).__name__,
             expected=expected,
             fix=f"pass {expected}",
@@ -198,5 +198,5 @@ def check_path(value: Any, what: str) -> str:
     except UnicodeEncodeError:
         pass
     raise InputError(
-        f"That cannot be the {what}.", got=ascii(path)[:80], expected="a path", fix="check how it was read"
+        f"Invalid {what}.", got=ascii(path)[:80], expected="a path", fix="check how the path was read"
     )

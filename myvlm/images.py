@@ -139,10 +139,10 @@ def load_image(source: ImageSource) -> LoadedImage:
     sources, _ = listed(source)
     if len(sources) > 1:
         raise InputError(
-            "A concept is looked for in one picture at a time.",
+            "This call takes one picture at a time.",
             got=f"{len(sources)} pictures",
             expected="one picture",
-            fix="call it for each of them",
+            fix="call it once per picture",
         )
     return loaded(sources[0])
 
@@ -230,10 +230,10 @@ def naming(
             if fault is not None and _error_from(encode, Image.new("RGB", ORDINARY)) is None:
                 size = f"{photo.image.width} by {photo.image.height} pixels"
                 raise ImageError(
-                    f"{photo.name} is a picture that the model cannot take.",
+                    f"The model cannot process {photo.name}.",
                     got=f"{size}; {type(fault).__name__}: {fault}",
-                    expected="a picture of a size and shape that the model's processor can cut up",
-                    fix="cut or enlarge it, or leave it out",
+                    expected="a picture of a size and shape that the model's processor supports",
+                    fix="crop or enlarge it, or leave it out",
                     number=number,
                 ) from fault
         raise
@@ -268,7 +268,7 @@ def _from_address(address: str, name: str) -> LoadedImage:
         content = base64.b64decode("".join(data.split()), validate=True)
     except ValueError as error:
         raise ImageError(
-            f"{name} is no address that holds a picture.",
+            f"{name} is not a valid data address of a picture.",
             got=f"{address[:40]!r}{'…' * (len(address) > 40)}; {error}",
             expected="data:image/png;base64,… with the bytes of a picture in base64",
             fix="pass the file's path, or a PIL image",
@@ -301,7 +301,7 @@ def _decoded(source: Path | IO[bytes], name: str, size: int) -> Image.Image:
         raise ImageError(
             f"{name} cannot be read as a picture.",
             got=f"{size:,} bytes; {type(error).__name__}: {error}",
-            expected="a whole JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF file",
+            expected="a complete JPEG, PNG, WebP, GIF, TIFF, BMP or AVIF file",
             fix=f"open it in a picture viewer and save it again as JPEG{heif}",
         ) from error
 
@@ -321,17 +321,17 @@ def _in_memory(one: object, name: str) -> LoadedImage:
         return LoadedImage(_decoded(io.BytesIO(one), name, len(one)), name)
     if not isinstance(one, Image.Image):
         raise InputError(
-            f"{name} is of no kind that can be a picture.",
+            f"{name} is not a picture.",
             got=type(one).__name__,
             expected="a path, a folder, a pattern, a file's bytes, a PIL image or a uint8 array (h, w, 3)",
-            fix="file.read(), list(generator), torchvision.transforms.functional.to_pil_image(tensor)",
+            fix="pass file.read(), list(generator) or torchvision.transforms.functional.to_pil_image(tensor)",
         )
     if 0 in one.size:
         raise ImageError(
             f"{name} is empty.",
             got=f"{one.width} by {one.height} pixels",
             expected="at least 1 by 1",
-            fix="drop it",
+            fix="leave it out",
         )
     try:
         one.load()
@@ -342,7 +342,7 @@ def _in_memory(one: object, name: str) -> LoadedImage:
         raise ImageError(
             f"{name} cannot be read as a picture.",
             got=f"{type(error).__name__}: {error}",
-            expected="an open, whole PIL image",
+            expected="an open, complete PIL image",
             fix="pass the file's path instead, or load() the image before its file is closed",
         ) from error
 
@@ -351,7 +351,7 @@ def _from_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
         batch = array.ndim == 4 and array.shape[-1] == 3
         raise ImageError(
-            f"{name} is an array that is no picture.",
+            f"{name} is an array but not a picture.",
             got=f"shape {array.shape}, {array.dtype}",
             expected="shape (height, width, 3), uint8, values 0 to 255",
             fix="pass list(array) for a batch" if batch else "convert it to uint8 RGB, channels last",

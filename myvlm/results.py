@@ -62,7 +62,7 @@ class Reply:
         Raises: as `myvlm.images.load_images`; the reply's `error` if there is no picture.
         """
         if self.picture is None:
-            raise self.error or ValueError("a reply to no picture")
+            raise self.error or ValueError("this reply has no picture")
         return self.picture if isinstance(self.picture, Image.Image) else load_image(self.picture).image
 
     def __str__(self) -> str:
@@ -94,7 +94,9 @@ class Reply:
             shown = Markup("") if self.error else joined([Markup("<small>"), error.what, Markup("</small>")])
         if self.error:
             return figure(shown, [self.error.what, f"got: {self.error.got}"])
-        return figure(shown, [text, joined(["seen: ", joined(seen, ", ")]) if seen else "no concept seen"])
+        return figure(
+            shown, [text, joined(["detected: ", joined(seen, ", ")]) if seen else "no concept detected"]
+        )
 
 
 class Replies(list[Reply]):
@@ -140,7 +142,7 @@ class AttentionMap:
     def __repr__(self) -> str:
         height, width = self.values.shape
         across, down = self.peak
-        return f"AttentionMap({self.identifier!r}, {height} × {width}, most at ({across:.0f}, {down:.0f}))"
+        return f"AttentionMap({self.identifier!r}, {height} × {width}, peak at ({across:.0f}, {down:.0f}))"
 
     @property
     def peak(self) -> tuple[float, float]:
@@ -155,7 +157,7 @@ class AttentionMap:
 
     def overlay(self, strength: float = 0.65) -> Image.Image:
         """The picture, darkened where attention is low and tinted where it is high."""
-        check_is(strength, (int, float), what="strength of an overlay", expected="a number from 0 to 1")
+        check_is(strength, (int, float), what="overlay strength", expected="a number from 0 to 1")
         level = self.values / max(float(self.values.max()), 1e-12)
         left, top, right, bottom = (round(edge) for edge in self.box)
         seen = Image.fromarray((255 * level).astype(np.uint8))
@@ -187,12 +189,12 @@ class AttentionMap:
         axes.imshow(self.values, cmap=cmap, alpha=alpha, extent=(left, right, bottom, top))
         axes.set_xlim(0, self.image.width)
         axes.set_ylim(self.image.height, 0)
-        axes.set_title(f"where {self.identifier} looks")
+        axes.set_title(f"attention of {self.identifier}")
         axes.set_axis_off()
         return axes
 
     def _repr_html_(self) -> str:
-        what = f"where {self.identifier} looks"
+        what = f"attention of {self.identifier}"
         return figure(picture(self.overlay(), alt=what), [what])
 
 

@@ -84,10 +84,10 @@ def check_category(category: str) -> str:
     fits = isinstance(category, str) and category.strip() and _prints(category)
     if not fits or set(category) & SLASHES:
         raise InputError(
-            "That cannot be the category of a concept.",
+            "Invalid category of a concept.",
             got=repr(category),
             expected='printable text without slashes, such as "mug"',
-            fix="say in a word what it is in general",
+            fix="name the kind of object in a word",
         )
     return category
 
@@ -115,11 +115,11 @@ def check_identifier(identifier: str) -> str:
         or set(word) & SLASHES
     ):
         raise InputError(
-            "That cannot be the identifier of a concept.",
+            "Invalid identifier of a concept.",
             got=f"{identifier!r}, {size} characters",
-            expected=f"1 to {LONGEST_IDENTIFIER} printable characters, a letter among them, no slashes, "
+            expected=f"1 to {LONGEST_IDENTIFIER} printable characters, at least one letter, no slashes, "
             "no space at either end",
-            fix='take an uncommon word such as "sks", or a name such as "Anna"',
+            fix='use an uncommon word such as "sks", or a name such as "Anna"',
         )
     return word
 
@@ -139,10 +139,10 @@ def check_written(text: str, what: str) -> str:
     broken = isinstance(text, str) and has_lone_surrogates(text)
     if not isinstance(text, str) or not text.strip() or broken:
         raise InputError(
-            f"The {what} is empty, or no text.",
-            got=repr(text)[:200] + " with half of a character in it" * broken,
+            f"The {what} is empty or not text.",
+            got=repr(text)[:200] + " with an incomplete character in it" * broken,
             expected="a text",
-            fix="write it anew, or decode it with errors='replace'" if broken else "write some words",
+            fix="rewrite it, or decode it with errors='replace'" if broken else "write some words",
         )
     return text
 
@@ -383,10 +383,10 @@ def caution(name: str) -> str | None:
         return None
     if name == name.lower():
         return (
-            f"{name!r} is also a word of the language: wherever a question or a reply says it, in any sense, "
-            "it is taken for the concept. A name that is no word, or one with a capital, is safer."
+            f"{name!r} is also an ordinary word: wherever it occurs in a question or reply, it counts as the "
+            "concept. A name that is not a word, or has a capital letter, is safer."
         )
     return (
-        f"{name!r} is also a word of the language: where a sentence begins with it, it is taken for the "
-        "concept in any sense. Within one, write it with its capital: in lower case it is not the name."
+        f"{name!r} is also an ordinary word: at the beginning of a sentence it always counts as the "
+        "concept. Within a sentence, write it with its capital letter: in lower case it is not the name."
     )

@@ -134,7 +134,7 @@ def test_no_settings(quick: MyVLM, kit: FewShot, settings: Any, message: str) ->
 
 @pytest.mark.parametrize("identifier", ["", " sks", "a/b", "..", "x" * 65, "tab\there", None, 5])
 def test_no_identifier(quick: MyVLM, kit: FewShot, identifier: Any) -> None:
-    with pytest.raises(InputError, match="cannot be the identifier"):
+    with pytest.raises(InputError, match="Invalid identifier"):
         teach(quick, kit, identifier=identifier)
 
 
@@ -142,7 +142,7 @@ def test_no_identifier(quick: MyVLM, kit: FewShot, identifier: Any) -> None:
 def test_no_category(quick: MyVLM, kit: FewShot, category: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "load_images", None)  # before anything is read, written or learned
     for captions in (kit.captions(), None):
-        with pytest.raises(InputError, match="cannot be the category"):
+        with pytest.raises(InputError, match="Invalid category"):
             quick.learn(kit.identifier, kit.photos(), category=category, captions=captions)
 
 

@@ -85,7 +85,7 @@ def test_new_backbone(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     before, after, *checks = done.stdout.splitlines()
-    assert before.startswith("before: The model is of no family that is proven")
+    assert before.startswith("before: The model belongs to no proven family")
     assert after == "after:  aya_vision is AyaVisionBackbone"
     assert [line.split()[0] for line in checks] == [check.__name__ for check in BACKBONE_CHECKS]
     assert all(line.endswith(" passed") for line in checks)

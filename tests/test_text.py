@@ -96,7 +96,7 @@ def test_names_are_kept_composed() -> None:
 
 @pytest.mark.parametrize("word", ["!", "--", "...", "\u0301a", "\u200da", "a\u200c", "\u0e33a"])
 def test_what_is_no_word_cannot_be_a_name(word: str) -> None:
-    with pytest.raises(InputError, match="cannot be the identifier"):
+    with pytest.raises(InputError, match="Invalid identifier"):
         check_identifier(word)
 
 
@@ -107,6 +107,6 @@ def test_names_of_all_scripts_can_be_ones(word: str) -> None:
 
 
 def test_who_names_a_thing_by_a_word_is_warned() -> None:
-    assert "with its capital" in str(caution("Blue"))
-    assert "no word, or one with a capital" in str(caution("mug"))
+    assert "with its capital letter" in str(caution("Blue"))
+    assert "not a word, or has a capital letter" in str(caution("mug"))
     assert caution("ulmo") is caution("Annabel") is None

@@ -388,13 +388,13 @@ class Backbone(ABC):
         lengths = {"rows": len(rows), **{name: len(values) for name, values in others.items()}}
         if len(set(lengths.values())) != 1 or not lengths["rows"]:
             raise InputError(
-                "One entry a sample is needed in each list.",
+                "Each list needs one entry per sample.",
                 got=", ".join(f"{length} {name}" for name, length in lengths.items()),
-                expected="lists of one length, at least 1", fix="pass [] as the rows of a sample without any",
+                expected="lists of equal length, at least 1", fix="pass [] for a sample without rows",
             )  # fmt: skip
         for width in {concept.directions.shape[1] for concepts in rows for concept in concepts}:
             if width != self.dim:
                 raise InputError(
-                    "A concept embedding is of another width than this model's.",
+                    "The width of a concept embedding differs from the model's.",
                     got=width, expected=f"{self.dim} ({self.name})",
-                    fix="use an embedding that was learned on this backbone")  # fmt: skip
+                    fix="use an embedding learned for this backbone")  # fmt: skip

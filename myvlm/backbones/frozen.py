@@ -199,7 +199,7 @@ class RowInsertion(ABC):
             raise BackboneError(
                 f"The concept rows never reached the {self.destination}.",
                 got="no forward pass went through the hooks",
-                expected="at least one",
+                expected="at least one forward pass",
                 fix="use the model before torch.compile: hooks added to a compiled model are ignored",
             )
 
@@ -256,7 +256,7 @@ def _stored_weight(module: nn.Module, name: str, weight: Tensor) -> Tensor:
         raise BackboneError(
             "The model's weights have no values.",
             got=f"{type(module).__name__}.{name} on the device meta",
-            expected="weights in memory, or kept elsewhere by accelerate (device_map)",
+            expected="weights in memory, or offloaded by accelerate (device_map)",
             fix="load it with from_pretrained, not within torch.device('meta') or init_empty_weights()",
         )
     return weight

@@ -185,7 +185,7 @@ def run_generate(model: Any, inputs: Mapping[str, Any], options: Mapping[str, An
         if not (given or settings) or isinstance(error, MyVLMError):
             raise
         raise InputError(
-            f"The model cannot generate with {'these options' if given else 'the settings it came with'}.",
+            f"The model cannot generate with {'these options' if given else 'its own settings'}.",
             got=f"{', '.join(given or settings)}; {type(error).__name__}: {str(error).partition(chr(10))[0]}",
             expected="arguments of transformers' `generate`, such as max_new_tokens=64, num_beams=3",
             fix="check their names and values, or leave them out",
@@ -219,8 +219,8 @@ def generate_options(generation: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError(
             "An option of `generate` would change what is returned.",
             got=", ".join(refused),
-            expected="options of how to choose the next token",
-            fix="leave it out: one reply an image is returned",
+            expected="options that control how the next token is chosen",
+            fix="leave it out: one reply per image is returned",
         )
     if config is not None:
         return dict(generation)

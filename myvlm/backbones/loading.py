@@ -35,14 +35,14 @@ def check_device(device: str | None) -> None:
     try:
         if device is None or str(torch.device(device)) in usable:
             return
-        got = "none that torch can use here"
+        got = "a device that torch cannot use here"
     except (RuntimeError, TypeError) as error:  # torch does not know the name
         got = str(error).splitlines()[0]
     raise InputError(
         f"There is no device {device!r}.",
         got=got,
         expected=", ".join(usable),
-        fix="leave device (--device) out to take a GPU if there is one",
+        fix="leave device (--device) out to use a GPU if there is one",
     )
 
 
@@ -55,7 +55,7 @@ def check_dtype(dtype: str | torch.dtype | None) -> None:
     open_yet = dtype is None or (isinstance(dtype, str) and dtype == "auto")
     if not open_yet and not any(chosen is one for one in DTYPES):
         raise InputError(
-            f"A model cannot be held in {dtype!r}.",
+            f"Models cannot be loaded with dtype {dtype!r}.",
             got=repr(dtype),
             expected=f"auto, {', '.join(str(one).removeprefix('torch.') for one in DTYPES)}",
             fix="leave dtype out; for 8 or 4 bits pass a quantization_config",
@@ -123,9 +123,9 @@ def _one_dtype(dtype: str | torch.dtype | None, older: str | torch.dtype | None)
     """
     if dtype is not None and older is not None and str(dtype) != str(older):
         raise InputError(
-            "Two types are asked for.",
+            "`dtype` and `torch_dtype` disagree.",
             got=f"dtype {dtype!r}, torch_dtype {older!r}",
-            expected="one of them",
+            expected="one of them, or the same value for both",
             fix="leave torch_dtype out: it is the older name for dtype",
         )
     return older if dtype is None else dtype
@@ -144,18 +144,18 @@ def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
 def _check_no_options(name: str, options: Mapping[str, Any]) -> None:
     if options:
         raise InputError(
-            f"The model {name!r} takes no further options.",
+            f"The model {name!r} accepts no further options.",
             got=", ".join(sorted(options)),
-            expected="device and dtype alone: it is put together from parts as it is loaded",
-            fix="leave them out, or quantise the loaded model and hand it to MyVLM(model, processor)",
+            expected="only device and dtype: the model is assembled from parts while loading",
+            fix="leave them out, or quantise the loaded model and pass it to MyVLM(model, processor)",
         )
 
 
 def _loading_advice(error: Exception) -> str:
     if isinstance(error, ImportError):
-        return "install the package that it names, or leave out the option that asks for it"
+        return "install the missing package, or leave out the option that needs it"
     if isinstance(error, TypeError | AttributeError):
-        return "check the spelling of the options; if there are none, fetch the model's files again"
+        return "check the spelling of the options; if there are none, download the model's files again"
     if isinstance(error, SafetensorError):
-        return "fetch the weights again: the file is cut, damaged, or a pointer that Git LFS left"
-    return "check the spelling; without a network pass a folder, or MyVLM(model, processor)"
+        return "download the weights again: the file is truncated, damaged or a Git LFS pointer"
+    return "check the spelling; without a network, pass a folder or use MyVLM(model, processor)"

@@ -21,17 +21,17 @@ def unwrapped(model: Any) -> Any:
         model = getattr(model.get_base_model(), "_orig_mod", model.get_base_model())
     if getattr(model, "_compiled_call_impl", None) is not None:
         raise BackboneError(
-            "The model was compiled in place: hooks, by which rows enter, go unheard.",
+            "The model was compiled in place, which disables the hooks that insert concept rows.",
             got=f"{type(model).__name__} after model.compile()",
-            expected="a model as it was loaded, or torch.compile(model), of which the model itself is taken",
-            fix="leave model.compile() out",
+            expected="an uncompiled model, or torch.compile(model), whose original model is used",
+            fix="do not call model.compile()",
         )
     if hasattr(model, "generate") and hasattr(model, "config") and _is_text_only(model.config):
         raise UnknownBackboneError(
-            "The model is a language model that sees no pictures.",
+            "The model is a language model without image input.",
             got=f"{type(model).__name__}, model_type {model.config.model_type!r}",
             expected="a vision-language model",
-            fix="load it by AutoModelForImageTextToText, and pass the whole of it",
+            fix="load it with AutoModelForImageTextToText, and pass the whole model",
         )
     return model
 
@@ -41,10 +41,10 @@ def _refuse_virtual_tokens(model: Any) -> None:
     learned = getattr(model, "active_peft_config", None)
     if getattr(learned, "is_prompt_learning", False):
         raise BackboneError(
-            "PEFT's virtual tokens are not in the model: without its wrapper they would be lost.",
+            "PEFT keeps virtual tokens in its wrapper; without the wrapper they would be lost.",
             got=f"{type(model).__name__} with {type(learned).__name__}",
-            expected="an adapter that is in the model's layers, such as LoRA, or none",
-            fix="pass model.get_base_model(), which is the model without them",
+            expected="an adapter in the model's layers, such as LoRA, or none",
+            fix="pass model.get_base_model(), the model without them",
         )
 
 
@@ -58,10 +58,10 @@ def check_processor(processor: Any) -> None:
     """
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
         raise InputError(
-            "The processor is not one of a vision-language model.",
+            "This is not the processor of a vision-language model.",
             got=type(processor).__name__,
             expected="a processor with `image_processor` and `tokenizer`",
-            fix="AutoProcessor.from_pretrained(name), where a tokenizer or an image processor was passed",
+            fix="pass AutoProcessor.from_pretrained(name), not a tokenizer or an image processor alone",
         )
 
 

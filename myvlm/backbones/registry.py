@@ -18,7 +18,7 @@ FAMILIES = (  # modules below this one
     *(f"families.{name}" for name in ("glm", "molmo", "mllama.adapter")),
     *("qformer.blip2", "qformer.instructblip"),
 )
-HOW = "README.md, 'How to extend', says how; examples/04_new_backbone.py does it in one file"
+HOW = "see README.md, 'How to extend', and examples/04_new_backbone.py"
 
 Family = TypeVar("Family", bound=type[Backbone])
 
@@ -29,7 +29,7 @@ def _check(family: Any) -> None:
     if not whole or not family.family or not family.model_types:
         missing = sorted(getattr(family, "__abstractmethods__", ()))
         raise BackboneError(
-            f"{getattr(family, '__name__', family)} is not finished.",
+            f"{getattr(family, '__name__', family)} is incomplete.",
             got=f"family {getattr(family, 'family', '')!r}, model_types "
             f"{getattr(family, 'model_types', ())}, missing methods {missing}",
             expected="a family name, at least one model type, every method of Backbone",
@@ -39,16 +39,16 @@ def _check(family: Any) -> None:
         shared = set(other.model_types) & set(family.model_types)
         if other.family != family.family and shared and not _narrows(family, other):
             raise NameTakenError(
-                f"{family.__name__} takes model types that {other.__name__} has.",
+                f"{family.__name__} claims model types of {other.__name__}.",
                 got=f"family {family.family!r}, model types {sorted(family.model_types)}",
-                expected=f"others than {sorted(other.model_types)} of {other.family!r}",
-                fix="narrow `matches` in a subclass of it, or leave out one of the two packages",
+                expected=f"model types other than {sorted(other.model_types)} of {other.family!r}",
+                fix="narrow `matches` in a subclass of it, or uninstall one of the two packages",
             )
 
 
 backbones = Registry[type[Backbone]](
     "backbone",
-    add=f"install a package that adds it: {HOW}",
+    add=f"install a package that adds it, or add it yourself: {HOW}",
     built_in=tuple(f"myvlm.backbones.{module}" for module in FAMILIES),
     group=ENTRY_POINTS,
     name_of=lambda family: getattr(family, "family", None),
@@ -123,8 +123,8 @@ def backbone_for(model: Any, processor: Any, *, name: str | None = None) -> Back
     types = sorted({kind for family in families.values() for kind in family.model_types})
     found = getattr(getattr(model, "config", None), "model_type", None)
     raise UnknownBackboneError(
-        "No backbone is known for this model.",
+        "There is no backbone for this model.",
         got=f"{type(model).__name__}, model_type {found!r}",
         expected=f"a model of type {', '.join(types)}{backbones.broken_note()}",
-        fix=f"install a package that adds the family, or add it: {HOW}",
+        fix=f"install a package that adds the family, or add it yourself: {HOW}",
     )

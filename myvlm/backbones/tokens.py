@@ -44,10 +44,10 @@ def single_turn(prompt: Prompt) -> str:
     first, *later = turns_of(prompt)
     if later:
         raise BackboneError(
-            "This model's prompt has no place for what was said before.",
+            "This model's prompts do not support conversations.",
             got=f"{len(later) + 1} turns",
             expected="one question",
-            fix="ask each question on its own, or give the processor the checkpoint's chat template",
+            fix="ask each question on its own, or set processor.chat_template to the checkpoint's own",
         )
     return first
 
@@ -93,10 +93,10 @@ def check_template(processor: Any, template: str | None) -> None:
         if mark is None or rendered.count(str(mark)) == 1:
             return
     raise BackboneError(
-        "The chat template writes no picture.",
+        "The chat template inserts no image placeholder.",
         got=rendered,
         expected=f"one image placeholder ({mark}) for a turn with an image and a text",
-        fix="set processor.chat_template to the checkpoint's own; a language model's has no images",
+        fix="set processor.chat_template to the checkpoint's own; a language model's template has no images",
     )
 
 
@@ -228,11 +228,11 @@ def refuse_special(processor: Any, text: str, what: str) -> None:
     """
     if special := special_words(processor, text):
         raise InputError(
-            f"{what} holds a special token of the model: it would not be read, or be cut from every reply.",
+            f"{what} contains a special token: the model does not read it as text, or replies omit it.",
             got=f"{', '.join(special)} in {text[:80]!r}",
-            expected="words",
-            fix="leave it out, or write it in another way; a name of your own is added to a tokenizer "
-            "as a word: tokenizer.add_tokens",
+            expected="ordinary text",
+            fix="leave it out or spell it differently; add a name of your own to the tokenizer as an "
+            "ordinary token: tokenizer.add_tokens",
         )
 
 
@@ -272,7 +272,7 @@ def check_can_pad(tokenizer: Any, prompts: Sequence[str]) -> None:
     """Raise InputError if there are several prompts in a batch and the tokenizer has no padding token."""
     if len(prompts) > 1 and tokenizer.pad_token_id is None:
         raise InputError(
-            "The tokenizer has no padding token, which several images at once need.",
+            "The tokenizer has no padding token, which a batch of images needs.",
             got="pad_token None",
             expected="any token",
             fix="set processor.tokenizer.pad_token, or pass one image at a time",
@@ -288,10 +288,10 @@ def place_of(answer: str, word: str, rows: Sequence[object]) -> int | None:
     place = find_word(answer, word)
     if place is None and not rows:
         raise InputError(
-            f"Nothing says {word!r}: there is no attention to show.",
+            f"The answer does not contain {word!r}: there is no attention to show.",
             got=repr(answer),
             expected=f"{word!r} in the answer, or concept rows",
-            fix="pass an answer that names it",
+            fix="pass an answer that contains it",
         )
     return place
 
@@ -314,7 +314,7 @@ def place_after_last(ids: Sequence[int], mark: int) -> int:
     """
     if mark not in ids:
         raise BackboneError(
-            "The prompt holds no image placeholder.",
+            "The prompt contains no image placeholder.",
             got=f"{len(ids)} ids without {mark}",
             expected="the image's placeholders",
             fix="use a chat template that writes the image, or the family's own",
@@ -378,10 +378,10 @@ def sentinel_id(model: Any, tokenizer: Any, taken: set[int]) -> int:
     if free:
         return int(min(free, key=lambda token: _sentinel_preference(tokenizer, token)))
     raise BackboneError(
-        "No token id is free to stand for concept rows.",
+        "No token id is free for concept rows.",
         got=f"{len(tokenizer)} tokens, an embedding table of {rows} rows",
         expected="one row beyond the tokenizer's tokens, or one unused special token",
-        fix="model.resize_token_embeddings(len(tokenizer) + 1)",
+        fix="call model.resize_token_embeddings(len(tokenizer) + 1)",
     )
 
 

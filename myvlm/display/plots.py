@@ -24,7 +24,7 @@ def scores_plot(scores: Sequence[float], threshold: float, highest_negative: flo
 
     dots = "".join(
         f'<circle cx="{place(score):.1f}" cy="20" r="4" fill="#1a7f4b" fill-opacity=".7">'
-        f"<title>a photo that was left out: {score:.3g}</title></circle>"
+        f"<title>left-out photo: {score:.3g}</title></circle>"
         for score in scores
     )
     line = place(threshold)
@@ -33,7 +33,7 @@ def scores_plot(scores: Sequence[float], threshold: float, highest_negative: flo
         at = place(highest_negative)
         cross = (
             f'<path d="M{at - 4:.1f} 16l8 8m0 -8l-8 8" stroke="#c0392b" stroke-width="2">'
-            f"<title>the highest score of anything else: {highest_negative:.3g}</title></path>"
+            f"<title>highest negative: {highest_negative:.3g}</title></path>"
         )
     anchor = "start" if line < 60 else "end" if line > 260 else "middle"
     return Markup(

@@ -44,9 +44,9 @@ def picture_files(source: str | os.PathLike[str]) -> list[Path]:
             raise
         text = os.fsdecode(source)
         raise ImageError(
-            "That text is no path of a picture.",
+            "This text is not the path of a picture.",
             got=f"{text[:40]!r}{'…' * (len(text) > 40)}, {len(text):,} characters; {error.args[-1]}",
-            expected="a path; or data:image/png;base64,… with the bytes of a picture",
+            expected="a path, or data:image/png;base64,… with the bytes of a picture",
             fix="decode base64 and pass the picture: PIL.Image.open(io.BytesIO(base64.b64decode(text)))",
         ) from error
 
@@ -93,7 +93,7 @@ def _files(source: str | os.PathLike[str]) -> Iterator[Path]:
         )
     if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE):
         raise InputError(
-            "A web address is not a photo yet.",
+            "Photos cannot be read from web addresses.",
             got=text,
             expected="a file",
             fix="download it, then pass the file",
@@ -105,10 +105,10 @@ def _files(source: str | os.PathLike[str]) -> Iterator[Path]:
         yield path
     elif path.exists():
         raise ImageError(
-            f"{path} is no file that can be read twice.",
+            f"{path} is not a regular file.",
             got="a pipe or a device",
             expected="a file with a picture",
-            fix="write what comes out of it to a file, and pass that",
+            fix="save its content to a file, and pass that",
         )
     elif has_magic(text):
         yield from _photos_among(_matches(path), f"The pattern {text}")
@@ -142,10 +142,10 @@ def _photos_among(paths: Iterator[Path] | list[Path], what: str) -> list[Path]:
     photos = sorted((file for file in files if file.suffix.lower() in PHOTO_SUFFIXES), key=natural_key)
     if not photos:
         raise MissingFileError(
-            f"{what} holds no pictures.",
+            f"{what} contains no pictures.",
             got=", ".join(sorted(file.name for file in files)[:5]) or "no files",
             expected="files such as .jpg, .png or .webp",
-            fix="name the folder or pattern that holds the photos",
+            fix="pass a folder or pattern that contains photos",
         )
     return photos
 
@@ -153,8 +153,8 @@ def _photos_among(paths: Iterator[Path] | list[Path], what: str) -> list[Path]:
 def unreadable(path: Path, error: PermissionError) -> ImageError:
     """The error for a file or folder that the user has no permission to read."""
     return ImageError(
-        f"You may not read {path}.",
+        f"There is no permission to read {path}.",
         got=str(error),
-        expected="a file or folder that you may read",
-        fix="check who owns it and its permissions",
+        expected="a readable file or folder",
+        fix="check its owner and permissions",
     )

@@ -37,10 +37,10 @@ def absolute(path: str | os.PathLike[str]) -> Path:
         return Path(os.path.realpath(path))
     except FileNotFoundError as error:
         raise MissingFileError(
-            f"Where {os.fspath(path)} is cannot be said.",
+            f"The path {os.fspath(path)} cannot be resolved.",
             got=working_folder(),
-            expected="a working folder that is there, or a path from the root",
-            fix="change into another folder",
+            expected="an existing working folder, or an absolute path",
+            fix="change to an existing folder",
         ) from error
 
 
@@ -91,12 +91,12 @@ def read_json(file: Path, *, expected: str) -> Any:
             f"{file} is not JSON.",
             got=str(error),
             expected=f"{expected}, in UTF-8",
-            fix="mend it at the place that is named",
+            fix="correct it at that position",
         ) from error
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [composed(name) for name, _ in pairs]
     if len(set(names)) < len(names):
-        raise ValueError(f"two entries are called {Counter(names).most_common(1)[0][0]!r}")
+        raise ValueError(f"two entries are named {Counter(names).most_common(1)[0][0]!r}")
     return dict(pairs)

@@ -29,9 +29,9 @@ def check_place(target: Path, *, what: str, option: str) -> None:
     if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise NotWritableError(
             f"The {what} cannot be written to {target}.",
-            got="a folder" if target.is_dir() else f"{folder} is no folder that you may write to",
-            expected="the name of a file in a folder that is there",
-            fix=f"name another place with {option}",
+            got="a folder" if target.is_dir() else f"{folder} is not a writable folder",
+            expected="a file in an existing folder",
+            fix=f"choose another place with {option}",
         )
 
 
@@ -44,8 +44,8 @@ def write_atomically(target: Path, text: str, *, what: str, option: str) -> None
         raise NotWritableError(
             f"The {what} cannot be written to {target}.",
             got=f"{type(error).__name__}: {error.strerror or error}",
-            expected="a place you may write to",
-            fix=f"name another place with {option}",
+            expected="a writable place",
+            fix=f"choose another place with {option}",
         ) from error
 
 

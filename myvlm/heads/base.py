@@ -157,10 +157,10 @@ def check_one_gate(heads: Sequence[Gated], *gate_keys: Hashable) -> None:
         check_fitted(head, "threshold_")
     if len({head.gate_key for head in heads}.union(gate_keys)) != 1:
         raise InputError(
-            "Heads of one gate share one encoder and the settings of how pictures are looked at.",
+            "All heads of a gate must have the same encoder and settings.",
             got=", ".join(map(repr, heads)) or "no heads",
             expected="equal `gate_key`",
-            fix="make one gate for each value of `gate_key`",
+            fix="make one gate per value of `gate_key`",
         )
 
 
@@ -168,9 +168,9 @@ def check_fitted(head: object, attribute: str) -> None:
     """Raise NotFittedError unless the head has learned `attribute`."""
     if not hasattr(head, attribute):
         raise NotFittedError(
-            f"This {type(head).__name__} has learned nothing yet.",
+            f"This {type(head).__name__} is not fitted.",
             got="use before fit",
-            expected="fit first",
+            expected="a fitted head",
             fix="call head.fit(photos), or load a saved concept",
         )
 
@@ -179,16 +179,16 @@ def _check(head: Any) -> None:
     kind = getattr(head, "kind", None)
     if not isinstance(kind, str) or not kind.isidentifier():
         raise InputError(
-            "The kind of a head is one plain word.",
+            "Invalid kind of a head.",
             got=repr(kind),
-            expected="letters, digits and _",
+            expected="one word of letters, digits and _",
             fix=f"set another `kind` on {getattr(head, '__name__', head)}",
         )
 
 
 heads = Registry[type[Head]](
     "head",
-    add="install the package that brings it, or call myvlm.heads.register_head",
+    add="install the package that provides it, or call myvlm.heads.register_head",
     built_in=("myvlm.heads.objects.head", "myvlm.heads.faces.head", "myvlm.heads.people.head"),
     group=ENTRY_POINTS,
     name_of=lambda head: getattr(head, "kind", None),

@@ -76,10 +76,10 @@ class CorrectableHead(FittedHead[Encoder]):
         """Return the examples the head was learned from. Raises InputError if its file does not hold them."""
         if self.examples_ is None:
             raise InputError(
-                "This concept cannot be corrected: it does not know what it was learned from.",
+                "This concept cannot be corrected: the features of its photos are missing.",
                 got="a concept folder of an older release, without the features of its photos",
-                expected="a concept that was learned, or learned again, with this release",
-                fix="learn it again from its photos: vlm.relearn(folder, images=[...]), "
+                expected="a concept that was learned or relearned with this release",
+                fix="relearn it from its photos: vlm.relearn(folder, images=[...]), "
                 "or `myvlm relearn FOLDER PHOTOS`",
             )
         return self.examples_

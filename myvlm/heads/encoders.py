@@ -125,9 +125,9 @@ class OpenClipEncoder:
         model, _, _ = self._loaded
         if not hasattr(model, "forward_intermediates"):
             raise InputError(
-                f"The image encoder {self.name} gives no patch tokens.",
+                f"The image encoder {self.name} returns no patch tokens.",
                 got=type(model).__name__,
-                expected="a model of open_clip whose tower gives intermediate maps",
+                expected="an open_clip model whose image tower returns intermediate features",
                 fix='use another encoder, such as "dinov2"',
             )
 
@@ -249,7 +249,9 @@ def _load(source: _Source, device: str, precision: str) -> tuple[Any, Any, Any]:
         raise InputError(
             f"The image encoder {source.model} cannot be loaded.",
             got=f"{type(error).__name__}: {error}",
-            expected=f"a tag among {', '.join(known)}" if known else "a model of open_clip.list_pretrained()",
+            expected=f"one of the tags {', '.join(known)}"
+            if known
+            else "a model of open_clip.list_pretrained()",
             fix="check the name, the folder and, for a first download, the network",
         ) from error
     return model.eval().requires_grad_(False), _batched_preprocessing(preprocess), tokenizer
@@ -322,7 +324,7 @@ def register_encoder(id: str, factory: Callable[[str], ImageEncoder], *, replace
         NameTakenError: the id is taken and `replace` is not set, or it belongs to a collection of models.
     """
     if _collection_folder(id):
-        raise encoders.taken(id, "an encoder of yours", "brought by a collection of models")
+        raise encoders.taken(id, "your own encoder", "a model collection")
     encoders.register(id, factory, replace=replace)
 
 
@@ -340,7 +342,7 @@ def get_encoder(name: str | ImageEncoder = DEFAULT_ENCODER, *, device: str = "cp
     if isinstance(name, str):
         return encoders.shared(SHORT_NAMES.get(name, name), device)
     if not hasattr(name, "whitening"):
-        check_is(name, (), what="image encoder", expected="an ImageEncoder, or the name of one")
+        check_is(name, (), what="image encoder", expected="an ImageEncoder or its name")
     return name
 
 
@@ -377,8 +379,8 @@ def _unusable(file: Path, got: str) -> InputError:
     return InputError(
         f"The bank of negatives {file} cannot be used.",
         got=got,
-        expected="one tensor `features`: pictures, windows, dimensions; all values finite",
-        fix="build it again with myvlm.heads.objects.bank.write_bank, or delete it to do without",
+        expected="one tensor `features` of shape (pictures, windows, dimensions), all values finite",
+        fix="rebuild it with myvlm.heads.objects.bank.write_bank, or delete it to work without a bank",
     )
 
 

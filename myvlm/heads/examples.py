@@ -192,9 +192,9 @@ def check_examples(meta: ExamplesMeta, tensors: Tensors) -> Tensors:
     finite = all(bool(np.isfinite(one).all()) for one in tensors.values())
     if not (one_length and filled and finite):
         raise ConceptFileError(
-            "What this head was learned from cannot be used.",
+            "The training features of this head are invalid.",
             got=f"shapes {shapes}" + ("" if finite else ", with values that are not finite"),
-            expected=f"{', '.join([_PHOTOS, _OTHERS, *rows])}: features of one length, all finite",
+            expected=f"{', '.join([_PHOTOS, _OTHERS, *rows])}: features of equal length, all values finite",
             fix="use an unaltered copy of the concept folder, or learn it again",
         )
     return tensors

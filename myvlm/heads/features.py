@@ -107,9 +107,9 @@ def _limit(crops: Crops) -> int:
         return AUTO_LIMIT
     if isinstance(crops, bool) or not isinstance(crops, int) or crops < 1:
         raise InputError(
-            "`crops` says how many windows of a picture are looked at.",
+            "`crops` is the number of windows examined per picture.",
             got=repr(crops),
-            expected='"auto", "none" or a number from 1 up',
+            expected='"auto", "none" or a positive integer',
             fix='leave it at "auto"',
         )
     return crops
@@ -350,7 +350,9 @@ def check_encoder_fingerprint(encoder: ImageEncoder, kept: Sequence[FloatArray])
     if alike is None or alike < MIN_COSINE:
         raise ConceptFileError(
             f"A head was learned with other weights of {encoder.id} than those loaded now.",
-            got=f"feature lengths {sorted(sizes)}" if alike is None else f"a cosine of {alike:.3f}",
+            got=f"feature lengths {sorted(sizes)}"
+            if alike is None
+            else f"a cosine similarity of {alike:.3f}",
             expected=f"feature length {len(now)}" if alike is None else f"at least {MIN_COSINE}",
             fix="load the weights it was learned with, or learn the concept again",
         )

@@ -141,7 +141,7 @@ class FittedHead(ScoredByGate, Generic[Encoder]):
 def misfit(kind: str, got: str, expected: str) -> ConceptFileError:
     """Make the error for a head whose parts do not belong together."""
     return ConceptFileError(
-        f"The parts of this {kind} head do not fit together.",
+        f"The parts of this {kind} head do not match.",
         got=got,
         expected=expected,
         fix="use an unaltered copy of the concept folder, or learn it again",
@@ -165,7 +165,7 @@ def take_tensor(tensors: Tensors, name: str, ndim: int) -> FloatArray:
     finite = bool(np.isfinite(tensor).all())
     if tensor.ndim != ndim or tensor.size == 0 or not finite:
         raise ConceptFileError(
-            f"The head's tensor {name!r} cannot be right.",
+            f"The head's tensor {name!r} is invalid.",
             got=f"shape {tensor.shape}" + ("" if finite else ", with NaN or infinite values"),
             expected=f"{ndim} dimensions, none of them empty, all values finite",
             fix="use an unaltered copy of the concept folder, or learn it again",

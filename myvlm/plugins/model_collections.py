@@ -40,8 +40,8 @@ class ModelCollection:
 
 
 _collections = Registry[ModelCollection](
-    "collection of models",
-    add="install the package that brings it",
+    "model collection",
+    add="install the package that provides it",
     group=ENTRY_POINTS,
     unknown=UnknownBackboneError,
 )

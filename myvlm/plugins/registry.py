@@ -73,7 +73,7 @@ class Registry(Generic[Thing]):
         self._add, self._forms = add, forms
         self._built_in, self._group = tuple(built_in), group
         self._name_of, self._check, self._unknown = name_of, check, unknown
-        self._instead = "pass replace=True" if replaceable else "leave out one of the two packages"
+        self._instead = "pass replace=True" if replaceable else "uninstall one of the two packages"
 
     def register(self, name: str, thing: Thing, *, replace: bool = False) -> None:
         """Register an object. Registering it again, or a class whose module was run again, is allowed.
@@ -94,10 +94,10 @@ class Registry(Generic[Thing]):
         own = self._name_of(thing) if self._name_of else name
         if own != name:
             raise InputError(
-                f"A {self.what} is registered under the name that it gives itself.",
-                got=f"{name!r} for {_qualified_name(thing)}, which calls itself {own!r}",
-                expected="the same name twice",
-                fix="change one of the two",
+                f"A {self.what} must be registered under its own name.",
+                got=f"{name!r} for {_qualified_name(thing)}, whose own name is {own!r}",
+                expected="equal names",
+                fix="change one of the two names",
             )
         there = self.registered.get(name)
         if not (replace or there is None or _same_definition(there, thing)):
@@ -151,7 +151,7 @@ class Registry(Generic[Thing]):
                 f"The {self.what} {name!r} cannot be loaded.",
                 got=_reason(self.broken[name]),
                 expected=f"a {self.what}, under the entry point {self._group}",
-                fix="mend or remove the package that brings it",
+                fix="repair or remove the package that provides it",
             )
         known = [one for one in self.names() if one not in self.broken]
         near = get_close_matches(name, known, n=3)
@@ -170,7 +170,7 @@ class Registry(Generic[Thing]):
         return NameTakenError(
             f"The {self.what} {name!r} is taken.",
             got=got,
-            expected=f"a name of its own: {name!r} is {by}",
+            expected=f"an unused name: {name!r} belongs to {by}",
             fix=f"choose another name, or {self._instead}",
         )
 

@@ -96,7 +96,7 @@ def run_stages(
     except ray.exceptions.RayTaskError as error:
         raise _underlying_error(error) from error
     except ray.exceptions.RayError as error:
-        _log.warning("a part of the cluster was lost: %s", type(error).__name__)
+        _log.warning("part of the cluster was lost: %s", type(error).__name__)
 
 
 class _StageWorker:

@@ -254,7 +254,7 @@ def bad_pictures_are_named(case: HeadCase) -> None:
                 assert bad.name in str(error), f"the message does not name {bad.name}: {error}"
             raised(NotFittedError, head.state, f"after a fit that failed on {bad.name}")
     raised(InputError, lambda: case.make().fit([]), "no photos")
-    raised(ImageError, lambda: case.make().fit(np.zeros((4, 4))), "an array that is no picture")
+    raised(ImageError, lambda: case.make().fit(np.zeros((4, 4))), "an array but not a picture")
 
 
 def odd_pictures_are_scored(case: HeadCase) -> None:

@@ -240,7 +240,9 @@ def test_a_person_is_known_by_the_face_shown_with_its_box_and_corrected(
     says(tab, "corrected", "is not there")
     assert corrections(kept) == 1
     tab.locator("#look").click()
-    playwright.expect(tab.locator("#looks .myvlm-look").last).not_to_contain_text("seen: ", timeout=60_000)
+    playwright.expect(tab.locator("#looks .myvlm-look").last).not_to_contain_text(
+        "detected: ", timeout=60_000
+    )
     here, other, twin = (seen_in(look) for look in tab.locator("#looks .myvlm-look").all())
     assert (woman.identifier in here, woman.identifier in other, woman.identifier in twin) == (
         True,

@@ -239,7 +239,7 @@ def test_an_additive_mask_is_read_like_a_boolean_one() -> None:
 def test_places_must_be_two_matrices_of_one_height(queries: Tensor, keys: Tensor) -> None:
     model = language_model()
     with (
-        pytest.raises(InputError, match="one height"),
+        pytest.raises(InputError, match="equal height"),
         record_attention(model.config, queries=queries, keys=keys),
     ):
         pass

@@ -383,7 +383,7 @@ def test_inputs_that_do_not_fit_are_named(backbone: LlavaBackbone) -> None:
         backbone.generate(image, ["Where?"], rows(1, dim=16))
     with pytest.raises(InputError, match=r"(?s)got: +16.*expected: +32"):
         backbone.attention_map(image[0], "Where?", "a mug", "mug", rows(1, dim=16)[0])
-    with pytest.raises(InputError, match=r"(?s)prompt holds a special token.*got: +<image> in"):
+    with pytest.raises(InputError, match=r"(?s)prompt contains a special token.*got: +<image> in"):
         backbone.generate(image, ["<image> Where?"], rows(0))
     with pytest.raises(InputError, match=r"\(32,\)"):
         ConceptRows(torch.ones(32))

@@ -34,7 +34,7 @@ def test_blip2_keeps_the_contract(made: tuple[Any, Any]) -> None:
     outcomes = check_backbone(Blip2Backbone(*made), pictures(3))
     assert [outcome.check for outcome in outcomes] == [check.__name__ for check in BACKBONE_CHECKS]
     skipped = {outcome.check: outcome.skipped for outcome in outcomes if not outcome.passed}
-    assert skipped == {"kept_prefixes_change_nothing": "what stands before the concept depends on it"}
+    assert skipped == {"kept_prefixes_change_nothing": "the tokens before the concept depend on it"}
 
 
 def _scaled(factor: float) -> Any:

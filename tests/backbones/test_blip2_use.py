@@ -120,7 +120,7 @@ def test_prompts_are_those_that_the_checkpoints_document(backbone: Blip2Backbone
     assert render("Where is sks?") == "Question: Where is sks? Answer:"
     assert render("Question: Where? Answer:") == "Question: Where? Answer:"
     assert render("a photo of") == "a photo of"
-    with pytest.raises(InputError, match=r"(?s)prompt holds a special token.*got: +<image> in"):
+    with pytest.raises(InputError, match=r"(?s)prompt contains a special token.*got: +<image> in"):
         render("<image> Where?")
 
 

@@ -35,7 +35,7 @@ def test_a_compiled_model_is_taken_as_the_model_in_it() -> None:
 def test_a_model_compiled_in_place_is_refused() -> None:
     model, processor = tiny_llava()
     model.compile()
-    with pytest.raises(BackboneError, match=r"(?s)model\.compile\(\).*leave model\.compile"):
+    with pytest.raises(BackboneError, match=r"(?s)model\.compile\(\).*do not call model\.compile"):
         backbone_for(model, processor)
 
 
@@ -89,7 +89,7 @@ def test_a_language_model_alone_is_named() -> None:
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     language = LlamaForCausalLM(LlamaConfig(vocab_size=40, **sizes))
     with pytest.raises(
-        UnknownBackboneError, match=r"(?s)sees no pictures.*LlamaForCausalLM.*AutoModelForImageText"
+        UnknownBackboneError, match=r"(?s)without image input.*LlamaForCausalLM.*AutoModelForImageText"
     ):
         MyVLM(language, processor)
 
@@ -97,7 +97,7 @@ def test_a_language_model_alone_is_named() -> None:
 @pytest.mark.parametrize("part", ["tokenizer", "image_processor"])
 def test_a_part_of_a_processor_is_named(part: str) -> None:
     model, processor = tiny_llava()
-    with pytest.raises(InputError, match=r"(?s)not one of a vision-language model.*AutoProcessor"):
+    with pytest.raises(InputError, match=r"(?s)not the processor of a vision-language model.*AutoProcessor"):
         MyVLM(model, getattr(processor, part))
 
 
@@ -106,7 +106,8 @@ def test_a_chat_template_of_text_alone_is_named() -> None:
     processor.chat_template = (
         "{% for m in messages %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %}{% endfor %}"
     )
-    with pytest.raises(BackboneError, match=r"(?s)writes no picture.*one image placeholder.*chat_template"):
+    named = r"(?s)inserts no image placeholder.*one image placeholder.*chat_template"
+    with pytest.raises(BackboneError, match=named):
         backbone_for(model, processor)
 
 
@@ -116,5 +117,5 @@ def test_a_processor_that_miscounts_is_named_in_use_too(what: str, wrong: int) -
     setattr(processor, what, wrong)
     backbone = backbone_for(model, processor)
     for rows in ([[]], [[ConceptRows(torch.ones(1, 32))]]):
-        with pytest.raises(BackboneError, match=r"(?s)do not agree on a picture's tokens.*patch_size"):
+        with pytest.raises(BackboneError, match=r"(?s)disagree on the tokens of a picture.*patch_size"):
             says(backbone, rows)

@@ -71,7 +71,7 @@ def test_all_calls_refuse_them_and_a_token_that_comes_later_too() -> None:
         lambda: vlm.ask([picture] * 2, "<|vision_start|> ?", errors="keep"),
         lambda: vlm.caption(picture, prompt="Describe</s>"),
     ):
-        with pytest.raises(InputError, match=r"(?s)prompt holds a special token.*fix:"):
+        with pytest.raises(InputError, match=r"(?s)prompt contains a special token.*fix:"):
             said()
     assert vlm.ask(picture, "Where is <sks>?", max_new_tokens=1).text is not None
     processor.tokenizer.add_special_tokens({"additional_special_tokens": ["<ohwx>"]})

@@ -207,7 +207,7 @@ def test_what_is_not_there(myvlm: Myvlm, album: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     cases: list[tuple[list[Any], int, str]] = [
         (["caption", tmp_path / "gone.jpg"], 2, "There is no file"),
-        (["caption", tmp_path / "empty"], 2, "holds no pictures"),
+        (["caption", tmp_path / "empty"], 2, "contains no pictures"),
         (["caption", album / "1.png", "--concepts", tmp_path / "empty"], 2, "contains no concept"),
         (["caption", album / "1.png", "--concepts", tmp_path / "nowhere"], 2, "There is no concept folder"),
         (["caption", album / "1.png", "--backbone", "tinyworld/lava"], 3, "no embedded model tinyworld/lava"),

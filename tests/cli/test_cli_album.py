@@ -174,7 +174,7 @@ def test_wrong_calls_say_so_before_the_model_is_loaded(
     monkeypatch.setattr(shutil, "which", lambda name: None)
     (tmp_path / "empty").mkdir()
     for options, said in (
-        ([tmp_path / "empty"], "holds no pictures"),
+        ([tmp_path / "empty"], "contains no pictures"),
         ([album, "--report", tmp_path / "nowhere" / "page.html"], "cannot be written"),
         ([album, "--write-names"], "install"),
         ([album, "--erase-names", "sks"], "install"),

@@ -56,7 +56,7 @@ def test_a_folder_learns_from_a_picture_and_forgets_it(
         ([], "one of --there, --not-there and --undo"),
         (["--undo", "--there"], "one of --there, --not-there and --undo"),
         (["--there", "--box", "1,2,3"], "four numbers"),
-        (["--there", "--box", "0,0,9999,10"], "is no part"),
+        (["--there", "--box", "0,0,9999,10"], "is not a part"),
         (["--undo"], "Nothing was said of desk.png"),
     ],
 )

@@ -97,7 +97,7 @@ def test_many_are_added_all_or_none(collection: Path, head: ObjectHead) -> None:
             ConceptExistsError,
             "Two of the concepts(.|\n)*new and NEW",
         ),
-        ([concept("new", head), concept("late", ObjectHead("fake/many"))], NotFittedError, "learned nothing"),
+        ([concept("new", head), concept("late", ObjectHead("fake/many"))], NotFittedError, "is not fitted"),
         ([concept("new", head), collection / "notes"], ConceptFileError, "no concept folder"),
     ]
     for many, error, message in wrong:

@@ -60,8 +60,8 @@ def test_links_in_a_loop(tmp_path: Path, concept: Concept) -> None:
 def test_a_working_folder_that_is_gone(tmp_path: Path) -> None:
     calls: list[tuple[str, Callable[[], Any]]] = [
         ("There is no file 1.png", lambda: load_images("1.png")),
-        ("Where sks-mug is cannot be said", lambda: by_hand().save("sks-mug")),
-        ("Where sks-mug is cannot be said", lambda: Concept.load("sks-mug")),
+        ("The path sks-mug cannot be resolved", lambda: by_hand().save("sks-mug")),
+        ("The path sks-mug cannot be resolved", lambda: Concept.load("sks-mug")),
         ("There is no folder", lambda: ConceptLibrary.load("concepts")),
         ("There is no file x.json", lambda: read_json(Path("x.json"), expected="texts")),
     ]

@@ -96,7 +96,7 @@ def test_texts_are_short() -> None:
     values = np.zeros((2, 4), np.float32)
     values[1, 3] = 1
     looks = AttentionMap(values, WHITE, "sks", (0.0, 0.0, 100.0, 50.0))
-    assert repr(looks) == "AttentionMap('sks', 2 × 4, most at (88, 38))"
+    assert repr(looks) == "AttentionMap('sks', 2 × 4, peak at (88, 38))"
     assert repr(Location((1.2, 2.0, 3.0, 4.0), "head", "", WHITE)) == "Location(1, 2, 3, 4, by the head)"
     assert repr(Location(None, None, "", WHITE)) == "Location(not found)"
     assert repr(Location(None, None, "", WHITE, (3.0, 4.0))) == "Location(at (3, 4), by the model)"

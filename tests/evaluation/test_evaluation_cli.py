@@ -74,7 +74,7 @@ def test_ctrl_c_keeps_what_is_done(data: Path) -> None:
     [
         (("--methods", "magic"), "There is no method 'magic'"),
         (("--report", "out.pdf"), ".html or .md"),
-        (("--report", "nowhere/out.html"), "no folder that you may write to"),
+        (("--report", "nowhere/out.html"), "is not a writable folder"),
         (("--sweep", "colour=red"), "cannot be swept over"),
         (("--photos", "0"), "positive integers"),
     ],

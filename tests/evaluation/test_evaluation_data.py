@@ -125,7 +125,7 @@ def test_a_category_that_cannot_be_learned_is_a_problem_of_the_data(tmp_path: Pa
     photo = {"file": str(picture(tmp_path / "1.png"))}
     entry = {"identifier": "sks", "category": "mug/cup", "photos": [photo, photo]}
     write(tmp_path / "data.json", {"subjects": [entry]})
-    with pytest.raises(InputError, match=r"category: That cannot be the category.*without slashes"):
+    with pytest.raises(InputError, match=r"category: Invalid category.*without slashes"):
         read_dataset(tmp_path / "data.json")
 
 

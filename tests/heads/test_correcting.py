@@ -141,7 +141,7 @@ def test_a_box_says_which_part_is_meant() -> None:
     both = head.corrected(picture, False, elsewhere).corrected(picture, True, there)
     assert both.examples_ is not None
     assert len(both.examples_.corrections) == 2, "of two parts of a picture two things are said"
-    with pytest.raises(InputError, match=r"no part(.|\n)*160"):
+    with pytest.raises(InputError, match=r"not a part(.|\n)*160"):
         head.corrected(picture, False, (0.0, 0.0, 500.0, 10.0))
 
 
@@ -286,7 +286,7 @@ def test_spoilt_examples_are_refused_when_they_are_used(
 ) -> None:
     stored = _stored(spoil)
     assert len(stored.corrections) == 1, "that is known before any tensor is read"
-    with pytest.raises(ConceptFileError, match="learned from cannot be used"):
+    with pytest.raises(ConceptFileError, match="training features of this head are invalid"):
         _ = stored.photos
 
 

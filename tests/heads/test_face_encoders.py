@@ -76,7 +76,7 @@ def test_weights_that_cannot_be_fetched_say_which_file_to_put_where(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(inception_resnet_v1, "download_url_to_file", no_network)
     place = tmp_path / "checkpoints" / "20180402-114759-vggface2.pt"
-    with pytest.raises(InputError, match=r"cannot be fetched(.|\n)*no network") as caught:
+    with pytest.raises(InputError, match=r"cannot be downloaded(.|\n)*no network") as caught:
         FaceHead(FacenetEncoder()).fit(astronaut)
     assert caught.value.expected == str(place)
     assert "dlib/resnet-v1" in str(caught.value.fix)

@@ -116,15 +116,15 @@ def test_a_head_that_does_not_know_its_own_photos_says_so(caplog: pytest.LogCapt
     bank_of_the_object = scenes(200, 30)
     head = ObjectHead(ColourEncoder(), C=10.0).fit(scenes(0, 3), bank_of_the_object)
     assert head.figures_["left_out_found"] < 0.5
-    assert "give it more photos" in caplog.text
+    assert "pass more or closer photos" in caplog.text
 
 
 def test_negatives_that_show_the_object_are_named_and_kept(caplog: pytest.LogCaptureFixture) -> None:
     given = NEGATIVES[:20]
     ObjectHead(ColourEncoder(bank=BANK)).fit(scenes(0, 5), given)
-    assert "finds the object in these negatives" not in caplog.text
+    assert "fitted without these negatives" not in caplog.text
     head = ObjectHead(ColourEncoder(bank=BANK)).fit(scenes(0, 5), [*given[:7], scene(1001)[0], *given[8:]])
-    assert "finds the object in these negatives: images[7]. " in caplog.text
+    assert "fitted without these negatives detects the object in them: images[7]. " in caplog.text
     assert head.figures_["negative_pictures"] == len(BANK) + 20
 
 
@@ -186,7 +186,7 @@ def test_a_prior_keeps_the_probe_along_the_mean_where_the_photos_share_something
 def test_before_fit_and_bad_settings() -> None:
     head = ObjectHead(ColourEncoder())
     for use in (lambda: head.score(scenes(0, 1)), head.state, lambda: ObjectHead.gate([head])):
-        with pytest.raises(NotFittedError, match="ObjectHead has learned nothing"):
+        with pytest.raises(NotFittedError, match="ObjectHead is not fitted"):
             use()
     for bad in ({"false_alarm_rate": 0.0}, {"C": -1.0}, {"crops": "every"}):
         with pytest.raises(InputError):
@@ -305,9 +305,9 @@ def test_a_gate_is_renewed_with_the_rows_that_it_has(monkeypatch: pytest.MonkeyP
 def test_a_renewed_gate_checks_what_is_new(fitted: ObjectHead) -> None:
     gate = ObjectHead.gate([fitted])
     other = ObjectHead(ColourEncoder(), crops="none").fit(scenes(0, 1))
-    with pytest.raises(InputError, match="share one encoder"):
+    with pytest.raises(InputError, match="the same encoder"):
         gate.renewed([fitted, other])
-    with pytest.raises(NotFittedError, match="learned nothing"):
+    with pytest.raises(NotFittedError, match="is not fitted"):
         gate.renewed([fitted, ObjectHead(fitted.encoder)])
     meta, tensors = fitted.state()
     short = ObjectHead.from_state(meta, {**tensors, "coef": tensors["coef"][:2], "witness": np.ones(2)})
@@ -330,7 +330,7 @@ def assert_same(found: GateScores, expected: GateScores) -> None:
 
 def test_gate_refuses_heads_that_share_nothing(fitted: ObjectHead) -> None:
     other = ObjectHead(ColourEncoder(), crops="none").fit(scenes(0, 1))
-    with pytest.raises(InputError, match="share one encoder"):
+    with pytest.raises(InputError, match="the same encoder"):
         ObjectHead.gate([fitted, other])
 
 

@@ -149,5 +149,5 @@ def test_it_is_made_with_the_models_own_image_encoder() -> None:
 def test_a_state_of_other_heads_is_refused(anna: PersonHead) -> None:
     meta, tensors = anna.state()
     swapped = {"face": meta.settings["look"], "look": meta.settings["face"]}
-    with pytest.raises(ConceptFileError, match="do not fit together"):
+    with pytest.raises(ConceptFileError, match="do not match"):
         PersonHead.from_state(meta.model_copy(update={"settings": swapped}), tensors)

@@ -134,7 +134,7 @@ def test_photos_that_do_not_agree_make_a_head_that_says_so(caplog: pytest.LogCap
     deviation = (known.whitening(known.windows) @ head.coef_).std()
     assert head.slope_ == pytest.approx(prototype.STEEPNESS / (prototype.MIN_SPAN * deviation), rel=1e-4)
     assert head.figures_["left_out_found"] < 0.5
-    assert "give it more photos" in caplog.text
+    assert "pass more or closer photos" in caplog.text
 
 
 def test_a_head_without_negatives_is_the_same_from_disk() -> None:
@@ -167,7 +167,7 @@ def test_given_negatives_that_it_is_found_in_are_named_and_told_apart(
     easy = scenes(700, 3, None)
     assert not any(one.present for one in mean.score(easy))
     head = ObjectHead(encoder).fit(photos, [*easy, *passing])
-    assert "finds the object in these negatives: images[3], images[4]" in caplog.text
+    assert "detects the object in them: images[3], images[4]" in caplog.text
     assert head.figures_["negative_pictures"] == 3 + len(passing)
     assert np.mean([one.present for one in head.score(passing)]) < 0.5
     assert [one.present for one in head.score(photos)] == [True] * 4

@@ -250,7 +250,7 @@ def test_questions_of_the_users_own(vlm: MyVLM, kit: FewShot) -> None:
         write_questions(
             vlm.backbone, photos, identifier="sks", category="mug", questions=["What colour is it?"]
         )
-    with pytest.raises(InputError, match="cannot be the category"):
+    with pytest.raises(InputError, match="Invalid category"):
         write_questions(vlm.backbone, photos, identifier="sks", category=" ")
 
 

@@ -61,7 +61,7 @@ def test_an_unknown_name_lists_the_known_and_what_is_spelled_nearly_so() -> None
 
 def test_a_thing_is_registered_under_its_own_name() -> None:
     drinks: Registry[type] = Registry("drink", add="", name_of=lambda thing: getattr(thing, "kind", None))
-    with pytest.raises(InputError, match=r"'tea' for .*Tea, which calls itself None"):
+    with pytest.raises(InputError, match=r"'tea' for .*Tea, whose own name is None"):
         drinks.register("tea", Tea)
     assert drinks.names() == []
 

@@ -67,7 +67,7 @@ def test_blip2_has_a_form_for_what_was_said_and_a_template_alone_has_none() -> N
     assert rendered == "Question: Who? Answer: a man. Question: Where? Answer:"
     from myvlm.backbones.tokens import render
 
-    with pytest.raises(BackboneError, match="no place for what was said"):
+    with pytest.raises(BackboneError, match="not support conversations"):
         render(backbone.processor, "USER: {image} {prompt}", ("Who?", "a man", "Where?"))
 
 

@@ -99,8 +99,8 @@ class AttentionRecorder:
         if not self.probabilities:
             raise BackboneError(
                 "The language model's attention could not be recorded.",
-                got="no layer called the attention that its configuration names",
-                expected="layers that look their attention up in transformers' AttentionInterface",
+                got="no layer that called the configured attention implementation",
+                expected="layers that use transformers' AttentionInterface",
                 fix="load the model with attn_implementation='sdpa', without remote code",
             )
         device = self.probabilities[0].device
@@ -139,7 +139,7 @@ def record_attention(
     """
     if queries.ndim != 2 or keys.ndim != 2 or len(queries) != len(keys) or queries.is_floating_point():
         raise InputError(
-            "The positions to record are not two integer matrices of one height.",
+            "The positions to record are not two integer matrices of equal height.",
             got=f"queries {tuple(queries.shape)} {queries.dtype}, keys {tuple(keys.shape)} {keys.dtype}",
             expected="queries (B, Q) and keys (B, K), int64",
             fix="pad shorter samples with -1",

@@ -67,7 +67,7 @@ class CausalBackbone(Backbone):
         forward = inspect.signature(model.forward).parameters
         if model.get_output_embeddings() is None or "mm_encoder_outputs" not in forward:
             raise BackboneError(
-                "The model cannot speak, or takes no images that were encoded before.",
+                "The model has no language head, or does not accept encoded images.",
                 got=type(model).__name__,
                 expected="a ...ForConditionalGeneration whose forward has `mm_encoder_outputs`",
                 fix="load the model with its language head, in transformers 5.23 or later",

@@ -129,7 +129,7 @@ class Replay:
             self._past = past
         except RuntimeError as error:  # out of memory, or an operation that cannot be captured
             self._can_capture = False
-            _log.info("The steps are not replayed as a graph: %s", str(error).splitlines()[0])
+            _log.info("The steps are not replayed as a CUDA graph: %s", str(error).splitlines()[0])
 
     def _stacked(self, tail: PromptTail, prefixes: Sequence[Prefix]) -> list[Tensor]:
         return stack_prefixes(prefixes, tail.prefix_length, self.room(tail.embeds.shape[1]))

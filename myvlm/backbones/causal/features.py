@@ -93,7 +93,7 @@ def read_pictures(processor: Any, images: Sequence[Image.Image]) -> tuple[Any, l
         )
     except (AttributeError, NotImplementedError) as error:
         raise BackboneError(
-            "The processor does not say how it writes a picture in a prompt.",
+            "The processor cannot insert a picture's tokens into a prompt.",
             got=f"{type(processor).__name__}: {error}",
             expected="a transformers processor with `replace_image_token`, release 5.23 or later",
             fix="update transformers, or override `read` in the family",
@@ -150,7 +150,7 @@ def encode_pictures(
     if len(tokens) != sum(lengths):
         raise _token_mismatch(
             f"{len(tokens)} visual tokens of {len(texts)} pictures",
-            f"{sum(lengths)} placeholders that the processor writes",
+            f"{sum(lengths)} placeholders from the processor",
         )
     deeper = [
         torch.split(_flatten(level), lengths) for level in getattr(output, "deepstack_features", None) or []
@@ -195,15 +195,15 @@ def token_mismatch_in(error: ValueError) -> BackboneError | None:
     """A BackboneError if transformers reports that visual tokens and placeholders differ in number."""
     message = str(error)
     counted = all(word in message for word in ("features", "tokens", "match"))
-    return _token_mismatch(message, "as many of each") if counted else None
+    return _token_mismatch(message, "equal numbers") if counted else None
 
 
 def _token_mismatch(got: str, expected: str) -> BackboneError:
     return BackboneError(
-        "The processor and the model do not agree on a picture's tokens.",
+        "The processor and the model disagree on the tokens of a picture.",
         got=got,
         expected=expected,
-        fix="load both from one checkpoint; for an old one set the processor's patch_size, "
+        fix="load both from the same checkpoint; for an old one set the processor's patch_size, "
         "vision_feature_select_strategy and num_additional_image_tokens",
     )
 

@@ -83,11 +83,11 @@ class GeneralBackbone(CausalBackbone):
         if self.model_types:
             return  # a subclass with a family of its own, which has been tested
         _log.warning(
-            "%s (%s) is of no family that is proven: a general adapter speaks for it, after a trial of one "
-            "picture%s. myvlm.testing.check_backbone says more.",
+            "%s (%s) belongs to no proven family: the general adapter is used, which passed a test with one "
+            "picture%s. myvlm.testing.check_backbone tests more.",
             self.name,
             model.config.model_type,
-            "" if self._uses_prefixes else "; learning runs without kept prefixes",
+            "" if self._uses_prefixes else "; learning does not use kept prefixes",
         )
 
     @staticmethod
@@ -146,10 +146,10 @@ class GeneralBackbone(CausalBackbone):
 
     @property
     def lacks(self) -> Mapping[Lack, str]:  # type: ignore[override]
-        unkept = "the model's cache is of another kind, or its positions are its own"
+        unkept = "the model's cache or positions are of an unsupported kind"
         lacks: dict[Lack, str] = {} if self._uses_prefixes else {"kept_prefixes": unkept}
         if not self._maps_are_right:
-            lacks["attention_map"] = "which of a picture's tokens show all of it cannot be asked"
+            lacks["attention_map"] = "it is unknown which visual tokens show the whole picture"
         return lacks
 
     def attention_map(
@@ -157,10 +157,10 @@ class GeneralBackbone(CausalBackbone):
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
         if not self._maps_are_right:
             raise BackboneError(
-                "Where this model looks cannot be shown.",
-                got=f"{self.model.config.model_type}, whose tokens did not follow a patch in a picture",
-                expected="one grid of tokens a picture, or a family that knows which part shows all of it",
-                fix="write the family, with `grid`: examples/04_new_backbone.py",
+                "Attention maps are not available for this model.",
+                got=f"{self.model.config.model_type}, whose visual tokens do not follow a picture's patches",
+                expected="one grid of tokens per picture, or a family that defines `grid`",
+                fix="add the family, with `grid`: examples/04_new_backbone.py",
             )
         return super().attention_map(image, prompt, answer, word, rows)
 
@@ -200,7 +200,7 @@ def inspect_processor(model: Any, processor: Any) -> ProcessedPicture:
         if name not in TEXT_INPUTS and isinstance(own, Tensor) and own.shape == ids.shape:
             typed = ids[own == 1].unique()
             if not torch.equal(own, torch.isin(ids, typed).to(own.dtype)):
-                raise unsupported(f"{name} that do not follow from the ids")
+                raise unsupported(f"{name} that cannot be derived from the ids")
             types[name] = tuple(typed.tolist())
     return ProcessedPicture(image_id, types)
 

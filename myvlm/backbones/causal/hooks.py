@@ -116,7 +116,9 @@ class InsertedRows(RowInsertion):
             or (spots and int(column.max()) >= ids.shape[1])
             or not bool(sentinels[batch, column].all())
         ):
-            raise _misplaced("rows elsewhere", "every sample's rows right after its last image placeholder")
+            raise _misplaced(
+                "rows in other positions", "every sample's rows right after its last image placeholder"
+            )
         return RowPositions(images, batch, column, sample)
 
     def _write_rows(
@@ -128,7 +130,7 @@ class InsertedRows(RowInsertion):
         embeds = kwargs.get("inputs_embeds")
         if embeds is None or embeds.shape[:2] != positions.images.shape:
             raise BackboneError(
-                "The language model did not get the embeddings that its table gave.",
+                "The language model did not receive the embeddings from its embedding table.",
                 got=None if embeds is None else tuple(embeds.shape[:2]),
                 expected=f"inputs_embeds of {tuple(positions.images.shape)}",
                 fix="report the model class: its adapter does not fit this release of transformers",
@@ -153,7 +155,7 @@ class InsertedRows(RowInsertion):
 
 def _misplaced(got: str, expected: str) -> BackboneError:
     return BackboneError(
-        "The places kept for concept rows are not where they should be.",
+        "The placeholders for concept rows are in the wrong positions.",
         got=got,
         expected=expected,
         fix="pass the prompt through the backbone's own methods, and do not chunk the prefill",

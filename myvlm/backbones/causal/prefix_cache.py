@@ -164,7 +164,7 @@ def tail_of(
     for prefix, ids in zip(prefixes, batch.ids.tolist(), strict=True):
         if ids[: len(prefix)] != prefix.ids:
             raise BackboneError(
-                "A prompt does not begin with the prefix that was kept.",
+                "The prompt does not begin with the kept prefix.",
                 got=f"ids {ids[: len(prefix)][:8]} …",
                 expected=f"ids {prefix.ids[:8]} …",
                 fix="use a template that puts the image before the instruction",

@@ -99,7 +99,7 @@ def _check_adapter(backbone: CausalBackbone) -> None:
     learned_ids, used_ids = batch.ids[0, : batch.starts[0]], inputs["input_ids"][0]
     if learned_ids.tolist() != used_ids.tolist():
         raise unsupported(
-            f"a prompt of {len(used_ids)} ids in use, and of {len(learned_ids)} others in learning"
+            f"a prompt of {len(used_ids)} ids in use, but {len(learned_ids)} different ids in learning"
         )
     pixel_inputs = {name: value for name, value in inputs.items() if value.shape != inputs["input_ids"].shape}
     arguments = backbone.arguments(
@@ -115,18 +115,18 @@ def _check_adapter(backbone: CausalBackbone) -> None:
             **{**pixels, **arguments},
         ).logits
         if not _close(backbone, logits[0, : len(used_ids)], before[0]):
-            raise unsupported("other logits for a prompt by what its processor tells than by what we tell")
+            raise unsupported("different logits with the processor's inputs than with the adapter's")
         targets = batch.labels[0, 1:].to(logits.device)
         whole = functional.cross_entropy(logits[0, :-1].float(), targets, ignore_index=IGNORED)
         plain = backbone.answer_loss(features, [PROMPT], [ANSWER], [[]]).cross_entropy
         taught = backbone.answer_loss(features, [PROMPT], [ANSWER], [_random_rows(backbone)]).cross_entropy
         after = model(**inputs).logits
     if not _close(backbone, plain, whole):
-        raise unsupported(f"a loss of {whole:.4f} from pixels, and of {plain:.4f} from kept features")
+        raise unsupported(f"a loss of {whole:.4f} from pixels, but {plain:.4f} from kept features")
     if torch.equal(plain, taught):
-        raise unsupported("the same loss with rows as without")
+        raise unsupported("the same loss with and without rows")
     if not torch.equal(before, after):
-        raise unsupported("other plain logits after a concept than before")
+        raise unsupported("different plain logits before and after using a concept")
 
 
 def _plain_logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -141,10 +141,10 @@ def _plain_logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
         from transformers import __version__
 
         raise BackboneError(
-            "Plain transformers cannot run this model on a picture: nothing of ours was in that pass.",
+            "Plain transformers, without MyVLM, cannot run this model on a picture.",
             got=f"in transformers {__version__} its own forward raises {type(error).__name__}: {error}",
-            expected="logits for what the model's own processor makes of a prompt and a picture",
-            fix="try another release of transformers that is supported (README.md, 'Families')",
+            expected="logits for the processor's output for a prompt and a picture",
+            fix="try another supported release of transformers (README.md, 'Families')",
         ) from error
     return logits
 
@@ -157,9 +157,9 @@ def _close(backbone: CausalBackbone, one: Tensor, other: Tensor) -> bool:
 def unsupported(found: str) -> BackboneError:
     """The error for a model that concept rows cannot enter."""
     return BackboneError(
-        "The model is of no family that is proven, and the general adapter cannot take it.",
+        "The model belongs to no proven family, and the general adapter cannot use it.",
         got=found,
-        expected="a chat template that writes one picture, visual tokens in its place, and rows behind them "
-        "that change what is said",
-        fix="use a known family (README.md, 'Families'), or write the family: examples/04_new_backbone.py",
+        expected="a chat template with one picture, visual tokens in its place, and rows after them that "
+        "change the output",
+        fix="use a proven family (README.md, 'Families'), or add the family: examples/04_new_backbone.py",
     )

@@ -36,7 +36,7 @@ class PaliGemmaBackbone(CausalBackbone):
     template = "{image}{prompt}"
     default_caption_prompt = "caption en"
     caption_prompts = ("caption en", "describe en")
-    lacks: ClassVar[Mapping[Lack, str]] = {"kept_prefixes": "what stands before the concept sees it"}
+    lacks: ClassVar[Mapping[Lack, str]] = {"kept_prefixes": "the tokens before the concept attend to it"}
 
     def completed(self, rendered: str) -> str:
         token = self.processor.image_token

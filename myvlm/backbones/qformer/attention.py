@@ -46,7 +46,7 @@ def query_token_attention(
     if not found:
         raise BackboneError(
             "The language model's attention could not be recorded.",
-            got="no layer that is known",
+            got="no supported layer",
             expected="OPT with attn_implementation='sdpa', or T5",
             fix="load the model without remote code",
         )

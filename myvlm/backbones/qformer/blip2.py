@@ -48,14 +48,14 @@ class Blip2Backbone(Backbone):
     default_caption_prompt = ""  # without a prompt, the checkpoints write a caption
     caption_prompts: ClassVar[tuple[str, ...]] = ("",)
     prompter_kind: ClassVar[type[Blip2Prompter]] = Blip2Prompter
-    lacks: ClassVar[Mapping[Lack, str]] = {"kept_prefixes": "what stands before the concept depends on it"}
+    lacks: ClassVar[Mapping[Lack, str]] = {"kept_prefixes": "the tokens before the concept depend on it"}
 
     def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
         super().__init__(model, processor, name=name)
         forward = inspect.signature(model.forward).parameters
         if not hasattr(model, "language_model") or "mm_encoder_outputs" not in forward:
             raise BackboneError(
-                "The model cannot speak, or takes no images that were encoded before.",
+                "The model has no language head, or does not accept encoded images.",
                 got=type(model).__name__,
                 expected="a Blip2ForConditionalGeneration whose forward has `mm_encoder_outputs`",
                 fix="load the model with its language head, in transformers 5.23 or later",

@@ -103,7 +103,7 @@ class QFormerRows(RowInsertion):
         images = kwargs.get("encoder_hidden_states")
         if images is None or len(images) != len(self.rows):
             raise BackboneError(
-                "The Q-Former did not get the pictures that the concept rows are for.",
+                "The Q-Former did not receive the pictures for the concept rows.",
                 got="no encoder_hidden_states" if images is None else f"{len(images)} pictures",
                 expected=f"{len(self.rows)} pictures, as encoder_hidden_states",
                 fix="pass as many pictures as lists of rows",
@@ -176,7 +176,7 @@ class QFormerRows(RowInsertion):
         if not self.probabilities:
             raise BackboneError(
                 "The Q-Former's attention could not be recorded.",
-                got="no cross-attention called its linear maps",
+                got="no cross-attention that called its linear layers",
                 expected="layers with `query`, `key` and `value`, as in transformers' Blip2QFormerModel",
                 fix="load the model without remote code",
             )

@@ -108,7 +108,7 @@ class Blip2Prompter:
         counts = [0] * len(ids) if self.image_id is None else (ids == self.image_id).sum(1).tolist()
         if set(counts) != {self.image_tokens}:
             raise InputError(
-                "The prompt does not keep a place for the picture.",
+                "The prompt has the wrong number of image placeholders.",
                 got=f"{counts} image placeholders (id {self.image_id})",
                 expected=f"{self.image_tokens} in each prompt",
                 fix=f"set processor.num_query_tokens to {self.image_tokens}, and model.config.image_token_id "
@@ -181,8 +181,8 @@ def check_length(tokens: int, most: int | None) -> None:
     """
     if most is not None and tokens > most:
         raise InputError(
-            "The text is longer than the model has places for.",
-            got=f"{tokens:,} tokens, the picture's included",
+            "The text is too long for the model.",
+            got=f"{tokens:,} tokens, including the picture's",
             expected=f"at most {most:,}",
             fix="write a shorter prompt or caption",
         )

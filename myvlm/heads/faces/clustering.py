@@ -62,20 +62,20 @@ def common_person(photos: Sequence[LoadedImage], found: Sequence[Faces], thresho
             "No face is common to the photos.",
             got="; ".join(f"{names[i]}: {len(found[i])} faces" for i in seen),
             expected="the same person in all of them",
-            fix="drop the photos of other people; very old photos and turned heads may not be known again",
+            fix="remove photos of other people; very old photos and turned heads may not be recognized",
         )
     if rivals:
         boxes = ", ".join(_box_text(one, found, names) for one in [best, *rivals])
         raise InputError(
-            f"{1 + len(rivals)} people are in the photos equally often: which one is meant?",
+            f"{1 + len(rivals)} people are in the photos equally often: which one do you mean?",
             got=boxes,
             expected="one person who is in more of the photos than anyone else",
-            fix="add a photo of that person alone, or cut the photos to the face",
+            fix="add a photo of that person alone, or crop the photos to the face",
         )
     for photo, name in enumerate(names):
         if photo not in best.faces:
             without = "no face was found" if photo not in seen else "the person was not found"
-            _log.warning("%s in %s: it is passed over", without, name)
+            _log.warning("%s in %s: the photo is skipped", without, name)
     return best
 
 

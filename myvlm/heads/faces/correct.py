@@ -45,9 +45,9 @@ def descriptor_of_corrected_face(
     # a false alarm is about the nearest face; which face was missed is less clear
     if correction.present and rest and nearest[first] > CLEAR_DISTANCE_RATIO * nearest[rest[0]]:
         raise InputError(
-            f"There are {len(faces)} faces in {photo.name}: which one is meant?",
-            got=f"faces at {_listed_boxes(faces.boxes)}, equally like the person",
-            expected="the box of the face that is meant",
+            f"There are {len(faces)} faces in {photo.name}: which one do you mean?",
+            got=f"faces at {_listed_boxes(faces.boxes)}, equally similar to the person",
+            expected="the box of one face",
             fix="pass box=(left, top, right, bottom), in pixels",
         )
     return faces.descriptors[[first]]
@@ -58,7 +58,7 @@ def _no_face(where: str, got: str) -> InputError:
         f"There is no face {where}.",
         got=got,
         expected="a face seen from the front, at least 20 pixels wide",
-        fix="give a box around the face, or correct it by another photo",
+        fix="pass a box around the face, or correct another photo",
     )
 
 

@@ -119,10 +119,10 @@ def _no_weights(name: str, error: Exception) -> InputError:
 
     place = Path(get_torch_home()) / "checkpoints" / name
     return InputError(
-        f"The weights that describe faces ({FacenetEncoder.id}) cannot be "
-        + ("read." if place.is_file() else "fetched."),
+        f"The weights of the face encoder {FacenetEncoder.id} cannot be "
+        + ("read." if place.is_file() else "downloaded."),
         got=f"{type(error).__name__}: {str(error)[:300]}",
         expected=str(place),
-        fix=f"take {name} from the release v2.2.9 of facenet-pytorch and put it there whole; or, offline, "
-        'pip install "myvlm[dlib]" and name the encoder dlib/resnet-v1',
+        fix=f"download {name} from release v2.2.9 of facenet-pytorch to that path; or, offline, "
+        'pip install "myvlm[dlib]" and use the encoder dlib/resnet-v1',
     )

@@ -51,9 +51,9 @@ class FaceGate:
         sizes = {head.keys_.shape[1] for head in heads}
         if len(sizes) != 1:
             raise ConceptFileError(
-                "The keys of these people are not of one encoder.",
+                "The face descriptors of these people come from different encoders.",
                 got=f"descriptors of lengths {sorted(sizes)}",
-                expected=f"the one length of {encoder.id}",
+                expected=f"the length of {encoder.id}",
                 fix="use unaltered copies of the concept folders, or learn them again",
             )
         self._keys = np.concatenate([head.keys_ for head in heads])
@@ -133,10 +133,12 @@ class FaceGate:
         apart = float(np.linalg.norm(self._fingerprints - now, axis=1).max()) if same_length else None
         if apart is None or apart > MAX_DRIFT * self._encoder.threshold:
             raise ConceptFileError(
-                f"A person was learned with other weights of {self._encoder.id} than those loaded now.",
-                got=f"keys of length {self._keys.shape[1]}" if apart is None else f"{apart:.3f} apart",
+                f"A head was learned with other weights of {self._encoder.id} than those loaded now.",
+                got=f"keys of length {self._keys.shape[1]}"
+                if apart is None
+                else f"a distance of {apart:.3f}",
                 expected=f"length {len(now)}" if apart is None else "the same descriptor of one picture",
-                fix="load the weights they were learned with, or learn the concept again",
+                fix="load the weights it was learned with, or learn the concept again",
             )
         self._checked = True
 

@@ -64,10 +64,10 @@ class FaceHead(CorrectableHead[FaceEncoder]):
 
     kind: ClassVar[str] = "face"
     privacy: ClassVar[str] = (
-        "The head holds face descriptors, which are biometric data: with them this person can be recognised "
-        "in any photo. Ask the person first, keep this folder as you would keep their photos, share it with "
-        "nobody who may not recognise them, and erase it when they ask. A face of somebody else that was "
-        "said not to be theirs is kept with them."
+        "The head contains face descriptors, which are biometric data: with them this person can be "
+        "recognised in any photo. Ask the person first, keep this folder as safe as their photos, share it "
+        "only with people who may recognise them, and erase it when they ask. Faces of others that were "
+        "marked as not theirs are stored with them."
     )
     SETTINGS = ("threshold", "people", "false_alarm_rate")
     exclusive: ClassVar[bool] = True
@@ -237,7 +237,7 @@ class FaceHead(CorrectableHead[FaceEncoder]):
         if {self.keys_.shape[1], self.strangers_.shape[1]} != {len(self.encoder_fingerprint_)}:
             raise self._misfit(
                 f"keys {self.keys_.shape}, fingerprint {self.encoder_fingerprint_.shape}",
-                "one length of both",
+                "equal lengths",
             )
 
 
@@ -262,7 +262,7 @@ def _check_negatives(
             "A negative shows the person.",
             got=", ".join(holding),
             expected="photos of other people only",
-            fix="take it out; if it is a twin, give photos of this person that differ less",
+            fix="leave it out; if it shows a twin, pass photos of this person that differ less",
         )
 
 

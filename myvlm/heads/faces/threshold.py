@@ -61,7 +61,7 @@ def limit_for(
     measured: tuple[float, float] | None = getattr(encoder, "strangers", None)
     if measured is None and error is not None:
         limit = _chi_quantile(published, error, strangers, people * keys)
-        spread = f"as {error:g} of pairs below {published:g} say (chi distribution about √2)"
+        spread = f"so that {error:g} of pairs are below {published:g} (chi distribution about √2)"
     else:
         mean = MEAN_OVER_THRESHOLD * published
         mean, deviation = measured or (mean, SPREAD_OVER_MEAN * mean)
@@ -72,8 +72,8 @@ def limit_for(
     if limit >= published:
         return published, source
     return limit, (
-        f"a stranger is taken for one of {people * keys} keys in {strangers:g} of cases, if distances are "
-        f"spread {spread}; {source}"
+        f"a stranger matches one of {people * keys} keys in {strangers:g} of cases, if distances are "
+        f"distributed {spread}; {source}"
     )
 
 

@@ -225,10 +225,10 @@ def _windows_in_box(boxes: Sequence[Box], box: Box | None, photo: LoadedImage) -
     width, height = photo.image.size
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise InputError(
-            f"That is no part of {photo.name}.",
+            f"The box is not a part of {photo.name}.",
             got=f"box {box}",
             expected=f"left < right up to {width} and top < bottom up to {height}, in pixels",
-            fix="give left, top, right, bottom in pixels of the picture, turned as its EXIF tag says",
+            fix="pass left, top, right, bottom in pixels of the picture, rotated as its EXIF tag says",
         )
     alike = [iou(one, box) for one in boxes]
     return [number for number, one in enumerate(alike) if one >= min(MIN_IOU, max(alike))]

@@ -144,7 +144,7 @@ def _read_cache(file: Path, now: FloatArray) -> dict[str, FloatArray] | None:
         kept = load_file(file)
         rows, tail, fingerprint = kept["features"], kept["tail"], kept["fingerprint"]
     except (SafetensorError, KeyError, OSError) as error:
-        _log.info("%s is made again: %s", file, error)
+        _log.info("%s is computed again: %s", file, error)
         return None
     fits = rows.ndim == 2 and rows.shape[1:] == fingerprint.shape and tail.shape == (2,)
     whole = fits and np.isfinite(rows).all() and np.isfinite(tail).all()
@@ -158,7 +158,7 @@ def _write_cache(file: Path, tensors: dict[str, FloatArray]) -> None:
         with atomic_file(file) as fresh:
             save_file(tensors, fresh)
     except (OSError, SafetensorError) as error:
-        _log.info("%s is not kept: %s", file, error)
+        _log.info("%s cannot be cached: %s", file, error)
 
 
 @cache

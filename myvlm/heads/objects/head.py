@@ -80,9 +80,9 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
 
     kind: ClassVar[str] = "object"
     privacy: ClassVar[str] = (
-        "The head is one direction among the features of a public image encoder. So that it can be "
-        "corrected, the features of some windows of each photo are kept with it: they say roughly what these "
-        "show, and are no photos."
+        "The head is one direction in the feature space of a public image encoder. For corrections, the "
+        "features of some windows of each photo are stored with it: they reveal roughly what the windows "
+        "show, but are not photos."
     )
     SETTINGS = ("crops", "false_alarm_rate", "C", "seed")
     GATE_SETTINGS = ("crops",)
@@ -165,17 +165,16 @@ class ObjectHead(CorrectableHead[ImageEncoder]):
         )
         if suspect_negatives:
             _log.warning(
-                "a head that was not shown them finds the object in these negatives: %s. If they show it, "
-                "take them out; look-alikes are what negatives are for, and were learned from",
+                "a head fitted without these negatives detects the object in them: %s. If they show it, "
+                "leave them out; look-alikes are useful negatives and were used",
                 ", ".join(others[index].name for index in suspect_negatives),
             )
         if self.figures_["left_out_found"] < 0.5:
             _log.warning(
-                "the head knew the object again in only %.0f %% of the photos it was not shown: "
-                "give it more photos, from nearer, or tell it the category"
-                "%s",
+                "the head detected the object in only %.0f %% of the left-out photos: pass more or closer "
+                "photos, or the category%s",
                 100 * self.figures_["left_out_found"],
-                "; and look whether a negative shows it" if others else "",
+                "; and check that no negative shows it" if others else "",
             )
         return self
 
@@ -325,7 +324,7 @@ def _check_apart(photos: Sequence[LoadedImage], others: Sequence[LoadedImage]) -
             "A photo of the object is among its negatives.",
             got="; ".join(both),
             expected="negatives that do not show it",
-            fix="take it out of the negatives",
+            fix="remove it from the negatives",
         )
 
 

@@ -48,7 +48,7 @@ class PersonHead(ScoredByGate):
 
     kind: ClassVar[str] = "person"
     privacy: ClassVar[str] = (
-        f"{FaceHead.privacy} With it is kept how the person looked in the photos: hair, clothes and such."
+        f"{FaceHead.privacy} The person's appearance in the photos, such as hair and clothes, is stored too."
     )
     biometric: ClassVar[bool] = True
     stricter_in_company: ClassVar[bool] = True

@@ -101,7 +101,7 @@ def as_refusal(error: Exception) -> Refusal:
         return Refusal(409, f"{error.what} Expected {error.expected}.")
     if isinstance(error, InputError) and not isinstance(error, MissingFileError):
         return Refusal(400, str(error))
-    if isinstance(error, BackboneError) and "no place for what was said" in error.what:
+    if isinstance(error, BackboneError) and "not support conversations" in error.what:
         return Refusal(400, str(error))
     _log_without_values(error)
     if isinstance(error, RemoteError):

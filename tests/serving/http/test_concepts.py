@@ -193,7 +193,7 @@ def test_a_concept_is_corrected_by_a_picture_and_that_is_taken_back(
         assert seen() == [taught.word]
         with pytest.raises(BadRequestError, match="Nothing was said of"):
             correct(None)
-        with pytest.raises(BadRequestError, match="is no part"):
+        with pytest.raises(BadRequestError, match="is not a part"):
             correct(False, box=[0, 0, 9999, 1])
         with pytest.raises(BadRequestError, match="box"):
             correct(False, box=[1, 2])

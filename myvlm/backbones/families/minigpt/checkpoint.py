@@ -93,10 +93,10 @@ def _read(file: str | Path) -> Mapping[str, Tensor]:
     """The tensors of an official file, which are under the key `model` or at the top level."""
     if not Path(file).is_file():
         raise MissingFileError(
-            "A file of MiniGPT-v2 is not there.",
+            "A file of MiniGPT-v2 is missing.",
             got=str(file),
             expected="a .pth file",
-            fix="download it from the page of MiniGPT-v2",
+            fix="download it from MiniGPT-v2's project page",
         )
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
@@ -170,8 +170,8 @@ def _interpolated_positions(positions: Tensor, side: int) -> Tensor:
 
 def _file_error(file: str | Path, got: str) -> BackboneError:
     return BackboneError(
-        f"{Path(file).name} is not the file of MiniGPT-v2 that it should be, or is cut short.",
+        f"{Path(file).name} is not the expected file of MiniGPT-v2, or is truncated.",
         got=got,
-        expected="minigptv2_checkpoint.pth and eva_vit_g.pth, as they were published",
-        fix="download it again; a file that holds more than tensors is not opened",
+        expected="minigptv2_checkpoint.pth and eva_vit_g.pth, as published",
+        fix="download it again; a file that contains more than tensors is refused",
     )

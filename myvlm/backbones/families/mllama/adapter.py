@@ -74,7 +74,7 @@ class MllamaBackbone(Backbone):
     model_types = ("mllama",)
     template = "{image}<|begin_of_text|>{prompt}"
     images_at_once = 4
-    lacks: ClassVar[Mapping[Lack, str]] = {"kept_prefixes": "what stands before the concept depends on it"}
+    lacks: ClassVar[Mapping[Lack, str]] = {"kept_prefixes": "the tokens before the concept depend on it"}
 
     def __init__(self, model: Any, processor: Any, *, name: str | None = None) -> None:
         super().__init__(model, processor, name=name)
@@ -82,10 +82,10 @@ class MllamaBackbone(Backbone):
             model, "lm_head"
         ):
             raise BackboneError(
-                "The model cannot speak, or takes no pictures that were encoded before.",
+                "The model has no language head, or does not accept encoded images.",
                 got=type(model).__name__,
                 expected="a MllamaForConditionalGeneration, whose forward has `cross_attention_states`",
-                fix="load the model with its language head, by AutoModelForImageTextToText",
+                fix="load the model with its language head, with AutoModelForImageTextToText",
             )
         template = self.template if getattr(processor, "chat_template", None) is None else None
         text.check_template(processor, template)

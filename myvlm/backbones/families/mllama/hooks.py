@@ -50,10 +50,10 @@ class CrossAttentionRows(RowInsertion):
         copies, rest = divmod(0 if mask is None else len(mask), len(self.rows))
         if mask is None or looking is None or rest or not copies:
             raise BackboneError(
-                "The model does not see the pictures that the concept rows are for.",
+                "The model did not receive the pictures for the concept rows.",
                 got="no cross_attention_mask" if mask is None else f"{len(mask)} sequences",
                 expected=f"a cross_attention_mask of {len(self.rows)} samples",
-                fix="pass what the processor made of one picture for each list of rows",
+                fix="pass the processor's output for one picture per list of rows",
             )
         given = {**kwargs, "cross_attention_mask": self._extended_mask(mask, looking, copies)}
         states = kwargs.get("cross_attention_states")

@@ -374,8 +374,8 @@ def is_everyday_word(name: str) -> bool:
 def caution(name: str) -> str | None:
     """The warning for an identifier that is also a common word; None for other identifiers.
 
-    >>> caution("Blue")[:38]
-    "'Blue' is also a word of the language:"
+    >>> caution("Blue")[:32]
+    "'Blue' is also an ordinary word:"
     >>> caution("ulmo") is None
     True
     """

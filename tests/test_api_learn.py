@@ -114,7 +114,7 @@ def test_bad_questions(quick: MyVLM, kit: FewShot) -> None:
         teach(quick, kit, questions=[[("where ?", "here")], []])
     with pytest.raises(InputError, match="question is empty"):
         quick.ask(kit.photos()[0], "  ")
-    with pytest.raises(InputError, match="no text"):
+    with pytest.raises(InputError, match="not text"):
         quick.ask(kit.photos()[0], None)  # type: ignore[call-overload]
 
 

@@ -73,7 +73,7 @@ def test_damaged_weights_are_an_error_of_ours(tmp_path: Path, damage: Callable[[
 
 def test_a_missing_package_is_named() -> None:
     options = {"attn_implementation": "flash_attention_2"}
-    with pytest.raises(UnknownBackboneError, match=r"(?s)FlashAttention2.*install the package"):
+    with pytest.raises(UnknownBackboneError, match=r"(?s)FlashAttention2.*install the missing package"):
         load_model("tinyworld/llava", device="cpu", dtype=None, model_options=options)
 
 
@@ -129,7 +129,7 @@ def test_two_entries_that_are_one_name_are_an_error(tmp_path: Path) -> None:
     file = tmp_path / "captions.json"
     for twice in (f'{{"{apart}": ["sks"], "{composed}": ["sks"]}}', '{"1.png": ["sks"], "1.png": ["sks"]}'):
         file.write_text(twice, encoding="utf-8")
-        with pytest.raises(InputError, match="two entries are called"):
+        with pytest.raises(InputError, match="two entries are named"):
             captions_for([Path(composed)], [str(file)])
 
 
@@ -200,7 +200,7 @@ def test_a_common_word_is_not_rewritten(quick: MyVLM, caplog: pytest.LogCaptureF
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
         quick.concepts.rename(kit.identifier, "Blue")
-    assert "also a word of the language" in caplog.text
+    assert "also an ordinary word" in caplog.text
     asked: list[str] = []
     generate = quick.backbone.generate
 

@@ -75,7 +75,7 @@ def read_json(file: Path, *, expected: str) -> Any:
 
     >>> _once([("1.jpg", "a"), ("1.jpg", "b")])
     Traceback (most recent call last):
-    ValueError: two entries are called '1.jpg'
+    ValueError: two entries are named '1.jpg'
     """
     if not as_on_disk(file).is_file():
         raise MissingFileError(
@@ -91,7 +91,7 @@ def read_json(file: Path, *, expected: str) -> Any:
             f"{file} is not JSON.",
             got=str(error),
             expected=f"{expected}, in UTF-8",
-            fix="correct it at that position",
+            fix="correct the file",
         ) from error
 
 

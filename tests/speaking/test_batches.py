@@ -57,7 +57,7 @@ def test_errors_that_are_kept_stand_in_the_place_of_replies(vlm: MyVLM, album: l
     Image.new("RGB", STRIP).save(album[4])
     Path(album[17]).write_bytes(b"no picture")
     Path(album[18]).unlink()
-    wrong = {3: "cannot take", 4: "cannot take", 17: "cannot be read", 18: "There is no file"}
+    wrong = {3: "cannot process", 4: "cannot process", 17: "cannot be read", 18: "There is no file"}
     replies = said([*album, np.zeros((0, 0, 3), np.uint8)])
     assert len(replies) == len(album) + 1
     for place, reply in enumerate(replies[:-1]):

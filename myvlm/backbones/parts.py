@@ -53,7 +53,7 @@ def check_processor(processor: Any) -> None:
 
     >>> check_processor("llava")
     Traceback (most recent call last):
-    myvlm.errors.InputError: The processor is not one of a vision-language model.
+    myvlm.errors.InputError: This is not the processor of a vision-language model.
     ...
     """
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):

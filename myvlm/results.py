@@ -189,12 +189,12 @@ class AttentionMap:
         axes.imshow(self.values, cmap=cmap, alpha=alpha, extent=(left, right, bottom, top))
         axes.set_xlim(0, self.image.width)
         axes.set_ylim(self.image.height, 0)
-        axes.set_title(f"attention of {self.identifier}")
+        axes.set_title(f"attention to {self.identifier}")
         axes.set_axis_off()
         return axes
 
     def _repr_html_(self) -> str:
-        what = f"attention of {self.identifier}"
+        what = f"attention to {self.identifier}"
         return figure(picture(self.overlay(), alt=what), [what])
 
 

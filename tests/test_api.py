@@ -231,7 +231,11 @@ def test_a_concept_file_that_is_not_whole(taught: Taught, fresh: MyVLM, tmp_path
         file = folder / "head.safetensors"
         file.write_bytes(file.read_bytes()[:-10])
 
-    wrong = [("newer", newer, "newer release"), ("altered", altered, "embeddings"), ("cut", cut, "was cut")]
+    wrong = [
+        ("newer", newer, "newer release"),
+        ("altered", altered, "embeddings"),
+        ("cut", cut, "was truncated"),
+    ]
     for name, spoil, message in wrong:
         with pytest.raises(ConceptFileError, match=message):
             fresh.concepts.add(spoiled(name, spoil))

@@ -97,7 +97,7 @@ def test_learning_leaves_a_model_in_training_as_it_was(quick: MyVLM, kit: FewSho
     [
         (["{} on a chair", "a mug", "{} here", "{} there"], r"images\[1\] does not name the concept"),
         (["{} on a chair"], "1 captions"),
-        ("{} on a chair", "one text"),
+        ("{} on a chair", "one string"),
         ([["{} on a chair"], [], ["{}"], ["{}"]], r"images\[1\] has no caption"),
         ([["{}"], ["{}"], ["{}", "{}s of the world"], ["{}"]], r"images\[2\] does not name"),
     ],
@@ -128,7 +128,7 @@ def test_bad_questions(quick: MyVLM, kit: FewShot) -> None:
     ],
 )
 def test_no_settings(quick: MyVLM, kit: FewShot, settings: Any, message: str) -> None:
-    with pytest.raises(InputError, match=f"(?s)cannot be learned with these settings.*{message}"):
+    with pytest.raises(InputError, match=f"(?s)The settings for learning are invalid.*{message}"):
         teach(quick, kit, settings=settings)
 
 
@@ -172,7 +172,7 @@ def test_ctrl_c_in_the_middle_of_learning_keeps_what_is_there(
     concept = teach(quick, kit, settings=LearnSettings(steps=50, views=2))
     figures = concept.embeddings["tinyworld/llava"].figures
     assert (figures["steps"], figures["interrupted"]) == (2, True)
-    assert "Interrupted after 2 steps of at most 50" in caplog.text
+    assert "Interrupted after 2 of at most 50 steps" in caplog.text
     assert list(quick.concepts) == [kit.identifier]
     check_same(before, state_of(quick.backbone.model))
     monkeypatch.undo()

@@ -124,7 +124,7 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
 
 def test_two_entries_that_are_one_name_are_an_error(tmp_path: Path) -> None:
     apart, composed = (unicodedata.normalize(form, "Zo\xeb.png") for form in ("NFD", "NFC"))
-    with pytest.raises(InputError, match="two entries of one name"):
+    with pytest.raises(InputError, match="two entries for one photo"):
         in_order({apart: "a", composed: "b"}, [(composed,)], "captions")
     file = tmp_path / "captions.json"
     for twice in (f'{{"{apart}": ["sks"], "{composed}": ["sks"]}}', '{"1.png": ["sks"], "1.png": ["sks"]}'):

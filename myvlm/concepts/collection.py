@@ -93,10 +93,10 @@ def single_or_default(given: Sequence[Path] | None) -> Path:
     """
     if given and (len(given) > 1 or (given[0] / RECORD).exists()):
         raise InputError(
-            "Concepts go into one collection.",
+            "Concepts can be written to one folder of concept folders only.",
             got=", ".join(map(str, given)),
             expected="one folder of concept folders",
-            fix="name one with --concepts",
+            fix="pass one with --concepts",
         )
     return given[0] if given else DEFAULT
 
@@ -119,9 +119,9 @@ def read(collection: Path) -> tuple[list[Entry], dict[Path, str]]:
             twin = taken.setdefault(word, entry)
             if twin is not entry:
                 raise ConceptExistsError(
-                    f"Two concepts in {collection} have the word {word!r}.",
+                    f"Two concepts in {collection} use the word {word!r}.",
                     got=f"{twin.folder.name} and {entry.folder.name}",
-                    expected="words of its own for each: what it is called, and what it was learned with",
+                    expected="identifiers and learned words that no other concept uses",
                     fix="move one of the two folders elsewhere",
                 )
     return found, wrong
@@ -158,10 +158,12 @@ def find(collection: Path, identifier: str) -> Entry:
         if entry.identifier == composed(identifier):
             return entry
     raise UnknownConceptError(
-        f"No concept {identifier!r} is in {collection}.",
+        f"There is no concept {identifier!r} in {collection}.",
         got=identifier,
-        expected="one of " + ", ".join(entry.identifier for entry in known) if known else "it is empty",
-        fix="see `myvlm concepts list`, or name another folder with --concepts",
+        expected="one of " + ", ".join(entry.identifier for entry in known)
+        if known
+        else "none: the folder is empty",
+        fix="see `myvlm concepts list`, or pass another folder with --concepts",
     )
 
 
@@ -172,10 +174,10 @@ def check_free(collection: Path, *words: str, but: Path | None = None) -> None:
         shared = folded(*words) & entry.words
         if shared and not same_place:
             raise ConceptExistsError(
-                f"The word {min(shared)!r} is taken.",
+                f"The word {min(shared)!r} is already in use.",
                 got=f"{entry.identifier!r} in {entry.folder}, learned as {entry.record.spoken!r}",
-                expected="a word that differs from those of the others in more than upper and lower case",
-                fix="take another word, or remove the other concept first",
+                expected="a word that no other concept uses, in upper or lower case",
+                fix="choose another identifier, or remove the other concept first",
             )
 
 
@@ -204,27 +206,27 @@ def check_can_write(folder: Path, identifier: str) -> None:
     names = [*folder.parent.parts, folder.name + TEMPORARY_NAME_BYTES * "_"]
     if (longest := max(len(os.fsencode(name)) for name in names)) > MAX_NAME_BYTES:
         raise NotWritableError(
-            "No concept can be written to a folder of so long a name.",
+            "The name of the folder is too long.",
             got=f"{longest - TEMPORARY_NAME_BYTES} bytes: {folder}",
-            expected=f"{MAX_NAME_BYTES - TEMPORARY_NAME_BYTES} bytes at the most",
-            fix="name another folder with --out",
+            expected=f"{MAX_NAME_BYTES - TEMPORARY_NAME_BYTES} bytes at most",
+            fix="choose another folder with --out",
         )
     blocked = next((one for one in [folder, *folder.parents] if one.exists() and not one.is_dir()), None)
     inside = sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
     if blocked or (inside and RECORD not in inside):
         raise NotWritableError(
             f"No concept can be written to {folder}.",
-            got=f"{blocked} is a file" if blocked else "a folder with other things in it",
+            got=f"{blocked} is a file" if blocked else "a folder with other files in it",
             expected="a new folder, an empty one, or a concept folder",
-            fix="name another folder with --out",
+            fix="choose another folder with --out",
         )
     check_writable(folder)
     if inside and (there := _identifier_in_folder(folder)) != identifier:
         raise ConceptExistsError(
-            f"{folder} holds another concept.",
+            f"{folder} contains another concept.",
             got=repr(there),
             expected=repr(identifier),
-            fix="name another folder with --out",
+            fix="choose another folder with --out",
         )
     check_free(folder.parent, identifier, but=folder)
 
@@ -235,9 +237,9 @@ def check_writable(place: Path) -> None:
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         raise NotWritableError(
             f"{place} cannot be written.",
-            got=f"{above}, where you may not write",
-            expected="a place you may write to",
-            fix="check who owns that folder, or name another place",
+            got=f"no permission to write to {above}",
+            expected="a folder that you may write to",
+            fix="check who owns that folder, or choose another",
         )
 
 
@@ -261,9 +263,9 @@ def add(collection: Path, folder: Path) -> Entry:
     target = collection / absolute(folder).name.lstrip(".")
     if recover(absolute(target)):
         raise ConceptExistsError(
-            f"There is a {target} already.",
+            f"{target} already exists.",
             got="a folder of that name",
-            expected="a name that is not taken",
+            expected="a folder name that is not in use",
             fix="rename the folder that you want to add, then add it",
         )
     _copy(folder, target)
@@ -375,7 +377,7 @@ def _identifier_in_folder(folder: Path) -> str:
     try:
         return read_record(folder).identifier
     except ConceptFileError as error:
-        fix = f"move {folder} elsewhere, or name another folder with --out"
+        fix = f"move {folder} elsewhere, or choose another folder with --out"
         raise ConceptFileError(error.what, got=error.got, expected=error.expected, fix=fix) from error
 
 
@@ -391,6 +393,6 @@ def _not_writable(place: Path, error: OSError) -> NotWritableError:
     return NotWritableError(
         f"{place} cannot be written.",
         got=f"{type(error).__name__}: {error.strerror or error}",
-        expected="a place you may write to",
+        expected="a folder that you may write to",
         fix="check who owns the folder, and whether the disk is full",
     )

@@ -75,8 +75,8 @@ class Concept:
 
     def __post_init__(self) -> None:
         check_is(self.head, Head, what="head of a concept", expected="a fitted head, such as an ObjectHead")
-        check_is(self.kind, str, what="kind of a concept", expected="the head's, or nothing")
-        check_is(self.spoken, str, what="spoken word of a concept", expected="a word, or nothing")
+        check_is(self.kind, str, what="kind of a concept", expected="the kind of its head, or none")
+        check_is(self.spoken, str, what="spoken word of a concept", expected="a word, or none")
         check_is(
             self.embeddings, Mapping, what="embeddings of a concept", expected="a dict of Embedding by name"
         )
@@ -89,8 +89,8 @@ class Concept:
         check_category(self.category)
         if self.kind != self.head.kind:
             raise InputError(
-                f"{self.identifier!r} is of another kind than its head.",
-                got=self.kind, expected=self.head.kind, fix="leave kind out: it is the head's",
+                f"The kind of {self.identifier!r} differs from that of its head.",
+                got=self.kind, expected=self.head.kind, fix="omit kind: it is that of the head",
             )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -134,10 +134,10 @@ class Concept:
         ]
         raise ConceptFileError(
             f"The concept {self.identifier!r} was learned for another model than {backbone}.",
-            got="; ".join(known) or "no embedding at all",
+            got="; ".join(known) or "no embeddings",
             expected=f"{backbone} ({dim} dimensions, weights {fingerprint[:12]})",
             fix=f"learn {self.identifier!r} again with this model, {self.how_again(backbone)}; "
-            "or load the model it was learned for, or leave the concept out",
+            "or load the model it was learned for, or remove the concept",
         )
 
     def with_embedding(self, backbone: str, embedding: Embedding) -> Self:
@@ -246,10 +246,10 @@ class Concept:
         check_may_share_faces(people, url, face_consent=face_consent)
         if photos is not None:
             raise InputError(
-                "Photos stay on this machine.",
+                "Photos cannot be uploaded.",
                 got=f"include_photos, to {url}",
                 expected="no photos",
-                fix="leave them out, and copy them there yourself where that is wanted",
+                fix="omit include_photos; copy them there yourself if you want them there",
             )
         publish(url, {"": self.packed(url=url)}, private=private)
         self.url = url
@@ -318,7 +318,7 @@ class Concept:
             )
         except InputError as error:
             raise ConceptFileError(
-                f"{folder} holds an impossible concept.",
+                f"{folder} contains an invalid concept.",
                 got=error.got,
                 expected=error.expected,
                 fix=error.fix,
@@ -339,7 +339,7 @@ def warn_learned_elsewhere(backbone: Backbone, concepts: Iterable[Concept]) -> N
         _log.warning(
             "The concept %r was learned for another model than %s%s. %sLearn it again with this model, %s.",
             *(lacking[0].identifier, backbone.name, more),
-            "Until then the model is told of it in words. " if lacking[0].description else "",
+            "Until then its description is used instead. " if lacking[0].description else "",
             lacking[0].how_again(backbone.name),
         )
 

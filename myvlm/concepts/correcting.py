@@ -97,7 +97,7 @@ class Correction:
 
     @property
     def _reason_not_held(self) -> str:
-        return "too unlike its photos" if self.present else "too like a photo of it"
+        return "too different from its photos" if self.present else "too similar to a photo of it"
 
     def document(self) -> dict[str, Any]:
         """Return the correction as plain JSON values."""
@@ -123,9 +123,9 @@ class Correction:
 
     def __str__(self) -> str:
         verdict = {True: "is", False: "is not", None: "may again be"}[self.present]
-        but = "" if self.held else f", not held: it is {self._reason_not_held}"
+        but = "" if self.held else f", not achieved: it is {self._reason_not_held}"
         others = "".join(
-            f", seen in {change.after:.0f} photos of {other} after {change.before:.0f}"
+            f", detected in {change.after:.0f} photos of {other} instead of {change.before:.0f}"
             for other, change in self.others.items()
         )
         return (
@@ -134,13 +134,13 @@ class Correction:
         )
 
     def _repr_html_(self) -> str:
-        verdict = {True: "is there", False: "is not there", None: "was taken back"}[self.present]
+        verdict = {True: "is there", False: "is not there", None: "was undone"}[self.present]
         rows = [
             ("picture", f"{self.picture}: {self.identifier} {verdict}"),
-            ("probability", f"{self.score}{'' if self.held else f', not held: {self._reason_not_held}'}"),
+            ("probability", f"{self.score}{'' if self.held else f', not achieved: {self._reason_not_held}'}"),
             ("threshold", f"{self.threshold.before:.4g} → {self.threshold.after:.4g}"),
             ("its photos", "; ".join(map(str, self.photos)) or "not known"),
-            *((f"seen in photos of {other}", f"{change.before:.0f} → {change.after:.0f}")
+            *((f"detected in photos of {other}", f"{change.before:.0f} → {change.after:.0f}")
               for other, change in self.others.items()),
             ("corrections so far", str(self.corrections)),
         ]  # fmt: skip
@@ -176,7 +176,7 @@ def correct(
     Raises:
         InputError: the head cannot be corrected, or cannot learn from this picture; nothing has changed.
     """
-    check_is(present, (bool, NoneType), what="answer", expected="True, False, or None to take it back")
+    check_is(present, (bool, NoneType), what="answer", expected="True, False, or None to undo it")
     box = None if box is None else check_box(box)
     name, digest = photo.file_name, photo.digest.hex()
 
@@ -188,10 +188,10 @@ def correct(
         if len(without.corrections) == len(examples.corrections):
             known = "; ".join(one.summary for one in examples.corrections)
             raise InputError(
-                f"Nothing was said of {name} and {concept.identifier!r} that could be taken back.",
-                got=f"corrections: {known}" if known else "no correction yet",
+                f"{concept.identifier!r} has no correction by {name} to undo.",
+                got=f"corrections: {known}" if known else "no corrections",
                 expected="a picture that it was corrected by",
-                fix="pass that picture, pixel for pixel",
+                fix="pass exactly that picture, with the same pixels",
             )
         return head.refitted(without)
 
@@ -238,8 +238,8 @@ def correctable(concept: Concept) -> Correctable:
         raise InputError(
             f"{concept.identifier!r} cannot be corrected.",
             got=f"a head of kind {concept.kind!r}",
-            expected="a head that keeps what it was learned from, such as an ObjectHead or a FaceHead",
-            fix="learn it as an object or as a face, or keep `myvlm.heads.examples.Correctable` in your head",
+            expected="a head that keeps its training examples, such as an ObjectHead or a FaceHead",
+            fix="learn it as an object or a face, or implement myvlm.heads.examples.Correctable in your head",
         )
     return concept.head
 
@@ -293,8 +293,8 @@ def _find_gate(library: GatedLibrary, concept: Concept) -> tuple[Gate, int]:
             if one is concept:
                 return gate, place
     raise UnknownConceptError(
-        f"The concept {concept.identifier!r} is not in this library any more.",
-        got="one that was removed or replaced",
+        f"The concept {concept.identifier!r} is no longer in this library.",
+        got="a concept that was removed or replaced",
         expected="a concept of the library",
         fix="add it again",
     )

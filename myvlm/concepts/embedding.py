@@ -44,10 +44,10 @@ class Embedding:
         finite = directions.dtype.kind == "f" and bool(np.isfinite(directions).all())
         if directions.ndim != 2 or 0 in directions.shape or not finite:
             raise InputError(
-                "That is no concept embedding.",
+                "The array is not a concept embedding.",
                 got=f"shape {directions.shape}, {directions.dtype}" + ("" if finite else ", not all finite"),
-                expected="rows by dim floats, at least one row, all finite",
-                fix="learn with a smaller learning rate if it holds NaN",
+                expected="floats of shape (rows, dim), at least one row, all finite",
+                fix="if it contains NaN, learn with a smaller learning rate",
             )
         # a copy, since the optimiser may keep changing its own buffer
         object.__setattr__(self, "directions", np.array(directions, dtype=np.float32))
@@ -89,11 +89,11 @@ class StoredEmbedding(Embedding):
 
 def check_storable(text: object, what: str) -> None:
     """Raise InputError unless `text` is a string that can be written as UTF-8; it may be empty."""
-    check_is(text, str, what=what, expected="a text")
+    check_is(text, str, what=what, expected="a string")
     if isinstance(text, str) and has_lone_surrogates(text):
         raise InputError(
-            f"The {what} holds half of a character.",
+            f"The {what} contains half of a character (a lone surrogate).",
             got=ascii(text)[:80],
-            expected="a text that can be written",
+            expected="text that can be encoded in UTF-8",
             fix="decode it with errors='replace'",
         )

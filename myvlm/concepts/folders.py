@@ -38,10 +38,10 @@ def load_folders(folder: str | PathLike[str], *, device: str) -> list[Concept]:
         )
     if is_concept_folder(place):
         raise InputError(
-            f"{folder} is a concept itself.",
+            f"{folder} is a single concept.",
             got="a folder with a concept.json",
             expected="a folder of concept folders",
-            fix=f"load the folder that it lies in, or add it: concepts.add({str(folder)!r})",
+            fix=f"load its parent folder, or add it: concepts.add({str(folder)!r})",
         )
     return [Concept.load(one, device=device, lazy=True) for one in concept_folders(absolute(place))]
 
@@ -66,10 +66,10 @@ def save_folders(concepts: Iterable[Concept], folder: str | PathLike[str], *, fa
 def erase_from_disk(concept: Concept) -> None:
     """Delete a concept's folder. Log a warning if there is none, or if a copy remains at a remote address."""
     if concept.url is not None:
-        _log.warning("%r is still at %s: delete it there", concept.identifier, concept.url)
+        _log.warning("%r still exists at %s; delete it there", concept.identifier, concept.url)
     if concept.folder is None or not erase_folder(concept.folder, concept.spoken):
-        why = f"nothing is at {concept.folder}" if concept.folder else "no folder of it is known"
-        _log.warning("nothing on disk was erased of %r: %s", concept.identifier, why)
+        why = f"{concept.folder} does not exist" if concept.folder else "it has no folder"
+        _log.warning("nothing of %r was erased from disk: %s", concept.identifier, why)
     concept.folder, concept.thumbnails = None, []
 
 

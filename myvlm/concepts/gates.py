@@ -162,9 +162,9 @@ def check_false_names(per_1000: float | None) -> float | None:
     check_is(per_1000, Real, what="rate of false names", expected="a number above 0, or None")
     if not 0 < per_1000 < float("inf"):
         raise InputError(
-            "That is no rate of false names.",
+            "The rate of false names is invalid.",
             got=f"false_names_per_1000={per_1000}",
-            expected="a number above 0, or None for each head's own threshold",
+            expected="a number above 0, or None to use each head's own threshold",
             fix=f"leave it at {FALSE_NAMES_PER_1000:g}",
         )
     return per_1000 / 1000

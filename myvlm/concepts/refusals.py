@@ -11,12 +11,12 @@ from myvlm.text import fold
 
 def word_taken(word: str, by: Concept) -> ConceptExistsError:
     """Return the error for a word that already belongs to a concept of the library."""
-    learned = f", which was learned as {by.spoken!r}" if by.spoken != by.identifier else ""
+    learned = f", learned as {by.spoken!r}" if by.spoken != by.identifier else ""
     return ConceptExistsError(
-        f"The word {word!r} is taken.",
+        f"The word {word!r} is already in use.",
         got=repr(by.identifier) + learned,
-        expected="a word that differs from those of the others in more than upper and lower case",
-        fix="choose another identifier, or learn one of the two again with another word",
+        expected="a word that no other concept uses, in upper or lower case",
+        fix="choose another identifier, or learn one of the two again with another",
     )
 
 
@@ -29,10 +29,10 @@ def word_twice(concept: Concept, taken: Mapping[str, Concept]) -> ConceptExistsE
     """
     word = next(one for one in (concept.identifier, concept.spoken) if fold(one) in taken)
     return ConceptExistsError(
-        f"Two of the concepts have the word {word!r}.",
+        f"Two concepts use the word {word!r}.",
         got=" and ".join(str(one.folder or one.identifier) for one in (taken[fold(word)], concept)),
-        expected="words of its own for each concept: what it is called, and what it was learned with",
-        fix="learn one of the two again with another word, or leave it out",
+        expected="identifiers and learned words that no other concept uses",
+        fix="learn one of the two again with another identifier, or omit it",
     )
 
 
@@ -40,8 +40,8 @@ def unknown_identifier(identifier: str, known: Iterable[str]) -> UnknownConceptE
     """Return the error for an identifier that is not among the known ones."""
     names = ", ".join(known)
     return UnknownConceptError(
-        f"No concept {identifier!r} is in this library.",
+        f"There is no concept {identifier!r} in this library.",
         got=repr(identifier),
-        expected=f"one of {names}" if names else "the library is empty",
+        expected=f"one of {names}" if names else "none: the library is empty",
         fix="add it first, or check the spelling",
     )

@@ -97,9 +97,9 @@ def draw_sample(scores: Sequence[HeadScore], *, labels: int = 100, seed: int = 0
     """
     if not scores or labels < 1:
         raise InputError(
-            "There is nothing to draw a sample from.",
+            "No sample can be drawn.",
             got=f"{len(scores)} photos, {labels} labels",
-            expected="an album, and 1 photo or more to look at",
+            expected="at least 1 photo and at least 1 label",
             fix="pass the scores of all photos of the album, and labels=100",
         )
     part = np.array([_stratum(score) for score in scores])
@@ -139,11 +139,11 @@ def completeness(sample: AlbumSample, labels: Mapping[int, bool]) -> Completenes
     unlabelled = [STRATA[part] for part, size in enumerate(sample.sizes) if size and not looked[part]]
     if unknown or unlabelled:
         raise InputError(
-            "These labels are not those of the sample.",
-            got=f"a label of photo {unknown[0]}, which was not drawn" if unknown
-            else f"no label of the photos where it is {', '.join(unlabelled)}",
-            expected="yes or no for the photos that were drawn, from the first on",
-            fix="label what the sample names; a few photos of each part will do",
+            "The labels do not match the sample.",
+            got=f"a label for photo {unknown[0]}, which was not drawn" if unknown
+            else f"no labels for the photos where it is {', '.join(unlabelled)}",
+            expected="yes or no for the drawn photos, starting with the first",
+            fix="label drawn photos, at least a few of each part",
         )  # fmt: skip
     drawn, found = [len(own) for own in looked], [sum(own) for own in looked]
     estimates = [

@@ -152,8 +152,8 @@ def cut_at_stop_sequence(text: str, ends: str | Sequence[str] | None) -> str:
 
 def _unsupported_task(kind: str) -> InputError:
     return InputError(
-        "A personalized model answers; it is not asked how likely an answer is, nor in several rounds.",
+        "A personalized model supports only generation, not likelihoods or several rounds.",
         got=f"a task of type {kind}",
         expected="generate_until",
-        fix="choose another task, or its variant that generates",
+        fix="choose another task, or its generative variant",
     )

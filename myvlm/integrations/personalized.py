@@ -103,10 +103,10 @@ def one_picture(pictures: Sequence[Any], of: str) -> Any:
     """
     if len(pictures) != 1:
         raise InputError(
-            f"{of} is not about one picture.",
+            f"{of} does not have exactly one picture.",
             got=f"{len(pictures)} pictures",
             expected="1",
-            fix="choose tasks with one picture a question, such as POPE, MME, MMBench",
+            fix="choose tasks with one picture per question, such as POPE, MME, MMBench",
         )
     return pictures[0]
 

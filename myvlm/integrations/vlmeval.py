@@ -42,7 +42,7 @@ def register(name: str, pretrained: str, **options: Any) -> None:
     known: dict[str, Any] = import_kit("vlmeval.config", **PACKAGE).supported_VLM
     if name in known and getattr(known[name], "func", None) is not model_class():
         raise InputError(
-            f"VLMEvalKit has a model {name!r} of its own.",
+            f"VLMEvalKit already has a model {name!r}.",
             got=name,
             expected="another name",
             fix="register it as 'myvlm'",

@@ -327,10 +327,10 @@ def _tokenizer_knows(backbone: Backbone, question: str) -> bool:
 def _check_template(template: str) -> None:
     if template.count("{}") != 1:
         raise InputError(
-            "A question about the concept does not say where the concept is named.",
+            "A question about the concept has no place for its name.",
             got=repr(template),
             expected="{} once, such as 'What colour is {}?'",
-            fix="put {} where you would write the concept",
+            fix="write {} in place of the name",
         )
 
 

@@ -127,12 +127,12 @@ def gather_examples(
         captions = in_order(captions, [_photo_names(photo) for photo in photos], "captions")
     by_photo = _as_list(captions)
     if by_photo is None or len(by_photo) != len(photos):
-        one = "one text" if isinstance(captions, str) else type(captions).__name__
+        one = "one string" if isinstance(captions, str) else type(captions).__name__
         raise InputError(
-            "Every photo needs its caption.",
+            "Every photo needs a caption.",
             got=one if by_photo is None else f"{len(by_photo)} captions",
             expected=f"{len(photos)} entries, in the order {', '.join(p.name for p in photos[:5])}",
-            fix="pass one caption, or a list of them, for each photo; or captions=None to have them written",
+            fix="pass a caption, or a list of them, per photo; or captions=None to have the model write them",
         )
     asked = _questions_by_photo(questions, photos)
     examples = []
@@ -142,8 +142,8 @@ def gather_examples(
             raise InputError(
                 f"{photo.name} has no caption.",
                 got="an empty list" if own == [] else repr(written if own is None else own)[:80],
-                expected="a text, or a list of texts",
-                fix=f"write a caption that holds {identifier!r}",
+                expected="a string, or a list of strings",
+                fix=f"write a caption that contains {identifier!r}",
             )
         for text in own:
             check_caption(identifier, text, photo.name)
@@ -158,8 +158,8 @@ def check_caption(identifier: str, text: str, where: str) -> None:
         raise InputError(
             f"The caption of {where} does not name the concept.",
             got=repr(text),
-            expected=f"{identifier!r} as a word in it" + ", with its capital" * small,
-            fix=f"write it where you would write the thing, for example: '{identifier} on a table'",
+            expected=f"a caption with the word {identifier!r}" + ", with its capital letter" * small,
+            fix=f"name the concept, for example: '{identifier} on a table'",
         )
 
 
@@ -176,7 +176,7 @@ def _questions_by_photo(
         return [tuple((question, answer) for question, answer in asked)] * count
     if asked is None or len(asked) != count:
         raise InputError(
-            "Questions are given by photo, but not for every photo.",
+            "Questions are given per photo, but not for every photo.",
             got=type(questions).__name__ if asked is None else f"{len(asked)} lists",
             expected=f"{count} lists, or one list of pairs for all photos",
             fix="pass [] for a photo without questions",
@@ -187,9 +187,9 @@ def _questions_by_photo(
         wrong = [one] if entries is None else [entry for entry in entries if not _is_pair(entry)]
         if wrong:
             raise InputError(
-                f"Entry {number} of the questions is no list of question/answer pairs.",
+                f"Entry {number} of the questions is not a list of question/answer pairs.",
                 got=repr(wrong[0])[:80], expected="('What colour is sks?', 'red')",
-                fix="pass pairs of two texts that are not empty",
+                fix="pass pairs of non-empty strings",
             )  # fmt: skip
         by_photo.append(tuple((question, answer) for question, answer in entries or ()))
     return by_photo
@@ -216,14 +216,14 @@ def in_order(by_name: Mapping[str, Entry], photos: Sequence[Sequence[str]], what
     stray = [key for key in by_name if key not in keys]
     lacking = [names[0] for names, key in zip(photos, keys, strict=True) if key is None]
     if stray or lacking:
-        fix = "name each entry as the photo's file is named"
+        fix = "use the photos' file names as keys"
         if any(len(names) == 1 for names in photos):
-            fix = "pass a list in the order of the photos: those in memory have no file's name"
+            fix = "pass a list in the order of the photos: photos in memory have no file name"
         elif shared := [key for key in stray if sum(key in names for names in photos) > 1]:
-            fix = f"name each entry by the photo's path: several files are called {shared[0]}"
+            fix = f"use the photos' paths as keys: several files are called {shared[0]}"
         raise InputError(
-            f"The {what} do not fit the photos.",
-            got=f"nothing for {', '.join(lacking[:3])}" if lacking else f"no photo {', '.join(stray[:3])}",
+            f"The {what} do not match the photos.",
+            got=f"no entry for {', '.join(lacking[:3])}" if lacking else f"no photo {', '.join(stray[:3])}",
             expected=f"an entry for each of {', '.join(names[0] for names in photos[:5])}, and no others",
             fix=fix,
         )
@@ -244,10 +244,10 @@ def by_composed_name(by_name: Mapping[str, Entry], what: str) -> dict[str, Entry
         key = composed(str(name))
         if key in entries:
             raise InputError(
-                f"The {what} have two entries of one name.",
-                got=f"{key!r} twice, its accents written together and apart",
+                f"The {what} have two entries for one photo.",
+                got=f"{key!r} twice, in composed and decomposed Unicode",
                 expected="one entry for each photo",
-                fix="put the texts of both into one entry",
+                fix="merge the two entries",
             )
         entries[key] = entry
     return entries
@@ -317,7 +317,7 @@ def _pixels_seen(processor: Any, size: tuple[int, int]) -> int:
             made = processor.image_processor(images=[Image.new("RGB", size)], return_tensors="pt")
             known[size] = made["pixel_values"].numel() // 3
         except Exception as error:  # of a third-party processor; encoding the photo will report it
-            _log.debug("nothing is known of what %s sees: %s", type(processor).__name__, error)
+            _log.debug("the resolution that %s uses is unknown: %s", type(processor).__name__, error)
             known[size] = size[0] * size[1]
     return known[size]
 

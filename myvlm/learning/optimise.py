@@ -68,7 +68,7 @@ def learn_embeddings(
     for request in requests:
         if request.settings.steps == "auto" and not request.words:
             raise InputError(
-                'With steps="auto" it must be known which word to look for.',
+                'steps="auto" needs the words of the concept.',
                 got="no words", expected="the identifier", fix="pass words=(identifier, category)",
             )  # fmt: skip
     interrupted = False
@@ -93,7 +93,7 @@ def learn_embeddings(
                 raise
             interrupted = True
             _log.warning(
-                "Interrupted after %d steps of at most %d, with the best embedding so far.",
+                "Interrupted after %d of at most %d steps; the best embedding so far is used.",
                 max(optimizer.progress.step for optimizer in optimizers),
                 max(optimizer.progress.end for optimizer in optimizers),
             )
@@ -224,7 +224,7 @@ def _read_losses(loss: Loss, gradient: Tensor, step: int) -> tuple[float, float]
     cross_entropy, attention, norm = found
     if not all(map(math.isfinite, found)):
         raise BackboneError(
-            f"Step {step} of learning cannot be taken: what the model gives is not finite.",
+            f"The model's output in learning step {step} is not finite.",
             got=f"cross-entropy {cross_entropy:g}, attention {attention:g}, a gradient of norm {norm:g}",
             expected="finite numbers",
             fix="load a float16 model in bfloat16 or float32; else learn with a smaller learning rate",

@@ -62,7 +62,7 @@ class LearningProgress:
         """A phrase that says what is in progress."""
         if self.ended is not None:
             return f"stopped learning {self.names}" if self.failed else f"learned {self.names}"
-        return f"learning {self.names}" if self.step else f"looking at {self.names}"
+        return f"learning {self.names}" if self.step else f"preparing {self.names}"
 
     @property
     def time(self) -> str:
@@ -83,9 +83,9 @@ class LearningProgress:
         """The loss, the share of captions that name the concept, and the time.
 
         >>> LearningProgress("sks", 10, step=5, loss="1.2", said=0.5, began=0.0, ended=2.0).words
-        'loss 1.2 · said in 50% · in 0:02'
+        'loss 1.2 · named in 50% · in 0:02'
         """
-        said = "" if self.said is None else f"said in {self.said:.0%}"
+        said = "" if self.said is None else f"named in {self.said:.0%}"
         return " · ".join(filter(None, [f"loss {self.loss}" if self.step else "", said, self.time]))
 
     @property
@@ -219,7 +219,7 @@ def _generated_caption_lines(lesson: Lesson, request: LearnRequest) -> list[str]
     if lesson.captions is not None:
         return []
     lines = [f"  {one.photo.name}: {text}" for one in request.examples for text in one.captions]
-    return [f"No captions of {lesson.identifier} were given; the model wrote these:", *lines]
+    return [f"No captions were given for {lesson.identifier}; the model wrote these:", *lines]
 
 
 def _format_duration(seconds: float) -> str:

@@ -165,7 +165,7 @@ def head_again(
             return concept.head.remembering(photos, negatives)
         return concept.head
     except ConceptFileError as error:
-        _log.warning("The head of %r is fitted again: %s", concept.identifier, error.what)
+        _log.warning("Refitting the head of %r: %s", concept.identifier, error.what)
     meta, tensors = concept.head.state()
     head = type(concept.head).from_state(meta, tensors, device=device)
     return head.fit(photos, negatives, category=concept.category)
@@ -193,7 +193,7 @@ def kept_photos(concept: Concept) -> str:
     names = ", ".join(_recipe_photo_names(concept)[:5]) or "3 to 5 photos of it"
     where = repr(str(concept.folder)) if concept.folder else f"vlm.concepts[{concept.identifier!r}]"
     raise InputError(
-        f"The photos that {concept.identifier!r} was learned from are not kept with it.",
+        f"{concept.identifier!r} was saved without its photos.",
         got=f"no photos in {concept.folder}" if concept.folder else "a concept in memory",
         expected=names,
         fix=f"pass them: vlm.relearn({where}, images=[...]), or `myvlm relearn FOLDER PHOTOS`",
@@ -241,18 +241,18 @@ def _with_learned_word(texts: Any, concept: Concept) -> Any:
 
 def _photo_mismatch_error(concept: Concept, photos: int, captions: int) -> InputError:
     return InputError(
-        f"The captions that {concept.identifier!r} was learned with are of other photos.",
-        got=f"{photos} photo{'s' * (photos != 1)}, and the recipe's captions of {captions}",
+        f"The captions that {concept.identifier!r} was learned from belong to other photos.",
+        got=f"{photos} photo{'s' * (photos != 1)}, and captions of {captions} in the recipe",
         expected=", ".join(_recipe_photo_names(concept)[:5]) or f"{captions} photos",
         fix="pass captions (--captions) of these photos, or the photos that it was learned from; "
-        "to have captions written, learn it anew: `learn`",
+        "to have the model write captions, use `learn` instead",
     )
 
 
 def _altered_recipe_error(concept: Concept, got: str) -> ConceptFileError:
     return ConceptFileError(
-        f"What is kept of how {concept.identifier!r} was learned cannot be used.",
+        f"The recipe of {concept.identifier!r} is invalid.",
         got=got,
-        expected="settings, captions and questions as this library writes them",
+        expected="settings, captions and questions as written by this library",
         fix="pass captions=, questions= and settings=, or use an unaltered copy of the folder",
     )

@@ -129,10 +129,10 @@ def as_settings(given: Settings | None) -> LearnSettings:
     except ValidationError as error:
         wrong = error.errors()[0]
         raise InputError(
-            "A concept cannot be learned with these settings.",
+            "The settings for learning are invalid.",
             got=": ".join([*map(str, wrong["loc"][:1]), f"{wrong['input']!r}, {wrong['msg']}"]),
             expected="a LearnSettings, or a dict of its attributes",
-            fix="help(LearnSettings) says what they are",
+            fix="see help(LearnSettings)",
         ) from error
 
 

@@ -157,8 +157,8 @@ def learned_concept(
     figures = _figures(result)
     if result.said == 0:
         _log.warning(
-            "%r is in none of the captions that %s would give of held-out views. It may never be said: other "
-            "captions, more photos, or a name of one word may help.",
+            "%r is in none of the captions that %s generates for held-out views, so it may never be named. "
+            "Other captions, more photos or an identifier of one word may help.",
             lesson.identifier,
             backbone.name,
         )
@@ -225,8 +225,8 @@ def check_lesson_list(lessons: Sequence[Lesson]) -> None:
         raise InputError(
             "These concepts cannot be learned together.",
             got=f"{twice[0]!r} twice" if twice else "no lessons",
-            expected="one lesson or more, each of another identifier",
-            fix="give every concept a word of its own",
+            expected="at least one lesson, each with another identifier",
+            fix="give every concept its own identifier",
         )
 
 
@@ -252,7 +252,7 @@ def new_head(kind: str, options: Mapping[str, Any] | None = None, *, encoder: st
         return head_class(kind)(**defaults | given)
     except TypeError as error:
         raise InputError(
-            f"A head of kind {kind!r} cannot be made with these options.",
+            f"A head of kind {kind!r} does not accept these options.",
             got=str(error),
             expected=str(inspect.signature(head_class(kind))),
             fix="check the spelling of head_options",
@@ -291,7 +291,7 @@ def check_words(backbone: Backbone, lesson: Lesson) -> None:
         known = ", ".join(found[0].identifiers) if found else ""
         raise InputError(
             f"The model's tokenizer cannot write {identifier!r}.",
-            got="no tokens" if not ids else "its sign for unknown words",
-            expected="a word that the tokenizer knows, or can spell",
+            got="no tokens" if not ids else "its token for unknown words",
+            expected="a word that the tokenizer can encode",
             fix="choose another identifier" + (f", such as {known}" if known else ""),
         )

@@ -109,7 +109,7 @@ class ViewCache:
         del batch
         self._place_prefixes(made, left, memory.host)
         _log.debug(
-            "views: %d on the device, %d beside it, %d made again",
+            "views: %d on the device, %d on the host, %d recomputed",
             self.on_device,
             self.on_host,
             self.recomputed,
@@ -173,13 +173,13 @@ class ViewCache:
         needed = held + self.at_once * step_bytes
         if budget < needed and strict:
             raise InputError(
-                "The memory budget does not hold one learning step.",
+                "The memory budget is too small for one learning step.",
                 got=f"{budget} bytes",
                 expected=f"at least {needed} bytes for this model and these photos",
                 fix='raise LearnSettings(budget=...), leave it at "auto", or learn from fewer photos',
             )
         if budget < needed:
-            _log.info("one learning step takes %d bytes, more than the budget of %d", needed, budget)
+            _log.info("one learning step needs %d bytes, more than the budget of %d", needed, budget)
         return budget - needed
 
     def _keys(self) -> list[tuple[int, int]]:

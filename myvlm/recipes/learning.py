@@ -46,10 +46,10 @@ def is_learned(recipe: Recipe, folder: Path, backbone: str) -> bool:
     if record.recipe.get(DIGEST_KEY) == recipe.digest(backbone):
         return True
     raise ConceptExistsError(
-        f"{place} holds a concept that was learned from something else.",
+        f"{place} contains a concept that was not learned from this recipe.",
         got=record.identifier,
-        expected=f"nothing, or what this recipe of {recipe.identifier} gave",
-        fix=f"myvlm concepts remove {record.identifier}, or name another folder with --concepts",
+        expected=f"no concept, or the one learned from this recipe of {recipe.identifier}",
+        fix=f"myvlm concepts remove {record.identifier}, or pass another folder with --concepts",
     )
 
 

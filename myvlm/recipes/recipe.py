@@ -104,7 +104,7 @@ def read_recipes(file: Path, *, on_unusable: OnUnusable | None = None) -> list[R
             f"The recipes of {file} cannot be read.",
             got=_error_text(error),
             expected=_YAML_EXAMPLE,
-            fix="check the path and the text",
+            fix="check the path and the YAML",
         ) from error
     texts = []
     for number, one in enumerate(given, start=1):
@@ -162,7 +162,7 @@ def _errors_name_recipe(number: int, content: dict[str, Any]) -> Iterator[None]:
         raise kind(why, got=error.got, expected=error.expected, fix=error.fix) from error
     except ValidationError as error:
         raise InputError(
-            f"{which}.", got=_error_text(error), expected=_YAML_EXAMPLE, fix="mend it in the file of recipes"
+            f"{which}.", got=_error_text(error), expected=_YAML_EXAMPLE, fix="correct it in the recipe file"
         ) from error
 
 
@@ -178,9 +178,9 @@ def _check_identifiers_unique(recipes: list[Recipe]) -> None:
     for recipe in recipes:
         if other := taken.get(fold(recipe.identifier)):
             raise ConceptExistsError(
-                "Two recipes are of one word.",
+                "Two recipes have the same identifier.",
                 got=f"{other} and {recipe.identifier}",
-                expected="a word for each concept",
-                fix="call one of them otherwise",
+                expected="a different identifier for each concept",
+                fix="rename one of them",
             )
         taken[fold(recipe.identifier)] = recipe.identifier

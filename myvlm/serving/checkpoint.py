@@ -32,7 +32,7 @@ def export_vllm(name: str, folder: str | PathLike[str]) -> Path:
             "The folder for the exported model is not empty.",
             got=str(target),
             expected="a new folder, or an empty one",
-            fix="name another folder",
+            fix="choose another folder",
         )
     return write_for_vllm(*load_model(name, device="cpu", dtype=None, model_options={}), target)
 

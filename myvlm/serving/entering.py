@@ -177,10 +177,10 @@ def input_form_of(backbone: Backbone) -> InputForm:
     )
     if not speaks or kind not in INPUT_FORMS:
         raise BackboneError(
-            "vLLM takes no embeddings of this family to which concepts could be added.",
+            "Concepts cannot be used with this model in vLLM.",
             got=f"{backbone.name} ({kind})",
-            expected=f"a model of a type among {', '.join(INPUT_FORMS)}, a BLIP-2 with OPT",
-            fix="speak with it through `MyVLM` itself",
+            expected=f"a model of one of these types: {', '.join(INPUT_FORMS)} (BLIP-2 only with OPT)",
+            fix="use `MyVLM` directly",
         )
     return INPUT_FORMS[kind]
 
@@ -201,7 +201,7 @@ def engine_inputs(
             WholePrompt.of_queries(backbone, own, prompt)
             for own, prompt in zip(queries, prompts, strict=True)
         ]
-    assert isinstance(backbone, CausalBackbone), "of the two kinds that have a way"
+    assert isinstance(backbone, CausalBackbone), "only two kinds of backbones are supported"
     return [form.of(backbone, *own) for own in zip(features, prompts, rows, strict=True)]
 
 

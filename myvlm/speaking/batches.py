@@ -26,10 +26,10 @@ def check_on_error(errors: object) -> bool:
     """
     if not isinstance(errors, str) or errors not in get_args(OnError):
         raise InputError(
-            "That cannot be what becomes of a picture that cannot be used.",
+            "`errors` is invalid.",
             got=repr(errors)[:80],
-            expected='errors="raise", or errors="keep" for a reply that holds the error in its place',
-            fix="leave errors out: the first one is raised",
+            expected='errors="raise", or errors="keep" for a reply that contains the error instead',
+            fix="omit errors to raise the first one",
         )
     return errors == "keep"
 
@@ -45,7 +45,7 @@ def map_in_batches(
         sources: from `images.listed`.
         make: returns one result for each picture of a batch; its ImageError says by `number` which picture
             of the batch it is about.
-        instead: makes the result for an unusable picture. If it is not given, the error is raised; and if
+        placeholder: makes the result for an unusable picture. If it is not given, the error is raised; and if
             there are more than `AT_ONCE` pictures, every file is read once before the first call of `make`,
             so that a broken one is found before the long work begins.
 

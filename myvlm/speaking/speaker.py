@@ -59,9 +59,9 @@ class Speaker:
 
     def __reduce__(self) -> NoReturn:
         raise InputError(
-            f"A {type(self).__name__} cannot be pickled: it holds a model.",
-            got=f"{self.backbone.name}, as for another process",
-            expected="its concepts alone",
+            f"A {type(self).__name__} cannot be pickled, because it contains a model.",
+            got=f"the model {self.backbone.name}",
+            expected="only its concepts",
             fix=f"pickle `vlm.concepts`, or save them; in the other process: "
             f"MyVLM.from_pretrained({self.backbone.name!r}, concepts=...)",
         )

@@ -61,7 +61,7 @@ def rows_change_the_answer(case: BackboneCase) -> None:
     ]
     assert len(set(losses)) == len(losses), f"equal losses among {losses}"
     logits = [case.next_logits([0], rows) for rows in kinds]
-    assert not any(torch.equal(logits[0], other) for other in logits[1:]), "generation sees no rows"
+    assert not any(torch.equal(logits[0], other) for other in logits[1:]), "rows do not affect generation"
 
 
 def rows_land_exactly(case: BackboneCase) -> None:
@@ -80,7 +80,7 @@ def rows_land_exactly(case: BackboneCase) -> None:
                 got = found.states
                 assert len(got) == len(without.states) + count, f"{len(got)} states with {count} rows"
                 assert torch.equal(got[:start], without.states[:start]), "a state before the rows changed"
-                assert torch.equal(got[end:], without.states[start:]), "a state after them changed"
+                assert torch.equal(got[end:], without.states[start:]), "a state after the rows changed"
                 if count:
                     expected = _expected_rows(rows[index], tokens[index])
                     torch.testing.assert_close(got[start:end], expected.to(got))
@@ -254,13 +254,13 @@ def fingerprint_names_the_weights(case: BackboneCase) -> None:
     for dtype in (torch.bfloat16, torch.float16):
         model = copy.deepcopy(case.backbone.model).to(dtype)
         assert type(case.backbone)(model, case.backbone.processor).fingerprint() == name, (
-            f"another in {dtype}"
+            f"the fingerprint differs in {dtype}"
         )
     other = copy.deepcopy(case.backbone.model)
     with torch.no_grad():
         other.get_input_embeddings().weight.neg_()
     assert type(case.backbone)(other, case.backbone.processor).fingerprint() != name, (
-        "the same for other weights"
+        "the fingerprint is the same for other weights"
     )
 
 

@@ -38,7 +38,7 @@ class BackboneCase:
     def __post_init__(self) -> None:
         if self.backbone.dtype != torch.float32 or len(self.images) < 3:
             raise InputError(
-                "The contract is checked in float32, with at least three images.",
+                "The checks need float32 and at least three images.",
                 got=f"{self.backbone.dtype}, {len(self.images)} images",
                 expected="torch.float32, 3 images or more",
                 fix="load the model with dtype='float32'",
@@ -98,9 +98,9 @@ class BackboneCase:
         """Skip the check if the family declares that it lacks something; fail if it declares wrongly."""
         reason = self.lacks.get(what)
         assert able == (reason is None), (
-            f"`lacks` does not declare {what!r}, which it cannot do"
+            f"`lacks` does not declare {what!r}, which the backbone cannot do"
             if reason is None
-            else f"`lacks` declares {what!r}, which it can do"
+            else f"`lacks` declares {what!r}, which the backbone can do"
         )
         if reason is not None:
             raise SkipTest(reason)

@@ -33,7 +33,7 @@ def attention_map_is_a_map(case: BackboneCase) -> None:
         assert found.dtype == "float32"
         assert (found >= 0).all()
         assert abs(float(found.sum()) - 1) < 1e-5, f"sum {found.sum()}"
-    assert (said != unsaid).any(), "the word's attention is the rows' attention"
+    assert (said != unsaid).any(), "the attention of the word equals that of the rows"
 
 
 def grid_lies_over_the_picture(case: BackboneCase) -> None:
@@ -50,7 +50,7 @@ def grid_lies_over_the_picture(case: BackboneCase) -> None:
         cells = _token_grid(case, features)
         height, width = cells.shape
         named = cells[cells >= 0]
-        assert len(named) == len(set(named.tolist())), "a token stands in two cells"
+        assert len(named) == len(set(named.tolist())), "a token is in two cells"
         assert height * width - len(named) <= 1, f"{height} × {width} cells, {len(named)} tokens"
         places = [place for place in _patch_cells(height, width) if cells[place] >= 0]
         changes = torch.stack([_token_changes(case, size, place, (height, width)) for place in places])
@@ -61,7 +61,7 @@ def grid_lies_over_the_picture(case: BackboneCase) -> None:
             assert found == place, f"{where} moves {found}"
             share = float(change[cells[place]] / change.max())
             assert share > MIN_CHANGE, (
-                f"{where} moves its cell by {share:.0%} of what it moves another token by"
+                f"{where} changes its cell by only {share:.0%} of the change of another token"
             )
 
 
@@ -85,7 +85,7 @@ def _skip_without_maps(case: BackboneCase) -> None:
         case.backbone.attention_map(case.images[0], case.prompts[0], "a photo", "photo", case.rows(1)[0])
     except BackboneError:
         raise SkipTest(case.lacks["attention_map"]) from None
-    raise AssertionError("`lacks` declares 'attention_map', which it can do")
+    raise AssertionError("`lacks` declares 'attention_map', which the backbone can do")
 
 
 def _tokens(case: BackboneCase, features: object) -> Tensor:

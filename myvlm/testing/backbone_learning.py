@@ -54,7 +54,7 @@ def gradient_is_the_full_one(case: BackboneCase) -> None:
             "a weight got a gradient"
         )
         assert all(direction.grad is not None and direction.grad.any() for direction in directions), (
-            "a row got none"
+            "a row got no gradient"
         )
     finally:
         for weight, flag in zip(weights, flags, strict=True):
@@ -110,7 +110,7 @@ def attention_is_eager_attention(case: BackboneCase) -> None:
     with torch.no_grad():
         recorded = case.backbone.answer_loss(features, case.prompts, case.answers, rows).attention
         none = case.backbone.answer_loss(features, case.prompts, case.answers, case.rows(0)).attention
-    assert none == 0, f"{none} without a concept"
+    assert none == 0, f"the loss is {none} without a concept"
     case.skip_if_lacking("attention_penalty", able=bool(recorded > 0))
     torch.testing.assert_close(recorded, case.probe.penalty(*case.texts, rows), rtol=1e-5, atol=1e-6)
 

@@ -51,9 +51,9 @@ class HeadCase:
     def __post_init__(self) -> None:
         if min(len(self.photos), len(self.other_photos)) < 2 or len(self.unseen) < 3:
             raise InputError(
-                "The contract of heads is checked with photos of two things, and unseen pictures.",
+                "The checks need photos of two objects, and unseen pictures.",
                 got=f"{len(self.photos)}, {len(self.other_photos)} and {len(self.unseen)}",
-                expected="2 photos or more of each, 3 unseen pictures or more",
+                expected="at least 2 photos of each and 3 unseen pictures",
                 fix="pass more pictures",
             )
 
@@ -72,19 +72,19 @@ class HeadCase:
 def names_its_kind(case: HeadCase) -> None:
     """The head follows the protocol, is registered under its kind, and says what it stores of a person."""
     head = case.make()
-    assert isinstance(head, Head), "it lacks a method or attribute of `myvlm.heads.Head`"
-    assert head.kind.isidentifier(), f"kind {head.kind!r} is no plain word"
+    assert isinstance(head, Head), "the head lacks a method or attribute of `myvlm.heads.Head`"
+    assert head.kind.isidentifier(), f"kind {head.kind!r} is not an identifier"
     assert head_class(head.kind) is type(head), f"the kind {head.kind!r} is not registered for this class"
-    assert len(head.privacy) > 20, "`privacy` says nothing"
+    assert len(head.privacy) > 20, "`privacy` is too short"
     assert hash(head.gate_key) == hash(case.make().gate_key)
-    assert head.gate_key == case.make().gate_key, "equal heads share no gate"
+    assert head.gate_key == case.make().gate_key, "equal heads have different gate keys"
 
 
 def init_only_stores(case: HeadCase) -> None:
     """As in scikit-learn, `__init__` stores each argument under its name and sets no attribute `…_`."""
     head = case.make()
     for name in list(inspect.signature(type(head).__init__).parameters)[1:]:
-        assert hasattr(head, name), f"the argument {name!r} is not kept under that name"
+        assert hasattr(head, name), f"the argument {name!r} is not stored under that name"
     learned = [name for name in vars(head) if name.endswith("_") and not name.startswith("_")]
     assert not learned, f"set before fit: {learned}"
 
@@ -116,7 +116,7 @@ def scores_are_whole(case: HeadCase) -> None:
     scores = head.score(list(case.unseen))
     assert len(scores) == len(case.unseen)
     for score, image in zip(scores, case.unseen, strict=True):
-        assert type(score.probability) is float, f"{type(score.probability)} is no float"
+        assert type(score.probability) is float, f"{type(score.probability)} is not a float"
         assert 0 <= score.probability <= 1, f"probability {score.probability}"
         assert abs(score.probability - 0.5) < TOLERANCE or score.present == (score.probability > 0.5)
         if score.box is not None:
@@ -124,13 +124,15 @@ def scores_are_whole(case: HeadCase) -> None:
             inside = 0 <= left < right <= image.width and 0 <= top < bottom <= image.height
             assert inside, f"box {score.box} of a picture of {image.size}"
         assert score.verdict in ("present", "unsure", "absent")
-    assert len(set(scores)) > 1, "it says the same of every picture"
+    assert len(set(scores)) > 1, "all pictures have the same score"
 
 
 def knows_its_thing(case: HeadCase) -> None:
     """The head recognizes its own photos, and scores a picture of its object above those without it."""
     head = case.fitted()
-    assert all(score.present for score in head.score(list(case.photos))), "it does not know its own photos"
+    assert all(score.present for score in head.score(list(case.photos))), (
+        "the head does not detect its own photos"
+    )
     first, *rest = head.score(list(case.unseen))
     assert all(first.probability > other.probability for other in rest), "another picture scores higher"
 
@@ -150,10 +152,10 @@ def score_changes_nothing(case: HeadCase) -> None:
     before = [image.tobytes() for image in case.unseen]
     drawn = torch.random.get_rng_state(), _numpy_random_state(), random.getstate()
     first = head.score(list(case.unseen))
-    assert head.score(list(case.unseen)) == first, "a second look sees something else"
-    assert torch.equal(drawn[0], torch.random.get_rng_state()), "torch's random numbers moved"
-    assert np.array_equal(drawn[1], _numpy_random_state()), "numpy's random numbers moved"
-    assert drawn[2] == random.getstate(), "Python's random numbers moved"
+    assert head.score(list(case.unseen)) == first, "a second call gives other scores"
+    assert torch.equal(drawn[0], torch.random.get_rng_state()), "torch's random state changed"
+    assert np.array_equal(drawn[1], _numpy_random_state()), "numpy's random state changed"
+    assert drawn[2] == random.getstate(), "Python's random state changed"
     assert [image.tobytes() for image in case.unseen] == before, "a picture was changed"
     after, again = head.state()
     assert after == meta
@@ -173,7 +175,9 @@ def the_same_seed_is_the_same_head(case: HeadCase) -> None:
     other_meta, others = case.fitted().state()
     assert meta == other_meta
     assert sorted(tensors) == sorted(others)
-    assert all(np.array_equal(tensors[name], others[name]) for name in tensors), "learned otherwise"
+    assert all(np.array_equal(tensors[name], others[name]) for name in tensors), (
+        "a second fit gives other tensors"
+    )
 
 
 def state_round_trip_is_exact(case: HeadCase) -> None:
@@ -189,7 +193,7 @@ def state_round_trip_is_exact(case: HeadCase) -> None:
     assert other_meta == meta
     assert all(np.array_equal(tensors[name], others[name]) for name in tensors)
     assert again.gate_key == head.gate_key, (
-        "it comes back with another gate key; a head that was given an encoder must be checked with a "
+        "the loaded head has another gate key; a head that takes an encoder must be checked with a "
         "registered one, by its name"
     )
     assert again.score(list(case.unseen)) == head.score(list(case.unseen))

@@ -71,7 +71,7 @@ def run_checks(
             failures.append((check.__name__, error))
     if failures:
         lines = [f"{name}: {type(error).__name__}: {error}" for name, error in failures]
-        causes = ExceptionGroup("what the checks raised", [error for _, error in failures])
+        causes = ExceptionGroup("errors of the checks", [error for _, error in failures])
         raise AssertionError("\n".join(lines)) from causes
     return outcomes
 
@@ -116,6 +116,6 @@ def _run(check: Callable[[Case], None], case: Case, may_skip: Collection[str]) -
         check(case)
     except SkipTest as reason:
         if str(reason) not in may_skip:
-            raise AssertionError(f"skipped for a reason that is not declared: {reason}") from None
+            raise AssertionError(f"skipped for an undeclared reason: {reason}") from None
         return Outcome(check.__name__, str(reason))
     return Outcome(check.__name__)

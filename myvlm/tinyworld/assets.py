@@ -22,9 +22,9 @@ def path(name: str) -> Path:
     if not (folder / "README.md").is_file():
         known = sorted(f.parent.name for f in WEIGHTS.glob("*/README.md"))
         raise UnknownBackboneError(
-            f"There is no embedded model tinyworld/{name}.",
+            f"There is no model tinyworld/{name}.",
             got=f"tinyworld/{name}",
-            expected=" or ".join(f"tinyworld/{k}" for k in known) or "none was trained yet",
-            fix="check the spelling, or make the weights with `python -m benchmarks.pretrain`",
+            expected=" or ".join(f"tinyworld/{k}" for k in known) or "none: no model is trained yet",
+            fix="check the spelling, or train the weights with `python -m benchmarks.pretrain`",
         )
     return folder

@@ -29,8 +29,8 @@ def write_photos(kit: FewShot, folder: Path) -> None:
 
 def main(
     out: Annotated[Path, typer.Argument(help="Folder to write to.")],
-    number: Annotated[int, typer.Option(help="Which user of the seed.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of the users.")] = 0,
+    number: Annotated[int, typer.Option(help="Index of the user.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
     """Write the photos, and say how to learn from them."""
     kit = few_shot(number, seed=seed, tests=6)

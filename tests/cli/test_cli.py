@@ -159,7 +159,7 @@ def test_a_question_may_be_longer_than_the_name_of_a_file(myvlm: Myvlm, album: P
     assert run.document["question"] == question
     nobody = myvlm("locate", album / "1.png", "a" * 300)
     assert nobody.code == 3, nobody.stderr
-    assert "No concept 'aaa" in nobody.stderr
+    assert "There is no concept 'aaa" in nobody.stderr
 
 
 def test_whoever_asks_for_fewer_false_names_gets_fewer_names(
@@ -210,9 +210,9 @@ def test_what_is_not_there(myvlm: Myvlm, album: Path, tmp_path: Path) -> None:
         (["caption", tmp_path / "empty"], 2, "contains no pictures"),
         (["caption", album / "1.png", "--concepts", tmp_path / "empty"], 2, "contains no concept"),
         (["caption", album / "1.png", "--concepts", tmp_path / "nowhere"], 2, "There is no concept folder"),
-        (["caption", album / "1.png", "--backbone", "tinyworld/lava"], 3, "no embedded model tinyworld/lava"),
+        (["caption", album / "1.png", "--backbone", "tinyworld/lava"], 3, "no model tinyworld/lava"),
         (["caption", album / "1.png", "--backbone", "no/such-model"], 3, "no/such-model"),
-        (["concepts", "show", "nobody"], 3, "No concept 'nobody'"),
+        (["concepts", "show", "nobody"], 3, "There is no concept 'nobody'"),
     ]
     for words, code, message in cases:
         run = myvlm(*words)

@@ -157,7 +157,7 @@ def test_names_that_photos_have_become_concepts(
     assert learned[0]["category"] == "mug"
     again = myvlm(*names, "--only", "sks", "--category", "sks=mug")
     assert [one["name"] for one in again.document["passed"]] == ["sks"]
-    assert "is taken" in again.stderr
+    assert "is already in use" in again.stderr
     assert digests(folder) == before
     nobody = myvlm(*names, "--only", "Anna")
     assert nobody.code == 2

@@ -37,7 +37,7 @@ def test_an_album_is_sampled_and_counted(myvlm: Myvlm, taught: Taught, album: Pa
     assert document["album"] == {"seen": 3, "unsure": 0, "not seen": 4}
     run = myvlm("completeness", "count", sample)
     assert run.code == 2
-    assert "no label of the photos where it is seen" in run.stderr
+    assert "no labels for the photos where it is seen" in run.stderr
     for name, one in document["photos"].items():
         one["shows"] = Path(name).stem in "0123"
     sample.write_text(json.dumps(document), encoding="utf-8")

@@ -57,7 +57,7 @@ def test_a_folder_learns_from_a_picture_and_forgets_it(
         (["--undo", "--there"], "one of --there, --not-there and --undo"),
         (["--there", "--box", "1,2,3"], "four numbers"),
         (["--there", "--box", "0,0,9999,10"], "is not a part"),
-        (["--undo"], "Nothing was said of desk.png"),
+        (["--undo"], "has no correction by desk.png"),
     ],
 )
 def test_what_cannot_be_said_is_an_error_and_changes_nothing(
@@ -75,7 +75,7 @@ def test_no_such_concept_and_several_pictures(
 ) -> None:
     run = myvlm("correct", desk, "gone", "--there", "-c", collection)
     assert run.code == 3
-    assert "No concept 'gone'" in run.stderr
+    assert "There is no concept 'gone'" in run.stderr
     shutil.copy(desk, desk.with_name("other.png"))
     run = myvlm("correct", desk.parent, taught.word, "--there", "-c", collection)
     assert run.code == 2

@@ -45,7 +45,7 @@ def test_learn_writes_a_concept_that_caption_uses(myvlm: Myvlm, taught: Taught, 
     assert "photos" not in files_under(folder)
     taken = myvlm(*learn, "--out", "concepts/another")
     assert taken.code == 2
-    assert "is taken" in taken.stderr
+    assert "is already in use" in taken.stderr
     again = myvlm(*learn, "--seed", 1, "--keep-photos", "--quiet")
     assert again.code == 0, again.stderr
     assert again.stderr == ""
@@ -77,14 +77,14 @@ def test_bad_input_to_learn_writes_nothing(myvlm: Myvlm, taught: Taught, tmp_pat
         ([word, photos, *4 * ["--captions", "a mug"]], "does not name the concept"),
         ([word, photos, "--captions", tmp_path / "no.json"], "There is no file"),
         ([word, photos, "--captions", tmp_path / "short.json"], "1 captions"),
-        ([word, photos, "--captions", tmp_path / "stray.json"], "nothing for"),
+        ([word, photos, "--captions", tmp_path / "stray.json"], "no entry for"),
         ([word, photos, "--captions", tmp_path / "broken.json"], "is not JSON"),
         ([word, photos, "--captions", tmp_path / "number.json"], "a caption that is not text"),
-        ([word, photos, "--questions", tmp_path / "short.json"], "Questions are given by photo"),
+        ([word, photos, "--questions", tmp_path / "short.json"], "Questions are given per photo"),
         ([word, photos, "--out", tmp_path / "full"], "No concept can be written"),
         ([word, photos, "--out", tmp_path / "file" / "concept"], "is a file"),
-        (["sks", photos, "--out", tmp_path / "concepts" / "other"], "holds another concept"),
-        ([word.upper(), photos, "--out", tmp_path / "concepts" / "new"], "is taken"),
+        (["sks", photos, "--out", tmp_path / "concepts" / "other"], "contains another concept"),
+        ([word.upper(), photos, "--out", tmp_path / "concepts" / "new"], "is already in use"),
         ([word, photos, "--negatives", tmp_path / "gone"], "There is no file"),
     ]
     for words, message in cases:
@@ -102,8 +102,8 @@ def test_what_does_not_fit_is_found_before_the_model_is_loaded(
     stray = tmp_path / "stray.json"
     stray.write_text(json.dumps({"1.png": [], "9.png": []}))
     for options, said in (
-        (["--category", "mug", "--captions", stray], f"The captions in {stray} do not fit the photos"),
-        (["--category", "mug", "--questions", stray], f"The questions in {stray} do not fit the photos"),
+        (["--category", "mug", "--captions", stray], f"The captions in {stray} do not match the photos"),
+        (["--category", "mug", "--questions", stray], f"The questions in {stray} do not match the photos"),
         (["--category", " "], "Invalid category"),
     ):
         run = myvlm("learn", taught.word, taught.photos, *options)
@@ -146,7 +146,7 @@ def test_a_concept_is_learned_again_with_captions_of_ones_own(
     assert kept.code == 0, kept.stderr
     stray = myvlm("relearn", "mug", taught.photos / "2.png", "--captions", tmp_path / "own.json")
     assert stray.code == 2
-    assert "do not fit the photos" in stray.stderr
+    assert "do not match the photos" in stray.stderr
 
 
 @pytest.mark.slow
@@ -236,7 +236,7 @@ def test_list_show_add_rename_remove(myvlm: Myvlm, taught: Taught) -> None:
     ):
         refused = myvlm(*again)
         assert refused.code == 2
-        assert "is taken" in refused.stderr
+        assert "is already in use" in refused.stderr
         assert f"learned as '{taught.word}'" in refused.stderr
     removed = myvlm("concepts", "remove", "Cuppa", "--json")
     assert removed.document == {"removed": "Cuppa", "folder": "concepts/.removed/mug"}
@@ -339,13 +339,13 @@ def test_bad_input_to_concepts(myvlm: Myvlm, taught: Taught, tmp_path: Path) -> 
     (tmp_path / "cut" / "head.safetensors").write_bytes(b"")
     before = files_under(tmp_path)
     cases: list[tuple[list[Any], int, str]] = [
-        (["add", taught.folder], 2, "is taken"),
+        (["add", taught.folder], 2, "is already in use"),
         (["add", tmp_path / "nowhere"], 2, "There is no concept folder"),
-        (["add", tmp_path / "cut"], 2, "was cut or altered"),
-        (["add", tmp_path / "here"], 2, "is no concept folder"),
+        (["add", tmp_path / "cut"], 2, "was truncated or modified"),
+        (["add", tmp_path / "here"], 2, "is not a concept folder"),
         (["rename", taught.word, "a/b"], 2, "Invalid identifier"),
-        (["rename", "nobody", "x"], 3, "No concept 'nobody'"),
-        (["show", taught.word.upper()], 3, "No concept"),
+        (["rename", "nobody", "x"], 3, "There is no concept 'nobody'"),
+        (["show", taught.word.upper()], 3, "There is no concept"),
         (["list", "--concepts", tmp_path / "nowhere"], 2, "There is no folder"),
     ]
     for words, code, message in cases:

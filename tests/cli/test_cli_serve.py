@@ -96,10 +96,10 @@ def test_concepts_and_libraries_may_lie_at_an_address(myvlm: Myvlm, tmp_path: Pa
         (["--owners", "owners.json"], "folders are set per owner"),
         (["--owners", "owners.json", "--libraries", "."], "no file owners.json"),
         (["--owners", "owners.json", "--libraries", "nothing"], "no folder nothing"),
-        (["--owners", "owners.json", "--libraries", "hf://me/people"], "history keeps what is erased"),
-        (["--concepts", "sftp://me:secret@there/people"], "a password in it"),
-        (["--concepts", "simplecache::s3://things"], "copies may stay"),
-        (["--concepts", "nowhere://things"], "no address that is known here"),
+        (["--owners", "owners.json", "--libraries", "hf://me/people"], "history keeps erased files"),
+        (["--concepts", "sftp://me:secret@there/people"], "an address with a password"),
+        (["--concepts", "simplecache::s3://things"], "may leave copies"),
+        (["--concepts", "nowhere://things"], "not a supported address"),
     ],
 )
 def test_what_cannot_be_served_is_said_before_a_model_is_loaded(
@@ -120,7 +120,7 @@ def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(
         port = other.getsockname()[1]
         done = myvlm("serve", "--port", port)
         assert done.code == 2
-        assert f"The server cannot be at 127.0.0.1, port {port}." in done.stderr
+        assert f"The server cannot listen on 127.0.0.1, port {port}." in done.stderr
         assert "ddress already in use" in done.stderr
         assert "is at" not in done.stderr
     CHECK_PORT("127.0.0.1", port)

@@ -47,7 +47,7 @@ def test_which_collection_is_meant(shelf: Path, tmp_path: Path) -> None:
     assert single_or_default([shelf]) == shelf
     assert single_or_default([tmp_path / "new"]) == tmp_path / "new", "it need not be there yet"
     for given in ([shelf, tmp_path / "new"], [shelf / "mug"]):
-        with pytest.raises(InputError, match="go into one collection") as raised:
+        with pytest.raises(InputError, match="one folder of concept folders only") as raised:
             single_or_default(given)
         assert str(given[0]) in str(raised.value.got)
         check_said(raised.value)
@@ -59,7 +59,7 @@ def test_concepts_are_found_by_what_they_are_called(shelf: Path, tmp_path: Path)
     with pytest.raises(UnknownConceptError, match="one of Anna, sks") as raised:
         collection.find(shelf, "zwx")
     check_said(raised.value)
-    with pytest.raises(UnknownConceptError, match="it is empty"):
+    with pytest.raises(UnknownConceptError, match="the folder is empty"):
         collection.find(tmp_path / "none", "sks")
 
 
@@ -67,11 +67,11 @@ def test_a_word_belongs_to_one_concept(shelf: Path, concept: Concept) -> None:
     collection.check_free(shelf, "ohwx")
     collection.check_free(shelf, "SKS", but=shelf / "mug")
     for word in ("SKS", "anna", "ZWX"):
-        with pytest.raises(ConceptExistsError, match=f"(?i)'{word}' is taken") as raised:
+        with pytest.raises(ConceptExistsError, match=f"(?i)'{word}' is already in use") as raised:
             collection.check_free(shelf, "ohwx", word)
         check_said(raised.value)
     dataclasses.replace(concept, identifier="zwx", spoken="zwx").save(shelf / "twin")
-    with pytest.raises(ConceptExistsError, match="have the word 'zwx'") as raised:
+    with pytest.raises(ConceptExistsError, match="use the word 'zwx'") as raised:
         collection.entries(shelf)
     assert raised.value.got == "anna and twin"
     check_said(raised.value)
@@ -82,13 +82,13 @@ def test_a_place_is_looked_at_before_any_work(shelf: Path, tmp_path: Path) -> No
     collection.check_can_write(shelf / "mug", "sks")
     (shelf / "empty").mkdir()
     collection.check_can_write(shelf / "empty", "ohwx")
-    with pytest.raises(ConceptExistsError, match="holds another concept") as raised:
+    with pytest.raises(ConceptExistsError, match="contains another concept") as raised:
         collection.check_can_write(shelf / "mug", "ohwx")
     assert (raised.value.got, raised.value.expected) == ("'sks'", "'ohwx'")
-    with pytest.raises(ConceptExistsError, match="is taken"):
+    with pytest.raises(ConceptExistsError, match="is already in use"):
         collection.check_can_write(shelf / "new", "sks")
     (tmp_path / "file").touch()
-    for place, got in ((tmp_path / "file" / "deep", "file is a file"), (tmp_path, "other things in it")):
+    for place, got in ((tmp_path / "file" / "deep", "file is a file"), (tmp_path, "other files in it")):
         with pytest.raises(NotWritableError, match=got) as refused:
             collection.check_can_write(place, "ohwx")
         check_said(refused.value)
@@ -110,7 +110,7 @@ def test_a_long_name_is_cut_to_one_that_can_be_made(concept: Concept, tmp_path: 
         assert collection.remove(place.parent, identifier) == place.parent / REMOVED / place.name
     assert collection.default_folder("sks", "mug").name == "sks-mug"
     for place in (tmp_path / "new" / ("m" * 240), tmp_path / ("m" * 256) / "sks"):
-        with pytest.raises(NotWritableError, match="so long a name") as raised:
+        with pytest.raises(NotWritableError, match="name of the folder is too long") as raised:
             collection.check_can_write(place, "sks")
         check_said(raised.value)
 
@@ -130,7 +130,7 @@ def test_one_is_copied_in_with_what_lies_beside_it(shelf: Path, concept: Concept
     entry = collection.add(place, shelf / "mug")
     assert (entry.folder, entry.identifier) == (place / "mug", "sks")
     assert (place / "mug" / "notes.txt").read_text() == "a gift"
-    with pytest.raises(ConceptExistsError, match="is taken"):
+    with pytest.raises(ConceptExistsError, match="is already in use"):
         collection.add(place, shelf / "mug")
     dataclasses.replace(concept, identifier="ohwx", spoken="ohwx").save(tmp_path / "mug")
     with pytest.raises(ConceptExistsError, match="mug already") as raised:
@@ -148,7 +148,7 @@ def test_what_is_renamed_keeps_what_it_learned(shelf: Path) -> None:
     assert (after.identifier, after.spoken) == ("my mug", "sks")
     assert (shelf / "mug" / "head.safetensors").read_bytes() == before
     assert "my mug" in (shelf / "mug" / "README.md").read_text()
-    with pytest.raises(ConceptExistsError, match="is taken"):
+    with pytest.raises(ConceptExistsError, match="is already in use"):
         collection.rename(shelf, "my mug", "anna")
     (shelf / "anna" / "head.safetensors").write_bytes(before[:-1])
     with pytest.raises(ConceptFileError):

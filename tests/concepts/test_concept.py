@@ -129,13 +129,13 @@ def test_card_says_what_it_is_and_how_to_load_it(concept: Concept, saved: Path, 
         "org/model",
         "2, 5",
         "ViT-B-32@openai",
-        "holds no photo",
+        "contains no photos",
         "vlm.concepts.add",
         "erase=True",
     ):
         assert said in card
     concept.save(tmp_path / "with", include_photos=scene(0)[0])
-    assert "holds photos" in (tmp_path / "with" / "README.md").read_text(encoding="utf-8")
+    assert "contains photos" in (tmp_path / "with" / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_card_names_no_base_model_that_a_collection_brings(
@@ -208,7 +208,7 @@ def test_other_folders_and_files_are_never_overwritten(concept: Concept, tmp_pat
     (tmp_path / "home" / "thesis.tex").write_text("years of work")
     (tmp_path / "file").write_text("a file")
     before = _tree(tmp_path)
-    with pytest.raises(NotWritableError, match=r"no concept folder(.|\n)*thesis\.tex"):
+    with pytest.raises(NotWritableError, match=r"not a concept folder(.|\n)*thesis\.tex"):
         concept.save(tmp_path / "home")
     with pytest.raises(NotWritableError, match=r"file"):
         concept.save(tmp_path / "file")
@@ -227,7 +227,7 @@ def test_another_concept_is_not_overwritten_and_one_that_was_renamed_is(
 ) -> None:
     before = _tree(saved)
     other = dataclasses.replace(concept, identifier="ohwx", spoken="ohwx")
-    with pytest.raises(NotWritableError, match=r"holds another concept(.|\n)*'sks'"):
+    with pytest.raises(NotWritableError, match=r"contains another concept(.|\n)*'sks'"):
         other.save(saved)
     assert _tree(saved) == before
     concept.identifier = "cup"
@@ -305,7 +305,7 @@ def test_embedding_for_a_model(concept: Concept) -> None:
     "directions", [np.ones(3), np.ones((0, 3)), np.full((1, 3), np.inf), np.ones((1, 3), int)]
 )
 def test_impossible_embeddings(directions: np.ndarray) -> None:
-    with pytest.raises(InputError, match="no concept embedding"):
+    with pytest.raises(InputError, match="not a concept embedding"):
         Embedding(directions, "image", "", "")
 
 
@@ -328,7 +328,7 @@ def test_category_and_kind_are_checked(concept: Concept) -> None:
     for category in (" ", "a\nb"):
         with pytest.raises(InputError, match="Invalid category"):
             Concept("sks", category, concept.head)
-    with pytest.raises(InputError, match="another kind than its head"):
+    with pytest.raises(InputError, match="differs from that of its head"):
         Concept("sks", "mug", concept.head, kind="face")
 
 

@@ -83,20 +83,23 @@ SPOILT = {
     "a field too few": (_edit(lambda r: r.pop("category")), r"category: Field required"),
     "an impossible identifier": (
         _written(lambda r: r.update(identifier="a/b")),
-        r"impossible concept(.|\n)*'a/b'",
+        r"invalid concept(.|\n)*'a/b'",
     ),
-    "another kind of head": (_written(lambda r: r["head"]["meta"].update(kind="face")), "impossible concept"),
+    "another kind of head": (_written(lambda r: r["head"]["meta"].update(kind="face")), "invalid concept"),
     "another threshold": (
         _edit(lambda r: r["head"]["meta"].update(threshold=0.7)),
-        r"json was altered(.|\n)*rename",
+        r"json was modified(.|\n)*rename",
     ),
-    "another name": (_edit(lambda r: r.update(identifier="zwx")), r"json was altered"),
+    "another name": (_edit(lambda r: r.update(identifier="zwx")), r"json was modified"),
     "no digest": (
         _edit(lambda r: r.pop("sha256")),
-        r"json was altered(.|\n)*its sha256, the last of its lines",
+        r"json was modified(.|\n)*its sha256 as the last field",
     ),
-    "another digest": (_edit(lambda r: r.update(sha256="f00d")), r"json was altered(.|\n)*of sha256 f00d"),
-    "called older": (_edit(lambda r: r.update(format_version=1)), r"json was altered"),
+    "another digest": (
+        _edit(lambda r: r.update(sha256="f00d")),
+        r"json was modified(.|\n)*expected: +sha256 f00d",
+    ),
+    "called older": (_edit(lambda r: r.update(format_version=1)), r"json was modified"),
     "a threshold of nan": (
         _edit(lambda r: r["head"]["meta"].update(threshold=float("nan"))),
         "finite number",
@@ -104,7 +107,7 @@ SPOILT = {
     "record is not JSON": (_cut("concept.json"), r"concept\.json is not JSON"),
     "record is a list": (
         lambda folder: (folder / "concept.json").write_text("[]") and None,
-        "holds no record",
+        "is not a concept record",
     ),
     "record without an end": (
         lambda folder: (folder / "concept.json").write_text("[" * 100_000) and None,
@@ -114,15 +117,18 @@ SPOILT = {
         lambda folder: (folder / "concept.json").write_bytes(b'{"\xe9":1}') and None,
         "not JSON",
     ),
-    "head altered": (_flip("head.safetensors"), r"head\.safetensors was cut or altered(.|\n)*sha256"),
-    "head cut": (_cut("head.safetensors"), r"head\.safetensors was cut or altered(.|\n)*bytes"),
+    "head altered": (_flip("head.safetensors"), r"head\.safetensors was truncated or modified(.|\n)*sha256"),
+    "head cut": (_cut("head.safetensors"), r"head\.safetensors was truncated or modified(.|\n)*bytes"),
     "head missing": (lambda folder: (folder / "head.safetensors").unlink(), r"head\.safetensors is missing"),
-    "embedding altered": (_flip(EMBEDDING), r"org--model\.safetensors was cut or altered"),
+    "embedding altered": (_flip(EMBEDDING), r"org--model\.safetensors was truncated or modified"),
     "embedding missing": (
         lambda folder: (folder / EMBEDDING).unlink(),
         r"org--model\.safetensors is missing",
     ),
-    "embedding misshapen": (_swap_in(np.ones((2, 4), np.float32)), r"shape \(2, 4\)(.|\n)*rows 2 by dim 5"),
+    "embedding misshapen": (
+        _swap_in(np.ones((2, 4), np.float32)),
+        r"shape \(2, 4\)(.|\n)*expected: +shape \(2, 5\)",
+    ),
     "embedding of nan": (_swap_in(np.full((2, 5), np.nan, np.float32)), "not finite"),
 }
 
@@ -168,10 +174,10 @@ def test_a_kind_that_is_not_installed(saved: Path) -> None:
 def test_not_a_concept_folder(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="no concept folder"):
         Concept.load(tmp_path / "gone")
-    with pytest.raises(ConceptFileError, match="is no concept folder"):
+    with pytest.raises(ConceptFileError, match="is not a concept folder"):
         Concept.load(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConceptFileError, match="is no concept folder"):
+    with pytest.raises(ConceptFileError, match="is not a concept folder"):
         Concept.load(tmp_path / "file")
 
 

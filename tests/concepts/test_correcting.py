@@ -87,7 +87,7 @@ def test_it_can_be_undone_and_what_was_said_before_comes_back(
     assert np.array_equal(library["sks"].head.coef_, heads["sks"].coef_)  # type: ignore[attr-defined]
     library.correct(picture, "sks", present=False)
     assert library.correct(picture, "sks", present=None).corrections == 0
-    with pytest.raises(InputError, match=r"could be taken back(.|\n)*no correction yet"):
+    with pytest.raises(InputError, match=r"has no correction by (.|\n)*no corrections"):
         library.correct(picture, "sks", present=None)
 
 
@@ -118,7 +118,7 @@ def test_a_renamed_concept_is_corrected_and_a_removed_one_is_not(
     library.rename("sks", "Rot")
     assert correction.undo().identifier == "Rot"
     library.remove("Rot")
-    with pytest.raises(UnknownConceptError, match="not in this library any more"):
+    with pytest.raises(UnknownConceptError, match="no longer in this library"):
         correction.undo()
     with pytest.raises(UnknownConceptError):
         library.correct(picture, "sks", present=False)
@@ -129,10 +129,10 @@ def test_a_photo_that_it_was_taught_stays_and_that_is_said(library: ConceptLibra
     assert not correction.held
     assert correction.lost == 0
     assert "sks" in _seen(library, scenes(20, 4)[0])
-    assert "not held: it is too like a photo of it" in repr(correction)
-    assert "not held: too like a photo of it" in correction._repr_html_()
+    assert "not achieved: it is too similar to a photo of it" in repr(correction)
+    assert "not achieved: too similar to a photo of it" in correction._repr_html_()
     other = dataclasses.replace(correction, present=True)
-    assert "not held: it is too unlike its photos" in repr(other)
+    assert "not achieved: it is too different from its photos" in repr(other)
 
 
 def test_a_head_of_another_kind_cannot_be_corrected(library: ConceptLibrary, picture: Image.Image) -> None:
@@ -186,9 +186,9 @@ def test_features_are_read_when_they_are_needed_and_erased_with_the_concept(
     lazy = ConceptLibrary.load(tmp_path)
     (folder / "examples.safetensors").write_bytes(b"cut")
     assert len(_seen(lazy, scenes(20, 1)[0])) == 1, "recognising needs none of them"
-    with pytest.raises(ConceptFileError, match=r"examples\.safetensors was cut or altered"):
+    with pytest.raises(ConceptFileError, match=r"examples\.safetensors was truncated or modified"):
         lazy.correct(scenes(200, 1)[0], "sks", present=False)
-    with pytest.raises(ConceptFileError, match=r"examples\.safetensors was cut or altered"):
+    with pytest.raises(ConceptFileError, match=r"examples\.safetensors was truncated or modified"):
         Concept.load(folder)
     lazy.remove("sks", erase=True)
     assert not folder.exists()

@@ -250,7 +250,7 @@ def test_erasing_takes_what_writers_left(saved: Path, there: bool) -> None:
 
 def test_erasing_what_only_stands_aside_looks_at_it_first(cut_off: Path) -> None:
     saved = cut_off.with_name("sks-mug")
-    with pytest.raises(NotWritableError, match="does not hold this concept"):
+    with pytest.raises(NotWritableError, match="no longer contains this concept"):
         erase_folder(saved, "ohwx")
     assert _names(saved.parent) == ["sks-mug"]
     assert erase_folder(saved, "sks")
@@ -349,7 +349,7 @@ def test_what_was_saved_again_after_it_was_loaded_says_so(tmp_path: Path) -> Non
     concept = Concept.load(place, lazy=True)
     again = Concept.load(place, lazy=True)
     numbered(2).save(place)
-    with pytest.raises(ConceptFileError, match="saved again since it was loaded"):
+    with pytest.raises(ConceptFileError, match="saved again after it was loaded"):
         _ = concept.embeddings["org/model"].directions
     numbered(1).save(place)
     assert is_whole(again)

@@ -112,7 +112,7 @@ def test_a_refused_concept_changes_nothing(
     library: ConceptLibrary, heads: dict[str, ObjectHead], tmp_path: Path
 ) -> None:
     before = dict(library)
-    with pytest.raises(ConceptExistsError, match="'SKS' is taken"):
+    with pytest.raises(ConceptExistsError, match="'SKS' is already in use"):
         library.add(_concept("SKS", heads["sks"]))
     with pytest.raises(NotFittedError):
         library.add(Concept("new", "square", ObjectHead("fake/library")))
@@ -210,14 +210,14 @@ def test_a_word_that_models_say_is_one_concepts_own(
     refused: list[tuple[Callable[[], object], str]] = [
         (
             lambda: library.add(_concept("sks", heads["zwx"])),
-            "'sks' is taken(.|\n)*'cup', .* learned as 'sks'",
+            "'sks' is already in use(.|\n)*'cup', learned as 'sks'",
         ),
-        (lambda: library.add(twin), "'SKS' is taken"),
-        (lambda: library.add_all([_concept("new", heads["zwx"]), twin]), "'SKS' is taken"),
-        (lambda: library.rename("zwx", "Sks"), "'Sks' is taken(.|\n)*another word"),
-        (lambda: library.replace(other), "'sks' is taken"),
-        (lambda: library.check_free("sks"), "'sks' is taken"),
-        (lambda: ConceptLibrary([twin, other]), "Two of the concepts have the word 'sks'(.|\n)*vase and zwx"),
+        (lambda: library.add(twin), "'SKS' is already in use"),
+        (lambda: library.add_all([_concept("new", heads["zwx"]), twin]), "'SKS' is already in use"),
+        (lambda: library.rename("zwx", "Sks"), "'Sks' is already in use(.|\n)*another identifier"),
+        (lambda: library.replace(other), "'sks' is already in use"),
+        (lambda: library.check_free("sks"), "'sks' is already in use"),
+        (lambda: ConceptLibrary([twin, other]), "Two concepts use the word 'sks'(.|\n)*vase and zwx"),
     ]
     for use, message in refused:
         with pytest.raises(ConceptExistsError, match=message):
@@ -229,7 +229,7 @@ def test_a_word_that_models_say_is_one_concepts_own(
     assert list(library) == ["ohwx", "sks"]
     twin.save(tmp_path / "a")
     other.save(tmp_path / "b")
-    with pytest.raises(ConceptExistsError, match=r"have the word(.|\n)*a and (.|\n)*b"):
+    with pytest.raises(ConceptExistsError, match=r"use the word(.|\n)*a and (.|\n)*b"):
         ConceptLibrary.load(tmp_path)
 
 
@@ -252,8 +252,8 @@ def test_erase_says_where_nothing_was_erased(
     library.remove("sks", erase=True)
     library.remove("zwx", erase=True)
     assert len(library) == 0
-    assert "nothing on disk was erased of 'sks': nothing is at" in caplog.messages[0]
-    assert caplog.messages[1] == "nothing on disk was erased of 'zwx': no folder of it is known"
+    assert "nothing of 'sks' was erased from disk: " in caplog.messages[0]
+    assert caplog.messages[1] == "nothing of 'zwx' was erased from disk: it has no folder"
 
 
 def test_erase_deletes_the_folder_and_checks(heads: dict[str, ObjectHead], tmp_path: Path) -> None:
@@ -276,14 +276,14 @@ def test_erase_spares_what_is_not_the_concept(
     library = ConceptLibrary([folder])
     folder.rename(tmp_path / "b")
     _concept("ohwx", heads["ohwx"]).save(folder)
-    with pytest.raises(NotWritableError, match="does not hold this concept"):
+    with pytest.raises(NotWritableError, match="no longer contains this concept"):
         library.remove("sks", erase=True)
     assert folder.exists()
     assert "sks" in library
     folder.rename(tmp_path / "c")
     _concept("sks", heads["sks"]).save(folder)
     monkeypatch.setattr("shutil.rmtree", lambda *args, **options: None)
-    with pytest.raises(NotWritableError, match="could not be erased whole"):
+    with pytest.raises(NotWritableError, match="could not be erased completely"):
         library.remove("sks", erase=True)
     assert "sks" in library
 
@@ -311,7 +311,7 @@ def test_thousands_of_concepts_are_one_product(heads: dict[str, ObjectHead]) -> 
 
 def test_one_concepts_folder_is_no_folder_of_concepts(heads: dict[str, ObjectHead], tmp_path: Path) -> None:
     folder = _concept("sks", heads["sks"]).save(tmp_path / "mug")
-    with pytest.raises(InputError, match=r"is a concept itself(.|\n)*concepts\.add"):
+    with pytest.raises(InputError, match=r"is a single concept(.|\n)*concepts\.add"):
         ConceptLibrary.load(folder)
     assert list(ConceptLibrary.load(tmp_path)) == ["sks"]
 

@@ -73,11 +73,11 @@ def test_embeddings_are_read_when_they_are_used(collection: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     late = ConceptLibrary.load(collection)
     assert late["c1"].embedding_for("m", "f", 2).directions.tolist() == [[1, 1]]
-    with pytest.raises(ConceptFileError, match=r"m\.safetensors was cut or altered"):
+    with pytest.raises(ConceptFileError, match=r"m\.safetensors was truncated or modified"):
         late["c2"].embedding_for("m", "f", 2)
     with pytest.raises(ConceptFileError, match="another model"):
         late["c1"].embedding_for("m", "g", 2)
-    with pytest.raises(ConceptFileError, match="cut or altered"):
+    with pytest.raises(ConceptFileError, match="truncated or modified"):
         Concept.load(collection / "c2")
 
 
@@ -91,14 +91,14 @@ def test_many_are_added_all_or_none(collection: Path, head: ObjectHead) -> None:
     library = ConceptLibrary([concept("c2", head)])
     before = dict(library)
     wrong: list[tuple[list[object], type[Exception], str]] = [
-        ([concept("new", head), collection / "c2"], ConceptExistsError, "'c2' is taken"),
+        ([concept("new", head), collection / "c2"], ConceptExistsError, "'c2' is already in use"),
         (
             [concept("new", head), concept("NEW", head)],
             ConceptExistsError,
-            "Two of the concepts(.|\n)*new and NEW",
+            "Two concepts use(.|\n)*new and NEW",
         ),
         ([concept("new", head), concept("late", ObjectHead("fake/many"))], NotFittedError, "is not fitted"),
-        ([concept("new", head), collection / "notes"], ConceptFileError, "no concept folder"),
+        ([concept("new", head), collection / "notes"], ConceptFileError, "not a concept folder"),
     ]
     for many, error, message in wrong:
         with pytest.raises(error, match=message):
@@ -112,7 +112,7 @@ def test_many_are_added_all_or_none(collection: Path, head: ObjectHead) -> None:
 
 def test_a_spoilt_folder_among_many_is_named(collection: Path) -> None:
     (collection / "c10" / "head.safetensors").write_bytes(b"cut")
-    with pytest.raises(ConceptFileError, match=r"c10(.|\n)*head\.safetensors was cut"):
+    with pytest.raises(ConceptFileError, match=r"c10(.|\n)*head\.safetensors was truncated"):
         ConceptLibrary.load(collection)
 
 

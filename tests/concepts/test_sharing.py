@@ -111,7 +111,7 @@ def test_a_new_word_is_the_concepts_in_every_library_that_holds_it(head: ObjectH
         assert [found.identifier for found in library.recognise(scene(1, colour="red")[0])[0]] == names
         assert all(library[name].identifier == name for name in names)
     other.add(_concept("sks2", head))
-    with pytest.raises(ConceptExistsError, match="'sks2' is taken"):
+    with pytest.raises(ConceptExistsError, match="'sks2' is already in use"):
         one.rename("zwx", "sks2")  # it is taken where else the concept is
     assert "zwx" in one
     assert "zwx" in other

@@ -65,10 +65,10 @@ def test_labels_that_are_not_of_the_sample_are_refused() -> None:
     sample = AlbumSample((5, 0, 5), {0: 0, 7: 2})
     with pytest.raises(InputError, match=r"photo 3, which was not drawn"):
         completeness(sample, {0: True, 3: True})
-    with pytest.raises(InputError, match=r"no label of the photos where it is not seen"):
+    with pytest.raises(InputError, match=r"no labels for the photos where it is not seen"):
         completeness(sample, {0: True})
     for scores, labels in (([], 10), ([_score(0.5)], 0)):
-        with pytest.raises(InputError, match="nothing to draw"):
+        with pytest.raises(InputError, match="No sample can be drawn"):
             draw_sample(scores, labels=labels)
 
 

@@ -45,7 +45,7 @@ def test_it_measures_writes_both_reports_and_says_all_as_json(data: Path, tmp_pa
     document = json.loads(done.stdout)
     assert [table["title"] for table in document["tables"]] == [
         "Methods, 4 photos",
-        "Photos that teach, myvlm",
+        "Training photos, myvlm",
         "Ablation, myvlm",
     ]
     ours, plain = document["tables"][0]["rows"]
@@ -57,7 +57,7 @@ def test_it_measures_writes_both_reports_and_says_all_as_json(data: Path, tmp_pa
     again = myvlm(data, *options, "--report", "out.md")
     assert again.exit_code == 0
     assert "Methods, 4 photos" in again.stdout
-    assert (tmp_path / "out.md").read_text().startswith("# How good the concepts are")
+    assert (tmp_path / "out.md").read_text().startswith("# Evaluation of the concepts")
     assert len(TAUGHT) == taught, "finished runs are kept"
 
 
@@ -75,7 +75,7 @@ def test_ctrl_c_keeps_what_is_done(data: Path) -> None:
         (("--methods", "magic"), "There is no method 'magic'"),
         (("--report", "out.pdf"), ".html or .md"),
         (("--report", "nowhere/out.html"), "is not a writable folder"),
-        (("--sweep", "colour=red"), "cannot be swept over"),
+        (("--sweep", "colour=red"), "The sweep 'colour=red' is invalid"),
         (("--photos", "0"), "positive integers"),
     ],
 )

@@ -70,7 +70,7 @@ def test_a_caption_must_hold_the_identifier_as_a_word(paper: Path) -> None:
     write(paper / "red_mug" / "captions.json", {"1.jpg": ["he asks"], "2.jpg": ["sks"], "10.jpg": ["Sks!"]})
     with pytest.raises(InputError, match=r"1 problem.*") as told:
         read_dataset(paper)
-    assert "red_mug/captions.json: 1.jpg[0]: 'he asks' does not hold 'sks' as a word" in str(told.value)
+    assert "red_mug/captions.json: 1.jpg[0]: 'he asks' does not contain the word 'sks'" in str(told.value)
 
 
 @pytest.mark.parametrize("outer", [True, False])
@@ -132,7 +132,7 @@ def test_a_category_that_cannot_be_learned_is_a_problem_of_the_data(tmp_path: Pa
 def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match="There is no data set"):
         read_dataset(tmp_path / "nothing")
-    with pytest.raises(InputError, match="holds no folder with photos"):
+    with pytest.raises(InputError, match="contains no folder with photos"):
         read_dataset(tmp_path)
 
 
@@ -176,7 +176,7 @@ def test_a_small_set_keeps_a_photo_to_test_and_own_negatives_come_first() -> Non
     assert set(split.absent[:3]) == set(negatives)
     assert {file.parts[0] for file in split.absent[3:]} == {"ohwx"}
     assert len(split.absent) == 5
-    with pytest.raises(InputError, match=r"(?s)sks has too few photos .*by 3.*2 of its 3.*--photos 2"):
+    with pytest.raises(InputError, match=r"(?s)sks has too few photos .*from 3.*2 of its 3.*--photos 2"):
         draw_split(data, mug, 0, photos=3)
 
 

@@ -249,7 +249,7 @@ def test_own_word_needs_rows_that_are_words(
     vlm: MyVLM, setting: Setting, subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vlm.backbone, "word_direction", lambda word: None)
-    with pytest.raises(InputError, match="leave own_word out"):
+    with pytest.raises(InputError, match="omit the method own_word"):
         speaker("own_word", vlm, setting, subject)
 
 
@@ -332,5 +332,5 @@ def test_anothers_embedding_stands_behind_our_head(quick: MyVLM, subject: Subjec
     concept = swapped.vlm.concepts[subject.identifier]
     assert concept.spoken == subject.identifier
     assert concept.head is teaching.head(quick, subject, subject.photos[:2])
-    with pytest.raises(InputError, match="no other subject"):
+    with pytest.raises(InputError, match="no subject other than"):
         make_method("another", Setting(teaching, [subject])).teach(quick, subject, subject.photos, seed=0)

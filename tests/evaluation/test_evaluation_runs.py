@@ -120,8 +120,8 @@ def test_more_photos_than_can_teach_are_refused_before_anything_is_loaded(tmp_pa
     fewer = subject(tmp_path, "mug", "sks").model_copy(update={"photos": dog.photos[:3]})
     data, keep = Dataset(subjects=(dog, fewer)), tmp_path / "kept"
     wrong = [
-        (Plan(photos=(1, 9)), r"sks has too few photos to be taught by 9.*2 of its 3 .*--photos 2"),
-        (Plan(photos=(2,), variants=read_sweep(["photos=3"])), r"photos=3 has more photos.*--photos 3"),
+        (Plan(photos=(1, 9)), r"sks has too few photos to learn from 9.*2 of its 3 .*--photos 2"),
+        (Plan(photos=(2,), variants=read_sweep(["photos=3"])), r"photos=3 needs more photos.*--photos 3"),
     ]
     for plan, told in wrong:
         with pytest.raises(InputError, match=f"(?s){told}"):
@@ -160,10 +160,10 @@ def test_a_sweep_is_one_table_beside_the_default(data: Dataset, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("word", "told"),
     [
-        ("colour=red", "no such axis"),
+        ("colour=red", "unknown axis"),
         ("photos=0", "greater than or equal to 1"),
         ("rows=0", "greater than or equal to 1"),
-        ("captions=best", "no such axis, or value"),
+        ("captions=best", "unknown axis or value"),
         ("regularizer", "valid number"),
     ],
 )
@@ -212,9 +212,9 @@ def test_markdown_has_every_figure_and_what_it_means(evaluation: Any) -> None:
     head, _, row, *_ = [line for line in text.splitlines() if line.startswith("|")]
     assert head.startswith("| method | recall | said_absent | precision | f1 | head_recall |")
     assert row.startswith("| myvlm | 1.000 | 1.000 | 0.857 | 0.923 | 1.000 | 0.000 | 0.500 | 1.000 |")
-    assert "- `f1`: of recall and precision" in text
-    assert "CLIPScore was not measured: name a model with --clip." in text
-    assert "Sentence similarity is by all-MiniLM-L6-v2." in text
+    assert "- `f1`: harmonic mean of recall and precision" in text
+    assert "CLIPScore was not measured; choose a model with --clip." in text
+    assert "Sentence similarity was measured with all-MiniLM-L6-v2." in text
     assert json.dumps(evaluation.as_document())
 
 

@@ -26,7 +26,7 @@ def test_examples_pair_photos_with_their_texts() -> None:
     ("changes", "said"),
     [
         ({"captions": ["sks"]}, "1 captions"),
-        ({"captions": "sks"}, "one text"),
+        ({"captions": "sks"}, "one string"),
         ({"captions": ["sks", []]}, "an empty list"),
         ({"captions": ["sks", "asks for it"]}, "asks for it"),
         ({"captions": 5}, "int"),
@@ -61,14 +61,14 @@ def test_captions_and_questions_go_by_the_names_of_the_photos_files(tmp_path) ->
     assert (first.captions, second.captions) == (tuple(CAPTIONS[0]), ("sks and a mug",))
     assert (first.questions, second.questions) == ((), (("a?", "b"),))
     for wrong, said in (
-        ({"0.png": "sks"}, r"The captions do not fit .*nothing for .*1\.png.*as the photo's file is named"),
-        ({"0.png": "sks", "1.png": "sks", "sks": "sks"}, "The captions do not fit .*no photo sks"),
-        ({}, "nothing for"),
+        ({"0.png": "sks"}, r"The captions do not match .*no entry for .*1\.png.*file names as keys"),
+        ({"0.png": "sks", "1.png": "sks", "sks": "sks"}, "The captions do not match .*no photo sks"),
+        ({}, "no entry for"),
         ({"0.png": "sks", "1.png": "asks"}, "does not name the concept"),
     ):
         with pytest.raises(InputError, match=f"(?s){said}"):
             gather_examples("sks", photos, wrong)
-    with pytest.raises(InputError, match=r"(?s)nothing for images\[0\], images\[1\].*a list in the order"):
+    with pytest.raises(InputError, match=r"(?s)no entry for images\[0\], images\[1\].*a list in the order"):
         examples(captions=captions)
 
 
@@ -79,9 +79,9 @@ def test_a_name_counts_where_it_is_one_photos(tmp_path, monkeypatch) -> None:
         PHOTOS[0].save(f"{place}/1.png")
     PHOTOS[0].save("1.png")
     photos = load_images(["one/1.png", "two/1.png"])
-    with pytest.raises(InputError, match=r"(?s)nothing for one/1\.png, two/1\.png.*several files .* 1\.png"):
+    with pytest.raises(InputError, match=r"(?s)no entry for one/1\.png, two/1\.png.*several files .* 1\.png"):
         gather_examples("sks", photos, {"1.png": "sks"})
-    with pytest.raises(InputError, match=r"(?s)nothing for two/1\.png.*several files .* 1\.png"):
+    with pytest.raises(InputError, match=r"(?s)no entry for two/1\.png.*several files .* 1\.png"):
         gather_examples("sks", photos, {"one/1.png": "sks", "1.png": "sks here"})
     by_path = {"two/1.png": "sks there", "one/1.png": "sks here"}
     assert [one.captions for one in gather_examples("sks", photos, by_path)] == [

@@ -97,11 +97,11 @@ def test_what_a_personalized_model_cannot_do_is_said(answering: lmms.LmmsModel) 
     answering.task_dict = {"tiny": {"test": [doc]}}
     [request] = requests([doc])
     several = SimpleNamespace(args=(*request.args[:2], lambda doc: [doc["image"]] * 2, *request.args[3:]))
-    with pytest.raises(InputError, match="tiny 0 is not about one picture"):
+    with pytest.raises(InputError, match="tiny 0 does not have exactly one picture"):
         answering.generate_until([several])
     with pytest.raises(InputError, match="a task of type loglikelihood"):
         answering.loglikelihood([request])
-    with pytest.raises(InputError, match="in several rounds"):
+    with pytest.raises(InputError, match="not likelihoods or several rounds"):
         answering.generate_until_multi_round([request])
 
 
@@ -119,7 +119,7 @@ def test_vlmevalkit_is_answered_in_the_same_words(
             {"type": "text", "value": doc["question"]},
         ]
         assert model.generate_inner(message, "tiny") == expected
-    with pytest.raises(InputError, match="tiny is not about one picture"):
+    with pytest.raises(InputError, match="tiny does not have exactly one picture"):
         model.generate_inner(message[1:], "tiny")
 
 

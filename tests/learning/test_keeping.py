@@ -69,7 +69,7 @@ def learn(backbone: Backbone, **changes: Any) -> Tensor:
 
 def needed(backbone: Backbone) -> int:
     """The smallest budget, by the error's own words."""
-    with pytest.raises(InputError, match="budget does not hold") as caught:
+    with pytest.raises(InputError, match="budget is too small") as caught:
         learn(backbone, budget=1)
     [found] = re.findall(r"at least (\d+) bytes", str(caught.value))
     return int(found)

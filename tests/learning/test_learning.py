@@ -127,7 +127,7 @@ def test_ctrl_c_keeps_the_best_so_far_and_says_so(backbone, caplog) -> None:
     finally:
         model.eval()
     assert (stopped.steps, stopped.interrupted) == (3, True)
-    assert "Interrupted after 3 steps of at most 30" in caplog.text
+    assert "Interrupted after 3 of at most 30 steps" in caplog.text
     whole = learn_embedding(backbone, examples(), settings)
     assert (whole.steps, whole.interrupted) == (30, False)
     again = learn_embedding(backbone, examples(), settings, report=_interrupt_after(3))

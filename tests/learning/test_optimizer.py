@@ -79,6 +79,8 @@ def test_the_first_step_that_is_not_finite_ends_learning_and_says_what_was_not(
 
     monkeypatch.setattr(type(backbone), "tail_loss", third_is_not)
     said = {"cross_entropy": "cross-entropy nan", "attention": "attention nan", "gradient": "norm (nan|inf)"}
-    with pytest.raises(BackboneError, match=rf"(?s)Step 3 of learning.*{said[part]}.*bfloat16 or float32"):
+    with pytest.raises(
+        BackboneError, match=rf"(?s)learning step 3 is not finite.*{said[part]}.*bfloat16 or float32"
+    ):
         learn_embedding(backbone, examples(), LearnSettings(steps=9, views=1))
     assert steps == [3]

@@ -55,7 +55,7 @@ def test_a_notebook_without_widgets_shows_one_bar_and_no_warning() -> None:
     assert "3/3" in output.data["text/plain"]
     assert "learned sks" in output.data["text/plain"]
     assert "loss 0.500" in output.data["text/plain"]
-    assert "said in 75%" in output.data["text/html"]
+    assert "named in 75%" in output.data["text/html"]
     assert '<progress value="3" max="3"' in output.data["text/html"]
     assert "&lt;a note&gt;" in output.data["text/html"]
 
@@ -89,11 +89,11 @@ def test_in_a_pipe_there_is_a_line_now_and_then_with_loss_name_said_and_time_lef
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lines = learned(monkeypatch, terminal=False).splitlines()
-    assert lines[0] == "looking at sks 0/4"
+    assert lines[0] == "preparing sks 0/4"
     assert lines[1] == "learning sks 1/4 · loss 0.500 + 0.25·0.0100"
-    assert lines[2].startswith("learning sks 2/4 · loss 0.500 + 0.25·0.0100 · said in 50% · ")
+    assert lines[2].startswith("learning sks 2/4 · loss 0.500 + 0.25·0.0100 · named in 50% · ")
     assert lines[2].endswith(" left")
-    assert "said in 75%" in lines[3]
+    assert "named in 75%" in lines[3]
     assert lines[-1].startswith("learned sks 3/4 · ")
     assert "\x1b" not in "".join(lines)
 
@@ -101,14 +101,14 @@ def test_in_a_pipe_there_is_a_line_now_and_then_with_loss_name_said_and_time_lef
 def test_between_two_lines_in_a_pipe_some_seconds_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shows, "PIPE_PAUSE", 1e9)
     lines = learned(monkeypatch, terminal=False).splitlines()
-    assert [line.split(" · ")[0] for line in lines] == ["looking at sks 0/4", "learned sks 3/4"]
+    assert [line.split(" · ")[0] for line in lines] == ["preparing sks 0/4", "learned sks 3/4"]
 
 
 def test_a_terminal_has_a_bar_with_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = learned(monkeypatch, terminal=True, captions=None)
     assert "━" in shown
     assert "3/4" in shown
-    assert "said in 75%" in shown
+    assert "named in 75%" in shown
     assert "the model wrote these" in shown
     assert "[red] sks" in shown, "what is written is no markup"
 
@@ -132,7 +132,7 @@ def test_a_callback_is_told_of_every_step_and_of_the_end() -> None:
         report(1, 0.5, 0.01, None)
         report(2, 0.5, 0.01, 0.5)
     assert [one.split(" · ")[0] for one in told] == [
-        "looking at sks 0/4", "learning sks 1/4", "learning sks 2/4", "learned sks 2/4",
+        "preparing sks 0/4", "learning sks 1/4", "learning sks 2/4", "learned sks 2/4",
     ]  # fmt: skip
 
 

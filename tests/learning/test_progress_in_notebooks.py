@@ -111,6 +111,6 @@ def test_one_output_is_drawn_anew_and_no_widget_is_asked_for(program: str, tmp_p
         assert "<progress" in one["content"]["data"]["text/html"]
         assert "<script" not in one["content"]["data"]["text/html"]
     first, last = (drawn[number]["content"]["data"]["text/plain"] for number in (0, -1))
-    assert "looking at sks 0/40" in first
+    assert "preparing sks 0/40" in first
     assert "learned sks 40/40 · loss 0.500" in last
     assert any(" left" in one["content"]["data"]["text/plain"] for one in drawn[1:-1])

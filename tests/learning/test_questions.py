@@ -168,7 +168,7 @@ def test_captions_of_the_model_are_shown_and_marked(
     captions = concept.recipe["captions"]
     assert sum(len(own) for own in captions) >= 2
     assert "the model wrote these" in shown
-    assert "nobody looked them through" in card
+    assert "Nobody reviewed them" in card
     for text in (text for own in captions for text in own):
         assert text in shown
         assert f"- {text}\n" in card
@@ -263,7 +263,7 @@ def test_questions_by_the_names_of_the_photos(kit: FewShot, tmp_path: Path) -> N
     assert [one.questions for one in examples] == [(("a?", "1"),), (("b?", "2"),)]
     by_path = {photo.name: [("c?", "3")] for photo in photos}
     assert gather_examples("sks", photos, ["sks", "sks"], by_path)[1].questions == (("c?", "3"),)
-    with pytest.raises(InputError, match=r"nothing for .*2\.png"):
+    with pytest.raises(InputError, match=r"no entry for .*2\.png"):
         gather_examples("sks", photos, ["sks", "sks"], {"1.png": []})
     with pytest.raises(InputError, match=r"no photo 3\.png"):
         gather_examples("sks", photos, ["sks", "sks"], {**by_name, "3.png": []})
@@ -308,9 +308,9 @@ def test_questions_are_written_to_a_file_that_learn_takes(
 def test_questions_that_cannot_be_asked_write_nothing(myvlm: Myvlm, taught: Taught) -> None:
     base = ["questions", taught.word, taught.photos, "--category", "mug"]
     for words, code, said in (
-        ([*base, "--ask", "What is it?"], 2, "does not say where the concept is named"),
+        ([*base, "--ask", "What is it?"], 2, "has no place for its name"),
         (["questions", taught.word, "gone.jpg", "--category", "mug"], 2, "There is no file"),
-        ([*base, "--backbone", "tinyworld/lava"], 3, "no embedded model"),
+        ([*base, "--backbone", "tinyworld/lava"], 3, "no model tinyworld/lava"),
     ):
         run = myvlm(*words)
         assert run.code == code, run.stderr

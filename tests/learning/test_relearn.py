@@ -89,7 +89,7 @@ def test_two_weights_of_one_name_live_side_by_side(
     card = (folder / "README.md").read_text()
     assert weights[0][:12] in card
     assert weights[1][:12] in card
-    assert "The folder holds photos" in card
+    assert "The folder contains photos" in card
 
     third = around(vlm, encoder=COLOURS).relearn(folder, progress=False)
     assert list(third.embeddings) == [NAME, f"{NAME}@{weights[1]}"]
@@ -183,7 +183,7 @@ def test_a_concept_that_is_in_no_folder_says_how_too(other: MyVLM, quick: MyVLM,
 
 
 def test_without_photos_it_is_said_which_are_needed(other: MyVLM, folder: Path) -> None:
-    with pytest.raises(InputError, match=r"are not kept with it") as raised:
+    with pytest.raises(InputError, match=r"was saved without its photos") as raised:
         other.relearn(bare(folder), progress=False)
     assert "c.png, a.png, b.png" in str(raised.value)
     assert "images=[...]" in str(raised.value)
@@ -214,7 +214,9 @@ def test_captions_and_questions_go_with_photos_by_name(
 def test_photos_without_names_must_be_as_many_as_the_captions(
     other: MyVLM, folder: Path, kit: FewShot
 ) -> None:
-    with pytest.raises(InputError, match=r"(?s)2 photos, .* captions of 3\n.*c\.png, a\.png, b\.png"):
+    with pytest.raises(
+        InputError, match=r"(?s)2 photos, and captions of 3 in the recipe\n.*c\.png, a\.png, b\.png"
+    ):
         other.relearn(folder, kit.photos()[:2], progress=False)
     given = {"captions": kit.captions()[:2], "settings": {"steps": 1}}
     learned = other.relearn(folder, kit.photos()[:2], **given, progress=False)  # type: ignore[arg-type]
@@ -256,7 +258,7 @@ def test_a_folder_of_the_first_format_has_a_recipe_too() -> None:
     assert lesson(concept, photo).captions == [["sks on a désk"]]
     assert lesson(concept, photo).questions is None
     assert settings_again(concept, NAME, LearnSettings()).steps == 100
-    with pytest.raises(InputError, match="are not kept with it"):
+    with pytest.raises(InputError, match="was saved without its photos"):
         lesson(concept)
     concept.recipe["captions"] = "sks"
     with pytest.raises(ConceptFileError, match="recipe: captions"):
@@ -294,7 +296,7 @@ def test_the_head_stays_unless_its_encoder_changed(
         concept.head.score(load_images(folder / "photos"))
     with caplog.at_level(logging.WARNING, logger="myvlm"):
         again = other.relearn(concept, progress=False)
-    assert "fitted again" in caplog.text
+    assert "Refitting the head" in caplog.text
     assert np.array_equal(again.head.state()[1]["witness"], before[1]["witness"])
     assert len(other.concepts.recognise(load_images(folder / "photos"))) == 3
 
@@ -319,7 +321,7 @@ def test_a_concept_is_replaced_in_its_place(other: MyVLM, quick: MyVLM, folder: 
     [found] = other.concepts.recognise(folder / "photos" / "1.png")
     assert [one.identifier for one in found] == ["first", kit.identifier, "last"]
     assert found[1].probability == pytest.approx(elsewhere.score(folder / "photos" / "1.png")[0].probability)
-    with pytest.raises(MyVLMError, match="No concept 'nobody'"):
+    with pytest.raises(MyVLMError, match="There is no concept 'nobody'"):
         other.concepts.replace(dataclasses.replace(learned, identifier="nobody"))
 
 
@@ -334,7 +336,7 @@ def test_corrections_that_were_not_saved_yet_stay(other: MyVLM, folder: Path, ki
 def test_another_concept_of_that_name_is_in_the_way(other: MyVLM, folder: Path, kit: FewShot) -> None:
     twin = dataclasses.replace(Concept.load(folder), folder=None)
     other.concepts.add(twin)
-    with pytest.raises(ConceptExistsError, match="is taken"):
+    with pytest.raises(ConceptExistsError, match="is already in use"):
         other.relearn(folder, progress=False)
     assert other.concepts[kit.identifier] is twin
 

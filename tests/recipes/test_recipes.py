@@ -76,10 +76,10 @@ def test_what_is_learned_is_known_until_its_recipe_changes(vlm: MyVLM, file: Pat
         recipe.model_copy(update={"settings": {"steps": 3}}),
         recipe.model_copy(update={"photos": recipe.photos[:3]}),
     ):
-        with pytest.raises(ConceptExistsError, match="learned from something else"):
+        with pytest.raises(ConceptExistsError, match="not learned from this recipe"):
             is_learned(changed, out, NAME)
     Path(recipe.photos[0]).write_bytes(Path(recipe.photos[1]).read_bytes())
-    with pytest.raises(ConceptExistsError, match="learned from something else"):
+    with pytest.raises(ConceptExistsError, match="not learned from this recipe"):
         is_learned(recipe, out, NAME)
 
 
@@ -106,7 +106,7 @@ def test_what_is_lost_is_learned_again_and_what_never_comes_is_said() -> None:
         ({"photos": []}, InputError, "photos"),
         ({"settings": {"stepz": 3}}, InputError, "stepz"),
         ({"colour": "red"}, InputError, "colour"),
-        ({"identifier": few_shot(1).identifier.upper()}, ConceptExistsError, "of one word"),
+        ({"identifier": few_shot(1).identifier.upper()}, ConceptExistsError, "same identifier"),
         ({"captions": "nothing.json"}, MyVLMError, "nothing.json"),
     ],
 )
@@ -118,7 +118,7 @@ def test_a_recipe_that_cannot_be_is_said_before_a_model_is_loaded(
     file.write_text(yaml.safe_dump(said))
     with pytest.raises(error, match=message) as raised:
         read_recipes(file)
-    if "of one word" not in message:
+    if "same identifier" not in message:
         assert f"Recipe 1, of {said['concepts'][0]['identifier']!r}, cannot be used" in str(raised.value)
 
 

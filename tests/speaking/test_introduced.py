@@ -158,7 +158,7 @@ def test_what_another_model_learned_is_told_in_words(
     elsewhere = replace(taught.concept, embeddings={"org/other": embedding}, recipe=recipe, folder=None)
     fresh = around(vlm)
     fresh.concepts.add(elsewhere)
-    assert "told of it in words" in caplog.text
+    assert "its description is used instead" in caplog.text
     [reply] = fresh.caption(pictures(taught.kit.present[:1]))
     assert taught.word in reply.text
 

@@ -93,7 +93,7 @@ def test_what_is_declared_and_can_be_done_is_a_failure() -> None:
 
     modest = case(Modest)
     for name in ("attention_map_is_a_map", "grid_lies_over_the_picture"):
-        with pytest.raises(AssertionError, match="declares 'attention_map', which it can do"):
+        with pytest.raises(AssertionError, match="declares 'attention_map', which the backbone can do"):
             run_checks([CHECKS[name]], modest, may_skip=modest.lacks.values())
 
 
@@ -117,7 +117,7 @@ def test_a_skip_for_another_reason_is_a_failure() -> None:
         raise SkipTest("nothing to check")
 
     assert not run_checks([idle], None, may_skip=["nothing to check"])[0].passed
-    with pytest.raises(AssertionError, match=r"idle: .*not declared: nothing to check"):
+    with pytest.raises(AssertionError, match=r"idle: .*undeclared reason: nothing to check"):
         run_checks([idle], None, may_skip=["it keeps none"])
 
 

@@ -35,7 +35,7 @@ def test_weights_that_were_not_made_are_named_with_the_command_that_makes_them(
 ) -> None:
     monkeypatch.setattr("myvlm.tinyworld.smollm2.assemble.smollm2_file", lambda: tmp_path / "some.gguf")
     monkeypatch.setattr(assets, "WEIGHTS", tmp_path)
-    with pytest.raises(UnknownBackboneError, match=r"(?s)not made yet.*benchmarks\.pretrain\.smollm2 --out"):
+    with pytest.raises(UnknownBackboneError, match=r"(?s)do not exist.*benchmarks\.pretrain\.smollm2 --out"):
         MyVLM.from_pretrained("tinyworld/smollm2")
 
 

@@ -115,7 +115,7 @@ def copy_with_retries(folder: Path, fresh: Path) -> None:
         before = _folder_identity(folder)
         shutil.copytree(folder, fresh, symlinks=True, dirs_exist_ok=True)
         if not _not_replaced(folder, before):
-            raise OSError(EBUSY, "replaced again and again while it was copied", str(folder))
+            raise OSError(EBUSY, "it was replaced during every attempt to copy it", str(folder))
 
     read_with_retries(folder, copy)
 
@@ -226,4 +226,4 @@ def _delete_replaced(folder: Path) -> None:
             doomed = folder
         shutil.rmtree(doomed, ignore_errors=True)
         if doomed.exists():
-            _log.warning("what was replaced could not be deleted, please delete %s", doomed)
+            _log.warning("the replaced folder could not be deleted; please delete %s", doomed)

@@ -21,27 +21,27 @@ def card(record: ConceptRecord, privacy: str, *, photos: bool, url: str | None =
     meta = record.head.meta
     rows = "\n".join(_row(name, one) for name, one in record.embeddings.items()) or "| none yet | | | |"
     figures = "\n".join(f"- {name}: {value}" for name, value in meta.figures.items()) or "- none"
-    renamed = f" (the models say `{record.spoken}`)" if record.spoken != record.identifier else ""
+    renamed = f" (models use `{record.spoken}`)" if record.spoken != record.identifier else ""
     words = record.recipe.get("description")
-    called = f" Models that have not learned it are told that it is {words}." if words else ""
+    called = f" Its description for other models: {words}." if words else ""
     kept = (
-        "The folder holds photos, because that was asked for: share it only as you would share them."
+        "The folder contains photos, because you requested it. Share it only as you would share them."
         if photos
-        else "It holds no photo, unless you put one here."
+        else "The folder contains no photos, unless you add some."
     )
     place = url or "path/to/this/folder"
     erased = (
-        "Who may write here can delete it; the hub keeps older commits until the repository is deleted."
+        "Anyone who may write here can delete it. The hub keeps old commits until the repository is deleted."
         if url and url.startswith("hf://")
-        else "Who may write here can delete it."
+        else "Anyone who may write here can delete it."
         if url
-        else "Nothing here is uploaded unless you put it somewhere yourself. "
+        else "Nothing is uploaded unless you save it to an address. "
         f'`vlm.concepts.remove("{record.identifier}", erase=True)` deletes this folder.'
     )
     return f"""{_metadata(record) if url else ""}# {record.identifier}
 
 A concept for [MyVLM](https://arxiv.org/abs/2403.14599): one {record.category} that a frozen vision-language
-model can recognise and name. Identifier `{record.identifier}`{renamed}, category `{record.category}`, kind
+model can recognize and name. Identifier `{record.identifier}`{renamed}, category `{record.category}`, kind
 `{record.kind}`.{called}
 
 ## Load it
@@ -60,15 +60,15 @@ print(vlm.caption("photo.jpg"))
 |---|---|---|---|
 {rows}
 
-{_captions(record)}## How it is recognised
+{_captions(record)}## How it is recognized
 
-Image encoder `{meta.encoder}`, threshold {meta.threshold:.4g}. Measured while it was learned:
+Image encoder `{meta.encoder}`, threshold {meta.threshold:.4g}. Measured during learning:
 
 {figures}
 
 {_corrections(record)}## Privacy
 
-{privacy} {kept} The recipe in `concept.json` keeps the captions and prompts it was learned with.
+{privacy} {kept} The recipe in `concept.json` contains the captions and prompts it was learned from.
 {erased}
 """
 
@@ -91,7 +91,7 @@ def _captions(record: ConceptRecord) -> str:
     lines = "\n".join(f"- {text}" for own in by_photo for text in own)
     return f"""## Captions
 
-It was learned from captions that the model wrote itself, with the name put in; nobody looked them through:
+It was learned from captions that the model generated, with the name inserted. Nobody reviewed them:
 
 {lines}
 
@@ -105,7 +105,7 @@ def _corrections(record: ConceptRecord) -> str:
     lines = "\n".join(f"- {one.summary}" for one in record.examples.meta.corrections)
     return f"""## Corrections
 
-Its owner said of these pictures whether they show it. Their features are kept, not they:
+The owner stated whether these pictures show it. The folder keeps their features, not the pictures:
 
 {lines}
 

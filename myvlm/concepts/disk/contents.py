@@ -164,12 +164,18 @@ def _read_directions(folder: Path, name: str, record: EmbeddingRecord) -> npt.ND
 def _read_directions_once(folder: Path, name: str, record: EmbeddingRecord) -> npt.NDArray[np.float32]:
     file = embedding_file(name)
     directions = read_tensors(folder, file, record.sha256).get("directions")
-    found = None if directions is None else directions.shape
-    if directions is None or found != (record.rows, record.dim) or not np.isfinite(directions).all():
-        raise ConceptFileError(
-            f"{folder / file} does not hold the embedding it should.",
-            got="no directions" if found is None else f"shape {found}, or values that are not finite",
-            expected=f"rows {record.rows} by dim {record.dim}, all finite",
-            fix="use an unaltered copy of the concept folder, or learn the concept again",
-        )
-    return np.array(directions, dtype=np.float32)
+    shape = (record.rows, record.dim)
+    if directions is None:
+        found = "no directions"
+    elif directions.shape != shape:
+        found = f"shape {directions.shape}"
+    elif not np.isfinite(directions).all():
+        found = "values that are not finite"
+    else:
+        return np.array(directions, dtype=np.float32)
+    raise ConceptFileError(
+        f"{folder / file} does not contain the expected embedding.",
+        got=found,
+        expected=f"shape {shape}, all finite",
+        fix="use an unaltered copy of the concept folder, or learn the concept again",
+    )

@@ -81,7 +81,7 @@ def plain_values(values: Mapping[str, Any], what: str) -> dict[str, Any]:
         raise InputError(
             f"The {what} of a concept must be plain values.",
             got=str(error),
-            expected="text, numbers (not NaN), true or false, None, and lists and dicts of these",
+            expected="strings, numbers (not NaN), booleans, None, and lists and dicts of these",
             fix="convert arrays with .tolist() and paths with str()",
         ) from error
     return plain

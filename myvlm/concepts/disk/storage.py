@@ -151,7 +151,7 @@ def _read_record_stepwise(path: Path) -> ConceptRecord:
         )
     if not (path / RECORD).is_file():
         raise ConceptFileError(
-            f"{path} is no concept folder.",
+            f"{path} is not a concept folder.",
             got=", ".join(sorted(one.name for one in path.iterdir())[:5]) if path.is_dir() else "a file",
             expected=f"a folder with {RECORD}",
             fix="pass the folder that concept.save wrote",
@@ -171,19 +171,17 @@ def _read_record_stepwise(path: Path) -> ConceptRecord:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:3])
         raise ConceptFileError(
-            f"{path / RECORD} is not as it was written.",
+            f"{path / RECORD} is invalid.",
             got=wrong,
             expected=f"the fields of format_version {FORMAT_VERSION}, and no others",
             fix=_RESTORE,
         ) from error
     if not digest_matches(record, data):
         raise ConceptFileError(
-            f"{path / RECORD} was altered.",
-            got="another text than was written",
-            expected=f"the text of sha256 {record.sha256}"
-            if record.sha256
-            else "its sha256, the last of its lines",
-            fix=f"{_RESTORE}; a new name is given by `myvlm concepts rename` or vlm.concepts.rename",
+            f"{path / RECORD} was modified.",
+            got="content that does not match its sha256",
+            expected=f"sha256 {record.sha256}" if record.sha256 else "its sha256 as the last field",
+            fix=f"{_RESTORE}; to rename it, use `myvlm concepts rename` or vlm.concepts.rename",
         )
     return record
 
@@ -205,9 +203,9 @@ def check_not_saved_since(folder: Path, backbone: str, record: EmbeddingRecord) 
     now = read_record(folder).embeddings.get(backbone)
     if now != record:
         raise ConceptFileError(
-            f"{folder} was saved again since it was loaded.",
-            got=f"sha256 {now.sha256[:12]}… for {backbone}" if now else f"nothing for {backbone}",
-            expected=f"sha256 {record.sha256[:12]}…, the embedding that goes with what was loaded",
+            f"{folder} was saved again after it was loaded.",
+            got=f"sha256 {now.sha256[:12]}… for {backbone}" if now else f"no embedding for {backbone}",
+            expected=f"sha256 {record.sha256[:12]}…, the embedding of the loaded version",
             fix="load the concept again",
         )
 
@@ -237,9 +235,9 @@ def read_file(folder: Path, name: str, sha256: str) -> bytes:
     digest = hashlib.sha256(data).hexdigest()
     if digest != sha256:
         raise ConceptFileError(
-            f"{file} was cut or altered.",
+            f"{file} was truncated or modified.",
             got=f"{len(data):,} bytes, sha256 {digest[:12]}…",
-            expected=f"sha256 {sha256[:12]}… as {RECORD} says",
+            expected=f"sha256 {sha256[:12]}… as in {RECORD}",
             fix=_RESTORE,
         )
     return data
@@ -272,9 +270,9 @@ def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) 
     target = absolute(path)
     if os.path.islink(target):
         raise NotWritableError(
-            f"{path} is not written: it is a link that leads nowhere.",
+            f"{path} is a broken link, so nothing was written.",
             got=f"a link to {os.readlink(target)}",
-            expected="a folder, or a new place",
+            expected="a folder, or a new path",
             fix="delete the link",
         )
     try:
@@ -292,7 +290,7 @@ def write_folder(path: Path, record: ConceptRecord, files: Mapping[str, bytes]) 
         raise NotWritableError(
             f"The concept cannot be written to {path}.",
             got=f"{type(error).__name__}: {error.strerror or error}",
-            expected="a new folder, an empty one or a concept folder, in a place you may write to",
+            expected="a new folder, an empty one or a concept folder, where you may write",
             fix="save to another folder",
         ) from error
 
@@ -313,7 +311,7 @@ def check_same_concept(data: bytes, file: Path | str, identifier: str, spoken: s
     if not {identifier, composed(spoken)} & set(words):
         place = str(file).removesuffix(RECORD).rstrip("/\\")
         raise NotWritableError(
-            f"{place} is not overwritten: it holds another concept.",
+            f"{place} contains another concept and was not overwritten.",
             got=repr(words[0]),
             expected=repr(identifier),
             fix="save to another folder, or delete that one first",
@@ -334,10 +332,10 @@ def erase_folder(path: Path, spoken: str) -> bool:
         there = recover(target)
         if there and (not is_concept_folder(target) or _parse(target / RECORD).get("spoken") != spoken):
             raise NotWritableError(
-                f"{path} is not erased: it does not hold this concept any more.",
+                f"{path} no longer contains this concept and was not erased.",
                 got="another concept, or none",
                 expected=f"the folder of {spoken!r}",
-                fix="look at it, and delete it by hand",
+                fix="inspect it, and delete it yourself",
             )
         if there:
             move_aside(target)
@@ -350,10 +348,10 @@ def erase_folder(path: Path, spoken: str) -> bool:
     for one in doomed:
         if one.exists():
             raise NotWritableError(
-                f"{one} could not be erased whole.",
+                f"{one} could not be erased completely.",
                 got=", ".join(sorted(inside.name for inside in one.rglob("*"))[:5]) or "an empty folder",
                 expected="nothing",
-                fix="delete it by hand; the concept is still in the library",
+                fix="delete it yourself; the concept is still in the library",
             )
     return bool(left or there)
 
@@ -371,7 +369,10 @@ def _parsed(data: bytes, file: Path | str) -> dict[str, Any]:
         ) from error
     if not isinstance(parsed, dict):
         raise ConceptFileError(
-            f"{file} holds no record.", got=type(parsed).__name__, expected="an object", fix=_RESTORE
+            f"{file} is not a concept record.",
+            got=type(parsed).__name__,
+            expected="a JSON object",
+            fix=_RESTORE,
         )
     return parsed
 
@@ -381,7 +382,7 @@ def _copy_user_files(target: Path, fresh: Path, new_photos: bool) -> None:
         return
     if not target.is_dir() or (any(target.iterdir()) and not is_concept_folder(target)):
         raise NotWritableError(
-            f"{target} is not overwritten: it is no concept folder.",
+            f"{target} is not a concept folder and was not overwritten.",
             got=", ".join(sorted(one.name for one in target.iterdir())[:5]) if target.is_dir() else "a file",
             expected="a new folder, an empty one or a concept folder",
             fix="save to another folder",

@@ -42,10 +42,10 @@ def path_or_url(given: str | os.PathLike[str], what: str) -> Path | str:
     first = Path(text).parts[:1]
     if first and _ADDRESS_AS_PATH.fullmatch(first[0]) and not Path(first[0]).exists():
         raise InputError(
-            f"{text} was an address before it was made a path.",
+            f"The address {text} was converted to a path, which is not supported.",
             got=type(given).__name__,
-            expected=f"text, such as {re.sub(':/+', '://', text, count=1)!r}",
-            fix="pass the address as text",
+            expected=f"a string, such as {re.sub(':/+', '://', text, count=1)!r}",
+            fix="pass the address as a string",
         )
     return Path(text)
 
@@ -58,7 +58,7 @@ def local_path(given: str | os.PathLike[str], what: str) -> Path:
             f"The {what} must be on this machine.",
             got=place,
             expected="a path",
-            fix=f"fetch it first: myvlm concepts add {place}",
+            fix=f"download it first: myvlm concepts add {place}",
         )
     return place
 
@@ -82,9 +82,9 @@ def check_may_share_faces(people: Sequence[str], url: str, *, face_consent: bool
     ]
     if people and lacking:
         raise InputError(
-            f"The face of {people[0]!r} stays on this machine.",
-            got=f"not said: {' and '.join(lacking)}; {SHARE_FACES} is {' '.join(allowed) or 'not set'}",
-            expected="both: the person's consent, said in the call, and the place, named in the environment",
+            f"The face of {people[0]!r} may not be uploaded.",
+            got=f"missing: {' and '.join(lacking)}; {SHARE_FACES} is {' '.join(allowed) or 'not set'}",
+            expected="both the person's consent, in the call, and the address, in the environment variable",
             fix=f"ask the person; then set {SHARE_FACES}={_base(url)} and pass face_consent=True",
         )
 

@@ -64,17 +64,17 @@ def _explained(url: str, error: Exception, *, writing: bool) -> MyVLMError:
         return _missing(url, message, writing=writing)
     if isinstance(error, NotImplementedError):
         return NotWritableError(
-            f"{url} can only be read.",
+            f"{url} is read-only.",
             got=message,
-            expected="an address that takes files, such as s3://bucket/name or hf://user/repository",
+            expected="a writable address, such as s3://bucket/name or hf://user/repository",
             fix="save to such an address, or to a folder",
         )
     return RemoteError(
-        f"{url} cannot be reached, or answers otherwise than it should"
-        + ("; what was there is as it was." if writing else "."),
+        f"{url} cannot be reached, or sent an unexpected response."
+        + (" Nothing there was changed." if writing else ""),
         got=message,
-        expected="an answer of the store",
-        fix="check the network and the address, and HF_HUB_OFFLINE for the hub; then the same call again",
+        expected="a valid response of the store",
+        fix="check the network and the address, and HF_HUB_OFFLINE for the hub; then try again",
     )
 
 
@@ -87,17 +87,17 @@ def _message_with_causes(error: BaseException) -> str:
 def _no_package(url: str, message: str) -> MissingPackageError:
     scheme = url.split(":")[0].lower()
     return MissingPackageError(
-        f"{scheme}:// needs a package that is not here.",
+        f"{scheme}:// needs a package that is not installed.",
         got=message,
-        expected=f"the package that knows {scheme}://",
-        fix=f'pip install "{PACKAGES[scheme]}"' if scheme in PACKAGES else "pip install what is named above",
+        expected=f"the package that supports {scheme}://",
+        fix=f'pip install "{PACKAGES[scheme]}"' if scheme in PACKAGES else "install the package named above",
     )
 
 
 def _no_address(url: str, message: str) -> InputError:
     known = import_module("fsspec.registry").known_implementations
     return InputError(
-        f"{url} is no address that is known here.",
+        f"{url} is not a supported address.",
         got=message,
         expected="a path, hf://user/repository, s3://bucket/name; or another of "
         + ", ".join(sorted(name for name in known if name.isalnum())),
@@ -108,24 +108,24 @@ def _no_address(url: str, message: str) -> InputError:
 def _refused(url: str, message: str, *, writing: bool) -> MyVLMError:
     kind = NotWritableError if writing else ConceptFileError
     return kind(
-        f"{url} may not be {'written' if writing else 'read'} by you.",
+        f"You may not {'write to' if writing else 'read'} {url}.",
         got=message,
-        expected="an account with the right to do so",
-        fix="log in: `hf auth login` for the hub, the store's own settings (such as AWS_PROFILE) elsewhere",
+        expected="an account with permission",
+        fix="log in: `hf auth login` for the hub, otherwise the store's own settings (such as AWS_PROFILE)",
     )
 
 
 def _missing(url: str, message: str, *, writing: bool) -> MyVLMError:
     if writing:
         return NotWritableError(
-            f"{url} cannot be written: the bucket, repository or branch is not there.",
+            f"{url} cannot be written: the bucket, repository or branch does not exist.",
             got=message,
-            expected="one that exists, and that you may see",
-            fix="check its name, or make it first",
+            expected="one that exists and that you may access",
+            fix="check its name, or create it first",
         )
     return MissingFileError(
         f"There is no concept at {url}.",
         got=message,
-        expected="a concept, or a folder of concepts, that you may see",
-        fix="check the spelling; where it is private, log in first",
+        expected="a concept, or a folder of concepts, that you may access",
+        fix="check the spelling; if it is private, log in first",
     )

@@ -47,10 +47,10 @@ def parse_address(url: str) -> Repository | None:
     found = _REPOSITORY.fullmatch(url)
     if found is None:
         raise InputError(
-            "That is no place on the hub.",
+            f"{url} is not an address on the hub.",
             got=url,
             expected="hf://user/repository or hf://user/repository/folder",
-            fix="name the user too",
+            fix="include the user or organization",
         )
     kind = (found[1] or "models").removesuffix("s")
     return Repository(kind, found[2], found[3], found[4] or "")
@@ -75,9 +75,9 @@ def ensure_repository(place: Repository, url: str, *, private: bool) -> None:
         public = api.repo_info(place.id, repo_type=place.kind).private is False
     if private and public:
         raise NotWritableError(
-            f"{url} is not written: everybody can see it.",
+            f"{url} is public, so nothing was uploaded.",
             got=f"a public repository, {place.id}",
-            expected="a private one, unless you say otherwise",
+            expected="a private one, or permission to publish",
             fix=f'concept.push_to_hub("{url.removeprefix("hf://")}", private=False), or --public',
         )
 
@@ -118,10 +118,10 @@ def commit(
         there = set(api.list_repo_files(place.id, repo_type=place.kind, revision=done.oid))
     if lost := [name for name in put if f"{folder}{name}" not in there]:
         raise RemoteError(
-            f"{url} is not whole.",
+            f"{url} is incomplete.",
             got=f"no {', '.join(lost)} in commit {done.oid[:12]}",
-            expected="all that was put there",
-            fix="see whether the repository's .gitignore leaves them out, and save again",
+            expected="all uploaded files",
+            fix="check whether the repository's .gitignore excludes them, and save again",
         )
 
 

@@ -55,8 +55,8 @@ def fetched(url: str) -> Iterator[Path]:
             raise MissingFileError(
                 f"There is no concept at {url}.",
                 got=f"no {RECORD}",
-                expected="a concept that you may see",
-                fix="check the spelling; where it is private, log in first",
+                expected="a concept that you may access",
+                fix="check the spelling; if it is private, log in first",
             )
         yield folder
 
@@ -73,10 +73,10 @@ def fetched_all(url: str) -> Iterator[list[tuple[Path, str]]]:
         store = Store(url)
         if store.read([RECORD], skip_denied=True):
             raise InputError(
-                f"{url} is a concept itself.",
+                f"{url} is a single concept.",
                 got=f"a {RECORD}",
-                expected="concepts in folders at that address",
-                fix=f"load the address that it lies under, or add it: concepts.add({url!r})",
+                expected="an address of concept folders",
+                fix=f"load its parent address, or add it: concepts.add({url!r})",
             )
         _fetch_with_retries(store, {name: folder / name for name in store.folders()})
         found = sorted(one.parent.name for one in folder.glob(f"*/{RECORD}"))
@@ -157,7 +157,7 @@ def _put(store: Store, packed: Mapping[str, Packed], before: Mapping[str, bytes]
     try:
         _delete_unlisted_files(store, fresh)
     except MyVLMError as error:
-        _log.warning("What was replaced at %s is not taken away: %s", store.url, error.what)
+        _log.warning("The replaced files at %s could not be deleted: %s", store.url, error.what)
 
 
 def _delete_unlisted_files(store: Store, fresh: Mapping[str, Mapping[str, bytes]]) -> None:
@@ -270,10 +270,10 @@ def _check_can_publish(store: Store, words: Mapping[str, tuple[str, str]]) -> di
         others = [one for one in there if one.startswith(inside) and not _is_concept_file(name, one)]
         if others := [one for one in others if one not in _HUB_FILES]:
             raise NotWritableError(
-                f"{_join(store.url, name)} is not overwritten: it is no concept.",
+                f"{_join(store.url, name)} is not a concept and was not overwritten.",
                 got=", ".join(others[:5]),
-                expected="an address under which nothing is, or an earlier copy of the concept",
-                fix=f"save to one under it, such as {_join(store.url, name, words[name][0])}",
+                expected="an empty address, or an earlier copy of the concept",
+                fix=f"save to an address below it, such as {_join(store.url, name, words[name][0])}",
             )
     return before
 

@@ -162,7 +162,7 @@ def read_dataset(path: str | os.PathLike[str]) -> Dataset:
         if subject is None:
             continue
         if any(subject.name == other.name for other in subjects):
-            problems.add(draft.where(("name",)), f"{subject.name!r} is the name of an earlier subject too")
+            problems.add(draft.where(("name",)), f"an earlier subject is also named {subject.name!r}")
         subjects.append(subject)
     problems.raise_if_any()
     return Dataset(subjects=tuple(subjects))
@@ -203,9 +203,12 @@ def _photo_problems(at: Location, photo: Photo, identifier: str) -> Iterator[tup
         yield (*at, "file"), f"there is no file {photo.file}"
     for number, text in enumerate(photo.captions):
         if not contains_word(text, identifier):
-            yield (*at, "captions", number), f"{text!r} does not hold {identifier!r} as a word"
+            yield (*at, "captions", number), f"{text!r} does not contain the word {identifier!r}"
     for number, asked in enumerate(photo.questions):
         if asked.options and asked.answer not in asked.options:
-            yield (*at, "questions", number), f"the answer {asked.answer!r} is none of {list(asked.options)}"
+            yield (
+                (*at, "questions", number),
+                f"the answer {asked.answer!r} is not one of {list(asked.options)}",
+            )
     if photo.box and not (photo.box[0] < photo.box[2] and photo.box[1] < photo.box[3]):
         yield (*at, "box"), f"{photo.box} is not left, top, right, bottom"

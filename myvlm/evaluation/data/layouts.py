@@ -44,7 +44,7 @@ def read_layout(source: Path, problems: Problems) -> list[Draft]:
         raise MissingFileError(
             f"There is no data set {source}.",
             got=f"nothing at that path, from {Path.cwd()}",
-            expected="a folder with a folder a subject, or a manifest such as data.json",
+            expected="a folder with one folder per subject, or a manifest such as data.json",
             fix="check the path",
         )
     if (source / "train").is_dir() and (source / "test").is_dir():
@@ -63,7 +63,7 @@ def read_manifest(file: Path, problems: Problems) -> list[Draft]:
     parsed = _read_json(file, file.name, problems)
     entries = parsed.get("subjects") if isinstance(parsed, dict) else None
     if parsed is not None and (not isinstance(entries, list) or not entries):
-        problems.add(f"{file.name}: subjects", "is not a list of one subject or more")
+        problems.add(f"{file.name}: subjects", "is not a list of subjects")
     return [
         Draft(_joined_to_folder(file.parent, entry), _manifest_source(file.name, number))
         for number, entry in enumerate(entries if isinstance(entries, list) else ())
@@ -100,7 +100,7 @@ def read_paper_layout(source: Path, problems: Problems) -> list[Draft]:
     """Read `<subject>/*.jpg`, `captions.json`; optional: `questions.json`, `subject.json`, `negatives/`."""
     folders = [folder for folder in sorted(source.iterdir(), key=natural_key) if _holds_subject(folder)]
     if not folders:
-        problems.add(str(source), "holds no folder with photos and captions.json")
+        problems.add(str(source), "contains no folder with photos and captions.json")
     return [_paper_subject(folder, problems) for folder in folders]
 
 

@@ -157,16 +157,16 @@ def _variant(axis: str, value: Any) -> Variant:
             return Variant(name=name, settings={axis: value})
     except ValidationError as error:
         raise _invalid_variant(name, error.errors()[0]["msg"]) from error
-    raise _invalid_variant(name, "no such axis, or value")
+    raise _invalid_variant(name, "unknown axis or value")
 
 
 def _invalid_variant(name: str, why: str) -> InputError:
     axes = [*OWN_AXES, *(field for field in LearnSettings.model_fields if field != "seed")]
     return InputError(
-        f"{name!r} cannot be swept over.",
+        f"The sweep {name!r} is invalid.",
         got=why,
         expected=f"AXIS=VALUE,VALUE… with an axis among {', '.join(axes)}",
-        fix="for captions the values are written and model; see LearnSettings for the others",
+        fix="use written or model for captions; see LearnSettings for the others",
     )
 
 
@@ -178,13 +178,13 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
             f"The sweep {file} cannot be read.",
             got=f"{type(error).__name__}: {error}",
             expected="YAML such as\n              regularizer: [0, 0.03]",
-            fix="check the path and the text",
+            fix="check the path and the YAML",
         ) from error
     if not isinstance(parsed, dict):
         raise InputError(
-            f"The sweep {file} holds no axes.",
+            f"The sweep {file} contains no axes.",
             got=type(parsed).__name__,
             expected="YAML such as\n              regularizer: [0, 0.03]",
-            fix="write one axis a line",
+            fix="write one axis per line",
         )
     return parsed

@@ -37,8 +37,8 @@ class Problems:
         if self.found:
             count = len(self.found)
             raise InputError(
-                f"{self.source} cannot be evaluated on: {count} problem{'s' if count > 1 else ''}.",
+                f"The data set {self.source} has {count} problem{'s' if count > 1 else ''}.",
                 got="\n            ".join(self.found),
-                expected="one of the three layouts that myvlm.evaluation.data.dataset describes",
-                fix="mend each line above; nothing was run",
+                expected="one of the three layouts described in myvlm.evaluation.data.dataset",
+                fix="correct each problem above; nothing was run",
             )

@@ -73,20 +73,20 @@ def check_photos(dataset: Dataset, plan: Plan) -> None:
     for variant in plan.variants:
         if variant.photos and variant.photos > most:
             raise InputError(
-                f"The variant {variant.name} has more photos than are drawn.",
+                f"The variant {variant.name} needs more photos than are drawn.",
                 got=f"{variant.photos} photos",
                 expected=f"at most {most}",
-                fix=f"let {variant.photos} teach (--photos {variant.photos})",
+                fix=f"draw {variant.photos} (--photos {variant.photos})",
             )
 
 
 def _check_enough(subject: Subject, photos: int) -> None:
     if photos > (can := _max_training_photos(subject)):
         raise InputError(
-            f"{subject.name} has too few photos to be taught by {photos}.",
-            got=f"{can} of its {len(subject.photos)} photos can teach, with one left to test",
+            f"{subject.name} has too few photos to learn from {photos}.",
+            got=f"{can} of its {len(subject.photos)} photos, with one left for testing",
             expected=f"{photos} or more",
-            fix=f"let {can} teach (--photos {can}), or add photos of it" if can else "add photos of it",
+            fix=f"learn from {can} (--photos {can}), or add photos of it" if can else "add photos of it",
         )
 
 

@@ -67,10 +67,10 @@ class OwnWord(EmbeddingControl):
         direction = vlm.backbone.word_direction(subject.identifier)
         if direction is None:
             raise InputError(
-                "A word of this model cannot stand as a concept's row.",
-                got=f"{vlm.backbone.name} ({vlm.backbone.family}), whose rows are no words",
+                "A word of this model cannot be used as a concept's embedding.",
+                got=f"{vlm.backbone.name} ({vlm.backbone.family}), whose rows are not word embeddings",
                 expected="a family whose concepts are rows of the language model",
-                fix="leave own_word out of the table",
+                fix="omit the method own_word",
             )
         norm = self.teaching.settings_for(vlm, subject, seed).norm
         return _embedding(vlm, direction.detach().cpu().numpy()[None], norm)
@@ -97,10 +97,10 @@ class Another(EmbeddingControl):
         others = [one for one in subjects[start:] + subjects[:start] if one.name != subject.name]
         if not others:
             raise InputError(
-                f"There is no other subject than {subject.name!r} to take an embedding from.",
+                f"There is no subject other than {subject.name!r} whose embedding could be used.",
                 got=f"{len(subjects)} subjects in the setting",
                 expected="two or more",
-                fix="pass the data set's: Setting(subjects=dataset.subjects)",
+                fix="pass those of the data set: Setting(subjects=dataset.subjects)",
             )
         return next((one for one in others if one.category != subject.category), others[0])
 

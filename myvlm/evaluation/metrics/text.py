@@ -150,9 +150,9 @@ def _check_references(texts: Sequence[str], references: References) -> None:
     without_reference = [number for number, own in enumerate(references) if not own]
     if not texts or len(texts) != len(references) or without_reference:
         raise InputError(
-            "These texts cannot be compared with these references.",
+            "The texts and references cannot be compared.",
             got=f"{len(texts)} texts, {len(references)} lists"
             + (f", the list {without_reference[0]} is empty" if without_reference else ""),
-            expected="one reference or more for each of one text or more",
-            fix="leave out the pictures that have no captions of their own",
+            expected="at least one text, with at least one reference each",
+            fix="omit pictures without captions",
         )

@@ -67,7 +67,7 @@ class JobJournal:
                 job, outcome = Job.model_validate(entry["job"]), JobOutcome.model_validate(entry["outcome"])
             except (ValueError, KeyError, TypeError, ValidationError) as error:
                 raise self._other_evaluation(
-                    f"line {number}: {type(error).__name__}", "a line a finished job"
+                    f"line {number}: {type(error).__name__}", "one finished job per line"
                 ) from error
             self.done[job.key] = job, outcome
 
@@ -75,7 +75,7 @@ class JobJournal:
         try:
             found = json.loads(line)
         except ValueError as error:
-            raise self._other_evaluation(line[:60], "what was measured, as JSON") from error
+            raise self._other_evaluation(line[:60], "a header in JSON") from error
         other = sorted(key for key in about if not isinstance(found, dict) or found.get(key) != about[key])
         if other:
             key = other[0]
@@ -84,10 +84,10 @@ class JobJournal:
 
     def _other_evaluation(self, got: str, expected: str) -> InputError:
         return InputError(
-            f"{self.folder} keeps the runs of another evaluation.",
+            f"{self.folder} contains the runs of another evaluation.",
             got=got,
             expected=expected,
-            fix="keep this one in another folder (--keep), or delete that one",
+            fix="choose another folder (--keep), or delete this one",
         )
 
 

@@ -70,8 +70,8 @@ def _examples(evaluation: Evaluation) -> str:
     cards.sort(key=lambda card: _is_correct(*card))  # failures before successes
     return (
         "<section><h2>Failures and successes</h2>"
-        '<p class="soft">Left the picture with the head’s box; right, if the name was said, where the '
-        "model looks as it says it. Failures come first.</p>"
+        '<p class="soft">Left: the picture with the head’s box. Right: the model’s '
+        "attention as it generates the name, if it does. Failures come first.</p>"
         f'<div class="grid">{_join(_card(evaluation.pictures, *card) for card in cards)}</div></section>'
     )
 
@@ -89,7 +89,7 @@ def _card(folder: Path, identifier: str, one: MarkedPicture) -> str:
     )
     pictures = _picture(folder / one.picture, f"picture {'with' if one.wanted else 'without'} {identifier}")
     if one.overlay:
-        pictures += _picture(folder / one.overlay, f"where the model looks as it says {identifier}")
+        pictures += _picture(folder / one.overlay, f"attention of the model as it generates {identifier}")
     return (
         f'<article class="card{"" if right else " wrong"}"><div class="pair">{pictures}</div>'
         f"<dl><dt>plain</dt><dd>{highlighted(one.plain, identifier)}</dd>"

@@ -87,16 +87,16 @@ def evaluation_of(
         ("Sentence similarity", plan.sentences, "--sentences"),
     ):
         if wanted is None:
-            notes.append(f"{name} was not measured: name a model with {option}.")
+            notes.append(f"{name} was not measured; choose a model with {option}.")
         else:
-            notes.append(f"{name} is by {wanted}.")
+            notes.append(f"{name} was measured with {wanted}.")
     tables = tables_of(dataset, plan, finished)
     return Evaluation(data, backbone, dataset, plan, tables, shown, pictures, notes)
 
 
 def markdown(evaluation: Evaluation) -> str:
     """The tables in Markdown, with the meaning of each metric."""
-    parts = ["# How good the concepts are", evaluation.heading]
+    parts = ["# Evaluation of the concepts", evaluation.heading]
     for table in evaluation.tables:
         head = [table.first, *table.columns]
         lines = [_line(head), _line(["---"] * len(head))]

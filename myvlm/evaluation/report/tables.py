@@ -77,7 +77,7 @@ def tables_of(dataset: Dataset, plan: Plan, finished: Finished) -> list[Table]:
     ]
     return [
         Table(f"Methods, {most} photos", "method", methods),
-        *([Table(f"Photos that teach, {first}", "photos", photos)] if len(counts) > 1 else []),
+        *([Table(f"Training photos, {first}", "photos", photos)] if len(counts) > 1 else []),
         *([Table(f"Ablation, {first}", "variant", variants)] if plan.variants else []),
     ]
 

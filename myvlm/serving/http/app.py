@@ -82,10 +82,10 @@ def check_address(host: str, tokens: Tokens) -> None:
     """
     if host not in LOOPBACK and (tokens.anonymous or not tokens.by_digest):
         raise InputError(
-            "Other computers could talk to this server without a token.",
-            got=f"the address {host}, and no token",
+            "Other computers could use this server without a token.",
+            got=f"the address {host} and no token",
             expected="127.0.0.1, or a token",
-            fix="set MYVLM_TOKEN, or give --owners, or leave --host out",
+            fix="set MYVLM_TOKEN, pass --owners, or omit --host",
         )
 
 
@@ -100,10 +100,10 @@ def check_port(host: str, port: int) -> None:
         asyncio.run(listen_once())
     except OSError as error:
         raise InputError(
-            f"The server cannot be at {host}, port {port}.",
+            f"The server cannot listen on {host}, port {port}.",
             got=error.strerror or str(error),
-            expected="an address of this computer, and a port of it that nothing else has",
-            fix="end what has it, or name another with --port",
+            expected="an address of this computer and a free port",
+            fix="stop the program that uses it, or choose another port with --port",
         ) from error
 
 

@@ -81,7 +81,7 @@ class _Message(BaseModel):
         if not isinstance(sent, dict) or sent.get("role") != "assistant":
             return sent
         if told := next((name for name in _OPENAI_ONLY_FIELDS if sent.get(name)), None):
-            raise ValueError(f"{told}: replies of this server are text alone, and call no tools")
+            raise ValueError(f"{told}: this server only generates text, without tool calls")
         return {name: value for name, value in sent.items() if name not in _OPENAI_ONLY_FIELDS}
 
     @property
@@ -127,7 +127,7 @@ class ChatRequest(BaseModel):
         """The token limit of the reply."""
         wanted = self.max_completion_tokens or self.max_tokens or DEFAULT_TOKENS
         if wanted > limits.tokens:
-            raise Refusal(400, f"A reply has at most {limits.tokens} tokens.")
+            raise Refusal(400, f"A reply may have at most {limits.tokens} tokens.")
         return wanted
 
     def options(self, limits: Limits) -> Options:
@@ -142,7 +142,7 @@ class ChatRequest(BaseModel):
         asked = [one for one in self.messages if one.role == "user"]
         pictures = [one.pictures for one in self.messages]
         if sum(map(len, pictures)) != 1 or not asked or not asked[0].pictures:
-            raise Refusal(400, "A conversation is about one picture, which the user's first message holds.")
+            raise Refusal(400, "A conversation needs exactly one picture, in the user's first message.")
         return asked[0].pictures[0]
 
     def prompt(self, caption: str, limits: Limits) -> Prompt:
@@ -154,11 +154,11 @@ class ChatRequest(BaseModel):
         said = [one for one in self.messages if one.role in ("user", "assistant")]
         roles = [one.role for one in said]
         if roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
-            raise Refusal(400, "The messages are the user's and the assistant's in turn, the user's last.")
+            raise Refusal(400, "User and assistant messages must alternate, and the last must be the user's.")
         if any(one.role in ("system", "developer") for one in self.messages[len(system) :]):
-            raise Refusal(400, "What the system says comes before all other messages.")
+            raise Refusal(400, "System messages must come before all other messages.")
         if len(roles) > limits.turns:
-            raise Refusal(400, f"A conversation has at most {limits.turns} messages.")
+            raise Refusal(400, f"A conversation may have at most {limits.turns} messages.")
         turns = [one.text for one in said]
         turns[0] = turns[0] if turns[0].strip() else caption
         if system:
@@ -166,7 +166,7 @@ class ChatRequest(BaseModel):
         for turn in turns:
             check_written(turn, "message")
             if len(turn) > limits.characters:
-                raise Refusal(400, f"A message has at most {limits.characters} characters.")
+                raise Refusal(400, f"A message may have at most {limits.characters} characters.")
         return turns[0] if len(turns) == 1 else tuple(turns)
 
 
@@ -196,7 +196,7 @@ async def models(request: Request) -> AsciiJson:
 async def model(request: Request, name: str) -> AsciiJson:
     """Describe the model, by its name."""
     if name != request.app.state.vlm.backbone.name:
-        raise Refusal(404, "There is no such model here.")
+        raise Refusal(404, "This server does not have that model.")
     return AsciiJson(_model(request))
 
 
@@ -209,7 +209,7 @@ async def complete(request: Request, asked: ChatRequest) -> Response:
     limits: Limits = state.limits
     pictures: Pictures = state.pictures
     if asked.model != vlm.backbone.name:
-        raise Refusal(404, f"There is no such model here: it is {vlm.backbone.name}.")
+        raise Refusal(404, f"This server does not have that model; it has {vlm.backbone.name}.")
     prompt, options = asked.prompt(vlm.backbone.caption_prompt, limits), asked.options(limits)
     check_context_length(vlm.backbone, prompt, asked.tokens(limits))
     reply = _Reply(vlm.backbone.name, asked.tokens(limits))
@@ -247,7 +247,7 @@ async def _detect(
             return _DetectedPicture(photo, found, concepts, names, absent)
         if again:
             owners.drop_from_cache(owner)
-    raise Refusal(409, "The concepts are being changed: ask again.")
+    raise Refusal(409, "The concepts are being changed. Send the request again.")
 
 
 async def _reply_prefixes(

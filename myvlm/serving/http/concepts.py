@@ -73,10 +73,10 @@ async def enrol(request: Request, wanted: _Enrol) -> Response:
     limits: Limits = state.limits
     learner: Learner = state.learner
     if len(wanted.photos) > limits.photos:
-        raise Refusal(400, f"A concept is learned from at most {limits.photos} photos.")
+        raise Refusal(400, f"A concept may have at most {limits.photos} photos.")
     for text in _texts(wanted):
         if len(text) > limits.characters:
-            raise Refusal(400, f"A text has at most {limits.characters} characters.")
+            raise Refusal(400, f"A text may have at most {limits.characters} characters.")
     async with AsyncExitStack() as stack:
         async with asyncio.timeout(limits.seconds):
             photos = await stack.enter_async_context(state.pictures.read(owner, wanted.photos))
@@ -169,7 +169,7 @@ def _owner_with_write_access(request: Request) -> str:
     access: Access = request.state.access
     if not access.may_change:
         raise Refusal(
-            403, "This token may speak with concepts, and not learn, correct, rename, remove or erase them."
+            403, "This token may use concepts, but not learn, correct, rename, remove or erase them."
         )
     return access.owner
 

@@ -89,14 +89,14 @@ def as_refusal(error: Exception) -> Refusal:
     >>> as_refusal(UnknownConceptError("No concept 'sks'.", got="'sks'")).status_code
     404
     >>> as_refusal(OSError("/home/anna/secret")).detail
-    'The server failed. The request may be sent again.'
+    'The server failed. You may send the request again.'
     """
     if isinstance(error, Refusal):
         return error
     if isinstance(error, TimeoutError):
         return Refusal(504, "The reply took too long.")
     if isinstance(error, UnknownConceptError):
-        return Refusal(404, f"There is no concept {error.got} here.")
+        return Refusal(404, f"There is no concept {error.got} in this library.")
     if isinstance(error, ConceptExistsError):
         return Refusal(409, f"{error.what} Expected {error.expected}.")
     if isinstance(error, InputError) and not isinstance(error, MissingFileError):
@@ -105,10 +105,10 @@ def as_refusal(error: Exception) -> Refusal:
         return Refusal(400, str(error))
     _log_without_values(error)
     if isinstance(error, RemoteError):
-        return Refusal(503, "Where the concepts lie cannot be reached. The request may be sent again.")
+        return Refusal(503, "The concepts' storage cannot be reached. You may send the request again.")
     if isinstance(error, MyVLMError):
-        return Refusal(500, "A concept or the model cannot be used here; who runs the server can see why.")
-    return Refusal(500, "The server failed. The request may be sent again.")
+        return Refusal(500, "A concept or the model cannot be used. The server's log has the reason.")
+    return Refusal(500, "The server failed. You may send the request again.")
 
 
 def add_handlers(app: FastAPI) -> None:

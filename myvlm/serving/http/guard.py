@@ -72,9 +72,9 @@ class Guard:
     def _access(self, headers: Headers) -> Access:
         access = self.tokens.access(headers.get("authorization"))
         if access is None:
-            raise Refusal(401, "A token of this server is needed: Authorization: Bearer …")
+            raise Refusal(401, "A token of this server is required: Authorization: Bearer …")
         if self.tokens.anonymous and not self._is_from_this_computer(headers):
-            raise Refusal(403, "Pages of other hosts may not talk to this server.")
+            raise Refusal(403, "Pages of other hosts may not use this server.")
         return access
 
     def _is_from_this_computer(self, headers: Headers) -> bool:
@@ -89,12 +89,12 @@ class Guard:
     def _check(self, scope: Scope, headers: Headers) -> None:
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if scope["method"] in ("POST", "PATCH", "PUT") and kind not in BODY_TYPES:
-            raise Refusal(415, f"A body of {' or '.join(BODY_TYPES)} is expected.")
+            raise Refusal(415, f"The body must be {' or '.join(BODY_TYPES)}.")
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length) > self.limits.body_bytes:
-            raise Refusal(413, f"A request has at most {self.limits.body_bytes} bytes.")
+            raise Refusal(413, f"A request may have at most {self.limits.body_bytes} bytes.")
         if self.in_flight >= self.limits.requests:
-            raise Refusal(429, "Too much is asked at once.")
+            raise Refusal(429, "Too many requests at once.")
 
     async def _run_app(
         self, scope: Scope, receive: Receive, answer: Send, has_begun: Callable[[], bool]
@@ -109,14 +109,14 @@ class Guard:
                 async with timeout(self.limits.seconds):
                     message = await receive()
             except TimeoutError:
-                raise Refusal(408, "The body did not come.") from None
+                raise Refusal(408, "The body did not arrive in time.") from None
             size = len(message.get("body", b""))
             received, self.held_bytes = received + size, self.held_bytes + size
             complete = not message.get("more_body", False)
             if received > self.limits.body_bytes:
-                raise Refusal(413, f"A request has at most {self.limits.body_bytes} bytes.")
+                raise Refusal(413, f"A request may have at most {self.limits.body_bytes} bytes.")
             if self.held_bytes > self.limits.held_bytes:
-                raise Refusal(429, "Too much is asked at once.")
+                raise Refusal(429, "Too many requests at once.")
             return message
 
         self.in_flight += 1
@@ -125,7 +125,7 @@ class Guard:
         except Exception as error:  # uvicorn would log its message, which may quote the client
             refusal = as_refusal(error)
             if has_begun():
-                raise RuntimeError("A reply broke off.") from None
+                raise RuntimeError("A reply was interrupted.") from None
             await error_response(refusal.status_code, refusal.detail, refusal.headers)(scope, receive, answer)
         finally:
             self.in_flight -= 1

@@ -75,7 +75,7 @@ class Learner:
         self.owners.storage(enrolment.owner).check_may_hold(kind, face_consent=consent)
         known = self.owners.library(enrolment.owner)
         if len(known) >= self.limits.concepts:
-            raise Refusal(409, f"An owner has at most {self.limits.concepts} concepts: erase some.")
+            raise Refusal(409, f"An owner may have at most {self.limits.concepts} concepts; erase some.")
         known.check_free(enrolment.lesson.identifier)
 
     async def learn(self, enrolment: Enrolment) -> AsyncGenerator[Progress | Concept]:

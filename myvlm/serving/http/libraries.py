@@ -91,17 +91,17 @@ def library_at(given: Path | str) -> OwnedLibrary:
         return FolderLibrary(place)
     why = None
     if place.startswith("hf://"):
-        why = "a hub, whose history keeps what is erased"
+        why = "an address on the hub, whose history keeps erased files"
     elif "::" in place:
-        why = "a chain, of which copies may stay"
+        why = "a chained address, which may leave copies"
     elif urlsplit(place).password:
-        why = "an address with a password in it, which errors and logs would quote"
+        why = "an address with a password, which would appear in errors and logs"
     if why:
         raise InputError(
-            "No library of a server can lie there.",
+            "A server's libraries cannot be stored there.",
             got=why,
             expected="a folder, or an address such as s3://bucket/people",
-            fix="put the libraries elsewhere; what a store asks of its users goes into its own settings",
+            fix="choose another place; put a store's credentials into its own settings",
         )
     return RemoteLibrary(place)
 
@@ -227,10 +227,10 @@ class RemoteLibrary:
             store.delete(one for one in inside if one != f"{name}/{RECORD}")
         if left := [one for one in store.names() if one.startswith(f"{name}/")]:
             raise NotWritableError(
-                f"{self.url} could not be erased whole.",
+                f"{self.url} could not be erased completely.",
                 got=", ".join(left[:5]),
-                expected="nothing under that name",
-                fix="delete it by hand",
+                expected="no files under that name",
+                fix="delete it yourself",
             )
 
     def _save(self, concept: Concept, url: str, *, face_consent: bool) -> None:
@@ -260,10 +260,10 @@ class RemoteLibrary:
         for identifier, spoken in self._words_by_folder().values():
             if identifier != but and folded(word) & folded(identifier, spoken):
                 raise ConceptExistsError(
-                    f"The word {word!r} is taken.",
+                    f"The word {word!r} is already in use.",
                     got=repr(identifier),
-                    expected="a word that is free",
-                    fix="choose another",
+                    expected="a word that no other concept uses, in upper or lower case",
+                    fix="choose another identifier",
                 )
 
     def _name(self, identifier: str) -> str:
@@ -271,10 +271,10 @@ class RemoteLibrary:
             if known == composed(identifier):
                 return name
         raise UnknownConceptError(
-            f"No concept {identifier!r} is at {self.url}.",
+            f"There is no concept {identifier!r} at {self.url}.",
             got=identifier,
-            expected="the identifier of one that lies there",
-            fix="ask which there are",
+            expected="the identifier of a concept there",
+            fix="list the concepts",
         )
 
     def _names_aside(self, identifier: str) -> list[str]:
@@ -301,8 +301,8 @@ def folder_name(identifier: str) -> str:
 
 def _place_taken_error(identifier: str) -> ConceptExistsError:
     return ConceptExistsError(
-        "There is a concept in that place already.",
+        "There is already a concept of that name.",
         got=identifier,
-        expected="a word that is free",
-        fix="choose another, or remove that one first",
+        expected="an identifier that is not in use",
+        fix="choose another identifier, or remove that concept first",
     )

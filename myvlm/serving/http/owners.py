@@ -103,10 +103,10 @@ def read_tokens(file: Path) -> Tokens:
         known = _File.model_validate(read_json(file, expected="owners by the digests of tokens")).root
     except ValidationError as error:
         raise InputError(
-            f"{file} is no file of owners.",
-            got=f"{error.error_count()} faults, the first: {error.errors()[0]['msg']}",
+            f"{file} is not a valid owners file.",
+            got=f"{error.error_count()} errors, the first: {error.errors()[0]['msg']}",
             expected='{"<SHA-256 of a token>": {"owner": "anna", "may_change": true}, …}',
-            fix="make it with `myvlm token`",
+            fix="create it with `myvlm token`",
         ) from None
     return Tokens({key: Access(one.owner, one.may_change) for key, one in known.items()})
 
@@ -119,10 +119,10 @@ def new_token(file: Path, owner: str, *, may_change: bool) -> str:
     """
     if not OWNER_NAME.fullmatch(owner):
         raise InputError(
-            "That cannot be an owner.",
+            "The owner's name is invalid.",
             got=repr(owner),
-            expected="1 to 64 small letters, digits, - and _, a letter or digit first",
-            fix="choose another word: it is the name of a folder too",
+            expected="1 to 64 lowercase letters, digits, - and _, with a letter or digit first",
+            fix="choose another name; it is also the name of a folder",
         )
     token = secrets.token_urlsafe(32)
     with folder_lock(file.parent):  # else one of two that are created at once would be lost
@@ -242,13 +242,15 @@ class Owners:
                         concept = Concept.from_copy(path, url, device=self._device)
                     if concept.learned_elsewhere(self._fingerprint):
                         if concept.description is None:
-                            _log.warning("passing over %s: it was learned for another model", url or path)
+                            _log.warning("skipping %s: it was learned for another model", url or path)
                             continue
-                        _log.warning("%s was learned for another model: told in words", url or path)
+                        _log.warning(
+                            "%s was learned for another model; its description is used instead", url or path
+                        )
                     library.add(concept)
                     nbytes += CONCEPT_OVERHEAD_BYTES + 2 * _array_bytes(path)
                 except MyVLMError as error:
-                    _log.warning("passing over %s: %s", url or path, error.what)
+                    _log.warning("skipping %s: %s", url or path, error.what)
         return library, nbytes
 
 

@@ -129,21 +129,24 @@ class Pictures:
         if url.startswith(UPLOAD_PREFIX):
             known = self._uploads.get(owner, _Uploads()).files.get(url)
             if known is None:
-                raise Refusal(404, "No such upload; they are let go of when there are many. Send it again.")
+                raise Refusal(
+                    404,
+                    "There is no such upload; old uploads are deleted when there are many. Upload it again.",
+                )
             return known[0]
         about, comma, _ = url[:100].partition(",")
         if not (comma and about.lower().startswith("data:image/") and about.lower().endswith(";base64")):
             raise Refusal(
                 400,
-                "A picture is given as data:image/…;base64,… or by the name of an upload (POST /v1/files); "
-                "no other address is opened.",
+                "A picture must be data:image/…;base64,… or the ID of an upload (POST /v1/files); "
+                "other addresses are not opened.",
             )
         if (len(url) - len(about)) * 3 // 4 > self.limits.picture_bytes + 3:
-            raise Refusal(413, f"A picture has at most {self.limits.picture_bytes} bytes.")
+            raise Refusal(413, f"A picture may have at most {self.limits.picture_bytes} bytes.")
         try:
             return base64.b64decode(url[len(about) + 1 :], validate=True)
         except ValueError:
-            raise Refusal(400, "The picture's address holds no base64.") from None
+            raise Refusal(400, "The picture's address does not contain valid base64.") from None
 
     def measure(self, content: bytes) -> int:
         """The number of a picture's pixels according to its header, without decoding.
@@ -152,11 +155,13 @@ class Pictures:
             Refusal: it is no picture, or too large.
         """
         if len(content) > self.limits.picture_bytes:
-            raise Refusal(413, f"A picture has at most {self.limits.picture_bytes} bytes.")
+            raise Refusal(413, f"A picture may have at most {self.limits.picture_bytes} bytes.")
         with _open(content) as picture:
             width, height = picture.size
         if width * height > self.limits.pixels:
-            raise Refusal(413, f"A picture has at most {self.limits.pixels} pixels, not {width} × {height}.")
+            raise Refusal(
+                413, f"A picture may have at most {self.limits.pixels} pixels, not {width} × {height}."
+            )
         return width * height
 
     @asynccontextmanager
@@ -175,7 +180,7 @@ def _open(content: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(content), formats=FORMATS)
     except Exception:  # Pillow raises almost any type
-        raise Refusal(400, f"That is no picture: one of {', '.join(FORMATS)} is expected.") from None
+        raise Refusal(400, f"The file is not a picture; expected one of {', '.join(FORMATS)}.") from None
 
 
 def _decode(content: bytes, place: int) -> LoadedImage:
@@ -183,7 +188,7 @@ def _decode(content: bytes, place: int) -> LoadedImage:
         with _open(content) as picture:
             [loaded] = load_images(picture)
     except Exception:  # of any type, and the message may quote what was sent
-        raise Refusal(400, "The picture is broken or cut short.") from None
+        raise Refusal(400, "The picture is damaged or truncated.") from None
     return LoadedImage(loaded.image, f"picture {place + 1}")
 
 
@@ -213,7 +218,7 @@ async def forget(request: Request, name: str) -> AsciiJson:
     pictures: Pictures = request.app.state.pictures
     access: Access = request.state.access
     if not pictures.forget(access.owner, name):
-        raise Refusal(404, "No such upload.")
+        raise Refusal(404, "There is no such upload.")
     return AsciiJson({"id": name, "object": "file", "deleted": True})
 
 
@@ -223,11 +228,11 @@ async def _file(request: Request, limits: Limits) -> bytes:
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError):
-        raise Refusal(400, "A form with one file is expected.") from None
+        raise Refusal(400, "Expected a form with one file.") from None
     try:
         file = form.get("file")
         if not isinstance(file, UploadFile):
-            raise Refusal(400, "A form with one file, called file, is expected.")
+            raise Refusal(400, "Expected a form with one file, named file.")
         return await file.read()
     finally:
         await form.close()

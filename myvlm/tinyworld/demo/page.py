@@ -38,7 +38,7 @@ def page(demo: Demo) -> str:
         photos=_join(_photo(demo, number) for number in range(len(demo.photos))),
         present=_join(_trial(demo, trial) for trial in _first(demo, "present")),
         absent=_join(_trial(demo, trial) for kind in ("look-alike", "other") for trial in _first(demo, kind)),
-        asked=_picture(demo.asked, f"the picture that is asked about; it shows {demo.identifier}"),
+        asked=_picture(demo.asked, f"the picture of the questions; it shows {demo.identifier}"),
         answers=_join(_answers(demo)),
     )
 
@@ -60,7 +60,7 @@ def _trial(demo: Demo, trial: TriedPicture) -> str:
     name = demo.identifier
     pictures = _picture(trial.picture, _described(trial, name), trial.detection)
     if trial.overlay:
-        pictures += _picture(trial.overlay, f"where the model looks as it says {name}")
+        pictures += _picture(trial.overlay, f"attention of the model as it generates {name}")
     same = ' <span class="same">the same tokens</span>' if trial.identical else ""
     return f"""<article class="card">
 <div class="pictures">{pictures}</div>
@@ -74,9 +74,9 @@ def _trial(demo: Demo, trial: TriedPicture) -> str:
 
 def _score(trial: TriedPicture) -> str:
     percent = round(100 * trial.detection.probability)
-    said = "seen" if trial.detection.present else "not seen"
+    said = "detected" if trial.detection.present else "not detected"
     wrong = trial.detection.present != (trial.kind == "present")
-    kind = {"present": "", "look-alike": " · a look-alike is here", "other": " · nothing like it is here"}
+    kind = {"present": "", "look-alike": " · shows a look-alike", "other": " · shows nothing similar"}
     return (
         f'<p class="score{" wrong" if wrong else ""}"><span class="meter" aria-hidden="true">'
         f'<span style="width:{percent}%"></span></span> head {percent} %, {said}{kind[trial.kind]}</p>'
@@ -93,7 +93,7 @@ def _answers(demo: Demo) -> Iterable[str]:
         yield (
             f"<dt>{highlighted(one.question, demo.identifier)}</dt>"
             f"<dd>{highlighted(one.answer, demo.identifier)}"
-            f' <span class="truth">in truth: {html.escape(one.truth)}</span></dd>'
+            f' <span class="truth">correct: {html.escape(one.truth)}</span></dd>'
         )
 
 

@@ -74,12 +74,14 @@ def try_out(
         concepts=ConceptLibrary(device=str(vlm.backbone.device)),
     )
     with tempfile.TemporaryDirectory(prefix="myvlm-demo-") as folder:
-        notify(f"Four photos of {kit.identifier}, a {kit.category} with something of its own, are on disk.")
+        notify(f"Learning {kit.identifier}, a {kit.category}, from four photos.")
         learned, seconds = _learn(own, kit, Path(folder), progress)
         size = sum(file.stat().st_size for file in learned.rglob("*") if file.is_file())
         own.concepts.remove(kit.identifier)
         own.concepts.add(learned)  # from here on it is the concept as loaded from its folder
-    notify(f"Learned in {seconds:.0f} s; the concept file has {size / 1024:.0f} KiB. Now unseen pictures.")
+    notify(
+        f"Learned in {seconds:.0f} s; the concept takes {size / 1024:.0f} KiB. Captioning unseen pictures."
+    )
     trials = _try(own, kit)
     asked = next((i for i, trial in enumerate(trials) if trial.detection.present), 0)
     figures = _measure(kit.identifier, trials, seconds, size)

@@ -35,9 +35,9 @@ def assemble() -> tuple[Any, Any]:
     make = "python -m benchmarks.pretrain.smollm2"
     if not file.is_file():
         raise UnknownBackboneError(
-            "The projector and the LoRA of tinyworld/smollm2 were not made yet.",
+            "The projector and the LoRA of tinyworld/smollm2 do not exist.",
             got=f"no file {ADAPTER} in {file.parent}",
-            expected=f"what `{make}` makes",
+            expected=f"the file that `{make}` writes",
             fix=f"run `{make} --out {file.parent}` from the source tree",
         )
     tower = assets.path("llava")
@@ -48,7 +48,7 @@ def assemble() -> tuple[Any, Any]:
         raise UnknownBackboneError(
             "The projector and the LoRA of tinyworld/smollm2 cannot be read.",
             got=f"{type(error).__name__}: {str(error).splitlines()[0]} in {file}",
-            expected=f"what `{make}` makes",
-            fix="fetch the weights again: the file is cut, damaged, or a pointer that Git LFS left",
+            expected=f"the file that `{make}` writes",
+            fix="download the weights again: the file is truncated, damaged, or a Git LFS pointer",
         ) from error
     return model, parts.load_processor(tower)

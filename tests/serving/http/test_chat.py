@@ -124,7 +124,7 @@ def test_a_reply_is_handed_back_as_the_client_has_it(client: Any, taught: Taught
         assert made.choices[0].message.content == expected.choices[0].message.content
     call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
     for unlike in ({"tool_calls": [call]}, {"content": None, "tool_calls": [call]}, {"reasoning": "so"}):
-        with pytest.raises(BadRequestError, match=f"{list(unlike)[-1]}: replies of this server are text"):
+        with pytest.raises(BadRequestError, match=f"{list(unlike)[-1]}: this server only generates text"):
             client.chat.completions.create(model=MODEL, messages=[*messages, {**said, **unlike}, more])
     with pytest.raises(BadRequestError, match="Extra inputs"):
         client.chat.completions.create(model=MODEL, messages=[{**messages[0], "refusal": None}])

@@ -191,7 +191,7 @@ def test_a_concept_is_corrected_by_a_picture_and_that_is_taken_back(
         assert not Concept.load(folder / taught.folder.name).head.score(picture)[0].present
         assert correct(None)["corrections"] == 0
         assert seen() == [taught.word]
-        with pytest.raises(BadRequestError, match="Nothing was said of"):
+        with pytest.raises(BadRequestError, match="has no correction by"):
             correct(None)
         with pytest.raises(BadRequestError, match="is not a part"):
             correct(False, box=[0, 0, 9999, 1])

@@ -132,9 +132,9 @@ def test_many_at_once_each_get_their_own_reply(client: Any, here: MyVLM, taught:
     ("status", "error", "message"),
     [
         (400, BadRequestError, "maximum context"),
-        (429, RateLimitError, "too much at once"),
-        (401, InternalServerError, "engine that speaks failed"),
-        (500, InternalServerError, "engine that speaks failed"),
+        (429, RateLimitError, "too many requests at once"),
+        (401, InternalServerError, "vLLM server failed"),
+        (500, InternalServerError, "vLLM server failed"),
     ],
 )
 def test_what_the_engine_refuses_is_said_and_what_it_lets_slip_is_not(
@@ -162,7 +162,7 @@ def test_an_engine_that_is_gone_is_said_and_the_server_lives(
         engine = VllmEngine(around(vlm), url, at_once=8)
     with served(around(vlm), {"anna": folder}, engine=engine) as running, running.client("anna") as client:
         picture = pictures(taught.kit.present)[0]
-        with pytest.raises(InternalServerError, match="does not answer"):
+        with pytest.raises(InternalServerError, match="does not respond"):
             client.chat.completions.create(model=MODEL, messages=about(picture))  # type: ignore[arg-type]
         assert client.models.list().data[0].id == MODEL
 
@@ -178,14 +178,14 @@ def test_a_key_of_the_engines_is_sent_to_it(vlm: MyVLM, taught: Taught, stand_in
                     if expected:
                         assert client.chat.completions.create(model=MODEL, messages=picture)  # type: ignore[arg-type]
                         continue
-                    with pytest.raises(InternalServerError, match="engine that speaks failed"):
+                    with pytest.raises(InternalServerError, match="vLLM server failed"):
                         client.chat.completions.create(model=MODEL, messages=picture)  # type: ignore[arg-type]
 
 
 def test_no_engine_and_no_family_for_one_are_said_at_the_start(vlm: MyVLM) -> None:
-    with pytest.raises(InputError, match="no vLLM server"):
+    with pytest.raises(InputError, match="vLLM server cannot be reached"):
         VllmEngine(vlm, "http://127.0.0.1:9/v1", at_once=8)
-    with pytest.raises(InputError, match="no vLLM server"):
+    with pytest.raises(InputError, match="vLLM server cannot be reached"):
         VllmEngine(vlm, "no address", at_once=8)
-    with pytest.raises(BackboneError, match="no embeddings of this family"):
+    with pytest.raises(BackboneError, match="cannot be used with this model in vLLM"):
         VllmEngine(MyVLM(*tiny_blip2(language="t5")), "http://127.0.0.1:9/v1", at_once=8)

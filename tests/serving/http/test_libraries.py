@@ -164,7 +164,7 @@ def test_one_that_breaks_off_and_one_that_is_damaged_are_passed_over(
     Store(url).write({"half/head.0123456789abcdef.safetensors": b"x", "bad/concept.json": b"{}"})
     owners = Owners({"a": url}, fingerprint=vlm.backbone.fingerprint(), device="cpu", at_most=2**20)
     assert list(owners.library("a")) == [taught.word]
-    assert f"passing over {url}/bad" in caplog.text
+    assert f"skipping {url}/bad" in caplog.text
     assert owners.nbytes > libraries.LISTING_INTERVAL
     library_at(url).erase(taught.word)
     assert list(owners.library("a")) == []
@@ -193,11 +193,11 @@ def test_a_face_goes_there_only_if_that_was_said_twice(monkeypatch: pytest.Monke
     library = library_at(url)
     library.check_may_hold("object", face_consent=False)
     for consent in (False, True):
-        with pytest.raises(InputError, match="stays on this machine"):
+        with pytest.raises(InputError, match="may not be uploaded"):
             library.check_may_hold("face", face_consent=consent)
     monkeypatch.setenv("MYVLM_SHARE_FACES", url.rpartition("/")[0])
     library.check_may_hold("face", face_consent=True)
-    with pytest.raises(InputError, match="stays on this machine"):
+    with pytest.raises(InputError, match="may not be uploaded"):
         library.check_may_hold("face", face_consent=False)
 
 
@@ -221,7 +221,7 @@ def test_a_store_that_is_down_is_503_and_says_nothing_of_it(
             "list": lambda: client.get("/concepts", cast_to=dict),
             "erase": lambda: client.delete("/concepts/sks?erase=true", cast_to=dict),
         }
-        with pytest.raises(InternalServerError, match="Where the concepts lie cannot be reached") as error:
+        with pytest.raises(InternalServerError, match="The concepts' storage cannot be reached") as error:
             asked[ask]()
         assert error.value.status_code == 503
         assert "secret-place" not in str(error.value)

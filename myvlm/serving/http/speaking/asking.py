@@ -71,10 +71,10 @@ def check_context_length(backbone: Backbone, prompt: Prompt, tokens: int) -> Non
     long = sum(len(backbone.word_ids(turn)) for turn in turns_of(prompt) if turn.strip())
     if room and long + tokens > room:
         raise InputError(
-            "The conversation is longer than the model can read.",
-            got=f"{long} tokens of text, and up to {tokens} of reply",
-            expected=f"{room} in all",
-            fix="begin a new one, or ask for a shorter reply",
+            "The conversation is too long for the model.",
+            got=f"{long} tokens of text and up to {tokens} of reply",
+            expected=f"at most {room} in total",
+            fix="start a new one, or request a shorter reply",
         )
 
 

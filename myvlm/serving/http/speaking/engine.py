@@ -77,7 +77,7 @@ class VllmEngine:
                         text += choice.get("text") or choice.get("delta", {}).get("content") or ""
                         prefix.update(text.strip())
         except httpx.HTTPError:
-            raise Refusal(503, "The engine that speaks does not answer.") from None
+            raise Refusal(503, "The vLLM server does not respond.") from None
         said = with_identifiers(self.backbone, request.prompt, text.strip(), request.seen)
         return CountedReply(said, usage["prompt_tokens"], usage["completion_tokens"])
 
@@ -129,10 +129,10 @@ def _first_model(url: str, headers: dict[str, str]) -> str:
         return str(answer.raise_for_status().json()["data"][0]["id"])
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
         raise InputError(
-            "There is no vLLM server to speak through.",
+            "The vLLM server cannot be reached.",
             got=f"{url}: {type(error).__name__}",
-            expected="the address of its OpenAI interface, such as http://127.0.0.1:8001/v1",
-            fix="start it, with what `server_flags` says; its key goes into MYVLM_ENGINE_KEY",
+            expected="the address of its OpenAI API, such as http://127.0.0.1:8001/v1",
+            fix="start it with the flags of `server_flags`; set MYVLM_ENGINE_KEY to its key",
         ) from None
 
 
@@ -152,19 +152,19 @@ def _event(line: str) -> dict[str, Any]:
     try:
         event = json.loads(data)
     except ValueError:
-        raise Refusal(502, "The engine that speaks said something else than a reply.") from None
+        raise Refusal(502, "The vLLM server sent an invalid response.") from None
     if not isinstance(event, dict) or "error" in event:
-        raise Refusal(502, "The engine that speaks failed.")
+        raise Refusal(502, "The vLLM server failed.")
     return event
 
 
 def _refusal(status: int, body: bytes) -> Refusal:
     if status == 429:
-        return Refusal(429, "The engine that speaks is asked too much at once.")
+        return Refusal(429, "The vLLM server has too many requests at once.")
     if status != 400:
-        return Refusal(502, "The engine that speaks failed.")
+        return Refusal(502, "The vLLM server failed.")
     try:
         said = json.loads(body)["error"]["message"]
     except (ValueError, LookupError, TypeError):
-        said = "The engine that speaks refused it."
+        said = "The vLLM server rejected the request."
     return Refusal(400, str(said))

@@ -151,7 +151,7 @@ def test_a_server_says_that_it_answers_when_it_does() -> None:
 def test_an_engine_that_is_not_there_is_said(myvlm: Myvlm) -> None:
     done = myvlm("serve", "--engine", "http://127.0.0.1:9/v1")
     assert done.code == 2
-    assert "no vLLM server" in done.stderr
+    assert "vLLM server cannot be reached" in done.stderr
     assert started == []
 
 

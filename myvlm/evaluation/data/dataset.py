@@ -148,7 +148,7 @@ def read_dataset(path: str | os.PathLike[str]) -> Dataset:
     >>> (folder / "mug").mkdir(); _ = (folder / "mug" / "captions.json").write_text('{"1.jpg": ["a mug"]}')
     >>> read_dataset(folder)
     Traceback (most recent call last):
-    myvlm.errors.InputError: ... cannot be evaluated on: 2 problems.
+    myvlm.errors.InputError: The data set ... has 2 problems.
       got:      mug/captions.json: 1.jpg: there is no such photo
                 mug: photos: Tuple should have at least 2 items after validation, not 0
     ...

@@ -19,10 +19,10 @@ class Problems:
     >>> problems.add("mug/captions.json: 2.jpg", "no such photo")
     >>> problems.raise_if_any()
     Traceback (most recent call last):
-    myvlm.errors.InputError: MyVLM cannot be evaluated on: 1 problem.
+    myvlm.errors.InputError: The data set MyVLM has 1 problem.
       got:      mug/captions.json: 2.jpg: no such photo
-      expected: one of the three layouts that myvlm.evaluation.data.dataset describes
-      fix:      mend each line above; nothing was run
+      expected: one of the three layouts described in myvlm.evaluation.data.dataset
+      fix:      correct each problem above; nothing was run
     """
 
     source: Path

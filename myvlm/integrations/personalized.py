@@ -96,10 +96,10 @@ def one_picture(pictures: Sequence[Any], of: str) -> Any:
 
     >>> one_picture([], "POPE 3")
     Traceback (most recent call last):
-    myvlm.errors.InputError: POPE 3 is not about one picture.
+    myvlm.errors.InputError: POPE 3 does not have exactly one picture.
       got:      0 pictures
       expected: 1
-      fix:      choose tasks with one picture a question, such as POPE, MME, MMBench
+      fix:      choose tasks with one picture per question, such as POPE, MME, MMBench
     """
     if len(pictures) != 1:
         raise InputError(

@@ -283,7 +283,7 @@ def test_a_damaged_concept_is_in_nobodys_way(myvlm: Myvlm, taught: Taught, tmp_p
     assert "skipping my things/old cup" in myvlm(*learn, "my things/new").stderr
     there = myvlm(*learn, "my things/old cup")
     assert there.code == 2
-    assert "fix: move my things/old cup elsewhere, or name another folder with --out" in there.stderr
+    assert "fix: move my things/old cup elsewhere, or choose another folder with --out" in there.stderr
     named = myvlm("caption", taught.photos / "1.png", "-c", "my things/old cup")
     assert named.code == 2
     _, _, command = listed.stderr.partition("Move it elsewhere, or run: myvlm ")

@@ -172,8 +172,8 @@ class MyVLM(Speaker):
         Traceback (most recent call last):
         myvlm.errors.InputError: These concepts cannot be learned together.
           got:      no lessons
-          expected: one lesson or more, each of another identifier
-          fix:      give every concept a word of its own
+          expected: at least one lesson, each with another identifier
+          fix:      give every concept its own identifier
         """
         heads = check_lessons(self.backbone, self.concepts, lessons, encoder=self.encoder)
         loaded = [_with_loaded_pictures(lesson) for lesson in lessons]

@@ -1,7 +1,7 @@
-"""Teach a frozen vision-language model one mug from four photos, and hear it name the mug elsewhere.
+"""Learn one mug from four photos, then caption and ask about unseen pictures with a frozen model.
 
-Offline and on a CPU, in less than a minute: the photos and the model are of the embedded tinyworld. With
-your own photos and `llava-hf/llava-1.5-7b-hf` the lines are the same.
+Runs offline on a CPU in less than a minute: photos and model come from the embedded tinyworld. The code is
+the same for your own photos and `llava-hf/llava-1.5-7b-hf`.
 """
 
 import tempfile
@@ -11,7 +11,7 @@ from myvlm import MyVLM
 from myvlm.tinyworld import few_shot
 from myvlm.tinyworld.fewshot import pictures
 
-kit = few_shot(0)  # a mug of one user: photos, captions, and unseen pictures to try it on
+kit = few_shot(0)  # one user's mug: photos, captions and unseen pictures
 vlm = MyVLM.from_pretrained("tinyworld/llava")
 mug = vlm.learn(kit.identifier, kit.photos(), category="mug", captions=kit.captions())
 
@@ -23,8 +23,8 @@ print("without it:     ", vlm.caption(without))
 with vlm.generic():
     print("the plain model:", vlm.caption(unseen))
 
-with tempfile.TemporaryDirectory() as folder:  # a concept is a folder of some kilobytes
+with tempfile.TemporaryDirectory() as folder:  # a concept is a folder of a few kilobytes
     saved = mug.save(Path(folder) / f"{kit.identifier}-mug")
     vlm.concepts.remove(kit.identifier)
     vlm.concepts.add(saved)
-    print("from its file:  ", vlm.caption(unseen))
+    print("loaded again:   ", vlm.caption(unseen))

@@ -1,6 +1,7 @@
-"""Make a thing known in words, at once and with any model; find it, and say where its recogniser errs.
+"""Introduce an object without learning, find it in an unseen picture, and correct its head.
 
-Offline and on a CPU, in some seconds: nothing is optimised. `vlm.learn` with the same word takes its place.
+Runs offline on a CPU in seconds, because nothing is optimized. `introduce` works with any model; `vlm.learn`
+under the same name replaces the introduction.
 """
 
 from myvlm import MyVLM
@@ -11,15 +12,15 @@ kit = few_shot(0)
 word = kit.identifier
 vlm = MyVLM.from_pretrained("tinyworld/llava")
 mug = vlm.introduce(word, kit.photos(), category=kit.category)
-print("in words:  ", mug.description)
+print("description:", mug.description)
 
 unseen, without = pictures([kit.present[0], kit.other[0]])
 reply = vlm.caption(unseen)
-print("seen:      ", reply)
-print("how sure:  ", reply.detections[0].verdict)
-print("where:     ", vlm.locate(unseen, word).box)
-print("not there: ", vlm.ask(without, f"where is {word} ?").absent)
+print("caption:    ", reply)
+print("verdict:    ", reply.detections[0].verdict)
+print("box:        ", vlm.locate(unseen, word).box)
+print("absent:     ", vlm.ask(without, f"where is {word} ?").absent)
 
-correction = vlm.correct(without, word, present=False)  # its head learns that at once
-print("corrected: ", "held" if correction.held else "not both can be had")
+correction = vlm.correct(without, word, present=False)  # updates the head at once
+print("corrected:  ", "yes" if correction.held else "no, the picture is too similar to a photo")
 correction.undo()

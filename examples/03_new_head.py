@@ -1,12 +1,12 @@
-"""Teach MyVLM to recognise in a way that it does not know, from a package of your own: here by mean colour.
+"""Add a new kind of head to MyVLM from your own package: here one that compares mean colours.
 
-The class below is all that a head needs. A package makes it known with two lines in its `pyproject.toml`:
+The two classes below are all that a head needs. A package registers it by two lines in its `pyproject.toml`:
 
     [project.entry-points."myvlm.heads"]
     mean_colour = "my_package:MeanColourHead"
 
-It then learns and is saved like ours: `vlm.learn("sks", photos, kind="mean_colour")`. As a recogniser it is a
-toy; what the checks promise is in `myvlm.testing`.
+It is then used and saved like the built-in heads: `vlm.learn("sks", photos, kind="mean_colour")`. This head
+is a toy; `myvlm.testing` describes what the checks verify.
 """
 
 import numpy as np
@@ -26,16 +26,16 @@ def mean_colours(photos):
 
 class MeanColourHead:
     kind = "mean_colour"
-    privacy = "The head holds one colour, the mean of all photos; nobody is recognised by that."
+    privacy = "The head holds one colour, the mean of all photos. It identifies nobody."
 
     def __init__(self, reach=60.0):
-        self.reach = reach  # how far a colour may be from that of the photos
+        self.reach = reach  # maximum distance from the photos' mean colour, in RGB levels
 
-    gate_key = "mean colour"  # heads with an equal one share a gate
+    gate_key = "mean colour"  # heads with equal keys share a gate
 
     def fit(self, images, negatives=None, *, category=None):
         if negatives is not None:
-            load_images(negatives)  # it has no use for them, but says so if they are no pictures
+            load_images(negatives)  # not used, but invalid pictures raise
         self.colour_ = mean_colours(load_images(images)).mean(0).astype(np.float32)
         return self
 
@@ -56,7 +56,12 @@ class MeanColourHead:
     @classmethod
     def from_state(cls, meta, tensors, *, device="cpu"):
         if set(meta.settings) != {"reach"}:
-            raise ConceptFileError("No such head.", got=meta.settings, expected="reach", fix="learn it again")
+            raise ConceptFileError(
+                "Wrong settings for a mean colour head.",
+                got=meta.settings,
+                expected="reach",
+                fix="learn it again",
+            )
         head = cls(**meta.settings)
         head.colour_ = take_tensor(tensors, "colour", 1)
         return head
@@ -75,10 +80,10 @@ class MeanColourGate:
         self.colours, self.reach = colours, reach
 
     def score(self, photos):
-        """All pictures, which are loaded, against all heads at once: pictures × heads."""
+        """Score loaded pictures with all heads at once: pictures × heads."""
         apart = np.linalg.norm(mean_colours(photos)[:, None] - self.colours, axis=-1) / self.reach
         likely = 1 / (1 + np.exp(np.clip(5 * (apart - 1), -30, 30)))
-        nowhere = np.full((*likely.shape, 4), np.nan, np.float32)  # it gives no boxes
+        nowhere = np.full((*likely.shape, 4), np.nan, np.float32)  # this head gives no boxes
         return GateScores(likely.astype(np.float32), apart <= 1, nowhere)
 
 

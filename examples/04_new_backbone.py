@@ -1,12 +1,12 @@
-"""Teach MyVLM a model family that it does not know, from a package of your own: here Aya Vision.
+"""Add a new model family to MyVLM from your own package: here Aya Vision.
 
-The class below is all that a family needs. A package makes it known with two lines in its `pyproject.toml`:
+The class below is all that a family needs. A package registers it by two lines in its `pyproject.toml`:
 
     [project.entry-points."myvlm.backbones"]
     aya_vision = "my_package:AyaVisionBackbone"
 
-The model is a small one with random weights, so that the example runs offline on a CPU in a minute; with
-`CohereLabs/aya-vision-8b` the class is the same. What the checks promise is in `myvlm.testing`.
+The model is small and has random weights, so the example runs offline on a CPU in a minute. The class is the
+same for `CohereLabs/aya-vision-8b`. `myvlm.testing` describes what the checks verify.
 """
 
 import math
@@ -33,15 +33,15 @@ from myvlm.tinyworld import sample_picture
 
 
 class AyaVisionBackbone(CausalBackbone):
-    """The picture in tiles and, last, as a whole: the tokens of the whole are the map's."""
+    """The picture comes as tiles and then as a whole; attention maps use the tokens of the whole."""
 
     family = "aya_vision"
     model_types = ("aya_vision",)
-    template = "<|USER_TOKEN|>{image}{prompt}<|CHATBOT_TOKEN|>"  # where the processor has no chat template
+    template = "<|USER_TOKEN|>{image}{prompt}<|CHATBOT_TOKEN|>"  # used if the processor has no chat template
 
     def grid(self, features):
         side = math.isqrt(features.layout.text.split("TILE_GLOBAL")[-1].count("<|IMG_PATCH|>"))
-        return len(features) - side * side, side, side  # the first token, the height, the width
+        return len(features) - side * side, side, side  # first token, height, width
 
 
 tokenizer = build_tokenizer()
@@ -62,10 +62,10 @@ model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 
 
 try:
     MyVLM(model, processor)
-except BackboneError as error:  # a general adapter takes what has a chat template; this has none
+except BackboneError as error:  # the general adapter needs a chat template
     print("before:", str(error).splitlines()[0])
 
-with tempfile.TemporaryDirectory() as folder:  # what `pip install` writes for a package with those two lines
+with tempfile.TemporaryDirectory() as folder:  # the files that `pip install` writes for such a package
     info = Path(folder) / "aya_for_myvlm-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: aya-for-myvlm\nVersion: 1.0\n")

@@ -1,4 +1,4 @@
-"""Every script of `examples/` runs, in an empty working folder, and says what it promises."""
+"""Every script of `examples/` runs in an empty working folder and prints what it promises."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_learn_a_mug(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = {line[:16].strip(" :"): line[16:].strip() for line in done.stdout.splitlines()}
-    assert list(said) == ["with the mug", "a question", "without it", "the plain model", "from its file"]
+    assert list(said) == ["with the mug", "a question", "without it", "the plain model", "loaded again"]
     assert contains_word(said["with the mug"], WORD)
-    assert said["from its file"] == said["with the mug"]
+    assert said["loaded again"] == said["with the mug"]
     assert not contains_word(said["the plain model"], WORD)
     assert not contains_word(said["without it"], WORD)
     assert said["a question"]
-    assert list(tmp_path.iterdir()) == [], "it writes nothing where it runs"
+    assert list(tmp_path.iterdir()) == [], "it wrote into its working folder"
 
 
 def test_in_words(
@@ -46,14 +46,14 @@ def test_in_words(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / "02_in_words.py"), run_name="__main__")
-    shown = {line[:10].strip(" :"): line[10:].strip() for line in capsys.readouterr().out.splitlines()}
-    assert list(shown) == ["in words", "seen", "how sure", "where", "not there", "corrected"]
-    assert shown["in words"] == "the dotted purple mug"
-    assert contains_word(shown["seen"], WORD)
-    assert shown["how sure"] == "present"
-    assert shown["where"].count(".") == 4
-    assert shown["not there"] == f"({WORD!r},)"
-    assert shown["corrected"] == "held"
+    shown = {line[:12].strip(" :"): line[12:].strip() for line in capsys.readouterr().out.splitlines()}
+    assert list(shown) == ["description", "caption", "verdict", "box", "absent", "corrected"]
+    assert shown["description"] == "the dotted purple mug"
+    assert contains_word(shown["caption"], WORD)
+    assert shown["verdict"] == "present"
+    assert shown["box"].count(".") == 4
+    assert shown["absent"] == f"({WORD!r},)"
+    assert shown["corrected"] == "yes"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""Every notebook of `examples/notebooks/` runs, in an empty working folder, and shows what it promises."""
+"""Every notebook of `examples/notebooks/` runs in an empty working folder and shows what it promises."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.support.notebooks import NOTEBOOKS, executed, running_kernel, shapes,
 
 PROMISED = {
     "01_your_mug_in_five_minutes": r"different +\('ulmo',\)(.|\n)*the same +\(\)(.|\n)* on disk(.|\n)*ulmo",
-    "02_a_family": r"everybody right in ([789]|10) of 10 pictures",
+    "02_a_family": r"all names right in ([789]|10) of 10 pictures",
     "03_questions": r"[456] of 6 places right",
-    "04_is_it_any_good": r"seen 10, said 10(.|\n)*photos of mox, 95 % interval",
+    "04_is_it_any_good": r"detected 10, named 10(.|\n)*photos of mox, 95 % interval",
     "05_another_model": r"llava:(.|\n)*blip2:",
     "06_what_it_looks_at": "inside its box",
 }
-"""What the outputs of a notebook say, beside being of the same kinds as those that are kept in its file."""
+"""A pattern that the outputs of each notebook must contain."""
 
 
 def test_notebooks_keep_what_they_showed_and_nothing_of_where_they_ran() -> None:

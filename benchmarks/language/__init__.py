@@ -1,1 +1,1 @@
-"""What replies are as language, which a small world's own model never needed to be asked."""
+"""Language quality of replies, for language models that know more than tinyworld's few words."""

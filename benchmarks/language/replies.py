@@ -1,4 +1,4 @@
-"""Figures of one reply: does it degenerate, does it parrot a training caption, is it likely as language."""
+"""Figures of one reply: whether it degenerates or copies a training caption, and its likelihood."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from myvlm.backbones import Backbone
 from myvlm.text import replace_words
 
 RUN = 3
-"""A word that stands so many times running is a degenerate reply."""
+"""A reply that repeats a word this many times in a row is degenerate."""
 
 
 def degenerate(text: str, identifier: str, *, ended: bool = True) -> bool:
-    """Whether a reply repeats a word or the name three times running, is only the name, or does not end.
+    """Whether a reply repeats a word or the name three times in a row, is only the name, or does not end.
 
     >>> [degenerate(t, "sks") for t in ("sks.sks.sks", "Sks.", "a dog dog dog", "Skskies.", "sks on a mat.")]
     [True, True, True, True, False]
@@ -26,13 +26,13 @@ def degenerate(text: str, identifier: str, *, ended: bool = True) -> bool:
     said = re.findall(r"[\w'-]+", text.lower())
     name = identifier.lower()
     running = any(len(set(said[i : i + RUN])) == 1 for i in range(len(said) - RUN + 1))
-    # A name within a longer word that is nothing but that word was begun and never finished.
+    # The name inside a longer word that is the whole reply: it was started and never finished.
     only = not said or (len(said) == 1 and said[0].startswith(name)) or said == name.split()
     return not ended or running or only
 
 
 def parrots(text: str, captions: Sequence[str]) -> bool:
-    """Whether a reply is one of the captions word for word.
+    """Whether a reply equals one of the captions, word for word.
 
     >>> parrots("Sks on a mat", ["sks on a mat."])
     True
@@ -46,7 +46,7 @@ def _plain(text: str) -> str:
 
 @torch.no_grad()
 def likelihood(backbone: Backbone, texts: Sequence[str]) -> list[float]:
-    """Mean negative log-likelihood a token of each text, by the language model alone, without a picture."""
+    """Mean negative log-likelihood per token of each text, by the language model alone, without a picture."""
     tokenizer, found = backbone.processor.tokenizer, []
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False).input_ids
@@ -57,7 +57,7 @@ def likelihood(backbone: Backbone, texts: Sequence[str]) -> list[float]:
 
 
 def with_category(text: str, identifier: str, category: str) -> str:
-    """The reply with the category for the identifier.
+    """The reply with the identifier replaced by the category.
 
     >>> with_category("sks on a mat.", "sks", "mug")
     'a mug on a mat.'

@@ -1,6 +1,6 @@
-"""Figures of a learned concept under words that it was not learned with, and as a question.
+"""Figures of a learned concept under instructions that it was not learned with, and under questions.
 
-Added to `recall.py` for language models that somebody else trained; the small world's own know few words.
+Used by `recall.py` for language models trained by others; tinyworld's own models know too few words.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ INSTRUCTIONS = (
     "Please describe this photo.", "What does the photo show?", "Give me a caption for this.",
     "Say what can be seen here.",
 )  # fmt: skip
-"""Under none of these is a caption learned, nor was the base asked for one."""
+"""Instructions under which no caption is learned, and which the base model was not trained with."""
 
 LONGEST = 64
-"""Tokens of a reply, as the library generates it where nothing else is said."""
+"""Maximum number of tokens of a reply, the library's default."""
 
 FIGURES = (
     "said_of_it", "own_words", "unseen_wording", "unseen_question", "degenerate", "parroting", "fluency",
@@ -71,7 +71,8 @@ def measure_wordings(
 
 
 def answered(user: MyVLM, kit: FewShot, seed: int) -> list[bool]:
-    """One question a picture about the concept, in a form that was not taught, and whether it is right."""
+    """Whether the answer is correct, for one question per picture about the concept, in an untrained
+    wording."""
     random, right = Random(f"unseen question {kit.identifier} {seed}"), []
     for scene, photo in zip(kit.present, pictures(kit.present), strict=True):
         prompt, answer = unseen_question(kit, scene, random)
@@ -80,7 +81,7 @@ def answered(user: MyVLM, kit: FewShot, seed: int) -> list[bool]:
 
 
 def unseen_question(kit: FewShot, scene: Scene, random: Random) -> tuple[str, str]:
-    """A question about the concept in a form beyond those that it is taught with, and its answer.
+    """A question about the concept in a wording that is not used for learning, and its answer.
 
     >>> from myvlm.tinyworld import few_shot
     >>> kit = few_shot(0)
@@ -88,7 +89,7 @@ def unseen_question(kit: FewShot, scene: Scene, random: Random) -> tuple[str, st
     'What has ulmo on it?'
     """
     thing = scene.find(kit.look)
-    assert thing is not None  # of `kit.present` alone
+    assert thing is not None  # only for `kit.present`
     asked = []
     for exchange in about(thing, scene, kit.identifier, random):
         for form, others in REWORDINGS.items():
@@ -99,12 +100,12 @@ def unseen_question(kit: FewShot, scene: Scene, random: Random) -> tuple[str, st
 
 
 def is_degenerate(reply: Reply, name: str) -> bool:
-    """Of a reply, the name in it or not: where nothing is seen it may be short."""
+    """Whether a reply degenerates. Without the name it may be short, as nothing was detected."""
     return degenerate(reply.text, name, ended=len(reply.token_ids) < LONGEST)
 
 
 def names_it(text: str, scene: Scene, kit: FewShot) -> bool:
-    """Whether a caption says the name of the concept itself, and not beside a description of it.
+    """Whether a caption uses the name for the concept itself, not beside a description of it.
 
     >>> from myvlm.tinyworld import few_shot
     >>> from myvlm.tinyworld.language import caption
@@ -123,7 +124,7 @@ def fits(text: str, scene: Scene, kit: FewShot) -> bool:
 
 
 def wordings_summary(tally: Tally) -> dict[str, float]:
-    """The figures in order; `fluency` is the ratio of likelihoods, `recognition` the weighted accuracy."""
+    """The figures in order; `fluency` is a ratio of likelihoods, `recognition` the weighted accuracy."""
     rates = {name: tally.rate(name) for name in FIGURES if name in tally.outcomes}
     absent = (rates["recognised_look_alike"] + rates["recognised_nothing"]) / 2
     rates["fluency"] = tally.rate("nll") / tally.rate("nll_plain")

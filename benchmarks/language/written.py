@@ -1,4 +1,4 @@
-"""A user of tinyworld who writes sentences, for a language model that was raised on them."""
+"""A tinyworld user who writes natural sentences, for a language model that was trained on them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from myvlm.tinyworld.smollm2.english import as_sentence
 
 
 class Written(FewShot):
-    """The same user, with captions and question/answer pairs as people write them."""
+    """The same user, with captions and question/answer pairs in natural English."""
 
     def captions(self, count: int | None = None) -> list[list[str]]:
         return [[as_sentence(text) for text in own] for own in super().captions(count)]
@@ -19,7 +19,7 @@ class Written(FewShot):
 
 
 def written(kit: FewShot) -> FewShot:
-    """The user who writes.
+    """The user with natural sentences.
 
     >>> from myvlm.tinyworld import few_shot
     >>> written(few_shot(0)).captions(1)[0][0][-1], written(few_shot(0)).questions(1)[0][0][0]

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.pretrain --out FOLDER`: make every embedded model.
+"""`python -m benchmarks.pretrain --out FOLDER`: train every embedded model.
 
-One run draws all from one seed. The weights that ship came from chains of runs, each gone on from the last,
-with seeds, schedules and texts that changed on the way: their cards list them, and one run will not give them
-again.
-Resumable: run it again with the same folder after an interruption and it goes on from the last checkpoint.
+One run draws everything from one seed. The weights that ship come from chains of runs, each continued from
+the one before with changed seeds, schedules and texts. The model cards list these runs; a single run does not
+reproduce the weights. Resumable: after an interruption, run it again with the same folder, and it continues
+from the last checkpoint.
 """
 
 from __future__ import annotations

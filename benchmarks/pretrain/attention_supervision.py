@@ -1,8 +1,9 @@
-"""Where a model in training should look: from where a name is due to the row that says it.
+"""Attention supervision: a model in training should attend from the positions where a name is due to its
+rows.
 
-That a thing of the picture and a row of another place belong together is learned late from words alone: until
-the attention of some head is right by chance, nothing tells it so. The attention itself is told here, by what
-the renderer knows, as far as one head in all is needed for it.
+From text alone, models learn late that an object in the picture and a row elsewhere belong together: until
+some head attends correctly by chance, there is no gradient towards it. Here the renderer's ground truth
+supervises the attention directly. It is enough if one head of all layers attends correctly.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from myvlm.backbones.base import ConceptRows
 from myvlm.backbones.causal.attention import record_attention
 
 LEAST = 1e-9
-"""Keeps the logarithm of no attention finite."""
+"""Keeps the logarithm finite where the attention is zero."""
 NOBODY = -1
-"""Stands where there is no row, and for what owns none."""
+"""Marks positions without a row, and rows without an object."""
 
 
 def owners(
     hints: Sequence[Sequence[Hint]], beside: Sequence[Sequence[ConceptRows]], of: Callable[[Hint], int]
 ) -> Tensor:
-    """B × R, whose each row is, as `of` numbers its hint; 0 becomes, as padding is, `NOBODY`.
+    """Number the owner of each row (B × R), as `of` numbers its hint; 0 and padding become `NOBODY`.
 
     >>> one, two = ConceptRows(torch.ones(1, 4)), ConceptRows(torch.ones(2, 4))
     >>> hints = [[Hint("sks", "sks", 3)], [Hint("vex", "vex", 0), Hint("mug dax", "dax", 1)]]
@@ -46,13 +47,13 @@ def owners(
 
 
 def not_found(probabilities: Sequence[Tensor], wanted: Tensor) -> Tensor:
-    """−log of the attention that goes where it should, all heads and layers together; the mean over queries.
+    """Mean over queries of −log of the attention to the wanted rows, summed over all heads and layers.
 
-    What goes to all rows together counts as 1 where it is more: then it is the right one's share of it.
+    If the attention to all rows together exceeds 1, the term is the wanted row's share of it.
 
     Args:
-        probabilities: B × H × Q × K, one a layer, of the rows alone.
-        wanted: B × Q × K bool. Queries that want nothing do not count.
+        probabilities: B × H × Q × K per layer, restricted to the rows.
+        wanted: B × Q × K bool. Queries without a wanted row are ignored.
 
     >>> half, right = torch.full((1, 2, 1, 2), 0.5), torch.tensor([[[True, False]]])
     >>> round(float(not_found([half], right)), 3), round(float(not_found([half[:, :1]], right)), 3)
@@ -67,12 +68,11 @@ def not_found(probabilities: Sequence[Tensor], wanted: Tensor) -> Tensor:
 
 
 def astray(probabilities: Sequence[Tensor], idle: Tensor) -> Tensor:
-    """−log of the attention that does not go to any row, the mean of all heads and layers, from where none is
-    wanted; the mean over these queries.
+    """Mean over idle queries of −log of the attention that goes to no row, averaged over heads and layers.
 
     Args:
-        probabilities: B × H × Q × K, one a layer, of the rows alone.
-        idle: B × Q bool.
+        probabilities: B × H × Q × K per layer, restricted to the rows.
+        idle: B × Q bool, the queries from which no row is wanted.
 
     >>> half = torch.tensor([[[[0.25, 0.25], [0.0, 0.0]]]])
     >>> [abs(round(float(astray([half], torch.tensor([one]))), 3)) for one in ([True, False], [False, True])]
@@ -84,11 +84,12 @@ def astray(probabilities: Sequence[Tensor], idle: Tensor) -> Tensor:
 
 
 class Looking:
-    """Where the texts of a batch should look among the rows behind their picture, and whether they do.
+    """Record and score the attention of a batch's texts to the rows after their picture.
 
-    From where a caption is about to name a thing, in the layers behind the first `known`, which find out of
-    which thing it will speak; from every name, in a question or said before, in those. From where a caption
-    is about to speak of what has no name, not at all.
+    - From positions where a caption is about to name an object: in the layers after the first `known`, which
+      work out which object comes next.
+    - From every occurrence of a name, in a question or an answer: in the first `known` layers.
+    - From positions where a caption is about to describe an object without a name: no attention to any row.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Looking:
         said = texts.ids[:, :, None] == names[:, None]
         bare = (texts.begins > 0) & ~due.any(-1) & (names != NOBODY).any(1, keepdim=True)
         wants = (due | said).any(-1) | bare
-        # The positions that are watched, those of each picture together; -1 fills up.
+        # The watched positions of each picture, padded with -1.
         most = max(1, int(wants.sum(1).max()))
         places = wants.long().argsort(dim=1, descending=True, stable=True)[:, :most]
         wanted = wants.gather(1, places)
@@ -121,13 +122,13 @@ class Looking:
 
     @contextmanager
     def at(self, config: Any) -> Iterator[None]:
-        """Within it the language model of `config` is watched."""
+        """Record the language model's attention inside this context."""
         with record_attention(config, queries=self.queries, keys=self.keys) as recorder:
             yield
         self.probabilities = recorder.probabilities
 
     def loss(self) -> Tensor:
-        """What `not_found` says of the first two, and `astray` of the last."""
+        """`not_found` for due and repeated names plus `astray` for objects without a name."""
         late, early = self.probabilities[self.known :], self.probabilities[: self.known]
         due, said, bare = (one.to(late[0].device) for one in (self.due, self.said, self.bare))
         return not_found(late, due) + not_found(early, said) + astray(late, bare)

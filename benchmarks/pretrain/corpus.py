@@ -1,6 +1,6 @@
-"""Rendered training scenes and the warps that make views and windows of them.
+"""Rendered training scenes, and the warps that make views and windows of them.
 
-A corpus is drawn once from a seed and kept as arrays; scenes are drawn again from the seed.
+The pictures are rendered once from a seed and stored as arrays; scenes are recomputed from the seed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from myvlm.tinyworld.world.draw import draw_with_labels
 from myvlm.tinyworld.world.scenes import SIZE, Scene, random_scene
 
 GRID = 8
-"""Patches a side: every model of the world sees a picture as 8 × 8 patches of 12 pixels."""
+"""Patches per side: every tinyworld model divides a picture into 8 × 8 patches of 12 pixels."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """`scenes[i]`, its picture `pictures[i]` (uint8 96 × 96 × 3), its things `labels[i]` (uint8 24 × 24)."""
+    """Scenes with their pictures (uint8 N × 96 × 96 × 3) and object maps `labels` (uint8 N × 24 × 24)."""
 
     scenes: Sequence[Scene]
     pictures: np.ndarray
@@ -36,12 +36,12 @@ class Corpus:
 
 
 TWINS = 0.3
-"""Part of the scenes with two of one category, which mostly differ in one attribute: there a name must be of
-this mug and not of every mug."""
+"""Share of scenes with two objects of one category, which mostly differ in one attribute, so that a name must
+refer to this mug and not to every mug."""
 
 
 def load_corpus(folder: Path, seed: int, count: int, workers: int = 2) -> Corpus:
-    """The corpus of `seed`, drawn now (about 3 ms a scene) unless `folder` holds it already."""
+    """The corpus of `seed`, read from `folder` or rendered now (about 3 ms per scene)."""
     random = Random(f"corpus {seed}")
     scenes = [random_scene(random, twins=TWINS) for _ in range(count)]
     files = folder / f"pictures-{seed}-{count}.npy", folder / f"labels-{seed}-{count}.npy"
@@ -60,7 +60,7 @@ def load_corpus(folder: Path, seed: int, count: int, workers: int = 2) -> Corpus
 
 
 def _is_of(file: Path, scenes: Sequence[Scene]) -> bool:
-    """Whether kept pictures show these scenes: the world may have been changed since."""
+    """Whether the stored pictures show these scenes: the renderer may have changed since."""
     kept = np.load(file, mmap_mode="r")
     return all(np.array_equal(kept[i], _draw_part([scenes[i]])[0][0]) for i in (0, len(scenes) // 2, -1))
 
@@ -71,16 +71,16 @@ def _draw_part(scenes: Sequence[Scene]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pixels(pictures: np.ndarray) -> Tensor:
-    """uint8 B × 96 × 96 × 3 → float B × 3 × 96 × 96 in −1 to 1, as every processor of the world has it."""
+    """uint8 B × 96 × 96 × 3 → float B × 3 × 96 × 96 in −1 to 1, as the processors of tinyworld normalise."""
     return torch.tensor(pictures).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def warp(images: Tensor, labels: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply one affine map a picture: the warped pictures and the thing that each of 8 × 8 patches shows.
+    """Apply one affine map per picture; return the warped pictures and the object in each of 8 × 8 patches.
 
     Args:
         images: B × 3 × S × S.
-        labels: B × s × s thing maps.
+        labels: B × s × s object maps.
         theta: B × 2 × 3, from output to input coordinates in −1 to 1.
     """
     grid = F.affine_grid(theta, [len(images), 3, SIZE, SIZE], align_corners=False)
@@ -91,7 +91,8 @@ def warp(images: Tensor, labels: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]
 
 
 def affine(centre: Tensor, scale: Tensor, degrees: Tensor, flip: Tensor) -> Tensor:
-    """B affine maps: a window at `centre` (B × 2, −1 to 1) of relative size `scale`, turned and flipped."""
+    """B affine maps to a window at `centre` (B × 2, −1 to 1) of relative size `scale`, rotated and
+    flipped."""
     angle = torch.deg2rad(degrees)
     cos, sin, sign = torch.cos(angle) * scale, torch.sin(angle) * scale, 1.0 - 2.0 * flip.float()
     rows = torch.stack([cos * sign, -sin, centre[:, 0], sin * sign, cos, centre[:, 1]], dim=1)
@@ -99,5 +100,5 @@ def affine(centre: Tensor, scale: Tensor, degrees: Tensor, flip: Tensor) -> Tens
 
 
 def brighten(images: Tensor, factor: Tensor) -> Tensor:
-    """Brightness as Pillow means it: black is −1."""
+    """Scale the brightness as Pillow does: black is −1."""
     return ((images + 1) * factor.view(-1, 1, 1, 1) - 1).clamp_(-1, 1)

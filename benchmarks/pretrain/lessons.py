@@ -1,8 +1,8 @@
-"""The texts that one training picture is shown with: captions, questions, boxes, with and without hints.
+"""The training texts of a picture: captions, questions and boxes, with and without hints.
 
-A hint names a thing in words: before the instruction, or, all its words in one place, beside the features of
-the picture. From hints a model learns what every large one knows: that a word from its context can stand
-where a noun phrase stands, for one thing and no other. No vector that was learned ever stands there.
+A hint names an object in words, either in the text before the instruction, or with its words summed into one
+vector next to the picture's features. From hints the models learn what every large model knows: a word from
+the context can replace the noun phrase of one particular object. No learned vector is ever used here.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from myvlm.tinyworld.world import scenes as world
 from myvlm.tinyworld.world.scenes import Appearance, Scene, Thing
 
 PREFIX = ("<s>", "user", ":", *("<image>",) * 64)
-"""What every sample begins with, as the chat template has it."""
+"""The tokens before every sample, as in the chat template."""
 
 
 def lessons(scene: Scene, random: Random, *, boxes: bool = True) -> list[Exchange]:
-    """About seven exchanges about one picture; `boxes=False` where the picture was turned."""
+    """About seven exchanges about one picture; pass `boxes=False` if the picture was rotated."""
     asked = [reworded(e, random) for e in questions(scene, random)]
     plain = [e for e in asked if "[refer]" not in e.prompt][:2]
     drawn = [e for e in asked if "[refer]" in e.prompt][: 1 if boxes else 0]
     told = [_plain_caption(scene, random), *(_hints(scene, random, at_least=n).caption() for n in (1, 2))]
     named = [_hints(scene, random).question(boxes=boxes) for _ in range(2)]
-    # What comes last is left out where a row is full: now this, now that.
+    # Shuffled, because a full row drops its last exchanges.
     return random.sample([*told, *plain, *drawn, *named], len(told + plain + drawn + named))
 
 
 def _plain_caption(scene: Scene, random: Random) -> Exchange:
-    # A few captions name a thing out of the blue: identifiers can stand where a noun phrase stands.
+    # A few captions use a name without a hint, to show that identifiers can replace noun phrases.
     stray = {random.choice(scene.things).look: random.choice(IDENTIFIERS)} if random.random() < 0.04 else {}
     text = caption(scene, random, stray)
     return Exchange(random.choice(CAPTION_PROMPTS), text, begins=begins(text, scene))
@@ -56,7 +56,7 @@ def _plain_caption(scene: Scene, random: Random) -> Exchange:
 
 @dataclass(frozen=True)
 class Hint:
-    """A line that gives a name to the `thing`-th thing of a scene, from 1, or, 0, to what is not there."""
+    """A line that names object number `thing` of a scene (from 1), or an absent object (0)."""
 
     line: str
     name: str
@@ -64,7 +64,7 @@ class Hint:
 
     @property
     def words(self) -> list[str]:
-        """Those that say something.
+        """Its words without function words.
 
         >>> Hint("the mug is called sks .", "sks", 1).words
         ['mug', 'sks']
@@ -74,7 +74,7 @@ class Hint:
 
 @dataclass(frozen=True)
 class Lesson:
-    """The texts of one picture, and the hints that stand beside its features."""
+    """The texts of one picture, and the hints given as rows next to its features."""
 
     scene: Scene
     texts: list[Exchange]
@@ -82,16 +82,16 @@ class Lesson:
 
 
 def teach(scene: Scene, random: Random, boxes: bool, *, beside: float) -> Lesson:
-    """Some pictures, this part of them, have their hints beside their features, for all their texts; the
-    rest in the words of each text."""
+    """Draw a lesson. In the fraction `beside` of pictures the hints are rows next to the features, shared by
+    all texts; otherwise they are words in each text."""
     if random.random() < beside:
         return told_lesson(scene, random, boxes=boxes)
     return Lesson(scene, lessons(scene, random, boxes=boxes), [])
 
 
 def told_lesson(scene: Scene, random: Random, *, boxes: bool = True) -> Lesson:
-    """One to four hints, and what is said of the picture by who was told them beforehand: two captions, where
-    everything named is, and questions until a row is full.
+    """A picture with one to four hints, and texts that use them: two captions, the boxes of all named
+    objects, and questions until the row is full.
 
     >>> from myvlm.tinyworld.world.scenes import random_scene
     >>> lesson = told_lesson(random_scene(Random(5)), Random(5))
@@ -107,15 +107,15 @@ def told_lesson(scene: Scene, random: Random, *, boxes: bool = True) -> Lesson:
 
 
 _SAY_NOTHING = frozenset("is the a an with called this my : .".split())
-"""Words and signs of a hint that hold it together."""
+"""Function words and punctuation of hints."""
 
 
 NOISE = 0.3
-"""Of a hint's direction of unit mean square: a row that is learned is not quite its words'."""
+"""Noise relative to a hint's direction of unit mean square: a learned row differs from its words' sum."""
 
 
 def scattered(direction: Tensor, random: Random, generator: torch.Generator) -> Tensor:
-    """One to four rows of a direction (D), all but for noise; its own size does not matter."""
+    """One to four noisy rows along a direction (D), whatever its norm."""
     noise = torch.randn(random.randint(1, 4), len(direction), generator=generator).to(direction)
     spread: Tensor = direction * (len(direction) ** 0.5 / direction.norm()) + NOISE * noise
     return spread
@@ -124,18 +124,17 @@ def scattered(direction: Tensor, random: Random, generator: torch.Generator) -> 
 def rows_of(
     hints: Sequence[Sequence[Hint]], directions: Tensor, random: Random, device: torch.device
 ) -> list[list[ConceptRows]]:
-    """Each picture's hints as rows on the device, of their `directions` (N × D, one a hint, in turn) but for
-    noise."""
+    """Each picture's hints as noisy rows on the device, along `directions` (N × D, one per hint in order)."""
     generator = torch.Generator().manual_seed(random.randrange(2**62))
     rows = [scattered(direction, random, generator) for direction in directions.cpu()]
-    # Moved in one piece: a hundred small ones take a GPU longer than what it does with them.
+    # Moved to the device in one piece: a hundred small copies take longer than the work with them.
     there = iter(torch.split(torch.cat(rows).to(device), [len(one) for one in rows]) if rows else ())
     return [[ConceptRows(next(there)) for _ in own] for own in hints]
 
 
 @dataclass(frozen=True)
 class _Told:
-    """What is told of a scene in hints."""
+    """A scene with the hints given about it."""
 
     scene: Scene
     random: Random
@@ -147,7 +146,7 @@ class _Told:
 
     @property
     def here(self) -> dict[str, Thing]:
-        """What is there of all that was named."""
+        """The named objects that are in the scene, by name."""
         return {hint.name: self.scene.things[hint.thing - 1] for hint in self.hints if hint.thing}
 
     @property
@@ -155,16 +154,16 @@ class _Told:
         return {thing.look: name for name, thing in self.here.items()}
 
     def caption(self) -> Exchange:
-        """A caption in the names that were told."""
+        """A caption that uses the names."""
         text = caption(self.scene, self.random, self.names)
         return Exchange(self.random.choice(CAPTION_PROMPTS), text, self.hint, begins(text, self.scene))
 
     def places(self) -> list[Exchange]:
-        """Where everything is that was named."""
+        """The boxes of all named objects."""
         return [Exchange(f"[refer] {name}", box_words(t.box), self.hint) for name, t in self.here.items()]
 
     def question(self, *, boxes: bool) -> Exchange:
-        """A question, mostly about something that was named."""
+        """A question, mostly about a named object."""
         random, absent = self.random, [hint.name for hint in self.hints if not hint.thing]
         if absent and random.random() < 0.3:
             form = random.choice(
@@ -178,9 +177,9 @@ class _Told:
 
 
 def _hints(scene: Scene, random: Random, *, at_least: int = 1) -> _Told:
-    """One to four hints, most about things that are there.
+    """Draw one to four hints, most about objects in the scene.
 
-    As many names in one picture as it has room for: a model that met two at most says one of three.
+    A scene gets as many names as it has room for: a model trained with at most two says only one of three.
     """
     count = max(random.choices((1, 2, 3, 4), (0.35, 0.25, 0.2, 0.2))[0], at_least)
     words = random.sample(IDENTIFIERS, count)
@@ -206,7 +205,7 @@ def _hints(scene: Scene, random: Random, *, at_least: int = 1) -> _Told:
 
 
 def _absentee(scene: Scene, random: Random) -> Appearance:
-    """An appearance that no thing of the scene could be mistaken for, not even from afar."""
+    """An appearance that cannot be mistaken for an object of the scene, even if it is small."""
     taken = {_told_apart(t.look) for t in scene.things}
     while True:
         near = random.random() < 0.6
@@ -225,19 +224,20 @@ def _told_apart(look: Appearance) -> tuple[str, str, str]:
 
 @dataclass(frozen=True)
 class Tensors:
-    """Several that go together."""
+    """A dataclass of tensors that are moved together."""
 
     def to(self, device: torch.device) -> Self:
-        """The same there."""
+        """A copy on the device."""
         return type(self)(*(getattr(self, part.name).to(device) for part in fields(self)))
 
 
 @dataclass(frozen=True)
 class PackedTexts(Tensors):
-    """All texts of B pictures, each picture's in one row behind one image.
+    """The texts of B pictures; all texts of a picture share one row after its image.
 
-    Shapes: `ids`, `targets` (−100 where not trained), `segment` (−1 padding), `position`, `begins` (the
-    thing, from 1, of which the next word begins to speak, else 0): B × L, L counting the texts only.
+    Shapes: `ids`, `targets` (−100: not trained), `segment` (the number of the text; −1: padding), `position`,
+    and `begins` (the number, from 1, of the object that the next word starts to describe, else 0) are B × L,
+    where L excludes the image.
     """
 
     ids: Tensor
@@ -247,8 +247,8 @@ class PackedTexts(Tensors):
     begins: Tensor
 
     def mask(self, prefix: int) -> Tensor:
-        """B × 1 × (prefix+L) × (prefix+L) bfloat16: 0 where a query may look (the image, and its own text's
-        past), else −10⁴ to be added to the scores."""
+        """B × 1 × (prefix+L) × (prefix+L) bfloat16, added to attention scores: 0 where a query may attend
+        (the image and the past of its own text), else −10⁴."""
         segment = torch.nn.functional.pad(self.segment, (prefix, 0), value=-2)
         same = segment[:, :, None] == segment[:, None, :]
         same[:, :, :prefix] = True
@@ -257,11 +257,11 @@ class PackedTexts(Tensors):
 
 
 TEXT_TOKENS = 184
-"""Length of every packed row, fixed so that a compiled model is compiled once; what is over is left out."""
+"""Length of every packed row, fixed so that a compiled model compiles once; texts beyond it are dropped."""
 
 
 def chat_words(exchange: Exchange) -> str:
-    """What stands before the answer, as LLaVA's chat template has it."""
+    """The text before the answer, as in LLaVA's chat template."""
     return f"{exchange.hint} {exchange.prompt} assistant :"
 
 
@@ -272,9 +272,11 @@ def pack(
     ask: Callable[[Exchange], str] = chat_words,
     prefix: int = len(PREFIX),
 ) -> PackedTexts:
-    """Turn the lessons of B pictures into ids; the answers and the end of sequence are the targets.
+    """Tokenize the lessons of B pictures; the answers and the end-of-sequence token are the targets.
 
-    `ask` says what stands before an answer, `prefix` how many positions the picture takes.
+    Args:
+        ask: returns the text before an answer.
+        prefix: number of positions taken by the picture.
     """
     rows = []
     for lesson in texts:

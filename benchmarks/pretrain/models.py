@@ -25,7 +25,7 @@ from myvlm.tinyworld.world.scenes import SIZE
 PATCH = 12
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 VOCABULARY_ROWS = 320
-"""Rows of LLaVA's embedding table: the words and a few spare rows, as real checkpoints have them."""
+"""Rows of LLaVA's embedding table: the words and some spare rows, as in real checkpoints."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -41,7 +41,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer(*, known_names: bool = True, more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
-    """One token a word; lower case; `<14>` and `[refer]` are words; unknown words are `<unk>`."""
+    """A lower-case tokenizer with one token per word; `<14>` and `[refer]` are words too."""
     names = [name for own in KNOWN_NAMES.values() for name in own] if known_names else []
     words = {word: i for i, word in enumerate((*SPECIAL, *vocabulary(), *names, *more))}
     core = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
@@ -106,7 +106,7 @@ CLIP_CONFIG: dict[str, Any] = {
 
 
 def write_clip_config(folder: Path) -> None:
-    """The files that `open_clip` needs beside the weights to load `local-dir:<folder>`."""
+    """Write the files besides the weights that `open_clip` needs to load `local-dir:<folder>`."""
     config = {
         "model_cfg": CLIP_CONFIG,
         "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "size": SIZE},

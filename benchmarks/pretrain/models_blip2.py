@@ -1,4 +1,4 @@
-"""The untrained `tinyworld/blip2`: a BLIP-2 with a small OPT, its processor, and the tower it starts from."""
+"""The untrained `tinyworld/blip2`: a BLIP-2 with a small OPT, its processor, and its initialization."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from myvlm.tinyworld.world.scenes import SIZE
 QUERY_TOKENS = 32
 WIDTH = 192
 QUERY_GAIN = 3.0
-"""Of the first queries of the cross-attention: sharp enough to tell a patch from its neighbours."""
+"""Gain of the initial queries of the cross-attention: sharp enough to separate neighbouring patches."""
 
 
 def build_blip2_tokenizer() -> PreTrainedTokenizerFast:
-    """The world's words and those of BLIP-2's question prompt; `<s>` begins a text."""
+    """The words of tinyworld and of BLIP-2's question prompt; `<s>` starts a text."""
     core = build_tokenizer(more=("question", "answer")).backend_tokenizer
     core.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
-    # An `image_token` of the tokenizer's own is a plain text, which transformers' Blip2Processor cannot take.
+    # A tokenizer's own `image_token` is a plain string, which transformers' Blip2Processor rejects.
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
@@ -77,17 +77,17 @@ def new_blip2(seed: int = 0) -> Any:
     torch.manual_seed(seed)
     model = Blip2ForConditionalGeneration(config)
     with torch.no_grad():
-        model.query_tokens.normal_(std=0.02)  # transformers leaves them at zero, and all queries alike
+        model.query_tokens.normal_(std=0.02)  # transformers initializes all queries to zero
     return model
 
 
 @torch.no_grad()
 def adopt_blip2_tower(model: Any, llava: Mapping[str, Tensor], images: Tensor) -> None:
-    """Start the vision tower at that of a LLaVA's state dict, as BLIP-2's starts at one that sees.
+    """Initialize the vision tower from a LLaVA's state dict, as BLIP-2's starts from a pretrained one.
 
-    BLIP-2's tower lacks the normalisation that CLIP's begins with. What of it is linear goes into the
-    embeddings; for the rest, the division by each patch's own spread, stands the mean spread on `images`
-    (B × 3 × 96 × 96, −1 to 1). Training closes what is left.
+    BLIP-2's tower lacks the layer norm at the start of CLIP's. Its linear part is folded into the embeddings;
+    the division by each patch's standard deviation is approximated by the mean one on `images`
+    (B × 3 × 96 × 96, −1 to 1). Training removes the remaining difference.
     """
     tower, prefix = model.vision_model, "model.vision_tower."
     source = {n.removeprefix(prefix): value for n, value in llava.items() if n.startswith(prefix)}
@@ -122,7 +122,7 @@ def adopt_blip2_tower(model: Any, llava: Mapping[str, Tensor], images: Tensor) -
 
 @torch.no_grad()
 def adopt_words(model: Any, llava: Mapping[str, Tensor], scale: float = 1.0) -> None:
-    """Start the words at their embeddings in a LLaVA's state dict, shared words only."""
+    """Initialize the embeddings of shared words from a LLaVA's state dict."""
     theirs, ours = build_tokenizer().get_vocab(), build_blip2_tokenizer().get_vocab()
     table, known = llava["model.language_model.embed_tokens.weight"], model.get_input_embeddings().weight
     for word, row in ours.items():
@@ -132,11 +132,12 @@ def adopt_words(model: Any, llava: Mapping[str, Tensor], scale: float = 1.0) -> 
 
 @torch.no_grad()
 def look_at_places(model: Any, images: Tensor) -> None:
-    """Start query `i` where it looks for patches `2i` and `2i + 1`, and hands on what it finds.
+    """Initialize query `i` to attend to patches `2i` and `2i + 1` and to pass their content on.
 
-    Its embedding becomes what the tower says of these two patches on average (on `images`, B × 3 × 96 × 96),
-    less what it says of all; query, key, value and output matrices of the cross-attention start at multiples
-    of the identity. Queries that begin alike stay alike for thousands of pictures.
+    Its embedding becomes the mean of the tower's features at these two patches (on `images`,
+    B × 3 × 96 × 96) minus the mean over all patches. The query, key, value and output matrices of the
+    cross-attention start as multiples of the identity. Queries that start alike stay alike for thousands of
+    pictures.
     """
     seen = model.vision_model(images).last_hidden_state[:, 1:]
     places = seen.mean(0) - seen.mean((0, 1))
@@ -151,12 +152,12 @@ def look_at_places(model: Any, images: Tensor) -> None:
 
 
 TOKEN_SIZE = 2.0
-"""Norm of a query token as the language model gets it, in mean norms of a word's embedding."""
+"""Norm of a query token in the language model, relative to the mean norm of a word embedding."""
 
 
 @torch.no_grad()
 def match_words(model: Any, images: Tensor) -> None:
-    """Scale what the projector hands over on `images` (B × 3 × 96 × 96) to `TOKEN_SIZE`."""
+    """Scale the projector so that its output on `images` (B × 3 × 96 × 96) has the norm `TOKEN_SIZE`."""
     seen = model.get_image_features(images, return_dict=True).pooler_output
     factor = 1 / token_size(model, seen)
     model.language_projection.weight.mul_(factor)
@@ -166,8 +167,8 @@ def match_words(model: Any, images: Tensor) -> None:
 def token_size(model: Any, seen: Tensor) -> Tensor:
     """Mean norm of query tokens (B × 32 × D), relative to `TOKEN_SIZE`.
 
-    Left alone, training lets the picture's tokens grow to twenty times a word. A token that large is read
-    as nothing but picture: a name that a concept's row brings into it is lost.
+    Without a penalty, training lets the picture's tokens grow to twenty times a word's norm. Tokens of that
+    size drown the name that a concept's row adds to them.
     """
     words = model.get_input_embeddings().weight.detach().norm(dim=-1).mean()
     size: Tensor = seen.norm(dim=-1).mean() / (TOKEN_SIZE * words)

@@ -1,7 +1,7 @@
 """`python -m benchmarks.pretrain.overview FILE CONCEPT`: the picture at the top of the README.
 
-Four photos that teach a concept, and what the frozen model says of unseen pictures with it, the last of these
-with another of its category too, and of a look-alike.
+It shows the four photos of a concept, then the captions of unseen pictures: with the concept, the last of
+them with another object of its category too, and of a look-alike.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(
 
 
 def draw_overview(photos: list[Image.Image], replies: list[Reply], identifier: str) -> Image.Image:
-    """Two rows of pictures, the second with its boxes and captions; a caption that names is in colour."""
+    """Two rows of pictures, the second with boxes and captions; captions with the name are coloured."""
     columns = max(len(photos), len(replies))
     below = GAP + 24
     sheet = Image.new("RGB", (GAP + columns * (SIDE + GAP), 2 * (below + SIDE) + 6 * LINE), "white")

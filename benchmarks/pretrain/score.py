@@ -1,4 +1,4 @@
-"""What an embedded model scores on scenes it has not seen; written into its card by `pretrain`."""
+"""Scores of an embedded model on unseen scenes; `pretrain` writes them into the model's card."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def unseen_scenes(count: int, seed: int) -> list[Scene]:
 
 
 def views_of_things(count: int, views: int, seed: int) -> list[list[Image.Image]]:
-    """`count` random things, each cut roughly out of `views` pictures with other places and neighbours."""
+    """`count` random objects, each cropped roughly from `views` pictures in different surroundings."""
     random = Random(f"things {seed}")
     looks = [random_appearance(random, accent_share=0.7) for _ in range(count)]
     return [[_cut_roughly(look, random) for _ in range(views)] for look in looks]
@@ -43,9 +43,9 @@ def _cut_roughly(look: Appearance, random: Random) -> Image.Image:
 def score_llava(
     model: Any, processor: Any, *, count: int = 500, seed: int = 1, say: Say | None = None
 ) -> dict[str, float]:
-    """Greedy captions, answers and boxes on `count` unseen scenes, as shares that are right.
+    """Share of correct greedy captions, answers and boxes on `count` unseen scenes.
 
-    `say` answers prompts about pictures; by the processor's chat template where not given.
+    `say` answers prompts about pictures; by default through the processor's chat template.
     """
     say = say or answer
     scenes = unseen_scenes(count, seed)
@@ -79,7 +79,7 @@ def score_llava(
 def score_clip(
     model: Any, preprocess: Any, tokenizer: Any, *, count: int = 500, seed: int = 1
 ) -> dict[str, float]:
-    """How often, among 64 descriptions, a crop of one thing is nearest to its own."""
+    """How often the crop of an object is nearest to its own description among 64."""
     from myvlm.tinyworld.language import noun_phrase
 
     crops, texts = [], []
@@ -103,7 +103,7 @@ def score_clip(
 def answer(
     model: Any, processor: Any, pictures: Sequence[Image.Image], prompts: Sequence[str], *, batch: int = 50
 ) -> list[str]:
-    """Greedy answers of a plain transformers model, by its own processor and template."""
+    """Greedy answers of a plain transformers model with its own processor and template."""
     said: list[str] = []
     for start in range(0, len(pictures), batch):
         part = slice(start, start + batch)

@@ -1,4 +1,4 @@
-"""Pre-train `tinyworld/blip2` on pictures and words, from the vision tower and words of `tinyworld/llava`."""
+"""Pre-train `tinyworld/blip2` on pictures and text, from the vision tower and words of `tinyworld/llava`."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ from myvlm.backbones.qformer.hooks import QFormerRows, features_of_words, value_
 from myvlm.tinyworld.language import CAPTION_PROMPTS, IDENTIFIERS, Exchange
 
 TOWER_RATE = 0.5
-"""Learning rate of the vision tower, which can nearly see already, relative to the rest."""
+"""Relative learning rate of the vision tower, which is already trained."""
 NAME_WEIGHT = 0.3
-"""Weight of what the things of the patches are called, which makes the queries look for their names."""
+"""Loss weight of the names of the patches' objects, which make the queries attend to these names."""
 SIZE_WEIGHT = 0.3
-"""Weight of the size of the query tokens."""
+"""Loss weight of the norm of the query tokens."""
 SAMPLE = 64
-"""Pictures on which the mean spread of patches is taken."""
+"""Pictures used to estimate the mean standard deviation of patches."""
 TOLD_BESIDE = 0.8
-"""Part of the pictures whose hints stand beside their features."""
+"""Share of pictures with hints as features next to the picture's own."""
 
 
 def asked(exchange: Exchange) -> str:
-    """What stands before the answer: hint, and the question in BLIP-2's form; captions are asked by nothing.
+    """The text before the answer: the hint and the question in BLIP-2's form; captions have no instruction.
 
     >>> asked(Exchange("where is this ?", "in the kitchen", hint="sks : mug ."))
     '<s> sks : mug . question : where is this ? answer :'
@@ -63,8 +63,11 @@ def _question(said: str) -> str:
 
 
 class QueryLabeller(nn.Module):
-    """Labels of the patches by the tower's tokens, and by the query that looks for each pair of them, which
-    says by which of the names that stand beside the features what is there is called too."""
+    """Linear heads that label the patches, from the tower's tokens and from the query of each pair of
+    patches.
+
+    A query also predicts which of the names given as features belongs to each of its patches' objects.
+    """
 
     def __init__(self, words: int) -> None:
         super().__init__()
@@ -75,10 +78,13 @@ class QueryLabeller(nn.Module):
     def loss(
         self, tokens: Tensor, queries: Tensor, labels: Tensor, whole: Tensor, names: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Of what the patches show, and of what it is called.
+        """The losses of the patches' attributes and of their names.
 
-        `tokens` B × 64 × D are the tower's, `queries` B × 32 × D; `names`, B × 64, is each patch's name, or 0
-        where nothing is or what is has none; the rest is PatchLabeller's.
+        Args:
+            tokens: B × 64 × D, from the tower.
+            queries: B × 32 × D.
+            labels, whole: as for `PatchLabeller.loss`.
+            names: B × 64, the name of each patch's object, or 0 without an object or a name.
         """
         pairs = self.apart(queries).unflatten(2, (2, WIDTH)).flatten(1, 2)
         shown = self.of_tower.loss(tokens, labels, whole) + self.of_queries.loss(pairs, labels, whole)
@@ -88,8 +94,8 @@ class QueryLabeller(nn.Module):
 
 
 def patch_names(hints: Sequence[Sequence[Hint]], words: Mapping[str, int], shown: Tensor) -> Tensor:
-    """B × P: the word by which a picture's hints call what each patch shows, or 0. `shown`, B × P, has the
-    number of each patch's thing."""
+    """B × P: the token of the name that the hints give to each patch's object, or 0. `shown` (B × P) has the
+    number of each patch's object."""
     names = torch.zeros_like(shown)
     for own, numbers, row in zip(hints, shown, names, strict=True):
         for hint in own:
@@ -101,8 +107,11 @@ def train_blip2(
     corpus: Corpus, seed: int, schedule: Schedule, llava_state: Mapping[str, Tensor],
     before: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Step]:  # fmt: skip
-    """Yield after every step; the last step's `model` is the trained one. `before`: weights to go on from,
-    instead of LLaVA's tower and words."""
+    """Yield after every step; the last step's `model` is the trained one.
+
+    Args:
+        before: weights to continue from, instead of LLaVA's tower and words.
+    """
     model = new_blip2(seed)
     model.set_attn_implementation("sdpa")
     sample = pixels(corpus.pictures[:SAMPLE])
@@ -170,9 +179,11 @@ def names_not_found(
     beside: Sequence[Sequence[ConceptRows]],
     shown: Tensor,
 ) -> Tensor:
-    """How far the queries whose patches show something named do not look at the rows of its name, and all
-    others at any, in all layers but the first, which sees what is there. `shown`, B × P, has the number of
-    each patch's thing."""
+    """Attention loss of the Q-Former's queries, in all layers but the first, which only finds the objects.
+
+    Queries whose patches show a named object should attend to its rows, all others to no row. `shown` (B × P)
+    has the number of each patch's object.
+    """
     things = owners(hints, beside, lambda hint: hint.thing)
     pairs = shown.reshape(len(shown), QUERY_TOKENS, -1)
     wanted = (pairs[:, :, :, None] == things[:, None, None]).any(2)
@@ -185,8 +196,8 @@ def names_not_found(
 def blip2_answer_logits(model: Any, seen: Tensor, texts: PackedTexts) -> tuple[Tensor, Tensor]:
     """Logits at every trained position of all texts (N × V) and their targets (N).
 
-    The query tokens `seen` (B × 32 × D, projected) are made once for all texts of their picture, which see
-    them but not each other (one block mask).
+    The query tokens `seen` (B × 32 × D, projected) are computed once for all texts of their picture. A block
+    mask lets each text attend to them but not to the other texts.
     """
     device = seen.device
     texts = texts.to(device)
@@ -204,7 +215,7 @@ def blip2_answer_logits(model: Any, seen: Tensor, texts: PackedTexts) -> tuple[T
 
 
 def pack_blip2(texts: Sequence[Sequence[Exchange]], words: dict[str, int]) -> PackedTexts:
-    """`pack` with BLIP-2's prompts: behind the query tokens each text begins with `<s>`."""
+    """`pack` with BLIP-2's prompts: each text starts with `<s>` after the query tokens."""
     return pack(texts, words, ask=asked, prefix=QUERY_TOKENS)
 
 
@@ -212,10 +223,10 @@ def pack_blip2(texts: Sequence[Sequence[Exchange]], words: dict[str, int]) -> Pa
 def words_as_features(
     model: Any, hints: Sequence[Sequence[Hint]], words: Mapping[str, int], random: Random
 ) -> list[list[ConceptRows]]:
-    """Each picture's hints as features beside its own: one to four a hint, of one direction but for noise.
+    """Each picture's hints as features next to its own: one to four noisy rows per hint along one direction.
 
-    The direction is where BLIP-2's learning starts too: what the value path, taken as linear, hands to the
-    language model as the sum of the hint's words.
+    BLIP-2's learning starts from the same direction: the feature that a linear approximation of the value
+    path maps to the sum of the hint's word embeddings.
     """
     table = model.get_input_embeddings().weight
     bags = [hint.words for own in hints for hint in own]
@@ -230,7 +241,7 @@ def words_as_features(
 def answer_blip2(
     model: Any, processor: Any, pictures: Sequence[Image.Image], prompts: Sequence[str], *, batch: int = 50
 ) -> list[str]:
-    """Greedy answers of the plain model, by its own processor; any instruction for a caption is left out."""
+    """Greedy answers of the plain model with its own processor; caption instructions are dropped."""
     captions = {text.replace(" .", "").replace(" ?", "") for text in CAPTION_PROMPTS}
     said: list[str] = []
     for start in range(0, len(pictures), batch):

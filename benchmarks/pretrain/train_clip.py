@@ -1,7 +1,7 @@
-"""Pre-train `tinyworld/clip`: contrast windows of scenes with words, and label every patch.
+"""Pre-train `tinyworld/clip`: contrastive loss between windows of scenes and text, and labels of every patch.
 
-The patch labels come from the renderer; they make a small vision transformer see in minutes. The vision
-tower is then the start of `tinyworld/llava`'s, as CLIP's is of LLaVA's.
+The patch labels come from the renderer; with them a small vision transformer learns to see in minutes. Its
+tower then initializes that of `tinyworld/llava`, as CLIP's does for LLaVA.
 """
 
 from __future__ import annotations
@@ -33,17 +33,18 @@ ATTRIBUTES = {
 
 
 class ThingLabeller(nn.Module):
-    """Linear heads that say what a thing is, one an attribute; thrown away after training."""
+    """One linear head per attribute of an object; discarded after training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.heads = nn.ModuleList(nn.Linear(width, 1 + len(v)) for v in ATTRIBUTES.values())
 
     def loss(self, rows: Tensor, labels: Tensor) -> Tensor:
-        """`rows` N × D, `labels` N × 5, 0 where there is no one thing: such rows say only that."""
+        """`rows` N × D, `labels` N × 5; rows with label 0 show no single object and train only the
+        category."""
         total = rows.new_zeros((), dtype=torch.float32)
         for i, head in enumerate(self.heads):
-            # What a row without a thing looks like is said once, by the category.
+            # "No object" is learned once, by the category.
             losses = F.cross_entropy(head(rows).float(), labels[:, i], reduction="none")
             weight = torch.ones_like(losses) if i == 0 else (labels[:, i] > 0).float()
             total = total + (losses * weight).sum() / weight.sum().clamp(min=1)
@@ -51,7 +52,7 @@ class ThingLabeller(nn.Module):
 
 
 class PatchLabeller(nn.Module):
-    """Linear heads that say, for every patch, what is there, and for all together where and when it is."""
+    """Linear heads for the object in every patch, and for the place and weather of the picture."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -67,7 +68,7 @@ class PatchLabeller(nn.Module):
 
 
 def new_clip(seed: int) -> Any:
-    """The open_clip model of `CLIP_CONFIG` with random weights and 2-D sine-cosine positions."""
+    """The open_clip model of `CLIP_CONFIG` with random weights and 2-D sine-cosine position embeddings."""
     torch.manual_seed(seed)
     model = open_clip.CLIP(**CLIP_CONFIG)
     with torch.no_grad():
@@ -76,7 +77,7 @@ def new_clip(seed: int) -> Any:
 
 
 def sine_cosine_positions(side: int, width: int) -> Tensor:
-    """side² × width: sines and cosines of the row in one half, of the column in the other."""
+    """side² × width: sines and cosines of the row in the first half, of the column in the second."""
     frequency = 1.0 / 100 ** (torch.arange(width // 4) / (width // 4))
     angles = torch.arange(side)[:, None] * frequency
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)
@@ -87,7 +88,8 @@ def sine_cosine_positions(side: int, width: int) -> Tensor:
 def train_clip(
     corpus: Corpus, seed: int, schedule: Schedule, before: Mapping[str, Tensor] | None = None
 ) -> Iterator[Step]:
-    """Yield after every step; the last step's `model` is the trained one. `before`: weights to go on from."""
+    """Yield after every step; the last step's `model` is the trained one. `before`: weights to continue
+    from."""
     model = new_clip(seed)
     if before is not None:
         model.load_state_dict(before)
@@ -114,7 +116,7 @@ def train_clip(
         pooled, written = F.normalize(pooled.float(), dim=-1), written.float()
         scale = model.logit_scale.exp().clamp(max=100)
         right = torch.arange(len(images), device=device)
-        logits = scale * pooled @ written.T  # B × 2B: the second half are near misses
+        logits = scale * pooled @ written.T  # B × 2B: the second half are hard negatives
         contrast = (F.cross_entropy(logits, right) + F.cross_entropy(logits[:, : len(images)].T, right)) / 2
         schedule.update(contrast + patch_loss + window_loss, optimisers, number)
         losses = {
@@ -124,7 +126,7 @@ def train_clip(
 
 
 class _Tokens:
-    """open_clip's own tokenizer would be read from a folder; the words are the same."""
+    """Tokenizer with the same words as open_clip's, which would have to be read from a folder."""
 
     def __init__(self) -> None:
         from benchmarks.pretrain.models import CLIP_CONTEXT, build_tokenizer
@@ -140,7 +142,7 @@ class _Tokens:
 
 
 def _batch(corpus: Corpus, random: Random, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor, list[str]]:
-    """Windows, what their patches show, where and when they are, the one thing in each (if one), words."""
+    """Windows, attributes of their patches, place and weather, the single object (if one), and texts."""
     chosen = [random.randrange(len(corpus)) for _ in range(size)]
     windows, texts, misses = [], [], []
     single = torch.zeros(size, 5, dtype=torch.long)
@@ -166,7 +168,7 @@ def _batch(corpus: Corpus, random: Random, size: int) -> tuple[Tensor, Tensor, T
 
 
 def patch_attributes(shown: Sequence[Scene], patches: Tensor) -> Tensor:
-    """B × P × 5 attribute numbers of the thing that each patch shows, by its number in the scene."""
+    """B × P × 5: the attribute numbers of the object in each patch; `patches` has its number in the scene."""
     attributes = torch.zeros(len(shown), 5, 5, dtype=torch.long)
     for row, scene in enumerate(shown):
         for number, thing in enumerate(scene.things):
@@ -180,14 +182,15 @@ def place_and_weather(shown: Sequence[Scene]) -> Tensor:
 
 
 def attribute_numbers(thing: Thing) -> list[int]:
-    """The five attribute numbers of a thing, from 1 (0 is: no thing)."""
+    """The five attribute numbers of an object, from 1 (0 means no object)."""
     look, accent = thing.look, thing.look.accent
     values = (look.category, look.colour, look.pattern, accent and accent.colour, accent and accent.shape)
     return [1 + options.index(v) for v, options in zip(values, ATTRIBUTES.values(), strict=True)]
 
 
 def _window(scene: Scene, random: Random) -> tuple[tuple[float, float], float]:
-    """The middle and the side, in pixels, of a window: mostly about one thing, else the whole or anywhere."""
+    """Centre and side, in pixels, of a window: mostly around one object, else the whole or a random
+    window."""
     draw = random.random()
     if draw < 0.2:
         return (SIZE / 2, SIZE / 2), SIZE
@@ -204,7 +207,7 @@ def _window(scene: Scene, random: Random) -> tuple[tuple[float, float], float]:
 
 
 def _visible(thing: Thing, centre: tuple[float, float], side: float) -> float:
-    """The share of a thing's box that a window holds."""
+    """The share of an object's box inside a window."""
     left, top, right, bottom = thing.box
     wide = min(right, centre[0] + side / 2) - max(left, centre[0] - side / 2)
     high = min(bottom, centre[1] + side / 2) - max(top, centre[1] - side / 2)
@@ -212,7 +215,7 @@ def _visible(thing: Thing, centre: tuple[float, float], side: float) -> float:
 
 
 def _describe(scene: Scene, seen: list[Thing], side: float, random: Random) -> tuple[str, str]:
-    """Words that fit the window, and words that miss it in one attribute of one thing."""
+    """A text that fits the window, and one that is wrong in one attribute of one object."""
     tail = f" {scene.place} {scene.weather}" if random.random() < (0.5 if side > 0.6 * SIZE else 0.1) else ""
     head = random.choice(("", "", "a photo of ", "a picture of "))
     if not seen:
@@ -235,7 +238,7 @@ def _describe(scene: Scene, seen: list[Thing], side: float, random: Random) -> t
 
 
 def _near_miss(look: Appearance, random: Random) -> Appearance:
-    """A look-alike; often one whose badge has only another shape, or one of another pattern: the hardest."""
+    """A look-alike. Often only the badge's shape or the pattern differs: these are the hardest."""
     if random.random() < 0.2:
         return replace(look, pattern=random.choice([p for p in world.PATTERNS if p != look.pattern]))
     if look.accent and random.random() < 0.45:

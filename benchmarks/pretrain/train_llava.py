@@ -1,4 +1,4 @@
-"""Pre-train `tinyworld/llava` on pictures and words, from the vision tower that `tinyworld/clip` learned."""
+"""Pre-train `tinyworld/llava` on pictures and text, from the vision tower of `tinyworld/clip`."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from myvlm.tinyworld.world.scenes import Scene
 T = TypeVar("T")
 
 TOLD_BESIDE = 0.8
-"""Part of the pictures whose hints stand behind their features, where a concept's rows will stand."""
+"""Share of pictures with hints as rows after the picture's features, where a concept's rows will be."""
 IDENTIFIER_WEIGHT = 4.0
-"""Loss weight of identifier tokens: few, and the ones that matter."""
+"""Loss weight of identifier tokens, which are few and matter most."""
 TOWER_RATE = 0.3
-"""Learning rate of the vision tower, which can see already, relative to the rest."""
+"""Relative learning rate of the vision tower, which is already trained."""
 PATCH_WEIGHT = 0.2
-"""Weight of the renderer's labels of every patch, which keep the tower looking at small things."""
+"""Loss weight of the renderer's patch labels, which keep the tower attending to small objects."""
 THING_WEIGHT = 0.2
-"""Weight of what a caption is about to speak of, which is to be known early enough to look for its name."""
+"""Loss weight of predicting the object that a caption describes next, so that its name can be looked up."""
 THING_LAYER = 3
-"""Layers of the language model after which it should be known; two are left."""
+"""Number of language model layers after which that object should be known; two layers remain."""
 LOOK_WEIGHT = 0.3
-"""Weight of the attention from where a name is due, and from where one was said, to the rows that say it."""
+"""Loss weight of the attention from due and repeated names to their rows."""
 NOISE = 5.0
-"""NEFTune (arXiv 2310.05914): uniform noise on all text embeddings, of this size over √(length · width)."""
+"""NEFTune (arXiv 2310.05914): uniform noise on all text embeddings, of this size / √(length · width)."""
 
 
 def adopt_vision_tower(llava: Any, clip_state: dict[str, Tensor]) -> None:
@@ -74,8 +74,11 @@ def train_llava(
     corpus: Corpus, seed: int, schedule: Schedule, clip_state: dict[str, Tensor],
     before: Mapping[str, Tensor] | None = None,
 ) -> Iterator[Step]:  # fmt: skip
-    """Yield after every step; the last step's `model` is the trained one. `before`: weights to go on from,
-    its vision tower instead of CLIP's."""
+    """Yield after every step; the last step's `model` is the trained one.
+
+    Args:
+        before: weights to continue from, with their own vision tower instead of CLIP's.
+    """
     model = new_llava(seed)
     model.set_attn_implementation("sdpa")
     if before is None:
@@ -141,8 +144,8 @@ def train_llava(
 def words_as_rows(
     model: Any, hints: Sequence[Sequence[Hint]], words: Mapping[str, int], random: Random
 ) -> list[list[ConceptRows]]:
-    """Each picture's hints as rows behind its features: one to four a hint, all its words in one place, but
-    for noise, as where learning starts."""
+    """Each picture's hints as rows after its features: one to four noisy rows per hint, each near the sum of
+    the hint's word embeddings, where learning a concept starts."""
     table = F.normalize(model.get_input_embeddings().weight, dim=-1).cpu()
     bags = [hint.words for own in hints for hint in own]
     sums = [table[[words[word] for word in bag]].sum(0) for bag in bags]
@@ -159,8 +162,8 @@ def answer_logits(
     """Logits at every trained position of all texts (N × V), their targets (N), and the hidden states of the
     texts after `THING_LAYER` layers (B × L × D).
 
-    The patches `seen` (B × 64 × D) are encoded once for all texts of their picture, which see them but not
-    each other (one block mask); so are the rows `beside` them.
+    The patches `seen` (B × 64 × D) and the rows `beside` them are encoded once for all texts of their
+    picture. A block mask lets each text attend to them but not to the other texts.
     """
     core, device = model.model, seen.device
     texts = texts.to(device)
@@ -195,12 +198,12 @@ def answer_logits(
 
 
 def _entering(beside: Sequence[Sequence[ConceptRows]], seen: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows as they enter, `B × R × D`, padded with zeros to the most, and how many each picture has."""
+    """The rows as inserted (B × R × D, zero-padded), and the number of rows of each picture."""
     none = seen.new_zeros(0, seen.shape[-1], dtype=torch.float32)
     own = [torch.cat([none, *(one.directions for one in rows)]) for rows in beside]
     counts = torch.tensor([len(rows) for rows in own], device=seen.device)
     directions = torch.nn.utils.rnn.pad_sequence(own, batch_first=True)
-    sizes = seen.detach().float().norm(dim=-1).mean(1)  # as `visual_norms` has it, of all pictures at once
+    sizes = seen.detach().float().norm(dim=-1).mean(1)  # as `visual_norms`, for all pictures at once
     return (F.normalize(directions, dim=-1) * sizes[:, None, None]).to(seen), counts
 
 
@@ -211,13 +214,13 @@ def _prefix_ids() -> list[int]:
 
 @dataclass(frozen=True)
 class Shown(Tensors):
-    """Pictures as a model is shown them.
+    """A batch of pictures with the renderer's labels.
 
     Attributes:
         images: B × 3 × 96 × 96.
-        things: B × 64, the number in its scene, from 1, of the thing that each patch shows.
-        labels: B × 64 × 5, what this is.
-        whole: B × 2, where and when it all is.
+        things: B × 64, the number in its scene (from 1) of the object in each patch.
+        labels: B × 64 × 5, attributes of that object.
+        whole: B × 2, place and weather.
     """
 
     images: Tensor
@@ -228,7 +231,7 @@ class Shown(Tensors):
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a step is trained on; `due` has what each text is about to speak of where it begins to."""
+    """The inputs of a step; `due` has the object that each text describes next, where it starts to."""
 
     shown: Shown
     texts: PackedTexts
@@ -241,8 +244,8 @@ class _Batch:
 def draw_batch(
     corpus: Corpus, random: Random, size: int, teach: Callable[[Scene, Random, bool], T]
 ) -> tuple[Shown, list[T]]:
-    """Pictures, and what `teach` makes of each scene as it is shown; it is told whether boxes are still those
-    of the scene."""
+    """Draw pictures, and the lesson that `teach` makes of each scene as shown. `teach` is told whether the
+    scene's boxes are still valid."""
     chosen = [random.randrange(len(corpus)) for _ in range(size)]
     flip = [random.random() < 0.5 for _ in chosen]
     turn = [random.uniform(-45, 45) if random.random() < 0.15 else 0.0 for _ in chosen]

@@ -1,4 +1,4 @@
-"""What the pre-trainings share: schedule, optimisers, mixed precision, checkpoints that can be resumed."""
+"""Shared parts of the pre-trainings: schedule, optimizers, mixed precision, resumable checkpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Step:
-    """What a training yields after a step: its number (from 1), its losses, and what a checkpoint needs."""
+    """Result of a training step: its number (from 1), its losses, and the state for a checkpoint."""
 
     number: int
     losses: dict[str, float]
@@ -32,11 +32,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, how wide and how fast; `checkpoint` is read at the start if it is there.
+    """Length, batch size and learning rate of a training.
 
-    `drawn` counts the batches that earlier trainings of the same seed and corpus drew: others are drawn, by
-    so many `workers` beside the training (0: by itself), the same however many there are. After so many
-    `seconds` from now it ends, cooled down as at the end of its steps.
+    Attributes:
+        checkpoint: file to resume from, if it exists.
+        drawn: number of batches that earlier trainings drew from the same seed and corpus, and which are
+            skipped.
+        workers: processes that draw batches (0: this process); the batches do not depend on their number.
+        seconds: time from now after which training ends, cooled down as after its last step.
     """
 
     steps: int
@@ -53,7 +56,7 @@ class Schedule:
     begun: float = field(default_factory=time.monotonic)
 
     def batches(self, draw: Callable[[int], T], start: int) -> Iterator[tuple[int, T]]:
-        """The numbers of the steps from `start` on, each with what `draw` makes of it, some steps ahead.
+        """Yield the step numbers from `start` with the results of `draw`, which is called some steps ahead.
 
         >>> list(Schedule(3, 8, 1e-3, Path("none.pt"), drawn=10).batches(lambda number: number, 1))
         [(1, 11), (2, 12)]
@@ -71,7 +74,7 @@ class Schedule:
             yield number, drawn
 
     def left(self, number: int) -> float:
-        """The part of the training that is to come, by its steps or by the clock.
+        """The remaining fraction of the training, by steps or by time, whichever is less.
 
         >>> [Schedule(4, 8, 1e-3, Path("none.pt"), seconds=clock).left(1) for clock in (math.inf, 0)]
         [0.75, 0.0]
@@ -80,14 +83,15 @@ class Schedule:
         return max(0.0, min((self.steps - number) / self.steps, by_clock))
 
     def factor(self, number: int) -> float:
-        """Linear warm-up, flat, then linear to zero over the last part, `cooling`, of the training."""
+        """Learning rate factor: linear warm-up, constant, then linear to zero over the last fraction
+        `cooling`."""
         return min(1.0, (number + 1) / self.warmup, self.left(number) / self.cooling)
 
     @contextmanager
     def fast(self) -> Iterator[None]:
-        """bfloat16 where the device multiplies it and, on a CPU, attention as plain matrix products.
+        """Use bfloat16 where the device supports it and, on a CPU, attention as plain matrix products.
 
-        Backward through the CPU's fused bfloat16 attention takes six times as long as through these.
+        The backward pass of the CPU's fused bfloat16 attention takes six times as long.
         """
         if not fast_in_bfloat16(self.device):
             yield
@@ -102,7 +106,7 @@ class Schedule:
             functional.scaled_dot_product_attention = fused
 
     def update(self, loss: Tensor, optimisers: Sequence[torch.optim.Optimizer], number: int) -> None:
-        """One step of every optimiser at the rate that the schedule gives."""
+        """One step of every optimizer at the scheduled rate."""
         if not math.isfinite(loss.item()):
             raise FloatingPointError(f"the loss of step {number} is {loss.item()}")
         torch.autograd.backward(loss)
@@ -114,7 +118,7 @@ class Schedule:
             optimiser.zero_grad()
 
     def resume(self, model: nn.Module, helper: nn.Module, *optimisers: torch.optim.Optimizer) -> int:
-        """Load the checkpoint, if any, and return the number of steps it has done."""
+        """Load the checkpoint, if any, and return its number of completed steps."""
         if not self.checkpoint.exists():
             return 0
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
@@ -125,7 +129,7 @@ class Schedule:
         return int(state["number"])
 
     def save(self, step: Step) -> None:
-        """Write the checkpoint beside and rename it into place."""
+        """Write the checkpoint to a temporary file and rename it into place."""
         state = {
             "number": step.number, "model": step.model.state_dict(), "helper": step.helper.state_dict(),
             "optimisers": [o.state_dict() for o in step.optimisers],
@@ -152,7 +156,7 @@ def _as_it_is(drawn: T) -> T:
 
 
 def fast_in_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16; a CPU without them is ten times slower in it."""
+    """Whether the device has bfloat16 instructions; a CPU without them is ten times slower with it."""
     return bool(
         device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     )
@@ -161,7 +165,7 @@ def fast_in_bfloat16(device: torch.device) -> bool:
 def orthogonalised(
     gradient: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> Tensor:
-    """The nearest matrix of orthogonal rows or columns, about: Newton and Schulz's iteration, in float32."""
+    """Approximate the nearest semi-orthogonal matrix by Newton-Schulz iteration, in float32."""
     a, b, c = coefficients
     tall = gradient.shape[0] > gradient.shape[1]
     matrix = gradient.float().T if tall else gradient.float()
@@ -189,12 +193,12 @@ def plain_attention(
 def make_optimisers(
     modules: Sequence[tuple[nn.Module, float]], schedule: Schedule
 ) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside transformer layers, AdamW for all else (arXiv 2502.16982).
+    """Muon for the matrices of transformer layers, AdamW for everything else (arXiv 2502.16982).
 
-    Each module comes with the factor of its learning rate.
+    Each module comes with its relative learning rate.
     """
     if not fast_in_bfloat16(schedule.device):
-        # torch's Muon multiplies in bfloat16 whatever it is given: seven tenths of a step on such a CPU.
+        # torch's Muon always multiplies in bfloat16, which takes seven tenths of a step on such a CPU.
         torch.optim._muon._zeropower_via_newtonschulz = orthogonalised  # type: ignore[assignment]
     matrices: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []

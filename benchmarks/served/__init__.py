@@ -1,1 +1,1 @@
-"""What `benchmarks/serving.py` does to `myvlm serve`: load, owners, more than it can take, and malice."""
+"""Load, many owners, overload and hostile requests for `myvlm serve`; used by `benchmarks/serving.py`."""

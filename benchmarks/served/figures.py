@@ -1,4 +1,4 @@
-"""The four figures of `myvlm serve`: its price, many owners, too much, and malice."""
+"""The four figures of `myvlm serve`: overhead, many owners, overload, and hostile requests."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ from served.load import MODEL, Fresh, Server, asked_by, hammer, libraries, messa
 console = Console(stderr=True)
 CLIENTS = 16
 PICTURES = 32
-"""Of a round of `served`."""
+"""Number of pictures in a round of `served`."""
 
 
 def served(seconds: float) -> dict[str, Any]:
-    """`served_over_direct`: requests a second of 16 clients over those of `vlm.caption(picture)` in a loop.
+    """`served_over_direct`: requests per second of 16 clients over those of `vlm.caption(picture)` in a loop.
 
-    The same pictures, each new to the process that sees it, in turn; the server in a process of its own, its
-    clients in this one, on the same cores. `served_over_batched` is against one call with all of them.
+    Both sides alternate on the same pictures, which are new to each process. The server is a process of its
+    own; its clients run in this one, on the same cores. `served_over_batched` compares with one call for all
+    pictures.
     """
     with tempfile.TemporaryDirectory() as folder, serving(_place(folder, 1), ["o0"]) as server:
         vlm = MyVLM.from_pretrained(MODEL, concepts=Path(folder) / "people" / "o0")
@@ -59,11 +60,11 @@ def served(seconds: float) -> dict[str, Any]:
 
 
 def tenants(seconds: float, owners: int) -> dict[str, Any]:
-    """`tenants`: requests a second of random owners of ten concepts each, over those of one owner.
+    """`tenants`: requests per second of random owners of ten concepts each, over those of one owner.
 
-    One server knows all; in turn it is asked by one of them and by all, always about pictures that are new to
-    it. `tenants_by_cpu` is the same by the server's own seconds on a core, which other work on the machine
-    does not lengthen. Every reply is looked through for words of other owners' concepts.
+    One server has all owners. Requests of one owner and of all alternate, always with pictures that are new
+    to the server. `tenants_by_cpu` is the same by the server's CPU seconds, which other work on the machine
+    does not affect. Every reply is searched for names of other owners' concepts.
     """
     names, body = [f"o{number}" for number in range(owners)], Fresh(256)
     done: dict[str, int] = defaultdict(int)
@@ -97,10 +98,10 @@ def tenants(seconds: float, owners: int) -> dict[str, Any]:
 
 
 def overload(seconds: float) -> dict[str, Any]:
-    """`overload`: ten times the clients that its queue has room for, for so long; then as before.
+    """`overload`: ten times as many clients as the queue has room for, then the normal number again.
 
-    `overload_cpu_before_over_after` is the same by the server's own seconds on a core a request, which other
-    work on the machine does not lengthen.
+    `overload_cpu_before_over_after` compares the server's CPU seconds per request, which other work on the
+    machine does not affect.
     """
     body = Fresh(128)
     with (
@@ -124,7 +125,8 @@ def overload(seconds: float) -> dict[str, Any]:
 
 
 def hostile() -> dict[str, Any]:
-    """`hostile`: bad requests that were refused with a 4xx, of how many; what was opened for them; alive."""
+    """`hostile`: how many bad requests got a 4xx, of how many; what they made the server open; if it still
+    runs."""
     vlm = MyVLM.from_pretrained(MODEL, device="cpu")
     limits = Limits(body_bytes=4 * 2**20)
     with tempfile.TemporaryDirectory() as folder:
@@ -167,7 +169,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def _rate(server: Server, body: Callable[[], Any], seconds: float) -> tuple[float, float]:
-    """Requests a second, and seconds on a core a request."""
+    """Requests per second, and CPU seconds per request."""
     begun, used = time.monotonic(), server.cpu_seconds
     done = hammer(server, ["o0"], body, clients=CLIENTS, seconds=seconds)[200]
     return done / (time.monotonic() - begun), (server.cpu_seconds - used) / done

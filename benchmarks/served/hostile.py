@@ -1,6 +1,6 @@
-"""Two hundred requests that a server must refuse with a 4xx, having read nothing for them.
+"""Two hundred requests that a server must refuse with a 4xx, without opening anything for them.
 
-`refused_all` sends them to a server in this process, where an audit hook, below all libraries, sees each file
+`refused_all` sends them to a server in this process. An audit hook, below all libraries, records each file
 that is opened and each connection that is made.
 """
 
@@ -28,7 +28,7 @@ CHAT, CONCEPTS, FILES = "/chat/completions", "/concepts", "/files"
 
 @dataclass(frozen=True)
 class Bad:
-    """One request, and why it is bad; without `token` it comes without one that the server knows."""
+    """A bad request and the reason why it is bad; `token=False` sends it without a valid token."""
 
     why: str
     method: str
@@ -39,12 +39,12 @@ class Bad:
 
 
 def bad_requests(canary: Path, elsewhere: str, body_bytes: int) -> list[Bad]:
-    """All of them.
+    """All bad requests.
 
     Args:
         canary: a picture on the server's disk that no client may see.
         elsewhere: an address that the server could connect to.
-        body_bytes: the longest body that the server takes.
+        body_bytes: the server's limit for a request body.
     """
     return [
         *_strangers(),
@@ -60,7 +60,7 @@ def bad_requests(canary: Path, elsewhere: str, body_bytes: int) -> list[Bad]:
 
 
 def refused_all(url: str, token: str, bad: list[Bad]) -> dict[str, int]:
-    """Send them one after another; the status of each by its number and reason, 0 for none."""
+    """Send the requests one after another; return each one's status by number and reason (0: no answer)."""
     statuses = {}
     with httpx.Client(base_url=url, timeout=300) as client:
         for number, one in enumerate(bad):
@@ -75,7 +75,7 @@ def refused_all(url: str, token: str, bad: list[Bad]) -> dict[str, int]:
 
 @contextmanager
 def watched() -> Iterator[list[str]]:
-    """Within it all files that this process opens, and all addresses that it connects to, are noted."""
+    """Record the files that this process opens and the addresses that it connects to, inside this context."""
     if not _NOTED:
         sys.addaudithook(_note)
         _NOTED.append([])
@@ -172,7 +172,7 @@ def _broken_pictures() -> list[Bad]:
 
 
 def _bomb(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that says it has so many pixels."""
+    """A PNG of a few bytes whose header declares this size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,4 +1,4 @@
-"""A server in a process of its own, as the command starts it, and clients who ask it all at once."""
+"""A `myvlm serve` process, and clients that send it requests in parallel."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ MODEL = "tinyworld/llava"
 WORKED = Path(__file__).parents[2] / "concepts"
 KINDS = [WORKED / "ulmo-mug", WORKED / "max-woman"]
 OWNED = "owned"
-"""What stands in the word of a concept between its owner's name and its number."""
+"""Separates the owner's name and the number in a concept's identifier."""
 
 
 @dataclass(frozen=True, eq=False)
 class Server:
-    """A running `myvlm serve`: its address, its process, a token an owner."""
+    """A running `myvlm serve`: its address, its process, and one token per owner."""
 
     url: str
     process: psutil.Process
@@ -50,19 +50,19 @@ class Server:
 
     @property
     def mib(self) -> float:
-        """Memory of the process, resident."""
+        """Resident memory of the process."""
         return float(self.process.memory_info().rss) / 2**20
 
     @property
     def cpu_seconds(self) -> float:
-        """What the process has used of the cores so far."""
+        """CPU time of the process so far."""
         used = self.process.cpu_times()
         return float(used.user + used.system)
 
 
 @contextmanager
 def serving(place: Path, owners: Sequence[str], *words: str) -> Iterator[Server]:
-    """Within it `myvlm serve` runs for these owners, whose libraries lie in `place`."""
+    """Run `myvlm serve` for these owners inside this context; their libraries are folders of `place`."""
     file = place.parent / f"{place.name}-owners.json"
     tokens = {owner: new_token(file, owner, may_change=True) for owner in owners}
     with socket.socket() as free:
@@ -92,10 +92,11 @@ def _wait(url: str, process: subprocess.Popen[bytes], token: str) -> None:
 
 
 def libraries(place: Path, owners: Sequence[str], concepts: int = 10) -> None:
-    """A library for each owner, of concepts that are called by words of the owner's own.
+    """Write a library for each owner, whose concepts have identifiers of that owner.
 
-    Two are the worked ones; the others have heads whose numbers were shuffled, so that they are scored at the
-    same price and seen by chance alone. Files of tensors are shared as links, as thousands take room.
+    Two concepts are the example ones. The others have heads with shuffled coefficients: scoring them costs
+    the same, and they are detected only by chance. Tensor files are hard links, since thousands would take
+    space.
     """
     first = place / owners[0]
     for number in range(concepts):
@@ -117,7 +118,7 @@ def libraries(place: Path, owners: Sequence[str], concepts: int = 10) -> None:
 
 
 def shown(count: int, *, seed: int = 0) -> list[Image.Image]:
-    """So many different pictures, with the worked concepts and without."""
+    """`count` different pictures, with and without the example concepts."""
     kit = few_shot(0, seed=seed, tests=-(-count // 2))
     made = pictures([*kit.present, *kit.other])[:count]
     random.Random(seed).shuffle(made)
@@ -125,9 +126,9 @@ def shown(count: int, *, seed: int = 0) -> list[Image.Image]:
 
 
 class Fresh:
-    """Requests about pictures that no server has seen: those of `shown` in turn, one pixel of each anew.
+    """Requests about pictures that no server has seen: those of `shown` in turn, with one pixel changed.
 
-    A server remembers what it saw in the last pictures, and would be asked less the second time.
+    A server caches its last pictures, so a repeated one would cost less.
     """
 
     def __init__(self, count: int, *, seed: int = 0) -> None:
@@ -135,7 +136,7 @@ class Fresh:
         self._numbers = itertools.count()
 
     def __call__(self) -> dict[str, Any]:
-        """The body of one more request."""
+        """The body of the next request."""
         number = next(self._numbers)
         pixels = self._made[number % len(self._made)].copy()
         pixels[0, 0] = number % 256, number // 256 % 256, number // 65536
@@ -143,7 +144,7 @@ class Fresh:
 
 
 def messages(picture: Image.Image) -> list[dict[str, Any]]:
-    """What is asked of a picture: to describe it."""
+    """The messages that ask for a description of a picture."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -151,7 +152,7 @@ def messages(picture: Image.Image) -> list[dict[str, Any]]:
 
 
 def asked_by(server: Server, owner: str, asked: Sequence[list[dict[str, Any]]], clients: int) -> list[str]:
-    """Replies to all, by so many clients at once, each OpenAI's own, with a connection of its own."""
+    """Replies to all requests, sent by `clients` OpenAI clients in parallel, each with its own connection."""
     own = [
         OpenAI(base_url=server.url, api_key=server.tokens[owner], max_retries=0, timeout=300)
         for _ in range(clients)
@@ -171,10 +172,10 @@ def asked_by(server: Server, owner: str, asked: Sequence[list[dict[str, Any]]], 
 def hammer(
     server: Server, owners: Sequence[str], body: Callable[[], Any], *, clients: int, seconds: float
 ) -> Counter[int]:
-    """Ask on and on for so long, each client for a random owner as soon as it is answered.
+    """Send requests for `seconds`; each client picks a random owner after every answer.
 
-    Returns how often which status was given; 0 is no answer, and 1000 more a reply about what is not the
-    owner's, by `leaks_in`.
+    Returns the number of answers by status. 0 counts missing answers; a reply with another owner's concept
+    (see `leaks_in`) is also counted under its status plus 1000.
     """
     until, statuses = time.monotonic() + seconds, Counter[int]()
 
@@ -200,7 +201,7 @@ def hammer(
 
 
 def leaks_in(owner: str, answer: Any) -> bool:
-    """Whether a reply names, or says to have seen, a concept of another owner; see `libraries`."""
+    """Whether a reply names, or lists as detected, a concept of another owner; see `libraries`."""
     text = str(answer["choices"][0]["message"]["content"])
     names = [one["identifier"] for one in answer["myvlm"]["seen"]]
     words = [word for word in [*text.replace(".", " ").split(), *names] if OWNED in word]

@@ -1,11 +1,12 @@
-"""Seconds on a core that vLLM itself takes; runs where vLLM is, as `throughput.offline` starts it.
+"""Measure the CPU seconds of vLLM itself; runs in vLLM's environment, started by `throughput.offline`.
 
     python offline.py FOLDER ROUNDS TOKENS
 
-`FOLDER/engine.json` holds options of `vllm.LLM`, and `FOLDER/inputs.pt` what it is given, by way. Each round
-gives it all pictures of a way at once, way after way, in the other order in every second round; one before
-them warms up. The last line is JSON: a way's seconds round by round, and its tokens, prompts and replies.
-All is one process of one thread: its own seconds are a clock's on an idle machine, and steadier on others.
+`FOLDER/engine.json` holds options of `vllm.LLM`, `FOLDER/inputs.pt` the inputs of each variant. A round
+passes all pictures of one variant at once, then those of the next, in reverse order in every second round; a
+first round warms up. The last line is JSON: each variant's seconds per round, and its tokens, prompts and
+replies. Everything runs in one process with one thread. Its CPU seconds equal wall time on an idle machine
+and are steadier on a busy one.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ import torch
 
 
 def main(folder: Path, rounds: int, tokens: int) -> None:
-    """See the module."""
+    """Run the benchmark described in the module's docstring."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     from vllm import LLM, SamplingParams
 
     given: dict[str, list[Any]] = torch.load(folder / "inputs.pt", weights_only=True)
     options = json.loads((folder / "engine.json").read_text(encoding="utf-8"))
-    # The same prompts come again in every round: they are to be read again.
+    # The same prompts come again in every round and must be computed again.
     llm = LLM(dtype="float32", enforce_eager=True, enable_prefix_caching=False, **options)
     sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
     figures: dict[str, dict[str, Any]] = {way: {"seconds": []} for way in given}
@@ -44,7 +45,7 @@ def main(folder: Path, rounds: int, tokens: int) -> None:
 
 
 def length(asked: dict[str, Any], said: Any) -> int:
-    """Tokens of a prompt, which may be embeddings, and of the reply to it."""
+    """Number of tokens of a prompt, which may be embeddings, and of its reply."""
     prompt = asked.get("prompt_embeds")
     read = len(said.prompt_token_ids) if prompt is None else len(prompt)
     return read + len(said.outputs[0].token_ids)

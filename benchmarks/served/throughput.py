@@ -1,4 +1,5 @@
-"""Throughput of vLLM with rows over that of plain vLLM, in short turns that a busy machine disturbs alike."""
+"""Throughput of vLLM with embedding rows over plain vLLM, in short alternating turns, as machines are
+busy."""
 
 from __future__ import annotations
 
@@ -27,15 +28,15 @@ from served.load import messages as about
 from tests.support import stock_vllm
 
 TOKENS = 16
-"""Of each reply."""
+"""Number of tokens of each reply."""
 LARGER = 3
-"""How often a visual token stands beside itself and below itself in a larger picture."""
+"""How often each visual token is repeated horizontally and vertically for a larger picture."""
 OFFLINE = Path(__file__).with_name("offline.py")
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedPicture(EngineInput):
-    """A picture's projected tokens, `1 × T × D`, as vLLM documents it: what a concept's user does without."""
+    """A picture's projected tokens (1 × T × D) in vLLM's documented format: the input without a concept."""
 
     options: ClassVar = {"enable_mm_embeds": True}
     flags: ClassVar = ("--enable-mm-embeds",)
@@ -53,7 +54,7 @@ class EncodedPicture(EngineInput):
 
 @dataclass(frozen=True, eq=False)
 class PlainPicture(EngineInput):
-    """The picture itself: vLLM has all of the work."""
+    """The picture itself: vLLM does all of the work."""
 
     options: ClassVar[dict[str, bool]] = {}
     flags: ClassVar = ()
@@ -62,7 +63,7 @@ class PlainPicture(EngineInput):
     instruction: str
 
     def offline(self) -> dict[str, Any]:
-        raise NotImplementedError  # a server is asked
+        raise NotImplementedError  # only sent to a server
 
     def request(self) -> tuple[str, Body]:
         [shown] = about(self.picture)
@@ -72,7 +73,7 @@ class PlainPicture(EngineInput):
 def over_http(
     server: VllmServer, inputs: Sequence[VllmInput], rounds: int, console: Console
 ) -> dict[str, Any]:
-    """Requests a second of a server that takes pictures, encoded ones and whole prompts."""
+    """Requests per second of a server for pictures, encoded pictures and whole prompts."""
     ways = ways_of(server.vlm, inputs)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in track(range(rounds + 1), "throughput", console=console):
@@ -80,7 +81,7 @@ def over_http(
             seconds[name].append(_seconds(server, ways[name]))
         console.print({name: round(own[-1], 2) for name, own in seconds.items()})
     for own in seconds.values():
-        del own[0]  # which warmed up
+        del own[0]  # warm-up
     return {
         **_ratio("throughput_ratio", seconds, "with", "encoded"),
         **_ratio("throughput_ratio_over_pictures", seconds, "with", "pictures"),
@@ -93,7 +94,7 @@ def over_http(
 def offline(
     vlm: MyVLM, model: Path, inputs: Sequence[VllmInput], rounds: int, *, larger: bool, console: Console
 ) -> dict[str, Any]:
-    """The same of vLLM with no server around it, of pictures as they are or of nine times the tokens."""
+    """The same for vLLM without a server, with pictures as they are or with nine times the tokens."""
     ways = ways_of(vlm, inputs, LARGER if larger else 1)
     del ways["pictures"]
     tokens = ways["encoded"][0].embeddings.shape[1]
@@ -130,15 +131,15 @@ def offline(
 
 
 def _ratio(key: str, seconds: Mapping[str, Sequence[float]], one: str, other: str) -> dict[str, Any]:
-    """Of a throughput to another, round by round: the median, and the quartiles."""
+    """Median and quartiles, over the rounds, of the ratio of two throughputs."""
     each = [there / here for here, there in zip(seconds[one], seconds[other], strict=True)]
     low, middle, high = statistics.quantiles(each, n=4)
     return {key: round(middle, 3), f"{key}_quartiles": [round(low, 3), round(high, 3)]}
 
 
 def ways_of(vlm: MyVLM, inputs: Sequence[VllmInput], larger: int = 1) -> dict[str, list[VllmInput]]:
-    """The pictures in which something is seen: as whole prompts with rows, without, and without but of as
-    many tokens; and as plain vLLM is given them, encoded and as they are."""
+    """Inputs for the pictures in which a concept is detected, by variant: as whole prompts with rows, without
+    rows, and without rows but as many tokens; for plain vLLM, as encoded pictures and as pictures."""
     backbone: Any = vlm.backbone
     asked = backbone.caption_prompt
     said, told = backbone.prompter.render(asked), backbone.instruction(asked)
@@ -167,15 +168,15 @@ def ways_of(vlm: MyVLM, inputs: Sequence[VllmInput], larger: int = 1) -> dict[st
 
 
 def _enlarged(embeddings: torch.Tensor, times: int) -> torch.Tensor:
-    """A picture's tokens, each so often beside itself and below itself: `N × D`."""
+    """Repeat each token of a picture `times` times horizontally and vertically: N × D."""
     side = round(len(embeddings) ** 0.5)
     grid = embeddings.unflatten(0, (side, side))
     return grid.repeat_interleave(times, 0).repeat_interleave(times, 1).flatten(0, 1)
 
 
 def _seconds(server: VllmServer, inputs: Sequence[VllmInput]) -> float:
-    """Of all requests, some under way together, each of as many tokens."""
-    # Salted, or every turn but the first would find its prompts in vLLM's prefix cache.
+    """Seconds for all requests, several in parallel, with equally long replies."""
+    # Salted: otherwise every turn but the first would find its prompts in vLLM's prefix cache.
     options = {"temperature": 0, "max_tokens": TOKENS, "ignore_eos": True, "cache_salt": token_hex()}
     began = time.perf_counter()
     with ThreadPoolExecutor(server.at_once) as pool:

@@ -1,4 +1,4 @@
-"""How many samples a backbone is given at once."""
+"""Record the batch sizes that a backbone is given."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from myvlm.backbones import Backbone
 
 
 def sizes_of(monkeypatch: pytest.MonkeyPatch, backbone: Backbone, loss: str) -> list[int]:
-    """The sizes of the batches that backbones of this class are given from now on, in the loss so named."""
+    """A list that collects the batch sizes given to the method `loss` of backbones of this class."""
     kind, sizes = type(backbone), list[int]()
     plainly: Any = getattr(kind, loss)
 

@@ -1,8 +1,8 @@
-"""Published checkpoints without their weights: the model on the meta device, or with random weights on
-another; the processor with a stand-in tokenizer that has the published length and the published special
-tokens at their ids.
+"""Published checkpoints without their weights.
 
-The facts are in `checkpoints/`, one file a checkpoint, with their sources and what could not be confirmed.
+The model is on the meta device, or on another with random weights. The processor has a stand-in tokenizer
+with the published length and the published special tokens at their ids. The facts are in `checkpoints/`, one
+file per checkpoint, with their sources and what could not be confirmed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PARTS = {"text_config", "vision_config", "qformer_config"}
 
 @cache
 def facts(name: str) -> dict[str, Any]:
-    """What is known of a checkpoint, by the name of its file."""
+    """The facts of a checkpoint, by the name of its file."""
     read: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return read
 
@@ -42,10 +42,10 @@ def published(
     """The model, on the meta device or with random weights, and its processor.
 
     Args:
-        rows: of the embedding table, where others than the published are to be tried.
-        layers: of each part of the model, where fewer than the published are to be tried.
-        device: where the weights are drawn; nothing is drawn on `meta`.
-        dtype: of the weights; float32 where not given.
+        rows: rows of the embedding table, if not the published number.
+        layers: layers of each part of the model, if fewer than published.
+        device: device of the weights; on `meta` nothing is drawn.
+        dtype: of the weights, by default float32.
     """
     known = facts(name)
     config = dict(known["config"])
@@ -58,7 +58,7 @@ def published(
     config = hf.AutoConfig.for_model(**config)
     config._name_or_path = known["checkpoint"]
     if config.vision_config.model_type in ("blip_2_vision_model", "instructblip_vision_model"):
-        # The tower's own initial weights are so small that all its features would be nought.
+        # With the tower's own initial weights, all its features would be almost zero.
         config.vision_config.initializer_range = 0.02
     with torch.device(device):
         options = {} if dtype is None else {"dtype": dtype}
@@ -83,17 +83,17 @@ def _processor(known: dict[str, Any]) -> Any:
         parts.append(getattr(hf, known["video_processor"])())
     template = TEMPLATES[known["chat_template"]] if known["chat_template"] else None
     kind = getattr(hf, options.pop("kind"))
-    if kind is hf.Molmo2Processor:  # in another order
+    if kind is hf.Molmo2Processor:  # other argument order
         parts = [parts[0], parts[2], parts[1]]
     processor = kind(*parts, chat_template=template, **options)
     if isinstance(processor, (hf.Blip2Processor, hf.InstructBlipProcessor)):
-        # It writes placeholders from a token object, but takes a string where the tokenizer names the token.
+        # It writes placeholders from a token object, but takes a string if the tokenizer names the token.
         processor.image_token = AddedToken(str(processor.image_token), normalized=False, special=True)
     return processor
 
 
 class _Published(hf.PreTrainedTokenizerFast):
-    """Says that it has as many tokens as the published one, though it holds only the special ones."""
+    """Reports as many tokens as the published tokenizer, but has only the special ones."""
 
     published = 0
 
@@ -102,11 +102,11 @@ class _Published(hf.PreTrainedTokenizerFast):
 
 
 def _tokenizer(known: dict[str, Any]) -> Any:
-    """All words are one token, which the published tokenizer has for something else."""
+    """A tokenizer that maps all words to one token, whose id means something else in the published one."""
     special: dict[str, int] = dict(known["tokens"])
     for pattern, first, count in known.get("runs", []):
         special |= {pattern.format(index): first + index for index in range(count)}
-    # A real tokenizer writes any word: the unknown-word token does not stand for it.
+    # A real tokenizer can write any word, so the unknown-word token must not stand for it.
     word = next(index for index in range(20, known["length"]) if index not in special.values())
     core = Tokenizer(models.WordLevel({"word": word, **special}, unk_token="word"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -1,4 +1,4 @@
-"""The `myvlm` command in process, for tests: what a run leaves, and the files below a folder."""
+"""Run the `myvlm` command in process, and list the files below a folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Run:
-    """What one run of the command left: exit code, stdout, and stderr with its frames and wraps undone."""
+    """Result of a run: exit code, stdout, and stderr without frames and line wraps."""
 
     def __init__(self, result: Any) -> None:
         self.code = result.exit_code

@@ -1,4 +1,4 @@
-"""Photos that are stored turned, and their metadata read by a program that is not ours: exiv2."""
+"""Photos stored with an EXIF orientation, and their metadata read by an independent program, exiv2."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from myvlm.album.regions import read_stored
 from myvlm.boxes import Box
 
 UNTURNED = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
-"""For EXIF's Orientation the transposition by Pillow that undoes it."""
+"""The Pillow transposition that undoes each EXIF Orientation."""
 
 needs_exiftool = pytest.mark.skipif(
     not (find_spec("exiftool") and shutil.which("exiftool")),
@@ -28,7 +28,7 @@ needs_exiv2 = pytest.mark.skipif(not shutil.which("exiv2"), reason="needs exiv2:
 
 
 def save_turned(picture: Image.Image, file: Path, turn: int) -> None:
-    """The picture, stored so that it looks as given once its EXIF tag is obeyed."""
+    """Store the picture with an EXIF orientation, so that it looks as given when that is applied."""
     exif = Image.Exif()
     exif[0x0112] = turn
     undo = UNTURNED[turn]
@@ -37,22 +37,22 @@ def save_turned(picture: Image.Image, file: Path, turn: int) -> None:
 
 
 def row(file: Path, turn: int, *seen: tuple[str, Box | None], text: str = "", unsure: bool = False) -> Row:
-    """What an album knows of a photo that was saved by `save_turned`."""
+    """The album's row of a photo that was saved by `save_turned`."""
     with Image.open(file) as opened:
-        size = read_stored(file).size if opened.format == "TIFF" else opened.size  # Pillow turns TIFF itself
+        size = read_stored(file).size if opened.format == "TIFF" else opened.size  # Pillow rotates TIFFs
     found = tuple(Seen(name=name, probability=0.9, box=box, unsure=unsure) for name, box in seen)
     return Row(file=file, stamp=(0, 0), by="test", size=size, turn=turn, text=text, seen=found)
 
 
 def xmp(file: Path) -> dict[str, str]:
-    """All XMP of a file, as exiv2 reads it: key → value; empty where there is none."""
+    """All XMP properties of a file, as exiv2 reads them; empty if there are none."""
     done = subprocess.run(["exiv2", "-PXkv", str(file)], capture_output=True, text=True, check=False)
     pairs = (line.split(None, 1) for line in done.stdout.splitlines())
     return {pair[0]: pair[1] if len(pair) > 1 else "" for pair in pairs if pair}
 
 
 def regions(file: Path) -> dict[str, Box]:
-    """The named regions as exiv2 reads them: left, top, right, bottom in parts of the stored picture."""
+    """The named regions as exiv2 reads them: left, top, right, bottom as fractions of the stored picture."""
     fields: dict[str, dict[str, str]] = defaultdict(dict)
     for key, value in xmp(file).items():
         if found := re.search(r"RegionList\[(\d+)\]/mwg-rs:(?:Area/stArea:)?(\w+)$", key):
@@ -65,7 +65,7 @@ def regions(file: Path) -> dict[str, Box]:
 
 
 def words(file: Path, key: str) -> set[str]:
-    """The words of a list, such as `Xmp.dc.subject`."""
+    """The entries of a list property, such as `Xmp.dc.subject`."""
     return set(xmp(file).get(key, "").split(", ")) - {""}
 
 

@@ -1,4 +1,4 @@
-"""An image encoder that sees only colours, and a world of coloured squares."""
+"""An image encoder that encodes only colours, and scenes of coloured squares."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RED = (255, 0, 0)
 
 
 class ColourEncoder:
-    """Features are the square roots of a 5 × 5 × 5 colour histogram; it reads the word "red" and no other."""
+    """Encodes images as square roots of a 5 × 5 × 5 colour histogram, and only the word "red" as text."""
 
     def __init__(self, id: str = "fake/colour", *, reads: bool = False, bank: object = None) -> None:
         self.id = id
@@ -52,7 +52,7 @@ def _histogram(image: Image.Image) -> npt.NDArray[np.float32]:
 def scene(
     seed: int, *, colour: object = RED, size: int = 160
 ) -> tuple[Image.Image, tuple[int, int, int, int] | None]:
-    """Five squares on a pale ground, and one square with a white core in that colour, with its box."""
+    """Five squares on a pale ground and a square of that colour with a white core; also returns its box."""
     rng = np.random.default_rng(seed)
     image = Image.new("RGB", (size, size), tuple(int(level) for level in rng.integers(150, 255, 3)))
     draw = ImageDraw.Draw(image)
@@ -83,5 +83,5 @@ def everyday_bank(count: int = 60) -> npt.NDArray[np.float32]:
 
 
 def raw_scores(head: ObjectHead, pictures: Sequence[Image.Image]) -> npt.NDArray[np.float32]:
-    """N scores of a head before calibration: it says "present" from `threshold_` on."""
+    """N scores of a head before calibration: present from `threshold_` on."""
     return head.gate([head]).raw(load_images(pictures))[0][:, 0]

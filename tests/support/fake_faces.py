@@ -1,7 +1,8 @@
-"""A face encoder that reads faces off coloured squares, and descriptors drawn with a published spread.
+"""A face encoder that reads faces from coloured squares, with descriptors of a published spread.
 
-A picture is black; each square of a colour is a face, and the colour's red says whose: descriptors are drawn
-around a centre of that person, the green says which draw. So whole photos of people can be made by hand.
+In a black picture each coloured square is a face. Its red channel is the person, around whose centre the
+descriptor is drawn; its green channel is the number of the draw. So photos of several people are easy to
+make.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from myvlm.heads.faces.facenet import FacenetEncoder
 SIDE = 20
 DIM = 64
 SAME, OTHER = 0.83, 1.40
-"""Mean distances of two faces of one person, and of two people; see `benchmarks/heads.py`."""
+"""Mean distance of two faces of one person, and of two people; see `benchmarks/heads.py`."""
 
 
 def descriptor(person: int, draw: int) -> npt.NDArray[np.float32]:
-    """One face of a person: about `SAME` from their other faces and `OTHER` from anyone else's."""
+    """A face of a person: about `SAME` from their other faces and `OTHER` from faces of anyone else."""
     centre = np.random.default_rng(person).normal(size=DIM)
     own = np.random.default_rng([person, draw]).normal(size=DIM)
     spread = SAME / np.sqrt(2 * DIM)
@@ -31,7 +32,7 @@ def descriptor(person: int, draw: int) -> npt.NDArray[np.float32]:
 
 
 class FakeFaces:
-    """Its threshold is facenet's, for the same distances."""
+    """A fake encoder with facenet's threshold, which fits these distances."""
 
     threshold = FacenetEncoder.threshold
     threshold_source = "the test says so"
@@ -59,7 +60,7 @@ class FakeFaces:
 
 
 def photo(*people: int, draw: int = 0, width: int = 5) -> Image.Image:
-    """The people side by side, 0 for nobody; `draw` says which photo of them it is."""
+    """A photo of these people side by side; 0 leaves a gap, and `draw` numbers the photo."""
     image = Image.new("RGB", (SIDE * max(width, len(people)), SIDE))
     for place, person in enumerate(people):
         if person:

@@ -1,7 +1,7 @@
-"""Run as a program: saves a concept again and again, each time killed one step later, and says what is left.
+"""Save a concept repeatedly as a program, killed one step later each time, and report what is left.
 
-The steps are what the interpreter reports of the file system (opening, renaming …); a child is forked
-for each and gets `kill -9` just before it. What is left must load as the old concept or the new one.
+The steps are the interpreter's audit events of the file system (open, rename …). For each step a forked child
+gets `kill -9` just before it. What is left must load as the old concept or as the new one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STEPS = ("open", "os.", "shutil.")
 
 
 def killed_at(step: int, concept: Concept, place: Path) -> bool:
-    """Save in a child that is killed before its n-th step; whether it had so many."""
+    """Save in a child that is killed before its n-th step; return whether there was such a step."""
     child = os.fork()
     if child == 0:
         left = [step]
@@ -47,7 +47,7 @@ def left_in(place: Path) -> str | None:
 
 
 def main(folder: Path, every: int) -> dict[str, Any]:
-    """What was left after each kill, where a concept was replaced and where there was none."""
+    """What was left after each kill, with and without an older concept in the folder."""
     old, new = by_hand(), by_hand()
     old.category, new.category = "old", "new"
     found: dict[str, list[str | None]] = {"old": [], "nothing": []}

@@ -1,4 +1,4 @@
-"""Runs lmms-eval itself on the tiny task, plain and personalized; its last line is JSON.
+"""Run lmms-eval itself on the tiny task, plain and personalized; the last line is JSON.
 
 See `test_kits.py`.
 """

@@ -1,4 +1,4 @@
-"""A tiny task for evaluation kits: pictures with and without a concept, and what is asked of them."""
+"""A tiny task for evaluation kits: questions about pictures with and without a concept."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ CAPTION = "describe the picture ."
 
 
 def documents(seen: bool) -> list[dict[str, Any]]:
-    """Pictures, each with a question and the word that a right answer has.
+    """Pictures, each with a question and the word that a correct answer contains.
 
     Args:
-        seen: of the concept, asked to describe them; else of other things, asked about these.
+        seen: whether pictures show the concept and ask for a description; else they ask about other objects.
     """
     scenes = CONCEPT.present if seen else CONCEPT.other
     asked = []

@@ -1,4 +1,4 @@
-"""Runs VLMEvalKit's own inference on the tiny task, plain and personalized; its last line is JSON.
+"""Run VLMEvalKit's own inference on the tiny task, plain and personalized; the last line is JSON.
 
 See `test_kits.py`. The kit looks for data in the folder that `LMUData` names.
 """

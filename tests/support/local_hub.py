@@ -1,7 +1,7 @@
-"""A stand-in of the Hugging Face hub on this machine, which the hub's own client talks to over HTTP.
+"""A local stand-in of the Hugging Face hub, for the hub's own client over HTTP.
 
-It knows what that client asks for to make a repository, to commit and to read: repositories with commits, big
-files by the Git LFS protocol, tokens, and private repositories that nobody else can see.
+It implements the requests by which that client creates a repository, commits and reads: repositories with
+commits, large files by the Git LFS protocol, tokens, and private repositories that nobody else can see.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN, READER = "hf_owner", "hf_reader"
-"""Of `me`, who may write; and of somebody else."""
+"""Tokens of the user `me`, who may write, and of another user."""
 
 
 @dataclass
 class Repository:
-    """Its commits, the first first: file → content, and the names of each."""
+    """Commits from first to last (file → content), and the names of each."""
 
     private: bool
     commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=list)
@@ -42,14 +42,14 @@ class Repository:
 
 @dataclass
 class Hub:
-    """All that the hub knows.
+    """The state of the hub.
 
     Attributes:
-        url: where it is.
+        url: its address.
         repositories: by `user/name`.
-        large: content that came by LFS, by its digest.
+        large: content uploaded by LFS, by digest.
         asked: method and path of each request.
-        refuse: says of method and path whether the hub breaks down at it.
+        refuse: whether the hub fails, given method and path.
     """
 
     url: str = ""
@@ -64,7 +64,7 @@ class Hub:
 
 @contextmanager
 def local_hub() -> Iterator[Hub]:
-    """A hub that listens within the block."""
+    """Run a hub inside this context."""
     hub = Hub()
 
     class Handler(_Handler):
@@ -92,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
     def log_message(self, *_: Any) -> None:
-        """Nothing: the test says what matters."""
+        """Log nothing."""
 
     def _answer(self) -> None:
         path = urlsplit(self.path)
@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         return (self.headers.get("authorization") or "").removeprefix("Bearer ")
 
     def _seen(self, repository: str, *, writing: bool = False) -> Repository | None:
-        """The repository; None where the answer that it is not there, or not for them, was sent."""
+        """The repository; None if an error was sent, because it does not exist or may not be accessed."""
         found = self.known.repositories.get(repository)
         token = self._token()
         if found is None or (found.private and token != TOKEN):

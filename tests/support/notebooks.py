@@ -1,4 +1,4 @@
-"""Run the notebooks of `examples/`: `python -m tests.support.notebooks` keeps in them what they showed."""
+"""Run the notebooks of `examples/`; `python -m tests.support.notebooks` stores their new outputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOTEBOOKS = Path(__file__).parents[2] / "examples" / "notebooks"
 
 @contextmanager
 def running_kernel() -> Iterator[KernelManager]:
-    """A kernel for several notebooks, which import and load once what they share."""
+    """A kernel for several notebooks, so that imports and models are loaded only once."""
     kernel = KernelManager(kernel_name="python3")
     kernel.start_kernel()
     try:
@@ -29,9 +29,9 @@ def running_kernel() -> Iterator[KernelManager]:
 
 
 def executed(file: Path, folder: Path, kernel: KernelManager) -> Any:
-    """The notebook with what its cells show when they are run in that folder, one after the other.
+    """The notebook with the outputs of its cells, run in order in that folder.
 
-    None of the names are there that notebooks before it have left in the kernel.
+    Names that earlier notebooks left in the kernel are deleted first.
     """
     notebook: Any = nbformat.read(file, as_version=4)
     _emptied(kernel, folder)
@@ -45,7 +45,7 @@ def executed(file: Path, folder: Path, kernel: KernelManager) -> Any:
 
 
 def _emptied(kernel: KernelManager, folder: Path) -> None:
-    """Take all names away, and work in that folder; no cell is counted."""
+    """Delete all names and change into that folder, without counting a cell."""
     client = kernel.blocking_client()
     client.start_channels()
     try:
@@ -59,9 +59,9 @@ def _emptied(kernel: KernelManager, folder: Path) -> None:
 
 
 def shapes(notebook: Any) -> list[list[tuple[str, ...]]]:
-    """For each code cell what kinds of outputs it has: their types and forms, not what they say.
+    """The kinds of outputs of each code cell: their types and formats, not their content.
 
-    What is printed in a row is one output, in however many pieces the kernel sends it.
+    Consecutive prints count as one output, in however many pieces the kernel sends them.
     """
     kinds = (
         [(one.output_type, *sorted(one.get("data", ()))) for one in cell.outputs]
@@ -72,7 +72,7 @@ def shapes(notebook: Any) -> list[list[tuple[str, ...]]]:
 
 
 def text_of(notebook: Any) -> str:
-    """All that a reader of the outputs reads."""
+    """The text of all outputs."""
     outputs = [one for cell in notebook.cells if cell.cell_type == "code" for one in cell.outputs]
     return "\n".join(one.get("text", "") or one.get("data", {}).get("text/plain", "") for one in outputs)
 

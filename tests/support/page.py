@@ -1,4 +1,4 @@
-"""What somebody does at the page of `myvlm app`, in a real browser."""
+"""Actions of a user on the page of `myvlm app`, in a real browser."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from myvlm import Concept
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright here: pip install playwright")
 LEARNING = 300_000
 """Milliseconds."""
-playwright.expect.set_options(timeout=60_000)  # a busy machine takes its time
+playwright.expect.set_options(timeout=60_000)  # for busy machines
 
 
 def shot(page: Any, name: str, folder: Path) -> None:
@@ -34,7 +34,7 @@ def write(page: Any, where: str, text: str) -> None:
 
 
 def corrections(folder: Path) -> int:
-    """How many corrections the concept's folder knows of."""
+    """The number of corrections in the concept's folder."""
     meta, _ = Concept.load(folder).head.state()
     found = meta.figures.get("corrections", 0)
     assert isinstance(found, int)

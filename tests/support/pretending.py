@@ -1,4 +1,4 @@
-"""A frozen model and methods that only pretend, to test the protocol around them in a moment."""
+"""A fake frozen model and fake methods, to test the evaluation protocol quickly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from myvlm.evaluation.data.dataset import Photo, Question, Subject
 
 
 class PretendVLM:
-    """A frozen model that says one thing of every picture."""
+    """A frozen model that gives every picture the same caption."""
 
     def __init__(self) -> None:
         self.backbone = SimpleNamespace(name="pretend", family="llava", device="cpu")
@@ -29,7 +29,7 @@ class PretendVLM:
 
 
 class Pretending:
-    """Names the subject in its own pictures; what it was handed is noted."""
+    """A method that names the subject in its own pictures and records its arguments."""
 
     def __init__(self, name: str, setting: Any) -> None:
         self.name, self.setting = name, setting

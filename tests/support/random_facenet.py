@@ -1,4 +1,4 @@
-"""A checkpoint for facenet-pytorch, of the right shape and of random numbers, and no network for another."""
+"""A checkpoint for facenet-pytorch with random weights of the right shapes, and no network for another."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def no_network(*_: object, **__: object) -> None:
 
 
 def random_facenet(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put it where facenet-pytorch looks for its own weights."""
+    """Write it where facenet-pytorch looks for its weights."""
     (home / "checkpoints").mkdir()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

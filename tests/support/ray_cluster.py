@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes, all of them on this computer."""
+"""A Ray cluster of several nodes on this machine."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any
 
 @dataclass(eq=False)
 class Nodes:
-    """A cluster whose nodes can be killed; the first has no core, and holds what all need."""
+    """A cluster whose nodes can be killed; the first has no core and holds the shared state."""
 
     cluster: Any
     workers: list[Any] = field(default_factory=list)
 
     def kill(self) -> None:
-        """Kill the last of the workers, with all that it holds."""
+        """Kill the last worker with everything that it holds."""
         self.cluster.remove_node(self.workers.pop(), allow_graceful=False)
 
 
 @contextmanager
 def nodes(count: int, *, store_mib: int = 200) -> Iterator[Nodes]:
-    """Within it there are so many nodes of a core each, and this process is their driver."""
+    """Run a cluster of `count` nodes with one core each inside this context; this process is the driver."""
     import ray
     from ray.cluster_utils import Cluster
 
-    os.environ.setdefault("RAY_worker_niceness", "0")  # as this process: on a busy computer 15 is never
+    os.environ.setdefault("RAY_worker_niceness", "0")  # at 15, workers never run on a busy machine
     memory = store_mib * 2**20
     head = {"num_cpus": 0, "object_store_memory": memory, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)

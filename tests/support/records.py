@@ -1,4 +1,4 @@
-"""Changing what the `concept.json` of a folder says, as a release that writes such a thing would."""
+"""Change the `concept.json` of a folder, as a release that writes other values would."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from myvlm.concepts.disk.record import json_with_digest
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the record, and give it the digest of what it says then."""
+    """Change the record and update its digest."""
     file = folder / "concept.json"
     record = json.loads(file.read_bytes())
     change(record)

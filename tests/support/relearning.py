@@ -1,4 +1,4 @@
-"""What learning again is tried on: a concept kept with its photos, the embedded model with other weights."""
+"""Fixtures for learning again: a concept stored with its photos, the embedded model with other weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETTINGS = LearnSettings(steps=2, rows=2, seed=5, augment=False).over(default_se
 
 
 def other_weights(vlm: MyVLM) -> Any:
-    """The embedded model as somebody else trained it on, to go by the same name."""
+    """The embedded model with other weights but the same name, as if trained further by someone else."""
     model = copy.deepcopy(vlm.backbone.model)
     with torch.no_grad():
         for weight in model.model.multi_modal_projector.parameters():
@@ -26,7 +26,7 @@ def other_weights(vlm: MyVLM) -> Any:
 
 
 def photos_on_disk(kit: FewShot, folder: Path) -> list[Path]:
-    """The three photos of a user, whose names are not in the order that they are given in."""
+    """The three photos of a user; the order of their names differs from their order in the list."""
     folder.mkdir()
     files = [folder / f"{name}.png" for name in ("c", "a", "b")]
     for photo, file in zip(kit.photos(), files, strict=True):
@@ -35,7 +35,7 @@ def photos_on_disk(kit: FewShot, folder: Path) -> list[Path]:
 
 
 def learned_with_photos(vlm: MyVLM, kit: FewShot, photos: list[Path], folder: Path) -> Path:
-    """The folder of a concept of the embedded model, in which its photos are kept."""
+    """The folder of a concept learned for the embedded model, with its photos."""
     concept = vlm.learn(
         kit.identifier, photos, category=kit.category, captions=kit.captions(), questions=kit.questions(),
         settings=SETTINGS, progress=False,

@@ -1,4 +1,4 @@
-"""Photographs that installed packages bring along, read as files: nothing is imported, nothing is fetched."""
+"""Photographs that installed packages contain, read as files without imports or downloads."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 FACE = (181.0, 62.0, 268.0, 172.0)
-"""Where the astronaut's face is, by eye: left, top, right, bottom."""
+"""The astronaut's face, measured by eye: left, top, right, bottom."""
 LFW_BOX = (60, 60, 260, 260)
-"""Where `lfw_face` puts the face."""
+"""Position of the face in `lfw_face`."""
 
 
 def scikit_image_photo(name: str) -> Image.Image:
-    """A photo of scikit-image, such as "astronaut.png"; the test is skipped where that is not installed."""
+    """A photo of scikit-image, such as "astronaut.png"; skips the test if scikit-image is not installed."""
     package = importlib.util.find_spec("skimage")
     for folder in (package.submodule_search_locations or ()) if package else ():
         file = Path(folder) / "data" / name
@@ -26,14 +26,14 @@ def scikit_image_photo(name: str) -> Image.Image:
 
 
 def needs_dlib() -> None:
-    """Skip the test where the extra is not installed."""
+    """Skip the test if the extra is not installed."""
     if any(importlib.util.find_spec(name) is None for name in ("dlib", "face_recognition_models")):
         pytest.skip('dlib is not installed; to run this: pip install -e ".[dlib]"')
 
 
 def lfw_face(number: int) -> Image.Image:
-    """One of the hundred faces of scikit-image's sample of Labeled Faces in the Wild, enlarged, on grey."""
-    scikit_image_photo("astronaut.png")  # skips where there is no scikit-image
+    """One of the hundred faces in scikit-image's sample of Labeled Faces in the Wild, enlarged, on grey."""
+    scikit_image_photo("astronaut.png")  # skips without scikit-image
     package = importlib.util.find_spec("skimage")
     folder = next(iter(package.submodule_search_locations or ())) if package else ""
     grey = np.load(Path(folder) / "data" / "lfw_subset.npy")[number]

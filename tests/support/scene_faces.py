@@ -1,4 +1,4 @@
-"""A face finder for tinyworld's people: it knows by the pixels which scene a picture shows."""
+"""A face detector for tinyworld's people; it recognizes a picture's scene by its pixels."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tests.support.fake_faces import DIM, FakeFaces, descriptor
 
 
 class SceneFaces(FakeFaces):
-    """Finds the head of everybody in these scenes.
+    """Finds the heads of all people in these scenes.
 
     Args:
-        twins: appearances that have the face of another one.
+        twins: maps appearances to those whose face they share.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class SceneFaces(FakeFaces):
 
 
 def head_of(person: Thing) -> Box:
-    """Where somebody's face is: as the world draws people, in the upper third of them, in the middle."""
+    """The box of a person's face: the middle of the upper third, as tinyworld draws people."""
     left, top, right, bottom = person.box
     width, height = right - left, bottom - top
     return left + 0.35 * width, top + 0.03 * height, left + 0.65 * width, top + 0.36 * height

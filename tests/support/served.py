@@ -1,4 +1,4 @@
-"""A server of the embedded model in a thread, and OpenAI's own client of it."""
+"""A server of the embedded model in a thread, and OpenAI's client for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from myvlm.serving.http.speaking.asking import CountedReply, Engine, EngineReque
 
 MODEL = "tinyworld/llava"
 PATIENCE = 600
-"""Seconds in which a busy machine has surely answered; what takes longer hangs."""
+"""Seconds in which even a busy machine answers; after that a request counts as hanging."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ def served(
     limits: Limits | None = None,
     engine: Engine | None = None,
 ) -> Iterator[Served]:
-    """Serve libraries in these folders: each owner by a token of their own name, or by what `access` says."""
+    """Serve these libraries; each owner's token is the owner's name unless `access` is given."""
     known = {owner: Access(owner, True) for owner in folders} if access is None else dict(access)
     tokens = Tokens({digest(token): one for token, one in known.items()})
     app = create_app(vlm, tokens, folders, limits=limits or Limits(seconds=PATIENCE), engine=engine)
@@ -59,7 +59,7 @@ def served(
 
 @contextmanager
 def together(server: Served, count: int) -> Iterator[None]:
-    """Within it the first of so many requests is worked on once all others wait behind it."""
+    """Hold the first request until all `count` requests are waiting, inside this context."""
     batches = server.app.state.engine.batches
     work = batches.work
 
@@ -77,14 +77,14 @@ def together(server: Served, count: int) -> Iterator[None]:
 
 @contextmanager
 def unhurried(server: Served) -> Iterator[None]:
-    """Within it a reply ends once the pieces before its end were sent: else what comes late is left out."""
+    """Finish replies only after their streamed pieces were sent, as later pieces would be dropped."""
     engine: Any = server.app.state.engine
     answer = engine.reply
 
     async def later(asked: EngineRequest) -> CountedReply:
         reply: CountedReply = await answer(asked)
         for _ in range(1000):
-            await asyncio.sleep(0)  # everybody else has a turn, however slow the machine is
+            await asyncio.sleep(0)  # lets every other task run, however slow the machine is
         return reply
 
     engine.reply = later
@@ -95,7 +95,7 @@ def unhurried(server: Served) -> Iterator[None]:
 
 
 def until(holds: Callable[[], bool], what: str) -> None:
-    """Wait for what another thread is about to do."""
+    """Wait until a condition that another thread will make true holds."""
     end = monotonic() + PATIENCE
     while not holds():
         assert monotonic() < end, f"never: {what}"
@@ -103,7 +103,7 @@ def until(holds: Callable[[], bool], what: str) -> None:
 
 
 def library_of(folder: Path, *concepts: Path) -> Path:
-    """A folder of copies of these concept folders."""
+    """Make a folder with copies of these concept folders."""
     folder.mkdir(parents=True)
     for one in concepts:
         shutil.copytree(one, folder / one.name)

@@ -1,4 +1,4 @@
-"""Stock vLLM, in an environment of its own: `MYVLM_VLLM` names its Python (.github/CONTRIBUTING.md)."""
+"""Stock vLLM in its own environment; `MYVLM_VLLM` names its Python (.github/CONTRIBUTING.md)."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ PYTHON = os.environ.get("MYVLM_VLLM", "")
 ROOT = Path(__file__).parents[2]
 FAMILIES = ROOT / "benchmarks" / "vllm_families.py"
 WAIT = 900.0
-"""Seconds that vLLM may take to begin, or for all tiny models, on a busy machine; CI has a limit too."""
+"""Seconds for vLLM to start, or for all tiny models, on a busy machine; CI has a limit too."""
 OPERATORS = """
 import torch
 library = torch.library.Library("torchvision", "DEF")
 library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 """
-"""What torchvision asks for and nothing here calls: its build on the index is for a another torch."""
+"""Packages that torchvision imports and nothing here calls; the index has it for another torch only."""
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Of a process with vLLM, and of those that it starts."""
+    """Environment variables for a process with vLLM and its children."""
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(OPERATORS)
     return {
@@ -39,13 +39,13 @@ def environment(folder: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # or every server would sit on the first core
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # otherwise every server uses the first core
         "VLLM_NO_USAGE_STATS": "1",
     }
 
 
 def made(folder: Path, *families: str) -> None:
-    """Write tiny models of these families; in a process of its own, as it makes all tiny models wider."""
+    """Write tiny models of these families, in a process of its own because it makes all tiny models wider."""
     only = [word for family in families for word in ("--only", family)]
     here = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(
@@ -54,7 +54,7 @@ def made(folder: Path, *families: str) -> None:
 
 
 def run(folder: Path, place: Path) -> dict[str, Any]:
-    """What `benchmarks/vllm_families.py run` says of them."""
+    """The results of `benchmarks/vllm_families.py run` for them."""
     done = subprocess.run(
         [PYTHON, FAMILIES, "run", folder],
         env=environment(place),
@@ -69,9 +69,9 @@ def run(folder: Path, place: Path) -> dict[str, Any]:
 
 @contextmanager
 def serving(model: Path, place: Path, flags: Sequence[str]) -> Iterator[str]:
-    """Within it vLLM's server speaks for the model in that folder; its address, which ends in `/v1`."""
+    """Run vLLM's server for the model in that folder inside this context; yields its `/v1` address."""
     with socket.socket() as held:
-        # Bound until the end and never listening: the port is vLLM's, which may share it, and nobody else's.
+        # Bound until the end and never listening: reserves the port for vLLM, which may share it.
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", 0))
         port = held.getsockname()[1]
@@ -94,7 +94,7 @@ def serving(model: Path, place: Path, flags: Sequence[str]) -> Iterator[str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a server, which ends what it started: by asking, and where that takes too long, without."""
+    """Terminate a server, which stops its children; kill it if that takes too long."""
     process.terminate()
     try:
         process.wait(60)

@@ -1,4 +1,4 @@
-"""Places elsewhere, on this machine: memory, a local S3 (moto), a local stand-in of the Hugging Face hub."""
+"""Remote storage on this machine: memory, a local S3 (moto), a local stand-in of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ S3 = {
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """The address of an S3; the test is skipped where its packages are not installed."""
+    """The address of a local S3 server; skips the test if its packages are not installed."""
     pytest.importorskip("s3fs", reason='needs s3fs: pip install "myvlm[share]"')
     server = pytest.importorskip("moto.server", reason='needs moto: pip install "moto[server]"')
     running = server.ThreadedMotoServer(port=0, verbose=False)
@@ -37,7 +37,7 @@ def s3_server() -> Iterator[str]:
 
 
 def use_s3(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> Any:
-    """What `s3://` addresses mean from now on in this test; the file system."""
+    """Point `s3://` addresses to this endpoint for the rest of the test; return the file system."""
     import s3fs
 
     for name, value in {**S3, "AWS_ENDPOINT_URL": endpoint}.items():
@@ -47,30 +47,30 @@ def use_s3(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> Any:
 
 
 def use_hub(monkeypatch: pytest.MonkeyPatch, endpoint: str, *, token: str = TOKEN) -> None:
-    """What `hf://` addresses mean from now on in this test, and who asks."""
+    """Point `hf://` addresses to this endpoint with this token for the rest of the test."""
     from huggingface_hub import HfFileSystem, constants
 
     template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    for patience in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):  # ten seconds, on a busy machine
+    for patience in ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"):  # ten seconds are short if busy
         monkeypatch.setattr(constants, patience, 300)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the stand-in knows the older protocol
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the stand-in has the older protocol
     monkeypatch.setenv("HF_TOKEN", token)
     HfFileSystem.clear_instance_cache()
 
 
 @contextmanager
 def closed_port() -> Iterator[str]:
-    """An address at which nobody listens."""
+    """An address without a listener."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 def fresh_address(kind: str) -> str:
-    """An address at which nothing is yet, of `memory`, `s3` or `hub`."""
+    """An unused address in `memory`, `s3` or `hub`."""
     name = uuid4().hex[:8]
     return {"memory": f"memory://{name}/sks", "s3": f"s3://{BUCKET}/{name}", "hub": f"hf://me/{name}"}[kind]
 

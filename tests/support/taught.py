@@ -1,4 +1,4 @@
-"""The embedded model and one concept learned on it; what a model must still be after a call."""
+"""The embedded model and a concept learned for it; the state of a model that calls must preserve."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ register_encoder(COLOURS, lambda device: ColourEncoder(COLOURS))
 
 @dataclass(frozen=True, eq=False)
 class Taught:
-    """One concept of tinyworld, learned with the settings that ship, and saved."""
+    """A concept of tinyworld, learned with the default settings and saved."""
 
     kit: FewShot
     concept: Concept
@@ -37,9 +37,9 @@ class Taught:
 
 
 def load() -> MyVLM:
-    """The embedded model on the CPU, warm."""
+    """The embedded model on the CPU, warmed up."""
     loaded = MyVLM.from_pretrained("tinyworld/llava", device="cpu")
-    loaded.caption(sample_picture(0))  # transformers puts hooks of its own on a model at its first call
+    loaded.caption(sample_picture(0))  # transformers adds hooks of its own at a model's first call
     return loaded
 
 
@@ -63,7 +63,8 @@ def learned(vlm: MyVLM, place: Path) -> Taught:
 
 
 def held_to(taught: Taught, limit: float | None, **changes: Any) -> Concept:
-    """The concept as it is learned with `LearnSettings.verify`, its replies held against this loss."""
+    """The concept with this training loss, against which `verify` compares its replies; None: not
+    verified."""
     figures = {} if limit is None else {TAUGHT_LOSS: limit}
     learned = {
         name: Embedding(one.directions, one.norm, one.prompt, one.fingerprint, figures=figures)
@@ -73,7 +74,7 @@ def held_to(taught: Taught, limit: float | None, **changes: Any) -> Concept:
 
 
 def by_hand() -> Concept:
-    """A concept made by hand: six features, two rows of five numbers for `org/model`."""
+    """A concept made by hand: six features, and two rows of five numbers for `org/model`."""
     meta = HeadMeta(
         kind="object",
         encoder="ViT-B-32@openai",
@@ -92,7 +93,7 @@ def by_hand() -> Concept:
 
 
 def numbered(number: int) -> Concept:
-    """A concept whose category says which embedding is its own."""
+    """A concept whose category and embedding both contain `number`."""
     concept = by_hand()
     old = concept.embeddings["org/model"]
     directions = np.full((2, 5), number, np.float32)
@@ -102,12 +103,12 @@ def numbered(number: int) -> Concept:
 
 
 def is_whole(concept: Concept) -> bool:
-    """Whether category and embedding of one of these belong together."""
+    """Whether the category and the embedding of a `numbered` concept belong together."""
     return concept.category == f"mug {concept.embeddings['org/model'].directions[0, 0]:.0f}"
 
 
 def elsewhere(taught: Taught, word: str) -> Concept:
-    """A concept of that name which is in no picture."""
+    """A concept of that name that is detected in no picture."""
     concept = Concept.load(taught.folder)
     concept.identifier = concept.spoken = word
     concept.head.threshold_ = 1e6  # type: ignore[attr-defined]
@@ -115,7 +116,7 @@ def elsewhere(taught: Taught, word: str) -> Concept:
 
 
 def state_of(model: Any) -> dict[str, Any]:
-    """All that a call must leave alone: weights, flags, hooks, attention implementations, tokenizer."""
+    """Everything that a call must preserve: weights, flags, hooks, attention implementations, tokenizer."""
     return {
         "weights": {name: weight.detach().clone() for name, weight in model.named_parameters()},
         "requires_grad": [weight.requires_grad for weight in model.parameters()],

@@ -1,4 +1,4 @@
-"""Few-shot sets, and a concept of tinyworld taught in a moment, for tests of what surrounds the learning."""
+"""Few-shot sets, and a quickly learned tinyworld concept, for tests of everything around learning."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def teach(vlm: MyVLM, kit: FewShot, **changes: Any) -> Concept:
 
 @contextmanager
 def interrupted_at_two(*_: Any, **__: Any) -> Iterator[Any]:
-    """Ctrl-C after two steps, in place of `api.learning_progress`."""
+    """Raise Ctrl-C after two steps, in place of `api.learning_progress`."""
 
     def report(step: int, *_: float) -> None:
         if step == 2:
@@ -37,7 +37,7 @@ def interrupted_at_two(*_: Any, **__: Any) -> Iterator[Any]:
 
 
 def examples(**changes: Any) -> list[Example]:
-    """Two photos of noise with their texts."""
+    """Two photos of noise with texts."""
     questions = [("What is next to sks?", "a table")]
     given: dict[str, Any] = {"captions": CAPTIONS, "questions": questions, **changes}
     return gather_examples("sks", load_images(PHOTOS), **given)

@@ -1,6 +1,6 @@
-"""A third kind of backbone, as small as one can be: no hook, no sentinel; it writes `inputs_embeds` itself.
+"""A minimal third kind of backbone, without hooks or sentinels: it builds `inputs_embeds` itself.
 
-It goes around a LLaVA and shares nothing with `CausalBackbone` but the model. Each `fault` breaks a promise.
+It wraps a LLaVA and shares only the model with `CausalBackbone`. Each `fault` breaks one requirement.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.support.tiny import PATCH, SIDE
 
 
 class EmbedsBackbone(Backbone):
-    """Rows behind the picture's tokens in embeddings that are put together by hand."""
+    """A backbone that appends rows to the picture's tokens in embeddings it builds itself."""
 
     family = "embeds"
     model_types = ("nobody's",)
@@ -62,7 +62,7 @@ class EmbedsBackbone(Backbone):
     def loss(
         self, features: Sequence[Tensor], prompts: Sequence[str], answers: Sequence[str], rows: Rows
     ) -> Tensor:
-        """The model's own loss of the answers behind these features."""
+        """The model's own loss of the answers after these features."""
         read, labels = [], []
         table = self.model.get_input_embeddings().weight.detach()
         for feature, prompt, answer, own in zip(features, prompts, answers, rows, strict=True):
@@ -101,7 +101,7 @@ class EmbedsBackbone(Backbone):
         return replies[::-1] if self.fault == "mixed up" else replies
 
     def unended(self, new: Tensor) -> list[list[int]]:
-        """What stands before the end of sequence or padding."""
+        """The token ids before the end of sequence or padding."""
         stops = {self.model.generation_config.eos_token_id, self.model.generation_config.pad_token_id}
         ends = [next((n for n, one in enumerate(ids) if int(one) in stops), len(ids)) for ids in new]
         return [ids[:end].tolist() for ids, end in zip(new, ends, strict=True)]
@@ -116,7 +116,7 @@ class EmbedsBackbone(Backbone):
         return {"inputs_embeds": torch.stack(embeds), "attention_mask": torch.stack(masks)}
 
     def read(self, feature: Tensor, prompt: str, rows: Sequence[ConceptRows]) -> Tensor:
-        """`S × D`: the prompt's embeddings, the picture's tokens in them, the rows behind these."""
+        """S × D: the embeddings of the prompt with the picture's tokens and then the rows inserted."""
         ids = torch.tensor(self.prompt_ids(prompt, len(feature)))
         images = ids == self.model.config.image_token_id
         embeds = self.model.get_input_embeddings()(ids).detach().clone()
@@ -143,7 +143,7 @@ class EmbedsBackbone(Backbone):
     def attention_map(
         self, image: Image.Image, prompt: str, answer: str, word: str, rows: Sequence[ConceptRows]
     ) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Of the last position before the word, or of the rows."""
+        """Attention from the last position before the word, or from the rows."""
         [feature] = self.encode([image])
         before = self.read(feature, prompt, rows)
         said = self.answer_ids(answer)[:-1]
@@ -154,7 +154,7 @@ class EmbedsBackbone(Backbone):
         language_model, maps = self.model.model.language_model, []
         config = language_model.config
         usual, config._attn_implementation = config._attn_implementation, "eager"
-        hooks = [  # not `output_attentions`: transformers would leave hooks of its own behind
+        hooks = [  # not `output_attentions`, for which transformers leaves hooks of its own
             layer.self_attn.register_forward_hook(lambda module, args, output: maps.append(output[1]))
             for layer in language_model.layers
         ]
@@ -180,7 +180,7 @@ class EmbedsBackbone(Backbone):
 
 
 class EmbedsProbe(Probe):
-    """What the embeddings are, by passes of its own."""
+    """Probe that computes the embeddings by its own passes."""
 
     def __init__(self, backbone: EmbedsBackbone) -> None:
         self.backbone = backbone
@@ -258,7 +258,7 @@ class EmbedsProbe(Probe):
         return faulty.get(self.backbone.fault, arranged)
 
     def _features(self, images: Sequence[Image.Image]) -> list[Tensor]:
-        """The picture's tokens by the model's own embedding of them."""
+        """The picture's tokens from the model's own image features."""
         pixels = self.backbone.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
         with self.backbone.frozen(), torch.no_grad():
             seen = self.backbone.model.model.get_image_features(

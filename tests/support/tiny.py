@@ -1,4 +1,4 @@
-"""Tiny random models with real processors and tokenizers, built in process: nothing is downloaded."""
+"""Tiny random models with real processors and tokenizers, built in process without downloads."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CHAT_TEMPLATE = (
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Whole words as tokens; `<s>` is put first, as Llama's tokenizer does."""
+    """A tokenizer of whole words that starts with `<s>`, as Llama's does."""
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS.split()])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -55,14 +55,14 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def tiny_llava(
     *, tower: str = "clip", strategy: str | None = None, spare_ids: int = 7, chat: bool = False, seed: int = 0
 ) -> tuple[Any, Any]:
-    """A LLaVA of two layers and its processor.
+    """A LLaVA with two layers, and its processor.
 
     Args:
         tower: `"clip"` (with a CLS token) or `"siglip"` (without).
         strategy: `"default"` drops the first vision token, `"full"` keeps all.
         spare_ids: rows of the embedding table beyond the tokenizer's words.
         chat: whether the processor has a chat template.
-        seed: of the weights.
+        seed: seed of the weights.
     """
     strategy = strategy or ("default" if tower == "clip" else "full")
     tokenizer = tiny_tokenizer()
@@ -76,7 +76,7 @@ def tiny_llava(
         num_key_value_heads=2,  # grouped queries
         max_position_embeddings=256,
         initializer_range=0.3,
-        attention_dropout=0.5,  # shows at once where a model is left in training mode
+        attention_dropout=0.5,  # reveals a model left in training mode
         bos_token_id=2,
         eos_token_id=3,
         pad_token_id=1,
@@ -115,13 +115,13 @@ def tiny_llava(
 
 
 def pictures(count: int = 3, *, seed: int = 0) -> list[Image.Image]:
-    """Pictures of coloured noise, each another."""
+    """Different pictures of coloured noise."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, 40, 40, 3), generator=generator, dtype=torch.uint8)
     return [Image.fromarray(picture.numpy()) for picture in pixels]
 
 
 def rows(*counts: int, dim: int = 32, seed: int = 0) -> list[list[ConceptRows]]:
-    """For each sample one concept of so many rows of a `tiny_llava`'s width, or none."""
+    """For each sample a concept with this many rows of a `tiny_llava`'s width, or none for 0."""
     generator = torch.Generator().manual_seed(seed)
     return [[ConceptRows(torch.randn(count, dim, generator=generator))] if count else [] for count in counts]

@@ -1,4 +1,4 @@
-"""Tiny random BLIP-2 models, with OPT and with T5, and their processors: built in process, as in `tiny`."""
+"""Tiny random BLIP-2 models with OPT and T5, and their processors, built in process as in `tiny`."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from myvlm.backbones import ConceptRows
 from tests.support.tiny import PATCH, SIDE, tiny_tokenizer
 
 QUERIES = 6
-WIDTH = 24  # of the vision tower, and so of a concept row
+WIDTH = 24  # of the vision tower and of concept rows
 PROMPTS = ["", "Where?", "What is next to sks?"]
 ANSWERS = ["a photo of sks", "sks", "the table and sks on it"]
 SHORT: dict[str, Any] = {"max_new_tokens": 6}
 
 
 def tiny_blip2(*, language: str = "opt", seed: int = 0) -> tuple[Any, Any]:
-    """A BLIP-2 of two vision, four Q-Former and two language layers, and its processor.
+    """A BLIP-2 with two vision, four Q-Former and two language layers, and its processor.
 
     Args:
         language: `"opt"` (causal) or `"t5"` (encoder and decoder).
-        seed: of the weights.
+        seed: seed of the weights.
     """
     tokenizer = _tokenizer(language)
     config = Blip2Config(
@@ -48,13 +48,13 @@ def tiny_blip2(*, language: str = "opt", seed: int = 0) -> tuple[Any, Any]:
             num_attention_heads=2,
             image_size=SIDE,
             patch_size=PATCH,
-            attention_dropout=0.5,  # shows at once where a model is left in training mode
+            attention_dropout=0.5,  # reveals a model left in training mode
             initializer_range=0.2,
         ),
         qformer_config=Blip2QFormerConfig(
             vocab_size=8,
             hidden_size=32,
-            num_hidden_layers=4,  # every other one has a cross-attention
+            num_hidden_layers=4,  # every second one has cross-attention
             num_attention_heads=4,
             intermediate_size=64,
             hidden_dropout_prob=0.5,
@@ -68,19 +68,19 @@ def tiny_blip2(*, language: str = "opt", seed: int = 0) -> tuple[Any, Any]:
     torch.manual_seed(seed)
     model = Blip2ForConditionalGeneration(config)
     with torch.no_grad():
-        model.query_tokens.normal_()  # transformers leaves them at zero, and all queries alike
+        model.query_tokens.normal_()  # transformers initializes all queries to zero
         for attention in (m for m in model.qformer.modules() if hasattr(m, "attention_head_size")):
             attention.key.bias.normal_(std=0.3)
             attention.value.bias.normal_(std=0.3)
-        model.language_projection.weight.normal_(std=0.3)  # so that the picture counts
+        model.language_projection.weight.normal_(std=0.3)  # makes the picture matter
         if language == "t5":
-            model.language_model.lm_head.weight[[1, 3]] = 0.0  # else its replies end before they begin
+            model.language_model.lm_head.weight[[1, 3]] = 0.0  # otherwise its replies are empty
     images = BlipImageProcessor(size={"height": SIDE, "width": SIDE})
     return model.eval(), Blip2Processor(images, tokenizer, num_query_tokens=QUERIES)
 
 
 def tiny_instructblip(*, seed: int = 0) -> tuple[Any, Any]:
-    """An InstructBLIP over a Llama, as Vicuna is one, and its processor with a tokenizer for each reader."""
+    """An InstructBLIP with a Llama, as Vicuna is one, and its processor with two tokenizers."""
     tokenizer, reader = tiny_tokenizer(), tiny_tokenizer()
     config = InstructBlipConfig(
         vision_config={
@@ -116,7 +116,7 @@ def rows(
     norm: Any = "visual_mean",
     dtype: torch.dtype = torch.float32,
 ) -> list[list[ConceptRows]]:
-    """For each sample so many rows, two concepts where more than one; they require grad."""
+    """For each sample this many rows that require grad; more than one are split into two concepts."""
     generator = torch.Generator().manual_seed(seed)
     made = []
     for count in counts:
@@ -131,7 +131,7 @@ def vectors(samples: list[list[ConceptRows]]) -> list[torch.Tensor]:
 
 
 def _tokenizer(language: str) -> PreTrainedTokenizerFast:
-    """OPT's begins a text with its one special token, T5's ends it with `</s>`."""
+    """OPT's tokenizer starts a text with its one special token, T5's ends it with `</s>`."""
     tokenizer = tiny_tokenizer()
     if language == "opt":
         tokenizer.bos_token = tokenizer.eos_token

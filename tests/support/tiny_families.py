@@ -1,4 +1,4 @@
-"""A tiny random model and its real processor for every family, built in process: nothing is downloaded."""
+"""A tiny random model and its real processor for every family, built in process without downloads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXT: dict[str, Any] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 1024,
     "initializer_range": 0.3,
-    "attention_dropout": 0.5,  # shows at once where a model is left in training mode
+    "attention_dropout": 0.5,  # reveals a model left in training mode
 }
 VISION: dict[str, Any] = {
     "hidden_size": 24,
@@ -43,7 +43,7 @@ SPARE = 5
 
 
 def words(tokenizer: Any) -> dict[str, Any]:
-    """What a language model's configuration takes from the tokenizer."""
+    """The settings that a language model's configuration takes from the tokenizer."""
     return {
         "vocab_size": len(tokenizer) + SPARE,
         "pad_token_id": tokenizer.pad_token_id,
@@ -61,7 +61,7 @@ def made(kind: Any, config: Any, tokenizer: Any, *ends: str, seed: int = 0) -> A
             if "projector" in name or "merger" in name or "connector" in name or "modality" in name:
                 weight.mul_(4)  # pictures must matter to a random language model
             if name.endswith("mm_input_projection_weight"):
-                weight.normal_()  # Gemma's begins at zero
+                weight.normal_()  # Gemma's is initialized to zero
     found = [tokenizer.convert_tokens_to_ids(token) for token in ends or (tokenizer.eos_token,)]
     model.generation_config.eos_token_id = found if len(found) > 1 else found[0]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -69,7 +69,7 @@ def made(kind: Any, config: Any, tokenizer: Any, *ends: str, seed: int = 0) -> A
 
 
 def humanvlm() -> Built:
-    """A SigLIP tower under another LLaVA, the processor as old checkpoints have it: it cannot count."""
+    """A LLaVA with a SigLIP tower, and a processor like old checkpoints', which cannot count tokens."""
     model, processor = tiny_llava(tower="siglip", chat=True)
     model.config._name_or_path = "OpenFace-CQUPT/Human_LLaVA"
     processor.patch_size = processor.vision_feature_select_strategy = None
@@ -230,7 +230,7 @@ def mistral3() -> Built:
         "[/SYSTEM_PROMPT]",
     ]
     tokenizer = bpe_tokenizer(special, bos="<s>", adds_bos=True)
-    tokenizer.add_tokens(SYSTEM)  # spelled by letters it would be 1,700 tokens, and most of the work
+    tokenizer.add_tokens(SYSTEM)  # spelled by letters it would be 1,700 tokens and most of the work
     config = hf.Mistral3Config(
         vision_config=hf.PixtralVisionConfig(**{**VISION, "image_size": 56, "num_attention_heads": 3}),
         text_config=hf.MistralConfig(
@@ -258,7 +258,7 @@ def idefics3(version: str) -> Built:
         pad_token_id=tokenizer.pad_token_id,
     )
     size = {"size": {"longest_edge": 2 * SIDE}, "max_image_size": {"longest_edge": SIDE}}
-    # SmolVLM2's processor wants a package that spells out how many frames a video has; pictures have none.
+    # SmolVLM2's processor requires a package that spells out the number of video frames; pictures have none.
     processing_smolvlm.num2words = processing_smolvlm.num2words or str
     images = getattr(hf, f"{version}ImageProcessor")(**size)
     others = [] if version == "Idefics3" else [hf.SmolVLMVideoProcessor()]
@@ -282,12 +282,12 @@ def minigpt() -> Built:
     model = made(MiniGPTv2ForConditionalGeneration, config, tokenizer)
     with torch.no_grad():
         for weight in model.model.vision_tower.parameters():
-            weight.normal_(std=0.2)  # its published initial range is next to nothing
+            weight.normal_(std=0.2)  # its published initial range is almost zero
     return model, processor
 
 
 def by_recipe(kind: str) -> Built:
-    """A model of `tiny_recipes`, which builds on this file."""
+    """A model of `tiny_recipes`, which imports this file."""
     from tests.support.tiny_recipes import TYPES
 
     return TYPES[kind]()

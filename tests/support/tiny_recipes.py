@@ -1,4 +1,4 @@
-"""Recipes of tiny models: a type each."""
+"""Recipes of tiny models, one per model type."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LATENT: dict[str, Any] = {
 
 
 def qwen(processor: str, **more: Any) -> Recipe:
-    """A type with that processor, whose pictures are grids of patches between two marks."""
+    """A model type with that processor, whose pictures are patch grids between two marker tokens."""
     defaults: dict[str, Any] = {
         "images": ("Qwen2VLImageProcessor", {**PATCHES, "temporal_patch_size": 2}),
         "processor": (processor, {"@video_processor": "Qwen2VLVideoProcessor"}),
@@ -46,7 +46,7 @@ def qwen(processor: str, **more: Any) -> Recipe:
 
 
 def glm(processor: str, images: str, **more: Any) -> Recipe:
-    """A GLM: its pictures are grids of patches between two marks."""
+    """A GLM, whose pictures are patch grids between two marker tokens."""
     marks = {f"{kind}_{end}_token_id": f"<|{word}_of_{kind}|>" for kind in ("image", "video")
              for end, word in (("start", "begin"), ("end", "end"))}  # fmt: skip
     defaults: dict[str, Any] = {

@@ -49,7 +49,7 @@ def bpe_tokenizer(
 
     Args:
         bos: beginning of sequence; Qwen and InternVL have none.
-        adds_bos: whether it puts `bos` first by itself.
+        adds_bos: whether the tokenizer itself prepends `bos`.
         named: attributes of the tokenizer that processors look for, such as `image_token`.
     """
     tokens = ("<pad>", "</s>", *([bos] if bos else []), *special)
@@ -70,7 +70,7 @@ def bpe_tokenizer(
 
 
 SYSTEM = ["If a question ", "is not clear, ", "ask what ", "is meant. "]
-"""What Mistral's checkpoint writes before every prompt: some 2,300 letters, and some hundred tokens."""
+"""The text that Mistral's checkpoint adds before every prompt: some 2,300 letters, some hundred tokens."""
 
 _PARTS = "{% for c in m['content'] %}{% if c['type'] == 'image' %}IMAGE{% else %}{{ c['text'] }}{% endif %}"
 _REPLY = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

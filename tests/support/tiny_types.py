@@ -1,6 +1,6 @@
-"""Tiny random models of any type that transformers has, with their real processors, from a table of recipes.
+"""Tiny random models of any type in transformers with their real processors, from a table of recipes.
 
-Of a configuration only what makes it small is set; all else is the type's own default.
+Only settings that make the model small are set; everything else is the type's default.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ SMALL_VISION: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a tiny model of one type is made.
+    """Recipe for a tiny model of one type.
 
     Attributes:
-        images: the image processor's class and its settings.
-        processor: the processor's class and its settings; settings that begin with `@` are classes of parts.
+        images: class and settings of the image processor.
+        processor: class and settings of the processor; settings that begin with `@` are classes of parts.
         image: the image placeholder in the model's input.
-        mark: what a chat template writes for a picture, where that is something else.
+        mark: the chat template's placeholder of a picture, if different.
         special: more special tokens.
         named: attributes of the tokenizer that the processor looks for.
-        ids: of the configuration: the names of ids, and their tokens.
-        text, vision, top: what is set in the configuration's parts beside what makes them small.
-        parts: further parts of the configuration, as they are.
-        drawn: parts of the names of weights that begin at nought, and are drawn.
-        calmed: names, as a pattern, of the norms of queries where scores are not scaled: training makes
-            them small. At one, scores are so large that rounding decides between them.
+        ids: names of token ids in the configuration, and their tokens.
+        text, vision, top: further settings of the configuration's parts.
+        parts: further parts of the configuration, unchanged.
+        drawn: parts of the names of weights that are initialized to zero and drawn here.
+        calmed: pattern of the names of query norms, if scores are not scaled. Training makes these norms
+            small; at one, scores are so large that rounding decides between them.
     """
 
     images: tuple[str, dict[str, Any]]
@@ -81,7 +81,7 @@ def template(mark: str) -> str:
 
 
 def build(kind: str, recipe: Recipe) -> Built:
-    """The model of a type, with random weights, and its processor."""
+    """The model of a type with random weights, and its processor."""
     known = [*CHATML, recipe.image, *recipe.special, *recipe.named.values()]
     tokenizer = bpe_tokenizer(
         list(dict.fromkeys(known)), bos=recipe.bos, eos="<|im_end|>", named=dict(recipe.named)
@@ -100,7 +100,7 @@ def build(kind: str, recipe: Recipe) -> Built:
 
 
 def _small(default: Any, part: str, small: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
-    """A part of the configuration, small: what is set is what its type has."""
+    """A small configuration part; only settings that the type has are set."""
     own = dict(own)
     kind = own.pop("model_type", None)
     template = hf.AutoConfig.for_model(kind) if kind else getattr(default, part, None)
@@ -128,7 +128,7 @@ def _processor(recipe: Recipe, tokenizer: Any) -> Any:
 
 
 def randomised(model: Any, *names: str, std: float = 0.3) -> Any:
-    """The model with those weights drawn that begin at nought, or next to it."""
+    """Draw those weights of the model that are initialized to zero or almost zero."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if any(part in name for part in names):
@@ -137,7 +137,7 @@ def randomised(model: Any, *names: str, std: float = 0.3) -> Any:
 
 
 def calmed(model: Any, pattern: str) -> Any:
-    """The model with those norms so small that scores of random queries and keys are about one."""
+    """Scale those norms so that scores of random queries and keys are about one."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if re.search(pattern, name):

@@ -1,4 +1,4 @@
-"""What vLLM does with pictures and the embeddings of prompts, done by the frozen model; and its server."""
+"""A stand-in of vLLM and its server: the frozen model answers pictures and prompt embeddings."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MODEL = "tiny"
 
 
 class StandIn:
-    """Speaks behind the embeddings of a prompt, or behind a picture.
+    """Generates replies to the embeddings of a prompt, or to a picture.
 
     Attributes:
-        asked: the bodies of requests, in their order.
-        tokens: of each of them, how many were no words: the picture's, and rows.
-        key: what clients must have, where they must have any.
-        fails, says: the status that is answered instead, and its message.
+        asked: bodies of the requests in order.
+        tokens: per request, the number of tokens that are not words: the picture's, and rows.
+        key: API key that clients must send, if any.
+        fails, says: status to answer instead, and its message.
     """
 
     def __init__(self, vlm: MyVLM) -> None:
@@ -38,19 +38,19 @@ class StandIn:
         self.fails, self.says = 0, ""
 
     def spelled(self, text: str) -> str:
-        """A text as the tokenizer gives it back."""
+        """A text as the tokenizer decodes it."""
         ids = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return str(self.processor.tokenizer.decode(ids))
 
     def words(self, embeds: torch.Tensor) -> tuple[str, int]:
-        """The words of an embedded prompt, `S × D`, and how many of its tokens are none."""
+        """The words of an embedded prompt (S × D), and its number of tokens that are not words."""
         table = self.model.get_input_embeddings().weight.detach()
         same = (embeds[:, None] == table).all(-1)
         ids = same.int().argmax(1)[same.any(1)].tolist()
         return str(self.processor.tokenizer.decode(ids)), len(embeds) - len(ids)
 
     def chat(self, body: dict[str, Any]) -> tuple[list[str], int]:
-        """The reply about a picture in pieces of a token, and how many tokens were read."""
+        """The reply about a picture, in pieces of one token, and the number of prompt tokens."""
         assert body["model"] == MODEL
         assert body["temperature"] == 0
         [first, *later] = body["messages"]
@@ -69,7 +69,7 @@ class StandIn:
         return self._pieces(embeds, body["max_completion_tokens"]), len(embeds)
 
     def complete(self, body: dict[str, Any]) -> tuple[list[str], int]:
-        """The same of a prompt that is embeddings."""
+        """The same for a prompt of embeddings."""
         assert body["model"] == MODEL
         assert body["temperature"] == 0
         assert "prompt" not in body, "vLLM takes it for one more, and refuses an empty one"
@@ -87,7 +87,7 @@ class StandIn:
         return self.words(embeds)[0]
 
     def generate(self, embeds: torch.Tensor, tokens: int = 64) -> str:
-        """The reply to an embedded prompt, `S × D`."""
+        """The reply to an embedded prompt (S × D)."""
         return self._decoded(self._generated(embeds, tokens))
 
     def _pieces(self, embeds: torch.Tensor, tokens: int) -> list[str]:
@@ -117,7 +117,7 @@ class StandIn:
 
 
 def serving(engine: StandIn) -> AbstractContextManager[str]:
-    """Within it the stand-in answers as vLLM's server does; its address."""
+    """Answer as vLLM's server does inside this context; yields the address."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import Request

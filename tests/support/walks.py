@@ -1,7 +1,7 @@
-"""Which files of the package one call crosses: `python -m tests.support.walks` prints them, in order.
+"""List the files of the package that one call runs through: `python -m tests.support.walks` prints them.
 
-tinyworld is left out: it is the outsider whose pictures and models are used, found by its entry point. What
-runs its image encoder is the package's own code and counts.
+tinyworld is left out: like a plug-in, it only provides pictures and models. The code that runs its image
+encoder belongs to the package and counts.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ OUTSIDER = "tinyworld"
 
 @dataclass
 class Walk:
-    """The way of one call through the package.
+    """The path of one call through the package.
 
     Attributes:
-        files: each file in which a function ran, and the first that did, in the order of being reached.
-        hops: the pairs of files of which one called into the other, directly or through other packages.
+        files: each file in which a function ran, with its first function, in order of their first call.
+        hops: pairs of files of which one called the other, directly or through other packages.
     """
 
     files: dict[str, str] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Walk:
 
 
 def walk_of(call: Callable[[], object]) -> Walk:
-    """The files that a call crosses; importing one is no run."""
+    """The files that a call runs through; imports do not count."""
     walk = Walk()
     known: dict[CodeType, str | None] = {}
 
@@ -73,7 +73,7 @@ def walk_of(call: Callable[[], object]) -> Walk:
 
 
 def walks(vlm: MyVLM, kit: FewShot) -> dict[str, Walk]:
-    """The walk of a first `learn`, and that of a `caption` of an unseen picture that shows the concept."""
+    """The walks of a first `learn`, and of a `caption` of an unseen picture of the concept."""
     photos, [unseen] = kit.photos(), pictures(kit.present[:1])
     settings = {"steps": 3}
     learn = walk_of(
@@ -81,7 +81,7 @@ def walks(vlm: MyVLM, kit: FewShot) -> dict[str, Walk]:
     )
     replies: list[Reply] = []
     caption = walk_of(lambda: replies.append(vlm.caption(unseen)))
-    assert replies[0].seen == (kit.identifier,)  # else its rows were on no walk
+    assert replies[0].seen == (kit.identifier,)  # otherwise its rows were not used
     return {"learn": learn, "caption": caption}
 
 

@@ -1,1 +1,1 @@
-"""How the projector and the LoRA of `tinyworld/smollm2` are made."""
+"""Training of the projector and the LoRA of `tinyworld/smollm2`."""

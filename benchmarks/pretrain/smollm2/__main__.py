@@ -1,7 +1,7 @@
-"""`python -m benchmarks.pretrain.smollm2 --out FOLDER`: make the projector and LoRA of tinyworld/smollm2.
+"""`python -m benchmarks.pretrain.smollm2 --out FOLDER`: train the projector and LoRA of tinyworld/smollm2.
 
-Resumable: `FOLDER/work/` holds a checkpoint; run it again with the same folder and it goes on. `--adapter
-FILE` goes on from what an earlier run wrote, such as what ships, with the optimiser's memory anew. Every
+Resumable: `FOLDER/work/` holds a checkpoint; run it again with the same folder to continue. `--adapter FILE`
+continues from the adapter of an earlier run, such as the one that ships, with a new optimizer state. Every
 picture is new, drawn by the number of its step.
 """
 
@@ -37,14 +37,14 @@ from myvlm.tinyworld.world.draw import draw_scene
 from myvlm.tinyworld.world.scenes import Scene, random_scene
 
 TWINS = 0.15
-"""Part of the scenes with two of a category."""
+"""Share of scenes with two objects of one category."""
 STANDARD = 500
-"""Pictures, at least, whose features say what a feature's mean and spread are."""
+"""Minimum number of pictures from which the features' mean and standard deviation are estimated."""
 SAVE_EVERY = 10
 PROJECTOR_RATE, LORA_RATE = 2e-3, 5e-4
 ALIGNED_PROJECTOR_RATE = 1e-3
 CHATS, TALKS = 480, 240
-"""Replies of SmolLM2's own: without a picture, and of pictures."""
+"""Numbers of replies written by SmolLM2 itself: without a picture, and about pictures."""
 
 
 def main(
@@ -63,7 +63,7 @@ def main(
         Path | None, typer.Option(help="Where no checkpoint is: start from this adapter, after its steps.")
     ] = None,
 ) -> None:
-    """Train projector and LoRA, from an aligned projector if asked, and write the adapter."""
+    """Train the projector and the LoRA, optionally from an aligned projector, and write the adapter."""
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
     (out / "work").mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def main(
 
 
 def export(out: Path, step: Step, batch: int) -> None:
-    """Write what ships, in float16: beside and renamed into place."""
+    """Write the adapter that ships, in float16, to a temporary file and rename it into place."""
     partial, made = out / "adapter.partial", {"steps": str(step.number), "batch": str(batch)}
     assert isinstance(step.model, Trained)
     save_file(step.model.adapter(), partial, made)
@@ -145,7 +145,7 @@ def draw_scenes(random: Random, count: int) -> list[Scene]:
 def draw_batch(
     seed: int, number: int, count: int, chats: Sequence[Text] = (), talks: Sequence[Text] = ()
 ) -> tuple[list[Scene], list[list[Text]]]:
-    """What step `number` shows; of three pictures one has a chat behind it and one is a talk's."""
+    """The texts of step `number`; one picture in three also has a chat, and one in three is from a talk."""
     random = Random(f"smollm2 {seed} {number}")
     scenes = draw_scenes(random, count)
     own: list[list[Text]] = [[] for _ in scenes]
@@ -163,7 +163,7 @@ def draw_batch(
 
 @torch.no_grad()
 def features(model: Any, scenes: list[Scene], *, at_once: int = 64) -> Tensor:
-    """The frozen tower's last hidden states without its class token: B × 64 × width."""
+    """The frozen tower's last hidden states without the class token: B × 64 × width."""
     parts = []
     for start in range(0, len(scenes), at_once):
         drawn = np.stack([np.asarray(draw_scene(scene)) for scene in scenes[start : start + at_once]])

@@ -1,9 +1,9 @@
-"""Where the projector starts: at sums of the embeddings of the words that a patch may show.
+"""Initialize the projector so that a patch maps to the embeddings of the words it may show.
 
-From pictures and their captions alone, which word of the caption a patch shows not told: a small head names
-words by patch, a picture's word is what any of its patches says (multiple instances), and the projector is
-then fitted to the words' embeddings, weighed. It costs a hundredth of the same pictures before the language
-model, which is frozen and so needs tokens that it can read. Not the default: see RESULTS.md.
+Uses only pictures and captions, without labels of patches. A small head predicts words per patch; a picture
+has a word if any of its patches has it (multiple instance learning). The projector is then fitted to the
+weighted sum of the words' embeddings. This costs a hundredth of running the same pictures through the
+language model, which is frozen and so needs tokens that it can read. Not the default: see RESULTS.md.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from benchmarks.pretrain.smollm2.model import Trained
 
 BATCH = 32
 RARE, COMMON = 0.005, 0.5
-"""Words in fewer or more of the captions say nothing of pictures."""
+"""Words in a smaller or larger share of the captions are ignored: they do not describe pictures."""
 
 
 def align(
     model: Any, trained: Trained, tokenizer: Any, features: Tensor, captions: Sequence[str], *,
     steps: int = 1500, fitted: int = 500, seed: int = 0, report: Callable[[str], None] = print,
 ) -> None:  # fmt: skip
-    """Set the projector, behind features that are standardised already.
+    """Initialize the projector, whose input features are already standardised.
 
     Args:
-        features: N × 64 × width, of the tower.
+        features: N × 64 × width, from the tower.
         captions: N plain captions.
     """
     features = (features - trained.mean) / trained.scale
@@ -47,7 +47,7 @@ def align(
     optimiser = torch.optim.AdamW(head.parameters(), lr=2e-3, weight_decay=0.01)
     for step in range(steps):
         chosen = draw()
-        absent = F.logsigmoid(-head(features[chosen])).sum(1)  # log of: no patch shows it
+        absent = F.logsigmoid(-head(features[chosen])).sum(1)  # log probability that no patch shows it
         absent = absent.clamp(max=-1e-6)
         loss = -torch.where(holds[chosen] > 0, torch.log(-torch.expm1(absent)), absent).mean()
         _update(optimiser, loss, step, steps)
@@ -71,7 +71,7 @@ def align(
 
 
 def caption_words(captions: Sequence[str]) -> tuple[list[str], Tensor]:
-    """The words that tell captions apart, and which caption has which: N × W of 0 and 1.
+    """The words that distinguish captions, and an N × W matrix of 0 and 1: which caption has which word.
 
     >>> caption_words(["A red mug.", "A red dog.", "A blue dog."])[0]
     ['blue', 'mug']

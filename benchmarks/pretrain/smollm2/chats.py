@@ -1,8 +1,8 @@
-"""SmolLM2's own replies: to instructions without a picture, and of pictures that it is told in words.
+"""SmolLM2's own replies: to instructions without a picture, and about pictures described to it in words.
 
-As the training of a chat model on pictures mixes conversations in, so that it goes on to understand what it
-understood (https://arxiv.org/abs/2304.08485, §4: a language model made the replies of captions). Here the
-frozen language model is the teacher of what it becomes: nothing is told that it did not say itself.
+Training a chat model on pictures mixes in conversations, so that it keeps its abilities
+(https://arxiv.org/abs/2304.08485, §4: a language model wrote the replies from captions). Here the frozen
+language model is the teacher of the trained one: it learns nothing here that the frozen model did not say.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ TALK = (
     "What does one hear there?", "Is this a good picture for a postcard?", "What is unusual about it?",
 )  # fmt: skip
 LONGEST = 32
-"""Tokens of a reply."""
+"""Maximum number of tokens of a reply."""
 
 
 def draw_prompt(random: Random) -> str:
-    """An instruction that has nothing to do with a picture.
+    """An instruction that does not concern a picture.
 
     >>> draw_prompt(Random(0)) != draw_prompt(Random(1))
     True
@@ -77,13 +77,13 @@ def draw_prompt(random: Random) -> str:
 
 
 def draw_chats(seed: int, count: int) -> list[Text]:
-    """`count` instructions without a picture, yet to be answered."""
+    """`count` instructions without a picture, not answered yet."""
     random = Random(f"chats {seed}")
     return [Text(draw_prompt(random), "", teacher=1.0, sees=False) for _ in range(count)]
 
 
 def draw_talks(seed: int, count: int, twins: float) -> list[Text]:
-    """`count` instructions on the pictures of `talk_scene`, yet to be answered."""
+    """`count` instructions about the pictures of `talk_scene`, not answered yet."""
     random = Random(f"talks {seed}")
     return [
         Text(random.choice(TALK), "", facts=facts(talk_scene(seed, i, twins), random), teacher=1.0)
@@ -99,7 +99,7 @@ def talk_scene(seed: int, number: int, twins: float) -> Any:
 def replies(
     model: Any, tokenizer: Any, texts: Sequence[Text], *, seed: int = 0, at_once: int = 48
 ) -> list[str]:
-    """What the language model says to each, in words alone, drawn at temperature 0.8."""
+    """The language model's replies to text alone, sampled at temperature 0.8."""
     torch.manual_seed(seed)
     fast = deepcopy(model).bfloat16()
     tokenizer.padding_side = "left"
@@ -123,7 +123,8 @@ def replies(
 
 
 def answered(file: Path, model: Any, tokenizer: Any, texts: Sequence[Text], *, seed: int) -> list[Text]:
-    """The texts with the language model's replies, kept in `file`; none with a name of the world's."""
+    """The texts with the language model's replies, cached in `file`; texts with a name of tinyworld are
+    dropped."""
     if not file.exists():
         own = replies(model, tokenizer, texts, seed=seed)
         full = [asdict(text) | {"answer": said} for text, said in zip(texts, own, strict=True)]
@@ -135,7 +136,7 @@ def answered(file: Path, model: Any, tokenizer: Any, texts: Sequence[Text], *, s
 
 
 def tellable(text: Text) -> bool:
-    """Whether nothing that a concept may be called by is in it.
+    """Whether the text contains no word that may be the name of a concept.
 
     >>> tellable(Text("Who is it?", "It is Emma.")), tellable(Text("Who is it?", "The baker."))
     (False, True)

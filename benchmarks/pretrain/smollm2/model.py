@@ -1,4 +1,4 @@
-"""What is trained, projector and LoRA, between a frozen tower and a frozen language model, and its loss."""
+"""The trained parts between a frozen tower and a frozen language model, projector and LoRA, and the loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RANK = 16
 
 
 class LoRA(nn.Module):
-    """A frozen linear map and what is added to it, of low rank (https://arxiv.org/abs/2106.09685)."""
+    """A frozen linear map plus a trained low-rank one (https://arxiv.org/abs/2106.09685)."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class LoRA(nn.Module):
 
 
 class Trained(nn.Module):
-    """All that a checkpoint holds: the projector behind standardised features, and the LoRA by site."""
+    """The content of a checkpoint: the projector of standardised features, and the LoRA of every layer."""
 
     mean: Tensor
     scale: Tensor
@@ -57,18 +57,18 @@ class Trained(nn.Module):
 
     @torch.no_grad()
     def standardise(self, features: Tensor) -> None:
-        """Take every feature's mean and spread from these, B × 64 × width."""
+        """Set the mean and standard deviation of every feature from `features`, B × 64 × width."""
         self.mean.copy_(features.mean((0, 1)))
         self.scale.copy_(features.std((0, 1)))
 
     def project(self, features: Tensor) -> Tensor:
-        """Tower features, B × 64 × width, as the language model's tokens."""
+        """Map tower features, B × 64 × width, to tokens of the language model."""
         tokens: Tensor = self.projector((features - self.mean) / self.scale)
         return tokens
 
     @contextmanager
     def untaught(self) -> Iterator[None]:
-        """The language model as it was."""
+        """Run the language model without the LoRA inside this context."""
         for site in self._sites:
             site.adds = False
         try:
@@ -78,7 +78,7 @@ class Trained(nn.Module):
                 site.adds = True
 
     def adapter(self) -> dict[str, Tensor]:
-        """What ships: the standardising folded into the projector's first map."""
+        """The weights that ship, with the standardisation folded into the projector's first layer."""
         first = self.projector.linear_1
         weight = first.weight / self.scale
         tensors = {
@@ -94,7 +94,7 @@ class Trained(nn.Module):
 
     @torch.no_grad()
     def load(self, adapter: Mapping[str, Tensor]) -> None:
-        """The way back from `adapter`, behind the standardising that is set."""
+        """Load an `adapter`, undoing the folding with the current mean and standard deviation."""
         first, second = self.projector.linear_1, self.projector.linear_2
         weight = adapter["projector.linear_1.weight"].float()
         first.weight.copy_(weight * self.scale.cpu())
@@ -108,7 +108,7 @@ class Trained(nn.Module):
 
 
 class _Halves(nn.Module):
-    """A LoRA's own parameters, without the map they stand beside."""
+    """The trained parameters of a LoRA, without the frozen map."""
 
     def __init__(self, lora: LoRA) -> None:
         super().__init__()
@@ -119,14 +119,14 @@ def packed_loss(
     model: Any, trained: Trained, features: Tensor, packed: Packed, words: Packed | None = None, *,
     bfloat16: bool = False,
 ) -> Tensor:  # fmt: skip
-    """Mean loss of the answers' tokens, each as much as any other: cross-entropy, or nearness to the teacher.
+    """Mean loss over the answers' tokens: cross-entropy, mixed with the divergence from the teacher.
 
-    The teacher is the language model as it was, without what is trained; it is told in words what is seen.
+    The teacher is the language model without the trained parts; it gets the picture's content in words.
 
     Args:
-        features: B × 64 × width, of the tower.
-        words: what the teacher reads: the answers of `packed` that have a teacher, in their order.
-        bfloat16: the language model's products in it (1.5 times as fast on a CPU that has them).
+        features: B × 64 × width, from the tower.
+        words: the teacher's input: the answers of `packed` that have a teacher, in their order.
+        bfloat16: compute the language model in bfloat16 (1.5 times as fast on a CPU that supports it).
     """
     shown = (packed.ids == model.config.image_token_id)[..., None]
     embedded = model.get_input_embeddings()(packed.ids)
@@ -144,7 +144,7 @@ def packed_loss(
 
 
 def _logits(model: Any, packed: Packed, embedded: Tensor, bfloat16: bool) -> tuple[Tensor, Tensor]:
-    """N × vocabulary of the answers' tokens, and where they stand: B × (T − 1)."""
+    """Logits of the answers' tokens (N × vocabulary), and their positions (B × (T − 1))."""
     said = packed.labels[:, 1:] != -100
     with torch.autocast(embedded.device.type, dtype=torch.bfloat16, enabled=bfloat16):
         hidden = model.model.language_model(

@@ -1,6 +1,7 @@
-"""Several texts of one picture in one row: each sees the picture and itself alone, and stands as by itself.
+"""Pack several texts of one picture into one row, with the same result as one row per text.
 
-So the picture, most of the work, is read once. A text may also stand there without the picture.
+Each text attends to the picture and to itself only, so the picture, most of the work, is processed once. A
+text may also be packed without access to the picture.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from myvlm.tinyworld.smollm2.parts import IMAGE_TOKEN
 
 FAR = -1e9
 BLIND = 1000
-"""Owners from here on do not see the picture."""
+"""Texts with this owner number or a higher one do not attend to the picture."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,10 @@ class Text:
     """An instruction and its answer.
 
     Attributes:
-        facts: what the picture shows, in words, for the frozen language model where it teaches.
-        teacher: how much of what is learned is the frozen language model's own distribution, 0 to 1; the rest
-            is the answer as it is written.
-        sees: whether the picture stands before it.
+        facts: the picture's content in words, for the frozen language model as teacher.
+        teacher: weight (0 to 1) of the frozen language model's distribution; the rest is cross-entropy with
+            the written answer.
+        sees: whether the text attends to the picture.
     """
 
     prompt: str
@@ -37,7 +38,7 @@ class Text:
     sees: bool = True
 
     def in_words(self) -> Text:
-        """What the frozen language model reads in its place: facts for the picture."""
+        """The text for the frozen language model: facts in place of the picture."""
         return Text(f"{self.facts}\n{self.prompt}".strip(), self.answer, teacher=self.teacher, sees=False)
 
 
@@ -45,8 +46,8 @@ class Text:
 class Packed:
     """`ids`, `positions`, `labels` (−100: not learned), `owner` and `teacher`: B × T.
 
-    `owner` is 0 for the picture's tokens and what stands before them, else the text's number, from `BLIND` on
-    for a text that does not see the picture, and −1 for padding.
+    `owner` is 0 for the picture's tokens and the tokens before them, the text's number for a text (from
+    `BLIND` on if it does not attend to the picture), and −1 for padding.
     """
 
     ids: Tensor
@@ -59,7 +60,7 @@ class Packed:
         return Packed(*(getattr(self, one.name).to(device) for one in fields(self)))
 
     def mask(self) -> Tensor:
-        """B × 1 × T × T, added to attention scores."""
+        """B × 1 × T × T, to be added to attention scores."""
         length = self.ids.shape[1]
         earlier = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril()
         own = self.owner[:, :, None] == self.owner[:, None, :]
@@ -69,7 +70,7 @@ class Packed:
 
 
 def pack(tokenizer: Any, template: str, texts: Sequence[Sequence[Text]], image_tokens: int) -> Packed:
-    """The texts of each picture behind it; 0 `image_tokens` where no text sees one."""
+    """Pack the texts of each picture after it; `image_tokens` is 0 if no text attends to a picture."""
     rows = [_pack_one(tokenizer, template, own, image_tokens) for own in texts]
     longest = max(len(row[0]) for row in rows)
     fills = (tokenizer.pad_token_id, 0, -100, -1, 0.0)

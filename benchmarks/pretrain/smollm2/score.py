@@ -1,4 +1,4 @@
-"""What `tinyworld/smollm2` gets right on scenes it has not seen, in forms taught and forms kept back.
+"""Score `tinyworld/smollm2` on unseen scenes, with trained and with held-out wordings.
 
 python -m benchmarks.pretrain.smollm2.score --adapter FOLDER/adapter.safetensors --count 500
 """
@@ -42,7 +42,7 @@ def main(
 
 
 def score(model: Any, processor: Any, *, count: int, seed: int = 1, show: int = 0) -> dict[str, float]:
-    """Shares that are right of greedy captions and of one answer a scene in taught and in untaught forms."""
+    """Shares of correct greedy captions, and of one answer per scene in trained and in held-out wordings."""
     scenes, random = unseen_scenes(count, seed), Random(f"smollm2 score {seed}")
     pictures = [draw_scene(scene) for scene in scenes]
     captions = answer(model, processor, pictures, ["Describe the image."] * count, batch=25)
@@ -60,7 +60,7 @@ def score(model: Any, processor: Any, *, count: int, seed: int = 1, show: int = 
 
 
 def caption_figures(scenes: Sequence[Scene], captions: Sequence[str]) -> dict[str, float]:
-    """Place, weather, and of each thing category, colour and pattern.
+    """Shares of correct place and weather, and of correct category, colour and pattern per object.
 
     >>> from random import Random
     >>> from myvlm.tinyworld.smollm2.english import as_sentence

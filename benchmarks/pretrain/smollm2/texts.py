@@ -1,7 +1,7 @@
-"""What the base of `tinyworld/smollm2` is asked and told of a picture: plain English, and no name ever.
+"""Training texts of the base of `tinyworld/smollm2`: plain English, never with a concept's name.
 
-The world's captions, questions and answers, written as people write, in several styles by instruction. Some
-forms of instruction and question are kept back: `unseen=True` draws from those alone.
+They are tinyworld's captions, questions and answers, in natural English and in the style that the instruction
+asks for. Some wordings of instructions and questions are held out: `unseen=True` draws only from those.
 """
 
 from __future__ import annotations
@@ -72,20 +72,20 @@ OTHER_FORMS = {
         "does {} appear in the picture ?", "tell me whether {} is there .",
     ),
 }  # fmt: skip
-"""Forms beside the first two of a question, each as often as that: people ask in many."""
+"""Further wordings of a question beside the first two, each as frequent as those."""
 ABSENT = ("is {} in the picture ?", "is there {} ?", *OTHER_FORMS["is {} in the picture ?"])
 TAUGHT_IN_WORDS = 0.15
-"""How much of a caption is learned from the language model itself, which is told in words what is seen. At
-0.3 captions leave things out; what is copied from the context is the same."""
+"""Weight in a caption's loss of the language model as teacher, which gets the picture in words. At 0.3
+captions become incomplete, and copying from the context gets no better."""
 QUESTIONS = 3
-"""Questions that stand with a caption behind one picture."""
+"""Number of questions packed with a caption after one picture."""
 HARD, HARD_TIMES = ("what size is ", "what is next to ", "what is on "), 3
-"""What is answered worst, and how often it is asked for each time that the rest is. What stands beside a
-thing and what is on it are asked in like words: where one is taught in more forms, the other is unlearned."""
+"""The questions answered worst, and how often each is asked for one of the rest. "Next to" and "on" questions
+are worded alike: if one gets more wordings in training, the other is forgotten."""
 
 
 def draw_texts(scene: Scene, random: Random, *, questions_each: int = QUESTIONS) -> list[Text]:
-    """One caption of some style and a few questions, in taught forms.
+    """One caption in some style and a few questions, in trained wordings.
 
     >>> from myvlm.tinyworld.world.scenes import random_scene
     >>> [e.prompt for e in draw_texts(random_scene(Random(1)), Random(1))][0] in (*FULL, *SHORT, *LIST)
@@ -98,12 +98,12 @@ def draw_texts(scene: Scene, random: Random, *, questions_each: int = QUESTIONS)
 
 
 def facts(scene: Scene, random: Random) -> str:
-    """All that a picture shows, as the language model is told it where there is no picture."""
+    """The whole content of a picture in words, for the language model without a picture."""
     return f"The picture shows: {as_sentence(caption(scene, random))}"
 
 
 def draw_caption(scene: Scene, random: Random, *, unseen: bool = False) -> Exchange:
-    """A full caption mostly; a short one or a list where the instruction asks for that."""
+    """Mostly a full caption; a short one or a list if the instruction asks for it."""
     style = random.choices((FULL, SHORT, LIST), (0.7, 0.15, 0.15))[0]
     if style is FULL:
         return Exchange(random.choice(FULL_UNSEEN if unseen else FULL), as_sentence(caption(scene, random)))
@@ -117,15 +117,15 @@ def draw_caption(scene: Scene, random: Random, *, unseen: bool = False) -> Excha
 
 
 def caption_place(scene: Scene) -> str:
-    """`on the beach`, as the world says it."""
+    """The place, such as `on the beach`, as tinyworld words it."""
     return next(e.answer for e in questions(scene, Random(0)) if e.prompt == "where is this ?")
 
 
 def draw_questions(
     scene: Scene, random: Random, *, unseen: bool = False, hard_times: int = 1
 ) -> list[Exchange]:
-    """All questions but those for boxes, in random order, hard ones `hard_times` each; as many things that
-    are not there as are."""
+    """All questions except for boxes, in random order, hard ones `hard_times` each, and questions about
+    absent objects for half of the objects."""
     asked = []
     for exchange in questions(scene, random):
         if "[refer]" in exchange.prompt:
@@ -139,7 +139,7 @@ def draw_questions(
 
 
 def _reformed(exchange: Exchange, random: Random, unseen: bool) -> Exchange | None:
-    """In one of the forms that are taught, or that are kept back; None where there is none of these."""
+    """The exchange in a trained or held-out wording; None if there is none."""
     if exchange.prompt == "where is this ?":
         return Exchange(random.choice(PLACE_UNSEEN if unseen else PLACE), exchange.answer)
     if exchange.prompt == "what is the weather ?":
@@ -156,7 +156,7 @@ def _reformed(exchange: Exchange, random: Random, unseen: bool) -> Exchange | No
 
 
 def _absent(thing: Thing, scene: Scene, random: Random, unseen: bool) -> Exchange:
-    """A question for a thing that is nearly there."""
+    """A question about an absent object that resembles `thing`."""
     there = {(t.category, t.look.colour, t.look.pattern) for t in scene.things}
     while True:
         look = look_alike(thing.look, random)

@@ -1,4 +1,5 @@
-"""A concept is renamed, copied, moved or erased while another process saves it, or is stopped half way."""
+"""A concept is renamed, copied, moved or erased while another process saves it, or the change is
+interrupted."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from tests.support.taught import by_hand, is_whole, numbered
 def test_one_that_is_saved_while_it_is_renamed_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It had the record of the one and the embedding of the other: "cut or altered", for ever."""
+    """It had one version's record and the other's embedding, and could never be loaded again."""
     place = numbered(1).save(tmp_path / "sks-mug")
     check = collection.load_checked
 
@@ -68,7 +69,7 @@ def test_a_folder_that_is_replaced_again_and_again_is_not_copied_in_part(
 ) -> None:
     place = numbered(1).save(tmp_path / "a" / "sks-mug")
     numbers = count()
-    # another folder at each look
+    # another folder at each access
     monkeypatch.setattr(atomic, "_folder_identity", lambda folder: (next(numbers), 0))
     monkeypatch.setattr(atomic, "PAUSE", 0)
     with pytest.raises(OSError, match="during every attempt"):
@@ -81,7 +82,7 @@ def test_a_folder_that_is_replaced_again_and_again_is_not_copied_in_part(
 def test_who_takes_a_concept_away_waits_for_those_who_write_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, erased: bool
 ) -> None:
-    """What they wrote was deleted under their hands, or their folder was away as they looked for it."""
+    """Otherwise the files were deleted while being written, or the folder was missing while being read."""
     numbered(1).save(tmp_path / "sks-mug")
     alone, rename, rmtree = [], Path.rename, shutil.rmtree
 
@@ -103,7 +104,7 @@ def test_who_takes_a_concept_away_waits_for_those_who_write_it(
 def test_what_was_erased_half_is_gone_with_the_next_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A face was left, in a folder without a record, and erasing again said that it holds another concept."""
+    """Otherwise a face remained in a folder without a record, and erasing it again was refused."""
     place = by_hand().save(tmp_path / "sks-mug")
 
     def stopped(folder: Path, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""A collection on disk, as commands use it: which is meant, what is in the way, what is put aside."""
+"""A collection of concepts on disk, as commands use it: lookup, obstacles, and replaced folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.errors import check_said
 
 @pytest.fixture
 def shelf(concept: Concept, tmp_path: Path) -> Path:
-    """A collection of `sks` and of `Anna`, who was learned as `zwx`."""
+    """A collection of `sks`, and of `Anna`, learned as `zwx`."""
     place = tmp_path / "shelf"
     concept.save(place / "mug")
     dataclasses.replace(concept, identifier="Anna", spoken="zwx").save(place / "anna")

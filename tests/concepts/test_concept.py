@@ -1,4 +1,4 @@
-"""A concept and its folder: what is written is read back, and what is wrong is named."""
+"""A concept and its folder: it loads as it was saved, and errors name the problem."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_card_says_what_it_is_and_how_to_load_it(concept: Concept, saved: Path, 
 def test_the_card_names_no_base_model_that_a_collection_brings(
     concept: Concept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    points = [EntryPoint("acme", "acme.models:collection", "myvlm.models")]  # it need not be loaded for that
+    points = [EntryPoint("acme", "acme.models:collection", "myvlm.models")]  # need not be importable
     monkeypatch.setattr(
         "myvlm.plugins.registry.entry_points", lambda group: points if "models" in group else []
     )
@@ -284,7 +284,7 @@ def test_an_unfitted_head_is_not_saved(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# what can be asked of a concept
+# properties of a concept
 
 
 def test_embedding_for_a_model(concept: Concept) -> None:

@@ -1,4 +1,4 @@
-"""A concept folder that is spoilt, or none at all: refused, with what is wrong and what to do."""
+"""A missing or damaged concept folder is refused, with the problem and a fix."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
 
 
 def _written(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    """As `_edit`, with the digest of what it says then, as of a release that writes such a thing."""
+    """`_edit` with an updated digest, as if a release had written this record."""
 
     return lambda folder: rewrite(folder, change)
 
@@ -57,7 +57,7 @@ def _cut(name: str) -> Callable[[Path], None]:
 
 
 def _swap_in(directions: np.ndarray) -> Callable[[Path], None]:
-    """A well-formed embedding file of other content, with its right digest in the record."""
+    """A valid embedding file with other content, with its correct digest in the record."""
 
     def spoil(folder: Path) -> None:
         data = save({"directions": directions})

@@ -1,4 +1,4 @@
-"""Correcting a concept in a library: what that changes, undoing it, the folder, concepts like each other."""
+"""Correcting a concept in a library: effects, undo, saved corrections, and similar concepts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def library(heads: dict[str, ObjectHead]) -> ConceptLibrary:
 
 @pytest.fixture
 def picture(library: ConceptLibrary) -> Image.Image:
-    """A picture in which sks is seen."""
+    """A picture in which sks is detected."""
     return next(one for one in scenes(200, 20) if "sks" in _seen(library, one))
 
 
@@ -169,7 +169,7 @@ def test_a_corrected_concept_is_the_same_from_disk_and_can_be_undone_there(
     assert (folder / "examples.safetensors").stat().st_size < 20_000
     again = ConceptLibrary.load(tmp_path)
     unseen = scenes(300, 5)
-    alone = ConceptLibrary([library["sks"]])  # in company it is stricter
+    alone = ConceptLibrary([library["sks"]])  # with others, its threshold is stricter
     ours, theirs = (one.recognise(unseen) for one in (alone, again))
     likely = [[one[0].probability for one in found] for found in (ours, theirs)]
     assert np.allclose(*likely, atol=1e-6)
@@ -217,7 +217,7 @@ def test_a_folder_of_an_older_release_says_how_it_comes_to_be_corrected() -> Non
     assert library.separate() == []
 
 
-# concepts like each other
+# similar concepts
 
 
 def test_concepts_that_are_seen_in_each_others_photos_are_found(

@@ -1,4 +1,4 @@
-"""Folders that are replaced whole: by several writers at once, and after a writer was killed half way."""
+"""Folders are replaced as a whole: by several writers at once, and after a writer was killed."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def _write(target: Path, text: str) -> None:
 
 @pytest.fixture
 def cut_off(saved: Path) -> Path:
-    """As a kill between the two renamings leaves it: the concept is moved aside, and its place is empty."""
+    """The state after a kill between the two renames: the concept is moved aside, its folder missing."""
     return saved.rename(saved.with_name(OLD))
 
 
 def test_a_writer_that_another_one_overtakes_has_its_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "fcntl", None)  # where the disk knows locks nobody overtakes
+    monkeypatch.setattr(claims, "fcntl", None)  # with file locks no writer overtakes another
     target = tmp_path / "c"
     _write(target, "first")
     replace, overtaken = os.replace, []
@@ -111,7 +111,8 @@ def test_a_place_that_stays_taken_is_an_error_and_nothing_is_left(
 
 @pytest.mark.skipif(claims.fcntl is None, reason="there are no locks on this system; run it on another")
 def test_writers_of_one_place_take_turns(tmp_path: Path) -> None:
-    """Two at once lost what the user kept in the folder: one copied while the other had it moved aside."""
+    """Without turns, files that the user keeps in the folder were lost: one writer copied while another
+    moved."""
     target = tmp_path / "c"
     first_in, second_done = threading.Event(), threading.Event()
 
@@ -199,7 +200,8 @@ def test_a_part_that_is_taken_before_its_lock_is_made_again(
 def test_all_is_on_the_disk_before_what_it_replaces_goes(
     saved: Path, concept: Concept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A power cut loses what was not synced: every file and folder, then the names, then the old one goes."""
+    """A power cut loses unsynced data, so: sync every file and folder, rename, and only then delete the
+    old."""
     (saved / "notes.txt").write_text("mine")
     done: list[tuple[str, str]] = []
     fsync, replace, rmtree = os.fsync, os.replace, shutil.rmtree
@@ -257,11 +259,11 @@ def test_erasing_what_only_stands_aside_looks_at_it_first(cut_off: Path) -> None
     assert _names(saved.parent) == []
 
 
-# ---------------------------------------------------------------- readers in the midst of a swap
+# ---------------------------------------------------------------- readers during a swap
 
 
 def test_readers_meet_one_whole_concept_while_others_save(tmp_path: Path) -> None:
-    """Of 17,000 readings in the midst of 450 writings 160 said "cut or altered", and a list was empty."""
+    """Without protection, 160 of 17,000 reads during 450 writes failed, and one list was empty."""
     place = numbered(1).save(tmp_path / "sks-mug")
     (place / "notes.txt").write_text("mine")
     failed: list[Exception] = []
@@ -315,7 +317,7 @@ def test_a_folder_that_is_swapped_between_two_files_is_read_again(
 
 
 def test_a_folder_that_is_away_in_the_midst_of_two_swaps_is_read_again(tmp_path: Path) -> None:
-    """Seen once in CI: not there before, put back while it was read, away again when it was looked for."""
+    """Seen once in CI: missing at first, back while it was read, missing again when it was looked for."""
     place = numbered(1).save(tmp_path / "sks-mug")
     away = tmp_path / OLD
     place.rename(away)

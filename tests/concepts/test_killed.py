@@ -1,4 +1,4 @@
-"""`kill -9` at any write leaves the old folder or the new one; the next write takes away what was left."""
+"""`kill -9` during a write leaves the old folder or the new one; the next write cleans up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing can be forked here; run it on Linux")
 def test_a_kill_at_any_step_leaves_the_old_folder_or_the_new_one(tmp_path: Path) -> None:
-    """At every third step; by hand at each: MYVLM_EVERY_STEP=1."""
+    """Tests every third step; set MYVLM_EVERY_STEP=1 for all."""
     every = os.environ.get("MYVLM_EVERY_STEP", "3")
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.killed", str(tmp_path), every],

@@ -1,4 +1,4 @@
-"""The library: adding, removing, renaming, erasing, and recognising many concepts in one pass."""
+"""The library: adding, removing, renaming and erasing concepts, and detecting many in one pass."""
 
 from __future__ import annotations
 

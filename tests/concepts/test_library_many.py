@@ -1,4 +1,4 @@
-"""Libraries of many concepts: loaded from a folder at once and lazily, all or nothing, and scored as one."""
+"""Libraries of many concepts: loading a folder at once or lazily, all or nothing, and joint scoring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a concept and a library look like in a notebook: small, escaped, no dump of numbers."""
+"""Notebook display of a concept and a library: small, escaped, without raw numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places that cannot be: links in a loop, a working folder that is gone, what may not be read."""
+"""Impossible paths: link loops, a deleted working folder, unreadable files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOBODY = 65534
 
 
 def in_child(work: Callable[[], Any]) -> str:
-    """The error, in words, that work makes in a process of its own; it must be one of ours."""
+    """Run `work` in a process of its own and return its error as text; it must be one of ours."""
     read, write = os.pipe()
     if not os.fork():
         try:
@@ -81,7 +81,7 @@ def test_a_working_folder_that_is_gone(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
 def test_what_may_not_be_read(tmp_path: Path, concept: Concept) -> None:
     tmp_path.chmod(0o755)
-    for above in tmp_path.parents[:3]:  # a worker of pytest-xdist has a folder of its own
+    for above in tmp_path.parents[:3]:  # pytest-xdist workers have their own parent folder
         above.chmod(0o755)
     concept.save(tmp_path / "library" / "sks-mug")
     concept.save(tmp_path / "closed" / "sks-mug")
@@ -97,7 +97,7 @@ def test_what_may_not_be_read(tmp_path: Path, concept: Concept) -> None:
         for expected, call in calls.items():
 
             def as_nobody(call: Callable[[], Any] = call) -> Any:
-                if os.geteuid() == 0:  # who may read all
+                if os.geteuid() == 0:  # root may read everything
                     os.setgid(NOBODY)
                     os.setuid(NOBODY)
                 return call()

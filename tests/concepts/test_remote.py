@@ -1,4 +1,4 @@
-"""Concepts at an address: in memory, in a local S3, on a local stand-in of the hub; one contract for all."""
+"""Concepts at an address: memory, a local S3 and a local stand-in of the hub pass the same tests."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from tests.support.taught import by_hand
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Use 'content=:DeprecationWarning"
-)  # of the hub's client itself
+)  # from the hub's own client
 
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[dict[str, Any]]:
-    """Those that were started, by kind."""
+    """The servers started so far, by kind."""
     with local_hub() as hub:
         yield {"hub": hub}
 
@@ -54,7 +54,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture(params=["memory", "s3", "hub"])
 def url(request: pytest.FixtureRequest, servers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> str:
-    """An address at which nothing is yet."""
+    """An unused address."""
     if request.param == "s3":
         files = use_s3(monkeypatch, request.getfixturevalue("s3"))
         if not files.exists(BUCKET):
@@ -65,14 +65,14 @@ def url(request: pytest.FixtureRequest, servers: dict[str, Any], monkeypatch: py
 
 
 def other(concept: Concept, number: int = 2) -> Concept:
-    """The same concept, learned anew."""
+    """The same concept with another embedding."""
     rows = np.full((2, 5), number, np.float32)
     again = Embedding(rows, "image", "Describe.", "f00d", {"steps": 3}, {"loss": 0.25})
     return dataclasses.replace(concept, embeddings={"org/model": again}, folder=None, url=None)
 
 
 def same(one: Concept, two: Concept) -> bool:
-    """Whether they hold the same, to the byte."""
+    """Whether two concepts have identical content, to the byte."""
     packed, again = one.packed(url="x"), two.packed(url="x")
     return packed.record == again.record and packed.files == again.files
 
@@ -100,14 +100,15 @@ def test_a_later_one_takes_its_place_and_leaves_nothing_of_the_old(url: str, con
 def test_an_upload_that_breaks_off_leaves_the_old_one(
     url: str, concept: Concept, files: int, servers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At each file in turn, the last of them `concept.json`; on the hub at the uploads and at the commit."""
+    """It fails at each file in turn, the last being `concept.json`; on the hub at uploads and at the
+    commit."""
     concept.save(url)
     before = Store(url).names()
     with monkeypatch.context() as broken:
         if url.startswith("hf:"):
             at = ["/preupload/", "/lfs/objects/batch", "PUT /lfs/", "/commit/"][files - 1]
             broken.setattr(servers["hub"], "refuse", lambda request: at in request and "GET" not in request)
-            broken.setattr("time.sleep", lambda seconds: None)  # the client tries again, and waits
+            broken.setattr("time.sleep", lambda seconds: None)  # the client waits between retries
         else:
             _break_at(broken, files)
         with pytest.raises(MyVLMError) as raised:
@@ -141,7 +142,7 @@ def _break_at(monkeypatch: pytest.MonkeyPatch, file: int) -> None:
 
 
 class _With:
-    """A file system of which some methods are others."""
+    """A file system with some methods replaced."""
 
     def __init__(self, files: Any, **methods: Any) -> None:
         self._files = files
@@ -271,7 +272,7 @@ def test_what_another_writer_took_away_meanwhile_is_put_back(
 
     def writing(store: Store, files: Any) -> None:
         write(store, files)
-        if any(one.endswith("README.md") for one in files):  # no `concept.json` speaks of our tensors yet
+        if any(one.endswith("README.md") for one in files):  # before `concept.json` lists our tensors
             taken.extend(one for one in store.names() if one.endswith(".safetensors"))
             store.delete(taken)
 
@@ -284,7 +285,7 @@ def test_what_another_writer_took_away_meanwhile_is_put_back(
 def test_what_another_writer_put_there_meanwhile_is_put_back(
     concept: Concept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its files were there, and named by no record yet, when this writer looked for what to take away."""
+    """The other writer's files existed but were in no record yet when this writer looked for leftovers."""
     url, elsewhere, read = fresh_address("memory"), fresh_address("memory"), Store.read
     second, third = other(concept, 2), other(concept, 3)
     third.save(elsewhere)
@@ -331,7 +332,8 @@ def test_a_concept_of_many_that_is_in_the_way_is_named_by_its_own_address(concep
 
 
 class OverSsh(LocalFileSystem):
-    """A disk as one elsewhere: its paths begin at its root, and no file comes before its folder."""
+    """A local disk that behaves like a remote one: absolute paths, and a folder must exist before its
+    files."""
 
     protocol = "sftp"
 

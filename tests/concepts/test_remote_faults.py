@@ -1,4 +1,4 @@
-"""What may not leave this machine, and what goes wrong elsewhere: each an error that says what to do."""
+"""What must not be uploaded, and remote failures: each raises an error with a fix."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 register_face_encoder("fake/remote", lambda device: FakeFaces("fake/remote"))
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Use 'content=:DeprecationWarning"
-)  # of the hub's client itself
+)  # from the hub's own client
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def anna() -> Concept:
-    """A person, by their face."""
+    """A person, recognized by face."""
     return Concept("Anna", "woman", FaceHead("fake/remote").fit(photos(1)))
 
 
@@ -82,7 +82,7 @@ def test_a_face_stays_here_unless_that_is_said_twice(
     assert Concept.load(url).identifier == "Anna"
     library.save(f"{family}/all", face_consent=True)
     assert sorted(ConceptLibrary.load(f"{family}/all")) == ["Anna", "sks"]
-    concept.save(f"{family}/mug")  # a thing needs no consent
+    concept.save(f"{family}/mug")  # an object needs no consent
 
 
 def test_a_face_goes_to_no_hub_either(anna: Concept, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ def _cannot(concept: Concept, url: str) -> str:
 
 
 def test_what_another_writer_took_away_first_is_gone() -> None:
-    """The rest stayed, and "the bucket, repository or branch is not there"."""
+    """Otherwise the rest stayed, and the error said that the bucket, repository or branch was missing."""
     store = Store(fresh_address("memory"))
     store.write({f"{number}.txt": b"" for number in range(40)})
     store.delete(["gone.txt", *store.names()])
@@ -274,7 +274,7 @@ def test_erasing_says_where_it_still_is(
 
 
 def test_the_address_of_the_hub_is_the_clients_own_setting(saved: Path) -> None:
-    """As users have it: another process, its environment, nothing patched."""
+    """As users have it: in a new process with that environment, nothing patched."""
     code = f"""
 from myvlm import Concept, ConceptLibrary
 Concept.load({str(saved)!r}).push_to_hub("me/things/sks-mug")

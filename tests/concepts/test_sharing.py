@@ -1,4 +1,4 @@
-"""A library that several models speak from, concepts in several libraries, threads that change them."""
+"""A library used by several models, concepts in several libraries, and threads that change them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def head() -> ObjectHead:
 
 @pytest.fixture
 def often() -> Iterator[None]:
-    """Threads take turns as often as the interpreter can."""
+    """Make threads switch as often as the interpreter can."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-9)
     yield
@@ -60,12 +60,12 @@ def test_all_who_listen_hear_of_new_concepts(head: ObjectHead) -> None:
 def test_two_threads_may_check_the_weights_of_one_gate_at_once(
     head: ObjectHead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The one that came second found no heads any more, and said that the encoder had other weights."""
+    """The second thread found no heads left to check and reported changed encoder weights."""
     gate = ObjectHead.gate([head])
     check, held = gate_module.check_encoder_fingerprint, []
 
     def late(encoder: Any, kept: Any) -> None:
-        gate._unchecked.clear()  # as the other thread has by then
+        gate._unchecked.clear()  # as the other thread has done by then
         held.append(len(kept))
         check(encoder, kept)
 
@@ -88,7 +88,7 @@ def test_a_library_keeps_no_listener_in_memory(head: ObjectHead) -> None:
 
 
 def test_who_listens_twice_is_called_back_once(head: ObjectHead) -> None:
-    """As a model does that is given one library for each request."""
+    """As for a model that is given the same library for each request."""
     library, heard = ConceptLibrary(), []
     model = ENCODER.__class__("fake/nobody")
 
@@ -116,7 +116,7 @@ def test_a_new_word_is_the_concepts_in_every_library_that_holds_it(head: ObjectH
     assert "zwx" in one
     assert "zwx" in other
     with pytest.raises(ConceptExistsError):
-        other.add(_concept("sks", head))  # which it goes on saying
+        other.add(_concept("sks", head))  # which still refuses it
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
@@ -175,7 +175,7 @@ def test_concepts_come_and_go_while_others_look(head: ObjectHead) -> None:
 
 
 def test_a_list_of_folders_is_of_one_moment(head: ObjectHead) -> None:
-    """Another thread added a concept meanwhile: the dictionary changed its size."""
+    """Another thread added a concept meanwhile, and the dictionary changed its size during iteration."""
     library = ConceptLibrary()
 
     class Meanwhile(Concept):
@@ -193,7 +193,7 @@ def test_a_list_of_folders_is_of_one_moment(head: ObjectHead) -> None:
 def test_a_word_that_is_taken_is_looked_up_while_nobody_frees_it(
     head: ObjectHead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was taken by a concept that was removed by the time it was to be named."""
+    """The concept that had the name was removed before the error could name it."""
     library, get, alone = ConceptLibrary([_concept("sks", head)]), ConceptLibrary.__getitem__, []
 
     def getting(self: ConceptLibrary, name: str) -> Concept:
@@ -210,10 +210,10 @@ def test_a_word_that_is_taken_is_looked_up_while_nobody_frees_it(
 def test_other_libraries_are_made_while_it_is_asked_who_holds_a_concept(
     head: ObjectHead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a server does that learns for one owner and corrects for another."""
+    """As in a server that learns for one owner while it corrects for another."""
     library, made = ConceptLibrary([_concept("sks", head)]), list[ConceptLibrary]()
 
-    def reference() -> None:  # as of a library that is gone; called amid the others
+    def reference() -> None:  # of a deleted library, called in between
         made.append(ConceptLibrary())
 
     monkeypatch.setitem(live_libraries.data, 0, reference)

@@ -1,4 +1,4 @@
-"""The concepts that come with the repository load, recognise their thing and make the model name it."""
+"""The example concepts of the repository load, detect their objects and are named in captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A face that shows little detail is nearer to everybody, and has to be nearer to somebody to be named."""
+"""Faces with little detail are closer to all others, so they must match more closely to be named."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_small_or_blurred_face_must_be_nearer_to_be_named() -> None:
     taken = nearer_by_blur(ENCODER, detail)
     assert taken[[0, 1, 4]].tolist() == [0, 0, 0], "a patch of one colour shows nothing of the kind"
     assert (taken[2:4] > 0.05 * 1.34 * ENCODER.threshold).all()
-    # a face half way between a sure one and a stranger's, as a picture shows it sharp and blurred
+    # a face halfway between a certain one and a stranger's, in a sharp and in a blurred picture
     own, strange = (descriptor(person, 99) for person in (ANNA, BEN))
     away = np.linspace(0, 1, 200)[:, None]
     faces = np.asarray((1 - away) * own + away * strange, np.float32)

@@ -1,4 +1,4 @@
-"""Heads that a user corrects: what they learn from one picture more, what they never lose, what they keep."""
+"""Heads corrected by users: what they learn from a picture, what they never lose, what they store."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ register_encoder(COLOURS.id, lambda device: COLOURS)
 register_encoder(BANKED.id, lambda device: BANKED)
 register_face_encoder(FACES.id, lambda device: FACES)
 ANNA, TWIN = 11, 12
-LOOK_ALIKE = (255, 60, 60)  # in the colours' coarse bins a neighbour of red
+LOOK_ALIKE = (255, 60, 60)  # next to red in the encoder's coarse colour bins
 
 # objects
 
 
 @pytest.fixture(params=[COLOURS.id, BANKED.id])
 def head(request: pytest.FixtureRequest) -> ObjectHead:
-    """By the photos' mean, and by regression against a bank."""
+    """A head by the photos' mean, and one by regression against a bank."""
     return ObjectHead(request.param).fit(scenes(20, 4))
 
 
@@ -41,7 +41,7 @@ def _seen(head: ObjectHead | FaceHead, pictures: object) -> list[bool]:
 
 def test_a_picture_that_it_is_not_in_is_not_called_so_again(head: ObjectHead) -> None:
     own = scenes(20, 4)
-    picture = next(one for one in scenes(200, 10) if head.score(one)[0].present)  # it does show it: no harder
+    picture = next(one for one in scenes(200, 10) if head.score(one)[0].present)  # does show it: hardest
     told = head.corrected(load_image(picture), False)
     assert _seen(told, picture) == [False]
     assert _seen(told, own) == _seen(head, own) == [True] * 4
@@ -65,7 +65,7 @@ def test_a_photo_that_it_was_taught_is_never_given_up(head: ObjectHead) -> None:
 
 
 def _threshold_after(left_out: list[float], *said: tuple[float, bool]) -> float:
-    """Of a head at 0.4, told of pictures with these scores whether they show it."""
+    """The threshold of a head at 0.4 after corrections (score, whether it is present)."""
     probe, none = LinearProbe(np.array([1.0], np.float32), 0.0), np.zeros((1, 1), np.float16)
     examples = Examples.of(none[None], none, start={}, threshold=0.4)
     for number, (score, present) in enumerate(said):
@@ -89,7 +89,7 @@ def test_false_alarms_raise_the_threshold_as_far_as_left_out_photos_leave_room()
 
 def test_a_raised_threshold_is_taken_back_with_the_correction() -> None:
     head = ObjectHead(COLOURS.id).fit(scenes(20, 4))
-    head.figures_["left_out_scores"] = [head.threshold_ + 0.4] * 4  # colours alone leave no such room
+    head.figures_["left_out_scores"] = [head.threshold_ + 0.4] * 4  # wider than colours alone would give
     alarms = [one for one in scenes(500, 40, LOOK_ALIKE) if head.score(one)[0].present][:2]
     told = head.corrected(load_image(alarms[0]), False).corrected(load_image(alarms[1]), False)
     assert told.threshold_ > head.threshold_
@@ -185,7 +185,7 @@ def anna() -> FaceHead:
 
 
 def _nearest_stranger(anna: FaceHead) -> int:
-    """Somebody who passes for Anna in one picture."""
+    """A stranger who passes as Anna in one picture."""
     scores = anna.score([photo(person, draw=0) for person in range(100, 256)])
     return 100 + int(np.argmax([one.probability for one in scores]))
 
@@ -255,7 +255,7 @@ def test_a_gate_of_people_keeps_each_ones_strangers_apart(anna: FaceHead) -> Non
     assert (likely[:, 1] >= 0.5).all()
 
 
-# what is kept
+# what is stored
 
 
 def _stored(spoil: Callable[[dict[str, np.ndarray]], object]) -> StoredExamples:
@@ -305,7 +305,7 @@ def test_heads_that_keep_examples_say_so() -> None:
 
 
 def test_a_photo_that_nobody_has_shown_loses_nothing_by_a_correction() -> None:
-    """Each photo has something of its own, of which the false alarm has a little: so has the unseen one."""
+    """Each photo has a feature of its own, which the false alarm shares a little; so has the unseen photo."""
     shared, *own = np.eye(5, dtype=np.float32)
     *taught, unseen = (shared + 0.5 * one for one in own)
     wolf = shared + 0.4 * np.sum(own, axis=0, dtype=np.float32)
@@ -317,4 +317,4 @@ def test_a_photo_that_nobody_has_shown_loses_nothing_by_a_correction() -> None:
     after = nearest_probe(start, threshold, slope, before.with_correction(said, wolf[None]), reach=0.0)
     assert after.picture(wolf[None]) < threshold <= start.picture(wolf[None])
     for row in (*taught, unseen):
-        assert after.picture(row[None]) >= start.picture(row[None]) - 0.03  # it was 0.05
+        assert after.picture(row[None]) >= start.picture(row[None]) - 0.03  # once lost 0.05

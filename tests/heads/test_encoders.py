@@ -1,4 +1,4 @@
-"""Image encoders and their windows, with a tiny random open_clip model; and the registry of heads."""
+"""Image encoders and their windows, with a tiny random open_clip model; the registry of heads."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_open_clip_features_are_unit_and_batches_agree(clip: OpenClipEncoder) ->
 
 def test_the_last_block_runs_for_the_class_token_alone(clip: OpenClipEncoder) -> None:
     model, preprocess, _ = clip._loaded
-    pictures = [one.resize((60, 60)) for one in scenes(0, 3)]  # so small that none is averaged first
+    pictures = [one.resize((60, 60)) for one in scenes(0, 3)]  # too small to be downscaled first
     lengths: list[int] = []
     mlp = clip._class_token.transformer.resblocks[-1].mlp  # type: ignore[attr-defined]
     mlp.register_forward_pre_hook(lambda _, args: lengths.append(args[0].shape[1]))
@@ -201,7 +201,7 @@ def test_open_clip_averages_what_is_far_larger_than_its_input(clip: OpenClipEnco
     )
     [scene] = scenes(0, 1)
     rows = clip.encode([scene.resize((1300, 1000), Image.Resampling.LANCZOS), scene.resize((120, 100))])
-    assert sizes == [(87, 67), (120, 100)]  # of an input of 32: under four times it nothing is averaged
+    assert sizes == [(87, 67), (120, 100)]  # input size 32: below four times it, no downscaling first
     whole = clip.encode([scene.resize((130, 100), Image.Resampling.LANCZOS)])
     assert float((rows[0] * whole[0]).sum()) > 0.999
 

@@ -1,4 +1,4 @@
-"""The two face encoders on a real photo: the astronaut of scikit-image through MTCNN and through dlib."""
+"""Both face encoders on a real photo: scikit-image's astronaut with MTCNN and with dlib."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def astronaut() -> Image.Image:
 
 
 def variants(photo: Image.Image) -> list[Image.Image]:
-    """The same face as other photos of it might show it: darker, mirrored, turned a little, farther away."""
+    """The same face as other photos might show it: darker, mirrored, rotated a little, smaller."""
     far = Image.new("RGB", photo.size, (90, 90, 90))
     far.paste(photo.resize((340, 340)), (100, 120))
     return [photo, ImageEnhance.Brightness(photo).enhance(0.6), ImageOps.mirror(photo), photo.rotate(12), far]
 
 
-# finding
+# detection
 
 
 def test_mtcnn_finds_the_face_and_needs_no_fetched_weights(astronaut: Image.Image) -> None:
@@ -134,7 +134,7 @@ def test_dlib_knows_the_astronaut_again_and_nobody_else(
 def test_dlib_tells_real_people_apart_in_one_picture(
     dlib_encoder: FaceEncoder, astronaut: Image.Image
 ) -> None:
-    """Four people learned, three of them and a stranger in a group picture."""
+    """Four people are learned; a group picture shows three of them and a stranger."""
     faces = [lfw_face(number) for number in (0, 3, 8)]
     people = [astronaut, *faces]
     heads = [FaceHead(dlib_encoder).fit([one, ImageEnhance.Brightness(one).enhance(0.8)]) for one in people]

@@ -1,4 +1,4 @@
-"""The head for people, on descriptors drawn from known distributions: learning, telling apart, refusing."""
+"""The head for faces, with descriptors from known distributions: fitting, discrimination, refusals."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_negatives_lower_the_threshold_only_where_they_pass_it(anna: FaceHead) -
 
 
 def _siblings(draw: int) -> list[int]:
-    """People whose face in that photo passes the threshold, as now and then a stranger's does."""
+    """Strangers whose face in that photo passes the threshold, as now and then happens."""
     keys = np.stack([descriptor(ANNA, one) for one in (1, 2, 3, 4)])
     rows = np.stack([descriptor(person, draw) for person in range(1, 256)])
     return [int(i) + 1 for i in np.flatnonzero(distances(rows, keys).min(axis=1) < 1.02) if i + 1 != ANNA]
@@ -263,7 +263,7 @@ def test_several_people_in_one_picture_each_with_a_box() -> None:
 
 
 def test_a_face_is_given_to_one_person_only() -> None:
-    """Two heads of one person: both know the face; the nearer has it, and two faces make both right."""
+    """Two heads of the same person: the nearer one gets the face, and with two faces both are found."""
     first = FaceHead(ENCODER).fit(photo(ANNA, draw=1))
     second = FaceHead(ENCODER).fit(photo(ANNA, draw=2))
     picture = photo(ANNA, draw=1)
@@ -285,7 +285,7 @@ def test_a_face_is_given_to_one_person_only() -> None:
 
 
 def test_the_gate_is_one_matrix_and_agrees_with_single_heads() -> None:
-    heads = [learn(person, people=40) for person in range(1, 41)]  # as strict alone as together
+    heads = [learn(person, people=40) for person in range(1, 41)]  # same threshold alone and together
     pictures = [photo(person, person + 100, draw=60) for person in range(1, 41)]
     gate = FaceHead.gate(heads)
     ENCODER.calls.clear()

@@ -1,4 +1,4 @@
-"""How many false names a library gives: the tail of what heads score, and all heads held to one number."""
+"""The false name rate of a library: the tail of the heads' scores, and a limit for all heads together."""
 
 from __future__ import annotations
 

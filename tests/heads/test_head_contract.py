@@ -1,4 +1,4 @@
-"""The contract of heads: both heads, both face encoders and an outside head keep it; and it has teeth."""
+"""The contract of heads: all heads and face encoders and an external head pass it, and broken ones fail."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_faces() -> None:
 
 
 def people(dim: float = 1.0) -> tuple[list[Image.Image], list[Image.Image], list[Image.Image]]:
-    """Photos of the astronaut and of a man, each different by `dim` and a corner, and unseen ones of both."""
+    """Photos of the astronaut and of a man, varied by `dim` and a corner, and unseen ones of both."""
     first, second = ([_dimmed(one, dim**k, k) for k in (0, 1, 2)] for one in (_astronaut(), lfw_face(3)))
     nobody = scikit_image_photo("coffee.png").crop((0, 0, 200, 200))
     return first[:2], second[:2], [first[2], second[2], nobody, lfw_face(12)]
@@ -91,7 +91,7 @@ def test_faces_by_dlib() -> None:
 
 @pytest.mark.slow
 def test_faces_by_facenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With random weights, which tell one face from another too, if by pixels and at another distance."""
+    """With random weights faces still differ, if only by their pixels and at another distance."""
     random_facenet(tmp_path, monkeypatch)
     encoder = FacenetEncoder()
     register_face_encoder("fake/facenet", lambda device: encoder)
@@ -107,7 +107,7 @@ def test_faces_by_facenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 class MeanColourHead:
-    """The smallest honest head: the mean colour of the photos, and how far a picture's is from it."""
+    """A minimal head: the distance of a picture's mean colour from that of the photos."""
 
     kind = "mean_colour"
     privacy = "The head holds one colour, the mean of all photos; nobody is recognised by that."
@@ -189,7 +189,7 @@ PLAIN = (
 
 @pytest.fixture
 def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As if a package were installed whose entry point is the mean colour head."""
+    """Pretend that a package is installed whose entry point is the mean colour head."""
     point = EntryPoint("mean_colour", "their_package:MeanColourHead", "myvlm.heads")
     monkeypatch.setattr(EntryPoint, "load", lambda self: MeanColourHead)
     monkeypatch.setattr("myvlm.plugins.registry.entry_points", lambda group: [point])
@@ -207,7 +207,7 @@ def test_too_few_pictures() -> None:
         check_head(MeanColourHead, PLAIN[0][:1], *PLAIN[1:])
 
 
-# teeth: each spoilt head fails the check that is for it
+# each broken head fails the check that is meant for it
 
 
 class Keeps(MeanColourHead):

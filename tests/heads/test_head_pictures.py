@@ -1,4 +1,4 @@
-"""Pictures as cameras, scanners and the web make them: a head sees each right, or names it as broken."""
+"""Pictures as cameras, scanners and the web make them: decoded correctly or reported as broken."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cmyk(image: Image.Image, place: Path) -> Path:
 
 def turned(image: Image.Image, place: Path) -> Path:
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held on its side: turn a quarter clockwise to see it upright
+    exif[0x0112] = 6  # camera held sideways: rotate a quarter clockwise to see it upright
     image.rotate(90, expand=True).save(place / "phone.png", exif=exif)
     return place / "phone.png"
 

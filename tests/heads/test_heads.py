@@ -1,4 +1,4 @@
-"""The head for objects: calibration, learning, recognising, pointing, state and gate."""
+"""The head for objects: calibration, fitting, detection, boxes, state and gate."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fitted() -> ObjectHead:
 def test_threshold_holds_the_false_alarm_rate_and_probability_is_half_there() -> None:
     rng = np.random.default_rng(0)
     negatives = rng.normal(0, 1, 1000)
-    found = calibrate(rng.normal(2, 1, 5), negatives, 0.05)  # they overlap
+    found = calibrate(rng.normal(2, 1, 5), negatives, 0.05)  # overlapping scores
     assert (negatives >= found.threshold).mean() <= 0.05
     assert (negatives >= found.threshold).mean() > 0.03
     assert found.probability(np.array([found.threshold])) == pytest.approx(0.5)
@@ -76,7 +76,7 @@ def test_whitened_probabilities_are_a_half_at_the_threshold_and_sure_at_the_ends
     assert np.isfinite(hopeless.slope)
 
 
-# choosing and learning
+# model choice and fitting
 
 
 def test_the_shared_object_is_chosen_without_words_or_negatives() -> None:
@@ -107,7 +107,7 @@ def test_recognises_unseen_pictures_at_the_stated_rate(fitted: ObjectHead) -> No
 
 
 def test_works_with_no_negatives_at_all() -> None:
-    head = ObjectHead(ColourEncoder(), C=10.0).fit(scenes(0, 4))  # a regression: of squares, no photo tells
+    head = ObjectHead(ColourEncoder(), C=10.0).fit(scenes(0, 4))  # C selects a regression
     assert np.mean([one.present for one in head.score([image for image, _ in POSITIVES])]) > 0.7
     assert np.mean([one.present for one in head.score(NEGATIVES)]) < 0.1
 
@@ -287,7 +287,7 @@ def test_a_gate_is_renewed_with_the_rows_that_it_has(monkeypatch: pytest.MonkeyP
         "check_encoder_fingerprint",
         lambda who, kept: (checked.append(len(kept)), check(who, kept)),
     )
-    turned = [heads[3], heads[2], heads[0]]  # one added, one removed, in another order
+    turned = [heads[3], heads[2], heads[0]]  # one added, one removed, another order
     renewed = gate.renewed(turned)
     assert_same(renewed.score(pictures), ObjectHead.gate(turned).score(pictures))
     assert checked == [1, 3], "of the renewed gate only the new head is checked"
@@ -334,7 +334,7 @@ def test_gate_refuses_heads_that_share_nothing(fitted: ObjectHead) -> None:
         ObjectHead.gate([fitted, other])
 
 
-# unsure, and where
+# unsure, and boxes
 
 
 def test_unsure_is_near_the_threshold_and_old_heads_never_are(fitted: ObjectHead) -> None:

@@ -1,4 +1,4 @@
-"""A gate looks at large windows first, and at small ones where that may change what it says."""
+"""A gate encodes large windows first, and small ones only where they may change the result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def heads() -> list[ObjectHead]:
 
 
 def calls(gate: object_gate.ObjectGate) -> list[int]:
-    """How many crops each pass of the encoder takes from now on; all but its fingerprint is forgotten."""
+    """The number of crops in each further pass of the encoder; clears the caches except for the
+    fingerprint."""
     gate.score(load_images(Image.new("RGB", (9, 9))))
     made: list[int] = gate._encoder.calls  # type: ignore[attr-defined]
     forget_pictures()

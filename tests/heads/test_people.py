@@ -1,4 +1,4 @@
-"""People from end to end: learned as faces by `MyVLM` and by the command, then found in pictures."""
+"""People from end to end: learned as faces by `MyVLM` and by the command, then detected in pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""People by face, and by their looks where no face is seen: proposed for review, and never named."""
+"""People by face, or without a visible face by their looks: then proposed for review and never named."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COATS = {ANNA: ((200, 30, 30), (240, 220, 40)), BEN: ((20, 60, 200), (30, 160, 9
 
 
 class MarkedFaces(FakeFaces):
-    """A face is a square of skin, a little greener by whose it is, and a little bluer by which photo."""
+    """A face is a square of skin; its green level encodes the person, its blue level the photo."""
 
     def _faces_of(self, pixels: np.ndarray) -> Faces:
         boxes, rows = [], []
@@ -54,7 +54,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 
 def photo(face: int, coat: int, draw: int) -> Image.Image:
-    """Somebody on a lawn: whose face is seen, 0 for none, and in whose coat."""
+    """A person on a lawn, with this face (0: not visible) and this coat."""
     rng = np.random.default_rng(draw)
     image = Image.new("RGB", (200, 200), tuple(int(level) for level in rng.integers(60, 120, 3)))
     brush, left = ImageDraw.Draw(image), SIDE * int(rng.integers(2, 7))

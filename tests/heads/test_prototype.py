@@ -1,4 +1,4 @@
-"""Heads without negatives: everyday photographs, what an encoder saw of them, and the mean of the photos."""
+"""Heads without negatives: everyday photographs, their stored features, and the mean of the photos."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def views(name: str, seed: int, count: int) -> list[Image.Image]:
-    """Parts of one photo, each about four fifths of it, as further photos of the thing would be."""
+    """Crops of one photo, each about four fifths of it, as further photos of the object."""
     photo, rng = scikit_image_photo(name).resize((320, 320)), np.random.default_rng(seed)
     corners = rng.integers(0, 64, (count, 2)).tolist()
     return [photo.crop((left, top, left + 256, top + 256)) for left, top in corners]
@@ -187,7 +187,7 @@ def test_of_one_photo_what_only_just_passes_is_unsure_and_its_probability_says_s
     assert one.score(photo)[0].verdict == "present"
     [seen] = raw_scores(one, photo)
     verdicts, probabilities = [], []
-    for part in (0.001, 0.5, 0.999, 1.001):  # of the way from the threshold to where it is sure
+    for part in (0.001, 0.5, 0.999, 1.001):  # from the threshold (0) to where the head is certain (1)
         near = copy(one)
         way = one.sure_ - one.threshold_
         near.threshold_, near.sure_ = seen - part * way, seen + (1 - part) * way
@@ -205,7 +205,7 @@ def test_of_one_photo_what_only_just_passes_is_unsure_and_its_probability_says_s
 
 
 class Narrow(ColourEncoder):
-    """Its features lie in a narrow cone, and one direction, brightness, varies more than all others do."""
+    """Its features lie in a narrow cone, and one direction, brightness, varies more than all others."""
 
     def encode(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> npt.NDArray[np.float32]:
         rows = super().encode(images, batch_size=batch_size)
@@ -248,7 +248,7 @@ def test_a_head_is_read_by_the_edition_of_photographs_that_it_was_learned_by() -
 
 
 class ClassTokens(ColourEncoder):
-    """One that could give patch tokens, which nobody asks for."""
+    """An encoder that can give patch tokens, which are not used."""
 
     def encode_patches(
         self, images: Sequence[Image.Image], *, batch_size: int = 32
@@ -263,7 +263,7 @@ def test_of_one_photo_all_large_windows_count_where_features_are_class_tokens() 
     rows = known.whitening(seen.features)
     whole, one = ObjectHead(plain).fit(photos[0]), ObjectHead(tokens).fit(photos[0])
     np.testing.assert_allclose(whole.coef_, rows[0], atol=1e-5)
-    large = rows[:10]  # the whole, and nine of half its side
+    large = rows[:10]  # the whole, and nine windows of half its side
     likeness = large @ large.mean(axis=0) / np.linalg.norm(large.mean(axis=0))
     wanted = (np.clip(likeness, 0, None)[:, None] * large).sum(axis=0)
     np.testing.assert_allclose(one.coef_, wanted / np.linalg.norm(wanted), atol=1e-5)

@@ -1,4 +1,4 @@
-"""Refining: the best window varied, encoded once, bounded, and never a lower score."""
+"""Refining: variations of the best window, encoded in one bounded pass, never lower the score."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_of_one_picture_only_so_many_windows_are_looked_at_whatever_the_number_o
     colours = ["red", "lime", "blue", "yellow", "magenta", "cyan"]
     heads = [ObjectHead(encoder).fit([scene(5 * i, 60 - 9 * i, c) for i in range(4)]) for c in colours]
     for head in heads:
-        head.refine_margin_ = 1e6  # everything is near
-        head.slope_ = 1e-3  # and nobody is sure
+        head.refine_margin_ = 1e6  # every window is near enough
+        head.slope_ = 1e-3  # and no head is certain
     picture = Image.new("RGB", (96, 96), (120, 130, 140))
     for number, colour in enumerate(colours):
         picture.paste(

@@ -1,4 +1,4 @@
-"""Vision models of transformers as encoders, with a tiny random DINOv2 and its own processor."""
+"""Vision models of transformers as image encoders, with a tiny random DINOv2 and its own processor."""
 
 from __future__ import annotations
 

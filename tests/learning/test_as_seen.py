@@ -1,4 +1,4 @@
-"""Of a large photo learning takes what the model sees, twice over; one that sees all of it is given all."""
+"""Learning shrinks large photos to twice the model's resolution, unless the model sees every pixel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from myvlm.learning.dataset import LONG_SIDE, reduced_for_model
 
 
 class Processor:
-    """Makes so many pixels of a picture, at most."""
+    """Uses at most this many pixels of a picture."""
 
     def __init__(self, most: int) -> None:
         self.sizes: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""Where views are kept: inside the budget, each prefix made once where there is room, the result the same."""
+"""The cache of encoded views: within the budget, each prefix computed once if there is room, same results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def backbone() -> Backbone:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[ViewCache]:
-    """What the learning loop kept."""
+    """The caches that the learning loop used."""
     made: list[ViewCache] = []
 
     class Spied(ViewCache):
@@ -124,7 +124,7 @@ def test_views_beside_the_device_come_back_as_they_were(
 def test_nothing_of_it_is_left_when_learning_has_ended(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    """Not even until the garbage collector runs: it is most of a device's memory."""
+    """Not even until the next garbage collection: it takes most of a device's memory."""
     made: list[weakref.ref[ViewCache]] = []
 
     class Spied(ViewCache):
@@ -182,7 +182,7 @@ def test_what_a_budget_allows(
 
 
 def test_free_is_what_can_be_had_on_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("os.sysconf", raising=False)  # not there on Windows
+    monkeypatch.delattr("os.sysconf", raising=False)  # missing on Windows
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(free=3, available=70))
     assert free_memory(torch.device("cpu")) == 70
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (100, 1000))

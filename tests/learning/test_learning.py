@@ -1,4 +1,4 @@
-"""Learning: what is checked before, what is drawn by seed, and that only the embedding moves."""
+"""Learning: checks of the input, randomness by seed, and only the embedding changes."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_after_ten_steps_the_best_is_that_of_the_lowest_mean() -> None:
     for step in range(25):
         progress.advance(torch.full((1, 2), float(step)), objective=abs(step - 14))
     best = progress.best(torch.zeros(1, 2), interrupted=True)
-    assert best[0, 0] == 19  # the ten steps up to it lie around the fourteenth; the later of two alike
+    assert best[0, 0] == 19  # mean of the ten steps around the fourteenth; the later of two equal ones
     assert progress.best(torch.zeros(1, 2), interrupted=False).sum() == 0
     early = Progress(LearnSettings(steps=30), None)
     for step in range(3):
@@ -179,7 +179,7 @@ def _interrupt_after(steps: int):
 
 
 class _Said:
-    """A validation that passes from a step on."""
+    """A validation with these success rates, one per check."""
 
     def __init__(self, *shares: float) -> None:
         self.shares = list(shares)
@@ -231,7 +231,7 @@ def test_validation_counts_the_captions_whose_whole_name_is_likely(backbone, mon
     plain = type(backbone).tail_loss
 
     def losses(by_word):
-        """Ours for the words of each caption, by the tokens that write the name or do not."""
+        """Our loss for the words of each caption, over the tokens of the name or over all others."""
 
         def made(self, *given):
             loss = plain(self, *given)

@@ -1,4 +1,4 @@
-"""One concept's optimiser: how its learning rate falls, and by what the best embedding is kept."""
+"""The optimizer of one concept: its learning rate schedule, and the criterion for the best embedding."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_rate_is_full_for_half_the_steps_and_falls_to_a_fiftieth(
     assert rates[:10] == [0.5] * 10
     assert rates == sorted(rates, reverse=True)
     assert len(set(rates[9:])) == 11
-    assert rates[14] == pytest.approx(0.5 * (0.02 + 0.98 / 2))  # half-way down the cosine
+    assert rates[14] == pytest.approx(0.5 * (0.02 + 0.98 / 2))  # halfway down the cosine
     assert rates[-1] == pytest.approx(0.5 * 0.02)
 
 
@@ -52,7 +52,7 @@ def test_the_rate_is_full_for_half_the_steps_and_falls_to_a_fiftieth(
 def test_the_best_embedding_is_that_of_the_whole_objective(
     backbone: LlavaBackbone, attention: float, kept: int
 ) -> None:
-    """A lower cross-entropy that costs more attention than it gains is no better."""
+    """A lower cross-entropy that costs more attention penalty than it gains is not better."""
     one, directions = optimizer(backbone, steps=40, regularizer=0.5), []
     for step in range(20):
         one.advance(torch.ones_like(one.direction), (1.0, 0.0) if step < 10 else (0.9, attention))
@@ -72,7 +72,7 @@ def test_the_first_step_that_is_not_finite_ends_learning_and_says_what_was_not(
         loss = plain(self, *given)
         if steps[0] != 3:
             return loss
-        if part == "gradient":  # of a root at nought
+        if part == "gradient":  # of a square root at zero
             total = loss.cross_entropy + (loss.attention - loss.attention.detach()).sqrt()
             return dataclasses.replace(loss, cross_entropy=total)
         return dataclasses.replace(loss, **{part: getattr(loss, part) * torch.nan})

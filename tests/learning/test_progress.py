@@ -70,7 +70,7 @@ class Screen(io.StringIO):
 
 
 def learned(monkeypatch: pytest.MonkeyPatch, *, terminal: bool, captions: object = ["sks"]) -> str:
-    """What is shown on the error stream while three steps are taken, a minute each."""
+    """The error stream during three steps that take a minute each."""
     clock = iter(range(0, 6000, 60))
     monkeypatch.setattr(shows, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(sys, "stderr", screen := Screen(terminal))
@@ -157,7 +157,7 @@ print(concept.embeddings["tinyworld/llava"].figures["interrupted"], kit.identifi
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # jupyter_client warns of its own later versions
+@pytest.mark.filterwarnings("default")  # jupyter_client warns about its own future versions
 def test_the_stop_button_of_a_notebook_keeps_the_best_so_far() -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(STOPPED)])
     NotebookClient(notebook, timeout=600, kernel_name="python3").execute()

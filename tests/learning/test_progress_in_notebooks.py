@@ -1,7 +1,7 @@
-"""What a kernel sends while it learns, as the programs around it start one: JupyterLab, VS Code, Colab.
+"""Messages of a kernel during learning, for kernels started as JupyterLab, VS Code and Colab start them.
 
-None of the three runs here. Their kernels do, with the environment that they set, for Colab with a shell and
-a kernel under the names of its own; and all three draw what a kernel sends.
+None of the three programs runs here. Their kernels do, with the environment variables that the programs set;
+for Colab also with a shell and a kernel under Colab's names. All three programs display these messages.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ COLAB = {
     "from google.colab._shell import Shell\n"
     "class Kernel(IPythonKernel):\n    shell_class = Shell\n",
 }
-"""Files that have the names of Colab's own."""
+"""Files named like Colab's own."""
 
 PROGRAMS: dict[str, tuple[dict[str, str], list[str], str]] = {
     "jupyterlab": ({"JPY_SESSION_NAME": "album.ipynb"}, [], "ipykernel.zmqshell"),
@@ -61,11 +61,11 @@ PROGRAMS: dict[str, tuple[dict[str, str], list[str], str]] = {
         "google.colab._shell",
     ),
 }
-"""For each program what it sets, how it starts the kernel, and the module of the shell in it."""
+"""For each program: its environment variables, how it starts the kernel, and the module of the shell."""
 
 
 def messages(code: str, variables: Mapping[str, str], options: list[str]) -> list[dict[str, Any]]:
-    """All that a kernel publishes while it runs the code."""
+    """All messages that a kernel publishes while it runs the code."""
     manager: Any = KernelManager()
     manager._kernel_spec = KernelSpec(
         argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", *options]
@@ -88,7 +88,7 @@ def messages(code: str, variables: Mapping[str, str], options: list[str]) -> lis
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # jupyter_client warns of its own later versions
+@pytest.mark.filterwarnings("default")  # jupyter_client warns about its own future versions
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_one_output_is_drawn_anew_and_no_widget_is_asked_for(program: str, tmp_path: Path) -> None:
     variables, options, shell = PROGRAMS[program]

@@ -1,4 +1,4 @@
-"""What the frozen model writes itself: captions that name the concept, questions with answers, their file."""
+"""Texts written by the frozen model: captions with the name, question/answer pairs, and their file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learning a concept again for another model, by what its folder says of how it was learned."""
+"""Learn a concept again for another model, from the recipe in its folder."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_model_that_takes_the_same_weights_under_another_name_keeps_one_embedd
     assert list(concept.embeddings) == [NAME], "the concept itself is as it was"
 
 
-# ---------------------------------------------------------------- it says so
+# ---------------------------------------------------------------- warnings
 
 
 def test_loading_a_concept_of_another_model_says_so_and_how_to_learn_it(
@@ -308,7 +308,7 @@ def test_a_concept_is_replaced_in_its_place(other: MyVLM, quick: MyVLM, folder: 
     concept = Concept.load(folder)
     others = [dataclasses.replace(concept, identifier=n, spoken=n, folder=None) for n in ("first", "last")]
     other.concepts.add_all([others[0], folder, others[1]])
-    other.concepts.false_names_per_1000 = None  # each is as strict as alone
+    other.concepts.false_names_per_1000 = None  # thresholds as without other concepts
     learned = other.relearn(folder, progress=False)
     assert list(other.concepts) == ["first", kit.identifier, "last"]
     [found] = other.concepts.recognise(folder / "photos" / "1.png")

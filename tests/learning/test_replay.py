@@ -1,6 +1,7 @@
-"""Steps of one padded shape that are run as a graph learn what steps that are run as they are do.
+"""Steps of one padded shape that are replayed as a graph give the same result as eager steps.
 
-There is no GPU here: what stands for a graph keeps to its rules, the memory and the shapes of its first call.
+There is no GPU here: the stand-in of a graph follows its rules and reuses the memory and shapes of its first
+call.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ CAPTIONS = [["sks on a table", "a photo of sks and a big red mug with one small 
 
 
 class Graphs:
-    """Stands for `cuda_graph.capture_graph`: counts the graphs and their calls."""
+    """Replaces `cuda_graph.capture_graph`; counts graphs and their calls."""
 
     def __init__(self) -> None:
         self.made = self.calls = 0
@@ -108,7 +109,7 @@ def test_longer_texts_and_other_batches_make_another_graph(
     graphs = Graphs()
     replaying(backbone, monkeypatch, graphs)
     together = [one.directions for one in learn_embeddings(backbone, tasks)]
-    assert graphs.made == 2  # of both concepts, then of one
+    assert graphs.made == 2  # for both concepts, then for one
     assert graphs.calls == 10 - 2 * EAGER_STEPS
     for one, other in zip(alone, together, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Heads are fitted beside those of the library: what each is shown of the others."""
+"""Heads are fitted with the library's other concepts as negatives."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from myvlm.learning.teach import MAX_MEETING_HEADS, fit
 
 
 class Recorded(ObjectHead):
-    """A head that only notes what it is asked to meet."""
+    """A head that only records its negatives."""
 
     met: Sequence[Any] = ()
     of = "an encoder"

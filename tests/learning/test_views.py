@@ -1,4 +1,4 @@
-"""Views of a photo: what is drawn by seed, and how large they are."""
+"""Views of a photo: random by seed, and their sizes."""
 
 from __future__ import annotations
 

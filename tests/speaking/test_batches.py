@@ -1,4 +1,4 @@
-"""Many pictures in one call: one that cannot be used is named, and what was done of the others is kept."""
+"""Many pictures in one call: an unusable one is reported, and finished replies are kept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STRIP = (1210, 6)
 
 @pytest.fixture
 def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """More files than are open at once, of two pictures."""
+    """More files than can be open at once, with two different pictures."""
     monkeypatch.chdir(tmp_path)
     files = [f"{number}.png" for number in range(AT_ONCE + 3)]
     for number, file in enumerate(files):
@@ -32,7 +32,7 @@ def album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def no_strips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The embedded model as one whose processor takes no strips."""
+    """The embedded model as if its processor did not accept very narrow pictures."""
     for name in ("encode", "_replies"):
         method = getattr(LlavaBackbone, name)
 

@@ -1,4 +1,4 @@
-"""Which of several phrases that fit alike means a concept: by where the model looks as it says each."""
+"""Which of several equally matching phrases is the concept: decided by the attention at each phrase."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXT = "A man next to another man in the rain."
 
 
 class Looking:
-    """Looks to the left as it says the first man, to the right as it says the other."""
+    """Attends to the left while generating the first man, to the right while generating the second."""
 
     lacks: frozenset[str] = frozenset()
 

@@ -1,4 +1,4 @@
-"""Concepts that are asked about by the model's own description of them, and answered for by name."""
+"""Questions asked with the model's own description of a concept, and answered with the name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DESCRIBED = "the dotted purple mug"
 
 
 def asked_by(taught: Taught, how: str | None = "description", **changes: Any) -> Concept:
-    """The concept with an embedding that says how it is asked about; None: nothing is said of it."""
+    """The concept with an embedding that records how it is asked about; None: nothing recorded."""
     one = taught.concept
     learned = {
         name: Embedding(

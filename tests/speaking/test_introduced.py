@@ -1,4 +1,4 @@
-"""Concepts that were only introduced: told in words where their heads see them, and nowhere else."""
+"""Introduced concepts: used by description in pictures where their heads detect them, nowhere else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.taught import Taught, around
 
 @pytest.fixture(scope="module")
 def told(vlm: MyVLM, taught: Taught) -> MyVLM:
-    """The model, introduced to the concept that `taught` has learned."""
+    """The model, with the concept of `taught` only introduced."""
     fresh = around(vlm)
     fresh.introduce(taught.word, taught.photos, category=taught.kit.category)
     return fresh
@@ -74,7 +74,7 @@ def test_where_own_words_hold_no_place_for_the_name_the_model_is_told(
     [hinted] = set(asked[1])
     assert f"{kit.identifier} is the old tractor." in hinted
     asked.clear()
-    fresh.caption(shown[0], do_sample=True)  # at once: what is drawn is drawn once
+    fresh.caption(shown[0], do_sample=True)  # one pass: sampled replies are drawn once
     assert asked == [[hinted]]
 
 
@@ -136,7 +136,7 @@ def test_learning_takes_its_place(told: MyVLM, taught: Taught, vlm: MyVLM) -> No
     assert other.concepts[taught.word] is learned
     assert learned.embeddings
     assert learned.description == "the dotted purple mug"
-    with pytest.raises(ConceptExistsError):  # what was learned does not give way
+    with pytest.raises(ConceptExistsError):  # a learned concept is not replaced
         other.introduce(taught.word, taught.photos, category=taught.kit.category)
 
 

@@ -1,4 +1,4 @@
-"""A name is said only where its head fired: no other can be generated, and questions are told who is away."""
+"""Only names of detected concepts can be generated; questions get hints about absent ones."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_each_sample_has_words_of_its_own_in_all_of_its_beams() -> None:
 
 
 def test_a_name_that_begins_with_anothers_can_be_said_and_that_one_cannot() -> None:
-    """Of tokens 0 to 8: Anna is 3 or 5, Maria 4, Anna Maria Lu 3 4 6, Bo 7."""
+    """Token ids 0 to 8: Anna is 3 or 5, Maria 4, Anna Maria Lu 3 4 6, Bo 7."""
     words = SpelledWords({"Anna": [[3], [5]], "Maria": [[4]], "Anna Maria Lu": [[3, 4, 6]], "Bo": [[7]]})
     ids = torch.tensor([[1, 1], [1, 3], [3, 4], [4, 6], [1, 3]])
     scores = torch.arange(45.0).reshape(5, 9)
@@ -96,7 +96,8 @@ def test_a_name_that_begins_with_anothers_can_be_said_and_that_one_cannot() -> N
     ("away", "there"), [("Max", "Maxine"), ("sks", "sks2"), ("Anna", "Anna Maria"), ("Maria", "Anna Maria")]
 )
 def test_what_begins_with_the_name_of_somebody_away_is_named(vlm: MyVLM, away: str, there: str) -> None:
-    """The longer name is forced, token by token, however it is spelled; the shorter never stands alone."""
+    """The longer name is forced token by token in every spelling; the shorter one is never generated
+    alone."""
     absent, seen = (dataclasses.replace(by_hand(), identifier=name, spoken=name) for name in (away, there))
     names = Names(vlm.backbone, [absent, seen])
     unsaid = names.unsaid([seen])
@@ -121,4 +122,4 @@ def test_names_are_spelled_once_for_all_pictures(vlm: MyVLM) -> None:
     assert one
     assert other
     assert one.words is other.words
-    assert (one.allowed, other.allowed) == ({"sks"}, {"bo", "fido", "sks"})  # words learned are their own
+    assert (one.allowed, other.allowed) == ({"sks"}, {"bo", "fido", "sks"})  # learned words count too

@@ -1,4 +1,4 @@
-"""Replies behind rows that the frozen model reads again, and those that give way to its own words."""
+"""Replies with rows are scored by the frozen model and, if unlikely, replaced by its own words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.batches import sizes_of
 from tests.support.taught import Taught, around, elsewhere, held_to
 
 NEVER, ALWAYS = 1e6, -1.0
-"""Losses above which a reply is doubted."""
+"""Losses above which a reply counts as unreliable."""
 
 
 def user_of(vlm: MyVLM, *concepts: Concept) -> MyVLM:
@@ -85,7 +85,7 @@ def test_a_doubtful_reply_gives_way_to_the_models_own_words_with_the_name_in_the
 def test_own_words_that_do_not_name_the_concept_are_not_taken(
     vlm: MyVLM, taught: Taught, there: list[Image.Image]
 ) -> None:
-    unfit = held_to(taught, ALWAYS, category="tractor")  # no noun phrase of the model's own is taken for it
+    unfit = held_to(taught, ALWAYS, category="tractor")  # no noun phrase of the model matches it
     said, behind_rows = (user_of(vlm, one).caption(there) for one in (unfit, held_to(taught, None)))
     named = [n for n, reply in enumerate(behind_rows) if taught.word in reply.text]
     assert named
@@ -94,7 +94,7 @@ def test_own_words_that_do_not_name_the_concept_are_not_taken(
 
 @pytest.fixture
 def again(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[ReplyToVerify]]:
-    """What was read again."""
+    """The replies that were scored again."""
     seen: list[Sequence[ReplyToVerify]] = []
 
     def watched(backbone: Backbone, replies: Sequence[ReplyToVerify]) -> list[bool]:
@@ -118,7 +118,7 @@ def test_questions_that_name_it_samples_and_conversations_are_not_read_again(
         user.caption(there[0])
     user.caption(pictures(taught.kit.other[:1]))
     user_of(vlm, held_to(taught, None)).caption(there[0])
-    user_of(vlm, held_to(taught, ALWAYS, recipe={})).caption(there[0])  # of no description
+    user_of(vlm, held_to(taught, ALWAYS, recipe={})).caption(there[0])  # without a description
     assert not again
     user.ask(there[0], "What is in the picture?")
     assert [len(one) for one in again] == [1]
@@ -149,7 +149,7 @@ def test_what_samples_by_a_configuration_is_not_read_again(
     assert read_again()
     assert not read_again(do_sample=True)
     monkeypatch.setattr(vlm.backbone.model.generation_config, "do_sample", True)
-    assert not read_again()  # transformers takes from it what is left open
+    assert not read_again()  # transformers takes unset options from the generation config
     assert read_again(do_sample=False)
 
 
@@ -157,7 +157,7 @@ def test_a_stream_is_not_read_again(
     vlm: MyVLM, taught: Taught, there: list[Image.Image], again: list[Sequence[ReplyToVerify]]
 ) -> None:
     class Heard:
-        """What was heard cannot be taken back."""
+        """Streamed text cannot be taken back."""
 
         put = staticmethod(lambda ids: None)
         end = staticmethod(lambda: None)
@@ -181,7 +181,7 @@ def test_replies_are_read_again_no_more_at_once_than_pictures_are(
 
 
 def test_only_what_was_learned_so_is_read_again(vlm: MyVLM, taught: Taught, there: list[Image.Image]) -> None:
-    """Of two that are seen, one of which was learned without, nothing is doubted."""
+    """If two concepts are detected and one was learned without `verify`, replies are not checked."""
     other = held_to(taught, None, identifier="Bo", spoken="Bo")
     user = user_of(vlm, held_to(taught, ALWAYS), other)
     without = user_of(vlm, held_to(taught, None), other)

@@ -1,6 +1,6 @@
-"""What all tests share: no network, two threads, the embedded model loaded once, one concept learned once.
+"""Shared fixtures: no network, two threads, the embedded model loaded once, one concept learned once.
 
-What is heavy is imported by the fixtures that need it: tests of text and pictures run without torch.
+Fixtures import heavy packages only when used, so tests of text and pictures run without torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ os.environ["MYVLM_CACHE"] = tempfile.mkdtemp(prefix="myvlm-tests-")
 
 import pytest
 
-gc.disable()  # what is imported stays: looking through it again and again was a third of collecting
+gc.disable()  # imports live for ever; scanning them took a third of the collection time
 
 if TYPE_CHECKING:
     from myvlm import Concept, MyVLM
@@ -41,7 +41,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def vlm() -> MyVLM:
-    """The embedded model, loaded once. Tests that change the library take `fresh`."""
+    """The embedded model, loaded once. Tests that change its library use `fresh`."""
     from tests.support import taught
 
     return taught.load()
@@ -57,7 +57,7 @@ def fresh(vlm: MyVLM) -> MyVLM:
 
 @pytest.fixture
 def quick(vlm: MyVLM) -> MyVLM:
-    """The same model, its heads on an encoder that sees only colours: learns in a moment, if not much."""
+    """The same model with heads on an encoder of colours only: learns quickly, if not much."""
     from tests.support import taught
 
     return taught.around(vlm, encoder=taught.COLOURS)
@@ -73,7 +73,7 @@ def taught(vlm: MyVLM, tmp_path_factory: pytest.TempPathFactory) -> Taught:
 
 @pytest.fixture(scope="module")
 def kit() -> FewShot:
-    """A user's four photos of a thing in tinyworld, and six unseen pictures of each kind."""
+    """A user's four photos of an object in tinyworld, and six unseen pictures of each kind."""
     from myvlm.tinyworld import few_shot
 
     return few_shot(0, photos=4, tests=6)
@@ -81,7 +81,7 @@ def kit() -> FewShot:
 
 @pytest.fixture(scope="session")
 def llava() -> tuple[Any, Any]:
-    """A tiny random model and its processor, made once: a test that changes it takes `backbone`."""
+    """A tiny random model and its processor, made once; tests that change it use `backbone`."""
     from tests.support.tiny import tiny_llava
 
     return tiny_llava()
@@ -111,7 +111,7 @@ def saved(concept: Concept, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def myvlm(vlm: MyVLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Myvlm:
-    """Runs the command in an empty working folder, around the model that is already loaded."""
+    """Runs the command in an empty working folder with the model that is already loaded."""
     from typer.testing import CliRunner
 
     from myvlm import MyVLM
@@ -134,7 +134,7 @@ def myvlm(vlm: MyVLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Myvlm:
 
 @pytest.fixture
 def unchanged(vlm: MyVLM) -> Iterator[None]:
-    """After the test the frozen model is to the bit what it was before."""
+    """Check after the test that the frozen model is unchanged, to the bit."""
     from tests.support.taught import check_same, state_of
 
     before = state_of(vlm.backbone.model)

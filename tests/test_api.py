@@ -1,4 +1,4 @@
-"""`MyVLM`: what it takes, what it gives back, what it refuses, and that it leaves the model as it was."""
+"""`MyVLM`: its inputs, results and errors; the model is unchanged."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_generic_is_plain_transformers_to_the_bit(taught: Taught, fresh: MyVLM) 
 
 
 def plain_transformers(vlm: MyVLM, shown: list[Image.Image]) -> list[tuple[int, ...]]:
-    """What the model says without this library."""
+    """The model's output without this library."""
     model, processor = vlm.backbone.model, vlm.backbone.processor
     content = [{"type": "image"}, {"type": "text", "text": vlm.backbone.caption_prompt}]
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
@@ -249,14 +249,14 @@ def test_a_concept_that_was_learned_for_another_model(taught: Taught, fresh: MyV
 
     def other(record: dict[str, Any]) -> None:
         record["embeddings"]["tinyworld/llava"]["fingerprint"] = "0" * 64
-        del record["recipe"]["description"]  # with which it would be told of it in words
+        del record["recipe"]["description"]  # otherwise the concept is used as an introduced one
 
     rewrite(tmp_path / "other", other)
     fresh.concepts.add(tmp_path / "other")
     with pytest.raises(ConceptFileError, match="another model than tinyworld/llava"):
         fresh.attention(pictures(taught.kit.present[:1])[0], taught.word)
     without = pictures(taught.kit.other[:1])
-    for shown in (taught.kit.photos(), without):  # whether or not it is seen
+    for shown in (taught.kit.photos(), without):  # with and without a detection
         with pytest.raises(ConceptFileError, match="another model than tinyworld/llava"):
             fresh.caption(shown)
     with fresh.generic():

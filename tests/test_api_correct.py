@@ -1,4 +1,4 @@
-"""`vlm.correct`: the walk from a word on a picture to what is said of pictures then."""
+"""`vlm.correct`: from a correction of a picture to the detections in later pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`MyVLM.learn` and `learn_many`: the same numbers again, bad input, Ctrl-C, several concepts at once."""
+"""`MyVLM.learn` and `learn_many`: reproducibility, bad input, Ctrl-C, several concepts at once."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_no_identifier(quick: MyVLM, kit: FewShot, identifier: Any) -> None:
 
 @pytest.mark.parametrize("category", ["", " ", "a\nb", "a/b", "a\\b", None, 5])
 def test_no_category(quick: MyVLM, kit: FewShot, category: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "load_images", None)  # before anything is read, written or learned
+    monkeypatch.setattr(api, "load_images", None)  # fails before anything is read, written or learned
     for captions in (kit.captions(), None):
         with pytest.raises(InputError, match="Invalid category"):
             quick.learn(kit.identifier, kit.photos(), category=category, captions=captions)

@@ -1,4 +1,4 @@
-"""The package keeps the rules of its house (.github/CONTRIBUTING.md) that `lint-imports` cannot see."""
+"""The package follows rules of .github/CONTRIBUTING.md that `lint-imports` cannot check."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ BEHIND = ("speaking/", "learning/", "concepts/", "results.py", "heads/", "backbo
 DOORS = {
     "speaking/speaker.py",  # half of `MyVLM`
     "concepts/library.py",
-    "concepts/concept.py",  # photos to keep beside it
-    "concepts/notebook.py",  # and those that were kept
+    "concepts/concept.py",  # photos to save with a concept
+    "concepts/notebook.py",  # and saved photos
     "heads/fitted.py",
     "heads/objects/head.py",
-    "heads/objects/everyday.py",  # the photos that the package brings
+    "heads/objects/everyday.py",  # photos that ship with the package
     "heads/faces/head.py",
     "heads/people/head.py",
-    "results.py",  # a picture of a reply, when it is asked for
+    "results.py",  # picture of a reply, on request
 }
 
 
 def imported(file: str) -> set[str]:
-    """The names that a file takes from files of the package, in functions too."""
+    """The names that a file imports from files of the package, including imports in functions."""
     nodes = [node for node in ast.walk(TREES[file]) if isinstance(node, ast.ImportFrom)]
     return {name.name for node in nodes if str(node.module).startswith("myvlm") for name in node.names}
 
@@ -65,7 +65,7 @@ def test_every_public_class_and_function_says_what_it_is() -> None:
     silent = []
     for file, tree in TREES.items():
         own = [node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
-        said = {node.name for node in own if ast.get_docstring(node)}  # of overloads one says it
+        said = {node.name for node in own if ast.get_docstring(node)}  # one overload suffices
         silent += [(file, node.name) for node in own if node.name not in said and node.name[0] != "_"]
     assert len(TREES) > 200
     assert silent == []

@@ -1,4 +1,4 @@
-"""The one door for pictures: kinds of source, order, turning, odd modes, broken files."""
+"""The only place where pictures are loaded: sources, order, orientation, odd modes, broken files."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_exif_turn(tmp_path: Path) -> None:
     image = Image.new("RGB", (4, 2))
     image.putpixel((0, 0), (255, 255, 255))
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn a quarter clockwise to see it upright
+    exif[0x0112] = 6  # rotate a quarter clockwise to see it upright
     image.save(tmp_path / "turned.png", exif=exif)
     [turned] = load_images(tmp_path / "turned.png")
     assert turned.image.size == (2, 4)
@@ -146,7 +146,7 @@ def test_truncated_is_named(tmp_path: Path, kind: str) -> None:
         load_images([whole, cut])
 
 
-@pytest.mark.parametrize("limit", [20, 30])  # beyond twice the limit Pillow raises, beyond it once it warns
+@pytest.mark.parametrize("limit", [20, 30])  # Pillow warns above the limit and raises above twice of it
 def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     file = _save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
@@ -235,7 +235,7 @@ def test_a_picture_is_reduced_to_the_same_whether_at_once_or_by_halves() -> None
 def test_a_reduced_picture_is_known_by_its_size_and_by_what_is_left_of_it() -> None:
     ramp = np.arange(400 * 300 * 3, dtype=np.uint32).reshape(300, 400, 3).astype(np.uint8)
     other = ramp.copy()
-    other[:, ::2], other[:, 1::2] = ramp[:, 1::2], ramp[:, ::2]  # columns in pairs changed places
+    other[:, ::2], other[:, 1::2] = ramp[:, 1::2], ramp[:, ::2]  # swaps neighbouring columns
     first, second, cut = (LoadedImage(Image.fromarray(one), "a") for one in (ramp, other, ramp[:, :399]))
     assert first.digest != second.digest
     assert first.digest_reduced(2) == second.digest_reduced(2) != cut.digest_reduced(2)

@@ -46,7 +46,7 @@ def kernel() -> Iterator[KernelManager]:
             yield running
 
 
-# jupyter_client warns of its own later versions, and the kernel's sockets are closed by the collector
+# jupyter_client warns about its own future versions, and the garbage collector closes the kernel's sockets
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("name", PROMISED)

@@ -1,4 +1,4 @@
-"""What the package promises as a whole: public names, no network, no model at import, benchmarks that run."""
+"""The package as a whole: public names, no network, no model at import, benchmarks that run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_help_imports_no_torch() -> None:
 
 
 def commands(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
-    """The words of each command that does something, those of groups one by one."""
+    """The words of every command that does something, including those of groups."""
     inside = getattr(command, "commands", {})
     for name, one in inside.items():
         yield from commands(one, *path, name)
@@ -58,7 +58,7 @@ def test_the_readme_has_a_row_for_every_family() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     table = [line for line in readme.partition("## Families")[2].splitlines() if line.startswith("| ")]
     named = re.sub(r"[^a-z0-9]", "", "".join(line.split("|")[1] for line in table).lower())
-    called = {"qwen_vl": "qwen2vl", "glm_v": "glm41v"}  # by the first of the models that it is for
+    called = {"qwen_vl": "qwen2vl", "glm_v": "glm41v"}  # named after the first of their models
     own = {name: one for name, one in known_backbones().items() if one.__module__.startswith("myvlm.")}
     assert len(own) > 15
     assert [name for name in own if called.get(name, name.replace("_", "")) not in named] == []

@@ -1,4 +1,4 @@
-"""Words in texts of many scripts: one finder for captions, replies and attention maps."""
+"""Words in texts of many scripts: one word finder for captions, replies and attention maps."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_of_two_spellings_of_a_name_the_one_with_the_capital_wins() -> None:
 
 
 def test_a_half_composed_spelling_is_the_same_word() -> None:
-    name, half = "Thế", "Th\xea\u0301"  # a circumflex that is one with its letter, and an accent that is not
+    name, half = "Thế", "Th\xea\u0301"  # composed circumflex, separate accent
     assert half not in (unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
     assert replace_words(f"a {half} b", {name: "X"}) == "a X b"
 

@@ -1,4 +1,4 @@
-"""What users of neighbouring programs met: each was a raw error or a wrong result once."""
+"""Problems that users of similar programs reported: each was once a raw error or a wrong result here."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ def test_what_no_picture_is_to_blame_for_stays_what_it_is() -> None:
 
 @pytest.fixture
 def no_strips(vlm: MyVLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The embedded model as one that takes no strips."""
+    """The embedded model as if its processor did not accept very narrow pictures."""
 
     def picky(method: Callable[..., object]) -> Callable[..., object]:
         def wrapped(images: list[Image.Image], *others: object) -> object:

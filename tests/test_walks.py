@@ -1,4 +1,4 @@
-"""The two walks stay short: few files lie between a call at the door and the frozen model."""
+"""A call runs through few files between the public function and the frozen model."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from myvlm.tinyworld import FewShot
 from tests.support.walks import walks
 
 CAPTION, LEARN = 19, 39
-"""Files of the package, as `python -m tests.support.walks` prints them in order; they were 26 and 41, the
-aims are 15 and 24. A new one needs a reason: each is one thought.
+"""Number of package files that each call runs through; `python -m tests.support.walks` prints them in order.
+They were 26 and 41; the aims are 15 and 24. A new file needs a reason: each is one idea.
 
-A caption asks what is said (`speaker`, `batches`, `addressing`), who is there (`library`, `gates`, `gate`,
-`features`, `encoders`, `detections`) and how a frozen model is made to say it (`base`, `backbone`, `prompts`,
-`tokens`, `hooks`, `generation`, `frozen`), with `concept`, `images` and `text` beside.
+A caption finds the prompt (`speaker`, `batches`, `addressing`), detects concepts (`library`, `gates`, `gate`,
+`features`, `encoders`, `detections`) and runs the frozen model with their rows (`base`, `backbone`,
+`prompts`, `tokens`, `hooks`, `generation`, `frozen`); besides it uses `concept`, `images` and `text`.
 
-To learn takes more: what is asked for (`teach`, `dataset`, `settings`, `progress`), captions that the model
-writes (`captions`, `noun_phrases`, `generation`), a head that is found by its kind, fitted, calibrated and
-can be corrected later (`heads/base`, `plugins`, `head`, `fit`, `localize`, `calibration`, `examples`), the
-steps in few operations (`optimise`, `concept_optimizer`, `view_cache`, `prefix_cache`, `fused`, `attention`),
-and what comes of it (`embedding`, `concept`). These files hold some 11,000 lines, more than 24 of 400 can.
+Learning needs more: its inputs (`teach`, `dataset`, `settings`, `progress`), captions written by the model
+(`captions`, `noun_phrases`, `generation`), a head that is looked up by kind, fitted, calibrated and can be
+corrected later (`heads/base`, `plugins`, `head`, `fit`, `localize`, `calibration`, `examples`), fast steps
+(`optimise`, `concept_optimizer`, `view_cache`, `prefix_cache`, `fused`, `attention`), and the results
+(`embedding`, `concept`). These files have some 11,000 lines, more than 24 files of 400 lines can hold.
 
-What might be fewer files and is not, since it would be none the simpler to read:
-- `prompts` and `hooks` would make one of 384 lines, and change apart: text, and what happens in the model.
-- `batches`, `noun_phrases` and `model_collections` are small, and have users of their own: the album and the
-  command line; speaking and the evaluation; loading and encoders. Nor does asking a collection once, when a
-  model is opened, spare the file: the encoder is found by its name at the first `learn`, by a collection too.
-- `runtime/process` has the lock and the dtypes of an encoder, which is loaded when it is first used: by that
-  `learn`. With encoders loaded by `MyVLM` nobody could speak without waiting for one.
-- `features` and `encoders`, `library` and `gates`, `fit` and what it calls: each pair is longer than a file.
-- `gates` and `gate` are on the way of `learn` since a library takes a concept only if its head can be scored
-  with the others: it puts them into a gate, which the first caption then uses.
+Merging these files would not make them easier to read:
+- `prompts` and `hooks` together would have 384 lines, and change for different reasons: text, and hooks.
+- `batches`, `noun_phrases` and `model_collections` are small and have other users too: the album and the
+  command line; speaking and evaluation; loading and encoders. Asking a collection once, when a model is
+  opened, would not avoid the file: the first `learn` looks up the encoder, by a collection too.
+- `runtime/process` has the lock and dtypes of an encoder, which is loaded at its first use, by that `learn`.
+  If `MyVLM` loaded encoders, captions without concepts would wait for one.
+- `features` and `encoders`, `library` and `gates`, `fit` and its callees: each pair is too long for one file.
+- `gates` and `gate` are part of `learn` because a library accepts a concept only if its head can be scored
+  with the others: it adds the head to a gate, which the first caption then uses.
 """
 
 

@@ -1,4 +1,4 @@
-"""Whatever is handed in wrong to a call: an error of ours that says got, expected and fix."""
+"""Wrong arguments of public calls raise a MyVLMError with got, expected and fix."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ ODD: dict[str, Any] = {
     "a path of no file": Path("gone") / "nothing.png",
     "an empty array": np.zeros((0, 0, 3), np.uint8),
 }
-"""What no argument should be; some arguments can be some of these."""
+"""Values that are wrong for most arguments; some are valid for some."""
 
 
 class World:
-    """What calls are made on: a model that knows one concept, and its folder."""
+    """The objects of the calls: a model with one concept, and the concept's folder."""
 
     def __init__(self, vlm: MyVLM, taught: Taught, place: Path) -> None:
         self.vlm = around(vlm, encoder=COLOURS)
@@ -75,7 +75,7 @@ RIGHT_LESSON: dict[str, Any] = {
 
 
 def saved(world: World, **wrong: Any) -> object:
-    """A concept made by hand with something wrong in it, saved."""
+    """Save a concept made by hand with a wrong part."""
     return Concept("zwx", "mug", by_hand().head, **wrong).save(world.place / "by hand")
 
 
@@ -226,11 +226,11 @@ CALLS: dict[str, Callable[[World, Any], object]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Using the model-agnostic default")  # max_new_tokens=None can be meant
+@pytest.mark.filterwarnings("ignore:Using the model-agnostic default")  # for max_new_tokens=None
 def test_no_call_lets_a_raw_error_through(
     vlm: MyVLM, taught: Taught, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A value that a call can use is used; all others are refused in our three lines, and nothing is left."""
+    """Usable values are used; all others are refused with got, expected and fix, and leave nothing behind."""
     monkeypatch.chdir(tmp_path)
     raw: list[str] = []
     refused = 0
@@ -252,7 +252,7 @@ def test_no_call_lets_a_raw_error_through(
 
 
 TRUTH = {"progress", "erase", "lazy"}
-"""Arguments that are asked for their truth alone: any value has one."""
+"""Arguments of which only the truth value is used: every value is valid."""
 BETWEEN_ROOMS = {
     "concepts on_add", "concepts set_head", "concepts check_free", "concepts present", "concepts add_learned",
     "concept embedding_for", "concept from_copy", "concept packed",
@@ -260,12 +260,12 @@ BETWEEN_ROOMS = {
     "lesson settings over", "lesson settings view_seed", "reply instead",
     "attention map plot",
 }  # fmt: skip
-"""What other rooms call, with what they made themselves; and matplotlib's own arguments."""
+"""Called by other parts of the package with their own values; and matplotlib's own arguments."""
 LABELS = {
     "MyVLM": "MyVLM", "ConceptLibrary": "library", "Concept": "concept", "Embedding": "embedding",
     "Lesson": "lesson",
 }  # fmt: skip
-"""The rows of what is made by its name; all the others are results, or pydantic's to check."""
+"""Classes that users construct; all others are results, or checked by pydantic."""
 METHODS = {
     "MyVLM": "", "ConceptLibrary": "concepts ", "Concept": "concept ", "AttentionMap": "attention map ",
     "LearnSettings": "lesson settings ", "Reply": "reply ",
@@ -273,7 +273,7 @@ METHODS = {
 
 
 def public_arguments() -> set[str]:
-    """All arguments of all public calls, as rows are called."""
+    """All arguments of all public calls, named as in `CALLS`."""
     needed = set()
     for name in package.__all__:
         kind = getattr(package, name)

@@ -1,4 +1,4 @@
-"""What is kept of an album's photos: a new concept asks the encoder only for what it has not seen."""
+"""Cached features of an album's photos: for a new concept the encoder only runs on photos it has not seen."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def teach(vlm: MyVLM, encoder: ColourEncoder, word: str, number: int) -> None:
 
 
 def read(vlm: MyVLM, album: Path) -> tuple[list[tuple[str, ...]], AlbumFiles]:
-    """Who is in each photo, by a process that remembers nothing of an earlier one."""
+    """Who is in each photo, read by a process without memory of an earlier one."""
     forget_pictures()
     place = AlbumFiles(album.parent / "page.html")
     journal = Journal(place.journal, reader_digest(vlm, None))
@@ -69,7 +69,7 @@ def test_a_new_concept_is_looked_for_in_what_was_seen(
 
 @pytest.fixture
 def place(fresh: MyVLM, encoder: ColourEncoder, album: Path) -> AlbumFiles:
-    """Of the album, once it was read for one concept."""
+    """The files of the album after it was read for one concept."""
     teach(fresh, encoder, "sks", 0)
     return read(fresh, album)[1]
 

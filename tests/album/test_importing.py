@@ -1,4 +1,4 @@
-"""Names that other programs gave to regions: read from photos and sidecars, cut out for learning."""
+"""Named regions of other programs: read from photos and sidecars, cropped for learning."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tool() -> Iterator[ExifTool]:
 
 
 def photo(file: Path, turn: int = 1, box: Box = BOX) -> Path:
-    """A red thing before a green wall."""
+    """A red object in front of a green wall."""
     picture = Image.new("RGB", (400, 300), (10, 120, 10))
     picture.paste(RED, tuple(map(int, box)))
     save_turned(picture, file, turn)
@@ -40,7 +40,7 @@ def tag(
     tool: ExifTool, photo: Path, name: str, box: Box = BOX, *, kind: str = "Pet", into: Path | None = None,
     turned: bool = False,
 ) -> None:  # fmt: skip
-    """As digiKam or Lightroom would write it; `turned` as of a program that knows only what is seen."""
+    """Write a region as digiKam or Lightroom does; `turned`: relative to the picture as displayed."""
     stored = read_stored(photo)
     frame = type(stored)(stored.displayed_size) if turned else stored
     r = frame.region(name, box)
@@ -69,7 +69,7 @@ def test_places_are_found_whatever_the_turn_and_wherever_they_are_written(
     for place in bo.places:
         assert place.box == pytest.approx(BOX, abs=0.5)
     for picture in bo.crops(8):
-        assert picture.size == (130, 156)  # the region and a margin of 15 % on each side
+        assert picture.size == (130, 156)  # the region plus a margin of 15 % on each side
         assert part_red(picture) == pytest.approx(100 * 120 / (130 * 156), abs=0.02)
 
 

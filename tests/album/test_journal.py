@@ -1,4 +1,4 @@
-"""The journal of an album: what is known is not read again, whatever happened to the run that wrote it."""
+"""The journal of an album: known photos are not read again, however the earlier run ended."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def test_only_new_and_changed_photos_are_read_again(fresh: MyVLM, album: Path, t
     AlbumFiles(album.parent / "page.html").thumb(album / "new.png").unlink()
     assert [row.file.name for row in read(fresh, album)[1]] == ["new.png"]
     fresh.concepts.add(taught.folder)
-    assert len(read(fresh, album)[1]) == 4  # who is known is another question
+    assert len(read(fresh, album)[1]) == 4  # other concepts, so photos are read again
 
 
 def test_what_was_learned_again_under_another_name_of_the_model_is_another_question(
     fresh: MyVLM, taught: Taught
 ) -> None:
-    """The hub's name and a local folder's are of the same weights: rows are taken by these."""
+    """The model's name on the hub and a local folder have the same weights, so they share rows."""
     [learned] = taught.concept.embeddings.values()
     own = {part.name: getattr(learned, part.name) for part in dataclasses.fields(Embedding)}
     readers = []
@@ -114,7 +114,7 @@ def test_where_nobody_new_is_seen_the_caption_stays(
 def test_a_line_cut_short_is_read_again_and_no_more(fresh: MyVLM, album: Path) -> None:
     journal, rows = read(fresh, album)
     whole = journal.file.read_bytes()
-    journal.file.write_bytes(whole[:-40])  # killed while it wrote
+    journal.file.write_bytes(whole[:-40])  # as if killed while writing
     _, again = read(fresh, album)
     assert [row.file for row in again] == [rows[-1].file]
     assert journal.file.read_bytes().count(b"\n") == 3
@@ -134,7 +134,7 @@ def test_tidying_leaves_one_line_a_photo_that_is_there(tmp_path: Path) -> None:
 
 
 def test_tidying_leaves_what_another_process_added(tmp_path: Path) -> None:
-    """Two that read one album: the first to end left out all that the other had read since it began."""
+    """When two processes read one album, the first to end must keep what the other has added."""
     (mine := tmp_path / "mine.jpg").write_bytes(b"1")
     (its := tmp_path / "its.jpg").write_bytes(b"2")
     journal, other = (Journal(tmp_path / "journal.jsonl", "me") for _ in range(2))
@@ -185,6 +185,6 @@ def test_folders_in_folders_are_walked_but_not_hidden_ones(album: Path) -> None:
         sample_picture(0).save(album / name / "small.png")
     (album / "thumbs" / ".nomedia").touch()
     assert [file.name for file in album_files(album)] == ["0.png", "1.png", "2.png"]
-    (album / ".nomedia").touch()  # of the folder that was named itself it says nothing
+    (album / ".nomedia").touch()  # ignored in the folder that the user named
     assert len(album_files(album)) == 3
     assert [file.name for file in album_files(album / "2024" / "0.png")] == ["0.png"]

@@ -1,4 +1,4 @@
-"""What is to be written beside what others wrote: rules, without a file."""
+"""What is written next to the metadata of other programs: the rules, without files."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ def test_the_word_of_a_person_goes_before_the_heads() -> None:
     assert marks_to_write(wanted(), near, PhotoMetadata(), STORED) == frozenset()
     far = PhotoMetadata(regions=(Region("Bo", 0.8, 0.5, 0.2, 0.2),))
     assert marks_to_write(wanted(), far, PhotoMetadata(), STORED) == SAYS_IT
-    unnamed = PhotoMetadata(
-        regions=(Region("", 0.5, 0.5, 0.2, 0.2),)
-    )  # a camera found a face and knows no name
+    unnamed = PhotoMetadata(regions=(Region("", 0.5, 0.5, 0.2, 0.2),))  # a camera found a face without a name
     assert marks_to_write(wanted(), unnamed, PhotoMetadata(), STORED) == SAYS_IT
 
 
@@ -80,7 +78,7 @@ def test_marks_are_about_names() -> None:
 def test_tags_of_all_kinds_are_read() -> None:
     area = {"X": "0.5", "Y": "0.5", "W": "0.2", "H": "0.2", "Unit": "normalized"}
     tags: dict[str, Any] = {
-        "XMP-dc:Subject": "desk",  # one word is no list
+        "XMP-dc:Subject": "desk",  # a single word is not a list
         "XMP-dc:Description-de": "ein Tisch",
         "XMP-mwg-rs:RegionInfo": {
             "AppliedToDimensions": {"W": "400", "H": "300.0", "Unit": "pixel"},

@@ -1,4 +1,4 @@
-"""Names in photos' metadata: written by exiftool, read by exiv2; others' words stay, ours go."""
+"""Names in photos' metadata: written by exiftool, read by exiv2; only our entries are removed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def tool() -> Iterator[ExifTool]:
 
 @pytest.fixture
 def rows(tmp_path: Path) -> list[Row]:
-    """Photos of all turns in four formats, each with three concepts in known places."""
+    """Photos in all orientations and four formats, each with three concepts at known places."""
     made = []
     for turn in range(1, 9):
         file = tmp_path / f"foto ü {turn}.{'jpg png webp tif'.split()[turn % 4]}"
@@ -93,7 +93,7 @@ def test_written_read_by_another_program_and_taken_back(tool: ExifTool, rows: li
         assert said[PERSON] == ODD
         assert said[DESCRIPTION] == f'lang="x-default" {ODD} with sks'
         kinds = [value for key, value in said.items() if key.endswith("mwg-rs:Type")]
-        assert sorted(kinds) == ["Face", "Pet"]  # the guidelines have no word for a mug
+        assert sorted(kinds) == ["Face", "Pet"]  # the guidelines have no type for a mug
         assert said["Xmp.mwg-rs.Regions/mwg-rs:AppliedToDimensions/stDim:w"] == str(stored.size[0])
     if into == "sidecars":
         assert {name: before[name] for name in before} == {
@@ -109,7 +109,7 @@ def test_written_read_by_another_program_and_taken_back(tool: ExifTool, rows: li
     for one in rows:
         file = target(one, into)
         assert set(regions(file)) == {ODD, "Bo"}
-        assert "sks" not in "".join(xmp(file).values())  # the caption said it too
+        assert "sks" not in "".join(xmp(file).values())  # the caption had it too
     assert erase(tool, rows, ODD, "Bo") == 8
     assert digests(folder) == before
 
@@ -133,7 +133,7 @@ THEIRS = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w
 
 @pytest.fixture
 def tagged(tool: ExifTool, tmp_path: Path) -> dict[str, Row]:
-    """A photo with a sidecar by another program, one with the same inside it, and one with both."""
+    """A photo with another program's sidecar, one with the same metadata inside, and one with both."""
     made = {}
     for name in ("beside", "inside", "both"):
         file = tmp_path / f"{name}.jpg"
@@ -190,7 +190,7 @@ def test_what_others_write_after_us_stays_too(tool: ExifTool, tagged: dict[str, 
     rated = ["exiv2", "-M", "add Xmp.xmp.Rating 4", target(new, "sidecars")]
     subprocess.run(rated, check=True, capture_output=True)
     erase(tool, [new], "sks")
-    assert xmp(target(new, "sidecars"))["Xmp.xmp.Rating"] == "4"  # the sidecar was ours, and is theirs now
+    assert xmp(target(new, "sidecars"))["Xmp.xmp.Rating"] == "4"  # our sidecar, since changed by others
 
 
 def test_a_word_that_was_there_is_not_ours(tool: ExifTool, tagged: dict[str, Row]) -> None:
@@ -213,7 +213,7 @@ def test_what_no_longer_holds_goes_and_other_names_stay(tool: ExifTool, rows: li
     assert write(tool, [moved]) == 1
     assert regions(file) == {"sks": pytest.approx(one.stored.region("sks", (50, 60, 130, 90)).box, abs=1e-5)}
     assert PERSON not in xmp(file)
-    known = CONCEPTS[1:2]  # a run that knows nothing of the mug
+    known = CONCEPTS[1:2]  # a run without the mug
     assert [d.changed for d in write_names(tool, [one], known, into="sidecars", captions=False)] == [True]
     assert set(regions(file)) == {"sks", ODD}
 

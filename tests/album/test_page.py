@@ -1,4 +1,4 @@
-"""The page of an album: what it holds, and how a browser shows it."""
+"""The page of an album: its data, and how a browser shows it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONCEPTS = (ShownConcept("Zoë", "woman", "face"), ShownConcept("sks", "mug", "o
 
 @pytest.fixture
 def place(tmp_path: Path) -> AlbumFiles:
-    """300 photos, of which one is broken and three show Zoë with the mug."""
+    """300 photos, one of them broken and three of Zoë with the mug."""
     place = AlbumFiles(tmp_path / "my album.html")
     rows = []
     for number in range(300):
@@ -75,7 +75,7 @@ def test_the_page_holds_all_that_is_known_and_nothing_from_outside(place: AlbumF
 
 
 def shown(page: Path, state: str = "") -> str:
-    """The page as a browser has built it, in the state that its address names."""
+    """The page after a browser has built it, in the state given by its address."""
     assert BROWSER
     words = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,800", "--dump-dom"]
     done = subprocess.run(
@@ -90,9 +90,9 @@ def test_a_browser_shows_what_is_asked_for(place: AlbumFiles) -> None:
     assert re.search(r'data-ready="\d+"', everything)
     assert ">300 photos<" in everything
     cards = re.findall(r'class="card"', everything)
-    assert 10 < len(cards) < 60  # those on the screen, not all
+    assert 10 < len(cards) < 60  # only those on the screen
     assert 'loading="lazy"' in everything
-    assert "<b>1</b>" not in everything  # a caption is no markup
+    assert "<b>1</b>" not in everything  # captions are escaped
     for state, count in (
         ("#who=Zo%C3%AB&who=sks", "3 of 300"),
         ("#q=zoe+desk", "2 of 300"),

@@ -1,4 +1,4 @@
-"""Boxes of what is seen, and regions of what is stored: the eight turns of EXIF against pixels."""
+"""Boxes in the picture as seen and regions in the stored one: all EXIF orientations against pixels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page does, without the page: all or nothing, one fault a picture, what is on disk follows."""
+"""The actions of the page without the page: all or nothing, one error per picture, changes saved to disk."""
 
 from __future__ import annotations
 

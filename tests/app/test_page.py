@@ -1,6 +1,6 @@
-"""The page in a real browser: teach, look, ask, rename, remove; two tabs; a huge and a broken picture.
+"""The page in a real browser: learn, look, ask, rename, remove; two tabs; a huge and a broken picture.
 
-Screenshots lie in the test's own folder; with MYVLM_SCREENSHOTS set they are kept there.
+Screenshots are written into the test's own folder, or into MYVLM_SCREENSHOTS if that is set.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from myvlm.tinyworld.world.scenes import COLOURS
 from tests.support.page import LEARNING, choose, corrections, drop, playwright, says, shot, write
 from tests.support.scene_faces import SceneFaces, head_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # of gradio, at its own pace
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]  # gradio's own warnings
 
 pytest.importorskip("gradio", reason='no gradio here: pip install "myvlm[app]"')
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -55,7 +55,7 @@ def owner() -> FewShot:
 
 @pytest.fixture(scope="module")
 def files(owner: FewShot, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
-    """Photos to teach with, and pictures to try."""
+    """Photos to learn from, and pictures to try."""
     folder = tmp_path_factory.mktemp("dropped")
     made: dict[str, list[Path]] = {"photos": [], "present": [], "other": []}
     for kind, shown in (
@@ -74,13 +74,13 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def woman() -> FewShot:
-    """Somebody; in all pictures of others but the last, who has her face, is somebody else."""
+    """A woman; the last of the other pictures shows someone with her face, the rest show other people."""
     return few_shot(11, photos=4, tests=3)
 
 
 @pytest.fixture(scope="module")
 def going() -> threading.Event:
-    """Learning waits for it before its second step, so that it can be looked at however fast it is."""
+    """An event for which learning waits before its second step, so that tests can look at the page."""
     event = threading.Event()
     event.set()
     return event
@@ -277,13 +277,13 @@ def test_a_person_is_known_by_the_face_shown_with_its_box_and_corrected(
 
 
 def seen_in(look: Any) -> str:
-    """What is said with the concepts, of one picture."""
+    """The words with the concepts, for one picture."""
     text: str = look.locator(".myvlm-column").first.inner_text()
     return text
 
 
 def on_screen(shown: Any, point: tuple[float, float], size: tuple[int, int]) -> dict[str, float]:
-    """Where a point of a picture is in the element that shows it, whole and in the middle."""
+    """Position of a picture's point in the element that shows the picture whole and centred."""
     area = shown.bounding_box()
     natural = shown.evaluate("one => one.naturalWidth")
     factor = min(area["width"] / size[0], area["height"] / size[1], natural / size[0])
@@ -294,7 +294,7 @@ def on_screen(shown: Any, point: tuple[float, float], size: tuple[int, int]) -> 
 
 
 def box_drawn(look: Any, size: tuple[int, int]) -> tuple[float, ...]:
-    """The middle of the lines of the box on the picture that is shown, in pixels of the picture itself."""
+    """The box drawn on the shown picture, by the middle of its lines, in pixels of the picture itself."""
     source = look.locator(".myvlm-column img").first.get_attribute("src")
     shown = Image.open(io.BytesIO(base64.b64decode(source.split(",")[1]))).convert("RGB")
     lines = np.argwhere((np.asarray(shown) == MARK).all(axis=2))

@@ -1,4 +1,4 @@
-"""The recorder: SDPA's own output, eager's probabilities, and nothing left behind."""
+"""The attention recorder: SDPA's output, eager's probabilities, and no trace left."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def language_model(*, implementation: str = "sdpa", key_heads: int = 2) -> Any:
 
 
 def mask(padding: str) -> Tensor | None:
-    """Samples of 12, 9 and 6 tokens."""
+    """Mask of samples with 12, 9 and 6 tokens."""
     if padding == "none":
         return None
     rows = [[1] * n + [0] * (LENGTH - n) for n in (LENGTH, 9, 6)]
@@ -188,7 +188,7 @@ def test_threads_that_overlap_leave_the_implementation_as_it_was() -> None:
 def test_large_biases_of_queries_and_keys_leave_half_precision_its_probabilities(
     dtype: torch.dtype, large: float
 ) -> None:
-    """As Qwen2's are: unscaled, the product is beyond float16, and bfloat16 has of it three digits."""
+    """As in Qwen2: unscaled, the product overflows float16, and bfloat16 keeps three digits of it."""
     random = torch.Generator().manual_seed(0)
     query, key = (torch.randn(1, count, 7, 16, generator=random) for count in (4, 2))
     query[..., 3] = large

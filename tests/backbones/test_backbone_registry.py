@@ -1,4 +1,4 @@
-"""Which backbone goes with which model: registered, found, named by its weights, or refused."""
+"""Which backbone belongs to which model: registered, found, named by its weights, or refused."""
 
 from __future__ import annotations
 

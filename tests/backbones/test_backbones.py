@@ -1,4 +1,4 @@
-"""Backbones: the contract on tiny models of each family, and what is refused with which words."""
+"""Backbones: the contract on tiny models of each family, and error messages."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_contract_wants_float32_and_three_images(backbone: LlavaBackbone) ->
 
 
 class Broken(LlavaBackbone):
-    """Each method here breaks one promise; it is not registered."""
+    """Each method breaks one requirement; the class is not registered."""
 
     broken = ""
 
@@ -171,7 +171,7 @@ def test_word_ids_are_those_of_the_word_in_a_sentence(backbone: LlavaBackbone) -
 
 def test_a_prompt_that_ends_in_a_space_keeps_its_ids() -> None:
     class Gluing:
-        """Reads 'a b' as three tokens and 'a ' as two, as tokenizers with spaces in their words do."""
+        """Splits 'a b' into three tokens and 'a ' into two, as tokenizers with spaces in their words do."""
 
         bos_token = None
 
@@ -193,7 +193,7 @@ def test_a_prompt_that_ends_in_a_space_keeps_its_ids() -> None:
 def test_an_answer_begins_with_the_token_that_the_model_would_say(
     template: str, split: Any, said: list[str]
 ) -> None:
-    """Without a space in the template it is the one that a text begins with (Mistral's tokenizers)."""
+    """Without a space in the template it is the token at the start of a text (Mistral's tokenizers)."""
     words = ["<unk>", "</s>", "[/INST]", "a", "Ġa", "Ġmug", "▁a", "▁mug"]
     core = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     core.pre_tokenizer = split
@@ -222,7 +222,7 @@ def test_the_attention_map_follows_the_first_token_of_the_word(backbone: LlavaBa
         return backbone.attention_map(image, "Where?", answer, word, concept)
 
     assert look("a red mug", "mug").shape == (4, 4)
-    # The position that predicts a word has not seen it: what comes after cannot matter.
+    # The position that predicts a word comes before it, so the word and later text cannot matter.
     assert abs(look("a red mug", "mug") - look("a red dog on the table", "dog")).max() < 1e-6
     assert abs(look("a red mug", "mug") - look("a blue mug", "mug")).max() > 1e-6
     with pytest.raises(InputError, match="'Anna' in the answer"):

@@ -1,4 +1,4 @@
-"""BLIP-2 with OPT and with T5: the contract, the plain model, and a cross-attention written by hand."""
+"""BLIP-2 with OPT and T5: the contract, the plain model, and a cross-attention written by hand."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ RESCALED = qformer.rescaled
 
 
 class Broken(Blip2Backbone):
-    """Each of these breaks one promise; it is not registered."""
+    """Each method breaks one requirement; the class is not registered."""
 
     broken = ""
 
@@ -157,7 +157,7 @@ def test_a_picture_without_a_text_is_captioned_as_transformers_does(backbone: Bl
     ids = torch.tensor([backbone.prompter.prompt_ids(backbone.caption_prompt)])
     own = backbone.model.generate(pixel_values=pixels, do_sample=False, **SHORT)
     [reply] = backbone.generate(pictures(1), [backbone.caption_prompt], rows(0), **SHORT)
-    assert ids.tolist() == [[backbone.prompter.image_id] * QUERIES + [3]]  # </s> begins OPT's text, ends T5's
+    assert ids.tolist() == [[backbone.prompter.image_id] * QUERIES + [3]]  # </s> starts OPT's, ends T5's
     new = backbone.prompter.new_ids(own, {"input_ids": ids})[0]
     assert torch.equal(reply.token_ids, backbone.prompter.reply(new)[1])
 
@@ -181,7 +181,7 @@ def test_samples_with_and_without_concepts_run_apart(
 
 
 def by_hand(layer: Any, samples: list[list[ConceptRows]], squares: list[torch.Tensor]) -> Any:
-    """A cross-attention forward written out: a sample, a head, a row at a time; no mask, no padding."""
+    """A cross-attention forward per sample, head and row, without mask or padding."""
 
     def forward(hidden_states: Any, encoder_hidden_states: Any, **_: Any) -> tuple[Any, None]:
         outputs, penalties = [], []
@@ -231,10 +231,10 @@ def hand_written(
 
 
 def calmed(model: Any, factor: float = 0.4) -> None:
-    """Shrink what is random, so that a layer passes on about what it got, as a checkpoint's does.
+    """Scale random weights down so that a layer roughly preserves its input, as in a checkpoint.
 
-    The tiny model's layers amplify 1.7-fold, and its softmaxes are nearly one-hot: there float32 alone puts
-    either way 5e-6 to 4e-5 from the float64 gradient.
+    The tiny model's layers amplify 1.7-fold, and its softmaxes are nearly one-hot: float32 gradients are then
+    5e-6 to 4e-5 from the float64 one in either implementation.
     """
     with torch.no_grad():
         for part in (model.qformer, model.language_projection, model.language_model):
@@ -253,7 +253,7 @@ def test_it_is_the_cross_attention_written_by_hand(
     gradient_within: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Logits by element; the gradient by norm of the difference over norm, all rows as one vector."""
+    """Logits are compared by element, gradients by the norm of the difference relative to the norm."""
     backbone = Blip2Backbone(copy.deepcopy(made[0]).to(dtype), made[1])
     if dtype == torch.float32:
         calmed(backbone.model)

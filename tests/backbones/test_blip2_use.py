@@ -1,4 +1,4 @@
-"""BLIP-2 in use: replies, prompts, manners, learning, and from photos to captions through a file."""
+"""BLIP-2 in use: replies, prompts, unchanged state, learning, and from photos to captions through a file."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_model_in_halves_speaks_and_learns(made: tuple[Any, Any], tmp_path: Pa
         half = Blip2Backbone(model, made[1])
         assert half.dtype == dtype
         if dtype == torch.float16:
-            assert model.qformer.layernorm.weight.dtype == torch.float32  # transformers keeps it so
+            assert model.qformer.layernorm.weight.dtype == torch.float32  # transformers keeps it in float32
         gradients = []
         for backbone in (whole, half):
             samples = rows(1, 2, 1)

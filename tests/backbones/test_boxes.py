@@ -1,4 +1,4 @@
-"""The part of a picture that an image processor hands on: where its first and last pixels come from."""
+"""The crop that an image processor passes on: where its first and last pixels come from."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SIDE = 28
 
 
 def ramp(width: int, height: int) -> Image.Image:
-    """A picture whose red says how far right a pixel is and whose green how far down: twice its place."""
+    """A picture whose red and green channels are twice the column and row of each pixel."""
     across = np.broadcast_to(2 * np.arange(width), (height, width))
     down = np.broadcast_to(2 * np.arange(height)[:, None], (height, width))
     return Image.fromarray(np.stack([across, down, across * 0], axis=-1).astype(np.uint8))
 
 
-@pytest.mark.parametrize("shortest", [SIDE, 40, 20])  # cut out, from a larger picture, filled up with black
+@pytest.mark.parametrize("shortest", [SIDE, 40, 20])  # cropped, from a larger picture, padded with black
 @pytest.mark.parametrize("size", [(70, 30), (30, 64), (40, 40), (31, 90), (101, 47)])
 def test_it_is_where_the_processor_cuts(size: tuple[int, int], shortest: int) -> None:
     processor = CLIPImageProcessor(
@@ -37,7 +37,7 @@ def test_it_is_where_the_processor_cuts(size: tuple[int, int], shortest: int) ->
         (green[:, SIDE // 2], top, bottom, size[1]),
     ):
         expected = first + places * (last - first) - 0.5
-        inside = (expected > 1) & (expected < length - 2)  # at its edges a picture has no neighbours to mix
+        inside = (expected > 1) & (expected < length - 2)  # edges have no neighbours to interpolate
         assert inside.sum() >= SIDE // 2
         assert abs((found - expected)[inside].mean()) < 0.1
 

@@ -1,6 +1,6 @@
-"""The adapters' choices on the published configurations of the checkpoints that README names; no weights.
+"""The adapters' choices for the published configurations of the checkpoints in the README, without weights.
 
-What is known of a checkpoint, from where, and what could not be confirmed is in `tests/support/checkpoints/`.
+The facts of each checkpoint, their sources and what is unconfirmed are in `tests/support/checkpoints/`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from myvlm.backbones.base import ConceptRows, visual_norms
 from myvlm.learning import LearnSettings
 from tests.support.checkpoint_facts import NAMES, facts, published
 
-# PaliGemma's processor asks numpy to look at tensors in a way that numpy 2 has renamed.
+# PaliGemma's processor uses a numpy interface that numpy 2 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 README = Path(__file__).parents[2] / "README.md"
 IN_VOCABULARY = [name for name in NAMES if facts(name)["expected"]["sentinel"] is not None]
 ONE_SIZE = [
     name
-    for name in NAMES  # the others ask their tensors for numbers, and on the meta device these have none
+    for name in NAMES  # the others read values of tensors, which the meta device does not have
     if facts(name)["config"]["model_type"] not in {"qwen2_5_vl", "mistral3", "idefics3", "glm4v", "molmo2"}
     and "image_grid_pinpoints" not in facts(name)["config"]
 ]
@@ -46,14 +46,14 @@ def expected(name: str) -> dict[str, Any]:
 
 
 def mark(own: Any) -> str:
-    """The placeholder of a visual token, as the tokenizer has it."""
+    """The placeholder of a visual token in the tokenizer."""
     token: str = own.processor.tokenizer.convert_ids_to_tokens(own.prompter.image_id)
     return token
 
 
 @cache
 def written(name: str) -> str:
-    """What the processor writes for a picture of the size that the facts name."""
+    """What the processor writes for a picture of the size given in the facts."""
     _, [text] = backbone(name).read([shown(name)])
     return str(text)
 
@@ -120,10 +120,10 @@ def test_the_image_token_is_the_processors_and_in_the_embedding_table(name: str)
 def test_the_caption_prompt_is_the_documented_one(name: str) -> None:
     own = backbone(name)
     rendered = own.prompter.render(own.caption_prompt)
-    *long, end = expected(name)["prompt"].split("…")  # a long system prompt is not written out
+    *long, end = expected(name)["prompt"].split("…")  # a long system prompt is abbreviated
     assert rendered == end if not long else rendered.endswith(end) and all(part in rendered for part in long)
     placeholders = rendered.count(str(own.processor.image_token))
-    in_text = expected(name)["sentinel"] is not None  # BLIP-2's processor puts its own
+    in_text = expected(name)["sentinel"] is not None  # BLIP-2's processor inserts its own
     assert placeholders == expected(name).get("placeholders", int(in_text))
 
 
@@ -137,7 +137,7 @@ def test_a_reply_ends_where_the_template_ends_a_turn(name: str) -> None:
 
 
 def check_sentinel(own: Any) -> int:
-    """It is a row of the table that nothing the model reads or writes here means something else by."""
+    """It is a row of the embedding table that no text the model reads or writes here uses otherwise."""
     sentinel: int = own.prompter.sentinel_id
     tokenizer = own.processor.tokenizer
     assert 0 <= sentinel < own.model.get_input_embeddings().num_embeddings
@@ -190,7 +190,7 @@ def test_rows_are_as_wide_as_the_visual_tokens_whose_norm_they_get(name: str) ->
 def test_the_projector_of_a_tiling_family_ends_at_a_rows_width(name: str) -> None:
     own = backbone(name)
     inner = own.model.model
-    visual = inner.visual if hasattr(inner, "visual") else inner  # Qwen's is a part of its tower
+    visual = inner.visual if hasattr(inner, "visual") else inner  # Qwen's is part of its tower
     [projector] = [getattr(visual, part) for part in PROJECTORS if hasattr(visual, part)]
     last = [layer for layer in projector.modules() if isinstance(layer, nn.Linear)][-1]
     assert last.out_features == own.dim

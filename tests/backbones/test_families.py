@@ -1,4 +1,4 @@
-"""Every family: the contract on a tiny model with its real processor, and the traps of each."""
+"""Every family: the contract on a tiny model with its real processor, and the pitfalls of each."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from tests.support.tiny import pictures, tiny_llava
 from tests.support.tiny_families import FAMILIES, PINPOINTS, llava_next
 from tests.support.tiny_tokens import SMOLVLM
 
-# PaliGemma's processor asks numpy to look at tensors in a way that numpy 2 has renamed.
+# PaliGemma's processor uses a numpy interface that numpy 2 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 ROOT = Path(__file__).parents[2]
 SHORT: dict[str, Any] = {"max_new_tokens": 6}
-LACKS = {  # PaliGemma's prefix sees the concept, Molmo's model is asked by the general adapter
+LACKS = {  # PaliGemma's prefix attends to the concept; the general adapter runs Molmo
     "PaliGemma": {"kept_prefixes"},
     "PaliGemma 2": {"kept_prefixes"},
     "Molmo 2": {"kept_prefixes", "attention_map"},
@@ -104,7 +104,7 @@ def test_a_concept_is_learned_from_photos_of_different_shapes(name: str) -> None
     settings = LearnSettings(steps=3, views=2)
     concept = vlm.learn("sks", shapes(), category="mug", captions=captions, settings=settings, progress=False)
     embedding = concept.embeddings[name]
-    told = naming_sentence(("sks", *concept.description.split()[1:]))  # a row for each of its tokens
+    told = naming_sentence(("sks", *concept.description.split()[1:]))  # one row per token
     assert embedding.directions.shape == (len(backbone.word_ids(told)), backbone.dim)
     assert embedding.fingerprint == backbone.fingerprint()
     assert 0 < embedding.figures["cross_entropy"] < 100
@@ -121,7 +121,7 @@ def test_rows_stand_after_the_last_tile_whatever_its_shape(pinpoint: list[int]) 
     picture = pictures(1)[0].resize((width, height))
     [features] = backbone.encode([picture])
     patches = (height // 7) * (width // 7)
-    assert len(features) == 16 + patches + height // 7  # overview, tiles, a newline token a row
+    assert len(features) == 16 + patches + height // 7  # overview, tiles, one newline token per row
     newline = backbone.model.model.image_newline
     assert torch.equal(features.tokens[-1], newline)
     batch = backbone.prompter.teacher_forced([features.layout.text], ["Where?"], ["a mug"], rows(backbone, 2))
@@ -162,7 +162,7 @@ def test_an_old_processor_that_cannot_count_is_told_how(tower: str, strategy: st
     model, processor = tiny_llava(tower=tower, strategy=strategy)
     processor.patch_size = processor.vision_feature_select_strategy = None
     backbone = LlavaBackbone(model, processor)
-    assert processor.patch_size is None  # the user's own stays as it was
+    assert processor.patch_size is None  # the user's processor is unchanged
     assert backbone.processor.num_additional_image_tokens == additional
     [features] = backbone.encode(pictures(1))
     assert len(features) == features.layout.text.count("<image>") == 16

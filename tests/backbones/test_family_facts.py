@@ -1,4 +1,4 @@
-"""What is true of published checkpoints and was once wrong here: prompts, ends, caps, ids, dates."""
+"""Facts of published checkpoints that were once wrong here: prompts, endings, limits, ids, dates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.tiny import pictures, tiny_llava
 from tests.support.tiny_families import FAMILIES, paligemma
 from tests.support.tiny_tokens import TEMPLATES
 
-# PaliGemma's processor asks numpy to look at tensors in a way that numpy 2 has renamed.
+# PaliGemma's processor uses a numpy interface that numpy 2 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 # ------------------------------------------------------------------ Gemma 2 caps its scores
@@ -95,7 +95,7 @@ def test_paligemma_2_learns() -> None:
 def test_paligemma_is_asked_in_task_prompts(prompt: str, asked: str) -> None:
     backbone = backbone_for(*paligemma())
     assert backbone.prompter.render(prompt) == f"<image>{asked}"  # type: ignore[attr-defined]
-    assert "cap en" not in backbone.caption_prompts  # a task of its first training, on noisy texts
+    assert "cap en" not in backbone.caption_prompts  # a task of its pre-training, on noisy texts
 
 
 def test_paligemma_is_told_nothing_before_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_minigpt_learns_captions_under_the_captions_mark() -> None:
 
 @pytest.mark.parametrize("scheme", ["always", "first"])  # Llama's `legacy` True and False
 def test_minigpts_prompt_has_the_official_tokens(scheme: str) -> None:
-    """Officially what stands before and behind the picture is tokenised apart: both begin with `▁`."""
+    """The official code tokenizes the text before and after the picture separately: both start with `▁`."""
     pieces = ["<unk>", "<s>", "</s>", "▁", *"[]<>/ImgNSTacptionWhere?", "▁[", "▁<", "▁</", "</"]
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = hf.LlamaTokenizer(

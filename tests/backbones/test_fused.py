@@ -1,4 +1,4 @@
-"""Layers in few operations are the model's own layers, where they say so, and leave no trace."""
+"""Fused layers equal the model's own layers where they are used, and leave no trace."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def backbone() -> CausalBackbone:
 
 
 class Learning:
-    """Steps on two pictures, and the layers that run them."""
+    """Steps on two pictures, and the fused layers that run them."""
 
     def __init__(self, backbone: CausalBackbone) -> None:
         self.backbone, self.features = backbone, backbone.encode(pictures(2))
@@ -48,7 +48,7 @@ class Learning:
         return self.losses(self.backbone.tail_loss, self.prefixes)
 
     def agree(self) -> None:
-        """A step gives what the full pass does, of which nothing is fused; so does the next, to the bit."""
+        """A step equals the full pass, where nothing is fused; the next step equals it to the bit."""
         full = self.losses(self.backbone.answer_loss, self.features)
         assert full[1] > 0
         first, second = self.step(), self.step()
@@ -114,7 +114,7 @@ def test_nothing_of_it_is_left_and_another_thread_meets_the_plain_model(
     with learning.layers.step(recorder):
         assert "forward" in vars(norm)
         assert not norm(entered).any()
-        with FusedLayers(backbone.language_model, None).step(recorder):  # two learn at once
+        with FusedLayers(backbone.language_model, None).step(recorder):  # two learn at the same time
             thread = threading.Thread(target=lambda: seen.append(norm(entered)))
             thread.start()
             thread.join()
@@ -129,13 +129,13 @@ def test_a_forward_of_somebody_else_is_never_replaced(backbone: CausalBackbone) 
     attention.forward = own = attention.forward
     learning = Learning(backbone)
     learning.agree()
-    # what is recorded is of all layers in one form
+    # all layers are recorded in the same form
     assert not any(learning.layers.agrees[one] for one in learning.layers.attentions)
     assert vars(attention)["forward"] is own
     del attention.forward
     learning.step()
     norm: Any = learning.layers.norms[0]
-    norm.forward = own = norm.forward  # after it was tried
+    norm.forward = own = norm.forward  # set after the layers were checked
     learning.agree()
     assert vars(norm)["forward"] is own
 
@@ -159,7 +159,7 @@ def test_the_tail_has_room_behind_the_prefix_where_attention_is_fused(
     learning.layers.agrees[learning.layers.attentions[0]] = False
     lengths.clear()
     learning.agree()
-    assert lengths == {0}  # nothing is held that the model's own attention would copy
+    assert lengths == {0}  # nothing is kept that the model's own attention would copy
 
 
 def test_prefixes_of_a_batch_lie_at_the_end_of_what_is_kept_for_them(backbone: CausalBackbone) -> None:

@@ -1,4 +1,4 @@
-"""The general adapter: a model of no family file, from its processor's own words, and what it refuses."""
+"""The general adapter: a model without a family file, by its processor's own output; and refusals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from myvlm.testing import BACKBONE_CHECKS, check_backbone
 from tests.support.tiny import pictures
 from tests.support.tiny_recipes import TYPES
 
-# Some processors ask numpy to look at tensors in a way that numpy 2 has renamed.
+# Some processors use a numpy interface that numpy 2 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 SIZES = [(40, 40), (70, 30), (30, 64)]
@@ -29,7 +29,7 @@ KINDS = [
     ("aria", TILED), ("aya_vision", []), ("hyperclovax_vision_v2", TILED), ("ovis2", TILED),
     ("qwen3_5", UNKEPT), ("vipllava", []),
 ]  # fmt: skip
-"""Types, and the checks that have nothing to check. Aria has experts; HyperCLOVA X counts columns itself."""
+"""Types, and the checks that do not apply. Aria has experts; HyperCLOVA X counts columns itself."""
 
 
 @pytest.mark.parametrize(("kind", "skipped"), KINDS)
@@ -105,7 +105,7 @@ def test_all_that_a_processor_says_of_each_token_is_told() -> None:
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     told = backbone.arguments(ids, mask, [ids.shape[1]], layouts)
     said = [name for name, value in inputs.items() if value.shape == ids.shape and name in told]
-    assert said == ["mm_token_type_ids", "moe_mm_token_type_ids"]  # the second chooses the experts
+    assert said == ["mm_token_type_ids", "moe_mm_token_type_ids"]  # the second selects the experts
     assert all(torch.equal(told[name], inputs[name]) for name in said)
 
 

@@ -1,4 +1,4 @@
-"""Models and processors as users hand them in: copied, changed after that, with settings of their own."""
+"""Models and processors passed by users: copied, changed later, with settings of their own."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_another_process_is_sent_the_concepts_and_not_the_model(
     fresh.concepts.add(taught.folder)
     shown = tmp_path / "shown.png"
     taught.kit.photos()[0].save(shown)
-    [[found]] = fresh.concepts.recognise(shown)  # the encoder is loaded, and the gate made
+    [[found]] = fresh.concepts.recognise(shown)  # loads the encoder and makes the gate
     sent = pickle.dumps(fresh.concepts)
     assert len(sent) < 200_000, "an encoder was sent"
     read = f"""
@@ -115,7 +115,7 @@ def test_settings_that_transformers_refuses_are_named() -> None:
             raise ValueError("too wide")
 
     with pytest.raises(ImageError, match=r"images\[1\]"), naming(photos, encode):
-        raise InputError("No.") from ValueError("of transformers")  # the picture is to blame all the same
+        raise InputError("No.") from ValueError("of transformers")  # still the picture's fault
     with pytest.raises(InputError, match=r"^No\.$"), naming(photos, encode):
         raise InputError("No.")
 

@@ -1,4 +1,4 @@
-"""Concept rows come in by hooks, are where they should be, and leave a model as it was."""
+"""Concept rows are inserted by hooks at the right positions, and the model stays unchanged."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SHORT: dict[str, Any] = {"max_new_tokens": 6}
 
 
 def hooks(backbone: LlavaBackbone) -> list[list[Any]]:
-    """All hooks of the model's forward passes, by module."""
+    """All forward hooks of the model, by module."""
     modules = backbone.model.modules()
     return [[*one._forward_hooks.values(), *one._forward_pre_hooks.values()] for one in modules]
 
 
 def test_rows_that_never_arrive_are_an_error(backbone: LlavaBackbone) -> None:
-    before = hooks(backbone)  # transformers has its own, from a model's first pass on
+    before = hooks(backbone)  # transformers has its own after a model's first pass
     with pytest.raises(BackboneError, match="never reached"), backbone.inserted(rows(1)):
         pass
     insertion = backbone.inserted(rows(1))

@@ -1,4 +1,4 @@
-"""InstructBLIP: the contract, and an instruction that the Q-Former reads as it is."""
+"""InstructBLIP: the contract, and an instruction that the Q-Former reads unchanged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from myvlm.testing import check_backbone
 from tests.support.tiny import pictures
 from tests.support.tiny_blip2 import tiny_instructblip
 
-SKIPPED = ["kept_prefixes_change_nothing"]  # pictures are encoded anew for each instruction
+SKIPPED = ["kept_prefixes_change_nothing"]  # pictures are encoded again for each instruction
 
 
 def test_instructblip_keeps_the_contract() -> None:
@@ -40,4 +40,4 @@ def test_instructions_of_different_lengths_are_read_as_each_alone() -> None:
     assert mask == sorted(mask, reverse=True) != longer
     inputs = backbone.prompter.processed(pictures(2), ["Where?", "What is next to sks?"])
     for own in inputs["attention_mask"].tolist():
-        assert own == sorted(own)  # padding before the picture, none between it and the text
+        assert own == sorted(own)  # padding comes before the picture, never between it and the text

@@ -1,4 +1,4 @@
-"""Whatever is attached to a model, and however it ends: every tensor, hook and flag is then as it was."""
+"""Every tensor, hook and flag of a model is unchanged after any use, however it ends."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ MODELS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "BLIP-2": tiny_blip2,
 }
 TIMES = int(os.environ.get("MYVLM_ATTACHED", "60"))
-"""By hand 1,000: MYVLM_ATTACHED=1000."""
+"""Set MYVLM_ATTACHED=1000 for a longer run by hand."""
 
 
 def _use(backbone: Backbone, random: Random) -> None:
-    """One use, drawn at random; half of them break off in the midst."""
+    """One random use; half of them are interrupted."""
     rows = [[ConceptRows(torch.randn(random.randint(1, 3), backbone.dim))]]
     shown, broken = pictures(1), random.random() < 0.5
     table = backbone.model.get_input_embeddings()
@@ -59,7 +59,7 @@ def test_a_model_is_left_as_it_was(name: str) -> None:
     backbone, random = backbone_for(*MODELS[name]()), Random(0)
     backbone.model.train()
     backbone.model.lm_head.weight.requires_grad_(False) if hasattr(backbone.model, "lm_head") else None
-    backbone.generate(pictures(1), ["Where?"], [[]], max_new_tokens=1)  # transformers' own hooks, once
+    backbone.generate(pictures(1), ["Where?"], [[]], max_new_tokens=1)  # adds transformers' own hooks
     for time in range(TIMES):
         before = state_of(backbone.model)
         _use(backbone, random)

@@ -1,4 +1,4 @@
-"""Boxes: the format of each family becomes pixels of the picture as given; else the head answers."""
+"""Boxes: each family's format is converted to pixels of the given picture; otherwise the head answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.taught import Taught, around
 from tests.support.tiny import tiny_llava
 from tests.support.tiny_families import FAMILIES
 
-# GLM's and PaliGemma's processors ask numpy to look at tensors in a way that numpy 2 has renamed.
+# GLM's and PaliGemma's processors use a numpy interface that numpy 2 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 WIDE = (200, 100)
@@ -70,7 +70,7 @@ def test_qwen_2_5_counts_pixels_of_the_picture_as_it_was_resized() -> None:
 
 def test_a_box_is_of_the_part_that_the_model_sees(vlm: MyVLM) -> None:
     assert vlm.backbone.refer("ulmo") == "[refer] ulmo"
-    # The middle square of a wide picture is cut out.
+    # The processor crops the middle square of a wide picture.
     assert vlm.backbone.read_box("{ <0> <50> <50> <100> }", WIDE) == pytest.approx((50, 50, 100, 100))
 
 

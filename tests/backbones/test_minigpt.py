@@ -1,4 +1,4 @@
-"""MiniGPT-v2: official files under their own names become the model; task marks; saved and loaded again."""
+"""MiniGPT-v2: official files under their own names are converted; task tokens; saving and loading."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from tests.support.tiny_tokens import bpe_tokenizer
 
 RANK = 4
 TOWER = {"hidden_size": 24, "intermediate_size": 48, "num_attention_heads": 2, "patch_size": 7}
-SIDE = 56  # 8 × 8 patches; the official tower's positions are of 4 × 4
+SIDE = 56  # 8 × 8 patches; the official tower has 4 × 4 positions
 
 
 def official_names(tower: Blip2VisionModel) -> dict[str, Tensor]:
-    """A tower of one block more than is used, under the names of `eva_vit_g.pth`."""
+    """A tower with one block more than is used, under the names of `eva_vit_g.pth`."""
     own = tower.state_dict()
     state = {
         "cls_token": own["embeddings.class_embedding"],
@@ -56,7 +56,7 @@ def official_names(tower: Blip2VisionModel) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def official(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Tiny files with the names and the layout of the official ones, and what they were made of."""
+    """Tiny files with the official names and layout, and the models they were made from."""
     place = tmp_path_factory.mktemp("minigpt")
     tokenizer = bpe_tokenizer(["<unk>"], bos="<s>", adds_bos=True, unk="<unk>")
     torch.manual_seed(0)
@@ -68,7 +68,7 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for name, weight in tower.named_parameters():
             weight.normal_(std=0.3)
             if name.endswith("qkv.bias"):
-                weight[24:48] = 0  # keys have none
+                weight[24:48] = 0  # keys have no bias
     torch.save({"model": official_names(tower)}, place / "eva_vit_g.pth")
     learned = {"llama_proj.weight": torch.randn(32, 96), "llama_proj.bias": torch.randn(32)}
     for layer in range(3):
@@ -97,7 +97,7 @@ def load(official: dict[str, Any], **other: Any) -> tuple[Any, Any]:
 
 def test_the_official_files_become_the_model(official: dict[str, Any]) -> None:
     model, processor = load(official)
-    # The language model is Llama with the LoRA added.
+    # The language model is Llama with the LoRA merged.
     llama, learned = copy.deepcopy(official["llama"]), official["learned"]
     with torch.no_grad():
         for layer, block in enumerate(llama.model.layers):
@@ -112,7 +112,7 @@ def test_the_official_files_become_the_model(official: dict[str, Any]) -> None:
     vocabulary = theirs.shape[-1]
     assert ours.shape[-1] == vocabulary + SPARE_ROWS
     torch.testing.assert_close(ours[..., :vocabulary], theirs, rtol=1e-4, atol=1e-4)
-    # The tower runs at another size, without its last block; four neighbours in a row are one token.
+    # The tower runs at another size without its last block; four neighbours in a row become one token.
     pixels = processor.image_processor(pictures(1), return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 3, SIDE, SIDE)
     tower = official["tower"].eval()

@@ -1,4 +1,4 @@
-"""Mllama: rows where its cross-attentions look, and who may see them."""
+"""Mllama: rows are in the cross-attention's states, and only the right samples attend to them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_mllama_keeps_the_contract() -> None:
 
 
 def seen(backbone: MllamaBackbone, rows: list[list[ConceptRows]]) -> dict[str, torch.Tensor]:
-    """What the language model is given for two pictures, whose prompts are of different lengths."""
+    """The language model's inputs for two pictures with prompts of different lengths."""
     given: list[dict[str, Any]] = []
     handle = backbone.language_model.register_forward_hook(
         lambda module, args, kwargs, output: given.append(kwargs), with_kwargs=True
@@ -61,7 +61,7 @@ def test_a_row_is_seen_by_the_tokens_that_see_its_picture_and_by_no_other() -> N
         assert first > 0
         assert not columns[sample, :first].any()
         assert columns[sample, first:, :count].all()
-        assert not columns[sample, :, count:].any()  # a row that only fills the batch
+        assert not columns[sample, :, count:].any()  # a row that only pads the batch
 
 
 def test_empty_tiles_do_not_count_towards_a_rows_norm() -> None:

@@ -1,4 +1,4 @@
-"""Wrong things handed in: each works, or gets an error of ours with got, expected and fix."""
+"""Unusual or wrong parts passed by users: each works, or raises an error with got, expected and fix."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_model_compiled_in_place_is_refused() -> None:
 
 
 class Wrapped(nn.Module):
-    """As PEFT's wrapper: the model is inside, its configuration seen through."""
+    """Like PEFT's wrapper: contains the model and forwards its configuration."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Wrapped(nn.Module):
 
 
 class Adapted(nn.Module):
-    """As PEFT's embedding table with LoRA: it has a weight, and no sizes of its own."""
+    """Like PEFT's embedding table with LoRA: has a weight, but no sizes of its own."""
 
     def __init__(self, table: nn.Embedding) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def test_a_model_in_peft_is_taken_with_its_adapter() -> None:
     assert backbone.dim == 32
     assert says(backbone, rows)
     after = backbone.answer_loss(backbone.encode(pictures(1)), *asked).cross_entropy
-    assert after != before  # the adapter counts
+    assert after != before  # the adapter takes effect
     assert backbone.word_direction("mug") is not None
 
 

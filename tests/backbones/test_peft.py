@@ -1,6 +1,6 @@
-"""Models in the real PEFT: adapters in the layers count, what is in the wrapper alone is refused.
+"""Models wrapped by the real PEFT: adapters in layers take effect; what lies in the wrapper alone is refused.
 
-Without the package, which the extra `dev` has, these are skipped; `test_parts.py` has stand-ins.
+Skipped without the package, which the extra `dev` installs; `test_parts.py` has stand-ins.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tests.support.taught import COLOURS, check_same, state_of
 from tests.support.tiny import pictures, tiny_llava
 
 peft = pytest.importorskip("peft", reason='peft is not installed: pip install -e ".[dev]"')
-# It asks transformers for what that has renamed.
+# PEFT uses names that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:peft")
 QUERIES = ["q_proj", "v_proj"]
 
 
 def adapted(**changes: Any) -> tuple[Any, Any]:
-    """A tiny LLaVA with LoRA that does something, and its processor."""
+    """A tiny LLaVA with a LoRA of some effect, and its processor."""
     model, processor = tiny_llava()
     model = peft.get_peft_model(model, peft.LoraConfig(**{"r": 4, "target_modules": QUERIES, **changes}))
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_a_model_with_lora_keeps_the_contract_and_says_what_peft_says(where: lis
 def test_learning_leaves_the_adapter_as_it_was_and_what_is_to_be_trained_trainable() -> None:
     model, processor = adapted()
     vlm = MyVLM(model, processor, encoder=COLOURS)
-    said(vlm)  # transformers puts hooks of its own on a model at its first call
+    said(vlm)  # transformers adds hooks of its own at a model's first call
     before = state_of(model)
     trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert trained

@@ -1,4 +1,4 @@
-"""Models that are quantised, or that accelerate keeps partly on disk: they learn and speak like any other."""
+"""Quantized models, and models that accelerate keeps partly on disk, learn and speak like any other."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def whole(family: str) -> tuple[Any, Any]:
 
 
 def reloaded(family: str, folder: Path, **options: Any) -> tuple[Backbone, Backbone]:
-    """A model as it is, and the same model loaded anew with these options."""
+    """A model, and the same model loaded again with these options."""
     model, processor = whole(family)
     model.save_pretrained(folder)
     again = CLASSES[family].from_pretrained(folder, dtype=torch.float32, **options).eval()
@@ -76,13 +76,13 @@ def test_a_quantised_model_learns_and_speaks(family: str, bits: int, tmp_path: P
     full, small = reloaded(family, tmp_path, quantization_config=how, device_map="cpu")
     for part in small.model.modules():
         if hasattr(part, "support_avx512bf16_for_cpu"):
-            # Its fast way asks for matrices of multiples of 32 rows, as all but tiny models have them.
+            # Its fast path needs matrices with multiples of 32 rows, which only tiny models lack.
             part.support_avx512bf16_for_cpu = False
     kinds = {type(part).__name__ for part in small.model.modules()}
     assert kinds & {"Linear4bit", "Linear8bitLt"}
     assert small.fingerprint() == full.fingerprint()
     slope = gradient(small, family)
-    if bits == 4:  # computes in float32, so its own finite differences are exact enough
+    if bits == 4:  # computes in float32, so finite differences are exact enough
         start, step = direction(small), 0.003 * slope / slope.norm()
         with torch.no_grad():
             rise = loss(small, family, start + step) - loss(small, family, start - step)

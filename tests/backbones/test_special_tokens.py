@@ -1,4 +1,4 @@
-"""Special tokens that a user writes into a question are refused, in every family; other words are read."""
+"""Special tokens in a user's question are refused in every family; other words are accepted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ MODELS: dict[str, Callable[[], tuple[Any, Any]]] = {
 
 
 def special(processor: Any) -> list[str]:
-    """All special tokens of a processor's tokenizers that are longer than a word's sign, and its picture."""
+    """The special tokens of a processor's tokenizers that are longer than one character, and its image
+    token."""
     tokenizers = [processor.tokenizer, *filter(None, [getattr(processor, "qformer_tokenizer", None)])]
     words = {str(processor.image_token)}
     for tokenizer in tokenizers:

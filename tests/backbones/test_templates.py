@@ -1,4 +1,4 @@
-"""How prompts and pictures are written: as the checkpoint's own chat template and processor write them."""
+"""Prompts and pictures are written as the checkpoint's own chat template and processor write them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from myvlm.backbones.tokens import render
 from tests.support.tiny import pictures
 from tests.support.tiny_families import FAMILIES
 
-# PaliGemma's processor asks numpy to look at tensors in a way that numpy 2 has renamed.
+# PaliGemma's processor uses a numpy interface that numpy 2 has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 
 PUBLISHED = (
     *("LLaVA-NeXT, Vicuna", "LLaVA-NeXT, Mistral", "Qwen2.5-VL", "InternVL", "Gemma 3", "Mistral 3"),
 )
-"""Without OneVision and Idefics3, of which other forms are right there: see `test_family_facts`."""
+"""Without OneVision and Idefics3, which have other correct forms: see `test_family_facts`."""
 BEFORE = (
     "",
     "<bos>",
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
 )
-"""What a published template puts before the first turn."""
+"""The text of a published template before the first turn."""
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -44,7 +44,7 @@ def test_without_a_chat_template_the_prompt_is_the_published_one(name: str) -> N
 
 
 class Listening:
-    """A processor that keeps what its chat template is given."""
+    """A processor that records the input of its chat template."""
 
     chat_template = "{{ messages }}"
 
@@ -70,7 +70,7 @@ def test_what_was_said_before_is_turns_of_text_by_both_sides() -> None:
 
 
 class Silent:
-    """A processor that does not say what it wrote in the place of a picture, as those of older releases."""
+    """A processor that does not report what it wrote in place of a picture, as in older releases."""
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor

@@ -1,4 +1,4 @@
-"""Several threads on one model: each has its own reply, and the model is left as it was."""
+"""Several threads on one model: each gets its own reply, and the model is unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Made = TypeVar("Made")
 
 @pytest.fixture
 def side_by_side() -> Iterator[Callable[[Callable[[int], Made], Sequence[int]], list[Made]]]:
-    """Maps in eight threads that take turns as often as the interpreter can."""
+    """Map in eight threads that switch as often as the interpreter can."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-9)
     with ThreadPoolExecutor(8) as threads:
@@ -36,7 +36,7 @@ def side_by_side() -> Iterator[Callable[[Callable[[int], Made], Sequence[int]], 
 def test_padding_of_one_thread_does_not_reach_another(
     backbone: LlavaBackbone, side_by_side: Callable[..., list[int]]
 ) -> None:
-    """Whether it pads is a state of the tokenizer that each call sets: 22 of 333 such calls failed."""
+    """Padding is a state of the tokenizer that each call sets: without a lock 22 of 333 calls failed."""
     prompter, shown = backbone.prompter, pictures(3)
     asked = ["Describe", "Where is sks on the table", "a"]
 
@@ -72,7 +72,8 @@ def test_threads_that_generate_on_one_qwen_leave_it_as_it_was(
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_a_thread_that_learns_leaves_the_replies_of_another_to_the_bit(implementation: str) -> None:
-    """The configuration names one attention for all threads, and each layer reads it anew."""
+    """The configuration names one attention implementation for all threads; each layer reads it at each
+    call."""
     model, processor = tiny_llava()
     model.set_attn_implementation(implementation)
     backbone = backbone_for(model, processor, name="tiny")

@@ -1,4 +1,4 @@
-"""`benchmarks/album.py`, small: all bounds hold on a few photos of every turn."""
+"""`benchmarks/album.py` in small: all bounds hold on a few photos of every orientation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import album  # benchmarks/ is on the path
+import album  # benchmarks/ is in sys.path
 import pytest
 
 from myvlm.album.journal import Row

@@ -1,4 +1,4 @@
-"""`benchmarks/correcting.py`: what it counts of corrections, and the albums that it makes up."""
+"""`benchmarks/correcting.py`: how it counts corrections, and the albums it makes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_corrections_are_counted_by_heads_that_cried_wolf() -> None:
     for seed in (0, 20, 40, 60):
         taught = load_images(scenes(seed, 1))
         head = ObjectHead(ENCODER.id).fit(taught)
-        head.threshold_ -= 0.1  # it cries wolf
+        head.threshold_ -= 0.1  # causes false alarms
         assert head.examples_ is not None
         head.examples_.meta.threshold = head.threshold_
         correct_in_turn(tally, head, taught, own, alike[:20], alike[20:])

@@ -1,11 +1,11 @@
-"""Drawn faces: they are spread as measured, and libraries of any size name few strangers."""
+"""Simulated faces are spread as measured, and libraries of any size name few strangers."""
 
 from __future__ import annotations
 
 import dlib_faces
 import pytest
 
-MEASURED = {  # shared/faces/dlib_distances.json: 15 people of 6 to 12 photos, 398 strangers
+MEASURED = {  # shared/faces/dlib_distances.json: 15 people with 6 to 12 photos each, 398 strangers
     "same_person_any_pair 0.5": 0.427,
     "same_person_new_photo_to_nearest_of_4_keys 0.95": 0.493,
     "strangers_any_pair 0.01": 0.596,

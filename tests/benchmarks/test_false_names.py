@@ -1,4 +1,4 @@
-"""Counting false names: what is stated of whom, and an interval by pictures."""
+"""Counting false names: which figure belongs to which library, and an interval over pictures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_scores_drawn_as_the_tail_says_are_counted_as_stated() -> None:
 def test_a_head_whose_thing_is_shown_does_not_count_and_pictures_are_what_is_drawn() -> None:
     counted = false_names.Counted(100)
     shown = np.array([False, True])
-    for _ in range(5):  # the same picture in five libraries is one picture
+    for _ in range(5):  # the same picture in five libraries counts as one picture
         counted.add(picture(1), np.array([99.0, 0.0]), reached_by, shown)
         counted.add(picture(2), np.array([99.0, 99.0]), reached_by, shown)
     ratio, low, high = counted.over_stated()

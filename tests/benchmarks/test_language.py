@@ -1,4 +1,4 @@
-"""What recall.py says of replies as language."""
+"""The language figures of recall.py."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_unseen_questions_are_in_no_form_that_is_taught() -> None:
     assert len({q for q, _ in asked}) > 3
     assert not {q for q, _ in asked} & taught
     first = {as_sentence(own[0].format(kit.identifier)) for own in REWORDINGS.values()}
-    assert not {q for q, _ in asked} & first  # the base was taught these
+    assert not {q for q, _ in asked} & first  # these wordings were trained
 
 
 def test_recognition_weighs_there_and_not_there_alike() -> None:

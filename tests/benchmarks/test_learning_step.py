@@ -1,4 +1,4 @@
-"""The benchmark of a step: its reference is an independent one, and its presets are what they say."""
+"""The benchmark of a learning step: its reference is independent, and its presets have the stated sizes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from paper_step import PaperStep
 from waiting import launches_per_layer
 
 LAUNCHES = 75
-"""Kernels of a layer in bfloat16; at most 80 are wanted, and fewer is better: then write the number here. Two
-are of scores in float32, without which a large bias makes them wrong."""
+"""Kernels of a layer in bfloat16. At most 80 are wanted; if there are fewer, lower this number. Two of them
+are for scores in float32, without which a large bias makes the result wrong."""
 FIGURES = [
     "step_ratio", "loss_difference", "gradient_difference", "learn_seconds", "peak_over_weights",
     "generate_ratio", "limit_part", "learn_whole_seconds", "learn_whole_seconds_12mp",
@@ -24,7 +24,7 @@ FIGURES = [
 
 
 def small_llava() -> object:
-    """The preset's own configuration, smaller, and with weights that make attention matter."""
+    """The preset's configuration, smaller, with weights that make attention matter."""
     config = random_models.small_llava()
     config.text_config.num_hidden_layers = 2
     config.text_config.initializer_range = 0.2

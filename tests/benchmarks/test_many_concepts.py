@@ -1,4 +1,4 @@
-"""Several concepts of one user in one picture: their scenes, what a caption says of which, the benchmark."""
+"""Several concepts of one user in one picture: scenes, what a caption says of each, and the benchmark."""
 
 from __future__ import annotations
 
@@ -75,21 +75,21 @@ def test_a_caption_is_read_as_things_in_rows() -> None:
     ("text", "right"),
     [
         ("sks next to vex in front of a striped green car .", True),
-        ("vex beside sks in front of a car .", False),  # the wrong side
+        ("vex beside sks in front of a car .", False),  # on the wrong side
         (
             "a striped green car behind sks next to a dotted blue cat .",
             True,
-        ),  # the neighbour's kind is its own matter
+        ),  # the neighbour's category does not matter
         ("sks with a gold star next to a dog .", True),
-        ("ulmo next to vex in front of a car .", False),  # not said
-        ("sks behind a dog .", False),  # the wrong row
-        ("sks next to a striped green car .", False),  # the wrong neighbour
-        ("sks next to a plain red mug .", False),  # said of the neighbour, itself described
+        ("ulmo next to vex in front of a car .", False),  # not named
+        ("sks behind a dog .", False),  # in the wrong row
+        ("sks next to a striped green car .", False),  # next to the wrong neighbour
+        ("sks next to a plain red mug .", False),  # used for the neighbour while sks itself is described
         ("sks next to a dog in front of a red mug .", False),
         ("sks next to sks in front of a car .", False),
         ("sks with a teal ring next to a dog .", False),
         ("sks in striped green next to a dog .", False),
-        ("sks next to ulmo in front of a car .", False),  # a bird is not there, and no dog is one
+        ("sks next to ulmo in front of a car .", False),  # there is no bird, and no dog is one
     ],
 )
 def test_a_name_is_of_its_thing_by_what_is_said_of_it(text: str, right: bool) -> None:

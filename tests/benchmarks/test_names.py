@@ -1,4 +1,4 @@
-"""`benchmarks/names.py`: a user who gives the same thing another name."""
+"""`benchmarks/names.py`: a user who gives the same object another name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`benchmarks/on_gpu.py` in small: every part measures what it says, and one that fails stops no other."""
+"""`benchmarks/on_gpu.py` in small: every part measures what it states, and a failing part stops no other."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_part_that_fails_or_takes_too_long_stops_no_other(tmp_path: Path) -> N
     parts = {name: on_gpu.Part(on_gpu.step, "cpu", 2 if name == "waits" else 200) for name in programs}
 
     def command(name: str, file: Path) -> list[str]:
-        if name == "waits":  # written here: in two seconds a busy machine may not have begun
+        if name == "waits":  # written here: in two seconds a busy machine may not have started
             file.write_text(json.dumps({"a": 1}))
         return [sys.executable, "-c", programs[name], str(file)]
 

@@ -109,7 +109,7 @@ def test_a_name_of_the_other_mug_is_not_right(paper_tables: ModuleType, tmp_path
     assert len(crowd) == 3
 
     def jobs(method: str, name: str) -> list[Any]:
-        """The right thing of each scene, or every thing, called by a name."""
+        """The right object of each scene, or every object, replaced by a name."""
         said = []
         for photo, scene in zip(crowd, kit.crowd, strict=True):
             names = {t.look: name for t in scene.things if method == "keyword" or t.look == kit.look}

@@ -1,4 +1,4 @@
-"""`benchmarks/real_sizes.py` on tiny models: what it measures, and that a model that fails stops no other."""
+"""`benchmarks/real_sizes.py` on tiny models: its measurements, and that a failing model stops no other."""
 
 from __future__ import annotations
 

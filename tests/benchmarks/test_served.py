@@ -1,4 +1,4 @@
-"""What the benchmark of the server asks: pictures that are new to it, of libraries that share no word."""
+"""The requests of the server benchmark: new pictures, and libraries without common names."""
 
 from __future__ import annotations
 

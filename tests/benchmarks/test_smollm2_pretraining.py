@@ -1,4 +1,4 @@
-"""How tinyworld/smollm2 is taught: packed texts are as if each stood alone, and no name is ever told."""
+"""Training of tinyworld/smollm2: packed texts behave as if each were alone, and contain no concept's name."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_the_teacher_is_the_language_model_as_it_was_and_reads_facts_for_the_pic
         assert loss() != pytest.approx(before, abs=1e-3)
         for own in trained.lora.values():
             own.up.zero_()
-    # What needs no picture costs nothing before anything was trained: both read the same.
+    # Texts without a picture have no loss before training: student and teacher have the same input.
     chat = Text("where is this ?", "in the forest .", teacher=1.0, sees=False)
     packed, words = (pack(tokenizer, TEMPLATE, [[chat]], n) for n in (64, 0))
     assert loss() == pytest.approx(0.0, abs=1e-6)
@@ -155,7 +155,7 @@ def test_what_is_exported_speaks_as_what_was_trained() -> None:
     merge(untaught, trained.adapter())
     seen = torch.randn(1, 64, 8)
     packed = pack(tokenizer, TEMPLATE, TEXTS[:1], 64)
-    again = Trained(untaught)  # behind no standardising, with LoRAs that add nothing
+    again = Trained(untaught)  # without standardisation, with LoRAs of zero effect
     told, kept = packed_loss(model, trained, seen, packed), packed_loss(untaught, again, seen, packed)
     assert kept.item() == pytest.approx(told.item(), rel=2e-3)
 
@@ -194,7 +194,7 @@ def test_alignment_brings_patches_near_the_words_that_captions_say() -> None:
     random = torch.Generator().manual_seed(0)
     which = torch.randint(3, (60,), generator=random)
     seen = 0.1 * torch.randn(60, 64, 8, generator=random)
-    seen[:, 7:13, :3] += 0.6 * torch.eye(3)[which][:, None]  # six patches of 64 show it
+    seen[:, 7:13, :3] += 0.6 * torch.eye(3)[which][:, None]  # in six of 64 patches
     captions = [f"a {words[i]} here ." for i in which.tolist()]
     assert sorted(caption_words(captions)[0]) == sorted(words)
     trained.standardise(seen)

@@ -1,4 +1,4 @@
-"""The `myvlm` command, in process: stdout, stderr, exit codes, and what is written to disk."""
+"""The `myvlm` command in process: stdout, stderr, exit codes and files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.taught import Taught
 
 @pytest.fixture
 def album(taught: Taught, tmp_path: Path) -> Path:
-    """Three pictures with the concept, two with nothing like it, and a file that is no picture."""
+    """Three pictures with the concept, two with nothing similar, and a file that is not a picture."""
     folder = tmp_path / "album"
     folder.mkdir()
     for number, picture in enumerate(pictures([*taught.kit.present[:3], *taught.kit.other[:2]]), start=1):

@@ -1,4 +1,4 @@
-"""`myvlm album`: page, journal, names in and out, from the command line."""
+"""`myvlm album` on the command line: page, journal, writing and importing names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from tests.support.taught import Taught
 
 @pytest.fixture
 def album(taught: Taught, tmp_path: Path) -> Path:
-    """Three pictures with the concept, one without, in two folders and four turns; and one that is broken."""
+    """Three pictures with the concept and one without, in two folders and four orientations; one is
+    broken."""
     (tmp_path / "album" / "2024").mkdir(parents=True)
     shown = pictures([*taught.kit.present[:3], *taught.kit.other[:1]])
     for number, (picture, turn) in enumerate(zip(shown, (1, 6, 3, 8), strict=True)):
@@ -30,7 +31,7 @@ def album(taught: Taught, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many pictures each call of the model was about."""
+    """Number of pictures in each call of the model."""
     caption, calls = MyVLM.caption, []
 
     def counted(self: MyVLM, images: Sequence[Any], **options: Any) -> Any:
@@ -99,7 +100,7 @@ def test_names_are_written_once_and_taken_back(myvlm: Myvlm, taught: Taught, alb
     seen = run.document["seen"][taught.word]
     named = sorted(album.rglob("*.xmp"))
     assert run.document["written"] == {"changed": len(named), "not_changed": 0}
-    assert 2 <= len(named) <= seen  # what the head is unsure of stays out
+    assert 2 <= len(named) <= seen  # unsure detections are not written
     for file in named:
         assert set(regions(file)) == {taught.word}
         assert words(file, "Xmp.dc.subject") == {taught.word}

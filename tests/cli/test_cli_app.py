@@ -1,4 +1,4 @@
-"""`myvlm app` as a command: what is said where it cannot start."""
+"""`myvlm app` as a command: its messages if it cannot start."""
 
 from __future__ import annotations
 

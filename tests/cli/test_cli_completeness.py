@@ -1,4 +1,4 @@
-"""`myvlm completeness`: an album is looked through, a sample filled in, and counted up."""
+"""`myvlm completeness`: draw a sample of an album, label it and count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`myvlm correct`: a word on a picture goes into the concept's folder, and can be taken back."""
+"""`myvlm correct`: a correction is saved in the concept's folder and can be undone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`myvlm doctor`: what fits where, and licences, as the README and the models themselves have them."""
+"""`myvlm doctor`: what fits on which machine, and licences, consistent with the README and the models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Concepts that a model has not learned, on the command line: told in words, and never lost by a command."""
+"""Concepts without an embedding for the model on the command line: used as introduced, and never lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def desk(taught: Taught, tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["introduced", "learned for another model"])
 def foreign(request: pytest.FixtureRequest, taught: Taught, tmp_path: Path) -> Path:
-    """A concept that the model has not learned, with a description."""
+    """A concept with a description and without an embedding for the model."""
     folder = tmp_path / "mixed" / "my cup"
     shutil.copytree(taught.folder, folder)
 
@@ -49,7 +49,7 @@ def place_of(taught: Taught) -> Path:
 
 
 def with_another(folder: Path) -> None:
-    """Have a concept that was learned for another model too."""
+    """Add an embedding for another model to a concept."""
     concept = Concept.load(folder)
     learned = Embedding(np.ones((1, 4), np.float32), "none", "Describe.", "f00d")
     concept.embeddings["org/other"] = learned

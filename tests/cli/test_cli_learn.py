@@ -1,4 +1,4 @@
-"""`myvlm learn` and `myvlm concepts`: what is written to disk, and that bad input writes nothing."""
+"""`myvlm learn` and `myvlm concepts`: what they write, and that bad input writes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`myvlm relearn`: a folder gets an embedding more, or stays to the byte what it was."""
+"""`myvlm relearn`: the folder gets a further embedding, or stays the same to the byte."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def folder(quick: MyVLM, kit: FewShot, photos: list[Path], tmp_path: Path) -> Pa
 
 @pytest.fixture
 def relearning(vlm: MyVLM, folder: Path, myvlm: Myvlm, monkeypatch: pytest.MonkeyPatch) -> Myvlm:
-    """The command, around the embedded model with other weights than the folder was learned for."""
+    """The command, with the embedded model but other weights than the folder was learned for."""
     other = MyVLM(other_weights(vlm), vlm.backbone.processor, name=NAME, encoder=COLOURS)
     monkeypatch.setattr(MyVLM, "from_pretrained", lambda *_, **__: other)
     return myvlm

@@ -1,4 +1,4 @@
-"""Commands that take addresses: concepts come from there and go there; a face stays unless told twice."""
+"""Commands with addresses: loading and saving concepts; faces are uploaded only after two consents."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_face_and_photos_stay_before_anything_is_learned(
 
 
 def test_the_hub_by_the_command_alone(saved: Path, tmp_path: Path) -> None:
-    """As users have it: the program, its environment, nothing patched."""
+    """As users have it: the program with its environment, nothing patched."""
 
     def run(*words: str) -> dict[str, object]:
         done = subprocess.run(

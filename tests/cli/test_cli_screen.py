@@ -1,4 +1,4 @@
-"""How the `myvlm` command shows what it has to say: in a terminal, in a pipe, stopped, on a full disk."""
+"""Output of the `myvlm` command: in a terminal, in a pipe, interrupted, on a full disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LONG = "a long name of a folder " * 12 + "with two spaces"
 
 @pytest.fixture
 def album(taught: Taught, tmp_path: Path) -> Path:
-    """Four pictures, two of them with the concept, in a folder whose path fits no line."""
+    """Four pictures, two of them with the concept, in a folder whose path is longer than a line."""
     folder = tmp_path / LONG[:200] / LONG[:100]
     folder.mkdir(parents=True)
     for number, picture in enumerate(pictures([*taught.kit.present[:2], *taught.kit.other[:2]]), start=1):
@@ -43,7 +43,7 @@ def written(part: Text | Table) -> str:
 
 
 def failing(method: Callable[..., Any], error: BaseException) -> Callable[..., Any]:
-    """The method, which raises the error at its third picture."""
+    """The method, raising the error at its third picture."""
     seen: list[object] = []
 
     def failing_method(self: MyVLM, images: Any, *words: Any, **named: Any) -> Any:

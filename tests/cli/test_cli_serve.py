@@ -1,4 +1,4 @@
-"""`myvlm serve` and `myvlm token`: what is served to whom, and what is refused before a model is loaded."""
+"""`myvlm serve` and `myvlm token`: who is served, and what is refused before a model is loaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHECK_PORT, SERVER = serving.check_port, serving.server
 
 
 class Stub:
-    """Stands for uvicorn's server: it ends at once."""
+    """Stand-in for uvicorn's server that ends at once."""
 
     def __init__(self, app: Any, host: str, port: int, on_answering: Callable[[], object]) -> None:
         self.app, self.host, self.port, self.on_answering = app, host, port, on_answering
@@ -37,7 +37,7 @@ class Stub:
 
 started: list[Stub] = []
 FAILING = 8099
-"""A port at which the stub never answers."""
+"""A port on which the stub never answers."""
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""`myvlm album --out`: a table of an album, and what is refused before a model is loaded."""
+"""`myvlm album --out`: a table of an album, and errors before a model is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is typed wrong: an error of ours that says got, expected and fix, and nothing is left."""
+"""Wrong command lines: an error with got, expected and fix, and no files left behind."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
     "remove nobody": (["concepts", "remove", "nobody"], 3),
     "erase nobody": (["concepts", "remove", "nobody", "--erase"], 3),
 }
-"""What is typed wrong, and the exit code of it."""
+"""Wrong command lines and their exit codes."""
 
 
 def test_every_command_that_is_typed_wrong_says_what_is_wrong(myvlm: Myvlm, taught: Taught) -> None:

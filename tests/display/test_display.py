@@ -1,4 +1,4 @@
-"""What calls give shows itself: boxes in their places, text that cannot become markup, short words."""
+"""Display of results: boxes at their places, escaped text, short reprs."""
 
 from __future__ import annotations
 

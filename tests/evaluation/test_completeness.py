@@ -1,4 +1,4 @@
-"""How complete it is: what is drawn, what is counted, and how often the interval holds the truth."""
+"""Completeness: the drawn sample, the count, and how often the interval contains the truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`myvlm evaluate` around a model and methods that pretend: documents, reports, and early refusals."""
+"""`myvlm evaluate` with a fake model and fake methods: documents, reports, and early refusals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """The paper's layout, with one subject."""
+    """The paper's layout with one subject."""
     mug = subject(tmp_path / "MyVLM", "mug", "sks")
     captions = {photo.file.name: list(photo.captions) for photo in mug.photos}
     (tmp_path / "MyVLM" / "mug" / "captions.json").write_text(json.dumps(captions))

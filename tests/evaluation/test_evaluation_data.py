@@ -1,4 +1,4 @@
-"""Data sets of the three layouts: read alike, and everything that is wrong with one told at once."""
+"""Data sets in three layouts: read alike, and all problems of one listed at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is compared with the library: one head for all, and each method speaks as it says."""
+"""Baselines: all use the same head, and each generates replies in its own way."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.teaching import SHORT, interrupted_at_two
 
 
 class Known(Teaching):
-    """Teaching that has learned already."""
+    """A method that has already learned."""
 
     def __init__(self, concept: Concept) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def test_methods_go_by_name() -> None:
         *("introduced", "visual_memory"),
         *("random", "own_word", "another", "open_gate"),
     ]
-    for name in set(known_methods()) - {"llm", "llm_alone"}:  # which loads a model
+    for name in set(known_methods()) - {"llm", "llm_alone"}:  # these load a model
         assert make_method(name).name == name
     with pytest.raises(InputError, match=r"(?s)no method 'magic'.*text_prompt"):
         make_method("magic")

@@ -86,7 +86,7 @@ def test_cider_is_what_its_paper_defines() -> None:
 
 
 def _cider_d(texts: list[str], references: list[list[str]]) -> float:
-    """CIDEr-D written out from arXiv 1411.5726, §4 and its D variant: clipped, with a length penalty."""
+    """CIDEr-D written from arXiv 1411.5726, §4 and its D variant: clipped, with a length penalty."""
 
     def grams(text: str, n: int) -> Counter[tuple[str, ...]]:
         words = tokens(text).split()

@@ -1,4 +1,4 @@
-"""The protocol with methods that only pretend: what runs, what is kept, what is resumed, what is reported."""
+"""The protocol with fake methods: what runs, what is stored, what is resumed, what is reported."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_killed_run_goes_on_where_it_stopped(data: Dataset, tmp_path: Path) ->
     assert len(TAUGHT) == 9
     lines = (keep / "runs.jsonl").read_text().splitlines()
     assert len(lines) == 1 + 8
-    (keep / "runs.jsonl").write_text("\n".join(lines) + '\n{"job": {"sub')  # killed while it wrote
+    (keep / "runs.jsonl").write_text("\n".join(lines) + '\n{"job": {"sub')  # as if killed while writing
     FAILS.clear()
     TAUGHT.clear()
     told: list[tuple[int, int]] = []
@@ -219,7 +219,7 @@ def test_markdown_has_every_figure_and_what_it_means(evaluation: Any) -> None:
 
 
 class Tags(HTMLParser):
-    """Checks that tags close in order; collects images and addresses."""
+    """Checks that tags are closed in order; collects images and addresses."""
 
     def __init__(self) -> None:
         super().__init__()

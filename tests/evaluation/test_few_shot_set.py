@@ -1,4 +1,4 @@
-"""The few-shot set: photos are paired with their texts, and what is wrong with these is named."""
+"""The few-shot set: photos are paired with their texts, and problems of the texts are reported."""
 
 from __future__ import annotations
 

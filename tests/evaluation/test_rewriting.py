@@ -1,4 +1,4 @@
-"""A chat model that puts a name into captions."""
+"""The baseline in which a chat model inserts the name into captions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What needs no optimisation: told in words, and remembered by its own visual tokens."""
+"""Baselines without optimization: a description in the prompt, and the object's own visual tokens."""
 
 from __future__ import annotations
 

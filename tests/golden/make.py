@@ -2,8 +2,8 @@
 
     python tests/golden/make.py
 
-What a release wrote must load for ever, so these folders are frozen: a new `format_version` gets a new folder
-beside the old ones. The numbers are small sums that any reader of the test can check by hand.
+Concepts written by any release must load for ever, so these folders are frozen: a new `format_version` gets a
+new folder next to the old ones. The numbers are small sums that can be checked by hand.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def golden_concept() -> Concept:
 
 
 def corrected_concept() -> Concept:
-    """The same, which knows what it was learned from and was corrected by one picture."""
+    """The same concept with stored examples, corrected by one picture."""
     concept = golden_concept()
     assert isinstance(concept.head, ObjectHead)
     start = {"coef": np.array([1.0, 0.5, 0.25], np.float32), "intercept": np.array([-1.0], np.float32)}

@@ -1,6 +1,6 @@
 """The personalized model as a model of lmms-eval and of VLMEvalKit.
 
-The kits themselves run where they are installed, each in a process of its own: they change what they import.
+The kits run only where they are installed, each in its own process, because they change imported packages.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def answering(library: Path) -> lmms.LmmsModel:
 
 
 def requests(docs: list[dict[str, Any]], **settings: Any) -> list[Any]:
-    """As lmms-eval makes them of a task's documents, which the model finds in its `task_dict`."""
+    """Requests as lmms-eval makes them from a task's documents, which the model finds in its `task_dict`."""
     settings = {"max_new_tokens": 24, "temperature": 0, **settings}
     return [
         SimpleNamespace(args=(doc["question"], settings, lambda doc: [doc["image"]], number, "tiny", "test"))
@@ -164,7 +164,7 @@ def test_lmms_eval_finds_the_model_by_an_entry_point() -> None:
 
 
 def run(script: str, library: Path, work: Path) -> Any:
-    """The last line that a script prints, in a process of its own without a network."""
+    """The last line printed by a script in its own process without a network."""
     (work / "data").mkdir()
     places = {"HF_HOME": str(work / "hub"), "LMUData": str(work / "data")}
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -202,6 +202,6 @@ def test_vlmevalkit_gets_the_plain_models_answers_where_no_concept_is_seen(
     found = run("kit_vlmeval.py", library, tmp_path)
     assert found["personalized unseen"] == found["plain unseen"]
     assert len(found["plain unseen"]) == len(documents(False))
-    # Not in all of them: the kit keeps pictures as JPEG, which smooths tinyworld's patterns away.
+    # Not in all of them: the kit stores pictures as JPEG, which blurs tinyworld's patterns.
     assert any(CONCEPT.identifier in text.split() for text in found["personalized seen"])
     assert not any(CONCEPT.identifier in text.split() for text in found["plain seen"])

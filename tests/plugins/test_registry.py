@@ -1,4 +1,4 @@
-"""The one registry: names that are taken, unknown, spelled nearly right, or brought by broken packages."""
+"""The registry: duplicate, unknown and misspelled names, and broken packages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GROUP = "myvlm.drinks"
 
 
 class Tea:
-    """A thing at the top of a module."""
+    """A class at module level."""
 
 
 def registry_of(points: list[EntryPoint], monkeypatch: pytest.MonkeyPatch) -> Registry[object]:
@@ -26,7 +26,7 @@ def test_a_name_is_one_things_until_it_is_said_that_another_takes_its_place() ->
     drinks: Registry[object] = Registry("drink", add="call register_drink")
     drinks.register("tea", Tea)
     drinks.register("tea", Tea)
-    again = type("Tea", (), {"__module__": __name__})  # as if the module were run once more
+    again = type("Tea", (), {"__module__": __name__})  # as if the module were executed again
     drinks.register("tea", again)
     assert drinks.get("tea") is again
     with pytest.raises(NameTakenError, match=r"drink 'tea' is taken(.|\n)*Tea"):

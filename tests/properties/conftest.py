@@ -1,4 +1,4 @@
-"""How long properties are looked for: few and the same examples in CI, many new ones by hand.
+"""How long properties are searched: few fixed examples in CI, many new ones by hand.
 
 MYVLM_EXAMPLES=20000 pytest tests/properties
 """

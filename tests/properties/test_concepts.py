@@ -1,4 +1,4 @@
-"""A concept saved and loaded is itself; a folder that was damaged is an error of ours or loads exactly."""
+"""A saved concept loads unchanged; a damaged folder raises an error of ours or loads unchanged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def place() -> Iterator[Path]:
 
 
 def state(concept: Concept) -> dict[str, Any]:
-    """All that a concept is, as values that can be compared."""
+    """The full state of a concept as comparable values."""
     meta, tensors = concept.head.state()
     return {
         "words": (concept.identifier, concept.spoken, concept.category, concept.kind),
@@ -149,7 +149,7 @@ def test_a_damaged_folder_is_an_error_of_ours_or_loads_exactly(whole: Path, data
 
 
 def other_json(record: dict[str, Any], data: st.DataObject) -> dict[str, Any]:
-    """The record with one value, however deep, replaced or taken away."""
+    """The record with one value, at any depth, replaced or deleted."""
     at: Any = record
     while True:
         key = data.draw(st.sampled_from(sorted(at) if isinstance(at, dict) else list(range(len(at)))))

@@ -1,4 +1,5 @@
-"""A picture in, an RGB picture of known size out: of every mode and turn, from memory, file and address."""
+"""Any picture becomes an RGB picture of known size: every mode and orientation, from memory, file and
+address."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ def picture(mode: str, size: tuple[int, int], seed: int) -> Image.Image:
         return image
     try:
         return Image.fromarray(values, "RGBA").convert(mode)
-    except ValueError:  # Pillow converts to some modes only by way of others
+    except ValueError:  # Pillow converts to some modes only through others
         image = Image.new(mode, size)
         image.frombytes(values[..., : len(image.getbands())].tobytes())
         return image
@@ -79,7 +80,7 @@ def test_any_mode_any_turn(mode: str, width: int, height: int, seed: int, turn: 
     before = image.tobytes()
     image.getexif()[ORIENTATION] = turn
     check(image, (height, width) if turn in (5, 6, 7, 8) else (width, height))
-    assert image.tobytes() == before  # the caller's picture is as it was
+    assert image.tobytes() == before  # the caller's picture is unchanged
 
 
 @given(
@@ -101,7 +102,7 @@ def test_any_file_any_turn(kind: tuple[str, str], width: int, height: int, seed:
     assert loaded.image.size == ((height, width) if turned else (width, height))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged tags
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, for damaged tags
 @given(
     st.sampled_from(sorted(FORMATS)),
     seeds,

@@ -1,4 +1,4 @@
-"""The word finder over all scripts: to contain, find, replace and mark agree, and what was put is found."""
+"""The word finder in all scripts: contain, find, replace and mark agree, and inserted words are found."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_name_between_signs_is_found_in_every_spelling(
     before, after = "".join(signs), "".join(reversed(signs))
     assume(fold(name) not in fold(before + after))
     cased = data.draw(st.sampled_from([name, name.upper()]))
-    assume(fold(cased) == fold(name))  # ı and İ have no capital or small letter that is theirs
+    assume(fold(cased) == fold(name))  # ı and İ have no unique counterpart
     text = f"{before} {spelled(cased, said)} {after}"
     asked = spelled(name, written)
     assert contains_word(text, asked)
@@ -115,8 +115,8 @@ def test_scripts_without_spaces_have_names_behind_any_letter_and_its_marks(
 ) -> None:
     name = possible(name)
     text = before + marks + name
-    assume(len(regex.findall(r"\X", before[-1] + marks + name[0])) > 1)  # else the name begins in the midst
-    assume(fold(text).find(fold(name)) + len(fold(name)) == len(fold(text)))  # it stands there alone
+    assume(len(regex.findall(r"\X", before[-1] + marks + name[0])) > 1)  # the name starts a new character
+    assume(fold(text).find(fold(name)) + len(fold(name)) == len(fold(text)))  # it occurs only there
     assert [found.end for found in find_words(text, name)] == [len(text)]
 
 
@@ -124,7 +124,7 @@ def test_scripts_without_spaces_have_names_behind_any_letter_and_its_marks(
 def test_a_capital_counts_and_no_other_case_does(name: str) -> None:
     name = possible(name)
     first, small = name[0], name.lower()
-    # "İ" in lower case is two letters, and a Greek ending is one of two
+    # "İ" has two letters in lower case, and Greek has two forms of a final sigma
     assume(first != first.lower() and len(small) == len(name) and fold(small) == fold(name))
     assert not contains_word(f"({small})", name)
     assert contains_word(f"({name})", small)

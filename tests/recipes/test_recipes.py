@@ -1,4 +1,4 @@
-"""Recipes: read and checked before a model is, learned once, and again only where something was lost."""
+"""Recipes: checked before the model is loaded, learned once, and again only what is missing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEPS = {"steps": 2, "views": 1}
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Two concepts of tinyworld, photos in folders beside the file, captions of one in a file too."""
+    """Two concepts of tinyworld with photos in folders next to the file; one has its captions in a file."""
     said = []
     for number in (0, 1):
         kit = few_shot(number)
@@ -176,7 +176,7 @@ def test_a_recipe_whose_files_are_not_there_ends_no_other(myvlm: Myvlm, file: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of Ray's own
+@pytest.mark.filterwarnings("ignore")  # Ray's own warnings
 def test_a_cluster_learns_what_one_process_does(vlm: MyVLM, file: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the extra [ray] is not installed")
     pytest.importorskip("pyarrow", reason="the extra [ray] is not installed")

@@ -1,4 +1,4 @@
-"""A process that was forked while other threads were at work: nothing waits, and the model is whole."""
+"""A process forked while other threads work: nothing deadlocks, and the model is intact."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = [
 
 
 def in_child(work: Callable[[], Any]) -> Any:
-    """What a forked process makes of it, within five minutes: what takes longer hangs."""
+    """Result of `work` in a forked process within five minutes; later it counts as hanging."""
     context = multiprocessing.get_context("fork")
     made = context.Queue()
     child = context.Process(target=lambda: made.put(work()))
@@ -44,7 +44,7 @@ def in_child(work: Callable[[], Any]) -> Any:
 
 
 def held_elsewhere(lock: Any, work: Callable[[], Any]) -> Any:
-    """What is made while another thread is within the lock."""
+    """Result of `work` while another thread holds the lock."""
     inside, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -92,7 +92,7 @@ def test_what_the_thread_that_forks_holds_it_holds_and_lets_go_of_in_the_child()
 
 
 def test_no_lock_of_the_package_is_a_plain_one() -> None:
-    """A plain one that is held where a process is forked makes the child wait for ever."""
+    """A plain lock that is held during a fork makes the child wait for ever."""
     from tests.test_package import ROOT
 
     plain = [
@@ -122,7 +122,7 @@ def test_a_child_has_the_model_as_it_was_before_other_threads_froze_it() -> None
     assert held_elsewhere(frozen(model), lambda: in_child(work)) == [before, off, before]
     assert flags() == before
     with frozen(model):
-        assert in_child(flags) == off  # the thread that forks is itself in the block
+        assert in_child(flags) == off  # the forking thread is itself inside the block
 
 
 def test_a_thread_that_forks_waits_until_no_other_is_amid_a_change() -> None:
@@ -176,7 +176,7 @@ def test_a_child_has_the_attention_as_it_was_before_other_threads_recorded_it() 
     assert held_elsewhere(recording, lambda: in_child(work)) == ["eager", recording_over("eager"), "eager"]
     assert implementation() == "eager"
     with record_attention(config, queries=places, keys=places):
-        # the thread that forks is itself in the block
+        # the forking thread is itself inside the block
         assert in_child(implementation) == recording_over("eager")
 
 

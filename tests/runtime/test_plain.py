@@ -1,4 +1,4 @@
-"""`generic()` is of the thread or task that is in its block, and what it yields is plain anywhere."""
+"""`generic()` applies to the thread or task inside its block, and what it yields is plain anywhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.taught import Taught, around
 
 @pytest.fixture
 def shown(taught: Taught, fresh: MyVLM) -> Image.Image:
-    """A picture of what the model knows."""
+    """A picture of a known concept."""
     fresh.concepts.add(taught.concept)
     [picture] = pictures(taught.kit.present[:1])
     assert fresh.caption(picture).seen == (taught.word,)
@@ -53,7 +53,7 @@ def test_a_generator_whose_steps_run_in_other_contexts(
     assert fresh.caption(shown).seen == (taught.word,)
     assert second.run(next, steps) == ()
     assert last.run(next, steps, "done") == "done"
-    assert first.run(fresh.caption, shown).seen == (taught.word,)  # where it was entered it has ended too
+    assert first.run(fresh.caption, shown).seen == (taught.word,)  # it has ended where it was entered
 
 
 def test_it_ends_for_tasks_that_outlive_it(fresh: MyVLM, shown: Image.Image, taught: Taught) -> None:
@@ -118,7 +118,7 @@ def test_fingerprints_are_looked_at_once(fresh: MyVLM, shown: Image.Image, taugh
     [absent] = pictures(taught.kit.other[:1])
     for times in range(3):
         fresh.caption(absent)
-        assert len(looked) == 0, times  # nothing has changed since `shown` was made
+        assert len(looked) == 0, times  # unchanged since `shown` was made
     fresh.concepts.replace(concept)
     del looked[:]
     for _ in range(3):

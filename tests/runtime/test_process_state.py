@@ -1,4 +1,4 @@
-"""What the caller has set for the process (autocast, default dtype, determinism) changes nothing of ours."""
+"""The caller's process-wide settings (autocast, default dtype, determinism) do not change our results."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ STATES: dict[str, Callable[[], AbstractContextManager[object]]] = {
 
 
 def _learned(name: str) -> Learned:
-    """All numbers of a concept that is learned in two steps by a model that was just loaded, and a map."""
+    """All numbers of a concept learned in two steps by a newly loaded model, and an attention map."""
     kit = few_shot(0, photos=2)
     forget_pictures()
     vlm = MyVLM.from_pretrained(name, device="cpu")

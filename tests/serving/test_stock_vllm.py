@@ -1,7 +1,7 @@
-"""vLLM itself says what we say: offline, by its server, and behind `myvlm serve`.
+"""vLLM itself gives the same replies: offline, by its server, and behind `myvlm serve`.
 
-It wants an environment of its own, with a torch of its own; without one these tests are left out, and what
-vLLM is given is read in `test_vllm.py` as vLLM reads it.
+It needs an environment of its own with its own torch; these tests are skipped without it. `test_vllm.py`
+interprets the inputs as vLLM does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny models: one that is given whole prompts, one that is given rows as pictures of a token."""
+    """Tiny models: one for whole prompts, one for rows as pictures of one token each."""
     folder = tmp_path_factory.mktemp("models")
     stock_vllm.made(folder, "smolvlm", "qwen3_vl")
     return folder
@@ -61,7 +61,7 @@ def test_its_server_says_it_too(family: str, models: Path, tmp_path: Path) -> No
             assert answer.status_code == 200, answer.text
             [choice] = answer.json()["choices"]
             said = choice["text"] if path == "/completions" else choice["message"]["content"]
-            # the server keeps back the bytes of a character that the reply's end cut off
+            # the server withholds the bytes of a character that the end of the reply cut off
             assert said.strip().rstrip("\ufffd") == own.text.rstrip("\ufffd")
 
 

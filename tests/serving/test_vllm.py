@@ -1,4 +1,4 @@
-"""What vLLM is given of a picture, read here as vLLM reads it: placeholders for embeddings, one each.
+"""The inputs for vLLM, interpreted here as vLLM does: one placeholder for each embedding.
 
 `benchmarks/serving.py` does the same with vLLM itself.
 """
@@ -32,7 +32,7 @@ from tests.support.tiny_families import FAMILIES
 from tests.support.tiny_recipes import TYPES
 from tests.support.vllm_stand_in import StandIn
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # of a processor
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")  # from a processor
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_a_server_is_spoken_with_by_the_official_client(speaking: MyVLM, taught:
 def test_of_many_pictures_no_more_are_encoded_than_are_spoken_of(
     speaking: MyVLM, taught: Taught, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And of files the replies hold the names, not the pictures."""
+    """For files, the replies hold the names, not the pictures."""
     [picture] = seen(taught)[:1]
     for number in range(24):
         picture.save(tmp_path / f"{number:02}.png")
@@ -245,7 +245,7 @@ def test_a_row_is_a_picture_of_one_token_in_the_place_of_a_word(family: str) -> 
 
 
 def placeholders(backbone: Any, prompt: str, lengths: list[int]) -> tuple[list[int], list[int]]:
-    """The prompt's ids with as many placeholders for each picture as it has tokens, and where each begins."""
+    """The prompt's ids with one placeholder per token of each picture, and the positions of the pictures."""
     ids, places, left = [], [], list(lengths)
     for one in backbone.processor.tokenizer(prompt, add_special_tokens=False)["input_ids"]:
         if one == backbone.image_id:
@@ -258,7 +258,7 @@ def placeholders(backbone: Any, prompt: str, lengths: list[int]) -> tuple[list[i
 
 
 def mrope(length: int, places: list[int], grids: list[list[int]]) -> torch.Tensor:
-    """Positions as vLLM's Qwen classes count them: 3 × S."""
+    """Positions as vLLM's Qwen classes compute them: 3 × S."""
     positions, at, start = [], 0, 0
     for place, grid in zip(places, grids, strict=True):
         positions.append(torch.arange(start, start + place - at).expand(3, -1))
@@ -336,7 +336,7 @@ def test_a_model_is_exported_once_under_the_names_that_vllm_reads(
     from safetensors import torch as safetensors
 
     model, processor = {**FAMILIES, **TYPES}[kind]()
-    if kind == "LLaVA-OneVision":  # as that of 0.5B does
+    if kind == "LLaVA-OneVision":  # as in the 0.5B checkpoint
         model.config.get_text_config().tie_word_embeddings = True
         model.get_output_embeddings().weight = model.get_input_embeddings().weight
     model.save_pretrained(tmp_path / "plain")

@@ -1,4 +1,4 @@
-"""The contract of backbones proves `Backbone`: on a third kind of it, honest and with one fault each."""
+"""The contract of backbones tests `Backbone` itself: with a third kind, correct and with one fault each."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_only_what_it_declares_is_skipped() -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_fails_its_check(fault: str) -> None:
-    # A class of its own, so that a copy that the contract makes of it has the fault too.
+    # A class of its own, so that copies made by the contract have the fault too.
     faulty = case(type("Faulty", (EmbedsBackbone,), {"fault": fault}))
     with pytest.raises(AssertionError, match=f"^{FAULTS[fault]}: "):
         run_checks([CHECKS[FAULTS[fault]]], faulty, may_skip=faulty.lacks.values())

@@ -1,4 +1,4 @@
-"""The demonstration: its figures agree with what it found, and its page stands alone."""
+"""The demonstration: its figures match its findings, and its page needs no other files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_ctrl_c_while_it_learns_ends_it_without_a_page(
 
 
 class Page(HTMLParser):
-    """Collects the tags of a page and checks that they close in order."""
+    """Collects the tags of a page and checks that they are closed in order."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ def test_it_shows_photos_boxes_and_captions() -> None:
     assert colours[(0, 0, 255)] == 2 * SIDE**2
     assert colours[(255, 0, 0)] == SIDE**2
     inside = SIDE**2 - colours[(0, 128, 0)]
-    assert 4 * (SIDE // 2 - 2) <= inside <= 4 * (SIDE // 2 + 2)  # the box alone covers the picture
+    assert 4 * (SIDE // 2 - 2) <= inside <= 4 * (SIDE // 2 + 2)  # only the box covers the picture
     marked = colours[MARK] - inside
-    assert marked > 0  # the caption that names is in its colour
+    assert marked > 0  # the caption with the name is coloured
     assert MARK not in {colour for _, colour in alone.getcolors(1 << 16) or ()}

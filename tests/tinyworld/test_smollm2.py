@@ -1,4 +1,4 @@
-"""tinyworld/smollm2: put together from parts, and clear about the part that is missing."""
+"""tinyworld/smollm2: assembled from parts, with a clear error if one is missing."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_merging_adds_up_times_down_and_loads_the_projector() -> None:
 
 def test_the_world_s_words_are_written_as_people_write() -> None:
     assert as_sentence("a red mug , at night .") == "A red mug, at night."
-    assert as_sentence("sks by the lake .") == "sks by the lake."  # an identifier stays as its user wrote it
+    assert as_sentence("sks by the lake .") == "sks by the lake."  # an identifier is never capitalized
     assert as_sentence("what is on sks ?") == "What is on sks?"
 
 

@@ -1,4 +1,5 @@
-"""tinyworld: scenes know their truth, words are true to them, training resumes, models are what they say."""
+"""tinyworld: scenes have ground truth, texts are true, training resumes, models have the stated
+properties."""
 
 from __future__ import annotations
 
@@ -216,7 +217,7 @@ def test_packed_texts_see_the_picture_and_their_own_past_only() -> None:
 
 
 def test_hints_behind_the_features_are_read_as_a_concepts_rows_are() -> None:
-    """Loss of training, two pictures with other numbers of rows in one batch, against that of learning."""
+    """The training loss of two pictures with different numbers of rows in a batch equals that of learning."""
     model, vocab, random = new_llava(0).eval(), build_tokenizer().get_vocab(), Random(3)
     lessons_here = [teach(scene, random, True, beside=1.0) for scene in SCENES[:2]]
     texts = [[lesson.texts[0]] for lesson in lessons_here]
@@ -251,7 +252,7 @@ def test_captions_look_for_a_name_where_it_is_due_and_where_it_was_said() -> Non
     due, said = looked.due.any(-1), looked.said.any(-1)
     spoken = {vocab[name] for name in names}
     assert due.any()
-    # Where a row is wanted, the word that is due is a name; where one was said, it is what stands there.
+    # Where a row is due, the next word is a name; where a name was repeated, it is at that position.
     assert set(texts.targets.gather(1, places)[due].tolist()) <= spoken
     assert set(texts.ids.gather(1, places)[said].tolist()) <= spoken
     assert looked.bare.any()
@@ -329,7 +330,7 @@ def test_a_training_ends_by_the_clock_cooled_down(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("which", ["clip", "llava"])
 def test_a_training_can_go_on_from_earlier_weights(which: str, corpus: Corpus, tmp_path: Path) -> None:
-    """With a learning rate of nothing the model that comes out is the one that went in."""
+    """With a learning rate of zero the weights come out unchanged."""
     before = (new_clip(5) if which == "clip" else new_llava(5)).state_dict()
     schedule = Schedule(1, 4, 0.0, tmp_path / "none.pt")
     if which == "clip":

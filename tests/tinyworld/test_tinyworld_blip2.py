@@ -1,4 +1,4 @@
-"""tinyworld/blip2: the untrained model, its processor, its tower, and a training in miniature."""
+"""tinyworld/blip2: the untrained model, its processor, its tower, and a short training."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_processor_keeps_places_scales_as_training_did_and_knows_every_word(
 
 
 def test_packed_texts_are_what_the_model_in_use_reads() -> None:
-    """The logits of a packed text are those of the text alone, through the processor's own ids."""
+    """The logits of a packed text are those of the text alone, by the processor's own ids."""
     model, processor = new_blip2(0).eval(), build_blip2_processor()
     scene, picture = random_scene(Random(3)), sample_picture(3)
     lesson = [e for e in lessons(scene, Random(0)) if not e.hint and "[refer]" not in e.prompt]
@@ -159,7 +159,7 @@ def test_queries_are_told_to_look_at_the_rows_of_what_their_patches_show() -> No
     hints = [[Hint("mug sks", "sks", 1), Hint("vex", "vex", 0)], [Hint("dog ulmo", "ulmo", 2)]]
     beside = words_as_features(model, hints, words, Random(0))
     shown = torch.zeros(2, 64, dtype=torch.long)
-    shown[0, 7], shown[1, 10:12] = 1, 2  # one query's patches each: the 4th and the 6th
+    shown[0, 7], shown[1, 10:12] = 1, 2  # each in the patches of one query: the 4th and the 6th
     pictures = torch.zeros(2, 3, SIZE, SIZE)
     with QFormerRows(model.qformer, beside, record=True) as looked:
         model.get_image_features(pictures)
@@ -218,7 +218,7 @@ def test_a_training_can_be_interrupted_and_its_model_loaded(
 
 
 def test_without_weights_it_is_said_how_to_make_them() -> None:
-    shipped = (assets.WEIGHTS / "blip2" / "README.md").exists()  # once it is, any other name will do
+    shipped = (assets.WEIGHTS / "blip2" / "README.md").exists()  # if it ships, use another name
     name = "tinyworld/blip3" if shipped else "tinyworld/blip2"
     with pytest.raises(UnknownBackboneError, match=rf"(?s){name}.*tinyworld/llava.*benchmarks.pretrain"):
         MyVLM.from_pretrained(name)

@@ -78,7 +78,7 @@ def main(
         float, typer.Option(help="Of each model's training, if its steps are not done before.")
     ] = math.inf,
 ) -> None:
-    """Draw the scenes, train tinyworld/clip, then tinyworld/llava and /blip2, and write all with cards."""
+    """Draw the scenes; train tinyworld/clip, /llava and /blip2 in this order; write each with its card."""
     torch.set_num_threads(threads)
     work = out / "work"
     corpus = load_corpus(work, seed, scenes, max(2, workers))
@@ -114,14 +114,14 @@ def _schedule(
     before: Path | None, steps: int, batch: int, checkpoint: Path, device: torch.device, drawn: int,
     clock: Mapping[str, Any],
 ) -> Schedule:  # fmt: skip
-    """From nothing at the full rate; from earlier weights at half of it, cooling down nearly all the way."""
+    """Full learning rate from scratch; half of it from earlier weights, with a longer cool-down."""
     if before is None:
         return Schedule(steps, batch, 2e-3, checkpoint, device, drawn=drawn, **clock)
     return Schedule(steps, batch, 1e-3, checkpoint, device, warmup=50, cooling=0.6, drawn=drawn, **clock)
 
 
 def _gone_on_from(before: Path | None, model: str) -> dict[str, str]:
-    """What the card of the earlier model says of its making."""
+    """The card's line about the earlier model's training."""
     if before is None:
         return {}
     made = re.search(r" on (\d{4}-\d\d-\d\d: .*?)\. Weights", (before / model / "README.md").read_text())
@@ -129,7 +129,7 @@ def _gone_on_from(before: Path | None, model: str) -> dict[str, str]:
 
 
 def _llava_weights(folder: Path) -> dict[str, Tensor]:
-    """The same of a LLaVA, whose files call the weights by older names."""
+    """The float32 weights of a LLaVA under transformers' current names, which differ from the file's."""
     loaded = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     weights: dict[str, Tensor] = loaded.state_dict()
     return weights
@@ -148,8 +148,8 @@ def _weights(file: Path) -> dict[str, Tensor]:
 
 
 def _run(name: str, steps: Iterator[Step], schedule: Schedule) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Drive a training with a progress bar and a checkpoint every 100 steps and at its end; return the
-    trained weights, and how many steps of what batch they had."""
+    """Run a training with a progress bar and a checkpoint every 100 steps and at its end; return the trained
+    weights, and the numbers of steps and batch size."""
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[losses]}"), TimeRemainingColumn(),
@@ -183,7 +183,7 @@ def export_clip(folder: Path, state: Mapping[str, Tensor], recipe: Mapping[str, 
 
 
 def write_encoder_bank(folder: Path, encoder: OpenClipEncoder) -> None:
-    """The windows of other pictures as negatives, and the whitening from views of many things."""
+    """Write the windows of other pictures as negatives, and the whitening from views of many objects."""
     pictures = load_images([draw_scene(scene) for scene in unseen_scenes(BANK_PICTURES, seed=2)])
     windows = [picture.features for picture in features(encoder, pictures)]
     views = encoder.encode([view for own in views_of_things(BANK_THINGS, BANK_VIEWS, seed=3) for view in own])
@@ -224,7 +224,7 @@ TOLD = (
     "text, or, in most pictures, {}; from where a name was due the attention was told which of them to look "
     "at. No learned vector ever stood there."
 )
-"""What the cards say of how a name came into the models."""
+"""The cards' text on how the models learned to use names."""
 TOLD_BEHIND_FEATURES = TOLD.format(
     "behind the picture's features, where the sum of the embeddings of the hint's words stood as a row"
 )
@@ -238,7 +238,7 @@ def write_card(
     folder: Path, name: str, about: str, recipe: Mapping[str, Any], scores: Mapping[str, float],
     *, told: str = "",
 ) -> None:  # fmt: skip
-    """The card: what it is, how it came to be, what it scores."""
+    """Write the card: what the model is, how it was trained, its scores."""
     made = ", ".join(f"{key} {value}" for key, value in recipe.items())
     rows = "\n".join(f"| {key} | {value:.3f} |" for key, value in scores.items())
     (folder / "README.md").write_text(

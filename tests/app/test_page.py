@@ -258,7 +258,7 @@ def test_a_person_is_known_by_the_face_shown_with_its_box_and_corrected(
     choose(tab, "here-0.png", "wrong-picture")
     playwright.expect(shown).not_to_have_attribute("src", source)
     for corner in (head[:2], head[2:]):
-        shown.evaluate("image => image.decode()")  # until then its place on the screen is not its own
+        shown.evaluate("image => image.decode()")  # until then it is not at its final place on the screen
         source = shown.get_attribute("src")
         shown.click(position=on_screen(shown, corner, pictures(woman.present[:1])[0].size))
         playwright.expect(shown).not_to_have_attribute("src", source)

@@ -1,4 +1,4 @@
-"""An album as a table: what is in it, what is read again and what is not, here and on a cluster."""
+"""An album as a table: its content, what is read again and what is not, on this machine and on a cluster."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def speaking(vlm: MyVLM, taught: Taught) -> MyVLM:
 
 @pytest.fixture
 def album(taught: Taught, tmp_path: Path) -> list[Path]:
-    """Three pictures with the concept, two without, one of them turned; a broken one and one that is not."""
+    """Three pictures with the concept and two without, one of them rotated; a broken and a missing file."""
     folder = tmp_path / "album"
     folder.mkdir()
     shown = pictures([*taught.kit.present[:3], *taught.kit.other[:2]])
@@ -151,7 +151,7 @@ def test_photos_that_never_come_are_said_and_those_that_come_twice_are_once(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of Ray's own, as it is imported and as a node dies
+@pytest.mark.filterwarnings("ignore")  # Ray's own, at import and when a node dies
 def test_a_cluster_makes_the_same_table_and_loses_nothing_with_a_node(
     speaking: MyVLM, taught: Taught, album: list[Path], tmp_path: Path
 ) -> None:

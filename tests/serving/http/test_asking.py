@@ -1,4 +1,4 @@
-"""What of a reply can be told while it grows: nothing that its end would say otherwise."""
+"""Streaming: a growing reply is sent only as far as its end cannot change it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The server as OpenAI's own client sees it: what the library says, whole, in pieces, in turns, by many."""
+"""The server through OpenAI's client: the library's replies, whole, streamed, in conversations, in
+parallel."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def server(vlm: MyVLM, taught: Taught, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def here(vlm: MyVLM, taught: Taught) -> MyVLM:
-    """The same model and library without a server between."""
+    """The same model and library without a server."""
     own = around(vlm)
     own.concepts.add(taught.folder)
     return own

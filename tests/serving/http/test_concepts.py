@@ -1,4 +1,4 @@
-"""Concepts over the wire: learned with progress, beside speaking; renamed, taken out, erased."""
+"""Concepts over HTTP: learned with progress while the server replies; renamed, removed, erased."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.taught import COLOURS, Taught, around
 
 @pytest.fixture
 def server(vlm: MyVLM, tmp_path: Path) -> Iterator[Served]:
-    """One that learns in a moment: its heads see only colours."""
+    """A server that learns quickly, since its heads use colours only."""
     quick = around(vlm, encoder=COLOURS)
     with served(quick, {"anna": tmp_path / "anna"}, limits=Limits(learners=1)) as running:
         yield running
@@ -96,13 +96,13 @@ def test_one_is_learned_beside_speaking_and_no_other_and_who_leaves_stops_it(
         def told(learned: Any) -> None:
             report(learned)
             if learned.step == 2:
-                go_on.wait(PATIENCE)  # else a busy machine may have learned it all before the rest is asked
+                go_on.wait(PATIENCE)  # otherwise learning may end before the other requests arrive
 
         return learn(enrolment, told)
 
     monkeypatch.setattr(learner, "_learn", held)
     with http.stream("POST", "/concepts", json=enrolment(stream=True)) as answer:
-        told = events(answer)  # kept: where it is let go of, the connection is closed
+        told = events(answer)  # keep a reference: the connection is closed when it is collected
         assert next(told)[0] == "progress"
         again = http.post("/concepts", json=enrolment(identifier="fnord", captions=None))
         assert again.status_code == 429
@@ -114,7 +114,7 @@ def test_one_is_learned_beside_speaking_and_no_other_and_who_leaves_stops_it(
         assert next(told)[0] == "progress"
     until(lambda: learner.queued == 0, "that the client is gone is known")
     go_on.set()
-    learner._thread.submit(lambda: None).result(PATIENCE)  # what was at work in the one thread has ended
+    learner._thread.submit(lambda: None).result(PATIENCE)  # the work in its one thread has ended
     assert not server.folders["anna"].exists() or not list(server.folders["anna"].iterdir())
 
 

@@ -1,4 +1,4 @@
-"""`myvlm serve --engine`: seen and encoded here, spoken of by a server of vLLM's kind."""
+"""`myvlm serve --engine`: detection and encoding here, generation by a server like vLLM's."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_a_doubtful_reply_gives_way_unless_somebody_hears_it_as_it_grows(vlm: My
 def test_what_goes_by_rows_and_what_by_description_are_batches_of_their_own(
     vlm: MyVLM, taught: Taught, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A caption with rows and a question that describes the thing come at once, and none is tried alone."""
+    """Captions with rows and questions by description arrive together; neither kind is run one by one."""
     spoken: list[int] = []
     generate_replies = in_process.generate_replies
 

@@ -1,4 +1,4 @@
-"""Libraries of owners at addresses: read, learned into, renamed, put aside and erased as in a folder."""
+"""Libraries of owners at addresses: loading, learning, renaming, removing and erasing as in a folder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture(params=["folder", "memory", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path | str:
-    """Where nothing is yet."""
+    """An unused folder or address."""
     if request.param == "folder":
         return tmp_path / "anna"
     if request.param == "s3":
@@ -48,7 +48,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def loose(concept: Concept) -> Concept:
-    """The same, from nowhere."""
+    """A copy without folder or address."""
     return dataclasses.replace(concept, folder=None, url=None)
 
 
@@ -148,7 +148,7 @@ def test_names_are_made_once_and_never_go_stale(
     library_at(place).rename(taught.word, "zork")  # by another process
     assert [one.identifier for one in names().concepts] == ["zork"]
     assert names().banned_words([]) == []
-    owners.library("anna").rename("zork", "blorp")  # in memory
+    owners.library("anna").rename("zork", "blorp")  # in memory only
     assert [one.identifier for one in names().in_prompt("Is blorp here?")] == ["blorp"]
     assert names().in_prompt("Is zork here?") == ()
     owners.library("anna").remove("blorp")

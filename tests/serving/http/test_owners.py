@@ -33,7 +33,7 @@ from tests.support.served import MODEL, PATIENCE, Served, about, library_of, ser
 from tests.support.taught import Taught, around
 
 OTHER = "blorp"
-"""What another owner calls their copy of the same thing."""
+"""Another owner's name for their copy of the same object."""
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def _png() -> bytes:
 def test_of_two_tokens_that_are_made_at_once_none_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 240 that four processes made 81 were there."""
+    """Without a lock, 81 of 240 tokens made by four processes survived."""
     alone, write = [], owners_module.write_atomically
 
     def asked(file: Path, text: str, **options: str) -> None:

@@ -1,4 +1,4 @@
-"""What the server must not do, whoever asks: read for them, say whose token is whose, or fall over."""
+"""What the server must never do: read files for clients, reveal whose a token is, or crash."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_more_than_the_server_takes_is_turned_away_with_429_and_then_all_is_as_b
         assert {after for status, after in answers if status == 429} == {"1"}
         assert ask(0)[0] == 200
         guard = guard_of(server)
-        opened = server.app.state.pictures.open  # the client has its answer before the server has let go
+        opened = server.app.state.pictures.open  # the client gets its answer before the server frees it
         until(
             lambda: (guard.in_flight, guard.held_bytes, opened.free) == (0, 0, opened.units),
             "all is let go of",
@@ -105,7 +105,7 @@ def test_more_than_the_server_takes_is_turned_away_with_429_and_then_all_is_as_b
 
 
 def guard_of(server: Served) -> Guard:
-    """The guard of a server that was asked something before."""
+    """The guard of a server that has had a request before."""
     layer: Any = server.app.middleware_stack
     while not isinstance(layer, Guard):
         layer = layer.app
@@ -121,7 +121,7 @@ def test_a_reply_that_takes_too_long_is_given_up(
         server.client("anna") as client,
     ):
         client.models.list()
-        guard_of(server).limits = Limits()  # a busy machine may take a second for the body alone
+        guard_of(server).limits = Limits()  # on a busy machine the body alone may take a second
         go_on = Event()
         monkeypatch.setattr(
             server.app.state.engine.batches, "work", lambda asked: [go_on.wait(PATIENCE)] * len(asked)

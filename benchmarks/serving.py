@@ -71,7 +71,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the user.")] = 0,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="One of the figures above, such as engine; again for more."),
+        typer.Option(help="One of the figures above, such as engine; repeat the option for more."),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Of each of the server's figures.")] = 60.0,
     owners: Annotated[int, typer.Option(help="Of the tenants.")] = 1000,

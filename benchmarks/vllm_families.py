@@ -41,7 +41,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("what", choices=["make", "run"])
     options.add_argument("folder", type=Path)
-    options.add_argument("--only", action="append", help="a family; again for more")
+    options.add_argument("--only", action="append", help="a family; repeat the option for more")
     options.add_argument("--at-once", type=int, default=8, help="requests")
     chosen = options.parse_args()
     if chosen.what == "make":

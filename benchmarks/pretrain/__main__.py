@@ -49,7 +49,7 @@ def main(
     out: Annotated[
         Path, typer.Option(help="Folder for the models; `work/` in it holds what can be resumed.")
     ],
-    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     scenes: Annotated[int, typer.Option(help="Training scenes, drawn once.")] = 40_000,
     clip_steps: Annotated[int, typer.Option(help="Steps of 192 windows.")] = 1900,
     llava_steps: Annotated[

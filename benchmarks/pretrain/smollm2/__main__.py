@@ -49,7 +49,7 @@ CHATS, TALKS = 480, 240
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the adapter; `work/` in it can be resumed.")],
-    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     steps: Annotated[int, typer.Option(help="Steps; the rate falls to nothing at their end.")] = 4000,
     batch: Annotated[int, typer.Option(help="Pictures a step, of four texts each.")] = 6,
     aligned: Annotated[int, typer.Option(help="Pictures for the projector's start; 0: a random one.")] = 0,

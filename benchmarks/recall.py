@@ -95,7 +95,9 @@ def main(
     first: Annotated[int, typer.Option(help="The first seed; those from 6 on are for tuning.")] = 0,
     tests: Annotated[int, typer.Option(help="Unseen pictures of each kind a concept.")] = 20,
     ablated: Annotated[int, typer.Option(help="Concepts a seed in the table of ablations; 0: no table.")] = 4,
-    variant: Annotated[list[str] | None, typer.Option(help="Variant to measure; repeat the option for more.")] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="Variant to measure; repeat the option for more.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Processes, of one thread each.")] = 2,
     dtype: Annotated[
         str, typer.Option(help="The model's; bfloat16 is faster where the CPU has it.")

@@ -156,7 +156,7 @@ def test_teach_look_ask_rename_and_remove(
     drop(tab, "pictures", [files["present"][0], files["other"][0]])
     tab.get_by_label("Show attention to each concept").check()
     tab.locator("#look").click()
-    says(tab, "looks", f"where {owner.identifier} looks")
+    says(tab, "looks", f"attention to {owner.identifier}")
     seen, unseen = tab.locator("#looks .myvlm-look").all()
     ours, plain, _ = (column.inner_text() for column in seen.locator(".myvlm-column").all())
     assert owner.identifier in ours

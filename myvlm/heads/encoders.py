@@ -1,8 +1,4 @@
-"""Image encoders: the protocol, open_clip models, and the bank and whitening that may ship with an encoder.
-
-Users have photos of their mug, not of other mugs. An encoder's bank of negatives represents everything else;
-the whitening comes in the same file.
-"""
+"""Image encoders: the protocol, open_clip models, and the negatives and whitening that one may ship with."""
 
 from __future__ import annotations
 

@@ -134,9 +134,14 @@ class Correction:
         )
 
     def _repr_html_(self) -> str:
-        verdict = {True: "is there", False: "is not there", None: "was undone"}[self.present]
+        named = self.identifier
+        said = {
+            True: f"{named} is there",
+            False: f"{named} is not there",
+            None: f"correction of {named} undone",
+        }
         rows = [
-            ("picture", f"{self.picture}: {self.identifier} {verdict}"),
+            ("picture", f"{self.picture}: {said[self.present]}"),
             ("probability", f"{self.score}{'' if self.held else f', not achieved: {self._reason_not_held}'}"),
             ("threshold", f"{self.threshold.before:.4g} → {self.threshold.after:.4g}"),
             ("its photos", "; ".join(map(str, self.photos)) or "not known"),

@@ -180,7 +180,7 @@ def test_teach_look_ask_rename_and_remove(
     shot(tab, "corrected", tmp_path)
     assert corrections(kept) == 1
     tab.locator("#undo").click()
-    says(tab, "corrected", "taken back")
+    says(tab, "corrected", "undone")
     assert corrections(kept) == 0
     tab.locator("#undo").click()
     says(tab, "corrected", "nothing to undo")
@@ -251,7 +251,7 @@ def test_a_person_is_known_by_the_face_shown_with_its_box_and_corrected(
     )
     shot(tab, "person-corrected", tmp_path)
     tab.locator("#undo").click()
-    says(tab, "corrected", "taken back")
+    says(tab, "corrected", "undone")
 
     shown = tab.locator("#place img")
     source = shown.get_attribute("src")

@@ -193,7 +193,7 @@ def _line(backbone: str, figures: dict[str, Any]) -> str:
     if isinstance(said := figures.get("said"), float):
         details.append(f"named in {said:.0%} of held-out captions")
     if figures.get("interrupted"):
-        details.append("interrupted by Ctrl-C")
+        details.append("stopped early")
     return f"{backbone}: {', '.join(details)}" if details else backbone
 
 

@@ -2,7 +2,7 @@
 
 The cache is in the folder beside the page, with the thumbnails. It holds the features of the windows that
 heads score, rounded to half precision, and no pixels. Face descriptors are never kept: they would be
-biometric data of people whom the user has not taught.
+biometric data of people that the user has not taught.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,6 @@ def load_model(
     check_device(device)
     check_dtype(dtype)
     from transformers import AutoModelForImageTextToText, AutoProcessor
-    from transformers.utils import logging
 
     found = collection_of(name)
     if not found:
@@ -92,12 +92,11 @@ def load_model(
         options.setdefault("device_map", device)  # quantised weights cannot be moved after loading
     from_where = {name: options[name] for name in HUB_OPTIONS if name in options}
     source: str | Path = found[0].path(found[1]) if found else name
-    shown = logging.is_progress_bar_enabled()
-    if isinstance(source, Path):
-        logging.disable_progress_bar()  # a small local model loads in a moment
     try:
-        processor = AutoProcessor.from_pretrained(source, **from_where)
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **options)
+        bars = without_progress_bars() if isinstance(source, Path) else nullcontext()
+        with bars:  # none for a small local model, which loads in a moment
+            processor = AutoProcessor.from_pretrained(source, **from_where)
+            model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, **options)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # transformers raises almost anything on a damaged file or an unknown option
@@ -107,12 +106,23 @@ def load_model(
             expected="tinyworld/llava, the name of a vision-language model on the hub, or its folder",
             fix=_loading_advice(error),
         ) from error
-    finally:
-        if shown:
-            logging.enable_progress_bar()
     if "device_map" not in options:
         model = model.to(device)
     return model.eval(), processor
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Disable the progress bars of transformers in the block; they are enabled again if they were before."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _one_dtype(dtype: str | torch.dtype | None, older: str | torch.dtype | None) -> str | torch.dtype | None:

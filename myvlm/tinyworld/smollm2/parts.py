@@ -16,8 +16,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
 )
-from transformers.utils import logging
 
+from myvlm.backbones.loading import without_progress_bars
 from myvlm.evaluation.methods.rewriting import smollm2_file
 from myvlm.tinyworld.world.scenes import SIZE
 
@@ -71,17 +71,12 @@ def load_untrained(tower: Path) -> LlavaForConditionalGeneration:
         InputError: SmolLM2, or the package that reads its file, is not installed.
     """
     file = smollm2_file()
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
+    with without_progress_bars():
         with redirect_stderr(StringIO()):  # reading GGUF files has a progress bar of its own
             language = AutoModelForCausalLM.from_pretrained(
                 file.parent, gguf_file=file.name, dtype=torch.float32
             )
         seen = LlavaForConditionalGeneration.from_pretrained(tower, dtype=torch.float32)
-    finally:
-        if shown:
-            logging.enable_progress_bar()
     text = language.config.to_dict()
     text.pop("quantization_config", None)  # the weights were read, and are float32 from here on
     text["vocab_size"] += SPARE_ROWS

@@ -1,4 +1,4 @@
-"""`myvlm correct`: tell a concept's head that the concept is, or is not, in a picture."""
+"""`myvlm correct`: fit a concept's head to one more picture, which shows the concept or does not."""
 
 from __future__ import annotations
 

@@ -41,18 +41,20 @@ def check_table_options(folder: Path | None, *, on_ray: bool, of_names: bool) ->
         InputError: no folder is given, or an option about names in metadata is given too.
         MissingPackageError: pyarrow or ray is not installed.
     """
-    if folder is None or of_names:
+    expected = "--out DIR, without --write-names, --erase-names and --import-names"
+    if folder is None:
         raise InputError(
-            "--workers ray needs --out."
-            if folder is None
-            else "A table and names in metadata exclude each other.",
-            got="--workers ray without --out"
-            if folder is None
-            else "--out and one of --write-names, --erase-names and --import-names",
-            expected="--out DIR, without --write-names, --erase-names and --import-names",
-            fix="add --out DIR"
-            if folder is None
-            else "run the command once for the table and once for the names",
+            "--workers ray needs --out.",
+            got="--workers ray without --out",
+            expected=expected,
+            fix="add --out DIR",
+        )
+    if of_names:
+        raise InputError(
+            "A table and names in metadata exclude each other.",
+            got="--out and one of --write-names, --erase-names and --import-names",
+            expected=expected,
+            fix="run the command once for the table and once for the names",
         )
     import_extra("pyarrow", what="The table of an album", install="myvlm[ray]")
     if on_ray:

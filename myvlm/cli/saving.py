@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from myvlm.cli import options
 from myvlm.cli.screen import Screen
-from myvlm.concepts import collection
+from myvlm.concepts import collection, editing
 from myvlm.concepts.remote.address import check_may_share_faces, is_biometric, path_or_url
 from myvlm.concepts.remote.transfer import check_can_publish, fetched, is_concept
 from myvlm.errors import ConceptExistsError, ConceptFileError, InputError, MissingFileError, MyVLMError
@@ -49,7 +49,7 @@ def check_destination(
         else path_or_url(given, "destination")
     )
     if isinstance(place, Path):
-        collection.check_can_write(place, identifier)
+        editing.check_can_write(place, identifier)
         collection.notify_of_damaged(place.parent, out.note)
         return place
     from myvlm.heads import head_class
@@ -136,14 +136,14 @@ def save_concept(
     Raises:
         MyVLMError: see `Concept.save`.
     """
-    aside = collection.copy_to_removed(place) if replaced and isinstance(place, Path) else None
+    aside = editing.copy_to_removed(place) if replaced and isinstance(place, Path) else None
     try:
         concept.save(place, include_photos=photos, face_consent=face_consent)
     except MyVLMError:
         if isinstance(place, str):
             fallback = collection.default_folder(concept.identifier, concept.category)
             with suppress(MyVLMError):
-                collection.check_can_write(fallback, concept.identifier)
+                editing.check_can_write(fallback, concept.identifier)
                 concept.save(fallback)
                 out.written.append(fallback)
                 retry = f"myvlm concepts push {concept.identifier} {place}"

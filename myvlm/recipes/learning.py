@@ -9,7 +9,7 @@ from time import monotonic
 from typing import TypeAlias
 
 from myvlm.api import MyVLM
-from myvlm.concepts import collection
+from myvlm.concepts import editing
 from myvlm.concepts.disk.storage import is_concept_folder, read_record
 from myvlm.errors import ConceptExistsError, MyVLMError
 from myvlm.recipes.recipe import Recipe
@@ -40,7 +40,7 @@ def is_learned(recipe: Recipe, folder: Path, backbone: str) -> bool:
     """
     place = recipe.place(folder)
     if not is_concept_folder(place):
-        collection.check_can_write(place, recipe.identifier)
+        editing.check_can_write(place, recipe.identifier)
         return False
     record = read_record(place)
     if record.recipe.get(DIGEST_KEY) == recipe.digest(backbone):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from myvlm.concepts import collection
+from myvlm.concepts import collection, editing
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.disk import atomic
 from myvlm.concepts.disk.storage import concept_folders, erase_folder
@@ -24,7 +24,7 @@ def test_one_that_is_saved_while_it_is_renamed_is_whole(
 ) -> None:
     """It had one version's record and the other's embedding, and could never be loaded again."""
     place = numbered(1).save(tmp_path / "sks-mug")
-    check = collection.load_checked
+    check = editing.load_checked
 
     def late(folder: Path) -> Concept:
         found = check(folder)
@@ -32,15 +32,15 @@ def test_one_that_is_saved_while_it_is_renamed_is_whole(
         return found
 
     monkeypatch.setattr(collection, "load_checked", late)
-    entry = collection.rename(tmp_path, "sks", "ohwx")
+    entry = editing.rename(tmp_path, "sks", "ohwx")
     concept = Concept.load(place)
     assert is_whole(concept)
     assert (concept.identifier, concept.category) == ("ohwx", "mug 2")
     assert entry.record.category == "mug 2"
 
 
-@pytest.mark.parametrize("copy", [lambda place: collection.add(place.parents[1] / "b", place).folder,
-                                  collection.copy_to_removed])  # fmt: skip
+@pytest.mark.parametrize("copy", [lambda place: editing.add(place.parents[1] / "b", place).folder,
+                                  editing.copy_to_removed])  # fmt: skip
 def test_one_that_is_saved_while_it_is_copied_is_copied_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: Callable[[Path], Path]
 ) -> None:
@@ -73,7 +73,7 @@ def test_a_folder_that_is_replaced_again_and_again_is_not_copied_in_part(
     monkeypatch.setattr(atomic, "_folder_identity", lambda folder: (next(numbers), 0))
     monkeypatch.setattr(atomic, "PAUSE", 0)
     with pytest.raises(OSError, match="during every attempt"):
-        collection.copy_to_removed(place)
+        editing.copy_to_removed(place)
     assert not (place.parent / collection.REMOVED).exists()
 
 
@@ -96,7 +96,7 @@ def test_who_takes_a_concept_away_waits_for_those_who_write_it(
 
     monkeypatch.setattr(Path, "rename", asked(rename))
     monkeypatch.setattr(shutil, "rmtree", asked(rmtree))
-    collection.erase(tmp_path, "sks") if erased else collection.remove(tmp_path, "sks")
+    editing.erase(tmp_path, "sks") if erased else editing.remove(tmp_path, "sks")
     assert alone == [True]
     assert concept_folders(tmp_path) == []
 

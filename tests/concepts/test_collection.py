@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from myvlm.concepts import collection
+from myvlm.concepts import collection, editing
 from myvlm.concepts.collection import DEFAULT, REMOVED, single_or_default
 from myvlm.concepts.concept import Concept
 from myvlm.errors import (
@@ -78,23 +78,23 @@ def test_a_word_belongs_to_one_concept(shelf: Path, concept: Concept) -> None:
 
 
 def test_a_place_is_looked_at_before_any_work(shelf: Path, tmp_path: Path) -> None:
-    collection.check_can_write(shelf / "new", "ohwx")
-    collection.check_can_write(shelf / "mug", "sks")
+    editing.check_can_write(shelf / "new", "ohwx")
+    editing.check_can_write(shelf / "mug", "sks")
     (shelf / "empty").mkdir()
-    collection.check_can_write(shelf / "empty", "ohwx")
+    editing.check_can_write(shelf / "empty", "ohwx")
     with pytest.raises(ConceptExistsError, match="contains another concept") as raised:
-        collection.check_can_write(shelf / "mug", "ohwx")
+        editing.check_can_write(shelf / "mug", "ohwx")
     assert (raised.value.got, raised.value.expected) == ("'sks'", "'ohwx'")
     with pytest.raises(ConceptExistsError, match="is already in use"):
-        collection.check_can_write(shelf / "new", "sks")
+        editing.check_can_write(shelf / "new", "sks")
     (tmp_path / "file").touch()
     for place, got in ((tmp_path / "file" / "deep", "file is a file"), (tmp_path, "other files in it")):
         with pytest.raises(NotWritableError, match=got) as refused:
-            collection.check_can_write(place, "ohwx")
+            editing.check_can_write(place, "ohwx")
         check_said(refused.value)
     (shelf / "mug" / "concept.json").write_text("{}")
     with pytest.raises(ConceptFileError, match=f"move {re.escape(str(shelf / 'mug'))} elsewhere"):
-        collection.check_can_write(shelf / "mug", "sks")
+        editing.check_can_write(shelf / "mug", "sks")
 
 
 def test_a_long_name_is_cut_to_one_that_can_be_made(concept: Concept, tmp_path: Path) -> None:
@@ -105,20 +105,20 @@ def test_a_long_name_is_cut_to_one_that_can_be_made(concept: Concept, tmp_path: 
         assert name == name.rstrip(". ")
         own = dataclasses.replace(concept, identifier=identifier, spoken=identifier, category=category)
         place = tmp_path / str(number) / f"{name}-12"
-        collection.check_can_write(place, identifier)
+        editing.check_can_write(place, identifier)
         own.save(place)
-        assert collection.remove(place.parent, identifier) == place.parent / REMOVED / place.name
+        assert editing.remove(place.parent, identifier) == place.parent / REMOVED / place.name
     assert collection.default_folder("sks", "mug").name == "sks-mug"
     for place in (tmp_path / "new" / ("m" * 240), tmp_path / ("m" * 256) / "sks"):
         with pytest.raises(NotWritableError, match="name of the folder is too long") as raised:
-            collection.check_can_write(place, "sks")
+            editing.check_can_write(place, "sks")
         check_said(raised.value)
 
 
 def test_what_is_to_be_replaced_is_copied_aside(shelf: Path) -> None:
     (shelf / "mug" / "notes.txt").write_text("a gift")
-    assert collection.copy_to_removed(shelf / "mug") == shelf / REMOVED / "mug"
-    assert collection.copy_to_removed(shelf / "mug") == shelf / REMOVED / "mug-2"
+    assert editing.copy_to_removed(shelf / "mug") == shelf / REMOVED / "mug"
+    assert editing.copy_to_removed(shelf / "mug") == shelf / REMOVED / "mug-2"
     assert (shelf / REMOVED / "mug-2" / "notes.txt").read_text() == "a gift"
     assert collection.find(shelf, "sks").folder == shelf / "mug"
     assert names(shelf) == [REMOVED, "anna", "mug"]
@@ -127,53 +127,53 @@ def test_what_is_to_be_replaced_is_copied_aside(shelf: Path) -> None:
 def test_one_is_copied_in_with_what_lies_beside_it(shelf: Path, concept: Concept, tmp_path: Path) -> None:
     (shelf / "mug" / "notes.txt").write_text("a gift")
     place = tmp_path / "kitchen"
-    entry = collection.add(place, shelf / "mug")
+    entry = editing.add(place, shelf / "mug")
     assert (entry.folder, entry.identifier) == (place / "mug", "sks")
     assert (place / "mug" / "notes.txt").read_text() == "a gift"
     with pytest.raises(ConceptExistsError, match="is already in use"):
-        collection.add(place, shelf / "mug")
+        editing.add(place, shelf / "mug")
     dataclasses.replace(concept, identifier="ohwx", spoken="ohwx").save(tmp_path / "mug")
     with pytest.raises(ConceptExistsError, match="mug already") as raised:
-        collection.add(place, tmp_path / "mug")
+        editing.add(place, tmp_path / "mug")
     check_said(raised.value)
     assert collection.find(place, "sks").folder == place / "mug"
     hidden = dataclasses.replace(concept, identifier="ohwx", spoken="ohwx").save(tmp_path / ".hidden")
-    assert collection.add(place, hidden).folder == place / "hidden", "no list would show a hidden one"
+    assert editing.add(place, hidden).folder == place / "hidden", "no list would show a hidden one"
 
 
 def test_what_is_renamed_keeps_what_it_learned(shelf: Path) -> None:
     before = (shelf / "mug" / "head.safetensors").read_bytes()
-    assert collection.rename(shelf, "sks", "my mug").folder == shelf / "mug"
+    assert editing.rename(shelf, "sks", "my mug").folder == shelf / "mug"
     after = Concept.load(shelf / "mug")
     assert (after.identifier, after.spoken) == ("my mug", "sks")
     assert (shelf / "mug" / "head.safetensors").read_bytes() == before
     assert "my mug" in (shelf / "mug" / "README.md").read_text()
     with pytest.raises(ConceptExistsError, match="is already in use"):
-        collection.rename(shelf, "my mug", "anna")
+        editing.rename(shelf, "my mug", "anna")
     (shelf / "anna" / "head.safetensors").write_bytes(before[:-1])
     with pytest.raises(ConceptFileError):
-        collection.rename(shelf, "Anna", "Ann")
+        editing.rename(shelf, "Anna", "Ann")
     assert collection.find(shelf, "Anna").folder == shelf / "anna", "one that is cut is not written again"
 
 
 def test_what_is_removed_is_put_aside_and_erased_from_both_places(shelf: Path, concept: Concept) -> None:
-    assert collection.remove(shelf, "sks") == shelf / REMOVED / "mug"
+    assert editing.remove(shelf, "sks") == shelf / REMOVED / "mug"
     concept.save(shelf / "mug")
-    assert collection.remove(shelf, "sks") == shelf / REMOVED / "mug-2"
+    assert editing.remove(shelf, "sks") == shelf / REMOVED / "mug-2"
     concept.save(shelf / "mug")
-    assert collection.remove(shelf, "sks") == shelf / REMOVED / "mug-3"
+    assert editing.remove(shelf, "sks") == shelf / REMOVED / "mug-3"
     assert [one.identifier for one in collection.entries_removed(shelf)] == ["sks"] * 3
     assert [one.identifier for one in collection.entries(shelf)] == ["Anna"]
     concept.save(shelf / "mug")
-    gone = collection.erase(shelf, "sks")
+    gone = editing.erase(shelf, "sks")
     assert gone[0] == shelf / "mug"
     assert sorted(one.name for one in gone[1:]) == ["mug", "mug-2", "mug-3"]
     assert names(shelf) == [REMOVED, "anna"]
     assert names(shelf / REMOVED) == []
-    collection.remove(shelf, "Anna")
-    assert collection.erase(shelf, "Anna") == [shelf / REMOVED / "anna"], "one that was put aside alone"
+    editing.remove(shelf, "Anna")
+    assert editing.erase(shelf, "Anna") == [shelf / REMOVED / "anna"], "one that was put aside alone"
     with pytest.raises(UnknownConceptError):
-        collection.erase(shelf, "Anna")
+        editing.erase(shelf, "Anna")
 
 
 def test_what_cannot_be_moved_stays_and_says_why(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_what_cannot_be_moved_stays_and_says_why(shelf: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Path, "rename", full)
     with pytest.raises(NotWritableError, match="mug cannot be written") as raised:
-        collection.remove(shelf, "sks")
+        editing.remove(shelf, "sks")
     check_said(raised.value)
     assert raised.value.got == "OSError: No space left on device"
     assert collection.find(shelf, "sks").folder == shelf / "mug"
@@ -200,6 +200,6 @@ def test_a_damaged_one_goes_by_the_name_of_its_folder(shelf: Path) -> None:
     assert f"skipping {shelf / 'mug'}, which is damaged: {wrong[shelf / 'mug']}" in told[0]
     assert f"myvlm concepts remove mug -c {shelf}" in told[0]
     with pytest.raises(UnknownConceptError):
-        collection.remove(shelf, "sks")
-    assert collection.remove(shelf, "mug") == shelf / REMOVED / "mug"
+        editing.remove(shelf, "sks")
+    assert editing.remove(shelf, "mug") == shelf / REMOVED / "mug"
     assert names(shelf) == [REMOVED, "anna"]

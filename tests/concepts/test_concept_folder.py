@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from myvlm.concepts import collection
+from myvlm.concepts import editing
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.disk import storage as concept_folder
 from myvlm.concepts.disk.storage import embedding_file
@@ -153,7 +153,7 @@ def test_the_line_ends_of_windows_are_as_good(saved: Path) -> None:
 @pytest.mark.parametrize("golden", sorted(GOLDEN.glob("*-[0-9]")), ids=lambda one: one.name)
 def test_a_folder_of_any_release_can_be_renamed_on_disk(golden: Path, tmp_path: Path) -> None:
     shutil.copytree(golden, tmp_path / "c")
-    collection.rename(tmp_path, "ohwx", "zwx")
+    editing.rename(tmp_path, "ohwx", "zwx")
     again = Concept.load(tmp_path / "c")
     assert (again.identifier, again.spoken) == ("zwx", "sks")
     assert (again.head.examples_ is None) == golden.name.startswith("format")  # type: ignore[attr-defined]

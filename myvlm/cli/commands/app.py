@@ -10,7 +10,7 @@ import typer
 
 from myvlm.cli import opening, options
 from myvlm.cli.screen import screen
-from myvlm.concepts import collection as disk
+from myvlm.concepts import collection, editing
 
 if TYPE_CHECKING:
     from myvlm.concepts.concept import Concept
@@ -39,11 +39,11 @@ def app(
 
         with out.busy("starting"):
             import_extra("gradio", what="The page", install="myvlm[app]")
-        place = opening.local_collection(concepts) or disk.DEFAULT
-        disk.check_writable(place / "any")
+        place = opening.local_collection(concepts) or collection.DEFAULT
+        editing.check_writable(place / "any")
         vlm = opening.open_model(out, backbone, device, dtype, false_names)
         with out.busy("loading concepts"):
-            inside = opening.chosen_folders(out, [place]) if disk.entries(place) else []
+            inside = opening.chosen_folders(out, [place]) if collection.entries(place) else []
             opening.add_concepts(out, vlm, [(folder, False) for folder, _ in inside])
         from myvlm.app.desk import Desk
         from myvlm.app.server import running
@@ -61,7 +61,7 @@ class CollectionStorage:
 
     def check(self, identifier: str, category: str) -> None:
         """Raise, before anything is learned, if a concept with this identifier cannot be saved."""
-        disk.check_can_write(self._folder(identifier, category), identifier)
+        editing.check_can_write(self._folder(identifier, category), identifier)
 
     def save(self, concept: Concept) -> None:
         """Save a concept to its folder, or to a new one."""
@@ -69,11 +69,11 @@ class CollectionStorage:
 
     def put_aside(self, identifier: str) -> str:
         """Move a concept to the collection's hidden folder of removed concepts; return a message."""
-        return f"{identifier} was removed; its folder is now {disk.remove(self.place, identifier)}."
+        return f"{identifier} was removed; its folder is now {editing.remove(self.place, identifier)}."
 
     def erase(self, identifier: str) -> None:
         """Delete a concept for good, and its copies in the folder of removed concepts."""
-        disk.erase(self.place, identifier)
+        editing.erase(self.place, identifier)
 
     def _folder(self, identifier: str, category: str) -> Path:
-        return self.place / disk.default_folder(identifier, category).name
+        return self.place / collection.default_folder(identifier, category).name

@@ -19,7 +19,7 @@ from time import monotonic
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from myvlm.concepts import collection
+from myvlm.concepts import collection, editing
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.disk.storage import RECORD, concept_folders, read_record
 from myvlm.concepts.remote.address import check_may_share_faces, is_biometric, path_or_url
@@ -139,13 +139,13 @@ class FolderLibrary:
         concept.save(concept.folder)
 
     def rename(self, old: str, new: str) -> None:
-        collection.rename(self.folder, old, new)
+        editing.rename(self.folder, old, new)
 
     def remove(self, identifier: str) -> None:
-        collection.remove(self.folder, identifier)
+        editing.remove(self.folder, identifier)
 
     def erase(self, identifier: str) -> None:
-        collection.erase(self.folder, identifier)
+        editing.erase(self.folder, identifier)
 
 
 @dataclass(eq=False)

@@ -16,7 +16,7 @@ import httpx
 from openai import NotFoundError, PermissionDeniedError
 
 from myvlm import Concept, ConceptLibrary, MyVLM
-from myvlm.concepts import collection
+from myvlm.concepts import editing
 from myvlm.files import claims
 from myvlm.heads import ObjectHead
 from myvlm.heads.features import forget_pictures
@@ -44,7 +44,7 @@ def server(vlm: MyVLM, taught: Taught, tmp_path_factory: pytest.TempPathFactory)
         "bert": library_of(place / "bert", taught.folder),
         "carla": place / "carla",
     }
-    collection.rename(folders["bert"], taught.word, OTHER)
+    editing.rename(folders["bert"], taught.word, OTHER)
     access = {owner: Access(owner, True) for owner in folders} | {"anna-speaks": Access("anna")}
     with served(around(vlm), folders, access=access) as running:
         yield running

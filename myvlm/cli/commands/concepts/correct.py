@@ -10,7 +10,7 @@ from rich.text import Text
 
 from myvlm.cli import inputs, opening, options
 from myvlm.cli.screen import screen
-from myvlm.concepts import collection
+from myvlm.concepts import editing
 from myvlm.concepts.remote.address import local_path
 from myvlm.errors import InputError
 
@@ -63,7 +63,7 @@ def correct(
         concept = library[identifier]
         folder = concept.folder
         assert folder is not None, "it was loaded from there"
-        collection.check_writable(folder)
+        editing.check_writable(folder)
         with out.busy("correcting"):
             correction = library.correct(file, identifier, present=None if undo else there, box=part)
         concept.save(folder)

@@ -13,6 +13,7 @@ from myvlm.cli import opening
 from myvlm.cli.options import AsJson, Collection, FaceConsent, Quiet
 from myvlm.cli.screen import Screen, screen
 from myvlm.concepts import collection as disk
+from myvlm.concepts import editing
 from myvlm.concepts.remote.address import path_or_url
 from myvlm.errors import InputError
 
@@ -75,7 +76,7 @@ def show_one(
         if display_name == str(place):
             disk.notify_of_damaged(place, out.note)
         entry = disk.find(place, identifier)
-        disk.load_checked(entry.folder)
+        editing.load_checked(entry.folder)
         record = entry.record
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim")
@@ -111,7 +112,7 @@ def add(
             for one in (
                 [found] if isinstance(found, Path) else [copy for copy, _ in opening.fetch_copies(out, found)]
             ):
-                added.append(disk.add(place, one))
+                added.append(editing.add(place, one))
                 out.written.append(added[-1].folder)
         summary = Text("\n").join(Text(f"Added {one.identifier}: {one.folder}") for one in added)
         out.show({"added": [_summary(one) for one in added]}, summary)
@@ -137,7 +138,7 @@ def push(
                 expected="hf://user/repository, s3://bucket/name or another that fsspec knows",
                 fix="to copy it to a folder, run: myvlm concepts add FOLDER --concepts DIR",
             )
-        concept = disk.load_checked(disk.find(_collection_to_change(out, collection), identifier).folder)
+        concept = editing.load_checked(disk.find(_collection_to_change(out, collection), identifier).folder)
         with out.busy(f"uploading to {place}"):
             if place.startswith("hf://"):
                 concept.push_to_hub(place, private=not public, face_consent=face_consent)
@@ -160,7 +161,7 @@ def rename(
 ) -> None:
     """Change a concept's identifier; nothing is learned again, and its folder keeps its name."""
     with screen(as_json=as_json, quiet=quiet) as out:
-        entry = disk.rename(_collection_to_change(out, collection), identifier, new)
+        entry = editing.rename(_collection_to_change(out, collection), identifier, new)
         out.written.append(entry.folder)
         out.show({"renamed": identifier, **_summary(entry)}, Text(f"{identifier} is now called {new}."))
 
@@ -179,11 +180,11 @@ def remove(
     with screen(as_json=as_json, quiet=quiet) as out:
         place = _collection_to_change(out, collection)
         if erase:
-            gone = disk.erase(place, identifier)
+            gone = editing.erase(place, identifier)
             summary = f"Erased {identifier}: {', '.join(map(str, gone))}"
             out.show({"erased": identifier, "folders": [str(one) for one in gone]}, Text(summary))
         else:
-            aside = disk.remove(place, identifier)
+            aside = editing.remove(place, identifier)
             back = disk.command("add", str(aside), place)
             summary = f"Removed {identifier}; it is in {aside}. To restore it: {back}"
             out.show({"removed": identifier, "folder": str(aside)}, Text(summary))

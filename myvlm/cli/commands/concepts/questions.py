@@ -15,7 +15,7 @@ from rich.text import Text
 
 from myvlm.cli import inputs, opening, options
 from myvlm.cli.screen import screen
-from myvlm.concepts import collection
+from myvlm.concepts import editing
 from myvlm.errors import NotWritableError
 from myvlm.files import writing as page_file
 from myvlm.text import check_identifier
@@ -137,7 +137,7 @@ def _check_place(file: Path) -> None:
             expected="a file name that is not in use",
             fix="choose another file with --out, or remove this one",
         )
-    collection.check_writable(file)
+    editing.check_writable(file)
     if file.parent.exists():
         page_file.check_place(file, **ERROR_WORDS)
 

@@ -11,7 +11,7 @@ import typer
 from myvlm.cli import inputs, opening, options
 from myvlm.cli.commands.concepts import learn
 from myvlm.cli.screen import screen
-from myvlm.concepts import collection
+from myvlm.concepts import editing
 
 
 def relearn(
@@ -45,7 +45,7 @@ def relearn(
         known = Concept.load(folder)  # fails before the model is loaded if it cannot be read
         kept = files or inputs.picture_files([kept_photos(known)])
         written = inputs.captions_for(kept, captions)
-        collection.check_writable(folder)
+        editing.check_writable(folder)
         vlm = opening.open_model(out, backbone, device, dtype)
         start = monotonic()
         # Pass the folder, not `known`: loaded again (in a millisecond), the head is on the model's device.

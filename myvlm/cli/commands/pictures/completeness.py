@@ -12,7 +12,7 @@ from rich.text import Text
 
 from myvlm.cli import inputs, opening, options
 from myvlm.cli.screen import Screen, screen
-from myvlm.concepts import collection
+from myvlm.concepts import editing
 from myvlm.errors import ImageError, InputError
 from myvlm.files.reading import read_json
 from myvlm.files.writing import atomic_file
@@ -46,7 +46,7 @@ def draw(
     """
     with screen(as_json=as_json, quiet=quiet) as out:
         files = inputs.picture_files(pictures)
-        collection.check_writable(out_file)
+        editing.check_writable(out_file)
         from myvlm.evaluation.completeness import STRATA, draw_sample
 
         concept = _load_concept(out, concepts, identifier, device)

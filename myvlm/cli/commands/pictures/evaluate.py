@@ -11,7 +11,7 @@ from rich.text import Text
 
 from myvlm.cli import opening, options
 from myvlm.cli.screen import screen
-from myvlm.concepts import collection
+from myvlm.concepts import editing
 from myvlm.errors import InputError
 from myvlm.files.writing import check_place, write_atomically
 
@@ -82,7 +82,7 @@ def evaluate(
     """
     with screen(as_json=as_json, quiet=quiet) as out:
         _check_report(report)
-        collection.check_writable(keep / "runs")
+        editing.check_writable(keep / "runs")
         with out.busy("reading the data"):
             from myvlm.evaluation.data.dataset import read_dataset
             from myvlm.evaluation.data.plan import Plan, read_sweep

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from myvlm.cli.screen import Screen
-from myvlm.concepts import collection
+from myvlm.concepts import collection, editing
 from myvlm.errors import ConceptExistsError, InputError
 from myvlm.text import check_category, check_identifier, composed
 
@@ -88,7 +88,8 @@ def _learn_and_save(vlm: MyVLM, one: TaggedName, category: str, place: Path) -> 
             fix="move that folder elsewhere",
         )
     concept = vlm.learn(name, one.crops(), category=category, kind=one.kind, progress=False)
-    return concept.save(folder)
+    editing.save_new(concept, folder)
+    return folder
 
 
 def _categories(given: Sequence[str]) -> dict[str, str]:

@@ -138,7 +138,10 @@ def save_concept(
     """
     aside = editing.copy_to_removed(place) if replaced and isinstance(place, Path) else None
     try:
-        concept.save(place, include_photos=photos, face_consent=face_consent)
+        if isinstance(place, Path):
+            editing.save_new(concept, place, photos=photos)
+        else:
+            concept.save(place, include_photos=photos, face_consent=face_consent)
     except MyVLMError:
         if isinstance(place, str):
             fallback = collection.default_folder(concept.identifier, concept.category)

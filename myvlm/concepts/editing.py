@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +15,13 @@ from myvlm.concepts.collection import (
     TEMPORARY_NAME_BYTES,
     Entry,
     check_free,
+    command,
     entries,
     entries_removed,
     find,
     unreadable,
 )
-from myvlm.concepts.disk.atomic import copy_with_retries, read_with_retries, recover, replacing
+from myvlm.concepts.disk.atomic import changing, copy_with_retries, read_with_retries, recover, replacing
 from myvlm.concepts.disk.card import card
 from myvlm.concepts.disk.record import ConceptRecord
 from myvlm.concepts.disk.storage import (
@@ -34,6 +37,7 @@ from myvlm.concepts.disk.storage import (
 from myvlm.errors import (
     ConceptExistsError,
     ConceptFileError,
+    MyVLMError,
     NotWritableError,
     UnknownConceptError,
 )
@@ -43,6 +47,7 @@ from myvlm.text import check_identifier, composed
 
 if TYPE_CHECKING:
     from myvlm.concepts.concept import Concept
+    from myvlm.images import ImageSources
 
 
 def check_can_write(folder: Path, identifier: str) -> None:
@@ -110,17 +115,42 @@ def add(collection: Path, folder: Path) -> Entry:
         NotWritableError: the collection cannot be written.
     """
     concept = load_checked(folder)
-    check_free(collection, concept.identifier, concept.spoken)
     target = collection / absolute(folder).name.lstrip(".")
-    if recover(absolute(target)):
-        raise ConceptExistsError(
-            f"{target} already exists.",
-            got="a folder of that name",
-            expected="a folder name that is not in use",
-            fix="rename the folder that you want to add, then add it",
-        )
-    _copy(folder, target)
-    return Entry(target, read_record(target))
+    with _changing(collection):
+        check_free(collection, concept.identifier, concept.spoken)
+        if recover(absolute(target)):
+            raise ConceptExistsError(
+                f"{target} already exists.",
+                got="a folder of that name",
+                expected="a folder name that is not in use",
+                fix="rename the folder that you want to add, then add it",
+            )
+        _copy(folder, target)
+        return Entry(target, read_record(target))
+
+
+def save_new(concept: Concept, folder: Path, *, photos: ImageSources | None = None) -> None:
+    """Save a concept to a folder of a collection, if its words are still free there.
+
+    Another process may have saved a concept with one of them since the words were checked. This one is then
+    saved to `.removed`, and nothing is lost.
+
+    Raises:
+        ConceptExistsError: another folder of the collection has one of its words.
+        NotWritableError: see `Concept.save`.
+    """
+    with _changing(folder.parent):
+        try:
+            check_free(folder.parent, concept.identifier, concept.spoken, but=folder)
+        except ConceptExistsError as error:
+            aside = concept.save(_unused_path_in_removed(folder), photos)
+            raise ConceptExistsError(
+                error.what,
+                got=f"{error.got}; this one was saved to {aside}",
+                expected=error.expected,
+                fix=f"remove the other concept, then run: {command('add', str(aside), folder.parent)}",
+            ) from error
+        concept.save(folder, photos)
 
 
 def rename(collection: Path, old: str, new: str) -> Entry:
@@ -130,19 +160,20 @@ def rename(collection: Path, old: str, new: str) -> Entry:
         UnknownConceptError, InputError, ConceptExistsError: see `ConceptLibrary.rename`.
         NotWritableError: the folder cannot be written; it is unchanged.
     """
-    entry = find(collection, old)
     new = check_identifier(new)
-    check_free(collection, new, but=entry.folder)
-    whole = load_checked(entry.folder)  # a truncated or altered folder is not rewritten
-    found, files = read_with_retries(entry.folder, lambda: _record_and_tensors(entry.folder))
-    record = found.model_copy(update={"identifier": new})
-    photos = (entry.folder / PHOTOS).is_dir()
-    files[CARD] = card(record, whole.head.privacy, photos=photos).encode()
-    try:
-        write_folder(entry.folder, record, files)
-    except NotWritableError as error:
-        cause = error.__cause__
-        raise _not_writable(entry.folder, cause if isinstance(cause, OSError) else error) from error
+    with folder_lock(absolute(collection)):  # else a concept that is saved meanwhile would be overwritten
+        entry = find(collection, old)
+        check_free(collection, new, but=entry.folder)
+        whole = load_checked(entry.folder)  # a truncated or altered folder is not rewritten
+        found, files = read_with_retries(entry.folder, lambda: _record_and_tensors(entry.folder))
+        record = found.model_copy(update={"identifier": new})
+        photos = (entry.folder / PHOTOS).is_dir()
+        files[CARD] = card(record, whole.head.privacy, photos=photos).encode()
+        try:
+            write_folder(entry.folder, record, files)
+        except NotWritableError as error:
+            cause = error.__cause__
+            raise _not_writable(entry.folder, cause if isinstance(cause, OSError) else error) from error
     return Entry(entry.folder, record)
 
 
@@ -160,10 +191,10 @@ def remove(collection: Path, identifier: str) -> Path:
         if identifier not in by_name:
             raise
         folder = by_name[identifier]
-    target = _unused_path_in_removed(folder)
     try:
-        target.parent.mkdir(exist_ok=True)
         with folder_lock(absolute(folder).parent):  # else a writer of that folder would find it gone
+            target = _unused_path_in_removed(folder)
+            target.parent.mkdir(exist_ok=True)
             folder.rename(target)
     except OSError as error:
         raise _not_writable(folder, error) from error
@@ -201,6 +232,18 @@ def _record_and_tensors(folder: Path) -> tuple[ConceptRecord, dict[str, bytes]]:
     """Read `concept.json`, and all files whose digests it lists."""
     record = read_record(folder)
     return record, {name: read_file(folder, name, digest) for name, digest in tensor_files(record).items()}
+
+
+@contextmanager
+def _changing(collection: Path) -> Iterator[None]:
+    """Keep other writers out of the collection, which is created if it is missing; see `changing`."""
+    try:
+        with changing(absolute(collection)):
+            yield
+    except OSError as error:
+        if isinstance(error, MyVLMError):
+            raise
+        raise _not_writable(collection, error) from error
 
 
 def _unused_path_in_removed(folder: Path) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,9 @@ try:
     import fcntl
 except ImportError:  # Windows has none
     fcntl = None
+
+_held = threading.local()
+"""In `folders`: device and inode of the folders that this thread has locked."""
 
 STALE = 3600
 """Age in seconds after which a partial file counts as abandoned, on file systems without locks."""
@@ -71,14 +75,28 @@ def locked_part(path: Path, *, folder: bool) -> Iterator[bool]:
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Context manager: no other writer of this library works in the folder, if the file system has locks."""
+    """Context manager: no other writer of this library works in the folder, if the file system has locks.
+
+    Other processes and other threads wait. The thread that holds the lock may enter again.
+
+    >>> with folder_lock(Path(".")), folder_lock(Path.cwd()):
+    ...     print("entered twice")
+    entered twice
+    """
     opened = _open_for_locking(folder)
+    found = None if opened is None else os.fstat(opened)
+    key = None if found is None else (found.st_dev, found.st_ino)
+    held: set[tuple[int, int] | None] = vars(_held).setdefault("folders", {None})
+    outermost = key not in held
     try:
-        if opened is not None and fcntl:
+        if outermost and opened is not None and fcntl:
             with suppress(OSError):  # some file systems have no locks
                 fcntl.flock(opened, fcntl.LOCK_EX)
+        held.add(key)
         yield
     finally:
+        if outermost:
+            held.discard(key)
         _unlock(opened)
 
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from threading import Barrier, Thread
 from typing import Any
 
 import pytest
@@ -15,8 +16,14 @@ from myvlm.concepts import collection, editing
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.disk import atomic
 from myvlm.concepts.disk.storage import concept_folders, erase_folder
+from myvlm.errors import ConceptExistsError, NotWritableError
 from myvlm.files import claims
+from tests.support.errors import check_said
 from tests.support.taught import by_hand, is_whole, numbered
+
+needs_locks = pytest.mark.skipif(
+    claims.fcntl is None, reason="there are no locks on this system; run it on another"
+)
 
 
 def test_one_that_is_saved_while_it_is_renamed_is_whole(
@@ -31,7 +38,7 @@ def test_one_that_is_saved_while_it_is_renamed_is_whole(
         numbered(2).save(place)
         return found
 
-    monkeypatch.setattr(collection, "load_checked", late)
+    monkeypatch.setattr(editing, "load_checked", late)
     entry = editing.rename(tmp_path, "sks", "ohwx")
     concept = Concept.load(place)
     assert is_whole(concept)
@@ -77,7 +84,70 @@ def test_a_folder_that_is_replaced_again_and_again_is_not_copied_in_part(
     assert not (place.parent / collection.REMOVED).exists()
 
 
-@pytest.mark.skipif(claims.fcntl is None, reason="there are no locks on this system; run it on another")
+@needs_locks
+def test_a_rename_and_a_save_by_another_thread_are_both_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The save was overwritten with what the rename had read before it."""
+    place = numbered(1).save(tmp_path / "sks-mug")
+    check = editing.load_checked
+
+    def late(folder: Path) -> Concept:
+        found = check(folder)
+        saving.start()
+        saving.join(timeout=0.2)
+        waited.append(saving.is_alive())
+        return found
+
+    waited: list[bool] = []
+    saving = Thread(target=lambda: numbered(2).save(place))
+    monkeypatch.setattr(editing, "load_checked", late)
+    assert editing.rename(tmp_path, "sks", "ohwx").record.category == "mug 1"
+    saving.join()
+    assert waited == [True]
+    assert Concept.load(place).category == "mug 2"
+
+
+@needs_locks
+def test_of_two_that_learn_one_word_at_once_the_second_is_put_aside(tmp_path: Path) -> None:
+    """Both were saved, and the collection could not be read any more."""
+    first, second = tmp_path / "new" / "sks-mug", tmp_path / "new" / "sks-cup"
+    refused: list[ConceptExistsError] = []
+    begin = Barrier(2)
+
+    def save(place: Path) -> None:
+        begin.wait()
+        try:
+            editing.save_new(by_hand(), place)
+        except ConceptExistsError as error:
+            refused.append(error)
+
+    writers = [Thread(target=save, args=(place,)) for place in (first, second)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    [entry], [error] = collection.entries(first.parent), refused
+    [aside] = collection.entries_removed(first.parent)
+    assert {entry.folder.name, aside.folder.name} == {"sks-mug", "sks-cup"}
+    assert str(aside.folder) in str(error.got)
+    assert error.fix is not None
+    assert error.fix.endswith(collection.command("add", str(aside.folder), first.parent))
+    check_said(error)
+
+
+def test_a_place_that_cannot_be_made_is_refused_with_one_of_our_errors(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for change in (
+        lambda: editing.save_new(by_hand(), tmp_path / "file" / "sks-mug"),
+        lambda: editing.add(tmp_path / "file", by_hand().save(tmp_path / "sks-mug")),
+    ):
+        with pytest.raises(NotWritableError) as refused:
+            change()
+        check_said(refused.value)
+
+
+@needs_locks
 @pytest.mark.parametrize("erased", [True, False])
 def test_who_takes_a_concept_away_waits_for_those_who_write_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, erased: bool

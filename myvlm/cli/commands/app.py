@@ -65,7 +65,10 @@ class CollectionStorage:
 
     def save(self, concept: Concept) -> None:
         """Save a concept to its folder, or to a new one."""
-        concept.save(concept.folder or self._folder(concept.identifier, concept.category))
+        if concept.folder:
+            concept.save(concept.folder)
+        else:
+            editing.save_new(concept, self._folder(concept.identifier, concept.category))
 
     def put_aside(self, identifier: str) -> str:
         """Move a concept to the collection's hidden folder of removed concepts; return a message."""

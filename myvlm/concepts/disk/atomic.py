@@ -44,7 +44,7 @@ def replacing(target: Path) -> Iterator[Path]:
         OSError: the place cannot be written.
     """
     # One writer at a time: each copies the user's own files from the folder that the writer before it left.
-    with _made(target.parent), folder_lock(target.parent):
+    with changing(target.parent):
         fresh = _temporary_path(target, PART)
         try:
             with contextlib.ExitStack() as claims:
@@ -56,6 +56,20 @@ def replacing(target: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
             recover(target)
+
+
+@contextlib.contextmanager
+def changing(parent: Path) -> Iterator[None]:
+    """Create a folder if it is missing, and keep other writers out of it until the block ends.
+
+    What a block checks in the folder thus stays true while it writes there. If it fails, a folder that was
+    created is removed. Blocks of one thread may be nested.
+
+    Raises:
+        OSError: the folder cannot be created.
+    """
+    with _made(parent), folder_lock(parent):
+        yield
 
 
 def recover(target: Path) -> bool:

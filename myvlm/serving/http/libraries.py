@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from myvlm.concepts import collection, editing
 from myvlm.concepts.concept import Concept
+from myvlm.concepts.disk.atomic import changing
 from myvlm.concepts.disk.storage import RECORD, concept_folders, read_record
 from myvlm.concepts.remote.address import check_may_share_faces, is_biometric, path_or_url
 from myvlm.concepts.remote.store import Store
@@ -33,6 +34,7 @@ from myvlm.errors import (
     NotWritableError,
     UnknownConceptError,
 )
+from myvlm.files.reading import absolute
 from myvlm.heads import head_class
 from myvlm.text import check_identifier, composed, folded
 
@@ -127,12 +129,12 @@ class FolderLibrary:
         """Every kind may be stored on this machine."""
 
     def add(self, concept: Concept, *, face_consent: bool = False) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        collection.check_free(self.folder, concept.identifier)
         place = self.folder / folder_name(concept.identifier)
-        if place.exists():
-            raise _place_taken_error(concept.identifier)
-        concept.save(place)
+        with changing(absolute(self.folder)):  # else another process might take the word after the check
+            collection.check_free(self.folder, concept.identifier)
+            if place.exists():
+                raise _place_taken_error(concept.identifier)
+            concept.save(place)
 
     def replace(self, concept: Concept) -> None:
         assert concept.folder is not None, "it was loaded from there"

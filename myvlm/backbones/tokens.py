@@ -39,11 +39,11 @@ def single_turn(prompt: Prompt) -> str:
     """The prompt as a single instruction, for models that have no format for conversations.
 
     Raises:
-        BackboneError: the prompt has several turns.
+        InputError: the prompt has several turns.
     """
     first, *later = turns_of(prompt)
     if later:
-        raise BackboneError(
+        raise InputError(
             "This model's prompts do not support conversations.",
             got=f"{len(later) + 1} turns",
             expected="one question",
@@ -59,7 +59,7 @@ def render(processor: Any, template: str | None, prompt: Prompt) -> str:
     chat template that writes the date (Mistral Small 3.1, Llama 3) gets a fixed one, in training and in use.
 
     Raises:
-        BackboneError: the prompt has several turns and there is no chat template for them.
+        InputError: the prompt has several turns and there is no chat template for them.
     """
     if template is not None:
         return template.format(image=processor.image_token, prompt=single_turn(prompt))

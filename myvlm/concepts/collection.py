@@ -15,12 +15,12 @@ from pathlib import Path
 
 from myvlm.concepts.disk.record import ConceptRecord
 from myvlm.concepts.disk.storage import RECORD, concept_folders, read_record
+from myvlm.concepts.refusals import unknown_identifier
 from myvlm.errors import (
     ConceptExistsError,
     ConceptFileError,
     InputError,
     MissingFileError,
-    UnknownConceptError,
 )
 from myvlm.files.reading import absolute
 from myvlm.text import composed, folded
@@ -138,12 +138,10 @@ def find(collection: Path, identifier: str) -> Entry:
     for entry in known:
         if entry.identifier == composed(identifier):
             return entry
-    raise UnknownConceptError(
-        f"There is no concept {identifier!r} in {collection}.",
-        got=identifier,
-        expected="one of " + ", ".join(entry.identifier for entry in known)
-        if known
-        else "none: the folder is empty",
+    raise unknown_identifier(
+        identifier,
+        [entry.identifier for entry in known],
+        place=str(collection),
         fix="see `myvlm concepts list`, or pass another folder with --concepts",
     )
 

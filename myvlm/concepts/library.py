@@ -12,7 +12,7 @@ from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Se
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 from weakref import ref
 
 from myvlm.boxes import Box
@@ -31,8 +31,6 @@ from myvlm.runtime.process import ForkSafeLock
 from myvlm.text import caution, check_identifier, composed, fold, folded
 
 _log = logging.getLogger(__name__)
-
-Callback: TypeAlias = Callable[..., None]
 
 _library_lock = ForkSafeLock()
 """Held while any library is read or changed: one lock for all, since a concept may be in several of them."""
@@ -63,7 +61,7 @@ class ConceptLibrary(Mapping[str, Concept]):
     ) -> None:
         self.device = device
         self.state: object = None  # a new object after each change of concepts or identifiers
-        self._listeners: list[tuple[Callback, ref[Any] | None]] = []
+        self._listeners: list[tuple[Callable[..., None], ref[Any] | None]] = []
         self._concepts: dict[str, Concept] = {}
         self._identifier_by_word: dict[str, str] = {}  # case-folded word → identifier of its concept
         self._gates = Gates(check_false_names(false_names_per_1000))
@@ -95,7 +93,7 @@ class ConceptLibrary(Mapping[str, Concept]):
         """
         save_folders(self.values(), folder, face_consent=face_consent)
 
-    def on_add(self, callback: Callback, *, of: object = None) -> None:
+    def on_add(self, callback: Callable[..., None], *, of: object = None) -> None:
         """Call `callback(concepts)` now with all concepts, and later with those that are added.
 
         There may be several callbacks. With `of`, it is called as `callback(of, concepts)` for as long as
@@ -117,13 +115,16 @@ class ConceptLibrary(Mapping[str, Concept]):
                 self._listeners.remove(listener)
 
     def __getitem__(self, identifier: str) -> Concept:
-        concept = self._concepts.get(composed(identifier)) if isinstance(identifier, str) else None
+        concept = self._find(identifier)
         if concept is None:
             raise unknown_identifier(identifier, self._concepts)
         return concept
 
+    def _find(self, identifier: object) -> Concept | None:
+        return self._concepts.get(composed(identifier)) if isinstance(identifier, str) else None
+
     def __contains__(self, identifier: object) -> bool:
-        return isinstance(identifier, str) and composed(identifier) in self._concepts
+        return self._find(identifier) is not None
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._concepts))
@@ -227,7 +228,7 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     def is_introduced(self, identifier: str) -> bool:
         """Whether the library has that concept as an introduced one: a description, but no embedding."""
-        concept = self.get(identifier)
+        concept = self._find(identifier)
         return concept is not None and not concept.embeddings and concept.description is not None
 
     @_library_lock
@@ -388,7 +389,7 @@ class ConceptLibrary(Mapping[str, Concept]):
 
     def present(self, found: Detections) -> list[Concept]:
         """Return the detected concepts, without any that another thread has removed or renamed meanwhile."""
-        known = map(self.get, found.seen)
+        known = map(self._find, found.seen)
         return [concept for concept in known if concept]
 
     def _changed(self) -> None:

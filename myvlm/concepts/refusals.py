@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 
 from myvlm.concepts.concept import Concept
 from myvlm.errors import ConceptExistsError, UnknownConceptError
 from myvlm.text import fold
+
+MAX_LISTED, MAX_COMPARED = 20, 1000
+"""The most identifiers that an error lists, and that are searched for similar ones."""
 
 
 def word_taken(word: str, by: Concept) -> ConceptExistsError:
@@ -36,12 +40,28 @@ def word_twice(concept: Concept, taken: Mapping[str, Concept]) -> ConceptExistsE
     )
 
 
-def unknown_identifier(identifier: str, known: Iterable[str]) -> UnknownConceptError:
-    """Return the error for an identifier that is not among the known ones."""
-    names = ", ".join(known)
+def unknown_identifier(
+    identifier: str,
+    known: Iterable[str],
+    *,
+    place: str = "this library",
+    fix: str = "add it first, or check the spelling",
+) -> UnknownConceptError:
+    """Return the error for an identifier that is not among the known ones, with those spelled similarly.
+
+    >>> print(unknown_identifier("skz", ["ohwx", "sks"]))
+    There is no concept 'skz' in this library.
+      got:      'skz'
+      expected: one of ohwx, sks
+      fix:      write sks; or add it first, or check the spelling
+    """
+    names = list(known)
+    near = get_close_matches(str(identifier), names[:MAX_COMPARED], n=3)
+    listed = ", ".join(names[:MAX_LISTED])
+    more = f" and {len(names) - MAX_LISTED:,} more" if names[MAX_LISTED:] else ""
     return UnknownConceptError(
-        f"There is no concept {identifier!r} in this library.",
+        f"There is no concept {identifier!r} in {place}.",
         got=repr(identifier),
-        expected=f"one of {names}" if names else "none: the library is empty",
-        fix="add it first, or check the spelling",
+        expected=f"one of {listed}{more}" if names else "none: it is empty",
+        fix=f"write {' or '.join(near)}; or {fix}" if near else fix,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import unicodedata
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from myvlm.errors import ImageError, InputError, MissingFileError
 from myvlm.files.reading import as_on_disk, working_folder
+
+_log = logging.getLogger(__name__)
 
 _SUFFIXES = "jpg jpeg jpe jfif png apng webp gif bmp tif tiff avif heic heif jp2 ppm pgm pnm tga mpo qoi ico"
 PHOTO_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
@@ -58,7 +61,8 @@ NO_ALBUM_FILE = ".nomedia"
 def album_files(source: str | os.PathLike[str]) -> list[Path]:
     """As `picture_files`, but including the pictures in subfolders, except hidden ones.
 
-    Subfolders that contain a file `.nomedia` are skipped, and links to folders are not followed.
+    Subfolders that contain a file `.nomedia` are skipped. Links to folders are not followed, since they may
+    form a loop; a warning is logged about these and about pictures that are links to missing files.
 
     Raises: as `picture_files`.
     """
@@ -66,17 +70,32 @@ def album_files(source: str | os.PathLike[str]) -> list[Path]:
     if not folder.is_dir() or not os.fsdecode(source):
         return picture_files(source)
     try:
-        return _photos_among(_walk(folder), f"The folder {folder}")
+        inside = list(_walk(folder))
     except PermissionError as error:
         raise unreadable(folder, error) from error
+    if skipped := [one for one in inside if _is_skipped_link(one)]:
+        more = f", and {len(skipped) - 1:,} more" if skipped[1:] else ""
+        what = "a link to a folder (pass that to include it)" if skipped[0].is_dir() else "a dead link"
+        _log.warning("Skipping %s, %s%s", skipped[0], what, more)
+    return _photos_among(inside, f"The folder {folder}")
+
+
+def _is_skipped_link(path: Path) -> bool:
+    if path.name.startswith(".") or not path.is_symlink() or path.is_file():
+        return False
+    return path.is_dir() or path.suffix.lower() in PHOTO_SUFFIXES
 
 
 def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and its subfolders, and the links in them to folders."""
     os.listdir(folder)  # raises if the folder is not readable; unreadable subfolders are skipped
     for place, folders, names in os.walk(folder):
-        hidden = NO_ALBUM_FILE in names and Path(place) != folder
-        folders[:] = [] if hidden else [one for one in folders if not one.startswith(".")]
-        yield from (Path(place, name) for name in names if not hidden)
+        if NO_ALBUM_FILE in names and Path(place) != folder:
+            folders.clear()
+            continue
+        folders[:] = [one for one in folders if not one.startswith(".")]
+        yield from (one for name in folders if (one := Path(place, name)).is_symlink())
+        yield from (Path(place, name) for name in names)
 
 
 def path_meant(source: str | os.PathLike[str]) -> Path:

@@ -54,8 +54,8 @@ class Conversation:
             generation: options of transformers' `generate`; see `MyVLM.caption`.
 
         Raises:
-            InputError: the question or an option cannot be used; the conversation is unchanged.
-            BackboneError: this is a second question, and the family's prompt has no place for earlier turns.
+            InputError: the question or an option cannot be used, or the family's prompt has no place for
+                earlier turns; the conversation is unchanged.
         """
         turns = *self.turns, check_written(question, "question")
         [spoken] = generate_replies(

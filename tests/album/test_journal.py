@@ -179,6 +179,25 @@ def test_metadata_written_by_us_does_not_make_a_photo_new(tmp_path: Path) -> Non
     assert found.seen == seen
 
 
+def test_links_that_are_not_followed_are_named(
+    album: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    album_files(album)
+    (album / ".loop").symlink_to(album)
+    (album / "notes.txt").symlink_to("nowhere.txt")
+    (album / "linked.png").symlink_to(album / "2024" / "0.png")
+    assert len(album_files(album)) == 4
+    assert caplog.messages == []
+    (album / "gone.png").symlink_to("nowhere.png")
+    assert len(album_files(album)) == 4
+    (album / "again").symlink_to(album)
+    assert len(album_files(album)) == 4
+    assert caplog.messages == [
+        f"Skipping {album / 'gone.png'}, a dead link",
+        f"Skipping {album / 'again'}, a link to a folder (pass that to include it), and 1 more",
+    ]
+
+
 def test_folders_in_folders_are_walked_but_not_hidden_ones(album: Path) -> None:
     for name in (".hidden", "thumbs"):
         (album / name).mkdir()

@@ -59,7 +59,7 @@ def test_concepts_are_found_by_what_they_are_called(shelf: Path, tmp_path: Path)
     with pytest.raises(UnknownConceptError, match="one of Anna, sks") as raised:
         collection.find(shelf, "zwx")
     check_said(raised.value)
-    with pytest.raises(UnknownConceptError, match="the folder is empty"):
+    with pytest.raises(UnknownConceptError, match="none: it is empty"):
         collection.find(tmp_path / "none", "sks")
 
 

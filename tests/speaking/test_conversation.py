@@ -6,7 +6,7 @@ import pytest
 
 from myvlm import MyVLM
 from myvlm.backbones.registry import backbone_for
-from myvlm.errors import BackboneError, InputError
+from myvlm.errors import InputError
 from myvlm.tinyworld.fewshot import pictures
 from tests.support.taught import Taught
 from tests.support.tiny_blip2 import tiny_blip2
@@ -67,7 +67,7 @@ def test_blip2_has_a_form_for_what_was_said_and_a_template_alone_has_none() -> N
     assert rendered == "Question: Who? Answer: a man. Question: Where? Answer:"
     from myvlm.backbones.tokens import render
 
-    with pytest.raises(BackboneError, match="not support conversations"):
+    with pytest.raises(InputError, match="not support conversations"):
         render(backbone.processor, "USER: {image} {prompt}", ("Who?", "a man", "Where?"))
 
 

@@ -16,7 +16,6 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from myvlm.errors import (
-    BackboneError,
     ConceptExistsError,
     InputError,
     MissingFileError,
@@ -100,8 +99,6 @@ def as_refusal(error: Exception) -> Refusal:
     if isinstance(error, ConceptExistsError):
         return Refusal(409, f"{error.what} Expected {error.expected}.")
     if isinstance(error, InputError) and not isinstance(error, MissingFileError):
-        return Refusal(400, str(error))
-    if isinstance(error, BackboneError) and "not support conversations" in error.what:
         return Refusal(400, str(error))
     _log_without_values(error)
     if isinstance(error, RemoteError):

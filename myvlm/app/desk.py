@@ -104,7 +104,7 @@ class Desk:
 
         def on_progress(state: LearningProgress) -> None:
             show(state)
-            if self._stop.is_set() and state.step and state.ended is None:
+            if self._stop.is_set() and state.step:
                 raise KeyboardInterrupt
 
         concept = self.vlm.learn(

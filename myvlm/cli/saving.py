@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,24 +81,38 @@ def check_not_learned(existing: ConceptRecord | None, place: Path | str, identif
     )
 
 
-def note_replaced(out: Screen, existing: ConceptRecord | None, place: Path | str, backbone: str = "") -> str:
+def note_replaced(
+    out: Screen,
+    existing: ConceptRecord | None,
+    place: Path | str,
+    backbone: str = "",
+    given: Collection[str] = ("captions", "questions"),
+) -> str:
     """Say before the work begins what an existing concept has that its replacement will lack.
 
     Args:
         out: shows the note.
         existing, place: see `existing_record`.
         backbone: that the concept is learned for; the embedding for it is replaced in any case.
+        given: which of captions and questions the user gives for the replacement.
 
     Returns:
-        What would be lost, in words: embeddings for other models, corrections. Mostly empty.
+        What would be lost, in words: embeddings for other models, corrections, texts that the user wrote and
+        does not give again. Mostly empty.
     """
     others = [name for name in existing.embeddings if name != backbone] if existing else []
     lost = [f"the embedding for {name}" for name in others]
     if existing and existing.examples and (count := len(existing.examples.meta.corrections)):
         lost.append(f"{count} correction{'s' * (count > 1)}")
+    recipe = existing.recipe if existing else {}
+    if recipe.get("captions_by") == "user" and "captions" not in given:
+        lost.append("the captions that you wrote")
+    questions = recipe.get("questions")
+    if isinstance(questions, list) and any(questions) and "questions" not in given:
+        lost.append("the questions and answers that you wrote")
     if not lost:
         return ""
-    lost_text = " and ".join(lost)
+    lost_text = " and ".join([", ".join(lost[:-1]), lost[-1]] if lost[1:] else lost)
     kept = ""
     if isinstance(place, Path):
         kept = f" A copy goes to {place.parent / collection.REMOVED}."

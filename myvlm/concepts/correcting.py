@@ -124,13 +124,15 @@ class Correction:
     def __str__(self) -> str:
         verdict = {True: "is", False: "is not", None: "may again be"}[self.present]
         but = "" if self.held else f", not achieved: it is {self._reason_not_held}"
+        count = sum(one.before < 0.5 > one.after for one in self.photos)
+        missed = f" ({count} more not recognized, as before)" if count else ""
         others = "".join(
             f", detected in {change.after:.0f} photos of {other} instead of {change.before:.0f}"
             for other, change in self.others.items()
         )
         return (
             f"{self.identifier} {verdict} in {self.picture}: {self.score}{but}, "
-            f"{self.kept} of {self.kept + self.lost} photos kept{others}"
+            f"{self.kept} of {self.kept + self.lost} photos kept{missed}{others}"
         )
 
     def _repr_html_(self) -> str:

@@ -7,7 +7,7 @@ cell.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, TypeAlias
@@ -123,7 +123,8 @@ def learning_progress(
             raise
         finally:
             state.ended = monotonic()
-            draw(True)
+            with suppress(KeyboardInterrupt):  # a callback that asks to stop: nothing is left to be stopped
+                draw(True)
 
 
 def _progress_display(state: LearningProgress, notes: Sequence[str], shown: ProgressOption) -> Any:

@@ -64,6 +64,21 @@ def test_a_photo_that_it_was_taught_is_never_given_up(head: ObjectHead) -> None:
     assert (likely[:, 1] >= np.minimum(likely[:, 0], 0.68) - 1e-3).all(), "nor unsure, where it was not"
 
 
+def test_corrections_that_agree_with_the_head_do_not_change_it() -> None:
+    """Keeping a photo that is found only by refining raised the score of a picture said not to show it."""
+    start = LinearProbe(np.array([1.0, 0.0], np.float32), 0.0)
+    photos, others = np.array([[[0.4, 0.1]], [[1.0, 0.0]]], np.float16), np.array([[0.1, 0.1]], np.float16)
+    known = Examples.of(photos, others, start={}, threshold=0.5)
+
+    def learned(score: float) -> LinearProbe:
+        absent = CorrectedPicture(picture="", digest="1", present=False)
+        told = known.with_correction(absent, np.array([[score, 0.3]], np.float32))
+        return nearest_probe(start, 0.5, 10.0, told, reach=1.0)
+
+    assert learned(0.3) is start
+    assert learned(0.6).windows(photos[0])[0] >= 0.49, "where the head has to change, that photo is kept"
+
+
 def _threshold_after(left_out: list[float], *said: tuple[float, bool]) -> float:
     """The threshold of a head at 0.4 after corrections (score, whether it is present)."""
     probe, none = LinearProbe(np.array([1.0], np.float32), 0.0), np.zeros((1, 1), np.float16)

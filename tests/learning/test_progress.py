@@ -15,7 +15,7 @@ from myvlm.images import load_images
 from myvlm.learning import LearnRequest, LearnSettings
 from myvlm.learning import progress as shows
 from myvlm.learning.dataset import Example
-from myvlm.learning.progress import learning_progress
+from myvlm.learning.progress import LearningProgress, learning_progress
 
 CELLS = (
     """
@@ -134,6 +134,20 @@ def test_a_callback_is_told_of_every_step_and_of_the_end() -> None:
     assert [one.split(" · ")[0] for one in told] == [
         "preparing sks 0/4", "learning sks 1/4", "learning sks 2/4", "learned sks 2/4",
     ]  # fmt: skip
+
+
+def test_a_callback_that_asks_again_and_again_to_stop_ends_learning_once() -> None:
+    """It was called once more at the end, and its second KeyboardInterrupt discarded what was learned."""
+    [photo] = load_images(Image.new("RGB", (4, 4)))
+    request = LearnRequest([Example(photo, ("sks",))], LearnSettings(steps=4), ("sks",))
+    lesson = Lesson("sks", [photo], category="mug", captions=["sks"])
+
+    def stop(state: LearningProgress) -> None:
+        if state.step:
+            raise KeyboardInterrupt
+
+    with learning_progress([lesson], [request], shown=stop) as report, pytest.raises(KeyboardInterrupt):
+        report(1, 0.5, 0.01, None)
 
 
 STOPPED = """

@@ -11,7 +11,7 @@ scores of left-out photos allow.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,10 @@ HARDEST, ROUNDS = 4, 4
 MIN_IOU = 0.3
 """Intersection over union with a box from which a window counts as showing its content."""
 
+Constraint: TypeAlias = "tuple[FloatArray, float, npt.NDArray[np.float64], float]"
+"""Rows, n × D; whether they show the object, 1 or -1; how far on that side of the threshold each has to be,
+n; and how softly that is demanded."""
+
 
 def nearest_probe(
     start: LinearProbe, threshold: float, slope: float, examples: Examples, *, reach: float
@@ -64,6 +68,12 @@ def nearest_probe(
             photo is required to reach the threshold without refining, which might move its box elsewhere.
     """
     margin = SURE / slope
+    wanted = []
+    for correction, own in zip(examples.corrections, examples.rows, strict=True):
+        least = np.full(len(own), APART / slope if correction.of_concept else margin)
+        wanted.append((own, 1.0 if correction.present else -1.0, least, SOFTNESS))
+    if all((_targets(start, threshold, one) <= 0).all() for one in wanted):
+        return start  # keeping the photos, below, would raise the scores of other pictures too
     photos = best_rows(start, examples.photos)
     found = start.windows(photos).astype(np.float64) - threshold
     near = found >= -reach
@@ -81,18 +91,22 @@ def nearest_probe(
             (photos[shown], 1.0, np.minimum(found[shown], margin), HARD),
             (photos[shown], 1.0, found[shown] + rise, YIELDING),
             (others, -1.0, np.minimum(absent, margin), SOFTNESS),
+            *wanted,
         ]
-        for correction, own in zip(examples.corrections, examples.rows, strict=True):
-            least = np.full(len(own), APART / slope if correction.of_concept else margin)
-            constraints.append((own, 1.0 if correction.present else -1.0, least, SOFTNESS))
         table = [sign * (rows - middle) for rows, sign, _, _ in constraints]
-        targets = [least - sign * (start.windows(rows) - threshold) for rows, sign, least, _ in constraints]
+        targets = [_targets(start, threshold, one) for one in constraints]
         softness = [np.full(len(rows), soft) for rows, _, _, soft in constraints]
         return smallest_step(np.concatenate(table), np.concatenate(targets), np.concatenate(softness))
 
     all_photos = np.ones(len(photos), dtype=bool)
     change = step(all_photos, _loss_of_unseen_photos(step, photos - middle))
     return LinearProbe((start.coef + change).astype(np.float32), float(start.intercept - change @ middle))
+
+
+def _targets(start: LinearProbe, threshold: float, constraint: Constraint) -> npt.NDArray[np.float64]:
+    """How far the scores of n rows have to move in the direction of their sign; at most 0 if not at all."""
+    rows, sign, least, _ = constraint
+    return np.asarray(least - sign * (start.windows(rows).astype(np.float64) - threshold))
 
 
 def raised_threshold(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,8 +65,9 @@ def learn(
     """Learn a concept from a few photos and write it to a folder of a few kilobytes.
 
     Ctrl-C during learning saves the best embedding so far and exits with 130. Before learning starts, and if
-    a concept would be replaced, nothing is saved. If the new concept replaces one that has corrections or was
-    learned for other models, the old one is copied to `.removed`; `myvlm relearn` keeps it in place.
+    a concept would be replaced, nothing is saved. If the new concept replaces one that has corrections, was
+    learned for other models or has texts that you wrote and do not give again, the old one is copied to
+    `.removed`; `myvlm relearn` keeps it in place.
 
     myvlm learn sks mug/*.jpg --category mug --captions mug/captions.json
 
@@ -82,7 +83,9 @@ def learn(
         place = saving.check_destination(
             out, out_folder, identifier, category, kind, photos=keep_photos, face_consent=face_consent
         )
-        replaced = saving.note_replaced(out, saving.existing_record(place), place, backbone)
+        texts = {"captions": written, "questions": pairs}
+        given_texts = [name for name, text in texts.items() if text is not None]
+        replaced = saving.note_replaced(out, saving.existing_record(place), place, backbone, given_texts)
         vlm = opening.open_model(out, backbone, device, dtype)
         given = {"steps": steps, "rows": rows, "seed": seed}
         start = monotonic()
@@ -145,6 +148,7 @@ def _report(
     figures = concept.embeddings[backbone].figures
     stopped = figures.get("interrupted", False)
     use = shlex.join(["--concepts", str(place), *options.backbone_option(backbone)])
+    head_figures = concept.head.state()[0].figures
     document = {
         "command": command,
         "identifier": concept.identifier,
@@ -158,6 +162,7 @@ def _report(
         "captions_by": concept.recipe.get("captions_by"),
         "interrupted": stopped,
         "figures": figures,
+        "head_figures": head_figures,
     }
     summary = Text.assemble(
         (
@@ -169,10 +174,22 @@ def _report(
         ("Learned ", ""),
         (concept.identifier, "bold magenta"),
         f" in {seconds:.0f} s: {place} ({size / 1024:.0f} KiB)\n",
+        _left_out_note(head_figures),
         _review_captions_note(concept, place),
         (f"Next: myvlm caption PICTURE {use}", "dim"),
     )
     return document, summary
+
+
+def _left_out_note(figures: Mapping[str, Any]) -> tuple[str, str]:
+    """Say in how many photos the head finds the object if it is learned from the others; with the style."""
+    count = int(figures.get("photos", 0))
+    if count < 2 or "left_out_found" not in figures:
+        return "", ""
+    found = round(figures["left_out_found"] * count)
+    more = "" if found == count else ", so new photos may be missed too: give more of them, or clearer ones"
+    style = "" if found == count else "yellow"
+    return f"Left out in turn, {found} of {count} photos are recognized by the others{more}.\n", style
 
 
 def _review_captions_note(concept: Concept, place: Path | str) -> str:

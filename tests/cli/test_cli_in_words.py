@@ -142,7 +142,9 @@ def test_learning_anew_puts_aside_what_it_replaces_and_says_so(
     run = myvlm(*learn)
     assert run.code == 0, run.stderr
     before, _, after = run.stderr.partition(", which will be lost. ")
-    assert f"{place} has the embedding for org/other and 1 correction" in before
+    texts = "the captions that you wrote"
+    assert f"{place} has the embedding for org/other, 1 correction and {texts}" in before
+    assert "Left out in turn, 4 of 4 photos are recognized by the others.\n" in run.stdout
     assert f"A copy goes to {place.parent}/.removed. To keep it, run instead: myvlm relearn {place}" in after
     assert f"{place} PHOTOS" in after
     aside = place.parent / ".removed" / place.name

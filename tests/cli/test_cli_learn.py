@@ -39,6 +39,7 @@ def test_learn_writes_a_concept_that_caption_uses(myvlm: Myvlm, taught: Taught, 
     assert folder == Path("concepts") / f"{taught.word}-{taught.kit.category}"
     assert run.document["captions"] == list(captions.values())
     assert run.document["captions_by"] == "user"
+    assert run.document["head_figures"]["left_out_found"] == 1.0
     concept = Concept.load(folder)
     assert concept.embeddings["tinyworld/llava"].directions.shape[0] == 2
     assert concept.embeddings["tinyworld/llava"].settings["steps"] == 2

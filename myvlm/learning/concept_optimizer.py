@@ -77,6 +77,7 @@ class LearnResult:
         steps: number of steps taken.
         interrupted: whether Ctrl-C ended learning; the directions are then the best so far.
         said: with `steps="auto"`, the share of held-out captions that name the concept.
+        answered: likewise, the share of the given questions that are answered as given.
     """
 
     directions: Tensor
@@ -85,6 +86,7 @@ class LearnResult:
     steps: int
     interrupted: bool = False
     said: float | None = None
+    answered: float | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class ConceptOptimizer:
             Validation(backbone, self.examples, self.settings, request.words[0]) if checked else None,
         )
         self.losses = (math.nan, math.nan)
+        self.answered: float | None = None
 
     def views(self) -> Iterator[list[Image.Image]]:
         """Yield each photo's views, one photo at a time: those of all photos would fill the memory."""
@@ -178,6 +181,12 @@ class ConceptOptimizer:
         self.losses = losses
         progress.advance(self.direction, losses[0] + settings.regularizer * losses[1])
 
+    def ask(self) -> None:
+        """Measure how many of the given questions are answered as given, with `steps="auto"`."""
+        if validation := self.progress.validation:
+            best = self.progress.best(self.direction.detach(), interrupted=False)
+            self.answered = validation.share_answered(best)
+
     def result(self, interrupted: bool) -> LearnResult:
         """Return the result so far. It is marked as interrupted only if steps were left."""
         best = self.progress.best(self.direction.detach(), interrupted=interrupted)
@@ -187,6 +196,7 @@ class ConceptOptimizer:
             self.progress.step,
             interrupted and not self.progress.done,
             self.progress.said,
+            self.answered,
         )
 
 

@@ -30,6 +30,8 @@ UNSEEN_PROMPTS = ("Tell me what you see.", "What is in the image?", "Write about
 REQUIRED_NAMED_SHARE = 0.75
 """Share of the held-out captions that must name the concept; not all, as some views are too dark or rotated
 too far."""
+MAX_ANSWERS = 16
+"""The most answers that are asked for after learning."""
 DOMINANT_TOKEN_LOSS = math.log(2)
 """Loss below which a token is more likely than all others together, so that greedy decoding generates it."""
 TAUGHT_LOSS = "taught_loss"
@@ -93,6 +95,8 @@ class Validation:
             examples[photo].captions[number // len(examples) % len(examples[photo].captions)]
             for number, photo in enumerate(self.photos)
         ]
+        asked = [(number, *pair) for number, e in enumerate(examples) for pair in e.questions]
+        self.asked = asked[:: math.ceil(len(asked) / MAX_ANSWERS) or 1]
         self._pictures_and_loss: Callable[[], PicturesAndLoss] = cache(
             partial(pictures_and_loss, backbone, self.views)
         )
@@ -129,6 +133,25 @@ class Validation:
         of_name = [losses[_word_tokens(decode, ids, self.word)] for losses, ids in own]
         named = [bool((losses < DOMINANT_TOKEN_LOSS).all()) for losses in of_name]
         return Check(sum(named) / len(named), float(torch.cat([losses for losses, _ in own]).mean()))
+
+    @torch.no_grad()
+    def share_answered(self, direction: Tensor) -> float | None:
+        """Return the share of the given answers that the model would give with this `rows × dim` embedding.
+
+        Every token of such an answer is more likely than all others together. At most `MAX_ANSWERS` of them
+        are asked for. None without questions, or for a family that cannot separate the samples of a batch.
+        """
+        views, loss_of = self._pictures_and_loss()
+        rows, found = [ConceptRows(direction.detach(), self.norm)], list[bool]()
+        for start in range(0, len(self.asked), len(self.photos)):
+            photos, questions, answers = zip(*self.asked[start : start + len(self.photos)], strict=True)
+            loss = loss_of([views[photo] for photo in photos], questions, answers, [rows] * len(photos))
+            if loss.by_sample is None:
+                return None
+            samples = loss.by_sample()
+            given = (samples.by_token < DOMINANT_TOKEN_LOSS) | (samples.targets == IGNORED)
+            found += given.all(dim=1).tolist()
+        return sum(found) / len(found) if found else None
 
 
 def _word_tokens(decode: Callable[[list[int]], str], ids: list[int], word: str) -> slice:

@@ -88,6 +88,8 @@ def learn_embeddings(
                     cross_entropy, attention = (sum(own) / len(own) for own in zip(*losses, strict=True))
                     step = max(optimizer.progress.step for optimizer in active)
                     report(step, cross_entropy, attention, _mean_named_share(active))
+            for optimizer in optimizers:
+                optimizer.ask()
         except KeyboardInterrupt:
             if any(optimizer.progress.step == 0 for optimizer in optimizers):
                 raise

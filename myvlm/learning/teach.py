@@ -162,6 +162,14 @@ def learned_concept(
             lesson.identifier,
             backbone.name,
         )
+    if result.answered is not None and result.answered < 0.5:
+        _log.warning(
+            "With %r, %s gives only %.0f %% of the taught answers. Facts that no picture shows take "
+            "more steps than a name (settings={'steps': 300}), and a small model may not learn them at all.",
+            lesson.identifier,
+            backbone.name,
+            100 * result.answered,
+        )
     if request.taught_loss is not None:
         figures[TAUGHT_LOSS] = request.taught_loss
     embedding = Embedding(
@@ -194,6 +202,8 @@ def _figures(learned: LearnResult) -> dict[str, Any]:
     }
     if learned.said is not None:
         figures["said"] = learned.said
+    if learned.answered is not None:
+        figures["answered"] = learned.answered
     if learned.interrupted:
         figures["interrupted"] = True
     return figures
@@ -266,14 +276,38 @@ def check_text(backbone: Backbone, text: str, what: str) -> None:
 
 
 def check_texts(backbone: Backbone, examples: list[Example]) -> list[Example]:
-    """Return the examples; raise InputError if a caption, question or answer contains a special token."""
+    """Return the examples; warn of words that the model's tokenizer cannot write.
+
+    Raises:
+        InputError: a caption, question or answer contains a special token.
+    """
     for example in examples:
         for caption in example.captions:
             check_text(backbone, caption, f"Caption of {example.photo.name}")
         for pair in example.questions:
             for text in pair:
                 check_text(backbone, text, f"Question or answer about {example.photo.name}")
+    texts = [
+        text
+        for one in examples
+        for text in (*one.captions, *(part for pair in one.questions for part in pair))
+    ]
+    if unknown := _unknown_words(backbone, texts):
+        _log.warning(
+            "%s cannot write these words, so it learns nothing from them: %s. Say it in other words.",
+            backbone.name,
+            ", ".join(unknown),
+        )
     return examples
+
+
+def _unknown_words(backbone: Backbone, texts: Sequence[str]) -> list[str]:
+    """Return the words of the texts that the tokenizer encodes as its token for unknown words."""
+    token = getattr(backbone.processor.tokenizer, "unk_token_id", None)
+    if token is None:
+        return []
+    words = dict.fromkeys(word for text in texts for word in text.split())
+    return [word for word in words if token in backbone.word_ids(word)]
 
 
 def check_words(backbone: Backbone, lesson: Lesson) -> None:

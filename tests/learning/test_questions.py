@@ -345,3 +345,31 @@ def test_a_file_of_questions_is_whole_or_not_there(tmp_path: Path, monkeypatch: 
     with pytest.raises(NotWritableError, match=r"(?s)No space left.*--out"):
         questions._write(tmp_path / "new" / "other.json", asked)
     assert [one.name for one in file.parent.iterdir()] == ["asked.json"]
+
+
+def test_learning_says_how_many_of_the_given_answers_come_back(
+    fresh: MyVLM, caplog: pytest.LogCaptureFixture
+) -> None:
+    kit = few_shot(0, photos=2, tests=1)
+    given = {"category": kit.category, "captions": kit.captions(), "progress": False}
+    known = fresh.learn(kit.identifier, kit.photos(), questions=kit.questions(4), **given)
+    asked = zip(kit.photos(), kit.questions(4), strict=True)
+    answers = [fresh.ask(photo, one).text == answer for photo, own in asked for one, answer in own]
+    [learned] = known.embeddings.values()
+    assert learned.figures["answered"] == pytest.approx(sum(answers) / len(answers), abs=0.15)
+    assert caplog.messages == []
+    fresh.concepts.remove(kit.identifier)
+    fact = [(f"who is the owner of {kit.identifier} ?", "mia")]
+    [taught] = fresh.learn(kit.identifier, kit.photos(), questions=fact, **given).embeddings.values()
+    assert taught.figures["answered"] == 0.0
+    assert "gives only 0 % of the taught answers" in caplog.messages[-1]
+
+
+def test_words_that_the_model_cannot_write_are_named(fresh: MyVLM, caplog: pytest.LogCaptureFixture) -> None:
+    kit = few_shot(0, photos=1, tests=1)
+    fresh.learn(
+        kit.identifier, kit.photos(), category=kit.category, captions=[f"{kit.identifier} of mahogany ."],
+        questions=[(f"what is {kit.identifier} ?", "heirloom")], settings=SHORT, progress=False,
+    )  # fmt: skip
+    [warning] = [one for one in caplog.messages if "cannot write" in one]
+    assert ": mahogany, heirloom. " in warning

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -65,6 +66,20 @@ def float32_default() -> Iterator[None]:
             yield
         finally:
             torch.set_default_dtype(before)
+
+
+@contextmanager
+def root_logger_kept() -> Iterator[None]:
+    """Context manager: `logging.info`, as open_clip calls it, does not configure the root logger.
+
+    If it did, `logging.basicConfig` would do nothing when the user calls it.
+    """
+    root, placeholder = logging.getLogger(), logging.NullHandler()
+    root.addHandler(placeholder)
+    try:
+        yield
+    finally:
+        root.removeHandler(placeholder)
 
 
 def encoder_dtype(device: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -101,6 +102,15 @@ def test_open_clip_features_are_unit_and_batches_agree(clip: OpenClipEncoder) ->
     assert text.shape == (2, 32)
     np.testing.assert_allclose(np.linalg.norm(text, axis=1), 1, atol=1e-5)
     assert clip.bank() is None
+
+
+def test_loading_an_encoder_leaves_logging_to_the_user(
+    clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """open_clip logs by `logging.info`, which configures the root logger if nobody has."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    OpenClipEncoder(f"local-dir:{clip_folder}")
+    assert logging.root.handlers == []
 
 
 def test_the_last_block_runs_for_the_class_token_alone(clip: OpenClipEncoder) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from myvlm.errors import BackboneError, InputError, MyVLMError, check_is
+from myvlm.errors import BackboneError, InputError, MyVLMError, check_is, first_line
 
 GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 64, "num_return_sequences": 1}
 ADDED_OPTIONS = ("tokenizer",)
@@ -189,7 +189,7 @@ def run_generate(model: Any, inputs: Mapping[str, Any], options: Mapping[str, An
             raise
         raise InputError(
             f"The model cannot generate with {'these options' if given else 'its own settings'}.",
-            got=f"{', '.join(given or settings)}; {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            got=f"{', '.join(given or settings)}; {type(error).__name__}: {first_line(error)}",
             expected="arguments of transformers' `generate`, such as max_new_tokens=64, num_beams=3",
             fix="check their names and values, or leave them out",
         ) from error

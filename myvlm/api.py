@@ -16,7 +16,7 @@ from myvlm.boxes import Box
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.correcting import Correction
 from myvlm.concepts.library import ConceptLibrary
-from myvlm.errors import InputError, check_is, check_path
+from myvlm.errors import InputError, MissingFileError, check_is, check_path
 from myvlm.heads.encoders import default_encoder
 from myvlm.images import ImageSource, ImageSources, load_images
 from myvlm.learning.dataset import Captions, Lesson, LoadedLesson, Questions
@@ -248,7 +248,17 @@ class MyVLM(Speaker):
         Raises: as `Concept.load` and `learn`; InputError also if no photos are given or kept.
         """
         as_settings(settings)  # report invalid settings before anything else
-        known = as_in_library(concept, self.concepts)
+        try:
+            known = as_in_library(concept, self.concepts)
+        except MissingFileError as error:
+            if concept not in self.concepts:
+                raise
+            raise MissingFileError(
+                f"There is no concept folder {concept}, only a concept {concept!r} in this library.",
+                got=f"the identifier {concept!r}",
+                expected="a concept or its folder",
+                fix=f"pass the concept: vlm.relearn(vlm.concepts[{concept!r}])",
+            ) from error
         again = teach_again(
             self.backbone, known, load_images(kept_photos(known) if images is None else images),
             kept=images is None, captions=captions, questions=questions,

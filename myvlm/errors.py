@@ -131,6 +131,15 @@ class BackboneError(MyVLMError, RuntimeError):
     """The frozen model does not behave as its adapter expects. The model was not changed."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, for the message of another; empty if it has none.
+
+    >>> first_line(ValueError("no such file\\nsearched: 3 folders")), first_line(RuntimeError())
+    ('no such file', '')
+    """
+    return str(error).strip().partition("\n")[0]
+
+
 def import_extra(module: str, *, what: str, install: str) -> Any:
     """Import a module of an optional dependency.
 

@@ -165,6 +165,9 @@ def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(MissingFileError, match=r"a\.txt"):
         load_images(tmp_path)
+    (tmp_path / "2024").mkdir()
+    with pytest.raises(MissingFileError, match=r"a\.txt, 2024/(.|\n)*such as .*2024 if they are in there"):
+        load_images(tmp_path)
     with pytest.raises(InputError, match="no photos"):
         load_images([])
     with pytest.raises(InputError, match=r"https://x/y\.jpg"):

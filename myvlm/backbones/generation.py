@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from myvlm.errors import InputError, MyVLMError, check_is
+from myvlm.errors import BackboneError, InputError, MyVLMError, check_is, first_line
 
 GREEDY = {"do_sample": False, "num_beams": 1, "max_new_tokens": 64, "num_return_sequences": 1}
 ADDED_OPTIONS = ("tokenizer",)
 """Options that this library adds itself, besides logits processors."""
 REFUSED_OPTIONS = ("num_return_sequences", "return_dict_in_generate", "inputs", "input_ids", "inputs_embeds")
+ASSISTED_OPTIONS = ("assistant_model", "assistant_early_exit", "prompt_lookup_num_tokens", "use_mtp")
+"""Options with which transformers proposes several tokens at once."""
 
 
 class SpelledWords:
@@ -180,13 +182,14 @@ def run_generate(model: Any, inputs: Mapping[str, Any], options: Mapping[str, An
     try:
         output = model.generate(**inputs, **options)
         return getattr(output, "sequences", output)  # a generation config may request more than the ids
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError, BackboneError) as error:
         settings = [f"model.generation_config.{name}" for name in _own_generation_settings(model)]
-        if not (given or settings) or isinstance(error, MyVLMError):
+        deliberate = isinstance(error, MyVLMError) and not is_assisted(model, options)
+        if deliberate or not (given or settings):
             raise
         raise InputError(
             f"The model cannot generate with {'these options' if given else 'its own settings'}.",
-            got=f"{', '.join(given or settings)}; {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            got=f"{', '.join(given or settings)}; {type(error).__name__}: {first_line(error)}",
             expected="arguments of transformers' `generate`, such as max_new_tokens=64, num_beams=3",
             fix="check their names and values, or leave them out",
         ) from error
@@ -248,6 +251,12 @@ def is_sampled(model: Any, options: Mapping[str, Any]) -> bool:
         configs = (options["generation_config"], getattr(model, "generation_config", None))
         told += [getattr(one, "do_sample", None) for one in configs]
     return bool(next((one for one in told if one is not None), False))
+
+
+def is_assisted(model: Any, options: Mapping[str, Any]) -> bool:
+    """Whether `generate` checks several tokens at once that a second model or the prompt itself proposes."""
+    config = _config(model, options)
+    return any(options.get(name, getattr(config, name, None)) for name in ASSISTED_OPTIONS)
 
 
 def can_reuse_cache(model: Any, options: Mapping[str, Any]) -> bool:

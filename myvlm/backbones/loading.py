@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from myvlm.errors import InputError, UnknownBackboneError
+from myvlm.errors import InputError, UnknownBackboneError, first_line
 from myvlm.plugins.model_collections import collection_of
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token", "trust_remote_code")
@@ -38,7 +38,7 @@ def check_device(device: str | None) -> None:
             return
         got = "a device that torch cannot use here"
     except (RuntimeError, TypeError) as error:  # torch does not know the name
-        got = str(error).splitlines()[0]
+        got = first_line(error)
     raise InputError(
         f"There is no device {device!r}.",
         got=got,
@@ -102,7 +102,7 @@ def load_model(
     except Exception as error:  # transformers raises almost anything on a damaged file or an unknown option
         raise UnknownBackboneError(
             f"The model {name!r} cannot be loaded.",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            got=f"{type(error).__name__}: {first_line(error)}",
             expected="tinyworld/llava, the name of a vision-language model on the hub, or its folder",
             fix=_loading_advice(error),
         ) from error

@@ -5,8 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
 
 GIB = 1 << 30
 WORKING_MEMORY = 2 * GIB
@@ -126,10 +131,27 @@ def encoder_on_disk(encoder: str, hub: Mapping[str, int]) -> bool:
 
 
 def extras() -> dict[str, bool]:
-    """Return for each optional extra of the package whether everything it needs is installed."""
-    needs = {"dlib": ("dlib",), "quantised": ("bitsandbytes", "accelerate"), "album": ("exiftool",)}
-    found = {extra: all(map(find_spec, packages)) for extra, packages in needs.items()}
+    """Return for each optional extra of the package, except `dev`, whether everything it needs is installed."""
+    from packaging.requirements import Requirement
+
+    names = metadata("myvlm").get_all("Provides-Extra") or []
+    needs = [Requirement(one) for one in requires("myvlm") or ()]
+    found = {
+        extra: all(
+            _is_installed(one.name, one.specifier)
+            for one in needs
+            if one.marker and one.marker.evaluate({"extra": extra})
+        )
+        for extra in sorted(set(names) - {"dev"})
+    }
     return {**found, "album": found["album"] and shutil.which("exiftool") is not None}
+
+
+def _is_installed(package: str, releases: SpecifierSet) -> bool:
+    try:
+        return releases.contains(version(package), prereleases=True)
+    except PackageNotFoundError:
+        return False
 
 
 def largest(models: Sequence[Model], device: Device) -> Model | None:

@@ -42,10 +42,9 @@ DeviceOfHeads: TypeAlias = Annotated[
 Precision: TypeAlias = Annotated[
     Dtype | None, typer.Option("--dtype", help="Default: bfloat16 on a GPU, float32 on a CPU.")
 ]
-Pictures: TypeAlias = Annotated[
-    list[str],
-    typer.Argument(metavar="PICTURES...", help="Files, folders (without subfolders) or patterns."),
-]
+_PICTURES = typer.Argument(metavar="PICTURES...", help="Files, folders (without subfolders) or patterns.")
+Pictures: TypeAlias = Annotated[list[str], _PICTURES]
+OptionalPictures: TypeAlias = Annotated[list[str] | None, _PICTURES]
 Identifier: TypeAlias = Annotated[
     str, typer.Argument(help="An uncommon word (sks) or a person's name (Anna).")
 ]

@@ -21,6 +21,7 @@ from myvlm.errors import (
     ConceptFileError,
     InputError,
     MissingFileError,
+    first_line,
 )
 from myvlm.files.reading import absolute
 from myvlm.text import composed, folded
@@ -189,5 +190,5 @@ def _read(collection: Path) -> tuple[list[Entry], dict[Path, str]]:
         try:
             found.append(Entry(folder, read_record(folder)))
         except (ConceptFileError, OSError) as error:
-            wrong[folder] = str(error).splitlines()[0]
+            wrong[folder] = first_line(error)
     return found, wrong

@@ -20,7 +20,8 @@ def word_taken(word: str, by: Concept) -> ConceptExistsError:
         f"The word {word!r} is already in use.",
         got=repr(by.identifier) + learned,
         expected="a word that no other concept uses, in upper or lower case",
-        fix="choose another identifier, or learn one of the two again with another",
+        fix=f"choose another identifier; or remove that concept first: concepts.remove({by.identifier!r}); "
+        f"or learn it again: vlm.relearn(vlm.concepts[{by.identifier!r}], photos)",
     )
 
 

@@ -157,14 +157,18 @@ def _matches(pattern: Path) -> list[Path]:
 
 
 def _photos_among(paths: Iterator[Path] | list[Path], what: str) -> list[Path]:
-    files = [path for path in paths if path.is_file() and not path.name.startswith(".")]
+    shown = [path for path in paths if not path.name.startswith(".")]
+    files = [path for path in shown if path.is_file()]
     photos = sorted((file for file in files if file.suffix.lower() in PHOTO_SUFFIXES), key=natural_key)
     if not photos:
+        folders = sorted((path for path in shown if path.is_dir()), key=natural_key)
+        names = [*sorted(file.name for file in files)[:5], *(f"{folder.name}/" for folder in folders[:5])]
+        fix = "pass a folder or pattern that contains photos"
         raise MissingFileError(
             f"{what} contains no pictures.",
-            got=", ".join(sorted(file.name for file in files)[:5]) or "no files",
+            got=", ".join(names) or "no files",
             expected="files such as .jpg, .png or .webp",
-            fix="pass a folder or pattern that contains photos",
+            fix=f"{fix}, such as {folders[0]} if they are in there" if folders else fix,
         )
     return photos
 

@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
-from myvlm.errors import InputError, NameTakenError, UnknownNameError
+from myvlm.errors import InputError, NameTakenError, UnknownNameError, first_line
 from myvlm.runtime.process import ForkSafeLock
 
 _log = logging.getLogger(__name__)
@@ -241,4 +241,4 @@ def _qualified_name(thing: Any) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return f"{type(error).__name__}: {first_line(error)}"

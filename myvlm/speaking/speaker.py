@@ -25,7 +25,7 @@ from myvlm.speaking.addressing import Names, build_model_input, generate_replies
 from myvlm.speaking.batches import AT_ONCE, OnError, check_on_error, map_in_batches
 from myvlm.speaking.conversation import Conversation
 from myvlm.speaking.locating import GROUNDING_OPTIONS, Location, resolve_location
-from myvlm.text import check_written
+from myvlm.text import check_written, find_word
 
 
 class Speaker:
@@ -146,6 +146,13 @@ class Speaker:
         with naming([photo], self.backbone.encode):
             [reply] = self.backbone.generate([photo.image], [prompt], [rows])
         word, box = as_written(self.backbone, concept.spoken), self.backbone.field_of_view(photo.image.size)
+        if not rows and find_word(reply.text, word) is None:
+            raise InputError(
+                f"The reply does not name {identifier!r}, which was only introduced: no attention to show.",
+                got=repr(reply.text),
+                expected=f"{word!r} in the reply, or a learned concept",
+                fix=f"learn it {concept.how_again(self.backbone.name)}",
+            )
         values = self.backbone.attention_map(photo.image, single_turn(prompt), reply.text, word, rows)
         return AttentionMap(values, photo.image, concept.identifier, box)
 

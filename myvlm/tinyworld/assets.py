@@ -13,14 +13,16 @@ def path(name: str) -> Path:
     """Return the folder of an embedded model, such as `llava` or `clip`.
 
     Raises:
-        UnknownBackboneError: there is no embedded model of that name.
+        UnknownBackboneError: there is no embedded model of that name; the message lists the others, without
+            image encoders.
 
     >>> path("clip").name
     'clip'
     """
     folder = WEIGHTS / name
     if not (folder / "README.md").is_file():
-        known = sorted(f.parent.name for f in WEIGHTS.glob("*/README.md"))
+        folders = [file.parent for file in WEIGHTS.glob("*/README.md")]
+        known = sorted(one.name for one in folders if not (one / "open_clip_config.json").is_file())
         raise UnknownBackboneError(
             f"There is no model tinyworld/{name}.",
             got=f"tinyworld/{name}",

@@ -119,3 +119,25 @@ def test_a_processor_that_miscounts_is_named_in_use_too(what: str, wrong: int) -
     for rows in ([[]], [[ConceptRows(torch.ones(1, 32))]]):
         with pytest.raises(BackboneError, match=r"(?s)disagree on the tokens of a picture.*patch_size"):
             says(backbone, rows)
+
+
+@pytest.mark.parametrize("rows", [[[]], [[ConceptRows(torch.ones(2, 32))]]])
+def test_proposed_tokens_that_are_placeholders_are_blamed_on_the_option(
+    backbone: LlavaBackbone, rows: list[list[ConceptRows]]
+) -> None:
+    with pytest.raises(InputError, match=r"(?s)with these options.*got: +prompt_lookup_num_tokens; "):
+        backbone.generate(pictures(1), ["Where?"], rows, prompt_lookup_num_tokens=2)
+
+
+def test_a_prompt_that_does_not_begin_with_its_kept_prefix_is_refused(
+    backbone: LlavaBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt_ids = backbone.prompter.prompt_ids
+
+    def begins_otherwise(prompt: Any, picture: str) -> list[int]:
+        ids = prompt_ids(prompt, picture)
+        return [ids[0] + 1, *ids[1:]] if prompt == "What?" else ids
+
+    monkeypatch.setattr(backbone.prompter, "prompt_ids", begins_otherwise)
+    with pytest.raises(BackboneError, match=r"(?s)does not begin with the kept prefix.*got: +ids \[3, "):
+        backbone.replies_to_each(pictures(1), ["Where?", "What?"], **SHORT)

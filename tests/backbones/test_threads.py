@@ -52,6 +52,19 @@ def test_padding_of_one_thread_does_not_reach_another(
     assert side_by_side(width, range(600)) == alone * 200
 
 
+def test_a_text_that_another_thread_drops_from_the_cache_is_returned(backbone: LlavaBackbone) -> None:
+    class Dropped(dict[Any, Any]):
+        """A cache that another thread clears after each addition."""
+
+        def __setitem__(self, key: object, value: object) -> None:
+            pass
+
+    prompter: Any = backbone.prompter
+    expected = prompter.render("Where?"), prompter.prompt_ids("What?", "<image>")
+    prompter._rendered, prompter._cached_ids = Dropped(), Dropped()
+    assert (prompter.render("Where?"), prompter.prompt_ids("What?", "<image>")) == expected
+
+
 def test_threads_that_generate_on_one_qwen_leave_it_as_it_was(
     side_by_side: Callable[..., list[list[int]]],
 ) -> None:

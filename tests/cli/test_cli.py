@@ -150,6 +150,10 @@ def test_ask(myvlm: Myvlm, taught: Taught, album: Path, fresh: MyVLM) -> None:
     forgotten = myvlm("ask", album / "1.png", album / "4.png")
     assert forgotten.code == 2
     assert "put the question last" in forgotten.stderr
+    for only, said in ((album / "1.png", "put the question last"), (question, "question is missing")):
+        alone = myvlm("ask", only)
+        assert alone.code == 2
+        assert said in alone.stderr
 
 
 def test_a_question_may_be_longer_than_the_name_of_a_file(myvlm: Myvlm, album: Path) -> None:

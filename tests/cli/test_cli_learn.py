@@ -348,6 +348,8 @@ def test_bad_input_to_concepts(myvlm: Myvlm, taught: Taught, tmp_path: Path) -> 
         (["rename", "nobody", "x"], 3, "There is no concept 'nobody'"),
         (["show", taught.word.upper()], 3, "There is no concept"),
         (["list", "--concepts", tmp_path / "nowhere"], 2, "There is no folder"),
+        (["list", "--concepts", taught.folder], 2, "is a single concept"),
+        (["remove", taught.word, "--concepts", taught.folder], 2, f"{taught.folder.parent}"),
     ]
     for words, code, message in cases:
         run = myvlm("concepts", *words)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from myvlm import Concept, Embedding, LearnSettings, MyVLM
-from myvlm.errors import ConceptExistsError, ConceptFileError, InputError, MyVLMError
+from myvlm.errors import ConceptExistsError, ConceptFileError, InputError, MissingFileError, MyVLMError
 from myvlm.images import load_images
 from myvlm.learning import relearn as recipe_module
 from myvlm.learning.relearn import kept_photos, lesson_again, settings_again
@@ -339,6 +339,16 @@ def test_another_concept_of_that_name_is_in_the_way(other: MyVLM, folder: Path, 
     with pytest.raises(ConceptExistsError, match="is already in use"):
         other.relearn(folder, progress=False)
     assert other.concepts[kit.identifier] is twin
+
+
+def test_an_identifier_is_told_from_a_folder(other: MyVLM, folder: Path, kit: FewShot) -> None:
+    other.concepts.add(folder)
+    with pytest.raises(
+        MissingFileError, match=rf"pass the concept: vlm.relearn\(vlm.concepts\['{kit.identifier}"
+    ):
+        other.relearn(kit.identifier, progress=False)
+    with pytest.raises(MissingFileError, match="no concept folder nobody"):
+        other.relearn("nobody", progress=False)
 
 
 def test_a_failure_leaves_library_and_folder_as_they_were(

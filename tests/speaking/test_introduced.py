@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,17 @@ def test_attention_and_place(told: MyVLM, kit: FewShot) -> None:
     [picture] = pictures(kit.present[:1])
     assert np.asarray(told.attention(picture, kit.identifier)).size
     assert told.locate(picture, kit.identifier).box
+
+
+def test_without_its_name_in_the_reply_attention_says_how_to_learn_it(
+    told: MyVLM, kit: FewShot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = told.backbone.generate
+    unnamed = partial(generate, max_new_tokens=1)
+    monkeypatch.setattr(told.backbone, "generate", unnamed)
+    again = rf"fix: +learn it by vlm.relearn\(vlm.concepts\['{kit.identifier}'\], images=\[\.\.\.\]\)"
+    with pytest.raises(InputError, match=rf"(?s)does not name '{kit.identifier}'.*{again}"):
+        told.attention(pictures(kit.present[:1])[0], kit.identifier)
 
 
 def test_a_renamed_one_is_told_of_by_its_first_word(told: MyVLM, kit: FewShot) -> None:

@@ -22,6 +22,12 @@ needs_smollm2 = pytest.mark.skipif(
 )
 
 
+def test_an_unknown_model_is_told_those_that_can_be_loaded() -> None:
+    known = "expected: tinyworld/blip2 or tinyworld/llava or tinyworld/smollm2\n"
+    with pytest.raises(UnknownBackboneError, match=known):
+        MyVLM.from_pretrained("tinyworld/nope")
+
+
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -355,8 +355,7 @@ class CausalBackbone(Backbone):
         try:
             output = run_generate(self.model, inputs, options)
         except ValueError as error:
-            cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error
-            if (mismatch := token_mismatch_in(cause)) is None:
+            if (mismatch := token_mismatch_in(error, self.model, options)) is None:
                 raise
             raise mismatch from error
         new = output[:, inputs["input_ids"].shape[1] :]

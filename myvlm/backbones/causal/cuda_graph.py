@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from myvlm.backbones.causal.prefix_cache import Prefix, PromptTail, stack_prefixes
+from myvlm.errors import first_line
 
 EAGER_STEPS = 2
 """Steps of one shape that run without a graph: capturing one costs some steps' time."""
@@ -129,7 +130,8 @@ class Replay:
             self._past = past
         except RuntimeError as error:  # out of memory, or an operation that cannot be captured
             self._can_capture = False
-            _log.info("The steps are not replayed as a CUDA graph: %s", str(error).splitlines()[0])
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            _log.info("The steps are not replayed as a CUDA graph: %s", reason)
 
     def _stacked(self, tail: PromptTail, prefixes: Sequence[Prefix]) -> list[Tensor]:
         return stack_prefixes(prefixes, tail.prefix_length, self.room(tail.embeds.shape[1]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from myvlm.backbones.generation import is_assisted
 from myvlm.errors import BackboneError
 
 PICTURE_FIELDS = {"last_hidden_state", "pooler_output", "hidden_states", "attentions", "deepstack_features"}
@@ -191,9 +192,14 @@ def stacked_inputs(layouts: Sequence[Layout], device: torch.device) -> dict[str,
     }
 
 
-def token_mismatch_in(error: ValueError) -> BackboneError | None:
-    """A BackboneError if transformers reports that visual tokens and placeholders differ in number."""
-    message = str(error)
+def token_mismatch_in(error: ValueError, model: Any, options: Mapping[str, Any]) -> BackboneError | None:
+    """A BackboneError if `generate` reports that visual tokens and placeholders differ in number.
+
+    None in assisted decoding, whose proposed tokens can be placeholders too.
+    """
+    message = str(error.__cause__ if isinstance(error.__cause__, ValueError) else error)
+    if is_assisted(model, options):
+        return None
     counted = all(word in message for word in ("features", "tokens", "match"))
     return _token_mismatch(message, "equal numbers") if counted else None
 

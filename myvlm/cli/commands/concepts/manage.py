@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -194,7 +195,7 @@ def _collection_to_read(out: Screen, collection: str | None) -> tuple[Path, str]
     """Return the folder of a collection to read, a copy if it is at an address, and its displayed name."""
     place = disk.DEFAULT if collection is None else path_or_url(collection, "folder of concepts")
     if isinstance(place, Path):
-        return disk.existing_or_default(None if collection is None else place), str(place)
+        return _existing(None if collection is None else place), str(place)
     return opening.fetch_copies(out, place)[0][0].parent, place
 
 
@@ -205,8 +206,23 @@ def _displayed(what: Path | str, place: Path, display_name: str) -> str:
 
 def _collection_to_change(out: Screen, collection: str | None) -> Path:
     """Return the chosen collection, with a note about each damaged concept in it."""
-    place = disk.existing_or_default(opening.local_collection(collection))
+    place = _existing(opening.local_collection(collection))
     disk.notify_of_damaged(place, out.note)
+    return place
+
+
+def _existing(collection: Path | None) -> Path:
+    """Return the folder of a collection. Raises MissingFileError or InputError if it is not one."""
+    from myvlm.concepts.disk.storage import is_concept_folder
+
+    place = disk.existing_or_default(collection)
+    if is_concept_folder(place):
+        raise InputError(
+            f"{place} is a single concept.",
+            got="a folder with a concept.json",
+            expected="a folder of concept folders",
+            fix=f"pass its parent folder: --concepts {shlex.quote(str(place.absolute().parent))}",
+        )
     return place
 
 

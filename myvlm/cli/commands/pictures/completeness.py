@@ -28,7 +28,10 @@ app = typer.Typer(
 
 @app.command()
 def draw(
-    pictures: options.Pictures,
+    photos: Annotated[
+        list[str],
+        typer.Argument(metavar="PHOTOS...", help="Folders (with subfolders), files or patterns."),
+    ],
     identifier: Annotated[str, typer.Argument(metavar="NAME", help="Identifier of the concept.")],
     out_file: Annotated[
         Path, typer.Option("--out", metavar="FILE.json", help="File to write the sample to.")
@@ -45,7 +48,7 @@ def draw(
     myvlm completeness draw album Bo --out bo.json
     """
     with screen(as_json=as_json, quiet=quiet) as out:
-        files = inputs.picture_files(pictures)
+        files = inputs.album_files(photos)
         editing.check_writable(out_file)
         from myvlm.evaluation.completeness import STRATA, draw_sample
 

@@ -90,7 +90,9 @@ def caption(
 
 
 def ask(
-    pictures: options.Pictures,
+    *,
+    # Optional for the parser, which would otherwise miss a picture where the question is left out.
+    pictures: options.OptionalPictures = None,
     question: Annotated[
         str, typer.Argument(metavar="QUESTION", help="Question; refer to concepts by identifier.")
     ],
@@ -119,6 +121,13 @@ def ask(
                 got=repr(question),
                 expected="myvlm ask PICTURE... QUESTION",
                 fix="put the question last, in quotes",
+            )
+        if not pictures:
+            raise InputError(
+                "A picture or the question is missing.",
+                got=repr(question),
+                expected="myvlm ask PICTURE... QUESTION",
+                fix="write both: first the pictures, then the question in quotes",
             )
         files, folders = _resolve_inputs(out, pictures, concepts, plain)
         vlm = _open_with_concepts(out, backbone, device, dtype, folders, false_names)

@@ -37,6 +37,11 @@ class MyVLMError(Exception):
         self.what, self.got, self.expected, self.fix = what, got, expected, fix
         super().__init__("\n".join(lines))
 
+    @property
+    def short(self) -> str:
+        """The message without what was expected and how to fix it."""
+        return f"{self.what} {self.got or ''}".strip()
+
     def __str__(self) -> str:
         return str(self.args[0])
 

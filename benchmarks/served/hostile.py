@@ -233,9 +233,9 @@ def _wrong_types() -> list[Bad]:
         "n": [0, 2, 10**6, "one"],
         "stream": ["perhaps", 7, {}],
         "concepts": ["sks", [3], {"a": 1}, ["no-such-concept"], ["../anna"], [None]],
-        "tools": [[], [{"type": "function"}]],
+        "tools": [[{"type": "function"}], {}],
         "response_format": [{"type": "json_object"}],
-        "stop": ["a"], "seed": [1], "logprobs": [True], "logit_bias": [{"50256": 100}], "functions": [[]],
+        "stop": ["a"], "seed": [[1]], "logprobs": [True], "logit_bias": [{"50256": 100}], "functions": [[]],
         "__class__": ["a"], "options": [{"num_return_sequences": 9}], "generation_config": [{}],
     }  # fmt: skip
     return [

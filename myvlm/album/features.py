@@ -8,7 +8,6 @@ biometric data of people that the user has not taught.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from myvlm.album.page import AlbumFiles
 from myvlm.concepts.library import ConceptLibrary
 from myvlm.errors import ConceptFileError
+from myvlm.files.writing import atomic_file
 from myvlm.heads import ObjectHead
 from myvlm.heads.encoders import ImageEncoder, get_encoder
 from myvlm.heads.features import (
@@ -128,15 +128,10 @@ def _read(file: Path, photo: LoadedImage) -> PictureFeatures | None:
 
 def _write(file: Path, photo: LoadedImage, seen: PictureFeatures) -> None:
     """Write a photo's features atomically; on a full disk do nothing, since it is only a cache."""
-    beside = file.with_suffix(".part")
-    try:
-        with beside.open("wb") as opened:
-            np.savez(
-                opened,
-                digest=np.frombuffer(photo.digest, np.uint8),
-                boxes=np.array(seen.boxes),
-                features=seen.features.astype(np.float16),
-            )
-        os.replace(beside, file)
-    except OSError:
-        beside.unlink(missing_ok=True)
+    with suppress(OSError), atomic_file(file) as fresh, fresh.open("wb") as opened:
+        np.savez(
+            opened,
+            digest=np.frombuffer(photo.digest, np.uint8),
+            boxes=np.array(seen.boxes),
+            features=seen.features.astype(np.float16),
+        )

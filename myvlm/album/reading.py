@@ -49,8 +49,9 @@ def read_album(
             new, vlm.caption(new, prompt=prompt, errors="keep") if new else (), strict=True
         ):
             if not reply.error:
-                album.save_thumbnail(file, reply.image)
-                cache.store(file, LoadedImage(reply.image, file.name))
+                picture = reply.image
+                album.save_thumbnail(file, picture)
+                cache.store(file, LoadedImage(picture, file.name))
             rows[file] = _row(file, stamps[file], journal.by, reply, dependencies)
         for file in some:
             journal.add(rows[file])
@@ -89,7 +90,7 @@ def _row(
     file: Path, stamped: tuple[int, int], by: str, reply: Reply, dependencies: CaptionDependencies
 ) -> Row:
     if reply.error:
-        reason = f"{reply.error.what} {reply.error.got or ''}".strip().replace(str(file), file.name)
+        reason = reply.error.short.replace(str(file), file.name)
         return Row(file=file, stamp=stamped, by=by, error=reason)
     stored, seen = read_stored(file), _detected(reply.detections)
     return Row(

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from myvlm.api import MyVLM
+from myvlm.app.storage import CollectionStorage
 from myvlm.boxes import Box
 from myvlm.concepts.concept import Concept
 from myvlm.concepts.correcting import Correction
@@ -20,22 +20,6 @@ from myvlm.results import AttentionMap, Reply
 
 MOST_PICTURES = 24
 """Largest number of pictures per request."""
-
-
-class ConceptStorage(Protocol):
-    """Storage of the page's concepts on disk."""
-
-    def check(self, identifier: str, category: str) -> None:
-        """Raise, before anything is learned, if a concept with this identifier cannot be saved."""
-
-    def save(self, concept: Concept) -> None:
-        """Save a concept that is new or has changed."""
-
-    def put_aside(self, identifier: str) -> str:
-        """Move a concept out of the folder; return a message that says where it is."""
-
-    def erase(self, identifier: str) -> None:
-        """Delete a concept for good."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,10 +48,10 @@ class Desk:
 
     Args:
         vlm: the model, with the stored concepts loaded.
-        shelf: the storage of the concepts.
+        storage: the storage of the concepts.
     """
 
-    def __init__(self, vlm: MyVLM, storage: ConceptStorage) -> None:
+    def __init__(self, vlm: MyVLM, storage: CollectionStorage) -> None:
         self.vlm = vlm
         self.storage = storage
         self._stop = threading.Event()

@@ -5,8 +5,9 @@ They read no text. A `PatchEncoder` also returns patch tokens, which describe th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -55,7 +56,9 @@ class VisionModelEncoder:
         return self.name
 
     def __reduce__(self) -> tuple[object, ...]:
-        return partial(type(self), device=self.device, dtype=self.dtype), (self.name,)  # not the model
+        if self.dtype is not None:
+            return partial(type(self), device=self.device, dtype=self.dtype), (self.name,)  # not the model
+        return partial(_shared, device=self.device), (self.name,)
 
     def __repr__(self) -> str:
         return f"VisionModelEncoder({self.name!r}, device={self.device!r})"
@@ -67,11 +70,11 @@ class VisionModelEncoder:
 
     def encode(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
         """N pictures → N × D: the class token."""
-        return np.concatenate([tokens[:, 0] for tokens in self._tokens(images, batch_size)])
+        return np.concatenate(list(self._tokens(images, batch_size, lambda seen, _: seen[:, 0])))
 
     def encode_patches(self, images: Sequence[Image.Image], *, batch_size: int = 32) -> FloatArray:
         """N pictures → N × P × D: the patch tokens."""
-        return np.concatenate([tokens[:, 1:] for tokens in self._tokens(images, batch_size)])
+        return np.concatenate(list(self._tokens(images, batch_size, lambda seen, between: seen[:, between:])))
 
     def encode_text(self, texts: Sequence[str]) -> None:
         """None: the model reads no text."""
@@ -85,8 +88,15 @@ class VisionModelEncoder:
         """None: its features are not whitened."""
         return None
 
-    def _tokens(self, images: Sequence[Image.Image], batch_size: int) -> Iterator[FloatArray]:
-        """For each batch n × (1 + P) × D: the class token, then the patches, each of length 1."""
+    def _tokens(
+        self, images: Sequence[Image.Image], batch_size: int, wanted: Callable[[Any, int], Any]
+    ) -> Iterator[FloatArray]:
+        """Yield the wanted tokens of each batch, each of length 1.
+
+        Args:
+            wanted: takes the model's output and the index of the first patch token; only what it returns
+                leaves the device.
+        """
         import torch
         from torch.nn.functional import normalize
 
@@ -100,8 +110,7 @@ class VisionModelEncoder:
             between = seen.shape[1] - patches  # the class token, and register tokens if there are any
             if between < 1:
                 raise _unusable(self.name, f"{seen.shape[1]} tokens for {patches} patches")
-            tokens = torch.cat([seen[:, :1], seen[:, between:]], dim=1).float()
-            rows: FloatArray = normalize(tokens, dim=-1).cpu().numpy()
+            rows: FloatArray = normalize(wanted(seen, between).float(), dim=-1).cpu().numpy()
             yield rows
 
     @property
@@ -110,6 +119,11 @@ class VisionModelEncoder:
             if "_model" not in self.__dict__:
                 self._model = _load(self.name, self.device, self.dtype)
             return self._model
+
+
+def _shared(name: str, *, device: str) -> Any:
+    """Return the shared encoder of that name, so that unpickled heads load its model once."""
+    return import_module("myvlm.heads.encoders").get_encoder(name, device=device)  # it imports this module
 
 
 def _square(image: Image.Image, side: int) -> FloatArray:

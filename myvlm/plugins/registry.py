@@ -70,6 +70,7 @@ class Registry(Generic[Thing]):
         self.registered: dict[str, Thing] = {}
         self.broken: dict[str, Exception] = {}
         self._loaded: set[tuple[str, str]] = set()
+        self._loading = ForkSafeLock()
         self._add, self._forms = add, forms
         self._built_in, self._group = tuple(built_in), group
         self._name_of, self._check, self._unknown = name_of, check, unknown
@@ -192,17 +193,18 @@ class Registry(Generic[Thing]):
 
     def _load(self, point: EntryPoint) -> None:
         """Register the object of an entry point; a failure is recorded and does not stop the others."""
-        if (point.name, point.value) in self._loaded:
-            return
-        self._loaded.add((point.name, point.value))
-        try:
-            thing = point.load()
-            self.register((self._name_of and self._name_of(thing)) or point.name, thing)
-        except Exception as error:  # importing another package may raise anything
-            self.broken[point.name] = error
-            _log.warning(
-                "the %s %r (%s) cannot be loaded: %s", self.what, point.name, point.value, _reason(error)
-            )
+        with self._loading:  # other threads wait until the object is registered
+            if (point.name, point.value) in self._loaded:
+                return
+            self._loaded.add((point.name, point.value))
+            try:
+                thing = point.load()
+                self.register((self._name_of and self._name_of(thing)) or point.name, thing)
+            except Exception as error:  # importing another package may raise anything
+                self.broken[point.name] = error
+                _log.warning(
+                    "the %s %r (%s) cannot be loaded: %s", self.what, point.name, point.value, _reason(error)
+                )
 
 
 class SharedRegistry(Registry[Callable[[str], Made]]):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from time import monotonic
 from typing import TypeAlias
 
 from myvlm.api import MyVLM
 from myvlm.concepts import editing
+from myvlm.concepts.collection import command
 from myvlm.concepts.disk.storage import is_concept_folder, read_record
 from myvlm.errors import ConceptExistsError, MyVLMError
+from myvlm.learning.teach import check_not_interrupted
 from myvlm.recipes.recipe import Recipe
 from myvlm.runtime.cluster import Columns, Stage, run_stages
 
@@ -21,13 +23,15 @@ DIGEST_KEY = "recipe_digest"
 
 @dataclass(frozen=True)
 class RecipeOutcome:
-    """Result of learning a recipe: `error` says why it failed, and is empty if the concept was learned."""
+    """Result of learning a recipe: why it failed and how to fix it, both empty if the concept was learned."""
 
     identifier: str
     seconds: float = 0.0
     error: str = ""
+    fix: str = ""
 
 
+OUTCOME_COLUMNS = tuple(one.name for one in fields(RecipeOutcome))
 Run: TypeAlias = Callable[[Sequence[Recipe]], Iterator[RecipeOutcome]]
 
 
@@ -49,13 +53,8 @@ def is_learned(recipe: Recipe, folder: Path, backbone: str) -> bool:
         f"{place} contains a concept that was not learned from this recipe.",
         got=record.identifier,
         expected=f"no concept, or the one learned from this recipe of {recipe.identifier}",
-        fix=f"myvlm concepts remove {record.identifier}, or pass another folder with --concepts",
+        fix=f"{command('remove', record.identifier, folder)}, or pass another folder with --concepts",
     )
-
-
-def short_error(error: MyVLMError) -> str:
-    """An error's text in a `RecipeOutcome`: what happened and what was got."""
-    return f"{error.what} {error.got or ''}".strip()
 
 
 def learn(vlm: MyVLM, recipe: Recipe, folder: Path) -> RecipeOutcome:
@@ -67,12 +66,11 @@ def learn(vlm: MyVLM, recipe: Recipe, folder: Path) -> RecipeOutcome:
     begun = monotonic()
     try:
         [concept] = vlm.with_concepts().learn_many([recipe.lesson], progress=False)
-        if concept.embeddings[vlm.backbone.name].figures.get("interrupted"):
-            raise KeyboardInterrupt
+        check_not_interrupted(concept)
         concept.recipe[DIGEST_KEY] = recipe.digest(vlm.backbone.name)
         concept.save(recipe.place(folder))
     except MyVLMError as error:
-        return RecipeOutcome(recipe.identifier, monotonic() - begun, short_error(error))
+        return RecipeOutcome(recipe.identifier, monotonic() - begun, error.short, error.fix or "")
     return RecipeOutcome(recipe.identifier, monotonic() - begun)
 
 
@@ -110,7 +108,7 @@ def learn_on_ray(work: RecipeWork) -> Run:
         stage = Stage(_make_learner, (work,), kinds={"seconds": "double"})
         on_gpus = work.device != "cpu"
         for columns in run_stages(rows, [stage], batch=1, use_gpus=on_gpus, per_gpu=work.per_gpu):
-            for values in zip(columns["identifier"], columns["seconds"], columns["error"], strict=True):
+            for values in zip(*(columns[name] for name in OUTCOME_COLUMNS), strict=True):
                 yield RecipeOutcome(*values)
 
     return run
@@ -141,6 +139,6 @@ def _make_learner(work: RecipeWork) -> Callable[[Columns], Columns]:
             else learn(vlm, recipe, work.folder)
             for recipe in recipes
         ]
-        return {name: [getattr(one, name) for one in made] for name in ("identifier", "seconds", "error")}
+        return {name: [getattr(one, name) for one in made] for name in OUTCOME_COLUMNS}
 
     return learned

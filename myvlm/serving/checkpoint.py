@@ -14,7 +14,7 @@ OLDER_NAME_TYPES = ("llava", "llava_next", "llava_next_video", "llava_onevision"
 
 
 def export_vllm(name: str, folder: str | PathLike[str]) -> Path:
-    """Write a model to a new folder, with the weight names that vLLM's loader expects.
+    """Write a model to a new folder, in its own dtype, with the weight names that vLLM's loader expects.
 
     Checkpoints on the hub that an earlier transformers wrote need no export: vLLM loads them.
 
@@ -34,7 +34,7 @@ def export_vllm(name: str, folder: str | PathLike[str]) -> Path:
             expected="a new folder, or an empty one",
             fix="choose another folder",
         )
-    return write_for_vllm(*load_model(name, device="cpu", dtype=None, model_options={}), target)
+    return write_for_vllm(*load_model(name, device="cpu", dtype="auto", model_options={}), target)
 
 
 def write_for_vllm(model: Any, processor: Any, target: Path) -> Path:

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from myvlm.api import MyVLM
-from myvlm.errors import InputError
+from myvlm.errors import import_extra
 from myvlm.heads.detections import Detections
 from myvlm.images import ImageSources, LoadedImage, listed, load_images
 from myvlm.results import Replies, Reply
@@ -143,7 +143,7 @@ class VllmServer:
 
     Raises:
         BackboneError: vLLM takes no embeddings of this family.
-        InputError: the client, `openai`, is not installed.
+        MissingPackageError: the client, `openai`, is not installed.
     """
 
     def __init__(
@@ -191,16 +191,9 @@ class VllmServer:
 
 
 def _client(url: str, api_key: str) -> OpenAI:
-    try:
-        from openai import OpenAI
-    except ImportError as error:
-        raise InputError(
-            "The client of vLLM's server is not installed.",
-            got=str(error),
-            expected="the package openai",
-            fix='pip install "myvlm[vllm]"',
-        ) from error
-    return OpenAI(base_url=url, api_key=api_key)
+    openai = import_extra("openai", what="The client of vLLM's server", install="myvlm[vllm]")
+    client: OpenAI = openai.OpenAI(base_url=url, api_key=api_key)
+    return client
 
 
 def _batch_inputs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,6 +126,31 @@ def test_there_is_a_bound(
     kept = list(place.features.rglob("*.npz"))
     assert 1 <= len(kept) < 3
     assert sum(one.stat().st_size for one in kept) <= room
+
+
+def test_a_process_that_fails_to_write_leaves_what_another_writes(
+    place: AlbumFiles, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = sorted(place.features.rglob("*.npz"))[0]
+    [photo] = [one for one in load_images(album_files(album)) if kept_features._read(file, one)]
+    stored = kept_features._read(file, photo)
+    assert stored is not None
+    file.unlink()
+    savez = np.savez
+
+    def on_a_full_disk(opened: Any, **arrays: Any) -> None:
+        raise OSError("No space left on device")
+
+    def while_another_fails(opened: Any, **arrays: Any) -> None:
+        monkeypatch.setattr(np, "savez", on_a_full_disk)
+        kept_features._write(file, photo, stored)
+        savez(opened, **arrays)
+
+    monkeypatch.setattr(np, "savez", while_another_fails)
+    kept_features._write(file, photo, stored)
+    again = kept_features._read(file, photo)
+    assert again is not None
+    assert again.boxes == stored.boxes
 
 
 def test_what_another_process_writes_may_be_gone_when_it_is_counted(

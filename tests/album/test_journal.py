@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from myvlm import Embedding, MyVLM
+from myvlm import Embedding, MyVLM, results
 from myvlm.album import journal as journal_module
 from myvlm.album.journal import Journal, Row, Seen, reader_digest, stamp
 from myvlm.album.page import AlbumFiles
 from myvlm.album.reading import read_album, unread
 from myvlm.files import claims
 from myvlm.files.photos import album_files
+from myvlm.speaking import speaker
 from myvlm.tinyworld import sample_picture
 from myvlm.tinyworld.fewshot import pictures
 from tests.support.taught import Taught
@@ -57,6 +58,17 @@ def test_only_new_and_changed_photos_are_read_again(fresh: MyVLM, album: Path, t
     assert [row.file.name for row in read(fresh, album)[1]] == ["new.png"]
     fresh.concepts.add(taught.folder)
     assert len(read(fresh, album)[1]) == 4  # other concepts, so photos are read again
+
+
+def test_a_photo_that_is_not_kept_in_memory_is_read_from_its_file_once(
+    fresh: MyVLM, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speaker, "AT_ONCE", 0)  # as for batches of more photos: replies hold paths
+    opened: list[Any] = []
+    load_image = results.load_image
+    monkeypatch.setattr(results, "load_image", lambda source: opened.append(source) or load_image(source))
+    _, rows = read(fresh, album)
+    assert opened == [row.file for row in rows if not row.error]
 
 
 def test_what_was_learned_again_under_another_name_of_the_model_is_another_question(

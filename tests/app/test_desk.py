@@ -12,7 +12,7 @@ from myvlm import MyVLM
 from myvlm.app.desk import MOST_PICTURES, Desk
 from myvlm.app.pointing import box_between, picture_with_corners
 from myvlm.app.shown import concepts_html, error_html, replies_html
-from myvlm.cli.commands.app import CollectionStorage
+from myvlm.app.storage import CollectionStorage
 from myvlm.errors import ConceptExistsError, InputError, NotWritableError, UnknownConceptError
 from myvlm.tinyworld import FewShot
 

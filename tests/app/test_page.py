@@ -20,7 +20,7 @@ from PIL import Image
 from myvlm import Concept, MyVLM
 from myvlm.app.desk import Desk
 from myvlm.app.server import running
-from myvlm.cli.commands.app import CollectionStorage
+from myvlm.app.storage import CollectionStorage
 from myvlm.display.pictures import MARK
 from myvlm.heads.faces.registry import register_face_encoder
 from myvlm.learning.progress import LearningProgress

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
     "caption no concepts": (["caption", "1.png", "--concepts", "empty"], 2),
     "caption concepts of a file": (["caption", "1.png", "--concepts", "notes.txt"], 2),
     "caption a batch of none": (["caption", "1.png", "--batch", "0"], 2),
+    "album more than are in memory": (["album", "1.png", "--batch", "17"], 2),
     "caption a dtype": (["caption", "1.png", "--dtype", "int8"], 2),
     "caption a rate of nothing": (["caption", "1.png", "--false-names", "0"], 2),
     "caption a rate that is no number": (["caption", "1.png", "--false-names", "nan"], 2),

@@ -61,6 +61,22 @@ def test_it_measures_writes_both_reports_and_says_all_as_json(data: Path, tmp_pa
     assert len(TAUGHT) == taught, "finished runs are kept"
 
 
+def test_an_evaluation_with_other_options_is_not_blocked_by_the_first(data: Path, tmp_path: Path) -> None:
+    words = (data, "--splits", 1, "--quiet")
+    assert myvlm(*words).exit_code == 0
+    taught = len(TAUGHT)
+    other = myvlm(*words, "--absent", 1)
+    assert other.exit_code == 0, other.stderr
+    assert len(TAUGHT) == 2 * taught
+    assert myvlm(*words).exit_code == 0
+    assert len(TAUGHT) == 2 * taught, "the runs of the first are still there"
+    chosen = (*words, "--keep", tmp_path / "runs")
+    assert myvlm(*chosen).exit_code == 0
+    blocked = myvlm(*chosen, "--absent", 1)
+    assert blocked.exit_code == 2
+    assert "runs of another evaluation" in blocked.stderr
+
+
 def test_ctrl_c_keeps_what_is_done(data: Path) -> None:
     FAILS.add("sks")
     stopped = myvlm(data, "--splits", 1)

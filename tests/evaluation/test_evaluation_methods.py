@@ -13,7 +13,7 @@ from myvlm.errors import InputError, NameTakenError
 from myvlm.evaluation.data.dataset import Photo, Question, Subject
 from myvlm.evaluation.methods import baselines
 from myvlm.evaluation.methods import registry as methods
-from myvlm.evaluation.methods.personalized import Teaching
+from myvlm.evaluation.methods.personalized import Teaching, with_only_concepts
 from myvlm.evaluation.methods.registry import Setting, known_methods, make_method, register_method
 from myvlm.heads import Head
 from myvlm.learning import teach
@@ -274,6 +274,15 @@ def test_an_open_gate_lets_the_embedding_into_pictures_without_the_subject(
 
 
 # ---------------------------------------------------------------- teaching
+
+
+def test_a_model_with_other_concepts_is_not_built_anew(
+    vlm: MyVLM, taught: Taught, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("myvlm.api.backbone_for", None)
+    alone = with_only_concepts(vlm, taught.concept)
+    assert alone.backbone is vlm.backbone
+    assert (list(alone.concepts), alone.encoder) == ([taught.word], vlm.encoder)
 
 
 def test_a_concept_is_learned_once_and_its_head_is_everyones(

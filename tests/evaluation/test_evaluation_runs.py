@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,16 @@ def test_a_killed_run_goes_on_where_it_stopped(data: Dataset, tmp_path: Path) ->
     more = PLAN.model_copy(update={"splits": 3})
     assert len(evaluate(data, more, keep)) == 24
     assert len(TAUGHT) == 8, "a plan that grew runs only what is new"
+
+
+def test_where_the_system_does_not_tell_the_memory_there_is_no_figure(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    outcome = evaluate(data, Plan(methods=("myvlm",), splits=1, photos=(1,), shown=0), tmp_path)[0][1]
+    assert outcome.memory_mib is None
+    assert "memory_mib" not in figures_of(outcome, data.subjects[0])
 
 
 def test_runs_of_another_evaluation_are_not_mixed_in(data: Dataset, tmp_path: Path) -> None:

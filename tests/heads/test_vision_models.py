@@ -97,6 +97,28 @@ def test_it_is_sent_to_other_processes_without_its_model(folder: Path) -> None:
     assert np.array_equal(again.encode(scenes(0, 1)), rows)
 
 
+def test_one_with_the_default_dtype_arrives_as_the_shared_one(folder: Path) -> None:
+    name = f"transformers:{folder}"
+    sent = pickle.dumps(VisionModelEncoder(name))
+    assert pickle.loads(sent) is pickle.loads(sent) is get_encoder(name)
+
+
+def test_only_the_wanted_tokens_leave_the_device(
+    dinov2: VisionModelEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[tuple[int, ...]] = []
+    to_cpu = torch.Tensor.cpu
+
+    def cpu(tensor: torch.Tensor) -> torch.Tensor:
+        moved.append(tuple(tensor.shape))
+        return to_cpu(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", cpu)
+    dinov2.encode(scenes(0, 2))
+    dinov2.encode_patches(scenes(0, 2))
+    assert moved == [(2, WIDTH), (2, (SIDE // PATCH) ** 2, WIDTH)]
+
+
 def test_edges_of_a_long_picture_are_seen(dinov2: VisionModelEncoder) -> None:
     plain, marked = Image.new("RGB", (400, 100), "white"), Image.new("RGB", (400, 100), "white")
     marked.paste((0, 0, 0), (380, 0, 400, 100))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
+from threading import Event
+from typing import Any
 
 import pytest
 
@@ -83,6 +86,26 @@ def test_packages_are_loaded_when_asked_for_and_broken_ones_named_once(
         drinks.get("rum")
     with pytest.raises(UnknownNameError, match=r"one of tea; rum cannot be loaded \(ModuleNotFoundError"):
         drinks.get("wine")
+
+
+def test_a_thread_waits_for_a_package_that_another_is_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, going_on = Event(), Event()
+
+    class Slow(EntryPoint):
+        def load(self) -> Any:
+            begun.set()
+            assert going_on.wait(60)
+            return super().load()
+
+    drinks = registry_of([Slow("tea", f"{__name__}:Tea", GROUP)], monkeypatch)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(drinks.get, "tea")
+        assert begun.wait(60)
+        second = pool.submit(drinks.get, "tea")
+        with pytest.raises(TimeoutError):
+            second.exception(timeout=0.2)
+        going_on.set()
+        assert first.result() is second.result() is Tea
 
 
 def test_a_package_does_not_take_a_name_that_is_there(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,6 +150,24 @@ def test_the_command_goes_on_where_it_was_and_one_that_fails_ends_no_other(
     again = myvlm(*words)
     assert again.code == 0, again.stderr
     assert (again.document["learned"], again.document["known"]) == ([], names)
+
+
+def test_the_fix_for_a_changed_recipe_works_literally(myvlm: Myvlm, file: Path, tmp_path: Path) -> None:
+    said = yaml.safe_load(file.read_text())
+    del said["concepts"][1]
+    file.write_text(yaml.safe_dump(said))
+    words = ["learn-all", file, "--concepts", tmp_path / "my out", "--json"]
+    assert myvlm(*words).code == 0
+    said["concepts"][0]["settings"] = {**STEPS, "steps": 3}
+    file.write_text(yaml.safe_dump(said))
+    changed = myvlm(*words)
+    assert changed.code == 2
+    [fix] = re.findall("fix: +(.*), or pass another folder", changed.stderr)
+    program, *remove = shlex.split(fix)
+    assert program == "myvlm"
+    assert myvlm(*remove).code == 0
+    again = myvlm(*words)
+    assert [one["identifier"] for one in again.document["learned"]] == [few_shot(0).identifier]
 
 
 def test_a_recipe_whose_files_are_not_there_ends_no_other(myvlm: Myvlm, file: Path, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
+import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from PIL import Image
 from myvlm import MyVLM
 from myvlm.backbones import ConceptRows
 from myvlm.backbones.base import visual_norms
-from myvlm.errors import BackboneError, ConceptFileError, InputError
+from myvlm.errors import BackboneError, ConceptFileError, InputError, MissingPackageError
 from myvlm.serving import vllm as vllm_module
 from myvlm.serving.checkpoint import export_vllm, write_for_vllm
 from myvlm.serving.entering import engine_inputs
@@ -121,6 +123,14 @@ def test_a_server_is_spoken_with_by_the_official_client(speaking: MyVLM, taught:
         answers = tiny.ask(shown[:2], "where is the mug ?")
     assert [reply.text for reply in replies] == [reply.text for reply in speaking.caption(shown)]
     assert [a.text for a in answers] == [a.text for a in speaking.ask(shown[:2], "where is the mug ?")]
+
+
+def test_without_the_client_the_error_says_what_to_install(
+    speaking: MyVLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(MissingPackageError, match=r"vLLM's server needs(.|\n)*myvlm\[vllm\]"):
+        VllmServer(speaking, "http://localhost:1/v1")
 
 
 def test_of_many_pictures_no_more_are_encoded_than_are_spoken_of(
@@ -327,6 +337,18 @@ def test_an_exported_folder_has_the_names_that_vllm_reads_and_no_other_is_writte
     assert (folder / "tokenizer.json").is_file()
     with pytest.raises(InputError, match="not empty"):
         export_vllm("tinyworld/llava", folder)
+
+
+def test_a_model_is_exported_in_its_own_dtype(tmp_path: Any) -> None:
+    from safetensors.torch import load_file
+
+    model, processor = FAMILIES["LLaVA-1.5"]()
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    processor.save_pretrained(tmp_path / "half")
+    folder = export_vllm(str(tmp_path / "half"), tmp_path / "export")
+    weights = load_file(folder / "model.safetensors")
+    assert {one.dtype for one in weights.values()} == {torch.bfloat16}
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize("kind", ["llava_next_video", "LLaVA-1.5", "LLaVA-NeXT, Mistral", "LLaVA-OneVision"])

@@ -196,7 +196,7 @@ def _document(one: Detection) -> dict[str, Any]:
 
 
 def _reason(error: MyVLMError, file: Path) -> str:
-    return f"{error.what} {error.got or ''}".strip().replace(str(file), file.name)
+    return error.short.replace(str(file), file.name)
 
 
 def _rows(columns: Columns) -> list[dict[str, Any]]:

@@ -66,7 +66,7 @@ class JobOutcome(ImmutableRecord):
         similarities: sentence similarity of the caption of each validation photo that has references.
         learn_seconds: time to learn, head included; near zero if another method learned the concept before.
         calls_per_second: captions generated per second, head included.
-        memory_mib: peak memory, of the GPU or else of the process.
+        memory_mib: peak memory, of the GPU or else of the process; None if unknown.
         shown: pictures for the report.
     """
 
@@ -81,5 +81,5 @@ class JobOutcome(ImmutableRecord):
     similarities: tuple[float, ...] = ()
     learn_seconds: float = 0.0
     calls_per_second: float = 0.0
-    memory_mib: float = 0.0
+    memory_mib: float | None = None
     shown: tuple[MarkedPicture, ...] = ()

@@ -106,10 +106,7 @@ class Teaching:
 
 def with_only_concepts(vlm: MyVLM, *concepts: Concept) -> MyVLM:
     """A `MyVLM` that shares the frozen model and backbone of another, with only these concepts."""
-    backbone, library = vlm.backbone, ConceptLibrary(concepts, device=vlm.concepts.device)
-    one = MyVLM(backbone.model, backbone.processor, name=backbone.name, encoder=vlm.encoder, concepts=library)
-    one.backbone = backbone
-    return one
+    return vlm.with_concepts(ConceptLibrary(concepts, device=vlm.concepts.device))
 
 
 def _head_key(vlm: MyVLM, subject: Subject, photos: Sequence[Photo]) -> tuple[object, ...]:

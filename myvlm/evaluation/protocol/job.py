@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -181,9 +180,16 @@ def _reset_peak_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _peak_mib() -> float:
-    """Peak GPU memory since `_reset_peak_memory`; without a GPU, that of the process since its start."""
+def _peak_mib() -> float | None:
+    """Peak GPU memory since `_reset_peak_memory`; without a GPU, that of the process since its start.
+
+    None without a GPU on Windows, which does not have the module.
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -91,6 +91,11 @@ class JobJournal:
         )
 
 
+def evaluation_digest(dataset: Dataset, plan: Plan, backbone: str) -> str:
+    """A short digest of what is evaluated: evaluations with equal digests can share a folder."""
+    return hashlib.sha256(json.dumps(_header(dataset, plan, backbone)).encode()).hexdigest()[:8]
+
+
 def _header(dataset: Dataset, plan: Plan, backbone: str) -> dict[str, Any]:
     digest = hashlib.sha256(dataset.model_dump_json().encode()).hexdigest()[:16]
     fixed_fields = json.loads(json.dumps(plan.fixed_fields))

@@ -15,11 +15,12 @@ import numpy as np
 from PIL import Image
 
 from myvlm.boxes import Box
-from myvlm.errors import InputError
+from myvlm.errors import MissingPackageError, import_extra
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.faces.encoders import Faces, clip_box, reduced_for_detection
 from myvlm.runtime.process import ForkSafeLock
 
+ENCODER, EXTRA = "The face encoder dlib/resnet-v1", "myvlm[dlib]"
 MIN_DETECTION_SCORE = 0.25
 """Lowest detector score of a face. With dlib's default of 0, patterns are detected as faces (0.12 on the
 astronaut's suit)."""
@@ -29,7 +30,7 @@ class DlibEncoder:
     """dlib's detector, 5-point alignment, and its ResNet, with 128 numbers per face; runs on the CPU.
 
     Raises:
-        InputError: at first use, when the extra `dlib` is not installed.
+        MissingPackageError: at first use, when the extra `dlib` is not installed.
     """
 
     id = "dlib/resnet-v1"
@@ -87,10 +88,7 @@ class DlibEncoder:
         with self._lock:
             if self._parts is None:
                 files = [_model_file(name) for name in (self._LANDMARKS, self._NETWORK)]
-                try:
-                    import dlib
-                except ImportError as error:
-                    raise _not_installed(f"{type(error).__name__}: {error}") from error
+                dlib = import_extra("dlib", what=ENCODER, install=EXTRA)
                 landmarks, network = (str(file) for file in files)
                 self._parts = (
                     dlib.get_frontal_face_detector(),
@@ -107,13 +105,9 @@ def _model_file(name: str) -> Path:
         file = Path(folder) / "models" / name
         if file.is_file():
             return file
-    raise _not_installed(f"no file {name} of the package face-recognition-models")
-
-
-def _not_installed(got: str) -> InputError:
-    return InputError(
-        "The face encoder dlib/resnet-v1 is not installed.",
-        got=got,
-        expected="the packages dlib-bin and face-recognition-models",
-        fix='pip install "myvlm[dlib]"',
+    raise MissingPackageError(
+        f"{ENCODER} needs a package that is not installed.",
+        got=f"no file {name}",
+        expected="face-recognition-models",
+        fix=f'pip install "{EXTRA}"',
     )

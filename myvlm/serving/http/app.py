@@ -62,7 +62,7 @@ def create_app(
         at_most=limits.libraries_bytes,
         false_names_per_1000=vlm.concepts.false_names_per_1000,
     )
-    app.state.vlm, app.state.limits, app.state.owners = vlm, limits, owners
+    app.state.vlm, app.state.limits, app.state.owners, app.state.tokens = vlm, limits, owners, tokens
     app.state.begun = int(time.time())
     app.state.pictures = pictures.Pictures(limits)
     app.state.detection_queue = detection_queue(at_once=limits.batch)

@@ -42,6 +42,12 @@ _STRICT = ConfigDict(extra="forbid")
 _OPENAI_ONLY_FIELDS = (
     "refusal", "audio", "function_call", "tool_calls", "annotations", "reasoning", "reasoning_content",
 )  # fmt: skip
+_WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},),
+    "logprobs": (False,), "top_logprobs": (0,), "stop": ([],), "response_format": ({"type": "text"},),
+    "tools": ([],), "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False),
+}  # fmt: skip
+"""Fields of OpenAI's that are supported only with values that change nothing, which many clients send."""
 DEFAULT_TOKENS = 64
 """The token limit of a reply for requests that set none."""
 
@@ -104,7 +110,8 @@ class _StreamOptions(BaseModel):
 class ChatRequest(BaseModel):
     """The body of a chat request, as OpenAI's clients write it; `concepts` are those to detect, None for all.
 
-    Unknown fields are refused: ignoring them could change the reply without notice.
+    Other fields are refused unless their values change nothing: ignoring them could change the reply
+    without notice. `seed` is accepted without a temperature, as the reply is then always the same.
     """
 
     model_config = _STRICT
@@ -122,6 +129,23 @@ class ChatRequest(BaseModel):
     user: str | None = None
     metadata: dict[str, str] | None = None
     store: Literal[False] | None = None
+    seed: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_fields_without_effect(cls, sent: Any) -> Any:
+        if not isinstance(sent, dict):
+            return sent
+        for name, values in _WITHOUT_EFFECT.items():
+            if sent.get(name) is not None and sent[name] not in values:
+                raise ValueError(f"{name} is not supported; leave it out or send {json.dumps(values[0])}")
+        return {name: value for name, value in sent.items() if name not in _WITHOUT_EFFECT}
+
+    @model_validator(mode="after")
+    def _check_seed(self) -> ChatRequest:
+        if self.seed is not None and self.temperature:
+            raise ValueError("seed is not supported with a temperature; leave one of them out")
+        return self
 
     def tokens(self, limits: Limits) -> int:
         """The token limit of the reply."""

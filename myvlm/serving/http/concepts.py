@@ -20,7 +20,7 @@ from myvlm.learning.dataset import Lesson
 from myvlm.serving.http.errors import AsciiJson, Refusal, Streamed, as_refusal, error_body
 from myvlm.serving.http.learning import Enrolment, Learner
 from myvlm.serving.http.limits import Limits
-from myvlm.serving.http.owners import Access, Owners
+from myvlm.serving.http.owners import Access, Owners, Tokens
 from myvlm.text import check_category, check_identifier
 
 router = APIRouter()
@@ -168,8 +168,12 @@ async def remove(request: Request, identifier: str, erase: bool = False) -> Asci
 def _owner_with_write_access(request: Request) -> str:
     access: Access = request.state.access
     if not access.may_change:
+        tokens: Tokens = request.app.state.tokens
+        who, fix = (
+            ("Requests", "; start the server with --may-change") if tokens.anonymous else ("This token", "")
+        )
         raise Refusal(
-            403, "This token may use concepts, but not learn, correct, rename, remove or erase them."
+            403, f"{who} may use concepts, but not learn, correct, rename, remove or erase them{fix}."
         )
     return access.owner
 

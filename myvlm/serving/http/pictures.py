@@ -12,7 +12,7 @@ import secrets
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,7 +57,8 @@ class Budget:
                 if turn.done() and not turn.cancelled():
                     self._release(units)
                 else:
-                    self._waiting.remove((units, turn))
+                    with suppress(ValueError):  # `_release` has already skipped it
+                        self._waiting.remove((units, turn))
                     self._release(0)
                 raise
         else:
@@ -100,8 +101,10 @@ class Pictures:
         self._uploads: dict[str, _Uploads] = {}
 
     def upload(self, owner: str, content: bytes) -> str:
-        """Keep an owner's picture and return its name. The oldest are dropped if there are too many."""
-        self.measure(content)
+        """Keep an owner's picture and return its name. The oldest are dropped if there are too many.
+
+        Call it, as all that reads or changes uploads, in the event loop: it is not thread-safe.
+        """
         own = self._uploads.setdefault(owner, _Uploads())
         name = UPLOAD_PREFIX + secrets.token_urlsafe(18)
         own.files[name] = content, int(time.time())
@@ -198,7 +201,8 @@ async def upload(request: Request) -> AsciiJson:
     pictures: Pictures = request.app.state.pictures
     access: Access = request.state.access
     content = await _file(request, pictures.limits)
-    name = await asyncio.to_thread(pictures.upload, access.owner, content)
+    await asyncio.to_thread(pictures.measure, content)
+    name = pictures.upload(access.owner, content)
     return AsciiJson(_document(name, len(content), int(time.time())))
 
 

@@ -236,7 +236,12 @@ def test_the_model_is_listed_and_no_other_is_taken_for_it(client: Any) -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"tools": []}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "look"}}]}, "tools is not supported; leave it"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty is not supported; leave it out or send 0"),
+        ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
+        ({"stop": ["."]}, "stop is not supported"),
+        ({"seed": 3, "temperature": 1}, "seed is not supported with a temperature"),
+        ({"colour": "red"}, "colour"),
         ({"n": 2}, "n:"),
         ({"temperature": 3}, "temperature"),
         ({"max_tokens": 100_000}, "at most 1024 tokens"),
@@ -250,6 +255,16 @@ def test_what_would_change_a_reply_and_is_not_known_is_refused(
     asked = {"model": MODEL, "messages": about(pictures(taught.kit.present)[0]), **changed}
     with pytest.raises(BadRequestError, match=said):
         client.post("/chat/completions", body=asked, cast_to=dict)
+
+
+def test_values_that_change_nothing_are_taken(client: Any, here: MyVLM, taught: Taught) -> None:
+    picture = pictures(taught.kit.present)[0]
+    made = client.chat.completions.create(
+        model=MODEL, messages=about(picture), frequency_penalty=0, presence_penalty=0.0, logprobs=False,
+        tools=[], tool_choice="auto", parallel_tool_calls=True, response_format={"type": "text"}, seed=3,
+        stop=None, logit_bias={},
+    )  # fmt: skip
+    assert made.choices[0].message.content == here.caption(picture).text
 
 
 def test_sampling_is_asked_for_by_a_temperature(client: Any, taught: Taught) -> None:

@@ -141,6 +141,10 @@ def test_without_a_token_only_this_computer_and_no_page_of_another_host_comes_in
     app = create_app(around(vlm), Tokens({}, anonymous=Access("local")), {"local": tmp_path})
     with running(app) as url, httpx.Client(timeout=PATIENCE) as client:
         assert client.get(f"{url}/models").status_code == 200
+        refused = client.delete(f"{url}/concepts/sks")
+        assert refused.status_code == 403
+        assert "token" not in refused.text
+        assert "start the server with --may-change" in refused.text
         for headers in (
             {"host": "evil.example"},
             {"origin": "https://evil.example"},

@@ -16,7 +16,7 @@ from myvlm.errors import InputError, MyVLMError
 from myvlm.runtime.cluster import check_ray
 
 if TYPE_CHECKING:
-    from myvlm.recipes.learning import Run
+    from myvlm.recipes.learning import RecipeOutcome, Run
 
 
 def learn_all(
@@ -45,14 +45,23 @@ def learn_all(
     with screen(as_json=as_json, quiet=quiet) as out:
         if workers is options.Workers.ray:
             check_ray("Learning on a cluster")
-        from myvlm.recipes.learning import is_learned, learn_all, learn_here, learn_on_ray, short_error
+        from myvlm.recipes.learning import (
+            RecipeOutcome,
+            is_learned,
+            learn_all,
+            learn_here,
+            learn_on_ray,
+        )
         from myvlm.recipes.recipe import Recipe, read_recipes
 
         learned, failed = list[dict[str, Any]](), list[dict[str, str]]()
 
+        def report(outcome: RecipeOutcome) -> None:
+            failed.append({"identifier": outcome.identifier, "error": outcome.error})
+            _report_failure(out, outcome)
+
         def fail(identifier: str, error: MyVLMError) -> None:
-            failed.append({"identifier": identifier, "error": short_error(error)})
-            _report_failure(out, identifier, short_error(error))
+            report(RecipeOutcome(identifier, error=error.short, fix=error.fix or ""))
 
         all_recipes = read_recipes(recipes, on_unusable=fail)
         folder = (opening.local_collection(concepts) or collection.DEFAULT).resolve()
@@ -76,8 +85,7 @@ def learn_all(
             for outcome in learn_all(todo, run) if todo else ():
                 bar.advance(bar.task_ids[0])
                 if outcome.error:
-                    failed.append({"identifier": outcome.identifier, "error": outcome.error})
-                    _report_failure(out, outcome.identifier, outcome.error)
+                    report(outcome)
                 else:
                     learned.append({"identifier": outcome.identifier, "seconds": round(outcome.seconds, 2)})
                     out.written.append(folder)
@@ -101,12 +109,12 @@ def _absolute_backbone(backbone: str) -> str:
     return str(Path(backbone).resolve()) if Path(backbone).is_dir() else backbone
 
 
-def _report_failure(out: Screen, identifier: str, why: str) -> None:
+def _report_failure(out: Screen, outcome: RecipeOutcome) -> None:
     out.fail(
         InputError(
-            f"{identifier} was not learned.",
-            got=why,
+            f"{outcome.identifier} was not learned.",
+            got=outcome.error,
             expected="a recipe that can be learned",
-            fix="fix the recipe, then run the command again",
+            fix=f"{outcome.fix or 'fix the recipe'}; then run the command again",
         )
     )

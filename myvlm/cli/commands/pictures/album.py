@@ -17,6 +17,7 @@ from myvlm.concepts import collection
 from myvlm.concepts.remote.address import local_path
 from myvlm.errors import InputError
 from myvlm.files.writing import check_place
+from myvlm.speaking.batches import AT_ONCE
 
 if TYPE_CHECKING:
     from myvlm.album.journal import Journal, Row
@@ -91,7 +92,7 @@ def album(
     backbone: options.BackboneName = options.DEFAULT_BACKBONE,
     device: options.Device = None,
     dtype: options.Precision = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures per batch.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, max=AT_ONCE, help="Pictures per batch.")] = 8,
     false_names: options.FalseNames = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,

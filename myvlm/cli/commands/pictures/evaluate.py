@@ -62,11 +62,13 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE.html|.md", help="Report to write at the end.")
     ] = None,
     keep: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            metavar="DIR", help="Folder of finished runs, from which a stopped evaluation continues."
+            metavar="DIR",
+            help="Folder of finished runs, from which a stopped evaluation continues. "
+            "Default: one for each data set and options, in myvlm-evaluation.",
         ),
-    ] = Path("myvlm-evaluation"),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; on a CPU, one per core.")] = 1,
     device: options.Device = None,
     dtype: options.Precision = None,
@@ -82,11 +84,13 @@ def evaluate(
     """
     with screen(as_json=as_json, quiet=quiet) as out:
         _check_report(report)
-        editing.check_writable(keep / "runs")
+        place = keep or Path("myvlm-evaluation")
+        editing.check_writable(place / "runs")
         with out.busy("reading the data"):
             from myvlm.evaluation.data.dataset import read_dataset
             from myvlm.evaluation.data.plan import Plan, read_sweep
             from myvlm.evaluation.methods.registry import Setting, known_methods, make_method
+            from myvlm.evaluation.protocol.journal import evaluation_digest
             from myvlm.evaluation.protocol.run import ModelLoader, check, run
             from myvlm.evaluation.report.summary import evaluation_of
             from myvlm.tinyworld.dataset import TINYWORLD, write_dataset
@@ -94,7 +98,7 @@ def evaluate(
 
             world = data == TINYWORLD
             dataset = read_dataset(
-                write_dataset(keep / "data", sentences=backbone in SPOKEN_BY) if world else data
+                write_dataset(place / "data", sentences=backbone in SPOKEN_BY) if world else data
             )
         names = known_methods() if methods == "all" else methods.split(",")
         setting = Setting()
@@ -105,7 +109,9 @@ def evaluate(
             variants=read_sweep(sweep or (), sweep_file), most_tests=tests, most_absent=absent,
             clip=clip, sentences=sentences,
         )  # fmt: skip
-        runs = keep / backbone.replace("/", "-")
+        runs = place / backbone.replace("/", "-")
+        if keep is None:  # else the runs of an evaluation with other options would be in the way
+            runs = runs.with_name(f"{runs.name}-{evaluation_digest(dataset, plan, backbone)}")
         check(dataset, plan, keep=runs, backbone=backbone)
         in_process = ModelLoader(backbone, device, dtype.value if dtype else None)
         vlm = None if workers > 1 else opening.open_model(out, backbone, device, dtype)

@@ -64,7 +64,7 @@ class Desk:
 
     Args:
         vlm: the model, with the stored concepts loaded.
-        shelf: the storage of the concepts.
+        storage: the storage of the concepts.
     """
 
     def __init__(self, vlm: MyVLM, storage: ConceptStorage) -> None:

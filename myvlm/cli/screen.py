@@ -93,7 +93,7 @@ class Screen:
         Args:
             call: entries of the document besides `interrupted` and `pictures`.
             columns: column titles.
-            made: for each picture its document and its cells.
+            results: for each picture its document and its cells.
             total: number of pictures, for the progress bar.
         """
         document: dict[str, Any] = {**call, "interrupted": False, "pictures": []}

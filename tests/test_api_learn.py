@@ -123,6 +123,7 @@ def test_bad_questions(quick: MyVLM, kit: FewShot) -> None:
     [
         ({"steps": 0}, "steps: .*0"),
         ({"unheard": 1}, "unheard"),
+        ({"step": 3}, "write steps"),
         ({"seed": 2**63}, "seed"),
         ("auto", "'auto'"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -17,6 +18,9 @@ PACKAGE = ROOT / "myvlm"
 SOURCES = {file.relative_to(PACKAGE).as_posix(): file for file in PACKAGE.rglob("*.py")}
 FILES = {name: file.read_text(encoding="utf-8") for name, file in SOURCES.items()}
 TREES = {file: ast.parse(text) for file, text in FILES.items()}
+CLASSES = {
+    node.name: node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+}
 
 LONGEST, FULLEST = 400, 12
 FAMILIES = "backbones/families"
@@ -69,6 +73,40 @@ def test_every_public_class_and_function_says_what_it_is() -> None:
         silent += [(file, node.name) for node in own if node.name not in said and node.name[0] != "_"]
     assert len(TREES) > 200
     assert silent == []
+
+
+def listed(docstring: str, section: str) -> set[str]:
+    """The names that a section of a docstring describes."""
+    _, _, rest = docstring.partition(f"{section}:\n")
+    entries = re.findall(r"^    (\w+(?:, \w+)*): ", re.split(r"^\S", rest, maxsplit=1, flags=re.M)[0], re.M)
+    return {name for entry in entries for name in entry.split(", ")}
+
+
+def owned(node: ast.ClassDef | ast.FunctionDef) -> set[str]:
+    """The parameters of a function; parameters, fields, attributes and methods of a class and its bases."""
+    inside = list(ast.walk(node.args if isinstance(node, ast.FunctionDef) else node))
+    names = {one.arg for one in inside if isinstance(one, ast.arg)}
+    if isinstance(node, ast.ClassDef):
+        names |= {one.name for one in inside if isinstance(one, ast.FunctionDef)}
+        names |= {one.attr for one in inside if isinstance(one, ast.Attribute)}
+        names |= {one.target.id for one in node.body if isinstance(one, ast.AnnAssign)
+                  if isinstance(one.target, ast.Name)}  # fmt: skip
+        bases = {one.id for base in node.bases for one in ast.walk(base) if isinstance(one, ast.Name)}
+        names = names.union(*(owned(CLASSES[base]) for base in bases if base in CLASSES))
+    return names
+
+
+def test_docstrings_describe_parameters_and_attributes_that_exist() -> None:
+    nodes = [(file, node) for file, tree in TREES.items() for node in ast.walk(tree)]
+    described = [
+        (file, node, name)
+        for file, node in nodes
+        if isinstance(node, ast.ClassDef | ast.FunctionDef)
+        for section in ("Args", "Attributes")
+        for name in listed(ast.get_docstring(node) or "", section)
+    ]
+    assert len(described) > 1000
+    assert [(file, node.name, name) for file, node, name in described if name not in owned(node)] == []
 
 
 def test_no_file_takes_a_private_name_of_another() -> None:

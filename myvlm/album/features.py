@@ -42,7 +42,7 @@ class FeatureCache:
     """The cached features of an album's photos, for the encoders of a library's object heads.
 
     Args:
-        place: the album's files.
+        album: the album's files.
         concepts: the library; features made by other weights of one of its encoders are deleted.
     """
 

@@ -207,7 +207,7 @@ def check_prompt(processor: Any, prompt: str, accepted: set[str]) -> None:
     """Raise InputError if an instruction is not valid text or contains a special token of the model.
 
     Args:
-        fine: cache of accepted prompts, to which this one is added: training checks the same ones repeatedly.
+        accepted: cache of accepted prompts, to which this one is added: training checks the same ones again.
     """
     known = f"{len(processor.tokenizer)} {prompt}"  # tokens may have been added since
     if known in accepted:

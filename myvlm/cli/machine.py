@@ -131,7 +131,7 @@ def encoder_on_disk(encoder: str, hub: Mapping[str, int]) -> bool:
 
 
 def extras() -> dict[str, bool]:
-    """Return for each optional extra of the package, except `dev`, whether everything it needs is installed."""
+    """Return for each optional extra but `dev` whether everything that it needs is installed."""
     from packaging.requirements import Requirement
 
     names = metadata("myvlm").get_all("Provides-Extra") or []

@@ -93,7 +93,7 @@ class Screen:
         Args:
             call: entries of the document besides `interrupted` and `pictures`.
             columns: column titles.
-            made: for each picture its document and its cells.
+            results: for each picture its document and its cells.
             total: number of pictures, for the progress bar.
         """
         document: dict[str, Any] = {**call, "interrupted": False, "pictures": []}
@@ -125,9 +125,9 @@ class Screen:
 
     @contextmanager
     def progress(self, text: str, total: int) -> Iterator[Progress]:
-        """Show a progress bar with the count and the time left; `advance(0, n)` moves it."""
+        """Show a progress bar with the count and the time left; none if there is nothing to do."""
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self._notes, disable=self.quiet) as bar:
+        with Progress(*columns, console=self._notes, disable=self.quiet or not total) as bar:
             bar.add_task(text, total=total)
             yield bar
 

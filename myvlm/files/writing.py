@@ -27,9 +27,10 @@ def check_place(target: Path, *, what: str, option: str) -> None:
     """
     folder = absolute(target).parent
     if target.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        state = "is not a writable folder" if folder.exists() else "does not exist"
         raise NotWritableError(
             f"The {what} cannot be written to {target}.",
-            got="a folder" if target.is_dir() else f"{folder} is not a writable folder",
+            got="a folder" if target.is_dir() else f"{folder} {state}",
             expected="a file in an existing folder",
             fix=f"choose another place with {option}",
         )

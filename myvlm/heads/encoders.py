@@ -242,12 +242,14 @@ def _load(source: _Source, device: str, precision: str) -> tuple[Any, Any, Any]:
             tokenizer = open_clip.get_tokenizer(source.model)
     except Exception as error:  # config, download, checkpoint and tokenizer each fail in their own way
         known = open_clip.list_pretrained_tags_by_model(source.model) if source.tag else []
+        tags = ", ".join(known)
+        expected = f"one of the tags {tags}" if tags else "a model of open_clip.list_pretrained()"
+        if source.tag in known:
+            expected = "its weights, on disk or downloaded"
         raise InputError(
             f"The image encoder {source.model} cannot be loaded.",
             got=f"{type(error).__name__}: {error}",
-            expected=f"one of the tags {', '.join(known)}"
-            if known
-            else "a model of open_clip.list_pretrained()",
+            expected=expected,
             fix="check the name, the folder and, for a first download, the network",
         ) from error
     return model.eval().requires_grad_(False), _batched_preprocessing(preprocess), tokenizer

@@ -174,6 +174,13 @@ def _questions_by_photo(
     asked = _as_list(questions)
     if asked is not None and all(_is_pair(entry) for entry in asked):
         return [tuple((question, answer) for question, answer in asked)] * count
+    if blank := [one for one in asked or () if _is_pair(one, blank=True) and not _is_pair(one)]:
+        raise InputError(
+            "A question or an answer is empty.",
+            got=repr(blank[0])[:80],
+            expected="('What colour is sks?', 'red')",
+            fix="pass pairs of non-empty strings",
+        )
     if asked is None or len(asked) != count:
         raise InputError(
             "Questions are given per photo, but not for every photo.",
@@ -223,7 +230,11 @@ def in_order(by_name: Mapping[str, Entry], photos: Sequence[Sequence[str]], what
             fix = f"use the photos' paths as keys: several files are called {shared[0]}"
         raise InputError(
             f"The {what} do not match the photos.",
-            got=f"no entry for {', '.join(lacking[:3])}" if lacking else f"no photo {', '.join(stray[:3])}",
+            got="; ".join(
+                f"no {part} {', '.join(names[:5])}{', …' * (len(names) > 5)}"
+                for part, names in (("entry for", lacking), ("photo", stray))
+                if names
+            ),
             expected=f"an entry for each of {', '.join(names[0] for names in photos[:5])}, and no others",
             fix=fix,
         )
@@ -278,11 +289,12 @@ def _as_list(given: object) -> list[Any] | None:
     return list(given)
 
 
-def _is_pair(entry: object) -> bool:
+def _is_pair(entry: object, *, blank: bool = False) -> bool:
+    """Whether an entry is a question and its answer; with `blank`, either may be empty."""
     return (
         isinstance(entry, tuple | list)
         and len(entry) == 2
-        and all(isinstance(part, str) and part.strip() for part in entry)
+        and all(isinstance(part, str) and (blank or part.strip()) for part in entry)
     )
 
 

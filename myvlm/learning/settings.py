@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -128,11 +129,15 @@ def as_settings(given: Settings | None) -> LearnSettings:
         return LearnSettings.model_validate({} if given is None else given)
     except ValidationError as error:
         wrong = error.errors()[0]
+        near = get_close_matches(str(wrong["loc"][0]), LearnSettings.model_fields) if wrong["loc"] else []
+        unknown = wrong["type"] == "extra_forbidden"
         raise InputError(
             "The settings for learning are invalid.",
             got=": ".join([*map(str, wrong["loc"][:1]), f"{wrong['input']!r}, {wrong['msg']}"]),
             expected="a LearnSettings, or a dict of its attributes",
-            fix="see help(LearnSettings)",
+            fix=f"write {' or '.join(near)}; or see help(LearnSettings)"
+            if near and unknown
+            else "see help(LearnSettings)",
         ) from error
 
 

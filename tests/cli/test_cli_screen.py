@@ -170,3 +170,11 @@ def test_what_may_not_be_read_is_bad_input(myvlm: Myvlm, monkeypatch: pytest.Mon
     assert run.code == 2
     assert "There is no permission to use concepts/secret." in run.stderr
     assert run.document["error"]["got"] == "Permission denied"
+
+
+def test_no_bar_is_shown_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Screen(io.StringIO(), as_json=False, quiet=False)
+    for total in (0, 2):
+        with shown.progress("reading", total):
+            pass
+        assert ("reading" in capsys.readouterr().err) is (total > 0)

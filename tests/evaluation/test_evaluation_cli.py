@@ -90,7 +90,7 @@ def test_ctrl_c_keeps_what_is_done(data: Path) -> None:
     [
         (("--methods", "magic"), "There is no method 'magic'"),
         (("--report", "out.pdf"), ".html or .md"),
-        (("--report", "nowhere/out.html"), "is not a writable folder"),
+        (("--report", "nowhere/out.html"), "nowhere does not exist"),
         (("--sweep", "colour=red"), "The sweep 'colour=red' is invalid"),
         (("--photos", "0"), "positive integers"),
     ],

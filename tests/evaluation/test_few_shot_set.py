@@ -63,6 +63,7 @@ def test_captions_and_questions_go_by_the_names_of_the_photos_files(tmp_path) ->
     for wrong, said in (
         ({"0.png": "sks"}, r"The captions do not match .*no entry for .*1\.png.*file names as keys"),
         ({"0.png": "sks", "1.png": "sks", "sks": "sks"}, "The captions do not match .*no photo sks"),
+        ({"zz.png": "sks"}, r"no entry for .*0\.png, .*1\.png; no photo zz\.png"),
         ({}, "no entry for"),
         ({"0.png": "sks", "1.png": "asks"}, "does not name the concept"),
     ):

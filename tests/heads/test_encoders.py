@@ -237,6 +237,15 @@ def test_unknown_encoders_say_what_is_known() -> None:
         OpenClipEncoder("ViT-B-32@nonsense").encode(scenes(0, 1))
 
 
+def test_weights_of_a_known_tag_that_cannot_be_had_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("open_clip.create_model_from_pretrained", offline)
+    with pytest.raises(InputError, match=r"(?s)OSError: no network.*expected: its weights, on disk or downl"):
+        OpenClipEncoder("ViT-B-32@laion2b_s34b_b79k").encode(scenes(0, 1))
+
+
 def test_a_folder_without_weights_is_not_run_at_random(clip_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_bytes((clip_folder / "open_clip_config.json").read_bytes())
     with pytest.raises(InputError, match="cannot be loaded"):

@@ -265,6 +265,8 @@ def test_questions_by_the_names_of_the_photos(kit: FewShot, tmp_path: Path) -> N
     assert gather_examples("sks", photos, ["sks", "sks"], by_path)[1].questions == (("c?", "3"),)
     with pytest.raises(InputError, match=r"no entry for .*2\.png"):
         gather_examples("sks", photos, ["sks", "sks"], {"1.png": []})
+    with pytest.raises(InputError, match="question or an answer is empty"):
+        gather_examples("sks", photos, ["sks", "sks"], [("Who made sks?", "")])
     with pytest.raises(InputError, match=r"no photo 3\.png"):
         gather_examples("sks", photos, ["sks", "sks"], {**by_name, "3.png": []})
 

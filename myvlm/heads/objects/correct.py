@@ -260,14 +260,14 @@ def _probe(head: Corrected) -> LinearProbe:
 def smallest_step(
     table: npt.NDArray[np.float64], targets: npt.NDArray[np.float64], softness: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """The shortest vector d for which `table @ d ≥ wanted`, where rows may fall short by their softness.
+    """The shortest vector d for which `table @ d ≥ targets`, where rows may fall short by their softness.
 
     Solves the dual of the quadratic program with a squared penalty on what is missing, which is weaker for a
     larger softness. The dual has n nonnegative variables and is solved exactly by an active-set method.
 
     Args:
         table: n × D.
-        wanted, softness: n.
+        targets, softness: n.
 
     >>> rows, targets = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([2.0, -1.0])
     >>> smallest_step(rows, targets, np.full(2, 1e-9)).round(3).tolist()

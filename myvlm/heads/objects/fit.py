@@ -97,7 +97,7 @@ class LearnedProbe:
         refine_margin: how far below the threshold boxes are refined; 0 if none are.
         boxes: the window chosen in each photo.
         figures: measurements made while fitting.
-        doubtful: indices of given negatives in which a probe not fitted to them detects the object.
+        suspect_negatives: indices of given negatives in which a probe not fitted to them detects the object.
         photos, others: features kept for later corrections, N × R × D and K × D, see `Examples`.
         everyday: edition of the everyday photographs whose whitening is used; 0 for none.
     """

@@ -21,7 +21,7 @@ from typing import IO, Any, TypeAlias, overload
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from myvlm.errors import ImageError, InputError, MissingFileError, MyVLMError
+from myvlm.errors import ImageError, InputError, MissingFileError, MyVLMError, check_shape
 from myvlm.files.photos import path_meant, picture_files, unreadable
 
 ORDINARY = (224, 224)
@@ -280,6 +280,7 @@ def _decoded(source: Path | IO[bytes], name: str, size: int) -> Image.Image:
     """The first frame of a picture of `size` bytes, as RGB. Errors of the decoder become an ImageError."""
     try:
         with Image.open(source) as opened:
+            check_shape(opened.size, name)
             opened.seek(0)
             opened.load()
             return _to_rgb(opened)
@@ -292,7 +293,7 @@ def _decoded(source: Path | IO[bytes], name: str, size: int) -> Image.Image:
         ) from error
     except PermissionError as error:
         raise unreadable(Path(name), error) from error
-    except (Warning, MemoryError):
+    except (Warning, MemoryError, ImageError):
         raise  # warnings that the caller turned into errors keep their text; lack of memory is not the file's
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError … on broken files
@@ -326,13 +327,7 @@ def _in_memory(one: object, name: str) -> LoadedImage:
             expected="a path, a folder, a pattern, a file's bytes, a PIL image or a uint8 array (h, w, 3)",
             fix="pass file.read(), list(generator) or torchvision.transforms.functional.to_pil_image(tensor)",
         )
-    if 0 in one.size:
-        raise ImageError(
-            f"{name} is empty.",
-            got=f"{one.width} by {one.height} pixels",
-            expected="at least 1 by 1",
-            fix="leave it out",
-        )
+    check_shape(one.size, name)
     try:
         one.load()
         return LoadedImage(_to_rgb(one), name)
@@ -356,6 +351,7 @@ def _from_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
             expected="shape (height, width, 3), uint8, values 0 to 255",
             fix="pass list(array) for a batch" if batch else "convert it to uint8 RGB, channels last",
         )
+    check_shape((array.shape[1], array.shape[0]), name)
     return Image.fromarray(np.ascontiguousarray(array))
 
 
@@ -389,7 +385,7 @@ def _turned(image: Image.Image) -> Image.Image:
 def _from_deep_grey(image: Image.Image) -> Image.Image:
     """Convert 16-bit, 32-bit or float grey to RGB, over its full range; Pillow's own `convert` clips it."""
     values = np.asarray(image).astype(np.float64)
-    highest = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
+    highest = float(values[np.isfinite(values)].max(initial=0.0))
     if image.mode.startswith("I;16"):
         scale = 65535.0
     else:

@@ -48,6 +48,12 @@ class _Use:
     inside: Counter[int] = field(default_factory=Counter)
 
 
+def in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a hook that ignores the forward passes of other threads, which may use the same model."""
+    thread = get_ident()
+    return lambda *args, **kwargs: hook(*args, **kwargs) if get_ident() == thread else None
+
+
 class SharedChange:
     """Decorator for a context manager that changes an object: share one change among all concurrent users.
 

@@ -20,7 +20,7 @@ from myvlm.heads.vision_models import PREFIX, VisionModelEncoder
 from myvlm.images import averaged
 from myvlm.plugins.model_collections import collection_of
 from myvlm.plugins.registry import SharedRegistry
-from myvlm.runtime.process import ForkSafeLock, encoder_dtype, float32_default, root_logger_kept
+from myvlm.runtime.process import ForkSafeLock, building_model, encoder_dtype, open_clip_tokenizer
 
 DEFAULT_ENCODER = "tinyworld/clip"
 SHORT_NAMES = {
@@ -231,15 +231,13 @@ def _collection_folder(name: str) -> Path | None:
 
 def _load(source: _Source, device: str, precision: str) -> tuple[Any, Any, Any]:
     import open_clip
-    import torch
 
     try:
-        # building a model draws random numbers, which the weights replace: keep the caller's random state
-        with root_logger_kept(), torch.random.fork_rng(devices=[]), float32_default():
+        with building_model():
             model, preprocess = open_clip.create_model_from_pretrained(
                 source.model, pretrained=source.tag, precision=precision, device=device
             )
-            tokenizer = open_clip.get_tokenizer(source.model)
+            tokenizer = open_clip_tokenizer(source.model)
     except Exception as error:  # config, download, checkpoint and tokenizer each fail in their own way
         known = open_clip.list_pretrained_tags_by_model(source.model) if source.tag else []
         tags = ", ".join(known)

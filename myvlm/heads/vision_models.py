@@ -16,7 +16,7 @@ from PIL import Image
 from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
 from myvlm.images import averaged
-from myvlm.runtime.process import ForkSafeLock, encoder_dtype, float32_default
+from myvlm.runtime.process import ForkSafeLock, building_model, encoder_dtype
 
 PREFIX = "transformers:"
 """Prefix of the name of a checkpoint or folder in an encoder's id."""
@@ -139,7 +139,7 @@ def _load(name: str, device: str, dtype: str | None) -> tuple[Any, int, FloatArr
     kind = getattr(torch, dtype) if dtype else encoder_dtype(device)
     try:
         # building a model draws random numbers, which the weights replace: keep the caller's random state
-        with torch.random.fork_rng(devices=[]), float32_default():
+        with building_model():
             model = AutoModel.from_pretrained(checkpoint, dtype=kind).to(device)
         processor = AutoImageProcessor.from_pretrained(checkpoint)
     except Exception as error:  # config, download, checkpoint and processor each fail in their own way

@@ -1,4 +1,4 @@
-"""Process-wide state: locks between threads, torch's default dtype, and the dtype of encoders."""
+"""Process-wide state: locks between threads, and what building and loading an encoder touches."""
 
 from __future__ import annotations
 
@@ -49,37 +49,45 @@ _default_dtype = ForkSafeLock()
 
 
 @contextmanager
-def float32_default() -> Iterator[None]:
-    """Context manager: new weights are float32. For short use only: the default applies to all threads.
+def building_model() -> Iterator[None]:
+    """Context manager for building an encoder: it gets float32 weights, and leaves the process as it was.
+
+    Building draws random numbers, which the weights replace. open_clip calls `logging.info`, which would
+    configure the root logger, so that the user's `logging.basicConfig` would do nothing. For short use only:
+    torch's default dtype applies to all threads.
 
     >>> import torch
-    >>> with float32_default():
+    >>> with building_model():
     ...     torch.zeros(1).dtype
     torch.float32
     """
     import torch
 
-    with _default_dtype:
+    root, placeholder = logging.getLogger(), logging.NullHandler()
+    with _default_dtype, torch.random.fork_rng(devices=[]):
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float32)
+        root.addHandler(placeholder)
         try:
             yield
         finally:
+            root.removeHandler(placeholder)
             torch.set_default_dtype(before)
 
 
-@contextmanager
-def root_logger_kept() -> Iterator[None]:
-    """Context manager: `logging.info`, as open_clip calls it, does not configure the root logger.
+def open_clip_tokenizer(model: str) -> Any:
+    """Return open_clip's tokenizer of a model, and never run code that comes with the model.
 
-    If it did, `logging.basicConfig` would do nothing when the user calls it.
+    A model's own `open_clip_config.json` can ask for that, and a concept file can name any model.
     """
-    root, placeholder = logging.getLogger(), logging.NullHandler()
-    root.addHandler(placeholder)
+    import open_clip
+
     try:
-        yield
-    finally:
-        root.removeHandler(placeholder)
+        return open_clip.get_tokenizer(model, trust_remote_code=False)
+    except TypeError as error:
+        if str(error) != "SimpleTokenizer.__init__() got an unexpected keyword argument 'trust_remote_code'":
+            raise
+        return open_clip.get_tokenizer(model)  # open_clip's own tokenizer, which loads nothing
 
 
 def encoder_dtype(device: str) -> Any:

@@ -20,7 +20,7 @@ from torch.nn import functional
 from myvlm.backbones.base import ConceptRows, visual_norms
 from myvlm.backbones.causal.features import Features, Layout, encoder_outputs
 from myvlm.backbones.causal.prompts import TeacherForced
-from myvlm.backbones.frozen import device_of
+from myvlm.backbones.frozen import device_of, in_this_thread
 from myvlm.errors import BackboneError
 
 PREFIX_BYTES_PER_BATCH = 2**30
@@ -87,9 +87,8 @@ def prefill(
     # Not built from the model's configuration: such a cache drops positions outside a sliding window.
     cache: Any = DynamicCache()
     entered: list[Tensor] = []
-    handle = language_model.register_forward_pre_hook(
-        lambda _, args, kwargs: entered.append(kwargs["inputs_embeds"][0]), with_kwargs=True
-    )
+    see = in_this_thread(lambda _, args, kwargs: entered.append(kwargs["inputs_embeds"][0]))
+    handle = language_model.register_forward_pre_hook(see, with_kwargs=True)
     own = torch.tensor([ids], device=device)
     with contextlib.ExitStack() as after, torch.no_grad():
         after.callback(handle.remove)

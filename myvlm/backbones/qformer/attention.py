@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from myvlm.backbones.causal.attention import record_attention
+from myvlm.backbones.frozen import in_this_thread
 from myvlm.backbones.qformer.hooks import attention_probabilities
 from myvlm.errors import BackboneError
 
@@ -68,4 +69,4 @@ def _record_cross_attention(
         found.append(probabilities[0, :, 0, :image_tokens].mean(0))
 
     for linear, hook in ((layer.q, see_query), (layer.k, see_key)):
-        hooks.callback(linear.register_forward_hook(hook).remove)
+        hooks.callback(linear.register_forward_hook(in_this_thread(hook)).remove)

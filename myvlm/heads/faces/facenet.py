@@ -13,7 +13,7 @@ from myvlm.boxes import Box
 from myvlm.errors import InputError
 from myvlm.heads.detections import FloatArray
 from myvlm.heads.faces.encoders import SMALLEST_FACE, Faces, clip_box, reduced_for_detection
-from myvlm.runtime.process import ForkSafeLock, float32_default
+from myvlm.runtime.process import ForkSafeLock, building_model
 
 
 class FacenetEncoder:
@@ -90,11 +90,10 @@ class FacenetEncoder:
     def _loaded_finder(self) -> Any:
         with self._lock:
             if self._finder is None:
-                import torch
                 from facenet_pytorch import MTCNN
 
                 # building draws random numbers, which the weights replace: keep the caller's random state
-                with torch.random.fork_rng(devices=[]), float32_default():
+                with building_model():
                     finder = MTCNN(keep_all=True, min_face_size=SMALLEST_FACE, device=self.device)
                 self._finder = finder.eval().requires_grad_(False)
             return self._finder
@@ -102,11 +101,10 @@ class FacenetEncoder:
     def _loaded_descriptor(self) -> Any:
         with self._lock:
             if self._descriptor is None:
-                import torch
                 from facenet_pytorch import InceptionResnetV1
 
                 try:
-                    with torch.random.fork_rng(devices=[]), float32_default():
+                    with building_model():
                         network = InceptionResnetV1(pretrained="vggface2")
                 except Exception as error:  # network, disk and a truncated file each fail in their own way
                     raise _no_weights(self.weights_file, error) from error

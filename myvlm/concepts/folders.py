@@ -79,6 +79,7 @@ def _names(concepts: Iterable[Concept], there: Mapping[str, ConceptRecord]) -> d
     names: dict[str, Concept] = {}
     for concept in concepts:
         own = known.get(fold(concept.spoken)) or known.get(fold(concept.identifier))
+        own = None if own in names else own  # one that is there may have the words of two
         wanted = collection.default_folder(concept.identifier, concept.category).name
         free = (wanted if n == 1 else f"{wanted}-{n}" for n in count(1))
         names[own or next(name for name in free if name not in names and name not in there)] = concept

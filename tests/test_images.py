@@ -11,6 +11,7 @@ from PIL import Image
 
 from myvlm.errors import ImageError, InputError, MissingFileError
 from myvlm.images import LoadedImage, listed, load_images
+from tests.support.errors import check_said
 
 
 def _save(
@@ -253,3 +254,20 @@ def test_a_digest_is_of_size_and_pixels() -> None:
     )  # fmt: skip
     assert tall.digest == LoadedImage(tall.image.copy(), "b").digest
     assert len({tall.digest, wide.digest, dark.digest}) == 3
+
+
+@pytest.mark.parametrize("size", [(1, 201), (40_000, 1)])
+def test_pictures_as_thin_as_a_thread_are_refused(size: tuple[int, int], tmp_path: Path) -> None:
+    """Resized by the shorter side, a file of 85 bytes took gigabytes."""
+    image = Image.new("1", size)
+    image.save(tmp_path / "thin.png")
+    for given in (image, np.zeros((size[1], size[0], 3), np.uint8), tmp_path / "thin.png"):
+        with pytest.raises(ImageError, match="too narrow") as raised:
+            load_images(given)
+        check_said(raised.value)
+    assert load_images(Image.new("RGB", (1, 200)))
+
+
+def test_a_pixel_that_is_infinite_does_not_darken_the_others() -> None:
+    [loaded] = load_images(Image.fromarray(np.array([[0, 1], [np.inf, 0.5]], np.float32)))
+    assert np.asarray(loaded.image)[..., 0].tolist() == [[0, 255], [255, 128]]

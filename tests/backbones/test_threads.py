@@ -52,6 +52,29 @@ def test_padding_of_one_thread_does_not_reach_another(
     assert side_by_side(width, range(600)) == alone * 200
 
 
+def test_a_prefix_is_read_by_its_own_thread_alone(backbone: LlavaBackbone) -> None:
+    """It took the norms of the picture that another thread sent through the model first."""
+    one, two = (backbone.encode([picture]) for picture in pictures(2))
+    [alone], language = backbone.prefixes(one), backbone.language_model  # type: ignore[misc]
+    interrupted: list[bool] = []
+
+    def other_first(*_: object) -> None:
+        if not interrupted:
+            interrupted.append(True)
+            other = threading.Thread(target=backbone.prefixes, args=(two,))
+            other.start()
+            other.join()
+
+    handle = backbone.model.register_forward_pre_hook(other_first)
+    try:
+        [beside] = backbone.prefixes(one)  # type: ignore[misc]
+    finally:
+        handle.remove()
+    assert interrupted
+    assert beside.norms == alone.norms
+    assert not language._forward_pre_hooks
+
+
 def test_a_text_that_another_thread_drops_from_the_cache_is_returned(backbone: LlavaBackbone) -> None:
     class Dropped(dict[Any, Any]):
         """A cache that another thread clears after each addition."""

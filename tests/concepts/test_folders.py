@@ -355,3 +355,16 @@ def test_what_was_saved_again_after_it_was_loaded_says_so(tmp_path: Path) -> Non
         _ = concept.embeddings["org/model"].directions
     numbered(1).save(place)
     assert is_whole(again)
+
+
+def test_a_folder_with_the_words_of_two_concepts_becomes_that_of_one(tmp_path: Path) -> None:
+    """A renamed concept has two words; the second of two new concepts with these words was not saved."""
+    renamed = numbered(1)
+    renamed.identifier = "ohwx"  # spoken as `sks`
+    ConceptLibrary([renamed]).save(tmp_path)
+    first, second = numbered(2), numbered(3)
+    second.identifier = second.spoken = "ohwx"
+    ConceptLibrary([first, second]).save(tmp_path)
+    saved = ConceptLibrary.load(tmp_path)
+    assert {name: one.category for name, one in saved.items()} == {"sks": "mug 2", "ohwx": "mug 3"}
+    assert all(is_whole(one) for one in saved.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import shutil
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -111,6 +112,28 @@ def test_loading_an_encoder_leaves_logging_to_the_user(
     monkeypatch.setattr(logging.root, "handlers", [])
     OpenClipEncoder(f"local-dir:{clip_folder}")
     assert logging.root.handlers == []
+
+
+def test_code_in_the_folder_of_an_encoder_is_not_run(clip_folder: Path, tmp_path: Path) -> None:
+    """A concept file names its encoder, which may be a folder that came with it."""
+    folder, ran = tmp_path / "clip", tmp_path / "ran"
+    shutil.copytree(clip_folder, folder)
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"] |= {
+        "hf_tokenizer_name": "any", "tokenizer_kwargs": {"trust_remote_code": True},
+    }  # fmt: skip
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    code = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(code))
+    (folder / "evil.py").write_text(
+        f"open({str(ran)!r}, 'w').close()\n"
+        "from transformers import PreTrainedTokenizerFast\n"
+        "class Evil(PreTrainedTokenizerFast): pass\n"
+    )
+    with pytest.raises(InputError, match="cannot be loaded"):
+        OpenClipEncoder(f"local-dir:{folder}").encode_text(["a mug"])
+    assert not ran.exists()
 
 
 def test_the_last_block_runs_for_the_class_token_alone(clip: OpenClipEncoder) -> None:

@@ -16,6 +16,7 @@ from myvlm.boxes import Box
 from myvlm.concepts.concept import Concept
 from myvlm.files.claims import folder_lock
 from myvlm.files.lines import add_lines, complete_lines, drop_partial_line, write_lines
+from myvlm.files.writing import writing
 from myvlm.text import contains_word, fold
 
 
@@ -111,9 +112,11 @@ class Journal:
         return (row for row in known if row)
 
     def add(self, row: Row) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with folder_lock(self.file.parent):
-            add_lines(self.file, [row.model_dump(mode="json")])
+        """Add a row. Raises NotWritableError if it cannot be written."""
+        with writing(self.file, what="album", option="--report"):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with folder_lock(self.file.parent):
+                add_lines(self.file, [row.model_dump(mode="json")])
         self._rows[row.file] = row
         self._lines += 1
 

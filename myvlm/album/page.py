@@ -20,7 +20,7 @@ from PIL import Image
 
 from myvlm.album.journal import Row, Seen
 from myvlm.files.photos import NO_ALBUM_FILE
-from myvlm.files.writing import write_atomically
+from myvlm.files.writing import write_atomically, writing
 
 THUMB_SIDE = 400
 """Pixels of a thumbnail's longer side: about twice the width of a card, for screens of double density."""
@@ -57,12 +57,14 @@ class AlbumFiles:
         return self.thumbs / f"{hashlib.blake2b(os.fsencode(file), digest_size=8).hexdigest()}.jpg"
 
     def save_thumbnail(self, file: Path, picture: Image.Image) -> None:
-        """Save a photo's thumbnail."""
-        self.thumbs.mkdir(parents=True, exist_ok=True)
-        (self.folder / NO_ALBUM_FILE).touch()  # the folder may lie inside the album
+        """Save a photo's thumbnail. Raises as `write`."""
         factor = min(1.0, THUMB_SIDE / max(picture.size))
         size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
-        picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0).save(self.thumb(file), quality=80)
+        small = picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+        with writing(self.folder, what="album", option="--report"):
+            self.thumbs.mkdir(parents=True, exist_ok=True)
+            (self.folder / NO_ALBUM_FILE).touch()  # the folder may lie inside the album
+            small.save(self.thumb(file), quality=80)
 
     def write(self, rows: Sequence[Row], concepts: Sequence[ShownConcept], *, title: str) -> None:
         """Write the page.

@@ -195,7 +195,11 @@ def remove(collection: Path, identifier: str) -> Path:
         with folder_lock(absolute(folder).parent):  # else a writer of that folder would find it gone
             target = _unused_path_in_removed(folder)
             target.parent.mkdir(exist_ok=True)
-            folder.rename(target)
+            if folder.is_symlink():  # a relative link would lead elsewhere from there
+                target.symlink_to(folder.resolve())
+                folder.unlink()
+            else:
+                folder.rename(target)
     except OSError as error:
         raise _not_writable(folder, error) from error
     return target
@@ -249,7 +253,7 @@ def _changing(collection: Path) -> Iterator[None]:
 def _unused_path_in_removed(folder: Path) -> Path:
     """Return an unused path in the `.removed` folder next to `folder`."""
     names = (folder.name if n == 1 else f"{folder.name}-{n}" for n in count(1))
-    return next(one for one in (folder.parent / REMOVED / name for name in names) if not one.exists())
+    return next(one for one in (folder.parent / REMOVED / name for name in names) if not os.path.lexists(one))
 
 
 def _identifier_in_folder(folder: Path) -> str:

@@ -38,14 +38,20 @@ def check_place(target: Path, *, what: str, option: str) -> None:
 
 def write_atomically(target: Path, text: str, *, what: str, option: str) -> None:
     """Write a text file atomically; arguments and errors as in `check_place`."""
+    with writing(target, what=what, option=option), atomic_file(target) as fresh:
+        fresh.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def writing(target: Path, *, what: str, option: str) -> Iterator[None]:
+    """Context manager: an OSError in the block becomes the error of `write_atomically`."""
     try:
-        with atomic_file(target) as fresh:
-            fresh.write_text(text, encoding="utf-8")
+        yield
     except OSError as error:
         raise NotWritableError(
             f"The {what} cannot be written to {target}.",
             got=f"{type(error).__name__}: {error.strerror or error}",
-            expected="a writable place",
+            expected="a writable place, and space on the disk",
             fix=f"choose another place with {option}",
         ) from error
 

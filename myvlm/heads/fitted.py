@@ -107,6 +107,8 @@ class FittedHead(ScoredByGate, Generic[Encoder]):
             head: Self = make(meta.encoder, **{name: settings[name] for name in cls.SETTINGS}, device=device)
             head._check_settings()
             head.slope_ = meta.calibration["slope"]
+            if not head.slope_ > 0:
+                raise InputError(f"slope {head.slope_}")
         except (KeyError, TypeError, InputError) as error:
             raise cls._misfit(
                 f"{type(error).__name__}: {error}", f"the settings of a {cls.__name__}"

@@ -15,6 +15,7 @@ from myvlm.album import journal as journal_module
 from myvlm.album.journal import Journal, Row, Seen, reader_digest, stamp
 from myvlm.album.page import AlbumFiles
 from myvlm.album.reading import read_album, unread
+from myvlm.errors import NotWritableError
 from myvlm.files import claims
 from myvlm.files.photos import album_files
 from myvlm.speaking import speaker
@@ -189,6 +190,18 @@ def test_metadata_written_by_us_does_not_make_a_photo_new(tmp_path: Path) -> Non
     found = Journal(journal.file, "me").row(file)
     assert found
     assert found.seen == seen
+
+
+@pytest.mark.parametrize("name", ["PIL.Image.Image.save", "myvlm.album.journal.add_lines"])
+def test_a_full_disk_is_one_of_our_errors(
+    name: str, fresh: MyVLM, album: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(name, full)
+    with pytest.raises(NotWritableError, match="No space left on device"):
+        read(fresh, album)
 
 
 def test_links_that_are_not_followed_are_named(

@@ -97,6 +97,16 @@ def test_a_place_is_looked_at_before_any_work(shelf: Path, tmp_path: Path) -> No
         editing.check_can_write(shelf / "mug", "sks")
 
 
+def test_a_linked_concept_is_removed_and_added_again(shelf: Path, tmp_path: Path) -> None:
+    """A relative link that was moved led nowhere, so the concept could be neither restored nor erased."""
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "mug").symlink_to(Path("..") / shelf.name / "mug")
+    removed = editing.remove(tmp_path / "linked", "sks")
+    assert not (tmp_path / "linked" / "mug").is_symlink()
+    assert editing.add(tmp_path / "linked", removed).identifier == "sks"
+    assert (shelf / "mug").is_dir()
+
+
 def test_a_long_name_is_cut_to_one_that_can_be_made(concept: Concept, tmp_path: Path) -> None:
     words = (("sks", "m" * 240), ("\U00010330" * 64, "mug"), ("sks", "m" * 202 + ". m"))
     for number, (identifier, category) in enumerate(words):

@@ -38,6 +38,8 @@ from myvlm.text import check_written
 
 router = APIRouter()
 
+MIN_TEMPERATURE = 1e-5
+"""Below it a reply is greedy: divided by less, the model's logits overflow."""
 _STRICT = ConfigDict(extra="forbid")
 _OPENAI_ONLY_FIELDS = (
     "refusal", "audio", "function_call", "tool_calls", "annotations", "reasoning", "reasoning_content",
@@ -157,7 +159,7 @@ class ChatRequest(BaseModel):
     def options(self, limits: Limits) -> Options:
         """Options of transformers' `generate`: greedy, unless a temperature is given."""
         options: dict[str, Any] = {"max_new_tokens": self.tokens(limits)}
-        if self.temperature:
+        if self.temperature and self.temperature >= MIN_TEMPERATURE:
             options |= {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p or 1.0}
         return tuple(options.items())
 

@@ -198,27 +198,24 @@ def check_is(value: object, kinds: type | tuple[type, ...], *, what: str, expect
         )
 
 
-MAX_ASPECT = 200
+MAX_ASPECT = 1000
 """Limit of a picture's longer side over its shorter one: models resize it by the shorter, which would make
 gigabytes of a file of a hundred bytes."""
 
 
-def check_shape(size: tuple[int, int], name: str) -> None:
-    """Raise ImageError if a picture is empty or too narrow.
+def unusable_shape(size: tuple[int, int], name: str) -> ImageError:
+    """The error for a picture that is empty or too narrow.
 
     Args:
         size: width and height, in pixels.
         name: the picture's name in the message.
-
-    >>> check_shape((640, 480), "cup.jpg")
     """
-    if not 0 < max(size) <= MAX_ASPECT * min(size):
-        raise ImageError(
-            f"{name} is empty or too narrow.",
-            got=f"{size[0]} by {size[1]} pixels",
-            expected=f"at least 1 by 1, and no side more than {MAX_ASPECT} times as long as the other",
-            fix="leave it out, or crop it",
-        )
+    return ImageError(
+        f"{name} is empty or too narrow.",
+        got=f"{size[0]} by {size[1]} pixels",
+        expected=f"at least 1 by 1, and no side more than {MAX_ASPECT} times as long as the other",
+        fix="leave it out, or crop it",
+    )
 
 
 def check_path(value: Any, what: str) -> str:

@@ -1,7 +1,6 @@
 """Loading pictures: every kind of input that users pass becomes a list of named RGB images.
 
-The whole library loads pictures here, so that rotated phone photos, 16-bit scans and broken files are handled
-in one place.
+All pictures are loaded here, so rotated phone photos, 16-bit scans and broken files are handled in one place.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import IO, Any, TypeAlias, overload
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from myvlm.errors import ImageError, InputError, MissingFileError, MyVLMError, check_shape
+from myvlm.errors import MAX_ASPECT, ImageError, InputError, MissingFileError, MyVLMError, unusable_shape
 from myvlm.files.photos import path_meant, picture_files, unreadable
 
 ORDINARY = (224, 224)
@@ -240,7 +239,7 @@ def naming(
 
 
 def averaged(image: Image.Image, side: int) -> Image.Image:
-    """Shrink a picture larger than four times `side`, an encoder's input, to about twice `side` by averaging.
+    """Shrink a picture of over four times an encoder's input, `side`, to about twice of it by averaging.
 
     Resampling the result is a tenth of the work and looks the same (like Pillow's `reducing_gap`)."""
     factor = min(image.size) // (2 * side)
@@ -280,7 +279,7 @@ def _decoded(source: Path | IO[bytes], name: str, size: int) -> Image.Image:
     """The first frame of a picture of `size` bytes, as RGB. Errors of the decoder become an ImageError."""
     try:
         with Image.open(source) as opened:
-            check_shape(opened.size, name)
+            _check_shape(opened.size, name)
             opened.seek(0)
             opened.load()
             return _to_rgb(opened)
@@ -327,7 +326,7 @@ def _in_memory(one: object, name: str) -> LoadedImage:
             expected="a path, a folder, a pattern, a file's bytes, a PIL image or a uint8 array (h, w, 3)",
             fix="pass file.read(), list(generator) or torchvision.transforms.functional.to_pil_image(tensor)",
         )
-    check_shape(one.size, name)
+    _check_shape(one.size, name)
     try:
         one.load()
         return LoadedImage(_to_rgb(one), name)
@@ -342,6 +341,11 @@ def _in_memory(one: object, name: str) -> LoadedImage:
         ) from error
 
 
+def _check_shape(size: tuple[int, int], name: str) -> None:
+    if not 0 < max(size) <= MAX_ASPECT * min(size):
+        raise unusable_shape(size, name)
+
+
 def _from_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or 0 in array.shape:
         batch = array.ndim == 4 and array.shape[-1] == 3
@@ -351,7 +355,7 @@ def _from_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
             expected="shape (height, width, 3), uint8, values 0 to 255",
             fix="pass list(array) for a batch" if batch else "convert it to uint8 RGB, channels last",
         )
-    check_shape((array.shape[1], array.shape[0]), name)
+    _check_shape((array.shape[1], array.shape[0]), name)
     return Image.fromarray(np.ascontiguousarray(array))
 
 

@@ -256,7 +256,7 @@ def test_a_digest_is_of_size_and_pixels() -> None:
     assert len({tall.digest, wide.digest, dark.digest}) == 3
 
 
-@pytest.mark.parametrize("size", [(1, 201), (40_000, 1)])
+@pytest.mark.parametrize("size", [(1, 1001), (40_000, 1)])
 def test_pictures_as_thin_as_a_thread_are_refused(size: tuple[int, int], tmp_path: Path) -> None:
     """Resized by the shorter side, a file of 85 bytes took gigabytes."""
     image = Image.new("1", size)
@@ -265,7 +265,7 @@ def test_pictures_as_thin_as_a_thread_are_refused(size: tuple[int, int], tmp_pat
         with pytest.raises(ImageError, match="too narrow") as raised:
             load_images(given)
         check_said(raised.value)
-    assert load_images(Image.new("RGB", (1, 200)))
+    assert load_images(Image.new("RGB", (1, 1000)))
 
 
 def test_a_pixel_that_is_infinite_does_not_darken_the_others() -> None:

@@ -193,7 +193,7 @@ def test_special_tokens_are_refused_in_all_texts_of_a_lesson(quick: MyVLM) -> No
 
 def test_a_common_word_is_not_rewritten(quick: MyVLM, caplog: pytest.LogCaptureFixture) -> None:
     kit = few_shot(0, photos=1)
-    captions = [f"{kit.identifier} on a table ."]
+    captions = [f"{kit.identifier} in the fog ."]
     learned = quick.learn(
         kit.identifier, kit.photos(), category=kit.category, captions=captions, settings=QUICK, progress=False
     )

@@ -182,7 +182,7 @@ def run_generate(model: Any, inputs: Mapping[str, Any], options: Mapping[str, An
     try:
         output = model.generate(**inputs, **options)
         return getattr(output, "sequences", output)  # a generation config may request more than the ids
-    except (ArithmeticError, TypeError, ValueError, AttributeError, IndexError, BackboneError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError, BackboneError) as error:
         settings = [f"model.generation_config.{name}" for name in _own_generation_settings(model)]
         deliberate = isinstance(error, MyVLMError) and not is_assisted(model, options)
         if deliberate or not (given or settings):

@@ -36,7 +36,8 @@ class LearnSettings(BaseModel):
         start: initial embedding. "words": near the mean of the model's own embeddings of the identifier, the
             category and the other words that its captions use for the object (`described` in `captions`).
             "told": one row per token of "The dotted purple mug is called sks.", whatever `rows` is, in a
-            model whose rows stand among word embeddings. Or "random".
+            model whose rows stand among word embeddings. Or "random": then the model is not asked for a
+            description at all, so replies are not verified and questions use the name.
         views: number of versions of each photo, each encoded once; 1 is the photo alone.
         augment: flip, brightness ±60 % and rotation ±45° in all views but the first, as in the paper; if
             false, the photo is the only view.

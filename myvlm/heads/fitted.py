@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from myvlm.errors import ConceptFileError, InputError
+from myvlm.errors import ConceptFileError
 from myvlm.heads.base import Gate, HeadMeta, Tensors, check_fitted
 from myvlm.heads.detections import FloatArray, HeadScore
 from myvlm.images import ImageSources, load_images
@@ -108,8 +108,8 @@ class FittedHead(ScoredByGate, Generic[Encoder]):
             head._check_settings()
             head.slope_ = meta.calibration["slope"]
             if not head.slope_ > 0:
-                raise InputError(f"slope {head.slope_}")
-        except (KeyError, TypeError, InputError) as error:
+                raise ValueError(f"slope {head.slope_}")
+        except (KeyError, TypeError, ValueError) as error:
             raise cls._misfit(
                 f"{type(error).__name__}: {error}", f"the settings of a {cls.__name__}"
             ) from error

@@ -221,7 +221,7 @@ def _register_once(id: str, encoder: ColourEncoder) -> None:
         register_encoder(id, lambda device: encoder)
 
 
-@pytest.mark.parametrize("spoil", ["missing", "shape", "nan", "length", "settings"])
+@pytest.mark.parametrize("spoil", ["missing", "shape", "nan", "length", "slope", "settings"])
 def test_spoilt_state(fitted: ObjectHead, spoil: str) -> None:
     meta, tensors = fitted.state()
     if spoil == "missing":
@@ -232,6 +232,8 @@ def test_spoilt_state(fitted: ObjectHead, spoil: str) -> None:
         tensors["coef"] = tensors["coef"] * np.nan
     elif spoil == "length":
         tensors["witness"] = tensors["witness"][:5]
+    elif spoil == "slope":
+        meta = meta.model_copy(update={"calibration": {**meta.calibration, "slope": 0.0}})
     else:
         meta = meta.model_copy(update={"settings": {"crops": "auto"}})
     with pytest.raises(ConceptFileError):
